@@ -43,12 +43,12 @@ STEPS = 30
 SEGMENTS = 2
 GUIDANCES = (1.0, 1.5)
 SAMPLERS: tuple[Any, ...] = (
-    sampler.EulerConfig(steps=2),
-    sampler.HeunConfig(steps=2),
-    sampler.Dopri5Config(rtol=1e-2, atol=1e-2),
-    sampler.FirstOrderConfig(steps=2),
-    sampler.EulerMaruyamaConfig(steps=3),
-    sampler.StochasticHeunConfig(steps=2),
+    sampler.Euler(steps=2),
+    sampler.Heun(steps=2),
+    sampler.Dopri5(rtol=1e-2, atol=1e-2),
+    sampler.FirstOrder(steps=2),
+    sampler.EulerMaruyama(steps=3),
+    sampler.StochasticHeun(steps=2),
 )
 
 MLP: dict[str, Any] = {"kind": "mlp", "hidden": 16, "num_layers": 1}
@@ -83,13 +83,13 @@ class Trial:
         parts: Any = self.parts  # frozen settings have a hash, which type checkers do not see
         legal = legal_samplers(parts.coupling, parts.path, parts.target)
         if "blockwise" in self.head:
-            return [sampler.SegmentedConfig(segments=SEGMENTS, within=one) for one in legal]
-        return [*legal, sampler.SegmentedConfig(segments=SEGMENTS, within=sampler.EulerConfig(steps=2))]
+            return [sampler.Segmented(segments=SEGMENTS, within=one) for one in legal]
+        return [*legal, sampler.Segmented(segments=SEGMENTS, within=sampler.Euler(steps=2))]
 
     def pairs(self) -> set[Pair]:
         """Every two values of different factors that the run has."""
         minimised = self.parts.objective
-        assert isinstance(minimised, objective.RegressionConfig)
+        assert isinstance(minimised, objective.Regression)
         values: dict[str, Sequence[str]] = {
             "coupling": [self.parts.coupling.kind],
             "path": [self.parts.path.kind],
@@ -106,20 +106,20 @@ class Trial:
 
 def kinds(one: Any) -> tuple[str, ...]:
     """The kind of a sampler, and that of the one within segments."""
-    return (one.kind, one.within.kind) if isinstance(one, sampler.SegmentedConfig) else (one.kind,)
+    return (one.kind, one.within.kind) if isinstance(one, sampler.Segmented) else (one.kind,)
 
 
 @cache
 def legal_samplers(coupled: Any, along: Any, predicted: Any) -> list[Any]:
     """Those that go with a flow."""
-    plain = objective.RegressionConfig()
+    plain = objective.Regression()
     return [one for one in SAMPLERS if not any(reasons(Composition(coupled, along, predicted, plain, one)))]
 
 
 def trials() -> Iterator[Trial]:
     """Every legal run."""
     objectives = [
-        objective.RegressionConfig.model_validate({"error": {"kind": error}, "space": space, "antithetic": antithetic})
+        objective.Regression.model_validate({"error": {"kind": error}, "space": space, "antithetic": antithetic})
         for error, space, antithetic in product(
             ("squared", "pseudo_huber"), ("prediction", "data", "velocity"), (False, True)
         )
@@ -266,7 +266,7 @@ def main() -> int:
         shown.add_column(heading)
     for number, trial in enumerate(chosen, start=1):
         minimised = trial.parts.objective
-        assert isinstance(minimised, objective.RegressionConfig)
+        assert isinstance(minimised, objective.Regression)
         about = [minimised.error.kind, minimised.space, *["antithetic"] * minimised.antithetic]
         row = [f"{number}", *(getattr(trial.parts, name).kind for name in ("coupling", "path", "target"))]
         row += [", ".join(about), ", ".join(trial.head)]

@@ -115,7 +115,7 @@ def _refuse(options: Sample, foreign: Mapping[str, str], told: str) -> None:
 
 def _check_unguided(steps: Path) -> None:
     """Refuses grids for guidance, for judged samples are also drawn without any."""
-    from trainer.flow.sampler.grid import StepsFile
+    from trainer.flow.sampler.protocol import StepsFile
 
     guidance = StepsFile.read(steps).guidance
     if guidance != 1:

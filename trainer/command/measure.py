@@ -92,11 +92,11 @@ def _check_run(options: Evaluate) -> None:
 
 def _check_likelihood(options: Evaluate) -> None:
     """Refuses more examples than are held out, and flows that are trained at one time."""
-    from trainer.flow.objective import MongeMapConfig
+    from trainer.flow.objective import MongeMap
     from trainer.sampling.trained import restored_flow
 
     flow = restored_flow(options.run_dir)[1].flow
-    if flow is not None and isinstance(flow.objective, MongeMapConfig):
+    if flow is not None and isinstance(flow.objective, MongeMap):
         raise ValueError(
             "--likelihood: it follows the velocity through all times, and flow.objective.kind monge_map trains the "
             "velocity at t = 0 alone; leave it out"

@@ -87,7 +87,7 @@ class Flow(Section):
     """The curve from the source point (t = 0) to the data point (t = 1)."""
     target: trainer.flow.target.Config = trainer.flow.target.Velocity()
     """What the network predicts at a state."""
-    objective: trainer.flow.objective.Config = trainer.flow.objective.RegressionConfig()
+    objective: trainer.flow.objective.Config = trainer.flow.objective.Regression()
     """The loss that the network is trained with."""
 
 
@@ -217,7 +217,7 @@ class RunConfig(Section):
     def _the_sampler_knows_the_tokens(self) -> "RunConfig":
         """With its number of calls, a sampler can be priced and compared without the network."""
         chosen = getattr(self.sample, "sampler", None)
-        if not isinstance(chosen, trainer.flow.sampler.CausalTransitionConfig) or chosen.tokens is not None:
+        if not isinstance(chosen, trainer.flow.sampler.CausalTransition) or chosen.tokens is not None:
             return self
         if not isinstance(self.model, CausalTransitionConfig) or len(self.state_shape) not in (1, 3):
             return self
@@ -257,14 +257,14 @@ class RunConfig(Section):
         context = self.flow and self.flow.context
         if context is None:
             return None
-        return trainer.flow.context.context_shape(context, example=tuple(self.data.shape), state=self.state_shape)
+        return context.shape(example=tuple(self.data.shape), state=self.state_shape)
 
     @property
     def context_channels(self) -> int:
         """Channels that the network reads beside those of the state: of the context, or of what is made of it."""
         if self.flow is None or self.context_shape is None:
             return 0
-        made = isinstance(self.flow.context, trainer.flow.context.SemanticMapConfig)
+        made = isinstance(self.flow.context, trainer.flow.context.SemanticMap)
         return self.state_shape[0] if made else self.context_shape[0]
 
     @property

@@ -9,7 +9,7 @@ from netsim.foundation.own_class import KindOrClass, OwnClass
 from netsim.foundation.settings import Section, kind_of, sections_in
 from trainer.config.sections import Every
 from trainer.flow import control
-from trainer.flow.control import CostGradientConfig, OwnControl, needs_picture
+from trainer.flow.control import CostGradientConfig, OwnControl
 
 SampleControl = CostGradientConfig | OwnControl
 """What changes the field of samples, which have no picture to lead to."""
@@ -31,7 +31,7 @@ def _kinds_of_samples(listed: Any) -> Any:
 def _classes_of_samples(listed: tuple[SampleControl, ...]) -> tuple[SampleControl, ...]:
     """Refuses classes that ask for a picture."""
     for number, one in enumerate(listed):
-        if needs_picture(one):
+        if one.needs_picture:
             raise ValueError(_leads_to_a_picture(number, "class", one.kind))
     return listed
 
@@ -62,7 +62,7 @@ class ImageSample(Section):
     """Images of each class in a grid."""
     guidance: float = Field(default=1.5, ge=0)
     """Classifier-free guidance: 0 unconditional, 1 conditional, larger: sharper and less varied."""
-    sampler: trainer.flow.sampler.Config = trainer.flow.sampler.EulerConfig(steps=20)
+    sampler: trainer.flow.sampler.Config = trainer.flow.sampler.Euler(steps=20)
     """How noise is taken to data; times of steps lie between 0 (source) and 1 (data)."""
     controls: Controls = ()
     """What changes the field on the way, the first one first: the gradient of a cost, or a class of yours. Previews,
@@ -93,7 +93,7 @@ class PointSample(Section):
     """Points of a plot."""
     guidance: float = Field(default=1.0, ge=0)
     """Classifier-free guidance: 0 unconditional, 1 conditional, larger: sharper and less varied."""
-    sampler: trainer.flow.sampler.Config = trainer.flow.sampler.HeunConfig(steps=20)
+    sampler: trainer.flow.sampler.Config = trainer.flow.sampler.Heun(steps=20)
     """How noise is taken to data; times of steps lie between 0 (source) and 1 (data)."""
     controls: Controls = ()
     """What changes the field on the way, the first one first: the gradient of a cost, or a class of yours. Previews,

@@ -28,8 +28,8 @@ from trainer.evaluation.transport import (
 )
 from trainer.flow import Condition, sampler
 from trainer.flow.reward import Reward
-from trainer.flow.sampler import Dopri5, EulerConfig, Segmented, SegmentedConfig
-from trainer.flow.sampler.grid import StepsFile
+from trainer.flow.sampler import Dopri5, Euler, Segmented
+from trainer.flow.sampler.protocol import StepsFile
 from trainer.model.flops import sample_multiply_adds
 from trainer.sampling.conditioning import Conditioning, tasks_of
 from trainer.sampling.draw import TrainedFlow
@@ -171,7 +171,7 @@ def evaluate(
         return [flow.follow(conditioning.condition, own, chosen, guidance=scale, seed=seed) for own in parts]
 
     runs_own = flow.sample.sampler
-    along_paths = sampler.follows_velocity(runs_own)
+    along_paths = runs_own.follows_velocity
     first = _euler(runs_own, 1) if along_paths else runs_own
     trajectories(first, 1.0, 2)  # what a first call costs is no time of a sample
     searched = {} if steps is None else _searched(runs_own, steps)
@@ -234,35 +234,33 @@ def mean_reward(reward: Reward, examples: NDArray[np.floating], condition: Condi
     return float(torch.cat(found).mean())
 
 
-def _euler(own: sampler.AnyConfig, steps: int) -> EulerConfig | SegmentedConfig:
+def _euler(own: sampler.AnyConfig, steps: int) -> Euler | Segmented:
     """Euler's method with a number of steps, rounded up to a multiple of the segments of the run's own sampler.
 
     A sampler of one step with written times stays what it is, since the network is not trained for more.
     """
-    if isinstance(own, EulerConfig) and own.times == (0.0, 1.0):
+    if isinstance(own, Euler) and own.times == (0.0, 1.0):
         return own
-    if not isinstance(own, SegmentedConfig):
-        return EulerConfig(steps=steps)
-    return own.model_copy(update={"within": EulerConfig(steps=-(-steps // own.segments))})
+    if not isinstance(own, Segmented):
+        return Euler(steps=steps)
+    return own.model_copy(update={"within": Euler(steps=-(-steps // own.segments))})
 
 
 def _chosen(own: sampler.AnyConfig, evaluations: Sequence[int]) -> list[tuple[str, sampler.AnyConfig]]:
     """The run's own sampler and, where that differs and a velocity is followed, Euler's, at each exact number."""
 
     def at_each(config: sampler.AnyConfig) -> list[sampler.AnyConfig]:
-        return [chosen for number in evaluations if (chosen := sampler.with_evaluations(config, number)) is not None]
+        return [chosen for number in evaluations if (chosen := config.with_evaluations(number)) is not None]
 
     euler, own_kinds = at_each(_euler(own, 1)), at_each(own) or [own]
-    compared = (
-        [] if own_kinds == euler or not sampler.follows_velocity(own) else [("euler", chosen) for chosen in euler]
-    )
+    compared = [] if own_kinds == euler or not own.follows_velocity else [("euler", chosen) for chosen in euler]
     return [*((own.kind, chosen) for chosen in own_kinds), *compared]
 
 
 def _searched(own: sampler.AnyConfig, steps: Path) -> dict[int, sampler.AnyConfig]:
     """Euler's method on each grid of a file, by its evaluations."""
-    grids = euler_of(own, EulerConfig(times=steps))
-    each = {number: sampler.with_evaluations(grids, number) for number in sorted(StepsFile.read(steps).grids)}
+    grids = euler_of(own, Euler(times=steps))
+    each = {number: grids.with_evaluations(number) for number in sorted(StepsFile.read(steps).grids)}
     return {number: chosen for number, chosen in each.items() if chosen is not None}
 
 
@@ -292,9 +290,9 @@ def _together(parts: Sequence[sampler.Trajectory]) -> sampler.Trajectory:
 def _bits(flow: TrainedFlow, num: int, seed: int, progress: Progress) -> float:
     """Bits a value of so many held-out examples, each given its class."""
     config, parts = flow.config, flow.parts
-    own, solver = flow.sample.sampler, Dopri5(TOLERANCE, TOLERANCE)
-    if isinstance(own, SegmentedConfig):
-        solver = Segmented(solver, own.segments)
+    own, solver = flow.sample.sampler, Dopri5(rtol=TOLERANCE, atol=TOLERANCE)
+    if isinstance(own, Segmented):
+        solver = Segmented(segments=own.segments, within=solver)
     dataset = trainer.data.build(config.data, captions=config.flow and config.flow.captions)
     values = math.prod(config.state_shape)
     generator = torch.Generator().manual_seed(derive_seed(seed, "probes"))

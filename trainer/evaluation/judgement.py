@@ -33,7 +33,7 @@ from trainer.evaluation.quality import (
     frechet_distance,
     maximum_mean_discrepancy,
 )
-from trainer.flow.space import Space
+from trainer.flow.context import Space
 from trainer.model.feature_extractor.extractor import BATCH, check_extractor, feature_shape, read_extractor
 from trainer.sampling.sample import Drawing
 from trainer.sampling.trained import restored_flow

@@ -135,17 +135,12 @@ def measure_gaps(config: RunConfig, labels: Tensor, drawn: Drawn) -> MongeGaps |
     return MongeGaps(
         num=len(labels),
         sampler=_moved(drawn(own), labels),
-        one_step=_moved(drawn(sampler.EulerConfig(steps=1)), labels) if has_map else None,
+        one_step=_moved(drawn(sampler.Euler(steps=1)), labels) if has_map else None,
     )
 
 
 _ANY_FLOW = (
-    sampler.EulerConfig
-    | sampler.HeunConfig
-    | sampler.Dopri5Config
-    | sampler.FirstOrderConfig
-    | sampler.EulerMaruyamaConfig
-    | sampler.StochasticHeunConfig
+    sampler.Euler | sampler.Heun | sampler.Dopri5 | sampler.FirstOrder | sampler.EulerMaruyama | sampler.StochasticHeun
 )
 """Samplers of flows whose velocity can be asked at the source; others have segments, or a model of another kind."""
 

@@ -18,7 +18,7 @@ from trainer.config.run import RunConfig
 from trainer.config.sample import ImageSample, PointSample
 from trainer.evaluation.judgement import check_features
 from trainer.experiment.built.objects import builds_objects, opened_policy
-from trainer.flow.sampler import Dopri5Config, SegmentedConfig
+from trainer.flow.sampler import Dopri5, Segmented
 from trainer.observe.measurement import Measurement, MeasurementSpec, Progress
 from trainer.sampling.reference import Reference
 from trainer.sampling.sample import MOST_SAMPLES
@@ -126,8 +126,8 @@ def _check_likelihood(config: RunConfig) -> None:
         raise ValueError(
             "--likelihood: it is that of the flow, which sample.controls change; leave it out, or give --controls '[]'"
         )
-    own, solver = config.sample.sampler, Dopri5Config()
-    if isinstance(own, SegmentedConfig):
+    own, solver = config.sample.sampler, Dopri5()
+    if isinstance(own, Segmented):
         solver = own.model_copy(update={"within": solver})
     try:
         refuse(of_drawn(config, solver, guidance=1.0))

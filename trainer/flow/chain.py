@@ -1,7 +1,8 @@
-"""States that follow one another from noise to data, each drawn token by token."""
+"""Tokens of a state, their times, and states that follow one another from noise to data, drawn token by token."""
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -68,3 +69,16 @@ class Chain:
         size, (rows, columns) = self.patch_size, self.grid
         patches = tokens.unflatten(-1, (self.shape[0], size, size)).unflatten(-4, (rows, columns))
         return patches.movedim((-5, -4), (-4, -2)).flatten(-2).flatten(-3, -2)
+
+
+def by_value(s: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """The time of its token for each value of a state: [.., 1, H, W] of an image (C, H, W), [.., 1] of a vector.
+
+    The times are [.., N]; the tokens of an image are equal squares that cover it row by row, a vector is one token.
+    """
+    if len(shape) == 1:
+        return s
+    _, height, width = shape
+    side = math.isqrt(height * width // s.shape[-1])
+    rows = s.unflatten(-1, (height // side, width // side))
+    return rows.repeat_interleave(side, -2).repeat_interleave(side, -1).unsqueeze(-3)

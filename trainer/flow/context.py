@@ -1,4 +1,4 @@
-"""What of an image a network is conditioned on besides its class: holes to fill, or a semantic map."""
+"""Spaces of states, and what of an image a network is conditioned on: holes to fill, or a semantic map."""
 
 from __future__ import annotations
 
@@ -12,7 +12,46 @@ from torch.nn import functional
 
 from moe.host_copies import to_device
 from netsim.foundation.settings import Section
-from trainer.flow.space import Space
+
+Shape = tuple[int, int, int]
+
+
+class Space(Protocol):
+    """Encodes examples into the states of a flow, and decodes states into images or points."""
+
+    def encode(self, examples: Tensor, *, generator: torch.Generator) -> Tensor:
+        """The states of examples.
+
+        Args:
+            examples: [B, *shape] of the data set.
+            generator: of all draws.
+
+        Returns:
+            [B, *D] on the device of the examples, of about zero mean and unit variance, without gradient.
+        """
+        ...
+
+    def decode(self, states: Tensor) -> Tensor:
+        """The images or points [B, *shape] of states [B, *D]; differentiable in the states."""
+        ...
+
+    def shown(self, examples: Tensor, *, generator: torch.Generator) -> Tensor:
+        """Examples as the decoder returns them, so that they can be compared with decoded states."""
+        ...
+
+
+class Identity(Space):
+    """The states are the examples themselves."""
+
+    def encode(self, examples: Tensor, *, generator: torch.Generator) -> Tensor:  # noqa: ARG002
+        """Nothing is drawn."""
+        return examples
+
+    def decode(self, states: Tensor) -> Tensor:
+        return states
+
+    def shown(self, examples: Tensor, *, generator: torch.Generator) -> Tensor:  # noqa: ARG002
+        return examples
 
 
 class CentreConfig(Section):
@@ -112,38 +151,44 @@ class Context(Protocol):
         ...
 
 
-class InpaintingConfig(Section):
-    """The context is the image with some pixels hidden, and the mask of these pixels."""
+class Inpainting(Section):
+    """The context is the image with some pixels hidden, and the mask of these pixels.
 
-    kind: Literal["inpainting"] = "inpainting"
-    mask: MaskConfig = BoxesConfig()
-    """How the hidden pixels are chosen."""
-
-
-class Inpainting(Context):
-    """The image with hidden pixels in grey, encoded, and one channel with the hidden share of each place.
+    The image with hidden pixels in grey, encoded, and one channel with the hidden share of each place.
 
     The loss covers the whole state. In drawn images the known pixels are put back afterwards.
 
     Source: Dao et al., "Flow Matching in Latent Space", arXiv 2307.08698, section 4.2.
     """
 
-    def __init__(self, config: InpaintingConfig) -> None:
-        self._mask = config.mask
+    kind: Literal["inpainting"] = "inpainting"
+    mask: MaskConfig = BoxesConfig()
+    """How the hidden pixels are chosen."""
 
     def draw(self, images: Tensor, space: Space, *, generator: torch.Generator) -> Seen:
         """The context has one channel more than a state."""
         num, _, height, width = images.shape
-        hole = to_device(draw_holes(self._mask, num, height, width, generator=generator), images.device)
+        hole = to_device(draw_holes(self.mask, num, height, width, generator=generator), images.device)
         picture = images.masked_fill(hole, 0)
         known = space.encode(picture, generator=generator)
         rows, columns = known.shape[2:]
         share = functional.adaptive_avg_pool2d(hole.to(known.dtype), (rows, columns))
         return Seen(torch.cat([known, share], dim=1), picture, hole)
 
+    def shape(self, *, example: tuple[int, ...], state: tuple[int, ...]) -> Shape:  # noqa: ARG002
+        """Shape of the context of an image of shape (C, H, W) whose state has shape (Z, h, w)."""
+        channels, rows, columns = state
+        return channels + 1, rows, columns
 
-class SemanticMapConfig(Section):
-    """The context is the level of brightness of each block of the image, one of a few."""
+
+class SemanticMap(Section):
+    """The context is the level of brightness of each block of the image, one of a few.
+
+    One channel for each level, 1 where the image has it, at the resolution of the image.
+
+    Source: Dao et al., "Flow Matching in Latent Space", arXiv 2307.08698, section 4.2, with levels of brightness in
+    place of the parts of a face.
+    """
 
     kind: Literal["semantic_map"] = "semantic_map"
     levels: int = Field(default=3, ge=2)
@@ -151,66 +196,24 @@ class SemanticMapConfig(Section):
     block: PositiveInt = 2
     """Side of a block in pixels; it divides the sides of the image."""
 
-
-class SemanticMap(Context):
-    """One channel for each level, 1 where the image has it, at the resolution of the image.
-
-    Source: Dao et al., "Flow Matching in Latent Space", arXiv 2307.08698, section 4.2, with levels of brightness in
-    place of the parts of a face.
-    """
-
-    def __init__(self, config: SemanticMapConfig) -> None:
-        self._config = config
-
     def draw(self, images: Tensor, space: Space, *, generator: torch.Generator) -> Seen:  # noqa: ARG002
         """The context is no random draw, and all pixels are to be drawn."""
-        levels = block_levels(images, self._config)
-        whole = levels.repeat_interleave(self._config.block, 1).repeat_interleave(self._config.block, 2)
-        context = functional.one_hot(whole, self._config.levels).movedim(3, 1).to(images.dtype)
-        picture = (2 * whole / (self._config.levels - 1) - 1)[:, None].to(images.dtype).expand_as(images)
+        levels = self.block_levels(images)
+        whole = levels.repeat_interleave(self.block, 1).repeat_interleave(self.block, 2)
+        context = functional.one_hot(whole, self.levels).movedim(3, 1).to(images.dtype)
+        picture = (2 * whole / (self.levels - 1) - 1)[:, None].to(images.dtype).expand_as(images)
         return Seen(context, picture, torch.ones_like(images[:, :1], dtype=torch.bool))
 
+    def block_levels(self, images: Tensor) -> Tensor:
+        """The map int64 [B, H / block, W / block] of images in [-1, 1], each 0 (dark) to levels - 1 (bright)."""
+        brightness = functional.avg_pool2d(images.mean(1, keepdim=True), self.block)[:, 0]
+        return (0.5 * (brightness + 1) * self.levels).floor().long().clamp(0, self.levels - 1)
 
-def block_levels(images: Tensor, config: SemanticMapConfig) -> Tensor:
-    """The map int64 [B, H / block, W / block] of images in [-1, 1], each 0 (dark) to levels - 1 (bright)."""
-    brightness = functional.avg_pool2d(images.mean(1, keepdim=True), config.block)[:, 0]
-    return (0.5 * (brightness + 1) * config.levels).floor().long().clamp(0, config.levels - 1)
+    def shape(self, *, example: tuple[int, ...], state: tuple[int, ...]) -> Shape:  # noqa: ARG002
+        """Shape of the context of an image of shape (C, H, W)."""
+        _, height, width = example
+        return self.levels, height, width
 
 
-AnyConfig = InpaintingConfig | SemanticMapConfig
+AnyConfig = Inpainting | SemanticMap
 Config = Annotated[AnyConfig, Field(discriminator="kind")]
-
-
-def build(config: AnyConfig) -> Context:
-    """Returns the context that `config.kind` names."""
-    match config:
-        case InpaintingConfig():
-            return Inpainting(config)
-        case SemanticMapConfig():
-            return SemanticMap(config)
-
-
-def context_shape(config: AnyConfig, *, example: tuple[int, ...], state: tuple[int, ...]) -> tuple[int, int, int]:
-    """Shape of the context of an image of shape (C, H, W) whose state has shape (Z, h, w)."""
-    _, height, width = example
-    channels, rows, columns = state
-    match config:
-        case InpaintingConfig():
-            return channels + 1, rows, columns
-        case SemanticMapConfig(levels=levels):
-            return levels, height, width
-
-
-__all__ = [
-    "AnyConfig",
-    "Config",
-    "Context",
-    "Inpainting",
-    "InpaintingConfig",
-    "Seen",
-    "SemanticMap",
-    "SemanticMapConfig",
-    "block_levels",
-    "build",
-    "context_shape",
-]

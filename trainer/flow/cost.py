@@ -135,6 +135,10 @@ class AttentionConfig(Section):
                 raise ValueError(f"{name} {twice} is listed twice; list it once")
         return self
 
+    def build(self, network: Callable[..., Any]) -> AttentionCost:
+        """The cost asks the network, of the flow without guidance, a question."""
+        return AttentionCost(self, network)
+
 
 class AttentionCost(RunningCost):
     """`separation_cost` of the attention maps of groups of patches, blurred by 3 x 3 cells of a Gaussian.
@@ -176,29 +180,9 @@ class OwnCost(OwnClass, frozen=True):
     protocol: ClassVar[str] = "trainer.flow.cost.RunningCost"
     passed: ClassVar[tuple[str, ...]] = ("network",)
 
+    def build(self, network: Callable[..., Any]) -> RunningCost:
+        return build_own(self, network=network)
+
 
 AnyConfig = AttentionConfig | OwnCost
 Config = Annotated[AnyConfig, KindOrClass()]
-
-
-def build(config: AnyConfig, network: Callable[..., Any]) -> RunningCost:
-    """The cost that a configuration names; it may ask the network, of the flow without guidance, a question."""
-    match config:
-        case AttentionConfig():
-            return AttentionCost(config, network)
-        case OwnCost():
-            return build_own(config, network=network)
-
-
-__all__ = [
-    "AnyConfig",
-    "AttentionConfig",
-    "AttentionCost",
-    "Config",
-    "OwnCost",
-    "RunningCost",
-    "build",
-    "differentiable_values",
-    "divergence",
-    "separation_cost",
-]

@@ -29,7 +29,7 @@ from trainer.config.model import (
 from trainer.config.run import RunConfig
 from trainer.config.sections import fits
 from trainer.flow import target
-from trainer.flow.context import SemanticMapConfig
+from trainer.flow.context import SemanticMap
 from trainer.model.adapted import adapt
 from trainer.model.autoencoder import Autoencoder
 from trainer.model.blockwise import Blockwise, BlockwiseMLP
@@ -223,7 +223,7 @@ def _network(
 
 def _context_reader(config: RunConfig) -> nn.Module | None:
     """What makes a context ready to be read beside the state; None: it is read as it is, or there is none."""
-    if config.flow is None or config.context_shape is None or not isinstance(config.flow.context, SemanticMapConfig):
+    if config.flow is None or config.context_shape is None or not isinstance(config.flow.context, SemanticMap):
         return None
     channels, height, _ = config.context_shape
     _, state_height, _ = config.state_shape

@@ -15,8 +15,7 @@ from torch.nn import functional
 from trainer.config.model import BlockwiseConfig, CausalTransitionConfig, DiTConfig
 from trainer.config.model.dit import DIFFUSERS_TIME_WAVES
 from trainer.flow.condition import Condition
-from trainer.flow.past import KeysAndValues
-from trainer.flow.question import Question, WithAttention
+from trainer.flow.question import KeysAndValues, Question, WithAttention
 from trainer.model.conditioning import (
     TIME_SCALE,
     PatchGrid,

@@ -10,9 +10,8 @@ from collections.abc import Mapping
 from trainer.config.model import CausalTransitionConfig
 from trainer.config.run import RunConfig
 from trainer.flow import objective
-from trainer.flow.context import SemanticMapConfig
-from trainer.flow.sampler import AnyConfig, SegmentedConfig
-from trainer.flow.sampler import calls as calls_of
+from trainer.flow.context import SemanticMap
+from trainer.flow.sampler import AnyConfig, Segmented
 
 OPERATIONS_PER_MULTIPLY_ADD = 2
 PASSES = 3
@@ -41,12 +40,12 @@ def sample_multiply_adds(config: RunConfig, sampler: AnyConfig, calls: Mapping[s
 
     None: those of the network are not known, or controls of the run call it besides, such as for a gradient.
     """
-    if getattr(config.sample, "controls", ()) and calls_of(sampler) != dict(calls):
+    if getattr(config.sample, "controls", ()) and sampler.calls() != dict(calls):
         return None
     network = config.model.sample_multiply_adds(
         config.state_shape,
         calls,
-        segments=sampler.segments if isinstance(sampler, SegmentedConfig) else 1,
+        segments=sampler.segments if isinstance(sampler, Segmented) else 1,
         context_channels=config.context_channels,
         mixture=_mixture(config),
     )
@@ -61,7 +60,7 @@ def _captions(config: RunConfig) -> int:
 def _head(config: RunConfig) -> int:
     """Multiply-adds of the call of a head that learning from one example takes."""
     chosen = None if config.flow is None else config.flow.objective
-    if not isinstance(chosen, objective.TransitionConfig | objective.CausalTransitionConfig):
+    if not isinstance(chosen, objective.Transition | objective.CausalTransition):
         return 0
     of_a_call = config.model.head_multiply_adds(config.state_shape, draws=chosen.draws)
     if isinstance(config.model, CausalTransitionConfig):  # whose calls are for one token
@@ -79,6 +78,6 @@ def _mixture(config: RunConfig) -> int | None:
 
 
 def _context_reader(config: RunConfig) -> int:
-    if config.flow is None or config.context_shape is None or not isinstance(config.flow.context, SemanticMapConfig):
+    if config.flow is None or config.context_shape is None or not isinstance(config.flow.context, SemanticMap):
         return 0
     return config.context_shape[0] * math.prod(config.state_shape)

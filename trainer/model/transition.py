@@ -17,10 +17,8 @@ from trainer.config.model import CausalTransitionConfig
 from trainer.config.model.mlp import INPUT_WAVES
 from trainer.config.model.transition import HeadConfig, MeanVelocityConfig, TransitionDiTConfig, TransitionMLPConfig
 from trainer.flow.chain import Chain
-from trainer.flow.condition import Condition
-from trainer.flow.keyed_draws import keyed_normal
-from trainer.flow.past import Past
-from trainer.flow.question import FromTokens, HeadVelocities, NextStates, NextToken, OfToken, Question, Tokens
+from trainer.flow.condition import Condition, keyed_normal
+from trainer.flow.question import FromTokens, HeadVelocities, NextStates, NextToken, OfToken, Past, Question, Tokens
 from trainer.model.conditioning import PatchGrid, modulate, steering, time_embedding, wave_embedding, with_waves
 from trainer.model.dit import Block, DiT, FeedForward
 from trainer.model.mlp import MLP

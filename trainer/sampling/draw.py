@@ -130,11 +130,11 @@ class TrainedFlow:
         own = with_tasks(self.config, condition.rows(examples), examples).to(device)
         inputs = ControlInputs(self.parts.path, own, counted)
         field = self.parts.field(counted, own, guidance)
-        field = controlled(field, [control.build(one, inputs) for one in controls])
+        field = controlled(field, [one.build(inputs) for one in controls])
         keys = keys_of(examples, "trajectory", seed=seed)
         x_0 = source_samples(self.config, examples, seed=seed, split=split).to(device)
-        follows = sampler.build(chosen, path=self.parts.path)
-        found = follows.sample(field, x_0, sampler.times(chosen), keys=keys)
+        follows = chosen.build(self.parts.path)
+        found = follows.sample(field, x_0, chosen.grid(), keys=keys)
         return replace(found, calls={**found.calls, "network": evaluations}) if controls else found
 
     def decode(self, states: Tensor, conditioning: Conditioning) -> Tensor:

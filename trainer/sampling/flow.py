@@ -19,10 +19,10 @@ from trainer.config.run import RunConfig
 from trainer.data import PairsConfig
 from trainer.data.shard.index import LatentsEntry
 from trainer.data.shards import LatentsConfig, read_latents
-from trainer.flow import Condition, context
+from trainer.flow import Condition
+from trainer.flow.context import Identity, Space
 from trainer.flow.field import CausalField, NetworkField, Predict, SegmentField, TransitionField, guided
 from trainer.flow.sampler import Field
-from trainer.flow.space import Identity, Space
 from trainer.model.autoencoder import Autoencoder
 from trainer.model.transition import chain_of
 
@@ -162,7 +162,7 @@ class FlowParts:
     def __init__(self, config: RunConfig) -> None:
         assert config.flow is not None
         self.space = build_space(config)
-        self.context = config.flow.context and context.build(config.flow.context)
+        self.context = config.flow.context
         self.data_scale = config.flow.data_scale
         self.path = config.flow.path.build()
         self.target = config.flow.target.build(self.path)

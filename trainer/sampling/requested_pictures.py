@@ -17,7 +17,7 @@ from netsim.foundation.settings import Section
 from trainer.config.run import RunConfig
 from trainer.data.picture import picture_names, read_picture
 from trainer.data.protocol import BadExamples
-from trainer.flow.space import Space
+from trainer.flow.context import Space
 
 
 class HeldOutPictures(Section):

@@ -23,27 +23,27 @@ from trainer.config.run import RunConfig
 from trainer.config.sample import Controls, ImageSample, PointSample
 from trainer.flow import Condition, sampler
 from trainer.flow.control import AnyConfig as AnyControl
-from trainer.flow.control import ControlInputs, CostGradientConfig, OwnControl, build
+from trainer.flow.control import ControlInputs, CostGradientConfig, OwnControl
 from trainer.flow.sampler import (
     AnyConfig,
-    CausalTransitionConfig,
-    Dopri5Config,
-    EulerConfig,
+    CausalTransition,
+    Dopri5,
+    Euler,
     OwnSampler,
-    SegmentedConfig,
+    Segmented,
 )
-from trainer.flow.sampler.grid import StepsFile
+from trainer.flow.sampler.protocol import StepsFile
 from trainer.sampling.reference import Reference
 
 
 def segments_of(own: AnyConfig) -> int:
     """Segments of time that a sampler steps through; 1: the whole time."""
-    return own.segments if isinstance(own, SegmentedConfig) else 1
+    return own.segments if isinstance(own, Segmented) else 1
 
 
-def euler_of(own: AnyConfig, euler: EulerConfig) -> EulerConfig | SegmentedConfig:
+def euler_of(own: AnyConfig, euler: Euler) -> Euler | Segmented:
     """Euler's method for a run: by segments, with these steps in each, where its own sampler is segmented."""
-    return own.model_copy(update={"within": euler}) if isinstance(own, SegmentedConfig) else euler
+    return own.model_copy(update={"within": euler}) if isinstance(own, Segmented) else euler
 
 
 def sampler_of(config: RunConfig, path: Path, evaluations: int | None = None, *, guidance: float) -> AnyConfig:
@@ -56,7 +56,7 @@ def sampler_of(config: RunConfig, path: Path, evaluations: int | None = None, *,
         least = max(1, number // segments) * segments
         unfit = "is below 1" if number < 1 else f"does not divide among {segments} segments"
         raise ValueError(f"--evaluations: {number} {unfit}; use {least}")
-    chosen = euler_of(own, EulerConfig(steps=number // segments, times=path))
+    chosen = euler_of(own, Euler(steps=number // segments, times=path))
     refuse(of_drawn(config, chosen, guidance))
     return chosen
 
@@ -128,10 +128,10 @@ class SamplerChoice:
 
 def with_steps(chosen: AnyConfig, steps: int) -> AnyConfig:
     """The same sampler with another number of steps from source to data, those of all segments together."""
-    within, segments = (chosen.within, chosen.segments) if isinstance(chosen, SegmentedConfig) else (chosen, 1)
-    if isinstance(within, Dopri5Config):
+    within, segments = (chosen.within, chosen.segments) if isinstance(chosen, Segmented) else (chosen, 1)
+    if isinstance(within, Dopri5):
         raise ValueError("--steps: dopri5 chooses its steps itself; leave it out, or give --sampler heun")
-    if isinstance(within, CausalTransitionConfig):
+    if isinstance(within, CausalTransition):
         raise ValueError(
             "--steps: causal_transition draws a token at each step, so that their number is that of the tokens; leave "
             "it out, or give the steps of its head with --sampler '{kind: causal_transition, head: {kind: heun, "
@@ -150,7 +150,7 @@ def with_steps(chosen: AnyConfig, steps: int) -> AnyConfig:
             f"give a sampler without written times, such as --sampler {within.kind}"
         )
     changed = within.model_copy(update={"steps": steps // segments})
-    return chosen.model_copy(update={"within": changed}) if isinstance(chosen, SegmentedConfig) else changed
+    return chosen.model_copy(update={"within": changed}) if isinstance(chosen, Segmented) else changed
 
 
 def _read(text: str, own: AnyConfig) -> AnyConfig:
@@ -170,7 +170,7 @@ def _read(text: str, own: AnyConfig) -> AnyConfig:
     except ValidationError as error:
         complaint = first_complaint(error, asked, _Sampler)
         raise ValueError(f"--{complaint.field}: {complaint.problem}; {complaint.remedy or _REMEDY}") from error
-    if segments_of(own) > 1 and not isinstance(found, SegmentedConfig) and sampler.follows_velocity(found):
+    if segments_of(own) > 1 and not isinstance(found, Segmented) and found.follows_velocity:
         within = {"kind": "segmented", "segments": segments_of(own), "within": found.model_dump()}
         return _Sampler.model_validate({"sampler": within}).sampler
     return found
@@ -246,7 +246,7 @@ def check_requested(controls: Sequence[AnyControl], config: RunConfig, field: st
         if isinstance(control, CostGradientConfig):
             refuse(of_cost(config, control.cost, f"{field}.{number}.cost"))
         try:
-            build(control, inputs)
+            control.build(inputs)
         except ValueError as error:
             raise ValueError(f"{field}.{number}.{error}") from error
 

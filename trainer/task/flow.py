@@ -17,8 +17,8 @@ from trainer.config.run import RunConfig
 from trainer.config.sample import PointSample
 from trainer.data import Batch
 from trainer.flow import Condition, coupling, objective, time
+from trainer.flow.condition import random_keys
 from trainer.flow.coupling import Pairs
-from trainer.flow.keyed_draws import random_keys
 from trainer.flow.objective import LossTerms, Model
 from trainer.flow.path import PathSample
 from trainer.model.feature_extractor.teacher import Teacher
@@ -63,10 +63,9 @@ class FlowTask(Task[DrawnPoints]):
         self.coupling = coupling.build(config.flow.coupling)
         self.time = time.build(config.flow.time)
         chosen, parts = config.flow.objective, self.parts
-        teacher = Teacher(chosen.teacher) if isinstance(chosen, objective.AlignedConfig) else None
+        teacher = Teacher(chosen.teacher) if isinstance(chosen, objective.Aligned) else None
         named = [Reference.of_run(one) for field, one in references_of(config).items() if field.startswith(OBJECTIVE)]
-        self.objective = objective.build(
-            chosen,
+        inputs = objective.ObjectiveInputs(
             target=parts.target,
             path=parts.path,
             teacher=teacher,
@@ -74,6 +73,7 @@ class FlowTask(Task[DrawnPoints]):
             chain=parts.chain,
             tokens=config.model.tokens(config.state_shape),
         )
+        self.objective = chosen.build(inputs)
         self.label_dropout = config.model.label_dropout
 
     def source(self, batch: Batch, generator: torch.Generator) -> Tensor | None:

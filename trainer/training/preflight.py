@@ -21,7 +21,7 @@ from trainer.config.run import RunConfig
 from trainer.config.task import AdjointMatchingConfig, GRPOConfig
 from trainer.distributed.groups import check_adapters
 from trainer.distributed.run_folder import check_writable
-from trainer.flow.objective import ConsistencyDistillationConfig, VelocityDistillationConfig
+from trainer.flow.objective import ConsistencyDistillation, VelocityDistillation
 from trainer.model.build import check_rates
 from trainer.model.feature_extractor.teacher import check_teacher
 from trainer.model.values import check_meaning
@@ -93,7 +93,7 @@ def validated(
 
 def _of_teacher(config: RunConfig, world_size: int) -> Objections:
     match config.flow and config.flow.objective:
-        case VelocityDistillationConfig(teacher=teacher) | ConsistencyDistillationConfig(teacher=teacher):
+        case VelocityDistillation(teacher=teacher) | ConsistencyDistillation(teacher=teacher):
             yield from of_teacher(config, FrozenRun.of_run(teacher).config, world_size)
 
 

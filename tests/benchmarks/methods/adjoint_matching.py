@@ -56,8 +56,8 @@ PATH_STEPS, NODES, LEARNING_RATE = 40, 10, 3e-3
 GROUP, GRPO_STEPS, PROMPTS = 24, 10, 16
 LINEAR = path.LinearConfig().build()
 WAYS: dict[str, sampler.AnyConfig] = {
-    "ODE": sampler.HeunConfig(steps=20),
-    "SDE": sampler.EulerMaruyamaConfig(steps=PATH_STEPS, diffusion=sampler.MemorylessDiffusion()),
+    "ODE": sampler.Heun(steps=20),
+    "SDE": sampler.EulerMaruyama(steps=PATH_STEPS, diffusion=sampler.MemorylessDiffusion()),
 }
 Velocity = Callable[..., Tensor]
 Figures = dict[str, float]
@@ -153,13 +153,16 @@ def drawn(velocity: Velocity, chosen: sampler.AnyConfig, num_values: int = 2, nu
     field = NetworkField(lambda x, t: velocity(x, t, UNCONDITIONAL), target.Velocity().build(LINEAR))
     x_0 = torch.randn(num, num_values, generator=torch.Generator().manual_seed(99))
     keys = fold_in(torch.tensor(99), torch.arange(num))
-    return sampler.build(chosen, path=LINEAR).sample(field, x_0, sampler.times(chosen), keys=keys).final
+    return chosen.build(LINEAR).sample(field, x_0, chosen.grid(), keys=keys).final
 
 
 @torch.no_grad()
 def path_kl(velocity: Velocity, base: Velocity, num_values: int = 2, num: int = 2000) -> float:
     """Divergence of the memoryless paths of a velocity from those of the base, the first step left out."""
-    solver, times = sampler.Memoryless(1e-3), torch.linspace(0, 1, PATH_STEPS + 1)
+    solver, times = (
+        sampler.Memoryless(diffusion=sampler.MemorylessDiffusion(floor=1e-3)),
+        torch.linspace(0, 1, PATH_STEPS + 1),
+    )
     x_0 = torch.randn(num, num_values, generator=torch.Generator().manual_seed(98))
     field = NetworkField(lambda x, t: velocity(x, t, UNCONDITIONAL), target.Velocity().build(LINEAR))
     x = solver.sample(field, x_0, times, keys=fold_in(torch.tensor(98), torch.arange(num))).x

@@ -35,12 +35,12 @@ from tests.benchmarks.methods.plain_loop import train
 from trainer.config.file import resolve
 from trainer.config.run import RunConfig
 from trainer.data import Batch, Dataset, Split
-from trainer.flow import UNCONDITIONAL, Condition, control, sampler
+from trainer.flow import UNCONDITIONAL, Condition, sampler
 from trainer.flow.control import ControlInputs
 from trainer.task.policy.adjoint_matching import AdjointMatching
 
 SEEDS, WEIGHTS, STEPS, BATCH = (0, 1, 2), (4.0, 16.0), 150, 128
-EULER = sampler.EulerConfig(steps=focus.STEPS)
+EULER = sampler.Euler(steps=focus.STEPS)
 BISECTIONS, MOST = 6, 64
 Velocity = Callable[[Tensor, Tensor, Condition], Tensor]
 
@@ -100,7 +100,7 @@ def matched(weight: float, seed: int) -> tuple[Beside, float]:
 def controlled(strength: float) -> Velocity:
     """The base under a control along the gradient of the cost."""
     inputs = ControlInputs(focus.LINEAR, UNCONDITIONAL, network=lambda *_: None)
-    field = control.build(focus.configured(strength, weight="time", limit=None), inputs).over(focus.EXACT)
+    field = focus.configured(strength, weight="time", limit=None).build(inputs).over(focus.EXACT)
     return lambda x, t, _: field(x, t)
 
 

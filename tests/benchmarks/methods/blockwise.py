@@ -27,12 +27,12 @@ from tests.benchmarks.methods.plain_loop import eight_gaussians, flow_task, frec
 from trainer.config.model import BlockwiseConfig, BlockwiseMLPConfig
 from trainer.data import SPLITS, Digits
 from trainer.evaluation.feature_classifier import trained_classifier
-from trainer.flow import UNCONDITIONAL, Condition, sampler
+from trainer.flow import UNCONDITIONAL, Condition
 from trainer.flow.coupling import Pairs
 from trainer.flow.field import SegmentField
-from trainer.flow.objective.aligned import alignment
+from trainer.flow.objective.regression import alignment
 from trainer.flow.question import Approximation, WithFeatures, WithProjection
-from trainer.flow.sampler import EulerConfig, SegmentedConfig
+from trainer.flow.sampler import Euler, Segmented
 from trainer.model.blockwise import Blockwise, BlockwiseMLP
 from trainer.model.feature_extractor.extractor import write_extractor
 from trainer.model.values import initialised
@@ -86,11 +86,11 @@ def followed(
     approximates: bool = False,
 ) -> Tensor:
     """Samples by so many steps of Euler's method a segment."""
-    config = SegmentedConfig(segments=segments, within=EulerConfig(steps=steps))
+    config = Segmented(segments=segments, within=Euler(steps=steps))
     field = task.parts.field(network, condition, 1.0)
     assert isinstance(field, SegmentField)
     field = replace(field, approximates=approximates)
-    return sampler.build(config, path=task.parts.path).sample(field, x_0, sampler.times(config)).final
+    return config.build(task.parts.path).sample(field, x_0, config.grid()).final
 
 
 class DigitsOfASeed:

@@ -25,7 +25,7 @@ from trainer.__main__ import main as trainer_main
 from trainer.evaluation.judgement import parted, real_examples
 from trainer.evaluation.quality import frechet_distance
 from trainer.flow import sampler
-from trainer.flow.sampler import EulerConfig, HeunConfig
+from trainer.flow.sampler import Euler, Heun
 from trainer.sampling.draw import TrainedFlow
 from trainer.sampling.steps.fine import Noises, times_of
 from trainer.sampling.steps.request import StepsRequest
@@ -59,10 +59,10 @@ def distances(flow: TrainedFlow, counts: tuple[int, ...], seed: int) -> dict[str
     found: dict[str, Figures] = {name: {} for name in (UNIFORM, CHORD, ENDPOINT, EDM, HEUN)}
     for count, own in grids.items():
         times = {name: times_of(own[kind], NODES) for name, kind in ((CHORD, "chord"), (ENDPOINT, "endpoint"))}
-        ways: dict[str, sampler.AnyConfig] = {name: EulerConfig(times=grid) for name, grid in times.items()}
-        ways[UNIFORM] = EulerConfig(steps=count)
-        ways[EDM] = EulerConfig(times=tuple(edm_times(count).tolist()))
-        ways[HEUN] = HeunConfig(steps=count // 2)
+        ways: dict[str, sampler.AnyConfig] = {name: Euler(times=grid) for name, grid in times.items()}
+        ways[UNIFORM] = Euler(steps=count)
+        ways[EDM] = Euler(times=tuple(edm_times(count).tolist()))
+        ways[HEUN] = Heun(steps=count // 2)
         for name, chosen in ways.items():
             found[name][f"Fréchet, {count}"] = frechet_distance(drawn(flow, chosen, seed), real.numpy())
     fine = frechet_distance(drawn(flow, flow.sample.sampler, seed), real.numpy())

@@ -37,7 +37,7 @@ from trainer.config.model.transition import MeanVelocityConfig
 from trainer.data import SPLITS, Digits
 from trainer.evaluation.quality import energy_distance
 from trainer.flow import UNCONDITIONAL, Condition, sampler
-from trainer.flow.sampler import EulerConfig, TransitionConfig
+from trainer.flow.sampler import Euler, Transition
 from trainer.model.build import build_model
 from trainer.model.flops import sample_multiply_adds
 from trainer.task import FlowTask
@@ -75,9 +75,9 @@ def untrained(task: FlowTask, seed: int) -> nn.Module:
     return build_model(config, Layout.single(config))
 
 
-def transition(steps: int, head_steps: int) -> TransitionConfig:
+def transition(steps: int, head_steps: int) -> Transition:
     """Steps by drawn transitions, by Euler's method in the head."""
-    return TransitionConfig(steps=steps, head=EulerConfig(steps=head_steps))
+    return Transition(steps=steps, head=Euler(steps=head_steps))
 
 
 def exact_velocity(x: Tensor, t: float) -> Tensor:
@@ -111,7 +111,7 @@ def plane(found: Rows, seed: int, steps: int) -> None:
             return fmean(energy_distance(x.numpy(), real.numpy()) for x, real in drawn)
 
         row = "FM, Euler" if name == "FM" else "DTM, Euler on the mean velocity"
-        note(found, row, **{f"T = {count}": distance(EulerConfig(steps=count)) for count in COUNTS})
+        note(found, row, **{f"T = {count}": distance(Euler(steps=count)) for count in COUNTS})
         note(found, row, rmse=velocity_error(network, seed))
         if name == "FM":
             continue
@@ -157,12 +157,12 @@ def digits(found: Rows, seed: int, steps: int) -> None:
             chosen |= {f"DTM, 4 calls, {n} head steps": transition(4, n) for n in DIGIT_HEAD_STEPS}
             chosen["DTM, 2 calls, 16 head steps"] = transition(2, 16)
             chosen["DTM, 8 calls, 16 head steps"] = transition(8, 16)
-            chosen["DTM, Euler on the mean velocity, 4 calls"] = EulerConfig(steps=4)
+            chosen["DTM, Euler on the mean velocity, 4 calls"] = Euler(steps=4)
         else:
-            chosen = {f"FM, {count} calls": EulerConfig(steps=count) for count in DIGIT_COUNTS}
+            chosen = {f"FM, {count} calls": Euler(steps=count) for count in DIGIT_COUNTS}
         for row, config in chosen.items():
             drawn = follow(task, network, x_0, condition=condition, config=config, seed=seed).final
-            calls = sampler.calls(config) or {}
+            calls = config.calls() or {}
             used = sample_multiply_adds(task.config, config, calls) or 0
             note(found, row, calls=calls["network"], arithmetic=used / arithmetic, **figures(drawn))
 

@@ -49,11 +49,10 @@ from tests.benchmarks.methods.plain_loop import flow_task, follow, frechet_dista
 from trainer.config.model import AutoencoderConfig
 from trainer.data import SPLITS, Digits
 from trainer.flow import Condition
-from trainer.flow.context import BoxesConfig, CentreConfig
-from trainer.flow.inverse import Flair, FlairConfig, agreeing, build, calibration_errors, consistency
+from trainer.flow.context import BoxesConfig, CentreConfig, Identity, Space
+from trainer.flow.inverse import Flair, FlairConfig, agreeing, calibration_errors
 from trainer.flow.operator import Mask
 from trainer.flow.sampler import Field
-from trainer.flow.space import Identity, Space
 from trainer.task import FlowTask
 
 EVALUATIONS, TOLD, CALIBRATION, SAMPLES = 50, 20, 256, 4
@@ -137,7 +136,7 @@ class Filling(Measurement):
         field = task.parts.field(network, unlabelled(len(self.held_out)), 1.0)
         keys = fold_in(torch.tensor(2000 + self.seed), torch.arange(CALIBRATION))
         errors = calibration_errors(learned, states[:CALIBRATION], task.parts.path, keys)
-        solver = build(FlairConfig(steps=EVALUATIONS), path=task.parts.path, errors=errors)
+        solver = FlairConfig(steps=EVALUATIONS).build(path=task.parts.path, errors=errors)
         drawn = [self._by_flair(solver, field, number) for number in range(SAMPLES)]
         self._fill(FLAIR, drawn)
         self._note(FLAIR, ratio=solver.largest_ratio, vanished=float(solver.vanished))
@@ -153,7 +152,7 @@ class Filling(Measurement):
         if self.problem.coder is not None:
             decode = self._images_of
             initial = self.space.encode(self.observed, generator=self._generator())
-        agreement = consistency(FlairConfig(), self.operator, self.observed, decode=decode, initial=initial)
+        agreement = FlairConfig().agreement(self.operator, self.observed, decode=decode, initial=initial)
         return self._images_of(solver.solve(field, agreement, keys=fold_in(self.keys, number)).states)
 
     def _by_replacement(self, field: Field, number: int) -> Tensor:

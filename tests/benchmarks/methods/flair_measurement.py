@@ -16,24 +16,20 @@ from trainer.config.model.mlp import AutoencoderConfig
 from trainer.config.run import RunConfig
 from trainer.evaluation.quality import energy_distance
 from trainer.flow import UNCONDITIONAL, Condition
-from trainer.flow.context import BoxesConfig
+from trainer.flow.context import BoxesConfig, Space
 from trainer.flow.inverse import (
     Flair,
     FlairConfig,
     Weight,
     agreeing,
-    build,
     calibrated,
     calibration_errors,
     calibration_levels,
-    consistency,
     constant,
 )
-from trainer.flow.operator import AveragePoolConfig, Mask, MaskConfig, Operator
-from trainer.flow.operator import build as build_operator
+from trainer.flow.operator import AveragePool, Mask, MaskConfig, Operator
 from trainer.flow.path import Linear
 from trainer.flow.sampler import Field
-from trainer.flow.space import Space
 from trainer.model.autoencoder import Autoencoder
 from trainer.model.values import initialised
 from trainer.sampling.flow import Latents
@@ -43,7 +39,7 @@ SHAPE, LEARNED, CALIBRATION = (1, 8, 8), 1500, 256
 STEPS, BATCH, OCTAVES, EVALUATIONS, SETS = 4000, 256, 4, 50, 5
 STEP_SIZES = (0.1, 0.2, 0.4, 0.8, 1.6)
 VAE = AutoencoderConfig(hidden=32, num_layers=2, latent_channels=4, factor=4, kl_weight=1e-3)
-TASKS: dict[str, Any] = {"4 x 4 hole": MaskConfig(), "half the resolution": AveragePoolConfig()}
+TASKS: dict[str, Any] = {"4 x 4 hole": MaskConfig(), "half the resolution": AveragePool()}
 BOXES = "two boxes"
 FLAIR, SOFT, FRESH, CONSTANT = "FLAIR", "soft consistency", "no trajectory adjustment", "constant weight, same mean"
 SETTINGS: dict[str, dict[str, Any]] = {
@@ -122,7 +118,7 @@ class Measurement:
         for name, settings in SETTINGS.items():
             config = settings_of(settings)
             solver = self._solver(config, errors)
-            agreement = consistency(config, operator, observed)
+            agreement = config.agreement(operator, observed)
             sets = [solver.solve(field, agreement, keys=fold_in(self.keys, number)).states for number in range(SETS)]
             self._note(task, name, sets[0], operator, [self._energy(one) for one in sets], ratio=solver.largest_ratio)
             if name == FLAIR:
@@ -144,7 +140,7 @@ class Measurement:
         operator = self._operator(MaskConfig(mask=BoxesConfig()))
         assert isinstance(operator, Mask)
         observed = operator.apply(self.truth)
-        agreement = consistency(FlairConfig(), operator, observed)
+        agreement = FlairConfig().agreement(operator, observed)
         solver = self._solver(FlairConfig(), errors)
         sets = [solver.solve(field, agreement, keys=fold_in(self.keys, number)).states for number in range(4)]
         task = flow_task({"context": {"kind": "inpainting", "mask": {"kind": "boxes"}}}, model={"kind": "dit"})
@@ -184,7 +180,7 @@ class Measurement:
                 ("15 iterations", chosen, 15),
             ):
                 settings = FlairConfig(iterations=iterations)
-                agreement = consistency(settings, operator, observed, decode=space.decode, initial=initial)
+                agreement = settings.agreement(operator, observed, decode=space.decode, initial=initial)
                 solver = Flair(self.path, own)
                 found = solver.solve(field, agreement, keys=self.keys).states
                 images = space.decode(found)
@@ -208,13 +204,13 @@ class Measurement:
 
     def _solver(self, config: FlairConfig, errors: Tensor) -> Flair:
         if config.weight == "calibrated":
-            return build(config, path=self.path, errors=errors)
+            return config.build(path=self.path, errors=errors)
         levels = torch.linspace(1, config.last, config.steps + 2, dtype=torch.float64)[1:-1]
         same = float(calibrated(errors, config.scale).at(levels).mean())
         return Flair(self.path, constant(same), trajectory_adjustment=config.trajectory_adjustment)
 
     def _operator(self, config: Any) -> Operator:
-        return build_operator(config, SHAPE, torch.arange(len(self.truth)), seed=self.seed)
+        return config.build(SHAPE, torch.arange(len(self.truth)), seed=self.seed)
 
     def _training(self, steps: int) -> dict[str, Any]:
         return {"steps": steps, "batch": BATCH, "lr": 1e-3, "seed": self.seed}

@@ -31,13 +31,13 @@ from tests.benchmarks.methods.immiscible import digits
 from tests.trainer.flow.gaussian_prior import Beside, Gaussian, beside_posterior, gaussian, smooth_prior
 from trainer.config.document import load_request
 from trainer.flow.inverse import FlairConfig
-from trainer.flow.operator import AveragePoolConfig, MaskConfig
+from trainer.flow.operator import AveragePool, MaskConfig
 from trainer.flow.path import Linear
 from trainer.sampling.restoration.request import RestoreRequest
 
 STEPS, SCALES, LASTS = 400, (0.25, 0.5, 0.8, 1.0, 1.1, 1.25), (0.18, 0.05)
 WEIGHTS: tuple[Literal["calibrated"], Literal["ramp"]] = ("calibrated", "ramp")
-OPERATORS: dict[str, Any] = {"hole": MaskConfig(), "half": AveragePoolConfig()}
+OPERATORS: dict[str, Any] = {"hole": MaskConfig(), "half": AveragePool()}
 DEFAULT, REQUEST = "default", "flair_posterior"
 Figures = dict[str, Beside]
 

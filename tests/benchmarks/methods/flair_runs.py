@@ -26,9 +26,9 @@ from moe.seeds import fold_in
 from tests.benchmarks.methods.bars import Bar, show
 from trainer.evaluation.quality import frechet_distance
 from trainer.flow import Condition
-from trainer.flow.inverse import FlairConfig, agreeing, build, consistency
+from trainer.flow.inverse import FlairConfig, agreeing
 from trainer.flow.operator import Mask
-from trainer.flow.sampler import EulerConfig
+from trainer.flow.sampler import Euler
 from trainer.sampling.draw import TrainedFlow
 from trainer.sampling.flow import states_of_images
 from trainer.sampling.restoration.restoring import measured_errors
@@ -71,7 +71,7 @@ class Holes:
 def by_trained(run: Path, seed: int) -> tuple[Holes, dict[str, list[Tensor]]]:
     """The holes of a seed, and what the run that was trained for them makes of them."""
     with opened(run) as flow:
-        flow = flow.drawn_by(EulerConfig(steps=EVALUATIONS))
+        flow = flow.drawn_by(Euler(steps=EVALUATIONS))
         conditioning = flow.conditioning(NUM, seed=seed)
         assert conditioning.seen is not None
         assert conditioning.originals is not None
@@ -101,7 +101,7 @@ def by_flair(run: Path, seed: int, holes: Holes) -> dict[str, list[Tensor]]:
 def _filled(flow: TrainedFlow, seed: int, holes: Holes, labels: Tensor | None) -> list[Tensor]:
     parts, operator = flow.parts, Mask(holes.hole)
     errors = measured_errors(flow, labelled=labels is not None, guidance=1.0, seed=seed, together=64)
-    solver = build(FlairConfig(steps=EVALUATIONS), path=parts.path, errors=errors[None])
+    solver = FlairConfig(steps=EVALUATIONS).build(path=parts.path, errors=errors[None])
     label = torch.full((len(holes.images),), parts.null_label) if labels is None else labels
     field = parts.field(flow.model, Condition(label=label), 1.0)
     observed = operator.apply(holes.images)
@@ -110,7 +110,7 @@ def _filled(flow: TrainedFlow, seed: int, holes: Holes, labels: Tensor | None) -
         return parts.space.decode(parts.data_of(states))
 
     initial = states_of_images(parts.space, operator.pseudo_inverse(observed)) * parts.data_scale
-    agreement = consistency(FlairConfig(), operator, observed, decode=decode, initial=initial)
+    agreement = FlairConfig().agreement(operator, observed, decode=decode, initial=initial)
     keys = fold_in(torch.tensor(seed), torch.arange(len(holes.images)))
 
     def drawn(number: int) -> Tensor:

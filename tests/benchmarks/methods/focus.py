@@ -44,7 +44,7 @@ from tests.benchmarks.methods import by_seed
 from tests.benchmarks.methods.bars import Bar, show
 from trainer.data import build
 from trainer.evaluation.quality import class_accuracy, energy_distance, frechet_distance
-from trainer.flow import UNCONDITIONAL, Condition, control, cost, path, sampler
+from trainer.flow import UNCONDITIONAL, Condition, cost, path, sampler
 from trainer.flow.control import ControlInputs, CostGradientConfig
 from trainer.flow.cost import RunningCost, separation_cost
 from trainer.flow.sampler import Field
@@ -116,10 +116,10 @@ def configured(strength: float, **settings: Any) -> CostGradientConfig:
 @torch.no_grad()
 def ends(x_0: Tensor, strength: float, **settings: Any) -> Tensor:
     """Where the paths from states [B, 4] end under a control."""
-    steps = sampler.EulerConfig(steps=STEPS)
+    steps = sampler.Euler(steps=STEPS)
     inputs = ControlInputs(LINEAR, UNCONDITIONAL, network=lambda *_: None)
-    field = control.build(configured(strength, **settings), inputs).over(EXACT)
-    return sampler.build(steps, path=LINEAR).sample(field, x_0, sampler.times(steps)).final
+    field = configured(strength, **settings).build(inputs).over(EXACT)
+    return steps.build(LINEAR).sample(field, x_0, steps.grid()).final
 
 
 def noises(num: int, seed: int) -> Tensor:
@@ -283,14 +283,14 @@ class OfNetwork:
         chosen = CostGradientConfig(cost=self.cost(goal), strength=strength)
         inputs = ControlInputs(flow.parts.path, self.condition, flow.model)
         field = flow.parts.field(flow.model, self.condition, flow.sample.guidance)
-        steps = sampler.EulerConfig(steps=20)
-        sampled = sampler.build(steps, path=flow.parts.path)
-        return sampled.sample(control.build(chosen, inputs).over(field), start, sampler.times(steps)).final
+        steps = sampler.Euler(steps=20)
+        sampled = steps.build(flow.parts.path)
+        return sampled.sample(chosen.build(inputs).over(field), start, steps.grid()).final
 
     @torch.no_grad()
     def costs(self, goal: str, states: Tensor) -> Tensor:
         """The costs of states at the end."""
-        return cost.build(self.cost(goal), self.flow.model)(states, torch.ones(IMAGES), self.condition)
+        return self.cost(goal).build(self.flow.model)(states, torch.ones(IMAGES), self.condition)
 
     def figures(self, goal: str, states: Tensor) -> Figures:
         """Cost and quality of images that were drawn."""

@@ -29,7 +29,7 @@ from tests.benchmarks.methods.immiscible import digits
 from trainer.data import DigitsConfig, build
 from trainer.evaluation.quality import frechet_distance
 from trainer.flow import Condition
-from trainer.flow.reward import ClassifierConfig
+from trainer.flow.reward import Classifier
 from trainer.observe.metrics import read_metrics
 from trainer.sampling.draw import TrainedFlow
 from trainer.sampling.reference import Reference
@@ -64,7 +64,7 @@ def run(folder: Path) -> Figures:
     """The figures of one seed."""
     device = torch.device("cpu")
     base, policy = (Reference.of_run(ReferenceConfig(run=folder / name)).flow(device) for name in ("base", "policy"))
-    worth = reward_of(policy.config, ClassifierConfig(), policy.parts.space)
+    worth = reward_of(policy.config, Classifier(), policy.parts.space)
     real = build(DigitsConfig()).get(torch.arange(1797))
     assert real.labels is not None
     pixels = digits(centred=False).numpy()

@@ -26,8 +26,7 @@ from trainer.config.run import RunConfig
 from trainer.data import SPLITS, Digits
 from trainer.evaluation.quality import class_accuracy
 from trainer.flow import Condition
-from trainer.flow.context import SemanticMapConfig, block_levels
-from trainer.flow.space import Space
+from trainer.flow.context import SemanticMap, Space
 from trainer.model.autoencoder import Autoencoder
 from trainer.model.conditioning import SpatialRescaler
 from trainer.model.values import initialised
@@ -38,7 +37,7 @@ VALUES, CLASSES, BATCH = 16, 10, 256
 EVALUATIONS, GUIDANCES = (5, 20, 100), (1.0, 1.5)
 STEPS, INPAINTING_STEPS = 1200, 2400
 """With a hole to fill the network also learns what to make of the rest; after 1,200 steps its error still falls."""
-MAP = SemanticMapConfig(levels=3, block=2)
+MAP = SemanticMap(levels=3, block=2)
 VAE = AutoencoderConfig(hidden=32, num_layers=2, latent_channels=4, factor=4, kl_weight=1e-3)
 FLAT_VAE = VAE.model_copy(update={"latent_channels": 1, "factor": 2})
 """As many values, but each of them in the place of four pixels, so that a map keeps its meaning."""
@@ -161,14 +160,14 @@ class Measurement:
         network = self._fitted(task, untrained)
         unlabelled = torch.full((len(self.held_out),), CLASSES)
         condition = Condition(label=unlabelled, context=seen.context)
-        wanted = block_levels(self.held_out, MAP)
+        wanted = MAP.block_levels(self.held_out)
         made = {
             **{f"drawn, {count} steps": self._drawn(task, network, condition, 1.0, count) for count in EVALUATIONS},
             "reconstructed": space.decode(space.encode(self.held_out, generator=self._generator())),
             "another digit (chance)": self.held_out.roll(1, 0),
         }
         for how, images in made.items():
-            agreement = (block_levels(images, MAP) == wanted).double().mean()
+            agreement = (MAP.block_levels(images) == wanted).double().mean()
             distance = frechet_distance(images.numpy(), self.images.numpy())
             self._note(f"{name}, map: {how}", agreement=float(agreement), frechet=distance)
         self._note(OF_MAPS, gradient=gradient)

@@ -41,10 +41,10 @@ VM_WEIGHTED, CM_UNWEIGHTED = "VM with the weight of CM", "CM without its weight"
 REFLOW, DISTILLED, FLOOR = "reflow", "reflow, distilled", "data floor"
 ONE = "1 step"
 SAMPLERS: dict[str, sampler.AnyConfig] = {
-    ONE: sampler.EulerConfig(steps=1),
-    "2 steps": sampler.EulerConfig(steps=2),
-    "2 steps, renoised": sampler.RenoiseConfig(steps=2),
-    "25 steps": sampler.EulerConfig(steps=25),
+    ONE: sampler.Euler(steps=1),
+    "2 steps": sampler.Euler(steps=2),
+    "2 steps, renoised": sampler.Renoise(steps=2),
+    "25 steps": sampler.Euler(steps=25),
 }
 ANY_RUN = ReferenceConfig.model_validate({"run": "unused"})
 
@@ -129,17 +129,13 @@ def run(setting: Setting, seed: int) -> dict[str, dict[str, float]]:
 
     teacher = learned(untrained, setting.data, setting.teacher_steps, 2e-3, 0).requires_grad_(False)
     frozen = Frozen(plain, teacher)
+    inputs = objective.ObjectiveInputs(plain.parts.target, reference=frozen)
     matching, both = (
-        objective.VelocityDistillation(
-            frozen,
-            objective.VelocityDistillationConfig(teacher=ANY_RUN, step=STEP, weight_distribution=weight),
-        )
+        objective.VelocityDistillation(teacher=ANY_RUN, step=STEP, weight_distribution=weight).build(inputs)
         for weight in (0.0, 1.0)
     )
     consistent, unweighted = (
-        objective.ConsistencyDistillation(
-            frozen, objective.ConsistencyDistillationConfig(teacher=ANY_RUN, step=STEP, weighted=weighted)
-        )
+        objective.ConsistencyDistillation(teacher=ANY_RUN, step=STEP, weighted=weighted).build(inputs)
         for weighted in (True, False)
     )
     students = {
@@ -154,7 +150,7 @@ def run(setting: Setting, seed: int) -> dict[str, dict[str, float]]:
         for name, chosen in students.items()
     }
     x_0 = torch.randn(20_000, setting.values, generator=torch.Generator().manual_seed(2000 + seed))
-    pairs = rows(follow(plain, teacher, x_0, config=sampler.HeunConfig(steps=15)).final, x_0=x_0)
+    pairs = rows(follow(plain, teacher, x_0, config=sampler.Heun(steps=15)).final, x_0=x_0)
     paired: dict[str, Any] = {"coupling": {"kind": "paired"}}
     networks[REFLOW] = learned(teacher, pairs, setting.student_steps, 1e-3, 2, flow=paired)
     at_the_start = {**paired, "time": {"kind": "grid", "steps": 1}}

@@ -44,7 +44,7 @@ from trainer.flow import Condition, inversion, sampler
 from trainer.flow.control import Pull, PullConfig, Transport, TransportConfig, controlled
 
 SEEDS, STEPS, CLASSES, RECONSTRUCTED = (0, 1, 2), 28, 10, 120
-EULER = sampler.EulerConfig(steps=STEPS)
+EULER = sampler.Euler(steps=STEPS)
 GAMMA, STRENGTHS = 0.5, (0.3, 0.5, 1.0)
 PULLS = ((0.5, 0.0, 0.25), (0.5, 0.5, 0.25), (0.5, 0.9, 0.25), (0.0, 0.0, 0.25), (0.0, 0.5, 0.25), (0.0, 0.9, 0.25))
 """Gamma, strength and stop of the reconstructions."""
@@ -111,9 +111,9 @@ class Subject:
     def inverted(self, gamma: float, *, other: bool = False) -> Tensor:
         """Noise of the pictures, pulled to their noise or to other noise."""
         config = inversion.ReverseConfig(pull=gamma)
-        back = inversion.build(config, sampler=EULER, path=self.path)
+        back = config.build(sampler=EULER, path=self.path)
         keys = fold_in(self.keys, 1) if other else self.keys
-        return back.invert(self._field(self.nothing), self.pictures, sampler.times(EULER), keys=keys).noise
+        return back.invert(self._field(self.nothing), self.pictures, EULER.grid(), keys=keys).noise
 
     @torch.no_grad()
     def drawn(

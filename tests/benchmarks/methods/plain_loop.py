@@ -22,7 +22,7 @@ from trainer.data import Batch
 from trainer.evaluation.quality import frechet_distance
 from trainer.evaluation.transport import path_energy, straightness, wasserstein_2
 from trainer.flow import UNCONDITIONAL, Condition, sampler
-from trainer.flow.sampler import EulerConfig, Trajectory
+from trainer.flow.sampler import Euler, Trajectory
 from trainer.model.network import Network
 from trainer.task import Drawn, FlowTask, Task
 from trainer.training.networks import TrainedNetworks
@@ -257,7 +257,7 @@ def follow(
         config: another sampler, in place of Euler's method with `steps`.
         seed: of what the sampler draws.
     """
-    config = config or EulerConfig(steps=steps)
+    config = config or Euler(steps=steps)
     field = task.parts.field(network, condition, guidance)
     keys = fold_in(torch.tensor(seed), torch.arange(len(x_0)))
-    return sampler.build(config, path=task.parts.path).sample(field, x_0, sampler.times(config), keys=keys)
+    return config.build(task.parts.path).sample(field, x_0, config.grid(), keys=keys)

@@ -53,7 +53,7 @@ def flow(target: str, **changes: Any) -> dict[str, Any]:
 def drawn(task: FlowTask, network: nn.Module, start: Tensor, times: Tensor) -> Trajectory:
     """First-order steps along a grid."""
     field = task.parts.field(network, UNCONDITIONAL, 1.0)
-    return FirstOrder(task.parts.path).sample(field, start, times)
+    return FirstOrder().build(task.parts.path).sample(field, start, times)
 
 
 def run(target: str, seed: int) -> dict[str, dict[str, float]]:

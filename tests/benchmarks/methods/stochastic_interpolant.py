@@ -54,7 +54,7 @@ class Exact(sampler.Field):
 def exact(e: float, seed: int, steps: int) -> dict[str, float]:
     """Mean and deviation of what the exact fields draw."""
     x_0 = torch.randn(50_000, 1, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
-    follows = sampler.EulerMaruyama(sampler.linear_diffusion(e, e))
+    follows = sampler.EulerMaruyama(diffusion=(e, e))
     keys = fold_in(torch.tensor(seed), torch.arange(len(x_0)))
     times = torch.linspace(0, 1, steps + 1, dtype=torch.float64)
     drawn = follows.sample(Exact(), x_0, times, keys=keys).final
@@ -85,7 +85,7 @@ def run(source: Dataset, data: Dataset, steps: int, seed: int) -> dict[str, floa
     assert pairs.x_0 is not None
     figures = {}
     for name, diffusion in {**DIFFUSIONS, **FALLING}.items():
-        chosen = sampler.EulerMaruyamaConfig(steps=SAMPLING_STEPS, diffusion=diffusion)
+        chosen = sampler.EulerMaruyama(steps=SAMPLING_STEPS, diffusion=diffusion)
         drawn = follow(task, trained, pairs.x_0, config=chosen, seed=seed).final
         figures[name] = wasserstein_2(drawn.numpy(), pairs.x_1.numpy())
     return figures

@@ -41,7 +41,7 @@ from tests.benchmarks.methods.plain_loop import PlainNetwork, eight_gaussians, t
 from trainer.config.file import resolve
 from trainer.config.run import RunConfig
 from trainer.flow import UNCONDITIONAL, Condition
-from trainer.flow.keyed_draws import keyed_normal, random_keys
+from trainer.flow.condition import keyed_normal, random_keys
 from trainer.flow.objective import LossTerms
 from trainer.model.network import Network
 from trainer.sampling.reference import Reference

@@ -44,7 +44,7 @@ from tests.benchmarks.methods.plain_loop import (
 from trainer.data import Batch, Dataset, Digits, ToyConfig, build, write_shards
 from trainer.evaluation.transport import transport_cost
 from trainer.flow import Condition
-from trainer.flow.sampler import EulerConfig
+from trainer.flow.sampler import Euler
 from trainer.sampling.draw import TrainedFlow
 from trainer.sampling.pairs.drawing import PairDrawing
 from trainer.sampling.pairs.request import PairsRequest
@@ -160,7 +160,7 @@ def between(source: Dataset, data: Dataset) -> Data:
 
 def pairs(flow: TrainedFlow, num: int, seed: int, steps: int = FINE) -> tuple[Tensor, Tensor]:
     """Where pairs begin and end, drawn as the pairs verb does."""
-    request = PairsRequest(run=Path("unused"), num=num, seed=seed, sampler=EulerConfig(steps=steps))
+    request = PairsRequest(run=Path("unused"), num=num, seed=seed, sampler=Euler(steps=steps))
     arrays = PairDrawing(flow).draw(request, torch.arange(num), lambda _: None)
     return torch.from_numpy(arrays["x_0"]), torch.from_numpy(arrays["x_1"])
 
@@ -168,7 +168,7 @@ def pairs(flow: TrainedFlow, num: int, seed: int, steps: int = FINE) -> tuple[Te
 def cycled(flow: TrainedFlow, num: int, seed: int) -> tuple[Tensor, Tensor]:
     """The same from held-out points alone."""
     unlabelled = Condition(torch.zeros(num, dtype=torch.int64))
-    drawn = flow.follow(unlabelled, torch.arange(num), EulerConfig(steps=FINE), guidance=1.0, seed=seed)
+    drawn = flow.follow(unlabelled, torch.arange(num), Euler(steps=FINE), guidance=1.0, seed=seed)
     return drawn.x[0], drawn.final
 
 

@@ -19,7 +19,7 @@ from trainer.config.run import RunConfig
 from trainer.distributed.groups import Launch, joined
 from trainer.flow import Condition
 from trainer.flow.field import NetworkField, guided
-from trainer.flow.sampler import EulerConfig, build, times
+from trainer.flow.sampler import Euler
 from trainer.model.build import build_model, parameter_shapes
 from trainer.model.values import initialise_from
 from trainer.sampling.flow import FlowParts
@@ -166,8 +166,8 @@ def follow_too(config: RunConfig, network: Any, found: dict[str, Any]) -> None:
     label = torch.arange(len(x)) % max(1, config.data.num_classes)
     parts, nothing = FlowParts(config), Condition(label=torch.full_like(label, config.data.num_classes))
     field = NetworkField(guided(network, Condition(label=label), nothing, 1.5), parts.target)
-    euler = EulerConfig(steps=7)
-    expected = parts.data_of(build(euler, path=parts.path).sample(field, x, times(euler)).final)
+    euler = Euler(steps=7)
+    expected = parts.data_of(euler.build(parts.path).sample(field, x, euler.grid()).final)
     drawn = found["sample"](found["network"], x, label, settings, steps=7, guidance=1.5)
     torch.testing.assert_close(drawn, expected, rtol=1e-4, atol=1e-4 * float(expected.abs().max()))
 

@@ -15,7 +15,7 @@ from trainer.config.rules.plan import plan_layout
 from trainer.config.run import RunConfig
 from trainer.config.sample import ImageSample, TextSample
 from trainer.data import PythonSourceConfig
-from trainer.flow.sampler import HeunConfig
+from trainer.flow.sampler import Heun
 
 RUNS = Path(__file__).parents[3] / "configs" / "runs"
 MINIMAL = """\
@@ -57,7 +57,7 @@ def test_overrides_reach_nested_keys_lists_and_null(config_file: Path) -> None:
     assert config.trace.steps == (3, 4)
     assert config.flow is not None
     assert config.flow.time.model_dump() == {"kind": "logit_normal", "mean": 0.25, "std": 0.5}
-    assert config.sample == ImageSample(sampler=HeunConfig(steps=7))
+    assert config.sample == ImageSample(sampler=Heun(steps=7))
     assert config.run.dir == Path("runs/with = and: colon")
     assert config.moe is not None
     assert (config.moe.num_experts, config.moe.top_k) == (4, 2)

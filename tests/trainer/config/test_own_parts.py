@@ -134,11 +134,11 @@ def test_a_run_folder_of_own_parts_is_checked(runs: dict[str, Path], capsys: pyt
 def test_own_samplers_take_a_number_of_evaluations() -> None:
     config = RunConfig.model_validate(document(OWN)).sample.sampler  # pyright: ignore[reportAttributeAccessIssue]
     assert isinstance(config, sampler.OwnSampler)
-    assert sampler.times(config).tolist() == torch.linspace(0, 1, 7).tolist()
-    changed = sampler.with_evaluations(config, 8)
+    assert config.grid().tolist() == torch.linspace(0, 1, 7).tolist()
+    changed = config.with_evaluations(8)
     assert changed is not None
-    assert len(sampler.times(changed)) == 5
-    assert sampler.with_evaluations(config, 7) is None
+    assert len(changed.grid()) == 5
+    assert config.with_evaluations(7) is None
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ from trainer.config.rules.plan import plan_layout
 from trainer.config.run import RunConfig
 from trainer.data import BadExamples, PairIndex, PairsConfig
 from trainer.evaluation.judgement import real_examples
-from trainer.flow.space import Identity
+from trainer.flow.context import Identity
 from trainer.task import FlowTask
 
 NUM = 30

@@ -23,7 +23,7 @@ from trainer.evaluation.judgement import distances, real_examples
 from trainer.evaluation.measurement import FlowMeasurement
 from trainer.evaluation.transport import MongeGaps, Moved
 from trainer.flow import Condition
-from trainer.flow.space import Identity
+from trainer.flow.context import Identity
 from trainer.model.blockwise import BlockwiseMLP
 from trainer.model.build import build_model
 from trainer.model.feature_extractor.extractor import read_extractor, write_extractor

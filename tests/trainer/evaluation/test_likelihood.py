@@ -9,7 +9,7 @@ from tests.trainer.flow.test_sampler import gaussian, grid, growth
 from trainer.evaluation.likelihood import bits_per_dimension, log_density, random_signs
 from trainer.flow.sampler import Dopri5, Field, Heun, Segmented
 
-EXACT = Dopri5(1e-9, 1e-9)
+EXACT = Dopri5(rtol=1e-9, atol=1e-9)
 
 
 def points(size: int, *shape: int, seed: int = 0) -> Tensor:
@@ -68,7 +68,7 @@ class Jumping:
 def test_each_side_of_a_jump_between_segments_is_followed_by_itself(inner: Dopri5 | Heun) -> None:
     x_1, rates = points(20, 2), (1.5, -2.0, 0.7)
     truth = torch.distributions.Normal(0.0, math.exp(sum(rates) / 3)).log_prob(x_1).sum(1)
-    found = log_density(Jumping(rates), x_1, Segmented(inner, segments=3), grid(100))
+    found = log_density(Jumping(rates), x_1, Segmented(segments=3, within=inner), grid(100))
     torch.testing.assert_close(found, truth, rtol=0, atol=1e-7 if inner is EXACT else 1e-3)
 
 

@@ -15,7 +15,6 @@ from trainer.config.sample import ImageSample, PointSample
 from trainer.distributed.groups import Launch, joined
 from trainer.evaluation.evaluation import Measured, evaluate
 from trainer.evaluation.measurement import costs_of
-from trainer.flow import sampler
 from trainer.model.build import build_model
 from trainer.model.flops import sample_multiply_adds
 from trainer.sampling.draw import TrainedFlow
@@ -83,7 +82,7 @@ def test_a_sample_costs_what_torch_counts(case: str) -> None:
     multiply_adds = sample_multiply_adds(flow.config, chosen, drawn.calls)
     assert multiply_adds is not None
     assert counted.get_total_flops() == 2 * NUM * multiply_adds
-    by_formula = sampler.calls(chosen)
+    by_formula = chosen.calls()
     assert by_formula is None or drawn.calls == by_formula
 
 

@@ -17,7 +17,7 @@ def standard(size: int) -> torch.Tensor:
     return (x - x.mean()) / x.std(correction=0)
 
 
-@pytest.mark.parametrize("solver", [Heun(), Dopri5(1e-8, 1e-8)], ids=["heun", "dopri5"])
+@pytest.mark.parametrize("solver", [Heun(), Dopri5(rtol=1e-8, atol=1e-8)], ids=["heun", "dopri5"])
 @pytest.mark.parametrize(("mean", "std"), [(0.0, 1.0), (0.0, 0.5), (2.0, 0.5), (-1.0, 3.0)])
 def test_straight_pairs_of_gaussians_bend_by_the_closed_form(solver, mean, std):
     """x_t has deviation sigma = ((1 - t)^2 + t^2 s^2)^1/2, and E |v|^2 = mean^2 + sigma'^2."""

@@ -6,9 +6,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from trainer.flow.inverse import FlairConfig, build, calibration_errors, consistency
+from trainer.flow.inverse import FlairConfig, calibration_errors
 from trainer.flow.operator import Operator
-from trainer.flow.operator import build as build_operator
 from trainer.flow.path import Path
 from trainer.flow.sampler import Field
 from trainer.flow.target import Quantity
@@ -122,10 +121,10 @@ def beside_posterior(
     generator = torch.Generator().manual_seed(seed)
     keys = torch.randint(2**40, (truths * num + 256,), generator=generator)
     errors = calibration_errors(field, field.drawn(256, generator), field.path, keys[truths * num :])
-    solver = build(method, path=field.path, errors=errors)
-    built = build_operator(operator, shape, torch.arange(truths * num))
+    solver = method.build(path=field.path, errors=errors)
+    built = operator.build(shape, torch.arange(truths * num))
     seen = built.apply(field.drawn(truths, generator).reshape(-1, *shape).repeat_interleave(num, 0))
-    solution = solver.solve(field, consistency(method, built, seen), keys=keys[: truths * num])
+    solution = solver.solve(field, method.agreement(built, seen), keys=keys[: truths * num])
     mean, covariance = field.given(built, seen[::num], shape)
     drawn, total = solution.states.reshape(truths, num, -1), covariance.trace()
     variance = drawn.var(1).sum(1).mean() / total

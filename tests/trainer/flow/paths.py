@@ -5,7 +5,7 @@ from typing import Literal
 
 from tests.forked import ROOT
 from trainer.flow import path
-from trainer.flow.path.tabulated import digest
+from trainer.flow.path.kinetic_optimal import digest
 
 GAMMAS = (
     path.BrownianConfig(),

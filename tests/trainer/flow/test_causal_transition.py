@@ -14,14 +14,14 @@ from trainer.flow import UNCONDITIONAL, Condition, objective, path, sampler, tar
 from trainer.flow.chain import Chain
 from trainer.flow.coupling import Pairs
 from trainer.flow.field import NetworkField
-from trainer.flow.past import Past
 from trainer.flow.path import PathSample
-from trainer.flow.question import NextStates
+from trainer.flow.question import NextStates, Past
 from trainer.flow.sampler import TokenField, VelocityField
 from trainer.model.build import build_model
 from trainer.sampling.flow import FlowParts
 
-LINEAR, INDEPENDENT = (objective.CausalTransitionConfig(process=process) for process in ("linear", "independent"))
+VELOCITY = target.Velocity().build(path.Linear())
+LINEAR, INDEPENDENT = (objective.CausalTransition(process=process) for process in ("linear", "independent"))
 COVARIANCE = torch.tensor([[2.0, 0.6], [0.6, 0.5]], dtype=torch.float64)
 POINTS, TRANSITIONS = 40_000, 3
 histories = pytest.mark.parametrize("history", ["last", "full"])
@@ -32,12 +32,12 @@ def keys(size: int) -> Tensor:
     return fold_in(torch.tensor(7), torch.arange(size))
 
 
-def states_by_number(history: Any, config: objective.CausalTransitionConfig) -> dict[int, tuple[Tensor, Tensor]]:
+def states_by_number(history: Any, config: objective.CausalTransition) -> dict[int, tuple[Tensor, Tensor]]:
     """Pairs of a state and the next one, by the number of the transition between them."""
     generator = torch.Generator().manual_seed(0)
     x_0 = torch.randn(POINTS, 2, dtype=torch.float64, generator=generator)
     x_1 = torch.randn(POINTS, 2, dtype=torch.float64, generator=generator) @ torch.linalg.cholesky(COVARIANCE).T
-    chained = objective.CausalTransition(Chain(TRANSITIONS, history, (2,)), config)
+    chained = config.build(objective.ObjectiveInputs(VELOCITY, chain=Chain(TRANSITIONS, history, (2,))))
     states, t = chained.states(x_0, x_1, keys(POINTS))
     if history == "full":
         assert bool((t == 0).all())
@@ -75,8 +75,8 @@ def points(size: int = 6, shape: tuple[int, ...] = (1, 4, 4)) -> PathSample:
     return sample._replace(keys=keys(size))
 
 
-def causal(history: Any, config: objective.CausalTransitionConfig = INDEPENDENT) -> objective.CausalTransition:
-    return objective.CausalTransition(Chain(TRANSITIONS, history, (1, 4, 4), patch_size=2), config)
+def causal(history: Any, config: objective.CausalTransition = INDEPENDENT) -> objective.CausalTransition:
+    return config.build(objective.ObjectiveInputs(VELOCITY, chain=Chain(TRANSITIONS, history, (1, 4, 4), patch_size=2)))
 
 
 @histories
@@ -136,9 +136,7 @@ class Autoregression(TokenField):
 
 def test_an_autoregression_is_drawn_exactly() -> None:
     """Against the covariance A A' 0.09 of x = A 0.3 z, where A is lower triangular with powers of a half."""
-    drawn_by = sampler.build(
-        sampler.CausalTransitionConfig(head=sampler.HeunConfig(steps=40)), path=path.Affine(path.linear)
-    )
+    drawn_by = sampler.CausalTransition(head=sampler.Heun(steps=40)).build(path.Affine(path.linear))
     x_0 = torch.randn(20_000, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     trajectory = drawn_by.sample(Autoregression(), x_0, torch.tensor([0.0, 1.0]), keys=keys(len(x_0)))
     powers = torch.tensor([[1.0, 0, 0], [0.5, 1, 0], [0.25, 0.5, 1]], dtype=torch.float64)
@@ -181,7 +179,7 @@ def field_of(config: RunConfig, condition: Condition, guidance: float = 1.0) -> 
 def test_an_example_is_a_function_of_its_key_and_costs_what_the_settings_say(history: str) -> None:
     config = run_of(history)
     chosen = config.sample.sampler  # pyright: ignore[reportAttributeAccessIssue]  of images
-    drawn_by, grid = sampler.build(chosen, path=path.Affine(path.linear)), sampler.times(chosen)
+    drawn_by, grid = chosen.build(path.Affine(path.linear)), chosen.grid()
     x_0, labels = torch.randn(5, 1, 8, 8, generator=torch.Generator().manual_seed(0)), torch.arange(5)
     whole = drawn_by.sample(field_of(config, Condition(labels)), x_0, grid, keys=keys(5))
     part = drawn_by.sample(field_of(config, Condition(labels[3:])), x_0[3:], grid, keys=keys(5)[3:])
@@ -189,10 +187,10 @@ def test_an_example_is_a_function_of_its_key_and_costs_what_the_settings_say(his
     other = drawn_by.sample(field_of(config, Condition(labels)), x_0, grid, keys=keys(5) + 1)
     assert not torch.equal(other.final, whole.final)
     assert whole.x.shape == (3, 5, 1, 8, 8)
-    assert whole.calls == sampler.calls(chosen) == {"network": 8, "head": 48}
-    assert sampler.with_evaluations(chosen, 8) == chosen
-    assert sampler.with_evaluations(chosen, 4) is None
-    assert sampler.calls(sampler.CausalTransitionConfig()) is None, "the sampler alone does not know the tokens"
+    assert whole.calls == chosen.calls() == {"network": 8, "head": 48}
+    assert chosen.with_evaluations(8) == chosen
+    assert chosen.with_evaluations(4) is None
+    assert sampler.CausalTransition().calls() is None, "the sampler alone does not know the tokens"
 
 
 @torch.no_grad()
@@ -216,7 +214,7 @@ def test_what_follows_a_velocity_is_refused_by_name() -> None:
         sampler.Euler().sample(field, x, torch.tensor([0.0, 1.0]))
     with pytest.raises(ValueError, match=r"^sampler: it asks for the data or noise "):
         field.estimate(x, torch.zeros(2), "data", "noise")
-    drawn_by = sampler.build(config.sample.sampler, path=path.Affine(path.linear))  # pyright: ignore[reportAttributeAccessIssue]
+    drawn_by = config.sample.sampler.build(path.Affine(path.linear))  # pyright: ignore[reportAttributeAccessIssue]
     with pytest.raises(ValueError, match=r"^keys: None"):
         drawn_by.sample(field, x, torch.tensor([0.0, 1.0]))
     with pytest.raises(ValueError, match=r"^times: a chain leads from source \(0\) to data \(1\), and these from 0.5"):

@@ -14,8 +14,7 @@ from trainer.config.rules.plan import plan_layout
 from trainer.config.run import RunConfig
 from trainer.data import Batch
 from trainer.flow import Condition, context
-from trainer.flow.context import BoxesConfig, CentreConfig, draw_holes
-from trainer.flow.space import Identity
+from trainer.flow.context import BoxesConfig, CentreConfig, Identity, draw_holes
 from trainer.model.build import build_model
 from trainer.model.conditioning import SpatialRescaler
 from trainer.model.dit import DiT
@@ -51,7 +50,7 @@ def asked(config: RunConfig, model: DiT, given: Tensor, seed: int = 1) -> Tensor
     """What the network answers at fixed states about what it knows of images."""
     assert config.flow is not None
     assert config.flow.context is not None
-    seen = context.build(config.flow.context).draw(given, Identity(), generator=generator(seed))
+    seen = config.flow.context.draw(given, Identity(), generator=generator(seed))
     x_t = torch.randn(given.shape, generator=generator(2))
     return model(x_t, torch.full((len(given),), 0.3), Condition(context=seen.context))
 
@@ -60,12 +59,12 @@ def asked(config: RunConfig, model: DiT, given: Tensor, seed: int = 1) -> Tensor
 def test_every_context_has_the_shape_that_the_network_is_built_for(kind: type) -> None:
     config = kind()
     given = images(side=16)
-    seen = context.build(config).draw(given, Identity(), generator=generator())
-    assert seen.context.shape[1:] == context.context_shape(config, example=(1, 16, 16), state=(1, 16, 16))
+    seen = config.draw(given, Identity(), generator=generator())
+    assert seen.context.shape[1:] == config.shape(example=(1, 16, 16), state=(1, 16, 16))
     assert seen.picture.shape == given.shape
     assert seen.hole.shape == given.shape
     assert seen.hole.dtype == torch.bool
-    again = context.build(config).draw(given, Identity(), generator=generator())
+    again = config.draw(given, Identity(), generator=generator())
     assert torch.equal(seen.context, again.context), "a function of the generator"
     written = TypeAdapter(context.Config).dump_python(config, mode="json")
     assert TypeAdapter(context.Config).validate_python(written) == config
@@ -95,7 +94,7 @@ def test_what_a_hole_hides_does_not_reach_the_network_and_known_pixels_stay() ->
     other = images(seed=5)
     assert torch.equal(asked(config, model, torch.where(hole, other, given)), answer)
     assert not torch.allclose(asked(config, model, torch.where(hole, given, given.flip(0))), answer)
-    seen = context.build(context.InpaintingConfig(mask=CentreConfig())).draw(given, Identity(), generator=generator())
+    seen = context.Inpainting(mask=CentreConfig()).draw(given, Identity(), generator=generator())
     completed = seen.completed(other)
     assert torch.equal(completed.masked_select(~hole), given.masked_select(~hole))
     assert torch.equal(completed.masked_select(hole), other.masked_select(hole))
@@ -103,8 +102,8 @@ def test_what_a_hole_hides_does_not_reach_the_network_and_known_pixels_stay() ->
 
 def test_a_map_says_how_bright_each_block_is() -> None:
     given = images()
-    config = context.SemanticMapConfig(levels=3, block=4)
-    seen = context.build(config).draw(given, Identity(), generator=generator())
+    config = context.SemanticMap(levels=3, block=4)
+    seen = config.draw(given, Identity(), generator=generator())
     for image, told in zip(given[:, 0].numpy(), seen.context.numpy(), strict=True):
         for row in range(8):
             for column in range(8):
@@ -115,7 +114,7 @@ def test_a_map_says_how_bright_each_block_is() -> None:
     assert seen.hole.all()
     assert torch.equal(seen.completed(given), given), "nothing of what is drawn is replaced"
     bounds = torch.tensor([-1.0, 1.0]).reshape(2, 1, 1, 1).expand(2, 1, 4, 4)
-    assert context.block_levels(bounds, config).flatten().tolist() == [0, 2]
+    assert config.block_levels(bounds).flatten().tolist() == [0, 2]
 
 
 def test_the_rescaler_takes_means_of_blocks_and_then_a_matrix() -> None:

@@ -17,24 +17,24 @@ from tests.trainer.flow.test_sampler import STRAIGHT, gaussian, known
 from trainer.flow import UNCONDITIONAL, Condition, control, path, sampler, target
 from trainer.flow.control import ControlInputs, controlled
 from trainer.flow.field import NetworkField, guided
-from trainer.flow.sampler.grid import StepsFile
+from trainer.flow.sampler.protocol import StepsFile
 from trainer.flow.target import Quantity
 
 NUM, VALUES = 4, 3
 KEYS = fold_in(torch.tensor(1), torch.arange(NUM))
 OWN = __name__.rpartition(".")[0] + ".own_controls"
 WITHIN: list[sampler.AnyConfig] = [
-    sampler.EulerConfig(steps=6),
-    sampler.HeunConfig(steps=6),
-    sampler.Dopri5Config(),
-    sampler.FirstOrderConfig(steps=6),
-    sampler.EulerMaruyamaConfig(steps=6),
-    sampler.StochasticHeunConfig(steps=6),
+    sampler.Euler(steps=6),
+    sampler.Heun(steps=6),
+    sampler.Dopri5(),
+    sampler.FirstOrder(steps=6),
+    sampler.EulerMaruyama(steps=6),
+    sampler.StochasticHeun(steps=6),
 ]
 SAMPLERS: list[sampler.AnyConfig] = [
     *WITHIN,
-    sampler.EulerConfig(times=(0.0, 0.1, 0.15, 0.5, 0.9, 1.0), steps=5),
-    sampler.RenoiseConfig(steps=6),
+    sampler.Euler(times=(0.0, 0.1, 0.15, 0.5, 0.9, 1.0), steps=5),
+    sampler.Renoise(steps=6),
     *(TypeAdapter(sampler.Config).validate_python({"kind": "segmented", "segments": 2, "within": w}) for w in WITHIN),
 ]
 samplers = pytest.mark.parametrize("config", SAMPLERS, ids=lambda config: config.kind)
@@ -49,7 +49,7 @@ def read(document: dict[str, Any]) -> control.AnyConfig:
 
 
 def built(document: dict[str, Any], flow_path: path.Path = STRAIGHT) -> control.Control:
-    return control.build(read(document), ControlInputs(flow_path, UNCONDITIONAL, lambda: None, draws(2)))
+    return read(document).build(ControlInputs(flow_path, UNCONDITIONAL, lambda: None, draws(2)))
 
 
 PULL, TRANSPORT = {"kind": "pull", "strength": 0.7, "stop": 0.5}, {"kind": "transport", "strength": 0.4, "longest": 1.5}
@@ -71,7 +71,7 @@ FIELDS = {"gaussian": known(gaussian(1.0, 0.5)), "network": network_field()}
 
 @torch.no_grad()
 def drawn(config: sampler.AnyConfig, over: sampler.Field) -> Tensor:
-    return sampler.build(config, path=STRAIGHT).sample(over, draws(1), sampler.times(config), keys=KEYS).x
+    return config.build(STRAIGHT).sample(over, draws(1), config.grid(), keys=KEYS).x
 
 
 @pytest.mark.parametrize("name", FIELDS)
@@ -86,7 +86,7 @@ def test_at_strength_0_every_sampler_draws_the_same_bits(config, name):
 
 @samplers
 def test_with_a_file_of_steps_the_law_holds_too(config, tmp_path: Path):
-    if not isinstance(config, sampler.EulerConfig | sampler.FirstOrderConfig | sampler.EulerMaruyamaConfig):
+    if not isinstance(config, sampler.Euler | sampler.FirstOrder | sampler.EulerMaruyama):
         return
     file = tmp_path / "steps.json"
     StepsFile(sampler=config.kind, grids={3: (0.0, 0.2, 0.45, 1.0)}).write(file)
@@ -180,7 +180,7 @@ def test_a_control_changes_the_guided_field_row_by_row(document, guidance):
             return none + guidance * (named - none)
 
         inputs = ControlInputs(STRAIGHT, UNCONDITIONAL, lambda: None, draws(2)[row : row + 1])
-        by_itself = control.build(read(document), inputs).over(known(alone))(here, now)
+        by_itself = read(document).build(inputs).over(known(alone))(here, now)
         torch.testing.assert_close(whole[row : row + 1], by_itself)
 
 
@@ -199,7 +199,9 @@ def test_a_field_in_segments_stays_one_under_a_control(document):
             return super().__call__(x, t)
 
     parts = Parts(gaussian(1.0, 0.5), target.Velocity().build(STRAIGHT))
-    sampler.Segmented(sampler.Euler(), 3).sample(built(document).over(parts), draws(1), torch.linspace(0, 1, 7))
+    sampler.Segmented(segments=3, within=sampler.Euler()).sample(
+        built(document).over(parts), draws(1), torch.linspace(0, 1, 7)
+    )
     assert parts.asked == [0, 0, 1, 1, 2, 2]
 
 
@@ -213,11 +215,11 @@ def test_single_precision_stays_so_on_a_grid_of_double_precision():
 def test_a_user_s_control_gets_what_its_constructor_asks_for():
     picture, condition = draws(2), Condition(label=torch.arange(NUM))
     inputs = ControlInputs(STRAIGHT, condition, lambda: None, picture)
-    wind = control.build(read(WIND), inputs)
+    wind = read(WIND).build(inputs)
     assert isinstance(wind, Wind)
     assert wind.condition is condition
     assert isinstance(wind.over(FIELDS["network"]), Shifted)
-    needs = control.build(read({**WIND, "class": f"{OWN}:NeedsPicture"}), inputs)
+    needs = read({**WIND, "class": f"{OWN}:NeedsPicture"}).build(inputs)
     assert isinstance(needs, NeedsPicture)
     assert needs.picture is picture
 
@@ -226,12 +228,12 @@ def test_who_needs_a_picture_says_so_and_is_refused_without_one():
     own = {name: {**WIND, "class": f"{OWN}:{name}"} for name in ("NeedsPicture", "TakesPicture")}
     nothing = ControlInputs(STRAIGHT, UNCONDITIONAL, lambda: None)
     for document in (PULL, TRANSPORT, own["NeedsPicture"]):
-        assert control.needs_picture(read(document))
+        assert read(document).needs_picture
         with pytest.raises(ValueError, match=r"^.*: it leads to a picture, .*; use the edit verb"):
-            control.build(read(document), nothing)
+            read(document).build(nothing)
     for document in (WIND, COST, own["TakesPicture"]):
-        assert not control.needs_picture(read(document))
-    assert isinstance(control.build(read(own["TakesPicture"]), nothing), TakesPicture)
+        assert not read(document).needs_picture
+    assert isinstance(read(own["TakesPicture"]).build(nothing), TakesPicture)
 
 
 @pytest.mark.parametrize("document", [PULL, TRANSPORT])

@@ -12,7 +12,7 @@ from scipy.spatial.distance import jensenshannon
 from torch import Tensor
 
 from trainer.flow import UNCONDITIONAL, Condition
-from trainer.flow.cost import AttentionConfig, Config, RunningCost, blurred, build, divergence, separation_cost
+from trainer.flow.cost import AttentionConfig, Config, RunningCost, blurred, divergence, separation_cost
 
 
 def maps(*shape: int, seed: int = 0) -> Tensor:
@@ -101,7 +101,7 @@ class Distance(RunningCost):
 
 def test_a_cost_of_a_users_is_built_with_the_network() -> None:
     config = TypeAdapter(Config).validate_python({"class": f"{__name__}:Distance", "place": 2.0})
-    found = build(config, lambda x, t, _condition: x * t[:, None])
+    found = config.build(lambda x, t, _condition: x * t[:, None])
     x, t = torch.ones(2, 3), torch.tensor([0.0, 2.0])
     torch.testing.assert_close(found(x, t, UNCONDITIONAL), torch.tensor([12.0, 0.0]))
 

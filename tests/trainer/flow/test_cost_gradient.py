@@ -9,8 +9,7 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from trainer.flow import UNCONDITIONAL, Condition, path, sampler
-from trainer.flow.control.cost_gradient import CostGradient, CostGradientConfig, limited
-from trainer.flow.control.protocol import ControlInputs
+from trainer.flow.control.protocol import ControlInputs, CostGradient, CostGradientConfig, limited
 from trainer.flow.cost import RunningCost
 from trainer.flow.sampler import Field
 from trainer.flow.target import Quantity
@@ -107,10 +106,10 @@ def test_a_control_of_0_stays_0_at_any_limit() -> None:
 @pytest.mark.parametrize(
     "config",
     [
-        sampler.EulerConfig(steps=50),
-        sampler.HeunConfig(steps=50),
-        sampler.EulerMaruyamaConfig(steps=50),
-        sampler.FirstOrderConfig(steps=50),
+        sampler.Euler(steps=50),
+        sampler.Heun(steps=50),
+        sampler.EulerMaruyama(steps=50),
+        sampler.FirstOrder(steps=50),
     ],
     ids=lambda config: config.kind,
 )
@@ -118,9 +117,7 @@ def test_the_cost_falls_under_every_sampler(config: sampler.AnyConfig) -> None:
     x, t, keys = drawn(200, 2), torch.ones(200), torch.arange(200)
     with torch.no_grad():
         free, kept = (
-            sampler.build(config, path=LINEAR)
-            .sample(over(Still(), configured(strength=strength)), x, sampler.times(config), keys=keys)
-            .final
+            config.build(LINEAR).sample(over(Still(), configured(strength=strength)), x, config.grid(), keys=keys).final
             for strength in (0, 1.0)
         )
     cost = Bowl()

@@ -10,9 +10,9 @@ from torch import Tensor, nn
 
 from netsim.foundation.run_reference import ReferenceConfig
 from trainer.flow import UNCONDITIONAL, Condition, objective, path, target
+from trainer.flow.condition import keyed_normal
 from trainer.flow.coupling import Pairs
 from trainer.flow.field import NetworkField
-from trainer.flow.keyed_draws import keyed_normal
 from trainer.flow.objective.regression import at_points
 from trainer.flow.path import PathSample
 from trainer.flow.sampler import Euler, Field, VelocityField
@@ -20,6 +20,7 @@ from trainer.flow.sampler import Euler, Field, VelocityField
 SIZE, WIDTH, STEP = 7, 3, 0.03
 ANY_RUN: Any = ReferenceConfig(run="any")  # pyright: ignore[reportArgumentType]
 LINEAR = path.Linear()
+VELOCITY = target.Velocity().build(LINEAR)
 
 
 class Smooth(nn.Module):
@@ -77,13 +78,13 @@ def sample(t: Tensor | None = None) -> PathSample:
 
 
 def matching(teacher: Frozen, **settings: Any) -> objective.VelocityDistillation:
-    config = objective.VelocityDistillationConfig(teacher=ANY_RUN, step=STEP, **settings)
-    return objective.VelocityDistillation(teacher, config)
+    config = objective.VelocityDistillation(teacher=ANY_RUN, step=STEP, **settings)
+    return config.build(objective.ObjectiveInputs(VELOCITY, reference=teacher))
 
 
 def consistency(teacher: Frozen, **settings: Any) -> objective.ConsistencyDistillation:
-    config = objective.ConsistencyDistillationConfig(teacher=ANY_RUN, step=STEP, **settings)
-    return objective.ConsistencyDistillation(teacher, config)
+    config = objective.ConsistencyDistillation(teacher=ANY_RUN, step=STEP, **settings)
+    return config.build(objective.ObjectiveInputs(VELOCITY, reference=teacher))
 
 
 class PaperTime:
@@ -151,8 +152,12 @@ def test_the_residual_shrinks_with_the_step_for_the_true_mean_velocity_and_has_n
 
     points, found = sample(torch.linspace(0, 0.9, SIZE, dtype=torch.float64)), []
     for step in (1e-2, 1e-3, 1e-4):
-        config = objective.VelocityDistillationConfig(teacher=ANY_RUN, step=step, weight_distribution=1)
-        terms = objective.VelocityDistillation(Frozen(velocity), config).loss(average, points, UNCONDITIONAL).terms
+        config = objective.VelocityDistillation(teacher=ANY_RUN, step=step, weight_distribution=1)
+        terms = (
+            config.build(objective.ObjectiveInputs(VELOCITY, reference=Frozen(velocity)))
+            .loss(average, points, UNCONDITIONAL)
+            .terms
+        )
         found.append([float(value) ** 0.5 for value in terms.values()])
     for coarse, fine in pairwise(found):
         assert all(b == pytest.approx(a / 10, rel=0.2) for a, b in zip(coarse, fine, strict=True))

@@ -43,7 +43,7 @@ def test_on_the_straight_path_it_is_eulers_step(times):
     straight = path.Affine(path.linear)
     for velocity in (growth, gaussian(1.0, 0.5)):
         euler = sampler.Euler().sample(velocity, states(), times).x
-        first_order = sampler.FirstOrder(straight).sample(known(velocity), states(), times).x
+        first_order = sampler.FirstOrder().build(straight).sample(known(velocity), states(), times).x
         torch.testing.assert_close(first_order, euler, rtol=1e-13, atol=1e-13)
 
 
@@ -54,10 +54,10 @@ def test_it_takes_the_steps_of_denoising_diffusion_implicit_models():
     alphas_cumprod = torch.cat([torch.ones(1).double(), (1 - betas).cumprod(0)])  # the first: no noise at all
 
     built = published.build()
-    config = sampler.FirstOrderConfig(steps=7, trained_times=1000)
-    times = sampler.times(config).double()
+    config = sampler.FirstOrder(steps=7, trained_times=1000)
+    times = config.grid().double()
     field = NoisePredictor(built.coefficients)
-    drawn = sampler.build(config, path=built).sample(field, states(), times)
+    drawn = config.build(built).sample(field, states(), times)
 
     timesteps = [round(1000 - i * 1000 / 7) - 1 for i in range(7)]
     assert timesteps == [999, 856, 713, 570, 428, 285, 142]
@@ -72,7 +72,7 @@ def test_it_takes_the_steps_of_denoising_diffusion_implicit_models():
 
 
 def test_trailing_times_are_trained_times():
-    times = sampler.times(sampler.FirstOrderConfig(steps=6, trained_times=50)).double() * 50
+    times = sampler.FirstOrder(steps=6, trained_times=50).grid().double() * 50
     torch.testing.assert_close(times, times.round(), rtol=0, atol=1e-5)
     assert times[0] == 0
     assert times[-1] == 50
@@ -94,7 +94,7 @@ def test_the_error_shrinks_with_the_steps():
             known = {"noise": c.a / variance * x, "data": c.b * std**2 / variance * x}
             return tuple(known[quantity] for quantity in quantities)
 
-    built = sampler.FirstOrder(path.Affine(circle))
+    built = sampler.FirstOrder().build(path.Affine(circle))
     errors = [float((built.sample(Exact(), states(), grid(n)).final - std * states()).norm()) for n in (50, 100, 200)]
     assert errors[0] / errors[1] == pytest.approx(2, abs=0.1)
     assert errors[1] / errors[2] == pytest.approx(2, abs=0.1)
@@ -113,6 +113,6 @@ def test_constant_estimates_need_one_step():
             c = circle(t).broadcast(x)
             return x_1, (x - c.b * x_1) / c.a
 
-    built = sampler.FirstOrder(path.Affine(circle))
+    built = sampler.FirstOrder().build(path.Affine(circle))
     for steps in (1, 2, 9):
         torch.testing.assert_close(built.sample(Paired(), states(), grid(steps)).final, x_1)

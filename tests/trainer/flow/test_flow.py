@@ -36,7 +36,7 @@ def test_a_trained_flow_lands_on_the_data():
     model = Network()
     straight = path.LinearConfig().build()
     parts = coupling.build(coupling.Independent()), time.build(time.Uniform())
-    regression = objective.build(objective.RegressionConfig(), target=target.Velocity().build(straight))
+    regression = objective.Regression().build(objective.ObjectiveInputs(target.Velocity().build(straight)))
     optimiser = torch.optim.Adam(model.parameters(), lr=5e-3)
     for _ in range(400):
         pairs = parts[0].draw(eight_gaussians(256, generator), UNCONDITIONAL, generator=generator)
@@ -49,8 +49,6 @@ def test_a_trained_flow_lands_on_the_data():
     data, other, noise = eight_gaussians(600, generator), eight_gaussians(600, generator), torch.randn(600, 2)
     field = NetworkField(lambda x, t: model(x, t), target.Velocity().build(straight))
     with torch.no_grad():
-        samples = sampler.build(sampler.EulerConfig(steps=30), path=straight).sample(
-            field, noise, sampler.times(sampler.EulerConfig(steps=30))
-        )
+        samples = sampler.Euler(steps=30).build(straight).sample(field, noise, sampler.Euler(steps=30).grid())
     assert distance(samples.final, data) < distance(noise, data) / 3
     assert distance(samples.final, data) < distance(other, data) + 0.6

@@ -12,7 +12,7 @@ from tests.forked import ROOT
 from trainer.flow import UNCONDITIONAL, Condition
 from trainer.flow.coupling import Coupling, GibbsWeighted, Pairs
 from trainer.flow.matching import FlowMatching
-from trainer.flow.objective import Regression, RegressionConfig
+from trainer.flow.objective import ObjectiveInputs, Regression
 from trainer.flow.path import Affine, trigonometric
 from trainer.flow.sampler import Euler
 from trainer.flow.target import Data
@@ -89,7 +89,7 @@ def test_the_loss_is_the_weighted_mean_of_squared_errors() -> None:
 def test_other_parts_take_their_place() -> None:
     path = Affine(trigonometric)
     target = Data().build(path)
-    flow = FlowMatching(path=path, target=target, objective=Regression(target, RegressionConfig(space="velocity")))
+    flow = FlowMatching(path=path, target=target, objective=Regression(space="velocity").build(ObjectiveInputs(target)))
     x_1 = data()
     drawn = flow.draw(x_1, generator=generator())
     assert torch.equal(drawn.target, x_1)

@@ -132,7 +132,7 @@ def drawn(name: str) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def composed(name: str, along: path.Config, predicted: target.Config) -> Composition:
-    return Composition(CASES[name].config, along, predicted, objective.RegressionConfig(), sampler.EulerConfig())
+    return Composition(CASES[name].config, along, predicted, objective.Regression(), sampler.Euler())
 
 
 def asked(c: path.Coefficients, own_noise: bool) -> dict[str, Tensor]:

@@ -10,7 +10,7 @@ from pydantic import ValidationError
 from scipy.optimize import brentq
 
 from trainer.flow import UNCONDITIONAL, coupling
-from trainer.flow.coupling.gibbs_weighted import epsilon_of_share
+from trainer.flow.coupling.protocol import epsilon_of_share
 
 
 def generator(seed: int) -> torch.Generator:

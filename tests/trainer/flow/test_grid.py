@@ -10,9 +10,9 @@ from pydantic import TypeAdapter, ValidationError
 
 from netsim.foundation.refusal import Refusal
 from trainer.flow import path, sampler, target
+from trainer.flow.condition import keyed_normal, keyed_uniform, random_keys
 from trainer.flow.field import NetworkField
-from trainer.flow.keyed_draws import keyed_normal, keyed_uniform, random_keys
-from trainer.flow.sampler.grid import StepsFile
+from trainer.flow.sampler.protocol import StepsFile
 
 GRIDS = {2: (0.0, 0.3, 1.0), 4: (0.0, 0.1, 0.35, 0.7, 1.0), 6: (0.0, 0.25, 1 / 3, 0.5, 2 / 3, 0.75, 1.0)}
 READ = TypeAdapter(sampler.Config)
@@ -27,17 +27,17 @@ def searched(folder: Path, **settings: Any) -> Path:
 
 def test_written_times_are_the_grid_and_decide_the_number_of_steps() -> None:
     config = READ.validate_python({"kind": "euler", "times": [0, 0.25, 1]})
-    assert sampler.times(config).tolist() == [0, 0.25, 1]
-    assert sampler.calls(config) == {"network": 2}
-    assert sampler.with_evaluations(config, 2) == config
-    assert sampler.with_evaluations(config, 3) is None
+    assert config.grid().tolist() == [0, 0.25, 1]
+    assert config.calls() == {"network": 2}
+    assert config.with_evaluations(2) == config
+    assert config.with_evaluations(3) is None
 
 
 def test_a_step_along_written_times_is_eulers(tmp_path: Path) -> None:
     config = READ.validate_python({"kind": "euler", "steps": 4, "times": str(searched(tmp_path))})
     linear = path.Linear()
     field = NetworkField(lambda x, t: x + t[:, None], target.Velocity().build(linear))
-    drawn = sampler.build(config, path=linear).sample(field, torch.ones(1, 1), sampler.times(config))
+    drawn = config.build(linear).sample(field, torch.ones(1, 1), config.grid())
     x = 1.0
     for t, t_next in zip(GRIDS[4], GRIDS[4][1:], strict=False):
         x += (t_next - t) * (x + t)
@@ -45,29 +45,29 @@ def test_a_step_along_written_times_is_eulers(tmp_path: Path) -> None:
 
 
 def test_a_file_has_a_grid_for_each_number_of_evaluations(tmp_path: Path) -> None:
-    config = sampler.EulerConfig(steps=4, times=searched(tmp_path))
+    config = sampler.Euler(steps=4, times=searched(tmp_path))
     for evaluations, times in GRIDS.items():
-        changed = sampler.with_evaluations(config, evaluations)
+        changed = config.with_evaluations(evaluations)
         assert changed is not None
-        assert sampler.times(changed).tolist() == pytest.approx(times)
-    assert sampler.with_evaluations(config, 5) is None
+        assert changed.grid().tolist() == pytest.approx(times)
+    assert config.with_evaluations(5) is None
     with pytest.raises(Refusal, match="has none for 5 evaluations; use one of 2, 4, 6"):
-        sampler.times(config.model_copy(update={"steps": 5}))
+        config.model_copy(update={"steps": 5}).grid()
 
 
 def test_a_segmented_sampler_takes_grids_of_its_own_segments_alone(tmp_path: Path) -> None:
     file = searched(tmp_path, segments=3)
-    config = sampler.SegmentedConfig(segments=3, within=sampler.EulerConfig(steps=2, times=file))
-    assert sampler.times(config).tolist() == pytest.approx(GRIDS[6])
-    assert sampler.with_evaluations(config, 6) == config
-    assert sampler.with_evaluations(config, 3) is None
+    config = sampler.Segmented(segments=3, within=sampler.Euler(steps=2, times=file))
+    assert config.grid().tolist() == pytest.approx(GRIDS[6])
+    assert config.with_evaluations(6) == config
+    assert config.with_evaluations(3) is None
     with pytest.raises(Refusal, match="segments: is 3, and the samples are drawn by 1"):
-        sampler.times(sampler.EulerConfig(steps=6, times=file))
+        sampler.Euler(steps=6, times=file).grid()
 
 
 def test_grids_of_another_sampler_are_refused(tmp_path: Path) -> None:
     with pytest.raises(Refusal, match="sampler: is euler, and the samples are drawn by heun"):
-        sampler.times(sampler.HeunConfig(steps=2, times=searched(tmp_path)))
+        sampler.Heun(steps=2, times=searched(tmp_path)).grid()
 
 
 @pytest.mark.parametrize(
@@ -110,7 +110,7 @@ def test_a_wrong_file_is_refused_by_its_field(tmp_path: Path, change: dict[str, 
 
 def test_a_missing_file_is_refused(tmp_path: Path) -> None:
     with pytest.raises(Refusal, match="cannot be read"):
-        sampler.times(sampler.EulerConfig(steps=2, times=tmp_path / "none.json"))
+        sampler.Euler(steps=2, times=tmp_path / "none.json").grid()
 
 
 def test_draws_of_an_example_depend_on_its_key_alone() -> None:

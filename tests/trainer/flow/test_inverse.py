@@ -19,16 +19,13 @@ from trainer.flow.inverse import (
     Flair,
     FlairConfig,
     agreeing,
-    build,
     calibrated,
     calibration_errors,
     calibration_levels,
-    consistency,
     constant,
     ramp,
 )
-from trainer.flow.operator import AveragePoolConfig, BlurConfig, IdentityConfig, MaskConfig
-from trainer.flow.operator import build as build_operator
+from trainer.flow.operator import AveragePool, BlurConfig, Identity, MaskConfig
 from trainer.flow.path import (
     LinearConfig,
     OneSidedInterpolantConfig,
@@ -60,7 +57,7 @@ def test_a_prior_of_one_point_does_not_move_it(config: Any) -> None:
     point = drawn(16)
     field = Gaussian(path, point, torch.zeros(16, dtype=torch.float64))
     observed = point.reshape(1, *SHAPE).expand(3, *SHAPE)
-    operator = build_operator(IdentityConfig(), SHAPE, torch.arange(3))
+    operator = Identity().build(SHAPE, torch.arange(3))
     soft = ExactConsistency(operator, observed, share=0.1)
     torch.testing.assert_close(solved(path, field, soft, 3), observed, atol=1e-9, rtol=0)
 
@@ -69,11 +66,11 @@ def test_the_identity_returns_what_was_observed() -> None:
     path = LinearConfig().build()
     field = smooth_prior(path)
     observed = drawn(3, *SHAPE)
-    operator = build_operator(IdentityConfig(), SHAPE, torch.arange(3))
+    operator = Identity().build(SHAPE, torch.arange(3))
     torch.testing.assert_close(solved(path, field, ExactConsistency(operator, observed), 3), observed)
 
 
-@pytest.mark.parametrize("operator", [MaskConfig(), AveragePoolConfig()], ids=str)
+@pytest.mark.parametrize("operator", [MaskConfig(), AveragePool()], ids=str)
 def test_the_posterior_request_has_mean_and_variance_of_the_posterior_and_the_default_has_not(operator: Any) -> None:
     field = smooth_prior(LinearConfig().build())
     request = load_request(Path("flair_posterior"), [], RestoreRequest).method
@@ -94,7 +91,7 @@ def test_the_posterior_request_has_mean_and_variance_of_the_posterior_and_the_de
 def test_without_adjustment_the_noise_is_fresh_in_every_step() -> None:
     path = LinearConfig().build()
     field = smooth_prior(path)
-    operator = build_operator(MaskConfig(), SHAPE, torch.arange(4))
+    operator = MaskConfig().build(SHAPE, torch.arange(4))
     agreement = ExactConsistency(operator, operator.apply(drawn(4, *SHAPE)))
     seen: list[Tensor] = []
 
@@ -114,7 +111,7 @@ def test_without_adjustment_the_noise_is_fresh_in_every_step() -> None:
 @pytest.mark.parametrize("config", PATHS[2:], ids=str)
 def test_a_restoration_is_the_same_on_every_path(config: Any) -> None:
     straight, other = LinearConfig().build(), config.build()
-    operator = build_operator(AveragePoolConfig(), SHAPE, torch.arange(5))
+    operator = AveragePool().build(SHAPE, torch.arange(5))
     agreement = ExactConsistency(operator, operator.apply(drawn(5, *SHAPE)))
     one, two = (solved(path, smooth_prior(path), agreement, 5) for path in (straight, other))
     torch.testing.assert_close(one, two, atol=1e-7, rtol=0)
@@ -129,7 +126,7 @@ def test_any_batch_gives_the_same_bits(config: Any, kind: str) -> None:
     solver = Flair(path, ramp(0.5))
 
     def restored(rows: slice) -> Tensor:
-        operator = build_operator(MaskConfig(mask=BoxesConfig()), SHAPE, torch.arange(num)[rows], seed=2)
+        operator = MaskConfig(mask=BoxesConfig()).build(SHAPE, torch.arange(num)[rows], seed=2)
         observed = operator.apply(x[rows])
         agreement = (
             ExactConsistency(operator, observed)
@@ -147,7 +144,7 @@ def test_any_batch_gives_the_same_bits(config: Any, kind: str) -> None:
 def test_an_example_follows_its_key() -> None:
     path = LinearConfig().build()
     field = smooth_prior(path)
-    operator = build_operator(MaskConfig(), SHAPE, torch.arange(2))
+    operator = MaskConfig().build(SHAPE, torch.arange(2))
     observed = operator.apply(drawn(1, *SHAPE)).expand(2, *SHAPE)
     solver = Flair(path, ramp(0.5))
     solution = solver.solve(field, ExactConsistency(operator, observed), keys=torch.tensor([3, 4]))
@@ -203,9 +200,9 @@ def test_weights_that_diverge_are_refused_and_the_scale_that_is_named_works() ->
     with pytest.raises(
         ValueError, match=r"scale: 0.5 makes .* 2.55 x the noise level at 0.2, .* below 0.392"
     ) as caught:
-        build(config, path=path)
+        config.build(path=path)
     assert "\n" not in str(caught.value)
-    assert build(config.model_copy(update={"scale": 0.391}), path=path).largest_ratio < 2
+    assert config.model_copy(update={"scale": 0.391}).build(path=path).largest_ratio < 2
 
 
 def test_a_network_that_returns_no_numbers_is_refused() -> None:
@@ -217,7 +214,7 @@ def test_two_is_the_border_of_divergence() -> None:
     """With a prior of one point a step multiplies the distance to it by 1 - ratio."""
     path = LinearConfig().build()
     field = Gaussian(path, torch.zeros(16, dtype=torch.float64), torch.zeros(16, dtype=torch.float64))
-    operator = build_operator(IdentityConfig(), SHAPE, torch.arange(2))
+    operator = Identity().build(SHAPE, torch.arange(2))
     agreement = ExactConsistency(operator, drawn(2, *SHAPE), share=1e-12)
     start = agreement.initial()
     for ratio in (0.5, 1.5, 1.9):
@@ -237,10 +234,10 @@ def linear_decoder(condition: float) -> Tensor:
     return left * torch.logspace(0, -math.log10(condition), 6, dtype=torch.float64) @ right
 
 
-@pytest.mark.parametrize("config", [MaskConfig(), AveragePoolConfig(), BlurConfig()], ids=str)
+@pytest.mark.parametrize("config", [MaskConfig(), AveragePool(), BlurConfig()], ids=str)
 def test_with_a_linear_decoder_the_nearest_states_that_agree_are_found(config: Any) -> None:
     decoder = linear_decoder(10.0)
-    operator = build_operator(config, SHAPE, torch.arange(4))
+    operator = config.build(SHAPE, torch.arange(4))
     decode = lambda states: (states @ decoder.T).reshape(-1, *SHAPE)  # noqa: E731
     observed = operator.apply(decode(drawn(4, 6, seed=7)))
     states = drawn(4, 6, seed=8)
@@ -260,7 +257,7 @@ def test_latents_with_a_linear_decoder_are_restored_like_pixels() -> None:
     assert field.directions is not None
     turn = field.directions
     latent = Gaussian(path, field.mean @ turn, field.variances)
-    operator = build_operator(AveragePoolConfig(), SHAPE, torch.arange(5))
+    operator = AveragePool().build(SHAPE, torch.arange(5))
     observed = operator.apply(drawn(5, *SHAPE))
     decode = lambda states: (states @ turn.T).reshape(-1, *SHAPE)  # noqa: E731
     initial = operator.pseudo_inverse(observed).flatten(1) @ turn
@@ -295,7 +292,7 @@ def test_latents_with_a_linear_decoder_are_restored_like_pixels() -> None:
 @pytest.mark.parametrize("gain", [1e-3, 1.0, 1e3])
 def test_steps_through_a_decoder_never_lead_away(gain: float) -> None:
     decoder = linear_decoder(100.0)
-    operator = build_operator(MaskConfig(), SHAPE, torch.arange(8))
+    operator = MaskConfig().build(SHAPE, torch.arange(8))
     decode = lambda states: torch.sin(gain * states @ decoder.T).reshape(-1, *SHAPE)  # noqa: E731
     observed = operator.apply(decode(drawn(8, 6, seed=1)))
     make = partial(DecodedConsistency, operator, observed, decode, drawn(8, 6, seed=2), tolerance=0.0)
@@ -310,7 +307,7 @@ def test_steps_through_a_decoder_never_lead_away(gain: float) -> None:
 
 
 def test_an_example_rests_once_it_is_near_enough() -> None:
-    operator = build_operator(MaskConfig(), SHAPE, torch.arange(2))
+    operator = MaskConfig().build(SHAPE, torch.arange(2))
     decode = lambda states: states.reshape(-1, *SHAPE)  # noqa: E731
     states = drawn(2, 16)
     observed = operator.apply(decode(states)) + torch.tensor([0.001, 1.0], dtype=torch.float64).reshape(2, 1, 1, 1)
@@ -321,7 +318,7 @@ def test_an_example_rests_once_it_is_near_enough() -> None:
 
 def test_decoders_keep_no_gradient() -> None:
     decoder = torch.nn.Linear(6, 16).double()
-    operator = build_operator(MaskConfig(), SHAPE, torch.arange(2))
+    operator = MaskConfig().build(SHAPE, torch.arange(2))
     decode = lambda states: decoder(states).reshape(-1, *SHAPE)  # noqa: E731
     agreement = DecodedConsistency(operator, torch.zeros(2, *SHAPE).double(), decode, drawn(2, 6))
     assert not agreement.enforced(drawn(2, 6), 1.0).requires_grad
@@ -329,21 +326,20 @@ def test_decoders_keep_no_gradient() -> None:
 
 
 def test_what_the_configuration_asks_for() -> None:
-    operator = build_operator(AveragePoolConfig(), SHAPE, torch.arange(3))
+    operator = AveragePool().build(SHAPE, torch.arange(3))
     truth = drawn(3, *SHAPE)
     observed = operator.apply(truth)
     states = 2 * drawn(3, *SHAPE, seed=1)
     hard, soft, gradient = (
-        consistency(FlairConfig(consistency=kind), operator, observed, scale=2.0)
-        for kind in ("hard", "soft", "gradient")
+        FlairConfig(consistency=kind).agreement(operator, observed, scale=2.0) for kind in ("hard", "soft", "gradient")
     )
     torch.testing.assert_close(hard.enforced(states, 1.0), 2 * agreeing(operator, observed, states / 2))
     torch.testing.assert_close(gradient.enforced(states, 1.0), hard.enforced(states, 1.0))
     moved = soft.enforced(states, 1.0) - states
     torch.testing.assert_close(moved, 0.1 * (hard.enforced(states, 1.0) - states))
     torch.testing.assert_close(hard.residual(hard.initial()), torch.zeros(3, dtype=torch.float64))
-    latents = consistency(
-        FlairConfig(consistency="soft"), operator, observed, decode=lambda x: x / 2, initial=torch.zeros_like(states)
+    latents = FlairConfig(consistency="soft").agreement(
+        operator, observed, decode=lambda x: x / 2, initial=torch.zeros_like(states)
     )
     torch.testing.assert_close(latents.enforced(states, 1.0), soft.enforced(states, 1.0))
     assert torch.equal(latents.initial(), torch.zeros_like(states))

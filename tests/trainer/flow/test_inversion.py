@@ -10,19 +10,19 @@ from torch import Tensor
 from tests.trainer.flow.test_sampler import KEYS, STRAIGHT, gaussian, grid, known, states
 from tests.trainer.flow.unions import members
 from trainer.flow import inversion, path, sampler, target
+from trainer.flow.condition import keyed_normal
 from trainer.flow.field import NetworkField
 from trainer.flow.inversion import EulerInverse, Reverse, UniInversion
-from trainer.flow.keyed_draws import keyed_normal
 
 KINDS = [kind() for kind in members(inversion.Config)]
 kinds = pytest.mark.parametrize("config", KINDS, ids=lambda one: one.kind)
 UNINVERTIBLE = [
-    (sampler.Dopri5Config(), "chooses its steps by the whole batch"),
-    (sampler.SegmentedConfig(within=sampler.Dopri5Config()), "chooses its steps by the whole batch"),
-    (sampler.RenoiseConfig(), "draws noise on its way"),
-    (sampler.EulerMaruyamaConfig(), "draws noise on its way"),
-    (sampler.SegmentedConfig(within=sampler.StochasticHeunConfig()), "draws noise on its way"),
-    (sampler.TransitionConfig(), "draws noise on its way"),
+    (sampler.Dopri5(), "chooses its steps by the whole batch"),
+    (sampler.Segmented(within=sampler.Dopri5()), "chooses its steps by the whole batch"),
+    (sampler.Renoise(), "draws noise on its way"),
+    (sampler.EulerMaruyama(), "draws noise on its way"),
+    (sampler.Segmented(within=sampler.StochasticHeun()), "draws noise on its way"),
+    (sampler.Transition(), "draws noise on its way"),
 ]
 
 
@@ -83,7 +83,7 @@ def test_many_evaluations_undo_eulers_steps_exactly():
     assert there_and_back(UniInversion(evaluations=60), 10) < 1e-12
 
 
-@pytest.mark.parametrize("forth", [sampler.Heun(), sampler.Segmented(sampler.Heun(), 3)])
+@pytest.mark.parametrize("forth", [sampler.Heun(), sampler.Segmented(segments=3, within=sampler.Heun())])
 def test_the_sampler_of_a_run_goes_back_at_its_own_order(forth):
     """The noise of x_1 = 2 + x_0 / 2 is known."""
     flow, exact = known(gaussian(2.0, 0.5)), (states() - 2) / 0.5
@@ -103,7 +103,7 @@ def test_the_pull_is_that_of_the_published_loop(gamma):
         t = number * h
         velocity = flow(x, torch.full((5, 1), t))
         x = x - h * (velocity + gamma * ((x - noise) / t - velocity))
-    way = inversion.build(inversion.ReverseConfig(pull=gamma), sampler=sampler.EulerConfig(steps=7), path=STRAIGHT)
+    way = inversion.ReverseConfig(pull=gamma).build(sampler=sampler.Euler(steps=7), path=STRAIGHT)
     found = way.invert(known(flow), states(), grid(7), keys=KEYS)
     torch.testing.assert_close(found.noise, x)
     assert found.calls == 7
@@ -118,9 +118,7 @@ def test_a_pull_along_a_path_with_noise_of_its_own_is_refused():
     Reverse(sampler.Euler(), noisy)
 
 
-@pytest.mark.parametrize(
-    ("config", "a_drawing"), [(sampler.EulerConfig(steps=7), 7), (sampler.HeunConfig(steps=7), 14)]
-)
+@pytest.mark.parametrize(("config", "a_drawing"), [(sampler.Euler(steps=7), 7), (sampler.Heun(steps=7), 14)])
 def test_calls_are_those_of_the_field(config, a_drawing):
     flow = Counted(gaussian(2.0, 0.5), target.Velocity().build(STRAIGHT))
     expected: list[tuple[inversion.AnyConfig, int]] = [
@@ -132,8 +130,8 @@ def test_calls_are_those_of_the_field(config, a_drawing):
     ]
     for way, calls in expected:
         Counted.calls = 0
-        found = inversion.build(way, sampler=config, path=STRAIGHT)
-        assert found.invert(flow, states(), sampler.times(config), keys=KEYS).calls == Counted.calls == calls
+        found = way.build(sampler=config, path=STRAIGHT)
+        assert found.invert(flow, states(), config.grid(), keys=KEYS).calls == Counted.calls == calls
 
 
 def test_uni_inversion_undoes_the_steps_of_a_velocity_that_the_state_does_not_change():
@@ -147,9 +145,9 @@ def test_uni_inversion_undoes_the_steps_of_a_velocity_that_the_state_does_not_ch
 @pytest.mark.parametrize("config", [inversion.ReverseConfig(), inversion.UniInversionConfig()])
 def test_each_step_back_asks_the_field_of_its_own_segment(config):
     flow = SpeedOfSegment(lambda x, _t: x * torch.nan, target.Velocity().build(STRAIGHT))
-    segmented = sampler.SegmentedConfig(segments=3, within=sampler.EulerConfig(steps=2))
-    way = inversion.build(config, sampler=segmented, path=STRAIGHT)
-    noise = way.invert(flow, states(), sampler.times(segmented).double(), keys=KEYS).noise
+    segmented = sampler.Segmented(segments=3, within=sampler.Euler(steps=2))
+    way = config.build(sampler=segmented, path=STRAIGHT)
+    noise = way.invert(flow, states(), segmented.grid().double(), keys=KEYS).noise
     torch.testing.assert_close(noise, states() - (1 + 2 + 3) / 3, rtol=0, atol=1e-6)
     for segment, t in flow.asked:
         assert segment / 3 - 1e-6 <= t <= (segment + 1) / 3 + 1e-6
@@ -157,8 +155,8 @@ def test_each_step_back_asks_the_field_of_its_own_segment(config):
 
 @kinds
 def test_every_kind_finds_noise_that_leads_back_and_a_row_is_a_function_of_itself(config):
-    of_run = sampler.EulerConfig(steps=200)
-    way, flow, times = inversion.build(config, sampler=of_run, path=STRAIGHT), known(gaussian(2.0, 0.5)), grid(200)
+    of_run = sampler.Euler(steps=200)
+    way, flow, times = config.build(sampler=of_run, path=STRAIGHT), known(gaussian(2.0, 0.5)), grid(200)
     found = way.invert(flow, states(), times, keys=KEYS)
     drawn = sampler.Euler().sample(flow, found.noise, times).final
     torch.testing.assert_close(drawn, states(), rtol=0, atol=0.1)
@@ -180,7 +178,7 @@ def test_the_inverse_of_eulers_method_is_a_sampler_that_reports_its_grid():
 @pytest.mark.parametrize(("config", "reason"), UNINVERTIBLE, ids=lambda one: getattr(one, "kind", ""))
 def test_a_sampler_whose_noise_is_not_the_examples_own_is_refused(config, reason):
     with pytest.raises(ValueError, match=f"sampler: .* {reason}.*; invert with euler"):
-        inversion.build(inversion.UniInversionConfig(), sampler=config, path=STRAIGHT)
+        inversion.UniInversionConfig().build(sampler=config, path=STRAIGHT)
 
 
 @pytest.mark.parametrize(

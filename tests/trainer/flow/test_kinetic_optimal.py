@@ -24,8 +24,8 @@ from trainer.flow.path.kinetic_optimal import (
     kinetic_energy,
     least_energy,
     mean_energy,
+    read_table,
 )
-from trainer.flow.path.tabulated import read_table
 
 FAR_APART = torch.ones(len(RATIOS), dtype=torch.float64)
 GAUSSIAN = torch.zeros(len(RATIOS), dtype=torch.float64)

@@ -36,11 +36,11 @@ def accuracy(label_dropout: float) -> float:
     assert real.labels is not None
     centres = torch.stack([real.x_1[real.labels == part].mean(0) for part in range(PARTS)])
     wanted = torch.arange(PARTS).repeat_interleave(EACH)
-    config = sampler.EulerConfig(steps=20)
+    config = sampler.Euler(steps=20)
     with torch.no_grad():
         field = task.parts.field(network.eval(), Condition(wanted), guidance=1.0)
         start = torch.randn(len(wanted), 2, generator=generator)
-        final = sampler.build(config, path=task.parts.path).sample(field, start, sampler.times(config)).final
+        final = config.build(task.parts.path).sample(field, start, config.grid()).final
     return float((torch.cdist(final, centres).argmin(1) == wanted).double().mean())
 
 

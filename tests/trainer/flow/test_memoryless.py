@@ -21,10 +21,8 @@ CENTRES = 3 * torch.stack([(torch.arange(8) * math.pi / 4).cos(), (torch.arange(
 
 
 def built(steps: int, **diffusion: object) -> tuple[Any, Tensor]:
-    config = sampler.EulerMaruyamaConfig.model_validate(
-        {"steps": steps, "diffusion": {"kind": "memoryless", **diffusion}}
-    )
-    return sampler.build(config, path=path.LinearConfig().build()), sampler.times(config).double()
+    config = sampler.EulerMaruyama.model_validate({"steps": steps, "diffusion": {"kind": "memoryless", **diffusion}})
+    return config.build(path.LinearConfig().build()), config.grid().double()
 
 
 def starts(size: int, values: int) -> tuple[Tensor, Tensor]:
@@ -66,7 +64,7 @@ def test_the_moments_of_a_gaussian_are_those_of_the_ordinary_equation(diffusion,
 
 
 def test_other_noise_keeps_a_memory_of_the_source():
-    assert abs(reached(sampler.EulerMaruyama(sampler.linear_diffusion(0.5, 0.0)), grid(400))[2]) > 0.05
+    assert abs(reached(sampler.EulerMaruyama(diffusion=(0.5, 0.0)), grid(400))[2]) > 0.05
 
 
 def test_an_ancestral_step_is_the_posterior_where_the_data_are_one_point():
@@ -87,7 +85,7 @@ def test_without_floor_the_drift_is_the_velocity_and_e_times_the_score():
     for t in (0.1, 0.6, 0.95):
         t = torch.tensor(t).double()
         velocity, score = field.estimate(x, t.expand(5), "velocity", "score")
-        solver = sampler.Memoryless(1e-12)
+        solver = sampler.Memoryless(diffusion=sampler.MemorylessDiffusion(floor=1e-12))
         for h in (0.01, -0.01):
             drift = solver.drift(field, x, t, torch.tensor(h).double())
             torch.testing.assert_close(drift, velocity + math.copysign((1 - t) / t, h) * score, rtol=1e-8, atol=1e-8)
@@ -130,6 +128,7 @@ def test_the_step_from_the_source_is_ancestral_whatever_the_floor():
     field = known(gaussian(MEAN, STD))
     for floor in (1e-3, 0.1):
         euler, ancestral = (
-            solver.moments(field, x_0, zero, later) for solver in (sampler.Memoryless(floor), sampler.Ancestral())
+            solver.moments(field, x_0, zero, later)
+            for solver in (sampler.Memoryless(diffusion=sampler.MemorylessDiffusion(floor=floor)), sampler.Ancestral())
         )
         torch.testing.assert_close(euler, ancestral, rtol=1e-12, atol=1e-12)

@@ -9,14 +9,14 @@ from torch import Tensor
 from moe.ot import monge_gap, sinkhorn, squared_euclidean
 from trainer.flow import UNCONDITIONAL, Condition, objective, path, target
 from trainer.flow.coupling import Pairs
-from trainer.flow.objective import transport
-from trainer.flow.objective.transport import EntropicConfig, ExactConfig, Transport
+from trainer.flow.objective import monge
+from trainer.flow.objective.monge import Entropic, Exact
 from trainer.flow.path import PathSample
 
 STRAIGHT = path.Linear()
 VELOCITY = target.Velocity().build(STRAIGHT)
-EXACT = Transport(ExactConfig())
-ENTROPIC = EntropicConfig(epsilon=0.05, max_iterations=5000)
+EXACT = Exact()
+ENTROPIC = Entropic(epsilon=0.05, max_iterations=5000)
 NUM, DIMENSIONS = 24, 3
 
 
@@ -62,7 +62,7 @@ def map_gradient(loss: objective.LossTerms, model: Affine, weight: Tensor | None
 
 
 def monge_map(weight: float = 1.0) -> objective.Objective:
-    return objective.build(objective.MongeMapConfig(weight=weight), target=VELOCITY)
+    return objective.MongeMap(weight=weight).build(objective.ObjectiveInputs(VELOCITY))
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
@@ -135,7 +135,7 @@ def test_examples_are_matched_within_their_labels():
 
 
 def test_many_points_are_cut_into_equal_parts(monkeypatch):
-    monkeypatch.setattr(transport, "MOST_POINTS", 10)  # 24 points: three parts of 8
+    monkeypatch.setattr(monge, "MOST_POINTS", 10)  # 24 points: three parts of 8
     x, y, mapped = points(), points(seed=1), points(seed=2)
     fit, gap = EXACT.fit_and_gap(x, mapped, y)
     for rows in torch.arange(NUM).split(8):
@@ -147,7 +147,7 @@ def test_an_entropic_plan_has_the_gradient_of_the_sinkhorn_divergence():
     x, y, mapped = points(), points(seed=1), points(seed=2).requires_grad_()
     # The unit of the strength is the mean cost of each plan, and that of the core is the cost.
     costs = [squared_euclidean(*pair).detach() / 2 for pair in ((mapped, y), (mapped, mapped), (y, y))]
-    fit, gap = Transport(ENTROPIC).fit_and_gap(x, mapped, y)
+    fit, gap = ENTROPIC.fit_and_gap(x, mapped, y)
     values = []
     for (left, right), cost in zip(((mapped, y), (mapped, mapped), (y, y)), costs, strict=True):
         values.append(_entropic(left, right, float(ENTROPIC.epsilon * cost.mean())))
@@ -191,8 +191,10 @@ def test_pairs_and_times_have_no_part_in_a_map():
 
 def test_predictions_of_the_data_are_the_images():
     drawn, model = sample(), Affine()
-    loss = objective.build(objective.MongeMapConfig(), target=target.Data().build(STRAIGHT)).loss(
-        model, drawn, UNCONDITIONAL
+    loss = (
+        objective.MongeMap()
+        .build(objective.ObjectiveInputs(target.Data().build(STRAIGHT)))
+        .loss(model, drawn, UNCONDITIONAL)
     )
     fit, gap = EXACT.fit_and_gap(drawn.x_0, drawn.x_0 @ model.matrix, drawn.x_1)
     torch.testing.assert_close(loss.values, fit + gap)
@@ -200,10 +202,12 @@ def test_predictions_of_the_data_are_the_images():
 
 def test_a_regularised_regression_is_the_regression_and_the_gap():
     drawn, model = sample(), Affine()
-    config = objective.RegressionConfig(monge_gap=objective.MongeGapConfig(weight=0.3), space="data")
-    loss = objective.build(config, target=VELOCITY).loss(model, drawn, UNCONDITIONAL)
+    config = objective.Regression(monge_gap=objective.MongeGap(weight=0.3), space="data")
+    loss = config.build(objective.ObjectiveInputs(VELOCITY)).loss(model, drawn, UNCONDITIONAL)
     assert len(model.calls) == 1
-    plain = objective.Regression(VELOCITY, objective.RegressionConfig(space="data")).loss(model, drawn, UNCONDITIONAL)
+    plain = (
+        objective.Regression(space="data").build(objective.ObjectiveInputs(VELOCITY)).loss(model, drawn, UNCONDITIONAL)
+    )
     gap = EXACT.gap(drawn.x_0, drawn.x_0 + drawn.x_0 @ model.matrix)
     torch.testing.assert_close(loss.values, plain.per_example + 0.3 * gap)
     assert float(loss.terms["monge_gap"]) == pytest.approx(float(gap.mean().detach()))
@@ -227,7 +231,7 @@ def test_a_map_of_thirty_steps_beats_the_identity():
     torch.nn.init.eye_(network.weight)
     optimizer = torch.optim.Adam(network.parameters(), lr=0.1)
     generator = torch.Generator().manual_seed(7)
-    built = objective.build(objective.MongeMapConfig(), target=target.Data().build(STRAIGHT))
+    built = objective.MongeMap().build(objective.ObjectiveInputs(target.Data().build(STRAIGHT)))
     for _ in range(30):
         x_0, x_1 = (torch.randn(64, DIMENSIONS, generator=generator) for _ in range(2))
         drawn = STRAIGHT.sample(Pairs(x_0, 2 + x_1 * scale), torch.zeros(64), generator=generator)

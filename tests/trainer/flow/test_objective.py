@@ -10,8 +10,8 @@ from trainer.flow.path import PathSample
 
 STRAIGHT = path.Affine(path.linear)
 SETTINGS = [
-    objective.RegressionConfig(error=error, space=space)
-    for error in (objective.SquaredConfig(), objective.PseudoHuberConfig(), objective.PseudoHuberConfig(scale=0.3))
+    objective.Regression(error=error, space=space)
+    for error in (objective.Squared(), objective.PseudoHuber(), objective.PseudoHuber(scale=0.3))
     for space in ("prediction", "data", "velocity")
 ]
 objectives = pytest.mark.parametrize("config", SETTINGS, ids=str)
@@ -35,18 +35,20 @@ def model(x_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
 
 
 def test_every_kind_is_tested():
-    of_features = {objective.AlignedConfig, objective.FeatureResidualConfig}  # in test_blockwise_sampling.py
-    of_maps = {objective.MongeMapConfig}  # in test_monge_map.py
-    taught = {objective.VelocityDistillationConfig, objective.ConsistencyDistillationConfig}  # in test_distillation.py
-    of_heads = {objective.TransitionConfig}  # in test_transition.py
-    of_chains = {objective.CausalTransitionConfig}  # in test_causal_transition.py
+    of_features = {objective.Aligned, objective.FeatureResidual}  # in test_blockwise_sampling.py
+    of_maps = {objective.MongeMap}  # in test_monge_map.py
+    taught = {objective.VelocityDistillation, objective.ConsistencyDistillation}  # in test_distillation.py
+    of_heads = {objective.Transition}  # in test_transition.py
+    of_chains = {objective.CausalTransition}  # in test_causal_transition.py
     elsewhere = of_features | of_maps | taught | of_heads | of_chains
     assert {type(config) for config in SETTINGS} | elsewhere == set(members(objective.Config))
 
 
 @objectives
 def test_losses_are_one_per_example_and_terms_are_scalars(config):
-    loss = objective.build(config, target=target.Velocity().build(STRAIGHT)).loss(model, sample(), UNCONDITIONAL)
+    loss = config.build(objective.ObjectiveInputs(target.Velocity().build(STRAIGHT))).loss(
+        model, sample(), UNCONDITIONAL
+    )
     assert loss.per_example.shape == (6,)
     assert bool((loss.per_example >= 0).all())
     assert all(term.shape == () and not term.requires_grad for term in loss.terms.values())
@@ -65,7 +67,7 @@ def test_the_mean_of_a_micro_batch_counts_each_example_by_its_weight(shape):
 
 @objectives
 def test_gradient_matches_finite_differences(config):
-    built = objective.build(config, target=target.Velocity().build(STRAIGHT))
+    built = config.build(objective.ObjectiveInputs(target.Velocity().build(STRAIGHT)))
     labels, fixed = torch.arange(6) % 3, sample()
 
     def mean_loss(scale: Tensor, shift: Tensor) -> Tensor:
@@ -82,13 +84,19 @@ def test_gradient_matches_finite_differences(config):
 @pytest.mark.parametrize("kind", [target.Velocity, target.Data, target.Noise], ids=lambda kind: kind.__name__)
 def test_a_perfect_model_costs_nothing(config, kind):
     point, predicted = sample(), kind().build(STRAIGHT)
-    loss = objective.build(config, target=predicted).loss(lambda *_: predicted.make(point), point, UNCONDITIONAL)
+    loss = config.build(objective.ObjectiveInputs(predicted)).loss(
+        lambda *_: predicted.make(point), point, UNCONDITIONAL
+    )
     torch.testing.assert_close(loss.per_example, torch.zeros(6, dtype=torch.float64), rtol=0, atol=1e-12)
 
 
 def test_regression_is_the_mean_squared_error():
     point, condition = sample(), Condition(torch.arange(6))
-    loss = objective.Regression(target.Velocity().build(STRAIGHT)).loss(model, point, condition)
+    loss = (
+        objective.Regression()
+        .build(objective.ObjectiveInputs(target.Velocity().build(STRAIGHT)))
+        .loss(model, point, condition)
+    )
     error = (model(point.x_t, point.t, condition) - point.velocity).numpy().reshape(6, 9)
     each = (error**2).sum(1) / 9
     np.testing.assert_allclose(loss.per_example, each)
@@ -97,8 +105,8 @@ def test_regression_is_the_mean_squared_error():
 def test_pseudo_huber_of_noise_in_the_space_of_the_data():
     """The data that a noise stands for, (x_t - (1 - t) noise) / t, is what is compared."""
     point = sample()
-    config = objective.RegressionConfig(error=objective.PseudoHuberConfig(scale=0.05), space="data")
-    loss = objective.build(config, target=target.Noise().build(STRAIGHT)).loss(model, point, UNCONDITIONAL)
+    config = objective.Regression(error=objective.PseudoHuber(scale=0.05), space="data")
+    loss = config.build(objective.ObjectiveInputs(target.Noise().build(STRAIGHT))).loss(model, point, UNCONDITIONAL)
     t = point.t.numpy().reshape(6, 1, 1, 1)
     data = (point.x_t.numpy() - (1 - t) * model(point.x_t, point.t, UNCONDITIONAL).numpy()) / t
     each = np.sqrt((data - point.x_1.numpy()) ** 2 + 0.05**2) - 0.05
@@ -112,7 +120,7 @@ def test_the_data_point_of_a_part_of_a_path_is_its_end(config):
     ends = torch.randn(2, 6, 1, 3, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(5))
     interval = torch.tensor([[0.25, 0.5]], dtype=torch.float64).expand(6, 2)
     point = built.sample(Pairs(ends[0], ends[1], interval=interval), t, generator=torch.Generator())
-    regression = objective.Regression(target.Noise().build(built), objective.RegressionConfig(space="data"))
+    regression = objective.Regression(space="data").build(objective.ObjectiveInputs(target.Noise().build(built)))
     loss = regression.loss(model, point, UNCONDITIONAL)
     now, end = (built.coefficients(at).broadcast(point.x_t) for at in (t, interval[:, 1]))
     reached = end.b * (point.x_t / now.b + (end.a / end.b - now.a / now.b) * model(point.x_t, t, UNCONDITIONAL))
@@ -123,22 +131,24 @@ def test_the_whole_path_as_its_only_part_changes_nothing():
     whole = sample()
     interval = torch.tensor([[0.0, 1.0]], dtype=torch.float64).expand(6, 2)
     part = STRAIGHT.sample(Pairs(whole.x_0, whole.x_1, interval=interval), whole.t, generator=torch.Generator())
-    built = objective.Regression(target.Velocity().build(STRAIGHT), objective.RegressionConfig(space="data"))
+    built = objective.Regression(space="data").build(objective.ObjectiveInputs(target.Velocity().build(STRAIGHT)))
     losses = [built.loss(model, point, UNCONDITIONAL).per_example for point in (part, whole)]
     torch.testing.assert_close(*losses)
 
 
 def test_the_target_decides_what_is_compared():
     point = sample()
-    built = objective.build(objective.RegressionConfig(), target=target.Noise().build(STRAIGHT))
+    built = objective.Regression().build(objective.ObjectiveInputs(target.Noise().build(STRAIGHT)))
     assert float(built.loss(lambda *_: point.noise, point, UNCONDITIONAL).per_example.sum()) == 0
 
 
 def test_several_fields_have_a_term_each():
     point = noisy_sample(path.StochasticInterpolantConfig())
     both = target.VelocityAndNoise().build(path.StochasticInterpolantConfig().build())
-    loss = objective.Regression(both).loss(
-        lambda *_: torch.cat([point.velocity + 1, point.noise + 3], dim=1), point, UNCONDITIONAL
+    loss = (
+        objective.Regression()
+        .build(objective.ObjectiveInputs(both))
+        .loss(lambda *_: torch.cat([point.velocity + 1, point.noise + 3], dim=1), point, UNCONDITIONAL)
     )
     assert float(loss.terms["velocity_mean_squared_error"]) == pytest.approx(1)
     assert float(loss.terms["noise_mean_squared_error"]) == pytest.approx(9)
@@ -150,9 +160,12 @@ def test_an_antithetic_loss_is_the_mean_over_a_point_and_its_mirror():
     point, condition = noisy_sample(config), Condition(torch.arange(6))
     assert point.mirror is not None
     velocity = target.Velocity().build(config.build())
-    antithetic = objective.Regression(velocity, objective.RegressionConfig(antithetic=True))
+    antithetic = objective.Regression(antithetic=True).build(objective.ObjectiveInputs(velocity))
     loss = antithetic.loss(model, point, condition)
-    each = [objective.Regression(velocity).loss(model, one, condition).per_example for one in (point, point.mirror)]
+    each = [
+        objective.Regression().build(objective.ObjectiveInputs(velocity)).loss(model, one, condition).per_example
+        for one in (point, point.mirror)
+    ]
     torch.testing.assert_close(loss.per_example, (each[0] + each[1]) / 2)
 
 
@@ -165,8 +178,8 @@ def test_antithetic_pairs_take_the_variance_out_of_the_gradient():
     spread = []
     for antithetic in (False, True):
         weight = torch.zeros(size, 1, dtype=torch.float64, requires_grad=True)
-        built = objective.Regression(
-            target.Velocity().build(config.build()), objective.RegressionConfig(antithetic=antithetic)
+        built = objective.Regression(antithetic=antithetic).build(
+            objective.ObjectiveInputs(target.Velocity().build(config.build()))
         )
 
         def constant(x_t: Tensor, *_: object, weight: Tensor = weight) -> Tensor:
@@ -180,7 +193,9 @@ def test_antithetic_pairs_take_the_variance_out_of_the_gradient():
 
 def test_the_loss_of_a_half_precision_model_is_single_precision():
     point = sample(dtype=torch.float32)
-    loss = objective.Regression(target.Velocity().build(STRAIGHT)).loss(
-        lambda x, *_: x.bfloat16(), point, UNCONDITIONAL
+    loss = (
+        objective.Regression()
+        .build(objective.ObjectiveInputs(target.Velocity().build(STRAIGHT)))
+        .loss(lambda x, *_: x.bfloat16(), point, UNCONDITIONAL)
     )
     assert loss.per_example.dtype == torch.float32

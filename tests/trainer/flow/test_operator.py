@@ -15,7 +15,7 @@ from netsim.foundation.refusal import Refusal
 from tests.trainer.flow.unions import members
 from trainer.flow.context import BoxesConfig
 from trainer.flow.operator import (
-    AveragePoolConfig,
+    AveragePool,
     Blur,
     BlurConfig,
     Config,
@@ -23,7 +23,6 @@ from trainer.flow.operator import (
     MaskConfig,
     Operator,
     PictureConfig,
-    build,
     check_laws,
 )
 
@@ -49,7 +48,7 @@ def matrix_of(operator: Operator, shape: tuple[int, int, int], row: int, num: in
 
 @pytest.mark.parametrize("config", CONFIGS, ids=str)
 def test_adjoint_and_pseudo_inverse_are_those_of_the_matrix(config: Any) -> None:
-    operator = build(config, SHAPE, NUMBERS, seed=3)
+    operator = config.build(SHAPE, NUMBERS, seed=3)
     x = drawn(len(NUMBERS), *SHAPE)
     observed = operator.apply(x)
     y = drawn(*observed.shape, seed=1)
@@ -68,17 +67,17 @@ def test_adjoint_and_pseudo_inverse_are_those_of_the_matrix(config: Any) -> None
 @pytest.mark.parametrize("config", CONFIGS, ids=str)
 def test_an_image_is_seen_alike_in_any_batch(config: Any) -> None:
     x = drawn(len(NUMBERS), *SHAPE).float()
-    whole = build(config, SHAPE, NUMBERS, seed=3)
+    whole = config.build(SHAPE, NUMBERS, seed=3)
     observed = whole.apply(x)
     for row in range(len(NUMBERS)):
-        alone = build(config, SHAPE, NUMBERS[row : row + 1], seed=3)
+        alone = config.build(SHAPE, NUMBERS[row : row + 1], seed=3)
         assert torch.equal(alone.apply(x[row : row + 1]), observed[row : row + 1])
         assert torch.equal(alone.pseudo_inverse(observed[row : row + 1]), whole.pseudo_inverse(observed)[row : row + 1])
 
 
 def test_boxes_differ_from_image_to_image_and_follow_the_seed() -> None:
     config, shape = MaskConfig(mask=BoxesConfig()), (1, 16, 16)
-    one, again, other = (build(config, shape, torch.arange(8), seed=seed) for seed in (0, 0, 1))
+    one, again, other = (config.build(shape, torch.arange(8), seed=seed) for seed in (0, 0, 1))
     assert isinstance(one, Mask)
     assert isinstance(again, Mask)
     assert isinstance(other, Mask)
@@ -96,7 +95,7 @@ def test_a_blur_is_the_gaussian_filter_of_scipy_where_nothing_is_left_out() -> N
 
 
 def test_a_blur_amplifies_noise_no_more_than_it_says() -> None:
-    blur = build(BlurConfig(deviation=2.0, least_singular_value=0.1), (1, 8, 8), torch.arange(1))
+    blur = BlurConfig(deviation=2.0, least_singular_value=0.1).build((1, 8, 8), torch.arange(1))
     singular = torch.linalg.svdvals(matrix_of(blur, (1, 8, 8), 0, 1))
     kept = singular[singular > 1e-6]
     assert float(kept.min()) >= 0.1
@@ -108,7 +107,7 @@ def test_white_is_hidden(tmp_path: Path) -> None:
     pixels = np.zeros((8, 8), dtype=np.uint8)
     pixels[2:4, 5:] = 255
     Image.fromarray(pixels).save(tmp_path / "mask.png")
-    operator = build(MaskConfig(mask=PictureConfig(path=tmp_path / "mask.png")), (3, 8, 8), torch.arange(2))
+    operator = MaskConfig(mask=PictureConfig(path=tmp_path / "mask.png")).build((3, 8, 8), torch.arange(2))
     observed = operator.apply(torch.ones(2, 3, 8, 8))
     assert torch.equal(observed == 0, torch.from_numpy(pixels == 255).expand(2, 3, 8, 8))
 
@@ -118,14 +117,14 @@ def test_masks_that_cannot_be_used_are_refused_in_one_line(tmp_path: Path) -> No
     (tmp_path / "text.png").write_text("no picture")
     for name, words in {"black.png": "hides no pixel", "text.png": "white where", "none.png": "No such file"}.items():
         with pytest.raises(Refusal, match=words) as caught:
-            build(MaskConfig(mask=PictureConfig(path=tmp_path / name)), (1, 8, 8), torch.arange(1))
+            MaskConfig(mask=PictureConfig(path=tmp_path / name)).build((1, 8, 8), torch.arange(1))
         assert "\n" not in str(caught.value)
         assert name in str(caught.value)
 
 
 def test_a_factor_that_does_not_divide_is_refused_with_those_that_do() -> None:
     with pytest.raises(ValueError, match="factor: 3 does not divide the 8 x 12 pixels of an image; use one of 2, 4"):
-        build(AveragePoolConfig(factor=3), (1, 8, 12), torch.arange(1))
+        AveragePool(factor=3).build((1, 8, 12), torch.arange(1))
 
 
 class Rows(Operator):
@@ -171,7 +170,7 @@ def own(wrong: str = "") -> Any:
 
 
 def test_a_users_operator_is_built_with_the_shape() -> None:
-    operator = build(own(), (1, 4, 4), NUMBERS)
+    operator = own().build((1, 4, 4), NUMBERS)
     assert operator.apply(torch.zeros(3, 1, 4, 4)).shape == (3, 1, 2, 4)
 
 
@@ -188,7 +187,7 @@ def test_a_users_operator_is_built_with_the_shape() -> None:
 )
 def test_a_users_operator_that_breaks_a_law_is_refused_in_one_line(wrong: str, law: str) -> None:
     with pytest.raises(ValueError, match=law) as caught:
-        build(own(wrong), (1, 4, 4), NUMBERS)
+        own(wrong).build((1, 4, 4), NUMBERS)
     assert f"{__name__}:Rows" in str(caught.value)
     assert "\n" not in str(caught.value)
 

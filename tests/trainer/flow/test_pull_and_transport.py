@@ -132,7 +132,7 @@ def test_transport_then_pull_is_a_stronger_pull(base, eta):
     torch.testing.assert_close(edited(start, *both), edited(start, *both[::-1]), rtol=0, atol=1e-6)
 
 
-@pytest.mark.parametrize("built", [EULER, sampler.FirstOrder(STRAIGHT), sampler.Renoise(STRAIGHT)])
+@pytest.mark.parametrize("built", [EULER, sampler.FirstOrder().build(STRAIGHT), sampler.Renoise().build(STRAIGHT)])
 @pytest.mark.parametrize("steps", [1, 7, 28])
 def test_a_full_pull_to_the_end_gives_the_picture(built, steps):
     """Whatever the velocity, and from wherever it starts."""

@@ -65,7 +65,7 @@ IN_THE_SUITE = {
 )
 def test_a_gaussian_is_reached_whatever_the_diffusion(solver, diffusion, tolerance):
     x_0, keys = many(20_000)
-    built = solver(sampler.linear_diffusion(*diffusion))
+    built = solver(diffusion=diffusion)
     x_1 = built.sample(Interpolant(), x_0, grid(500), keys=keys).final
     assert float(x_1.mean()) == pytest.approx(MEAN, abs=tolerance * MEAN)
     assert float(x_1.std()) == pytest.approx(STD, rel=tolerance)
@@ -75,7 +75,7 @@ def test_a_gaussian_is_reached_whatever_the_diffusion(solver, diffusion, toleran
 def test_the_way_back_has_the_marginals_too(solver):
     """From N(MEAN, STD^2) against the time, with noise, to N(0, 1)."""
     x_0, keys = many(20_000, seed=1)
-    back = solver(sampler.linear_diffusion(1.0, 1.0))
+    back = solver(diffusion=(1.0, 1.0))
     start = back.sample(Interpolant(), MEAN + STD * x_0, grid(400).flip(0), keys=keys).final
     assert float(start.mean()) == pytest.approx(0, abs=0.03)
     assert float(start.std()) == pytest.approx(1, abs=0.03)
@@ -84,8 +84,8 @@ def test_the_way_back_has_the_marginals_too(solver):
 
 def test_there_and_back_along_the_ordinary_equation():
     x_0, _ = many(100)
-    there = sampler.Dopri5(1e-8, 1e-8).sample(Interpolant(), x_0, grid(1)).final
-    back = sampler.Dopri5(1e-8, 1e-8).sample(Interpolant(), there, grid(1).flip(0)).final
+    there = sampler.Dopri5(rtol=1e-8, atol=1e-8).sample(Interpolant(), x_0, grid(1)).final
+    back = sampler.Dopri5(rtol=1e-8, atol=1e-8).sample(Interpolant(), there, grid(1).flip(0)).final
     torch.testing.assert_close(back, x_0, rtol=0, atol=1e-4)
 
 
@@ -95,7 +95,7 @@ def test_without_diffusion_it_is_the_plain_method(solver, plain):
     times = torch.linspace(0.001, 0.99, 9, dtype=torch.float64)
     for field in (Interpolant(), known(growth)):
         x = states()[:, :1]
-        drawn = solver(sampler.linear_diffusion(0, 0)).sample(field, x, times, keys=KEYS).x
+        drawn = solver(diffusion=(0, 0)).sample(field, x, times, keys=KEYS).x
         torch.testing.assert_close(drawn, plain.sample(field, x, times).x, rtol=1e-13, atol=1e-13)
 
 
@@ -103,7 +103,7 @@ def test_without_diffusion_it_is_the_plain_method(solver, plain):
 def test_the_score_of_an_ordinary_flow_serves(solver):
     """Straight paths without noise of their own, velocity known alone: the conversion gives the score."""
     x_0, keys = many(20_000)
-    built = solver(sampler.linear_diffusion(1.0, 0.0))
+    built = solver(diffusion=(1.0, 0.0))
     x_1 = built.sample(known(gaussian(MEAN, STD)), x_0, grid(200), keys=keys).final
     assert float(x_1.mean()) == pytest.approx(MEAN, abs=0.03)
     assert float(x_1.std()) == pytest.approx(STD, rel=0.03)
@@ -112,7 +112,7 @@ def test_the_score_of_an_ordinary_flow_serves(solver):
 
 def test_one_step_is_a_draw_from_its_moments():
     field, e = Interpolant(), 0.7
-    solver = sampler.EulerMaruyama(sampler.linear_diffusion(e, e))
+    solver = sampler.EulerMaruyama(diffusion=(e, e))
     size, t, t_next = 40_000, torch.tensor(0.3).double(), torch.tensor(0.4).double()
     x = torch.full((size, 1), 0.8, dtype=torch.float64)
     mean, std = solver.moments(field, x, t, t_next)
@@ -131,7 +131,7 @@ def test_the_variance_converges_at_the_weak_order_of_the_method(solver, order):
 
     def variance(steps: int) -> float:
         """Var -> (dx'/dx)^2 Var + (dx'/dz)^2, both read off the step itself."""
-        built = solver(sampler.linear_diffusion(e, e))
+        built = solver(diffusion=(e, e))
         value = 1.0
         times = torch.linspace(0.1, stop, steps + 1, dtype=torch.float64)
         for t, t_next in pairwise(times):
@@ -149,7 +149,7 @@ def test_the_variance_converges_at_the_weak_order_of_the_method(solver, order):
 
 @solvers
 def test_the_noise_is_that_of_the_keys(solver):
-    built = solver(sampler.linear_diffusion(1.0, 1.0))
+    built = solver(diffusion=(1.0, 1.0))
     one, other = (built.sample(known(growth), states(), grid(4), keys=KEYS + shift).final for shift in (0, 1))
     assert not torch.allclose(one, other)
     with pytest.raises(ValueError, match=r"^keys: None, .*; give one for each example"):
@@ -158,7 +158,7 @@ def test_the_noise_is_that_of_the_keys(solver):
 
 @solvers
 def test_a_step_that_ends_at_the_data_adds_no_noise(solver):
-    built = solver(sampler.linear_diffusion(3.0, 3.0))
+    built = solver(diffusion=(3.0, 3.0))
     times = torch.tensor([0.9, 1.0], dtype=torch.float64)
     one, other = (built.sample(known(growth), states(), times, keys=KEYS + shift).final for shift in (0, 1))
     assert torch.equal(one, other)

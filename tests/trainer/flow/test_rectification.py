@@ -32,7 +32,7 @@ def learned(x_0: Tensor, x_1: Tensor) -> sampler.VelocityField:
     """The velocity weight(t) x of least loss on given pairs."""
     generator = torch.Generator()
     pairs = coupling.build(coupling.Paired()).draw(x_1, UNCONDITIONAL, x_0=x_0, generator=generator)
-    regression = objective.build(objective.RegressionConfig(), target=target.Velocity().build(STRAIGHT))
+    regression = objective.Regression().build(objective.ObjectiveInputs(target.Velocity().build(STRAIGHT)))
 
     def slope(weight: float, point: PathSample) -> Tensor:
         free = torch.tensor(weight, dtype=torch.float64, requires_grad=True)
@@ -114,11 +114,11 @@ def test_on_the_straight_path_rectified_diffusion_is_rectified_flow(
         said: Callable[[Tensor, Tensor, Tensor], Tensor], predicted: target.Target, config: objective.Config
     ) -> tuple[Tensor, Tensor]:
         free = weight.clone().requires_grad_()
-        built = objective.build(config, target=predicted)
+        built = config.build(objective.ObjectiveInputs(predicted))
         loss = built.loss(lambda x, t, _: said(free, x, t), point, UNCONDITIONAL).mean()
         return loss.detach(), torch.autograd.grad(loss, free)[0]
 
-    flow = step(velocity_of, target.Velocity().build(STRAIGHT), objective.RegressionConfig())
-    diffusion = step(said, kind().build(STRAIGHT), objective.RegressionConfig(space="velocity"))
+    flow = step(velocity_of, target.Velocity().build(STRAIGHT), objective.Regression())
+    diffusion = step(said, kind().build(STRAIGHT), objective.Regression(space="velocity"))
     for ours, theirs in zip(diffusion, flow, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=1e-12)

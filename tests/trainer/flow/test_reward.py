@@ -17,14 +17,12 @@ from trainer.flow import UNCONDITIONAL, Condition
 from trainer.flow.reward import (
     CheckedReward,
     Classifier,
-    ClassifierConfig,
     Config,
-    DistanceConfig,
-    InkConfig,
+    Distance,
+    FittedClassifier,
+    Ink,
     Reward,
     RewardInputs,
-    build,
-    is_differentiable,
 )
 
 
@@ -50,7 +48,7 @@ def digits(split: str) -> tuple[Tensor, Tensor]:
 
 @pytest.fixture(scope="module")
 def classifier() -> CheckedReward:
-    return build(ClassifierConfig(), inputs(read=lambda: digits("train")))
+    return Classifier().build(inputs(read=lambda: digits("train")))
 
 
 def test_ink_is_the_share_of_white_and_of_strokes() -> None:
@@ -58,16 +56,16 @@ def test_ink_is_the_share_of_white_and_of_strokes() -> None:
     images[1, 0, :2] = 1.0
     images[2] = 1.0
     for measure in ("brightness", "strokes"):
-        reward = build(InkConfig(measure=measure, weight=-2.0), inputs((1, 4, 4)))
+        reward = Ink(measure=measure, weight=-2.0).build(inputs((1, 4, 4)))
         torch.testing.assert_close(reward(images, UNCONDITIONAL), torch.tensor([0.0, -1, -2]), rtol=0, atol=1e-3)
     grey = torch.zeros(1, 1, 4, 4)
     for measure in ("brightness", "strokes"):
-        assert float(build(InkConfig(measure=measure), inputs((1, 4, 4)))(grey, UNCONDITIONAL)) == 0.5
+        assert float(Ink(measure=measure).build(inputs((1, 4, 4)))(grey, UNCONDITIONAL)) == 0.5
 
 
 def test_the_distance_to_a_point_is_the_one_of_numpy() -> None:
     points = drawn(5, 2)
-    reward = build(DistanceConfig(target=(2.2, -1.0)), inputs((2,), num_classes=0))
+    reward = Distance(target=(2.2, -1.0)).build(inputs((2,), num_classes=0))
     expected = -np.linalg.norm(points.numpy() - np.array([2.2, -1.0]), axis=1)
     np.testing.assert_allclose(reward(points, UNCONDITIONAL), expected, rtol=1e-6)
 
@@ -76,7 +74,7 @@ def test_the_distance_to_a_picture_is_0_at_the_picture(tmp_path: Path) -> None:
     pixels = np.arange(64, dtype=np.uint8).reshape(8, 8) * 4
     Image.fromarray(pixels).save(tmp_path / "wanted.png")
     config = TypeAdapter(Config).validate_python({"kind": "distance", "target": str(tmp_path / "wanted.png")})
-    reward = build(config, inputs())
+    reward = config.build(inputs())
     wanted = torch.from_numpy(pixels / 127.5 - 1)[None, None]
     moved = wanted.clone()
     moved[0, 0, 0, 0] += 0.5
@@ -102,16 +100,16 @@ def test_the_classifier_is_the_optimum_whatever_the_order_of_the_examples(classi
     """The order changes the last digits of all sums, as another machine does."""
     examples, labels = digits("train")
     order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(1))
-    again = build(ClassifierConfig(), inputs(read=lambda: (examples[order], labels[order])))
+    again = Classifier().build(inputs(read=lambda: (examples[order], labels[order])))
     one, other = (inner(reward) for reward in (classifier, again))
     assert torch.equal(one.weight_CD, other.weight_CD)
     assert torch.equal(one.bias_C, other.bias_C)
     assert torch.equal(one.log_probabilities(examples), other.log_probabilities(examples))
 
 
-def inner(reward: CheckedReward) -> Classifier:
+def inner(reward: CheckedReward) -> FittedClassifier:
     built = reward._reward
-    assert isinstance(built, Classifier)
+    assert isinstance(built, FittedClassifier)
     return built
 
 
@@ -120,7 +118,7 @@ def test_two_classes_have_one_logit_and_the_odds_of_scikit_learn() -> None:
 
     points, labels = drawn(200, 3).float(), torch.arange(200) % 2
     points[:, 0] += labels
-    reward = build(ClassifierConfig(), inputs((3,), lambda: (points, labels), num_classes=2))
+    reward = Classifier().build(inputs((3,), lambda: (points, labels), num_classes=2))
     scaled = (points - points.mean(0)) / (points - points.mean(0)).square().mean().sqrt()
     model = LogisticRegression(C=1 / (1e-3 * 200), tol=1e-8).fit(scaled.numpy(), labels.numpy())
     expected = model.predict_log_proba(scaled.numpy())[np.arange(200), labels.numpy()]
@@ -130,10 +128,10 @@ def test_two_classes_have_one_logit_and_the_odds_of_scikit_learn() -> None:
 def test_gradients_are_those_of_finite_differences() -> None:
     points, labels = drawn(60, 2), torch.arange(60) % 3
     points += 0.3 * labels[:, None]
-    for config in (InkConfig(), InkConfig(measure="strokes"), DistanceConfig(target=(2.0, 1.0))):
-        reward = build(config, inputs((2,)))
+    for config in (Ink(), Ink(measure="strokes"), Distance(target=(2.0, 1.0))):
+        reward = config.build(inputs((2,)))
         assert torch.autograd.gradcheck(lambda x, reward=reward: reward(x, UNCONDITIONAL), points[:3].requires_grad_())
-    reward = build(ClassifierConfig(), inputs((2,), lambda: (points.detach().float(), labels), num_classes=3))
+    reward = Classifier().build(inputs((2,), lambda: (points.detach().float(), labels), num_classes=3))
     at = points[:3].detach().float().requires_grad_()
     condition = Condition(label=labels[:3])
     (gradient,) = torch.autograd.grad(reward(at, condition).sum(), at)
@@ -145,7 +143,7 @@ def test_gradients_are_those_of_finite_differences() -> None:
 
 def test_rewards_are_functions_of_a_row(classifier: CheckedReward) -> None:
     examples, labels = digits("held_out")
-    for reward in (classifier, build(InkConfig(), inputs()), build(InkConfig(measure="strokes"), inputs())):
+    for reward in (classifier, Ink().build(inputs()), Ink(measure="strokes").build(inputs())):
         whole = reward(examples[:8], Condition(label=labels[:8]))
         alone = torch.cat([reward(examples[i : i + 1], Condition(label=labels[i : i + 1])) for i in range(8)])
         torch.testing.assert_close(whole, alone, rtol=1e-5, atol=1e-6)
@@ -182,14 +180,14 @@ class Claims(Mine):
 
 
 def own(name: str = "Mine", **settings: str) -> CheckedReward:
-    return build(TypeAdapter(Config).validate_python({"class": f"{__name__}:{name}", **settings}), inputs())
+    return TypeAdapter(Config).validate_python({"class": f"{__name__}:{name}", **settings}).build(inputs())
 
 
 def test_a_reward_of_a_users_is_built_with_what_it_asks_for() -> None:
     examples = drawn(3, 1, 8, 8)
     torch.testing.assert_close(own()(examples, UNCONDITIONAL), 10 * examples.flatten(1).sum(1))
     assert not own().differentiable
-    assert is_differentiable(InkConfig())
+    assert Ink().differentiable
 
 
 @pytest.mark.parametrize(
@@ -218,25 +216,25 @@ def test_a_reward_without_the_gradient_that_it_claims_is_named() -> None:
 def test_what_does_not_fit_is_refused_in_one_line(tmp_path: Path, classifier: CheckedReward) -> None:
     points, labels = drawn(20, 2).float(), torch.arange(20) % 2
     for config, given, message in (
-        (DistanceConfig(target=(1.0, 2.0)), inputs(), r"target: is a point of 2 .* \[1, 8, 8\]; name a picture"),
-        (DistanceConfig(target=(1.0,)), inputs((2,)), r"target: is a point of 1 coord.*; write 2 coordinates"),
-        (DistanceConfig(target=Path("a.png")), inputs((2,)), r"target: a.png is a picture.*; write coordinates"),
-        (ClassifierConfig(), inputs(num_classes=0), r"kind: classifier tells classes apart, and the data have 0; use"),
+        (Distance(target=(1.0, 2.0)), inputs(), r"target: is a point of 2 .* \[1, 8, 8\]; name a picture"),
+        (Distance(target=(1.0,)), inputs((2,)), r"target: is a point of 1 coord.*; write 2 coordinates"),
+        (Distance(target=Path("a.png")), inputs((2,)), r"target: a.png is a picture.*; write coordinates"),
+        (Classifier(), inputs(num_classes=0), r"kind: classifier tells classes apart, and the data have 0; use"),
         (
-            ClassifierConfig(),
+            Classifier(),
             inputs((2,), lambda: (points, labels), num_classes=3),
             r"kind: classifier has no training example of class 2; bring some",
         ),
         (
-            ClassifierConfig(),
+            Classifier(),
             inputs((2,), lambda: (points * 0, labels), num_classes=2),
             r"cannot tell training examples apart that are all equal",
         ),
     ):
         with pytest.raises(ValueError, match=message):
-            build(config, given)
+            config.build(given)
     with pytest.raises(Refusal, match=r"none.png: target: No such file or directory; give a picture"):
-        build(DistanceConfig(target=tmp_path / "none.png"), inputs())
+        Distance(target=tmp_path / "none.png").build(inputs())
     with pytest.raises(ValueError, match=r"^kind: classifier rewards the class .*; ask for classes$"):
         classifier(points, UNCONDITIONAL)
     for settings in ({"kind": "distance"}, {"kind": "ink", "measure": "smell"}, {"kind": "classifier", "ridge": 0}):

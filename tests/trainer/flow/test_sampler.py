@@ -11,12 +11,12 @@ from tests.trainer.flow.unions import members, name
 from trainer.flow import path, sampler, target
 from trainer.flow.field import NetworkField
 
-OF_HEADS = {sampler.TransitionConfig, sampler.CausalTransitionConfig}
+OF_HEADS = {sampler.Transition, sampler.CausalTransition}
 """They need more than a field: see test_transition.py and test_causal_transition.py."""
 samplers = pytest.mark.parametrize(
     "config", [member for member in members(sampler.Config) if member not in OF_HEADS], ids=name
 )
-FOLLOWS_NO_CURVE = {sampler.EulerMaruyamaConfig, sampler.StochasticHeunConfig, sampler.RenoiseConfig}
+FOLLOWS_NO_CURVE = {sampler.EulerMaruyama, sampler.StochasticHeun, sampler.Renoise}
 """They reach a distribution over other trajectories, each with noise of its own: see test_random_samplers.py and
 test_renoise.py."""
 followers = pytest.mark.parametrize(
@@ -29,7 +29,7 @@ STRAIGHT = path.Affine(path.linear)
 
 
 def built_from(config: type) -> sampler.Sampler:
-    return sampler.build(config(), path=STRAIGHT)
+    return config().build(STRAIGHT)
 
 
 def known(velocity: sampler.VelocityField) -> NetworkField:
@@ -46,7 +46,7 @@ def grid(steps: int) -> Tensor:
 
 def fine(config: type, steps: int) -> Tensor:
     """A grid of so many steps; of fewer for the sampler that takes as many within each as it needs."""
-    return grid(steps // 10 if config is sampler.Dopri5Config else steps)
+    return grid(steps // 10 if config is sampler.Dopri5 else steps)
 
 
 def states(size: int = 5) -> Tensor:
@@ -135,7 +135,7 @@ def test_an_example_is_drawn_alike_whatever_else_is_in_the_batch(config):
     again = built.sample(known(rotation), states(), grid(12), keys=KEYS).final
     part = built.sample(known(rotation), states()[3:], grid(12), keys=KEYS[3:]).final
     assert torch.equal(whole, again)
-    torch.testing.assert_close(part, whole[3:], rtol=0, atol=1e-4 if config is sampler.Dopri5Config else 1e-14)
+    torch.testing.assert_close(part, whole[3:], rtol=0, atol=1e-4 if config is sampler.Dopri5 else 1e-14)
 
 
 @followers
@@ -148,7 +148,7 @@ def test_gradients_flow_through(config):
 
 @samplers
 def test_single_precision_states_stay_so(config):
-    trajectory = built_from(config).sample(known(growth), states().float(), sampler.times(config()), keys=KEYS)
+    trajectory = built_from(config).sample(known(growth), states().float(), config().grid(), keys=KEYS)
     assert trajectory.x.dtype == torch.float32
 
 
@@ -163,7 +163,7 @@ def test_grids_that_lead_nowhere_are_refused(config, times):
 
 @samplers
 def test_the_configured_grid_runs_from_source_to_data(config):
-    times = sampler.times(config())
+    times = config().grid()
     assert float(times[0]) == 0
     assert float(times[-1]) == 1
     assert bool((times.diff() > 0).all())
@@ -172,18 +172,18 @@ def test_the_configured_grid_runs_from_source_to_data(config):
 @samplers
 @pytest.mark.parametrize("evaluations", [1, 2, 6, 7, 60])
 def test_a_sampler_is_changed_to_a_number_of_evaluations(config, evaluations):
-    changed = sampler.with_evaluations(config(), evaluations)
+    changed = config().with_evaluations(evaluations)
     if changed is None:
         reason = {
-            sampler.Dopri5Config: True,
-            sampler.HeunConfig: evaluations % 2 == 1,
-            sampler.StochasticHeunConfig: evaluations % 2 == 1,
-            sampler.SegmentedConfig: evaluations % 6 > 0,
+            sampler.Dopri5: True,
+            sampler.Heun: evaluations % 2 == 1,
+            sampler.StochasticHeun: evaluations % 2 == 1,
+            sampler.Segmented: evaluations % 6 > 0,
         }
         assert reason[config]
         return
-    built = sampler.build(changed, path=STRAIGHT)
-    drawn = built.sample(known(rotation), states(), sampler.times(changed), keys=KEYS)
+    built = changed.build(STRAIGHT)
+    drawn = built.sample(known(rotation), states(), changed.grid(), keys=KEYS)
     assert drawn.calls == {"network": evaluations}
     assert changed.kind == config().kind
 
@@ -213,7 +213,9 @@ def test_dopri5_keeps_its_tolerance(tolerance):
 
 
 def test_dopri5_works_harder_for_a_tighter_tolerance():
-    loose, tight = (sampler.Dopri5(tol, tol).sample(growth, states(), grid(1)).calls["network"] for tol in (1e-3, 1e-9))
+    loose, tight = (
+        sampler.Dopri5(rtol=tol, atol=tol).sample(growth, states(), grid(1)).calls["network"] for tol in (1e-3, 1e-9)
+    )
     assert loose < tight
 
 

@@ -96,9 +96,9 @@ def test_the_flow_leads_there_and_back(config):
     c = config.build().coefficients(times)
     means, deviations = c.b * MEAN, (c.a**2 + c.b**2 * STD**2 + c.g**2).sqrt()
     x = means[0] + deviations[0] * states()
-    there = Dopri5(1e-8, 1e-8).sample(field, x, times).final
+    there = Dopri5(rtol=1e-8, atol=1e-8).sample(field, x, times).final
     torch.testing.assert_close(there, means[1] + deviations[1] * states(), rtol=0, atol=1e-4)
-    back = Dopri5(1e-8, 1e-8).sample(field, there, times.flip(0)).final
+    back = Dopri5(rtol=1e-8, atol=1e-8).sample(field, there, times.flip(0)).final
     torch.testing.assert_close(back, x, rtol=0, atol=1e-4)
 
 

@@ -9,17 +9,21 @@ from torch import Tensor
 
 from moe.seeds import fold_in
 from trainer.flow import UNCONDITIONAL, Condition, path, sampler, target
+from trainer.flow.chain import by_value
 from trainer.flow.coupling import Pairs
 from trainer.flow.field import TransitionField
-from trainer.flow.objective import Transition, TransitionConfig
+from trainer.flow.objective import ObjectiveInputs, Transition
 from trainer.flow.path import PathSample
 from trainer.flow.question import FromTokens, HeadVelocities, Question, Tokens
-from trainer.flow.sampler import Dopri5Config, EulerConfig, HeunConfig
-from trainer.flow.token_times import by_value
+from trainer.flow.sampler import Dopri5, Euler, Heun
 from trainer.model.conditioning import PatchGrid
 
 MEAN, STD = 1.5, 0.5
 STRAIGHT = path.Affine(path.linear)
+
+
+def transition(draws: int = 4, tokens: int = 1) -> Transition:
+    return Transition(draws=draws).build(ObjectiveInputs(target.Velocity().build(STRAIGHT), tokens=tokens))
 
 
 class Gaussian:
@@ -71,8 +75,8 @@ def noise(num: int, size: int = 2, seed: int = 0) -> Tensor:
 
 
 def drawn(config: sampler.AnyConfig, x_0: Tensor, network: Gaussian | None = None, **bound: Any) -> sampler.Trajectory:
-    solver = sampler.build(config, path=STRAIGHT)
-    return solver.sample(field(network or Gaussian(), **bound), x_0, sampler.times(config), keys=keys(len(x_0)))
+    solver = config.build(STRAIGHT)
+    return solver.sample(field(network or Gaussian(), **bound), x_0, config.grid(), keys=keys(len(x_0)))
 
 
 def points(num: int = 6, shape: tuple[int, ...] = (2,)) -> PathSample:
@@ -84,7 +88,7 @@ def points(num: int = 6, shape: tuple[int, ...] = (2,)) -> PathSample:
 @pytest.mark.parametrize("steps", [1, 2, 5])
 def test_transitions_end_in_the_data_whatever_their_number(steps: int) -> None:
     """Every transition keeps the marginal distribution exactly, so that one is as good as many."""
-    config = sampler.TransitionConfig(steps=steps, head=HeunConfig(steps=16))
+    config = sampler.Transition(steps=steps, head=Heun(steps=16))
     final = drawn(config, noise(20_000)).final
     torch.testing.assert_close(final.mean(0), torch.full((2,), MEAN, dtype=final.dtype), atol=0.02, rtol=0)
     torch.testing.assert_close(final.std(0), torch.full((2,), STD, dtype=final.dtype), atol=0.02, rtol=0)
@@ -92,9 +96,9 @@ def test_transitions_end_in_the_data_whatever_their_number(steps: int) -> None:
 
 def test_the_mean_of_what_the_head_draws_is_the_velocity_of_the_flow() -> None:
     network, x, t = Gaussian(), torch.tensor([[0.7, -1.2]], dtype=torch.float64), torch.tensor([0.4])
-    one = sampler.TransitionConfig(steps=1, head=EulerConfig(steps=64))
+    one = sampler.Transition(steps=1, head=Euler(steps=64))
     bound, num = field(network), 40_000
-    solver = sampler.build(one, path=STRAIGHT)
+    solver = one.build(STRAIGHT)
     assert isinstance(solver, sampler.Transition)
     tokens = bound.tokens(x.expand(num, -1), t.expand(num))
     found = solver._draw(bound, tokens, noise(num)).final
@@ -111,7 +115,7 @@ def test_many_transitions_follow_the_mean_velocity() -> None:
     for steps in (16, 64, 256):
         ends = [
             drawn(config, x_0).final
-            for config in (EulerConfig(steps=steps), sampler.TransitionConfig(steps=steps, head=EulerConfig(steps=16)))
+            for config in (Euler(steps=steps), sampler.Transition(steps=steps, head=Euler(steps=16)))
         ]
         distances.append(float((ends[0] - ends[1]).square().mean().sqrt()))
     assert distances[2] < 0.1
@@ -119,21 +123,21 @@ def test_many_transitions_follow_the_mean_velocity() -> None:
         assert 1.6 < before / after < 2.5
 
 
-@pytest.mark.parametrize("head", [EulerConfig(steps=3), HeunConfig(steps=4), Dopri5Config(rtol=1e-3, atol=1e-3)])
+@pytest.mark.parametrize("head", [Euler(steps=3), Heun(steps=4), Dopri5(rtol=1e-3, atol=1e-3)])
 def test_calls_are_counted_by_part_and_known_beforehand(head: Any) -> None:
-    config, network = sampler.TransitionConfig(steps=5, head=head), Gaussian()
+    config, network = sampler.Transition(steps=5, head=head), Gaussian()
     made = drawn(config, noise(3), network).calls
     assert made == {"network": network.calls.count(Tokens), "head": network.calls.count(FromTokens)}
-    known = sampler.calls(config)
+    known = config.calls()
     assert made == known or (known is None and head.kind == "dopri5")
-    fewer = sampler.with_evaluations(config, 2)
+    fewer = config.with_evaluations(2)
     assert fewer is not None
     assert (fewer.steps, fewer.head) == (2, head)
 
 
 def test_what_is_drawn_for_an_example_is_a_function_of_its_key() -> None:
-    config, x_0 = sampler.TransitionConfig(steps=3), noise(6)
-    solver, bound, grid = sampler.build(config, path=STRAIGHT), field(Gaussian()), sampler.times(config)
+    config, x_0 = sampler.Transition(steps=3), noise(6)
+    solver, bound, grid = config.build(STRAIGHT), field(Gaussian()), config.grid()
     every = solver.sample(bound, x_0, grid, keys=keys(6)).final
     some = solver.sample(bound, x_0[[4, 1]], grid, keys=keys(6)[[4, 1]]).final
     assert torch.equal(some, every[[4, 1]])
@@ -143,7 +147,7 @@ def test_what_is_drawn_for_an_example_is_a_function_of_its_key() -> None:
 
 
 def test_times_are_those_of_a_grid() -> None:
-    config = sampler.TransitionConfig(times=(0.0, 0.25, 1.0))
+    config = sampler.Transition(times=(0.0, 0.25, 1.0))
     assert config.steps == 2
     assert torch.equal(drawn(config, noise(2)).times, torch.tensor([0.0, 0.25, 1.0]))
 
@@ -162,21 +166,21 @@ def test_guidance_acts_on_the_velocity_of_the_head() -> None:
 
 def test_guidance_asks_the_trunk_once_a_step() -> None:
     network = Gaussian()
-    config = sampler.TransitionConfig(steps=2, head=EulerConfig(steps=3))
+    config = sampler.Transition(steps=2, head=Euler(steps=3))
     drawn(config, noise(2), network, condition=Condition(torch.tensor([1, 2])), guidance=1.5)
     assert network.calls == 2 * [Tokens, *3 * [FromTokens]]
 
 
 def test_the_trunk_is_called_once_for_all_draws() -> None:
     network = Gaussian()
-    losses = Transition(TransitionConfig(draws=4)).loss(network, points(), UNCONDITIONAL)
+    losses = transition(draws=4).loss(network, points(), UNCONDITIONAL)
     assert network.calls == [HeadVelocities, Tokens]
     assert losses.values.shape == (6, 4, 2)
     assert losses.per_example.shape == (6,)
 
 
 def test_the_loss_is_a_function_of_its_keys() -> None:
-    objective, sample = Transition(), points()
+    objective, sample = transition(), points()
     first, again = (objective.loss(Gaussian(), sample, UNCONDITIONAL).values for _ in range(2))
     other = objective.loss(Gaussian(), sample._replace(keys=keys(6, seed=1)), UNCONDITIONAL).values
     assert torch.equal(first, again)
@@ -195,9 +199,9 @@ def test_the_exact_head_has_the_least_loss() -> None:
     t = torch.rand(20_000, generator=torch.Generator().manual_seed(4))
     sample = STRAIGHT.sample(Pairs(x_0, x_1), t, generator=torch.Generator())._replace(keys=keys(20_000))
     network = Gaussian()
-    best = Transition().loss(network, sample, UNCONDITIONAL).mean()
+    best = transition().loss(network, sample, UNCONDITIONAL).mean()
     for shift in (-0.3, 0.3):
-        moved = Transition().loss(lambda *asked, shift=shift: network(*asked) + shift, sample, UNCONDITIONAL).mean()
+        moved = transition().loss(lambda *asked, shift=shift: network(*asked) + shift, sample, UNCONDITIONAL).mean()
         assert float(moved - best) == pytest.approx(shift**2, abs=0.01)
 
 
@@ -217,7 +221,7 @@ def test_each_token_has_a_time_of_its_own() -> None:
         return torch.zeros_like(question.y)
 
     sample = points(shape=(1, 4, 4))
-    Transition(tokens=4).loss(network, sample, UNCONDITIONAL)
+    transition(tokens=4).loss(network, sample, UNCONDITIONAL)
     (question,) = asked
     assert question.s.shape == (4, 6, 4)
     assert len(question.s.unique()) == question.s.numel()

@@ -12,9 +12,8 @@ from tests.trainer.model.test_model import configuration, dense, states, stirred
 from trainer.config.rules.drawing import of_cost
 from trainer.config.rules.objection import refuse
 from trainer.config.sections import DeepSpeedConfig
-from trainer.flow import Condition, cost, sampler
-from trainer.flow.control.cost_gradient import CostGradient, CostGradientConfig
-from trainer.flow.control.protocol import ControlInputs
+from trainer.flow import Condition, sampler
+from trainer.flow.control.protocol import ControlInputs, CostGradient, CostGradientConfig
 from trainer.flow.cost import AttentionConfig
 from trainer.flow.question import WithAttention
 from trainer.model.dit import DiT
@@ -70,7 +69,7 @@ def test_blocks_that_compute_twice_answer_the_same() -> None:
 
 def test_the_gradient_of_the_cost_is_the_one_of_finite_differences() -> None:
     model, (x, t, label) = stirred(dense()).eval().double(), states()
-    asked = cost.build(HALVES, model)
+    asked = HALVES.build(model)
     x = x.double().requires_grad_()
     values = asked(x, t, Condition(label))
     assert values.shape == (3,)
@@ -86,7 +85,7 @@ def test_the_gradient_of_the_cost_is_the_one_of_finite_differences() -> None:
 
 def test_the_cost_of_an_example_is_a_function_of_its_row() -> None:
     model, (x, t, label) = stirred(dense()).eval(), states()
-    asked = cost.build(HALVES, model)
+    asked = HALVES.build(model)
     together = asked(x, t, Condition(label))
     alone = torch.cat([asked(x[i : i + 1], t[i : i + 1], Condition(label[i : i + 1])) for i in range(3)])
     torch.testing.assert_close(together, alone)
@@ -98,13 +97,13 @@ def test_the_cost_falls_while_a_network_draws(goal: str) -> None:
     model, config, num = stirred(dense(), seed=3).eval(), configuration(), 16
     parts, condition = FlowParts(config), Condition(torch.arange(num) % 10)
     settings = HALVES.model_copy(update={"goal": goal})
-    asked, steps = cost.build(settings, model), sampler.EulerConfig(steps=10)
+    asked, steps = settings.build(model), sampler.Euler(steps=10)
     start, found = torch.randn(num, 1, 8, 8, generator=torch.Generator().manual_seed(2)), []
     for strength in (0.0, 100.0):
         control = CostGradientConfig(cost=settings, strength=strength)
         inputs = ControlInputs(parts.path, condition, model)
         field = CostGradient(control, inputs).over(parts.field(model, condition, 1.5))
-        drawn = sampler.build(steps, path=parts.path).sample(field, start, sampler.times(steps))
+        drawn = steps.build(parts.path).sample(field, start, steps.grid())
         found.append(asked(drawn.final, torch.ones(num), condition))
     assert float((found[1] < found[0]).float().mean()) > 0.8
     assert all(parameter.grad is None for parameter in model.parameters())

@@ -8,8 +8,7 @@ from torch import Tensor
 
 from trainer.config.model import CausalTransitionConfig
 from trainer.flow import Condition
-from trainer.flow.past import Past
-from trainer.flow.question import NextStates, NextToken, OfToken
+from trainer.flow.question import NextStates, NextToken, OfToken, Past
 from trainer.model.conditioning import PatchGrid
 from trainer.model.transition import CausalTransition
 from trainer.model.values import initialised

@@ -12,7 +12,7 @@ from trainer.config.rules.plan import plan_layout
 from trainer.config.run import RunConfig
 from trainer.flow import Condition
 from trainer.flow.question import FromTokens, HeadVelocities, Tokens
-from trainer.flow.sampler import EulerConfig, TransitionConfig
+from trainer.flow.sampler import Euler, Transition
 from trainer.model.build import build_model
 from trainer.model.flops import forward_multiply_adds, sample_multiply_adds, training_flops
 
@@ -154,9 +154,9 @@ def test_the_mean_velocity_costs_a_call_of_the_head_with_all_its_draws(trunk: st
     config, network = configuration(f"transition_{trunk}", trunk), network_of(f"transition_{trunk}", trunk)
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
         network(*arguments(trunk))
-    followed = sample_multiply_adds(config, EulerConfig(steps=5), {"network": 5})
+    followed = sample_multiply_adds(config, Euler(steps=5), {"network": 5})
     assert followed == 5 * counter.get_total_flops() // 6
-    transitions = sample_multiply_adds(config, TransitionConfig(steps=5), {"network": 5, "head": 80})
+    transitions = sample_multiply_adds(config, Transition(steps=5), {"network": 5, "head": 80})
     trunk_alone, head = forward_multiply_adds(config), config.model.head_multiply_adds(SHAPES[trunk])
     assert transitions == 5 * (trunk_alone or 0) + 80 * head
 

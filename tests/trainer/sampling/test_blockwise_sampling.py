@@ -15,16 +15,13 @@ from trainer.flow.field import SegmentField
 from trainer.flow.path import PathSample
 from trainer.flow.question import Approximation, Onward, WithFeatures, WithProjection
 from trainer.flow.sampler import (
-    EulerConfig,
-    EulerMaruyamaConfig,
-    HeunConfig,
+    Euler,
+    EulerMaruyama,
+    Heun,
     Segmented,
-    SegmentedConfig,
-    StochasticHeunConfig,
-    build,
-    times,
+    StochasticHeun,
+    Within,
 )
-from trainer.flow.sampler.segmented import Within
 from trainer.flow.time import segment_of, share_behind, start_of
 from trainer.model.blockwise import Blockwise
 from trainer.model.conditioning import steering
@@ -88,8 +85,8 @@ def test_an_aligned_loss_is_the_error_less_the_mean_cosine(places: tuple[int, ..
     def teacher(images: Tensor) -> Tensor:
         return (images.flatten(1) @ matrix).view(len(images), 6, *places)
 
-    config = objective.AlignedConfig(teacher=Path("unused"), weight=0.3)
-    aligned = objective.build(config, target=target.Velocity().build(STRAIGHT), teacher=teacher)
+    config = objective.Aligned(teacher=Path("unused"), weight=0.3)
+    aligned = config.build(objective.ObjectiveInputs(target.Velocity().build(STRAIGHT), teacher=teacher))
     found = aligned.loss(trained, sample, condition)
     prediction, projected = trained(sample.x_t, sample.t, condition, WithProjection())
     taught = teacher(sample.x_1)
@@ -107,7 +104,11 @@ def test_an_aligned_loss_is_the_error_less_the_mean_cosine(places: tuple[int, ..
 
 def test_a_residual_of_features_is_learned_from_states_of_the_same_pairs() -> None:
     trained, sample, (_, _, condition) = network(residual_layers=1), drawn_points(), points(7)
-    found = objective.FeatureResidual(STRAIGHT).loss(trained, sample, condition)
+    found = (
+        objective.FeatureResidual()
+        .build(objective.ObjectiveInputs(target.Velocity().build(STRAIGHT), STRAIGHT))
+        .loss(trained, sample, condition)
+    )
     start = start_of(segment_of(sample.t, 3), 3, sample.t)
     x_start = (1 - start)[:, None, None, None] * sample.x_0 + start[:, None, None, None] * sample.x_1
     _, first = trained(x_start, start, condition, WithFeatures())
@@ -132,24 +133,24 @@ def steered(made: Blockwise, sample: PathSample, condition: Condition) -> Tensor
 
 
 def drawn(made: Blockwise, within: Within, *, approximates: bool, guidance: float = 1.5) -> Tensor:
-    task, chosen = flow(residual_layers=1), SegmentedConfig(segments=3, within=within)
+    task, chosen = flow(residual_layers=1), Segmented(segments=3, within=within)
     field = task.parts.field(made, Condition(torch.arange(6) % CLASSES), guidance)
     assert isinstance(field, SegmentField)
     x = torch.randn(6, 1, 4, 4, generator=torch.Generator().manual_seed(5))
-    sampler, followed = build(chosen, path=task.parts.path), replace(field, approximates=approximates)
+    sampler, followed = chosen.build(task.parts.path), replace(field, approximates=approximates)
     with torch.no_grad():
-        return sampler.sample(followed, x, times(chosen), keys=torch.arange(6)).final
+        return sampler.sample(followed, x, chosen.grid(), keys=torch.arange(6)).final
 
 
 @pytest.mark.parametrize("guidance", [0.0, 1.0, 1.5])
 def test_one_step_a_segment_needs_no_approximation(guidance: float) -> None:
     made = network(residual_layers=1)
     full, approximated = (
-        drawn(made, EulerConfig(steps=1), approximates=choice, guidance=guidance) for choice in (False, True)
+        drawn(made, Euler(steps=1), approximates=choice, guidance=guidance) for choice in (False, True)
     )
     assert torch.equal(full, approximated)
     full, approximated = (
-        drawn(made, EulerConfig(steps=3), approximates=choice, guidance=guidance) for choice in (False, True)
+        drawn(made, Euler(steps=3), approximates=choice, guidance=guidance) for choice in (False, True)
     )
     assert not torch.equal(full, approximated)
 
@@ -159,7 +160,7 @@ def test_a_sampler_keeps_to_the_blocks_of_its_segment() -> None:
     made = network()
     field = flow().parts.field(made, Condition(torch.arange(6) % CLASSES), 1.0)
     x = torch.randn(6, 1, 4, 4, generator=torch.Generator().manual_seed(5))
-    sampler = build(SegmentedConfig(segments=3, within=HeunConfig(steps=1)), path=flow().parts.path)
+    sampler = Segmented(segments=3, within=Heun(steps=1)).build(flow().parts.path)
     assert isinstance(sampler, Segmented)
     with torch.no_grad():
         found = sampler.sample(field, x, torch.tensor([0.0, 1 / 3, 2 / 3, 1.0])).final
@@ -179,7 +180,7 @@ def test_a_walk_back_to_the_source_approximates_nothing() -> None:
     field = flow(residual_layers=1).parts.field(made, Condition(torch.arange(6) % CLASSES), 1.0)
     assert isinstance(field, SegmentField)
     x = torch.randn(6, 1, 4, 4, generator=torch.Generator().manual_seed(5))
-    sampler = build(SegmentedConfig(segments=3, within=EulerConfig(steps=2)), path=flow().parts.path)
+    sampler = Segmented(segments=3, within=Euler(steps=2)).build(flow().parts.path)
     with torch.no_grad():
         both = [
             sampler.sample(replace(field, approximates=choice), x, torch.linspace(1, 0, 7)).final
@@ -190,7 +191,7 @@ def test_a_walk_back_to_the_source_approximates_nothing() -> None:
 
 @pytest.mark.parametrize(
     "within",
-    [EulerConfig(steps=8), HeunConfig(steps=4), EulerMaruyamaConfig(steps=8), StochasticHeunConfig(steps=4)],
+    [Euler(steps=8), Heun(steps=4), EulerMaruyama(steps=8), StochasticHeun(steps=4)],
     ids=lambda one: one.kind,
 )
 @pytest.mark.parametrize(

@@ -20,10 +20,9 @@ from trainer.checkpoint.pretrained import restore
 from trainer.config.file import load_config
 from trainer.config.layout import Layout
 from trainer.config.run import RunConfig
-from trainer.flow import sampler
 from trainer.flow.sampler import AnyConfig as AnySampler
-from trainer.flow.sampler import Dopri5Config, EulerConfig, FirstOrderConfig, HeunConfig, SegmentedConfig, Trajectory
-from trainer.flow.sampler.grid import StepsFile
+from trainer.flow.sampler import Dopri5, Euler, FirstOrder, Heun, Segmented, Trajectory
+from trainer.flow.sampler.protocol import StepsFile
 from trainer.model.flops import sample_multiply_adds
 from trainer.sampling.draw import TrainedFlow
 from trainer.sampling.flow import FlowParts
@@ -120,7 +119,7 @@ def test_the_controls_of_a_run_are_those_that_are_asked_for(run: Path, controlle
 
 def test_controls_act_on_the_guided_field_and_on_their_own_rows(flow: TrainedFlow) -> None:
     """Two steps of Euler's method, written out; and rows that pass through the network alone or together."""
-    together = followed(flow, STRONG, EulerConfig(steps=2), range(8))
+    together = followed(flow, STRONG, Euler(steps=2), range(8))
     condition = flow.conditioning(8, seed=3).condition
     field, label, x = flow.parts.field(flow.model, condition, 1.5), condition.label, together.x[0]
     assert label is not None
@@ -128,21 +127,21 @@ def test_controls_act_on_the_guided_field_and_on_their_own_rows(flow: TrainedFlo
         for step in range(2):
             x = x + 0.5 * (field(x, torch.full((8,), 0.5 * step)) + 2 * (label[:, None] - x))
     torch.testing.assert_close(together.final, x, rtol=1e-5, atol=1e-6)
-    alone = [followed(flow, STRONG, EulerConfig(steps=2), rows).final for rows in ([5, 0], [3, 6])]
+    alone = [followed(flow, STRONG, Euler(steps=2), rows).final for rows in ([5, 0], [3, 6])]
     torch.testing.assert_close(torch.cat(alone), together.final[[5, 0, 3, 6]], rtol=1e-5, atol=1e-6)
 
 
 def test_a_cost_of_a_user_s_pulls_as_its_gradient(flow: TrainedFlow) -> None:
     cost = f'{{kind: cost_gradient, cost: {{class: "{MODULE}:Distance"}}, strength: 2, weight: constant, limit: null}}'
-    by_cost = followed(flow, cost, HeunConfig(steps=3), range(8))
-    by_hand = followed(flow, STRONG, HeunConfig(steps=3), range(8))
+    by_cost = followed(flow, cost, Heun(steps=3), range(8))
+    by_hand = followed(flow, STRONG, Heun(steps=3), range(8))
     torch.testing.assert_close(by_cost.final, by_hand.final, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("chosen", [EulerConfig(steps=3), HeunConfig(steps=3), FirstOrderConfig(steps=3)])
+@pytest.mark.parametrize("chosen", [Euler(steps=3), Heun(steps=3), FirstOrder(steps=3)])
 def test_calls_of_the_network_by_a_cost_are_counted(flow: TrainedFlow, chosen: AnySampler) -> None:
     plain, asking = (followed(flow, controls, chosen, range(4)) for controls in (STRONG, ASKING))
-    expected = sampler.calls(chosen)
+    expected = chosen.calls()
     assert plain.calls == expected
     assert expected is not None
     assert asking.calls == {"network": 2 * expected["network"]}
@@ -150,22 +149,22 @@ def test_calls_of_the_network_by_a_cost_are_counted(flow: TrainedFlow, chosen: A
 
 def test_progress_tells_the_calls_of_the_network(flow: TrainedFlow) -> None:
     told: list[int] = []
-    found = followed(flow, ASKING, EulerConfig(steps=3), range(4), told)
+    found = followed(flow, ASKING, Euler(steps=3), range(4), told)
     assert told == [1, 2, 3, 4, 5, 6]
     assert found.calls == {"network": 6}
 
 
 def test_a_sampler_that_chooses_its_steps_counts_every_call(flow: TrainedFlow) -> None:
-    plain, asking = (followed(flow, controls, Dopri5Config(), range(4)) for controls in ("[]", ASKING))
+    plain, asking = (followed(flow, controls, Dopri5(), range(4)) for controls in ("[]", ASKING))
     assert asking.calls["network"] % 2 == 0
     assert plain.calls["network"] > 6
 
 
 @pytest.mark.slow
 def test_segments_and_files_of_times_are_followed_under_controls(flow: TrainedFlow, run: Path, tmp_path: Path) -> None:
-    segmented = SegmentedConfig(segments=2, within=EulerConfig(steps=3))
+    segmented = Segmented(segments=2, within=Euler(steps=3))
     found = followed(flow, STRONG, segmented, range(4))
-    same = followed(flow, STRONG, EulerConfig(steps=6), range(4))
+    same = followed(flow, STRONG, Euler(steps=6), range(4))
     torch.testing.assert_close(found.final, same.final, rtol=1e-5, atol=1e-6)
 
     grid = (0.0, 0.2, 0.7, 1.0)
@@ -200,7 +199,7 @@ def test_evaluate_measures_what_is_drawn_and_says_so(
 
 
 def test_multiply_adds_are_known_where_a_control_asks_the_field_alone(flow: TrainedFlow) -> None:
-    chosen, under = EulerConfig(steps=2), flow.under(read_controls(STRONG)).config
+    chosen, under = Euler(steps=2), flow.under(read_controls(STRONG)).config
     known = sample_multiply_adds(flow.config, chosen, {"network": 2})
     assert sample_multiply_adds(under, chosen, {"network": 2}) == known is not None
     assert sample_multiply_adds(under, chosen, {"network": 4}) is None

@@ -12,7 +12,7 @@ from netsim.foundation.refusal import Refusal
 from tests.trainer.untrained import untrained_run
 from trainer.config.file import load_config
 from trainer.data import BadExamples
-from trainer.flow.space import Identity
+from trainer.flow.context import Identity
 from trainer.sampling.requested_pictures import FolderPictures, HeldOutPictures, open_pictures
 from trainer.sampling.results_folder import ResultsFolder
 

@@ -13,7 +13,7 @@ from tests.trainer.commands import DIGITS, refused
 from trainer.config.file import load_config
 from trainer.config.rules.drawing import of_drawn_together
 from trainer.config.rules.objection import refuse
-from trainer.flow.sampler import Dopri5Config, EulerConfig, SegmentedConfig
+from trainer.flow.sampler import Dopri5, Euler, Segmented
 
 SETTINGS = (
     "model={kind: dit, hidden: 32, num_layers: 2, num_heads: 4}",
@@ -96,9 +96,9 @@ def test_ranks_that_do_not_share_the_network_are_refused(
 
 def test_ranks_that_share_experts_take_their_steps_together() -> None:
     config = load_config(DIGITS)
-    refuse(of_drawn_together(config, EulerConfig()))
+    refuse(of_drawn_together(config, Euler()))
     alone = load_config(DIGITS, ["parallel.expert=1"])
-    for chosen in (Dopri5Config(), SegmentedConfig(segments=2, within=Dopri5Config())):
+    for chosen in (Dopri5(), Segmented(segments=2, within=Dopri5())):
         refuse(of_drawn_together(alone, chosen))
         with pytest.raises(ValueError, match=r"^sample\.sampler\.kind: dopri5 .*; start one process$"):
             refuse(of_drawn_together(config, chosen))

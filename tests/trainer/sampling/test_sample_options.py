@@ -16,7 +16,7 @@ from trainer.checkpoint.directory import prune
 from trainer.config.file import load_config
 from trainer.config.run import RunConfig
 from trainer.data import write_shards
-from trainer.flow.sampler import EulerConfig, HeunConfig, SegmentedConfig
+from trainer.flow.sampler import Euler, Heun, Segmented
 from trainer.sampling import trained
 from trainer.sampling.conditioning import Conditioning
 from trainer.sampling.sample import DrawingRequest, drawing
@@ -102,13 +102,13 @@ def chosen(run: Path, **asked: Any) -> Any:
 
 
 def test_a_sampler_is_a_kind_or_settings_and_has_as_many_steps_as_are_asked_for(run: Path) -> None:
-    assert chosen(run) == EulerConfig(steps=2)
-    assert chosen(run, steps=5) == EulerConfig(steps=5)
-    assert chosen(run, sampler="heun") == HeunConfig()
-    assert chosen(run, sampler="{kind: heun, steps: 3}") == HeunConfig(steps=3)
-    assert chosen(run, sampler='{"kind": "heun", "steps": 3}', steps=4) == HeunConfig(steps=4)
-    segmented = SegmentedConfig(segments=3, within=EulerConfig(steps=8))
-    assert with_steps(segmented, 6) == SegmentedConfig(segments=3, within=EulerConfig(steps=2))
+    assert chosen(run) == Euler(steps=2)
+    assert chosen(run, steps=5) == Euler(steps=5)
+    assert chosen(run, sampler="heun") == Heun()
+    assert chosen(run, sampler="{kind: heun, steps: 3}") == Heun(steps=3)
+    assert chosen(run, sampler='{"kind": "heun", "steps": 3}', steps=4) == Heun(steps=4)
+    segmented = Segmented(segments=3, within=Euler(steps=8))
+    assert with_steps(segmented, 6) == Segmented(segments=3, within=Euler(steps=2))
 
 
 @pytest.mark.parametrize(

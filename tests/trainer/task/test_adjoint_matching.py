@@ -120,7 +120,16 @@ def followed(
 ) -> LeanAdjoint:
     times = torch.linspace(0, 1, len(x), dtype=torch.float64)
     field = NetworkField(velocity, target.Velocity().build(LINEAR))
-    return lean_adjoint(field, sampler.Memoryless(FLOOR), x, times, terminal, UNCONDITIONAL, cost, weight=weight)
+    return lean_adjoint(
+        field,
+        sampler.Memoryless(diffusion=sampler.MemorylessDiffusion(floor=FLOOR)),
+        x,
+        times,
+        terminal,
+        UNCONDITIONAL,
+        cost,
+        weight=weight,
+    )
 
 
 def random_states(steps: int, size: int = 3) -> Tensor:

@@ -16,13 +16,13 @@ from trainer.config.file import load_config
 from trainer.config.rules.plan import plan_sampling
 from trainer.config.run import RunConfig
 from trainer.flow.sampler import (
-    Dopri5Config,
-    EulerConfig,
+    Dopri5,
+    Euler,
     Field,
-    HeunConfig,
+    Heun,
     OwnSampler,
     Sampler,
-    SegmentedConfig,
+    Segmented,
     Trajectory,
 )
 from trainer.trace.formula import TraceSpec, formula
@@ -55,9 +55,9 @@ def written(one: TraceSpec) -> tuple[TraceHeader, list[CollectiveRecord]]:
 @pytest.mark.parametrize(
     ("sampler", "calls"),
     [
-        (EulerConfig(steps=5), 5),
-        (HeunConfig(steps=5), 10),
-        (SegmentedConfig(segments=2, within=HeunConfig(steps=2)), 8),
+        (Euler(steps=5), 5),
+        (Heun(steps=5), 10),
+        (Segmented(segments=2, within=Heun(steps=2)), 8),
         (7, 7),
     ],
 )
@@ -138,7 +138,7 @@ def test_a_trace_of_many_ranks_is_made_while_it_is_read() -> None:
 @pytest.mark.parametrize(
     ("sampler", "problem"),
     [
-        (Dopri5Config(), r"^sampler\.kind: dopri5 chooses its steps .*; use euler or heun$"),
+        (Dopri5(), r"^sampler\.kind: dopri5 chooses its steps .*; use euler or heun$"),
         (
             OwnSampler.model_validate({"class": "tests.trainer.trace.test_trace_of_sampling:Leap"}),
             r"^sampler\.class: .*; give .*steps$",

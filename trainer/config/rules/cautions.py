@@ -11,8 +11,7 @@ from trainer.config.rules.parts import composition_of
 from trainer.config.run import RunConfig
 from trainer.config.task import AdjointMatchingConfig
 from trainer.data import WebDatasetConfig, parts_of
-from trainer.flow import sampler
-from trainer.flow.sampler.grid import StepsFile
+from trainer.flow.sampler.protocol import StepsFile
 
 Cautions = Iterator[tuple[str, str, str]]
 OUTCOMES = {"evaluate": "nothing is evaluated", "sample": "nothing is drawn"}
@@ -39,7 +38,7 @@ def of_composition(config: RunConfig) -> Cautions:
 def of_stale_grids(config: RunConfig) -> Cautions:
     """Grids that were searched for the weights of another run, or for earlier ones."""
     chosen = getattr(config.sample, "sampler", None)
-    path = None if chosen is None else sampler.steps_file(chosen)
+    path = None if chosen is None else chosen.steps_file
     if path is not None and not learns_steps(config):
         made_by = StepsFile.read(path).made_by.get("run", "another run")
         problem = f"{path} was searched for the weights that {made_by} had, and this run trains others"

@@ -18,13 +18,13 @@ from trainer.flow.target import Quantity
 from trainer.flow.target.conversion import determines
 
 QUANTITIES: dict[type, tuple[Quantity, ...]] = {
-    sampler.FirstOrderConfig: ("data", "noise"),
-    sampler.EulerMaruyamaConfig: ("velocity", "score"),
-    sampler.StochasticHeunConfig: ("velocity", "score"),
-    sampler.RenoiseConfig: ("data",),
+    sampler.FirstOrder: ("data", "noise"),
+    sampler.EulerMaruyama: ("velocity", "score"),
+    sampler.StochasticHeun: ("velocity", "score"),
+    sampler.Renoise: ("data",),
 }
 """The quantities that samplers need from a field, where the velocity alone is not enough."""
-Distillation = objective.VelocityDistillationConfig | objective.ConsistencyDistillationConfig
+Distillation = objective.VelocityDistillation | objective.ConsistencyDistillation
 """Objectives that learn the mean velocity up to the data."""
 KEYS = {"sampler": "sample.sampler.kind", "controls": "sample.controls"}
 """The key of a part in a configuration, if it is not the kind of a section of flow."""
@@ -55,11 +55,11 @@ ALTERNATIVES: dict[str, tuple[Any, ...]] = {
     "path": PATHS,
     "target": _kinds(target.Config),
     "objective": tuple(
-        objective.RegressionConfig(space=space, antithetic=antithetic)
+        objective.Regression(space=space, antithetic=antithetic)
         for antithetic in (False, True)
         for space in ("prediction", "data", "velocity")
     ),
-    "sampler": tuple(one for one in _kinds(sampler.Config) if not isinstance(one, sampler.TransitionConfig)),
+    "sampler": tuple(one for one in _kinds(sampler.Config) if not isinstance(one, sampler.Transition)),
     "controls": ((),),
 }
 """The configurations that may replace a part whatever the network is, by the name of the part."""
@@ -100,15 +100,15 @@ def has_one_step_map(along: path.Config, predicted: target.Config) -> bool:
 
 def innermost(config: sampler.AnyConfig) -> sampler.AnyConfig:
     """The sampler within segments, or the sampler itself if it has none."""
-    return config.within if isinstance(config, sampler.SegmentedConfig) else config
+    return config.within if isinstance(config, sampler.Segmented) else config
 
 
 def follows_score(config: sampler.AnyConfig) -> bool:
     """Whether a sampler adds noise, which it balances by a drift along the score."""
     match innermost(config):
-        case sampler.EulerMaruyamaConfig(diffusion=sampler.FlowGRPODiffusion() | sampler.MemorylessDiffusion()):
+        case sampler.EulerMaruyama(diffusion=sampler.FlowGRPODiffusion() | sampler.MemorylessDiffusion()):
             return True
-        case sampler.EulerMaruyamaConfig(diffusion=diffusion) | sampler.StochasticHeunConfig(diffusion=diffusion):
+        case sampler.EulerMaruyama(diffusion=diffusion) | sampler.StochasticHeun(diffusion=diffusion):
             return any(diffusion)
     return False
 
@@ -125,8 +125,8 @@ def reasons(parts: Composition) -> Reasons:
 
 def _of_chains(parts: Composition) -> Reasons:
     learned, drawn = parts.objective, parts.sampler
-    learns_tokens = isinstance(learned, objective.CausalTransitionConfig)
-    draws_tokens = isinstance(drawn, sampler.CausalTransitionConfig)
+    learns_tokens = isinstance(learned, objective.CausalTransition)
+    draws_tokens = isinstance(drawn, sampler.CausalTransition)
     if learns_tokens and parts.path != path.LinearConfig():
         yield ("objective", "path"), "the states of its chain lie on straight lines between noise and data"
     if learns_tokens and learned.process == "independent" and not is_independent(parts.coupling):
@@ -165,29 +165,29 @@ def _of_pairs_and_prediction(parts: Composition) -> Reasons:
 def _of_losses(parts: Composition) -> Reasons:
     learned, along = parts.objective, built(parts.path)
     match learned:
-        case objective.RegressionConfig(antithetic=True) if not along.has_noise:
+        case objective.Regression(antithetic=True) if not along.has_noise:
             reason = "antithetic points differ in the path's own noise, and this path adds none"
             yield ("objective", "path"), reason
-        case objective.FeatureResidualConfig() if not along.affine:
+        case objective.FeatureResidual() if not along.affine:
             reason = "it computes states at other times of the same path, which needs the coefficients of the path"
             yield ("objective", "path"), reason
     match learned:
-        case objective.RegressionConfig(space=("data" | "velocity") as space):
+        case objective.Regression(space=("data" | "velocity") as space):
             if not target.class_of(parts.target).determines(space, along):
                 yield ("objective", "target", "path"), f"the prediction leaves the {space} open on this path"
     match learned:
-        case objective.MongeMapConfig() | objective.RegressionConfig(monge_gap=objective.MongeGapConfig()):
+        case objective.MongeMap() | objective.Regression(monge_gap=objective.MongeGap()):
             if not has_one_step_map(parts.path, parts.target):
                 reason = "it trains the map of one step, x_0 + v(x_0, 0), which does not lead to the data here"
                 yield ("objective", "target", "path"), reason
     without_pairs = isinstance(parts.coupling, coupling.Independent | coupling.OwnCoupling)
-    if isinstance(learned, objective.MongeMapConfig) and not without_pairs:
+    if isinstance(learned, objective.MongeMap) and not without_pairs:
         reason = "it compares source points and data as two sets, so that pairs and their weights have no meaning"
         yield ("objective", "coupling"), reason
-    if isinstance(learned, objective.TransitionConfig) and not isinstance(parts.path, path.LinearConfig):
+    if isinstance(learned, objective.Transition) and not isinstance(parts.path, path.LinearConfig):
         reason = "a step goes along the difference of data and source, which only a straight path has everywhere"
         yield ("objective", "path"), reason
-    trains_head = isinstance(learned, objective.TransitionConfig | objective.CausalTransitionConfig)
+    trains_head = isinstance(learned, objective.Transition | objective.CausalTransition)
     if trains_head and not isinstance(parts.target, target.Velocity):
         yield ("objective", "target"), "the head draws velocities"
 
@@ -195,20 +195,20 @@ def _of_losses(parts: Composition) -> Reasons:
 def _of_steps(parts: Composition) -> Reasons:
     drawn, along, predicted = parts.sampler, built(parts.path), target.class_of(parts.target)
     inner = innermost(drawn)
-    trained = isinstance(parts.objective, objective.TransitionConfig | objective.OwnObjective)
-    if isinstance(drawn, sampler.TransitionConfig) and not trained:
+    trained = isinstance(parts.objective, objective.Transition | objective.OwnObjective)
+    if isinstance(drawn, sampler.Transition) and not trained:
         yield ("sampler", "objective"), "it draws by the head of a network, which this does not train"
     unknown = next((one for one in _quantities(drawn) if not predicted.determines(one, along)), None)
     if unknown is not None:
         yield ("sampler", "target", "path"), f"it needs the {unknown}, which the prediction leaves open on this path"
-    elif isinstance(inner, sampler.FirstOrderConfig) and along.has_noise:
+    elif isinstance(inner, sampler.FirstOrder) and along.has_noise:
         reason = "its steps lead from the source to the data, and a path that adds noise of its own has a third term"
         yield ("sampler", "target", "path"), reason
     if follows_score(drawn) and not along.has_noise and not is_independent(parts.coupling):
         reason = "it follows the score, which is known only where the source is normal and independent of the data"
         yield ("sampler", "coupling", "path"), reason
     match inner:
-        case sampler.EulerMaruyamaConfig(diffusion=sampler.MemorylessDiffusion()) if parts.path != path.LinearConfig():
+        case sampler.EulerMaruyama(diffusion=sampler.MemorylessDiffusion()) if parts.path != path.LinearConfig():
             reason = "its noise is memoryless, which is written for the straight path that ends at the data alone"
             yield ("sampler", "path"), reason
 
@@ -219,7 +219,7 @@ def _of_distillation(parts: Composition) -> Reasons:
         yield ("objective", "path"), "it learns a mean velocity that leads to the data in one straight step"
     if distils and not isinstance(parts.target, target.Velocity):
         yield ("objective", "target"), "the network itself is the mean velocity that it learns"
-    if isinstance(parts.sampler, sampler.RenoiseConfig) and not is_independent(parts.coupling):
+    if isinstance(parts.sampler, sampler.Renoise) and not is_independent(parts.coupling):
         reason = "it draws fresh noise on the way, and this coupling does not pair noise and data at random"
         yield ("sampler", "coupling"), reason
 
@@ -227,7 +227,7 @@ def _of_distillation(parts: Composition) -> Reasons:
 def _of_controls(parts: Composition) -> Reasons:
     if not parts.controls:
         return
-    if isinstance(parts.sampler, sampler.TransitionConfig | sampler.CausalTransitionConfig):
+    if isinstance(parts.sampler, sampler.Transition | sampler.CausalTransition):
         reason = "a control changes the velocity at a state, and this sampler draws by a head, which follows none"
         yield ("controls", "sampler", "objective"), reason
         yield ("controls", "sampler", "path"), reason
@@ -261,7 +261,7 @@ def open_at_the_source(parts: Composition) -> Reasons:
 def open_at_the_data(parts: Composition) -> Reasons:
     """A sampler that evaluates the velocity at t = 1, or within 0.001 of it, where the prediction leaves it open."""
     end, last = target.class_of(parts.target).end, built(parts.path).ends_as
-    solvers = sampler.HeunConfig | sampler.Dopri5Config | sampler.StochasticHeunConfig
+    solvers = sampler.Heun | sampler.Dopri5 | sampler.StochasticHeun
     if isinstance(innermost(parts.sampler), solvers) and end is not None and end == last:
         reason = (
             "it evaluates the velocity at t = 1, where the state contains no source, and this predicts the data alone"

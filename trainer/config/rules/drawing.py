@@ -16,7 +16,7 @@ from trainer.data import PairsConfig
 from trainer.data.text_windows import run_tokenizer
 from trainer.flow import cost, sampler
 from trainer.flow.control import CostGradientConfig
-from trainer.flow.sampler.grid import StepsFile
+from trainer.flow.sampler.protocol import StepsFile
 
 
 def of_samples(config: RunConfig, world_size: int) -> Objections:
@@ -87,9 +87,9 @@ def _steps_apart(shared: str, remedy: str) -> tuple[str, str, str]:
 
 def _chooses_steps(chosen: sampler.AnyConfig) -> bool:
     match chosen:
-        case sampler.SegmentedConfig(within=inner) | sampler.TransitionConfig(head=inner):
-            return isinstance(inner, sampler.Dopri5Config)
-    return isinstance(chosen, sampler.Dopri5Config)
+        case sampler.Segmented(within=inner) | sampler.Transition(head=inner):
+            return isinstance(inner, sampler.Dopri5)
+    return isinstance(chosen, sampler.Dopri5)
 
 
 def of_guidance(config: RunConfig) -> Objections:
@@ -112,10 +112,10 @@ def of_grids(config: RunConfig) -> Objections:
     """A file of searched grids that is missing, or that was searched for other samples than are drawn."""
     match config.sample:
         case ImageSample(sampler=chosen, guidance=scale) | PointSample(sampler=chosen, guidance=scale):
-            path = sampler.steps_file(chosen)
+            path = chosen.steps_file
             if path is None:
                 return
-            sampler.times(chosen)
+            chosen.grid()
             made_for = StepsFile.read(path).guidance
             if made_for != scale and not learns_steps(config):
                 problem = f"is {made_for:g}, and the samples are drawn with {scale:g}"

@@ -20,9 +20,9 @@ from trainer.data import (
     ToyConfig,
     parts_of,
 )
-from trainer.flow.context import SemanticMapConfig
+from trainer.flow.context import SemanticMap
 from trainer.flow.coupling import KNN, Independent, OwnCoupling, Paired
-from trainer.flow.objective import RegressionConfig
+from trainer.flow.objective import Regression
 from trainer.flow.time import Stratified
 
 SQUARES = {
@@ -86,7 +86,7 @@ def of_shapes(config: RunConfig) -> Objections:
         ("flow.context", flow.context and flow.context.kind, flow.context is None),
         ("flow.source", flow.source and flow.source.kind, flow.source is None),
         ("flow.coupling.kind", flow.coupling.kind, isinstance(flow.coupling, Independent)),
-        ("flow.objective.kind", flow.objective.kind, isinstance(flow.objective, RegressionConfig)),
+        ("flow.objective.kind", flow.objective.kind, isinstance(flow.objective, Regression)),
         ("flow.path.kind", flow.path.kind, flow.path.kind != "mirror_interpolant"),
         ("sample.kind", config.sample.kind, isinstance(config.sample, ImageSample)),
         ("trace.steps", list(config.trace.steps), not config.trace.steps),
@@ -137,7 +137,7 @@ def of_context(config: RunConfig) -> Objections:
     if config.data_are_latents or (pairs is not None and latent is not None):
         problem = f"{kind} is made of images, and the data are latents"
         yield field, problem, "give the images as data, and flow.latent.path to encode them at each step"
-    if isinstance(context, SemanticMapConfig) and len(shape) == 3 and any(side % context.block for side in shape[1:]):
+    if isinstance(context, SemanticMap) and len(shape) == 3 and any(side % context.block for side in shape[1:]):
         problem = f"{context.block} does not divide images of {shape[1]} x {shape[2]} pixels"
         yield "flow.context.block", problem, f"use one of {divisors(math.gcd(*shape[1:]))}"
 

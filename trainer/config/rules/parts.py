@@ -18,7 +18,7 @@ from trainer.config.run import RunConfig
 from trainer.config.sample import ImageSample, PointSample
 from trainer.data import PairsConfig
 from trainer.flow import objective, path, sampler
-from trainer.flow.sampler.grid import SAME_TIME
+from trainer.flow.sampler.protocol import SAME_TIME
 from trainer.flow.time import Grid, Stratified, Uniform
 
 OBJECTIVES = {
@@ -80,7 +80,7 @@ def of_causal_network(config: RunConfig) -> Objections:
         )
         yield "flow.time.kind", problem, "use uniform"
     learned = flow.objective
-    independent = isinstance(learned, objective.CausalTransitionConfig) and learned.process == "independent"
+    independent = isinstance(learned, objective.CausalTransition) and learned.process == "independent"
     if config.source_data is not None and independent:
         problem = (
             f"{config.source_data.kind} data give each example one state to start at, and flow.objective.process "
@@ -89,7 +89,7 @@ def of_causal_network(config: RunConfig) -> Objections:
         yield "flow.source.kind", problem, "use flow.objective.process=linear, or remove flow.source"
     assert isinstance(config.sample, ImageSample | PointSample)
     drawn_by = config.sample.sampler
-    if not isinstance(drawn_by, sampler.CausalTransitionConfig) or len(config.state_shape) not in (1, 3):
+    if not isinstance(drawn_by, sampler.CausalTransition) or len(config.state_shape) not in (1, 3):
         return
     tokens = model.state_tokens(config.state_shape)
     calls = model.transitions * tokens
@@ -102,9 +102,9 @@ def of_one_step(config: RunConfig, micro_batch: int | None) -> Objections:
     """What leaves the map of one step without meaning, and settings that it makes no use of."""
     flow = config.flow
     match flow and flow.objective:
-        case objective.MongeMapConfig():
+        case objective.MongeMap():
             field = "flow.objective.kind: monge_map"
-        case objective.RegressionConfig(monge_gap=objective.MongeGapConfig()):
+        case objective.Regression(monge_gap=objective.MongeGap()):
             field = "flow.objective.monge_gap"
         case _:
             return
@@ -125,7 +125,7 @@ def of_one_step(config: RunConfig, micro_batch: int | None) -> Objections:
     if micro_batch is not None and micro_batch < 2:
         problem = f"in a micro batch of {micro_batch} there is nothing to compare a map with"
         yield field, problem, "use a larger optim.micro_batch, as a rule 128 to 512"
-    if not isinstance(flow.objective, objective.MongeMapConfig):
+    if not isinstance(flow.objective, objective.MongeMap):
         return
     if flow.time not in (Uniform(), Grid(steps=1)):
         problem = (
@@ -136,7 +136,7 @@ def of_one_step(config: RunConfig, micro_batch: int | None) -> Objections:
     drawn_by = config.sample.sampler
     if isinstance(drawn_by, sampler.OwnSampler):
         return
-    if not isinstance(drawn_by, sampler.EulerConfig) or drawn_by.times != ONLY_STEP:
+    if not isinstance(drawn_by, sampler.Euler) or drawn_by.times != ONLY_STEP:
         steps = getattr(drawn_by, "steps", None)
         used = drawn_by.kind if steps is None else f"{drawn_by.kind} with {steps} step{'s' * (steps != 1)}"
         problem = f"{used} can ask the network after t = 0, where flow.objective.kind monge_map leaves it untrained"
@@ -147,8 +147,8 @@ def of_features(config: RunConfig) -> Objections:
     """Objectives that ask for features that a network lacks, and parts of a network that nothing trains."""
     flow, model = config.flow, config.model
     learned = flow and flow.objective
-    aligned = isinstance(learned, objective.AlignedConfig)
-    residual = isinstance(learned, objective.FeatureResidualConfig)
+    aligned = isinstance(learned, objective.Aligned)
+    residual = isinstance(learned, objective.FeatureResidual)
     if not isinstance(model, BlockwiseConfig):
         if aligned or residual:
             problem = f"{learned.kind} needs the features of a trunk, which a {model.kind} model lacks"
@@ -216,7 +216,7 @@ def of_blocks(config: RunConfig, micro_batch: int | None) -> Objections:
     assert isinstance(config.sample, ImageSample | PointSample)
     drawn_by = config.sample.sampler
     if not isinstance(drawn_by, sampler.OwnSampler) and getattr(drawn_by, "segments", None) != segments:
-        parts = f", segments {drawn_by.segments}" if isinstance(drawn_by, sampler.SegmentedConfig) else ""
+        parts = f", segments {drawn_by.segments}" if isinstance(drawn_by, sampler.Segmented) else ""
         yield (
             "sample.sampler.kind",
             f"{drawn_by.kind}{parts} steps across the edges of model.segments {segments}, where the field may jump",
@@ -244,13 +244,13 @@ def of_distillation(config: RunConfig) -> Objections:
         yield "flow.objective.kind", problem, "use model.kind=dit or mlp"
     if config.source_data is None:
         return
-    if isinstance(learned, objective.VelocityDistillationConfig) and learned.weight_distribution > 0:
+    if isinstance(learned, objective.VelocityDistillation) and learned.weight_distribution > 0:
         problem = (
             f"{learned.weight_distribution:g} weighs samples that start at a standard normal, and those of this flow "
             "start at another data set"
         )
         yield "flow.objective.weight_distribution", problem, "use 0"
     assert isinstance(config.sample, ImageSample | PointSample)
-    if isinstance(config.sample.sampler, sampler.RenoiseConfig):
+    if isinstance(config.sample.sampler, sampler.Renoise):
         problem = "renoise draws normal noise on the way, and the paths of this flow start at another data set"
         yield "sample.sampler.kind", problem, "use euler, heun or dopri5"

@@ -14,10 +14,10 @@ from trainer.config.rules.parts import composition_of
 from trainer.config.run import RunConfig
 from trainer.config.task import AdjointMatchingConfig, GRPOConfig, TrajectoryBalanceTaskConfig
 from trainer.data.kinds import OwnDataset
-from trainer.flow import coupling, path, reward
-from trainer.flow.objective import MongeMapConfig
-from trainer.flow.reward import ClassifierConfig
-from trainer.flow.sampler import EulerMaruyamaConfig
+from trainer.flow import coupling, path
+from trainer.flow.objective import MongeMap
+from trainer.flow.reward import Classifier
+from trainer.flow.sampler import EulerMaruyama
 
 HIDDEN = "with a model.label_dropout such as 0.1"
 
@@ -73,7 +73,7 @@ def of_policy(config: RunConfig) -> Objections:
     yield from _of_flow(config, task)
     yield from _of_network(config, task)
     yield from _of_base(config, task)
-    if isinstance(task.reward, ClassifierConfig) and config.data.num_classes < 2:
+    if isinstance(task.reward, Classifier) and config.data.num_classes < 2:
         problem = f"classifier tells classes apart, and the data have {config.data.num_classes}"
         yield "task.reward.kind", problem, "use data with classes, or reward ink, distance or a class of yours"
 
@@ -84,13 +84,13 @@ def _of_flow(config: RunConfig, task: GRPOConfig) -> Objections:
     if config.source_data is not None:
         problem = f"{task.kind} draws from noise, and the paths of this flow begin at {config.source_data.kind} data"
         yield "task.kind", problem, "use a base without flow.source"
-    if isinstance(flow.objective, Distillation | MongeMapConfig):
+    if isinstance(flow.objective, Distillation | MongeMap):
         yield (
             "task.kind",
             f"{task.kind} follows velocities, and flow.objective.kind {flow.objective.kind} learns steps to the data",
             "use the run that it was distilled from as task.base",
         )
-    composition = composition_of(config, EulerMaruyamaConfig(steps=task.steps, diffusion=task.noise))
+    composition = composition_of(config, EulerMaruyama(steps=task.steps, diffusion=task.noise))
     assert composition is not None
     for parts, reason in separate(reasons(composition)):
         if "sampler" not in parts:
@@ -152,7 +152,7 @@ def of_adjoint_matching(config: RunConfig) -> Objections:
         yield "flow.coupling.kind", problem, "use independent, without flow.source, and a base that was trained so"
     if several_shapes(config):
         yield "data", "images of several shapes, and paths begin at noise of one", "give images of one shape"
-    if task.reward is not None and not reward.is_differentiable(task.reward):
+    if task.reward is not None and not task.reward.differentiable:
         problem = f"{task.reward.kind} says differentiable = False, and adjoint matching follows its gradient"
         yield "task.reward", problem, "compute it by operations of torch, or use task.kind=grpo"
     if task.cost is not None:

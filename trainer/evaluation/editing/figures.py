@@ -13,7 +13,7 @@ from torch import Tensor
 from trainer.config.run import RunConfig
 from trainer.evaluation.judgement import real_examples
 from trainer.evaluation.quality import ClassJudge
-from trainer.flow.space import Space
+from trainer.flow.context import Space
 from trainer.sampling.editing.edits import Calls, PictureEdits
 from trainer.sampling.editing.plan import EditPlan
 

@@ -25,8 +25,8 @@ from trainer.config.run import RunConfig
 from trainer.data.picture import ENDINGS, BadPicture, opened_picture
 from trainer.evaluation.fidelity.gaussian import Gaussian, Moments
 from trainer.evaluation.fidelity.precision_recall import parts_of_ranks
+from trainer.flow.context import Identity, Space
 from trainer.flow.sampler import AnyConfig
-from trainer.flow.space import Identity, Space
 from trainer.model.feature_extractor.extractor import Extractor
 from trainer.sampling.conditioning import Conditioning
 from trainer.sampling.draw import TrainedFlow

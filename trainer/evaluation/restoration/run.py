@@ -21,8 +21,8 @@ from trainer.evaluation.restoration.figures import FORMAT, Figures, power
 from trainer.evaluation.restoration.page import SHOWN, Told, restoration_page
 from trainer.evaluation.restoration.pictures import write_pngs
 from trainer.flow.inverse import Flair
-from trainer.flow.operator import AveragePoolConfig, BlurConfig, IdentityConfig, MaskConfig
-from trainer.flow.sampler import EulerConfig
+from trainer.flow.operator import AveragePool, BlurConfig, Identity, MaskConfig
+from trainer.flow.sampler import Euler
 from trainer.sampling.draw import TrainedFlow
 from trainer.sampling.flow import build_space, check_latents
 from trainer.sampling.picture_work import work_through
@@ -56,7 +56,7 @@ def run(run_dir: Path, request: RestoreRequest, out: Path) -> int:
     results = ResultsFolder(out, _record(folder, request, pictures))
     results.check()
     code, refusal, said = 0, None, None
-    with shared(run_dir, EulerConfig()) as found:
+    with shared(run_dir, Euler()) as found:
         try:
             solver, errors = _solver(plan, found, folder, results)
         except ValueError as error:  # the same on every rank; the process groups are left before it is said
@@ -184,11 +184,11 @@ def _task(request: RestoreRequest) -> str:
     match request.operator:
         case MaskConfig(mask=mask):
             return {"centre": "Filling in the centre", "boxes": "Filling in boxes"}.get(mask.kind, "Filling in a mask")
-        case AveragePoolConfig(factor=factor):
+        case AveragePool(factor=factor):
             return f"{factor} times the resolution"
         case BlurConfig(deviation=deviation):
             return f"Sharpening a blur of {deviation:g} pixel{'s' * (deviation != 1)}"
-        case IdentityConfig():
+        case Identity():
             return "Restoring"
         case own:
             return f"Restoring ({own.class_path.rpartition(':')[2]})"

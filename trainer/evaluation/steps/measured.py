@@ -13,7 +13,7 @@ from torch import Tensor
 
 from netsim.foundation.refusal import Refusal
 from trainer.evaluation.quality import energy_distance
-from trainer.flow.sampler.grid import StepsFile
+from trainer.flow.sampler.protocol import StepsFile
 from trainer.sampling.steps.fine import Noises, fine_times, times_of
 from trainer.sampling.steps.search import Progress, Search, chord_cost
 

@@ -17,7 +17,7 @@ from trainer.config.rules.objection import refuse
 from trainer.distributed.groups import Launch
 from trainer.evaluation.steps.measured import Measured, grids_table, measured, ratio
 from trainer.evaluation.steps.pictures import cost_chart, errors_chart, image_rows, ladders_chart, point_panels
-from trainer.flow.sampler.grid import StepsFile
+from trainer.flow.sampler.protocol import StepsFile
 from trainer.sampling.reference import Reference
 from trainer.sampling.steps.fine import Noises, fine_times, times_of
 from trainer.sampling.steps.request import StepsRequest

@@ -267,7 +267,7 @@ def _drawn(flow: TrainedFlow, spec: MeasurementSpec, seed: int) -> dict[str, NDA
 def _with_about(own: sampler.AnyConfig, evaluations: int) -> sampler.AnyConfig:
     """The sampler with so many evaluations, or the next number that it can come out at."""
     for number in range(evaluations, 2 * evaluations + 64):
-        chosen = sampler.with_evaluations(own, number)
+        chosen = own.with_evaluations(number)
         if chosen is not None:
             return chosen
     return own

@@ -15,7 +15,7 @@ from trainer.experiment.memory.peak import StepMemory, step_memory
 from trainer.experiment.memory.recording import Change, Event, Recording
 from trainer.experiment.memory.zero import Partition, ZeroMemory
 from trainer.experiment.memory.zero3 import Zero3Memory
-from trainer.flow.objective import ConsistencyDistillationConfig, OwnObjective, VelocityDistillationConfig
+from trainer.flow.objective import ConsistencyDistillation, OwnObjective, VelocityDistillation
 from trainer.model.build import frozen_parameters
 from trainer.trace.formula.protocol import ELEMENT_BYTES
 from trainer.trace.formula.zero import optimizer_groups
@@ -120,7 +120,7 @@ def without_estimate(config: RunConfig, layout: Layout) -> str | None:
     if layout.placement is not None and layout.placement.has_replicas:
         return "moe.placement: the tokens decide how many of them a replica serves"
     match config.flow:
-        case Flow(objective=(VelocityDistillationConfig() | ConsistencyDistillationConfig()) as chosen):
+        case Flow(objective=(VelocityDistillation() | ConsistencyDistillation()) as chosen):
             return f"flow.objective.kind: {chosen.kind} calls a teacher besides the network that learns"
         case Flow(objective=OwnObjective(class_path=path)):
             return f"flow.objective.class: {path} may call the network in other ways than a built-in one"

@@ -16,7 +16,7 @@ from trainer.evaluation.steps.measured import Measured, ratio
 from trainer.evaluation.steps.pictures import errors_chart
 from trainer.experiment.report.part import Part, before_after_bars
 from trainer.experiment.report.run_files import RunFiles, shown
-from trainer.flow.sampler.grid import StepsFile
+from trainer.flow.sampler.protocol import StepsFile
 from trainer.sampling.reference import Reference
 from trainer.sampling.sampler_choice import check_made_of
 

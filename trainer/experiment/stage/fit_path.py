@@ -9,7 +9,7 @@ from trainer.config.document import merged
 from trainer.config.rules.objection import Objections, caught
 from trainer.distributed.groups import Launch
 from trainer.experiment.stage.protocol import ConfiguredStage, Provenance, Stage, filled
-from trainer.flow.path.tabulated import read_table
+from trainer.flow.path.kinetic_optimal import read_table
 from trainer.training.path_fit.request import TABLE, FitRequest, check_fitted_to, without_path
 
 

@@ -15,7 +15,7 @@ from trainer.config.sample import ImageSample, PointSample
 from trainer.distributed.groups import Launch
 from trainer.experiment.stage.pairs import PairsStage
 from trainer.experiment.stage.protocol import Cost, Provenance, Stage, TaughtStage, filled
-from trainer.flow.sampler.grid import StepsFile
+from trainer.flow.sampler.protocol import StepsFile
 from trainer.sampling.sampler_choice import segments_of
 from trainer.sampling.steps.request import StepsRequest
 from trainer.sampling.steps.search import of_search

@@ -1,15 +1,221 @@
-"""Controls, fields made of fields: the protocol, its implementations, their configuration and `build`."""
+"""Controls, fields made of fields: the protocol, pulls towards given states, and the union `Config` of all sections."""
 
-from typing import Annotated, ClassVar
+from __future__ import annotations
 
+import math
+from dataclasses import dataclass
+from typing import Annotated, ClassVar, Literal
+
+import torch
+from pydantic import Field as Setting
+from pydantic import model_validator
 from torch import Tensor
 
 from netsim.foundation.contract import init_parameters
 from netsim.foundation.own_class import KindOrClass, OwnClass, build_own
-from trainer.flow.control.cost_gradient import CostGradient, CostGradientConfig
-from trainer.flow.control.protocol import Control, ControlInputs, Controlled, controlled
-from trainer.flow.control.pull import Pull, PullConfig
-from trainer.flow.control.transport import Transport, TransportConfig
+from netsim.foundation.settings import Section
+from trainer.flow.control.protocol import (
+    Control,
+    ControlInputs,
+    Controlled,
+    CostGradient,
+    CostGradientConfig,
+    controlled,
+)
+from trainer.flow.path import End, Path
+from trainer.flow.sampler.protocol import SAME_TIME, Field, Trajectory
+from trainer.flow.target import Quantity
+from trainer.flow.target.conversion import convert, determines
+
+
+class PullConfig(Section):
+    """A share of the velocity is that of the path to a picture, or back to a noise, as in RF-Inversion."""
+
+    kind: Literal["pull"] = "pull"
+    strength: float = Setting(default=0.9, ge=0, le=1)
+    """Share of the pull in the velocity; 0: none, 1: the velocity of the flow has no part in it."""
+    start: float = Setting(default=0.0, ge=0, lt=1)
+    """When it begins, as a share of the way to the end that it pulls to."""
+    stop: float = Setting(default=0.25, gt=0, le=1)
+    """When it is over, as a share of that way; a step that begins there is free of it."""
+    decay: float = Setting(default=0.0, ge=0)
+    """Power of the share of the way still ahead, which the strength is multiplied by; 0: it stays as it is."""
+    end: Literal["data", "source"] = "data"
+    """What it pulls to: `data`, a picture, on the way to the data; `source`, a noise, on the way back."""
+    needs_picture: ClassVar[bool] = True
+
+    @model_validator(mode="after")
+    def _stops_after_it_starts(self) -> PullConfig:
+        if self.stop <= self.start:
+            raise ValueError(f"stop: {self.stop} is not after start {self.start}; use a later one")
+        return self
+
+    def build(self, inputs: ControlInputs) -> Pull:
+        if self.end == "source":
+            raise ValueError("end: source pulls to a noise, which inversions alone have; use data")
+        return Pull(self, inputs.picture_for(self.kind), inputs.path, inputs.mask)
+
+
+class Pull(Control):
+    """v + s(t) (c - v), where c is the velocity of the path through a state and a given end.
+
+    On the straight path c = (y - x) / (1 - t) towards data y, and (x - y) / t towards a source y.
+
+    With strength 1 the last step of Euler's method, or of any other that asks for no velocity at the end itself, ends
+    at the given states. At the end no velocity is that of the path, and the pull is over there. The divisor is at least
+    1e-3, see `trainer.flow.target.conversion.convert`.
+
+    Source: Rout et al., "Semantic Image Inversion and Editing using Rectified Stochastic Differential Equations",
+    arXiv 2410.10792, algorithms 1 (towards a noise) and 2 (towards a picture).
+    """
+
+    def __init__(self, config: PullConfig, given: Tensor, path: Path, mask: Tensor | None = None) -> None:
+        check_leads_through(config.end, path, kind=config.kind)
+        self.config = config
+        self.given = given
+        self.path = path
+        self.mask = mask
+
+    def over(self, field: Field) -> Field:
+        return Pulled(field, self.path, self) if self.config.strength else field
+
+    def strength(self, t: Tensor) -> Tensor:
+        """The share [B] of the pull in the velocity at the times `t` [B], without the mask."""
+        config = self.config
+        gone = t if config.end == "data" else 1 - t
+        acts = (gone >= config.start - SAME_TIME) & (gone < config.stop - SAME_TIME)
+        return config.strength * (1 - gone).clamp(min=0) ** config.decay * acts
+
+
+@dataclass(frozen=True)
+class Pulled(Controlled):
+    """The field of `Pull`."""
+
+    pull: Pull
+
+    def velocity(self, x: Tensor, t: Tensor) -> Tensor:
+        velocity, pull = self.field(x, t), self.pull
+        towards = velocity_through(pull.given, x, t, self.path, end=pull.config.end)
+        share = per_value(pull.strength(t), x, pull.mask)
+        return torch.lerp(velocity, towards.to(velocity), share.to(velocity))
+
+
+def velocity_through(given: Tensor, x: Tensor, t: Tensor, path: Path, *, end: End) -> Tensor:
+    """The velocity of the path through states and one given end y: (y - x) / (1 - t) or (x - y) / t if straight."""
+    return convert(given.to(x), x, t, path, source=_named(end), to="velocity")
+
+
+def check_leads_through(end: End, path: Path, *, kind: str) -> None:
+    """Refuses, by a ValueError, a path on which a state and one end leave the velocity open."""
+    if not determines(_named(end), "velocity", path):
+        raise ValueError(
+            f"{kind}: a state and its {end} alone give no velocity on this path, which adds noise of its own; "
+            "use a run whose path does not"
+        )
+
+
+def per_value(strength: Tensor, x: Tensor, mask: Tensor | None) -> Tensor:
+    """Strengths [B] as factors that broadcast to states [B, *D], times a mask where there is one."""
+    factor = strength.reshape(-1, *[1] * (x.ndim - 1))
+    return factor if mask is None else factor * mask
+
+
+def _named(end: End) -> Quantity:
+    return "data" if end == "data" else "noise"
+
+
+SMALLEST_NORM = 1e-8
+
+
+class TransportConfig(Section):
+    """A share of the velocity, which fades early, is that of the straight transport to a picture, as in OTIP."""
+
+    kind: Literal["transport"] = "transport"
+    strength: float = Setting(default=0.3, ge=0, le=1)
+    """Largest share of the transport in the velocity; 0: none."""
+    stop: float = Setting(default=0.3, gt=0, le=1)
+    """Time at which it has faded, along half a cosine; 0 is the noise, 1 the picture."""
+    ramp: float = Setting(default=0.05, ge=0, le=1)
+    """Time over which it first grows from 0; 0: it begins at its full strength."""
+    longest: float = Setting(default=10.0, gt=0)
+    """Largest norm of its velocity at one place of a state: over the channels of a pixel, or the values of a point."""
+    respect_prompt: bool = False
+    """Whether its correction of a place is scaled by the norm of the flow's velocity there over that of its own, so
+    that it gives way where the flow moves little."""
+    needs_picture: ClassVar[bool] = True
+
+    def build(self, inputs: ControlInputs) -> Transport:
+        return Transport(self, inputs.picture_for(self.kind), inputs.path, inputs.mask)
+
+
+class Transport(Control):
+    """v + s(t) (d - v), where d is the velocity of the path to a picture, shortened where it is too long.
+
+    s(t) = strength (1 + cos(pi t / stop)) / 2 min(1, t / ramp) before `stop`, and 0 from there on. The map between two
+    points that transports one to the other is a straight line; hence the name. Where nothing is shortened and
+    `respect_prompt` is off, transport followed by a pull of strength e is a pull of strength 1 - (1 - e) (1 - s).
+
+    With `respect_prompt` the correction s (d - v) is multiplied by |v| / |d|, as the published code does, although it
+    holds d already.
+
+    Source: Lupascu and Stupariu, "Transport-Guided Rectified Flow Inversion", arXiv 2508.02363, as its published code
+    has it: before the pull of RF-Inversion, see `trainer.flow.control`.
+    """
+
+    def __init__(self, config: TransportConfig, picture: Tensor, path: Path, mask: Tensor | None = None) -> None:
+        check_leads_through("data", path, kind=config.kind)
+        self.config = config
+        self.picture = picture
+        self.path = path
+        self.mask = mask
+
+    def over(self, field: Field) -> Field:
+        return Transported(field, self.path, self) if self.config.strength else field
+
+    def strength(self, t: Tensor) -> Tensor:
+        """The share [B] of the transport in the velocity at the times `t` [B], without the mask."""
+        config = self.config
+        faded = (1 + (math.pi * (t / config.stop).clamp(max=1)).cos()) / 2
+        return config.strength * faded * ((t / config.ramp).clamp(max=1) if config.ramp else 1)
+
+    def clip_rate(self, trajectory: Trajectory) -> Tensor:
+        """The share (scalar) of the places of the states that it acted on where the transport's velocity was too long.
+
+        The trajectory is that of Euler's method, or of another one that asks for velocities at its states alone.
+        """
+        rates = []
+        for x, time in zip(trajectory.x[:-1], trajectory.times[:-1].to(trajectory.x), strict=True):
+            t = time.expand(len(x))
+            acts = self.strength(t) > 0
+            too_long = (self._straight(x, t).norm(dim=1) > self.config.longest).reshape(len(x), -1).double().mean(1)
+            rates.append(torch.stack([(too_long * acts).sum(), acts.double().sum()]))
+        clipped, acted = torch.stack(rates).sum(0)
+        return clipped / acted.clamp(min=1)
+
+    def velocity(self, x: Tensor, t: Tensor) -> Tensor:
+        """The velocity d [B, *D] of the transport at states [B, *D] and times [B], not longer than allowed."""
+        straight = self._straight(x, t)
+        norm = straight.norm(dim=1, keepdim=True)
+        return straight * (self.config.longest / norm.clamp(min=self.config.longest))
+
+    def _straight(self, x: Tensor, t: Tensor) -> Tensor:
+        return velocity_through(self.picture, x, t, self.path, end="data")
+
+
+@dataclass(frozen=True)
+class Transported(Controlled):
+    """The field of `Transport`."""
+
+    transport: Transport
+
+    def velocity(self, x: Tensor, t: Tensor) -> Tensor:
+        velocity, transport = self.field(x, t), self.transport
+        towards = transport.velocity(x, t).to(velocity)
+        share = per_value(transport.strength(t), x, transport.mask).to(velocity)
+        if transport.config.respect_prompt:
+            own, other = (value.norm(dim=1, keepdim=True) for value in (velocity, towards))
+            share = share * own / (other + SMALLEST_NORM)
+        return velocity + share * (towards - velocity)
 
 
 class OwnControl(OwnClass, frozen=True):
@@ -21,66 +227,17 @@ class OwnControl(OwnClass, frozen=True):
     protocol: ClassVar[str] = "trainer.flow.control.Control"
     passed: ClassVar[tuple[str, ...]] = ("path", "condition", "network", "picture", "mask")
 
+    @property
+    def needs_picture(self) -> bool:
+        """Whether it has no meaning where examples are drawn from noise alone."""
+        picture = init_parameters(self.imported()).get("picture")
+        return picture is not None and picture.default is picture.empty
+
+    def build(self, inputs: ControlInputs) -> Control:
+        if self.needs_picture:
+            inputs.picture_for(self.kind)
+        return build_own(self, **vars(inputs))
+
 
 AnyConfig = CostGradientConfig | PullConfig | TransportConfig | OwnControl
 Config = Annotated[AnyConfig, KindOrClass()]
-
-
-def build(config: AnyConfig, inputs: ControlInputs) -> Control:
-    """The control that `config.kind` or `config.class` names, for one batch.
-
-    Raises:
-        ValueError: it needs a picture and there is none, or it does not suit the path.
-    """
-    match config:
-        case CostGradientConfig():
-            return CostGradient(config, inputs)
-        case PullConfig(end="source"):
-            raise ValueError("end: source pulls to a noise, which inversions alone have; use data")
-        case PullConfig():
-            return Pull(config, _picture(config, inputs), inputs.path, inputs.mask)
-        case TransportConfig():
-            return Transport(config, _picture(config, inputs), inputs.path, inputs.mask)
-        case OwnControl():
-            if needs_picture(config):
-                _picture(config, inputs)
-            return build_own(config, **vars(inputs))
-
-
-def needs_picture(config: AnyConfig) -> bool:
-    """Whether a control acts by pictures, so that it has no meaning where examples are drawn from noise alone."""
-    match config:
-        case PullConfig() | TransportConfig():
-            return True
-        case CostGradientConfig():
-            return False
-        case OwnControl():
-            picture = init_parameters(config.imported()).get("picture")
-            return picture is not None and picture.default is picture.empty
-
-
-def _picture(config: AnyConfig, inputs: ControlInputs) -> Tensor:
-    if inputs.picture is None:
-        raise ValueError(
-            f"{config.kind}: it leads to a picture, and there is none; use the edit verb, which has pictures"
-        )
-    return inputs.picture
-
-
-__all__ = [
-    "AnyConfig",
-    "Config",
-    "Control",
-    "ControlInputs",
-    "Controlled",
-    "CostGradient",
-    "CostGradientConfig",
-    "OwnControl",
-    "Pull",
-    "PullConfig",
-    "Transport",
-    "TransportConfig",
-    "build",
-    "controlled",
-    "needs_picture",
-]

@@ -3,9 +3,8 @@
 from typing import Annotated, ClassVar
 
 from netsim.foundation.own_class import KindOrClass, OwnClass, build_own
-from trainer.flow.coupling.gibbs_weighted import GibbsWeighted
 from trainer.flow.coupling.matched import KNN, Assignment, Entropic, Match, Matched, Matching, MinibatchOT, Permutation
-from trainer.flow.coupling.protocol import Coupling, Independent, Paired, Pairs
+from trainer.flow.coupling.protocol import Coupling, GibbsWeighted, Independent, Paired, Pairs
 
 
 class OwnCoupling(OwnClass, frozen=True):

@@ -10,8 +10,7 @@ from torch import Tensor
 
 from trainer.flow.chain import Chain
 from trainer.flow.condition import UNCONDITIONAL, Condition
-from trainer.flow.past import Past
-from trainer.flow.question import FromTokens, NextToken, OfToken, Onward, Tokens, WithFeatures
+from trainer.flow.question import FromTokens, NextToken, OfToken, Onward, Past, Tokens, WithFeatures
 from trainer.flow.sampler import Field, TokenField
 from trainer.flow.target import Quantity, Target
 from trainer.flow.time import share_behind

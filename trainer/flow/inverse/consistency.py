@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from trainer.flow.inverse.protocol import Consistency
 from trainer.flow.operator import Operator
 
 Decode = Callable[[Tensor], Tensor]
@@ -19,6 +19,27 @@ TINY = torch.finfo(torch.float32).tiny
 """Keeps divisions finite where there is nothing to do."""
 SHRINK = 0.25
 """Factor of the next move of an example whose last one did not bring it nearer."""
+
+
+class Consistency(Protocol):
+    """Agreement of states with the observations that were made of them."""
+
+    def initial(self) -> Tensor:
+        """The states [B, *D] of the pseudo-inverse of the observations."""
+        ...
+
+    def enforced(self, states: Tensor, weight: float, /) -> Tensor:
+        """The nearest states that agree with the observations.
+
+        Args:
+            states: [B, *D].
+            weight: of the prior at this time, which a solver by gradients scales its steps by.
+        """
+        ...
+
+    def residual(self, states: Tensor, /) -> Tensor:
+        """[B] mean over the observed values of the squared distance |A x - y|^2 / numel."""
+        ...
 
 
 def agreeing(operator: Operator, observed: Tensor, images: Tensor) -> Tensor:

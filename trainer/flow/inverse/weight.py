@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from trainer.flow.keyed_draws import keyed_normal
+from trainer.flow.condition import keyed_normal
 from trainer.flow.path import Path
 from trainer.flow.sampler.protocol import Field
 

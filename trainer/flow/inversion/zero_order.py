@@ -4,17 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Annotated, Literal
 
 import torch
-from pydantic import Field as Setting
-from pydantic import PositiveFloat, PositiveInt
 from torch import Tensor
-
-from netsim.foundation.settings import Section
-from trainer.flow.inversion.protocol import Drawn, Inversion, Inverted
-from trainer.flow.inversion.reverse import ReverseConfig, UniInversionConfig
-from trainer.flow.sampler import Field, Sampler
 
 SAFETY = 0.4
 """Share of the smallest measured bound that a step takes. The pairs of a run see few directions, and the steepest one
@@ -52,23 +44,10 @@ def contraction_bound(noise_change: Tensor, drawn_change: Tensor, drawn: Tensor)
 FIRST_BOUND = 1.0
 """The bound that a run begins with: that of a map which is nowhere steeper than 2, as flows to unit variance are."""
 
+Drawn = Callable[[Tensor], Tensor]
+"""From noise [B, *D] to the states [B, *D] that a flow leads it to."""
 Watch = Callable[[int, Tensor, Tensor], None]
 """Is shown each iterate: its number from 0, the noise [B, *D], and what it leads to [B, *D]."""
-
-
-class ZeroOrderConfig(Section):
-    """FlowOpt: z <- z - eta (f(z) - y), where f draws with the sampler of the run and y are the given states.
-
-    Attributes:
-        initial: the inversion that gives the first noise.
-        iterations: corrections; each costs one drawing.
-        step_size: eta, the same for all; null: for each example 0.4 of the smallest bound that its run has shown.
-    """
-
-    kind: Literal["zero_order"] = "zero_order"
-    initial: Annotated[ReverseConfig | UniInversionConfig, Setting(discriminator="kind")] = UniInversionConfig()
-    iterations: PositiveInt = 30
-    step_size: PositiveFloat | None = None
 
 
 @dataclass(frozen=True)
@@ -158,30 +137,6 @@ def zero_order(
         if watch is not None:
             watch(number, z, image)
     return Iterated(best, best_image, torch.stack(errors).float(), bound.float())
-
-
-class ZeroOrder(Inversion):
-    """Zero-order inversion of what a sampler draws, from the noise that another inversion gives."""
-
-    def __init__(self, sampler: Sampler, initial: Inversion, iterations: int, step_size: float | None = None) -> None:
-        self.sampler = sampler
-        self.initial = initial
-        self.iterations = iterations
-        self.step_size = step_size
-
-    def invert(self, field: Field, states: Tensor, times: Tensor, *, keys: Tensor) -> Inverted:
-        """With T evaluations a drawing, T (iterations + 1) and those of the first inversion."""
-        first = self.initial.invert(field, states, times, keys=keys)
-        calls = first.calls
-
-        def drawn(noise: Tensor) -> Tensor:
-            nonlocal calls
-            trajectory = self.sampler.sample(field, noise, times, keys=keys)
-            calls += trajectory.calls["network"]
-            return trajectory.final
-
-        found = zero_order(drawn, states, first.noise, self.iterations, self.step_size)
-        return Inverted(found.noise, calls, found.errors, found.bound)
 
 
 def _own_step(bound: Tensor) -> Tensor:

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
 from netsim.foundation.run_reference import ReferenceConfig
-from netsim.foundation.settings import Section
-from trainer.flow.condition import Condition
-from trainer.flow.keyed_draws import keyed_normal
-from trainer.flow.objective.protocol import FrozenFlow, LossTerms, Model, Objective
+from trainer.flow.condition import Condition, keyed_normal
+from trainer.flow.objective.protocol import BuiltIn, FrozenFlow, LossTerms, Model
 from trainer.flow.objective.regression import Point, at_points, not_learning
 from trainer.flow.path.protocol import PathSample
 
@@ -61,29 +59,23 @@ LEAST_NORM = 0.1
 """Added to the norm that a derivative is divided by."""
 
 
-class VelocityDistillationConfig(Section):
+class Distillation(BuiltIn):
+    """An objective of a student, whose teacher is the reference that it is built on."""
+
+    draws: ClassVar[bool] = False
+
+    @property
+    def _reference(self) -> FrozenFlow:
+        assert self._inputs.reference is not None
+        return self._inputs.reference
+
+
+class VelocityDistillation(Distillation):
     """The velocity that a mean velocity implies is matched with a teacher's, on the path and on the student's samples.
 
     A stage with weight_distribution 0 before one with more takes the place of warm-up steps.
-    """
 
-    kind: Literal["velocity_distillation"] = "velocity_distillation"
-    teacher: ReferenceConfig
-    """The run whose flow is distilled; the student begins with its weights, see model.init_from."""
-    weight_distribution: float = Field(default=1.0, ge=0, allow_inf_nan=False)
-    """Weight of the term on the student's own samples; 0: it is not computed."""
-    step: float = Field(default=0.01, gt=0, lt=1)
-    """Time over which the derivative along the teacher's flow is taken. The rounding of a network that computes in bf16
-    is magnified by up to its inverse."""
-    normalise: bool = False
-    """Divide the derivative by its norm over the values of an example, plus 0.1; for states of many values."""
-    guidance: tuple[Guidance, Guidance] = (1.0, 1.0)
-    """Classifier-free guidance of the teacher on the path and on the student's samples. The student learns it, and is
-    itself drawn from with guidance 1."""
-
-
-class VelocityDistillation(Objective):
-    """Marginal-data transport distillation: velocity matching, and velocity distillation of the distribution.
+    Marginal-data transport distillation: velocity matching, and velocity distillation of the distribution.
 
     A student u(x_t, t) that is the mean velocity from x_t to the data satisfies u - (1 - t) du/dt = v along the flow of
     the teacher v. With the difference D over a short step of the teacher in place of du/dt, the residual
@@ -100,21 +92,35 @@ class VelocityDistillation(Objective):
     Source: "Few-step Flow for 3D Generation via Marginal-Data Transport Distillation", arXiv 2509.04406.
     """
 
-    def __init__(self, teacher: FrozenFlow, config: VelocityDistillationConfig) -> None:
-        self.teacher, self.config = teacher, config
-        self.draws = config.weight_distribution > 0
+    kind: Literal["velocity_distillation"] = "velocity_distillation"
+    teacher: ReferenceConfig
+    """The run whose flow is distilled; the student begins with its weights, see model.init_from."""
+    weight_distribution: float = Field(default=1.0, ge=0, allow_inf_nan=False)
+    """Weight of the term on the student's own samples; 0: it is not computed."""
+    step: float = Field(default=0.01, gt=0, lt=1)
+    """Time over which the derivative along the teacher's flow is taken. The rounding of a network that computes in bf16
+    is magnified by up to its inverse."""
+    normalise: bool = False
+    """Divide the derivative by its norm over the values of an example, plus 0.1; for states of many values."""
+    guidance: tuple[Guidance, Guidance] = (1.0, 1.0)
+    """Classifier-free guidance of the teacher on the path and on the student's samples. The student learns it, and is
+    itself drawn from with guidance 1."""
+
+    @property
+    def draws(self) -> bool:
+        return self.weight_distribution > 0
 
     def loss(self, model: Model, sample: PathSample, condition: Condition) -> LossTerms:
         """The terms are the mean squared residuals."""
         path = sample.x_t, sample.t
         if not self.draws:
             with not_learning(model):
-                _, wanted = self._compared(model, condition, (path, self.config.guidance[0]))[0]
+                _, wanted = self._compared(model, condition, (path, self.guidance[0]))[0]
             residual = at_points(model, condition, path)[0] - wanted
             return LossTerms(residual.square(), {"velocity_residual": residual.detach().square().mean()})
         start, noised = self._generated(model, sample, condition)
         with not_learning(model):
-            on_path, on_samples = zip((path, noised), self.config.guidance, strict=True)
+            on_path, on_samples = zip((path, noised), self.guidance, strict=True)
             (_, wanted), (mean, wanted_there) = self._compared(model, condition, on_path, on_samples)
             off = mean - wanted_there
         mean, first = at_points(model, condition, path, start)
@@ -122,7 +128,7 @@ class VelocityDistillation(Objective):
         moved = off + first - first.detach()
         terms = {"velocity_residual": residual.detach(), "distribution_residual": off}
         return LossTerms(
-            residual.square() + self.config.weight_distribution * moved.square(),
+            residual.square() + self.weight_distribution * moved.square(),
             {name: value.square().mean() for name, value in terms.items()},
         )
 
@@ -141,7 +147,7 @@ class VelocityDistillation(Objective):
     ) -> list[tuple[Tensor, Tensor]]:
         """The student's mean velocity at points, each with the guidance of its teacher, and what it should be."""
         steps = [
-            TeacherStep.taken(self.teacher, point, condition, guidance=guidance, longest=self.config.step)
+            TeacherStep.taken(self._reference, point, condition, guidance=guidance, longest=self.step)
             for point, guidance in points
         ]
         places = [place for (point, _), step in zip(points, steps, strict=True) for place in (point, step.end)]
@@ -153,14 +159,22 @@ class VelocityDistillation(Objective):
 
     def _change(self, step: TeacherStep, difference: Tensor) -> Tensor:
         """(1 - t) D."""
-        if not self.config.normalise:
+        if not self.normalise:
             return step.steps_left * difference
         norm = difference.flatten(1).norm(dim=1).view_as(step.length) + LEAST_NORM * step.length
         return step.left * difference / norm.clamp(min=torch.finfo(norm.dtype).tiny)
 
 
-class ConsistencyDistillationConfig(Section):
-    """The squared change of the estimated data over a short step of a teacher."""
+class ConsistencyDistillation(Distillation):
+    """The squared change of the estimated data over a short step of a teacher.
+
+    |x_t + (1 - t) u(x_t, t) - x_s - (1 - s) u(x_s, s)|^2, where a short step of the teacher leads from x_t to x_s.
+
+    The second estimate of the data has no gradient and is of the network in evaluation mode.
+
+    Source: Song et al., "Consistency Models", arXiv 2303.01469, equation 7, whose target network is here the network
+    itself.
+    """
 
     kind: Literal["consistency_distillation"] = "consistency_distillation"
     teacher: ReferenceConfig
@@ -173,30 +187,17 @@ class ConsistencyDistillationConfig(Section):
     guidance: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 1.0
     """Classifier-free guidance of the teacher. The student learns it, and is itself drawn from with guidance 1."""
 
-
-class ConsistencyDistillation(Objective):
-    """|x_t + (1 - t) u(x_t, t) - x_s - (1 - s) u(x_s, s)|^2, where a short step of the teacher leads from x_t to x_s.
-
-    The second estimate of the data has no gradient and is of the network in evaluation mode.
-
-    Source: Song et al., "Consistency Models", arXiv 2303.01469, equation 7, whose target network is here the network
-    itself.
-    """
-
-    def __init__(self, teacher: FrozenFlow, config: ConsistencyDistillationConfig) -> None:
-        self.teacher, self.config = teacher, config
-
     def loss(self, model: Model, sample: PathSample, condition: Condition) -> LossTerms:
         """The term is the mean squared change, whatever the weight."""
-        begin, config = (sample.x_t, sample.t), self.config
-        step = TeacherStep.taken(self.teacher, begin, condition, guidance=config.guidance, longest=config.step)
+        begin = sample.x_t, sample.t
+        step = TeacherStep.taken(self._reference, begin, condition, guidance=self.guidance, longest=self.step)
         with not_learning(model):
             (later,) = at_points(model, condition, step.end)
             end = step.end[0] + (step.left - step.length) * later
         (mean,) = at_points(model, condition, begin)
         squares = (sample.x_t + step.left * mean - end).square()
         terms = {"consistency_residual": squares.detach().mean()}
-        if config.weighted:
+        if self.weighted:
             return LossTerms(squares, terms)
         weight = (step.left * step.length).clamp(min=torch.finfo(squares.dtype).tiny)
         return LossTerms(squares / weight, terms)

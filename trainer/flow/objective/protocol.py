@@ -1,15 +1,21 @@
-"""The loss of a batch, and how a model is evaluated for it."""
+"""The loss of a batch: the protocol of objectives, and what the built-in ones share."""
 
 from __future__ import annotations
 
-from typing import NamedTuple, Protocol
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar, NamedTuple, Protocol, Self
 
 import torch
+from pydantic import PrivateAttr
 from torch import Tensor
 
+from netsim.foundation.settings import Section
+from trainer.flow.chain import Chain
 from trainer.flow.condition import Condition
-from trainer.flow.path.protocol import PathSample
+from trainer.flow.path.protocol import Path, PathSample
 from trainer.flow.sampler.protocol import Field
+from trainer.flow.target import Target
 
 
 class LossTerms(NamedTuple):
@@ -62,7 +68,7 @@ class Objective(Protocol):
         draws: whether it draws noise or times of its own, as functions of `PathSample.keys`.
     """
 
-    draws: bool = False
+    draws: ClassVar[bool] = False
 
     def loss(self, model: Model, sample: PathSample, condition: Condition) -> LossTerms:
         """Evaluates the model and returns its losses.
@@ -77,3 +83,42 @@ class Objective(Protocol):
             and an objective has one micro batch.
         """
         ...
+
+
+Teacher = Callable[[Tensor], Tensor]
+"""From data [B, *D] to features: [B, F] of an example, or [B, F, rows, columns] of the patches of an image."""
+
+
+@dataclass(frozen=True)
+class ObjectiveInputs:
+    """What an objective is built on besides its settings.
+
+    Attributes:
+        target: the quantity that the network predicts.
+        path: of the pairs; a `FeatureResidual` needs it.
+        teacher: computes features of the data; an `Aligned` objective needs it.
+        reference: the flow of another run; an objective whose settings name one needs it.
+        chain: the states that the network draws; a `CausalTransition` needs it.
+        tokens: of a state, for an objective that draws by token.
+    """
+
+    target: Target
+    path: Path | None = None
+    teacher: Teacher | None = None
+    reference: FrozenFlow | None = None
+    chain: Chain | None = None
+    tokens: int = 1
+
+
+class BuiltIn(Section):
+    """An objective that is its settings, and is built on what else it needs."""
+
+    if TYPE_CHECKING:  # a field of those that draw, whose number of draws it is
+        draws: ClassVar[bool]
+
+    _inputs: ObjectiveInputs = PrivateAttr()
+
+    def build(self, inputs: ObjectiveInputs) -> Self:
+        built = self.model_copy()
+        built._inputs = inputs
+        return built

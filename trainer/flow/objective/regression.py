@@ -1,55 +1,52 @@
-"""Regression on the target: the error of a prediction, passes of the network, and the objective."""
+"""Errors of predictions: of a target, beside features like a teacher, of approximated features, and of heads."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Annotated, Literal
+from pathlib import Path as FilePath
+from typing import Annotated, Any, Literal, Self
 
 import torch
-from pydantic import Field
+from pydantic import Field, PositiveInt
 from torch import Tensor, nn
+from torch.nn import functional
 
 from netsim.foundation.settings import Section
-from trainer.flow.condition import Condition
-from trainer.flow.objective.monge_map import MongeGapConfig
-from trainer.flow.objective.protocol import LossTerms, Model, Objective
+from trainer.flow.chain import Chain, by_value
+from trainer.flow.condition import Condition, keyed_normal, keyed_uniform
+from trainer.flow.objective.monge import MongeGap, Regularised
+from trainer.flow.objective.protocol import BuiltIn, LossTerms, Model, ObjectiveInputs
 from trainer.flow.path.protocol import PathSample
-from trainer.flow.target import Quantity, Target
-
-Error = Callable[[Tensor], Tensor]
-"""From differences to errors of the same shape, 0 for a difference of 0."""
+from trainer.flow.question import Approximation, HeadVelocities, NextStates, WithProjection
+from trainer.flow.target import Quantity
 
 
-class SquaredConfig(Section):
+class Squared(Section):
     """The square of the difference; nothing to set."""
 
     kind: Literal["squared"] = "squared"
 
+    def __call__(self, difference: Tensor) -> Tensor:
+        return difference.square()
 
-class PseudoHuberConfig(Section):
-    """sqrt(difference^2 + scale^2) - scale: quadratic far below the scale, the absolute value far above it."""
+
+class PseudoHuber(Section):
+    """sqrt(difference^2 + scale^2) - scale: quadratic far below the scale, the absolute value far above it.
+
+    Source: Charbonnier et al., "Deterministic Edge-Preserving Regularization in Computed Imaging", 1997; Wang et al.,
+    "Rectified Diffusion", arXiv 2410.07303, train with scale 1e-3.
+    """
 
     kind: Literal["pseudo_huber"] = "pseudo_huber"
     scale: float = Field(default=1e-3, gt=0, allow_inf_nan=False)
     """Difference at which the error changes from quadratic to absolute."""
 
+    def __call__(self, difference: Tensor) -> Tensor:
+        return (difference.square() + self.scale**2).sqrt() - self.scale
 
-Config = Annotated[SquaredConfig | PseudoHuberConfig, Field(discriminator="kind")]
 
-
-def build(config: Config) -> Error:
-    """The error that `config.kind` names.
-
-    Source: the pseudo-Huber error is that of Charbonnier et al., "Deterministic Edge-Preserving Regularization in
-    Computed Imaging", 1997; Wang et al., "Rectified Diffusion", arXiv 2410.07303, train with scale 1e-3.
-    """
-    match config:
-        case SquaredConfig():
-            return lambda difference: difference.square()
-        case PseudoHuberConfig(scale=scale):
-            return lambda difference: (difference.square() + scale**2).sqrt() - scale
-
+Error = Annotated[Squared | PseudoHuber, Field(discriminator="kind")]
 
 Point = tuple[Tensor, Tensor]
 """States [B, *D] and times [B]."""
@@ -88,24 +85,10 @@ def not_learning(model: Model) -> Iterator[None]:
             module.training = True
 
 
-class RegressionConfig(Section):
-    """The mean error of the prediction."""
+class Regression(BuiltIn):
+    """The mean error of the prediction.
 
-    kind: Literal["regression"] = "regression"
-    error: Config = SquaredConfig()
-    """Error of a difference."""
-    space: Literal["prediction", "data", "velocity"] = "prediction"
-    """The quantity that is compared: the prediction itself, the velocity, or the data point of the pair. A pair with an
-    interval has the point at its end in place of the data point; a first-order step leads there from x_t."""
-    antithetic: bool = False
-    """Average over every point and its mirror, for less variance. The path must have noise of its own, and the network
-    is evaluated on twice as many points."""
-    monge_gap: MongeGapConfig | None = None
-    """Also keep the map of one step from moving points more than it has to."""
-
-
-class Regression(Objective):
-    """The conditional flow-matching loss: mean over D of the error of prediction - target.
+    The conditional flow-matching loss: mean over D of the error of prediction - target.
 
     Source: Lipman et al., "Flow Matching for Generative Modeling", arXiv 2210.02747, equation 9; in the space of the
     data, Wang et al., "Rectified Diffusion", arXiv 2410.07303, algorithm 1, and for parts of paths section 3.4
@@ -113,30 +96,41 @@ class Regression(Objective):
     6.1.
     """
 
-    def __init__(self, target: Target, config: RegressionConfig | None = None) -> None:
-        self.target = target
-        self.config = config or RegressionConfig()
-        self.error = build(self.config.error)
+    kind: Literal["regression"] = "regression"
+    error: Error = Squared()
+    """Error of a difference."""
+    space: Literal["prediction", "data", "velocity"] = "prediction"
+    """The quantity that is compared: the prediction itself, the velocity, or the data point of the pair. A pair with an
+    interval has the point at its end in place of the data point; a first-order step leads there from x_t."""
+    antithetic: bool = False
+    """Average over every point and its mirror, for less variance. The path must have noise of its own, and the network
+    is evaluated on twice as many points."""
+    monge_gap: MongeGap | None = None
+    """Also keep the map of one step from moving points more than it has to."""
+
+    def build(self, inputs: ObjectiveInputs) -> Self | Regularised:
+        built = super().build(inputs)
+        return built if self.monge_gap is None else Regularised(built, inputs.target, self.monge_gap)
 
     def loss(self, model: Model, sample: PathSample, condition: Condition) -> LossTerms:
         """If a prediction has several fields, the terms are their mean errors."""
-        if self.config.antithetic:
+        if self.antithetic:
             assert sample.mirror is not None, "the rules of composition exclude other paths"
             sample, condition = sample.beside(sample.mirror), condition.beside(condition)
         estimate, truth = self._compared(model(sample.x_t, sample.t, condition), sample)
         errors = self.error(estimate - truth)
-        values = errors.unflatten(0, (2, -1)).movedim(0, 1) if self.config.antithetic else errors
-        if self.config.space != "prediction" or self.target.num_fields == 1:
+        values = errors.unflatten(0, (2, -1)).movedim(0, 1) if self.antithetic else errors
+        if self.space != "prediction" or self._inputs.target.num_fields == 1:
             return LossTerms(values, {})
-        name = f"mean_{self.config.error.kind}_error"
-        fields = errors.detach().chunk(self.target.num_fields, dim=1)
-        named = zip(self.target.quantities, fields, strict=True)
+        name = f"mean_{self.error.kind}_error"
+        fields = errors.detach().chunk(self._inputs.target.num_fields, dim=1)
+        named = zip(self._inputs.target.quantities, fields, strict=True)
         return LossTerms(values, {f"{quantity}_{name}": field.mean() for quantity, field in named})
 
     def _compared(self, prediction: Tensor, sample: PathSample) -> tuple[Tensor, Tensor]:
-        match self.config.space:
+        match self.space:
             case "prediction":
-                return prediction, self.target.make(sample)
+                return prediction, self._inputs.target.make(sample)
             case "data":
                 return self._data_of_the_pair(prediction, sample)
             case "velocity":
@@ -150,4 +144,158 @@ class Regression(Objective):
         return end.a * noise + end.b * data, end.a * sample.x_0 + end.b * sample.x_1
 
     def _quantity(self, prediction: Tensor, sample: PathSample, to: Quantity) -> Tensor:
-        return self.target.convert(prediction.to(sample.x_t.dtype), sample.x_t, sample.t, to)
+        return self._inputs.target.convert(prediction.to(sample.x_t.dtype), sample.x_t, sample.t, to)
+
+
+class Aligned(BuiltIn):
+    """The mean error of the prediction, minus the similarity of the network's features to a teacher's of the data.
+
+    Mean error - weight x mean over tokens of cos(projected features at x_t, the teacher's features of x_1).
+
+    A single vector of an example is compared with all of its tokens.
+
+    Source: Park et al., "Blockwise Flow Matching", arXiv 2510.21167, section 3.2; after Yu et al., "Representation
+    Alignment for Generation", arXiv 2410.06940, equation 8.
+    """
+
+    kind: Literal["aligned"] = "aligned"
+    teacher: FilePath
+    """A feature extractor in a safetensors file, such as the features verb writes."""
+    weight: float = Field(default=0.05, gt=0, allow_inf_nan=False)
+    """Weight of the similarity, which is a cosine."""
+    error: Error = Squared()
+    """Error of a difference between prediction and target."""
+
+    def loss(self, model: Callable[..., Any], sample: PathSample, condition: Condition) -> LossTerms:
+        """The terms are the mean error and the mean cosine."""
+        prediction, projected = model(sample.x_t, sample.t, condition, WithProjection())
+        regression = Regression(error=self.error).build(self._inputs).loss(lambda *_: prediction, sample, condition)
+        assert self._inputs.teacher is not None
+        cosine = alignment(projected, self._inputs.teacher(sample.x_1))
+        terms = {"prediction_error": regression.mean().detach(), "feature_cosine": cosine.mean().detach()}
+        return LossTerms(regression.per_example - self.weight * cosine, regression.terms | terms)
+
+
+def alignment(projected: Tensor, taught: Tensor) -> Tensor:
+    """The mean cosine [B] over tokens of projections [B, N, F] and features [B, F] or [B, F, rows, columns]."""
+    by_token = taught.flatten(2).transpose(1, 2) if taught.ndim > 2 else taught[:, None]
+    return functional.cosine_similarity(projected, by_token.to(projected.dtype), dim=2).mean(1)
+
+
+def tokens_of(shape: torch.Size | tuple[int, ...]) -> int | None:
+    """The number of tokens that features [F, *places] of a teacher belong to; None: any number."""
+    return None if len(shape) == 1 else int(torch.Size(shape[1:]).numel())
+
+
+class FeatureResidual(BuiltIn):
+    """The squared error of approximated features; only the residual network is trained.
+
+    Mean over tokens and width of (features(x_s, s) + share residual(x_t, t) - features(x_t, t))^2.
+
+    s is the first time of the segment of t, and x_s the state of the same pair at s.
+
+    Source: Park et al., "Blockwise Flow Matching", arXiv 2510.21167, section 3.3.
+    """
+
+    kind: Literal["feature_residual"] = "feature_residual"
+
+    def loss(self, model: Callable[..., Any], sample: PathSample, condition: Condition) -> LossTerms:
+        """The term is the error divided by the mean square of the true features."""
+        path = self._inputs.path
+        assert path is not None
+
+        def states_at(t: Tensor) -> Tensor:
+            c = path.coefficients(t).broadcast(sample.x_1)
+            return c.a * sample.x_0 + c.b * sample.x_1 + c.g * sample.noise
+
+        approximated, true = model(sample.x_t, sample.t, condition, Approximation(states_at))
+        errors = (approximated.float() - true.float()).square()
+        return LossTerms(errors, {"feature_relative_error": errors.detach().mean() / true.float().square().mean()})
+
+
+class Transition(BuiltIn):
+    """The squared error of a head's velocity, of a network that has one.
+
+    Mean over draws and D of (g(Y_s, s, h) - (Y - Y_0))^2, where Y_s = (1 - s) Y_0 + s Y.
+
+    Y is the difference of data and source, which is the velocity of the straight path, Y_0 is standard normal, s is
+    uniform, another one for each token, and h are the features of the tokens at (x_t, t). What is drawn is a function
+    of the keys of the pairs.
+
+    Source: Shaul et al., "Transition Matching", arXiv 2506.23589, section 3 (difference transition matching).
+    """
+
+    kind: Literal["transition"] = "transition"
+    draws: int = Field(default=4, ge=1)
+    """States of the head for each state of the flow: the trunk is called once for all of them."""
+
+    def loss(self, model: Callable[..., Any], sample: PathSample, condition: Condition) -> LossTerms:
+        """The losses [B, draws, *D] have no terms."""
+        assert sample.keys is not None, "an objective that draws gets keys"
+        y, num, keys = sample.velocity, self.draws, sample.keys
+        y_0 = torch.stack([keyed_normal(y, keys, 2 * number) for number in range(num)])
+        s = torch.stack([keyed_uniform(keys, self._inputs.tokens, 2 * number + 1) for number in range(num)])
+        s_of_values = by_value(s, y.shape[1:]).to(y.dtype)
+        y_s = (1 - s_of_values) * y_0 + s_of_values * y
+        found: Tensor = model(sample.x_t, sample.t, condition, HeadVelocities(y_s, s))
+        return LossTerms((found - (y - y_0)).square().movedim(0, 1), {})
+
+
+TRANSITION, NOISES, STARTS, TIMES = range(4)
+"""Numbers of the draws of an example: its transition, the noise of its states, where the head starts, and its times."""
+
+
+class CausalTransition(BuiltIn):
+    """The squared error of the head's velocities, from its noise to the tokens of the next state.
+
+    Mean over draws, next states and values of (g(y_s, s, h) - (X_(t+1) - y_0))^2, y_s = (1 - s) y_0 + s X_(t+1).
+
+    X_t = (1 - t / T) noise_t + t / T x_1 for t = 0, ..., T; h are the network's features of a token, and every token
+    has a time s of its own. A network that reads the last state learns one transition of each example, and one that
+    reads all of them every transition.
+
+    Source: Shaul et al., "Transition Matching", arXiv 2506.23589, sections 3.2 and 3.3 (ARTM, FHTM).
+    """
+
+    kind: Literal["causal_transition"] = "causal_transition"
+    process: Literal["linear", "independent"] = "independent"
+    """independent: each state of a chain has noise of its own; linear: all share one noise and lie on a line."""
+    draws: PositiveInt = 4
+    """Noises and times of the head for each token, from one call of the network."""
+
+    @property
+    def chain(self) -> Chain:
+        assert self._inputs.chain is not None
+        return self._inputs.chain
+
+    def loss(self, model: Callable[..., Any], sample: PathSample, condition: Condition) -> LossTerms:
+        """Of a point of the path, its ends and its key alone count."""
+        assert sample.keys is not None
+        states, t = self.states(sample.x_0, sample.x_1, sample.keys)
+        following = states[1:]
+        num, several = len(sample.x_1), (self.draws, *following.shape[:2])
+        y_0 = keyed_normal(sample.x_1.new_empty(num, *several[:2], *self.chain.shape), sample.keys, STARTS)
+        y_0 = y_0.movedim(0, 2)
+        count = several[0] * several[1] * self.chain.num_tokens
+        s = keyed_uniform(sample.keys, count, TIMES).view(num, *several[:2], -1).movedim(0, 2)
+        velocity = following - y_0
+        share = self.chain.states(s[..., None].expand(*s.shape, self.chain.token_values))
+        predicted = model(states[0], t, condition, NextStates(following, y_0 + share * velocity, s))
+        return LossTerms((predicted - velocity).square().movedim(2, 0), {})
+
+    def states(self, x_0: Tensor, x_1: Tensor, keys: Tensor) -> tuple[Tensor, Tensor]:
+        """States [K + 1, B, *D] of each example's chain that one pass is about, and the time [B] of the first.
+
+        `x_0` is the noise of the first of them; the keys int64 [B] decide all else that is drawn.
+        """
+        total, following = self.chain.transitions, self.chain.read_at_once
+        first = torch.zeros_like(keys)
+        if self.chain.history == "last":
+            first = (keyed_uniform(keys, 1, TRANSITION)[:, 0] * total).long()
+        noises = x_0.expand(following, *x_0.shape)
+        if self.process == "independent":
+            noises = keyed_normal(x_1.new_empty(len(x_1), following, *x_1.shape[1:]), keys, NOISES).movedim(1, 0)
+        noises = torch.cat([x_0[None], noises])
+        numbers = first + torch.arange(following + 1, device=keys.device)[:, None]
+        share = (numbers.to(x_1) / total).view(*numbers.shape, *[1] * (x_1.ndim - 1))
+        return (1 - share) * noises + share * x_1, first.to(x_1) / total

@@ -16,6 +16,7 @@ from trainer.flow.path.affine import (
     trigonometric,
     variance_preserving,
 )
+from trainer.flow.path.kinetic_optimal import PathTable, Tabulated, TabulatedConfig
 from trainer.flow.path.protocol import Coefficients, End, Path, PathSample
 from trainer.flow.path.stochastic_interpolant import (
     BrownianConfig,
@@ -27,7 +28,6 @@ from trainer.flow.path.stochastic_interpolant import (
     StochasticInterpolantConfig,
     ZeroConfig,
 )
-from trainer.flow.path.tabulated import PathTable, Tabulated, TabulatedConfig
 
 
 class OwnPath(OwnClass, frozen=True):

@@ -1,43 +1,130 @@
-"""Samplers: the protocol, its implementations, their configuration and `build`."""
+"""Samplers: the protocol, and the union `Config` of its kinds, a sampler in segments of time among them."""
 
+from __future__ import annotations
+
+from collections import Counter
+from itertools import groupby
 from pathlib import Path
-from typing import Annotated, ClassVar, TypeVar
+from typing import Annotated, ClassVar, Literal, Self, cast
 
 import torch
+from pydantic import Field as Setting
+from pydantic import field_validator
 from torch import Tensor
 
+from moe.seeds import fold_in
 from netsim.foundation.own_class import KindOrClass, OwnClass, build_own
 from trainer.flow.path import Path as FlowPath
-from trainer.flow.sampler.causal_transition import CausalTransitionConfig, CausalTransitionSampler, TokenField
-from trainer.flow.sampler.grid import GridConfig, grid_times, searched_grids
-from trainer.flow.sampler.ode import (
-    Dopri5,
-    Dopri5Config,
-    Euler,
-    EulerConfig,
-    FirstOrder,
-    FirstOrderConfig,
-    Heun,
-    HeunConfig,
-    first_order_times,
+from trainer.flow.sampler.ode import Dopri5, Euler, FirstOrder, Heun
+from trainer.flow.sampler.protocol import (
+    SAME_TIME,
+    BuiltIn,
+    Field,
+    GridSampler,
+    Sampler,
+    Trajectory,
+    VelocityField,
+    check_times,
 )
-from trainer.flow.sampler.protocol import Field, Sampler, Trajectory, VelocityField
-from trainer.flow.sampler.renoise import GaussianStep, Renoise, RenoiseConfig, mean_log_density
 from trainer.flow.sampler.sde import (
     Ancestral,
     EulerMaruyama,
-    EulerMaruyamaConfig,
     FlowGRPODiffusion,
+    GaussianStep,
     Memoryless,
     MemorylessDiffusion,
+    Renoise,
     StochasticHeun,
-    StochasticHeunConfig,
-    build_diffusion,
-    flow_grpo_diffusion,
-    linear_diffusion,
+    mean_log_density,
 )
-from trainer.flow.sampler.segmented import Segmented, SegmentedConfig, Within
-from trainer.flow.sampler.transition import Transition, TransitionConfig
+from trainer.flow.sampler.transition import CausalTransition, TokenField, Transition
+
+Within = Euler | Heun | Dopri5 | FirstOrder | EulerMaruyama | StochasticHeun
+
+
+class Segmented(BuiltIn):
+    """Another sampler, applied to each of several equal segments of time in turn.
+
+    Follows the field `Field.within` of one segment after the other, so that no stage of a step crosses an edge.
+
+    Attributes:
+        segments: number of segments.
+        within: the other sampler; its number of steps is that of a segment. A file of grids covers the whole time.
+    """
+
+    kind: Literal["segmented"] = "segmented"
+    segments: int = Setting(default=6, ge=1)
+    within: Annotated[Within, Setting(discriminator="kind")] = Euler(steps=8)
+
+    @field_validator("within")
+    @classmethod
+    def _has_the_times_of_a_segment(cls, within: Within) -> Within:
+        if isinstance(within, FirstOrder) and within.trained_times is not None:
+            raise ValueError(f"trained_times {within.trained_times} counts times of the whole path; use null here")
+        if not isinstance(within, Dopri5) and isinstance(within.times, tuple):
+            raise ValueError(f"times {list(within.times)} cover the whole path; use steps, or a file of the steps verb")
+        return within
+
+    def build(self, path: FlowPath) -> Self:
+        return self.model_copy(update={"within": self.within.build(path)})
+
+    def sample(self, field: Field, x_init: Tensor, times: Tensor, *, keys: Tensor | None = None) -> Trajectory:
+        return in_segments(self.within, self.segments, field, x_init, times, keys=keys)
+
+    @property
+    def steps_file(self) -> Path | None:
+        return self.within.steps_file
+
+    def grid(self) -> Tensor:
+        if isinstance(self.within, Dopri5):
+            return torch.linspace(0.0, 1.0, self.segments + 1)
+        return self.within.model_copy(update={"steps": self.segments * self.within.steps}).grid(self.segments)
+
+    def calls(self) -> dict[str, int] | None:
+        within = self.within.calls()
+        return None if within is None else {part: self.segments * count for part, count in within.items()}
+
+    def with_evaluations(self, evaluations: int) -> Self | None:
+        if isinstance(self.within, Dopri5):
+            return None
+        within = self.within.with_evaluations(evaluations, self.segments)
+        return None if within is None else self.model_copy(update={"within": within})
+
+
+def in_segments(
+    within: Sampler,
+    segments: int,
+    field: Field,
+    x_init: Tensor,
+    times: Tensor,
+    *,
+    keys: Tensor | None = None,
+) -> Trajectory:
+    """Follows the field `Field.within` of one segment after the other, so that no stage of a step crosses an edge.
+
+    A step across an edge is divided there into two.
+    """
+    check_times(times)
+    grid, places = _with_edges(times, segments)
+    numbers = ((grid[1:] + grid[:-1]) / 2 * segments).floor().clamp(0, segments - 1).int().tolist()
+    states, calls, first = [x_init[None]], Counter[str](), 0
+    for number, steps in groupby(numbers):
+        end = first + len(list(steps))
+        own = None if keys is None else fold_in(keys, number)
+        part = within.sample(field.within(number), states[-1][-1], grid[first : end + 1], keys=own)
+        states.append(part.x[1:])
+        calls.update(part.calls)
+        first = end
+    return Trajectory(torch.cat(states)[places], times, dict(calls))
+
+
+def _with_edges(times: Tensor, segments: int) -> tuple[Tensor, list[int]]:
+    """The grid with the edges that it crosses added, and the places of the original times in it."""
+    edges = torch.arange(1, segments, dtype=times.dtype, device=times.device) / segments
+    new = (edges[:, None] - times).abs().amin(1) > SAME_TIME
+    crossed = edges[new & (edges > times.min()) & (edges < times.max())]
+    grid, order = torch.cat([times, crossed]).sort(descending=bool(times[0] > times[-1]))
+    return grid, (order < len(times)).nonzero()[:, 0].tolist()
 
 
 class OwnSampler(OwnClass, frozen=True):
@@ -48,197 +135,30 @@ class OwnSampler(OwnClass, frozen=True):
 
     protocol: ClassVar[str] = "trainer.flow.sampler.Sampler"
     passed: ClassVar[tuple[str, ...]] = ("path",)
+    follows_velocity: ClassVar[bool] = True
+    steps_file: ClassVar[None] = None
+
+    def build(self, path: FlowPath) -> Sampler:
+        made = build_own(self, path=path)
+        return cast(Sampler, made.build(path)) if isinstance(made, BuiltIn) else made
+
+    def grid(self) -> Tensor:
+        return torch.linspace(0.0, 1.0, self.setting("steps", 1) + 1)
+
+    def calls(self) -> dict[str, int] | None:
+        a_step, steps = self._evaluations_per_step, self.setting("steps")
+        return None if a_step is None or steps is None else {"network": a_step * steps}
+
+    def with_evaluations(self, evaluations: int) -> Self | None:
+        a_step = self._evaluations_per_step
+        if a_step is None or self.setting("steps") is None or evaluations % a_step:
+            return None
+        return self.with_settings(steps=evaluations // a_step)
+
+    @property
+    def _evaluations_per_step(self) -> int | None:
+        return getattr(self.imported(), "evaluations_per_step", None)
 
 
-AnyConfig = Within | RenoiseConfig | SegmentedConfig | TransitionConfig | CausalTransitionConfig | OwnSampler
+AnyConfig = Within | Renoise | Segmented | Transition | CausalTransition | OwnSampler
 Config = Annotated[AnyConfig, KindOrClass()]
-C = TypeVar("C", bound=AnyConfig)
-G = TypeVar("G", bound=GridConfig)
-
-
-def build(config: AnyConfig, *, path: FlowPath) -> Sampler:
-    """Returns the sampler that `config.kind` or `config.class` names, for fields trained on `path`."""
-    match config:
-        case EulerConfig():
-            return Euler()
-        case HeunConfig():
-            return Heun()
-        case Dopri5Config():
-            return Dopri5(config.rtol, config.atol)
-        case FirstOrderConfig():
-            return FirstOrder(path)
-        case EulerMaruyamaConfig(diffusion=MemorylessDiffusion(step="ancestral")):
-            return Ancestral()
-        case EulerMaruyamaConfig(diffusion=MemorylessDiffusion(floor=floor)):
-            return Memoryless(floor)
-        case EulerMaruyamaConfig():
-            return EulerMaruyama(build_diffusion(config.diffusion))
-        case StochasticHeunConfig():
-            return StochasticHeun(linear_diffusion(*config.diffusion))
-        case RenoiseConfig():
-            return Renoise(path)
-        case SegmentedConfig():
-            return Segmented(build(config.within, path=path), config.segments)
-        case CausalTransitionConfig():
-            return CausalTransitionSampler(build(config.head, path=path), times(config.head))
-        case TransitionConfig(head=head):
-            solver = build(head, path=path)
-            assert isinstance(solver, Euler | Heun | Dopri5)
-            return Transition(solver, times(head))
-        case OwnSampler():
-            return build_own(config, path=path)
-
-
-def times(config: AnyConfig) -> Tensor:
-    """The configured grid [T] from source (0) to data (1), float32 on the CPU.
-
-    Raises:
-        Refusal: it is in a file that cannot be read, or that has none for this sampler and number of steps.
-    """
-    match config:
-        case Dopri5Config() | CausalTransitionConfig():
-            return _equal(1)
-        case FirstOrderConfig(times=None):
-            return first_order_times(config.steps, config.trained_times)
-        case SegmentedConfig(segments=segments, within=within):
-            if isinstance(within, Dopri5Config) or within.times is None:
-                return _equal(segments * (len(times(within)) - 1))
-            over_all = within.model_copy(update={"steps": segments * within.steps})
-            return grid_times(over_all, evaluations_per_step=_evaluations_per_step(within), segments=segments)
-        case OwnSampler():
-            return _equal(config.setting("steps", 1))
-        case _:
-            return grid_times(config, evaluations_per_step=_evaluations_per_step(config))
-
-
-def calls(config: AnyConfig) -> dict[str, int] | None:
-    """How often each part of a model is called for an example; None if the sampler chooses its steps itself."""
-    match config:
-        case Dopri5Config():
-            return None
-        case SegmentedConfig():
-            within = calls(config.within)
-            return None if within is None else {part: config.segments * count for part, count in within.items()}
-        case CausalTransitionConfig(head=head, tokens=tokens):
-            of_head = _evaluations_per_step(head) * head.steps
-            return None if tokens is None else {"network": tokens, "head": tokens * of_head}
-        case TransitionConfig(steps=steps, head=head):
-            of_the_head = calls(head)
-            return None if of_the_head is None else {"network": steps, "head": steps * of_the_head["network"]}
-        case OwnSampler():
-            a_step = getattr(config.imported(), "evaluations_per_step", None)
-            steps = config.setting("steps")
-            return None if a_step is None or steps is None else {"network": a_step * steps}
-        case _:
-            return {"network": _evaluations_per_step(config) * config.steps}
-
-
-def follows_velocity(config: AnyConfig) -> bool:
-    """Whether it follows a velocity from source to data, so that solvers of ordinary equations may replace it."""
-    return not isinstance(config, CausalTransitionConfig)
-
-
-def with_evaluations(config: C, evaluations: int) -> C | None:
-    """The same sampler with the number of steps that comes to a number of evaluations of the field, 1 or more.
-
-    None if no number of steps has so many, if the file of its grids has none for it, or if it chooses its steps itself.
-
-    Raises:
-        Refusal: the file of the grids cannot be read.
-    """
-    within, segments = (config.within, config.segments) if isinstance(config, SegmentedConfig) else (config, 1)
-    if isinstance(within, GridConfig) and isinstance(within.times, Path):
-        return _with_steps_of(config, evaluations) if evaluations in searched_grids(within, segments) else None
-    return _with_steps_of(config, evaluations)
-
-
-def steps_file(config: AnyConfig) -> Path | None:
-    """The file of searched grids that a sampler takes its times from; None if absent."""
-    within = config.within if isinstance(config, SegmentedConfig) else config
-    return within.times if isinstance(within, GridConfig) and isinstance(within.times, Path) else None
-
-
-def _with_steps_of(config: C, evaluations: int) -> C | None:
-    match config:
-        case Dopri5Config():
-            return None
-        case FirstOrderConfig(trained_times=int(largest)) if evaluations > largest:
-            return None
-        case CausalTransitionConfig(tokens=tokens):
-            return config if evaluations == tokens else None
-        case SegmentedConfig():
-            within = _with_steps_of(config.within, evaluations // config.segments)
-            exact = within is not None and evaluations % config.segments == 0
-            return config.model_copy(update={"within": within}) if exact else None
-        case OwnSampler():
-            a_step = getattr(config.imported(), "evaluations_per_step", None)
-            if a_step is None or config.setting("steps") is None or evaluations % a_step:
-                return None
-            return config.with_settings(steps=evaluations // a_step)
-        case _:
-            steps, rest = divmod(evaluations, _evaluations_per_step(config))
-            return _with_steps(config, steps) if steps and not rest else None
-
-
-def _with_steps(config: G, steps: int) -> G | None:
-    """The same sampler with another number of steps; None if its times are written out for another number."""
-    match config.times:
-        case tuple() if steps != config.steps:
-            return None
-        case _:
-            return config.model_copy(update={"steps": steps})
-
-
-def _evaluations_per_step(config: GridConfig) -> int:
-    return 2 if isinstance(config, HeunConfig | StochasticHeunConfig) else 1
-
-
-def _equal(steps: int) -> Tensor:
-    return torch.linspace(0.0, 1.0, steps + 1)
-
-
-__all__ = [
-    "Ancestral",
-    "AnyConfig",
-    "CausalTransitionConfig",
-    "CausalTransitionSampler",
-    "Config",
-    "Dopri5",
-    "Dopri5Config",
-    "Euler",
-    "EulerConfig",
-    "EulerMaruyama",
-    "EulerMaruyamaConfig",
-    "Field",
-    "FirstOrder",
-    "FirstOrderConfig",
-    "FlowGRPODiffusion",
-    "GaussianStep",
-    "Heun",
-    "HeunConfig",
-    "Memoryless",
-    "MemorylessDiffusion",
-    "OwnSampler",
-    "Renoise",
-    "RenoiseConfig",
-    "Sampler",
-    "Segmented",
-    "SegmentedConfig",
-    "StochasticHeun",
-    "StochasticHeunConfig",
-    "TokenField",
-    "Trajectory",
-    "Transition",
-    "TransitionConfig",
-    "VelocityField",
-    "build",
-    "build_diffusion",
-    "calls",
-    "flow_grpo_diffusion",
-    "follows_velocity",
-    "linear_diffusion",
-    "mean_log_density",
-    "steps_file",
-    "times",
-    "with_evaluations",
-]

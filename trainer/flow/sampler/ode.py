@@ -5,21 +5,26 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Iterable
 from itertools import pairwise, repeat
-from typing import Literal
+from typing import ClassVar, Literal, Self
 
 import torch
 from pydantic import Field as Setting
 from pydantic import model_validator
 from torch import Tensor
 
-from netsim.foundation.settings import Section
-from trainer.flow.path import Path
-from trainer.flow.sampler.counting import CountedField
-from trainer.flow.sampler.grid import GridConfig, Times
-from trainer.flow.sampler.protocol import Field, Sampler, Trajectory, VelocityField, check_times
+from trainer.flow.sampler.protocol import (
+    BuiltIn,
+    CountedField,
+    Field,
+    GridSampler,
+    Times,
+    Trajectory,
+    VelocityField,
+    check_times,
+)
 
 
-class FixedStep(Sampler):
+class FixedStep(GridSampler):
     """Takes one step between neighbouring times of the grid; a random sampler adds noise to some of them."""
 
     @abstractmethod
@@ -35,7 +40,6 @@ class FixedStep(Sampler):
         return repeat(None, len(times) - 1)
 
     def sample(self, field: VelocityField, x_init: Tensor, times: Tensor, *, keys: Tensor | None = None) -> Trajectory:
-        """The accuracy is that of the grid."""
         check_times(times)
         counted, states = CountedField(field), [x_init]
         steps = zip(pairwise(times.to(x_init.device)), self.noise(x_init, times, keys), strict=True)
@@ -46,8 +50,12 @@ class FixedStep(Sampler):
         return Trajectory(torch.stack(states), times, counted.calls)
 
 
-class EulerConfig(GridConfig):
+class Euler(FixedStep):
     """Euler's method, one evaluation a step.
+
+    x + h v(x, t); order 1.
+
+    Source: Hairer, Nørsett and Wanner, "Solving Ordinary Differential Equations I", section II.1.
 
     Attributes:
         steps: number of steps from source to data.
@@ -58,9 +66,16 @@ class EulerConfig(GridConfig):
     steps: int = Setting(default=20, ge=1, le=10_000)
     times: Times = None
 
+    def step(self, field: Field, x: Tensor, t: Tensor, t_next: Tensor) -> Tensor:
+        return x + (t_next - t) * field(x, t.expand(len(x)))
 
-class HeunConfig(GridConfig):
+
+class Heun(FixedStep):
     """Heun's method, two evaluations a step.
+
+    x + h (v(x, t) + v(x + h v(x, t), t + h)) / 2; order 2.
+
+    Source: Hairer, Nørsett and Wanner, "Solving Ordinary Differential Equations I", section II.1.
 
     Attributes:
         steps: number of steps from source to data.
@@ -70,10 +85,21 @@ class HeunConfig(GridConfig):
     kind: Literal["heun"] = "heun"
     steps: int = Setting(default=10, ge=1, le=10_000)
     times: Times = None
+    evaluations_per_step: ClassVar[int] = 2
+
+    def step(self, field: Field, x: Tensor, t: Tensor, t_next: Tensor) -> Tensor:
+        h = t_next - t
+        first = field(x, t.expand(len(x)))
+        second = field(x + h * first, t_next.expand(len(x)))
+        return x + h / 2 * (first + second)
 
 
-class Dopri5Config(Section):
+class Dopri5(BuiltIn):
     """Dormand and Prince's method of order 5, which chooses its own steps.
+
+    Dormand-Prince 5(4) with step-size control over the whole batch, by torchdiffeq.
+
+    Source: Dormand and Prince, "A family of embedded Runge-Kutta formulae", 1980, table 2.
 
     Attributes:
         rtol: relative tolerance of a step.
@@ -83,40 +109,6 @@ class Dopri5Config(Section):
     kind: Literal["dopri5"] = "dopri5"
     rtol: float = Setting(default=1e-5, gt=0.0, lt=1.0)
     atol: float = Setting(default=1e-5, gt=0.0, allow_inf_nan=False)
-
-
-class Euler(FixedStep):
-    """x + h v(x, t); order 1.
-
-    Source: Hairer, Nørsett and Wanner, "Solving Ordinary Differential Equations I", section II.1.
-    """
-
-    def step(self, field: Field, x: Tensor, t: Tensor, t_next: Tensor) -> Tensor:
-        return x + (t_next - t) * field(x, t.expand(len(x)))
-
-
-class Heun(FixedStep):
-    """x + h (v(x, t) + v(x + h v(x, t), t + h)) / 2; order 2.
-
-    Source: Hairer, Nørsett and Wanner, "Solving Ordinary Differential Equations I", section II.1.
-    """
-
-    def step(self, field: Field, x: Tensor, t: Tensor, t_next: Tensor) -> Tensor:
-        h = t_next - t
-        first = field(x, t.expand(len(x)))
-        second = field(x + h * first, t_next.expand(len(x)))
-        return x + h / 2 * (first + second)
-
-
-class Dopri5(Sampler):
-    """Dormand-Prince 5(4) with step-size control over the whole batch, by torchdiffeq.
-
-    Source: Dormand and Prince, "A family of embedded Runge-Kutta formulae", 1980, table 2.
-    """
-
-    def __init__(self, rtol: float, atol: float) -> None:
-        self.rtol = rtol
-        self.atol = atol
 
     def sample(
         self,
@@ -141,9 +133,25 @@ class Dopri5(Sampler):
         assert isinstance(x, Tensor)
         return Trajectory(x, times, counted.calls)
 
+    def grid(self) -> Tensor:
+        return torch.linspace(0.0, 1.0, 2)
 
-class FirstOrderConfig(GridConfig):
+    def calls(self) -> None:
+        return None
+
+    def with_evaluations(self, evaluations: int) -> None:  # noqa: ARG002
+        return None
+
+
+class FirstOrder(FixedStep):
     """The first-order step, one evaluation each; with the straight path it is Euler's.
+
+    x_s = a_s noise + b_s data, with the estimates of noise and data at (x_t, t).
+
+    The step is exact for any length if the estimates do not change along the trajectory.
+
+    Source: Song et al., "Denoising Diffusion Implicit Models", 2021, equation 12 with sigma = 0; Lin et al., "Common
+    Diffusion Noise Schedules and Sample Steps are Flawed", 2024, section 3.3 (trailing spacing).
 
     Attributes:
         steps: number of steps from source to data.
@@ -159,35 +167,26 @@ class FirstOrderConfig(GridConfig):
     trained_times: int | None = Setting(default=None, ge=1)
 
     @model_validator(mode="after")
-    def _at_most_one_step_a_time(self) -> FirstOrderConfig:
+    def _at_most_one_step_a_time(self) -> FirstOrder:
         if self.trained_times is not None and self.steps > self.trained_times:
             raise ValueError(f"steps {self.steps} exceed the {self.trained_times} trained_times; use at most as many")
         if self.trained_times is not None and self.times is not None:
             raise ValueError(f"times: trained_times {self.trained_times} decides them; leave out one of the two")
         return self
 
-
-class FirstOrder(FixedStep):
-    """x_s = a_s noise + b_s data, with the estimates of noise and data at (x_t, t).
-
-    The step is exact for any length if the estimates do not change along the trajectory.
-
-    Source: Song et al., "Denoising Diffusion Implicit Models", 2021, equation 12 with sigma = 0; Lin et al., "Common
-    Diffusion Noise Schedules and Sample Steps are Flawed", 2024, section 3.3 (trailing spacing).
-    """
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
     def step(self, field: Field, x: Tensor, t: Tensor, t_next: Tensor) -> Tensor:
         data, noise = field.estimate(x, t.expand(len(x)), "data", "noise")
-        c = self.path.coefficients(t_next.expand(len(x))).broadcast(x)
+        c = self._path.coefficients(t_next.expand(len(x))).broadcast(x)
         return c.a * noise + c.b * data
 
+    def grid(self, segments: int = 1) -> Tensor:
+        """Each of its times is one of the trained times, if they are given."""
+        if self.trained_times is None:
+            return super().grid(segments)
+        equal = torch.linspace(0.0, 1.0, self.steps + 1, dtype=torch.float64)
+        return (1 - (self.trained_times * (1 - equal)).round() / self.trained_times).float()
 
-def first_order_times(steps: int, trained_times: int | None) -> Tensor:
-    """The grid float32 [steps + 1] from 0 to 1, each time of which is one of the trained times, if they are given."""
-    equal = torch.linspace(0.0, 1.0, steps + 1, dtype=torch.float64)
-    if trained_times is None:
-        return equal.float()
-    return (1 - (trained_times * (1 - equal)).round() / trained_times).float()
+    def with_evaluations(self, evaluations: int, segments: int = 1) -> Self | None:
+        """No step is shorter than the distance of the trained times."""
+        many = self.trained_times is not None and evaluations > self.trained_times
+        return None if many else super().with_evaluations(evaluations, segments)

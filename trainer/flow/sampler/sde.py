@@ -2,22 +2,49 @@
 
 from __future__ import annotations
 
-from abc import abstractmethod
-from collections.abc import Callable, Iterator
-from typing import Annotated, Literal
+import math
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, Protocol
 
 import torch
 from pydantic import Field as Setting
 from torch import Tensor
 
 from netsim.foundation.settings import Section
-from trainer.flow.keyed_draws import keyed_normal
-from trainer.flow.sampler.grid import GridConfig, Times
+from trainer.flow.condition import keyed_normal
+from trainer.flow.path import Path
 from trainer.flow.sampler.ode import FixedStep
-from trainer.flow.sampler.protocol import Field
+from trainer.flow.sampler.protocol import Field, Times
 
-Diffusion = Callable[[Tensor, Tensor], Tensor]
-"""From the time where a step begins and the time where it ends to e of the step, 0 or more."""
+
+class GaussianStep(Protocol):
+    """A step whose next state is normally distributed, given the state before it."""
+
+    def moments(self, field: Field, x: Tensor, t: Tensor, t_next: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and standard deviation of the next state, the same for all of its values.
+
+        Args:
+            field: the field.
+            x: [B, *D] states.
+            t: scalar, their time.
+            t_next: scalar, the time of the next states.
+
+        Returns:
+            [B, *D] means, differentiable in what the field is made of, and a scalar, or [B], standard deviation.
+        """
+        ...
+
+
+def mean_log_density(y: Tensor, mean: Tensor, std: Tensor) -> Tensor:
+    """Logarithm [B] of the density of states under normal distributions, divided by the number of their values.
+
+    The mean over values, and not their sum, is what a clip of ratios is set for, whatever the size of a state. `std` is
+    above 0, a scalar or [B].
+    """
+    wide = std.reshape(-1, *(1,) * (y.ndim - 1)) if std.ndim else std
+    values = -((y - mean) / wide).square() / 2 - wide.log() - math.log(2 * math.pi) / 2
+    return values.flatten(1).mean(1)
+
 
 Rate = Annotated[float, Setting(ge=0.0, allow_inf_nan=False)]
 
@@ -31,6 +58,9 @@ class FlowGRPODiffusion(Section):
     kind: Literal["flow_grpo"] = "flow_grpo"
     a: float = Setting(default=0.7, gt=0.0, allow_inf_nan=False)
     """Scale of the noise."""
+
+    def e(self, t: Tensor, t_next: Tensor) -> Tensor:
+        return self.a**2 / 2 * (1 - t) / torch.where(t > 0, t, t_next)
 
 
 class MemorylessDiffusion(Section):
@@ -50,51 +80,71 @@ class MemorylessDiffusion(Section):
     """How all other steps are taken. ancestral: as if the state at t and the present estimate of the data were all that
     is known, whatever the floor; samples are too narrow, at 40 steps by some 7 %."""
 
+    def e(self, t: Tensor, t_next: Tensor) -> Tensor:
+        return torch.where(t > 0, (1 - t + self.floor) / (t + self.floor), (1 - t_next).square() / (2 * t_next))
+
 
 DiffusionConfig = tuple[Rate, Rate] | FlowGRPODiffusion | MemorylessDiffusion
 """e at the source and at the data, linear in between; or a section with a kind."""
-
-
-def build_diffusion(config: DiffusionConfig) -> Diffusion:
-    """The diffusion that a configuration names."""
-    match config:
-        case FlowGRPODiffusion(a=a):
-            return flow_grpo_diffusion(a)
-        case MemorylessDiffusion(floor=floor):
-            return memoryless_diffusion(floor)
-        case (source, data):
-            return linear_diffusion(source, data)
-
-
-def linear_diffusion(source: float, data: float) -> Diffusion:
-    """The diffusion e = (1 - t) source + t data, of the time t where a step begins."""
-    return lambda t, _: (1 - t) * source + t * data
-
-
-def flow_grpo_diffusion(a: float) -> Diffusion:
-    """e of :class:`FlowGRPODiffusion`."""
-
-    def e(t: Tensor, t_next: Tensor) -> Tensor:
-        return a**2 / 2 * (1 - t) / torch.where(t > 0, t, t_next)
-
-    return e
-
-
-def memoryless_diffusion(floor: float) -> Diffusion:
-    """e of :class:`MemorylessDiffusion`."""
-
-    def e(t: Tensor, t_next: Tensor) -> Tensor:
-        return torch.where(t > 0, (1 - t + floor) / (t + floor), (1 - t_next).square() / (2 * t_next))
-
-    return e
-
 
 NEAREST_END = 1e-3
 """The field is evaluated no nearer to t = 0 and t = 1 than this, since the score may be infinite there."""
 
 
-class EulerMaruyamaConfig(GridConfig):
+def inside(t: Tensor) -> Tensor:
+    """The nearest time where a random sampler evaluates a field."""
+    return t.clamp(NEAREST_END, 1 - NEAREST_END)
+
+
+def noise_of_steps(
+    x_init: Tensor, times: Tensor, keys: Tensor | None, without: tuple[float, ...] = (0.0, 1.0)
+) -> Iterator[Tensor | None]:
+    """The standard normal draws [B, *D] of each step of a random sampler; None: it ends at such a time without.
+
+    The draws of a step are a function of the keys of the examples, int64 [B], and of its number; without keys a
+    ValueError.
+    """
+    if keys is None:
+        raise ValueError("keys: None, and this sampler draws noise; give one for each example")
+    for number, time in enumerate(times[1:].tolist()):
+        yield None if time in without else keyed_normal(x_init, keys, number)
+
+
+class StochasticStep(FixedStep):
+    """dX = (v + e score) dt + sqrt(2 e) dW towards the data, dX = (v - e score) dt + sqrt(2 e) dW towards the source.
+
+    Each has the marginals of dX = v dt for every e(t) of 0 or more. A step that ends at t = 0 or t = 1 has no noise and
+    follows the velocity alone.
+    """
+
+    if TYPE_CHECKING:  # a field of the subclasses, which give it its place in the YAML
+
+        @property
+        def diffusion(self) -> DiffusionConfig: ...
+
+    def e(self, t: Tensor, t_next: Tensor) -> Tensor:
+        """0 or more, of the times where a step begins and where it ends."""
+        if isinstance(self.diffusion, tuple):
+            source, data = self.diffusion
+            return (1 - t) * source + t * data
+        return self.diffusion.e(t, t_next)
+
+    def noise(self, x_init: Tensor, times: Tensor, keys: Tensor | None) -> Iterator[Tensor | None]:
+        return noise_of_steps(x_init, times, keys)
+
+    def drift(self, field: Field, x: Tensor, t: Tensor, h: Tensor) -> Tensor:
+        """The drift [B, *D] at a time (scalar), for a step of length `h`, which is negative towards the source."""
+        velocity, score = field.estimate(x, inside(t).expand(len(x)), "velocity", "score")
+        return velocity + h.sign() * self.e(t, t + h) * score
+
+
+class EulerMaruyama(StochasticStep):
     """Euler's method for the stochastic equation, one evaluation a step.
+
+    x + h drift + sqrt(2 e |h|) z; weak order 1.
+
+    Source: Kloeden and Platen, "Numerical Solution of Stochastic Differential Equations", 1992, section 10.2; Albergo,
+    Boffi and Vanden-Eijnden, "Stochastic Interpolants", arXiv 2303.08797, corollary 18 (the equation).
 
     Attributes:
         steps: number of steps from source to data.
@@ -108,9 +158,33 @@ class EulerMaruyamaConfig(GridConfig):
     times: Times = None
     diffusion: DiffusionConfig = (0.5, 0.0)
 
+    def build(self, path: Path) -> EulerMaruyama:
+        """Memoryless diffusions have steps of their own."""
+        built = super().build(path)
+        if not isinstance(self.diffusion, MemorylessDiffusion):
+            return built
+        return (Memoryless if self.diffusion.step == "euler" else Ancestral).model_construct(**dict(built))
 
-class StochasticHeunConfig(GridConfig):
+    def moments(self, field: Field, x: Tensor, t: Tensor, t_next: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean [B, *D] and standard deviation (scalar) of the normal distribution of the state at `t_next`."""
+        h = t_next - t
+        return x + h * self.drift(field, x, t, h), (2 * self.e(t, t_next) * h.abs()).sqrt()
+
+    def noisy_step(self, field: Field, x: Tensor, t: Tensor, t_next: Tensor, z: Tensor) -> Tensor:
+        mean, std = self.moments(field, x, t, t_next)
+        return mean + std * z
+
+    def step(self, field: Field, x: Tensor, t: Tensor, t_next: Tensor) -> Tensor:
+        return x + (t_next - t) * field(x, inside(t).expand(len(x)))
+
+
+class StochasticHeun(StochasticStep):
     """Heun's method for the stochastic equation, two evaluations a step.
+
+    x + h (drift at x + drift at x') / 2 + noise, where x' is the Euler-Maruyama step; weak order 2.
+
+    Source: Kloeden and Platen, "Numerical Solution of Stochastic Differential Equations", 1992, section 15.1, equation
+    1.3 for additive noise.
 
     Attributes:
         steps: number of steps from source to data.
@@ -122,75 +196,13 @@ class StochasticHeunConfig(GridConfig):
     kind: Literal["stochastic_heun"] = "stochastic_heun"
     steps: int = Setting(default=50, ge=1, le=10_000)
     times: Times = None
+    evaluations_per_step: ClassVar[int] = 2
     diffusion: tuple[Rate, Rate] = (0.5, 0.0)
-
-
-def noise_of_steps(x_init: Tensor, times: Tensor, keys: Tensor | None) -> Iterator[Tensor | None]:
-    """The standard normal draws [B, *D] of each step of a random sampler; None: it ends at t = 0 or t = 1.
-
-    The draws of a step are a function of the keys of the examples, int64 [B], and of its number; without keys a
-    ValueError.
-    """
-    if keys is None:
-        raise ValueError("keys: None, and this sampler draws noise; give one for each example")
-    for number, time in enumerate(times[1:].tolist()):
-        yield None if time in (0.0, 1.0) else keyed_normal(x_init, keys, number)
-
-
-class StochasticStep(FixedStep):
-    """dX = (v + e score) dt + sqrt(2 e) dW towards the data, dX = (v - e score) dt + sqrt(2 e) dW towards the source.
-
-    Each has the marginals of dX = v dt for every e(t) of 0 or more. A step that ends at t = 0 or t = 1 has no noise and
-    follows the velocity alone.
-    """
-
-    def __init__(self, diffusion: Diffusion) -> None:
-        self.diffusion = diffusion
-
-    @abstractmethod
-    def noisy_step(self, field: Field, x: Tensor, t: Tensor, t_next: Tensor, z: Tensor) -> Tensor:
-        """See `FixedStep.noisy_step`."""
-
-    def noise(self, x_init: Tensor, times: Tensor, keys: Tensor | None) -> Iterator[Tensor | None]:
-        return noise_of_steps(x_init, times, keys)
-
-    def drift(self, field: Field, x: Tensor, t: Tensor, h: Tensor) -> Tensor:
-        """The drift [B, *D] at a time (scalar), for a step of length `h`, which is negative towards the source."""
-        velocity, score = field.estimate(x, inside(t).expand(len(x)), "velocity", "score")
-        return velocity + h.sign() * self.diffusion(t, t + h) * score
-
-
-class EulerMaruyama(StochasticStep):
-    """x + h drift + sqrt(2 e |h|) z; weak order 1.
-
-    Source: Kloeden and Platen, "Numerical Solution of Stochastic Differential Equations", 1992, section 10.2; Albergo,
-    Boffi and Vanden-Eijnden, "Stochastic Interpolants", arXiv 2303.08797, corollary 18 (the equation).
-    """
-
-    def moments(self, field: Field, x: Tensor, t: Tensor, t_next: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean [B, *D] and standard deviation (scalar) of the normal distribution of the state at `t_next`."""
-        h = t_next - t
-        return x + h * self.drift(field, x, t, h), (2 * self.diffusion(t, t_next) * h.abs()).sqrt()
-
-    def noisy_step(self, field: Field, x: Tensor, t: Tensor, t_next: Tensor, z: Tensor) -> Tensor:
-        mean, std = self.moments(field, x, t, t_next)
-        return mean + std * z
-
-    def step(self, field: Field, x: Tensor, t: Tensor, t_next: Tensor) -> Tensor:
-        return x + (t_next - t) * field(x, inside(t).expand(len(x)))
-
-
-class StochasticHeun(StochasticStep):
-    """x + h (drift at x + drift at x') / 2 + noise, where x' is the Euler-Maruyama step; weak order 2.
-
-    Source: Kloeden and Platen, "Numerical Solution of Stochastic Differential Equations", 1992, section 15.1, equation
-    1.3 for additive noise.
-    """
 
     def noisy_step(self, field: Field, x: Tensor, t: Tensor, t_next: Tensor, z: Tensor) -> Tensor:
         """The noise has the mean diffusion of both ends."""
         h = t_next - t
-        noise = ((self.diffusion(t, t_next) + self.diffusion(t_next, t_next)) * h.abs()).sqrt() * z
+        noise = ((self.e(t, t_next) + self.e(t_next, t_next)) * h.abs()).sqrt() * z
         first = self.drift(field, x, t, h)
         second = self.drift(field, x + h * first + noise, t_next, h)
         return x + h / 2 * (first + second) + noise
@@ -200,11 +212,6 @@ class StochasticHeun(StochasticStep):
         first = field(x, inside(t).expand(len(x)))
         second = field(x + h * first, inside(t_next).expand(len(x)))
         return x + h / 2 * (first + second)
-
-
-def inside(t: Tensor) -> Tensor:
-    """The nearest time where a random sampler evaluates a field."""
-    return t.clamp(NEAREST_END, 1 - NEAREST_END)
 
 
 class Memoryless(EulerMaruyama):
@@ -218,9 +225,7 @@ class Memoryless(EulerMaruyama):
     Source: Domingo-Enrich, Drozdzal, Karrer and Chen, "Adjoint Matching", arXiv 2409.08861, section 4.3.
     """
 
-    def __init__(self, floor: float) -> None:
-        super().__init__(memoryless_diffusion(floor))
-        self.floor = floor
+    diffusion: MemorylessDiffusion = MemorylessDiffusion()
 
     def drift(self, field: Field, x: Tensor, t: Tensor, h: Tensor) -> Tensor:
         velocity = field(x, inside(t).expand(len(x)))
@@ -229,10 +234,10 @@ class Memoryless(EulerMaruyama):
 
     def kappa(self, t: Tensor) -> Tensor:
         """What the drift pulls a state back by, at a time."""
-        return (1 + self.floor) / (t + self.floor)
+        return (1 + self.diffusion.floor) / (t + self.diffusion.floor)
 
 
-class Ancestral(FixedStep):
+class Ancestral(EulerMaruyama):
     """A draw of the state at t', given the state at t and the data that the velocity leads to, on the straight path.
 
     x' = t' d + c (x - t d) + s z with d = x + (1 - t) v, c = (t / t') ((1 - t') / (1 - t))^2 and
@@ -249,14 +254,6 @@ class Ancestral(FixedStep):
         kept = t / t_next * ((1 - t_next) / (1 - t)).square()
         return t_next * data + kept * (x - t * data), ((1 - t_next).square() - (kept * (1 - t)).square()).sqrt()
 
-    def noisy_step(self, field: Field, x: Tensor, t: Tensor, t_next: Tensor, z: Tensor) -> Tensor:
-        mean, std = self.moments(field, x, t, t_next)
-        return mean + std * z
-
-    def step(self, field: Field, x: Tensor, t: Tensor, t_next: Tensor) -> Tensor:
-        """Euler's step."""
-        return x + (t_next - t) * field(x, inside(t).expand(len(x)))
-
     def noise(self, x_init: Tensor, times: Tensor, keys: Tensor | None) -> Iterator[Tensor | None]:
         """Refuses a grid that leads towards the source."""
         if times[0] > times[-1]:
@@ -264,3 +261,35 @@ class Ancestral(FixedStep):
                 "sampler.diffusion.step: ancestral leads from the source to the data alone; use euler for the way back"
             )
         return noise_of_steps(x_init, times, keys)
+
+
+class Renoise(FixedStep):
+    """The estimate of the data and fresh noise in each step, one evaluation each; for flows distilled to one step.
+
+    x_s = b_s data + sqrt(a_s^2 + g_s^2) z with the estimate of the data at (x_t, t) and z ~ N(0, I).
+
+    The step to t = 1 ends at the estimate, without noise. Every other state has the distribution of the path at its
+    time, if the estimates have that of the data. Where the path ends at the data, one step is Euler's.
+
+    Source: Song et al., "Consistency Models", arXiv 2303.01469, algorithm 1, along any path.
+
+    Attributes:
+        steps: number of steps from source to data.
+        times: where the steps end, from 0 to 1, or a file of the steps verb; null: the steps are equal.
+    """
+
+    kind: Literal["renoise"] = "renoise"
+    steps: int = Setting(default=2, ge=1, le=10_000)
+    times: Times = None
+
+    def noise(self, x_init: Tensor, times: Tensor, keys: Tensor | None) -> Iterator[Tensor | None]:
+        return noise_of_steps(x_init, times, keys, without=(1.0,))
+
+    def noisy_step(self, field: Field, x: Tensor, t: Tensor, t_next: Tensor, z: Tensor) -> Tensor:
+        c = self._path.coefficients(t_next.expand(len(x))).broadcast(x)
+        return c.b * self.step(field, x, t, t_next) + (c.a.square() + c.g.square()).sqrt() * z
+
+    def step(self, field: Field, x: Tensor, t: Tensor, t_next: Tensor) -> Tensor:  # noqa: ARG002
+        """The estimate of the data."""
+        (data,) = field.estimate(x, t.expand(len(x)), "data")
+        return data

@@ -1,35 +1,22 @@
-"""Steps along a drawn difference of data and source, instead of its mean."""
+"""Samplers whose steps a head draws: along a difference of data and source, or the states of a chain by token."""
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from itertools import pairwise
-from typing import Annotated, Literal, Protocol, cast
+from typing import Annotated, ClassVar, Literal, NoReturn, Protocol, Self, cast
 
 import torch
 from pydantic import Field as Setting
+from pydantic import PositiveInt, model_validator
 from torch import Tensor
 
-from trainer.flow.keyed_draws import keyed_normal
-from trainer.flow.sampler.grid import GridConfig, Times
-from trainer.flow.sampler.ode import Dopri5, Dopri5Config, Euler, EulerConfig, Heun, HeunConfig
-from trainer.flow.sampler.protocol import Field, Sampler, Trajectory, check_times
-
-HeadSampler = Euler | Heun | Dopri5
-
-
-class TransitionConfig(GridConfig):
-    """Steps whose direction a head draws, one call of the trunk each.
-
-    Attributes:
-        steps: number of steps from source to data.
-        times: where the steps end, from 0 to 1, or a file of the steps verb; null: the steps are equal.
-        head: how the head draws a direction from noise.
-    """
-
-    kind: Literal["transition"] = "transition"
-    steps: int = Setting(default=4, ge=1, le=10_000)
-    times: Times = None
-    head: Annotated[EulerConfig | HeunConfig | Dopri5Config, Setting(discriminator="kind")] = EulerConfig(steps=16)
+from trainer.flow.chain import Chain
+from trainer.flow.condition import keyed_normal
+from trainer.flow.question import Past
+from trainer.flow.sampler.ode import Dopri5, Euler, Heun
+from trainer.flow.sampler.protocol import BuiltIn, Field, GridSampler, Times, Trajectory, VelocityField, check_times
+from trainer.flow.target import Quantity
 
 
 class DrawingField(Field, Protocol):
@@ -61,17 +48,25 @@ class DrawingField(Field, Protocol):
         ...
 
 
-class Transition(Sampler):
-    """x + h Y, with Y drawn by the head for the tokens of x: a flow of its own from N(0, I) over times s from 0 to 1.
+class Transition(GridSampler):
+    """Steps whose direction a head draws, one call of the trunk each.
+
+    x + h Y, with Y drawn by the head for the tokens of x: a flow of its own from N(0, I) over times s from 0 to 1.
 
     The draws of a step are a function of the keys of the examples and its number.
 
     Source: Shaul et al., "Transition Matching", arXiv 2506.23589, section 3 (difference transition matching).
+
+    Attributes:
+        steps: number of steps from source to data.
+        times: where the steps end, from 0 to 1, or a file of the steps verb; null: the steps are equal.
+        head: how the head draws a direction from noise.
     """
 
-    def __init__(self, head: HeadSampler, head_times: Tensor) -> None:
-        self.head = head
-        self.head_times = head_times
+    kind: Literal["transition"] = "transition"
+    steps: int = Setting(default=4, ge=1, le=10_000)
+    times: Times = None
+    head: Annotated[Euler | Heun | Dopri5, Setting(discriminator="kind")] = Euler(steps=16)
 
     def sample(self, field: Field, x_init: Tensor, times: Tensor, *, keys: Tensor | None = None) -> Trajectory:
         """The field is a :class:`DrawingField`; without keys a ValueError."""
@@ -92,4 +87,117 @@ class Transition(Sampler):
         def velocity(y: Tensor, s: Tensor) -> Tensor:
             return field.head_velocity(y, s[:, None].expand(-1, tokens.shape[1]), tokens)
 
-        return self.head.sample(velocity, y_0, self.head_times)
+        return self.head.sample(velocity, y_0, self.head.grid())
+
+    def calls(self) -> dict[str, int] | None:
+        of_head = self.head.calls()
+        return None if of_head is None else {"network": self.steps, "head": self.steps * of_head["network"]}
+
+
+class TokenField(Field):
+    """A field that tells how the next token of a chain is distributed, with condition and guidance already bound.
+
+    It has no quantity at a state, and refuses a sampler that asks for one.
+    """
+
+    chain: Chain
+
+    def __call__(self, x: Tensor, t: Tensor, /) -> Tensor:  # noqa: ARG002
+        self._refuse("velocity")
+
+    def estimate(self, x: Tensor, t: Tensor, *quantities: Quantity) -> tuple[Tensor, ...]:  # noqa: ARG002
+        self._refuse(" or ".join(quantities))
+
+    def _refuse(self, quantity: str) -> NoReturn:
+        raise ValueError(
+            f"sampler: it asks for the {quantity} at a state, and a causal_transition network draws tokens and has "
+            "none; use sampler causal_transition"
+        )
+
+    @abstractmethod
+    def next_features(self, tokens: Tensor, t: Tensor, past: Past) -> Tensor:
+        """Reads further tokens, and returns features of the one that comes next.
+
+        Args:
+            tokens: [B, S, P]; the first of a past are all tokens of a state.
+            t: [B] the time of that state.
+            past: what was read before; they are added to it.
+
+        Returns:
+            [R, H]; R is B, or twice B where guidance needs two conditions.
+        """
+
+    @abstractmethod
+    def of_token(self, features: Tensor, /) -> VelocityField:
+        """The velocity of the head, [B, P], at states [B, P] and times [B] of the token that has some features."""
+
+
+class CausalTransition(BuiltIn):
+    """Transitions of a causal network, each token of which is drawn by a head.
+
+    X_(t+1) is drawn from X_t, or from all states so far, token after token by the ordinary equation of the head.
+
+    Source: Shaul et al., "Transition Matching", arXiv 2506.23589, sections 3.2 and 3.3 (ARTM, FHTM).
+
+    Attributes:
+        head: how the velocity of the head is followed for each token.
+        tokens: calls of the network, one for each token of each transition; left out: as many as the model has.
+    """
+
+    kind: Literal["causal_transition"] = "causal_transition"
+    head: Annotated[Euler | Heun, Setting(discriminator="kind")] = Euler(steps=16)
+    tokens: PositiveInt | None = None
+    follows_velocity: ClassVar[bool] = False
+
+    @model_validator(mode="after")
+    def _no_searched_times(self) -> Self:
+        if not isinstance(self.head.times, tuple | None):
+            raise ValueError(
+                f"head.times: {self.head.times} holds times that were searched for the field of a flow, and a head "
+                "follows one of its own; write them out, or leave them out"
+            )
+        return self
+
+    def sample(self, field: Field, x_init: Tensor, times: Tensor, *, keys: Tensor | None = None) -> Trajectory:
+        """The trajectory holds the states of the chain, whatever is between the ends of the grid, which are 0 and 1."""
+        check_times(times)
+        if not isinstance(field, TokenField):
+            raise ValueError("field: it draws no tokens; sampler causal_transition is for causal_transition networks")
+        if (float(times[0]), float(times[-1])) != (0.0, 1.0):
+            raise ValueError(
+                f"times: a chain leads from source (0) to data (1), and these from {times[0]:g} to {times[-1]:g}; "
+                "use another sampler"
+            )
+        if keys is None:
+            raise ValueError("keys: None, and this sampler draws noise; give one for each example")
+        chain, states = field.chain, [x_init]
+        keys = keys.to(x_init.device)
+        network_calls = head_calls = 0
+        past = Past()
+        tokens = chain.tokens(x_init)  # what the network has not read yet
+        for transition in range(chain.transitions):
+            t = x_init.new_full((len(x_init),), transition / chain.transitions)
+            if chain.history == "last":
+                past, tokens = Past(), chain.tokens(states[-1])
+            drawn: list[Tensor] = []
+            for _ in range(chain.num_tokens):
+                features = field.next_features(tokens, t, past)
+                noise = keyed_normal(tokens[:, -1], keys, network_calls)
+                way = self.head.sample(field.of_token(features), noise, self.head.grid())  # pyright: ignore[reportArgumentType]  a solver evaluates the velocity alone
+                tokens = way.final[:, None]
+                drawn.append(tokens)
+                network_calls += 1
+                head_calls += way.calls["network"]
+            states.append(chain.states(torch.cat(drawn, dim=1)))
+        grid = torch.linspace(0.0, 1.0, len(states), dtype=times.dtype)
+        return Trajectory(torch.stack(states), grid, {"network": network_calls, "head": head_calls})
+
+    def grid(self) -> Tensor:
+        return torch.linspace(0.0, 1.0, 2)
+
+    def calls(self) -> dict[str, int] | None:
+        of_head = self.head.evaluations_per_step * self.head.steps
+        return None if self.tokens is None else {"network": self.tokens, "head": self.tokens * of_head}
+
+    def with_evaluations(self, evaluations: int) -> Self | None:
+        return self if evaluations == self.tokens else None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, ClassVar, Literal, Protocol, Self
+from typing import Annotated, Any, ClassVar, Literal, Protocol, Self, cast
 
 import torch
 from pydantic import PrivateAttr
@@ -217,7 +217,7 @@ class OwnTarget(OwnClass, frozen=True):
 
     def build(self, path: Path) -> Target:
         made = build_own(self, path=path)
-        return made.build(path) if isinstance(made, BuiltIn) else made
+        return cast(Target, made.build(path)) if isinstance(made, BuiltIn) else made
 
 
 Config = Annotated[Velocity | Data | Noise | Score | VPrediction | VelocityAndNoise | OwnTarget, KindOrClass()]

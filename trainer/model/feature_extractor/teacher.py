@@ -7,8 +7,8 @@ from torch import Tensor
 from netsim.foundation.refusal import Refusal
 from trainer.config.model import BlockwiseConfig
 from trainer.config.run import RunConfig
-from trainer.flow.objective import AlignedConfig
-from trainer.flow.objective.aligned import tokens_of
+from trainer.flow.objective import Aligned
+from trainer.flow.objective.regression import tokens_of
 from trainer.model.build import tokens_per_example
 from trainer.model.feature_extractor.extractor import (
     Extractor,
@@ -36,7 +36,7 @@ class Teacher:
 
 def check_teacher(config: RunConfig) -> None:
     """Refuses a teacher whose features are not those that the network is built to agree with."""
-    if config.flow is None or not isinstance(config.flow.objective, AlignedConfig):
+    if config.flow is None or not isinstance(config.flow.objective, Aligned):
         return
     assert isinstance(config.model, BlockwiseConfig)
     path, wanted = config.flow.objective.teacher, config.model.teacher_features
@@ -53,6 +53,6 @@ def check_teacher(config: RunConfig) -> None:
 
 def describe_teacher(config: RunConfig) -> str | None:
     """One line for a person: the teacher's features and its memory on each rank; None if absent."""
-    if config.flow is None or not isinstance(config.flow.objective, AlignedConfig):
+    if config.flow is None or not isinstance(config.flow.objective, Aligned):
         return None
     return f"teacher {describe_extractor(config.flow.objective.teacher)} on each rank"

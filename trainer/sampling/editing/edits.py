@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from netsim.foundation.files import replacing
-from trainer.flow import Condition, control, inversion, sampler
+from trainer.flow import Condition
+from trainer.flow.condition import keyed_normal
 from trainer.flow.control import ControlInputs, controlled
 from trainer.flow.inversion import Inverted, zero_order
-from trainer.flow.keyed_draws import keyed_normal
 from trainer.flow.question import Question
 from trainer.flow.sampler import Field
 from trainer.sampling.draw import TrainedFlow
@@ -64,9 +64,9 @@ class Editor:
 
     def __init__(self, flow: TrainedFlow, plan: EditPlan) -> None:
         self.flow, self.plan = flow, plan
-        self._sampler = sampler.build(plan.sampler, path=flow.parts.path)
-        self._times = sampler.times(plan.sampler)
-        self._inversion = inversion.build(plan.request.inversion, sampler=plan.sampler, path=flow.parts.path)
+        self._sampler = plan.sampler.build(flow.parts.path)
+        self._times = plan.sampler.grid()
+        self._inversion = plan.request.inversion.build(sampler=plan.sampler, path=flow.parts.path)
         self._calls = 0
 
     @torch.no_grad()
@@ -133,7 +133,7 @@ class Editor:
         """The ends of each strength of the controls, and the calls of each."""
         ends, calls = [], []
         for strength in self.plan.levels:
-            controls = [control.build(one, inputs) for one in scaled(self.plan.request.controls, strength)]
+            controls = [one.build(inputs) for one in scaled(self.plan.request.controls, strength)]
             self._calls = 0
             ends.append(self._drawn(self._held(controlled(field, controls), inputs), noise, keys))
             calls.append(self._calls)
@@ -164,7 +164,7 @@ class Editor:
             return field
         mask = held_states(held, tuple(self.flow.config.state_shape)).to(self.flow.device)
         only = ControlInputs(inputs.path, inputs.condition, inputs.network, inputs.picture, mask)
-        return controlled(field, [control.build(HOLD, only)])
+        return controlled(field, [HOLD.build(only)])
 
     def _field(self, labels: Tensor, guidance: float) -> tuple[Field, Condition]:
         condition = Condition(label=labels.to(self.flow.device))

@@ -17,9 +17,8 @@ from trainer.config.sample import ImageSample
 from trainer.data.picture import BadPicture, read_picture
 from trainer.flow import inversion
 from trainer.flow.control import AnyConfig as AnyControl
-from trainer.flow.control import OwnControl, PullConfig
-from trainer.flow.control.pull import check_leads_through
-from trainer.flow.sampler import AnyConfig, EulerConfig, calls
+from trainer.flow.control import OwnControl, PullConfig, check_leads_through
+from trainer.flow.sampler import AnyConfig, Euler
 from trainer.sampling.conditioning import class_number, names_or_numbers
 from trainer.sampling.editing.request import ALL, OWN, EditRequest, ZeroOrderEdit
 from trainer.sampling.sampler_choice import check_requested, euler_of, segments_of
@@ -174,14 +173,14 @@ def _sampler(request: EditRequest, own: AnyConfig) -> AnyConfig:
             near = max(1, round(steps / segments)) * segments
             raise ValueError(f"steps: {steps} cannot be shared out over {segments} segments of time; use {near}")
         case int(steps):
-            return euler_of(own, EulerConfig(steps=steps // segments))
+            return euler_of(own, Euler(steps=steps // segments))
         case times if segments > 1:
             raise ValueError(
                 f"steps: {len(times)} times are given, and the run goes through {segments} segments of time; give the "
                 "number of steps"
             )
         case times:
-            return EulerConfig(times=times, steps=len(times) - 1)
+            return Euler(times=times, steps=len(times) - 1)
 
 
 def _check_inversion(chosen: AnyConfig) -> None:
@@ -192,7 +191,7 @@ def _check_inversion(chosen: AnyConfig) -> None:
         raise ValueError(
             f"steps: the run's sampler {problem}; give a number of Euler's steps, such as steps=28"
         ) from error
-    if calls(chosen) is None:
+    if chosen.calls() is None:
         raise ValueError(f"steps: {chosen.kind} does not say how many steps it takes; give a number of Euler's steps")
 
 

@@ -10,7 +10,7 @@ from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, field_va
 import trainer.flow.control
 import trainer.flow.inversion
 from netsim.foundation.settings import Section
-from trainer.flow.sampler.grid import check_grid
+from trainer.flow.sampler.protocol import check_grid
 from trainer.sampling.requested_pictures import HeldOutPictures, PicturesConfig
 
 OWN, ALL = "own", "all"

@@ -12,7 +12,7 @@ from torch import Tensor
 import trainer.data
 from moe.seeds import derive_seed, fold_in, normal
 from trainer.data import Dataset
-from trainer.flow import Condition, sampler
+from trainer.flow import Condition
 from trainer.sampling.conditioning import keys_of, source_samples
 from trainer.sampling.draw import TrainedFlow
 from trainer.sampling.pairs.request import PairsRequest
@@ -88,7 +88,7 @@ class PairDrawing:
             x_0, x_1 = noise[rows].to(device), parts.data_scale * examples[rows].to(device)
             start = self._placed(x_0, x_1, times[:1].to(device), path_keys[rows].to(device))
             field = parts.field(self.flow.model, condition, request.guidance)
-            follows = sampler.build(request.sampler, path=parts.path)
+            follows = request.sampler.build(parts.path)
             x_s[rows] = start.cpu()
             x_e[rows] = parts.data_of(follows.sample(field, start, times, keys=keys[rows]).final).cpu()
         arrays = {"x_0": x_s, "x_1": x_e, "interval": interval}

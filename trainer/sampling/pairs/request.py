@@ -14,7 +14,7 @@ from torch import Tensor
 import trainer.flow.sampler
 from netsim.foundation.refusal import Refusal, problem_and_remedy
 from netsim.foundation.settings import Section
-from trainer.flow.sampler.grid import SAME_TIME, StepsFile, check_grid
+from trainer.flow.sampler.protocol import SAME_TIME, StepsFile, check_grid
 
 LEAST_INTERVAL = 1e-3
 """A whole path cannot be told from two states that are closer in time: their difference has lost its digits."""
@@ -59,7 +59,7 @@ class PairsRequest(Section):
     """Folder of the teacher's run."""
     num: PositiveInt
     """Pairs, the classes in turn; of segments, the segments in turn, each pair of the class of its example."""
-    sampler: trainer.flow.sampler.Config = trainer.flow.sampler.Dopri5Config()
+    sampler: trainer.flow.sampler.Config = trainer.flow.sampler.Dopri5()
     """How the teacher's field is followed; a coarse one bakes its error into the pairs."""
     guidance: float = Field(default=1.0, ge=0)
     """Scale of classifier-free guidance; what is asked of the teacher is in the student without any."""
@@ -87,7 +87,7 @@ class PairsRequest(Section):
             return self
         if self.num < self.segments:
             raise ValueError(f"num: {self.num} leave some of the {self.segments} segments without a pair; draw more")
-        steps = len(trainer.flow.sampler.times(self.sampler)) - 1
+        steps = len(self.sampler.grid()) - 1
         if steps % self.segments and steps > 1:
             raise ValueError(
                 f"segments: {self.segments} do not divide the {steps} steps of the sampler; use a divisor, or other "
@@ -146,7 +146,7 @@ class PairsRequest(Section):
     def places(self) -> tuple[int, ...]:
         """Where the nodes of a resolved request stand in the grid of its sampler; from 0 to the last time."""
         assert isinstance(self.nodes, tuple)
-        return places_of(self.nodes, trainer.flow.sampler.times(self.sampler))
+        return places_of(self.nodes, self.sampler.grid())
 
     @property
     def node_times(self) -> list[float] | None:
@@ -158,8 +158,8 @@ class PairsRequest(Section):
 
     def parts(self) -> list[Tensor]:
         """The times of the teacher in each part that paths are cut into, both ends included; of a resolved request."""
-        grid = trainer.flow.sampler.times(self.sampler)
-        if isinstance(self.sampler, trainer.flow.sampler.SegmentedConfig):
+        grid = self.sampler.grid()
+        if isinstance(self.sampler, trainer.flow.sampler.Segmented):
             edges = torch.arange(self.sampler.segments + 1, dtype=grid.dtype) / self.sampler.segments
             distance, nearest = (grid[:, None] - edges).abs().min(dim=1)
             grid = torch.where(distance <= SAME_TIME, edges[nearest], grid)
@@ -172,15 +172,15 @@ class PairsRequest(Section):
         return [grid[number * steps : (number + 1) * steps + 1] for number in range(self.segments)]
 
     def _check_nodes(self, nodes: tuple[float, ...]) -> None:
-        places_of(nodes, trainer.flow.sampler.times(self.sampler))
+        places_of(nodes, self.sampler.grid())
         if self.num < len(nodes) - 1:
             raise ValueError(f"{self.num} pairs leave some of the {len(nodes) - 1} intervals without one; draw more")
 
     def what_decides(self, weights: str, source: dict[str, Any] | None) -> dict[str, Any]:
         """Everything that the pairs of a resolved request depend on; paths begin at `source`, None: at noise."""
         begins: dict[str, Any] = {} if source is None else {"source": source}
-        if trainer.flow.sampler.steps_file(self.sampler) is not None:
-            begins["times"] = trainer.flow.sampler.times(self.sampler).tolist()
+        if self.sampler.steps_file is not None:
+            begins["times"] = self.sampler.grid().tolist()
         asked = self.model_dump(mode="json", exclude={"run", "nodes", "evaluations", "begin"})
         at_nodes = {} if self.nodes is None else {"nodes": self.node_times, "begin": self.begin}
         return {"weights": weights, **begins, **asked, **at_nodes}

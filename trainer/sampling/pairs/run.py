@@ -29,7 +29,6 @@ from trainer.data.shard.index import INDEX
 from trainer.distributed.groups import Launch, joined
 from trainer.distributed.process.exit_status import conclude
 from trainer.distributed.process.signals import EX_TEMPFAIL, StopRequest, end_with_launcher
-from trainer.flow.sampler import steps_file
 from trainer.sampling.flow import check_latents
 from trainer.sampling.pairs.drawing import PairDrawing
 from trainer.sampling.pairs.request import PairsRequest
@@ -61,7 +60,7 @@ def run(request: PairsRequest, out: Path) -> int:
         )
     check_latents(config)
     refuse(of_drawn(with_controls(config, ()), request.sampler, request.guidance))
-    grids = steps_file(request.sampler)
+    grids = request.sampler.steps_file
     if grids is not None:
         check_made_of(grids, teacher.digest)
     request = request.resolved()

@@ -11,14 +11,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-import trainer.flow.operator
 from netsim.foundation.refusal import Refusal, problem_and_remedy
 from trainer.config.model import CausalTransitionConfig
 from trainer.config.rules.drawing import of_drawn, of_no_class, of_pictures, of_start_at_noise
 from trainer.config.rules.objection import Objections, refuse
 from trainer.config.run import RunConfig
 from trainer.config.sample import ImageSample
-from trainer.flow.inverse import Config, Flair, build, calibration_levels, weight_of
+from trainer.flow.inverse import Config, Flair, calibration_levels
 from trainer.flow.inverse.weight import check_path
 from trainer.flow.path import Path
 from trainer.sampling.conditioning import class_number
@@ -30,14 +29,14 @@ from trainer.sampling.sampler_choice import check_requested
 def built(config: Config, path: Path, errors: Tensor | None) -> Flair:
     """The solver of a request; its refusal names the section. `errors`: float64 [L] of the calibration, if any."""
     try:
-        return build(config, path=path, errors=None if errors is None else errors[None])
+        return config.build(path=path, errors=None if errors is None else errors[None])
     except ValueError as error:
         raise ValueError(f"method.{error}") from error
 
 
 def weights_of(config: Config, errors: Tensor | None) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Noise levels from the last step's to 1, and the weights in parts of these, by errors [L] of a calibration."""
-    weight = weight_of(config, None if errors is None else errors[None])
+    weight = config.weight_of(None if errors is None else errors[None])
     levels = calibration_levels()
     levels = levels[levels >= config.last]
     return levels.numpy(), (weight.at(levels) / levels).numpy()
@@ -129,7 +128,7 @@ def _label(request: RestoreRequest, config: RunConfig) -> int | None:
 
 def _observation_shape(request: RestoreRequest, shape: tuple[int, int, int]) -> tuple[int, ...]:
     """The shape of an observation, of a grey image; refuses an operator that does not suit the images."""
-    operator = _said_of("operator", lambda: trainer.flow.operator.build(request.operator, shape, torch.zeros(1).long()))
+    operator = _said_of("operator", lambda: request.operator.build(shape, torch.zeros(1).long()))
     return tuple(operator.apply(torch.zeros(1, *shape)).shape[1:])
 
 

@@ -17,11 +17,11 @@ import trainer.flow.operator
 from moe.seeds import fold_in
 from netsim.foundation.refusal import Refusal
 from trainer.flow import Condition
-from trainer.flow.inverse import Consistency, InverseSolver, agreeing, calibration_errors, consistency
-from trainer.flow.keyed_draws import keyed_normal
+from trainer.flow.condition import keyed_normal
+from trainer.flow.context import Identity
+from trainer.flow.inverse import Consistency, InverseSolver, agreeing, calibration_errors
 from trainer.flow.operator import Mask, Operator
 from trainer.flow.sampler import Field
-from trainer.flow.space import Identity
 from trainer.sampling.conditioning import keys_of
 from trainer.sampling.draw import TrainedFlow
 from trainer.sampling.flow import states_of_images
@@ -168,12 +168,8 @@ class Restoration:
     def _operator(self, rows: Tensor) -> Operator:
         """The operator of some pictures; what it draws for one depends on the seed and on that picture's name."""
         numbers = self._pictures.keys(rows, "operator", seed=self._request.seed)
-        return trainer.flow.operator.build(
-            self._request.operator,
-            self._plan.image_shape,
-            numbers,
-            seed=self._request.seed,
-            device=self._flow.device,
+        return self._request.operator.build(
+            self._plan.image_shape, numbers, seed=self._request.seed, device=self._flow.device
         )
 
     def _observed(self, rows: Tensor, images: Tensor, operator: Operator) -> Tensor:
@@ -194,9 +190,8 @@ class Restoration:
     def _consistency(self, operator: Operator, observed: Tensor) -> Consistency:
         parts, method = self._flow.parts, self._request.method
         if not self._coded:
-            return consistency(method, operator, observed, scale=parts.data_scale)
-        return consistency(
-            method,
+            return method.agreement(operator, observed, scale=parts.data_scale)
+        return method.agreement(
             operator,
             observed,
             decode=lambda states: parts.space.decode(parts.data_of(states)),
@@ -221,7 +216,7 @@ class Restoration:
         if not self._request.controls:
             return field, evaluated
         inputs = trainer.flow.control.ControlInputs(flow.parts.path, condition, counted, agreement.initial())
-        controls = [trainer.flow.control.build(config, inputs) for config in self._request.controls]
+        controls = [config.build(inputs) for config in self._request.controls]
         return trainer.flow.control.controlled(field, controls), evaluated
 
 

@@ -10,5 +10,5 @@ The parts are functions of a field and of noises, without a run:
 
 ``search`` does so for a trained flow, whose conditions, guidance and segments of time it knows. The driver of the verb,
 `trainer.evaluation.steps.run.run`, also measures the grids and writes the file, whose class is
-`trainer.flow.sampler.grid.StepsFile`.
+`trainer.flow.sampler.protocol.StepsFile`.
 """

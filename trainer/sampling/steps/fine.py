@@ -8,8 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from trainer.flow import sampler
-from trainer.flow.sampler import EulerConfig, Field
+from trainer.flow.sampler import Euler, Field
 from trainer.sampling.conditioning import Conditioning, source_samples
 from trainer.sampling.draw import TrainedFlow
 from trainer.sampling.sampler_choice import euler_of, segments_of
@@ -122,7 +121,7 @@ class Noises:
     @torch.no_grad()
     def ends(self, numbers: Tensor, times: Tensor) -> Tensor:
         """Ends float32 [B, *D] of Euler's method on times [T] from 0 to 1, edges included, by the sampler."""
-        euler = sampler.build(euler_of(self.flow.sample.sampler, EulerConfig()), path=self.flow.parts.path)
+        euler = euler_of(self.flow.sample.sampler, Euler()).build(self.flow.parts.path)
         return torch.cat([euler.sample(*self._begun(own), times).final.cpu() for own in numbers.split(TOGETHER)])
 
     def decoded(self, states: Tensor, numbers: Tensor) -> Tensor:

@@ -17,7 +17,7 @@ from trainer.config.rules.drawing import of_drawn
 from trainer.config.rules.objection import Objections, caught
 from trainer.config.run import RunConfig
 from trainer.config.sample import ImageSample, PointSample
-from trainer.flow.sampler import EulerConfig, Field
+from trainer.flow.sampler import Euler, Field
 from trainer.sampling.sampler_choice import euler_of, segments_of
 from trainer.sampling.steps.fine import FineSolution, Grid, check_evaluations, uniform_grid
 from trainer.sampling.steps.request import StepsRequest
@@ -221,7 +221,7 @@ def of_search(config: RunConfig, request: StepsRequest) -> Objections:
         yield "nodes", problem, f"use {-(-nodes // segments) * segments}, or leave it out"
     for evaluations in request.evaluations:
         yield from caught(check_evaluations, evaluations, nodes, segments)
-    yield from of_drawn(with_controls(config, ()), euler_of(own, EulerConfig()), request.guidance_for(config.sample))
+    yield from of_drawn(with_controls(config, ()), euler_of(own, Euler()), request.guidance_for(config.sample))
 
 
 def search(solutions: Sequence[FineSolution], request: StepsRequest, progress: Progress = lambda _: None) -> Search:

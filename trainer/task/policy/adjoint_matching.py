@@ -18,13 +18,11 @@ from moe.host_copies import to_device
 from trainer.config.run import RunConfig
 from trainer.config.task import AdjointMatchingConfig
 from trainer.data import Batch
-from trainer.flow import cost
-from trainer.flow.condition import Condition
+from trainer.flow.condition import Condition, keyed_normal, random_keys
 from trainer.flow.context import Seen
 from trainer.flow.cost import RunningCost, differentiable_values
-from trainer.flow.keyed_draws import keyed_normal, random_keys
 from trainer.flow.objective import LossTerms
-from trainer.flow.sampler import Memoryless
+from trainer.flow.sampler import Memoryless, MemorylessDiffusion
 from trainer.flow.sampler.protocol import Field
 from trainer.flow.sampler.sde import inside
 from trainer.model.network import Network
@@ -164,10 +162,10 @@ class AdjointMatching(PolicyTask[Beginnings | Nodes]):
         assert isinstance(chosen, AdjointMatchingConfig)
         super().__init__(config, chosen)
         self._chosen, self.passes = chosen, chosen.passes
-        self._step = Memoryless(chosen.floor)
+        self._step = Memoryless(diffusion=MemorylessDiffusion(floor=chosen.floor))
         self._base = base
         self._frozen: Callable[..., Any] | None = None
-        self._cost = None if chosen.cost is None else cost.build(chosen.cost, self._ask_frozen)
+        self._cost = None if chosen.cost is None else chosen.cost.build(self._ask_frozen)
         self._times = {torch.device("cpu"): torch.linspace(0.0, 1.0, chosen.steps + 1)}
         self.paths = 0
 
@@ -196,7 +194,7 @@ class AdjointMatching(PolicyTask[Beginnings | Nodes]):
         rows = torch.arange(num, device=drawn.x.device).repeat_interleave(at_once)
         field = self.field(model, drawn.condition.rows(rows))
         velocity = field(drawn.x.flatten(0, 1), drawn.t.expand(num, at_once).flatten()).unflatten(0, (num, at_once))
-        sigma = (2 * self._step.diffusion(drawn.t, drawn.t)).sqrt().view(-1, *(1,) * (drawn.x.ndim - 2))
+        sigma = (2 * self._step.e(drawn.t, drawn.t)).sqrt().view(-1, *(1,) * (drawn.x.ndim - 2))
         error = 2 / sigma * (velocity - drawn.velocity) + sigma * drawn.adjoint
         return LossTerms(error.square(), dict(drawn.terms))
 
@@ -259,7 +257,7 @@ class AdjointMatching(PolicyTask[Beginnings | Nodes]):
         large that it adds less than `floor` h |v - v_base|^2.
         """
         t, h = times[1:-1], times[2:] - times[1:-1]
-        weight = (h / self._step.diffusion(t, t))[:, None]
+        weight = (h / self._step.e(t, t))[:, None]
         return (weight * difference.square().flatten(2).sum(-1)).sum(0)
 
     def _passes(self, one: Beginnings, rollout: Rollout) -> Iterator[Nodes]:

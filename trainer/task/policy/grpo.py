@@ -19,8 +19,8 @@ from trainer.config.run import RunConfig
 from trainer.config.task import GRPOConfig
 from trainer.data import Batch
 from trainer.flow import Condition
+from trainer.flow.condition import random_keys
 from trainer.flow.context import Seen
-from trainer.flow.keyed_draws import random_keys
 from trainer.flow.objective import LossTerms
 from trainer.model.network import Network
 from trainer.task.policy.policy import PolicyTask

@@ -21,10 +21,9 @@ from trainer.config.task import AdjointMatchingConfig, GRPOConfig
 from trainer.data import Batch
 from trainer.evaluation.judgement import real_examples
 from trainer.flow import Condition, reward
-from trainer.flow.context import Seen
+from trainer.flow.context import Seen, Space
 from trainer.flow.reward import CheckedReward, Reward
 from trainer.flow.sampler import Field
-from trainer.flow.space import Space
 from trainer.model.adapted import without_adapters
 from trainer.model.network import Network
 from trainer.observe.measurement import Measurement, MeasurementSpec, Progress
@@ -46,7 +45,7 @@ def reward_of(config: RunConfig, chosen: reward.AnyConfig, space: Space) -> rewa
         return examples, torch.zeros(len(examples), dtype=torch.int64) if labels is None else labels
 
     inputs = reward.RewardInputs(config.decoded_shape, config.data.num_classes, labelled, config.run.seed)
-    return reward.build(chosen, inputs)
+    return chosen.build(inputs)
 
 
 MINUS = "\N{MINUS SIGN}"

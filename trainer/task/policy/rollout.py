@@ -19,8 +19,8 @@ from torch import Tensor, nn
 
 from moe.seeds import fold_in
 from trainer.config.task import GRPOConfig
-from trainer.flow.keyed_draws import keyed_normal
-from trainer.flow.sampler import EulerMaruyama, Field, build_diffusion, mean_log_density
+from trainer.flow.condition import keyed_normal
+from trainer.flow.sampler import EulerMaruyama, Field, mean_log_density
 from trainer.flow.target import Quantity
 from trainer.model.parallel.state import HoldsExperts
 
@@ -70,7 +70,7 @@ class NoisySteps:
 
     def __init__(self, config: GRPOConfig) -> None:
         self.passes = config.passes
-        self._step = EulerMaruyama(build_diffusion(config.noise))
+        self._step = EulerMaruyama(diffusion=config.noise)
         self._weight = config.weight
         self._times = {torch.device("cpu"): torch.linspace(0.0, 1.0, config.steps + 1)}
 
@@ -109,7 +109,7 @@ class NoisySteps:
     def deviations(self) -> Tensor:
         """Standard deviations sigma sqrt(h) of the steps with noise, [passes] on the CPU."""
         t, t_next = self.times(torch.device("cpu"))[:-1].unfold(0, 2, 1).unbind(1)
-        return (2 * self._step.diffusion(t, t_next) * (t_next - t)).sqrt()
+        return (2 * self._step.e(t, t_next) * (t_next - t)).sqrt()
 
     @cached_property
     def weights(self) -> tuple[float, ...]:

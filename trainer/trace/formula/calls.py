@@ -12,7 +12,7 @@ from trainer.config.run import RunConfig
 from trainer.config.sections import DeepSpeedConfig, FSDPConfig
 from trainer.config.task import Calls, FlowTaskConfig
 from trainer.flow.coupling import Assignment, Coupling, GibbsWeighted, MinibatchOT, OwnCoupling
-from trainer.flow.reward import DistanceConfig, InkConfig
+from trainer.flow.reward import Distance, Ink
 from trainer.model.build import tokens_per_example
 from trainer.trace.formula.network import layers
 from trainer.trace.formula.protocol import Collective, Passage, all_gather, broadcast
@@ -175,7 +175,7 @@ def without_work(config: RunConfig) -> str | None:
     task, kind = config.task, config.task.kind
     if any(one.phase == "rollout" and one.gradient for one in config.task.calls or ()):
         return f"the gradients that {kind} takes in rollouts have no formula"
-    if not isinstance(getattr(task, "reward", None), InkConfig | DistanceConfig | None):
+    if not isinstance(getattr(task, "reward", None), Ink | Distance | None):
         return "a reward that is a network, or of your own, has no formula"
     return None
 

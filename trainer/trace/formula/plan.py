@@ -13,15 +13,15 @@ from trainer.config.task import FlowTaskConfig
 from trainer.flow import Condition
 from trainer.flow.coupling import OwnCoupling
 from trainer.flow.objective import (
-    AlignedConfig,
-    CausalTransitionConfig,
-    ConsistencyDistillationConfig,
-    FeatureResidualConfig,
-    MongeGapConfig,
+    Aligned,
+    CausalTransition,
+    ConsistencyDistillation,
+    FeatureResidual,
+    MongeGap,
     OwnObjective,
-    RegressionConfig,
-    TransitionConfig,
-    VelocityDistillationConfig,
+    Regression,
+    Transition,
+    VelocityDistillation,
 )
 from trainer.flow.question import HeadVelocities, NextStates, Question, WithProjection
 from trainer.model.build import (
@@ -117,12 +117,12 @@ def without_formula(config: RunConfig) -> str | None:
     if missing is not None or not _learns_flow(config):
         return missing
     match config.flow:
-        case Flow(objective=FeatureResidualConfig()):
+        case Flow(objective=FeatureResidual()):
             return (
                 "flow.objective.kind: feature_residual leaves blocks out and most parameters without gradient, for "
                 f"which there is no formula; {remedy}"
             )
-        case Flow(objective=(VelocityDistillationConfig() | ConsistencyDistillationConfig()) as distilled):
+        case Flow(objective=(VelocityDistillation() | ConsistencyDistillation()) as distilled):
             return (
                 f"flow.objective.kind: {distilled.kind} calls the network several times a micro batch, and a teacher, "
                 f"for which there is no formula; {remedy}"
@@ -206,14 +206,14 @@ def _walk(config: RunConfig, tensor_parallel: int) -> Walk:
 def questions(config: RunConfig) -> tuple[Question, ...]:
     """The questions that the objective of a run puts to its network."""
     match config.flow and _learns_flow(config) and config.flow.objective:
-        case AlignedConfig():
+        case Aligned():
             return (WithProjection(),)
-        case CausalTransitionConfig(draws=draws) if isinstance(config.model, transition.CausalTransitionConfig):
+        case CausalTransition(draws=draws) if isinstance(config.model, transition.CausalTransitionConfig):
             chain = chain_of(config.model, config.state_shape)
             following = torch.empty(chain.read_at_once, 1, *chain.shape)
             times = torch.empty(draws, chain.read_at_once, 1, chain.num_tokens)
             return (NextStates(following, following.expand(draws, *following.shape), times),)
-        case TransitionConfig():
+        case Transition():
             tokens = config.model.tokens(config.state_shape)
             return (HeadVelocities(torch.empty(1, 1, *config.state_shape), torch.empty(1, 1, tokens)),)
     return ()
@@ -243,7 +243,7 @@ def _of_flow(config: RunConfig, layout: Layout, work: bool) -> tuple[LossCall, .
 def _tokens_of_a_loss(config: RunConfig, layout: Layout) -> int:
     """Tokens that a rank gives its network in the only call of a loss."""
     match config.flow and config.flow.objective:
-        case RegressionConfig(antithetic=True) | RegressionConfig(monge_gap=MongeGapConfig()):
+        case Regression(antithetic=True) | Regression(monge_gap=MongeGap()):
             states = 2  # of a pair; no regression has both settings
         case _:
             states = 1

@@ -108,9 +108,9 @@ def _read_in_each_call(config: RunConfig, calls: int) -> list[int]:
 def _network_calls(sampler: samplers.AnyConfig | int) -> int:
     if isinstance(sampler, int):
         return sampler
-    if isinstance(sampler, samplers.TransitionConfig):
+    if isinstance(sampler, samplers.Transition):
         return sampler.steps  # whatever the head does, which sends nothing
-    calls = samplers.calls(sampler)
+    calls = sampler.calls()
     if calls is not None:
         return calls["network"]
     if isinstance(sampler, samplers.OwnSampler):

@@ -124,4 +124,4 @@ def test_searched_times_are_not_for_a_head() -> None:
 
 def test_solvers_cannot_draw_from_it_afterwards() -> None:
     with pytest.raises(ValueError, match=r"^sample\.sampler\.kind: euler .*; use sample\.sampler\.kind causal_"):
-        refuse(of_drawn(configuration(), sampler.EulerConfig(), guidance=1.0))
+        refuse(of_drawn(configuration(), sampler.Euler(), guidance=1.0))

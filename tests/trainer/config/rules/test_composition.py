@@ -73,8 +73,8 @@ DEFAULT = Composition(
     coupling.Independent(),
     path.LinearConfig(),
     target.Velocity(),
-    objective.RegressionConfig(),
-    sampler.EulerConfig(steps=2),
+    objective.Regression(),
+    sampler.Euler(steps=2),
 )
 
 
@@ -165,8 +165,8 @@ def assert_it_trains_and_draws(parts: Composition, head: str) -> None:
     with torch.no_grad():
         field = task.parts.field(network, drawn.condition, guidance)
         start = torch.randn(drawn.sample.x_t.shape, generator=generator(3))
-        follows = sampler.build(parts.sampler, path=task.parts.path)
-        found = follows.sample(field, start, sampler.times(parts.sampler), keys=torch.arange(SIZE))
+        follows = parts.sampler.build(task.parts.path)
+        found = follows.sample(field, start, parts.sampler.grid(), keys=torch.arange(SIZE))
     assert bool(task.parts.space.decode(found.final).isfinite().all())
 
 
@@ -238,9 +238,7 @@ def test_settings_are_judged_as_kinds_are(along, predicted):
 
 
 @pytest.mark.parametrize("along", STEADY, ids=path_name)
-@pytest.mark.parametrize(
-    "drawn", [sampler.EulerConfig(steps=10), sampler.HeunConfig(steps=5)], ids=lambda one: one.kind
-)
+@pytest.mark.parametrize("drawn", [sampler.Euler(steps=10), sampler.Heun(steps=5)], ids=lambda one: one.kind)
 def test_what_tells_one_end_alone_is_told_of_where_a_sampler_asks_at_the_other(along, drawn):
     """Perfect predictions of pairs x_1 = x_0 / 2 end where the velocity itself would, or are spoken against."""
     built, x_0 = along.build(), torch.tensor([[1.0]], dtype=torch.float64)
@@ -254,8 +252,8 @@ def test_what_tells_one_end_alone_is_told_of_where_a_sampler_asks_at_the_other(a
             sample = built.sample(Pairs(start, start / 2), t, generator=generator())
             return told.convert(told.make(sample), x, t, "velocity")
 
-        times = sampler.times(drawn).double()
-        return float(sampler.build(drawn, path=built).sample(cast(sampler.Field, velocity), x_0, times).final)
+        times = drawn.grid().double()
+        return float(drawn.build(built).sample(cast(sampler.Field, velocity), x_0, times).final)
 
     for predicted in ALTERNATIVES["target"]:
         parts = composition(path=along, target=predicted, sampler=drawn)
@@ -295,7 +293,7 @@ def test_the_source_tells_the_score_only_where_it_is_independent(coupled):
         products.append((weights * (-pairs.x_0 / (1 - t) * x_t).sum(1)).sum())
         lengths.append((weights * pairs.x_0.square().sum(1)).sum())
     wrong = abs(float(torch.stack(products).mean() + torch.stack(lengths).mean()))
-    stochastic = sampler.EulerMaruyamaConfig(steps=2)
+    stochastic = sampler.EulerMaruyama(steps=2)
     refusal = complaint(composition(coupling=coupled, sampler=stochastic))
     if refusal is None:
         assert wrong < 0.1
@@ -320,7 +318,7 @@ def test_the_source_tells_the_score_only_where_it_is_independent(coupled):
 )
 def test_every_sampler_draws_from_what_it_is_allowed_to_and_says_what_it_goes_with(drawn, whole):
     drawn = drawn.model_copy(update={"steps": 3}) if hasattr(drawn, "steps") else drawn
-    drawn = sampler.Dopri5Config(rtol=0.1, atol=0.1) if isinstance(drawn, sampler.Dopri5Config) else drawn
+    drawn = sampler.Dopri5(rtol=0.1, atol=0.1) if isinstance(drawn, sampler.Dopri5) else drawn
     accepted, seen = 0, set()
 
     def is_later(parts: tuple[Any, Any, Any]) -> bool:
@@ -357,8 +355,8 @@ def test_a_space_is_compared_where_the_prediction_tells_it(along, space):
         if complaint(composition(path=along, target=predicted)) is not None:
             continue
         told = predicted.build(built)
-        minimised = objective.RegressionConfig(space=space)
-        regression = objective.build(minimised, target=told)
+        minimised = objective.Regression(space=space)
+        regression = minimised.build(objective.ObjectiveInputs(told))
 
         def loss(told: target.Target = told, regression: objective.Objective = regression) -> Tensor:
             return regression.loss(lambda *_: told.make(sample), sample, UNCONDITIONAL).per_example
@@ -374,7 +372,7 @@ def test_a_space_is_compared_where_the_prediction_tells_it(along, space):
 
 @pytest.mark.parametrize("along", ALL, ids=path_name)
 def test_antithetic_points_need_noise_to_reverse(along):
-    refusal = complaint(composition(path=along, objective=objective.RegressionConfig(antithetic=True)))
+    refusal = complaint(composition(path=along, objective=objective.Regression(antithetic=True)))
     x = torch.randn(2, 4, 2, generator=generator())
     mirror = along.build().sample(Pairs(x[0], x[1]), torch.full((4,), 0.5), generator=generator()).mirror
     assert (refusal is None) == (mirror is not None) == (along in NOISY)
@@ -383,13 +381,13 @@ def test_antithetic_points_need_noise_to_reverse(along):
 
 def test_every_kind_of_every_part_is_among_the_alternatives():
     of_features = {
-        objective.AlignedConfig,
-        objective.FeatureResidualConfig,
+        objective.Aligned,
+        objective.FeatureResidual,
     }  # what they ask of a network is in blockwise
-    of_maps = {objective.MongeMapConfig}  # replaces no other: sampler and times are its own; in test_one_step.py
-    taught = {objective.VelocityDistillationConfig, objective.ConsistencyDistillationConfig}  # in test_distillation.py
-    of_heads = {"objective": {objective.TransitionConfig}, "sampler": {sampler.TransitionConfig}}
-    of_chains = {objective.CausalTransitionConfig}  # with its sampler in test_causal_settings.py
+    of_maps = {objective.MongeMap}  # replaces no other: sampler and times are its own; in test_one_step.py
+    taught = {objective.VelocityDistillation, objective.ConsistencyDistillation}  # in test_distillation.py
+    of_heads = {"objective": {objective.Transition}, "sampler": {sampler.Transition}}
+    of_chains = {objective.CausalTransition}  # with its sampler in test_causal_settings.py
     for part, union in (
         ("coupling", coupling.Config),
         ("path", path.Config),
@@ -402,7 +400,7 @@ def test_every_kind_of_every_part_is_among_the_alternatives():
         elsewhere |= of_heads.get(part, set())
         assert found | elsewhere == set(members(union))
     within = next(type(one) for one in ALTERNATIVES["sampler"] if one.kind == "segmented").model_fields["within"]
-    others = {sampler.SegmentedConfig, sampler.RenoiseConfig, sampler.CausalTransitionConfig}  # of no segment
+    others = {sampler.Segmented, sampler.Renoise, sampler.CausalTransition}  # of no segment
     assert {type(one) for one in ALTERNATIVES["sampler"]} == {*get_args(within.annotation), *others}
     assert {type(one) for one in compositions.SAMPLERS} == set(get_args(within.annotation)), "the cover lacks some"
 
@@ -475,16 +473,16 @@ def test_a_path_without_coefficients_goes_with_what_needs_none(monkeypatch: pyte
             raise ValueError(f"path: not of the form a x_0 + b x_1 + g z at {t}; predict the velocity")
 
     monkeypatch.setattr("trainer.config.rules.composition.built", lambda _: Bent(path.linear))
-    plain = composition(coupling=coupling.Assignment(), objective=objective.RegressionConfig(space="velocity"))
+    plain = composition(coupling=coupling.Assignment(), objective=objective.Regression(space="velocity"))
     assert complaint(plain) is None
     reasons = {
         "without coefficients of the path": {"target": target.Noise()},
         "v_prediction is defined on": {"target": target.VPrediction()},
         "no noise of its own": {"target": target.VelocityAndNoise()},
-        "leaves the data open": {"objective": objective.RegressionConfig(space="data")},
-        "needs the coefficients of the path": {"objective": objective.FeatureResidualConfig()},
-        "it needs the data": {"sampler": sampler.FirstOrderConfig(steps=2)},
-        "it needs the score": {"sampler": sampler.EulerMaruyamaConfig(steps=2)},
+        "leaves the data open": {"objective": objective.Regression(space="data")},
+        "needs the coefficients of the path": {"objective": objective.FeatureResidual()},
+        "it needs the data": {"sampler": sampler.FirstOrder(steps=2)},
+        "it needs the score": {"sampler": sampler.EulerMaruyama(steps=2)},
     }
     for reason, parts in reasons.items():
         refusal = complaint(composition(**parts))
@@ -506,7 +504,7 @@ def test_advice_is_given_where_an_error_of_the_prediction_grows_without_bound(al
         none, one = (told.convert(value + shift, x, t, "velocity") for shift in (0.0, 1.0))
         return (one - none).abs()[:, 0]
 
-    for rule, drawn, end in zip(ADVICE, (sampler.EulerConfig(), sampler.HeunConfig()), (0.0, 1.0), strict=True):
+    for rule, drawn, end in zip(ADVICE, (sampler.Euler(), sampler.Heun()), (0.0, 1.0), strict=True):
         near, far = growth(torch.tensor([abs(end - 0.012), abs(end - 0.12)], dtype=torch.float64)).tolist()
         advised = any(rule(composition(path=along, target=predicted, sampler=drawn)))
         assert advised == (near > 6 * far and near > 30)
@@ -544,8 +542,8 @@ def test_controls_go_with_samplers_whose_quantities_follow_from_the_velocity(alo
 @pytest.mark.parametrize(
     ("learned", "drawn"),
     [
-        (objective.TransitionConfig(), sampler.TransitionConfig()),
-        (objective.CausalTransitionConfig(), sampler.CausalTransitionConfig()),
+        (objective.Transition(), sampler.Transition()),
+        (objective.CausalTransition(), sampler.CausalTransition()),
     ],
     ids=["transition", "causal_transition"],
 )

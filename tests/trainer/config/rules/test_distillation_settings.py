@@ -72,7 +72,7 @@ def test_normal_noise_is_drawn_only_where_paths_start_at_it() -> None:
     with pytest.raises(ValueError, match=r"^sample\.sampler\.kind: renoise .*; use euler, heun or dopri5$"):
         plan_layout(config({**POINTS, **RENOISE}, source=source), 1)
     with pytest.raises(ValueError, match=r"^sample\.sampler\.kind: renoise .*; use euler, heun or dopri5$"):
-        refuse(of_drawn(config(source=source), sampler.RenoiseConfig(), 1.0))
+        refuse(of_drawn(config(source=source), sampler.Renoise(), 1.0))
     with pytest.raises(ValueError, match=r"^sample\.sampler\.kind: renoise does not go with flow\.coupling\.kind mini"):
         plan_layout(config({**POINTS, **RENOISE}, coupling={"kind": "minibatch_ot"}), 1)
 

@@ -19,9 +19,9 @@ from tests.trainer.untrained import untrained_run
 from trainer.__main__ import main
 from trainer.evaluation.editing.figures import figures_of
 from trainer.evaluation.editing.run import ALIKE
-from trainer.flow import Condition, sampler
+from trainer.flow import Condition
 from trainer.flow.control import PullConfig
-from trainer.flow.sampler import EulerConfig
+from trainer.flow.sampler import Euler
 from trainer.sampling.editing.edits import Calls, PictureEdits, padded
 from trainer.sampling.editing.plan import EditPlan, planned
 from trainer.sampling.editing.request import EditRequest
@@ -83,7 +83,7 @@ def test_strength_0_is_the_plain_sampler_from_the_noise_bit_for_bit(run: Path, e
     pictures = torch.stack([one["picture"] for one in found.values()])
     order = sorted(found)
     with opened(run) as flow, torch.no_grad():
-        euler, times = sampler.build(EulerConfig(steps=3), path=flow.parts.path), torch.linspace(0, 1, 4)
+        euler, times = Euler(steps=3).build(flow.parts.path), torch.linspace(0, 1, 4)
         held_out = flow.conditioning(1, seed=0).labels.dtype
         document = json.loads((edited / "results.json").read_text())
         assert document["calls"] == {"inversion": 3, "drawing": 3, "levels": [3, 3, 3]}

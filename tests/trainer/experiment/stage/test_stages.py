@@ -35,7 +35,7 @@ from trainer.experiment.stage import (
 )
 from trainer.experiment.stage.protocol import Provenance
 from trainer.experiment.stage.reading import KINDS
-from trainer.flow.path.tabulated import PathTable
+from trainer.flow.path.kinetic_optimal import PathTable
 
 DOCUMENT: dict[str, Any] = {
     "run": {"dir": "unset"},

@@ -14,8 +14,8 @@ from tests.trainer.runs import torchrun
 from trainer.__main__ import main
 from trainer.config.file import load_config
 from trainer.experiment.stage import PairsStage, Stage, StepsStage, TrainStage, check_stages, load_stages
-from trainer.flow.sampler import EulerConfig
-from trainer.flow.sampler.grid import StepsFile
+from trainer.flow.sampler import Euler
+from trainer.flow.sampler.protocol import StepsFile
 
 STAGES: list[dict[str, Any]] = [
     {"name": "teacher", "train": {}},
@@ -166,7 +166,7 @@ def test_a_teacher_is_searched_and_straightened(tmp_path: Path) -> None:
     config = load_config(run / "student" / "config.yaml")
     assert config.data.kind == "pairs"
     assert config.sample.kind == "points"
-    assert config.sample.sampler == EulerConfig(steps=3, times=run / "steps" / "steps.json")
+    assert config.sample.sampler == Euler(steps=3, times=run / "steps" / "steps.json")
     before = contents(run)
     again = forked(path)
     assert again.returncode == 0, again.stderr

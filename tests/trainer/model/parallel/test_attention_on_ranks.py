@@ -9,8 +9,7 @@ from torch import Tensor
 from tests.ranks import run_ranks
 from trainer.config.run import RunConfig
 from trainer.flow import Condition
-from trainer.flow.control.cost_gradient import CostGradient, CostGradientConfig
-from trainer.flow.control.protocol import ControlInputs
+from trainer.flow.control.protocol import ControlInputs, CostGradient, CostGradientConfig
 from trainer.sampling.flow import FlowParts
 
 EXPERTS = {"num_experts": 4, "top_k": 2, "expert_hidden": 16}

@@ -136,7 +136,7 @@ def test_a_pair_is_where_the_teacher_carries_its_noise(teacher: Path, undisturbe
     torch.testing.assert_close(more.x_1, batch.x_1)
     assert batch.labels.tolist() == [number % 8 for number in range(NUM)]
     config = load_config(teacher / "config.yaml")
-    built, task = sampler.HeunConfig(steps=4), FlowTask(config)
+    built, task = sampler.Heun(steps=4), FlowTask(config)
     from trainer.checkpoint.intact import newest_checkpoint
     from trainer.checkpoint.pretrained import restore
     from trainer.config.rules.plan import plan_layout
@@ -145,8 +145,8 @@ def test_a_pair_is_where_the_teacher_carries_its_noise(teacher: Path, undisturbe
     with joined(Launch.from_environment()), torch.no_grad():
         model = restore(config, plan_layout(config, 1), newest_checkpoint(teacher))
         field = task.parts.field(model, Condition(batch.labels), 1.0)
-        solver = sampler.build(built, path=task.parts.path)
-        carried = solver.sample(field, batch.x_0, sampler.times(built)).final
+        solver = built.build(task.parts.path)
+        carried = solver.sample(field, batch.x_0, built.grid()).final
     torch.testing.assert_close(carried, batch.x_1, rtol=1e-5, atol=1e-5)
 
 

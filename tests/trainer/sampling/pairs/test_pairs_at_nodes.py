@@ -26,8 +26,8 @@ from trainer.config.rules.plan import plan_layout
 from trainer.config.run import RunConfig
 from trainer.data import PairsConfig
 from trainer.flow import Condition
-from trainer.flow.sampler import EulerConfig
-from trainer.flow.sampler.grid import StepsFile
+from trainer.flow.sampler import Euler
+from trainer.flow.sampler.protocol import StepsFile
 from trainer.sampling.conditioning import source_samples
 from trainer.sampling.pairs.request import PairsRequest, places_of
 from trainer.sampling.trained import opened
@@ -65,7 +65,7 @@ def test_pairs_are_neighbouring_states_of_the_teachers_own_trajectories(teacher:
     with opened(teacher) as flow:
         labels = torch.arange(int(example[-1]) + 1) % 8
         followed = flow.follow(
-            Condition(labels), torch.arange(len(labels)), EulerConfig(steps=STEPS), guidance=1, seed=SEED, split="train"
+            Condition(labels), torch.arange(len(labels)), Euler(steps=STEPS), guidance=1, seed=SEED, split="train"
         )
     at_nodes = followed.x[[round(node * STEPS) for node in NODES]]
     torch.testing.assert_close(batch.x_0, at_nodes[number, example], rtol=1e-6, atol=1e-6)

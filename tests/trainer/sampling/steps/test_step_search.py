@@ -20,7 +20,7 @@ def all_grids(nodes: int, evaluations: int) -> list[tuple[int, ...]]:
 
 def error_by_sampler(found: list[FineSolution], grid: tuple[int, ...]) -> float:
     """The error at the end, by the sampler that samples are drawn by."""
-    sampler = Euler() if found[0].segments == 1 else Segmented(Euler(), found[0].segments)
+    sampler = Euler() if found[0].segments == 1 else Segmented(segments=found[0].segments, within=Euler())
     times = torch.tensor(times_of(grid, found[0].nodes))
     missed = [sampler.sample(one.field, one.states[0], times).final - one.states[-1] for one in found]
     return float(torch.cat(missed).double().square().sum(1).mean())

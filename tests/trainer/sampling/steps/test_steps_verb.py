@@ -19,7 +19,7 @@ from trainer.config.rules.cautions import of_stale_grids
 from trainer.config.rules.plan import plan_layout
 from trainer.data.shard.index import INDEX
 from trainer.flow import sampler
-from trainer.flow.sampler.grid import StepsFile
+from trainer.flow.sampler.protocol import StepsFile
 from trainer.sampling.pairs.request import PairsRequest
 from trainer.sampling.trained import opened
 
@@ -112,7 +112,7 @@ def test_samples_are_drawn_on_the_grid(run: Path, grids: Path, unguided: Path, t
     assert drawn("--steps", str(grids), "--evaluations", "2") != by_most
     with opened(run) as flow:
         labels = flow.conditioning(8, seed=0).condition
-        config = sampler.EulerConfig(steps=4, times=unguided)
+        config = sampler.Euler(steps=4, times=unguided)
         found = flow.follow(labels, torch.arange(8), config, guidance=1.0, seed=0)
     assert found.times.tolist() == pytest.approx(StepsFile.read(unguided).grids[4])
     assert found.calls == {"network": 4}
@@ -144,7 +144,7 @@ def test_pairs_are_drawn_on_the_grid_and_remember_its_times(run: Path, unguided:
     assert times == pytest.approx(StepsFile.read(own).grids[4])
     arrays = load_file(tmp_path / "pairs" / "shard_00000.safetensors")
     with opened(run) as flow:
-        config = sampler.EulerConfig(times=tuple(times))
+        config = sampler.Euler(times=tuple(times))
         condition = flow.conditioning(8, seed=0).condition
         found = flow.follow(condition, torch.arange(8), config, guidance=1.0, seed=0, split="train")
     assert np.allclose(arrays["x_1"], found.final.numpy(), atol=1e-6)

@@ -14,7 +14,7 @@ from trainer.__main__ import main
 from trainer.config.rules.objection import refuse
 from trainer.config.rules.parts import of_composition
 from trainer.experiment.stage import FitPathStage, TrainStage, load_stages
-from trainer.flow.path.tabulated import read_table
+from trainer.flow.path.kinetic_optimal import read_table
 from trainer.task import FlowTask
 from trainer.training.path_fit.run import data_points
 
