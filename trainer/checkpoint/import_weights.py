@@ -15,7 +15,7 @@ from trainer.config.file import validated
 from trainer.config.run import RunConfig
 from trainer.data.text.tokens import TOKENIZER
 from trainer.model.build import parameter_shapes
-from trainer.model.foreign import Document, Foreign, found_in
+from trainer.model.foreign import Document, Foreign, network_in
 from trainer.model.foreign.protocol import Entry, elements
 from trainer.model.weight_files import EXPORTED, Weights, open_weights
 
@@ -25,7 +25,7 @@ _PLAIN = ("F32", "BF16", "F16")
 
 def run(folder: Path, out: Path) -> int:
     """Writes another package's weights, in float32 under the names of this one, a configuration and a model card."""
-    kind, document, path = found_in(folder)
+    kind, document, path = network_in(folder)
     try:
         with open_weights(path) as weights:
             shapes = [weights.shape(name) for name in weights.names]

@@ -229,13 +229,13 @@ def prepare_blocks(blocks: nn.ModuleList, config: DeepSpeedConfig | FSDPConfig) 
         if config.activation_checkpointing:
             # Stopping early would leave out the collectives behind the last tensor that is needed.
             compute = partial(
-                checkpoint, _asked_at_once(compute), use_reentrant=False, early_stop=False, context_fn=passes
+                checkpoint, _recomputed_first(compute), use_reentrant=False, early_stop=False, context_fn=passes
             )
         vars(block)["forward"] = compute
 
 
-class _Asked(torch.autograd.Function):
-    """The identity, whose backward pass asks for what it saved: its output."""
+class _RecomputesFirst(torch.autograd.Function):
+    """The identity, whose backward pass reads its saved output."""
 
     @staticmethod
     def forward(ctx: Any, output: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
@@ -248,14 +248,14 @@ class _Asked(torch.autograd.Function):
         return gradient
 
 
-def _asked_at_once(compute: Callable[..., Any]) -> Callable[..., Any]:
+def _recomputed_first(compute: Callable[..., Any]) -> Callable[..., Any]:
     """Has the second pass precede everything of the backward pass, collectives that need nothing of it included."""
 
-    def asked(*arguments: Any, **named: Any) -> Any:
+    def recomputed(*arguments: Any, **named: Any) -> Any:
         output = compute(*arguments, **named)
         if isinstance(output, Tensor):
-            return _Asked.apply(output)
+            return _RecomputesFirst.apply(output)
         first, *others = output
-        return _Asked.apply(first), *others
+        return _RecomputesFirst.apply(first), *others
 
-    return asked
+    return recomputed

@@ -87,7 +87,7 @@ class Valued(NamedTuple):
 class LogReward(Protocol):
     """Says what objects are worth; one call for each object is what a reward call is."""
 
-    def __call__(self, objects_BS: Tensor, asked: Preferences) -> Valued:
+    def __call__(self, objects_BS: Tensor, preferences: Preferences) -> Valued:
         """Values objects [B, S], states that the stop ended in, for the preference and exponent of each."""
         ...
 
@@ -101,13 +101,13 @@ class ScalarisedReward(LogReward):
         self._rewards, self._names, self._least = rewards, names, least
         self._scalarisation: Scalarisation = scalarisation
 
-    def __call__(self, objects_BS: Tensor, asked: Preferences) -> Valued:
+    def __call__(self, objects_BS: Tensor, preferences: Preferences) -> Valued:
         """Figures are each objective and the reward, not raised."""
         rewards_BK = self._rewards(objects_BS)
-        log_scalar_B = log_scalar(rewards_BK, asked.weights, self._scalarisation, self._least)
+        log_scalar_B = log_scalar(rewards_BK, preferences.weights, self._scalarisation, self._least)
         by_name = dict(zip(self._names, rewards_BK.unbind(1), strict=True))
         figures = {"reward": log_scalar_B.exp(), **{f"reward_{name}": values for name, values in by_name.items()}}
-        return Valued(asked.exponent * log_scalar_B, figures)
+        return Valued(preferences.exponent * log_scalar_B, figures)
 
 
 def log_scalar(rewards_BK: Tensor, weights_BK: Tensor, scalarisation: Scalarisation, least: float) -> Tensor:

@@ -50,7 +50,7 @@ class DrawnObjects(NamedTuple):
 
     log_weight: None
     keys: Tensor
-    asked: Preferences
+    preferences: Preferences
     condition: Tensor
     walks: Walks | None = None
     valued: Valued | None = None
@@ -92,8 +92,8 @@ class TrajectoryBalanceTask(Task[DrawnObjects]):
         generators: Sequence[torch.Generator],  # noqa: ARG002
         ranks: dist.ProcessGroup | None = None,  # noqa: ARG002
     ) -> list[DrawnObjects]:
-        """What is asked of each object."""
-        return [self._asked_of(fold_in(self._key, batch.x_1[:, 0].long())) for batch in batches]
+        """A preference and an exponent for each object."""
+        return [self._preferences_of(fold_in(self._key, batch.x_1[:, 0].long())) for batch in batches]
 
     def collect(
         self, drawn: Sequence[DrawnObjects], networks: Networks, ranks: dist.ProcessGroup | None = None
@@ -179,15 +179,15 @@ class TrajectoryBalanceTask(Task[DrawnObjects]):
             walked = self.walked(model, self.wanted(keys, weights.expand(num, -1), exponent))
             assert walked.walks is not None
             assert walked.valued is not None
-            asked = Preferences(weights[None], walked.asked.exponent[:1])
+            one = Preferences(weights[None], walked.preferences.exponent[:1])
             found.append(
                 Built(
                     weights=tuple(weights.tolist()),
-                    exponent=float(asked.exponent),
+                    exponent=float(one.exponent),
                     objects=walked.walks.objects.cpu(),
                     rewards=self.rewards(walked.walks.objects).cpu(),
                     reward=walked.valued.figures["reward"].cpu(),
-                    wanted=self._wanted_cells(asked),
+                    wanted=self._wanted_cells(one),
                 )
             )
         return found
@@ -214,9 +214,9 @@ class TrajectoryBalanceTask(Task[DrawnObjects]):
 
         with torch.no_grad():
             walks = rollout(self.environment, logits, fold_in(drawn.keys, _WALK), exploration=exploration)
-            return drawn._replace(walks=walks, valued=self.log_reward(walks.objects, drawn.asked))
+            return drawn._replace(walks=walks, valued=self.log_reward(walks.objects, drawn.preferences))
 
-    def _asked_of(self, keys: Tensor) -> DrawnObjects:
+    def _preferences_of(self, keys: Tensor) -> DrawnObjects:
         settings, num = self.settings, len(self.environment.objectives)
         match settings.preferences:
             case SingleConfig(weights=single):
@@ -231,18 +231,18 @@ class TrajectoryBalanceTask(Task[DrawnObjects]):
                 exponent = torch.full(keys.shape, fixed, dtype=torch.float64, device=keys.device)
         return self._conditioned(keys, Preferences(weights, exponent))
 
-    def _conditioned(self, keys: Tensor, asked: Preferences) -> DrawnObjects:
-        codes = [thermometer(asked.weights, self.settings.bins).flatten(1)]
+    def _conditioned(self, keys: Tensor, preferences: Preferences) -> DrawnObjects:
+        codes = [thermometer(preferences.weights, self.settings.bins).flatten(1)]
         if isinstance(self.settings.exponent, ExponentRange):
-            codes.append(thermometer(asked.exponent, self.settings.bins, self.settings.most_exponent))
-        return DrawnObjects(None, keys, asked, torch.cat(codes, dim=1))
+            codes.append(thermometer(preferences.exponent, self.settings.bins, self.settings.most_exponent))
+        return DrawnObjects(None, keys, preferences, torch.cat(codes, dim=1))
 
-    def _wanted_cells(self, asked: Preferences) -> Tensor | None:
+    def _wanted_cells(self, preferences: Preferences) -> Tensor | None:
         """The probability of each cell of a grid in the plane; None: it is none."""
         if not (isinstance(self.environment, HyperGrid) and self.environment.dimensions == 2):
             return None
-        cells = self.environment.cells().to(asked.weights.device)
-        every = Preferences(asked.weights.expand(len(cells), -1), asked.exponent.expand(len(cells)))
+        cells = self.environment.cells().to(preferences.weights.device)
+        every = Preferences(preferences.weights.expand(len(cells), -1), preferences.exponent.expand(len(cells)))
         return self.log_reward(cells, every).log_reward.softmax(0).cpu()
 
     def _of_states(self, function: Callable[[Tensor], Tensor], states_BTS: Tensor) -> Tensor:

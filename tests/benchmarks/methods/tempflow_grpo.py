@@ -45,7 +45,7 @@ from trainer.flow.condition import keyed_normal, random_keys
 from trainer.flow.objective import LossTerms
 from trainer.model.network import Network
 from trainer.sampling.reference import Reference
-from trainer.task.policy.grpo import Chosen, GRPOTask, Prompts
+from trainer.task.policy.grpo import GRPOTask, Prompts, ValuedChoices
 from trainer.task.policy.rollout import GroupKeys, full_sde
 from trainer.training.networks import TrainedNetworks
 
@@ -128,7 +128,7 @@ class Told(GRPOTask):
         self.reference = Base()
         self.told: list[Mapping[str, Tensor]] = []
 
-    def loss(self, model: Any, drawn: Prompts | Chosen) -> LossTerms:
+    def loss(self, model: Any, drawn: Prompts | ValuedChoices) -> LossTerms:
         """See `Task.loss`."""
         computed = super().loss(model, drawn)
         self.told.append(computed.terms)

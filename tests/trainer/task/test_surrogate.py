@@ -108,7 +108,7 @@ def test_a_policy_learns_from_the_surrogate_without_a_call_of_the_objectives(
     assert collected.valued is not None
     assert collected.walks is not None
     bounds = Surrogate(GRID, MeasuredFile.read(path), 2.0).rewards(collected.walks.objects)
-    expected = 3.0 * (bounds * collected.asked.weights).sum(1).log()
+    expected = 3.0 * (bounds * collected.preferences.weights).sum(1).log()
     assert torch.allclose(collected.valued.log_reward, expected)
     assert task.state()["reward_calls"] == 0
     task.built(network, task.preferences(1), 4)

@@ -171,7 +171,7 @@ def test_a_policy_learns_to_build_what_it_is_asked_for() -> None:
     known, network = Enumerated.of(task.environment), learned(task, 150)
     for weights in lattice(2, 1):
         asked = task.wanted(torch.zeros(16, dtype=torch.int64), weights.expand(16, -1))
-        wanted, _ = known.wanted(task.log_reward(known.states, asked.asked).log_reward)
+        wanted, _ = known.wanted(task.log_reward(known.states, asked.preferences).log_reward)
         with torch.no_grad():
             said = Policy(*network(task.environment.features(known.states)[:, None], asked.condition))
         built = known.terminating(action_probabilities(known, lambda _, said=said: said.forward[:, 0]))

@@ -26,7 +26,7 @@ def exports(config: RunConfig) -> dict[str, str | None]:
     return objections
 
 
-def found_in(folder: Path) -> tuple[Foreign, Document, Path]:
+def network_in(folder: Path) -> tuple[Foreign, Document, Path]:
     """The kind of network in a folder, its settings, and the file of its weights or of their index."""
     document = Document.read(folder)
     for kind in FOREIGN.values():

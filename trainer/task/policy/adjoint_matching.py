@@ -215,7 +215,7 @@ class AdjointMatching(PolicyTask[Beginnings | Nodes]):
         device = batch.x_1.device
         keys = to_device(random_keys(len(batch.x_1), generator), device)
         chosen = torch.randperm(self._chosen.steps - 1, generator=generator)[: self._chosen.nodes] + 1
-        condition, seen = self.asked(batch, generator)
+        condition, seen = self.prompts_of(batch, generator)
         return Beginnings(keys, condition, seen, tuple(chosen.tolist()))
 
     def _rollout(self, network: Callable[..., Any], one: Beginnings) -> Rollout:
@@ -295,10 +295,10 @@ class AdjointMatching(PolicyTask[Beginnings | Nodes]):
             finally:
                 self._frozen = None
 
-    def _ask_frozen(self, *asked: Any) -> Any:
+    def _call_frozen(self, *arguments: Any) -> Any:
         """The base's network, for a cost; it is there while adjoints are followed back."""
         assert self._frozen is not None
-        return self._frozen(*asked)
+        return self._frozen(*arguments)
 
     def _times_on(self, device: torch.device) -> Tensor:
         """The times of the steps, [K + 1], copied once to a device."""

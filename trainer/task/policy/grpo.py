@@ -77,7 +77,7 @@ class Prompts(NamedTuple):
     seen: Seen | None
 
 
-class Chosen(NamedTuple):
+class ValuedChoices(NamedTuple):
     """What was chosen at one step, and what it was worth.
 
     Attributes:
@@ -99,7 +99,7 @@ class Chosen(NamedTuple):
     figures: Mapping[str, Tensor]
 
 
-class GRPOTask(PolicyTask["Prompts | Chosen"]):
+class GRPOTask(PolicyTask["Prompts | ValuedChoices"]):
     """Group relative policy optimisation of a flow: the clipped ratio objective over the steps of its trajectories.
 
     A step from state x at time t_k is a choice of the next state y from a normal distribution. Its loss is
@@ -136,17 +136,17 @@ class GRPOTask(PolicyTask["Prompts | Chosen"]):
         return [self._prompts(batch, generator) for batch, generator in zip(batches, generators, strict=True)]
 
     def collect(
-        self, drawn: Sequence[Prompts | Chosen], networks: Networks, ranks: dist.ProcessGroup | None = None
-    ) -> list[Chosen]:
+        self, drawn: Sequence[Prompts | ValuedChoices], networks: Networks, ranks: dist.ProcessGroup | None = None
+    ) -> list[ValuedChoices]:
         """Draws the groups, rewards them and asks the base."""
         with networks.current() as model:
             collected = [self._rolled_out(prompts, model) for prompts in drawn if isinstance(prompts, Prompts)]
         self._count(sum(len(prompts.keys) for prompts in drawn if isinstance(prompts, Prompts)), ranks)
         return [chosen for of_prompts in collected for chosen in of_prompts]
 
-    def loss(self, model: Callable[..., Any], drawn: Prompts | Chosen) -> LossTerms:
+    def loss(self, model: Callable[..., Any], drawn: Prompts | ValuedChoices) -> LossTerms:
         """[N, M]. The terms are those of the rollouts, and how far the policy has moved since."""
-        assert isinstance(drawn, Chosen)
+        assert isinstance(drawn, ValuedChoices)
         x, y, before = drawn.choice.x, drawn.choice.y, drawn.choice.log_density
         assert isinstance(model, nn.Module)
         replayed(model, drawn.choice.routes)
@@ -170,7 +170,7 @@ class GRPOTask(PolicyTask["Prompts | Chosen"]):
             terms["path_kl"] = terms["kl"] * (x[0].numel() * self.passes)
         return LossTerms(values, terms)
 
-    def examine(self, model: Callable[..., Any], drawn: Prompts | Chosen) -> Mapping[str, Tensor]:
+    def examine(self, model: Callable[..., Any], drawn: Prompts | ValuedChoices) -> Mapping[str, Tensor]:
         """The reward of one example of each prompt, drawn without noise on the way."""
         assert isinstance(drawn, Prompts)
         noise = GroupKeys.of(drawn.keys, seeds=1, branches=1).noise(self.config.state_shape)
@@ -197,10 +197,10 @@ class GRPOTask(PolicyTask["Prompts | Chosen"]):
         )
 
     def _prompts(self, batch: Batch, generator: torch.Generator) -> Prompts:
-        condition, seen = self.asked(batch, generator)
+        condition, seen = self.prompts_of(batch, generator)
         return Prompts(None, condition, to_device(random_keys(len(batch.x_1), generator), batch.x_1.device), seen)
 
-    def _rolled_out(self, prompts: Prompts, model: Network) -> list[Chosen]:
+    def _rolled_out(self, prompts: Prompts, model: Network) -> list[ValuedChoices]:
         """Draws the groups of some prompts, and asks the base; what each step chose."""
         settings, num = self.settings, len(prompts.keys)
         keys = GroupKeys.of(prompts.keys, seeds=settings.seeds, branches=settings.branches)
@@ -222,7 +222,7 @@ class GRPOTask(PolicyTask["Prompts | Chosen"]):
         if settings.rollout == "branch":
             figures |= {f"reward_spread_{number}": one.spread for number, one in enumerate(compared)}
         return [
-            Chosen(
+            ValuedChoices(
                 log_weight=torch.where(worth.counts.reshape(len(choice.x), -1)[:, 0], 0.0, NOT_COUNTED),
                 condition=own[0],
                 number=number,

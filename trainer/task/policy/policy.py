@@ -169,7 +169,7 @@ class PolicyTask(Task[D]):
         examples = self.parts.space.decode(self.parts.data_of(ends))
         return self.reward(examples if seen is None else seen.completed(examples), condition).float()
 
-    def asked(self, batch: Batch, generator: torch.Generator) -> tuple[Condition, Seen | None]:
+    def prompts_of(self, batch: Batch, generator: torch.Generator) -> tuple[Condition, Seen | None]:
         """Conditions of the draws, of which nothing is hidden, and what is visible of an image for each."""
         seen = None
         if self.parts.context is not None:

@@ -170,13 +170,13 @@ def to_the_branches(
     """
     x, choices = noise, []
     for number in range(steps.passes):
-        known = _AskedOnce(field)
+        known = _CalledOnce(field)
         choices.append(steps.choose(network, known, x, number, keys.choose))
         x = steps.follow(known, x, number, number + 1)
     return choices
 
 
-class _AskedOnce(Field):
+class _CalledOnce(Field):
     """A field at one state and time, for which it is evaluated once."""
 
     def __init__(self, field: Field) -> None:

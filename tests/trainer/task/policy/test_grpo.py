@@ -15,7 +15,7 @@ from trainer.flow import Condition
 from trainer.flow.sampler import Euler
 from trainer.model.network import Network
 from trainer.sampling.reference import Reference
-from trainer.task.policy.grpo import Chosen, Compared, GRPOTask, Prompts
+from trainer.task.policy.grpo import Compared, GRPOTask, Prompts, ValuedChoices
 from trainer.task.policy.policy import with_words
 from trainer.training.networks import TrainedNetworks
 
@@ -61,7 +61,7 @@ def task_of(network: Field, **changes: Any) -> GRPOTask:
     return task
 
 
-def collected(task: GRPOTask, network: Field, num: int = 3, seed: int = 0) -> list[Chosen]:
+def collected(task: GRPOTask, network: Field, num: int = 3, seed: int = 0) -> list[ValuedChoices]:
     batch = Batch(torch.zeros(num, 2), None, torch.arange(num))
     drawn = task.draw([batch], [torch.Generator().manual_seed(seed)])
     return task.collect(drawn, TrainedNetworks(network))
