@@ -165,7 +165,7 @@ class AdjointMatching(PolicyTask[Beginnings | Nodes]):
         self._step = Memoryless(diffusion=MemorylessDiffusion(floor=chosen.floor))
         self._base = base
         self._frozen: Callable[..., Any] | None = None
-        self._cost = None if chosen.cost is None else chosen.cost.build(self._ask_frozen)
+        self._cost = None if chosen.cost is None else chosen.cost.build(self._call_frozen)
         self._times = {torch.device("cpu"): torch.linspace(0.0, 1.0, chosen.steps + 1)}
         self.paths = 0
 
