@@ -159,17 +159,15 @@ def drawn(velocity: Velocity, chosen: sampler.AnyConfig, num_values: int = 2, nu
 @torch.no_grad()
 def path_kl(velocity: Velocity, base: Velocity, num_values: int = 2, num: int = 2000) -> float:
     """Divergence of the memoryless paths of a velocity from those of the base, the first step left out."""
-    solver, times = (
-        sampler.Memoryless(diffusion=sampler.MemorylessDiffusion(floor=1e-3)),
-        torch.linspace(0, 1, PATH_STEPS + 1),
-    )
+    solver = sampler.Memoryless(diffusion=sampler.MemorylessDiffusion(floor=1e-3))
+    times = torch.linspace(0, 1, PATH_STEPS + 1)
     x_0 = torch.randn(num, num_values, generator=torch.Generator().manual_seed(98))
     field = NetworkField(lambda x, t: velocity(x, t, UNCONDITIONAL), target.Velocity().build(LINEAR))
     x = solver.sample(field, x_0, times, keys=fold_in(torch.tensor(98), torch.arange(num))).x
     paid = torch.zeros(num)
     for t, state in zip(times[1:-1], x[1:-1], strict=True):
         difference = velocity(state, t.expand(num), UNCONDITIONAL) - base(state, t.expand(num))
-        paid += difference.square().sum(1) / solver.diffusion(t, t) / PATH_STEPS
+        paid += difference.square().sum(1) / solver.diffusion.e(t, t) / PATH_STEPS
     return float(paid.mean())
 
 

@@ -90,7 +90,7 @@ class Frozen:
 class Weighted(Objective):
     """Another objective times the weight (1 - t) step that consistency has."""
 
-    def __init__(self, inner: Objective) -> None:
+    def __init__(self, inner: objective.VelocityDistillation) -> None:
         self._inner = inner
 
     def loss(self, model: Model, sample: PathSample, condition: Condition) -> LossTerms:

@@ -102,7 +102,7 @@ def data_of(weight: Tensor, x: Tensor, t: Tensor) -> Tensor:
 
 @pytest.mark.parametrize(("said", "kind"), [(noise_of, target.Noise), (data_of, target.Data)])
 def test_on_the_straight_path_rectified_diffusion_is_rectified_flow(
-    said: Callable[[Tensor, Tensor, Tensor], Tensor], kind: Callable[[path.Path], target.Target]
+    said: Callable[[Tensor, Tensor, Tensor], Tensor], kind: type[target.Noise] | type[target.Data]
 ):
     """The same step whatever of the two ends is predicted, where velocities are compared: loss and gradient."""
     generator = torch.Generator().manual_seed(3)

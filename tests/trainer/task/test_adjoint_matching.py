@@ -251,7 +251,7 @@ def test_calls_are_counted_over_cycles_and_resumed() -> None:
     resumed = task_of(steps=6, nodes=4)
     resumed.load(task.state())
     assert collected(resumed, network, 1)[0].terms["reward_calls"] == 9
-    calls = configured(steps=6, nodes=4, at_once=2, guidance=2.0).task.calls  # type: ignore[union-attr]
+    calls = configured(steps=6, nodes=4, at_once=2, guidance=2.0).task.calls or ()
     assert [(one.phase, one.count, one.rows, one.gradient, one.reference) for one in calls] == [
         ("rollout", 6, 2, False, False),
         ("rollout", 6, 2, True, True),
