@@ -24,13 +24,14 @@ from moe.router.sparse_ot import SparseOTRouter
 from moe.router.top_k import PortableTopKRouter
 from netsim.foundation.settings import Section
 
-_ROUTERS: dict[type[Section], type[PortableRouter[Any]]] = {
+ROUTERS: dict[type[Section], type[PortableRouter[Any]]] = {
     TopKRouterConfig: PortableTopKRouter,
     SinkhornRouterConfig: SinkhornRouter,
     BaseAssignmentRouterConfig: BaseAssignmentRouter,
     ExpertChoiceRouterConfig: ExpertChoiceRouter,
     SparseOTRouterConfig: SparseOTRouter,
 }
+"""The router of each class of settings."""
 
 
 def build(
@@ -48,7 +49,7 @@ def build(
         pg_collection: process groups (tp, cp, tp_cp, tp_dp_cp are used).
         is_mtp_layer: whether the layer predicts a later token, which none does; passed from Megatron-Core 0.17 on.
     """
-    return _ROUTERS[type(moe.router)](moe.router, config, pg_collection)
+    return ROUTERS[type(moe.router)](moe.router, config, pg_collection)
 
 
-__all__ = ["PortableRouter", "Router", "build"]
+__all__ = ["ROUTERS", "PortableRouter", "Router", "build"]

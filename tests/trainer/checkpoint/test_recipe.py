@@ -65,7 +65,7 @@ CASES: dict[str, dict[str, Any]] = {
     "autoencoder": {"model": {"kind": "autoencoder", "hidden": 16, "num_layers": 4, "factor": 2}, "data": {"size": 16}},
 }
 WITHOUT: dict[str, tuple[dict[str, Any], str]] = {
-    "expert choice": ({"model": DIT, "moe": experts(kind="expert_choice")}, "moe.router.expert_choice"),
+    "expert choice": ({"model": DIT, "moe": experts(kind="expert_choice")}, "moe.router.balanced"),
     "capacity": ({"model": DIT, "moe": experts(kind="top_k", capacity_factor=1.0)}, "moe.router.top_k"),
     "blockwise": ({"model": {"kind": "blockwise", "hidden": 32}}, "trainer.model.blockwise"),
     "transition": ({"model": {"kind": "transition_dit", **DIT}}, "trainer.model.transition"),

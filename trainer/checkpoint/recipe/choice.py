@@ -15,6 +15,7 @@ from moe.config import (
     SparseOTRouterConfig,
     TopKRouterConfig,
 )
+from moe.router import ROUTERS as ROUTER_CLASSES
 from trainer.config.model import AutoencoderConfig, DiTConfig, GPTConfig, MLPConfig
 from trainer.config.model.mlp import INPUT_WAVES
 from trainer.config.run import RunConfig
@@ -143,7 +144,8 @@ def _router_lacking(moe: MoEConfig) -> str | None:
             why = f"its router uses gate {moe.router.gate}, a capacity at inference or the distance of experts"
         case _:
             why = f"a {moe.router.kind} router looks at all tokens of a batch at once"
-    return f"{why}; `moe.router.{moe.router.kind}` routes, and `trainer.model.build` builds the network"
+    routing = ROUTER_CLASSES[type(moe.router)].__module__
+    return f"{why}; `{routing}` routes, and `trainer.model.build` builds the network"
 
 
 def _gpt_settings(model: GPTConfig) -> dict[str, Any]:
