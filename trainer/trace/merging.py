@@ -98,7 +98,6 @@ def _keep_former(folder: Path) -> None:
 
 def main(arguments: Sequence[str]) -> None:
     """Merges a folder (and its ``routing``); prints as JSON whether it is steady or why it was refused."""
-    os.nice(NICENESS)  # the ranks compute meanwhile
     folder = Path(arguments[0])
     try:
         world_size = read_header(rank_path(folder, 0)).world_size
@@ -112,4 +111,5 @@ def main(arguments: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
+    os.nice(NICENESS)  # the ranks compute meanwhile
     main(sys.argv[1:])
