@@ -11,9 +11,9 @@ from torch import Tensor, nn
 
 import trainer.data
 from tests.trainer.commands import refused
+from trainer.checkpoint import frozen_run
 from trainer.config.run import RunConfig
 from trainer.flow import Condition
-from trainer.sampling import reference
 from trainer.sampling.conditioning import source_samples
 from trainer.sampling.draw import TrainedFlow
 from trainer.sampling.flow import FlowParts
@@ -141,7 +141,7 @@ def test_teachers_of_what_no_pair_holds_are_refused(
         "optim": {"steps": 1, "global_batch": 8},
         "flow": {part: parts[part]},
     }
-    monkeypatch.setattr(reference, "newest_checkpoint", lambda folder: folder)
-    monkeypatch.setattr(reference, "load_run", lambda *_: RunConfig.model_validate(document))
+    monkeypatch.setattr(frozen_run, "newest_checkpoint", lambda folder: folder)
+    monkeypatch.setattr(frozen_run, "load_run", lambda *_: RunConfig.model_validate(document))
     line = refused(capsys, "pairs", "r", "--num-pairs", "4", "--out", tmp_path / "p", *more)
     assert line.startswith(f"run_dir: r has a flow.{part}, {said}")
