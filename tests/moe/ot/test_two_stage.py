@@ -1,5 +1,6 @@
 """Balancing prices and the cut to capacity, as a router uses them."""
 
+from importlib import import_module
 from typing import Any
 
 import pytest
@@ -58,7 +59,7 @@ def test_a_router_gets_almost_the_exact_affinity_under_a_hard_cap() -> None:
 def test_looking_only_at_each_tokens_best_experts_loses_nothing(gamma: float, monkeypatch: pytest.MonkeyPatch) -> None:
     cost = -skewed_logits(1024, 16, seed=1)
     few, _ = two_stage(cost, gamma=gamma)
-    monkeypatch.setattr("moe.ot.sparsity_constrained._candidates", lambda *_: None)
+    monkeypatch.setattr(import_module("moe.ot.sparsity_constrained"), "_candidates", lambda *_: None)
     everything, _ = two_stage(cost, gamma=gamma)
     assert few.stages == everything.stages == ("potentials", "capacity")
     assert float(few.value) == pytest.approx(float(everything.value), rel=1e-4)
