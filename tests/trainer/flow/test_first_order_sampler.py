@@ -116,3 +116,9 @@ def test_constant_estimates_need_one_step():
     built = sampler.FirstOrder().build(path.Affine(circle))
     for steps in (1, 2, 9):
         torch.testing.assert_close(built.sample(Paired(), states(), grid(steps)).final, x_1)
+
+
+@pytest.mark.parametrize("steps", [3, 7, 97, 100])
+def test_equal_times_of_first_order_steps_are_rounded_once(steps: int) -> None:
+    expected = torch.tensor([step / steps for step in range(steps + 1)], dtype=torch.float64).float()
+    assert torch.equal(sampler.FirstOrder(steps=steps).grid(), expected)

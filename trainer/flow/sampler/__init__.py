@@ -76,9 +76,11 @@ class Segmented(BuiltIn):
         return self.within.steps_file
 
     def grid(self) -> Tensor:
-        if isinstance(self.within, Dopri5):
-            return torch.linspace(0.0, 1.0, self.segments + 1)
-        return self.within.model_copy(update={"steps": self.segments * self.within.steps}).grid(self.segments)
+        within = self.within
+        if isinstance(within, Dopri5) or within.times is None:
+            steps = 1 if isinstance(within, Dopri5) else within.steps
+            return torch.linspace(0.0, 1.0, self.segments * steps + 1)
+        return within.model_copy(update={"steps": self.segments * within.steps}).grid(self.segments)
 
     def calls(self) -> dict[str, int] | None:
         within = self.within.calls()

@@ -180,10 +180,12 @@ class FirstOrder(FixedStep):
         return c.a * noise + c.b * data
 
     def grid(self, segments: int = 1) -> Tensor:
-        """Each of its times is one of the trained times, if they are given."""
-        if self.trained_times is None:
+        """Each of its times is one of the trained times, if they are given; equal steps are rounded once."""
+        if self.times is not None:
             return super().grid(segments)
         equal = torch.linspace(0.0, 1.0, self.steps + 1, dtype=torch.float64)
+        if self.trained_times is None:
+            return equal.float()
         return (1 - (self.trained_times * (1 - equal)).round() / self.trained_times).float()
 
     def with_evaluations(self, evaluations: int, segments: int = 1) -> Self | None:
