@@ -179,6 +179,8 @@ def _overrides(document: dict[str, Any], ranks: int) -> list[str]:
                 short = [f"num_points={POINTS_OF_A_FIT}"]
             case {"steps": _}:
                 short = [f"num={NOISES_OF_A_SEARCH}", f"fresh={NOISES_OF_A_SEARCH}"]
+            case {"measure": _}:
+                short = []
             case {"train": {"data": {"kind": "pairs"}}}:
                 short = [*SHORT, f"data.held_out={HELD_OUT_PAIRS}"]
             case _:
@@ -214,10 +216,11 @@ def _row(config: str, ranks: int, stage: str, made: Path, arguments: tuple[str, 
 
 
 def _of_tensors(made: Path) -> str:
-    """The digest of the averaged weights of a run's last checkpoint, of tensors in a file or folder, or of grids."""
-    steps = made / "steps.json"
-    if steps.exists():
-        return hashlib.sha256(json.dumps(json.loads(steps.read_text())["grids"]).encode()).hexdigest()
+    """The digest of the averaged weights of a run's last checkpoint, of tensors in a file or folder, of grids, or of
+    measured objects."""
+    for file, key in ((made / "steps.json", "grids"), (made / "measured.json", "objects")):
+        if file.exists():
+            return hashlib.sha256(json.dumps(json.loads(file.read_text())[key]).encode()).hexdigest()
     files = sorted((made / "checkpoints").glob("*/ema.safetensors"))[-1:]
     files = files or (sorted(made.glob("*.safetensors")) if made.is_dir() else [made])
     if not files:
