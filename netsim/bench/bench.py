@@ -169,10 +169,6 @@ HTSIM = (
 )
 """htsim (Broadcom/csg-htsim, plain make), single runs on another machine of two cores."""
 
-_TITLE = (
-    "CPU time of a run, median of the repeats. Ratio: to the first engine of the case. First run: at a small size, "
-    "with all compilation where an engine is used for the first time."
-)
 _HTSIM_NOTE = (
     "htsim for reference: single runs on another machine, construction included. It simulates other transports, with "
     "pulls or PFC, so this is not like for like."

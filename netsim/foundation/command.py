@@ -267,11 +267,8 @@ def _settings(name: str, kind: Any, default: Any, *, required: bool) -> tuple[li
     notes: list[Any] = []
     if get_origin(kind) is Annotated:
         kind, *notes = get_args(kind)
-    kind = (
-        next(iter(each for each in get_args(kind) if each is not NoneType), kind)
-        if NoneType in get_args(kind)
-        else kind
-    )
+    if NoneType in get_args(kind):
+        kind = next(each for each in get_args(kind) if each is not NoneType)
     words = [note for note in notes if isinstance(note, str)]
     names = [word for word in words if word.startswith("-")] or [f"--{name.replace('_', '-')}"]
     metavars = [word for word in words if not word.startswith("-") and word not in ("+", "?")]

@@ -8,10 +8,6 @@ from netsim.foundation.outputs import OutputFile, page_mark
 from trainer.command.options import Configured, OfRuns, request_of, verb
 from trainer.experiment.report.request import PAGE, ReportRequest
 
-OWN_SAMPLER = ""
-
-"""What ``--sampling`` says without a value."""
-
 
 class Trace(Configured):
     """Options of trace."""
