@@ -31,11 +31,7 @@ Config = Annotated[AnyConfig, KindOrClass()]
 
 
 def build(config: AnyConfig, source: AnyConfig | None = None, captions: CaptionsConfig | None = None) -> Dataset:
-    """Opens the data set of a section, with source points of another data set and captions where these are given.
-
-    Raises:
-        ValueError: this machine does not have it, too little of it, or it is not what the configuration says.
-    """
+    """Opens a section's data set, with source points and captions where given; ValueError if this machine cannot."""
     if captions is not None:
         return Captioned(build(config, source), captions)
     if source is not None:

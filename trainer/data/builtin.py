@@ -64,12 +64,9 @@ class DigitsConfig(Section):
 
 
 class Digits(Dataset):
-    """The test part of the optical handwritten digits, 17 grey levels scaled to [-1, 1].
+    """The test part of the optical handwritten digits (Alpaydin and Kaynak, UCI repository, 1998), scaled to [-1, 1].
 
-    The held-out images are the last of a fixed shuffle, so they are the same for every seed of a run, and a larger
-    `held_out` contains a smaller one.
-
-    Source: Alpaydin and Kaynak, "Optical Recognition of Handwritten Digits", UCI repository, 1998.
+    The held-out images are the last of a fixed shuffle, so that a larger `held_out` contains a smaller one.
     """
 
     num_classes = 10
@@ -143,10 +140,7 @@ class ToyConfig(Section):
 
 
 class Toy(Dataset):
-    """Points that are a function of (name, seed, id): part, place on the part, and Gaussian spread around it.
-
-    Training points are numbered from 0, held-out ones from 2**62.
-    """
+    """Points, each a function of (name, seed, id). Training points are numbered from 0, held-out ones from 2**62."""
 
     shape = (2,)
 
@@ -242,10 +236,7 @@ class NumbersConfig(Section):
 
 
 class Numbers(Dataset):
-    """Examples int64 [1] that are their own ids; training ones from 0, held-out ones from 2**62.
-
-    A task makes keys of its draws from them: the same on any number of ranks and after a resumption.
-    """
+    """Examples int64 [1] that are their own ids, for the keys of a task's draws; held-out ones from 2**62 on."""
 
     shape = (1,)
     num_classes = 0
@@ -310,11 +301,8 @@ class PythonSourceConfig(Section):
 class PythonSource(Dataset):
     """Windows of bytes; each but the first of its part begins with the last byte of the one before.
 
-    The files stand in an order that is a function of their names alone. The first ones are held out, so that a larger
-    `held_out` contains a smaller one, and training reads the files after them.
-
-    Raises:
-        Refusal: if the library has too few sources.
+    Files are ordered by a function of their names alone. The first ones are held out, so that a larger `held_out`
+    contains a smaller one.
     """
 
     num_classes = 0
@@ -350,11 +338,7 @@ class PythonSource(Dataset):
 
 @functools.cache
 def _sources(library: Path) -> dict[str, bytes]:
-    """Sources of the library by path below it, in the fixed order.
-
-    Left out are tests, tables that programs wrote, what some distributions of Python split off, and whatever does not
-    belong to the library of every installation of this version.
-    """
+    """Sources by their paths in the library, in the fixed order: those that every installation of this version has."""
     modules = sys.stdlib_module_names - TABLES - OFTEN_ABSENT
     found = [
         path.relative_to(library)

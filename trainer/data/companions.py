@@ -52,10 +52,7 @@ class Accompanied(Dataset):
 
 
 class Sourced(Accompanied):
-    """A data set beside the one, of the same shape, that its source points come from.
-
-    These are dealt to a place and not to an example, so that batches are without them.
-    """
+    """A data set with one of the same shape for source points; these are dealt by position and not in batches."""
 
     def __init__(self, data: Dataset, source: Dataset) -> None:
         super().__init__(data)
@@ -66,10 +63,8 @@ def source_points(source: Dataset, numbers: Tensor, *, seed: int, split: Split =
     """Starting points of paths, float32 [B, *shape].
 
     Args:
-        numbers: int64 [B], 0 or more, of the paths.
-        seed: 0 or more; with it, the number of a path decides where that path begins.
-        split: the part of a finite data set that they are from. Endless ones give examples of which no training comes
-            as far as the numbers.
+        numbers: int64 [B], 0 or more, of the paths; with `seed` they decide where each begins.
+        split: the part of a finite data set to take. Endless ones give examples that no training reaches.
     """
     if source.endless:
         keys = fold_in(torch.tensor(derive_seed(seed, "start")), numbers)
@@ -78,9 +73,7 @@ def source_points(source: Dataset, numbers: Tensor, *, seed: int, split: Split =
 
 
 def in_shuffled_epochs(ids: Tensor, numbers: Tensor, *, seed: int) -> Tensor:
-    """Deals ids out in shuffled epochs, none a second time before all have come once: int64 of the shape of `numbers`,
-    which are places in the stream of all epochs.
-    """
+    """Deals ids by places in a stream of shuffled epochs, int64 like `numbers`: none twice before all have come."""
     epochs, dealt = numbers // len(ids), torch.empty_like(numbers)
     for epoch in epochs.unique().tolist():
         generator = torch.Generator().manual_seed(derive_seed(seed, "epoch", epoch))
@@ -142,11 +135,7 @@ class CaptionsConfig(Section):
 
 
 class Captioned(Accompanied):
-    """A data set whose examples have captions: row i is that of example i.
-
-    Raises:
-        Refusal: the captions are no longer what the configuration says, or not as many as there are examples.
-    """
+    """A data set whose example i has row i of the captions; raises Refusal on captions changed or too few."""
 
     def __init__(self, data: Dataset, config: CaptionsConfig) -> None:
         path = config.path

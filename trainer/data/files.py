@@ -31,12 +31,11 @@ _lookup: ContextVar[Lookup] = ContextVar("lookup", default=_alone)
 
 
 def found_once(key: str, find: Callable[[], Any], folder: Path | None = None) -> Any:
-    """Looks something up as :func:`looking_up_by` has set; by default here and every time.
+    """Returns what `find` does, a value that JSON can hold or a ValueError, looked up as :func:`looking_up_by` has set.
 
     Args:
         key: the same on every rank.
-        find: looks at the files; a value that JSON can hold, or a ValueError.
-        folder: in which it looks, if it is one: nodes that share it with rank 0 need not look themselves.
+        folder: the folder that it reads, if it is one: nodes that share it with rank 0 need not look themselves.
     """
     return _lookup.get()(key, find, folder)
 
@@ -75,10 +74,7 @@ class DataFiles:
         return [self.names[number] for number in sorted(Random(key).sample(range(len(self.names)), FILES))]
 
     def sample(self, key: int) -> list[str]:
-        """A line for each sampled file: name, length, digest of the blocks read; `key` decides which files and blocks.
-
-        Two contents that differ give different lines if a sampled block differs: always where files are read whole.
-        """
+        """A line a sampled file: name, length, digest of the blocks that `key` draws (small files: of all)."""
         names = self.sampled(key)
         share = self.share_bytes(key)
         with ThreadPoolExecutor(_THREADS) as threads:

@@ -122,14 +122,9 @@ class ImageFolderConfig(Section):
 
 
 class ImageFolder(Dataset):
-    """Pictures of a folder, read when they are needed.
+    """Pictures of a folder, read when they are needed; raises Refusal if it is not that of `config.digest`.
 
-    Transparent parts are white, and turned photographs stand upright. The held-out pictures are the first in an order
-    that depends on nothing but their names, so that a larger `held_out` contains a smaller one. Files whose names do
-    not end like those of pictures are none.
-
-    Raises:
-        Refusal: the folder is no longer what `config.digest` says, or holds too few pictures.
+    The held-out pictures are the first in an order of names alone, so that a larger `held_out` contains a smaller one.
     """
 
     def __init__(self, config: ImageFolderConfig) -> None:

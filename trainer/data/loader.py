@@ -35,11 +35,7 @@ class DataLoadingConfig(Section):
 
 
 def accumulation_steps(global_batch: int, micro_batch: int, world_size: int) -> int:
-    """Micro batches of a rank in an optimiser step of `global_batch` examples over all ranks.
-
-    Raises:
-        ValueError: if the global batch does not come out even; names the nearest ones that do.
-    """
+    """Micro batches of a rank in an optimiser step; ValueError names the nearest global batches that come out even."""
     unit = micro_batch * world_size
     if global_batch > 0 and global_batch % unit == 0:
         return global_batch // unit
@@ -66,25 +62,17 @@ class Loader:
     The epochs follow each other in one sequence of positions, so a batch may span two of them. Step s (from 0) takes
     positions s*G to (s+1)*G of a global batch of G, cut into micro batches numbered from 0; rank r of W takes the
     r-th run of consecutive ones. Which examples form a step, and in what order, therefore does not depend on W.
-    The order of an epoch is that of `Dataset.order`. An endless data set is dealt in the order of its numbers. The
-    sources of a mixture share the positions out among them, and each has epochs of its own.
 
-    Examples of several shapes are dealt shape by shape: all ranks see one shape at a step, in all micro batches, so
-    that a step weighs its examples as any other does. Each shape then has a sequence of positions of its own, and the
-    steps are shared out among the shapes as :class:`trainer.data.order.Interleaved` says, or, of held-out
-    examples, one shape after the other.
+    Examples of several shapes are dealt shape by shape, each from a sequence of positions of its own: all ranks see
+    one shape at a step, in all micro batches. :class:`trainer.data.order.Interleaved` shares the steps out among the
+    shapes; held-out examples come one shape after the other.
 
-    In the place of an example that cannot be read stands the next one of its split and shape (in the order of
-    `Dataset.groups`, after the last the first) that can: the same on every rank and in every epoch.
-
-    Source points of another data set come from a stream of their own, position by position. Training examples are
-    augmented by their positions.
+    An example that cannot be read is replaced by the next one of its split and shape (in the order of `Dataset.groups`,
+    after the last the first) that can: the same on every rank and in every epoch.
 
     Args:
         global_batch: examples of an optimiser step over all ranks, a multiple of micro_batch * world_size.
         micro_batch: examples of one micro batch on one rank.
-        rank: this process among the `world_size` that share the data.
-        seed: of the shuffles, 0 or more.
         max_bad_share: share of the split that may be bad, at least 0 and below 1.
     """
 
@@ -133,11 +121,7 @@ class Loader:
         return self._rank * self.accumulation + local
 
     def batch(self, step: int, local: int) -> Batch:
-        """Reads micro batch `local`, 0 to accumulation - 1, of this rank in an optimiser step, from 0; on the CPU.
-
-        Raises:
-            TooManyBadExamples: more examples are bad than may be.
-        """
+        """Reads micro batch `local`, from 0, of this rank in a step, from 0; raises TooManyBadExamples."""
         group, number = self._plan.place(step)
         first = number * self._global_batch + self.global_micro(local) * self._micro_batch
         end = first + self._micro_batch
@@ -155,9 +139,7 @@ class Loader:
         return self._pass.steps
 
     def counted(self, step: int, local: int) -> tuple[int, int]:
-        """Number of a micro batch in a pass through a held-out split, whatever the number of ranks, and how many of its
-        examples, which stand first, have not been dealt in the pass before.
-        """
+        """Number of a micro batch in a held-out pass, and how many of its first examples are new in this pass."""
         group, number = self._pass.place(step)
         first = number * self._global_batch + self.global_micro(local) * self._micro_batch
         lengths = [stream.length for stream in self._streams]
@@ -189,11 +171,7 @@ class Loader:
 
 
 class Prefetcher:
-    """Hands out the loader's micro batches, read and completed ahead by threads.
-
-    A batch is a function of its place alone, so reading ahead changes nothing but the time. An error while a batch is
-    read is raised when it is its turn.
-    """
+    """Hands out micro batches, read and completed ahead by threads; an error is raised when it is its batch's turn."""
 
     def __init__(
         self, loader: Loader, config: DataLoadingConfig, complete: Callable[[int, int, Batch], Batch] | None = None
@@ -237,7 +215,7 @@ class BadExampleList:
     def __init__(self, path: Path, *, started: int, num_examples: int, max_bad_share: float) -> None:
         """Resumes the list of an earlier start; lines of steps after `started`, in optimiser steps, are struck out.
 
-        `path` is written by rank 0, one line an example: step and file. `max_bad_share` is a share of `num_examples`.
+        Rank 0 writes `path`, one line an example: step and file. `max_bad_share` is a share of `num_examples`.
         """
         self.num_examples, self._max_bad_share, self._path = num_examples, max_bad_share, path
         self._met: dict[str, int] = {}
@@ -255,11 +233,7 @@ class BadExampleList:
         return batch
 
     def count(self) -> int:
-        """Examples that the run has met so far, on all ranks; collective. Rank 0 then writes the list.
-
-        Raises:
-            TooManyBadExamples: they are more than the run allows; on all ranks.
-        """
+        """Examples met so far on all ranks; rank 0 writes the list; collective; raises TooManyBadExamples on all."""
         everywhere: list[dict[str, int]] = [{} for _ in range(dist.get_world_size())]
         dist.all_gather_object(everywhere, self._new)
         self._new = {}

@@ -212,13 +212,7 @@ class MixtureConfig(Section):
 
 
 class Mixture(Dataset):
-    """Examples of several data sets.
-
-    The id of an example is its id in its source, with the number of the source from bit `SOURCE_BIT` on.
-
-    Raises:
-        ValueError: a source cannot be dealt with others; names it and the remedy.
-    """
+    """Examples of several data sets; an id is that in its source, with the source's number from bit `SOURCE_BIT` on."""
 
     def __init__(self, config: MixtureConfig, sources: Mapping[str, Dataset]) -> None:
         for name, source in sources.items():
@@ -242,10 +236,9 @@ class Mixture(Dataset):
         return sum(source.count(split) for source in self._sources)
 
     def data_points(self, split: Split) -> Tensor:
-        """So ordered that the first of them are a mixture as all of them are.
+        """In an order whose every beginning is mixed as the whole is.
 
-        Of training they are as many as there are in the shares of the mixture without one coming twice; of sources
-        that are too large to be listed, the first `LISTED` count.
+        For training, as many as the shares allow without repeating one; of sources too large to list, `LISTED` count.
         """
         assert self.mix is not None
         listed = [data_points_up_to(LISTED, source, split) for source in self._sources]

@@ -59,9 +59,8 @@ class Alone(Plan):
 class Interleaved(Plan):
     """Groups take turns at random, each exactly as often as its size demands.
 
-    A group of n examples is used up n / B times an epoch of all groups by steps of B examples. Its j-th step falls
-    somewhere within the j-th of these equal parts of time, and the steps of all groups follow each other in the order
-    of their times. So every example of every group is seen equally often, to within a step.
+    A group of n examples has n / B steps of B examples in an epoch of all groups. Its j-th step falls somewhere within
+    the j-th of these equal parts of time, and the steps of all groups follow each other in the order of their times.
     """
 
     def __init__(self, sizes: Sequence[int], batch: int, seed: int) -> None:

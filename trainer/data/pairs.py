@@ -89,11 +89,7 @@ class PairsConfig(Section):
 
 
 class PairsOfPoints(Dataset):
-    """Pairs in the rows of shards.
-
-    Raises:
-        Refusal: the index is no longer what the configuration says, or a shard is not what the index says.
-    """
+    """Pairs in the rows of shards."""
 
     def __init__(self, config: PairsConfig) -> None:
         index = PairIndex.read(config.path)

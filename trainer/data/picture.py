@@ -88,12 +88,7 @@ class BadPicture(ValueError):  # noqa: N818  it is what the file holds
 
 @contextmanager
 def opened_picture(file: Path | IO[bytes]) -> Iterator[Image.Image]:
-    """A picture whose head is read; whatever its decoder raises inside the block is a bad picture.
-
-    Raises:
-        BadPicture: it cannot be read, is of none of :data:`FORMATS`, cut off, damaged or too large, or has more than
-            8 bits a colour.
-    """
+    """A picture whose head is read; BadPicture on any decoding error, other formats, or more than 8 bits a colour."""
     from PIL import Image, UnidentifiedImageError
 
     try:
@@ -113,8 +108,7 @@ def opened_picture(file: Path | IO[bytes]) -> Iterator[Image.Image]:
 def read_picture(file: Path | IO[bytes], channels: int, height: int, width: int) -> NDArray[np.uint8]:
     """Reads a picture, cut to the middle part of the right proportions and resized: uint8 [channels, height, width].
 
-    It is resized by bicubic interpolation, filtered where it shrinks. Transparent parts are white, and turned
-    photographs stand upright.
+    Bicubic interpolation, filtered where it shrinks; transparent parts are white, and turned photographs upright.
     """
     from PIL import Image, ImageOps
 
@@ -147,9 +141,9 @@ Buckets = Annotated[tuple[Shape, ...] | None, Field(exclude_if=lambda buckets: b
 
 
 def buckets_around(num: int, size: int) -> tuple[tuple[int, int], ...]:
-    """At most `num` shapes of about as many pixels as a square has, and no more, from upright 1 : 2 to lying 2 : 1.
+    """At most `num` shapes (height, width), the tallest first, from 1 : 2 to 2 : 1, of at most the pixels of a square.
 
-    Sides are multiples of an eighth of `size`. Returns (height, width) of each proportion once, the tallest first.
+    Sides are multiples of an eighth of `size`.
     """
     unit = max(1, size // 8)
     spread = [0.0] if num == 1 else [1 - 2 * number / (num - 1) for number in range(num)]
@@ -187,10 +181,7 @@ def side_of(buckets: Sequence[object]) -> int | None:
 
 
 def nearest_buckets(files: Sequence[Opening], buckets: Sequence[tuple[int, int]]) -> list[int]:
-    """For each picture the number of the shape whose proportions are nearest; only heads of files are read.
-
-    A file that is no picture counts as a square, until its turn comes.
-    """
+    """For each picture the number of the shape of nearest proportions; reads heads only; bad ones count as squares."""
     with ThreadPoolExecutor(THREADS) as threads:
         found = np.array(list(threads.map(_log_proportion, files)))
     wanted = np.log([height / width for height, width in buckets])
@@ -235,11 +226,7 @@ def check_augment(augment: AugmentConfig | None, shape: tuple[int, ...]) -> None
 
 
 def augmented(augment: AugmentConfig, images: Tensor, ids: Tensor, positions: Tensor, *, seed: int) -> Tensor:
-    """Flips and crops images [B, C, H, W].
-
-    The draws of an image depend on the seed, on its id and on its position in the stream of all epochs alone: neither
-    on the batch that it is in nor on the rank that reads it.
-    """
+    """Flips and crops images [B, C, H, W]; draws depend on seed, id and position alone, not on batch or rank."""
     keys = fold_in(fold_in(torch.tensor(derive_seed(seed, "augment")), ids), positions)
     flipped, down, right = (uniform(fold_in(keys, number))[:, None] for number in range(3))
     rows = _reflected(_shift(down, augment.crop), images.shape[2])

@@ -67,11 +67,7 @@ class TooManyBadExamples(RuntimeError):  # noqa: N818  it is what was found
 
 
 class BadExamples(ValueError):  # noqa: N818  it is what was found
-    """Examples that cannot be read; what does not leave them out ends with them as with any wrong input.
-
-    Args:
-        reasons: by id, the file (and row) and what is wrong with it.
-    """
+    """Examples that cannot be read; `reasons` are, by id, the file (and row) and the fault."""
 
     def __init__(self, reasons: Mapping[int, str]) -> None:
         super().__init__("; ".join(reasons.values()))
@@ -80,12 +76,7 @@ class BadExamples(ValueError):  # noqa: N818  it is what was found
 
 @dataclass(frozen=True)
 class Mix:
-    """Data sets whose training examples are dealt together.
-
-    Attributes:
-        sources: by their names, in the order of their numbers.
-        shares: of the positions of training that each of them takes; together 1.
-    """
+    """Data sets by name, in the order of their numbers, and the share of the training positions of each; together 1."""
 
     sources: Mapping[str, Dataset]
     shares: tuple[float, ...]
@@ -138,10 +129,7 @@ class Dataset(Protocol):
         return len(self.indices(split))
 
     def data_points(self, split: Split) -> Tensor:
-        """Returns those ids of a split, in that order, whose `x_1` is a data point and no state on the way to one.
-
-        Where examples have several shapes, they are those of `shape`.
-        """
+        """Returns those ids of a split whose `x_1` is a data point of `shape`, and no state on the way to one."""
         return self.indices(split)
 
     def groups(self, split: Split) -> tuple[Tensor, ...]:
@@ -149,12 +137,9 @@ class Dataset(Protocol):
         return (self.indices(split),)
 
     def order(self, split: Split, *, seed: int, epoch: int, global_batch: int) -> Tensor:  # noqa: ARG002
-        """Returns the ids of a split in the order of an epoch, int64 [N]; by default shuffled as a whole.
+        """Returns the ids of a split in the order of an epoch, from 0, int64 [N]; by default shuffled as a whole.
 
         Args:
-            split: which.
-            seed: of the shuffles.
-            epoch: from 0; the order of each is another.
             global_batch: examples of a step over all ranks. Epochs follow each other without a gap, so that example k
                 of an epoch is number (epoch * N + k) % global_batch of its step.
         """
@@ -162,13 +147,7 @@ class Dataset(Protocol):
         return ids[torch.from_numpy(np.random.default_rng([seed, epoch]).permutation(len(ids)))]
 
     def get(self, indices: Tensor) -> Batch:
-        """Reads examples; a function of their ids alone, and safe to call from several threads.
-
-        Args:
-            indices: int64 [B] ids.
-
-        Returns:
-            The examples, on the CPU.
+        """Reads examples by ids, int64 [B], onto the CPU; a function of ids alone, safe to call from several threads.
 
         Raises:
             BadExamples: some of them cannot be read; names each.

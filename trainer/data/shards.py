@@ -50,10 +50,7 @@ class Shelf(Protocol):
 
 
 class ShardRows:
-    """Finds and reads rows, and keeps `held_out` of them out of training.
-
-    The held-out rows are the last of a fixed shuffle, so that a larger `held_out` contains a smaller one.
-    """
+    """Reads rows and keeps `held_out` out of training: the last of a fixed shuffle, so that more contain fewer."""
 
     def __init__(self, folder: Path, index: Shelf, held_out: int) -> None:
         if held_out >= index.num_examples:
@@ -68,13 +65,9 @@ class ShardRows:
         self.splits: dict[Split, Tensor] = {"train": shuffled[:-held_out], "held_out": shuffled[-held_out:]}
 
     def read(self, indices: Tensor, row_of: Callable[[Mapping[str, Array], int], Row]) -> list[Row]:
-        """Reads rows, in the order of `indices`, int64 [B].
+        """Reads rows in the order of `indices`, int64 [B]; raises BadExamples with the place of each bad one.
 
-        Args:
-            row_of: reads one from the arrays of its shard, by its number there; raises ValueError if it is bad.
-
-        Raises:
-            BadExamples: some cannot be read; names each with its place.
+        `row_of` reads one from the arrays of its shard, by its number there; raises ValueError if it is bad.
         """
         rows: list[Row] = []
         reasons: dict[int, str] = {}
@@ -210,11 +203,7 @@ class ShardsConfig(Section):
 
 
 class Shards(Dataset):
-    """Examples in the rows of shards.
-
-    Raises:
-        Refusal: the index is no longer what the configuration says, or a shard is not what the index says.
-    """
+    """Examples in the rows of shards."""
 
     def __init__(self, config: ShardsConfig) -> None:
         index = ShardIndex.read(config.path)

@@ -98,12 +98,8 @@ def split_of(index: TextIndex, split: Split) -> TextSplit:
 class Text(Dataset):
     """Windows of tokens; each but the first of its split begins with the last token of the one before.
 
-    The documents of a split are packed one behind the other, so that a window may hold the ends of some and the
-    beginnings of others, with end tokens between them. Only the rows read are brought into memory, by the operating
-    system; the processes of a machine share it.
-
-    Raises:
-        Refusal: the index is no longer what the configuration says, or a shard is not what the index says.
+    The documents of a split are packed one behind the other, with end tokens between them. The rows read are mapped
+    into memory, which the processes of a machine share.
     """
 
     num_classes = 0
@@ -187,9 +183,9 @@ def _check_files(folder: Path, index: TextIndex) -> None:
 
 
 def run_tokenizer(data: Any, folder: Path | None = None) -> Tokenizer:
-    """Tokenizer of a run's prompts and samples; of bytes where `data` is no `TextConfig` with a tokenizer.
+    """Tokenizer of a run's prompts and samples; bytes unless `data` is text with a tokenizer.
 
-    `folder` has the run's tokenizer.json, as a checkpoint does; None: the file that `data` names.
+    `folder` has the run's tokenizer.json, as a checkpoint does; None: the folder that `data` names.
     """
     data = _one(data)
     if not isinstance(data, TextConfig) or data.tokenizer is None:

@@ -29,27 +29,18 @@ from trainer.data.tar.reader import Example, TarReader, check_tars
 def streamed_order(
     stretches: Sequence[NDArray[np.int64]], *, seed: int, epoch: int, global_batch: int, streams: int, shuffle: int
 ) -> NDArray[np.int64]:
-    """Orders examples so that each rank reads a few tars from front to back, however many ranks there are.
+    """Orders the ids in each tar so that each rank reads a few tars from front to back: int64 [N], whatever the ranks.
 
-    The tars are shuffled and laid end to end in a circle, which is cut at a random place and then into `streams` pieces
-    of equal length, wherever that falls, so that neighbours part from epoch to epoch. Inside a stream, runs of
-    `shuffle` neighbours are shuffled among each other. A step takes as many examples from each stream, and those of a
-    stream lie side by side in the global batch: example j of the G of a step is one of stream floor(j S / G). Ranks
-    take consecutive parts of the global batch, so rank r of W reads the streams from r S / W to (r + 1) S / W and
-    nothing else, each of them step by step from its beginning to its end.
+    The tars are shuffled and laid end to end in a circle, which is cut at a random place and then into S = `streams`
+    pieces of equal length (S at most G, the global batch), so that neighbours part from epoch to epoch. Inside a
+    stream, runs of `shuffle` neighbours are shuffled among each other. Example j of the G of a step is one of stream
+    floor(j S / G), and example k of an epoch is number (epoch * N + k) % G of its step. Ranks take consecutive parts
+    of the global batch, so rank r of W reads the streams from r S / W to (r + 1) S / W and nothing else, each of them
+    step by step from its beginning to its end.
 
-    The number of streams is a setting and W does not enter, so the order depends on step, seed, data and settings
-    alone. Where S is less than W, ranks share streams, and what they read anew for each run of neighbours overlaps;
-    each byte is read once where S is at least W. A step sees S places of the data set at once, and examples that lie
-    within `shuffle` of each other come in random order; WebDataset's own shuffles are of that kind, with as many
-    streams as it has workers.
-
-    Args:
-        stretches: the ids in each tar, in the order in which they lie there.
-        streams: S, 1 or more; no more than G, `global_batch`, are used.
-
-    Returns:
-        int64 [N], all ids; example k is number (epoch * N + k) % G of its step.
+    W does not enter. Where S is at least W, each byte is read once; where it is less, ranks share streams and read
+    overlapping runs. Examples within `shuffle` of each other come in random order; WebDataset's shuffles are of that
+    kind, with as many streams as it has workers.
     """
     generator = np.random.default_rng([seed, epoch])
     line = np.concatenate([stretches[tar] for tar in generator.permutation(len(stretches))])
@@ -155,15 +146,10 @@ class WebDatasetConfig(Section):
 
 
 class WebDataset(Dataset):
-    """Pictures in tars; the index says where each lies, so that a step reads its examples and no others.
+    """Pictures in tars; the index says where each is, so that a step reads its examples and no others.
 
-    An epoch comes in an order in which each rank reads a few tars from front to back (:func:`streamed_order`). The
-    held-out examples are the last of a fixed shuffle, so that a larger `held_out` contains a smaller one; streams pass
-    over them.
-
-    Raises:
-        Refusal: the index or a tar is no longer what the configuration says.
-        Unreachable: a server does not answer.
+    The held-out examples are the last of a fixed shuffle, so that a larger `held_out` contains a smaller one; streams
+    pass over them. Raises Refusal if index or tars have changed, Unreachable if a server does not answer.
     """
 
     def __init__(self, config: WebDatasetConfig) -> None:

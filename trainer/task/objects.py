@@ -32,7 +32,7 @@ PANEL_INCHES, TITLE_INCHES = 2.2, 0.6
 
 
 class Built(NamedTuple):
-    """Objects int64 [N, S] of one preference, their rewards [N, K] by objective, and the rewards by the preference [N].
+    """Objects int64 [N, S] of one preference, rewards [N, K] by objective and [N] by the preference.
 
     `wanted` is the probability of each cell where the environment is a grid.
     """

@@ -33,10 +33,7 @@ def dirichlet(keys: Tensor, num: int, concentration: float) -> Tensor:
 
 
 def thermometer(values: Tensor, bins: int, largest: float = 1.0) -> Tensor:
-    """Codes numbers [*] from 0 to `largest` so that a network tells near ones apart: bin after bin fills up.
-
-    Float32 [*, bins] from 0 to 1, falling; their sum is bins * value / largest.
-    """
+    """Codes numbers [*] from 0 to `largest`, so that near ones differ: float32 [*, bins] fills up bin after bin."""
     filled = values[..., None] * (bins / largest) - torch.arange(bins, device=values.device)
     return filled.clamp(0.0, 1.0).float()
 
@@ -57,7 +54,7 @@ def _shares(num: int, total: int) -> Iterator[tuple[int, ...]]:
 def _log_gamma_draws(keys: Tensor, shape: float) -> Tensor:
     """Logarithms of Gamma(shape) draws, float64, by a fixed number of proposals.
 
-    Source: Marsaglia and Tsang, "A Simple Method for Generating Gamma Variables", 2000, sections 2 and 6: a draw of
+    Marsaglia and Tsang, "A Simple Method for Generating Gamma Variables", 2000, sections 2 and 6: a draw of
     shape + 1 times u^(1 / shape), which also serves shapes below 1.
     """
     proposals = torch.arange(_PROPOSALS, device=keys.device)

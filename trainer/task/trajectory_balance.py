@@ -43,9 +43,9 @@ _WALK, _WEIGHTS, _EXPONENT = range(3)
 
 
 class DrawnObjects(NamedTuple):
-    """Requested objects and, once they are collected, the walks to them and what they are worth.
+    """Requested objects and, once collected, the walks to them and their rewards.
 
-    `keys` are int64 [B] of all draws, `condition` [B, C] what the network reads of preference and exponent.
+    `keys` are int64 [B] of all draws, `condition` [B, C] codes preference and exponent for the network.
     """
 
     log_weight: None
@@ -57,18 +57,13 @@ class DrawnObjects(NamedTuple):
 
 
 class TrajectoryBalanceTask(Task[DrawnObjects]):
-    """(log Z + sum of log P_F - b log R - sum of log P_B)^2 over each way that the policy itself takes.
+    """(log Z + sum of log P_F - b log R - sum of log P_B)^2 over each path that the policy itself takes.
 
     Draws are a function of the run's seed and of the number of the object, so that they depend on neither ranks nor
-    micro batches. Exploration changes what is drawn, never a log-probability.
+    micro batches. Exploration changes what is drawn, never a log-probability. A subclass may replace `log_reward`.
 
-    Source: Malkin et al., "Trajectory Balance: Improved Credit Assignment in GFlowNets", 2022, equation 14; Jain et
-    al., "Multi-Objective GFlowNets", 2023, section 4.1 (conditional on preferences).
-
-    Attributes:
-        settings: of the task.
-        environment: where objects are built.
-        log_reward: what they are worth; a subclass may put another one in its place.
+    Source: Malkin et al., "Trajectory Balance", 2022, equation 14; Jain et al., "Multi-Objective GFlowNets", 2023,
+    section 4.1 (conditional on preferences).
     """
 
     log_reward: LogReward

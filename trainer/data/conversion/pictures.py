@@ -31,15 +31,7 @@ from trainer.data.picture import (
 
 
 class PictureFolder(Source):
-    """The pictures of a folder, whose sub-folders are the classes; without sub-folders there are none.
-
-    Args:
-        path: the folder.
-        reading: how it is read; `size` must be given.
-
-    Raises:
-        ValueError: the folder or the reading cannot be used.
-    """
+    """The pictures of a folder, whose sub-folders are the classes; `reading` must have a size."""
 
     dtype = "uint8"
 
@@ -118,10 +110,7 @@ def is_saved_dataset(path: Path) -> bool:
 
 
 class SavedDataset(Source):
-    """Pictures in a column of a saved data set, with the classes of another column.
-
-    Only its tables are read: nothing in the folder is run, and nothing is fetched.
-    """
+    """Pictures in a column of a saved data set and classes of another; only tables are read, and no code is run."""
 
     dtype = "uint8"
 

@@ -32,10 +32,7 @@ from trainer.data.shard.writer import moments_of, statistics_of
 
 @contextmanager
 def progress(out: Path, num: int) -> Iterator[Callable[..., None]]:
-    """Shows on a terminal how many of `num` examples are done and the time left; nothing elsewhere.
-
-    Yields a function that adds examples; those `kept` by an earlier start say nothing about how long the others take.
-    """
+    """Shows progress on a terminal; yields a function that adds examples, `kept` ones outside the estimate of time."""
     columns = TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
     shown = Progress(*columns, console=Terminal(stderr=True), disable=not sys.stderr.isatty())
     task = shown.add_task(str(out), total=num)
@@ -54,11 +51,7 @@ KINDS = "an npz or npy file, a folder of pictures, or a folder that save_to_disk
 
 
 def open_source(path: Path, reading: Reading, scratch: Path) -> Source:
-    """Opens a user's examples; `scratch` is on a disk with capacity for unpacked arrays.
-
-    Raises:
-        ValueError: they cannot be used; names file or option, value and remedy.
-    """
+    """Opens a user's examples; `scratch` is on a disk with capacity for unpacked arrays."""
     if path.is_file() and path.suffix in (".npz", ".npy"):
         return ArraySource(path, reading, scratch)
     if not path.is_dir():
@@ -161,13 +154,11 @@ MOST_BAD = 0.01
 
 @dataclass(frozen=True)
 class ShardsRequest:
-    """Request for shards.
+    """Request for shards; their bytes do not depend on `workers`.
 
     Attributes:
-        seed: of the order of the examples, 0 or more.
         shard_examples: examples of each shard but the last; None: as many as 64 MiB hold.
         standardise: whether readers see each channel with mean 0 and variance 1.
-        workers: threads that read examples, 1 or more; the bytes written do not depend on them.
     """
 
     source: Path
@@ -182,9 +173,7 @@ class ShardsRequest:
 def run(request: ShardsRequest, stopped: Callable[[], bool]) -> bool:
     """Writes the missing shards, and the index last; returns whether all is written, else the same request resumes.
 
-    Raises:
-        ValueError: the source or an option cannot be used, or too many examples cannot be read; what was written of
-            them is removed.
+    A ValueError about the examples removes the shards that were written; a full disk keeps them.
     """
     _check(request)
     scratch = next(parent for parent in request.out.absolute().parents if parent.is_dir())

@@ -15,21 +15,16 @@ from netsim.foundation.refusal import Refusal
 
 @dataclass(frozen=True)
 class Reading:
-    """How a source is read; what is None is not said.
+    """Options of reading a source; None if not given.
 
     Attributes:
         data_key: array of an npz file that holds the examples; None: ``data``.
         labels_key: array of an npz file that holds the labels; None: ``labels``.
-        no_labels: whether there are no labels, or none are to be taken.
         labels: npy file with the labels of an npy file.
         channels_last: whether images are [N, H, W, C].
         class_names: text file with the name of a class in each line.
-        size: height and width of pictures.
         buckets: (height, width) of each shape that pictures may have, or how many there are around `size`.
         channels: 1 makes pictures grey; None: 3, red, green and blue.
-        split: of a Hugging Face data set.
-        image_column: of a Hugging Face data set.
-        label_column: of a Hugging Face data set.
     """
 
     data_key: str | None = None
@@ -63,11 +58,10 @@ class Source(Protocol):
     Attributes:
         shapes: of the examples; one or more.
         dtype: float32, float16 or uint8.
-        num_examples: 1 or more.
         num_classes: 0 without labels.
-        class_names: of the classes; empty where nobody has named them.
-        identity: of what the examples are made of; the same for the same examples, wherever they lie.
-        caution: a line about what is allowed and probably not meant; None: there is none.
+        class_names: empty if the classes have none.
+        identity: the same for the same examples, wherever they are.
+        caution: a warning about input that is allowed but probably not meant; None if absent.
     """
 
     shapes: tuple[tuple[int, ...], ...]
@@ -83,16 +77,10 @@ class Source(Protocol):
         return np.zeros(self.num_examples, np.int64)
 
     def row(self, number: int) -> tuple[NDArray[Any], int]:
-        """Reads an example; safe to call from several threads.
-
-        Args:
-            number: 0 to num_examples - 1.
-
-        Returns:
-            [*shape], its own, of the source's type, and its class, 0 without labels.
+        """Reads example `number`, [*shape] of the source's type, and its class, 0 without labels; from several threads.
 
         Raises:
-            Unreadable: it cannot be read.
+            Unreadable: this example cannot be read.
             Refusal: the source as a whole cannot be used.
         """
         ...

@@ -64,11 +64,7 @@ class _Mapped(Array):
 
 
 def open_shard(path: Path) -> Mapping[str, Array]:
-    """Arrays by key of a safetensors file, or of an npz file that is not compressed; only the header is read.
-
-    Raises:
-        Refusal: it is missing, damaged, compressed or holds Python objects.
-    """
+    """Arrays by key of a safetensors file, or of an uncompressed npz file; only the header is read."""
     with _named(path), quietly():
         if path.suffix == ".npz":
             return {name: _Mapped(values) for name, values in _mapped_arrays(path)}
@@ -98,11 +94,9 @@ def check_shard(folder: Path, number: int, index: ShardIndex) -> None:
 
 
 def mapped_array(file: IO[bytes], name: str) -> NDArray[Any]:
-    """Maps an array in numpy's own format, which begins at the file's position, into memory; it outlives the open file.
+    """Maps the npy array at the file's position into memory; it outlives the open file.
 
-    Raises:
-        UnusableError: it holds Python objects.
-        Exception: one of `netsim.foundation.arrays.UNREADABLE`; it is damaged.
+    Raises UnusableError on Python objects, and on damage one of `netsim.foundation.arrays.UNREADABLE`.
     """
     version = np.lib.format.read_magic(file)
     read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0

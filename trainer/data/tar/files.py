@@ -84,12 +84,7 @@ class RemoteTar(TarFile):
 
 
 def open_tar(url: str) -> TarFile:
-    """Opens a tar at a path or at a URL of a protocol that fsspec knows.
-
-    Raises:
-        Refusal: it is not there, or nothing installed speaks its protocol.
-        Unreachable: the network failed several times.
-    """
+    """Opens a tar at a path or at a URL of a protocol that fsspec knows; raises Refusal and Unreachable."""
     path = local_path(url)
     if path is None:
         return RemoteTar(*_system(url), url)
@@ -108,15 +103,11 @@ def local_path(url: str) -> str | None:
 
 
 def find_tars(patterns: Sequence[str]) -> list[str]:
-    """Spells out where tars are, in the order of the patterns and, of one pattern, of names.
+    """Lists tars in the order of the patterns and, of one pattern, of names; ValueError without any, or on one twice.
 
     Args:
         patterns: paths or URLs of tars; braces stand for several (``train-{000..146}.tar``, ``{train,more}.tar``),
-            ``*``, ``?`` and ``[...]`` for what is there, and a folder for the tars in it. Several may stand in one,
-            parted by ``::``.
-
-    Raises:
-        ValueError: there are none, one comes twice, or a folder cannot be listed.
+            ``*``, ``?`` and ``[...]`` for what is there, and a folder for its tars. ``::`` joins several in one.
     """
     parts = [part for pattern in patterns for part in pattern.split("::") if part]
     found = [url for part in parts for expanded in expand_braces(part) for url in _listed(expanded)]
@@ -161,12 +152,7 @@ def expand_braces(pattern: str) -> Iterator[str]:
 
 
 def patiently(url: str, ask: Callable[[], Found]) -> Found:
-    """Sends the request `ask` to a server, several times if need be.
-
-    Raises:
-        Refusal: it is not there, or may not be read.
-        Unreachable: there was no answer.
-    """
+    """Repeats a request to a server; Refusal if the file is missing or forbidden, Unreachable without an answer."""
     for attempt in range(ATTEMPTS):
         try:
             return ask()

@@ -51,16 +51,12 @@ class Scan(Section):
 
 
 def scan(url: str, name: str, label: str | None) -> Scan:
-    """Reads the headers of a tar, and of the contents between them the labels alone.
+    """Reads the headers of a tar and the labels; raises Refusal on damage, Unreachable if the network keeps failing.
 
     Args:
         name: of the tar in the index.
-        label: member that tells the class: ``EXTENSION`` with a number or a name in it, or ``EXTENSION:FIELD`` of JSON,
+        label: member that gives the class: ``EXTENSION`` with a number or a name in it, or ``EXTENSION:FIELD`` of JSON,
             where dots in the field lead into what it holds. None: there are no classes.
-
-    Raises:
-        Refusal: the tar cannot be read, or is damaged.
-        Unreachable: the network failed several times.
     """
     tar = open_tar(url)
     read = read_ahead(tar.read, LOCAL_BYTES if tar.local else REMOTE_BYTES)
@@ -149,12 +145,9 @@ def run(paths: Sequence[str], out: Path, label: str | None, class_names: Path | 
     """Writes the index of tars; scans that ended before an interruption are not repeated. Returns 0.
 
     Args:
-        label: member that tells the class, as :func:`scan` takes it; None: there are no classes.
+        label: member that gives the class, as :func:`scan` takes it.
         class_names: file with the name of a class in each line; None: named by the labels, if they are names.
         workers: tars that are read at once.
-
-    Raises:
-        ValueError: there are no tars, one is damaged, or the labels are none.
     """
     if (out / INDEX).exists():
         raise Refusal(out / INDEX, "output", "already exists", "give another folder, or delete this one")

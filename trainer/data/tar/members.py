@@ -28,15 +28,7 @@ class TarDamage(ValueError):  # noqa: N818  it is what was found
 
 
 class Member(NamedTuple):
-    """A file in a tar.
-
-    Attributes:
-        name: its path.
-        start: offset of the first of its headers.
-        data: offset of its content.
-        size: bytes of its content.
-        regular: whether it is a file, not a folder or a link.
-    """
+    """A member of a tar: offsets of its first header and of its content, and the length of that, in bytes."""
 
     name: str
     start: int
@@ -46,14 +38,11 @@ class Member(NamedTuple):
 
 
 def walk(read: Read, start: int = 0, end: int | None = None, *, verify: bool = True) -> Iterator[Member]:
-    """The members of a tar, or of a stretch of one that begins with a header.
+    """The members of a tar, or of a stretch that begins with a header; TarDamage if one is none or the file is cut off.
 
     Args:
-        end: offset at which the stretch ends; None: the mark of the archive's end does, and must be there.
+        end: offset at which the stretch ends; None: at the mark of the archive's end, which must be there.
         verify: whether the checksums of headers are computed.
-
-    Raises:
-        TarDamage: a header is none, or the file is cut off.
     """
     offset = start
     while end is None or offset < end:
@@ -92,9 +81,9 @@ def walk(read: Read, start: int = 0, end: int | None = None, *, verify: bool = T
 
 
 def key_and_extension(name: str) -> tuple[str, str] | None:
-    """Key and extension of a member's name, as WebDataset cuts names: at the first dot of the last part, in lower case.
+    """Key and extension of a member's name, as WebDataset cuts it: at the first dot of the last part, in lower case.
 
-    None: the name has no dot or begins with one, or is that of a note about the tar (``__name__``).
+    None if it has no dot, begins with one, or is that of a note about the tar (``__name__``).
     """
     folder, slash, last = name.rpartition("/")
     stem, dot, extension = last.partition(".")
@@ -165,14 +154,9 @@ class Place(NamedTuple):
 
 
 class TarExample(NamedTuple):
-    """An example, as a stretch of a tar that is a small tar without an end.
+    """An example: a stretch of a tar from its first header to the end of its last content, and members by extension.
 
-    Attributes:
-        key: what the names of its members have in common.
-        start: offset of its first header.
-        end: offset at which the content of its last member ends.
-        check: CRC-32 of its headers, which changes with names, sizes, times of change and owners.
-        members: where each of its members lies, by extension.
+    `check` is the CRC-32 of its headers, which changes with names, sizes, times of change and owners.
     """
 
     key: str
@@ -183,9 +167,9 @@ class TarExample(NamedTuple):
 
 
 def walk_examples(read: Read, start: int = 0, end: int | None = None, *, verify: bool = True) -> Iterator[TarExample]:
-    """The examples of a tar, or of a stretch of one; arguments as of :func:`walk`.
+    """The examples of a tar, or of a stretch; folders, links and members without an extension belong to none.
 
-    Folders, links and members without an extension belong to none. Raises TarDamage on two members of one extension.
+    Raises TarDamage on two members of one extension.
     """
     key, first, check = None, 0, 0
     members: dict[str, Place] = {}

@@ -28,14 +28,7 @@ THREADS = 16
 
 @dataclass
 class _Piece:
-    """What is known of a piece.
-
-    Attributes:
-        content: its bytes, when they have come.
-        start: offset of the first of them.
-        left: examples in it that have not been read yet.
-        following: the piece that is fetched when this one is first read from; None: it has been, or there is none.
-    """
+    """Bytes of a piece from offset `start` on, number of its examples still to read, and the piece to fetch next."""
 
     content: Future[bytes]
     start: int
@@ -46,10 +39,9 @@ class _Piece:
 class Pieces:
     """Reads examples of remote tars by requests for many of them at once.
 
-    A piece holds the examples of a tar that begin in the same `PIECE_BYTES`. When one is read from for the first time,
-    the next one is fetched, since streams run from front to back. A piece is dropped when as many of its examples as a
-    run deals out have been read, when a stream has left it behind, or when there are more than all streams need, the
-    one that was used longest ago first.
+    A piece holds the examples of a tar that begin in the same `PIECE_BYTES`. Its first reading fetches the next one,
+    since streams run from front to back. A piece is dropped when as many of its examples as a run deals out have been
+    read, when a stream has left it behind, or, least recently used first, when there are more than all streams need.
     """
 
     def __init__(
@@ -69,7 +61,7 @@ class Pieces:
             ends: number of the first example behind each tar.
             dealt: which examples come in epochs; others are fetched one by one.
             streams: places that are read at side by side.
-            run_bytes: of neighbours in a stream that come in any order, about.
+            run_bytes: approximate bytes of neighbours in a stream that come in any order.
         """
         self._open, self._rows, self._ends, self._dealt = open_tar, rows, ends, dealt
         self._behind = -(-run_bytes // PIECE_BYTES) + 2
@@ -79,12 +71,7 @@ class Pieces:
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="tars")
 
     def read(self, places: Sequence[tuple[int, int]]) -> list[bytes]:
-        """Reads examples at (number of the tar, id), in that order; several threads may call it.
-
-        Raises:
-            Refusal: a tar is gone, or is not what it was.
-            Unreachable: the network failed several times.
-        """
+        """Reads examples at (number of the tar, id), in that order; from several threads; Refusal or Unreachable."""
         coming = [self._asked(tar, number) for tar, number in places]
         return [self._cut(*asked) for asked in coming]
 
@@ -139,13 +126,10 @@ class Example(NamedTuple):
 
 
 class TarReader:
-    """Reads examples where an index says that they lie, and refuses tars that are not those of the index.
-
-    Of a local tar, each example is one read, and the system is told to fetch what follows. Of a remote tar, pieces are
-    fetched that hold many; see :class:`Pieces`.
+    """Reads examples at the places of an index, and refuses tars that are not those of the index.
 
     Attributes:
-        labels: int32 [N] class of each example; -1: it tells none.
+        labels: int32 [N] class of each example; -1 if it has none.
         ends: int64 [T] number of the first example behind each tar.
     """
 
@@ -178,12 +162,7 @@ class TarReader:
         self._told: set[tuple[int, int]] = set()
 
     def read(self, numbers: Sequence[int]) -> tuple[dict[int, Example], dict[int, str]]:
-        """Sound examples by id, and the place and fault of the others; several threads may call it.
-
-        Raises:
-            Refusal: a tar is gone, or is not what the index says.
-            Unreachable: the network failed several times.
-        """
+        """Sound examples by id, place and fault of the others; from several threads; Refusal or Unreachable."""
         places = [(int(np.searchsorted(self.ends, number, side="right")), number) for number in numbers]
         remote = [place for place in places if local_path(self._urls[place[0]]) is None]
         contents = dict(zip(remote, self._pieces.read(remote), strict=True)) if remote else {}

@@ -47,12 +47,11 @@ class DocumentReader:
     """Finds the documents of files.
 
     Attributes:
-        files: the files, in their order.
         text_key: key of a JSON object that has the text of a document.
         held_out_share: of the documents; a larger share contains a smaller one.
-        skips_bad_lines: whether lines that hold no document are left out; otherwise they are wrong input.
-        document_end: what stands between the documents of a plain file; None: each is one document.
-        cut: byte of the only file at which its end begins, which is held out; None: whole documents are.
+        skips_bad_lines: whether lines without a document are left out; otherwise they are wrong input.
+        document_end: separator of the documents of a plain file; None: each file is one document.
+        cut: byte of the only file from which on it is held out; None: whole documents are.
     """
 
     files: Sequence[TextFile]

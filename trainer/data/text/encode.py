@@ -98,7 +98,7 @@ class EncodeTextRequest:
         endings: of the names of files in folders that are read; empty: all that are UTF-8.
         held_out: share of the documents that are kept out of training, or of the only one its end; above 0, below 1.
         shard_tokens: after which a shard ends.
-        workers: processes that encode; None: one for each core that this process may use.
+        workers: processes that encode; None: one for each core.
     """
 
     paths: tuple[Path, ...]
@@ -125,12 +125,9 @@ class EncodeTextRequest:
 
 
 def run(request: EncodeTextRequest) -> int:
-    """Encodes files, from the beginning or from where an earlier start was broken off: 0, or 75 if it was interrupted.
+    """Encodes files, from the beginning or resumed: 0, or 75 if interrupted; ValueError names a wrong file or option.
 
     The shards are a function of the files and of the options but `workers`.
-
-    Raises:
-        ValueError: a file or an option is wrong; names it.
     """
     out = request.out
     if (out / INDEX).exists():

@@ -20,14 +20,12 @@ CHUNK_BYTES = 1 << 21
 
 @dataclass(frozen=True)
 class TextFile:
-    """A file to encode.
+    """A file to encode; its size is in bytes.
 
     Attributes:
-        path: where it is.
         name: that decides its place among the files and whether it is held out: its path below the folder above the
-            one that was named, or its own name; the same wherever the folder is.
-        size: in bytes.
-        changed_ns: when it was written last.
+            one that was given, or its file name; the same wherever the folder is.
+        changed_ns: time of the last change.
         must_be_text: whether it is wrong input if it is no text; otherwise it is left out.
     """
 
@@ -48,15 +46,14 @@ class TextFile:
 
 
 class Piece(NamedTuple):
-    """A part of a file: whole lines of JSON, a whole document, or a part of a long one.
+    """A part of file number `file`: whole lines of JSON, a whole document, or a part of a long one.
 
     Attributes:
-        file: number of the file.
-        first: where it begins in the uncompressed file, in bytes.
+        first: offset in the uncompressed file.
         size: in bytes.
-        ends: whether what is behind it belongs to another document.
-        is_text: false for a long file that has been found to be no text.
-        content: its bytes where they were read already; None: the process that encodes it reads them.
+        ends: whether the bytes behind it belong to another document.
+        is_text: false for a long file that is no text.
+        content: its bytes if they have been read; None: the process that encodes it reads them.
         read_bytes: of its file, as it is on the disk, once the piece is read; None: up to its end.
     """
 
@@ -92,13 +89,10 @@ class Chunk(NamedTuple):
 
 
 def listed_files(paths: Sequence[Path], endings: Sequence[str], out: Path) -> list[TextFile]:
-    """Lists files, and those in folders and the folders in them, in an order that their names alone decide.
+    """Lists files, also those below folders, in an order that their names alone decide.
 
-    Hidden files and folders are left out, and links to folders are not followed. `endings` of names of files in folders
-    are read; empty: all that turn out to be UTF-8.
-
-    Raises:
-        Refusal: a path cannot be read, a folder holds no such file, two files have one name, or `out` is among them.
+    Hidden files and folders are left out, and links to folders are not followed. Of files in folders those with
+    `endings` are read; empty: all in UTF-8. Refuses folders without any, equal names, and `out` among them.
     """
     found: dict[str, TextFile] = {}
     for path in paths:

@@ -85,9 +85,7 @@ def read_journal(folder: Path, made_by: str) -> Journal:
 class ShardWriter:
     """Appends tokens to the shards of both splits; a shard ends with the chunk that reaches `shard_tokens`.
 
-    Attributes:
-        journal: how far writing has come.
-        noted: whether there is a note from which a later start can resume.
+    `journal` says how far writing has come, `noted` whether a later start can resume.
     """
 
     def __init__(self, folder: Path, dtype: TokenType, shard_tokens: int, journal: Journal) -> None:

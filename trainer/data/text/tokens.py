@@ -103,34 +103,16 @@ END_TOKENS = ("<|endoftext|>", "<|end_of_text|>", "</s>", "<eos>")
 
 
 class Tokenizer(Protocol):
-    """Makes tokens of text and text of tokens.
-
-    Attributes:
-        vocabulary: tokens are 0 to vocabulary - 1.
-    """
+    """Makes tokens, 0 to vocabulary - 1, of text and text of tokens."""
 
     vocabulary: int
 
     def end_token(self, name: str | None = None) -> int:
-        """The token that stands behind every document and comes from no text.
-
-        Args:
-            name: its text; None: the usual one.
-
-        Raises:
-            ValueError: there is no such token.
-        """
+        """The token behind every document, which no text gives: by its text, or the usual one; ValueError if absent."""
         ...
 
     def encode(self, text: bytes) -> list[int]:
-        """The tokens of a text, without an end token.
-
-        Args:
-            text: UTF-8.
-
-        Raises:
-            ValueError: it is not UTF-8.
-        """
+        """The tokens of a text in UTF-8, without an end token; ValueError if it is not UTF-8."""
         ...
 
     def encode_documents(self, texts: Sequence[bytes]) -> list[NDArray[np.integer[Any]]]:
@@ -165,12 +147,7 @@ class ByteTokenizer(Tokenizer):
 
 
 class FileTokenizer(Tokenizer):
-    """A tokenizer of the library `tokenizers`. What looks like a special token in a text is taken as ordinary text.
-
-    Raises:
-        ValueError: the library is missing.
-        Refusal: `content`, of a ``tokenizer.json``, is no such tokenizer.
-    """
+    """A tokenizer.json of the library `tokenizers`. Special tokens in a text are taken as ordinary text."""
 
     def __init__(self, content: bytes, source: Path) -> None:
         # Documents are spread over processes by whoever encodes; threads beside them would fight over the cores.

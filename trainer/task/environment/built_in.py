@@ -124,8 +124,7 @@ EMPTY = -1
 class NGram(Environment):
     """Words of an alphabet; an action writes the next letter, the last one stops. Each word has one path to it.
 
-    A state holds the number of the letter at each place, and -1 where none is written yet. Jain et al.,
-    "Multi-Objective GFlowNets", 2023, section 5.1.
+    A state has the letter's number at each place, -1 if none. Jain et al., "Multi-Objective GFlowNets", section 5.1.
     """
 
     def __init__(self, config: NGramConfig) -> None:

@@ -100,7 +100,7 @@ class Walks(NamedTuple):
 def rollout(
     environment: Environment, policy: Callable[[Tensor], Tensor], keys: Tensor, *, exploration: float = 0.0
 ) -> Walks:
-    """Walks from the start until each walk has stopped; the host waits for nothing.
+    """Walks from the start until each has stopped; the host waits for nothing.
 
     The policy, from features [B, F] to logits [B, A], is called `max_actions` - 1 times however short the walks are, so
     that all ranks call alike; the last action of the longest walk can only be the stop. Each walk is a function of its
@@ -137,13 +137,9 @@ MOST_STATES = 10_000
 
 
 class States(NamedTuple):
-    """All states of an environment.
+    """All states, int64 [N, S], the start first, and `max_actions` of the longest path, the stop included.
 
-    Attributes:
-        states: int64 [N, S], the start first.
-        children: int64 [N, A - 1] the number of the state that each action leads to; N: it is not possible.
-        allowed: bool [N, A] which actions are possible.
-        max_actions: of the longest way, the stop included.
+    `children`, int64 [N, A - 1], number the states that actions lead to: N where one is not `allowed`, bool [N, A].
     """
 
     states: Tensor
@@ -157,10 +153,7 @@ class States(NamedTuple):
         return self.allowed[:, -1]
 
     def terminating(self, probabilities: Tensor) -> Tensor:
-        """How likely each state is to be the object, float64 [N]: exact, by as many steps as the longest path has.
-
-        `probabilities` are float64 [N, A], 0 where an action is not possible.
-        """
+        """Exact probability of each state as the object, float64 [N]; those of actions [N, A] are 0 if impossible."""
         here = torch.zeros(len(self.states), dtype=torch.float64)
         here[0] = 1.0
         stopped = torch.zeros_like(here)

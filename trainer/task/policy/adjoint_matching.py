@@ -103,16 +103,9 @@ class Beginnings:
 
 @dataclass(frozen=True)
 class Nodes:
-    """States on drawn paths, and what should be learned there.
+    """States [B, N, *D] on drawn paths at times [N], and the base's velocities and the adjoints there.
 
-    Attributes:
-        x: [B, N, *D] states.
-        t: [N] their times.
-        velocity: [B, N, *D] the base's velocities.
-        adjoint: [B, N, *D] see `LeanAdjoint`.
-        condition: of the B paths.
-        terms: scalars of the whole micro batch, for the metrics.
-        log_weight: see `Drawn`; there are none.
+    `terms` are scalars of the whole micro batch, for the metrics; there is no `log_weight`.
     """
 
     x: Tensor
@@ -126,13 +119,7 @@ class Nodes:
 
 @dataclass(frozen=True)
 class Rollout:
-    """Paths that the network drew, and what they are worth.
-
-    Attributes:
-        x: [K + 1, B, *D] states.
-        adjoint: along them.
-        figures: [B] each: ``reward``, ``cost`` where there are any, and ``path_kl``.
-    """
+    """Drawn paths [K + 1, B, *D], adjoints along them, and figures [B]: ``reward``, ``cost`` if any, ``path_kl``."""
 
     x: Tensor
     adjoint: LeanAdjoint
@@ -148,12 +135,11 @@ class AdjointMatching(PolicyTask[Beginnings | Nodes]):
         | 2 / sigma (v - v_base) + sigma a |^2,  sigma^2 = 2 (1 - t + floor) / (t + floor)
 
     is minimised in v, whose optimum is v_base - sigma^2 / 2 a; the loss is a mean over the values of a state. A cost
-    that asks a network asks the base, so that it is the same throughout. A mixture of experts draws in evaluation mode
-    and learns in training mode, where its routers may choose otherwise: this is a regression, as flow matching is, and
-    compares no probabilities between the two.
+    that evaluates a network evaluates the base, so that it stays the same. A mixture of experts draws in evaluation
+    mode and learns in training mode, where its routers may choose otherwise: as in flow matching, no probabilities of
+    the two are compared.
 
-    Source: Domingo-Enrich, Drozdzal, Karrer and Chen, "Adjoint Matching: Fine-tuning Flow and Diffusion Generative
-    Models with Memoryless Stochastic Optimal Control", arXiv 2409.08861, algorithm 1.
+    Source: Domingo-Enrich, Drozdzal, Karrer and Chen, "Adjoint Matching", arXiv 2409.08861, algorithm 1.
     """
 
     def __init__(self, config: RunConfig, base: Callable[..., Any] | None = None) -> None:
@@ -253,8 +239,8 @@ class AdjointMatching(PolicyTask[Beginnings | Nodes]):
     def _path_kl(self, difference: Tensor, times: Tensor) -> Tensor:
         """The divergence [B] of drawn paths from those of the base, the integral of |2 / sigma (v - v_base)|^2 / 2.
 
-        Velocities [K - 1, B, *D] are at the times between the steps. The step from t = 0 is left out; its noise is so
-        large that it adds less than `floor` h |v - v_base|^2.
+        Velocities [K - 1, B, *D] are at the inner times. The step from t = 0 is left out; its noise is so large that it
+        adds less than `floor` h |v - v_base|^2.
         """
         t, h = times[1:-1], times[2:] - times[1:-1]
         weight = (h / self._step.e(t, t))[:, None]

@@ -34,13 +34,9 @@ LEAST_DEVIATION = 1e-4
 
 @dataclass(frozen=True)
 class Compared:
-    """Rewards of groups, compared within each.
+    """Mean reward and mean standard deviation `spread` of groups, and advantages [B, S, M] in deviations of each group.
 
-    Attributes:
-        advantage: [B, S, M] rewards less the mean of their group, in standard deviations of the group.
-        counts: bool [B, S, M], whether the group of an example has rewards that differ.
-        reward: the mean reward.
-        spread: the standard deviation within a group, on average.
+    `counts`, bool [B, S, M], says whether the group of an example has rewards that differ.
     """
 
     advantage: Tensor
@@ -78,16 +74,9 @@ class Prompts(NamedTuple):
 
 
 class ValuedChoices(NamedTuple):
-    """What was chosen at one step, and what it was worth.
+    """Choices of step `number` from N states, advantages [N, M], and scalars `figures` of the rollouts for the metrics.
 
-    Attributes:
-        log_weight: see `Drawn`; [N], of which those count whose rewards differ from others of their group.
-        condition: of the N states.
-        number: of the step.
-        choice: the states, what was chosen from them, and how likely that was.
-        advantage: [N, M] how much better than its group each choice was.
-        base_mean: [N, *D] of the base's choices from the same states; None: the base is not asked.
-        figures: scalars about the rollouts, for the metrics.
+    `log_weight` [N] excludes groups of equal rewards; `base_mean` [N, *D] is that of the base's choices, None without.
     """
 
     log_weight: Tensor

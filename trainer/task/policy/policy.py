@@ -117,10 +117,7 @@ def _plot(flow: TrainedFlow, examples: dict[str, Tensor], rewards: dict[str, Ten
 
 
 class PolicyTask(Task[D]):
-    """A task whose flow continues from a base, and whose examples are worth something.
-
-    `reference` is the base's run; None: it names none, or adapts it.
-    """
+    """A task whose flow continues from a base, the run `reference` (None if adapted or absent), and has rewards."""
 
     def __init__(self, config: RunConfig, chosen: GRPOConfig | AdjointMatchingConfig) -> None:
         self.config, self.parts = config, FlowParts(config)

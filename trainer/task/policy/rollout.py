@@ -124,8 +124,7 @@ class NoisySteps:
 class GroupKeys:
     """Keys int64 of the noises [B S] and of the choices [B S, M] of the groups of B prompts.
 
-    Every draw is a function of the key of its prompt, its place in the group and the number of the step, whatever else
-    is drawn beside it.
+    A draw is a function of the key of its prompt, its place in the group and the number of the step alone.
     """
 
     begin: Tensor
@@ -165,8 +164,7 @@ def to_the_branches(
 ) -> list[Choice]:
     """Trajectories without noise from [B S, *D], and M choices that branch off each of them at each step.
 
-    Step and choices are made of one call of the network; :meth:`NoisySteps.follow` leads the choices to their ends.
-    He et al., "TempFlow-GRPO", arXiv 2508.04324, section 4.1.
+    Step and choices share one call of the network. He et al., "TempFlow-GRPO", arXiv 2508.04324, section 4.1.
     """
     x, choices = noise, []
     for number in range(steps.passes):
