@@ -50,11 +50,7 @@ def several_shapes(config: RunConfig) -> tuple[tuple[int, int, int], ...]:
 
 
 def with_shape(config: RunConfig, height: int, width: int) -> RunConfig:
-    """A run whose examples have one of its shapes alone.
-
-    Raises:
-        ValueError: no example of the run has this shape.
-    """
+    """A run whose examples have one of its shapes alone; refuses a shape that no example has."""
     shapes = several_shapes(config) or (tuple(config.data.shape),)
     if (height, width) not in [shape[1:] for shape in shapes]:
         known = ", ".join(f"{shape[1]},{shape[2]}" for shape in shapes if len(shape) == 3)

@@ -15,12 +15,7 @@ from netsim.foundation.shipped import located, nearest
 
 
 def read_document(path: Path, examples: str = "configs/runs") -> dict[str, Any]:
-    """Reads a YAML file of sections.
-
-    Args:
-        path: YAML file, or the name of one that comes with the package.
-        examples: folder where names are looked up first, and that a refusal names.
-    """
+    """Reads a YAML file of sections by its path, or by its name in the folder `examples` of the package."""
     folder = Path(examples).name
     path = located(path, folder, "*")
     try:
@@ -44,13 +39,7 @@ def check_is_of_a_run(path: Path, document: dict[str, Any]) -> None:
 
 
 def apply_override(path: Path, document: dict[str, Any], override: str) -> None:
-    """Changes one value of a document in place.
-
-    Args:
-        path: of its file, for messages.
-        document: the sections.
-        override: ``dotted.key=value`` with the value in YAML.
-    """
+    """Changes a document in place by ``dotted.key=value`` with the value in YAML; `path` is for messages."""
     key, equals, text = override.partition("=")
     if not equals or not all(key.split(".")):
         raise Refusal(
@@ -83,14 +72,10 @@ REQUESTS = "configs/requests"
 
 
 def load_request(path: Path, overrides: Sequence[str], kind: type[R], **changes: Any) -> R:
-    """Reads and validates a request.
+    """Reads and validates a request after overrides, which are applied in order.
 
-    Args:
-        path: YAML file, or the name of one that comes with the package.
-        overrides: ``dotted.key=value`` with the value in YAML, applied in order.
-        kind: model of the request.
-        **changes: sections that options of the command line make, whose keys replace those of the file; where they
-            name another kind, nothing else of that section is kept. None: not given.
+    `changes` are sections that options make, whose keys replace those of the file; another kind replaces the whole
+    section. None: not given.
     """
     document = read_document(path, REQUESTS)
     for override in overrides:

@@ -61,10 +61,9 @@ def load_run(folder: Path) -> RunConfig:
 
 
 def validated(path: Path, document: dict[str, Any]) -> RunConfig:
-    """The configuration that the sections of a file make, completed from the base and the files that they name.
+    """A configuration completed from its base and files; the classes that it names are trusted, as the user wrote them.
 
-    The classes that it names are trusted, as the user wrote them. A file that a section names and that cannot be read
-    is refused only where all else is well.
+    A file that a section names and that cannot be read is refused only where all else is well.
     """
     trust(document)
     return _validated(path, document)
@@ -157,12 +156,7 @@ Place = tuple[str, ...]
 
 
 class Resolution(NamedTuple):
-    """A document with what its files say.
-
-    Attributes:
-        document: as far as the files could be read.
-        unresolved: why the section at a place could not be completed.
-    """
+    """A document as far as its files could be read, and why sections could not be completed."""
 
     document: dict[str, Any]
     unresolved: dict[Place, ValueError]

@@ -111,12 +111,10 @@ class DeepSpeedConfig(Section):
 
     @property
     def label(self) -> str:
-        """What a person calls it."""
         return f"ZeRO {self.zero_stage}, {self.precision}"
 
     @property
     def shards_parameters(self) -> bool:
-        """Whether ranks must compute together, because each holds a part of every parameter."""
         return self.zero_stage == 3
 
 
@@ -135,12 +133,10 @@ class FSDPConfig(Section):
 
     @property
     def label(self) -> str:
-        """What a person calls it."""
         return f"FSDP2, {self.precision}"
 
     @property
     def shards_parameters(self) -> bool:
-        """Whether ranks must compute together, because each holds a part of every parameter."""
         return True
 
 

@@ -30,11 +30,9 @@ _ARGUMENT = "tasks_of_rows"
 
 
 def pass_tasks(network: Network, rows: RowTasks) -> None:
-    """Has every pass of a network hand the tasks of its condition to the layers that look at `rows`, in place.
+    """Hands the tasks of a condition to the layers that look at `rows`, in place; before compilation and engines.
 
-    Each block is handed the tasks as an argument. A block that is computed again in the backward pass, or as one
-    compiled graph, then sees those of its own pass, however often the network was called since. The network is neither
-    compiled nor prepared by an engine yet.
+    A block gets them as an argument: computed again backwards, or compiled, it then sees those of its own pass.
     """
     vars(network)["row_tasks"] = rows
     network.register_forward_pre_hook(_note, with_kwargs=True)
@@ -62,10 +60,7 @@ def _hand_on(
 
 @cache
 def _with_tasks(kind: type[nn.Module]) -> type[nn.Module]:
-    """The same kind of block, which hands its tasks to its layers before it computes.
-
-    A class and no wrapper: names of parameters stay as they are, and a copy of the network is whole.
-    """
+    """The same kind of block, which hands on its tasks; no wrapper, which would change names and survive no copy."""
 
     class Told(kind):
         def forward(self, *arguments: Any, tasks_of_rows: Tensor | None, **named: Any) -> Any:
@@ -90,8 +85,7 @@ MODULES = ("A_HMIR", "B_HMRO")
 def adapt(network: N, settings: AdaptersConfig | None, num_tasks: int = 0) -> N:
     """Freezes a network that no engine has divided and wraps the linear layers that settings name, in place.
 
-    The values of the frozen weights stay, see :func:`read_base`. Refuses a name that fits no layer, and a layer smaller
-    than the rank.
+    Refuses a name that fits no layer, and a layer smaller than the rank.
     """
     if settings is None:
         return network
@@ -160,16 +154,12 @@ def _of_module(name: str) -> bool:
 
 
 class _LowRankLinear(LowRankLinear):
-    """One whose first values are drawn by its name, as all of a network are."""
-
     def initial(self, name: str, shape: tuple[int, ...]) -> Initial:
         """A is Kaiming-uniform with a = sqrt(5)."""
         return Constant(0.0) if name == "B_OR" else by_inputs(shape[-1])
 
 
 class _RoutedLinear(RoutedLinear):
-    """One whose first values are drawn by its name, as all of a network are."""
-
     def initial(self, name: str, shape: tuple[int, ...]) -> Initial:
         if name == "A_HMIR":
             return Uniform(module_bound(self.in_features, shape[0]))  # ZeRO 3 leaves the parameter itself no shape
@@ -207,12 +197,11 @@ def _adapter(
 
 
 def _scale(settings: AdaptersConfig) -> float:
-    """What the product of the trained matrices is multiplied by."""
     return 1.0 if settings.alpha is None else settings.alpha / settings.rank
 
 
 def _chosen(network: Network, on: tuple[str, ...]) -> dict[str, nn.Linear]:
-    """The linear layers with one of some parts in their names; without parts all in the blocks."""
+    """The linear layers with one of `on` in their names; all of the blocks if it is empty."""
     found = {
         name: module for name, module in network.named_modules(remove_duplicate=False) if type(module) is nn.Linear
     }

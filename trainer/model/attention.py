@@ -34,9 +34,7 @@ class Context(Protocol):
 
 
 class Attention(nn.Module):
-    """Rotary self-attention whose key-value heads serve several query heads (Ainslie et al., "GQA", 2023, section
-    2.2).
-    """
+    """Rotary attention whose key-value heads serve several query heads (Ainslie et al., "GQA", 2023, section 2.2)."""
 
     def __init__(self, config: GPTConfig, layer: int) -> None:
         super().__init__()
@@ -48,12 +46,11 @@ class Attention(nn.Module):
         self.rotary = Rotary(config.context, config.rotary_width, config.rotary_base)
 
     def divide(self, columns: Columns, rows: Rows) -> None:
-        """Keeps this rank's heads, see :mod:`trainer.model.parallel.division`."""
+        """Keeps this rank's heads."""
         self.query_key_value = columns(self.query_key_value, self._shares(self.projected))
         self.projection = rows(self.projection)
 
     def forward(self, rows_TD: Tensor, residency: Residency, context: Context) -> Tensor:
-        """Returns what each row reads from its context, [T, D]."""
         heads = self.query_key_value(rows_TD).unflatten(1, (-1, self.head_width))
         queries, keys, values = self._shares(heads.shape[1])
         to_rotate, value = heads.split([queries + keys, values], dim=1)
@@ -68,13 +65,7 @@ class Attention(nn.Module):
 
 
 class Rotary(NamedTuple):
-    """How positions turn heads.
-
-    Attributes:
-        longest: positions that there are.
-        width: coordinates of a head that are turned, the first ones; an even number.
-        base: the i-th of n pairs is turned by base^(-i / n) radians a position.
-    """
+    """Of `longest` positions: pair i of n in the first `width` coordinates of a head turns by base^(-i / n) each."""
 
     longest: int
     width: int
@@ -82,10 +73,7 @@ class Rotary(NamedTuple):
 
 
 def rotated(heads_THW: Tensor, positions_T: Tensor, rotary: Rotary) -> Tensor:
-    """Turns each pair of neighbouring coordinates of [T, H, W] by an angle that grows with the position, int64 [T].
-
-    A product of two rows depends on the difference of their positions alone (RoFormer, equation 34).
-    """
+    """Turns neighbouring coordinates of [T, H, W] by angles that grow with the position (RoFormer, equation 34)."""
     dtype = torch.promote_types(heads_THW.dtype, torch.float32)
     turns = _turns(rotary, heads_THW.device, dtype).index_select(0, positions_T)
     pairs = torch.view_as_complex(heads_THW[..., : rotary.width].to(dtype).unflatten(2, (-1, 2)))
@@ -156,10 +144,7 @@ class Window(Context):
     """Sequences of one length, all of whose tokens are in the forward pass."""
 
     def __init__(self, length: int, seeds: Tensor | None = None) -> None:
-        """Takes the length of a sequence and the seeds of each home rank's dropout, int64 [ranks]; None: no dropout.
-
-        The number of a token is sequence * length + position.
-        """
+        """Takes seeds of each home rank's dropout, int64 [ranks]; a token's number is sequence * length + position."""
         self.length, self._seeds = length, seeds
 
     def positions(self, residency: Residency) -> Tensor:

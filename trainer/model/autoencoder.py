@@ -17,10 +17,9 @@ LOG_VARIANCES = (-20.0, 10.0)
 
 
 class Autoencoder(Network):
-    """Images to Gaussians over latents and back.
+    """Squares of pixels folded into channels, residual blocks, Gaussians over latents; the decoder is the mirror image.
 
-    Each square of factor x factor pixels is folded into channels, residual blocks follow, and the decoder is the mirror
-    image. Kingma and Welling, "Auto-Encoding Variational Bayes", 2014; used as by Rombach et al., 2022, section 3.1.
+    Kingma and Welling, "Auto-Encoding Variational Bayes", 2014; used as by Rombach et al., 2022, section 3.1.
     """
 
     def __init__(self, config: AutoencoderConfig, *, shape: tuple[int, int, int]) -> None:
@@ -36,7 +35,6 @@ class Autoencoder(Network):
 
     @classmethod
     def build(cls, spec: NetworkSpec[AutoencoderConfig]) -> Self:
-        """Builds the network of a run."""
         return cls(spec.config, shape=spec.image_shape)
 
     def initial(self, name: str, shape: tuple[int, ...]) -> Initial:
@@ -51,7 +49,7 @@ class Autoencoder(Network):
         return self.decode(mean + (0.5 * log_variance).exp() * noise_BZhw), mean, log_variance
 
     def encode(self, x_BCHW: Tensor) -> tuple[Tensor, Tensor]:
-        """Returns the mean and the logarithm of the variance of the latents, float32 [B, Z, h, w]."""
+        """Mean and log variance of the latents, float32 [B, Z, h, w]."""
         values = self.enter(functional.pixel_unshuffle(x_BCHW.to(self.enter.weight.dtype), self.factor))
         for block in self.blocks[: len(self.blocks) // 2]:
             values = block(values)
@@ -59,7 +57,6 @@ class Autoencoder(Network):
         return mean, log_variance.clamp(*LOG_VARIANCES)
 
     def decode(self, latents_BZhw: Tensor) -> Tensor:
-        """Returns the images of latents, float32 [B, C, H, W]."""
         values = self.from_latents(latents_BZhw.to(self.enter.weight.dtype))
         for block in self.blocks[len(self.blocks) // 2 :]:
             values = block(values)
@@ -76,6 +73,5 @@ class Block(nn.Module):
         self.second = nn.Conv2d(hidden, hidden, 3, padding=1)
 
     def forward(self, values: Tensor) -> Tensor:
-        """Returns the values [B, hidden, h, w] after the block."""
         inner = self.first(functional.silu(self.first_norm(values)))
         return values + self.second(functional.silu(self.second_norm(inner)))

@@ -25,14 +25,9 @@ from trainer.model.network import Initial, Network, NetworkSpec, Normal, by_inpu
 
 @dataclass(frozen=True)
 class Groups:
-    """The examples of a batch by the segment whose weights they meet.
+    """Examples by segment: place int64 [B], source int64 [M C], where the first example fills what is left over.
 
-    Attributes:
-        segment: of the whole batch, which is then left as it is; None: the examples are in groups, one a segment.
-        source: int64 [M C] the example in each of the C places of each group; the places that are left over hold the
-            first example.
-        place: int64 [B] the place of each example.
-        num: M.
+    With a `segment` the whole batch belongs to it and stays as it is.
     """
 
     segment: int | None
@@ -61,7 +56,6 @@ class Groups:
         return values if self.source is None else values[self.source].unflatten(0, (self.num, -1))
 
     def scatter(self, values: Tensor) -> Tensor:
-        """The way back from :meth:`gather`."""
         return values if self.place is None else values.flatten(0, 1)[self.place]
 
 
@@ -83,14 +77,11 @@ class SegmentLinear(nn.Module):
 
 
 class Blockwise(Network):
-    """A trunk makes features of a state; the blocks of its segment of time predict, steered by them token by token.
+    """A trunk makes features of a state, which steer the blocks of its segment of time; without it time and class do.
 
-    Without a trunk time and class steer, as in a plain diffusion transformer. A residual network approximates how the
-    features change within a segment, so that a sampler can run the trunk once a segment:
+    A residual network approximates their change, so that a sampler can run the trunk once a segment:
     features(x, t) ~ features(x_start, t_start) + share residual(x, t), where share grows from 0 to 1 in the segment.
-
-    Source: Park et al., "Blockwise Flow Matching", arXiv 2510.21167, sections 3.1 (segments), 3.2 (features and their
-    alignment) and 3.3 (residual).
+    Park et al., "Blockwise Flow Matching", arXiv 2510.21167, sections 3.1 (segments), 3.2 (features), 3.3 (residual).
     """
 
     positions: Tensor
@@ -129,7 +120,6 @@ class Blockwise(Network):
 
     @classmethod
     def build(cls, spec: NetworkSpec[BlockwiseConfig]) -> Self:
-        """Builds the network of a run."""
         return cls(
             spec.config,
             shape=spec.image_shape,
@@ -141,7 +131,7 @@ class Blockwise(Network):
 
     @property
     def blocks(self) -> nn.ModuleList:
-        """Every block, in the order in which a forward pass comes to them; those of the residual network last."""
+        """In the order of a forward pass; those of the residual network last."""
         return nn.ModuleList([*self.trunk, *self.own_blocks, *self.residual])
 
     def initial(self, name: str, shape: tuple[int, ...]) -> Initial:
@@ -192,7 +182,6 @@ class Blockwise(Network):
         return tokens_BND
 
     def _change(self, tokens_BND: Tensor, steering_BD: Tensor, share_B: Tensor) -> Tensor:
-        """By how much the features differ from those at the start of the segment, approximately."""
         assert self.residual_output is not None
         for block in self.residual:
             tokens_BND = block(tokens_BND, steering_BD)
@@ -229,8 +218,6 @@ class Blockwise(Network):
 
 
 class SegmentBlock(nn.Module):
-    """A transformer block for each segment of time, steered token by token."""
-
     def __init__(self, config: BlockwiseConfig, steered_by: int) -> None:
         super().__init__()
         segments, width = config.segments, config.hidden
@@ -264,7 +251,6 @@ def _for_tokens(modulation: Tensor, tokens_ZND: Tensor) -> Tensor:
 
 
 def _projection(config: BlockwiseConfig, num_features: int) -> nn.Sequential:
-    """From features to those of a teacher, token by token."""
     inner = config.projection_inner
     return nn.Sequential(
         nn.Linear(config.hidden, inner), nn.SiLU(), nn.Linear(inner, inner), nn.SiLU(), nn.Linear(inner, num_features)
@@ -272,10 +258,7 @@ def _projection(config: BlockwiseConfig, num_features: int) -> nn.Sequential:
 
 
 class BlockwiseMLP(Network):
-    """Perceptrons over a vector and the time, one of which runs at a time; the segments share nothing but classes.
-
-    Park et al., "Blockwise Flow Matching", arXiv 2510.21167, section 3.1 (blocks), for points.
-    """
+    """Perceptrons over a point and the time, one a segment, which share only classes (Park et al., section 3.1)."""
 
     def __init__(self, config: BlockwiseMLPConfig, *, num_values: int, num_classes: int, num_fields: int = 1) -> None:
         super().__init__()
@@ -287,7 +270,6 @@ class BlockwiseMLP(Network):
 
     @classmethod
     def build(cls, spec: NetworkSpec[BlockwiseMLPConfig]) -> Self:
-        """Builds the network of a run."""
         return cls(spec.config, num_values=spec.num_values, num_classes=spec.num_classes, num_fields=spec.num_fields)
 
     def initial(self, name: str, shape: tuple[int, ...]) -> Initial:
@@ -296,7 +278,6 @@ class BlockwiseMLP(Network):
         return by_inputs(layer.num_read) if isinstance(layer, SegmentLinear) else Normal(0.02)
 
     def forward(self, x_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
-        """Float32 [B, num_fields P] of states [B, P] at times [B]."""
         dtype = computing_dtype(self)
         groups = Groups.by_time(t, self.segments) if condition.segment is None else Groups(condition.segment)
         seen = torch.cat([x_t, t.to(x_t.dtype)[:, None]], dim=1)

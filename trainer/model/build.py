@@ -65,11 +65,10 @@ def build_model(config: RunConfig, layout: Layout) -> Network:
 
 
 def bare_network(config: RunConfig, layout: Layout) -> Network:
-    """This rank's network without weights, on the process groups of ``megatron.core.parallel_state``.
+    """This rank's network on Megatron's process groups, parameters on the meta device and buffers on the CPU.
 
-    The initial weights are :class:`trainer.model.values.DrawnValues`, equal on every rank that holds them, however the
-    ranks share the network. Parameters are on the meta device, buffers on the CPU; a user's network that draws its
-    weights itself has them, in float32 on the CPU.
+    Its weights are :class:`trainer.model.values.DrawnValues`, equal however ranks share it. A custom network that draws
+    its weights itself has them, in float32 on the CPU.
     """
     draws_itself = not hasattr(getattr(_builder(config), "__self__", _builder(config)), "initial")
     generator = torch.Generator().manual_seed(derive_seed(config.run.seed, "model")) if draws_itself else None
@@ -158,7 +157,6 @@ def _divided(network: Network, layout: Layout) -> Network:
 
 
 def _mixture(config: RunConfig, layout: Layout) -> Callable[[int], nn.Module] | None:
-    """Builds the mixture of a block; None: the feed-forward layers are dense."""
     if config.moe is None:
         return None
 
@@ -181,7 +179,7 @@ def _mixture(config: RunConfig, layout: Layout) -> Callable[[int], nn.Module] | 
 
 
 def _without_experts(hidden: int, moe: MoEConfig) -> nn.Module:
-    """The parameters of a mixture that every rank holds, in the order and under the names of the layer itself."""
+    """What every rank holds of a mixture, in the order and under the names of the layer itself."""
     parts: dict[str, nn.Module] = {"router": nn.Linear(hidden, moe.num_experts, bias=False)}
     if moe.shared_expert_hidden is not None:
         first = nn.Linear(hidden, moe.shared_expert_hidden, bias=False)
@@ -222,7 +220,7 @@ def _network(
 
 
 def _context_reader(config: RunConfig) -> nn.Module | None:
-    """What makes a context ready to be read beside the state; None: it is read as it is, or there is none."""
+    """What a context passes through before it is read beside the state."""
     if config.flow is None or config.context_shape is None or not isinstance(config.flow.context, SemanticMap):
         return None
     channels, height, _ = config.context_shape

@@ -20,14 +20,7 @@ TIME_SCALE = 1_000.0
 
 
 class Steered(Protocol):
-    """A network that embeds time and class.
-
-    Attributes:
-        hidden: D.
-        null_label: the label that stands for none.
-        embed_time: from waves of the time [B, D] to [B, D].
-        embed_label: from labels [B] to [B, D].
-    """
+    """A network that embeds time, by its waves [B, D], and class; `null_label` stands for none."""
 
     hidden: int
     null_label: int
@@ -42,13 +35,10 @@ def steering(network: Steered, t: Tensor, label: Tensor | None, dtype: torch.dty
 
 
 def known_label(network: Steered, t: Tensor, label: Tensor | None) -> Tensor:
-    """The label, or the one that stands for none; int64 [B]."""
     return torch.full(t.shape, network.null_label, device=t.device) if label is None else label
 
 
 class Embeddings(Protocol):
-    """What embeds time and class; attributes as in :class:`Steered`."""
-
     embed_time: nn.Sequential
     embed_label: nn.Embedding
 
@@ -130,9 +120,9 @@ def beside_context(x_t: Tensor, context: Tensor | None, read_context: nn.Module 
 
 
 class SpatialRescaler(nn.Conv2d):
-    """Halves a map a number of times, each time to the means of two by two, and mixes its channels by a matrix.
+    """Halves a map by means of two by two, and mixes its channels: Rombach et al., 2022, appendix D.
 
-    Rombach et al., 2022, appendix D; used by Dao et al., "Flow Matching in Latent Space", 2307.08698, section 4.2.
+    As in Dao et al., "Flow Matching in Latent Space", 2307.08698, section 4.2.
     """
 
     def __init__(self, num_read: int, num_written: int, halvings: int) -> None:
@@ -143,7 +133,6 @@ class SpatialRescaler(nn.Conv2d):
         return Constant(0.0) if name == "bias" else by_inputs(math.prod(shape[1:]))
 
     def forward(self, input: Tensor) -> Tensor:
-        """Maps [B, num_read, H, W] to [B, num_written, H / 2^halvings, W / 2^halvings]."""
         values = input.to(self.weight.dtype)
         for _ in range(self.halvings):
             values = functional.interpolate(values, scale_factor=0.5, mode="bilinear", align_corners=False)

@@ -37,10 +37,7 @@ diffusion_steps."""
 
 
 def timestep_waves(t: Tensor) -> Tensor:
-    """Cosines and sines of the timesteps 1000 (1 - t) - 1, at least 0, at 128 frequencies from 1 to 1 / 10,000.
-
-    Float32 [B, 256]. In float64 a whole timestep is met exactly, in float32 to 1e-4 of one.
-    """
+    """Cosines and sines of the timesteps 1000 (1 - t) - 1 >= 0 at frequencies 1 to 1 / 10,000: float32 [B, 256]."""
     half = DIFFUSERS_TIME_WAVES // 2
     exponents = -math.log(LARGEST_PERIOD) * torch.arange(half, device=t.device, dtype=torch.float32) / (half - 1)
     timesteps = (TIMESTEPS * (1 - t) - 1).clamp_min(0).float()
@@ -62,11 +59,10 @@ def place_waves(rows: int, columns: int, width: int) -> Tensor:
 
 
 class DiT(Network):
-    """A transformer over image patches, steered by time and class through adaLN-Zero.
+    """A transformer over image patches, steered through adaLN-Zero; blocks start as the identity, the output at zero.
 
-    Every block starts as the identity and the output starts at zero. The feed-forward layers come from the caller, so
-    that a dense and a mixture-of-experts model are one class. Peebles and Xie, "Scalable Diffusion Models with
-    Transformers", 2023, section 3.
+    Feed-forward layers come from the caller, so that dense models and mixtures are one class.
+    Peebles and Xie, "Scalable Diffusion Models with Transformers", 2023, section 3.
     """
 
     def __init__(
@@ -107,7 +103,6 @@ class DiT(Network):
 
     @classmethod
     def build(cls, spec: NetworkSpec[DiTConfig]) -> Self:
-        """Builds the network of a run; without a mixture its feed-forward layers are dense."""
         config = spec.config
         return cls(
             config,
@@ -127,10 +122,7 @@ class DiT(Network):
     def forward(
         self, x_t: Tensor, t: Tensor, condition: Condition, question: Question | None = None
     ) -> Tensor | tuple[Tensor, Tensor]:
-        """Float32 [B, num_fields C, H, W] of states [B, C, H, W], of the built shape or any other that patches cover.
-
-        With `WithAttention` also the attention, float32 [B, A, N].
-        """
+        """Float32 [B, num_fields C, H, W], with `WithAttention` also [B, A, N]; of any shape that patches cover."""
         asked = question if isinstance(question, WithAttention) else None
         features_BND, attention_BAN = self._features(x_t, t, condition, asked)
         grid, _ = self._grid_of(x_t)
@@ -145,7 +137,6 @@ class DiT(Network):
     def _features(
         self, x_t: Tensor, t: Tensor, condition: Condition, asked: WithAttention | None
     ) -> tuple[Tensor, Tensor | None]:
-        """The features of patches, and the attention that is asked for."""
         dtype = computing_dtype(self)
         waves_BW = (timestep_waves(t) if self.of_diffusers else wave_embedding(TIME_SCALE * t, self.hidden)).to(dtype)
         label_B = known_label(self, t, condition.label)
@@ -168,7 +159,7 @@ class DiT(Network):
         return modulate(tokens_BND, shift, scale), mean_BAN
 
     def _grid_of(self, x_t: Tensor) -> tuple[PatchGrid, Tensor]:
-        """The patches of states of a shape, and the waves of their places; made once for each shape."""
+        """Patches and waves of places of a shape; made once for each shape."""
         rows, columns = (side // self.grid.size for side in x_t.shape[-2:])
         if (rows, columns) == (self.grid.rows, self.grid.columns):
             assert isinstance(self.positions, Tensor)
@@ -183,7 +174,6 @@ class DiT(Network):
         return grid, positions
 
     def _places(self, grid: PatchGrid) -> Tensor:
-        """Waves of the places of patches, [N, D]."""
         return place_waves(grid.rows, grid.columns, self.hidden) if self.of_diffusers else grid.positions(self.hidden)
 
 
@@ -209,17 +199,14 @@ class Block(nn.Module):
         past: KeysAndValues | None = None,
         looking: Tensor | None = None,
     ) -> Tensor | tuple[Tensor, Tensor]:
-        """Computes the tokens after the block.
+        """Tokens [B, N, D] after the block; with `looking` also [B, A, M], their unmasked attention, mean over heads.
 
         Args:
             tokens_BND: the tokens before it.
-            steering_BD: steers it.
+            steering_BD: what scales, shifts and gates them.
             mask: bool [N, M], which of all M tokens each attends to; None: all of them.
-            past: keys and values of tokens read before, which these are added to; None: there are no others.
-            looking: int64 [A], tokens whose attention is returned, too; it is not masked.
-
-        Returns:
-            [B, N, D]; beside it, for `looking`, float32 [B, A, M], the mean of their attention over the heads.
+            past: keys and values of tokens read before, which these are added to.
+            looking: int64 [A], tokens whose attention is returned.
         """
         shift_1, scale_1, gate_1, shift_2, scale_2, gate_2 = self.modulation(steering_BD)[:, None].chunk(6, dim=-1)
         attended, attention_BAM = self._attention(modulate(tokens_BND, shift_1, scale_1), mask, past, looking)
@@ -246,7 +233,7 @@ class Block(nn.Module):
         return mean_BAM if self._over_ranks is None else self._over_ranks(mean_BAM)
 
     def divide(self, columns: Columns, rows: Rows) -> None:
-        """Keeps this rank's heads and inner width, see :mod:`trainer.model.parallel.division`."""
+        """Keeps this rank's heads and inner width."""
         self.qkv = columns(self.qkv, 3 * (self.modulation.in_features,))
         self.projection = rows(self.projection)
         if isinstance(self.projection, SumsOverRanks):
@@ -256,7 +243,7 @@ class Block(nn.Module):
 
 
 class SelfSteeredBlock(Block):
-    """A block with an embedding of time and class of its own."""
+    """A block that embeds time and class itself."""
 
     def __init__(self, config: DiTConfig, feed_forward: nn.Module, num_classes: int) -> None:
         super().__init__(config, feed_forward)
@@ -272,7 +259,7 @@ class SelfSteeredBlock(Block):
         *,
         looking: Tensor | None = None,
     ) -> Tensor | tuple[Tensor, Tensor]:
-        """The same of waves of the time [B, W], classes int64 [B] and embedded captions [B, D], None if not read."""
+        """Takes waves of the time [B, W], classes int64 [B] and embedded captions [B, D], not the steering vector."""
         return super().forward(tokens_BND, steered_by(self, waves_BW, label_B, caption_BD), looking=looking)
 
 
@@ -280,11 +267,9 @@ class FeedForward(nn.Sequential):
     """The dense feed-forward layer of a transformer block."""
 
     def __init__(self, hidden: int, inner: int, kind: Literal["gelu", "gelu_tanh"] = "gelu") -> None:
-        """Builds two linear layers of widths hidden -> inner -> hidden around a GELU, or its approximation by tanh."""
         active = nn.GELU(approximate="tanh" if kind == "gelu_tanh" else "none")
         super().__init__(nn.Linear(hidden, inner), active, nn.Linear(inner, hidden))
         self.inner = inner
 
     def divide(self, columns: Columns, rows: Rows) -> None:
-        """Keeps this rank's share of the inner width, see :mod:`trainer.model.parallel.division`."""
         self[0], self[2] = columns(self[0], (self.inner,)), rows(self[2])

@@ -19,10 +19,7 @@ PASSES = 3
 
 
 def training_flops(config: RunConfig) -> int | None:
-    """Floating-point operations of learning from one example: 3 times the forward pass, 2 for each multiply-add.
-
-    Chowdhery et al., "PaLM", 2022, appendix B.
-    """
+    """Floating-point operations of learning from one example: Chowdhery et al., "PaLM", 2022, appendix B."""
     forward = forward_multiply_adds(config)
     return None if forward is None else PASSES * OPERATIONS_PER_MULTIPLY_ADD * (forward + _head(config))
 
@@ -36,10 +33,7 @@ def forward_multiply_adds(config: RunConfig) -> int | None:
 
 
 def sample_multiply_adds(config: RunConfig, sampler: AnyConfig, calls: Mapping[str, int]) -> int | None:
-    """Multiply-adds that draw one example without guidance and without decoding latents.
-
-    None: those of the network are not known, or controls of the run call it besides, such as for a gradient.
-    """
+    """Those that draw one example without guidance and decoding; None if unknown, or where controls add calls."""
     if getattr(config.sample, "controls", ()) and sampler.calls() != dict(calls):
         return None
     network = config.model.sample_multiply_adds(

@@ -42,12 +42,9 @@ class GPT(Network):
     """A pre-norm transformer whose tokens may move between ranks from layer to layer.
 
     The residual stream is rows [T, D], and a :class:`moe.dispatch.residency.Residency` says which tokens they are.
-    Feed-forward layers from the caller either take rows where they are (dense layers and home-return mixtures) or move
-    them (:class:`MovesTokens`); the network is the same. In the second case forward and backward are collective over
-    the layers' expert-parallel group, whose ranks give batches of one shape. What they send is listed in
-    :mod:`moe.dispatch.context_coherent`.
-
-    Source: Radford et al., "Language Models are Unsupervised Multitask Learners", 2019, section 2.3.
+    Feed-forward layers take rows where they are, or move them (:class:`MovesTokens`); then forward and backward are
+    collective over their expert-parallel group, whose ranks give batches of one shape.
+    Radford et al., "Language Models are Unsupervised Multitask Learners", 2019, section 2.3.
     """
 
     def __init__(self, config: GPTConfig, *, feed_forward: Callable[[int], nn.Module]) -> None:
@@ -63,7 +60,6 @@ class GPT(Network):
 
     @classmethod
     def build(cls, spec: NetworkSpec[GPTConfig]) -> Self:
-        """Builds the network of a run; without a mixture its feed-forward layers are dense."""
         config = spec.config
         feed_forward = spec.mixture or (lambda _: dense_feed_forward(config))
         return cls(config, feed_forward=feed_forward)
@@ -101,7 +97,7 @@ class GPT(Network):
         return collect_values(losses_T, residency).view(tokens_BN.shape)
 
     def advance(self, rows_TD: Tensor, residency: Residency, context: Context) -> tuple[Tensor, Residency]:
-        """Sends embedded rows [T, D] through all blocks; returns them and where they are then."""
+        """Rows [T, D] after all blocks, and where they are then."""
         for block in self.blocks:
             rows_TD, residency = block(rows_TD, residency, context)
         return rows_TD, residency
@@ -134,7 +130,6 @@ class Block(nn.Module):
         self._moves_tokens = isinstance(feed_forward, MovesTokens)
 
     def forward(self, rows_TD: Tensor, residency: Residency, context: Context) -> tuple[Tensor, Residency]:
-        """Returns the rows after the block, and where they are."""
         attended_TD = self.attention(self.attention_norm(rows_TD), residency, context)
         before_TD = rows_TD
         rows_TD = rows_TD + self._drop(attended_TD, 0, residency, context)
@@ -146,7 +141,7 @@ class Block(nn.Module):
         return rows_TD + self._drop(fed_TD, 1, residency, context), residency
 
     def divide(self, columns: Columns, rows: Rows) -> None:
-        """Keeps this rank's heads and inner width, see :mod:`trainer.model.parallel.division`."""
+        """Keeps this rank's heads and inner width."""
         self.attention.divide(columns, rows)
         if isinstance(self.feed_forward, FeedForward):
             self.feed_forward.divide(columns, rows)
@@ -159,19 +154,15 @@ class Block(nn.Module):
 
 
 class FeedForward(nn.Sequential):
-    """The dense feed-forward layer of a block; its gate is Shazeer, "GLU Variants Improve Transformer", 2020, equation
-    6.
-    """
+    """Two linear layers; with swiglu the first gives the gate, then the gated values (Shazeer, 2020, equation 6)."""
 
     def __init__(self, hidden: int, inner: int, kind: FeedForwardKind = "gelu", *, bias: bool = False) -> None:
-        """swiglu: the first layer gives the gate and, behind it, the gated values."""
         sections = (inner, inner) if kind == "swiglu" else (inner,)
         active = Gated() if kind == "swiglu" else nn.GELU(approximate="tanh" if kind == "gelu_tanh" else "none")
         super().__init__(nn.Linear(hidden, sum(sections), bias=bias), active, nn.Linear(inner, hidden, bias=bias))
         self.sections = sections
 
     def divide(self, columns: Columns, rows: Rows) -> None:
-        """Keeps this rank's share of the inner width, see :mod:`trainer.model.parallel.division`."""
         self[0], self[2] = columns(self[0], self.sections), rows(self[2])
 
 
@@ -179,7 +170,6 @@ class Gated(nn.Module):
     """The second half of the values, times the SiLU of the first half."""
 
     def forward(self, values: Tensor) -> Tensor:
-        """From [..., 2 inner] to [..., inner]."""
         gate, gated = values.chunk(2, dim=-1)
         return functional.silu(gate) * gated
 
@@ -193,11 +183,9 @@ class TiedEmbedding(nn.Embedding):
 
 
 def norm_of(config: GPTConfig) -> nn.Module:
-    """The norm of a network's settings."""
     kind = nn.RMSNorm if config.norm == "rms" else nn.LayerNorm
     return kind(config.hidden, eps=config.norm_epsilon)
 
 
 def dense_feed_forward(config: GPTConfig) -> FeedForward:
-    """The dense feed-forward layer of a network's settings."""
     return FeedForward(config.hidden, config.inner, config.feed_forward, bias=config.bias)

@@ -20,13 +20,10 @@ from trainer.model.network import Constant, Initial, Network, NetworkSpec, compu
 
 
 class MLP(Network):
-    """Residual blocks over a vector, steered by time and class as a diffusion transformer's are, without attention.
+    """Residual blocks over a vector, steered as those of a diffusion transformer; the output starts at zero.
 
-    The input joins its values with sines and cosines of them, so that sharp edges in few dimensions can be learned.
-    Every block starts as the identity and the output starts at zero.
-
-    Source: Peebles and Xie, "Scalable Diffusion Models with Transformers", 2023, section 3 (steering); Tancik et al.,
-    "Fourier Features Let Networks Learn High Frequency Functions in Low Dimensional Domains", 2020 (input).
+    The input also holds sines and cosines of its values: Tancik et al., "Fourier Features Let Networks Learn High
+    Frequency Functions in Low Dimensional Domains", 2020.
     """
 
     def __init__(
@@ -51,7 +48,6 @@ class MLP(Network):
 
     @classmethod
     def build(cls, spec: NetworkSpec[MLPConfig]) -> Self:
-        """Builds the network of a run; without a mixture its feed-forward layers are dense."""
         config = spec.config
         return cls(
             config,
@@ -90,20 +86,13 @@ class Block(nn.Module):
         self.feed_forward = feed_forward
 
     def forward(self, tokens_B1D: Tensor, steering_BD: Tensor) -> Tensor:
-        """Returns the tokens [B, 1, D] after the block, given the steering vector [B, D]."""
         shift, scale, gate = self.modulation(steering_BD)[:, None].chunk(3, dim=-1)
         fed = self.feed_forward(modulate(tokens_B1D, shift, scale))
         return tokens_B1D + gate * functional.dropout(fed, self.dropout, self.training)
 
 
 class Policy(NamedTuple):
-    """What a network says of states; all float32.
-
-    Attributes:
-        forward: [B, T, A] logits of the next action, the stop last.
-        backward: [B, T, A - 1] logits of the action that led into the state; none stops.
-        log_partition: [B] logarithm of the sum of all rewards under the condition.
-    """
+    """Logits of next actions, the stop last [B, T, A], of actions before [B, T, A - 1], log partition [B]; float32."""
 
     forward: Tensor
     backward: Tensor
@@ -111,10 +100,9 @@ class Policy(NamedTuple):
 
 
 class PolicyMLP(Network):
-    """Residual blocks over the features of a state and its condition; at first all actions are equally likely.
+    """Residual blocks over state and condition; at first all actions are equally likely.
 
-    The logarithm of the partition function is computed of the condition alone, by the module ``log_partition``, which
-    learns best at a rate of its own (`optim.rates`).
+    The module ``log_partition`` reads the condition alone and learns best at a rate apart (`optim.rates`).
     """
 
     def __init__(self, config: PolicyMLPConfig, sizes: PolicySizes) -> None:
@@ -131,7 +119,6 @@ class PolicyMLP(Network):
 
     @classmethod
     def build(cls, spec: NetworkSpec[PolicyMLPConfig]) -> Self:
-        """Builds the network of a run."""
         return cls(spec.config, spec.config.sizes)
 
     def initial(self, name: str, shape: tuple[int, ...]) -> Initial:
@@ -139,7 +126,7 @@ class PolicyMLP(Network):
         return Constant(0.0) if name.endswith("bias") or name in at_zero else xavier(shape)
 
     def forward(self, features_BTF: Tensor, condition_BC: Tensor) -> Policy:
-        """Answers for states [B, T, F] of objects with conditions [B, C]."""
+        """For states [B, T, F] of objects with conditions [B, C]."""
         dtype = self.embed_features.weight.dtype
         condition_BC = condition_BC.to(dtype)
         read_BTD = self.embed_features(features_BTF.to(dtype)) + self.embed_condition(condition_BC)[:, None]
@@ -161,5 +148,4 @@ class PolicyBlock(nn.Module):
         self.linear = nn.Linear(hidden, hidden)
 
     def forward(self, read_BTD: Tensor) -> Tensor:
-        """Returns the values [B, T, D] after the block."""
         return read_BTD + self.linear(functional.silu(read_BTD))

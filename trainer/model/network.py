@@ -27,7 +27,6 @@ class Constant:
     value: float
 
     def draw(self, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
-        """Returns float32 values; nothing is drawn."""
         del generator
         return torch.full(shape, self.value)
 
@@ -39,7 +38,6 @@ class Normal:
     std: float
 
     def draw(self, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
-        """Returns float32 values."""
         return torch.empty(shape).normal_(0.0, self.std, generator=generator)
 
 
@@ -50,7 +48,6 @@ class Uniform:
     bound: float
 
     def draw(self, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
-        """Returns float32 values."""
         return torch.empty(shape).uniform_(-self.bound, self.bound, generator=generator)
 
 
@@ -73,22 +70,14 @@ class StatesInitial(Protocol):
     """A module that says what the parameters below it begin with, as far as no module further inside says it."""
 
     def initial(self, name: str, shape: tuple[int, ...]) -> Initial:
-        """What a parameter begins with.
-
-        Args:
-            name: of the parameter in this module.
-            shape: of the whole parameter, whatever part of it a rank holds.
-        """
+        """First values of a parameter by its name in this module and its whole shape, whatever a rank holds of it."""
         ...
 
 
 def steered(
     name: str, shape: tuple[int, ...], *, at_zero: tuple[str, ...] = (), embeddings: tuple[str, ...] = ("embed_label",)
 ) -> Initial:
-    """Initial values in a network whose blocks are steered by layers called `modulation`, which start at zero.
-
-    `at_zero` names further layers that start at zero, `embeddings` tables of vectors.
-    """
+    """First values in a network whose layers `modulation`, and those in `at_zero`, start at zero."""
     layer, _, kind = name.rpartition(".")
     if kind == "bias" or layer in at_zero or layer.endswith("modulation"):
         return Constant(0.0)
@@ -145,13 +134,11 @@ class NetworkSpec(Generic[C]):
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
-        """(C, H, W) of a state that is an image."""
         channels, height, width = self.state_shape
         return channels, height, width
 
     @property
     def num_values(self) -> int:
-        """Values of a state that is a vector."""
         (values,) = self.state_shape
         return values
 
@@ -203,10 +190,7 @@ def put_frozen(module: nn.Module, name: str, values: Tensor) -> None:
 
 
 def computing_dtype(module: nn.Module) -> torch.dtype:
-    """The type of a module's frozen weights, or of its parameters where it has none.
-
-    Asking a parameter by its name would have ZeRO 3 gather it.
-    """
+    """Type of a module's frozen weights, or else of its parameters; by name ZeRO 3 would gather them."""
     for part in module.modules():
         for name in vars(part).get(_NAMES, {}):
             return part.get_buffer(name).dtype
@@ -216,11 +200,10 @@ def computing_dtype(module: nn.Module) -> torch.dtype:
 
 
 def prepare_blocks(blocks: nn.ModuleList, config: DeepSpeedConfig | FSDPConfig) -> None:
-    """Has each block compute as the engine's settings ask, in place, before an engine puts its hooks around it.
+    """Makes each block compute as the engine's settings say, in place, before an engine puts its hooks around it.
 
-    With ``activation_checkpointing`` a block keeps its inputs alone and computes the rest again when its gradient is
-    due: the same draws, the same collectives, the same bits (Chen et al., "Training Deep Nets with Sublinear Memory
-    Cost", 2016). With ``compile`` it is one compiled graph, with the draws of the uncompiled one.
+    ``activation_checkpointing`` keeps the inputs and computes the rest again with the same draws, collectives and bits
+    (Chen et al., "Training Deep Nets with Sublinear Memory Cost", 2016); ``compile`` keeps the draws.
     """
     for block in blocks:
         compute: Any = block.forward

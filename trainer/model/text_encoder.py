@@ -27,10 +27,9 @@ TOGETHER = 64
 
 
 class TextEncoder:
-    """A text encoder that is not trained, such as T5's encoder, BERT or the text half of CLIP.
+    """A frozen text encoder, such as T5's, BERT or the text half of CLIP; no code of its folder is run.
 
-    The vector of a text is the encoder's own pooled output for CLIP, and otherwise the mean of its last states over
-    the tokens of the text. No code from the folder is run and nothing is unpickled.
+    A text's vector is CLIP's pooled output, or else the mean of the last states over its tokens. Nothing is unpickled.
     """
 
     def __init__(self, folder: Path, device: torch.device | None = None) -> None:

@@ -26,10 +26,10 @@ from trainer.model.network import Constant, Initial, Network, NetworkSpec, compu
 
 
 class FlowHead(nn.Module):
-    """The velocity of a flow over the values of a token, given its features; tokens know nothing of each other.
+    """The velocity of a flow over the values of a token by its features, independent of other tokens; zero at first.
 
-    State and time join with sines and cosines of them, so that a narrow distribution can be learned. The output starts
-    at zero. Shaul et al., "Transition Matching", arXiv 2506.23589, section 3 (a head that samples each token).
+    State and time join with sines and cosines, so that a narrow distribution can be learned. Shaul et al., "Transition
+    Matching", arXiv 2506.23589, section 3.
     """
 
     def __init__(self, config: HeadConfig, *, values: int, features: int) -> None:
@@ -79,10 +79,7 @@ def answer(network: WithHead, x_t: Tensor, t: Tensor, condition: Condition, ques
 
 
 def _mean_velocity(network: WithHead, tokens_BND: Tensor, x_t: Tensor) -> Tensor:
-    """The mean over draws of the head.
-
-    Each draw starts at the same noise for every example, so that the velocity is a smooth function of state and time.
-    """
+    """The mean over draws of the head, from the same noises for all examples: a smooth function of state and time."""
     key = torch.zeros(1, dtype=torch.int64, device=x_t.device)
     noises = torch.stack([keyed_normal(x_t[:1], key, number) for number in range(network.mean.draws)])
     y = noises.float().expand(-1, *x_t.shape)
@@ -93,10 +90,7 @@ def _mean_velocity(network: WithHead, tokens_BND: Tensor, x_t: Tensor) -> Tensor
 
 
 class TransitionDiT(DiT):
-    """The features of patches that a diffusion transformer computes, and a head that is called for each patch alone.
-
-    Shaul et al., "Transition Matching", arXiv 2506.23589, section 3.1 (difference transition matching).
-    """
+    """A diffusion transformer whose features a head reads, patch by patch: Shaul et al., section 3.1."""
 
     def __init__(self, config: TransitionDiTConfig, *, shape: tuple[int, int, int], **trunk: Any) -> None:
         super().__init__(config, shape=shape, **trunk)
@@ -106,7 +100,6 @@ class TransitionDiT(DiT):
         self.head = FlowHead(config.head, values=values, features=config.hidden)
 
     def forward(self, x_t: Tensor, t: Tensor, condition: Condition, question: Question | None = None) -> Tensor:
-        """Computes the velocity of the flow, or what else is asked for; see :func:`trainer.model.transition.answer`."""
         return answer(self, x_t, t, condition, question)
 
     def velocities(self, tokens_BND: Tensor, y: Tensor, s: Tensor) -> Tensor:
@@ -116,10 +109,7 @@ class TransitionDiT(DiT):
 
 
 class TransitionMLP(MLP):
-    """The features that residual blocks compute of a vector, and a head that is called with them.
-
-    Shaul et al., "Transition Matching", arXiv 2506.23589, section 3.1 (difference transition matching).
-    """
+    """Residual blocks over a vector, whose features a head reads: Shaul et al., section 3.1."""
 
     def __init__(self, config: TransitionMLPConfig, *, num_values: int, **trunk: Any) -> None:
         super().__init__(config, num_values=num_values, **trunk)
@@ -128,7 +118,6 @@ class TransitionMLP(MLP):
         self.head = FlowHead(config.head, values=num_values, features=config.hidden)
 
     def forward(self, x_t: Tensor, t: Tensor, condition: Condition, question: Question | None = None) -> Tensor:
-        """Computes the velocity of the flow, or what else is asked for; see :func:`trainer.model.transition.answer`."""
         return answer(self, x_t, t, condition, question)
 
     def velocities(self, tokens_B1D: Tensor, y: Tensor, s: Tensor) -> Tensor:
@@ -138,13 +127,10 @@ class TransitionMLP(MLP):
 class CausalTransition(Network):
     """A transformer over the tokens of a state and of those that follow it, steered by the class, and a head.
 
-    The features at a place are those of the token that is drawn there, and its input is the token before it: the first
-    place of what is drawn begins with a start token, which holds no value. With history `last` the tokens of the state
-    X_t attend to one another, those of X_(t+1) to X_t and to the tokens before them, and the time steers every block
-    and the features that the head reads. With history `full` all states are one sequence without a time, in which each
-    token attends to those before it.
-
-    Source: Shaul et al., "Transition Matching", arXiv 2506.23589, sections 3.2 and 3.3 (ARTM, FHTM).
+    The features at a place are those of the token that is drawn there, and its input is the token before it, at first a
+    start token without value. With history `last` tokens of X_t attend to one another, those of X_(t+1) to X_t and to
+    tokens before, and time steers; with `full` all states are one causal sequence without a time.
+    Shaul et al., "Transition Matching", arXiv 2506.23589, sections 3.2 and 3.3 (ARTM, FHTM).
     """
 
     positions: Tensor
@@ -181,17 +167,13 @@ class CausalTransition(Network):
 
     @classmethod
     def build(cls, spec: NetworkSpec[CausalTransitionConfig]) -> Self:
-        """Builds the network of a run."""
         return cls(spec.config, shape=spec.state_shape, num_classes=spec.num_classes)
 
     def initial(self, name: str, shape: tuple[int, ...]) -> Initial:
         return steered(name, shape, embeddings=("embed_label", "embed_state"))
 
     def forward(self, x_t: Tensor, t: Tensor, condition: Condition, question: Question | None = None) -> Tensor:
-        """Answers `NextStates` about [B, *D], `NextToken` about tokens [B, S, P], `OfToken` about states of the head.
-
-        Velocities are float32. With history `full` only the head has times. Without a question there is no prediction.
-        """
+        """Answers `NextStates` about [B, *D], `NextToken` about tokens [B, S, P], `OfToken` about a head's states."""
         match question:
             case NextStates():
                 return self._next_states(x_t, t, condition, question)
@@ -210,7 +192,6 @@ class CausalTransition(Network):
 
     @property
     def _start(self) -> int:
-        """Place of the start token."""
         return self.chain.num_tokens if self.chain.history == "last" else 0
 
     def _started(self, tokens_BNP: Tensor) -> Tensor:
@@ -250,5 +231,4 @@ class CausalTransition(Network):
 
 
 def chain_of(config: CausalTransitionConfig, shape: tuple[int, ...]) -> Chain:
-    """The states that a network draws one after the other."""
     return Chain(config.transitions, config.history, shape, config.patch_size)

@@ -43,7 +43,6 @@ class NothingDrawn(TorchFunctionMode):
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
-        """Calls a function of torch, unless it would draw nothing."""
         del types
         kwargs = kwargs or {}
         if func in (Tensor.normal_, nn.init.normal_):
@@ -84,14 +83,7 @@ class Values(Protocol):
     """Where values come from."""
 
     def of(self, piece: StatePiece) -> Tensor | None:
-        """The values of a rectangle of a parameter.
-
-        Args:
-            piece: which; its tensor is not read.
-
-        Returns:
-            On the CPU, shaped like the rectangle, valid until the next call; None: whatever is there stays.
-        """
+        """Values of a rectangle, whose tensor is not read, on the CPU until the next call; None: keep what is there."""
         ...
 
 
@@ -105,10 +97,9 @@ class DrawsExperts(Protocol):
 
 
 class DrawnValues:
-    """Initial values, each drawn by a generator of its own: a function of the seed and of the parameter's name.
+    """First values, each drawn whole by a generator that depends on the seed and the parameter's name alone.
 
-    A parameter is drawn whole, and the last one alone is kept. It begins with what the innermost module around it says
-    that says anything, and keeps its values where none does.
+    The innermost module that states them decides; where none does, values stay. The last parameter alone is kept.
     """
 
     def __init__(self, network: nn.Module, seed: int) -> None:
@@ -143,10 +134,7 @@ class SavedValues:
     """Those of saved weights, of which only what is asked for is read."""
 
     def __init__(self, weights: Weights, otherwise: Values | None = None, new: tuple[str, ...] = ()) -> None:
-        """Reads nothing yet; the weights are checked, and parameters that begin with `new` are not read.
-
-        `otherwise` gives the values of new parameters; None: they keep theirs.
-        """
+        """Parameters that begin with `new` are not read; `otherwise` gives their values, None: they keep theirs."""
         self._weights, self._otherwise, self._new = weights, otherwise, new
 
     def of(self, piece: StatePiece) -> Tensor | None:
@@ -199,13 +187,9 @@ def _paths_around(name: str) -> Iterator[str]:
 
 
 class SavedModules:
-    """Modules as they were saved, or their mean where the network has low-rank adapters; fresh routing.
-
-    Caccia et al., "Multi-Head Adapter Routing", arXiv 2211.03831, section 3.2.
-    """
+    """Saved modules, or their mean for low-rank adapters, and fresh routing (Caccia et al., arXiv 2211.03831, 3.2)."""
 
     def __init__(self, weights: Weights, routing: Values) -> None:
-        """Reads nothing yet; `routing` gives the values of the routing, whose tasks are others."""
         self._weights, self._routing = weights, routing
 
     def of(self, piece: StatePiece) -> Tensor | None:
@@ -239,10 +223,7 @@ def check_weights(path: Path, shapes: Mapping[str, tuple[int, ...]], remedy: str
 
 
 def check_meaning(path: Path, model: NetworkConfig, otherwise: str = "begin without model.init_from") -> None:
-    """Refuses weights that have the right shapes and were trained to compute something else.
-
-    Weights without a configuration beside them are let through.
-    """
+    """Refuses weights of the right shapes that were trained to compute something else, if a configuration shows it."""
     beside = path.parent / "config.yaml"
     if not beside.is_file():
         return
@@ -259,7 +240,6 @@ def check_meaning(path: Path, model: NetworkConfig, otherwise: str = "begin with
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
-    """Reads a safetensors file of a checkpoint."""
     try:
         return load_file(path)
     except (OSError, SafetensorError) as error:
@@ -278,10 +258,7 @@ def load_routers(model: nn.Module, folder: Path) -> None:
 
 
 def initialise_from(model: nn.Module, path: Path, new: tuple[str, ...] = ()) -> None:
-    """Fills a network, or this rank's part of it, from checked weights; experts are found by logical id.
-
-    What the routers had learned besides is in the file beside it, if any. Parameters that begin with `new` stay.
-    """
+    """Fills a network, or this rank's part of it, and its routers from checked weights; parameters in `new` stay."""
     with open_weights(path) as weights:
         fill(held_pieces(model), SavedValues(weights, new=new))
     load_routers(model, path.parent)

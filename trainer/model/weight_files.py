@@ -77,7 +77,6 @@ class Weights:
 
     @property
     def names(self) -> list[str]:
-        """Of the tensors."""
         return list(self._file_of)
 
     def shape(self, name: str) -> tuple[int, ...]:
@@ -89,7 +88,6 @@ class Weights:
         return self._file_of[name].get_slice(name).get_dtype()
 
     def tensor(self, name: str) -> Tensor:
-        """A tensor, on the CPU."""
         return self._file_of[name].get_tensor(name)
 
     def rectangle(self, name: str, offset: Sequence[int], sizes: Sequence[int]) -> Tensor:
@@ -101,16 +99,7 @@ class Weights:
 
 @contextmanager
 def open_weights(path: Path) -> Iterator[Weights]:
-    """Opens weights in either form.
-
-    Args:
-        path: of the one file, or of the index.
-
-    Raises:
-        Refusal: the index is malformed, or a tensor is not in the file that it names.
-        OSError: a file is missing.
-        SafetensorError: a file is malformed.
-    """
+    """Opens one file, or the parts beside its index; a missing file raises OSError, a malformed one SafetensorError."""
     files = files_of(path)
     with ExitStack() as stack:
         opened: dict[str, Any] = {

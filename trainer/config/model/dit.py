@@ -58,12 +58,10 @@ class DiTConfig(NetworkConfig):
 
     @property
     def inner(self) -> int:
-        """Width inside the dense feed-forward layers."""
         return self.feed_forward_hidden or 4 * self.hidden
 
     @property
     def time_waves(self) -> int:
-        """Cosines and sines of the time."""
         return DIFFUSERS_TIME_WAVES if self.waves == "diffusers" else self.hidden
 
     @property
@@ -83,7 +81,6 @@ class DiTConfig(NetworkConfig):
         return heads if mixture else {**heads, "model.feed_forward_hidden": self.inner}
 
     def check_states(self, shape: tuple[int, ...]) -> None:
-        """An image that patches divide."""
         check_image(shape, "model.patch_size", self.patch_size, otherwise="use an mlp model")
 
     def tokens(self, state_shape: tuple[int, ...]) -> int:
@@ -112,9 +109,7 @@ class SegmentNetworkConfig(NetworkConfig):
     if TYPE_CHECKING:
 
         @property
-        def segments(self) -> int:
-            """Parts of the time."""
-            ...
+        def segments(self) -> int: ...
 
     @property
     def segment_blocks(self) -> range:
@@ -164,7 +159,6 @@ class BlockwiseConfig(SegmentNetworkConfig):
 
     @property
     def num_layers(self) -> int:
-        """All blocks."""
         return self.trunk_layers + self.segment_layers + self.residual_layers
 
     @property
@@ -177,12 +171,10 @@ class BlockwiseConfig(SegmentNetworkConfig):
 
     @property
     def inner(self) -> int:
-        """Width inside the feed-forward layers."""
         return self.feed_forward_hidden or 4 * self.hidden
 
     @property
     def projection_inner(self) -> int:
-        """Width of the layers between the trunk's features and the teacher's."""
         return self.projection_hidden or 2 * self.hidden
 
     @property
@@ -198,7 +190,6 @@ class BlockwiseConfig(SegmentNetworkConfig):
         return self
 
     def check_states(self, shape: tuple[int, ...]) -> None:
-        """An image that patches divide."""
         check_image(shape, "model.patch_size", self.patch_size, otherwise="use an mlp model")
 
     def tokens(self, state_shape: tuple[int, ...]) -> int:

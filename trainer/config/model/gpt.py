@@ -68,12 +68,10 @@ class GPTConfig(NetworkConfig):
 
     @property
     def key_value_heads(self) -> int:
-        """Heads of keys and values."""
         return self.num_kv_heads or self.num_heads
 
     @property
     def key_value_width(self) -> int:
-        """Elements of a token's keys and values together, in one layer."""
         return 2 * self.key_value_heads * self.hidden // self.num_heads
 
     @property
@@ -95,7 +93,6 @@ class GPTConfig(NetworkConfig):
 
     @property
     def rotary_width(self) -> int:
-        """Coordinates of a head that positions turn."""
         return int(self.rotary_share * (self.hidden // self.num_heads))
 
     @property
@@ -104,7 +101,6 @@ class GPTConfig(NetworkConfig):
 
     @property
     def inner(self) -> int:
-        """Width inside the dense feed-forward layers."""
         return self.feed_forward_hidden or 4 * self.hidden
 
     @model_validator(mode="after")

@@ -36,7 +36,6 @@ class MLPConfig(NetworkConfig):
 
     @property
     def inner(self) -> int:
-        """Width inside the dense feed-forward layers."""
         return self.feed_forward_hidden or 4 * self.hidden
 
     @model_validator(mode="after")
@@ -64,8 +63,6 @@ class PolicySizes:
 
     Attributes:
         states: on the longest path to an object, all of which a loss reads.
-        features: of a state.
-        condition: numbers of the condition of an object.
         actions: the stop included.
         backward: whether it also learns the probabilities of backward actions.
     """
@@ -169,11 +166,9 @@ class AutoencoderConfig(NetworkConfig):
         return self
 
     def check_states(self, shape: tuple[int, ...]) -> None:
-        """An image that the factor divides."""
         check_image(shape, "model.factor", self.factor, limit=LARGEST_FACTOR, otherwise="give images")
 
     def latent_shape(self, image_shape: tuple[int, ...]) -> tuple[int, int, int]:
-        """Shape of the latents of an image [C, H, W]."""
         _, height, width = image_shape
         return self.latent_channels, height // self.factor, width // self.factor
 

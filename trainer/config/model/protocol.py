@@ -13,8 +13,6 @@ from netsim.foundation.settings import Section
 
 
 class _Adapters(Section):
-    """What both kinds have."""
-
     base: RunReference
     """The run whose averaged weights are adapted, and stay as they are; its folder will do."""
     rank: PositiveInt = 4
@@ -81,12 +79,7 @@ REQUIRED = ("kind", "hidden", "num_layers", "init_from")
 
 @dataclass(frozen=True)
 class Input:
-    """A tensor that a network is called with.
-
-    Attributes:
-        shape: for one example, without the dimension of the batch.
-        integer: whether it holds int64 values; otherwise float32.
-    """
+    """A tensor that a network is called with: its shape for one example, float32 unless `integer` (int64)."""
 
     shape: tuple[int, ...]
     integer: bool = False
@@ -184,49 +177,26 @@ class NetworkConfig(Section):
         return ()
 
     def fitted(self, task: Any) -> Self:
-        """These settings with what they take over from the task of the run, which a file does not say twice.
-
-        Args:
-            task: its section, a :class:`trainer.config.task.TaskSettings` or a class of a user's.
-        """
+        """These settings with what they take over from the task of the run, which a file does not say twice."""
         del task
         return self
 
     def shared_widths(self, *, mixture: bool) -> Mapping[str, int]:
-        """Widths that ranks divide among them under `parallel.tensor`, by the field that sets them; empty: it cannot.
-
-        Args:
-            mixture: whether its feed-forward layers are mixtures of experts.
-        """
+        """Widths that ranks divide under `parallel.tensor`, by field; `mixture`: feed-forward layers are experts."""
         del mixture
         return {}
 
     def check_states(self, shape: tuple[int, ...]) -> None:
-        """Refuses states of a shape that the network does not take.
-
-        Args:
-            shape: of the state of an example.
-
-        Raises:
-            ValueError: names field, value and remedy.
-        """
+        """Refuses states of a shape that the network does not take; the message names field, value and remedy."""
         del shape
 
     def tokens(self, state_shape: tuple[int, ...]) -> int:
-        """Tokens of one example; 1 where an example is processed whole.
-
-        Args:
-            state_shape: shape that `check_states` accepts.
-        """
+        """Tokens of one example whose shape is accepted; 1 where an example is processed whole."""
         del state_shape
         return 1
 
     def inputs(self, state_shape: tuple[int, ...]) -> tuple[Input, ...]:
-        """What the network is called with for one example, without the condition of a flow and what follows it.
-
-        Args:
-            state_shape: shape that `check_states` accepts.
-        """
+        """Inputs of the network for one example, without the condition of a flow and what follows it."""
         return Input(state_shape), Input(())
 
     def multiply_adds(
@@ -243,12 +213,7 @@ class NetworkConfig(Section):
         return None
 
     def head_multiply_adds(self, state_shape: tuple[int, ...], *, draws: int = 1) -> int:
-        """Multiply-adds of one call of the head for one example, which `multiply_adds` leaves out; 0: there is none.
-
-        Args:
-            state_shape: shape that `check_states` accepts.
-            draws: states of the head that it is called with at once.
-        """
+        """Those of one call of the head for one example and `draws` states of it, which `multiply_adds` leaves out."""
         del state_shape, draws
         return 0
 
@@ -261,13 +226,13 @@ class NetworkConfig(Section):
         context_channels: int = 0,
         mixture: int | None = None,
     ) -> int | None:
-        """Multiply-adds of all calls that draw one example without guidance; None: they are not known.
+        """Those of all calls that draw one example without guidance; None: they are not known.
 
         Args:
             state_shape: shape that `check_states` accepts.
-            calls: how often each part of the network is called, see :class:`trainer.flow.sampler.Trajectory`.
+            calls: how often each part of the network is called, as in :class:`trainer.flow.sampler.Trajectory`.
             segments: parts of the time that the sampler enters one after the other.
-            context_channels, mixture: see `multiply_adds`.
+            context_channels, mixture: as for `multiply_adds`.
         """
         del segments
         a_call = self.multiply_adds(state_shape, context_channels=context_channels, mixture=mixture)
@@ -283,15 +248,7 @@ Width = Annotated[int, Field(gt=0, le=1_048_576)]
 
 
 def check_image(shape: tuple[int, ...], field: str, length: int, *, limit: int = 0, otherwise: str) -> None:
-    """Refuses states that cannot be cut into squares.
-
-    Args:
-        shape: of a state.
-        field: setting that gives the length of a side.
-        length: pixels of a side.
-        limit: the longest side; 0: any.
-        otherwise: remedy where the state is no image.
-    """
+    """Refuses states that squares of `length` pixels do not cover; `limit` is the longest side, 0: any."""
     if len(shape) != 3:
         raise ValueError(
             f"data.path: its examples have shape {list(shape)}, which is not that of an image; {otherwise}"

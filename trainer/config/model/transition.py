@@ -157,7 +157,6 @@ class CausalTransitionConfig(NetworkConfig):
 
     @property
     def inner(self) -> int:
-        """Width inside the feed-forward layers."""
         return self.feed_forward_hidden or 4 * self.hidden
 
     @model_validator(mode="after")
@@ -171,7 +170,6 @@ class CausalTransitionConfig(NetworkConfig):
         return 1 if self.history == "last" else self.transitions
 
     def state_tokens(self, state_shape: tuple[int, ...]) -> int:
-        """Tokens of one state."""
         return state_shape[0] if len(state_shape) == 1 else squares(state_shape, self.patch_size)
 
     def shared_widths(self, *, mixture: bool) -> Mapping[str, int]:
@@ -179,7 +177,6 @@ class CausalTransitionConfig(NetworkConfig):
         return {"model.num_heads": self.num_heads, "model.feed_forward_hidden": self.inner}
 
     def check_states(self, shape: tuple[int, ...]) -> None:
-        """An image that patches divide, or a vector."""
         if len(shape) == 1:
             check_vector(shape, self.kind)
         else:

@@ -29,10 +29,9 @@ def message(field: str, problem: str, remedy: str) -> str:
 
 
 def errors(*rules: Objections) -> Generator[ValueError, None, bool]:
-    """The objections of rules as errors, each once, in the order of the rules; returns whether there was one.
+    """The objections of rules as errors, each once, in order; returns whether there was one.
 
-    A rule is not begun before the objections of those before it have been taken. An error that a rule raises, such as
-    that of a file which cannot be read, is its last objection.
+    A rule begins after the objections of those before it have been taken; an error that it raises is its last.
     """
     messages: set[str] = set()
     for rule in rules:

@@ -17,18 +17,9 @@ from trainer.data import accumulation_steps
 
 
 def plan_layout(config: RunConfig, world_size: int, *, ranks_per_node: int | None = None) -> Layout:
-    """Divides a run over its ranks.
+    """Divides a run over its ranks, or refuses it by its first objection or its placement file.
 
-    Args:
-        config: the run.
-        world_size: ranks, at least 1.
-        ranks_per_node: ranks on one node, for runs that set neither `trace.ranks_per_node` nor a placement; None: all.
-
-    Raises:
-        ValueError: the ranks, the batch, the experts or the examples do not divide or fit, or parts of the run exclude
-            each other; names field, value and remedy.
-        Refusal: the placement file is malformed, made for another model or group, or has replicas that the run cannot
-            use.
+    `ranks_per_node` is for runs that set neither `trace.ranks_per_node` nor a placement; None: all.
     """
     return result_or_first(validated_layout(config, world_size, ranks_per_node=ranks_per_node))
 

@@ -22,14 +22,7 @@ from netsim.foundation.settings import Section
 
 @dataclass(frozen=True)
 class EnvironmentSizes:
-    """Sizes of an environment that a network and its formulas need.
-
-    Attributes:
-        features: that a network reads of a state.
-        actions: the stop included.
-        max_actions: from the start to an object, the stop included.
-        objectives: names of the rewards of an object.
-    """
+    """Features of a state, actions and most actions of an object, both with the stop, and names of its rewards."""
 
     features: int
     actions: int
@@ -66,7 +59,6 @@ class HyperGridConfig(Section):
 
     @property
     def sizes(self) -> EnvironmentSizes:
-        """What a network has to know."""
         return EnvironmentSizes(
             features=self.side * self.dimensions,
             actions=self.dimensions + 1,
@@ -108,12 +100,10 @@ class NGramConfig(Section):
 
     @property
     def shortest(self) -> int:
-        """Letters at which a word may stop."""
         return self.least_length or self.length
 
     @property
     def sizes(self) -> EnvironmentSizes:
-        """What a network has to know."""
         return EnvironmentSizes(
             features=self.length * len(self.alphabet),
             actions=len(self.alphabet) + 1,
@@ -129,7 +119,6 @@ class OwnEnvironment(OwnClass, frozen=True):
 
     @property
     def sizes(self) -> EnvironmentSizes:
-        """The sizes, read off an instance."""
         return _own_sizes(self)
 
 
@@ -193,16 +182,9 @@ class MeasureRequest(Section):
 
 
 class MeasuredFile(JsonFile):
-    """Objects and their rewards, those of all rounds so far.
+    """Objects (integers of states, each once) and their rewards by objective, of all rounds so far.
 
-    Attributes:
-        format: name and version of the format.
-        environment: in which they were built.
-        objectives: names of the rewards.
-        objects: integers of the states, each object once.
-        rewards: of each object, by objective.
-        rounds: objects of each round, in the order of the list; their sum is how often the objectives were asked.
-        made_by: what decided the last round: digests of policy and earlier file, seed and numbers.
+    The sum of `rounds` is how often objectives were called; `made_by` holds what decided the last one.
     """
 
     remedy: ClassVar[str] = "write it with a stage of kind measure"
@@ -230,7 +212,6 @@ class MeasuredFile(JsonFile):
 
     @property
     def digest(self) -> str:
-        """SHA-256 of everything that it holds."""
         text = json.dumps(self.model_dump(mode="json"), sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()
 

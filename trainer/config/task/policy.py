@@ -86,7 +86,6 @@ class GRPOConfig(TaskSettings):
 
     @property
     def noise(self) -> DiffusionConfig:
-        """The diffusion of the steps."""
         return FlowGRPODiffusion(a=self.a) if self.diffusion is None else self.diffusion
 
     @property
@@ -101,7 +100,6 @@ class GRPOConfig(TaskSettings):
 
     @property
     def passes(self) -> int:
-        """The steps with noise."""
         return self.steps - 1
 
     @property

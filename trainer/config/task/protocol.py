@@ -51,8 +51,5 @@ class TaskSettings(Section):
 
     @property
     def calls(self) -> tuple[Calls, ...]:
-        """What the formula of collectives counts, in the order of the calls; a guided call has twice the rows.
-
-        A task whose objective has calls of its own leaves them to it, as flow matching does.
-        """
+        """In order, for the formula of collectives; guided calls have twice the rows. A flow's are of its objective."""
         return (Calls("learn", gradient=True),)

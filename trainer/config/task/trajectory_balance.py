@@ -109,7 +109,6 @@ class TrajectoryBalanceTaskConfig(TaskSettings):
 
     @property
     def most_exponent(self) -> float:
-        """The largest exponent that the network is asked for."""
         return self.exponent.most if isinstance(self.exponent, ExponentRange) else self.exponent
 
     @property

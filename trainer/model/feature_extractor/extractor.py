@@ -78,7 +78,6 @@ class Extractor:
 
     @torch.no_grad()
     def __call__(self, examples: Tensor) -> Tensor:
-        """Returns the features of examples [N, ...] on the device of the network: [N, F], or [N, F, rows, columns]."""
         return self.network(self.prepare(examples))
 
     def prepare(self, examples: Tensor) -> Tensor:

@@ -101,10 +101,10 @@ def _import_inception(path: Path, layout: str, out: Path) -> None:
 
 
 def resized_positions(positions: Tensor, rows: int, columns: int, *, offset: float, antialias: bool) -> Tensor:
-    """Interpolates position embeddings [patches, D], row by row, to another grid bicubically: [D, rows, columns].
+    """Position embeddings [patches, D] on another grid, bicubically: [D, rows, columns].
 
-    `offset` is added to the new rows and columns before the scale is computed from them, as the code of DINOv2 does
-    with 0.1. `antialias` widens the kernel when the new grid is smaller.
+    `offset` is added to rows and columns before the scale is computed, as DINOv2 does with 0.1; `antialias` widens the
+    kernel where the new grid is smaller.
     """
     side = math.isqrt(len(positions))
     if side * side != len(positions) or (rows, columns) == (side, side):

@@ -54,7 +54,6 @@ class Inception:
         ).eval()
 
     def fill(self, weights: PublishedWeights) -> None:
-        """Takes the values of every convolution from a file of published weights."""
         for name, (convolution, norm) in self.convolutions.items():
             kernel = weights.take(f"{name}.conv.weight", tuple(convolution.weight.shape))
             convolution.load_state_dict({"weight": kernel}, assign=True)

@@ -24,10 +24,7 @@ Margins = Annotated[tuple[NonNegativeInt, NonNegativeInt], _TwoSizes]
 
 
 class Branches(nn.Module):
-    """Several networks on the same input; ``concatenate`` joins along dimension 1, ``add`` adds.
-
-    An empty ``nn.Sequential`` passes its input on.
-    """
+    """Networks on the same input, joined along dimension 1 or added; an empty one passes its input on."""
 
     def __init__(self, branches: Sequence[nn.Sequential], join: Literal["concatenate", "add"]) -> None:
         super().__init__()
@@ -36,7 +33,6 @@ class Branches(nn.Module):
             self.add_module(str(index), branch)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Joins the results of the branches."""
         results = [branch(x) for branch in self.branches]
         return torch.cat(results, dim=1) if self.join == "concatenate" else torch.stack(results).sum(0)
 
@@ -189,7 +185,6 @@ class BranchesLayer(Section):
     branches: Annotated[tuple[tuple["Layer", ...], ...], Field(min_length=1)]
 
     def build(self) -> Branches:
-        """Makes the module."""
         return Branches([build_layers(layers) for layers in self.branches], self.join)
 
 
@@ -243,7 +238,6 @@ BranchesLayer.model_rebuild()
 
 
 def build_layers(layers: Sequence[PlainLayer | BranchesLayer]) -> nn.Sequential:
-    """Makes the modules of layers, one after the other."""
     return nn.Sequential(*(layer.build() for layer in layers))
 
 

@@ -16,25 +16,17 @@ TokensTaken = Literal["patches", "class", "mean"]
 
 @dataclass(frozen=True)
 class PublishedLayout:
-    """The names of one family of files, and the settings that its tensors do not show.
+    """The names of one family of files (modules without ``.weight`` and ``.bias``), and settings that no tensor shows.
 
     Attributes:
-        class_token: [1, 1, D].
         registers: [1, R, D]; a file may lack them.
-        positions: [1, 1 + patches, D] position embeddings, that of the class token first.
-        patches: the convolution that embeds patches, without ``.weight`` and ``.bias``.
+        positions: [1, 1 + patches, D], that of the class token first.
         block: prefix of the names of a block, with {} for its number.
-        modules: for each module of an ``AttentionBlock``, those of the file without ``.weight`` and ``.bias``; the rows
-            of several are concatenated.
+        modules: for each module of an ``AttentionBlock``, those of the file; the rows of several are concatenated.
         scales: for each layer scale of an ``AttentionBlock``, that of the file; a file may lack all of them.
-        norm: the final layer normalisation, without ``.weight`` and ``.bias``.
         unused: prefixes of the names of tensors that features do not need.
         prefix: optional prefix of all names.
-        eps: of layer normalisation.
-        mean: of the channels of images from 0 to 1.
-        std: of the channels of images from 0 to 1.
-        position_offset: offset of interpolated position embeddings if there are no registers, see
-            :func:`trainer.model.feature_extractor.importing.resized_positions`.
+        position_offset: of interpolated position embeddings if there are no registers.
     """
 
     class_token: str
@@ -126,14 +118,8 @@ transformers."""
 class PublishedInception:
     """An Inception v3 in a file with torchvision's names, and how images are prepared for it.
 
-    Attributes:
-        pools: ``torchvision`` or ``fid``, see :class:`trainer.model.feature_extractor.inception.Inception`.
-        num_classes: rows of the classifier, which the features do not need; it tells the two networks apart.
-        resize: how images of another size are brought to 299 pixels a side.
-        mean: subtracted from images from -1 to 1.
-        std: what they are divided by thereafter.
-        prefix: optional prefix of all names.
-        unused: prefixes of the names of tensors that features do not need.
+    The classifier, of no use to features, has `num_classes` rows, which tell the networks apart. `mean` is subtracted
+    from images from -1 to 1, which are then divided by `std`. Tensors with a prefix in `unused` are not read.
     """
 
     pools: Literal["torchvision", "fid"]

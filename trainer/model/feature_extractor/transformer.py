@@ -23,7 +23,6 @@ class PlainLayer(Section):
     """Attributes that a file does not hold, each with the only value that the module may have."""
 
     def build(self) -> nn.Module:
-        """Makes the module."""
         return self.module(**self.model_dump(exclude={"kind"}))
 
     @classmethod
@@ -39,10 +38,9 @@ class PlainLayer(Section):
 
 
 class PatchTokens(nn.Module):
-    """Adds position embeddings to embedded patches and puts leading tokens in front of them.
+    """Adds position embeddings to embedded patches and puts class token (with its position) and registers before them.
 
-    The leading tokens are the class token, which includes its position embedding, and then the registers, which have
-    none (Darcet et al., "Vision Transformers Need Registers", arXiv 2309.16588).
+    Darcet et al., "Vision Transformers Need Registers", arXiv 2309.16588.
     """
 
     def __init__(self, width: int, rows: int, columns: int, leading_tokens: int) -> None:
@@ -61,10 +59,9 @@ class PatchTokens(nn.Module):
 
 
 class AttentionBlock(nn.Module):
-    """A pre-norm transformer block: self-attention and a perceptron with GELU, each with layer scale and residual.
+    """A pre-norm block: self-attention and a perceptron with GELU, each with layer scale (1 if absent) and residual.
 
-    Layer scale: Touvron et al., "Going deeper with Image Transformers", arXiv 2103.17239, equation 5. A network without
-    it has scales of 1.
+    Layer scale: Touvron et al., "Going deeper with Image Transformers", arXiv 2103.17239, equation 5.
     """
 
     def __init__(self, width: int, num_heads: int, hidden: int, eps: float) -> None:
@@ -82,7 +79,6 @@ class AttentionBlock(nn.Module):
         self.scale_2 = nn.Parameter(torch.ones(width))
 
     def forward(self, tokens_BTD: Tensor) -> Tensor:
-        """Returns tokens of the same shape."""
         heads_BTD = self.query_key_value(self.norm_1(tokens_BTD)).chunk(3, dim=2)
         heads_BNTH = (part.unflatten(2, (self.num_heads, -1)).transpose(1, 2) for part in heads_BTD)
         attended_BTD = scaled_dot_product_attention(*heads_BNTH).transpose(1, 2).flatten(2)
@@ -99,7 +95,6 @@ class PatchMap(nn.Module):
         self.rows, self.columns = rows, columns
 
     def forward(self, tokens_BTD: Tensor) -> Tensor:
-        """Returns features [B, D, R, C]."""
         patches_BTD = tokens_BTD[:, -self.rows * self.columns :]
         return patches_BTD.transpose(1, 2).unflatten(2, (self.rows, self.columns))
 
@@ -108,7 +103,6 @@ class FirstToken(nn.Module):
     """Takes the first token, which is the class token."""
 
     def forward(self, tokens_BTD: Tensor) -> Tensor:
-        """Returns features [B, D]."""
         return tokens_BTD[:, 0]
 
 

@@ -25,8 +25,7 @@ _EMBEDDINGS = {
 class DiffusersDiT(Foreign):
     """adaLN-Zero blocks; time is a timestep from 999, all noise, to 0; outputs for the variance stand behind the mean.
 
-    There every block has embeddings of time and class of its own. Published weights hold the same values in all of
-    them; they become the one embedding of a network here.
+    Every block embeds time and class there; published weights hold the same values in all, which become one embedding.
     """
 
     name = "diffusers"

@@ -22,13 +22,7 @@ _REMEDY = "give the folder as its package wrote it"
 
 
 class Document:
-    """Settings that are read key by key.
-
-    Attributes:
-        path: of the file.
-        values: what it holds.
-        largest: size that no width or number of layers exceeds, as far as it is known.
-    """
+    """Settings of a file, read key by key; `largest` bounds widths and numbers of layers, None if unknown."""
 
     largest: int | None = None
 
@@ -37,7 +31,6 @@ class Document:
 
     @classmethod
     def read(cls, folder: Path) -> Document:
-        """Reads config.json in a folder."""
         path = folder / NAME
         remedy = "give a folder that save_pretrained of diffusers or transformers wrote"
         try:
@@ -103,7 +96,6 @@ class Document:
                 self.refuse(key, self.values[key], remedy)
 
     def refuse(self, key: str, value: Any, remedy: str) -> None:
-        """Refuses a setting."""
         raise Refusal(self.path, key, f"is {value!r}, for which networks here have no counterpart", remedy)
 
 
@@ -112,10 +104,7 @@ class Entry:
     """One tensor here, and what it is made of there.
 
     Attributes:
-        name: of the tensor here.
-        shape: of it.
-        parts: shapes of the tensors there by name; their rows, one tensor behind the other, are those of the tensor
-            here in another order.
+        parts: shapes of the tensors there by name; their rows, one behind the other, are those here in another order.
         order: int64, which of those rows each row here is; None: the same order.
         copies: whether each part holds all rows instead, and all parts hold the same.
     """
@@ -132,13 +121,11 @@ class Entry:
         return cls(name, shape, {other: shape})
 
     def join(self, parts: Mapping[str, Tensor]) -> Tensor:
-        """The tensor here, out of those there."""
         found = [parts[name] for name in self.parts]
         whole = found[0] if self.copies or len(found) == 1 else torch.cat(found)
         return (whole if self.order is None else whole[self.order]).reshape(self.shape).contiguous()
 
     def split(self, whole: Tensor) -> dict[str, Tensor]:
-        """The tensors there, out of the one here."""
         rows = whole
         if self.order is not None:
             rows = torch.empty_like(whole)
@@ -154,10 +141,9 @@ class Entry:
 
 
 def from_halves(heads: int, width: int, turned: int) -> Tensor:
-    """Row there of each row here, int64 [heads width]: rotated pairs are neighbours here, half the width apart there.
+    """Row there of each row here, int64 [heads width]: rotated pairs are neighbours here (RoFormer, equation 34).
 
-    Su et al., "RoFormer", 2021, equation 34, pairs neighbours; GPT-NeoX and Llama pair coordinate i with i + turned / 2
-    of the first `turned` rows of a head.
+    GPT-NeoX and Llama pair coordinate i with i + turned / 2 of the first `turned` rows of a head.
     """
     pairs = torch.arange(turned).view(2, -1).T.flatten()
     of_head = torch.cat([pairs, torch.arange(turned, width)])
@@ -191,11 +177,7 @@ class Foreign(ABC):
 
     @abstractmethod
     def sections(self, document: Document, weights: Weights) -> dict[str, Any]:
-        """The sections ``model``, ``data`` and, if need be, ``flow`` of a run with the same network.
-
-        Args:
-            document: the settings there.
-            weights: opened.
+        """Sections ``model``, ``data`` and, if need be, ``flow`` of a run with the same network.
 
         Raises:
             Refusal: a setting has no counterpart here.
@@ -205,20 +187,13 @@ class Foreign(ABC):
     def document(self, config: RunConfig) -> dict[str, Any]:
         """The settings there of the network of a run.
 
-        Args:
-            config: the run.
-
         Raises:
             ValueError: the network is none of this kind; names field, value and remedy.
         """
 
     @abstractmethod
     def entries(self, config: RunConfig) -> list[Entry]:
-        """Every tensor of the network of a run, and what it is made of there.
-
-        Args:
-            config: the run, which :meth:`document` or :meth:`sections` has accepted.
-        """
+        """Every tensor of the network of a run that `document` or `sections` has accepted."""
 
 
 def expect(network: str, **settings: tuple[Any, Any]) -> None:

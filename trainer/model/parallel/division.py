@@ -16,13 +16,7 @@ Rows = Callable[[nn.Module], nn.Module]
 
 @dataclass(frozen=True)
 class Part:
-    """Some stretches of a parameter along one dimension, one behind the other.
-
-    Attributes:
-        shape: of the whole parameter.
-        dimension: the one that is divided.
-        stretches: first index and length of each in the whole, in the order of the part.
-    """
+    """Stretches of a parameter along one dimension, in order: (first index, length) of each in the whole."""
 
     shape: tuple[int, ...]
     dimension: int
@@ -41,7 +35,6 @@ class Part:
         return cls(tuple(shape), dimension, tuple(stretches))
 
     def cut(self, whole: Tensor) -> Tensor:
-        """The part's values out of those of the whole parameter."""
         return torch.cat([whole.narrow(self.dimension, *stretch) for stretch in self.stretches], self.dimension)
 
     def place(self, offset: Sequence[int], values: Tensor) -> list[tuple[tuple[int, ...], Tensor]]:
@@ -58,7 +51,6 @@ class Part:
         return placed
 
     def put(self, values: Tensor, whole: Tensor) -> None:
-        """Writes the part's values to where they belong in the whole parameter."""
         lengths = [length for _, length in self.stretches]
         for stretch, piece in zip(self.stretches, values.split(lengths, self.dimension), strict=True):
             whole.narrow(self.dimension, *stretch).copy_(piece)
@@ -83,13 +75,10 @@ class SumsOverRanks(Protocol):
 
 
 class LinearShare(nn.Linear):
-    """The size of a rank's share of a linear layer, in a network without values.
-
-    `sums` is the pass in which ranks add up: forward of a layer divided by its input, backward of one by its output.
-    """
+    """The size of a rank's share of a linear layer; `sums` is the pass in which ranks add up what it gives."""
 
     def __init__(self, linear: nn.Module, input_ranks: int, output_ranks: int) -> None:
-        """Divides the widths of a whole layer over input ranks and output ranks, one of which is 1."""
+        """Divides the widths over input ranks and output ranks, one of which is 1."""
         assert isinstance(linear, nn.Linear)
         super().__init__(
             linear.in_features // input_ranks, linear.out_features // output_ranks, bias=linear.bias is not None
@@ -97,7 +86,7 @@ class LinearShare(nn.Linear):
         self.sums: Literal["forward", "backward"] = "forward" if input_ranks > 1 else "backward"
 
     def forward(self, input: Tensor) -> Tensor:
-        """From [..., inputs] to [..., outputs]; where the outputs are summed, the bias is added behind the sum."""
+        """The bias is added behind a sum."""
         if self.bias is None or self.sums == "backward":
             return super().forward(input)
         return functional.linear(input, self.weight) + self.bias
@@ -116,6 +105,4 @@ class HoldsParts(Protocol):
 
     parts: dict[str, Part]
 
-    def get_parameter(self, target: str) -> nn.Parameter:
-        """The parameter of that name."""
-        ...
+    def get_parameter(self, target: str) -> nn.Parameter: ...

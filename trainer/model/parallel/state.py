@@ -17,14 +17,12 @@ from trainer.model.parallel.division import HoldsParts, Part
 
 @dataclass(frozen=True)
 class Region:
-    """A box of a tensor, or a run of the box's elements in row-major order.
+    """A box of a tensor, or of the `part` of it that a rank holds, or a run of the box's elements in row-major order.
 
     Attributes:
         shape: of the whole tensor.
         offset: index of the box's first element in it, or in the part.
-        sizes: of the box.
         start: number of the first stored element among those of the box.
-        part: the stretches of the tensor that the box lies in, one behind the other; None: the whole tensor.
     """
 
     shape: tuple[int, ...]
@@ -44,10 +42,7 @@ class Region:
         return cls(part.shape, (0,) * len(sizes), sizes, start, part)
 
     def rectangles(self, values: Tensor) -> list[tuple[tuple[int, ...], Tensor]]:
-        """Cuts stored values into rectangles of the whole tensor: at most three of a matrix, and one more a stretch.
-
-        `values` are contiguous; what exceeds the box is padding. Offsets and views are in row-major order.
-        """
+        """Cuts contiguous values, padded behind the box, into rectangles of the whole: at most 3, and one a stretch."""
         flat = values.view(-1)
         stop = min(self.start + len(flat), math.prod(self.sizes))
         cut, taken = [], 0
@@ -90,9 +85,8 @@ class Shard:
 
     Attributes:
         name: logical name; an expert's carries its logical id, wherever it lives.
-        tensor: the stored values, shared with the engine; the whole parameter, or this rank's part of it, flat.
+        tensor: shared with the engine; the whole parameter, or this rank's part of it, flat.
         expert: (MoE layer, logical expert id), None for the dense parameters.
-        region: where these values lie in the whole parameter.
     """
 
     name: str
@@ -102,7 +96,6 @@ class Shard:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Of the whole parameter."""
         return self.region.shape
 
     def rectangles(self, values: Tensor) -> list[tuple[tuple[int, ...], Tensor]]:
@@ -112,15 +105,9 @@ class Shard:
 
 @dataclass(frozen=True)
 class StatePiece:
-    """A rectangle of one tensor of the training state.
+    """A rectangle at `offset` of one tensor of the training state: writing to its float32 view changes the state.
 
-    Attributes:
-        name: logical name of the parameter; an expert's carries its logical id, wherever it lives.
-        kind: ``weight`` (the master copy), ``exp_avg`` or ``exp_avg_sq`` from an engine; ``ema`` from the moving
-            average.
-        shape: of the whole tensor.
-        offset: of the rectangle in it.
-        tensor: float32, a view of its owner's memory: writing to it changes the state.
+    Of kind ``weight`` (the master copy), ``exp_avg`` or ``exp_avg_sq`` from an engine, ``ema`` from the moving average.
     """
 
     name: str
@@ -173,13 +160,7 @@ class HoldsExperts(Protocol):
 
 @dataclass(frozen=True)
 class ExpertStack:
-    """What the rows of a parameter of experts are. Outside the network only they have names: experts move.
-
-    Attributes:
-        layer: index of the MoE layer's block.
-        experts: logical expert id of each row.
-        names: logical name of each row, such as ``blocks.3.feed_forward.experts.17.linear_fc1.weight``.
-    """
+    """Logical ids and names, such as ``blocks.3.feed_forward.experts.17.linear_fc1.weight``, of a parameter's rows."""
 
     layer: int
     experts: tuple[int, ...]
@@ -188,14 +169,7 @@ class ExpertStack:
 
 @dataclass(frozen=True)
 class NamedParameter:
-    """A parameter of this rank's network.
-
-    Attributes:
-        name: its name in the network.
-        parameter: the parameter.
-        stack: what its rows are, if it holds a matrix of several experts; None for the dense parameters.
-        part: where it lies in the whole, None for a whole parameter.
-    """
+    """A parameter of this rank's network; `stack` None for dense ones, `part` None for whole ones."""
 
     name: str
     parameter: nn.Parameter

@@ -28,7 +28,6 @@ class ColumnLinear(ColumnParallelLinear):
     """A rank's share of the output of a linear layer."""
 
     def __init__(self, linear: nn.Module, sections: Sequence[int]) -> None:
-        """Takes this rank's share of each section of the output over."""
         assert isinstance(linear, nn.Linear)
         super().__init__(
             linear.in_features,
@@ -48,7 +47,7 @@ class RowLinear(RowParallelLinear):
     """A linear layer of which a rank multiplies its share of the input."""
 
     def __init__(self, linear: nn.Module) -> None:
-        """Takes this rank's share over; the bias is added once, behind the sum over the ranks."""
+        """Takes this rank's share; the bias is added once, behind the sum over the ranks."""
         assert isinstance(linear, nn.Linear)
         super().__init__(
             linear.in_features,
