@@ -30,7 +30,7 @@ FLOORS: dict[str, tuple[tuple[str, ...], ...]] = {
         ("dispatch", "placement"),
         ("adapters", "config", "experts", "interchange", "router"),
         ("coherent_layer", "layer", "migration", "replay", "report"),
-        ("price",),
+        ("place", "price"),
         ("command",),
         ("__main__",),
     ),

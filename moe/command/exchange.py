@@ -1,5 +1,7 @@
 """export and import: placements and routing traces in the formats of other tools."""
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -7,13 +9,8 @@ from netsim.foundation.command import WORD, Request, Verb
 from netsim.foundation.outputs import OutputFile
 
 if TYPE_CHECKING:
-    from moe.placement.placement import Placement
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
     from moe.interchange.documents import Imported
+    from moe.placement.placement import Placement
 
 _EXPORT_DESCRIPTION = """\
 Writes a file of this project in a format of another tool:

@@ -1,15 +1,14 @@
 """place: where each expert should live."""
 
-from functools import partial
+import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from netsim.foundation.command import WORD, Request, Verb
 from netsim.foundation.outputs import OutputFile, page_mark
 
-if TYPE_CHECKING:
-    from netsim.foundation.terminal import Progress
-
+_RATE = re.compile(r"([\d.]+)([GTP])FLOPs?")
+_PREFIXES = {"G": 1e9, "T": 1e12, "P": 1e15}
 _DESCRIPTION = """\
 Reads a routing trace (which experts each token was sent to), assigns the experts
 of every MoE layer to the ranks of one expert-parallel group so that tokens travel
@@ -127,7 +126,12 @@ def _description() -> str:
 
 
 def _run(arguments: Place) -> None:
-    from moe.report.summary import print_summary
+    from moe.place import place
+    from moe.placement.topology import Topology
+    from moe.report.context import read_simulations
+    from moe.report.report import placement_report
+    from moe.report.summary import print_summary, summarise, write_summary
+    from netsim.foundation.files import replacing
     from netsim.foundation.terminal import Progress
 
     report_path, numbers_path = _report_paths(arguments)
@@ -136,117 +140,60 @@ def _run(arguments: Place) -> None:
     if arguments.expert_parameters is not None and arguments.expert_parameters < 1:
         raise ValueError(f"expert_parameters: must be at least 1 ({arguments.expert_parameters}); count one expert's")
     with Progress("moe place") as progress:
-        numbers, reasons = _search(arguments, report_path, numbers_path, progress)
+        topology = Topology.parse(arguments.cost, arguments.nodes, arguments.ranks_per_node)
+        placed = place(
+            arguments.source,
+            topology,
+            progress,
+            num_experts=arguments.num_experts,
+            objective=arguments.objective,
+            solver=arguments.solver,
+            seed=arguments.seed,
+            max_load=parse_cap(arguments.max_load),
+            flops=None if arguments.compute is None else parse_flops(arguments.compute),
+            slots=arguments.slots_per_rank,
+            rule=arguments.replicas,
+            current=arguments.current,
+            held_out=arguments.held_out,
+            expert_parameters=arguments.expert_parameters,
+            simulations=[run for path in arguments.results for run in read_simulations(path)],
+        )
+        progress.phase("drawing the report")
+        measured = (placed.placement, placed.statistics, topology, placed.before, placed.after, placed.context)
+        numbers = summarise(*measured)
+        page = placement_report(*measured)
+        with replacing(report_path) as temporary:
+            temporary.write_text(page, encoding="utf-8")
+        write_summary(numbers, numbers_path)
+        placed.placement.write(arguments.out)
     print_summary(numbers)
-    for reason in reasons:
+    for reason in placed.reasons:
         print(reason)
     print(f"wrote {arguments.out}, {report_path} and {numbers_path}")
 
 
-def _search(
-    arguments: Place, report_path: Path, numbers_path: Path, progress: "Progress"
-) -> tuple[dict[str, Any], list[str]]:
-    """Place and write all files; returns the numbers of the report, and why objective and cap are what they are."""
-    import hashlib
-
-    from moe.command.choices import USUAL_CAP, choose_objective, parse_cap, parse_flops, quickest_cap
-    from moe.command.comparison import compare, hold_out
-    from moe.placement.cost.evaluation import evaluate_placement
-    from moe.placement.counts import RoutingStatistics
-    from moe.placement.solver.solve import keep_current, keep_near, solve
-    from moe.placement.solver.tradeoff import trade_off, tradeoff_points
-    from moe.placement.topology import Topology
-    from moe.report.context import Context, Volume, find_moving, read_current, read_simulations
-    from moe.routing_trace import RoutingTrace
-
-    simulations = [run for path in arguments.results for run in read_simulations(path)]
-    topology = Topology.parse(arguments.cost, arguments.nodes, arguments.ranks_per_node)
-    progress.phase("reading the trace")
-    trace = RoutingTrace.read(arguments.source, arguments.num_experts)
-    objective, reason = choose_objective(arguments.objective, trace, topology.num_ranks)
-    volume = Volume.of(trace, topology.num_ranks)
-    flops = None if arguments.compute is None else parse_flops(arguments.compute)
-    if flops is not None and None in (topology.rates, arguments.expert_parameters, volume.token_bytes):
+def parse_cap(text: str) -> float | Literal["auto"] | None:
+    """A cap on the load of a rank: a number, auto, or none."""
+    if text in ("auto", "none"):
+        return "auto" if text == "auto" else None
+    try:
+        return float(text)
+    except ValueError:
         raise ValueError(
-            "compute: times need rates in --cost, --expert-parameters and a trace with the size of a token; give them, "
-            "or leave --compute out"
-        )
-    searches, chosen = arguments.solver not in ("contiguous", "packing"), arguments.max_load == "auto"
-    cap = (USUAL_CAP if searches else None) if chosen else parse_cap(arguments.max_load)
-    progress.phase(f"counting {trace.num_tokens:,} tokens")
-    statistics = RoutingStatistics.collect(trace, topology.num_ranks)
-    current, name = read_current(arguments.current, statistics, topology)
-    slots = arguments.slots_per_rank
-    if slots is None and arguments.current is not None:
-        slots = current.slots_per_rank
-    progress.phase(f"placing {statistics.num_experts} experts x {statistics.num_layers} layers ({objective})")
-    place = partial(
-        solve,
-        statistics,
-        topology,
-        objective=objective,
-        solver=arguments.solver,
-        seed=arguments.seed,
-        slots=slots,
-        trace_sha256=hashlib.sha256(arguments.source.read_bytes()).hexdigest(),
-        strict=not chosen,
-        rule=arguments.replicas,
-    )
-    placement = place(max_load=cap)
-    curve = []
-    if searches and not placement.has_replicas:
-        progress.phase("placing under other caps on the busiest rank")
-        curve = trade_off(statistics, topology, placement, seed=arguments.seed)
-    if chosen and flops is not None and curve:
-        assert arguments.expert_parameters is not None
-        quickest = quickest_cap(curve, topology, volume, arguments.expert_parameters, flops)
-        if quickest != cap:
-            cap, placement = quickest, place(max_load=quickest)
-            curve = trade_off(statistics, topology, placement, seed=arguments.seed)
-    reasons = [f"objective {objective}: {reason}"] if reason else []
-    if chosen and searches:
-        timed = flops is not None and curve
-        by_time = "takes the least predicted time" if timed else "is the usual one; --max-load sets another"
-        reasons.append(f"cap on the busiest rank: {'none' if cap is None else f'{cap:g} x mean'}, which {by_time}")
-    progress.phase("measuring the placement")
-    placement = keep_near(placement, current, statistics, topology)
-    before = evaluate_placement(statistics, topology, current, placement.dispatch, arguments.replicas)
-    placed = evaluate_placement(statistics, topology, placement, rule=arguments.replicas)
-    kept = keep_current(placement, current, before, placed) if arguments.current is not None else None
-    if kept is not None:
-        placement, placed = kept, before
-    placement = placement.model_copy(update={"dense_layers": trace.header.dense_layers})
-    moving = find_moving(placement, current.holders(), name, volume.element_bytes, arguments.expert_parameters)
-    held_out = None
-    if arguments.held_out:
-        held_out = hold_out(arguments.held_out, topology, current, placement, arguments.replicas)
-    if cap is not None and (above := int((placed.imbalance > cap * 1.000001).sum())):
-        reasons.append(f"layers above the cap: {above} of {placement.num_layers}, at most {placed.imbalance.max():.2f}")
-    compared = compare(statistics, topology, placement, before, name)
-    context = Context(
-        volume,
-        name,
-        moving,
-        tuple(simulations),
-        tradeoff_points(curve),
-        compared,
-        held_out,
-        slots=None if arguments.current is None else current.slots_per_rank,
-        kept=kept is not None,
-    )
+            f"max_load: is not a number ({text}); give a multiple of the mean such as 1.1, auto or none"
+        ) from None
 
-    from moe.report.report import placement_report
-    from moe.report.summary import summarise, write_summary
-    from netsim.foundation.files import replacing
 
-    progress.phase("drawing the report")
-    numbers = summarise(placement, statistics, topology, before, placed, context)
-    page = placement_report(placement, statistics, topology, before, placed, context)
-    with replacing(report_path) as temporary:
-        temporary.write_text(page, encoding="utf-8")
-    write_summary(numbers, numbers_path)
-    placement.write(arguments.out)
-    return numbers, reasons
+def parse_flops(text: str) -> float:
+    """A rate of computation such as 200TFLOPs, in operations a second."""
+    match = _RATE.fullmatch(text)
+    try:
+        rate = float(match[1]) * _PREFIXES[match[2]] if match else 0.0
+    except ValueError:
+        rate = 0.0
+    if not rate:
+        raise ValueError(f"compute: is not a rate above 0 ({text}); give one such as 200TFLOPs")
+    return rate
 
 
 def _report_paths(arguments: Place) -> tuple[Path, Path]:

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from moe.__main__ import main
-from moe.command.choices import choose_objective, parse_cap, parse_flops, quickest_cap
+from moe.command.place import parse_cap, parse_flops
+from moe.place import choose_objective, quickest_cap
 from moe.placement import Placement
 from moe.placement.cost.evaluation import Evaluation, expert_seconds
 from moe.placement.topology import Topology
