@@ -12,7 +12,7 @@ from netsim.foundation.schema import described_kinds
 from netsim.grid.sweep_file import SweepConfig
 from netsim.scenario import Scenario
 from netsim.topology.kinds import TopologyConfig
-from trainer.experiment.schema import ASKED, asked_schema, run_schema
+from trainer.experiment.schema import IN_FILES, request_schema, run_schema
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 PAGE = CONFIGS / "README.md"
@@ -57,7 +57,7 @@ Rates, sizes and durations are numbers with a unit: `bps`, `kbps`, `Mbps`, `Gbps
 
 def schemas() -> dict[str, dict[str, Any]]:
     """The generated schemas by the name of their file."""
-    asked = {verb: asked_schema(verb) for verb in ASKED}
+    asked = {verb: request_schema(verb) for verb in IN_FILES}
     return {
         "run": run_schema(),
         **asked,
@@ -86,7 +86,7 @@ def page(of: dict[str, dict[str, Any]]) -> str:
             "by its name instead, `stages.NAME.key=value`.\n",
             groups(of["run"]),
         ),
-        *((f"Requests of {verb}", REQUESTS.format(verb=verb), groups(of[verb])) for verb in ASKED),
+        *((f"Requests of {verb}", REQUESTS.format(verb=verb), groups(of[verb])) for verb in IN_FILES),
         ("Scenarios", SCENARIOS, groups(of["scenario"])),
         ("Sweeps", "", groups(of["sweep"])),
     )

@@ -15,8 +15,8 @@ from pydantic import BaseModel
 
 from netsim.__main__ import main as netsim_main
 from netsim.foundation.keys import groups
-from netsim.foundation.meaning import meanings
 from netsim.foundation.own_class import OwnClass
+from netsim.foundation.schema import meanings
 from netsim.foundation.settings import sections_in
 from netsim.grid.sweep_file import SweepConfig
 from netsim.scenario import Scenario
@@ -24,7 +24,7 @@ from tests.reference import CONFIGS, FOLDERS, PAGE, page, schema_text, schemas
 from trainer.__main__ import main as trainer_main
 from trainer.config.file import load_config
 from trainer.config.run import RunConfig
-from trainer.experiment.schema import ASKED, REQUESTS
+from trainer.experiment.schema import IN_FILES, REQUESTS
 from trainer.experiment.stage.reading import KINDS
 
 MADE = schemas()
@@ -51,7 +51,9 @@ def _sections(model: type[BaseModel], seen: set[type[BaseModel]]) -> Iterator[ty
 
 
 @pytest.mark.parametrize(
-    "model", [RunConfig, *REQUESTS.values(), *ASKED.values(), Scenario, SweepConfig], ids=lambda model: model.__name__
+    "model",
+    [RunConfig, *REQUESTS.values(), *IN_FILES.values(), Scenario, SweepConfig],
+    ids=lambda model: model.__name__,
 )
 def test_every_key_has_a_meaning(model: type[BaseModel]) -> None:
     without = [

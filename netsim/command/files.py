@@ -121,14 +121,14 @@ class Keys(Request):
 
 
 def _keys(request: Keys) -> None:
-    from netsim.foundation.reference import chosen, show
+    from netsim.foundation.reference import matching, print_groups
     from netsim.scenario import Scenario
 
     try:
-        found = chosen(Scenario.schema(), request.prefix, "a scenario")
+        groups = matching(Scenario.schema(), request.prefix, "a scenario")
     except Refusal as error:
         raise Refusal("command line", error.field, error.problem, error.remedy) from None
-    show(found, whole=request.prefix is not None)
+    print_groups(groups, whole=request.prefix is not None)
 
 
 KEYS = Verb(

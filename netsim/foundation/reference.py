@@ -15,7 +15,7 @@ from netsim.foundation.refusal import Refusal, nearest
 WIDEST = 120
 
 
-def chosen(schema: dict[str, Any], prefix: str | None, document: str) -> list[Group]:
+def matching(schema: dict[str, Any], prefix: str | None, document: str) -> list[Group]:
     """The groups of a schema whose keys begin with a prefix.
 
     Args:
@@ -45,27 +45,27 @@ def chosen(schema: dict[str, Any], prefix: str | None, document: str) -> list[Gr
     raise Refusal("", "PREFIX", f"{prefix} is not a key of {document}", remedy)
 
 
-def show(found: list[Group], *, whole: bool) -> None:
+def print_groups(shown: list[Group], *, whole: bool) -> None:
     """Prints groups of keys.
 
     Args:
-        found: which.
-        whole: with all that is said of each key, not only the first sentence.
+        shown: the groups.
+        whole: print the whole meaning of each key, not only its first sentence.
     """
     console = Console(highlight=False, soft_wrap=False)
     if not console.is_terminal:
         try:
-            print("\n".join(plain(group, key, whole=whole) for group in found for key in group.keys), flush=True)
+            print("\n".join(plain(group, key, whole=whole) for group in shown for key in group.keys), flush=True)
         except BrokenPipeError:  # the reader of the pipe has seen enough
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return
     console.width = min(console.width, WIDEST)
-    for group in found:
+    for group in shown:
         title = Text(group.title or "top level", "bold")
         console.print(Text.assemble("\n", title, "  ", (group.meaning if whole else _first(group.meaning), "dim")))
         for key in group.keys:
-            shown = [(key.name, "cyan"), "  ", key.values, *([("  " + _default(key), "green")] if key.default else [])]
-            console.print(Padding(Text.assemble(*shown, *([f"  {key.unit}"] if key.unit else [])), (0, 0, 0, 2)))
+            facts = [(key.name, "cyan"), "  ", key.values, *([("  " + _default(key), "green")] if key.default else [])]
+            console.print(Padding(Text.assemble(*facts, *([f"  {key.unit}"] if key.unit else [])), (0, 0, 0, 2)))
             if key.meaning and key.meaning != group.meaning:
                 console.print(Padding(Text(key.meaning if whole else _first(key.meaning), "dim"), (0, 0, 0, 6)))
 
@@ -75,8 +75,8 @@ def plain(group: Group, key: Key, *, whole: bool) -> str:
 
     Args:
         group: that it belongs to.
-        key: which.
-        whole: with all that is said of it.
+        key: the key.
+        whole: print its whole meaning.
     """
     condition = f" ({group.condition})" if group.condition else ""
     facts = ", ".join(part for part in (key.values, _default(key), key.unit) if part)

@@ -1,5 +1,11 @@
 """JSON Schemas of sections, with the meaning of each key, from which editors complete and `keys` prints."""
 
+import ast
+import inspect
+import re
+import sys
+from functools import cache
+from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import BaseModel, TypeAdapter
@@ -7,9 +13,9 @@ from pydantic.fields import FieldInfo
 from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
 from pydantic_core.core_schema import ModelSchema
 
-from netsim.foundation.meaning import meanings, summary
-
 _DRAFT = {"$schema": "https://json-schema.org/draft/2020-12/schema"}
+_LISTED = re.compile(r"(?m)^(?:Args|Attributes):\n((?:(?: .*)?\n?)+)")
+_ENTRY = re.compile(r"(?ms)^ {4}(\w+): (.*?)(?=^ {4}\w+: |\Z)")
 
 
 def described(document: type[BaseModel]) -> dict[str, Any]:
@@ -31,18 +37,18 @@ def described_kinds(kinds: Any) -> dict[str, Any]:
 
 
 class _Generator(GenerateJsonSchema):
-    """Writes meanings into the schema."""
+    """Writes meanings and defaults into a schema."""
 
     def model_schema(self, schema: ModelSchema) -> JsonSchemaValue:
-        """See pydantic."""
+        """Writes the meaning of a section and of each of its fields."""
         built = super().model_schema(schema)
         section = schema["cls"]
         built["description"] = summary(section)
-        told = meanings(section)
+        texts = meanings(section)
         for name, field in section.model_fields.items():
             node = built["properties"][field.alias or name]
-            if name in told:
-                node["description"] = told[name]
+            if name in texts:
+                node["description"] = texts[name]
             if "default" in node:
                 node["default"] = _default(field)
         return built
@@ -57,3 +63,64 @@ def _default(field: FieldInfo) -> Any:
         return written if kind is None else {"kind": kind}
     annotated: Any = Annotated[(field.annotation, *field.metadata)] if field.metadata else field.annotation
     return TypeAdapter(annotated).dump_python(default, mode="json")
+
+
+def meanings(section: type[BaseModel]) -> dict[str, str]:
+    """The meaning of each field of a section, on one line.
+
+    It is the text under the field, or its entry under ``Args`` or ``Attributes`` in the docstring of the class; that of
+    a subclass comes before that of its base.
+
+    Args:
+        section: a class of the packages, whose source can be read.
+
+    Returns:
+        The meanings by the names of the fields; a field without one is missing.
+    """
+    found: dict[str, str] = {}
+    for base in reversed(section.__mro__):
+        if issubclass(base, BaseModel) and base is not BaseModel:
+            found |= _listed(base) | _below_fields(base.__module__).get(base.__qualname__, {})
+    fields = section.model_fields.items()
+    return {name: _capital(found[key]) for name, field in fields for key in (field.alias, name) if key in found}
+
+
+def summary(section: type[BaseModel]) -> str:
+    """The first paragraph of the docstring of a section, on one line."""
+    return _one_line((inspect.cleandoc(section.__doc__ or "")).partition("\n\n")[0])
+
+
+def _listed(section: type[BaseModel]) -> dict[str, str]:
+    """The entries of a class's own docstring."""
+    text = inspect.cleandoc(section.__dict__.get("__doc__") or "") + "\n"
+    return {name: _one_line(meaning) for block in _LISTED.findall(text) for name, meaning in _ENTRY.findall(block)}
+
+
+@cache
+def _below_fields(module: str) -> dict[str, dict[str, str]]:
+    """The texts under the fields of a module's classes, by class and field."""
+    source = Path(inspect.getfile(sys.modules[module])).read_text(encoding="utf-8")
+    found: dict[str, dict[str, str]] = {}
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.ClassDef):
+            pairs = zip(node.body, node.body[1:], strict=False)
+            found[node.name] = {
+                field.target.id: _one_line(below.value.value)
+                for field, below in pairs
+                if isinstance(field, ast.AnnAssign)
+                and isinstance(field.target, ast.Name)
+                and isinstance(below, ast.Expr)
+                and isinstance(below.value, ast.Constant)
+                and isinstance(below.value.value, str)
+            }
+    return found
+
+
+def _capital(text: str) -> str:
+    """A sentence with a capital at its start, unless it starts with a value or a symbol."""
+    return text[0].upper() + text[1:] if re.match(r"[a-z]{2,}[ ,]", text) else text
+
+
+def _one_line(text: str) -> str:
+    """A text without line breaks and without the marks of cross-references."""
+    return re.sub(r":\w+:`~?([^`]*)`|``([^`]*)``", r"`\1\2`", " ".join(text.split()))

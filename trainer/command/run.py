@@ -1,6 +1,7 @@
-"""train, check and keys: a run, a look at its configuration, and what that may say."""
+"""train, check and keys: a run, a look at its configuration, and the keys of one."""
 
-from typing import Annotated
+import json
+from typing import Annotated, Any
 
 from netsim.foundation.command import WORD, Request
 from trainer.command.options import SHOW_RUN, Configured, verb
@@ -70,9 +71,27 @@ class Keys(Request):
 
 
 def _keys(options: Keys) -> int:
-    from trainer.experiment.keys import run
+    from netsim.foundation.reference import matching, print_groups
 
-    return run(options.prefix)
+    verb, _, rest = (options.prefix or "").partition(".")
+    if verb in ("restore", "edit"):
+        print_groups(matching(_schema(verb), rest or None, f"a request of {verb}"), whole=bool(rest))
+    else:
+        groups = matching(_schema("run"), options.prefix, "a run configuration")
+        print_groups(groups, whole=options.prefix is not None)
+    return 0
+
+
+def _schema(name: str) -> dict[str, Any]:
+    """The JSON Schema of a document: from its file, which needs no torch, or else from the sections."""
+    from netsim.foundation.shipped import SHIPPED
+
+    try:
+        return json.loads((SHIPPED / f"schemas/{name}.schema.json").read_text(encoding="utf-8"))
+    except OSError:
+        from trainer.experiment.schema import request_schema, run_schema
+
+        return run_schema() if name == "run" else request_schema(name)
 
 
 KEYS = verb(

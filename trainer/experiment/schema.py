@@ -1,4 +1,4 @@
-"""The JSON Schema of a run configuration, from which editors complete and :mod:`trainer.experiment.keys` prints.
+"""The JSON Schema of a run configuration, from which editors complete and `trainer keys` prints.
 
 It takes what the loader takes: a section may leave out its kind, whatever has a default, and what the files that it
 names say; a configuration with stages may leave to them what it likes, and one with a base to that run. The keys
@@ -14,8 +14,8 @@ from pydantic.fields import FieldInfo
 from pydantic.json_schema import GenerateJsonSchema, JsonSchemaMode, JsonSchemaValue, models_json_schema
 from pydantic_core.core_schema import ModelSchema
 
-from netsim.foundation.meaning import meanings, summary
 from netsim.foundation.own_class import OwnClass
+from netsim.foundation.schema import meanings, summary
 from netsim.foundation.settings import sections_in
 from trainer.config.run import RunConfig
 from trainer.config.task.environment import MeasureRequest
@@ -38,38 +38,38 @@ def _required(node: Node, definitions: Node) -> Node | None:
     if "$ref" in node:
         return _referred(node["$ref"].removeprefix(PREFIX), definitions)
     if "discriminator" in node:
-        found = {
+        by_kind = {
             kind: _required({"$ref": place}, definitions) for kind, place in node["discriminator"]["mapping"].items()
         }
-        chosen = [
-            {"if": {"type": "object", "properties": {"kind": {"const": kind}}, "required": ["kind"]}, "then": asked}
-            for kind, asked in found.items()
-            if asked
+        branches = [
+            {"if": {"type": "object", "properties": {"kind": {"const": kind}}, "required": ["kind"]}, "then": inner}
+            for kind, inner in by_kind.items()
+            if inner
         ]
-        return {"allOf": chosen} if chosen else None
+        return {"allOf": branches} if branches else None
     if "else" in node and "x-class" in node:
-        asked = _required(node["else"], definitions)
-        return asked and {"if": {"type": "object", "required": ["class"]}, "else": asked}
+        inner = _required(node["else"], definitions)
+        return inner and {"if": {"type": "object", "required": ["class"]}, "else": inner}
     if "anyOf" in node:
-        objects = [asked for one in node["anyOf"] if (asked := _required(one, definitions))]
+        objects = [inner for one in node["anyOf"] if (inner := _required(one, definitions))]
         return {"if": {"type": "object"}, "then": objects[0]} if len(objects) == 1 else None
     properties: Node = node.get("properties", {})
     required = [name for name, inner in properties.items() if inner.get("x-required")]
-    below = {name: asked for name, inner in properties.items() if (asked := _required(inner, definitions))}
-    found = {"required": required, "properties": below}
-    return {key: value for key, value in found.items() if value} or None
+    below = {name: keys for name, inner in properties.items() if (keys := _required(inner, definitions))}
+    both = {"required": required, "properties": below}
+    return {key: value for key, value in both.items() if value} or None
 
 
 def _referred(name: str, definitions: Node) -> Node | None:
-    """A reference to what a definition asks for; None: to nothing."""
-    asked_name = f"{name}.complete"
-    if asked_name not in definitions:
-        definitions[asked_name] = None  # a section that holds itself
-        definitions[asked_name] = _required(definitions[name], definitions)
-        if definitions[asked_name] is None:
-            del definitions[asked_name]
+    """A reference to the keys that a definition requires; None if it requires none."""
+    complete_name = f"{name}.complete"
+    if complete_name not in definitions:
+        definitions[complete_name] = None  # a section that holds itself
+        definitions[complete_name] = _required(definitions[name], definitions)
+        if definitions[complete_name] is None:
+            del definitions[complete_name]
             return None
-    return {"$ref": f"{PREFIX}{asked_name}"}
+    return {"$ref": f"{PREFIX}{complete_name}"}
 
 
 DOCUMENT = f"#/$defs/{RunConfig.__name__}"
@@ -82,9 +82,9 @@ REQUESTS: dict[str, type[BaseModel]] = {
     "steps": StepsRequest,
     "measure": MeasureRequest,
 }
-"""What a stage that trains nothing is asked, by its verb."""
-ASKED: dict[str, type[BaseModel]] = {"restore": RestoreRequest, "edit": EditRequest}
-"""What a verb is asked in a file of configs/requests."""
+"""Requests of stages that train nothing, by their verb."""
+IN_FILES: dict[str, type[BaseModel]] = {"restore": RestoreRequest, "edit": EditRequest}
+"""Requests that stand in files of configs/requests, by their verb."""
 UNITS = (
     *("bytes", "classes", "draws", "elements", "evaluations", "examples", "experts", "images", "layers", "nodes"),
     *("noises", "pairs", "pictures", "pixels", "points", "ranks", "steps", "threads", "tokens", "windows"),
@@ -121,9 +121,9 @@ def run_schema() -> Node:
     }
 
 
-def asked_schema(verb: str) -> Node:
+def request_schema(verb: str) -> Node:
     """The JSON Schema of a verb's requests as files: configs/schemas/VERB.schema.json."""
-    request = ASKED[verb]
+    request = IN_FILES[verb]
     _, described = models_json_schema([(request, "validation")], schema_generator=_Generator)
     definitions: Node = described["$defs"]
     place = f"#/$defs/{request.__name__}/properties"
@@ -184,12 +184,12 @@ class _Generator(GenerateJsonSchema):
         if issubclass(section, OwnClass):
             return built
         required = set(built.pop("required", ()))
-        told = meanings(section)
+        texts = meanings(section)
         built.pop("title", None)
         built["description"] = summary(section)
         for name, field in section.model_fields.items():
             key = field.alias or name
-            meaning = told.get(name, "")
+            meaning = texts.get(name, "")
             built["properties"][key] = _property(built["properties"][key], section, name, field) | (
                 {"description": meaning} if meaning else {}
             )
