@@ -14,15 +14,10 @@ History = Literal["last", "full"]
 
 @dataclass(frozen=True)
 class Chain:
-    """The states X_0, ..., X_T of an example, cut into tokens.
+    """The states X_0, ..., X_T of an example, cut into tokens: patches of an image, row by row, or values of a vector.
 
-    A token is a square patch of an image, row by row, or one value of a vector.
-
-    Attributes:
-        transitions: T.
-        history: the states that a transition reads.
-        shape: of a state, [C, H, W] or [V].
-        patch_size: pixels a side of a patch, which divides H and W; of no effect on vectors.
+    There are T transitions. States have the shape [C, H, W] or [V]. The side of a patch divides H and W, and is of no
+    effect on vectors.
     """
 
     transitions: int
@@ -72,9 +67,9 @@ class Chain:
 
 
 def by_value(s: Tensor, shape: tuple[int, ...]) -> Tensor:
-    """The time of its token for each value of a state: [.., 1, H, W] of an image (C, H, W), [.., 1] of a vector.
+    """The times [.., N] of tokens for each value of a state: [.., 1, H, W] of an image (C, H, W), [.., 1] of a vector.
 
-    The times are [.., N]; the tokens of an image are equal squares that cover it row by row, a vector is one token.
+    The tokens of an image are equal squares that cover it row by row; a vector is one token.
     """
     if len(shape) == 1:
         return s

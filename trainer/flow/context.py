@@ -20,15 +20,7 @@ class Space(Protocol):
     """Encodes examples into the states of a flow, and decodes states into images or points."""
 
     def encode(self, examples: Tensor, *, generator: torch.Generator) -> Tensor:
-        """The states of examples.
-
-        Args:
-            examples: [B, *shape] of the data set.
-            generator: of all draws.
-
-        Returns:
-            [B, *D] on the device of the examples, of about zero mean and unit variance, without gradient.
-        """
+        """Encodes examples [B, *shape] into states [B, *D] of about zero mean and unit variance, without gradient."""
         ...
 
     def decode(self, states: Tensor) -> Tensor:
@@ -84,10 +76,7 @@ MaskConfig = Annotated[CentreConfig | BoxesConfig, Field(discriminator="kind")]
 
 
 def draw_holes(config: MaskConfig, num: int, height: int, width: int, *, generator: torch.Generator) -> Tensor:
-    """Draws the hidden pixels of `num` images, bool [num, 1, height, width] on the CPU, at least one in each.
-
-    Height and width are 2 or more.
-    """
+    """Draws hidden pixels, bool [num, 1, height, width] on the CPU, some in each image; its sides are 2 or more."""
     match config:
         case CentreConfig(share=share):
             sides = [_pixels(share, length) for length in (height, width)]
@@ -120,7 +109,7 @@ class Seen:
 
     Attributes:
         context: [B, C', h, w] the input of the network.
-        picture: [B, C, H, W] the same as an image for display; known pixels have their own values.
+        picture: [B, C, H, W] the same as an image for display; known pixels keep their values.
         hole: bool [B, 1, H, W] the pixels to be drawn.
     """
 
@@ -141,13 +130,7 @@ class Context(Protocol):
     """Makes contexts of images."""
 
     def draw(self, images: Tensor, space: Space, *, generator: torch.Generator) -> Seen:
-        """Draws the context of each image.
-
-        Args:
-            images: [B, C, H, W], values in [-1, 1].
-            space: of the states, in which a context of pixels is encoded.
-            generator: of all draws.
-        """
+        """Draws the context of images [B, C, H, W] in [-1, 1], encoding its pixels in the space of the states."""
         ...
 
 

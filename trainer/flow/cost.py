@@ -35,12 +35,7 @@ class RunningCost(Protocol):
 
 
 def differentiable_values(cost: RunningCost, x: Tensor, t: Tensor, condition: Condition) -> Tensor:
-    """Values [B] of a cost at states that require a gradient, where gradients are enabled.
-
-    Raises:
-        ValueError: the cost returns something else than a value for each example, or one that does not depend on the
-            state.
-    """
+    """Values [B] of a cost at states that require a gradient; a ValueError for another shape, or without gradient."""
     values, name = cost(x, t, condition), type(cost).__name__
     if values.shape != (len(x),):
         raise ValueError(
@@ -62,9 +57,9 @@ LEAST = 1e-10
 def separation_cost(subjects: Sequence[Tensor], *, gather: bool = False) -> Tensor:
     """Scores maps of subjects: 0 where those of one subject agree and those of different subjects do not meet.
 
-    cost = (within + between) / 2. `within` is the mean of the divergence between the maps of a subject, over the
-    subjects with several maps; `between` is 1 - the divergence between the mean maps of the subjects. See `divergence`;
-    a term that there is nothing to compute from is 0. The order of subjects, and of maps in a subject, is of no effect.
+    cost = (within + between) / 2, from 0 to 1 for each of B examples, float32 or wider. `within` is the mean
+    `divergence` between the maps of a subject, over the subjects with several maps; `between` is 1 - the divergence
+    between the mean maps of the subjects. A term that there is nothing to compute from is 0. No order has an effect.
 
     Source: Bill, Simsar and Hofmann, "Optimal Control Meets Flow Matching: A Principled Route to Multi-Subject
     Fidelity", arXiv 2510.02315, the cost of FOCUS.
@@ -72,9 +67,6 @@ def separation_cost(subjects: Sequence[Tensor], *, gather: bool = False) -> Tens
     Args:
         subjects: for each subject its maps [B, T, H, W], 0 or more; T >= 1 may differ, the cells may not.
         gather: score whether the subjects meet instead: `between` is the divergence itself.
-
-    Returns:
-        [B] costs from 0 to 1, float32 or wider, differentiable in the maps.
     """
     several = [divergence(maps) for maps in subjects if maps.shape[1] > 1]
     apart = []
@@ -89,13 +81,9 @@ def separation_cost(subjects: Sequence[Tensor], *, gather: bool = False) -> Tens
 
 
 def divergence(maps: Tensor) -> Tensor:
-    """The Jensen-Shannon divergence between maps, each cubed and scaled to sum 1, over its largest value log T.
+    """The Jensen-Shannon divergence [B] between T maps [B, T, H, W], cubed and scaled to sum 1, over its maximum log T.
 
-    Args:
-        maps: [B, T, H, W], 0 or more, T >= 2; of any scale.
-
-    Returns:
-        [B] from 0, for maps that are equal up to their scales, to 1, for maps that share no cell.
+    Maps are 0 or more, T is 2 or more; 0: equal up to their scales, 1: no cell is shared.
     """
     values = maps.flatten(2)
     values = values if values.dtype == torch.float64 else values.float()
@@ -141,10 +129,7 @@ class AttentionConfig(Section):
 
 
 class AttentionCost(RunningCost):
-    """`separation_cost` of the attention maps of groups of patches, blurred by 3 x 3 cells of a Gaussian.
-
-    The maps are asked of the network by :class:`trainer.flow.question.WithAttention`, so that a cost is a forward pass.
-    """
+    """`separation_cost` of attention maps of groups of patches, blurred over 3 x 3 cells: a forward pass."""
 
     def __init__(self, config: AttentionConfig, network: Callable[..., Any]) -> None:
         self._network, self._blocks, self._gather = network, config.blocks, config.goal == "gather"

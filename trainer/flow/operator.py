@@ -133,10 +133,10 @@ class BlurConfig(BuiltIn):
 
 
 class Blur(Operator):
-    """A Gaussian along both axes, less its weakest singular vectors.
+    """A Gaussian along both axes, less its weakest singular vectors; beyond the border the image is its mirror image.
 
-    Beyond the border the image goes on as its mirror image. One matrix for each axis holds the Gaussian, with singular
-    values s_i and s_j; those of the blur are the products s_i s_j, and the small ones count as 0.
+    One matrix for each axis holds the Gaussian, with singular values s_i and s_j; those of the blur are the products
+    s_i s_j, and the small ones count as 0.
     """
 
     def __init__(
@@ -204,10 +204,7 @@ class MaskConfig(BuiltIn):
         return Mask(self.holes(shape, numbers, seed=seed).to(device))
 
     def holes(self, shape: Shape, numbers: Tensor, *, seed: int) -> Tensor:
-        """The hidden pixels of images by number, bool [B, 1, H, W], or [1, 1, H, W] if all have the same, on the CPU.
-
-        Random boxes are a function of the seed and the number.
-        """
+        """The hidden pixels by seed and number, bool [B, 1, H, W] on the CPU, or [1, 1, H, W] if the same for all."""
         _, height, width = shape
         if min(height, width) < 2:
             raise ValueError(f"shape: an image of {height} x {width} pixels has no inside to hide; use larger images")
@@ -262,11 +259,7 @@ TOLERANCE = 1e-4
 def check_laws(
     operator: Operator, shape: tuple[int, int, int], num: int, *, name: str, device: torch.device | str = "cpu"
 ) -> None:
-    """Tries an operator, made for `num` images, on random images.
-
-    Raises:
-        ValueError: it fails, or breaks a law; one line names class, law and remedy.
-    """
+    """Tries an operator, made for `num` images, on random images; a ValueError names class, law and remedy."""
     probe = _Probe(operator, num, name, device)
     x, z = probe.drawn(num, *shape), probe.drawn(num, *shape)
     observed = probe.asked("apply", x)

@@ -25,12 +25,7 @@ class KeysAndValues:
 
 
 class Past:
-    """What every block keeps of the tokens that a network has read.
-
-    Attributes:
-        length: tokens that were read.
-        blocks: keys and values by the number of the block.
-    """
+    """The number of tokens that a network has read, and their keys and values by the number of the block."""
 
     def __init__(self) -> None:
         self.length = 0
@@ -62,11 +57,9 @@ class WithAttention:
 
 @dataclass(frozen=True)
 class Onward:
-    """Requests a prediction from features that are approximated from those of an earlier state.
+    """Requests a prediction from features approximated from those [B, N, D] at the first time of the segment.
 
-    Attributes:
-        features: [B, N, D] of the state at the first time of the segment.
-        share: [B] elapsed share of the segment, from 0 to 1.
+    `share` is the elapsed share [B] of the segment, from 0 to 1.
     """
 
     features: Tensor
@@ -77,8 +70,7 @@ class Onward:
 class Approximation:
     """Requests features that are approximated from those at the starts of segments, and the true ones, [B, N, D] each.
 
-    Attributes:
-        states_at: from times [B] to the states [B, *D] of the same paths.
+    `states_at` leads from times [B] to the states [B, *D] of the same paths.
     """
 
     states_at: Callable[[Tensor], Tensor]
@@ -91,12 +83,9 @@ class Tokens:
 
 @dataclass(frozen=True)
 class FromTokens:
-    """Requests the velocities of a head, [B, *D], for the features that `Tokens` returned; the trunk is not called.
+    """Requests the velocities [B, *D] of a head for the features [B, N, H] of `Tokens`, without a call of the trunk.
 
-    Attributes:
-        tokens: [B, N, H] features.
-        y: [B, *D] states of the head, in the shape of a state of the flow.
-        s: [B, N] times of the head, in [0, 1], one for each token.
+    Its states `y` [B, *D] have the shape of a state of the flow, and each token a time `s` [B, N] in [0, 1].
     """
 
     tokens: Tensor
@@ -106,12 +95,7 @@ class FromTokens:
 
 @dataclass(frozen=True)
 class HeadVelocities:
-    """Requests the velocities of a head, [M, B, *D], for several of its states, from one call of the trunk.
-
-    Attributes:
-        y: [M, B, *D] states of the head.
-        s: [M, B, N] times of the head, in [0, 1], one for each token.
-    """
+    """Requests the velocities of a head at M of its states [M, B, *D] and times [M, B, N], the trunk called once."""
 
     y: Tensor
     s: Tensor
@@ -121,12 +105,8 @@ class HeadVelocities:
 class NextStates:
     """Requests the velocities of a head, [M, K, B, *D], for each token of K states that follow one state of a chain.
 
-    The states themselves are given, and the features of a token see those before it alone: one causal pass.
-
-    Attributes:
-        following: [K, B, *D] the states that follow.
-        y: [M, K, B, *D] states of the head, M for each token.
-        s: [M, K, B, N] their times, in [0, 1].
+    The following states [K, B, *D] are given, and the features of a token see those before it alone: one causal pass.
+    The head has M states `y` [M, K, B, *D] and times `s` [M, K, B, N], in [0, 1].
     """
 
     following: Tensor
@@ -136,22 +116,14 @@ class NextStates:
 
 @dataclass(frozen=True)
 class NextToken:
-    """Requests the features of the token that comes next, [B, H]; tokens [B, N, P] stand in place of the states.
-
-    Attributes:
-        past: what the network has read before these tokens, to which they are added.
-    """
+    """Requests the features [B, H] of the next token, adding tokens [B, N, P], in place of states, to a past."""
 
     past: Past
 
 
 @dataclass(frozen=True)
 class OfToken:
-    """Requests the velocities of a head, [B, P], at states [B, P] and times [B] of a single token of each example.
-
-    Attributes:
-        features: [B, H] of the token, as `NextToken` returned them.
-    """
+    """Requests the velocities [B, P] of a head at states [B, P] and times [B], for the features of `NextToken`."""
 
     features: Tensor
 

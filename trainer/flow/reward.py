@@ -45,11 +45,11 @@ class Reward(Protocol):
 
 @dataclass(frozen=True)
 class RewardInputs:
-    """What a reward may be built from.
+    """Whatever a reward may be built from.
 
     Attributes:
         shape: of an example.
-        num_classes: classes of the data; 0: they have none.
+        num_classes: classes of the data; 0 if absent.
         labelled: reads training examples, float32 [N, *shape] on the CPU, and their classes, int64 [N], the same on
             every rank; it is called once, by a reward that learns from them.
         seed: of the run.
@@ -62,15 +62,10 @@ class RewardInputs:
 
 
 class CheckedReward(Reward):
-    """Calls a reward, and ends the run with its name where what it returns is no reward of each example.
+    """Calls a reward, and refuses by its name, in a ValueError, whatever is no finite reward of each example.
 
-    Types and shapes are known to the host. Values are looked at in every call: on a CPU at once; on a device the
-    number of bad ones is copied while the device works on, and the first later call, or `settle`, that finds the copy
-    complete raises.
-
-    Attributes:
-        name: of the reward, for messages.
-        differentiable: whether it says to have a gradient in the examples.
+    On a device the number of bad values is copied while the device works on, and the first later call, or `settle`,
+    after the copy is complete raises. `differentiable`: the reward claims a gradient in the examples.
     """
 
     def __init__(self, reward: Reward, name: str, *, differentiable: bool) -> None:
@@ -79,10 +74,6 @@ class CheckedReward(Reward):
         self._pending: list[tuple[Tensor, int, Any]] = []
 
     def __call__(self, examples: Tensor, condition: Condition, /) -> Tensor:
-        """Raises a ValueError for rewards that are no floats [B], not finite, or lack the gradient they say to have.
-
-        What is not finite on a device may be refused by a later call.
-        """
         self._raise_known()
         rewards = self._reward(examples, condition)
         if not isinstance(rewards, Tensor):
@@ -187,12 +178,7 @@ class Distance(BuiltIn):
     """The coordinates of a point; or a picture, which is cut and resized as images are."""
 
     def made(self, inputs: RewardInputs) -> Reward:
-        """The reward of a point, or of a picture from -1 to 1.
-
-        Raises:
-            Refusal: the picture cannot be read.
-            ValueError: examples are no points of so many coordinates, or no images.
-        """
+        """A Refusal for a picture that cannot be read, a ValueError for examples of another shape than the target."""
         shape, target = list(inputs.shape), self.target
         if isinstance(target, tuple):
             if shape != [len(target)]:
@@ -239,13 +225,10 @@ class Classifier(BuiltIn):
     """Penalty on the squares of its weights: larger values make it less sure, and its reward smoother."""
 
     def made(self, inputs: RewardInputs) -> FittedClassifier:
-        """Learns to tell the classes of the training examples apart.
+        """Fits a classifier to the training examples, to the same bits on every rank and on another machine.
 
-        The loss is strictly convex. It is minimised in float64 on the CPU far beyond the grid that the weights are
-        rounded to, so that every rank, and a resumed run on another machine, has the same classifier.
-
-        Raises:
-            ValueError: there are no classes, a class has no examples, or all examples are equal.
+        The loss is strictly convex, and is minimised in float64 on the CPU far beyond the grid that the weights are
+        rounded to. A ValueError for data without classes, a class without examples, or examples that are all equal.
         """
         from sklearn.exceptions import ConvergenceWarning
         from sklearn.linear_model import LogisticRegression  # nearly a second to import
@@ -284,9 +267,9 @@ class Classifier(BuiltIn):
 
 
 class FittedClassifier(Reward):
-    """log p(class asked | example) of a multinomial logistic regression of centred and scaled examples.
+    """log p(requested class | example), or of the likeliest class if none is requested.
 
-    Where no class was asked for, it is the log-probability of the likeliest one.
+    It is a multinomial logistic regression of centred and scaled examples.
     """
 
     def __init__(self, weight_CD: Tensor, bias_C: Tensor, centre_D: Tensor, scale: Tensor) -> None:

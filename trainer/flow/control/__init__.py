@@ -59,11 +59,8 @@ class PullConfig(Section):
 class Pull(Control):
     """v + s(t) (c - v), where c is the velocity of the path through a state and a given end.
 
-    On the straight path c = (y - x) / (1 - t) towards data y, and (x - y) / t towards a source y.
-
-    With strength 1 the last step of Euler's method, or of any other that asks for no velocity at the end itself, ends
-    at the given states. At the end no velocity is that of the path, and the pull is over there. The divisor is at least
-    1e-3, see `trainer.flow.target.conversion.convert`.
+    On the straight path c = (y - x) / (1 - t) towards data y, and (x - y) / t towards a source y. At the end itself the
+    pull is over, so that with strength 1 Euler's method, like any other that needs no velocity there, ends at y.
 
     Source: Rout et al., "Semantic Image Inversion and Editing using Rectified Stochastic Differential Equations",
     arXiv 2410.10792, algorithms 1 (towards a noise) and 2 (towards a picture).
@@ -151,15 +148,12 @@ class TransportConfig(Section):
 class Transport(Control):
     """v + s(t) (d - v), where d is the velocity of the path to a picture, shortened where it is too long.
 
-    s(t) = strength (1 + cos(pi t / stop)) / 2 min(1, t / ramp) before `stop`, and 0 from there on. The map between two
-    points that transports one to the other is a straight line; hence the name. Where nothing is shortened and
-    `respect_prompt` is off, transport followed by a pull of strength e is a pull of strength 1 - (1 - e) (1 - s).
-
-    With `respect_prompt` the correction s (d - v) is multiplied by |v| / |d|, as the published code does, although it
-    holds d already.
+    s(t) = strength (1 + cos(pi t / stop)) / 2 min(1, t / ramp) before `stop`, and 0 after it. Where nothing is
+    shortened and `respect_prompt` is off, transport followed by a pull of strength e is a pull of strength 1 - (1 - e)
+    (1 - s). With `respect_prompt` the correction s (d - v) is multiplied by |v| / |d|, although it holds d already.
 
     Source: Lupascu and Stupariu, "Transport-Guided Rectified Flow Inversion", arXiv 2508.02363, as its published code
-    has it: before the pull of RF-Inversion, see `trainer.flow.control`.
+    has it: before the pull of RF-Inversion.
     """
 
     def __init__(self, config: TransportConfig, picture: Tensor, path: Path, mask: Tensor | None = None) -> None:
@@ -179,9 +173,9 @@ class Transport(Control):
         return config.strength * faded * ((t / config.ramp).clamp(max=1) if config.ramp else 1)
 
     def clip_rate(self, trajectory: Trajectory) -> Tensor:
-        """The share (scalar) of the places of the states that it acted on where the transport's velocity was too long.
+        """The share (scalar) of the places of the states that it acted on where its velocity was too long.
 
-        The trajectory is that of Euler's method, or of another one that asks for velocities at its states alone.
+        The trajectory is of Euler's method, or of another that evaluates velocities at its states alone.
         """
         rates = []
         for x, time in zip(trajectory.x[:-1], trajectory.times[:-1].to(trajectory.x), strict=True):

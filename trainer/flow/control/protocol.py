@@ -29,23 +29,19 @@ class Control(Protocol):
     """
 
     def over(self, field: Field) -> Field:
-        """Returns the changed field.
-
-        Args:
-            field: what a sampler would follow without this control.
-        """
+        """Returns the changed field, given the one that a sampler would follow without this control."""
         ...
 
 
 @dataclass(frozen=True)
 class ControlInputs:
-    """What a control may refer to besides the field: the examples that are drawn, B of them, in the rows of the states.
+    """Whatever a control may refer to besides the field, for the B examples that are drawn, in the rows of the states.
 
     Attributes:
-        path: the path of the flow.
+        path: of the flow.
         condition: of the examples, on their device.
-        network: the network of the flow without guidance, which a cost may ask for more than a prediction.
-        picture: [B, *D] the states of the pictures that are edited or restored; None: there are none.
+        network: of the flow without guidance, which a cost may request more of than a prediction.
+        picture: [B, *D] the states of the pictures that are edited or restored; None if absent.
         mask: where a picture is held on to, 0 to 1, of a shape that broadcasts to the states, such as [1, 1, H, W]; 0
             leaves a value to the flow. None: everywhere.
     """
@@ -65,12 +61,7 @@ class ControlInputs:
 
 @dataclass(frozen=True)
 class Controlled(Field):
-    """A field made of another one by a change of its velocity; all other quantities follow from that velocity.
-
-    Attributes:
-        field: the other field.
-        path: of the states.
-    """
+    """A field made of another one by a change of its velocity; all other quantities follow from that velocity."""
 
     field: Field
     path: Path
@@ -122,10 +113,9 @@ class CostGradientConfig(Section):
 class CostGradient(Control):
     """Subtracts the gradient of a cost from the velocity.
 
-    The cost to go, of which the optimal control is the gradient, is taken to grow by the cost at the present state for
-    all of the remaining time: a(x, t) = (1 - t) grad f(x, t), one step of the adjoint equation. Only the cost is
-    differentiated, under the condition of the examples alone; the field, guided or not, is asked once and without
-    gradient.
+    The optimal control is the gradient of the cost to go, which is taken to grow by the present cost for all of the
+    remaining time: a(x, t) = (1 - t) grad f(x, t), one step of the adjoint equation. Only the cost is differentiated,
+    under the condition of the examples alone; the field, guided or not, is evaluated once and without gradient.
 
     Source: Bill, Simsar and Hofmann, "Optimal Control Meets Flow Matching: A Principled Route to Multi-Subject
     Fidelity", arXiv 2510.02315, the control at test time (FOCUS); `memoryless` is the weight of its published code.

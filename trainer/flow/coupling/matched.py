@@ -69,23 +69,14 @@ class KNN(BuiltIn):
 
 
 class Match(NamedTuple):
-    """The source point of each data point.
-
-    Attributes:
-        source_index: int64 [B], row of the source point.
-        log_weight: float32 [B] logarithms of the weights of the data points; None: all equal.
-    """
+    """Row int64 [B] of the source point of each data point, and logarithms float32 [B] of weights; None: all equal."""
 
     source_index: Tensor
     log_weight: Tensor | None = None
 
 
 class Matching(Protocol):
-    """A rule that decides the pairs.
-
-    Attributes:
-        weighs: whether its matches have weights.
-    """
+    """A rule that decides the pairs; `weighs` says whether its matches have weights."""
 
     weighs: bool
 
@@ -218,21 +209,13 @@ _ROUNDING = 1e-5
 class Entropic(Matching):
     """Every data point draws a source point from its column of an entropic plan.
 
-    That samples the plan with every data point once. Where the plan may leave mass behind, a data point weighs what its
-    column holds, which in the mean over draws is the same as drawing data points by it.
+    That samples the plan with every data point once. Where the plan may leave mass behind, at a price that is infinite
+    if none may be, a data point weighs the mass of its column, which in the mean over draws is the same as drawing data
+    points by it. A ValueError for an epsilon or price of 0 or less.
 
     Source: Tong et al., "Improving and Generalizing Flow-Based Generative Models with Minibatch Optimal Transport",
     arXiv 2302.00482, algorithm 3; unbalanced: Eyring et al., "Unbalancedness in Neural Monge Maps Improves Unpaired
     Domain Translation", arXiv 2311.15100, section 4.
-
-    Args:
-        cost: of a pair.
-        epsilon: strength of the entropy, above 0.
-        marginal_weight: price of mass left behind, above 0; infinite: none may be.
-        unit: of both, see `MinibatchOT`.
-
-    Raises:
-        ValueError: a setting out of its range.
     """
 
     def __init__(self, cost: Cost, epsilon: float, marginal_weight: float = math.inf, unit: Unit = "spread") -> None:

@@ -146,11 +146,7 @@ class Paired(BuiltIn):
 
 
 def standard_normal(x_1: Tensor, x_0: Tensor | None, generator: torch.Generator) -> Tensor:
-    """The source points [B, *D] of a batch: `x_0` if there are any, else a standard normal draw for each data point.
-
-    Raises:
-        ValueError: `x_0` has another shape than `x_1`.
-    """
+    """The source points [B, *D], or normal draws in their place; a ValueError if their shape is not that of `x_1`."""
     if x_0 is None:
         drawn = torch.empty_like(x_1, device=generator.device).normal_(generator=generator)
         return to_device(drawn, x_1.device)

@@ -55,13 +55,7 @@ from trainer.flow.sampler.protocol import Field
 
 @dataclass(frozen=True)
 class Solution:
-    """States that solve inverse problems.
-
-    Attributes:
-        states: [B, *D] at time 1.
-        residual: [B] see `Consistency.residual`.
-        calls: how often the field was evaluated for the batch.
-    """
+    """States [B, *D] at time 1 that solve inverse problems, their residuals [B], and evaluations for the batch."""
 
     states: Tensor
     residual: Tensor
@@ -77,7 +71,7 @@ class InverseSolver(Protocol):
         Args:
             field: of the flow, under the conditions of the examples.
             consistency: with the observations.
-            keys: int64 [B] keys of what is drawn, one for each example.
+            keys: int64 [B] keys of the draws, one for each example.
         """
         ...
 
@@ -116,11 +110,7 @@ class FlairConfig(Section):
     """Of the way that a soft step moves."""
 
     def build(self, path: Path, errors: Tensor | None = None) -> Flair:
-        """The solver; `errors`, where the weight is calibrated, are of `calibration_errors`.
-
-        Raises:
-            ValueError: the path adds noise of its own, or the weight is so large that steps diverge.
-        """
+        """The solver, by `calibration_errors`; a ValueError if the path has noise of its own, or steps diverge."""
         return Flair(
             path,
             self.weight_of(errors),
@@ -153,7 +143,7 @@ class FlairConfig(Section):
 
         Args:
             operator: made for the images of the batch.
-            observed: [B, *S] what was observed of them.
+            observed: [B, *S] observations of them.
             decode: from states to images, where states are latents; None: states are images.
             initial: [B, *D] states to begin with; needed where there is `decode`.
             scale: factor between images and states, where states are images.
@@ -175,7 +165,7 @@ class FlairConfig(Section):
 
 
 class Flair(InverseSolver):
-    """Moves states mu towards what the field expects of them with noise, and then into agreement with the observations.
+    """Moves states mu towards the field's estimate of them with noise, and then into agreement with the observations.
 
     At falling noise levels s, with the weight lambda(s) of the prior:
 
@@ -183,15 +173,14 @@ class Flair(InverseSolver):
         mu <- mu - lambda(s) / s (mu - x_1(x_s)),   e' <- the noise that the field expects in x_s
         mu <- the nearest states that agree
 
-    The first update is lambda(s) times the difference between the velocity that the field gives on the straight path
-    and that from mu to e. Written in this way it holds on every path of noise and data, with states scaled to the path.
-    The field is evaluated once a step and not differentiated; guidance, conditions and controls come with it. Its
-    source must be the standard normal. Without trajectory adjustment all of e is fresh noise.
+    The first update is lambda(s) times the difference between the velocity of the field on the straight path and that
+    from mu to e. In this form it holds on every path of noise and data, with states scaled to the path. The source must
+    be the standard normal. Without trajectory adjustment all of e is fresh noise.
 
     Source: Erbach et al., "Solving Inverse Problems with FLAIR", arXiv 2506.02680.
 
     Attributes:
-        largest_ratio: largest lambda(s) / s of all steps: the share of the way to the expectation that a step goes.
+        largest_ratio: largest lambda(s) / s of all steps: the share of the distance to the estimate that a step covers.
         vanished: as `Weight.vanished`.
     """
 

@@ -29,12 +29,7 @@ class Consistency(Protocol):
         ...
 
     def enforced(self, states: Tensor, weight: float, /) -> Tensor:
-        """The nearest states that agree with the observations.
-
-        Args:
-            states: [B, *D].
-            weight: of the prior at this time, which a solver by gradients scales its steps by.
-        """
+        """The nearest states [B, *D] that agree; a solver by gradients may scale steps by the weight of the prior."""
         ...
 
     def residual(self, states: Tensor, /) -> Tensor:
@@ -50,8 +45,7 @@ def agreeing(operator: Operator, observed: Tensor, images: Tensor) -> Tensor:
 class ExactConsistency(Consistency):
     """The nearest states that agree, mu + A+ (y - A mu), where states are the pixels themselves times `scale`.
 
-    A share of the way is gone, above 0 and at most 1. Below 1 the agreement is soft: what is left of the difference
-    depends on the prior.
+    With a share below 1 of that step, above 0, the agreement is soft: the rest of the difference depends on the prior.
     """
 
     def __init__(self, operator: Operator, observed: Tensor, *, share: float = 1.0, scale: float = 1.0) -> None:
@@ -71,15 +65,15 @@ class ExactConsistency(Consistency):
 
 
 class DecodedConsistency(Consistency):
-    """States whose decoded images agree, found by nonlinear conjugate gradients on |A D(mu) - y|^2.
+    """States whose decoded images agree, by nonlinear conjugate gradients on |A D(mu) - y|^2.
 
-    Each example has its own directions and step lengths. A step is as long as it would have to be if the decoder were
-    linear, which one more decoding along the direction tells; where it does not bring the example nearer, it is taken
-    back and the next one is shorter. So the difference never grows, whatever the scale of the decoder. With a linear
-    decoder these are the conjugate gradients of least squares, which end at the nearest states that agree.
+    Each example has its own directions and step lengths. A step has the length that is right for a linear decoder,
+    which one more decoding along the direction measures; where it does not bring the example nearer, it is taken back
+    and the next one is shorter. So the difference never grows, whatever the scale of the decoder. With a linear decoder
+    these are the conjugate gradients of least squares, which end at the nearest states that agree.
 
-    An example rests when its mean squared difference |A D(mu) - y|^2 / numel is at most the tolerance. Each of the
-    iterations is two decodings and one gradient; a share of each step is gone, above 0 and at most 1.
+    An example rests when its mean squared difference |A D(mu) - y|^2 / numel is at most the tolerance. Each iteration
+    is two decodings and one gradient, and takes a share of its step, above 0 and at most 1.
 
     Source: Nocedal and Wright, "Numerical Optimization", 2006, equation 5.45 (Polak and Ribière, not below 0).
     """

@@ -53,13 +53,10 @@ LEAST_LEFT = 0.1
 
 @dataclass(frozen=True)
 class Weight:
-    """The weight lambda(s) of the prior at noise levels s.
+    """The weight lambda(s) of the prior: `values` [N], 0 or more, at increasing noise `levels` [N]; linear in between.
 
-    Attributes:
-        levels: float64 [N] noise levels, increasing.
-        values: float64 [N] the weight at these, 0 or more; linear in between.
-        scale: what they are proportional to.
-        vanished: whether the calibrated weight is next to nothing, so that the ramp stands here in its place.
+    Both are float64, and values are proportional to `scale`. `vanished`: the calibrated weight is next to nothing, and
+    this is the ramp.
     """
 
     levels: Tensor
@@ -79,21 +76,20 @@ def calibration_levels() -> Tensor:
 
 @torch.no_grad()
 def calibration_errors(field: Field, states: Tensor, path: Path, keys: Tensor) -> Tensor:
-    """Measures the error of a field on examples, once for a run: no operator plays a part in it.
+    """Measures the error of a field on examples, once for a run, without any operator.
 
     At the noise level s the state is x_s = (1 - s) x + s e with fresh noise e, and the error is the mean over the
-    values of |x - x_1(x_s)|^2 / s^2, where x_1 is what the field expects the data to be. On the straight path this is
-    the error of the velocity. On any other path the state is the same but for a factor.
+    values of |x - x_1(x_s)|^2 / s^2, where x_1 is the field's estimate of the data. On the straight path this is the
+    error of the velocity. On any other path the state is the same but for a factor.
 
     Args:
-        field: of the flow, under the conditions of the examples.
+        field: of the flow, under the conditions of the examples; evaluated 100 times.
         states: [B, *D] of examples at time 1.
         path: of the flow, without noise of its own; a ValueError otherwise.
         keys: int64 [B] keys of the noise.
 
     Returns:
-        float64 [B, 100] at :func:`calibration_levels`; 100 evaluations of the field. Errors of several batches are
-        joined along dimension 0.
+        float64 [B, 100] at `calibration_levels`; errors of several batches are joined along dimension 0.
     """
     check_path(path)
     times = time_of(path, calibration_levels())
@@ -112,13 +108,9 @@ def calibrated(errors: Tensor, scale: float) -> Weight:
     It is scale (w(s) - w(0)), and 0 where this is negative; w is 1 / error, divided by its mean over the levels. So it
     depends on the variance of the data: for independent values of variance q it is 0 up to the level 2 q / (1 + q), and
     everywhere for q >= 1. Where less than a tenth of the weight is left, as on latents that are scaled to unit
-    variance, it is :func:`ramp` instead.
+    variance, it is `ramp` instead, which is no part of the paper. A ValueError for an error that is not finite.
 
-    Source: Erbach et al., "Solving Inverse Problems with FLAIR", arXiv 2506.02680 (the calibrated weight). The
-    substitute is this module's own.
-
-    Raises:
-        ValueError: an error is not finite.
+    Source: Erbach et al., "Solving Inverse Problems with FLAIR", arXiv 2506.02680 (the calibrated weight).
     """
     levels, mean = calibration_levels(), errors.double().mean(0).cpu()
     if not bool(mean.isfinite().all()):

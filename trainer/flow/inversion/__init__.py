@@ -26,14 +26,13 @@ from trainer.flow.sampler.protocol import check_times
 
 @dataclass(frozen=True)
 class Inverted:
-    """Noise that was found for given states.
+    """The noise of given states.
 
     Attributes:
         noise: [B, *D] at time 0.
-        calls: how often the field was evaluated for the batch.
-        errors: [I, B] mean squared distance of what each iterate leads to, the first iterate first; None where the
-            iterates are not drawn.
-        bound: [B] step size from which on the iterates of an example go apart, as far as they have shown it; infinite
+        calls: evaluations of the field for the batch.
+        errors: [I, B] mean squared distance of the states that each iterate leads to; None: no iterate is drawn.
+        bound: [B] step size from which on the iterates of an example diverge, as far as they have shown it; infinite
             where they have not, None where there are no steps of that kind.
     """
 
@@ -92,8 +91,7 @@ class Reverse(Inversion):
 
     Euler's step back takes the velocity at the end of the step that it undoes, Euler's step forth that at its start.
     Back and forth is therefore wrong by the order of the sampler: for Euler's method, twice the steps leave half the
-    error. The field is asked at t = 1 itself, where the velocity of a network that predicts the data is open, see
-    `trainer.flow.target.conversion.convert`.
+    error. The field is evaluated at t = 1 itself, where a network that predicts the data leaves the velocity open.
 
     Source of the pull: Rout et al., "Semantic Image Inversion and Editing using Rectified Stochastic Differential
     Equations", arXiv 2410.10792, equation 8.
@@ -147,12 +145,11 @@ class EulerInverse(Sampler):
     """Undoes Euler's steps x_t = x_s + (t - s) v(x_s, s), one after the other.
 
     The unknown start of a step is guessed by the last velocity, y = x_t - (t - s) u, and the velocity there gives the
-    step: u <- v(y, s), x_s = x_t - (t - s) u. The guess is wrong by O(h^2) for a step of length h, the step that is
-    made of it by O(h^3), and so back and forth over all steps is wrong by O(h^2), where Euler's method on the grid
-    turned round is wrong by O(h). Every further evaluation, at the start found by the one before, wins another order
-    of h: that is the iteration towards a fixed point of y, which exists where h times the slope of v is below 1.
-
-    The very first guess takes the velocity at the first state, which is one evaluation more.
+    step: u <- v(y, s), x_s = x_t - (t - s) u. The guess is wrong by O(h^2) for a step of length h, its step by O(h^3),
+    and back and forth over all steps by O(h^2), where Euler's method on the reversed grid is wrong by O(h). Every
+    further evaluation, at the start that the one before gives, wins another order of h: the iteration towards a fixed
+    point of y, which exists where h times the slope of v is below 1. The first guess takes one more, at the first
+    state.
 
     Source: Jiao et al., "UniEdit-Flow: Unleashing Inversion and Editing in the Era of Flow Models", arXiv 2504.13109,
     algorithm 1 (Uni-Inv, one evaluation); Garibi et al., "ReNoise: Real Image Inversion Through Iterative Noising",

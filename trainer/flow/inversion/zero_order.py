@@ -17,23 +17,15 @@ RESOLUTION = 1e-4
 
 
 def contraction_bound(noise_change: Tensor, drawn_change: Tensor, drawn: Tensor) -> Tensor:
-    """The step size below which two noises come nearer to one another, 2 <df, dz> / |df|^2.
+    """The step size below which two noises of each example come nearer to one another, 2 <df, dz> / |df|^2.
 
-    The update z <- z - eta (f(z) - y) moves a pair to dz - eta df, and |dz - eta df| < |dz| holds exactly for
-    0 < eta < 2 <df, dz> / |df|^2. For a linear f with symmetric positive matrix, no pair has a smaller bound than
-    2 / (largest eigenvalue), which is the bound of gradient descent.
+    dz and df are the changes [B, *D] of the noise and of the states that it leads to. The update moves a pair to
+    dz - eta df, and |dz - eta df| < |dz| holds exactly for 0 < eta < 2 <df, dz> / |df|^2. For a linear f with symmetric
+    positive matrix, no pair has a smaller bound than 2 / (largest eigenvalue), the bound of gradient descent. [B] in
+    float64; infinite where df is within rounding of the states, or where no size brings the pair nearer, <df, dz> <= 0.
 
-    Source: Ronai, Kulikov and Michaeli, "FlowOpt", arXiv 2510.22010, whose condition on the step size asks the same of
-    all pairs at once.
-
-    Args:
-        noise_change: [B, *D] dz between two noises of each example.
-        drawn_change: [B, *D] df between what they lead to.
-        drawn: [B, *D] what one of them leads to.
-
-    Returns:
-        [B] in float64; infinite where the pair tells nothing: where df is within rounding, and where no size brings the
-        pair nearer, <df, dz> <= 0.
+    Source: Ronai, Kulikov and Michaeli, "FlowOpt", arXiv 2510.22010, whose condition on the step size is that of all
+    pairs at once.
     """
     dz, df = noise_change.double().flatten(1), drawn_change.double().flatten(1)
     along, square = (df * dz).sum(1), df.square().sum(1)
@@ -52,14 +44,14 @@ Watch = Callable[[int, Tensor, Tensor], None]
 
 @dataclass(frozen=True)
 class Iterated:
-    """What the corrections of zero-order inversion came to.
+    """The result of zero-order inversion.
 
     Attributes:
         noise: [B, *D] of each example, the iterate that leads nearest to the target.
-        drawn: [B, *D] what it leads to.
+        drawn: [B, *D] the states that it leads to.
         errors: [I + 1, B] float32 mean squared distance of each iterate from the target, that of the first noise first.
-        bound: [B] float32 the smallest bound on the step size that pairs of successive iterates have shown, see
-            :func:`contraction_bound`; infinite where none told one. A `step_size` near it or above it is too large.
+        bound: [B] float32 smallest `contraction_bound` of pairs of successive iterates; infinite where none has one. A
+            `step_size` near it or above it is too large.
     """
 
     noise: Tensor
@@ -77,24 +69,18 @@ def zero_order(
     step_size: float | None = None,
     watch: Watch | None = None,
 ) -> Iterated:
-    """Corrects noise until what it leads to is near a target: z <- z - eta (f(z) - y).
+    """Corrects noise until the states that it leads to are near a target: z <- z - eta (f(z) - y).
 
-    It is gradient descent on |f(z) - y|^2 / 2 with the identity in place of the Jacobian of f. Nothing but f is asked,
-    so that f may be any sampler with any guidance, controls and decoder of the same shape, in any number format.
+    It is gradient descent on |f(z) - y|^2 / 2 with the identity in place of the Jacobian of f, which may be any sampler
+    with any guidance, controls and decoder of the same shape, in any number format.
 
     Inversion: f draws under the condition of the target, and the more iterations, the nearer.
 
-    Editing: f draws under *another* condition, the first noise is that of an inversion under the own one, and the run
-    is stopped early. The first iterate is the plain edit, far from the picture; with each further one the distance to
-    the picture falls, and in the end the edit itself is undone. So the number of iterations is the strength with which
-    the picture is kept. It needs a small `step_size`, 0.05 for some 8 iterations: with steps of 0.4 or of their own,
-    two iterations undo most edits (`tests/benchmarks/methods/flowopt_editing.py`). `watch` may keep every iterate, so
-    that a user can choose among them afterwards.
-
-        inverted = inversion.invert(own_field, pictures, times, keys=keys)
-        edits = []
-        zero_order(lambda z: sampler.sample(new_field, z, times).final, pictures, inverted.noise, 8, 0.05,
-                   watch=lambda number, noise, drawn: edits.append(drawn))
+    Editing: f draws under *another* condition, the first noise is the inversion of the picture, and the run is stopped
+    early. The first iterate is the plain edit, far from the picture; with each further one the distance to the picture
+    falls, and in the end the edit itself is undone. So the number of iterations is the strength with which the picture
+    is kept. It needs a small `step_size`, 0.05 for some 8 iterations: with larger or automatic steps, two iterations
+    undo most edits (`tests/benchmarks/methods/flowopt_editing.py`). `watch` may keep every iterate for a later choice.
 
     An example's result is a function of its own row, if that is so of f. Nothing is read back to the host.
 
@@ -110,9 +96,6 @@ def zero_order(
             successive iterates have shown so far, and 0.4 before the first pair, which suits a flow between states of
             unit variance.
         watch: is shown every iterate.
-
-    Returns:
-        The best iterate of each example, and the errors of all.
     """
     z, y = _at_least_single(initial), _at_least_single(target)
     image = drawn(z).to(z.dtype)

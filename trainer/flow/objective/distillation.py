@@ -25,7 +25,7 @@ class TeacherStep:
         end: states and times where it ends.
         length: [B, 1, ..., 1] in time, from 0 to the longest; no step leads beyond t = 1.
         left: [B, 1, ..., 1] the time 1 - t from its beginning to the data.
-        longest: what the length is away from the data.
+        longest: the length away from the data.
     """
 
     velocity: Tensor

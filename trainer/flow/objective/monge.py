@@ -152,19 +152,14 @@ class MongeGap(Section):
 
 
 def one_step(prediction: Tensor, x_0: Tensor, target: Target) -> Tensor:
-    """The map of one step, T(x_0) = x_0 + v(x_0, 0): one step of Euler's method over the whole of time.
-
-    The prediction is of a network at `x_0` and time 0, where the target determines the velocity.
-    """
+    """The map of one step, T(x_0) = x_0 + v(x_0, 0), from a prediction at `x_0` and time 0."""
     return x_0 + target.convert(prediction.to(x_0.dtype), x_0, torch.zeros_like(x_0.flatten(1)[:, 0]), "velocity")
 
 
 class Regularised(Objective):
     """A regression plus weight x Monge gap of the map of one step on the source points of the micro batch.
 
-    The gap is E c(x_0, T(x_0)) - W_c(x_0, T(x_0)) with the cost c = |x - y|^2 / 2. It is 0 if the map is the gradient
-    of a convex function. The network is called once, on twice as many states: the regression calls it at the points
-    alone.
+    The gap is 0 if the map is the gradient of a convex function. The network is called once, on twice as many states.
 
     Source: Uscidda and Cuturi, "The Monge Gap: A Regularizer to Learn All Transport Maps", arXiv 2302.04953,
     definition 1.

@@ -51,13 +51,7 @@ class FrozenFlow(Protocol):
     """A trained flow whose weights do not change."""
 
     def field(self, condition: Condition, guidance: float, device: torch.device) -> Field:
-        """The field that a sampler follows to draw examples of a condition.
-
-        Args:
-            condition: of the examples.
-            guidance: scale of classifier-free guidance, 0 or more.
-            device: where it computes.
-        """
+        """The field that a sampler follows on a device, to draw examples of a condition with guidance of 0 or more."""
         ...
 
 
@@ -71,16 +65,9 @@ class Objective(Protocol):
     draws: ClassVar[bool] = False
 
     def loss(self, model: Model, sample: PathSample, condition: Condition) -> LossTerms:
-        """Evaluates the model and returns its losses.
+        """Evaluates the model at B points of the path and returns the losses of each, without the weights of the pairs.
 
-        Args:
-            model: the network.
-            sample: B points of the path.
-            condition: input of the model.
-
-        Returns:
-            The losses of each point, without the weights of the pairs, since these are normalised over the global batch
-            and an objective has one micro batch.
+        These are normalised over the global batch, and an objective has one micro batch.
         """
         ...
 

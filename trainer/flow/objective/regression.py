@@ -55,8 +55,7 @@ Point = tuple[Tensor, Tensor]
 def at_points(model: Model, condition: Condition, *points: Point) -> tuple[Tensor, ...]:
     """Calls a network once at several points of each of B examples: the prediction [B, *D] at each of the points.
 
-    The points of an example stand next to one another in the batch of the call, so that whoever listens to the network
-    meets the examples in their order.
+    The points of an example are neighbours in the batch of the call, so that hooks meet the examples in their order.
     """
     if len(points) == 1:
         ((x, t),) = points
@@ -69,10 +68,9 @@ def at_points(model: Model, condition: Condition, *points: Point) -> tuple[Tenso
 
 @contextmanager
 def not_learning(model: Model) -> Iterator[None]:
-    """While entered, passes of a network leave no gradients and count for nothing: it is in evaluation mode.
+    """Passes of a network leave no gradients and run in evaluation mode; modules in that mode before stay in it.
 
-    Each module has its own mode set and set back, whatever engine holds the network, so that no collective is called
-    and parts that were in evaluation mode before stay in it.
+    Each module's mode is set and restored, whatever engine holds the network, so that no collective is called.
     """
     learning = [module for module in model.modules() if module.training] if isinstance(model, nn.Module) else []
     for module in learning:
@@ -284,10 +282,7 @@ class CausalTransition(BuiltIn):
         return LossTerms((predicted - velocity).square().movedim(2, 0), {})
 
     def states(self, x_0: Tensor, x_1: Tensor, keys: Tensor) -> tuple[Tensor, Tensor]:
-        """States [K + 1, B, *D] of each example's chain that one pass is about, and the time [B] of the first.
-
-        `x_0` is the noise of the first of them; the keys int64 [B] decide all else that is drawn.
-        """
+        """States [K + 1, B, *D] of each chain for one pass, of which `x_0` is the first noise, and its time [B]."""
         total, following = self.chain.transitions, self.chain.read_at_once
         first = torch.zeros_like(keys)
         if self.chain.history == "last":

@@ -50,9 +50,9 @@ def without_noise(a: Tensor, b: Tensor, da: Tensor, db: Tensor) -> Coefficients:
 class Affine(Path):
     """A deterministic path between the two ends: x_t = a x_0 + b x_1, velocity da x_0 + db x_1.
 
-    A pair with an interval has its two points on such a path, x_s at the start and x_e at the end of the interval. They
-    determine the source x_0 and the data x_1 of the whole path, and the sample is a point of that path. Between the two
-    points the noise is constant, and one first-order step leads from either to the other.
+    The two points of a pair with an interval, x_s at its start and x_e at its end, determine source and data of the
+    whole path, of which the sample is a point. Between them the noise is constant, and one first-order step leads from
+    either to the other.
 
     Source: Lipman et al., "Flow Matching Guide and Code", arXiv 2412.06264, section 4.8; the linear schedule is
     equation 5 of Liu et al., "Flow Straight and Fast", arXiv 2209.03003, and with sigma_min equation 20 of Lipman et
@@ -99,8 +99,7 @@ class Affine(Path):
 class Linear(Affine):
     """The straight path from x_0 to x_1 + sigma_min x_0, with the same velocity at all times.
 
-    It equals the affine path with the schedule :func:`linear` up to rounding, and takes two passes over the states in
-    place of six.
+    Equal to `Affine` with the schedule `linear` up to rounding, in two passes over the states in place of six.
     """
 
     def __init__(self, sigma_min: float = 0.0) -> None:
@@ -117,12 +116,7 @@ class Linear(Affine):
 
 
 class UniformSpline:
-    """Cubic polynomials between knots that divide [0, 1] evenly; value and slope are continuous.
-
-    Values and slopes are [K + 1, F], of F curves at the times k / K.
-
-    Source: the cubic Hermite form, as in Fritsch and Carlson, "Monotone Piecewise Cubic Interpolation", 1980.
-    """
+    """Cubic Hermite polynomials of F curves with values and slopes [K + 1, F] at the times k / K."""
 
     def __init__(self, values: Tensor, slopes: Tensor) -> None:
         self.values, self.slopes = values.double(), slopes.double()

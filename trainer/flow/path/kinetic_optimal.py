@@ -68,11 +68,7 @@ def digest(path: Path) -> str:
 
 
 def read_table(path: Path) -> PathTable:
-    """Reads a table that the fit-path verb wrote.
-
-    Raises:
-        Refusal: the file is missing, damaged or of another format, or its values are no path from source to data.
-    """
+    """Reads a table of the fit-path verb; a Refusal if it is missing, damaged, or no path from source to data."""
     try:
         with safe_open(path, framework="pt") as file:
             metadata, names = file.metadata() or {}, set(file.keys())
@@ -122,11 +118,7 @@ class TabulatedConfig(Section):
 
     @classmethod
     def resolved(cls, document: dict[str, Any]) -> dict[str, Any]:
-        """The section with what it leaves out taken from the file; whatever else is wrong is left for its validation.
-
-        Raises:
-            ValueError: the file is missing or is no table.
-        """
+        """Takes the digest from the file if it is left out; a ValueError if the file is missing or no table."""
         if not isinstance(document.get("path"), str | Path) or "digest" in document:
             return document
         try:
@@ -136,11 +128,7 @@ class TabulatedConfig(Section):
             raise ValueError(f"path: {error}") from error
 
     def build(self) -> FlowPath:
-        """The path of the file.
-
-        Raises:
-            Refusal: the file is no table, or its digest is not the configured one.
-        """
+        """The path of the file; a Refusal if it is no table, or its digest is not the configured one."""
         table, current = read_table(self.path), digest(self.path)
         if current != self.digest:
             problem = f"is {self.digest} but the file has {current}"
@@ -201,20 +189,14 @@ def estimate(
     generator: torch.Generator,
     progress: Callable[[int], None] = lambda _: None,
 ) -> Separation:
-    """Estimates the separation of the empirical distribution of some points.
+    """Estimates the separation of the empirical distribution of points [N, D], which are centred and scaled first.
 
     Two estimates of G have the same mean. The first is from the variance of x given y = r x + noise, and is exact where
     nearly every point can be identified. The second is from the distance between the mean of x given y and the best
     linear estimate r y / (1 + r^2), and is exact where nearly no point can be. Their difference is a control variate.
 
-    Args:
-        points: [N, D] data; they are centred and scaled first.
-        draws: number of draws of a point and its noise, the same for every ratio.
-        generator: of the draws.
-        progress: called with the number of finished ratios, of 60.
-
-    Raises:
-        ValueError: if the points are fewer than two, not finite or all equal.
+    Every ratio has the same draws of points and noise. `progress` is called with the number of finished ratios, of 60.
+    A ValueError for points that are fewer than two, not finite or all equal.
     """
     if len(points) < 2 or not bool(points.isfinite().all()):
         raise ValueError(f"points: {len(points)} points, or some not finite; give two or more finite ones")
@@ -253,16 +235,10 @@ def _combined(first: Tensor, second: Tensor) -> Tensor:
 
 
 def fit(separation: Separation, *, least_price: float = 1e-3, knots: int = 1000) -> PathTable:
-    """The path of least kinetic energy.
+    """The path of least kinetic energy, to unscaled data, tabulated at the times k / knots.
 
-    Args:
-        separation: of the data.
-        least_price: lower bound of G, in (0, 1]. Where G is 0 a change of the angle has no energy, and the path would
-            jump; a smaller bound allows a steeper path at the source.
-        knots: K; the path is tabulated at the times k / K.
-
-    Returns:
-        The table of the weights of source and unscaled data.
+    `least_price`, in (0, 1], is the lower bound of G. Where G is 0 a change of the angle has no energy, and the path
+    would jump; a smaller bound allows a steeper path at the source.
     """
     from scipy.interpolate import PchipInterpolator
 
@@ -295,10 +271,9 @@ def least_energy(separation: Separation, least_price: float = 0.0) -> float:
 
 
 def kinetic_energy(schedule: Schedule, separation: Separation, least_price: float = 0.0) -> float:
-    """Integral over time of E|u|^2 / d, u the velocity of the flow, of a path without noise of its own.
+    """Integral over time of E|u|^2 / d for centred data, u the velocity of a path without noise of its own.
 
-    The data are centred; a mean other than 0 adds |mean|^2 / d times :func:`mean_energy`. `least_price` bounds G from
-    below.
+    A mean other than 0 adds |mean|^2 / d times `mean_energy`. `least_price` bounds G from below.
     """
     c, scale = schedule(_midpoints()), separation.scale
     signal, dsignal = scale * c.b, scale * c.db

@@ -51,16 +51,9 @@ class PathSample(NamedTuple):
 
 @dataclass(frozen=True)
 class Coefficients:
-    """The path x_t = a x_0 + b x_1 + g z with z ~ N(0, I), and its time derivatives.
+    """The path x_t = a x_0 + b x_1 + g z with z ~ N(0, I), and its time derivatives, [B] each.
 
-    Attributes:
-        a: [B] weight of the source.
-        b: [B] weight of the data.
-        g: [B] standard deviation of the path's own noise.
-        da: [B] da/dt.
-        db: [B] db/dt.
-        dg: [B] dg/dt; may diverge at the ends.
-        g_dg: [B] the product g dg/dt, finite where dg/dt is not.
+    dg may diverge at the ends, where the product g_dg = g dg is finite.
     """
 
     a: Tensor

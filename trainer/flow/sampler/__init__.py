@@ -102,10 +102,7 @@ def in_segments(
     *,
     keys: Tensor | None = None,
 ) -> Trajectory:
-    """Follows the field `Field.within` of one segment after the other, so that no stage of a step crosses an edge.
-
-    A step across an edge is divided there into two.
-    """
+    """Follows the field `Field.within` of one segment after the other; a step across an edge is divided there."""
     check_times(times)
     grid, places = _with_edges(times, segments)
     numbers = ((grid[1:] + grid[:-1]) / 2 * segments).floor().clamp(0, segments - 1).int().tolist()

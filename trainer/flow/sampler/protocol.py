@@ -102,10 +102,7 @@ def check_times(times: Tensor) -> None:
 
 
 class CountedField(Field):
-    """A field that counts its evaluations; several quantities of one call are one evaluation.
-
-    A sampler of dx/dt = v needs no more of the field than the velocity.
-    """
+    """A field, of which a solver of dx/dt = v needs the velocity alone, that counts its evaluations."""
 
     def __init__(self, field: VelocityField) -> None:
         self._field = field
@@ -237,11 +234,7 @@ class GridSampler(BuiltIn):
         return times
 
     def searched(self, segments: int = 1) -> dict[int, tuple[float, ...]]:
-        """The grids of the file, by evaluations of the field.
-
-        Raises:
-            Refusal: the file is missing or malformed, or its grids are those of another sampler or of other segments.
-        """
+        """The grids of the file, by evaluations; a Refusal if it is damaged, or for another sampler or segments."""
         assert isinstance(self.times, Path)
         file = StepsFile.read(self.times)
         for field, made_for, used in (("sampler", file.sampler, self.kind), ("segments", file.segments, segments)):

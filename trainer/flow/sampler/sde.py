@@ -21,25 +21,17 @@ class GaussianStep(Protocol):
     """A step whose next state is normally distributed, given the state before it."""
 
     def moments(self, field: Field, x: Tensor, t: Tensor, t_next: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean and standard deviation of the next state, the same for all of its values.
+        """Mean [B, *D], differentiable, and standard deviation, a scalar or [B], of the state at `t_next` (scalar).
 
-        Args:
-            field: the field.
-            x: [B, *D] states.
-            t: scalar, their time.
-            t_next: scalar, the time of the next states.
-
-        Returns:
-            [B, *D] means, differentiable in what the field is made of, and a scalar, or [B], standard deviation.
+        The standard deviation is the same for all values of an example.
         """
         ...
 
 
 def mean_log_density(y: Tensor, mean: Tensor, std: Tensor) -> Tensor:
-    """Logarithm [B] of the density of states under normal distributions, divided by the number of their values.
+    """Logarithm [B] of the normal density of states, over their number of values; `std` above 0 is a scalar or [B].
 
-    The mean over values, and not their sum, is what a clip of ratios is set for, whatever the size of a state. `std` is
-    above 0, a scalar or [B].
+    The mean over values, and not their sum, is what a clip of ratios is set for, whatever the size of a state.
     """
     wide = std.reshape(-1, *(1,) * (y.ndim - 1)) if std.ndim else std
     values = -((y - mean) / wide).square() / 2 - wide.log() - math.log(2 * math.pi) / 2
@@ -99,11 +91,7 @@ def inside(t: Tensor) -> Tensor:
 def noise_of_steps(
     x_init: Tensor, times: Tensor, keys: Tensor | None, without: tuple[float, ...] = (0.0, 1.0)
 ) -> Iterator[Tensor | None]:
-    """The standard normal draws [B, *D] of each step of a random sampler; None: it ends at such a time without.
-
-    The draws of a step are a function of the keys of the examples, int64 [B], and of its number; without keys a
-    ValueError.
-    """
+    """Standard normal draws [B, *D] by keys int64 [B] and step; None for a step to one of the times `without`."""
     if keys is None:
         raise ValueError("keys: None, and this sampler draws noise; give one for each example")
     for number, time in enumerate(times[1:].tolist()):

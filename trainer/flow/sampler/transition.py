@@ -23,28 +23,11 @@ class DrawingField(Field, Protocol):
     """A field with the parts that draw where a path goes on."""
 
     def tokens(self, x: Tensor, t: Tensor) -> Tensor:
-        """Calls the trunk.
-
-        Args:
-            x: [B, *D] states.
-            t: [B] times.
-
-        Returns:
-            [B, N, H] features of their tokens; guidance may add some for another B examples.
-        """
+        """The features [B, N, H] of the tokens of states, from the trunk; guidance may add those of B more examples."""
         ...
 
     def head_velocity(self, y: Tensor, s: Tensor, tokens: Tensor) -> Tensor:
-        """Calls the head.
-
-        Args:
-            y: [B, *D] states of the head.
-            s: [B, N] times of the head.
-            tokens: what :meth:`tokens` returned.
-
-        Returns:
-            [B, *D].
-        """
+        """The velocities [B, *D] of the head at its states `y` and times `s` [B, N], given the features of `tokens`."""
         ...
 
 
@@ -95,10 +78,7 @@ class Transition(GridSampler):
 
 
 class TokenField(Field):
-    """A field that tells how the next token of a chain is distributed, with condition and guidance already bound.
-
-    It has no quantity at a state, and refuses a sampler that asks for one.
-    """
+    """A field of the next token of a chain; it has no quantity at a state, and refuses a sampler that needs one."""
 
     chain: Chain
 
@@ -116,15 +96,9 @@ class TokenField(Field):
 
     @abstractmethod
     def next_features(self, tokens: Tensor, t: Tensor, past: Past) -> Tensor:
-        """Reads further tokens, and returns features of the one that comes next.
+        """Reads further tokens [B, S, P] of a state at time `t` [B] into a past; returns features of the next token.
 
-        Args:
-            tokens: [B, S, P]; the first of a past are all tokens of a state.
-            t: [B] the time of that state.
-            past: what was read before; they are added to it.
-
-        Returns:
-            [R, H]; R is B, or twice B where guidance needs two conditions.
+        The first of a past are all tokens of a state. [R, H]; R is B, or twice B where guidance needs two conditions.
         """
 
     @abstractmethod

@@ -42,7 +42,7 @@ def pair_determines(to: Quantity, path: Path) -> bool:
 
 
 def convert(value: Tensor, x_t: Tensor, t: Tensor, path: Path, *, source: Quantity, to: Quantity) -> Tensor:
-    """Converts one quantity [B, *D] at x_t into another.
+    """Converts one quantity [B, *D] at x_t into another; a ValueError if the path leaves that one open.
 
     A path of two terms is x_t = n noise + b data. The noise is x_0 with n = a where the path has no noise of its own,
     and z with n = g where the path has no source. The path and the definition of the known quantity are two linear
@@ -55,10 +55,6 @@ def convert(value: Tensor, x_t: Tensor, t: Tensor, path: Path, *, source: Quanti
     A conversion that divides by n or b leaves its result open at an end where that weight is 0. It divides by at least
     1e-3 of the scale of the weight, so that the result is finite there. Where the weight is larger the result is exact,
     and so it is at every time if b is never 0 (`Path.starts_as`) or if the velocity is converted into data or noise.
-
-    Raises:
-        ValueError: the path has no coefficients, the known quantity does not determine the other one on it, or a name
-            is unknown.
     """
     _check_names(source=source, to=to)
     if source == to:
