@@ -6,8 +6,8 @@ import signal
 import sys
 import time
 import warnings
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -62,15 +62,19 @@ PATIENCE_S = 5.0
 class Trainer(Program):
     """A command of one rank or of many: one of a node speaks, and the launcher gets to know how it ended."""
 
-    def run(self, options: argparse.Namespace) -> int:
-        """Runs the verb until a signal tells it to stop."""
+    @contextmanager
+    def around(self, options: argparse.Namespace) -> Iterator[None]:
+        """A verb ends when a signal stops it, and imports only code that is trusted."""
         stopped = partial(_say_stopped, options.verb.name)
         with interruptible(stopped), trusting(folders=getattr(options, "trust_code", False)):
             _refuse_misspelt(options)
-            code = reported(super().run(options))
+            yield
+
+    def exit_code(self, code: int) -> int:
+        """Tells the launcher how a rank ended, which else starts it again."""
         if code == WRONG_INPUT:  # of a stage
             end_launcher()
-        return code
+        return reported(code)
 
     def ending(self, error: BaseException, options: argparse.Namespace) -> tuple[int, str] | None:
         """An error of a value is about the configuration where it names neither file nor option."""

@@ -9,6 +9,7 @@ import sys
 import textwrap
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import MISSING, dataclass, field, fields, is_dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -87,13 +88,6 @@ class Verb(Generic[R]):
     outputs: Callable[[R], Iterable[tuple[Output, Path | None]]] | None = None
     following: str | None = None
 
-    def start(self, options: argparse.Namespace) -> int:
-        """Runs the verb, unless that would replace what another one wrote."""
-        request = self.read(options)
-        if self.outputs is not None:
-            check_outputs(self.outputs(request), overwrite=options.overwrite)
-        return self.run(request) or DONE
-
     def read(self, options: argparse.Namespace) -> R:
         """The request that the options make."""
         return cast(R, _request(self.request, vars(options)))
@@ -135,7 +129,12 @@ class Program:
         except SystemExit as stop:
             return int(stop.code or DONE)
         try:
-            code = self.run(options)
+            with self.around(options):
+                request = options.verb.read(options)
+                if options.verb.outputs is not None:
+                    check_outputs(options.verb.outputs(request), overwrite=options.overwrite)
+                code = options.verb.run(request) or DONE
+            code = self.exit_code(code)
         except (Exception, KeyboardInterrupt) as error:
             ending = self.ending(error, options)
             if ending is None:
@@ -150,9 +149,13 @@ class Program:
             self.show_following(options)
         return code
 
-    def run(self, options: argparse.Namespace) -> int:
-        """Runs the verb of the options."""
-        return options.verb.start(options)
+    def around(self, options: argparse.Namespace) -> AbstractContextManager[object]:  # noqa: ARG002
+        """The context in which a verb runs."""
+        return nullcontext()
+
+    def exit_code(self, code: int) -> int:
+        """The exit code of the process, of that of its verb."""
+        return code
 
     def ending(self, error: BaseException, options: argparse.Namespace) -> tuple[int, str] | None:  # noqa: ARG002
         """Exit code and problem of an error, a line for each; None: a fault of the program, which is raised."""
