@@ -121,6 +121,7 @@ def record(folder: Path, rank: int, world_size: int, kind: str, placed: Placemen
     from trainer.config.model import GPTConfig
     from trainer.distributed.groups import group_names
     from trainer.model.gpt import GPT
+    from trainer.model.network import NetworkSpec
     from trainer.trace.context import phase
     from trainer.trace.recorder import Recorder
     from trainer.trace.routing import RoutingRecorder
@@ -140,7 +141,7 @@ def record(folder: Path, rank: int, world_size: int, kind: str, placed: Placemen
     layer_type = CoherentMoELayer if placed.dispatch == "coherent" else PlacedMoELayer
     layers = [layer_type(config, megatron, layer, 5, placed.slot_to_expert(layer)) for layer in range(LAYERS)]
     sizes = GPTConfig(hidden=WIDTH, num_layers=LAYERS, num_heads=2, num_kv_heads=1)
-    model = initialised(GPT(sizes, feed_forward=layers.__getitem__), 5)
+    model = initialised(GPT(NetworkSpec(config=sizes, state_shape=(), mixture=layers.__getitem__)), 5)
     blocks = layers if kind == "stack" else list(model.blocks)
 
     def loss(draw: torch.Generator) -> Tensor:

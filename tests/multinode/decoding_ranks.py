@@ -88,6 +88,7 @@ def main(folder: Path, case: Case) -> None:
 
     from trainer.config.model.gpt import GPTConfig
     from trainer.model.gpt import GPT
+    from trainer.model.network import NetworkSpec
     from trainer.sampling.text import generate
 
     os.environ["DS_ACCELERATOR"] = "cpu"
@@ -111,7 +112,7 @@ def main(folder: Path, case: Case) -> None:
         return model
 
     def network(feed_forward: Callable[[int], nn.Module]) -> GPT:
-        return initialised(GPT(sizes, feed_forward=feed_forward), SEED).eval()
+        return initialised(GPT(NetworkSpec(config=sizes, state_shape=(), mixture=feed_forward)), SEED).eval()
 
     contiguous = np.tile(np.arange(case.num_experts), (case.num_layers, 1))
     home = ours("home", contiguous)

@@ -4,7 +4,6 @@ Shape suffixes: B batch, C channels of an image, H W its pixels, Z latent channe
 """
 
 import math
-from typing import Self
 
 from torch import Tensor, nn
 from torch.nn import functional
@@ -22,8 +21,9 @@ class Autoencoder(Network):
     Kingma and Welling, "Auto-Encoding Variational Bayes", 2014; used as by Rombach et al., 2022, section 3.1.
     """
 
-    def __init__(self, config: AutoencoderConfig, *, shape: tuple[int, int, int]) -> None:
+    def __init__(self, spec: NetworkSpec[AutoencoderConfig]) -> None:
         super().__init__()
+        config, shape = spec.config, spec.image_shape
         self.factor = config.factor
         folded = shape[0] * config.factor**2
         self.latent_shape = config.latent_shape(shape)
@@ -32,10 +32,6 @@ class Autoencoder(Network):
         self.from_latents = nn.Conv2d(config.latent_channels, config.hidden, 3, padding=1)
         self.leave = nn.Conv2d(config.hidden, folded, 3, padding=1)
         self.blocks = nn.ModuleList(Block(config.hidden) for _ in range(config.num_layers))
-
-    @classmethod
-    def build(cls, spec: NetworkSpec[AutoencoderConfig]) -> Self:
-        return cls(spec.config, shape=spec.image_shape)
 
     def initial(self, name: str, shape: tuple[int, ...]) -> Initial:
         layer, _, kind = name.rpartition(".")

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Self
 
 import torch
 from torch import Tensor, nn
@@ -86,26 +85,19 @@ class Blockwise(Network):
 
     positions: Tensor
 
-    def __init__(
-        self,
-        config: BlockwiseConfig,
-        *,
-        shape: tuple[int, int, int],
-        num_classes: int,
-        num_fields: int = 1,
-        context_channels: int = 0,
-        read_context: nn.Module | None = None,
-    ) -> None:
+    def __init__(self, spec: NetworkSpec[BlockwiseConfig]) -> None:
         super().__init__()
-        channels, height, width = shape
-        self.segments, self.hidden, self.null_label = config.segments, config.hidden, num_classes
+        config = spec.config
+        channels, height, width = spec.image_shape
+        self.segments, self.hidden, self.null_label = config.segments, config.hidden, spec.num_classes
         self.grid = PatchGrid(height // config.patch_size, width // config.patch_size, config.patch_size)
-        num_read, num_written = ((count * config.patch_size**2) for count in (channels + context_channels, channels))
+        area = config.patch_size**2
+        num_read, num_written = (channels + spec.context_channels) * area, spec.num_fields * channels * area
         steered_by = 2 * config.hidden if config.trunk_layers else config.hidden
-        self.read_context = read_context
+        self.read_context = spec.read_context
         self.embed_patches = nn.Linear(num_read, config.hidden)
         self.embed_time = time_embedding(config.hidden)
-        self.embed_label = nn.Embedding(num_classes + 1, config.hidden)
+        self.embed_label = nn.Embedding(spec.num_classes + 1, config.hidden)
         self.embed_trunk = nn.Linear(num_read, config.hidden) if config.trunk_layers else None
         self.trunk, self.residual = (
             nn.ModuleList(Block(config, FeedForward(config.hidden, config.inner)) for _ in range(num_layers))
@@ -113,21 +105,10 @@ class Blockwise(Network):
         )
         self.own_blocks = nn.ModuleList(SegmentBlock(config, steered_by) for _ in range(config.segment_layers))
         self.final_modulation = nn.Linear(steered_by, 2 * config.hidden)
-        self.unembed_patches = nn.Linear(config.hidden, num_fields * num_written)
+        self.unembed_patches = nn.Linear(config.hidden, num_written)
         self.projection = _projection(config, config.teacher_features) if config.teacher_features else None
         self.residual_output = nn.Linear(config.hidden, config.hidden) if config.residual_layers else None
         self.register_buffer("positions", self.grid.positions(config.hidden), persistent=False)
-
-    @classmethod
-    def build(cls, spec: NetworkSpec[BlockwiseConfig]) -> Self:
-        return cls(
-            spec.config,
-            shape=spec.image_shape,
-            num_classes=spec.num_classes,
-            num_fields=spec.num_fields,
-            context_channels=spec.context_channels,
-            read_context=spec.read_context,
-        )
 
     @property
     def blocks(self) -> nn.ModuleList:
@@ -260,17 +241,14 @@ def _projection(config: BlockwiseConfig, num_features: int) -> nn.Sequential:
 class BlockwiseMLP(Network):
     """Perceptrons over a point and the time, one a segment, which share only classes (Park et al., section 3.1)."""
 
-    def __init__(self, config: BlockwiseMLPConfig, *, num_values: int, num_classes: int, num_fields: int = 1) -> None:
+    def __init__(self, spec: NetworkSpec[BlockwiseMLPConfig]) -> None:
         super().__init__()
+        config, num_classes = spec.config, spec.num_classes
         self.segments, self.null_label, self.dropout = config.segments, num_classes, config.dropout
         self.embed_label = nn.Embedding(num_classes + 1, config.hidden) if num_classes else None
-        widths = [num_values + 1, *[config.hidden] * config.num_layers]
+        widths = [spec.num_values + 1, *[config.hidden] * config.num_layers]
         self.blocks = nn.ModuleList(SegmentLinear(config.segments, *pair) for pair in pairwise(widths))
-        self.output = SegmentLinear(config.segments, config.hidden, num_fields * num_values)
-
-    @classmethod
-    def build(cls, spec: NetworkSpec[BlockwiseMLPConfig]) -> Self:
-        return cls(spec.config, num_values=spec.num_values, num_classes=spec.num_classes, num_fields=spec.num_fields)
+        self.output = SegmentLinear(config.segments, config.hidden, spec.num_fields * spec.num_values)
 
     def initial(self, name: str, shape: tuple[int, ...]) -> Initial:
         del shape

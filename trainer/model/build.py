@@ -43,16 +43,16 @@ from trainer.model.transition import CausalTransition, TransitionDiT, Transition
 from trainer.model.values import bare_parameters, give_memory, initialised
 
 NETWORKS: dict[type[NetworkConfig], Callable[[NetworkSpec[Any]], Network]] = {
-    DiTConfig: DiT.build,
-    GPTConfig: GPT.build,
-    MLPConfig: MLP.build,
-    AutoencoderConfig: Autoencoder.build,
-    BlockwiseConfig: Blockwise.build,
-    BlockwiseMLPConfig: BlockwiseMLP.build,
-    CausalTransitionConfig: CausalTransition.build,
-    PolicyMLPConfig: PolicyMLP.build,
-    TransitionDiTConfig: TransitionDiT.build,
-    TransitionMLPConfig: TransitionMLP.build,
+    DiTConfig: DiT,
+    GPTConfig: GPT,
+    MLPConfig: MLP,
+    AutoencoderConfig: Autoencoder,
+    BlockwiseConfig: Blockwise,
+    BlockwiseMLPConfig: BlockwiseMLP,
+    CausalTransitionConfig: CausalTransition,
+    PolicyMLPConfig: PolicyMLP,
+    TransitionDiTConfig: TransitionDiT,
+    TransitionMLPConfig: TransitionMLP,
 }
 """What builds the network of each class of settings; a class that is not here has a `network` of its own."""
 

@@ -6,7 +6,7 @@ looked at.
 
 import math
 from collections.abc import Callable
-from typing import Literal, Self
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -61,33 +61,23 @@ def place_waves(rows: int, columns: int, width: int) -> Tensor:
 class DiT(Network):
     """A transformer over image patches, steered through adaLN-Zero; blocks start as the identity, the output at zero.
 
-    Feed-forward layers come from the caller, so that dense models and mixtures are one class.
     Peebles and Xie, "Scalable Diffusion Models with Transformers", 2023, section 3.
     """
 
-    def __init__(
-        self,
-        config: DiTConfig,
-        *,
-        shape: tuple[int, int, int],
-        num_classes: int,
-        feed_forward: Callable[[int], nn.Module],
-        num_fields: int = 1,
-        context_channels: int = 0,
-        read_context: nn.Module | None = None,
-        caption_width: int = 0,
-    ) -> None:
+    def __init__(self, spec: NetworkSpec[DiTConfig]) -> None:
         super().__init__()
-        channels, height, width = shape
+        config, num_classes = spec.config, spec.num_classes
+        channels, height, width = spec.image_shape
         self.hidden, self.null_label = config.hidden, num_classes
         self.grid = PatchGrid(height // config.patch_size, width // config.patch_size, config.patch_size)
         area = config.patch_size**2
-        self.read_context = read_context
-        self.embed_patches = nn.Linear((channels + context_channels) * area, config.hidden)
-        self.of_diffusers, self.channels_out = config.waves == "diffusers", num_fields * channels
+        self.read_context = spec.read_context
+        self.embed_patches = nn.Linear((channels + spec.context_channels) * area, config.hidden)
+        self.of_diffusers, self.channels_out = config.waves == "diffusers", spec.num_fields * channels
         self.embed_time = time_embedding(config.hidden, config.time_waves)
         self.embed_label = nn.Embedding(num_classes + 1, config.hidden)
-        self.embed_caption = nn.Linear(caption_width, config.hidden) if caption_width else None
+        self.embed_caption = nn.Linear(spec.caption_width, config.hidden) if spec.caption_width else None
+        feed_forward = spec.mixture or (lambda _: FeedForward(config.hidden, config.inner, config.feed_forward))
 
         def block(layer: int) -> Block:
             if layer and config.embeddings == "each_block":
@@ -100,20 +90,6 @@ class DiT(Network):
         self.unembed_patches = nn.Linear(config.hidden, outputs * area)
         self.register_buffer("positions", self._places(self.grid), persistent=False)
         self._others: dict[tuple[int, int], tuple[PatchGrid, Tensor]] = {}
-
-    @classmethod
-    def build(cls, spec: NetworkSpec[DiTConfig]) -> Self:
-        config = spec.config
-        return cls(
-            config,
-            shape=spec.image_shape,
-            num_classes=spec.num_classes,
-            feed_forward=spec.mixture or (lambda _: FeedForward(config.hidden, config.inner, config.feed_forward)),
-            num_fields=spec.num_fields,
-            context_channels=spec.context_channels,
-            read_context=spec.read_context,
-            caption_width=spec.caption_width,
-        )
 
     def initial(self, name: str, shape: tuple[int, ...]) -> Initial:
         tables = ("embed_label", *(f"blocks.{layer}.embed_label" for layer in range(len(self.blocks))))

@@ -5,7 +5,7 @@ Shape suffixes: B sequences of this rank, N positions, T rows on this rank, D wi
 
 import math
 from collections.abc import Callable
-from typing import Literal, Protocol, Self, runtime_checkable
+from typing import Literal, Protocol, runtime_checkable
 
 import torch
 import torch.distributed as dist
@@ -47,8 +47,10 @@ class GPT(Network):
     Radford et al., "Language Models are Unsupervised Multitask Learners", 2019, section 2.3.
     """
 
-    def __init__(self, config: GPTConfig, *, feed_forward: Callable[[int], nn.Module]) -> None:
+    def __init__(self, spec: NetworkSpec[GPTConfig]) -> None:
         super().__init__()
+        config = spec.config
+        feed_forward = spec.mixture or (lambda _: dense_feed_forward(config))
         self.context, self.dropout, self.vocabulary = config.context, config.dropout, config.vocabulary
         self.token_dtype = torch.uint8 if config.token_bytes == 1 else torch.int32
         self.tied = config.tied
@@ -57,12 +59,6 @@ class GPT(Network):
         self.final_norm = norm_of(config)
         if not config.tied:
             self.unembed = nn.Linear(config.hidden, config.vocabulary, bias=False)
-
-    @classmethod
-    def build(cls, spec: NetworkSpec[GPTConfig]) -> Self:
-        config = spec.config
-        feed_forward = spec.mixture or (lambda _: dense_feed_forward(config))
-        return cls(config, feed_forward=feed_forward)
 
     @property
     def group(self) -> dist.ProcessGroup | None:

@@ -4,15 +4,14 @@ Shape suffixes: B batch, P values of a vector, D width, 1 the only token of an e
 states on the path to each, F features of a state, C condition, A actions.
 """
 
-from collections.abc import Callable
-from typing import NamedTuple, Self
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from trainer.config.model import MLPConfig, PolicyMLPConfig
-from trainer.config.model.mlp import INPUT_WAVES, PolicySizes
+from trainer.config.model.mlp import INPUT_WAVES
 from trainer.flow.condition import Condition
 from trainer.model.conditioning import modulate, steering, time_embedding, with_waves
 from trainer.model.dit import FeedForward
@@ -26,36 +25,17 @@ class MLP(Network):
     Frequency Functions in Low Dimensional Domains", 2020.
     """
 
-    def __init__(
-        self,
-        config: MLPConfig,
-        *,
-        num_values: int,
-        num_classes: int,
-        feed_forward: Callable[[int], nn.Module],
-        num_fields: int = 1,
-        num_context_values: int = 0,
-    ) -> None:
+    def __init__(self, spec: NetworkSpec[MLPConfig]) -> None:
         super().__init__()
+        config, num_classes = spec.config, spec.num_classes
         self.hidden, self.null_label = config.hidden, num_classes
-        num_read = num_values + num_context_values
-        self.embed_values = nn.Linear(num_read * (1 + 2 * INPUT_WAVES), config.hidden)
+        feed_forward = spec.mixture or (lambda _: FeedForward(config.hidden, config.inner))
+        self.embed_values = nn.Linear(spec.num_values * (1 + 2 * INPUT_WAVES), config.hidden)
         self.embed_time = time_embedding(config.hidden)
         self.embed_label = nn.Embedding(num_classes + 1, config.hidden)
         self.blocks = nn.ModuleList(Block(config, feed_forward(layer)) for layer in range(config.num_layers))
         self.final_modulation = nn.Linear(config.hidden, 2 * config.hidden)
-        self.unembed_values = nn.Linear(config.hidden, num_fields * num_values)
-
-    @classmethod
-    def build(cls, spec: NetworkSpec[MLPConfig]) -> Self:
-        config = spec.config
-        return cls(
-            config,
-            num_values=spec.num_values,
-            num_classes=spec.num_classes,
-            feed_forward=spec.mixture or (lambda _: FeedForward(config.hidden, config.inner)),
-            num_fields=spec.num_fields,
-        )
+        self.unembed_values = nn.Linear(config.hidden, spec.num_fields * spec.num_values)
 
     def initial(self, name: str, shape: tuple[int, ...]) -> Initial:
         return steered(name, shape, at_zero=("unembed_values",))
@@ -105,8 +85,9 @@ class PolicyMLP(Network):
     The module ``log_partition`` reads the condition alone and learns best at a rate apart (`optim.rates`).
     """
 
-    def __init__(self, config: PolicyMLPConfig, sizes: PolicySizes) -> None:
+    def __init__(self, spec: NetworkSpec[PolicyMLPConfig]) -> None:
         super().__init__()
+        config, sizes = spec.config, spec.config.sizes
         self.num_backward = sizes.actions - 1
         self.embed_features = nn.Linear(sizes.features, config.hidden)
         self.embed_condition = nn.Linear(sizes.condition, config.hidden, bias=False)
@@ -116,10 +97,6 @@ class PolicyMLP(Network):
         self.log_partition = nn.Sequential(
             nn.Linear(sizes.condition, config.hidden), nn.SiLU(), nn.Linear(config.hidden, 1)
         )
-
-    @classmethod
-    def build(cls, spec: NetworkSpec[PolicyMLPConfig]) -> Self:
-        return cls(spec.config, spec.config.sizes)
 
     def initial(self, name: str, shape: tuple[int, ...]) -> Initial:
         at_zero = ("to_forward.weight", "to_backward.weight", "log_partition.2.weight")

@@ -84,7 +84,7 @@ def steered(
     return Normal(0.02) if layer in embeddings else xavier(shape)
 
 
-C = TypeVar("C", bound=NetworkConfig)
+C = TypeVar("C", bound=NetworkConfig, covariant=True)
 
 
 class Network(nn.Module):

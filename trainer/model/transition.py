@@ -7,7 +7,7 @@ Shape suffixes: B batch, K states that follow the first, M draws of the head, N 
 tokens of a pass, P values of a token, D width, H features of a token.
 """
 
-from typing import Any, Protocol, Self
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -92,10 +92,11 @@ def _mean_velocity(network: WithHead, tokens_BND: Tensor, x_t: Tensor) -> Tensor
 class TransitionDiT(DiT):
     """A diffusion transformer whose features a head reads, patch by patch: Shaul et al., section 3.1."""
 
-    def __init__(self, config: TransitionDiTConfig, *, shape: tuple[int, int, int], **trunk: Any) -> None:
-        super().__init__(config, shape=shape, **trunk)
+    def __init__(self, spec: NetworkSpec[TransitionDiTConfig]) -> None:
+        super().__init__(spec)
         del self.unembed_patches  # the head is in its place
-        values = shape[0] * config.patch_size**2
+        config = spec.config
+        values = spec.image_shape[0] * config.patch_size**2
         self.mean = config.mean_velocity
         self.head = FlowHead(config.head, values=values, features=config.hidden)
 
@@ -111,11 +112,12 @@ class TransitionDiT(DiT):
 class TransitionMLP(MLP):
     """Residual blocks over a vector, whose features a head reads: Shaul et al., section 3.1."""
 
-    def __init__(self, config: TransitionMLPConfig, *, num_values: int, **trunk: Any) -> None:
-        super().__init__(config, num_values=num_values, **trunk)
+    def __init__(self, spec: NetworkSpec[TransitionMLPConfig]) -> None:
+        super().__init__(spec)
         del self.unembed_values  # the head is in its place
+        config = spec.config
         self.mean = config.mean_velocity
-        self.head = FlowHead(config.head, values=num_values, features=config.hidden)
+        self.head = FlowHead(config.head, values=spec.num_values, features=config.hidden)
 
     def forward(self, x_t: Tensor, t: Tensor, condition: Condition, question: Question | None = None) -> Tensor:
         return answer(self, x_t, t, condition, question)
@@ -137,8 +139,9 @@ class CausalTransition(Network):
     numbers: Tensor
     mask: Tensor
 
-    def __init__(self, config: CausalTransitionConfig, *, shape: tuple[int, ...], num_classes: int) -> None:
+    def __init__(self, spec: NetworkSpec[CausalTransitionConfig]) -> None:
         super().__init__()
+        config, shape, num_classes = spec.config, spec.state_shape, spec.num_classes
         self.hidden, self.null_label = config.hidden, num_classes
         self.chain = chain = chain_of(config, shape)
         tokens, states = chain.num_tokens, 1 + config.read_at_once
@@ -164,10 +167,6 @@ class CausalTransition(Network):
             mask[:tokens, :tokens] = True
         self.register_buffer("mask", mask, persistent=False)
         self.head = FlowHead(config.head, values=chain.token_values, features=config.hidden)
-
-    @classmethod
-    def build(cls, spec: NetworkSpec[CausalTransitionConfig]) -> Self:
-        return cls(spec.config, shape=spec.state_shape, num_classes=spec.num_classes)
 
     def initial(self, name: str, shape: tuple[int, ...]) -> Initial:
         return steered(name, shape, embeddings=("embed_label", "embed_state"))

@@ -43,8 +43,8 @@ from trainer.data import Batch
 from trainer.flow import UNCONDITIONAL, Condition, path, sampler, target
 from trainer.flow.field import NetworkField
 from trainer.flow.reward import Reward
-from trainer.model.dit import FeedForward
 from trainer.model.mlp import MLP
+from trainer.model.network import NetworkSpec
 from trainer.model.values import initialised
 from trainer.task.policy.adjoint_matching import AdjointMatching
 from trainer.task.policy.grpo import GRPOTask
@@ -120,9 +120,7 @@ class Beside(nn.Module):
     def __init__(self, base: Velocity, num_values: int, hidden: int, seed: int) -> None:
         super().__init__()
         config = MLPConfig(hidden=hidden, num_layers=2)
-        network = MLP(
-            config, num_values=num_values, num_classes=0, feed_forward=lambda _: FeedForward(hidden, config.inner)
-        )
+        network = MLP(NetworkSpec(config=config, state_shape=(num_values,)))
         self.base, self.added = base, initialised(network, seed)
 
     def forward(self, x: Tensor, t: Tensor, condition: Condition) -> Tensor:

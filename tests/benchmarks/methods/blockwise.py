@@ -35,6 +35,7 @@ from trainer.flow.question import Approximation, WithFeatures, WithProjection
 from trainer.flow.sampler import Euler, Segmented
 from trainer.model.blockwise import Blockwise, BlockwiseMLP
 from trainer.model.feature_extractor.extractor import write_extractor
+from trainer.model.network import NetworkSpec
 from trainer.model.values import initialised
 from trainer.task import FlowTask
 
@@ -58,7 +59,7 @@ def points(found: Rows, seed: int, steps: int) -> None:
         config = BlockwiseMLPConfig(segments=segments, hidden=hidden)
         time = {"time": {"kind": "stratified", "segments": segments}} if segments > 1 else {}
         task = flow_task(time, model=config.model_dump())
-        network = initialised(BlockwiseMLP(config, num_values=2, num_classes=0), seed)
+        network = initialised(BlockwiseMLP(NetworkSpec(config=config, state_shape=(2,))), seed)
         trained = train(task, data, network, steps=steps, batch=768, lr=3e-3, seed=seed)
         drawn[name] = followed(task, trained, x_0, UNCONDITIONAL, 48 // segments, segments)
     for name, x in drawn.items():
@@ -126,7 +127,7 @@ class DigitsOfASeed:
 
     def _network(self, **settings: Any) -> Blockwise:
         config = BlockwiseConfig(**DIGITS, **settings)
-        return initialised(Blockwise(config, shape=(1, 8, 8), num_classes=10), self.seed)
+        return initialised(Blockwise(NetworkSpec(config=config, state_shape=(1, 8, 8), num_classes=10)), self.seed)
 
     def _task(self, objective: dict[str, Any]) -> FlowTask:
         flow = {"time": {"kind": "stratified", "segments": 4}, "objective": objective}

@@ -31,6 +31,7 @@ from trainer.flow.operator import AveragePool, Mask, MaskConfig, Operator
 from trainer.flow.path import Linear
 from trainer.flow.sampler import Field
 from trainer.model.autoencoder import Autoencoder
+from trainer.model.network import NetworkSpec
 from trainer.model.values import initialised
 from trainer.sampling.flow import Latents
 from trainer.task import ReconstructionTask
@@ -190,7 +191,7 @@ class Measurement:
                 self._note(table, f"{name}, put back", back, operator, [self._energy(back)])
 
     def _autoencoder(self) -> Space:
-        coder = initialised(Autoencoder(VAE, shape=SHAPE), self.seed)
+        coder = initialised(Autoencoder(NetworkSpec(config=VAE, state_shape=SHAPE)), self.seed)
         document = {"run": {"dir": "unused"}, "optim": {"steps": 1, "global_batch": 1}, "model": VAE.model_dump()}
         task = ReconstructionTask(RunConfig.model_validate(document))
         settings: dict[str, Any] = {"steps": 800, "batch": 128, "lr": 3e-3, "seed": self.seed, "ema": 0.99}

@@ -29,6 +29,7 @@ from trainer.flow import Condition
 from trainer.flow.context import SemanticMap, Space
 from trainer.model.autoencoder import Autoencoder
 from trainer.model.conditioning import SpatialRescaler
+from trainer.model.network import NetworkSpec
 from trainer.model.values import initialised
 from trainer.sampling.flow import Coder, Latents
 from trainer.task import FlowTask, ReconstructionTask
@@ -173,7 +174,7 @@ class Measurement:
         self._note(OF_MAPS, gradient=gradient)
 
     def _trained(self, config: AutoencoderConfig) -> Autoencoder:
-        coder = initialised(Autoencoder(config, shape=(1, 8, 8)), self.seed)
+        coder = initialised(Autoencoder(NetworkSpec(config=config, state_shape=(1, 8, 8))), self.seed)
         data = rows(self.images)
         document = {"run": {"dir": "unused"}, "optim": {"steps": 1, "global_batch": 1}, "model": config.model_dump()}
         task = ReconstructionTask(RunConfig.model_validate(document))

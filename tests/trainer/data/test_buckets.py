@@ -24,6 +24,7 @@ from trainer.data.picture import buckets_around, nearest_buckets
 from trainer.data.protocol import BadExamples
 from trainer.flow import Condition
 from trainer.model.dit import DiT, FeedForward
+from trainer.model.network import NetworkSpec
 
 SHAPES = ((8, 8), (12, 6), (6, 12))
 SIZES = (37, 11, 5)
@@ -210,8 +211,10 @@ def test_a_transformer_sees_another_shape_as_one_that_was_built_for_it() -> None
     config = DiTConfig(hidden=32, num_layers=2, num_heads=4)
 
     def built(height: int, width: int) -> DiT:
-        own = {"num_classes": 3, "feed_forward": lambda _: FeedForward(32, 64)}
-        return DiT(config, shape=(1, height, width), **own).double()
+        spec = NetworkSpec(
+            config=config, state_shape=(1, height, width), num_classes=3, mixture=lambda _: FeedForward(32, 64)
+        )
+        return DiT(spec).double()
 
     one, other = built(8, 8), built(12, 6)
     for parameter in one.parameters():

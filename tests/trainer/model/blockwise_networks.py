@@ -9,6 +9,7 @@ from tests.benchmarks.methods.plain_loop import flow_task
 from trainer.config.model import BlockwiseConfig
 from trainer.flow import Condition, path
 from trainer.model.blockwise import Blockwise
+from trainer.model.network import NetworkSpec
 from trainer.model.values import initialised
 from trainer.task import FlowTask
 
@@ -20,7 +21,7 @@ STRAIGHT = path.LinearConfig().build()
 def network(**settings: Any) -> Blockwise:
     """A network on images 1 x 4 x 4, all of whose weights differ from 0."""
     config = BlockwiseConfig(**{**SIZES, **settings})
-    made = initialised(Blockwise(config, shape=(1, 4, 4), num_classes=CLASSES), 0)
+    made = initialised(Blockwise(NetworkSpec(config=config, state_shape=(1, 4, 4), num_classes=CLASSES)), 0)
     return stirred(made).eval()
 
 

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from moe.config import MoEConfig, TopKRouterConfig
 from trainer.config.model import GPTConfig
 from trainer.model.gpt import GPT, FeedForward
+from trainer.model.network import NetworkSpec
 from trainer.model.values import initialised
 
 SIZES: dict[str, Any] = {"hidden": 24, "num_layers": 3, "num_heads": 6, "num_kv_heads": 2, "context": 16}
@@ -18,7 +19,9 @@ EXPERTS, LENGTH = 8, 11
 def dense(seed: int = 0, **changes: Any) -> GPT:
     """A model with dense feed-forward layers in float64."""
     config = GPTConfig(**{**SIZES, **changes})
-    model = initialised(GPT(config, feed_forward=lambda _: FeedForward(config.hidden, 40)), seed)
+    model = initialised(
+        GPT(NetworkSpec(config=config, state_shape=(), mixture=lambda _: FeedForward(config.hidden, 40))), seed
+    )
     return stirred(model.double())
 
 
@@ -45,7 +48,7 @@ def mixture(mode: str, top_k: int, world_size: int, dtype: torch.dtype = torch.f
             built.router.weight.mul_(20)
         return built
 
-    return stirred(initialised(GPT(sizes, feed_forward=feed_forward), 0).to(dtype))
+    return stirred(initialised(GPT(NetworkSpec(config=sizes, state_shape=(), mixture=feed_forward)), 0).to(dtype))
 
 
 def stirred(model: GPT) -> GPT:

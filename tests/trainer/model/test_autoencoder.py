@@ -20,6 +20,7 @@ from trainer.data import Batch, ShardIndex, ShardsConfig
 from trainer.evaluation.judgement import judge_features
 from trainer.model.autoencoder import Autoencoder
 from trainer.model.feature_extractor.extractor import write_extractor
+from trainer.model.network import NetworkSpec
 from trainer.model.values import initialised
 from trainer.sampling.flow import build_space
 from trainer.task import ReconstructionTask
@@ -28,7 +29,7 @@ SIZES = AutoencoderConfig(hidden=8, num_layers=2, latent_channels=3, factor=4)
 
 
 def network(seed: int = 0) -> Autoencoder:
-    return initialised(Autoencoder(SIZES, shape=(1, 8, 12)), seed)
+    return initialised(Autoencoder(NetworkSpec(config=SIZES, state_shape=(1, 8, 12))), seed)
 
 
 def images(num: int = 5) -> torch.Tensor:

@@ -13,7 +13,8 @@ from trainer.config.model import BlockwiseConfig, BlockwiseMLPConfig, DiTConfig
 from trainer.flow import UNCONDITIONAL, Condition
 from trainer.flow.time import segment_of, share_behind, start_of
 from trainer.model.blockwise import Blockwise, BlockwiseMLP, Groups, SegmentLinear
-from trainer.model.dit import DiT, FeedForward
+from trainer.model.dit import DiT
+from trainer.model.network import NetworkSpec
 from trainer.model.values import initialised
 
 # Segments of time
@@ -110,10 +111,10 @@ def test_gradients_of_layers_of_segments(segment: int | None) -> None:
 def test_one_segment_without_a_trunk_is_the_plain_transformer_bit_for_bit() -> None:
     sizes: dict[str, Any] = {"hidden": 16, "num_heads": 2, "dropout": 0.1}
     layers = DiTConfig(**sizes, num_layers=2)
-    plain = DiT(layers, shape=(1, 4, 4), num_classes=CLASSES, feed_forward=lambda _: FeedForward(16, 64))
+    plain = DiT(NetworkSpec(config=layers, state_shape=(1, 4, 4), num_classes=CLASSES))
     initialised(plain, 3)
     config = BlockwiseConfig(**sizes, segments=1, trunk_layers=0, segment_layers=2)
-    blockwise = Blockwise(config, shape=(1, 4, 4), num_classes=CLASSES)
+    blockwise = Blockwise(NetworkSpec(config=config, state_shape=(1, 4, 4), num_classes=CLASSES))
     pairs = list(zip(plain.parameters(), same_order(blockwise, plain), strict=True))
     stir = torch.Generator().manual_seed(4)
     with torch.no_grad():
@@ -155,7 +156,7 @@ def examples(number: int, generator: torch.Generator) -> Any:
 
 def test_one_segment_is_the_plain_perceptron_bit_for_bit() -> None:
     plain = PlainNetwork(2, hidden=24, layers=3, seed=0)
-    one = BlockwiseMLP(BlockwiseMLPConfig(segments=1, hidden=24), num_values=2, num_classes=0)
+    one = BlockwiseMLP(NetworkSpec(config=BlockwiseMLPConfig(segments=1, hidden=24), state_shape=(2,)))
     with torch.no_grad():
         for ours, theirs in zip(one.parameters(), plain.parameters(), strict=True):
             ours.copy_(theirs[None])
@@ -173,7 +174,7 @@ def test_one_segment_is_the_plain_perceptron_bit_for_bit() -> None:
 
 def test_perceptrons_of_segments_are_perceptrons() -> None:
     config = BlockwiseMLPConfig(segments=4, hidden=8)
-    made = initialised(BlockwiseMLP(config, num_values=2, num_classes=3), 0)
+    made = initialised(BlockwiseMLP(NetworkSpec(config=config, state_shape=(2,), num_classes=3)), 0)
     generator = torch.Generator().manual_seed(0)
     x, t, label = torch.randn(9, 2, generator=generator), torch.rand(9, generator=generator), torch.arange(9) % 4
     found = made(x, t, Condition(label))

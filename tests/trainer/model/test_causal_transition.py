@@ -10,6 +10,7 @@ from trainer.config.model import CausalTransitionConfig
 from trainer.flow import Condition
 from trainer.flow.question import NextStates, NextToken, OfToken, Past
 from trainer.model.conditioning import PatchGrid
+from trainer.model.network import NetworkSpec
 from trainer.model.transition import CausalTransition
 from trainer.model.values import initialised
 
@@ -32,7 +33,7 @@ def network(history: str, shape: tuple[int, ...] = (3,), transitions: int = 2) -
         }
     )
     generator = torch.Generator().manual_seed(0)
-    built = initialised(CausalTransition(config, shape=shape, num_classes=CLASSES), 0)
+    built = initialised(CausalTransition(NetworkSpec(config=config, state_shape=shape, num_classes=CLASSES)), 0)
     with torch.no_grad():
         for parameter in built.parameters():
             parameter.add_(0.2 * torch.randn(parameter.shape, generator=generator))

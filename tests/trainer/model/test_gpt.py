@@ -18,7 +18,8 @@ from moe.seeds import fold_in, keyed_dropout, uniform
 from tests.trainer.model.language_models import SIZES, dense, window
 from trainer.config.model import GPTConfig
 from trainer.model.attention import Rotary, attend_last, attend_scattered, attend_whole, rotated
-from trainer.model.gpt import GPT, FeedForward
+from trainer.model.gpt import GPT
+from trainer.model.network import NetworkSpec
 from trainer.model.values import initialised
 
 exactly = functools.partial(torch.testing.assert_close, rtol=1e-11, atol=1e-13)
@@ -171,7 +172,7 @@ def test_initial_weights_come_from_the_seed_alone() -> None:
 
 def test_a_fresh_model_predicts_every_byte_alike() -> None:
     config = GPTConfig(hidden=64, num_layers=4)
-    model = initialised(GPT(config, feed_forward=lambda _: FeedForward(64, 256)), 0)
+    model = initialised(GPT(NetworkSpec(config=config, state_shape=())), 0)
     losses = model(*window(batch=8, length=64))
     assert float(losses.detach().mean()) == pytest.approx(np.log(256), abs=0.05)
 

@@ -23,6 +23,7 @@ from trainer.flow import Condition
 from trainer.flow.field import guided
 from trainer.model.build import build_model, dense_parameters, expert_parameters, parameter_shapes
 from trainer.model.dit import DiT
+from trainer.model.network import NetworkSpec
 from trainer.model.parallel.state import StatePiece, named_parameters
 from trainer.sampling.draw import TrainedFlow
 from trainer.sampling.flow import FlowParts
@@ -155,7 +156,7 @@ def test_patches_and_image_are_inverse(patch_size: int) -> None:
 def test_patches_keep_channels_apart() -> None:
     sizes = configuration().model
     assert isinstance(sizes, DiTConfig)
-    model = DiT(sizes, shape=(3, 4, 8), num_classes=10, feed_forward=lambda _: nn.Identity())
+    model = DiT(NetworkSpec(config=sizes, state_shape=(3, 4, 8), num_classes=10))
     images = torch.randn(2, 3, 4, 8, generator=torch.Generator().manual_seed(0))
     assert model.grid.patches(images).shape == (2, 8, 12)
     assert torch.equal(model.grid.images(model.grid.patches(images)), images)

@@ -13,17 +13,19 @@ from trainer.flow.condition import Condition
 from trainer.model.adapted import pass_tasks
 from trainer.model.dit import DiT, FeedForward
 from trainer.model.mlp import MLP
-from trainer.model.network import Network, prepare_blocks
+from trainer.model.network import Network, NetworkSpec, prepare_blocks
 
 
 def network(kind: str = "dit") -> Network:
     """A small network in which nothing is zero; every linear layer of its blocks is routed over three tasks."""
     if kind == "dit":
         config = DiTConfig(hidden=16, num_layers=2, num_heads=2, patch_size=2)
-        made: Network = DiT(config, shape=(1, 8, 8), num_classes=3, feed_forward=lambda _: FeedForward(16, 32, "gelu"))
+        made: Network = DiT(
+            NetworkSpec(config=config, state_shape=(1, 8, 8), num_classes=3, mixture=lambda _: FeedForward(16, 32))
+        )
     else:
         config = MLPConfig(hidden=16, num_layers=2)
-        made = MLP(config, num_values=64, num_classes=3, feed_forward=lambda _: FeedForward(16, 32))
+        made = MLP(NetworkSpec(config=config, state_shape=(64,), num_classes=3, mixture=lambda _: FeedForward(16, 32)))
     rows = RowTasks()
     for parent in list(made.blocks.modules()):
         for name, child in list(parent.named_children()):

@@ -20,6 +20,7 @@ from trainer.data import DigitsConfig
 from trainer.data import build as build_data
 from trainer.model.autoencoder import Autoencoder
 from trainer.model.build import build_model
+from trainer.model.network import NetworkSpec
 from trainer.model.values import initialised
 from trainer.sampling.flow import Latents, StoredLatents
 from trainer.task import FlowTask
@@ -33,7 +34,7 @@ def generator(seed: int = 0) -> torch.Generator:
 
 def autoencoder() -> Autoencoder:
     config = AutoencoderConfig(hidden=8, num_layers=2, latent_channels=3, factor=4)
-    return initialised(Autoencoder(config, shape=(1, 8, 12)), 0).eval()
+    return initialised(Autoencoder(NetworkSpec(config=config, state_shape=(1, 8, 12))), 0).eval()
 
 
 def test_states_are_draws_from_the_posterior_in_standard_units() -> None:

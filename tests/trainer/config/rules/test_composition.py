@@ -38,6 +38,7 @@ from trainer.flow import UNCONDITIONAL, Condition, control, coupling, objective,
 from trainer.flow.coupling import Pairs
 from trainer.flow.target.conversion import convert
 from trainer.model.autoencoder import Autoencoder
+from trainer.model.network import NetworkSpec
 from trainer.model.values import initialised
 from trainer.sampling.flow import Latents
 from trainer.task import FlowTask
@@ -127,7 +128,9 @@ def generator(seed: int = 0) -> torch.Generator:
 @cache
 def latents() -> Latents:
     config = AutoencoderConfig(hidden=8, num_layers=2, latent_channels=2, factor=4)
-    return Latents(initialised(Autoencoder(config, shape=(1, 8, 8)), 0).eval(), (0.0, 0.0), (1.0, 1.0))
+    return Latents(
+        initialised(Autoencoder(NetworkSpec(config=config, state_shape=(1, 8, 8))), 0).eval(), (0.0, 0.0), (1.0, 1.0)
+    )
 
 
 def task_of(config: RunConfig) -> FlowTask:
