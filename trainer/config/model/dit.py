@@ -2,17 +2,41 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 
-from trainer.config.model.protocol import Layers, NetworkConfig, Width, check_heads, check_image, check_vector, squares
+from trainer.config.model.protocol import (
+    Layers,
+    NetworkConfig,
+    Shape,
+    TransformerConfig,
+    Width,
+    check_image,
+    check_vector,
+    squares,
+)
 
 DIFFUSERS_TIME_WAVES = 256
 """Cosines and sines of a timestep in a DiTTransformer2DModel of diffusers."""
 
 
-class DiTConfig(NetworkConfig):
+class PatchesConfig(TransformerConfig):
+    """Settings of a transformer over the patches of an image."""
+
+    if TYPE_CHECKING:
+
+        @property
+        def patch_size(self) -> int: ...
+
+    def check_states(self, shape: Shape) -> None:
+        check_image(shape, "model.patch_size", self.patch_size, otherwise="use an mlp model")
+
+    def tokens(self, state_shape: Shape) -> int:
+        return squares(state_shape, self.patch_size)
+
+
+class DiTConfig(PatchesConfig):
     """A diffusion transformer; with a ``moe`` section its feed-forward layers are mixtures of experts."""
 
     kind: Literal["dit"] = "dit"
@@ -53,14 +77,6 @@ class DiTConfig(NetworkConfig):
     tells_attention = True
 
     @property
-    def heads(self) -> int:
-        return self.num_heads
-
-    @property
-    def inner(self) -> int:
-        return self.feed_forward_hidden or 4 * self.hidden
-
-    @property
     def time_waves(self) -> int:
         return DIFFUSERS_TIME_WAVES if self.waves == "diffusers" else self.hidden
 
@@ -71,34 +87,19 @@ class DiTConfig(NetworkConfig):
             return None
         return f"model.feed_forward {self.feed_forward} is of dense layers alone; use gelu, or leave moe out"
 
-    @model_validator(mode="after")
-    def _heads_divide_the_width(self) -> "DiTConfig":
-        check_heads(self.hidden, self.num_heads, 4)
-        return self
-
     def shared_widths(self, *, mixture: bool) -> Mapping[str, int]:
         heads = {"model.num_heads": self.num_heads}
         return heads if mixture else {**heads, "model.feed_forward_hidden": self.inner}
 
-    def check_states(self, shape: tuple[int, ...]) -> None:
-        check_image(shape, "model.patch_size", self.patch_size, otherwise="use an mlp model")
-
-    def tokens(self, state_shape: tuple[int, ...]) -> int:
-        return squares(state_shape, self.patch_size)
-
-    def multiply_adds(
-        self, state_shape: tuple[int, ...], *, context_channels: int = 0, mixture: int | None = None
-    ) -> int:
+    def multiply_adds(self, state_shape: Shape, *, context_channels: int = 0, mixture: int | None = None) -> int:
         tokens, width, area = self.tokens(state_shape), self.hidden, self.patch_size**2
-        feed_forward = 2 * width * self.inner if mixture is None else mixture
         patch_values = state_shape[0] * area
         embeddings = self.num_layers if self.embeddings == "each_block" else 1
         of_time = embeddings * (self.time_waves + width) * width
         embedding = of_time + tokens * width * (patch_values + context_channels * area)
-        attention = 4 * tokens * width**2 + 2 * tokens**2 * width
-        modulation = 6 * width**2
+        block = self.in_a_block(tokens, feed_forward=mixture) + 6 * width**2
         unembedding = 2 * width**2 + (2 if self.predicts_variance else 1) * tokens * width * patch_values
-        return embedding + self.num_layers * (attention + modulation + tokens * feed_forward) + unembedding
+        return embedding + self.num_layers * block + unembedding
 
 
 class SegmentNetworkConfig(NetworkConfig):
@@ -117,7 +118,7 @@ class SegmentNetworkConfig(NetworkConfig):
         return range(self.num_layers)
 
 
-class BlockwiseConfig(SegmentNetworkConfig):
+class BlockwiseConfig(SegmentNetworkConfig, PatchesConfig):
     """A diffusion transformer whose last blocks differ from segment to segment of the time."""
 
     kind: Literal["blockwise"] = "blockwise"
@@ -166,14 +167,6 @@ class BlockwiseConfig(SegmentNetworkConfig):
         return range(self.trunk_layers, self.trunk_layers + self.segment_layers)
 
     @property
-    def heads(self) -> int:
-        return self.num_heads
-
-    @property
-    def inner(self) -> int:
-        return self.feed_forward_hidden or 4 * self.hidden
-
-    @property
     def projection_inner(self) -> int:
         return self.projection_hidden or 2 * self.hidden
 
@@ -183,37 +176,20 @@ class BlockwiseConfig(SegmentNetworkConfig):
 
     @model_validator(mode="after")
     def _widths_and_parts_fit(self) -> "BlockwiseConfig":
-        check_heads(self.hidden, self.num_heads, 4)
         for field, value in (("residual_layers", self.residual_layers), ("teacher_features", self.teacher_features)):
             if value and not self.trunk_layers:
                 raise ValueError(f"{field}: {value} needs the features of a trunk; use trunk_layers above 0")
         return self
 
-    def check_states(self, shape: tuple[int, ...]) -> None:
-        check_image(shape, "model.patch_size", self.patch_size, otherwise="use an mlp model")
-
-    def tokens(self, state_shape: tuple[int, ...]) -> int:
-        return squares(state_shape, self.patch_size)
-
-    def multiply_adds(
-        self, state_shape: tuple[int, ...], *, context_channels: int = 0, mixture: int | None = None
-    ) -> int:
+    def multiply_adds(self, state_shape: Shape, *, context_channels: int = 0, **_: Any) -> int:
         """Of the trunk, the blocks of one segment and the projection; learning does not call the residual network."""
-        del mixture
         trunk = self.trunk_layers * self._block_multiply_adds(state_shape)
         return self._other_multiply_adds(state_shape, context_channels) + trunk + self._projection(state_shape)
 
     def sample_multiply_adds(
-        self,
-        state_shape: tuple[int, ...],
-        calls: Mapping[str, int],
-        *,
-        segments: int = 1,
-        context_channels: int = 0,
-        mixture: int | None = None,
+        self, state_shape: Shape, calls: Mapping[str, int], *, segments: int = 1, context_channels: int = 0, **_: Any
     ) -> int:
         """With a residual network the trunk runs at the first call of a segment alone; no projection to the teacher."""
-        del mixture
         block, tokens = self._block_multiply_adds(state_shape), self.tokens(state_shape)
         trunk = calls["network"] * self.trunk_layers * block
         if self.residual_layers:
@@ -221,26 +197,21 @@ class BlockwiseConfig(SegmentNetworkConfig):
             trunk = segments * self.trunk_layers * block + (calls["network"] - segments) * onward
         return calls["network"] * self._other_multiply_adds(state_shape, context_channels) + trunk
 
-    def _block_multiply_adds(self, state_shape: tuple[int, ...]) -> int:
+    def _block_multiply_adds(self, state_shape: Shape) -> int:
         """Multiply-adds of a block of the trunk or of the residual network."""
-        return self._inside_multiply_adds(state_shape) + 6 * self.hidden**2
+        return self.in_a_block(self.tokens(state_shape)) + 6 * self.hidden**2
 
-    def _inside_multiply_adds(self, state_shape: tuple[int, ...]) -> int:
-        """Multiply-adds of attention and feed-forward layers of a block, without what steers it."""
-        tokens, width = self.tokens(state_shape), self.hidden
-        return 4 * tokens * width**2 + 2 * tokens**2 * width + tokens * 2 * width * self.inner
-
-    def _other_multiply_adds(self, state_shape: tuple[int, ...], context_channels: int) -> int:
+    def _other_multiply_adds(self, state_shape: Shape, context_channels: int) -> int:
         """Multiply-adds of a call outside the blocks that make features, and outside the projection."""
         tokens, width, area = self.tokens(state_shape), self.hidden, self.patch_size**2
         patch_values = state_shape[0] * area
         steering, steered_by = (tokens, 2 * width) if self.trunk_layers else (1, width)
         embeddings = 2 if self.trunk_layers else 1
         embedding = 2 * width**2 + embeddings * tokens * width * (patch_values + context_channels * area)
-        own = self.segment_layers * (self._inside_multiply_adds(state_shape) + steering * 6 * steered_by * width)
+        own = self.segment_layers * (self.in_a_block(tokens) + steering * 6 * steered_by * width)
         return embedding + own + steering * 2 * steered_by * width + tokens * width * patch_values
 
-    def _projection(self, state_shape: tuple[int, ...]) -> int:
+    def _projection(self, state_shape: Shape) -> int:
         """Multiply-adds on the way to a teacher's features."""
         if self.teacher_features is None:
             return 0
@@ -270,12 +241,9 @@ class BlockwiseMLPConfig(SegmentNetworkConfig):
     no_mixture = "the experts of a blockwise_mlp model are the blocks of its segments"
     no_division = "share attention heads, which blockwise_mlp lacks"
 
-    def check_states(self, shape: tuple[int, ...]) -> None:
+    def check_states(self, shape: Shape) -> None:
         check_vector(shape, self.kind)
 
-    def multiply_adds(
-        self, state_shape: tuple[int, ...], *, context_channels: int = 0, mixture: int | None = None
-    ) -> int:
-        del context_channels, mixture
+    def multiply_adds(self, state_shape: Shape, **_: Any) -> int:
         (values,), width = state_shape, self.hidden
         return (values + 1) * width + (self.num_layers - 1) * width**2 + width * values

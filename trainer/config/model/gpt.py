@@ -2,17 +2,17 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field, PositiveInt, model_validator
 
-from trainer.config.model.protocol import Input, Layers, NetworkConfig, Width, check_heads
+from trainer.config.model.protocol import Input, Layers, Shape, TransformerConfig, Width
 
 BYTE_VALUES = 256
 _PLAIN = {"feed_forward": "gelu", "bias": "false", "parallel_residual": "false"}
 
 
-class GPTConfig(NetworkConfig):
+class GPTConfig(TransformerConfig):
     """A causal transformer over tokens; with a ``moe`` section its feed-forward layers are mixtures of experts."""
 
     kind: Literal["gpt"] = "gpt"
@@ -59,12 +59,9 @@ class GPTConfig(NetworkConfig):
     unseen_in_shapes = ("num_heads", "norm_epsilon", "feed_forward", "parallel_residual", "rotary_base", "rotary_share")
     flowless = "a gpt model predicts the next token"
     moves_tokens = True
+    width_of_a_head = 2
     no_compilation = "a gpt turns queries by complex numbers, for which there is no compiled code"
     no_repetition_in_zero_3 = "frees the weights of a gpt's norms, which that still needs"
-
-    @property
-    def heads(self) -> int:
-        return self.num_heads
 
     @property
     def key_value_heads(self) -> int:
@@ -99,13 +96,8 @@ class GPTConfig(NetworkConfig):
     def token_bytes(self) -> int:
         return 1 if self.vocabulary <= BYTE_VALUES else 4
 
-    @property
-    def inner(self) -> int:
-        return self.feed_forward_hidden or 4 * self.hidden
-
     @model_validator(mode="after")
     def _heads_divide(self) -> "GPTConfig":
-        check_heads(self.hidden, self.num_heads, 2)
         if self.num_heads % self.key_value_heads:
             raise ValueError(
                 f"num_kv_heads: {self.num_kv_heads} does not divide num_heads {self.num_heads}; choose a divisor"
@@ -123,7 +115,7 @@ class GPTConfig(NetworkConfig):
         heads = {"model.num_heads": self.num_heads, "model.num_kv_heads": self.key_value_heads}
         return heads if mixture else {**heads, "model.feed_forward_hidden": self.inner}
 
-    def check_states(self, shape: tuple[int, ...]) -> None:
+    def check_states(self, shape: Shape) -> None:
         """Windows of no more tokens than `context`, and one that is predicted."""
         context = self.tokens(shape)
         if context > self.context:
@@ -132,21 +124,17 @@ class GPTConfig(NetworkConfig):
                 f"use at most {self.context}"
             )
 
-    def tokens(self, state_shape: tuple[int, ...]) -> int:
+    def tokens(self, state_shape: Shape) -> int:
         """Those that a window predicts."""
         (window,) = state_shape
         return window - 1
 
-    def inputs(self, state_shape: tuple[int, ...]) -> tuple[Input, ...]:
+    def inputs(self, state_shape: Shape) -> tuple[Input, ...]:
         """Tokens, and those that follow them."""
         return (Input((self.tokens(state_shape),), integer=True),) * 2
 
-    def multiply_adds(
-        self, state_shape: tuple[int, ...], *, context_channels: int = 0, mixture: int | None = None
-    ) -> int:
-        del context_channels
+    def multiply_adds(self, state_shape: Shape, *, mixture: int | None = None, **_: Any) -> int:
         tokens, width = self.tokens(state_shape), self.hidden
-        matrices = 3 if self.feed_forward == "swiglu" else 2
-        feed_forward = matrices * width * self.inner if mixture is None else mixture
-        attention = tokens * (2 * width + self.key_value_width) * width + 2 * tokens**2 * width
-        return self.num_layers * (attention + tokens * feed_forward) + tokens * width * self.vocabulary
+        if mixture is None and self.feed_forward == "swiglu":
+            mixture = 3 * width * self.inner
+        return self.num_layers * self.in_a_block(tokens, feed_forward=mixture) + tokens * width * self.vocabulary

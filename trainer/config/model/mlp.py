@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from pydantic import Field, PositiveInt, PrivateAttr, model_validator
 
-from trainer.config.model.protocol import Input, Layers, NetworkConfig, Width, check_image, check_vector, squares
+from trainer.config.model.protocol import Input, Layers, NetworkConfig, Shape, Width, check_image, check_vector, squares
 
 INPUT_WAVES = 8
 """Frequencies at which the input holds sine and cosine of each value."""
@@ -44,13 +44,10 @@ class MLPConfig(NetworkConfig):
             raise ValueError(f"hidden: {self.hidden} is odd, and time takes sines and cosines; use {self.hidden + 1}")
         return self
 
-    def check_states(self, shape: tuple[int, ...]) -> None:
+    def check_states(self, shape: Shape) -> None:
         check_vector(shape, self.kind)
 
-    def multiply_adds(
-        self, state_shape: tuple[int, ...], *, context_channels: int = 0, mixture: int | None = None
-    ) -> int:
-        del context_channels
+    def multiply_adds(self, state_shape: Shape, *, mixture: int | None = None, **_: Any) -> int:
         (values,), width = state_shape, self.hidden
         feed_forward = 2 * width * self.inner if mixture is None else mixture
         embedding = 2 * width**2 + width * values * (1 + 2 * INPUT_WAVES)
@@ -113,16 +110,14 @@ class PolicyMLPConfig(NetworkConfig):
         fitted._sizes = sizes
         return fitted
 
-    def inputs(self, state_shape: tuple[int, ...]) -> tuple[Input, ...]:
+    def inputs(self, state_shape: Shape) -> tuple[Input, ...]:
         """Features of all states on the way to an object, and its condition."""
         del state_shape
         return Input((self.sizes.states, self.sizes.features)), Input((self.sizes.condition,))
 
-    def multiply_adds(
-        self, state_shape: tuple[int, ...], *, context_channels: int = 0, mixture: int | None = None
-    ) -> int:
+    def multiply_adds(self, state_shape: Shape, **_: Any) -> int:
         """Of all states on the way to an object."""
-        del state_shape, context_channels, mixture
+        del state_shape
         sizes, width = self.sizes, self.hidden
         answers = sizes.actions + (sizes.actions - 1) * sizes.backward
         state = width * (sizes.features + self.num_layers * width + answers)
@@ -165,22 +160,19 @@ class AutoencoderConfig(NetworkConfig):
             raise ValueError(f"hidden: {self.hidden} is not a multiple of 8; use {8 * (self.hidden // 8 + 1)}")
         return self
 
-    def check_states(self, shape: tuple[int, ...]) -> None:
+    def check_states(self, shape: Shape) -> None:
         check_image(shape, "model.factor", self.factor, limit=LARGEST_FACTOR, otherwise="give images")
 
-    def latent_shape(self, image_shape: tuple[int, ...]) -> tuple[int, int, int]:
+    def latent_shape(self, image_shape: Shape) -> tuple[int, int, int]:
         _, height, width = image_shape
         return self.latent_channels, height // self.factor, width // self.factor
 
-    def inputs(self, state_shape: tuple[int, ...]) -> tuple[Input, ...]:
+    def inputs(self, state_shape: Shape) -> tuple[Input, ...]:
         """An image, and noise for its latents."""
         return Input(state_shape), Input(self.latent_shape(state_shape))
 
-    def multiply_adds(
-        self, state_shape: tuple[int, ...], *, context_channels: int = 0, mixture: int | None = None
-    ) -> int:
+    def multiply_adds(self, state_shape: Shape, **_: Any) -> int:
         """Convolutions count as matrix products."""
-        del context_channels, mixture
         folded = state_shape[0] * self.factor**2
         latents = 2 * self.hidden * self.latent_channels + 9 * self.latent_channels * self.hidden
         place = 18 * folded * self.hidden + latents + self.num_layers * 18 * self.hidden**2

@@ -70,6 +70,7 @@ class RoutedAdaptersConfig(_Adapters):
         return self
 
 
+Shape = tuple[int, ...]
 AdaptersConfig = Annotated[LowRankAdaptersConfig | RoutedAdaptersConfig, Field(discriminator="kind")]
 
 
@@ -81,7 +82,7 @@ REQUIRED = ("kind", "hidden", "num_layers", "init_from")
 class Input:
     """A tensor that a network is called with: its shape for one example, float32 unless `integer` (int64)."""
 
-    shape: tuple[int, ...]
+    shape: Shape
     integer: bool = False
 
 
@@ -186,22 +187,20 @@ class NetworkConfig(Section):
         del mixture
         return {}
 
-    def check_states(self, shape: tuple[int, ...]) -> None:
+    def check_states(self, shape: Shape) -> None:
         """Refuses states of a shape that the network does not take; the message names field, value and remedy."""
         del shape
 
-    def tokens(self, state_shape: tuple[int, ...]) -> int:
+    def tokens(self, state_shape: Shape) -> int:
         """Tokens of one example whose shape is accepted; 1 where an example is processed whole."""
         del state_shape
         return 1
 
-    def inputs(self, state_shape: tuple[int, ...]) -> tuple[Input, ...]:
+    def inputs(self, state_shape: Shape) -> tuple[Input, ...]:
         """Inputs of the network for one example, without the condition of a flow and what follows it."""
         return Input(state_shape), Input(())
 
-    def multiply_adds(
-        self, state_shape: tuple[int, ...], *, context_channels: int = 0, mixture: int | None = None
-    ) -> int | None:
+    def multiply_adds(self, state_shape: Shape, *, context_channels: int = 0, mixture: int | None = None) -> int | None:
         """Multiply-adds of the matrix products in the forward pass of one example; None: they are not known.
 
         Args:
@@ -212,14 +211,14 @@ class NetworkConfig(Section):
         del state_shape, context_channels, mixture
         return None
 
-    def head_multiply_adds(self, state_shape: tuple[int, ...], *, draws: int = 1) -> int:
+    def head_multiply_adds(self, state_shape: Shape, *, draws: int = 1) -> int:
         """Those of one call of the head for one example and `draws` states of it, which `multiply_adds` leaves out."""
         del state_shape, draws
         return 0
 
     def sample_multiply_adds(
         self,
-        state_shape: tuple[int, ...],
+        state_shape: Shape,
         calls: Mapping[str, int],
         *,
         segments: int = 1,
@@ -241,13 +240,61 @@ class NetworkConfig(Section):
         return calls["network"] * a_call + calls.get("head", 0) * self.head_multiply_adds(state_shape)
 
 
+class TransformerConfig(NetworkConfig):
+    """Settings of a network whose blocks have attention and a feed-forward layer."""
+
+    if TYPE_CHECKING:
+
+        @property
+        def num_heads(self) -> int: ...
+
+        @property
+        def feed_forward_hidden(self) -> int | None: ...
+
+    width_of_a_head: ClassVar[int] = 4
+    """What divides it."""
+
+    @property
+    def heads(self) -> int:
+        return self.num_heads
+
+    @property
+    def inner(self) -> int:
+        """Width inside the dense feed-forward layers."""
+        return self.feed_forward_hidden or 4 * self.hidden
+
+    @model_validator(mode="after")
+    def _heads_divide_the_width(self) -> Self:
+        multiple = self.width_of_a_head
+        step = multiple * self.num_heads
+        if self.hidden % step:
+            raise ValueError(
+                f"hidden: {self.hidden} is not a multiple of {multiple} x num_heads {self.num_heads}; "
+                f"choose {step * max(1, round(self.hidden / step))}"
+            )
+        return self
+
+    def in_a_block(self, tokens: int, *, attended: int | None = None, feed_forward: int | None = None) -> int:
+        """Multiply-adds of a block without what steers it.
+
+        Args:
+            tokens: that pass through it.
+            attended: pairs of tokens that attend to one another; None: all.
+            feed_forward: multiply-adds of the feed-forward layer for a token; None: of two matrices.
+        """
+        pairs = tokens**2 if attended is None else attended
+        fed = 2 * self.hidden * self.inner if feed_forward is None else feed_forward
+        read = 2 * self.hidden + (self.key_value_width or 2 * self.hidden)
+        return tokens * (read * self.hidden + fed) + 2 * pairs * self.hidden
+
+
 Layers = Annotated[int, Field(gt=0, le=1_000)]
 """Blocks of a network. A configuration of the most is checked within seconds."""
 Width = Annotated[int, Field(gt=0, le=1_048_576)]
 """Width of a layer; a matrix of the widest has fewer bytes than numbers of 64 bits count."""
 
 
-def check_image(shape: tuple[int, ...], field: str, length: int, *, limit: int = 0, otherwise: str) -> None:
+def check_image(shape: Shape, field: str, length: int, *, limit: int = 0, otherwise: str) -> None:
     """Refuses states that squares of `length` pixels do not cover; `limit` is the longest side, 0: any."""
     if len(shape) != 3:
         raise ValueError(
@@ -261,7 +308,7 @@ def check_image(shape: tuple[int, ...], field: str, length: int, *, limit: int =
         )
 
 
-def check_vector(shape: tuple[int, ...], kind: str) -> None:
+def check_vector(shape: Shape, kind: str) -> None:
     """Refuses states that are no vectors."""
     if len(shape) != 1 or shape[0] < 2:
         raise ValueError(
@@ -270,20 +317,10 @@ def check_vector(shape: tuple[int, ...], kind: str) -> None:
         )
 
 
-def squares(shape: tuple[int, ...], length: int) -> int:
+def squares(shape: Shape, length: int) -> int:
     """Squares of `length` x `length` pixels in an image [C, H, W]."""
     _, height, width = shape
     return (height // length) * (width // length)
-
-
-def check_heads(hidden: int, num_heads: int, multiple: int) -> None:
-    """Refuses a width that `num_heads` heads do not divide into multiples of `multiple`."""
-    step = multiple * num_heads
-    if hidden % step:
-        raise ValueError(
-            f"hidden: {hidden} is not a multiple of {multiple} x num_heads {num_heads}; "
-            f"choose {step * max(1, round(hidden / step))}"
-        )
 
 
 def divisors(number: int) -> str:

@@ -2,14 +2,23 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field, PositiveInt, model_validator
 
 from netsim.foundation.settings import Section
 from trainer.config.model.dit import DiTConfig
 from trainer.config.model.mlp import INPUT_WAVES, MLPConfig
-from trainer.config.model.protocol import Layers, NetworkConfig, Width, check_heads, check_image, check_vector, squares
+from trainer.config.model.protocol import (
+    Layers,
+    NetworkConfig,
+    Shape,
+    TransformerConfig,
+    Width,
+    check_image,
+    check_vector,
+    squares,
+)
 
 
 class HeadConfig(Section):
@@ -48,19 +57,9 @@ class TransitionNetworkConfig(NetworkConfig):
     objective_kinds = ("transition",)
     task_kinds = ("flow",)
 
-    def sample_multiply_adds(
-        self,
-        state_shape: tuple[int, ...],
-        calls: Mapping[str, int],
-        *,
-        segments: int = 1,
-        context_channels: int = 0,
-        mixture: int | None = None,
-    ) -> int | None:
+    def sample_multiply_adds(self, state_shape: Shape, calls: Mapping[str, int], **others: Any) -> int | None:
         """Where no head is called by itself, each call computes a mean."""
-        drawn = super().sample_multiply_adds(
-            state_shape, calls, segments=segments, context_channels=context_channels, mixture=mixture
-        )
+        drawn = super().sample_multiply_adds(state_shape, calls, **others)
         if drawn is None or "head" in calls:
             return drawn
         a_step = self.head_multiply_adds(state_shape, draws=self.mean_velocity.draws)
@@ -80,17 +79,15 @@ class TransitionDiTConfig(TransitionNetworkConfig, DiTConfig):
             raise ValueError("predicts_variance: true is of a last layer, and a head is in its place; use false")
         return self
 
-    def multiply_adds(
-        self, state_shape: tuple[int, ...], *, context_channels: int = 0, mixture: int | None = None
-    ) -> int:
-        whole = DiTConfig.multiply_adds(self, state_shape, context_channels=context_channels, mixture=mixture)
+    def multiply_adds(self, state_shape: Shape, **others: Any) -> int:
+        whole = DiTConfig.multiply_adds(self, state_shape, **others)
         return whole - self.tokens(state_shape) * self.hidden * self._patch_values(state_shape)
 
-    def head_multiply_adds(self, state_shape: tuple[int, ...], *, draws: int = 1) -> int:
+    def head_multiply_adds(self, state_shape: Shape, *, draws: int = 1) -> int:
         patch = self.head.multiply_adds(self._patch_values(state_shape), self.hidden, draws=draws)
         return self.tokens(state_shape) * patch
 
-    def _patch_values(self, state_shape: tuple[int, ...]) -> int:
+    def _patch_values(self, state_shape: Shape) -> int:
         return state_shape[0] * self.patch_size**2
 
 
@@ -103,17 +100,15 @@ class TransitionMLPConfig(TransitionNetworkConfig, MLPConfig):
 
     no_division = "share attention heads, which transition_mlp lacks"
 
-    def multiply_adds(
-        self, state_shape: tuple[int, ...], *, context_channels: int = 0, mixture: int | None = None
-    ) -> int:
-        whole = MLPConfig.multiply_adds(self, state_shape, context_channels=context_channels, mixture=mixture)
+    def multiply_adds(self, state_shape: Shape, **others: Any) -> int:
+        whole = MLPConfig.multiply_adds(self, state_shape, **others)
         return whole - self.hidden * state_shape[0]
 
-    def head_multiply_adds(self, state_shape: tuple[int, ...], *, draws: int = 1) -> int:
+    def head_multiply_adds(self, state_shape: Shape, *, draws: int = 1) -> int:
         return self.head.multiply_adds(state_shape[0], self.hidden, draws=draws)
 
 
-class CausalTransitionConfig(NetworkConfig):
+class CausalTransitionConfig(TransformerConfig):
     """A transformer over the tokens of the states of a chain: patches of images, or the values of a vector."""
 
     kind: Literal["causal_transition"] = "causal_transition"
@@ -152,59 +147,34 @@ class CausalTransitionConfig(NetworkConfig):
     )
 
     @property
-    def heads(self) -> int:
-        return self.num_heads
-
-    @property
-    def inner(self) -> int:
-        return self.feed_forward_hidden or 4 * self.hidden
-
-    @model_validator(mode="after")
-    def _heads_divide_the_width(self) -> "CausalTransitionConfig":
-        check_heads(self.hidden, self.num_heads, 4)
-        return self
-
-    @property
     def read_at_once(self) -> int:
         """States that follow the first one in a pass of training: one, or all of them."""
         return 1 if self.history == "last" else self.transitions
 
-    def state_tokens(self, state_shape: tuple[int, ...]) -> int:
+    def state_tokens(self, state_shape: Shape) -> int:
         return state_shape[0] if len(state_shape) == 1 else squares(state_shape, self.patch_size)
 
     def shared_widths(self, *, mixture: bool) -> Mapping[str, int]:
         del mixture
         return {"model.num_heads": self.num_heads, "model.feed_forward_hidden": self.inner}
 
-    def check_states(self, shape: tuple[int, ...]) -> None:
+    def check_states(self, shape: Shape) -> None:
         if len(shape) == 1:
             check_vector(shape, self.kind)
         else:
             check_image(shape, "model.patch_size", self.patch_size, otherwise="use images or vectors")
 
-    def tokens(self, state_shape: tuple[int, ...]) -> int:
+    def tokens(self, state_shape: Shape) -> int:
         """Those of all states that are read in one pass."""
         return (1 + self.read_at_once) * self.state_tokens(state_shape)
 
-    def multiply_adds(
-        self, state_shape: tuple[int, ...], *, context_channels: int = 0, mixture: int | None = None
-    ) -> int:
+    def multiply_adds(self, state_shape: Shape, **_: Any) -> int:
         """A pass over all tokens, as in training."""
-        del context_channels, mixture
         tokens = self.tokens(state_shape)
         return self._steering() + self._of_tokens(state_shape, tokens, attended=tokens**2)
 
-    def sample_multiply_adds(
-        self,
-        state_shape: tuple[int, ...],
-        calls: Mapping[str, int],
-        *,
-        segments: int = 1,
-        context_channels: int = 0,
-        mixture: int | None = None,
-    ) -> int:
+    def sample_multiply_adds(self, state_shape: Shape, calls: Mapping[str, int], **_: Any) -> int:
         """The first call of a past reads a state, each other one a token."""
-        del segments, context_channels, mixture
         first = self.state_tokens(state_shape) + 1
         pasts = self.transitions if self.history == "last" else 1
         others = self.transitions * self.state_tokens(state_shape) // pasts - 1
@@ -212,11 +182,11 @@ class CausalTransitionConfig(NetworkConfig):
         read = pasts * self._of_tokens(state_shape, first + others, attended=attended)
         return calls["network"] * self._steering() + read + calls["head"] * self.head_multiply_adds(state_shape)
 
-    def drawn_tokens(self, state_shape: tuple[int, ...]) -> int:
+    def drawn_tokens(self, state_shape: Shape) -> int:
         """Tokens that the head draws in one pass of training."""
         return self.read_at_once * self.state_tokens(state_shape)
 
-    def head_multiply_adds(self, state_shape: tuple[int, ...], *, draws: int = 1) -> int:
+    def head_multiply_adds(self, state_shape: Shape, *, draws: int = 1) -> int:
         """A call is for one token."""
         return self.head.multiply_adds(self._token_values(state_shape), self.hidden, draws=draws)
 
@@ -225,12 +195,10 @@ class CausalTransitionConfig(NetworkConfig):
         time = 2 if self.history == "last" else 0
         return (time + 6 * self.num_layers + 2) * self.hidden**2
 
-    def _of_tokens(self, state_shape: tuple[int, ...], tokens: int, *, attended: int) -> int:
+    def _of_tokens(self, state_shape: Shape, tokens: int, *, attended: int) -> int:
         """Multiply-adds of some tokens, and of so many pairs of tokens that attend to one another."""
         embedding = self._token_values(state_shape) * (1 + 2 * INPUT_WAVES)
-        in_a_block = 4 * self.hidden + 2 * self.inner
-        width = self.hidden
-        return tokens * width * (embedding + self.num_layers * in_a_block) + self.num_layers * 2 * attended * width
+        return tokens * self.hidden * embedding + self.num_layers * self.in_a_block(tokens, attended=attended)
 
-    def _token_values(self, state_shape: tuple[int, ...]) -> int:
+    def _token_values(self, state_shape: Shape) -> int:
         return 1 if len(state_shape) == 1 else state_shape[0] * self.patch_size**2
