@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from trainer.config.model import AutoencoderConfig
-from trainer.model.network import Constant, Initial, Network, NetworkSpec, by_inputs
+from trainer.model.network import Builders, Constant, Initial, Network, NetworkSpec, by_inputs
 
 NORM_GROUPS = 8
 LOG_VARIANCES = (-20.0, 10.0)
@@ -71,3 +71,6 @@ class Block(nn.Module):
     def forward(self, values: Tensor) -> Tensor:
         inner = self.first(functional.silu(self.first_norm(values)))
         return values + self.second(functional.silu(self.second_norm(inner)))
+
+
+NETWORKS: Builders = {AutoencoderConfig: Autoencoder}

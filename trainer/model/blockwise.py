@@ -19,7 +19,7 @@ from trainer.flow.question import Approximation, Onward, Question, WithFeatures,
 from trainer.flow.time import segment_of, share_behind, start_of
 from trainer.model.conditioning import PatchGrid, beside_context, modulate, steering, time_embedding
 from trainer.model.dit import Block, FeedForward
-from trainer.model.network import Initial, Network, NetworkSpec, Normal, by_inputs, computing_dtype, steered
+from trainer.model.network import Builders, Initial, Network, NetworkSpec, Normal, by_inputs, computing_dtype, steered
 
 
 @dataclass(frozen=True)
@@ -272,3 +272,6 @@ class BlockwiseMLP(Network):
         if label is None:
             label = torch.full(t.shape, self.null_label, device=t.device)
         return self.embed_label(label)
+
+
+NETWORKS: Builders = {BlockwiseConfig: Blockwise, BlockwiseMLPConfig: BlockwiseMLP}

@@ -1,4 +1,4 @@
-"""From a configuration to a network: the list of networks, and how one is built from it."""
+"""From a configuration to a network."""
 
 import math
 from collections.abc import Callable
@@ -13,48 +13,21 @@ from moe.config import MoEConfig
 from moe.seeds import derive_seed
 from trainer.config.derived import task_names
 from trainer.config.layout import Layout
-from trainer.config.model import (
-    AutoencoderConfig,
-    BlockwiseConfig,
-    BlockwiseMLPConfig,
-    CausalTransitionConfig,
-    DiTConfig,
-    GPTConfig,
-    MLPConfig,
-    NetworkConfig,
-    PolicyMLPConfig,
-    TransitionDiTConfig,
-    TransitionMLPConfig,
-)
 from trainer.config.run import RunConfig
 from trainer.config.sections import fits
 from trainer.flow import target
 from trainer.flow.context import SemanticMap
+from trainer.model import autoencoder, blockwise, dit, gpt, mlp, transition
 from trainer.model.adapted import adapt
-from trainer.model.autoencoder import Autoencoder
-from trainer.model.blockwise import Blockwise, BlockwiseMLP
 from trainer.model.conditioning import SpatialRescaler
-from trainer.model.dit import DiT
-from trainer.model.gpt import GPT
-from trainer.model.mlp import MLP, PolicyMLP
-from trainer.model.network import Network, NetworkSpec, frozen_tensors
+from trainer.model.network import Builders, Network, NetworkSpec, frozen_tensors
 from trainer.model.parallel.division import LinearShare, divide_blocks
-from trainer.model.transition import CausalTransition, TransitionDiT, TransitionMLP
 from trainer.model.values import bare_parameters, give_memory, initialised
 
-NETWORKS: dict[type[NetworkConfig], Callable[[NetworkSpec[Any]], Network]] = {
-    DiTConfig: DiT,
-    GPTConfig: GPT,
-    MLPConfig: MLP,
-    AutoencoderConfig: Autoencoder,
-    BlockwiseConfig: Blockwise,
-    BlockwiseMLPConfig: BlockwiseMLP,
-    CausalTransitionConfig: CausalTransition,
-    PolicyMLPConfig: PolicyMLP,
-    TransitionDiTConfig: TransitionDiT,
-    TransitionMLPConfig: TransitionMLP,
-}
-"""What builds the network of each class of settings; a class that is not here has a `network` of its own."""
+NETWORKS: Builders = (
+    dit.NETWORKS | blockwise.NETWORKS | gpt.NETWORKS | mlp.NETWORKS | autoencoder.NETWORKS | transition.NETWORKS
+)
+"""The networks by their settings, as the file of each lists them; a custom class of settings has a `network`."""
 
 
 def build_model(config: RunConfig, layout: Layout) -> Network:

@@ -27,7 +27,7 @@ from trainer.model.conditioning import (
     time_embedding,
     wave_embedding,
 )
-from trainer.model.network import Initial, Network, NetworkSpec, computing_dtype, steered
+from trainer.model.network import Builders, Initial, Network, NetworkSpec, computing_dtype, steered
 from trainer.model.parallel.division import Columns, Rows, SumsOverRanks
 
 LARGEST_PERIOD = 10_000.0
@@ -249,3 +249,6 @@ class FeedForward(nn.Sequential):
 
     def divide(self, columns: Columns, rows: Rows) -> None:
         self[0], self[2] = columns(self[0], (self.inner,)), rows(self[2])
+
+
+NETWORKS: Builders = {DiTConfig: DiT}

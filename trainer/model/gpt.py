@@ -18,7 +18,7 @@ from moe.host_copies import to_device
 from moe.seeds import fold_in, keyed_dropout
 from trainer.config.model import GPTConfig
 from trainer.model.attention import Attention, Context, Window
-from trainer.model.network import Constant, Initial, Network, NetworkSpec, Normal
+from trainer.model.network import Builders, Constant, Initial, Network, NetworkSpec, Normal
 from trainer.model.parallel.division import Columns, Rows
 
 FeedForwardKind = Literal["gelu", "gelu_tanh", "swiglu"]
@@ -185,3 +185,6 @@ def norm_of(config: GPTConfig) -> nn.Module:
 
 def dense_feed_forward(config: GPTConfig) -> FeedForward:
     return FeedForward(config.hidden, config.inner, config.feed_forward, bias=config.bias)
+
+
+NETWORKS: Builders = {GPTConfig: GPT}

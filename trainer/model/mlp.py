@@ -15,7 +15,7 @@ from trainer.config.model.mlp import INPUT_WAVES
 from trainer.flow.condition import Condition
 from trainer.model.conditioning import modulate, steering, time_embedding, with_waves
 from trainer.model.dit import FeedForward
-from trainer.model.network import Constant, Initial, Network, NetworkSpec, computing_dtype, steered, xavier
+from trainer.model.network import Builders, Constant, Initial, Network, NetworkSpec, computing_dtype, steered, xavier
 
 
 class MLP(Network):
@@ -126,3 +126,6 @@ class PolicyBlock(nn.Module):
 
     def forward(self, read_BTD: Tensor) -> Tensor:
         return read_BTD + self.linear(functional.silu(read_BTD))
+
+
+NETWORKS: Builders = {MLPConfig: MLP, PolicyMLPConfig: PolicyMLP}

@@ -143,6 +143,8 @@ class NetworkSpec(Generic[C]):
         return values
 
 
+Builders = dict[type[NetworkConfig], Callable[[NetworkSpec[Any]], Network]]
+"""From the settings of networks to their classes."""
 _NAMES = "_frozen_names"
 """Where a module keeps which of its buffers were parameters, and the names of these in the frozen network."""
 

@@ -22,7 +22,7 @@ from trainer.flow.question import FromTokens, HeadVelocities, NextStates, NextTo
 from trainer.model.conditioning import PatchGrid, modulate, steering, time_embedding, wave_embedding, with_waves
 from trainer.model.dit import Block, DiT, FeedForward
 from trainer.model.mlp import MLP
-from trainer.model.network import Constant, Initial, Network, NetworkSpec, computing_dtype, steered, xavier
+from trainer.model.network import Builders, Constant, Initial, Network, NetworkSpec, computing_dtype, steered, xavier
 
 
 class FlowHead(nn.Module):
@@ -231,3 +231,10 @@ class CausalTransition(Network):
 
 def chain_of(config: CausalTransitionConfig, shape: tuple[int, ...]) -> Chain:
     return Chain(config.transitions, config.history, shape, config.patch_size)
+
+
+NETWORKS: Builders = {
+    TransitionDiTConfig: TransitionDiT,
+    TransitionMLPConfig: TransitionMLP,
+    CausalTransitionConfig: CausalTransition,
+}

@@ -150,7 +150,7 @@ def test_sections_without_a_kind_follow_the_model(config_file: Path, gpt_file: P
 
 
 GPT_BAD_OVERRIDES = {
-    "unknown model": ("model.kind=rnn", "model.kind", "rnn", "dit, gpt, mlp, autoencoder, blockwise"),
+    "unknown model": ("model.kind=rnn", "model.kind", "rnn", "dit, blockwise, blockwise_mlp, gpt, mlp"),
     "images for text": ("data.kind=digits", "data.kind", "digits", "use python_source"),
     "unknown data": ("data.kind=tokens", "data.kind", "tokens", "python_source"),
     "grids of text": ("sample.kind=images", "sample.kind", "images", "use text"),

@@ -13,6 +13,7 @@ from pydantic import SerializerFunctionWrapHandler, ValidationError, ValidatorFu
 from netsim.foundation.complaint import first_complaint
 from netsim.foundation.contract import check_allowed, imported_class
 from netsim.foundation.settings import kind_of, sections_in
+from trainer.config.model import dit, gpt, mlp, transition
 from trainer.config.model.dit import BlockwiseConfig, BlockwiseMLPConfig, DiTConfig, SegmentNetworkConfig
 from trainer.config.model.gpt import GPTConfig
 from trainer.config.model.mlp import AutoencoderConfig, MLPConfig, PolicyMLPConfig
@@ -76,19 +77,8 @@ def _settings_class(path: str) -> type[NetworkConfig]:
     return CustomNetworkConfig
 
 
-AnyNetworkConfig = (
-    DiTConfig
-    | GPTConfig
-    | MLPConfig
-    | AutoencoderConfig
-    | BlockwiseConfig
-    | BlockwiseMLPConfig
-    | CausalTransitionConfig
-    | PolicyMLPConfig
-    | TransitionDiTConfig
-    | TransitionMLPConfig
-)
-"""The built-in networks, told apart by their kind; :mod:`trainer.model.build` lists their classes."""
+AnyNetworkConfig = dit.Config | gpt.Config | mlp.Config | transition.Config
+"""The built-in networks, told apart by their kind: of each file the union `Config`."""
 
 
 def network_settings(written: Any) -> type[NetworkConfig]:

@@ -247,3 +247,6 @@ class BlockwiseMLPConfig(SegmentNetworkConfig):
     def multiply_adds(self, state_shape: Shape, **_: Any) -> int:
         (values,), width = state_shape, self.hidden
         return (values + 1) * width + (self.num_layers - 1) * width**2 + width * values
+
+
+Config = DiTConfig | BlockwiseConfig | BlockwiseMLPConfig

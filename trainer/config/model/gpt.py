@@ -138,3 +138,6 @@ class GPTConfig(TransformerConfig):
         if mixture is None and self.feed_forward == "swiglu":
             mixture = 3 * width * self.inner
         return self.num_layers * self.in_a_block(tokens, feed_forward=mixture) + tokens * width * self.vocabulary
+
+
+Config = GPTConfig

@@ -177,3 +177,6 @@ class AutoencoderConfig(NetworkConfig):
         latents = 2 * self.hidden * self.latent_channels + 9 * self.latent_channels * self.hidden
         place = 18 * folded * self.hidden + latents + self.num_layers * 18 * self.hidden**2
         return squares(state_shape, self.factor) * place
+
+
+Config = MLPConfig | PolicyMLPConfig | AutoencoderConfig

@@ -202,3 +202,6 @@ class CausalTransitionConfig(TransformerConfig):
 
     def _token_values(self, state_shape: Shape) -> int:
         return 1 if len(state_shape) == 1 else state_shape[0] * self.patch_size**2
+
+
+Config = TransitionDiTConfig | TransitionMLPConfig | CausalTransitionConfig
