@@ -14,8 +14,8 @@ The kinds of layers are those of :mod:`trainer.model.feature_extractor.layers`: 
 normalisation with its running statistics, layer normalisation, activations, pools, attention, and branches whose
 results are put side by side (as in Inception) or added (as in residual networks). What the last layer returns are the
 features: [F] of an example, or [F, rows, columns] of its places, which are flattened where sets of examples are
-compared. Nothing in it is code. `file.write_extractor` writes such a file, and `importing.import_extractor` makes one
-of a published vision transformer or of Inception v3.
+compared. Nothing in it is code. `extractor.write_extractor` writes such a file, and `importing.import_extractor` makes
+one of a published vision transformer or of Inception v3.
 
 The weights of Inception (``--layout inception-torchvision``, ``inception-fid``, ``inception-fid-tensorflow``) are a
 safetensors file with the names of torchvision's ``inception_v3``: ``Conv2d_1a_3x3.conv.weight`` and

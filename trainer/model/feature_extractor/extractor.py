@@ -26,27 +26,21 @@ BATCH = 128
 
 
 class Extractor:
-    """A network and the preparation of examples for it.
+    """A network in evaluation mode and the preparation of examples for it.
 
-    Images of another size are resized by bilinear interpolation (Parmar, Zhang and Zhu, "On aliased resizing and
-    surprising subtleties in GAN evaluation", 2022, show why the way matters):
-
-    * ``antialiased``: ``torch.nn.functional.interpolate`` with ``antialias``;
-    * ``bilinear``: the same without it, as pytorch-fid does;
-    * ``tensorflow``: without it and with the corners of pixels, not their middles, over each other, as the first
-      version of TensorFlow did and the published figures of FID are computed.
-
-    Grey images are repeated if the network takes several channels.
+    Images of another size are resized by bilinear interpolation, on which figures depend (Parmar, Zhang and Zhu, "On
+    aliased resizing and surprising subtleties in GAN evaluation", 2022): ``antialiased``; ``bilinear``, the same
+    without, as pytorch-fid does; ``tensorflow``, where the corners of pixels, not their middles, are over each other,
+    as in the first TensorFlow, by which the published figures of FID are computed. Grey images are repeated.
 
     Args:
         network: in evaluation mode.
-        shape: of the network's input, [C, H, W] of an image or [D] of a point.
+        shape: of its input, [C, H, W] of an image or [D] of a point.
         mean: subtracted from each channel, one value for all or one for each.
         std: each channel is divided by it after the mean is subtracted.
         device: where the network is.
         resize: how images of another size are resized.
-        eight_bits: clip images to the range from -1 to 1 and round them to the 256 values of a file of pictures, before
-            anything else; otherwise they are taken as they are.
+        eight_bits: clip images to [-1, 1] and round them to the 256 values of a file of pictures, before anything else.
     """
 
     def __init__(
@@ -154,20 +148,10 @@ def write_extractor(
     resize: Resize = "antialiased",
     eight_bits: bool = False,
 ) -> None:
-    """Writes a network as a feature extractor.
+    """Writes a network of modules that ``describe_layers`` takes as a feature extractor.
 
-    Most networks are published with a mean m and a standard deviation s of images with values from 0 to 1. Here values
-    lie from -1 to 1, so give 2 m - 1 and 2 s.
-
-    Args:
-        network: of the modules that ``describe_layers`` takes; its last module returns the features. It is used as in
-            evaluation mode.
-        path: the safetensors file.
-        shape: of one example, [C, H, W] of an image or [D] of a point.
-        mean: subtracted from each channel, one value for all or one for each.
-        std: each channel is divided by it after the mean is subtracted.
-        resize: how images of another size are resized, see :class:`Extractor`.
-        eight_bits: whether images are first clipped and rounded to the 256 values of a file of pictures.
+    Means m and standard deviations s are mostly published of images from 0 to 1; here values are from -1 to 1, so give
+    2 m - 1 and 2 s. Other arguments are those of :class:`Extractor`.
 
     Raises:
         ValueError: a file cannot hold a module or a setting; the message names it.

@@ -39,19 +39,14 @@ def import_extractor(
 
     Args:
         path: safetensors file with the weights.
-        layout: a key of :data:`trainer.model.feature_extractor.published.LAYOUTS`, or of ``INCEPTIONS`` beside it.
+        layout: a key of ``LAYOUTS`` or ``INCEPTIONS`` in :mod:`trainer.model.feature_extractor.published`.
         out: safetensors file to write.
-        image_size: height and width, or one number for both, that images are resized to, in pixels; multiples of the
-            patch size. None: the size of the position embeddings.
+        image_size: height and width, or one number for both, in pixels; multiples of the patch size. None: that of the
+            position embeddings.
         tokens: what becomes the features.
         num_heads: heads of attention, which no tensor shows; None: width / 64.
-        mean: subtracted from each channel of images with values from 0 to 1, one for all or one for each; None: that of
-            the layout.
-        std: each channel is divided by it thereafter; likewise.
-
-    Raises:
-        ValueError: an argument is wrong, or a size or a number of heads does not fit the weights.
-        Refusal: the file cannot be read, a tensor is missing, unknown or of another shape, or a value is not finite.
+        mean: of each channel of images from 0 to 1, one for all or one for each; None: that of the layout.
+        std: likewise.
     """
     if layout not in (*LAYOUTS, *INCEPTIONS):
         raise ValueError(f"--layout: {layout} is unknown; use {', '.join((*LAYOUTS, *INCEPTIONS))}")

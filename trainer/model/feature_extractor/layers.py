@@ -1,7 +1,7 @@
 """The kinds of layers that a feature extractor can have, and the module of each."""
 
 from collections.abc import Sequence
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal, get_args
 
 import torch
 from pydantic import BeforeValidator, Field, NonNegativeInt, PositiveFloat, PositiveInt
@@ -188,30 +188,7 @@ class BranchesLayer(Section):
         return Branches([build_layers(layers) for layers in self.branches], self.join)
 
 
-PLAIN_LAYERS: tuple[type[PlainLayer], ...] = (
-    Conv2d,
-    Linear,
-    BatchNorm2d,
-    LayerNorm,
-    MaxPool2d,
-    AvgPool2d,
-    AdaptiveAvgPool2d,
-    ReLU,
-    LeakyReLU,
-    SiLU,
-    GELU,
-    Tanh,
-    Sigmoid,
-    Flatten,
-    Identity,
-    PatchTokensLayer,
-    AttentionBlockLayer,
-    PatchMapLayer,
-    FirstTokenLayer,
-)
-"""Every kind of layer but branches."""
-
-Layer = Annotated[
+PlainLayers = (
     Conv2d
     | Linear
     | BatchNorm2d
@@ -231,9 +208,10 @@ Layer = Annotated[
     | AttentionBlockLayer
     | PatchMapLayer
     | FirstTokenLayer
-    | BranchesLayer,
-    Field(discriminator="kind"),
-]
+)
+"""Every kind of layer but branches."""
+PLAIN_LAYERS: tuple[type[PlainLayer], ...] = get_args(PlainLayers)
+Layer = Annotated[PlainLayers | BranchesLayer, Field(discriminator="kind")]
 BranchesLayer.model_rebuild()
 
 

@@ -1,7 +1,7 @@
 """Tensor names and settings of published networks. Imports no torch."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -50,6 +50,25 @@ _TRANSFORMERS_ATTENTION = {
     "projection": ("attention.output.dense",),
 }
 
+_TRANSFORMERS_DINOV2 = PublishedLayout(
+    class_token="embeddings.cls_token",
+    registers="embeddings.register_tokens",
+    positions="embeddings.position_embeddings",
+    patches="embeddings.patch_embeddings.projection",
+    block="encoder.layer.{}.",
+    norm="layernorm",
+    modules={
+        "norm_1": ("norm1",),
+        **_TRANSFORMERS_ATTENTION,
+        "norm_2": ("norm2",),
+        "expansion": ("mlp.fc1",),
+        "contraction": ("mlp.fc2",),
+    },
+    scales={"scale_1": "layer_scale1.lambda1", "scale_2": "layer_scale2.lambda1"},
+    unused=("embeddings.mask_token", "classifier."),
+    prefix="dinov2.",
+)
+
 LAYOUTS: Mapping[str, PublishedLayout] = {
     "dinov2": PublishedLayout(
         class_token="cls_token",
@@ -70,30 +89,9 @@ LAYOUTS: Mapping[str, PublishedLayout] = {
         unused=("mask_token", "head."),
         position_offset=0.1,
     ),
-    "transformers-dinov2": PublishedLayout(
-        class_token="embeddings.cls_token",
-        registers="embeddings.register_tokens",
-        positions="embeddings.position_embeddings",
-        patches="embeddings.patch_embeddings.projection",
-        block="encoder.layer.{}.",
-        modules={
-            "norm_1": ("norm1",),
-            **_TRANSFORMERS_ATTENTION,
-            "norm_2": ("norm2",),
-            "expansion": ("mlp.fc1",),
-            "contraction": ("mlp.fc2",),
-        },
-        scales={"scale_1": "layer_scale1.lambda1", "scale_2": "layer_scale2.lambda1"},
-        norm="layernorm",
-        unused=("embeddings.mask_token", "classifier."),
-        prefix="dinov2.",
-    ),
-    "transformers-vit": PublishedLayout(
-        class_token="embeddings.cls_token",
-        registers="embeddings.register_tokens",
-        positions="embeddings.position_embeddings",
-        patches="embeddings.patch_embeddings.projection",
-        block="encoder.layer.{}.",
+    "transformers-dinov2": _TRANSFORMERS_DINOV2,
+    "transformers-vit": replace(
+        _TRANSFORMERS_DINOV2,
         modules={
             "norm_1": ("layernorm_before",),
             **_TRANSFORMERS_ATTENTION,
@@ -102,7 +100,6 @@ LAYOUTS: Mapping[str, PublishedLayout] = {
             "contraction": ("output.dense",),
         },
         scales={},
-        norm="layernorm",
         unused=("embeddings.mask_token", "pooler.", "classifier."),
         prefix="vit.",
         eps=1e-12,
