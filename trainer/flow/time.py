@@ -41,13 +41,8 @@ class TimeSampler(Protocol):
         ...
 
 
-class Uniform(Section):
-    """t is uniform on [0, 1); nothing to set.
-
-    Source: Lipman et al., "Flow Matching for Generative Modeling", arXiv 2210.02747, equation 9.
-    """
-
-    kind: Literal["uniform"] = "uniform"
+class BuiltIn(Section):
+    """A sampler of times that is its settings: what it draws is moved to the device, and may be spread out there."""
 
     def sample(
         self,
@@ -57,10 +52,27 @@ class Uniform(Section):
         device: torch.device | str,
         dtype: torch.dtype = torch.float32,
     ) -> Tensor:
-        return to_device(torch.rand(batch_size, generator=generator, device=generator.device, dtype=dtype), device)
+        return self.spread(to_device(self.drawn(batch_size, generator, dtype), device))
+
+    def drawn(self, num: int, generator: torch.Generator, dtype: torch.dtype) -> Tensor:
+        """Draws numbers [num] in [0, 1] on the device of the generator, uniform unless overridden."""
+        return torch.rand(num, generator=generator, device=generator.device, dtype=dtype)
+
+    def spread(self, u: Tensor) -> Tensor:
+        """The times [B] that belong to drawn numbers [B], on the device of the result."""
+        return u
 
 
-class LogitNormal(Section):
+class Uniform(BuiltIn):
+    """t is uniform on [0, 1); nothing to set.
+
+    Source: Lipman et al., "Flow Matching for Generative Modeling", arXiv 2210.02747, equation 9.
+    """
+
+    kind: Literal["uniform"] = "uniform"
+
+
+class LogitNormal(BuiltIn):
     """log(t / (1 - t)) is normal.
 
     Source: Esser et al., "Scaling Rectified Flow Transformers", arXiv 2403.03206, section 3.1, where time is 1 - t.
@@ -74,19 +86,12 @@ class LogitNormal(Section):
     mean: float = Field(default=0.0, allow_inf_nan=False)
     std: float = Field(default=1.0, gt=0.0, allow_inf_nan=False)
 
-    def sample(
-        self,
-        batch_size: int,
-        *,
-        generator: torch.Generator,
-        device: torch.device | str,
-        dtype: torch.dtype = torch.float32,
-    ) -> Tensor:
-        z = torch.randn(batch_size, generator=generator, device=generator.device, dtype=dtype)
-        return to_device(torch.sigmoid(self.mean + self.std * z), device)
+    def drawn(self, num: int, generator: torch.Generator, dtype: torch.dtype) -> Tensor:
+        z = torch.randn(num, generator=generator, device=generator.device, dtype=dtype)
+        return torch.sigmoid(self.mean + self.std * z)
 
 
-class Clipped(Section):
+class Clipped(BuiltIn):
     """The times of another sampler, scaled from [0, 1] to [margin, 1 - margin].
 
     Uniform times stay uniform, without a peak at the margins.
@@ -102,19 +107,14 @@ class Clipped(Section):
     margin: float = Field(default=1e-3, ge=0.0, lt=0.5)
     within: Annotated[Uniform | LogitNormal, Field(discriminator="kind")] = Uniform()
 
-    def sample(
-        self,
-        batch_size: int,
-        *,
-        generator: torch.Generator,
-        device: torch.device | str,
-        dtype: torch.dtype = torch.float32,
-    ) -> Tensor:
-        u = self.within.sample(batch_size, generator=generator, device=device, dtype=dtype)
+    def drawn(self, num: int, generator: torch.Generator, dtype: torch.dtype) -> Tensor:
+        return self.within.drawn(num, generator, dtype)
+
+    def spread(self, u: Tensor) -> Tensor:
         return self.margin + (1 - 2 * self.margin) * u
 
 
-class Grid(Section):
+class Grid(BuiltIn):
     """t is one of 0, 1/steps, ..., (steps - 1)/steps, for distillation to a number of steps.
 
     All times of the grid are equally likely.
@@ -128,19 +128,12 @@ class Grid(Section):
     kind: Literal["grid"] = "grid"
     steps: int = Field(default=4, ge=1)
 
-    def sample(
-        self,
-        batch_size: int,
-        *,
-        generator: torch.Generator,
-        device: torch.device | str,
-        dtype: torch.dtype = torch.float32,
-    ) -> Tensor:
-        drawn = torch.randint(self.steps, (batch_size,), generator=generator, device=generator.device)
-        return to_device(drawn.to(dtype) / self.steps, device)
+    def drawn(self, num: int, generator: torch.Generator, dtype: torch.dtype) -> Tensor:
+        step = torch.randint(self.steps, (num,), generator=generator, device=generator.device)
+        return step.to(dtype) / self.steps
 
 
-class Stratified(Section):
+class Stratified(BuiltIn):
     """Every micro batch has the same number of times in each of several equal segments.
 
     t = (m + u) / M with u ~ U[0, 1): B // M times of each segment m, one more of each of the first B mod M, in the
@@ -155,17 +148,9 @@ class Stratified(Section):
     kind: Literal["stratified"] = "stratified"
     segments: int = Field(default=6, ge=1)
 
-    def sample(
-        self,
-        batch_size: int,
-        *,
-        generator: torch.Generator,
-        device: torch.device | str,
-        dtype: torch.dtype = torch.float32,
-    ) -> Tensor:
-        u = to_device(torch.rand(batch_size, generator=generator, device=generator.device, dtype=dtype), device)
-        u = u.clamp_max(1 - self.segments * torch.finfo(dtype).eps)  # rounding up would move it to the next segment
-        segment = (torch.arange(batch_size, device=device) % self.segments).sort().values
+    def spread(self, u: Tensor) -> Tensor:
+        u = u.clamp_max(1 - self.segments * torch.finfo(u.dtype).eps)  # rounding up would move it to the next segment
+        segment = (torch.arange(len(u), device=u.device) % self.segments).sort().values
         return (segment + u) / self.segments
 
 
