@@ -13,7 +13,7 @@ from abc import abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Protocol
+from typing import Annotated, Any, ClassVar, Literal, Protocol
 
 import torch
 from pydantic import Field
@@ -129,11 +129,7 @@ class BuiltIn(Section):
     """A reward that is made of its settings and of examples."""
 
     differentiable: ClassVar[bool] = True
-
-    if TYPE_CHECKING:  # a field of the subclasses
-
-        @property
-        def kind(self) -> str: ...
+    kind: str
 
     def build(self, inputs: RewardInputs) -> CheckedReward:
         """The reward, held to the protocol in every call; it may be refused as `made` refuses."""

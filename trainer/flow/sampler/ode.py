@@ -17,7 +17,6 @@ from trainer.flow.sampler.protocol import (
     CountedField,
     Field,
     GridSampler,
-    Times,
     Trajectory,
     VelocityField,
     check_times,
@@ -56,15 +55,10 @@ class Euler(FixedStep):
     x + h v(x, t); order 1.
 
     Source: Hairer, Nørsett and Wanner, "Solving Ordinary Differential Equations I", section II.1.
-
-    Attributes:
-        steps: number of steps from source to data.
-        times: where the steps end, from 0 to 1, or a file of the steps verb; null: the steps are equal.
     """
 
     kind: Literal["euler"] = "euler"
     steps: int = Setting(default=20, ge=1, le=10_000)
-    times: Times = None
 
     def step(self, field: Field, x: Tensor, t: Tensor, t_next: Tensor) -> Tensor:
         return x + (t_next - t) * field(x, t.expand(len(x)))
@@ -76,15 +70,10 @@ class Heun(FixedStep):
     x + h (v(x, t) + v(x + h v(x, t), t + h)) / 2; order 2.
 
     Source: Hairer, Nørsett and Wanner, "Solving Ordinary Differential Equations I", section II.1.
-
-    Attributes:
-        steps: number of steps from source to data.
-        times: where the steps end, from 0 to 1, or a file of the steps verb; null: the steps are equal.
     """
 
     kind: Literal["heun"] = "heun"
     steps: int = Setting(default=10, ge=1, le=10_000)
-    times: Times = None
     evaluations_per_step: ClassVar[int] = 2
 
     def step(self, field: Field, x: Tensor, t: Tensor, t_next: Tensor) -> Tensor:
@@ -154,8 +143,6 @@ class FirstOrder(FixedStep):
     Diffusion Noise Schedules and Sample Steps are Flawed", 2024, section 3.3 (trailing spacing).
 
     Attributes:
-        steps: number of steps from source to data.
-        times: where the steps end, from 0 to 1, or a file of the steps verb; null: the steps are equal.
         trained_times: number of equidistant times that the network was trained at, of which 0 is the first. Every
             step begins at one of these times ("trailing" spacing). null: the network was trained at all times, and the
             steps are equal.
@@ -163,7 +150,6 @@ class FirstOrder(FixedStep):
 
     kind: Literal["first_order"] = "first_order"
     steps: int = Setting(default=20, ge=1, le=10_000)
-    times: Times = None
     trained_times: int | None = Setting(default=None, ge=1)
 
     @model_validator(mode="after")

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, Self, cast
+from typing import Any, ClassVar, Literal, Protocol, Self, cast
 
 import torch
 from pydantic import Field as Setting
@@ -170,21 +170,17 @@ class BuiltIn(Section):
 class GridSampler(BuiltIn):
     """A sampler that stops at the times of a grid.
 
-    Subclasses have the fields ``kind``, ``steps`` and ``times``. Times that are written out decide the number of steps.
+    Times that are written out decide the number of steps. Subclasses give `kind` and `steps` their values.
+
+    Attributes:
+        steps: number of steps from source to data.
+        times: where the steps end, from 0 to 1, or a file of the steps verb; null: the steps are equal.
     """
 
     evaluations_per_step: ClassVar[int] = 1
-
-    if TYPE_CHECKING:  # fields of the subclasses, which give them their place in the YAML
-
-        @property
-        def kind(self) -> str: ...
-
-        @property
-        def steps(self) -> int: ...
-
-        @property
-        def times(self) -> Times: ...
+    kind: str
+    steps: int
+    times: Times = None
 
     @model_validator(mode="before")
     @classmethod

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, Protocol
+from typing import Annotated, ClassVar, Literal, Protocol
 
 import torch
 from pydantic import Field as Setting
@@ -14,7 +14,7 @@ from netsim.foundation.settings import Section
 from trainer.flow.condition import keyed_normal
 from trainer.flow.path import Path
 from trainer.flow.sampler.ode import FixedStep
-from trainer.flow.sampler.protocol import Field, Times
+from trainer.flow.sampler.protocol import Field
 
 
 class GaussianStep(Protocol):
@@ -105,10 +105,7 @@ class StochasticStep(FixedStep):
     follows the velocity alone.
     """
 
-    if TYPE_CHECKING:  # a field of the subclasses, which give it its place in the YAML
-
-        @property
-        def diffusion(self) -> DiffusionConfig: ...
+    diffusion: DiffusionConfig = (0.5, 0.0)
 
     def e(self, t: Tensor, t_next: Tensor) -> Tensor:
         """0 or more, of the times where a step begins and where it ends."""
@@ -135,16 +132,12 @@ class EulerMaruyama(StochasticStep):
     Boffi and Vanden-Eijnden, "Stochastic Interpolants", arXiv 2303.08797, corollary 18 (the equation).
 
     Attributes:
-        steps: number of steps from source to data.
-        times: where the steps end, from 0 to 1, or a file of the steps verb; null: the steps are equal.
         diffusion: e at the source and at the data, linear in between, or a section with a kind. With (0, 0) this is
             Euler's method, except that the first evaluation is at t = 0.001.
     """
 
     kind: Literal["euler_maruyama"] = "euler_maruyama"
     steps: int = Setting(default=100, ge=1, le=10_000)
-    times: Times = None
-    diffusion: DiffusionConfig = (0.5, 0.0)
 
     def build(self, path: Path) -> EulerMaruyama:
         """Memoryless diffusions have steps of their own."""
@@ -175,15 +168,12 @@ class StochasticHeun(StochasticStep):
     1.3 for additive noise.
 
     Attributes:
-        steps: number of steps from source to data.
-        times: where the steps end, from 0 to 1, or a file of the steps verb; null: the steps are equal.
         diffusion: e at the source and at the data, linear in between. With (0, 0) this is Heun's method, except that
             the first evaluation is at t = 0.001 and the last at t = 0.999.
     """
 
     kind: Literal["stochastic_heun"] = "stochastic_heun"
     steps: int = Setting(default=50, ge=1, le=10_000)
-    times: Times = None
     evaluations_per_step: ClassVar[int] = 2
     diffusion: tuple[Rate, Rate] = (0.5, 0.0)
 
@@ -260,15 +250,10 @@ class Renoise(FixedStep):
     time, if the estimates have that of the data. Where the path ends at the data, one step is Euler's.
 
     Source: Song et al., "Consistency Models", arXiv 2303.01469, algorithm 1, along any path.
-
-    Attributes:
-        steps: number of steps from source to data.
-        times: where the steps end, from 0 to 1, or a file of the steps verb; null: the steps are equal.
     """
 
     kind: Literal["renoise"] = "renoise"
     steps: int = Setting(default=2, ge=1, le=10_000)
-    times: Times = None
 
     def noise(self, x_init: Tensor, times: Tensor, keys: Tensor | None) -> Iterator[Tensor | None]:
         return noise_of_steps(x_init, times, keys, without=(1.0,))

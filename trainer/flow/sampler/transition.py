@@ -15,7 +15,7 @@ from trainer.flow.chain import Chain
 from trainer.flow.condition import keyed_normal
 from trainer.flow.question import Past
 from trainer.flow.sampler.ode import Dopri5, Euler, Heun
-from trainer.flow.sampler.protocol import BuiltIn, Field, GridSampler, Times, Trajectory, VelocityField, check_times
+from trainer.flow.sampler.protocol import BuiltIn, Field, GridSampler, Trajectory, VelocityField, check_times
 from trainer.flow.target import Quantity
 
 
@@ -41,14 +41,11 @@ class Transition(GridSampler):
     Source: Shaul et al., "Transition Matching", arXiv 2506.23589, section 3 (difference transition matching).
 
     Attributes:
-        steps: number of steps from source to data.
-        times: where the steps end, from 0 to 1, or a file of the steps verb; null: the steps are equal.
         head: how the head draws a direction from noise.
     """
 
     kind: Literal["transition"] = "transition"
     steps: int = Setting(default=4, ge=1, le=10_000)
-    times: Times = None
     head: Annotated[Euler | Heun | Dopri5, Setting(discriminator="kind")] = Euler(steps=16)
 
     def sample(self, field: Field, x_init: Tensor, times: Tensor, *, keys: Tensor | None = None) -> Trajectory:
