@@ -6,8 +6,9 @@ from typing import Any
 from netsim.foundation.run_reference import ReferenceConfig
 from trainer.config.model.protocol import RoutedAdaptersConfig
 from trainer.config.run import RunConfig
+from trainer.config.sample import ImageSample, PointSample
 from trainer.data import ImageFolderConfig, ShardsConfig
-from trainer.flow import control
+from trainer.flow import control, sampler
 
 
 def of_base(config: RunConfig) -> RunConfig:
@@ -21,6 +22,12 @@ def with_controls(config: RunConfig, controls: Sequence[control.AnyConfig]) -> R
     """A run that follows a flow, whose samples are drawn under other controls than its own; empty: none."""
     sample = config.sample.model_copy(update={"controls": tuple(controls)})
     return config.model_copy(update={"sample": sample})
+
+
+def sampler_of(config: RunConfig) -> sampler.AnyConfig:
+    """The sampler of a run that follows a flow."""
+    assert isinstance(config.sample, ImageSample | PointSample)
+    return config.sample.sampler
 
 
 def drawable(config: RunConfig) -> bool:

@@ -24,32 +24,23 @@ class Layout:
             several nodes of several ranks); None: nodes make no difference.
     """
 
-    world_size: int
-    expert_parallel: int
-    expert_data_parallel: int
-    tensor_parallel: int
-    micro_batch: int
-    accumulation: int
-    placement: Placement | None
+    world_size: int = 1
+    expert_parallel: int = 1
+    expert_data_parallel: int = 1
+    tensor_parallel: int = 1
+    micro_batch: int = 1
+    accumulation: int = 1
+    placement: Placement | None = None
     relay_ranks: int | None = None
 
     @classmethod
     def single(cls, config: RunConfig) -> "Layout":
         """The layout of one process that uses a trained network: it holds all of it, the experts in order."""
-        moe, placement = config.moe, None
-        if moe is not None:
-            placement = Placement.contiguous(
-                config.model.num_layers, moe.num_experts, 1, 1, dispatch=objective_of(moe.dispatch)
-            )
-        return cls(
-            world_size=1,
-            expert_parallel=1,
-            expert_data_parallel=1,
-            tensor_parallel=1,
-            micro_batch=1,
-            accumulation=1,
-            placement=placement,
-        )
+        moe = config.moe
+        if moe is None:
+            return cls()
+        dispatch = objective_of(moe.dispatch)
+        return cls(placement=Placement.contiguous(config.model.num_layers, moe.num_experts, 1, 1, dispatch=dispatch))
 
     @property
     def data_parallel(self) -> int:

@@ -19,13 +19,16 @@ LARGEST_PERIOD = 10_000.0
 TIME_SCALE = 1_000.0
 
 
-class Steered(Protocol):
+class Embeddings(Protocol):
+    embed_time: nn.Sequential
+    embed_label: nn.Embedding
+
+
+class Steered(Embeddings, Protocol):
     """A network that embeds time, by its waves [B, D], and class; `null_label` stands for none."""
 
     hidden: int
     null_label: int
-    embed_time: nn.Sequential
-    embed_label: nn.Embedding
 
 
 def steering(network: Steered, t: Tensor, label: Tensor | None, dtype: torch.dtype) -> Tensor:
@@ -36,11 +39,6 @@ def steering(network: Steered, t: Tensor, label: Tensor | None, dtype: torch.dty
 
 def known_label(network: Steered, t: Tensor, label: Tensor | None) -> Tensor:
     return torch.full(t.shape, network.null_label, device=t.device) if label is None else label
-
-
-class Embeddings(Protocol):
-    embed_time: nn.Sequential
-    embed_label: nn.Embedding
 
 
 def steered_by(embeddings: Embeddings, waves_BW: Tensor, label_B: Tensor, caption_BD: Tensor | None = None) -> Tensor:

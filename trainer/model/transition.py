@@ -65,7 +65,7 @@ class WithHead(Protocol):
         ...
 
 
-def answer(network: WithHead, x_t: Tensor, t: Tensor, condition: Condition, question: Question | None) -> Tensor:
+def answer(network: WithHead, x_t: Tensor, t: Tensor, condition: Condition, question: Question | None = None) -> Tensor:
     """Answers `Tokens`, `FromTokens` or `HeadVelocities`; None: the velocity of the flow, float32 [B, *D]."""
     if isinstance(question, FromTokens):
         return network.velocities(question.tokens, question.y, question.s)

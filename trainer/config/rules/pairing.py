@@ -3,13 +3,13 @@
 import math
 
 from netsim.foundation.refusal import problem_and_remedy
-from trainer.config.derived import several_shapes
+from trainer.config.derived import sampler_of, several_shapes
 from trainer.config.model import GPTConfig
 from trainer.config.model.protocol import divisors
 from trainer.config.rules.composition import built, follows_score, kinds_without_noise, listed
 from trainer.config.rules.objection import Objections
 from trainer.config.run import RunConfig
-from trainer.config.sample import ImageSample, PointSample
+from trainer.config.sample import ImageSample
 from trainer.data import (
     MixtureConfig,
     OwnDataset,
@@ -202,8 +202,7 @@ def of_source(config: RunConfig) -> Objections:
     if isinstance(flow.coupling, KNN):
         problem = "knn chooses among draws of a standard normal of its own, and flow.source gives one point each"
         yield "flow.coupling.kind", problem, "use assignment, minibatch_ot, gibbs_weighted or independent"
-    assert isinstance(config.sample, ImageSample | PointSample)
-    drawn_by = config.sample.sampler
+    drawn_by = sampler_of(config)
     for field, kind, needs_score, otherwise in (
         ("flow.target.kind", flow.target.kind, flow.target.kind == "score", "target velocity"),
         ("sample.sampler.kind", drawn_by.kind, follows_score(drawn_by), "sampler euler, heun or dopri5"),

@@ -5,6 +5,7 @@ from itertools import pairwise
 
 from netsim.foundation.own_class import OwnClass
 from netsim.foundation.settings import kind_of, sections_in
+from trainer.config.derived import sampler_of
 from trainer.config.model import (
     AnyNetworkConfig,
     BlockwiseConfig,
@@ -15,7 +16,6 @@ from trainer.config.model import (
 from trainer.config.rules.composition import Composition, Distillation, objections
 from trainer.config.rules.objection import Objections
 from trainer.config.run import RunConfig
-from trainer.config.sample import ImageSample, PointSample
 from trainer.data import PairsConfig
 from trainer.flow import objective, path, sampler
 from trainer.flow.sampler.protocol import SAME_TIME
@@ -33,12 +33,11 @@ ONLY_STEP = (0.0, 1.0)
 
 def composition_of(config: RunConfig, chosen: sampler.AnyConfig | None = None) -> Composition | None:
     """The parts of a run's flow, drawn by its own sampler or a chosen one; None: the run has no flow."""
-    flow, sample = config.flow, config.sample
+    flow = config.flow
     if flow is None:
         return None
-    assert isinstance(sample, ImageSample | PointSample)
-    drawn_by = sample.sampler if chosen is None else chosen
-    return Composition(flow.coupling, flow.path, flow.target, flow.objective, drawn_by, sample.controls)
+    drawn_by, controls = chosen or sampler_of(config), getattr(config.sample, "controls", ())
+    return Composition(flow.coupling, flow.path, flow.target, flow.objective, drawn_by, controls)
 
 
 def of_composition(config: RunConfig) -> Objections:
@@ -87,8 +86,7 @@ def of_causal_network(config: RunConfig) -> Objections:
             "independent needs noise for every state"
         )
         yield "flow.source.kind", problem, "use flow.objective.process=linear, or remove flow.source"
-    assert isinstance(config.sample, ImageSample | PointSample)
-    drawn_by = config.sample.sampler
+    drawn_by = sampler_of(config)
     if not isinstance(drawn_by, sampler.CausalTransition) or len(config.state_shape) not in (1, 3):
         return
     tokens = model.state_tokens(config.state_shape)
@@ -109,7 +107,6 @@ def of_one_step(config: RunConfig, micro_batch: int | None) -> Objections:
         case _:
             return
     assert flow is not None
-    assert isinstance(config.sample, ImageSample | PointSample)
     if flow.context is not None:
         problem = (
             f"it matches the examples of a micro batch with each other, and flow.context {flow.context.kind} gives "
@@ -133,7 +130,7 @@ def of_one_step(config: RunConfig, micro_batch: int | None) -> Objections:
             "network at t = 0 alone"
         )
         yield "flow.time.kind", problem, "remove it"
-    drawn_by = config.sample.sampler
+    drawn_by = sampler_of(config)
     if isinstance(drawn_by, sampler.OwnSampler):
         return
     if not isinstance(drawn_by, sampler.Euler) or drawn_by.times != ONLY_STEP:
@@ -213,8 +210,7 @@ def of_blocks(config: RunConfig, micro_batch: int | None) -> Objections:
         case Grid(steps=steps) if len(_trained(config, segments, steps)) < segments:
             problem = f"{steps} times do not reach each of model.segments {segments}"
             yield "flow.time.steps", problem, f"use {segments} or a multiple"
-    assert isinstance(config.sample, ImageSample | PointSample)
-    drawn_by = config.sample.sampler
+    drawn_by = sampler_of(config)
     if not isinstance(drawn_by, sampler.OwnSampler) and getattr(drawn_by, "segments", None) != segments:
         parts = f", segments {drawn_by.segments}" if isinstance(drawn_by, sampler.Segmented) else ""
         yield (
@@ -250,7 +246,6 @@ def of_distillation(config: RunConfig) -> Objections:
             "start at another data set"
         )
         yield "flow.objective.weight_distribution", problem, "use 0"
-    assert isinstance(config.sample, ImageSample | PointSample)
-    if isinstance(config.sample.sampler, sampler.Renoise):
+    if isinstance(sampler_of(config), sampler.Renoise):
         problem = "renoise draws normal noise on the way, and the paths of this flow start at another data set"
         yield "sample.sampler.kind", problem, "use euler, heun or dopri5"

@@ -1,6 +1,7 @@
 """The division of a run over its ranks, decided and checked before any process group exists."""
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 from moe.config import MoEConfig, SparseOTRouterConfig, TopKRouterConfig
@@ -26,8 +27,8 @@ def plan_layout(config: RunConfig, world_size: int, *, ranks_per_node: int | Non
 
 def validated_layout(config: RunConfig, world_size: int, *, ranks_per_node: int | None = None) -> Validation[Layout]:
     """Every objection to a run, that of :func:`plan_layout` first, and the layout of a run without."""
-    tensor, expert, batch = config.parallel.tensor, config.parallel.expert, config.optim.global_batch
-    data_parallel, micro_batch = world_size // tensor, config.optim.micro_batch
+    batch, micro_batch = config.optim.global_batch, config.optim.micro_batch
+    data_parallel = world_size // config.parallel.tensor
     divides = not any(errors(of_tensor(config, world_size), of_experts(config, world_size)))
     uneven = micro_batch is None and divides and batch % data_parallel
     if micro_batch is None and divides and not uneven:
@@ -72,16 +73,7 @@ def validated_layout(config: RunConfig, world_size: int, *, ranks_per_node: int 
     unplaced = config.moe is not None and placement is None
     if objected or unplaced or micro_batch is None or accumulation is None:
         return None
-    return Layout(
-        world_size=world_size,
-        expert_parallel=expert,
-        expert_data_parallel=data_parallel // expert,
-        tensor_parallel=tensor,
-        micro_batch=micro_batch,
-        accumulation=accumulation,
-        placement=placement,
-        relay_ranks=_relay_ranks(config, placement),
-    )
+    return replace(_divided(config, world_size, placement), micro_batch=micro_batch, accumulation=accumulation)
 
 
 def plan_sampling(config: RunConfig, world_size: int, *, ranks_per_node: int) -> Layout:
@@ -95,16 +87,18 @@ def plan_sampling(config: RunConfig, world_size: int, *, ranks_per_node: int) ->
         of_dispatch(config),
         pairing.of_source(config),
     )
-    placement = _placement(config, config.trace.ranks_per_node or ranks_per_node)
+    return _divided(config, world_size, _placement(config, config.trace.ranks_per_node or ranks_per_node))
+
+
+def _divided(config: RunConfig, world_size: int, placement: Placement | None) -> Layout:
+    tensor, expert = config.parallel.tensor, config.parallel.expert
     return Layout(
         world_size=world_size,
-        expert_parallel=config.parallel.expert,
-        expert_data_parallel=world_size // config.parallel.tensor // config.parallel.expert,
-        tensor_parallel=config.parallel.tensor,
-        micro_batch=1,
-        accumulation=1,
+        expert_parallel=expert,
+        expert_data_parallel=world_size // tensor // expert,
+        tensor_parallel=tensor,
         placement=placement,
-        relay_ranks=_relay_ranks(config, placement),
+        relay_ranks=None if config.moe is None or placement is None else placement.relay_ranks(config.moe.dispatch),
     )
 
 
@@ -126,10 +120,6 @@ def _placement(config: RunConfig, ranks_per_node: int) -> Placement | None:
             problem = f"is {value} but the run has {wanted}"
             raise Refusal(path, field, problem, "place this run's own trace (python -m moe place)")
     return with_homes_first(placement, path, config.moe.dispatch)
-
-
-def _relay_ranks(config: RunConfig, placement: Placement | None) -> int | None:
-    return None if config.moe is None or placement is None else placement.relay_ranks(config.moe.dispatch)
 
 
 def with_homes_first(placement: Placement, path: Path, dispatch: str) -> Placement:
