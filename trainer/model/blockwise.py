@@ -17,7 +17,7 @@ from trainer.config.model import BlockwiseConfig, BlockwiseMLPConfig
 from trainer.flow.condition import Condition
 from trainer.flow.question import Approximation, Onward, Question, WithFeatures, WithProjection
 from trainer.flow.time import segment_of, share_behind, start_of
-from trainer.model.conditioning import PatchGrid, beside_context, modulate, steering, time_embedding
+from trainer.model.conditioning import PatchGrid, beside_context, known_label, modulate, steering, time_embedding
 from trainer.model.dit import Block, FeedForward
 from trainer.model.network import Builders, Initial, Network, NetworkSpec, Normal, by_inputs, computing_dtype, steered
 
@@ -263,15 +263,9 @@ class BlockwiseMLP(Network):
         for layer, block in enumerate(self.blocks):
             values = block(values, groups.segment)
             if layer == 0 and self.embed_label is not None:
-                values = values + groups.gather(self._classes(condition.label, t))
+                values = values + groups.gather(self.embed_label(known_label(self.null_label, t, condition.label)))
             values = functional.dropout(functional.silu(values), self.dropout, self.training)
         return groups.scatter(self.output(values, groups.segment)).float()
-
-    def _classes(self, label: Tensor | None, t: Tensor) -> Tensor:
-        assert self.embed_label is not None
-        if label is None:
-            label = torch.full(t.shape, self.null_label, device=t.device)
-        return self.embed_label(label)
 
 
 NETWORKS: Builders = {BlockwiseConfig: Blockwise, BlockwiseMLPConfig: BlockwiseMLP}

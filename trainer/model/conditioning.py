@@ -34,11 +34,11 @@ class Steered(Embeddings, Protocol):
 def steering(network: Steered, t: Tensor, label: Tensor | None, dtype: torch.dtype) -> Tensor:
     """The vector [B, D] that steers every block, of times [B] in [0, 1] and classes int64 [B], None for none."""
     waves_BW = wave_embedding(TIME_SCALE * t, network.hidden).to(dtype)
-    return steered_by(network, waves_BW, known_label(network, t, label))
+    return steered_by(network, waves_BW, known_label(network.null_label, t, label))
 
 
-def known_label(network: Steered, t: Tensor, label: Tensor | None) -> Tensor:
-    return torch.full(t.shape, network.null_label, device=t.device) if label is None else label
+def known_label(null_label: int, t: Tensor, label: Tensor | None) -> Tensor:
+    return torch.full(t.shape, null_label, device=t.device) if label is None else label
 
 
 def steered_by(embeddings: Embeddings, waves_BW: Tensor, label_B: Tensor, caption_BD: Tensor | None = None) -> Tensor:

@@ -115,7 +115,7 @@ class DiT(Network):
     ) -> tuple[Tensor, Tensor | None]:
         dtype = computing_dtype(self)
         waves_BW = (timestep_waves(t) if self.of_diffusers else wave_embedding(TIME_SCALE * t, self.hidden)).to(dtype)
-        label_B = known_label(self, t, condition.label)
+        label_B = known_label(self.null_label, t, condition.label)
         caption_BD = embedded_caption(self.embed_caption, t, condition.caption)
         steering_BD = steered_by(self, waves_BW, label_B, caption_BD)
         seen = beside_context(x_t, condition.context, self.read_context)
@@ -240,15 +240,26 @@ class SelfSteeredBlock(Block):
 
 
 class FeedForward(nn.Sequential):
-    """The dense feed-forward layer of a transformer block."""
+    """Two linear layers; with swiglu the first gives the gate, then the gated values (Shazeer, 2020, equation 6)."""
 
-    def __init__(self, hidden: int, inner: int, kind: Literal["gelu", "gelu_tanh"] = "gelu") -> None:
-        active = nn.GELU(approximate="tanh" if kind == "gelu_tanh" else "none")
-        super().__init__(nn.Linear(hidden, inner), active, nn.Linear(inner, hidden))
-        self.inner = inner
+    def __init__(
+        self, hidden: int, inner: int, kind: Literal["gelu", "gelu_tanh", "swiglu"] = "gelu", *, bias: bool = True
+    ) -> None:
+        sections = (inner, inner) if kind == "swiglu" else (inner,)
+        active = Gated() if kind == "swiglu" else nn.GELU(approximate="tanh" if kind == "gelu_tanh" else "none")
+        super().__init__(nn.Linear(hidden, sum(sections), bias=bias), active, nn.Linear(inner, hidden, bias=bias))
+        self.sections = sections
 
     def divide(self, columns: Columns, rows: Rows) -> None:
-        self[0], self[2] = columns(self[0], (self.inner,)), rows(self[2])
+        self[0], self[2] = columns(self[0], self.sections), rows(self[2])
+
+
+class Gated(nn.Module):
+    """The second half of the values, times the SiLU of the first half."""
+
+    def forward(self, values: Tensor) -> Tensor:
+        gate, gated = values.chunk(2, dim=-1)
+        return functional.silu(gate) * gated
 
 
 NETWORKS: Builders = {DiTConfig: DiT}

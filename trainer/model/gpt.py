@@ -5,7 +5,7 @@ Shape suffixes: B sequences of this rank, N positions, T rows on this rank, D wi
 
 import math
 from collections.abc import Callable
-from typing import Literal, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 import torch
 import torch.distributed as dist
@@ -18,10 +18,9 @@ from moe.host_copies import to_device
 from moe.seeds import fold_in, keyed_dropout
 from trainer.config.model import GPTConfig
 from trainer.model.attention import Attention, Context, Window
+from trainer.model.dit import FeedForward
 from trainer.model.network import Builders, Constant, Initial, Network, NetworkSpec, Normal
 from trainer.model.parallel.division import Columns, Rows
-
-FeedForwardKind = Literal["gelu", "gelu_tanh", "swiglu"]
 
 
 @runtime_checkable
@@ -50,7 +49,11 @@ class GPT(Network):
     def __init__(self, spec: NetworkSpec[GPTConfig]) -> None:
         super().__init__()
         config = spec.config
-        feed_forward = spec.mixture or (lambda _: dense_feed_forward(config))
+
+        def dense(_: int) -> nn.Module:
+            return FeedForward(config.hidden, config.inner, config.feed_forward, bias=config.bias)
+
+        feed_forward = spec.mixture or dense
         self.context, self.dropout, self.vocabulary = config.context, config.dropout, config.vocabulary
         self.token_dtype = torch.uint8 if config.token_bytes == 1 else torch.int32
         self.tied = config.tied
@@ -149,27 +152,6 @@ class Block(nn.Module):
         return keyed_dropout(values_TD, fold_in(keys_T, 2 * self.layer + sublayer), self.dropout)
 
 
-class FeedForward(nn.Sequential):
-    """Two linear layers; with swiglu the first gives the gate, then the gated values (Shazeer, 2020, equation 6)."""
-
-    def __init__(self, hidden: int, inner: int, kind: FeedForwardKind = "gelu", *, bias: bool = False) -> None:
-        sections = (inner, inner) if kind == "swiglu" else (inner,)
-        active = Gated() if kind == "swiglu" else nn.GELU(approximate="tanh" if kind == "gelu_tanh" else "none")
-        super().__init__(nn.Linear(hidden, sum(sections), bias=bias), active, nn.Linear(inner, hidden, bias=bias))
-        self.sections = sections
-
-    def divide(self, columns: Columns, rows: Rows) -> None:
-        self[0], self[2] = columns(self[0], self.sections), rows(self[2])
-
-
-class Gated(nn.Module):
-    """The second half of the values, times the SiLU of the first half."""
-
-    def forward(self, values: Tensor) -> Tensor:
-        gate, gated = values.chunk(2, dim=-1)
-        return functional.silu(gate) * gated
-
-
 class TiedEmbedding(nn.Embedding):
     """Vectors of tokens, and from vectors back to the logits of tokens; a module, so that engines gather its matrix."""
 
@@ -181,10 +163,6 @@ class TiedEmbedding(nn.Embedding):
 def norm_of(config: GPTConfig) -> nn.Module:
     kind = nn.RMSNorm if config.norm == "rms" else nn.LayerNorm
     return kind(config.hidden, eps=config.norm_epsilon)
-
-
-def dense_feed_forward(config: GPTConfig) -> FeedForward:
-    return FeedForward(config.hidden, config.inner, config.feed_forward, bias=config.bias)
 
 
 NETWORKS: Builders = {GPTConfig: GPT}

@@ -8,7 +8,8 @@ from torch import Tensor, nn
 
 from moe.config import MoEConfig, TopKRouterConfig
 from trainer.config.model import GPTConfig
-from trainer.model.gpt import GPT, FeedForward
+from trainer.model.dit import FeedForward
+from trainer.model.gpt import GPT
 from trainer.model.network import NetworkSpec
 from trainer.model.values import initialised
 
@@ -19,9 +20,8 @@ EXPERTS, LENGTH = 8, 11
 def dense(seed: int = 0, **changes: Any) -> GPT:
     """A model with dense feed-forward layers in float64."""
     config = GPTConfig(**{**SIZES, **changes})
-    model = initialised(
-        GPT(NetworkSpec(config=config, state_shape=(), mixture=lambda _: FeedForward(config.hidden, 40))), seed
-    )
+    spec = NetworkSpec(config=config, state_shape=(), mixture=lambda _: FeedForward(config.hidden, 40, bias=False))
+    model = initialised(GPT(spec), seed)
     return stirred(model.double())
 
 

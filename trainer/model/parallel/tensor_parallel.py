@@ -9,6 +9,7 @@ Source: Shoeybi et al., "Megatron-LM", 2019, section 3.
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -29,13 +30,7 @@ class ColumnLinear(ColumnParallelLinear):
 
     def __init__(self, linear: nn.Module, sections: Sequence[int]) -> None:
         assert isinstance(linear, nn.Linear)
-        super().__init__(
-            linear.in_features,
-            linear.out_features,
-            config=_megatron(linear),
-            init_method=nn.init.zeros_,
-            bias=linear.bias is not None,
-        )
+        super().__init__(linear.in_features, linear.out_features, **_megatron(linear))
         self.parts = _take_over(self, linear, {name: (0, sections) for name, _ in linear.named_parameters()})
 
     def forward(self, input_: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
@@ -49,15 +44,8 @@ class RowLinear(RowParallelLinear):
     def __init__(self, linear: nn.Module) -> None:
         """Takes this rank's share; the bias is added once, behind the sum over the ranks."""
         assert isinstance(linear, nn.Linear)
-        super().__init__(
-            linear.in_features,
-            linear.out_features,
-            config=_megatron(linear),
-            init_method=nn.init.zeros_,
-            bias=linear.bias is not None,
-            input_is_parallel=True,
-            skip_bias_add=False,
-        )
+        whole = _megatron(linear)
+        super().__init__(linear.in_features, linear.out_features, **whole, input_is_parallel=True, skip_bias_add=False)
         self.parts = _take_over(self, linear, {"weight": (1, (linear.in_features,))})
 
     def forward(self, input_: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
@@ -69,13 +57,14 @@ class RowLinear(RowParallelLinear):
         return reduce_from_tensor_model_parallel_region(values, group=self.tp_group)
 
 
-def _megatron(linear: nn.Linear) -> ModelParallelConfig:
-    return ModelParallelConfig(
+def _megatron(linear: nn.Linear) -> dict[str, Any]:
+    config = ModelParallelConfig(
         tensor_model_parallel_size=parallel_state.get_tensor_model_parallel_world_size(),
         use_cpu_initialization=True,
         perform_initialization=False,
         params_dtype=linear.weight.dtype,
     )
+    return {"config": config, "init_method": nn.init.zeros_, "bias": linear.bias is not None}
 
 
 @torch.no_grad()
