@@ -10,7 +10,7 @@ from torch import Tensor
 
 from trainer.config.model import DiTConfig
 from trainer.config.run import RunConfig
-from trainer.model.foreign.protocol import QUANTISED, UNQUANTISED, Document, Entry, Foreign, expect
+from trainer.model.foreign.protocol import QUANTISED, UNQUANTISED, Document, Entry, Foreign, expect, linear
 from trainer.model.weight_files import Weights
 
 _CLASSES = ("DiTTransformer2DModel", "Transformer2DModel")
@@ -140,7 +140,7 @@ class DiffusersDiT(Foreign):
                         found.append(Entry(f"{ours}{name}.{kind}", shape, parts, copies=True))
         for layer in range(layers):
             found += _block(f"blocks.{layer}", f"transformer_blocks.{layer}", hidden, model.inner)
-        found += _linear("final_modulation", "proj_out_1", 2 * hidden, hidden)
+        found += linear("final_modulation", "proj_out_1", 2 * hidden, hidden)
         order = _patch_order(outputs, size)
         for kind, rest in (("weight", (hidden,)), ("bias", ())):
             shape = (outputs * size**2, *rest)
@@ -159,17 +159,10 @@ def _block(ours: str, theirs: str, hidden: int, inner: int) -> list[Entry]:
     ]
     return [
         *fused,
-        *_linear(f"{ours}.projection", f"{theirs}.attn1.to_out.0", hidden, hidden),
-        *_linear(f"{ours}.modulation", f"{theirs}.norm1.linear", 6 * hidden, hidden),
-        *_linear(f"{ours}.feed_forward.0", f"{theirs}.ff.net.0.proj", inner, hidden),
-        *_linear(f"{ours}.feed_forward.2", f"{theirs}.ff.net.2", hidden, inner),
-    ]
-
-
-def _linear(ours: str, theirs: str, outputs: int, inputs: int) -> list[Entry]:
-    return [
-        Entry.same(f"{ours}.weight", f"{theirs}.weight", outputs, inputs),
-        Entry.same(f"{ours}.bias", f"{theirs}.bias", outputs),
+        *linear(f"{ours}.projection", f"{theirs}.attn1.to_out.0", hidden, hidden),
+        *linear(f"{ours}.modulation", f"{theirs}.norm1.linear", 6 * hidden, hidden),
+        *linear(f"{ours}.feed_forward.0", f"{theirs}.ff.net.0.proj", inner, hidden),
+        *linear(f"{ours}.feed_forward.2", f"{theirs}.ff.net.2", hidden, inner),
     ]
 
 

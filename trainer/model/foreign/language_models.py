@@ -11,7 +11,7 @@ import torch
 from trainer.config.model import GPTConfig
 from trainer.config.model.gpt import BYTE_VALUES
 from trainer.config.run import RunConfig
-from trainer.model.foreign.protocol import QUANTISED, UNQUANTISED, Document, Entry, Foreign, expect, from_halves
+from trainer.model.foreign.protocol import QUANTISED, UNQUANTISED, Document, Entry, Foreign, expect, from_halves, linear
 from trainer.model.weight_files import Weights
 
 _REMEDY = "give weights with plain rotary positions (rope_type default)"
@@ -27,7 +27,7 @@ def rotary_share(document: Document, key: str, default: float) -> float:
     return _settings(document).number("partial_rotary_factor", document.number(key, default))
 
 
-def written(base: float, share: float | None = None) -> dict[str, Any]:
+def rotary(base: float, share: float | None = None) -> dict[str, Any]:
     """The settings as version 5 writes them."""
     partial = {} if share is None else {"partial_rotary_factor": share}
     return {"rope_theta": base, "rope_type": "default", **partial}
@@ -53,6 +53,36 @@ def data_section(context: int, vocabulary: int) -> dict[str, Any]:
         return {"kind": "python_source", "context": window, "held_out": 100_000}
     said_by_the_index = {"vocabulary": vocabulary, "bytes_per_token": 4.0, "digest": ""}
     return {"kind": "text", "path": "data", "context": window, **said_by_the_index}
+
+
+def _sizes(document: Document, vocabulary: int) -> dict[str, Any]:
+    """The settings that both kinds have alike; `vocabulary` is what a document means that names none."""
+    return {
+        "kind": "gpt",
+        "hidden": document.size("hidden_size"),
+        "num_layers": document.size("num_hidden_layers"),
+        "num_heads": document.size("num_attention_heads"),
+        "feed_forward_hidden": document.size("intermediate_size"),
+        "vocabulary": document.size("vocab_size", vocabulary),
+        "context": document.whole("max_position_embeddings", 2048),
+        "tied": document.flag("tie_word_embeddings", False),
+    }
+
+
+def _written(model: GPTConfig, network: str, kind: str) -> dict[str, Any]:
+    return {
+        "architectures": [network],
+        "model_type": kind,
+        "vocab_size": model.vocabulary,
+        "hidden_size": model.hidden,
+        "intermediate_size": model.inner,
+        "num_hidden_layers": model.num_layers,
+        "num_attention_heads": model.num_heads,
+        "max_position_embeddings": model.context,
+        "tie_word_embeddings": model.tied,
+        "bos_token_id": None,
+        "eos_token_id": None,
+    }
 
 
 def gpt_of(config: RunConfig, network: str) -> GPTConfig:
@@ -82,16 +112,8 @@ class GPTNeoX(Foreign):
         del weights
         document.expect("attention_bias", True, "give a network with biases in every linear layer")
         document.expect_none(QUANTISED, remedy=UNQUANTISED)
-        context = document.whole("max_position_embeddings", 2048)
-        vocabulary = document.size("vocab_size", 50_432)
         model = {
-            "kind": "gpt",
-            "hidden": document.size("hidden_size"),
-            "num_layers": document.size("num_hidden_layers"),
-            "num_heads": document.size("num_attention_heads"),
-            "feed_forward_hidden": document.size("intermediate_size"),
-            "vocabulary": vocabulary,
-            "context": context,
+            **_sizes(document, 50_432),
             "norm": "layer",
             "norm_epsilon": document.number("layer_norm_eps", 1e-5),
             "feed_forward": document.choice("hidden_act", _ACTIVATIONS, "gelu"),
@@ -99,9 +121,8 @@ class GPTNeoX(Foreign):
             "parallel_residual": document.flag("use_parallel_residual", True),
             "rotary_base": rotary_base(document, "rotary_emb_base"),
             "rotary_share": rotary_share(document, "rotary_pct", 0.25),
-            "tied": document.flag("tie_word_embeddings", False),
         }
-        return {"model": model, "data": data_section(context, vocabulary)}
+        return {"model": model, "data": data_section(model["context"], model["vocabulary"])}
 
     def document(self, config: RunConfig) -> dict[str, Any]:
         model = gpt_of(config, self.network)
@@ -113,24 +134,14 @@ class GPTNeoX(Foreign):
             num_kv_heads=(model.key_value_heads, model.num_heads),
         )
         return {
-            "architectures": [self.network],
-            "model_type": "gpt_neox",
-            "vocab_size": model.vocabulary,
-            "hidden_size": model.hidden,
-            "intermediate_size": model.inner,
-            "num_hidden_layers": model.num_layers,
-            "num_attention_heads": model.num_heads,
+            **_written(model, self.network, "gpt_neox"),
             "hidden_act": "gelu" if model.feed_forward == "gelu" else "gelu_pytorch_tanh",
-            "max_position_embeddings": model.context,
             "layer_norm_eps": model.norm_epsilon,
             "use_parallel_residual": model.parallel_residual,
             "rotary_pct": model.rotary_share,
             "rotary_emb_base": model.rotary_base,
-            "rope_parameters": written(model.rotary_base, model.rotary_share),
-            "tie_word_embeddings": model.tied,
+            "rope_parameters": rotary(model.rotary_base, model.rotary_share),
             "attention_bias": True,
-            "bos_token_id": None,
-            "eos_token_id": None,
         }
 
     def entries(self, config: RunConfig) -> list[Entry]:
@@ -146,18 +157,13 @@ class GPTNeoX(Foreign):
                 shape = (3 * hidden, *width)
                 parts = {f"{theirs}.{fused}.{kind}": shape}
                 found.append(Entry(f"{ours}.{fused}.{kind}", shape, parts, order))
-            for name, other, outputs, inputs in (
-                ("attention.projection", "attention.dense", hidden, hidden),
-                ("feed_forward.0", "mlp.dense_h_to_4h", inner, hidden),
-                ("feed_forward.2", "mlp.dense_4h_to_h", hidden, inner),
-            ):
-                found.append(Entry.same(f"{ours}.{name}.weight", f"{theirs}.{other}.weight", outputs, inputs))
-                found.append(Entry.same(f"{ours}.{name}.bias", f"{theirs}.{other}.bias", outputs))
-            for name, other in (
-                ("attention_norm", "input_layernorm"),
-                ("feed_forward_norm", "post_attention_layernorm"),
-            ):
-                found += _norm(f"{ours}.{name}", f"{theirs}.{other}", hidden)
+            found += [
+                *linear(f"{ours}.attention.projection", f"{theirs}.attention.dense", hidden, hidden),
+                *linear(f"{ours}.feed_forward.0", f"{theirs}.mlp.dense_h_to_4h", inner, hidden),
+                *linear(f"{ours}.feed_forward.2", f"{theirs}.mlp.dense_4h_to_h", hidden, inner),
+                *_norm(f"{ours}.attention_norm", f"{theirs}.input_layernorm", hidden),
+                *_norm(f"{ours}.feed_forward_norm", f"{theirs}.post_attention_layernorm", hidden),
+            ]
         found += _norm("final_norm", "gpt_neox.final_layer_norm", hidden)
         if not model.tied:
             found.append(Entry.same("unembed.weight", "embed_out.weight", model.vocabulary, hidden))
@@ -194,24 +200,15 @@ class Llama(Foreign):
         document.expect_none("sliding_window", remedy="give a network whose attention sees every token before")
         document.expect_none(QUANTISED, remedy=UNQUANTISED)
         document.choice("hidden_act", {"silu": "swiglu"}, "silu")
-        context = document.whole("max_position_embeddings", 2048)
-        vocabulary = document.size("vocab_size", 32_000)
         model = {
-            "kind": "gpt",
-            "hidden": hidden,
-            "num_layers": document.size("num_hidden_layers"),
-            "num_heads": heads,
+            **_sizes(document, 32_000),
             "num_kv_heads": document.size("num_key_value_heads", heads),
-            "feed_forward_hidden": document.size("intermediate_size"),
-            "vocabulary": vocabulary,
-            "context": context,
             "norm": "rms",
             "norm_epsilon": document.number("rms_norm_eps", 1e-6),
             "feed_forward": "swiglu",
             "rotary_base": rotary_base(document, "rope_theta"),
-            "tied": document.flag("tie_word_embeddings", False),
         }
-        return {"model": model, "data": data_section(context, vocabulary)}
+        return {"model": model, "data": data_section(model["context"], model["vocabulary"])}
 
     def document(self, config: RunConfig) -> dict[str, Any]:
         model = gpt_of(config, self.network)
@@ -224,25 +221,15 @@ class Llama(Foreign):
             rotary_share=(model.rotary_share, 1.0),
         )
         return {
-            "architectures": [self.network],
-            "model_type": "llama",
-            "vocab_size": model.vocabulary,
-            "hidden_size": model.hidden,
-            "intermediate_size": model.inner,
-            "num_hidden_layers": model.num_layers,
-            "num_attention_heads": model.num_heads,
+            **_written(model, self.network, "llama"),
             "num_key_value_heads": model.key_value_heads,
             "head_dim": model.hidden // model.num_heads,
             "hidden_act": "silu",
-            "max_position_embeddings": model.context,
             "rms_norm_eps": model.norm_epsilon,
             "rope_theta": model.rotary_base,
-            "rope_parameters": written(model.rotary_base),
-            "tie_word_embeddings": model.tied,
+            "rope_parameters": rotary(model.rotary_base),
             "attention_bias": False,
             "mlp_bias": False,
-            "bos_token_id": None,
-            "eos_token_id": None,
         }
 
     def entries(self, config: RunConfig) -> list[Entry]:

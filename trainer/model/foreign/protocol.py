@@ -140,6 +140,14 @@ class Entry:
         }
 
 
+def linear(ours: str, theirs: str, outputs: int, inputs: int) -> list[Entry]:
+    """Weight and bias of a linear layer."""
+    return [
+        Entry.same(f"{ours}.weight", f"{theirs}.weight", outputs, inputs),
+        Entry.same(f"{ours}.bias", f"{theirs}.bias", outputs),
+    ]
+
+
 def from_halves(heads: int, width: int, turned: int) -> Tensor:
     """Row there of each row here, int64 [heads width]: rotated pairs are neighbours here (RoFormer, equation 34).
 
