@@ -71,7 +71,7 @@ def with_shape(config: RunConfig, height: int, width: int) -> RunConfig:
 
 
 def routed_adapters(config: RunConfig) -> RoutedAdaptersConfig | None:
-    """The section of the adapters of a run, if these read the task of each row."""
+    """The section of the adapters of a run that read the task of each row."""
     adapters = config.model.adapters
     return adapters if isinstance(adapters, RoutedAdaptersConfig) and adapters.mode != "mean" else None
 
@@ -83,7 +83,6 @@ def frozen_modules(config: RunConfig) -> ReferenceConfig | None:
 
 
 def sources_of(config: RunConfig) -> tuple[str, ...]:
-    """Names of the sources of data of kind mixture; empty: the data are one set."""
     return tuple(getattr(config.data, "sources", ()))
 
 

@@ -126,7 +126,6 @@ def _going_on(model: Any, written: dict[str, Any], folder: str) -> Any:
 
 
 def _record(folder: Path, document: dict[str, Any]) -> dict[str, Any]:
-    """The configuration in the newest complete checkpoint of a run."""
     steps = [path for path in (folder / "checkpoints").glob("step_*") if re.fullmatch(CHECKPOINT, path.name)]
     complete = [path for path in steps if (path / COMPLETE).exists()]
     if not complete:
@@ -144,7 +143,6 @@ def _record(folder: Path, document: dict[str, Any]) -> dict[str, Any]:
 
 
 def _remedy(document: dict[str, Any]) -> str:
-    """How to go on without the base, where the run has begun."""
     run = document.get("run")
     own = Path(str(run.get("dir"))) / "config.yaml" if isinstance(run, dict) else None
     named = "name the folder of a run that has saved a checkpoint"
@@ -196,7 +194,6 @@ def with_unresolved(error: ValidationError, unresolved: Mapping[Place, ValueErro
 
 
 def _by_kind(union: Any) -> dict[str, type[BaseModel]]:
-    """The members of a union by their kind."""
     kinds = (section for section in get_args(union) if not issubclass(section, OwnClass))
     return {get_args(section.model_fields["kind"].annotation)[0]: section for section in kinds}
 

@@ -44,11 +44,9 @@ class Layout:
 
     @property
     def data_parallel(self) -> int:
-        """Ranks that see different examples."""
         return self.world_size // self.tensor_parallel
 
     def data_rank(self, rank: int) -> int:
-        """Number of a rank among those that see different examples."""
         return rank // self.tensor_parallel
 
     def slot_to_expert(self, moe_layer: int) -> np.ndarray:

@@ -98,8 +98,6 @@ def check_names(path: Path, overrides: Sequence[str]) -> None:
 
 
 class _Walk:
-    """A walk over a document beside the schema of what may be in it."""
-
     def __init__(self, definitions: Node) -> None:
         self._definitions = definitions
 
@@ -152,7 +150,6 @@ class _Walk:
             yield node
 
     def _resolved(self, node: Node) -> Node:
-        """A node, or the definition that it refers to."""
         while "$ref" in node:
             at: Any = self._definitions
             for part in node["$ref"].removeprefix("#/$defs/").split("/"):

@@ -129,7 +129,6 @@ def with_fitting_kinds(document: dict[str, Any]) -> dict[str, Any]:
 
 
 def _with_kinds_of_sources(data: Any, kind: str) -> Any:
-    """Data whose sources, if they are a mixture, have the kind that fits where they say none."""
     if not (isinstance(data, dict) and data.get("kind") == "mixture" and isinstance(data.get("sources"), dict)):
         return data
     return {

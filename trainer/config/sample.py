@@ -20,7 +20,6 @@ _OF_PICTURES = {kind_of(section) for section in sections_in(control.AnyConfig) i
 
 
 def _kinds_of_samples(listed: Any) -> Any:
-    """Refuses kinds that only pictures give a meaning."""
     for number, written in enumerate(listed if isinstance(listed, list | tuple) else ()):
         kind = written.get("kind") if isinstance(written, dict) else getattr(written, "kind", None)
         if kind in _OF_PICTURES:
@@ -29,7 +28,6 @@ def _kinds_of_samples(listed: Any) -> Any:
 
 
 def _classes_of_samples(listed: tuple[SampleControl, ...]) -> tuple[SampleControl, ...]:
-    """Refuses classes that ask for a picture."""
     for number, one in enumerate(listed):
         if one.needs_picture:
             raise ValueError(_leads_to_a_picture(number, "class", one.kind))

@@ -48,7 +48,6 @@ def options() -> list[str]:
 
 
 def _classes(document: Any) -> Iterator[str]:
-    """Every class that a document names."""
     waiting = [document]
     while waiting:
         node = waiting.pop()

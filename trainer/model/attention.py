@@ -141,8 +141,6 @@ def attend_last(query_THW: Tensor, key_value_TN2GW: Tensor, visible_TN: Tensor) 
 
 
 class Window(Context):
-    """Sequences of one length, all of whose tokens are in the forward pass."""
-
     def __init__(self, length: int, seeds: Tensor | None = None) -> None:
         """Takes seeds of each home rank's dropout, int64 [ranks]; a token's number is sequence * length + position."""
         self.length, self._seeds = length, seeds
@@ -186,7 +184,6 @@ class Cache:
         self._shape = num_layers, positions
 
     def begin(self, layer: int, key_value_SN2GW: Tensor) -> None:
-        """Keeps the keys and values [S, N, 2, G, W] of the first N positions; the first block's come first."""
         num_layers, positions = self._shape
         num_sequences, length, *rest = key_value_SN2GW.shape
         if layer == 0:

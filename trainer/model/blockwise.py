@@ -145,7 +145,6 @@ class Blockwise(Network):
         return prediction
 
     def _read(self, x_t: Tensor, t: Tensor, condition: Condition) -> tuple[Tensor, Tensor]:
-        """What steers the blocks [B, D], and the patches [B, N, P]."""
         dtype = computing_dtype(self)
         steering_BD = steering(self, t, condition.label, dtype)
         return steering_BD, self.grid.patches(beside_context(x_t, condition.context, self.read_context)).to(dtype)

@@ -51,7 +51,6 @@ def bare_network(config: RunConfig, layout: Layout) -> Network:
 
 
 def tokens_per_example(config: RunConfig) -> int:
-    """Tokens of one example: the patches of an image, the bytes that a window predicts, or the example whole."""
     return config.model.tokens(config.state_shape)
 
 
@@ -203,7 +202,6 @@ def _context_reader(config: RunConfig) -> nn.Module | None:
 
 
 def check_rates(config: RunConfig) -> None:
-    """Refuses keys of `optim.rates` that fit no parameter; names what is near."""
     if not config.optim.rates:
         return
     names = list(parameter_shapes(config))

@@ -89,7 +89,6 @@ class PatchGrid:
     size: int
 
     def patches(self, images: Tensor) -> Tensor:
-        """Cuts images [B, C, H, W] into patches [B, N, P]."""
         batch, channels = images.shape[:2]
         p = self.size
         patches = images.view(batch, channels, self.rows, p, self.columns, p).permute(0, 2, 4, 1, 3, 5)

@@ -116,8 +116,6 @@ class GPT(Network):
 
 
 class Block(nn.Module):
-    """Attention and a feed-forward layer, each behind a norm and beside the residual stream."""
-
     def __init__(self, config: GPTConfig, layer: int, feed_forward: nn.Module) -> None:
         super().__init__()
         self.layer, self.dropout = layer, config.dropout

@@ -57,8 +57,6 @@ class MLP(Network):
 
 
 class Block(nn.Module):
-    """A feed-forward layer, shifted, scaled and gated by the steering vector."""
-
     def __init__(self, config: MLPConfig, feed_forward: nn.Module) -> None:
         super().__init__()
         self.dropout = config.dropout

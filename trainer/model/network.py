@@ -22,8 +22,6 @@ from trainer.config.sections import DeepSpeedConfig, FSDPConfig
 
 @dataclass(frozen=True)
 class Constant:
-    """One value everywhere."""
-
     value: float
 
     def draw(self, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
@@ -33,8 +31,6 @@ class Constant:
 
 @dataclass(frozen=True)
 class Normal:
-    """Independent Gaussians of mean 0."""
-
     std: float
 
     def draw(self, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
@@ -43,8 +39,6 @@ class Normal:
 
 @dataclass(frozen=True)
 class Uniform:
-    """Independent uniform values in [-bound, bound]."""
-
     bound: float
 
     def draw(self, shape: tuple[int, ...], generator: torch.Generator) -> Tensor:

@@ -131,8 +131,6 @@ class DrawnValues:
 
 
 class SavedValues:
-    """Those of saved weights, of which only what is asked for is read."""
-
     def __init__(self, weights: Weights, otherwise: Values | None = None, new: tuple[str, ...] = ()) -> None:
         """Parameters that begin with `new` are not read; `otherwise` gives their values, None: they keep theirs."""
         self._weights, self._otherwise, self._new = weights, otherwise, new
@@ -180,7 +178,6 @@ def drawn_at_once(name: str) -> tuple[str, str]:
 
 
 def _paths_around(name: str) -> Iterator[str]:
-    """Paths of the modules around a parameter, the innermost first and the network's last."""
     while name:
         name = name.rpartition(".")[0]
         yield name

@@ -70,8 +70,6 @@ def copied(source: Path, target: Path) -> list[Path]:
 
 
 class Weights:
-    """Opened weights, which are read tensor by tensor."""
-
     def __init__(self, file_of: Mapping[str, Any]) -> None:
         self._file_of = file_of
 
@@ -80,7 +78,6 @@ class Weights:
         return list(self._file_of)
 
     def shape(self, name: str) -> tuple[int, ...]:
-        """Shape of a tensor, whose values are not read."""
         return tuple(self._file_of[name].get_slice(name).get_shape())
 
     def dtype(self, name: str) -> str:

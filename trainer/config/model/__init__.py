@@ -62,8 +62,6 @@ def _settings_class(path: str) -> type[NetworkConfig]:
         raise ValueError(f"class: {path} lacks build; {remedy}")
 
     class CustomNetworkConfig(settings):
-        """Settings that are written out with the class that they are of."""
-
         @property
         def kind(self) -> str:
             """The class, where a built-in network has the name of its kind."""

@@ -198,7 +198,6 @@ class BlockwiseConfig(SegmentNetworkConfig, PatchesConfig):
         return calls["network"] * self._other_multiply_adds(state_shape, context_channels) + trunk
 
     def _block_multiply_adds(self, state_shape: Shape) -> int:
-        """Multiply-adds of a block of the trunk or of the residual network."""
         return self.in_a_block(self.tokens(state_shape)) + 6 * self.hidden**2
 
     def _other_multiply_adds(self, state_shape: Shape, context_channels: int) -> int:
@@ -212,7 +211,6 @@ class BlockwiseConfig(SegmentNetworkConfig, PatchesConfig):
         return embedding + own + steering * 2 * steered_by * width + tokens * width * patch_values
 
     def _projection(self, state_shape: Shape) -> int:
-        """Multiply-adds on the way to a teacher's features."""
         if self.teacher_features is None:
             return 0
         a_token = self.projection_inner * (self.hidden + self.projection_inner + self.teacher_features)

@@ -125,12 +125,10 @@ class GPTConfig(TransformerConfig):
             )
 
     def tokens(self, state_shape: Shape) -> int:
-        """Those that a window predicts."""
         (window,) = state_shape
         return window - 1
 
     def inputs(self, state_shape: Shape) -> tuple[Input, ...]:
-        """Tokens, and those that follow them."""
         return (Input((self.tokens(state_shape),), integer=True),) * 2
 
     def multiply_adds(self, state_shape: Shape, *, mixture: int | None = None, **_: Any) -> int:

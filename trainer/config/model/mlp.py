@@ -93,7 +93,6 @@ class PolicyMLPConfig(NetworkConfig):
 
     @property
     def sizes(self) -> PolicySizes:
-        """The sizes that the task of the run needs."""
         if self._sizes is None:
             raise ValueError(
                 f"model.kind: {self.kind} needs to know the environment, which a task of kind trajectory_balance "
@@ -102,7 +101,6 @@ class PolicyMLPConfig(NetworkConfig):
         return self._sizes
 
     def fitted(self, task: Any) -> "PolicyMLPConfig":
-        """It takes over the `policy_sizes` of its task."""
         sizes = getattr(task, "policy_sizes", None)
         if sizes is None or sizes == self._sizes:
             return self
@@ -111,7 +109,6 @@ class PolicyMLPConfig(NetworkConfig):
         return fitted
 
     def inputs(self, state_shape: Shape) -> tuple[Input, ...]:
-        """Features of all states on the way to an object, and its condition."""
         del state_shape
         return Input((self.sizes.states, self.sizes.features)), Input((self.sizes.condition,))
 
@@ -168,7 +165,6 @@ class AutoencoderConfig(NetworkConfig):
         return self.latent_channels, height // self.factor, width // self.factor
 
     def inputs(self, state_shape: Shape) -> tuple[Input, ...]:
-        """An image, and noise for its latents."""
         return Input(state_shape), Input(self.latent_shape(state_shape))
 
     def multiply_adds(self, state_shape: Shape, **_: Any) -> int:

@@ -309,7 +309,6 @@ def check_image(shape: Shape, field: str, length: int, *, limit: int = 0, otherw
 
 
 def check_vector(shape: Shape, kind: str) -> None:
-    """Refuses states that are no vectors."""
     if len(shape) != 1 or shape[0] < 2:
         raise ValueError(
             f"data.path: its examples have shape {list(shape)}, and an {kind} takes vectors of 2 values or more; "
@@ -318,11 +317,9 @@ def check_vector(shape: Shape, kind: str) -> None:
 
 
 def squares(shape: Shape, length: int) -> int:
-    """Squares of `length` x `length` pixels in an image [C, H, W]."""
     _, height, width = shape
     return (height // length) * (width // length)
 
 
 def divisors(number: int) -> str:
-    """All divisors of a number from 1, in a row for a person."""
     return ", ".join(str(d) for d in range(1, number + 1) if number % d == 0)

@@ -191,7 +191,6 @@ class CausalTransitionConfig(TransformerConfig):
         return self.head.multiply_adds(self._token_values(state_shape), self.hidden, draws=draws)
 
     def _steering(self) -> int:
-        """Multiply-adds of what steers a call."""
         time = 2 if self.history == "last" else 0
         return (time + 6 * self.num_layers + 2) * self.hidden**2
 

@@ -24,7 +24,6 @@ def errors_in(error: ValueError) -> tuple[ValueError, ...]:
 
 
 def message(field: str, problem: str, remedy: str) -> str:
-    """One line for a person."""
     return f"{field}: {problem}; {remedy}"
 
 
@@ -73,7 +72,6 @@ def refuse_all(objections: Iterable[ValueError]) -> None:
 
 
 def result_or_first(validation: Validation[T]) -> T:
-    """The result of a validation; raises the first objection."""
     try:
         error = next(validation)
     except StopIteration as end:

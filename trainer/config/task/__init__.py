@@ -65,7 +65,6 @@ class OwnTask(OwnClass, frozen=True):
         return self._declared("weighs", False)
 
     def _declared(self, name: str, default: Any) -> Any:
-        """A setting, or else an attribute of the class."""
         return self.setting(name, getattr(self.imported(), name, default))
 
 

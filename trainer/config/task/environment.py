@@ -243,5 +243,4 @@ class SurrogateConfig(Section):
         return file
 
     def pinned(self) -> SurrogateConfig:
-        """The same settings with the digest of the file."""
         return self.model_copy(update={"digest": self.read().digest})

@@ -90,7 +90,6 @@ class GRPOConfig(TaskSettings):
 
     @property
     def seeds(self) -> int:
-        """Noises that the examples of a group begin at."""
         return self.group // self.branches
 
     @property

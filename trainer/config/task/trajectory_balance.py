@@ -98,7 +98,6 @@ class TrajectoryBalanceTaskConfig(TaskSettings):
         return PolicySizes(of.max_actions, of.features, self.bins * codes, of.actions, self.backward == "learned")
 
     def check_exponent(self, exponent: float, field: str) -> None:
-        """Refuses an exponent that is not learned."""
         match self.exponent:
             case ExponentRange(least=least, most=most) if not least <= exponent <= most:
                 raise ValueError(f"{field}: {exponent:g} is not between {least:g} and {most:g}, which the run learns")

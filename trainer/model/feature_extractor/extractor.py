@@ -209,7 +209,7 @@ def read_extractor(path: Path, device: torch.device | None = None) -> Extractor:
 
 
 def feature_shape(path: Path) -> tuple[int, ...]:
-    """Shape of the features of one example, [F] or [F, rows, columns]; the tensors are not read."""
+    """[F] or [F, rows, columns] of one example; the tensors are not read."""
     return _described(path)[2]
 
 

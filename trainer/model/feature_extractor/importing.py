@@ -71,7 +71,6 @@ def import_extractor(
 
 
 def _import_inception(path: Path, layout: str, out: Path) -> None:
-    """Writes Inception v3 as a feature extractor: from images of any size to the 2,048 features of its last pool."""
     names = INCEPTIONS[layout]
     with torch.device("meta"):
         inception = Inception(names.pools)
@@ -202,7 +201,6 @@ def _num_heads(num_heads: int | None, width: int) -> int:
 def _grid(
     path: Path, names: PublishedLayout, image_size: Sequence[int] | None, patch: Sequence[int], num_positions: int
 ) -> tuple[int, int]:
-    """Rows and columns of the patches of an image."""
     side = math.isqrt(max(num_positions, 0))
     square = side > 0 and side * side == num_positions
     if image_size is None:
@@ -225,7 +223,6 @@ def _grid(
 
 
 def _taken(tokens: TokensTaken, rows: int, columns: int) -> list[nn.Module]:
-    """The layers that make features of the tokens."""
     if tokens == "class":
         return [FirstToken()]
     places: list[nn.Module] = [PatchMap(rows, columns)]

@@ -68,11 +68,9 @@ class PublishedWeights:
         return value
 
     def optional(self, name: str, shape: Sequence[int | None]) -> Tensor | None:
-        """One tensor, or None if the file has none of that name."""
         return self.take(name, shape) if name in self._found else None
 
     def has_any_ending(self, ends: tuple[str, ...]) -> bool:
-        """Whether the name of any tensor has one of these endings."""
         return any(name.endswith(ends) for name in self._found)
 
     def pair(self, module: str, shape: Sequence[int | None]) -> tuple[Tensor, Tensor]:

@@ -50,7 +50,6 @@ class PatchTokens(nn.Module):
         self.positions = nn.Parameter(torch.zeros(width, rows, columns))
 
     def forward(self, patches_BDRC: Tensor) -> Tensor:
-        """Tokens [B, leading_tokens + R x C, D] of patches [B, D, R, C]."""
         if patches_BDRC.shape[1:] != self.positions.shape:
             found, wanted = list(patches_BDRC.shape[1:]), list(self.positions.shape)
             raise ValueError(f"patches {found} do not fit the positions {wanted}")

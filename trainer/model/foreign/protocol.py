@@ -141,7 +141,6 @@ class Entry:
 
 
 def linear(ours: str, theirs: str, outputs: int, inputs: int) -> list[Entry]:
-    """Weight and bias of a linear layer."""
     return [
         Entry.same(f"{ours}.weight", f"{theirs}.weight", outputs, inputs),
         Entry.same(f"{ours}.bias", f"{theirs}.bias", outputs),
@@ -159,7 +158,6 @@ def from_halves(heads: int, width: int, turned: int) -> Tensor:
 
 
 def elements(entries: list[Entry]) -> int:
-    """Elements of the tensors here."""
     return sum(prod(entry.shape) for entry in entries)
 
 

@@ -117,7 +117,6 @@ class StatePiece:
     tensor: Tensor
 
     def of(self, whole: Tensor) -> Tensor:
-        """The piece's rectangle of a tensor of the whole shape, a view."""
         return whole[tuple(slice(o, o + n) for o, n in zip(self.offset, self.tensor.shape, strict=True))]
 
 

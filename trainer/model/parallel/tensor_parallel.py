@@ -26,21 +26,16 @@ from trainer.model.parallel.division import Part
 
 
 class ColumnLinear(ColumnParallelLinear):
-    """A rank's share of the output of a linear layer."""
-
     def __init__(self, linear: nn.Module, sections: Sequence[int]) -> None:
         assert isinstance(linear, nn.Linear)
         super().__init__(linear.in_features, linear.out_features, **_megatron(linear))
         self.parts = _take_over(self, linear, {name: (0, sections) for name, _ in linear.named_parameters()})
 
     def forward(self, input_: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
-        """From [..., inputs], the same on every rank, to this rank's [..., outputs / ranks]."""
         return super().forward(input_)[0]
 
 
 class RowLinear(RowParallelLinear):
-    """A linear layer of which a rank multiplies its share of the input."""
-
     def __init__(self, linear: nn.Module) -> None:
         """Takes this rank's share; the bias is added once, behind the sum over the ranks."""
         assert isinstance(linear, nn.Linear)
@@ -49,7 +44,6 @@ class RowLinear(RowParallelLinear):
         self.parts = _take_over(self, linear, {"weight": (1, (linear.in_features,))})
 
     def forward(self, input_: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
-        """From this rank's [..., inputs / ranks] to [..., outputs], the same on every rank."""
         return super().forward(input_)[0]
 
     def summed(self, values: Tensor) -> Tensor:
