@@ -1,36 +1,20 @@
-"""What a step learns: a file for each task, and `build`. The protocol is in :mod:`trainer.training.task`."""
+"""What a step learns: the tasks, and `build`. The protocol is in :mod:`trainer.training.task`."""
 
-from collections.abc import Callable
 from typing import Any
 
 from netsim.foundation.own_class import build_own
 from trainer.config.run import RunConfig
-from trainer.config.task import (
-    AdjointMatchingConfig,
-    FlowTaskConfig,
-    GRPOConfig,
-    NextTokenTaskConfig,
-    OwnTask,
-    ReconstructionTaskConfig,
-    TrajectoryBalanceTaskConfig,
-)
+from trainer.config.task import OwnTask
+from trainer.task import flow, supervised, trajectory_balance
 from trainer.task.flow import DrawnPoints, FlowTask
-from trainer.task.next_token import NextTokenTask
-from trainer.task.policy.adjoint_matching import AdjointMatching
+from trainer.task.policy import adjoint_matching, grpo
 from trainer.task.policy.grpo import GRPOTask
-from trainer.task.reconstruction import ReconstructionTask
+from trainer.task.supervised import NextTokenTask, ReconstructionTask
 from trainer.task.trajectory_balance import TrajectoryBalanceTask
-from trainer.training.task import Drawn, Networks, Task
+from trainer.training.task import Builders, Drawn, Networks, Task
 
-TASKS: dict[type[Any], Callable[[RunConfig], Task[Any]]] = {
-    FlowTaskConfig: FlowTask,
-    NextTokenTaskConfig: NextTokenTask,
-    ReconstructionTaskConfig: ReconstructionTask,
-    TrajectoryBalanceTaskConfig: TrajectoryBalanceTask,
-    GRPOConfig: GRPOTask,
-    AdjointMatchingConfig: AdjointMatching,
-}
-"""The task of each class of settings."""
+TASKS: Builders = flow.TASKS | supervised.TASKS | trajectory_balance.TASKS | grpo.TASKS | adjoint_matching.TASKS
+"""The tasks by their settings, as the file of each lists them."""
 
 
 def build(config: RunConfig) -> Task[Any]:

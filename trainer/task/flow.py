@@ -15,6 +15,7 @@ from trainer.config.model.gpt import GPTConfig
 from trainer.config.model.mlp import AutoencoderConfig, PolicyMLPConfig
 from trainer.config.run import RunConfig
 from trainer.config.sample import PointSample
+from trainer.config.task import FlowTaskConfig
 from trainer.data import Batch
 from trainer.flow import Condition, coupling, objective, time
 from trainer.flow.condition import random_keys
@@ -29,7 +30,7 @@ from trainer.sampling.flow import FlowParts
 from trainer.sampling.preview import preview
 from trainer.sampling.reference import Reference
 from trainer.sampling.trained import compared_with
-from trainer.training.task import Networks, Task
+from trainer.training.task import Builders, Networks, Task
 from trainer.training.weighting import few_count
 
 
@@ -145,3 +146,6 @@ class FlowTask(Task[DrawnPoints]):
         if getattr(self.objective, "draws", False):  # a user's objective need not have the attribute
             sample = sample._replace(keys=to_device(random_keys(len(t), generator), t.device))
         return DrawnPoints(pairs.log_weight, sample, pairs.condition)
+
+
+TASKS: Builders = {FlowTaskConfig: FlowTask}

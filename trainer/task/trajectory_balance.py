@@ -37,7 +37,7 @@ from trainer.task.rewards import (
     lattice,
     thermometer,
 )
-from trainer.training.task import Networks, Task
+from trainer.training.task import Builders, Networks, Task
 
 _WALK, _WEIGHTS, _EXPONENT = range(3)
 
@@ -250,3 +250,6 @@ def _chosen(logits_BTA: Tensor, possible_BTA: Tensor, actions_BT: Tensor) -> Ten
     logits_BTA = logits_BTA.masked_fill(~possible_BTA, torch.finfo(logits_BTA.dtype).min)
     places_BT1 = actions_BT[..., None].clamp(max=logits_BTA.shape[-1] - 1)
     return logits_BTA.log_softmax(-1).gather(-1, places_BT1)[..., 0].double()
+
+
+TASKS: Builders = {TrajectoryBalanceTaskConfig: TrajectoryBalanceTask}

@@ -12,6 +12,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from trainer.config.run import RunConfig
+from trainer.config.task import TaskSettings
 from trainer.data import Batch
 from trainer.flow.objective import LossTerms
 from trainer.model.network import Network
@@ -187,3 +189,7 @@ class Task(Protocol[D]):
 
     def load(self, state: dict[str, Any] | None) -> None:
         """Takes up what :meth:`state` gave; None: starts afresh."""
+
+
+Builders = dict[type[TaskSettings], Callable[[RunConfig], Task[Any]]]
+"""From the settings of tasks to their classes."""

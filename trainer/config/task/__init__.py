@@ -3,6 +3,7 @@
 from typing import Annotated, Any, ClassVar, Literal
 
 from netsim.foundation.own_class import KindOrClass, OwnClass
+from trainer.config.task import policy
 from trainer.config.task.policy import AdjointMatchingConfig, GRPOConfig
 from trainer.config.task.protocol import Base, Calls, TaskSettings
 from trainer.config.task.trajectory_balance import TrajectoryBalanceTaskConfig
@@ -70,8 +71,7 @@ class OwnTask(OwnClass, frozen=True):
 
 AnyTaskConfig = (
     FlowTaskConfig
-    | GRPOConfig
-    | AdjointMatchingConfig
+    | policy.Config
     | NextTokenTaskConfig
     | ReconstructionTaskConfig
     | TrajectoryBalanceTaskConfig

@@ -198,3 +198,6 @@ class AdjointMatchingConfig(TaskSettings):
             Calls("rollout", self.steps, rows, gradient=True, reference=True),
             Calls("learn", rows=rows * self.nodes // self.passes, gradient=True),
         )
+
+
+Config = GRPOConfig | AdjointMatchingConfig

@@ -27,7 +27,7 @@ from trainer.flow.sampler.protocol import Field
 from trainer.flow.sampler.sde import inside
 from trainer.model.network import Network
 from trainer.task.policy.policy import PolicyTask
-from trainer.training.task import Networks
+from trainer.training.task import Builders, Networks
 
 
 class LeanAdjoint(NamedTuple):
@@ -291,3 +291,6 @@ class AdjointMatching(PolicyTask[Beginnings | Nodes]):
         if device not in self._times:
             self._times[device] = to_device(self._times[torch.device("cpu")], device)
         return self._times[device]
+
+
+TASKS: Builders = {AdjointMatchingConfig: AdjointMatching}

@@ -25,7 +25,7 @@ from trainer.flow.objective import LossTerms
 from trainer.model.network import Network
 from trainer.task.policy.policy import PolicyTask
 from trainer.task.policy.rollout import Choice, GroupKeys, NoisySteps, full_sde, replayed, to_the_branches
-from trainer.training.task import Networks
+from trainer.training.task import Builders, Networks
 from trainer.training.weighting import FEW
 
 LEAST_DEVIATION = 1e-4
@@ -248,3 +248,6 @@ def _each(prompts: Prompts, times: int) -> tuple[Condition, Seen | None]:
     """Condition and visible part of each prompt, so many times one after the other."""
     index = torch.arange(len(prompts.keys), device=prompts.keys.device).repeat_interleave(times)
     return prompts.condition.rows(index), None if prompts.seen is None else prompts.seen.rows(index)
+
+
+TASKS: Builders = {GRPOConfig: GRPOTask}

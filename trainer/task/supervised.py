@@ -1,0 +1,126 @@
+"""Tasks that learn from examples as they are: the next token of a text, and images from their latents."""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from moe.host_copies import to_device
+from trainer.config.model import AutoencoderConfig
+from trainer.config.run import RunConfig
+from trainer.config.sample import TextSample
+from trainer.config.task import NextTokenTaskConfig, ReconstructionTaskConfig
+from trainer.data import Batch
+from trainer.flow.objective import LossTerms
+from trainer.model.autoencoder import Autoencoder
+from trainer.sampling.preview import preview_reconstructions
+from trainer.sampling.text import preview_texts
+from trainer.training.task import Builders, Networks, Task
+
+
+class DrawnWindows(NamedTuple):
+    """Windows of text, int64 [B, N + 1]."""
+
+    log_weight: None
+    tokens: Tensor
+    sources: Tensor | None = None
+
+
+class NextTokenTask(Task[DrawnWindows]):
+    """Each token of a window but the first, predicted from those before it; an example's loss is its mean in nats."""
+
+    def __init__(self, config: RunConfig) -> None:
+        """Keeps the run, whose section ``sample`` has the prompts."""
+        self.config = config
+
+    def draw(
+        self,
+        batches: Sequence[Batch],
+        generators: Sequence[torch.Generator],  # noqa: ARG002
+        ranks: dist.ProcessGroup | None = None,  # noqa: ARG002
+    ) -> list[DrawnWindows]:
+        return [DrawnWindows(None, batch.x_1, batch.sources) for batch in batches]
+
+    def loss(self, model: Callable[..., Tensor], drawn: DrawnWindows) -> LossTerms:
+        return LossTerms(model(drawn.tokens[:, :-1], drawn.tokens[:, 1:]), terms={})
+
+    def examine(self, model: Callable[..., Tensor], drawn: DrawnWindows) -> Mapping[str, Tensor]:
+        """In bits for each byte of the text, the loss compares with that of a compressor.
+
+        A token counts as the mean bytes of one in the held-out documents (of its source in a mixture), so that the
+        figure is that of their whole text where all are examined. The cost of the end tokens is in it.
+        """
+        loss = self.loss(model, drawn).per_example
+        bytes_per_token = getattr(self.config.data, "bytes_per_token", 1.0)
+        if drawn.sources is not None:
+            bytes_per_token = loss.new_tensor(bytes_per_token, dtype=torch.float64)[drawn.sources]
+        return {"held_out_loss": loss, "held_out_bits_per_byte": loss.double() / math.log(2) / bytes_per_token}
+
+    def summarise(self, figures: Mapping[str, float]) -> Mapping[str, float]:
+        """Of a tokenizer's tokens, how many equally likely ones the network chooses among."""
+        if getattr(self.config.data, "tokenizer", None) is None:
+            return {}
+        return {"held_out_perplexity": math.exp(min(figures["held_out_loss"], 700.0))}
+
+    def show(self, networks: Networks, stem: Path, *, seed: int) -> None:
+        """Continued prompts, as the section ``sample`` says."""
+        assert isinstance(self.config.sample, TextSample)
+        with networks.average() as model:
+            preview_texts(self.config, model, stem.with_suffix(".txt"), seed=seed)
+
+
+class DrawnImages(NamedTuple):
+    """Images [B, C, H, W] and the standard normal draws that make latents of them."""
+
+    log_weight: None
+    images: Tensor
+    noise: Tensor
+    sources: Tensor | None = None
+
+
+class ReconstructionTask(Task[DrawnImages]):
+    """Mean squared error of a pixel, and the weighted Kullback-Leibler divergence of a latent value from N(0, 1).
+
+    Kingma and Welling, "Auto-Encoding Variational Bayes", 2014, equation 10.
+    """
+
+    def __init__(self, config: RunConfig) -> None:
+        """Takes the sizes of the latents and the weight from the network's configuration."""
+        assert isinstance(config.model, AutoencoderConfig)
+        self.config, self._model = config, config.model
+
+    def draw(
+        self,
+        batches: Sequence[Batch],
+        generators: Sequence[torch.Generator],
+        ranks: dist.ProcessGroup | None = None,  # noqa: ARG002
+    ) -> list[DrawnImages]:
+        """Each micro batch is drawn on its own."""
+        return [self._draw(batch, generator) for batch, generator in zip(batches, generators, strict=True)]
+
+    def loss(self, model: Callable[..., Any], drawn: DrawnImages) -> LossTerms:
+        images, mean, log_variance = model(drawn.images, drawn.noise)
+        error = (images - drawn.images).square().flatten(1).mean(1)
+        divergence = 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).flatten(1).mean(1)
+        terms = {"reconstruction_error": error.mean().detach(), "latent_divergence": divergence.mean().detach()}
+        return LossTerms(error + self._model.kl_weight * divergence, terms=terms)
+
+    def show(self, networks: Networks, stem: Path, *, seed: int) -> None:  # noqa: ARG002
+        """Held-out images above their reconstructions."""
+        with networks.average() as model:
+            assert isinstance(model, Autoencoder)
+            preview_reconstructions(self.config, model, stem.with_suffix(".png"))
+
+    def _draw(self, batch: Batch, generator: torch.Generator) -> DrawnImages:
+        images = batch.x_1
+        height, width = (length // self._model.factor for length in images.shape[2:])
+        shape = len(images), self._model.latent_channels, height, width
+        noise = to_device(torch.randn(shape, generator=generator), images.device)
+        return DrawnImages(None, images, noise, batch.sources)
+
+
+TASKS: Builders = {NextTokenTaskConfig: NextTokenTask, ReconstructionTaskConfig: ReconstructionTask}
