@@ -30,11 +30,9 @@ class Condition:
     task: Tensor | None = None
 
     def rows(self, index: Tensor) -> Condition:
-        """The conditions at the rows `index`, int64 [N]."""
         return self._each(lambda value: value[index])
 
     def to(self, device: torch.device) -> Condition:
-        """The same conditions on `device`."""
         return self._each(lambda value: value.to(device))
 
     def beside(self, other: Condition) -> Condition:
@@ -55,6 +53,11 @@ class Condition:
 UNCONDITIONAL = Condition()
 
 
+def per_value(row: Tensor, x: Tensor) -> Tensor:
+    """Values [B] of examples in the shape [B, 1, ..., 1], in which they broadcast to states [B, *D]."""
+    return row.reshape(-1, *[1] * (x.ndim - 1))
+
+
 def _joined(first: Tensor | None, second: Tensor | None) -> Tensor | None:
     return None if first is None or second is None else torch.cat([first, second])
 
@@ -70,12 +73,12 @@ def random_keys(num: int, generator: torch.Generator) -> Tensor:
 
 def keyed_normal(x: Tensor, keys: Tensor, number: int) -> Tensor:
     """Draws standard normal values like states [B, *D] by the keys int64 [B] of examples and a number of the draw."""
-    own = fold_in(keys.to(x.device), number)[:, None]
+    stream = fold_in(keys.to(x.device), number)[:, None]
     values = torch.arange(x[0].numel(), device=x.device)
-    return normal(fold_in(own, values)).reshape(x.shape).to(x.dtype)
+    return normal(fold_in(stream, values)).reshape(x.shape).to(x.dtype)
 
 
 def keyed_uniform(keys: Tensor, count: int, number: int) -> Tensor:
     """Draws `count` numbers in [0, 1) for each key int64 [B] and a number of the draw, float32 [B, count]."""
-    own = fold_in(fold_in(keys, number), UNIFORM)[:, None]
-    return uniform(fold_in(own, torch.arange(count, device=keys.device))).float().clamp(max=1 - 2.0**-24)
+    stream = fold_in(fold_in(keys, number), UNIFORM)[:, None]
+    return uniform(fold_in(stream, torch.arange(count, device=keys.device))).float().clamp(max=1 - 2.0**-24)

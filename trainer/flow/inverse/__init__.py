@@ -1,34 +1,17 @@
-"""Inverse problems, with a flow as the prior: the protocol, the solver FLAIR, and its section.
+"""Inverse problems, with a flow as the prior: the protocol, the solver FLAIR with its section, and the prior's weight.
 
 A run is calibrated once, whatever its operators will be, under the same field as restoring: on examples that it has
-not learned from, or has, which makes little difference. 100 evaluations of a batch of 256 are enough.
-
-    errors = None
-    if config.weight == "calibrated":
-        errors = calibration_errors(field, parts.states_of(examples, generator), parts.path, keys)   # [256, 100]
-    solver = config.build(parts.path, errors)      # refuses weights that diverge, in one line
-    solver.largest_ratio, solver.vanished                       # to be told
-
-Then each batch is solved. Where states are images:
-
-    agreement = config.agreement(operator, observed, scale=parts.data_scale)
-    solution = solver.solve(field, agreement, keys=keys)
-
-Where they are latents, the operator acts on decoded images:
-
-    initial = parts.states_of(operator.pseudo_inverse(observed), generator)
-    agreement = config.agreement(
-        operator, observed, decode=lambda states: parts.space.decode(parts.data_of(states)), initial=initial
-    )
-    images = agreeing(operator, observed, decoded)              # what the autoencoder lost of the observations
+not learned from, or has, which makes little difference. 100 evaluations of a batch of 256 are enough. Where states are
+latents, the operator acts on decoded images, which are made to agree once more in the end, by `agreeing`.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, Protocol
 
+import numpy as np
 import torch
 from pydantic import Field as Setting
 from pydantic import PositiveFloat, PositiveInt
@@ -37,17 +20,6 @@ from torch import Tensor
 from netsim.foundation.settings import Section
 from trainer.flow.condition import keyed_normal
 from trainer.flow.inverse.consistency import Consistency, Decode, DecodedConsistency, ExactConsistency, agreeing
-from trainer.flow.inverse.weight import (
-    Weight,
-    calibrated,
-    calibration_errors,
-    calibration_levels,
-    check_path,
-    constant,
-    noise_level,
-    ramp,
-    time_of,
-)
 from trainer.flow.operator import Operator
 from trainer.flow.path import Path
 from trainer.flow.sampler.protocol import Field
@@ -66,14 +38,117 @@ class InverseSolver(Protocol):
     """Solves inverse problems with a flow as the prior."""
 
     def solve(self, field: Field, consistency: Consistency, *, keys: Tensor) -> Solution:
-        """Solves one problem for each example.
-
-        Args:
-            field: of the flow, under the conditions of the examples.
-            consistency: with the observations.
-            keys: int64 [B] keys of the draws, one for each example.
-        """
+        """Solves one problem for each example, under its condition, by its key int64 [B] of the draws."""
         ...
+
+
+HALVINGS = 60
+"""Of the interval that a time is searched in; it is then known to rounding."""
+
+
+def check_path(path: Path) -> None:
+    """Refuses, by a ValueError, a path that is no sum of noise and data."""
+    if not path.affine or path.has_noise:
+        raise ValueError(
+            "path: inverse problems need states that are a sum of the source and the data alone; use a run whose "
+            "path.kind is linear, trigonometric, variance_preserving or diffusion_steps"
+        )
+
+
+def noise_level(path: Path, times: Tensor) -> Tensor:
+    """The share s = a / (a + b) of the noise in a x_0 + b x_1, which is 1 - t on the straight path, at times [T]."""
+    c = path.coefficients(times)
+    return c.a / (c.a + c.b)
+
+
+def time_of(path: Path, levels: Tensor) -> Tensor:
+    """The times, float64 [T], at which a path has noise levels, which fall with time; the nearest where it has none."""
+    low, high = torch.zeros_like(levels), torch.ones_like(levels)
+    for _ in range(HALVINGS):
+        middle = (low + high) / 2
+        later = noise_level(path, middle) > levels
+        low, high = torch.where(later, middle, low), torch.where(later, high, middle)
+    return (low + high) / 2
+
+
+LEVELS = 100
+"""Noise levels at which the error of a network is measured."""
+LEAST_ERROR = 1e-12
+"""Of a network that knows its data exactly."""
+LEAST_LEFT = 0.1
+"""Share of the mean weight that has to be left when that at level 0 is taken away; with less there is no weight."""
+
+
+@dataclass(frozen=True)
+class Weight:
+    """The weight lambda(s) of the prior: `values` [N], 0 or more, at increasing noise `levels` [N]; linear in between.
+
+    Both are float64, and values are proportional to `scale`. `vanished`: the calibrated weight is next to nothing, and
+    this is the ramp.
+    """
+
+    levels: Tensor
+    values: Tensor
+    scale: float
+    vanished: bool = False
+
+    def at(self, levels: Tensor) -> Tensor:
+        return torch.from_numpy(np.interp(levels.numpy(), self.levels.numpy(), self.values.numpy()))
+
+
+def calibration_levels() -> Tensor:
+    """The noise levels of :func:`calibration_errors`, float64 [100], from 0.01 to 1."""
+    return torch.arange(1, LEVELS + 1, dtype=torch.float64) / LEVELS
+
+
+@torch.no_grad()
+def calibration_errors(field: Field, states: Tensor, path: Path, keys: Tensor) -> Tensor:
+    """Measures the error of a field on examples at time 1, once for a run, by 100 evaluations and without any operator.
+
+    At the noise level s the state is x_s = (1 - s) x + s e with fresh noise e, and the error is the mean over the
+    values of |x - x_1(x_s)|^2 / s^2, where x_1 is the field's estimate of the data. On the straight path this is the
+    error of the velocity. On any other path the state is the same but for a factor. A ValueError for a path with noise
+    of its own. float64 [B, 100] at `calibration_levels`; errors of several batches are joined along dimension 0.
+    """
+    check_path(path)
+    times = time_of(path, calibration_levels())
+    levels, c = noise_level(path, times), path.coefficients(times)
+    errors = torch.empty(len(states), LEVELS, dtype=torch.float64, device=states.device)
+    for number, (time, level, a, b) in enumerate(zip(*(v.tolist() for v in (times, levels, c.a, c.b)), strict=True)):
+        t = torch.full((len(states),), time, dtype=states.dtype, device=states.device)
+        (expected,) = field.estimate(b * states + a * keyed_normal(states, keys, number), t, "data")
+        errors[:, number] = (states - expected).double().square().flatten(1).mean(1) / level**2
+    return errors
+
+
+def calibrated(errors: Tensor, scale: float) -> Weight:
+    """The weight of the prior, from errors [N, 100]: the higher, the better the field knows the data at a noise level.
+
+    It is scale (w(s) - w(0)), and 0 where this is negative; w is 1 / error, divided by its mean over the levels. So it
+    depends on the variance of the data: for independent values of variance q it is 0 up to the level 2 q / (1 + q), and
+    everywhere for q >= 1. Where less than a tenth of the weight is left, as on latents that are scaled to unit
+    variance, it is `ramp` instead, which is no part of the paper. A ValueError for an error that is not finite.
+
+    Source: Erbach et al., "Solving Inverse Problems with FLAIR", arXiv 2506.02680 (the calibrated weight).
+    """
+    levels, mean = calibration_levels(), errors.double().mean(0).cpu()
+    if not bool(mean.isfinite().all()):
+        raise ValueError("weight: what the network expects of its own data is not finite; use another checkpoint")
+    weight = 1 / mean.clamp(min=LEAST_ERROR)
+    left = ((weight - weight[0]) / weight.mean()).clamp(min=0)
+    if float(left.mean()) < LEAST_LEFT:
+        return replace(ramp(scale), vanished=True)
+    return Weight(levels, scale * left, scale)
+
+
+def constant(scale: float) -> Weight:
+    return Weight(torch.tensor([0.0, 1.0], dtype=torch.float64), torch.full((2,), scale, dtype=torch.float64), scale)
+
+
+def ramp(scale: float) -> Weight:
+    """A weight of scale s: every step covers the same share of the distance to the field's estimate."""
+    levels = torch.tensor([0.0, 1.0], dtype=torch.float64)
+    return Weight(levels, scale * levels, scale)
 
 
 DIVERGES = 2.0
@@ -120,7 +195,6 @@ class FlairConfig(Section):
         )
 
     def weight_of(self, errors: Tensor | None) -> Weight:
-        """The weight of the prior."""
         match self.weight:
             case "constant":
                 return constant(self.scale)
@@ -139,14 +213,10 @@ class FlairConfig(Section):
         initial: Tensor | None = None,
         scale: float = 1.0,
     ) -> Consistency:
-        """The agreement of a batch with its observations.
+        """The agreement of a batch with its observations [B, *S], by an operator that is made for its images.
 
-        Args:
-            operator: made for the images of the batch.
-            observed: [B, *S] observations of them.
-            decode: from states to images, where states are latents; None: states are images.
-            initial: [B, *D] states to begin with; needed where there is `decode`.
-            scale: factor between images and states, where states are images.
+        Where states are latents, `decode` leads to images, and `initial` [B, *D] are the states to begin with. Where
+        they are images, `scale` is the factor between images and states.
         """
         share = self.share if self.consistency == "soft" else 1.0
         exact = ExactConsistency(operator, observed, share=share, scale=scale)
@@ -175,13 +245,10 @@ class Flair(InverseSolver):
 
     The first update is lambda(s) times the difference between the velocity of the field on the straight path and that
     from mu to e. In this form it holds on every path of noise and data, with states scaled to the path. The source must
-    be the standard normal. Without trajectory adjustment all of e is fresh noise.
+    be the standard normal. Without trajectory adjustment all of e is fresh noise. `largest_ratio` is the largest
+    lambda(s) / s of all steps: the share of the distance to the estimate that a step covers.
 
     Source: Erbach et al., "Solving Inverse Problems with FLAIR", arXiv 2506.02680.
-
-    Attributes:
-        largest_ratio: largest lambda(s) / s of all steps: the share of the distance to the estimate that a step covers.
-        vanished: as `Weight.vanished`.
     """
 
     def __init__(

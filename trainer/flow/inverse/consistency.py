@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import KW_ONLY, dataclass
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
+from trainer.flow.condition import per_value
 from trainer.flow.operator import Operator
 
 Decode = Callable[[Tensor], Tensor]
@@ -42,28 +44,31 @@ def agreeing(operator: Operator, observed: Tensor, images: Tensor) -> Tensor:
     return images + operator.pseudo_inverse(observed - operator.apply(images))
 
 
+@dataclass(frozen=True)
 class ExactConsistency(Consistency):
     """The nearest states that agree, mu + A+ (y - A mu), where states are the pixels themselves times `scale`.
 
     With a share below 1 of that step, above 0, the agreement is soft: the rest of the difference depends on the prior.
     """
 
-    def __init__(self, operator: Operator, observed: Tensor, *, share: float = 1.0, scale: float = 1.0) -> None:
-        self._operator, self._observed, self._share, self._scale = operator, observed, share, scale
+    operator: Operator
+    observed: Tensor
+    share: float = 1.0
+    scale: float = 1.0
 
     def initial(self) -> Tensor:
-        return self._scale * self._operator.pseudo_inverse(self._observed)
+        return self.scale * self.operator.pseudo_inverse(self.observed)
 
     def enforced(self, states: Tensor, weight: float, /) -> Tensor:  # noqa: ARG002
-        """The weight plays no part."""
-        images = states / self._scale
-        missing = self._observed - self._operator.apply(images)
-        return self._scale * (images + self._share * self._operator.pseudo_inverse(missing))
+        images = states / self.scale
+        missing = self.observed - self.operator.apply(images)
+        return self.scale * (images + self.share * self.operator.pseudo_inverse(missing))
 
     def residual(self, states: Tensor, /) -> Tensor:
-        return (self._operator.apply(states / self._scale) - self._observed).square().flatten(1).mean(1)
+        return (self.operator.apply(states / self.scale) - self.observed).square().flatten(1).mean(1)
 
 
+@dataclass(frozen=True)
 class DecodedConsistency(Consistency):
     """States whose decoded images agree, by nonlinear conjugate gradients on |A D(mu) - y|^2.
 
@@ -78,56 +83,50 @@ class DecodedConsistency(Consistency):
     Source: Nocedal and Wright, "Numerical Optimization", 2006, equation 5.45 (Polak and Ribière, not below 0).
     """
 
-    def __init__(
-        self,
-        operator: Operator,
-        observed: Tensor,
-        decode: Decode,
-        initial: Tensor,
-        *,
-        iterations: int = 15,
-        tolerance: float = 1e-4,
-        share: float = 1.0,
-    ) -> None:
-        self._operator, self._observed, self._decode, self._initial = operator, observed, decode, initial
-        self._iterations, self._tolerance, self._share = iterations, tolerance, share
+    operator: Operator
+    observed: Tensor
+    decode: Decode
+    start: Tensor
+    _: KW_ONLY
+    iterations: int = 15
+    tolerance: float = 1e-4
+    share: float = 1.0
 
     def initial(self) -> Tensor:
-        return self._initial
+        return self.start
 
     def enforced(self, states: Tensor, weight: float, /) -> Tensor:  # noqa: ARG002
-        """The steps find their lengths themselves, and the weight plays no part."""
         states = states.detach()
         missing, downhill = self._difference(states)
         direction, trust = downhill, states.new_ones(())
-        for number in range(self._iterations):
-            active = _mean(missing) > self._tolerance
+        for number in range(self.iterations):
+            active = _mean(missing) > self.tolerance
             # The host waits from the second step on, which costs less than decoding for examples that all rest.
             if number and not bool(active.any()):
                 break
-            length = trust * self._share * self._best_length(states, missing, direction)
-            tried = states + torch.where(_like(active, states), length * direction, 0)
+            length = trust * self.share * self._best_length(states, missing, direction)
+            tried = states + torch.where(per_value(active, states), length * direction, 0)
             tried_missing, tried_downhill = self._difference(tried)
             nearer = active & (_mean(tried_missing) < _mean(missing))
             turned = _dot(tried_downhill, tried_downhill - downhill) / _dot(downhill, downhill).clamp(min=TINY)
             conjugate = tried_downhill + turned.clamp(min=0) * direction
-            accepted = _like(nearer, states)
+            accepted = per_value(nearer, states)
             direction = torch.where(accepted, conjugate, downhill)
             trust = torch.where(accepted, 1.0, trust * SHRINK)
             states = torch.where(accepted, tried, states)
             downhill = torch.where(accepted, tried_downhill, downhill)
-            missing = torch.where(_like(nearer, missing), tried_missing, missing)
+            missing = torch.where(per_value(nearer, missing), tried_missing, missing)
         return states
 
+    @torch.no_grad()
     def residual(self, states: Tensor, /) -> Tensor:
-        with torch.no_grad():
-            return _mean(self._missing(states))
+        return _mean(self._missing(states))
 
     def _missing(self, states: Tensor) -> Tensor:
-        return self._observed - self._operator.apply(self._decode(states))
+        return self.observed - self.operator.apply(self.decode(states))
 
     def _difference(self, states: Tensor) -> tuple[Tensor, Tensor]:
-        """What is missing of the observations, and the direction J' missing in which that falls fastest."""
+        """The missing part of the observations, and the direction J' missing in which its square falls fastest."""
         with torch.enable_grad():
             leaf = states.detach().requires_grad_()
             missing = self._missing(leaf)
@@ -138,17 +137,13 @@ class DecodedConsistency(Consistency):
         size = (_dot(states, states) / _dot(direction, direction).clamp(min=TINY)).sqrt()
         move = PROBE * size.clamp(min=TINY)
         with torch.no_grad():
-            effect = (missing - self._missing(states + move * direction)) / _like(move, missing)
+            effect = (missing - self._missing(states + move * direction)) / per_value(move, missing)
         best = _dot(missing, effect) / _dot(effect, effect).clamp(min=TINY)
-        return _like(best.clamp(min=0), states)
-
-
-def _like(values: Tensor, x: Tensor) -> Tensor:
-    return values.reshape(-1, *[1] * (x.ndim - 1))
+        return per_value(best.clamp(min=0), states)
 
 
 def _dot(x: Tensor, y: Tensor) -> Tensor:
-    return _like((x * y).flatten(1).sum(1), x)
+    return per_value((x * y).flatten(1).sum(1), x)
 
 
 def _mean(missing: Tensor) -> Tensor:

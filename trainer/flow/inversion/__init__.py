@@ -5,6 +5,7 @@ A section is built for the sampler that will draw from the noise, whose grid is 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Annotated, Literal, Protocol
@@ -16,9 +17,8 @@ from torch import Tensor
 
 from netsim.foundation.settings import Section
 from trainer.flow import sampler as samplers
-from trainer.flow.condition import keyed_normal
+from trainer.flow.condition import keyed_normal, per_value
 from trainer.flow.control import Pull, PullConfig, check_leads_through
-from trainer.flow.inversion.zero_order import SAFETY, Drawn, Iterated, contraction_bound, zero_order
 from trainer.flow.path import Path
 from trainer.flow.sampler import Field, Sampler, Trajectory, VelocityField, in_segments
 from trainer.flow.sampler.protocol import check_times
@@ -32,8 +32,7 @@ class Inverted:
         noise: [B, *D] at time 0.
         calls: evaluations of the field for the batch.
         errors: [I, B] mean squared distance of the states that each iterate leads to; None: no iterate is drawn.
-        bound: [B] step size from which on the iterates of an example diverge, as far as they have shown it; infinite
-            where they have not, None where there are no steps of that kind.
+        bound: [B] smallest shown `contraction_bound`, infinite if none; None where there are no such steps.
     """
 
     noise: Tensor
@@ -52,7 +51,7 @@ class Inversion(Protocol):
             field: of the flow, under the conditions of the given states.
             states: [B, *D] at time 1.
             times: [T] the grid from 0 to 1 that the noise will be drawn on.
-            keys: int64 [B] keys of whatever is drawn at random, one for each example.
+            keys: int64 [B] keys of the draws, one for each example.
         """
         ...
 
@@ -86,6 +85,7 @@ class ReverseConfig(Section):
         return Reverse(sampler.build(path), path, self.pull)
 
 
+@dataclass(frozen=True)
 class Reverse(Inversion):
     """Follows the field from the data to the source.
 
@@ -97,16 +97,18 @@ class Reverse(Inversion):
     Equations", arXiv 2410.10792, equation 8.
     """
 
-    def __init__(self, sampler: Sampler, path: Path, pull: float = 0.0) -> None:
-        self.sampler = sampler
-        self.path = path
-        self.pull = PullConfig(strength=pull, stop=1.0, end="source")
-        if pull:
-            check_leads_through("source", path, kind="pull")
+    sampler: Sampler
+    path: Path
+    pull: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.pull:
+            check_leads_through("source", self.path, kind="pull")
 
     def invert(self, field: Field, states: Tensor, times: Tensor, *, keys: Tensor) -> Inverted:
-        if self.pull.strength:
-            field = Pull(self.pull, keyed_normal(states, keys, 0), self.path).over(field)
+        if self.pull:
+            pull = PullConfig(strength=self.pull, stop=1.0, end="source")
+            field = Pull(pull, keyed_normal(states, keys, 0), self.path).over(field)
         back = self.sampler.sample(field, states, times.flip(0), keys=keys)
         return Inverted(back.final, back.calls["network"])
 
@@ -125,15 +127,15 @@ class UniInversionConfig(Section):
         return UniInversion(segments, self.evaluations)
 
 
+@dataclass(frozen=True)
 class UniInversion(Inversion):
     """Goes back to noise from which Euler's method on the same grid comes near the given states."""
 
-    def __init__(self, segments: int | None = None, evaluations: int = 1) -> None:
-        self.segments, self.inverse = segments, EulerInverse(evaluations)
+    segments: int | None = None
+    evaluations: int = 1
 
     def invert(self, field: Field, states: Tensor, times: Tensor, *, keys: Tensor) -> Inverted:  # noqa: ARG002
-        """Nothing is drawn."""
-        grid, inverse = times.flip(0), self.inverse
+        grid, inverse = times.flip(0), EulerInverse(self.evaluations)
         if self.segments is None:
             back = inverse.sample(field, states, grid)
         else:
@@ -141,6 +143,7 @@ class UniInversion(Inversion):
         return Inverted(back.final, back.calls["network"])
 
 
+@dataclass(frozen=True)
 class EulerInverse(Sampler):
     """Undoes Euler's steps x_t = x_s + (t - s) v(x_s, s), one after the other.
 
@@ -156,8 +159,7 @@ class EulerInverse(Sampler):
     arXiv 2403.14602 (several, here without its averages).
     """
 
-    def __init__(self, evaluations: int = 1) -> None:
-        self.evaluations = evaluations
+    evaluations: int = 1
 
     def sample(
         self,
@@ -167,7 +169,6 @@ class EulerInverse(Sampler):
         *,
         keys: Tensor | None = None,  # noqa: ARG002
     ) -> Trajectory:
-        """The grid begins where the steps that are undone end."""
         check_times(times)
         grid = times.to(x_init.device)
         states, velocity = [x_init], field(x_init, grid[0].expand(len(x_init)))
@@ -177,6 +178,124 @@ class EulerInverse(Sampler):
                 velocity = field(x + (s - t) * velocity, s.expand(len(x)))
             states.append((x + (s - t) * velocity).to(x_init.dtype))
         return Trajectory(torch.stack(states), times, {"network": 1 + self.evaluations * (len(times) - 1)})
+
+
+SAFETY = 0.4
+"""Share of the smallest measured bound that a step takes. The pairs of a run see few directions, and the steepest one
+may be missing among them."""
+
+RESOLUTION = 1e-4
+"""Least |df| / |f| of a pair that tells a bound: nearer ones differ by the rounding of a long drawing."""
+
+
+def contraction_bound(noise_change: Tensor, drawn_change: Tensor, drawn: Tensor) -> Tensor:
+    """The step size below which two noises of each example come nearer to one another, 2 <df, dz> / |df|^2.
+
+    dz and df are the changes [B, *D] of the noise and of the states that it leads to. The update moves a pair to
+    dz - eta df, and |dz - eta df| < |dz| holds exactly for 0 < eta < 2 <df, dz> / |df|^2. For a linear f with symmetric
+    positive matrix, no pair has a smaller bound than 2 / (largest eigenvalue), the bound of gradient descent. [B] in
+    float64; infinite where df is within rounding of the states, or where no size brings the pair nearer, <df, dz> <= 0.
+
+    Source: Ronai, Kulikov and Michaeli, "FlowOpt", arXiv 2510.22010, whose condition on the step size is that of all
+    pairs at once.
+    """
+    dz, df = noise_change.double().flatten(1), drawn_change.double().flatten(1)
+    along, square = (df * dz).sum(1), df.square().sum(1)
+    tells = (along > 0) & (square > RESOLUTION**2 * drawn.double().flatten(1).square().sum(1))
+    return torch.where(tells, 2 * along / torch.where(tells, square, 1.0), torch.inf)
+
+
+FIRST_BOUND = 1.0
+"""The bound that a run begins with: that of a map which is nowhere steeper than 2, as flows to unit variance are."""
+
+Drawn = Callable[[Tensor], Tensor]
+"""From noise [B, *D] to the states [B, *D] that a flow leads it to."""
+Watch = Callable[[int, Tensor, Tensor], None]
+"""Sees each iterate: its number from 0, the noise [B, *D], and the states [B, *D] that it leads to."""
+
+
+@dataclass(frozen=True)
+class Iterated:
+    """The result of zero-order inversion.
+
+    Attributes:
+        noise: [B, *D] of each example, the iterate that leads nearest to the target.
+        drawn: [B, *D] the states that it leads to.
+        errors: [I + 1, B] float32 mean squared distance of each iterate from the target, that of the first noise first.
+        bound: [B] float32 smallest `contraction_bound` of pairs of successive iterates; infinite where none has one. A
+            `step_size` near it or above it is too large.
+    """
+
+    noise: Tensor
+    drawn: Tensor
+    errors: Tensor
+    bound: Tensor
+
+
+@torch.no_grad()
+def zero_order(
+    drawn: Drawn,
+    target: Tensor,
+    initial: Tensor,
+    iterations: int,
+    step_size: float | None = None,
+    watch: Watch | None = None,
+) -> Iterated:
+    """Corrects noise until the states that it leads to are near a target: z <- z - eta (f(z) - y).
+
+    It is gradient descent on |f(z) - y|^2 / 2 with the identity in place of the Jacobian of f, which may be any sampler
+    with any guidance, controls and decoder of the same shape, in any number format.
+
+    Inversion: f draws under the condition of the target, and the more iterations, the nearer.
+
+    Editing: f draws under *another* condition, the first noise is the inversion of the picture, and the run is stopped
+    early. The first iterate is the plain edit, far from the picture; with each further one the distance to the picture
+    falls, and in the end the edit itself is undone. So the number of iterations is the strength with which the picture
+    is kept. It needs a small `step_size`, 0.05 for some 8 iterations: with larger or automatic steps, two iterations
+    undo most edits (`tests/benchmarks/methods/flowopt_editing.py`). `watch` may keep every iterate.
+
+    Source: Ronai, Kulikov and Michaeli, "FlowOpt: Fast Optimization Through Whole Flow Processes for Training-Free
+    Editing", arXiv 2510.22010.
+
+    Args:
+        drawn: f; it is called `iterations` + 1 times, without gradients, and nothing is read back to the host.
+        target: [B, *D] y.
+        initial: [B, *D] the first noise.
+        iterations: corrections, 0 or more.
+        step_size: eta of all examples; None: 0.4 of the smallest bound that the pairs of successive iterates of each
+            have shown so far, and 0.4 before the first pair, which suits a flow between states of unit variance.
+    """
+    z, y = (x.to(torch.promote_types(x.dtype, torch.float32)) for x in (initial, target))
+    image = drawn(z).to(z.dtype)
+    error = _mean_square(image - y)
+    best, best_image, least, errors = z, image, error, [error]
+    bound = torch.full_like(error, torch.inf)
+    if watch is not None:
+        watch(0, z, image)
+    for number in range(1, iterations + 1):
+        shown = SAFETY * bound.masked_fill(bound.isinf(), FIRST_BOUND)
+        eta = shown if step_size is None else torch.full_like(bound, step_size)
+        z_next = z - per_value(eta.to(z.dtype), z) * (image - y)
+        image_next = drawn(z_next).to(z.dtype)
+        bound = torch.minimum(bound, contraction_bound(z_next - z, image_next - image, image))
+        z, image = z_next, image_next
+        error = _mean_square(image - y)
+        errors.append(error)
+        nearer = (error < least) | least.isnan()
+        least = torch.where(nearer, error, least)
+        kept = per_value(nearer, z)
+        best, best_image = torch.where(kept, z, best), torch.where(kept, image, best_image)
+        if watch is not None:
+            watch(number, z, image)
+    return Iterated(best, best_image, torch.stack(errors).float(), bound.float())
+
+
+def _own_step(bound: Tensor) -> Tensor:
+    return SAFETY * torch.where(bound.isinf(), FIRST_BOUND, bound)
+
+
+def _mean_square(difference: Tensor) -> Tensor:
+    return difference.double().square().flatten(1).mean(1)
 
 
 class ZeroOrderConfig(Section):
@@ -198,14 +317,14 @@ class ZeroOrderConfig(Section):
         return ZeroOrder(sampler.build(path), initial, self.iterations, self.step_size)
 
 
+@dataclass(frozen=True)
 class ZeroOrder(Inversion):
     """Zero-order inversion of what a sampler draws, from the noise that another inversion gives."""
 
-    def __init__(self, sampler: Sampler, initial: Inversion, iterations: int, step_size: float | None = None) -> None:
-        self.sampler = sampler
-        self.initial = initial
-        self.iterations = iterations
-        self.step_size = step_size
+    sampler: Sampler
+    initial: Inversion
+    iterations: int
+    step_size: float | None = None
 
     def invert(self, field: Field, states: Tensor, times: Tensor, *, keys: Tensor) -> Inverted:
         """With T evaluations a drawing, T (iterations + 1) and those of the first inversion."""
@@ -218,8 +337,8 @@ class ZeroOrder(Inversion):
             calls += trajectory.calls["network"]
             return trajectory.final
 
-        found = zero_order(drawn, states, first.noise, self.iterations, self.step_size)
-        return Inverted(found.noise, calls, found.errors, found.bound)
+        best = zero_order(drawn, states, first.noise, self.iterations, self.step_size)
+        return Inverted(best.noise, calls, best.errors, best.bound)
 
 
 AnyConfig = ReverseConfig | UniInversionConfig | ZeroOrderConfig

@@ -17,8 +17,7 @@ from trainer.config.rules.drawing import of_drawn, of_no_class, of_pictures, of_
 from trainer.config.rules.objection import Objections, refuse
 from trainer.config.run import RunConfig
 from trainer.config.sample import ImageSample
-from trainer.flow.inverse import Config, Flair, calibration_levels
-from trainer.flow.inverse.weight import check_path
+from trainer.flow.inverse import Config, Flair, calibration_levels, check_path
 from trainer.flow.path import Path
 from trainer.sampling.conditioning import class_number
 from trainer.sampling.requested_pictures import FolderPictures
