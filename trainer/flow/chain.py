@@ -27,7 +27,6 @@ class Chain:
 
     @property
     def num_tokens(self) -> int:
-        """Tokens of a state."""
         if len(self.shape) == 1:
             return self.shape[0]
         rows, columns = self.grid
@@ -41,7 +40,6 @@ class Chain:
 
     @property
     def token_values(self) -> int:
-        """Values of a token."""
         return 1 if len(self.shape) == 1 else self.shape[0] * self.patch_size**2
 
     @property

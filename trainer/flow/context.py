@@ -36,7 +36,6 @@ class Identity(Space):
     """The states are the examples themselves."""
 
     def encode(self, examples: Tensor, *, generator: torch.Generator) -> Tensor:  # noqa: ARG002
-        """Nothing is drawn."""
         return examples
 
     def decode(self, states: Tensor) -> Tensor:
@@ -122,7 +121,6 @@ class Seen:
         return torch.where(self.hole.to(drawn.device), drawn, self.picture.to(drawn.device))
 
     def rows(self, index: Tensor) -> Seen:
-        """The contexts at the rows `index`, int64 [N]."""
         return Seen(self.context[index], self.picture[index], self.hole[index])
 
 
@@ -149,7 +147,6 @@ class Inpainting(Section):
     """How the hidden pixels are chosen."""
 
     def draw(self, images: Tensor, space: Space, *, generator: torch.Generator) -> Seen:
-        """The context has one channel more than a state."""
         num, _, height, width = images.shape
         hole = to_device(draw_holes(self.mask, num, height, width, generator=generator), images.device)
         picture = images.masked_fill(hole, 0)
@@ -159,7 +156,6 @@ class Inpainting(Section):
         return Seen(torch.cat([known, share], dim=1), picture, hole)
 
     def shape(self, *, example: tuple[int, ...], state: tuple[int, ...]) -> Shape:  # noqa: ARG002
-        """Shape of the context of an image of shape (C, H, W) whose state has shape (Z, h, w)."""
         channels, rows, columns = state
         return channels + 1, rows, columns
 
@@ -180,7 +176,6 @@ class SemanticMap(Section):
     """Side of a block in pixels; it divides the sides of the image."""
 
     def draw(self, images: Tensor, space: Space, *, generator: torch.Generator) -> Seen:  # noqa: ARG002
-        """The context is no random draw, and all pixels are to be drawn."""
         levels = self.block_levels(images)
         whole = levels.repeat_interleave(self.block, 1).repeat_interleave(self.block, 2)
         context = functional.one_hot(whole, self.levels).movedim(3, 1).to(images.dtype)
@@ -193,7 +188,6 @@ class SemanticMap(Section):
         return (0.5 * (brightness + 1) * self.levels).floor().long().clamp(0, self.levels - 1)
 
     def shape(self, *, example: tuple[int, ...], state: tuple[int, ...]) -> Shape:  # noqa: ARG002
-        """Shape of the context of an image of shape (C, H, W)."""
         _, height, width = example
         return self.levels, height, width
 

@@ -21,12 +21,7 @@ class RunningCost(Protocol):
     """The cost of a state at a time."""
 
     def __call__(self, x: Tensor, t: Tensor, condition: Condition, /) -> Tensor:
-        """Computes the cost of every example, which is a function of its own row alone.
-
-        Args:
-            x: [B, *D] states.
-            t: [B] times in [0, 1].
-            condition: of the examples.
+        """Computes the cost of every example at states [B, *D] and times [B] in [0, 1], a function of its row alone.
 
         Returns:
             [B] costs, differentiable in `x`.
@@ -124,7 +119,6 @@ class AttentionConfig(Section):
         return self
 
     def build(self, network: Callable[..., Any]) -> AttentionCost:
-        """The cost asks the network, of the flow without guidance, a question."""
         return AttentionCost(self, network)
 
 
@@ -137,7 +131,6 @@ class AttentionCost(RunningCost):
         self._patches = torch.tensor([patch for subject in config.subjects for patch in subject])
 
     def __call__(self, x: Tensor, t: Tensor, condition: Condition, /) -> Tensor:
-        """States are images [B, C, height, width]."""
         if self._patches.device != x.device:
             self._patches = self._patches.to(x.device)
         _, attention_BTN = self._network(x, t, condition, WithAttention(self._patches, self._blocks))
@@ -148,7 +141,7 @@ class AttentionCost(RunningCost):
 
 
 def blurred(maps_BTHW: Tensor) -> Tensor:
-    """Maps [B, T, H, W] averaged over 3 x 3 cells by a Gaussian of deviation 1 cell; the cells at an edge go on."""
+    """Maps [B, T, H, W] averaged over 3 x 3 cells by a Gaussian of deviation 1 cell; edges are repeated."""
     side = math.exp(-0.5) / (1 + 2 * math.exp(-0.5))
     padded = functional.pad(maps_BTHW, (1, 1, 1, 1), mode="replicate")
     rows = (1 - 2 * side) * padded[..., 1:-1, :] + side * (padded[..., :-2, :] + padded[..., 2:, :])

@@ -51,13 +51,7 @@ class BuiltIn(Section):
 
     @abstractmethod
     def build(self, shape: Shape, numbers: Tensor, *, seed: int = 0, device: Device = "cpu") -> Operator:
-        """Makes the operator.
-
-        Args:
-            shape: (C, H, W) of an image.
-            numbers: int64 [B] of the images that it will be applied to, in this order.
-            seed: of random masks.
-            device: of the images.
+        """Makes the operator for images of a shape (C, H, W) and numbers int64 [B]; the seed is of random masks.
 
         Raises:
             Refusal: the picture of a mask cannot be read, or hides all pixels or none.
@@ -100,7 +94,6 @@ class AveragePool(BuiltIn):
         return self.pseudo_inverse(observed) / self.factor**2
 
     def pseudo_inverse(self, observed: Tensor, /) -> Tensor:
-        """Every pixel of a block has its mean."""
         return functional.interpolate(observed, scale_factor=self.factor, mode="nearest")
 
     def build(self, shape: Shape, numbers: Tensor, *, seed: int = 0, device: Device = "cpu") -> Self:  # noqa: ARG002
@@ -139,13 +132,7 @@ class Blur(Operator):
     s_i s_j, and the small ones count as 0.
     """
 
-    def __init__(
-        self,
-        deviation: float,
-        least_singular_value: float,
-        shape: tuple[int, int, int],
-        device: torch.device | str = "cpu",
-    ) -> None:
+    def __init__(self, deviation: float, least_singular_value: float, shape: Shape, device: Device = "cpu") -> None:
         rows, columns = (torch.linalg.svd(gaussian(length, deviation)) for length in shape[1:])
         values = rows.S[:, None] * columns.S
         kept = values >= least_singular_value
@@ -234,7 +221,6 @@ class Mask(Operator):
         return observed.masked_fill(self.hole, 0)
 
     def pseudo_inverse(self, observed: Tensor, /) -> Tensor:
-        """Hidden pixels are 0, which is grey."""
         return observed.masked_fill(self.hole, 0)
 
 
@@ -246,8 +232,8 @@ def _painted(path: Path, height: int, width: int) -> Tensor:
     hole = (pixels >= WHITE)[None]
     share = float(hole.double().mean())
     if share in (0.0, 1.0):
-        told = "no pixel" if share == 0 else "every pixel"
-        problem = f"hides {told} at {height} x {width} pixels"
+        hidden = "no pixel" if share == 0 else "every pixel"
+        problem = f"hides {hidden} at {height} x {width} pixels"
         raise Refusal(path, "mask.path", problem, "paint what is to be filled in white, and the rest in black")
     return hole
 
@@ -256,56 +242,56 @@ TOLERANCE = 1e-4
 """Relative; a class may compute in float32 and lose some digits in a pseudo-inverse."""
 
 
-def check_laws(
-    operator: Operator, shape: tuple[int, int, int], num: int, *, name: str, device: torch.device | str = "cpu"
-) -> None:
+def check_laws(operator: Operator, shape: Shape, num: int, *, name: str, device: Device = "cpu") -> None:
     """Tries an operator, made for `num` images, on random images; a ValueError names class, law and remedy."""
-    probe = _Probe(operator, num, name, device)
+    probe = _Probe(operator, name, device)
     x, z = probe.drawn(num, *shape), probe.drawn(num, *shape)
-    observed = probe.asked("apply", x)
+    observed = probe.result("apply", x)
     if not observed.is_floating_point() or observed.ndim < 2 or len(observed) != num:
-        told = f"{str(observed.dtype).removeprefix('torch.')} {list(observed.shape)}"
-        raise ValueError(f"class: {name}: apply returns {told} for {num} images; return floats [{num}, ...]")
+        returned = f"{str(observed.dtype).removeprefix('torch.')} {list(observed.shape)}"
+        raise ValueError(f"class: {name}: apply returns {returned} for {num} images; return floats [{num}, ...]")
     y = probe.drawn(*observed.shape)
-    back = probe.asked("adjoint", y, like=x)
-    inverse = probe.asked("pseudo_inverse", observed, like=x)
-    other = probe.asked("pseudo_inverse", probe.asked("apply", z, like=observed), like=x)
-    probe.compare("A (x + 2 z) = A x + 2 A z", probe.asked("apply", x + 2 * z), observed + 2 * probe.asked("apply", z))
+    back = probe.result("adjoint", y, like=x)
+    inverse = probe.result("pseudo_inverse", observed, like=x)
+    other = probe.result("pseudo_inverse", probe.result("apply", z, like=observed), like=x)
+    probe.compare(
+        "A (x + 2 z) = A x + 2 A z", probe.result("apply", x + 2 * z), observed + 2 * probe.result("apply", z)
+    )
     changed = torch.cat([z[:1], x[1:]])
-    probe.compare("rows do not see each other", probe.asked("apply", changed)[1:], observed[1:])
+    probe.compare("rows do not see each other", probe.result("apply", changed)[1:], observed[1:])
     scale = float(observed.norm() * y.norm())
     probe.compare("<A x, y> = <x, A' y>", (observed * y).sum(), (x * back).sum(), scale)
-    probe.compare("A A+ A = A", probe.asked("apply", inverse), observed)
+    probe.compare("A A+ A = A", probe.result("apply", inverse), observed)
     scale = float(inverse.norm() * z.norm())
     probe.compare("A+ A is symmetric", (inverse * z).sum(), (x * other).sum(), scale)
 
 
 class _Probe:
-    def __init__(self, operator: Operator, num: int, name: str, device: torch.device | str) -> None:
-        self._operator, self._num, self._name, self._device = operator, num, name, device
+    def __init__(self, operator: Operator, name: str, device: Device) -> None:
+        self._operator, self._name, self._device = operator, name, device
         self._generator = torch.Generator().manual_seed(0)
 
     def drawn(self, *shape: int) -> Tensor:
         return torch.randn(shape, generator=self._generator).to(self._device)
 
     @torch.no_grad()
-    def asked(self, method: str, values: Tensor, like: Tensor | None = None) -> Tensor:
-        told = f"class: {self._name}: {method}"
+    def result(self, method: str, values: Tensor, like: Tensor | None = None) -> Tensor:
+        subject = f"class: {self._name}: {method}"
         call: Callable[[Tensor], Tensor] = getattr(self._operator, method)
         try:
-            answer = call(values)
+            returned = call(values)
         except Exception as error:
             reason = (str(error).splitlines() or [""])[0]
             raise ValueError(
-                f"{told} fails on values of shape {list(values.shape)} with {type(error).__name__}: {reason}"
+                f"{subject} fails on values of shape {list(values.shape)} with {type(error).__name__}: {reason}"
             ) from error
-        if not isinstance(answer, Tensor):
-            raise ValueError(f"{told} returns {type(answer).__name__}; return a tensor")
-        if like is not None and answer.shape != like.shape:
-            raise ValueError(f"{told} returns {list(answer.shape)}; return {list(like.shape)}")
-        if not bool(answer.isfinite().all()):
-            raise ValueError(f"{told} returns values that are not finite for random images; make it finite")
-        return answer
+        if not isinstance(returned, Tensor):
+            raise ValueError(f"{subject} returns {type(returned).__name__}; return a tensor")
+        if like is not None and returned.shape != like.shape:
+            raise ValueError(f"{subject} returns {list(returned.shape)}; return {list(like.shape)}")
+        if not bool(returned.isfinite().all()):
+            raise ValueError(f"{subject} returns values that are not finite for random images; make it finite")
+        return returned
 
     def compare(self, law: str, left: Tensor, right: Tensor, scale: float | None = None) -> None:
         if left.shape != right.shape:
@@ -338,7 +324,6 @@ class OwnOperator(OwnClass, frozen=True):
     passed: ClassVar[tuple[str, ...]] = ("shape", "numbers", "device")
 
     def build(self, shape: Shape, numbers: Tensor, *, seed: int = 0, device: Device = "cpu") -> Operator:  # noqa: ARG002
-        """A ValueError where the class breaks a law of operators."""
         made = build_own(self, shape=shape, numbers=numbers, device=device)
         operator = made.build(shape, numbers, device=device) if isinstance(made, BuiltIn) else made
         check_laws(operator, shape, len(numbers), name=self.class_path, device=device)

@@ -44,11 +44,10 @@ class WithProjection:
 
 @dataclass(frozen=True)
 class WithAttention:
-    """Requests the prediction, and where some tokens look: their attention to all tokens, [B, A, N] of sum 1 over N.
+    """Requests the prediction, and the attention [B, A, N] of A tokens to all N tokens, of sum 1 over N.
 
-    Attributes:
-        tokens: int64 [A], the numbers of the tokens, from 0; those of an image are its patches, row by row.
-        blocks: numbers of the blocks, from 0, whose attention is averaged after that of each block's heads; None: all.
+    `tokens` are numbers int64 [A] from 0, row by row in an image. `blocks` are numbers from 0, whose attention is
+    averaged after that of each block's heads; None: all.
     """
 
     tokens: Tensor

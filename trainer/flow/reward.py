@@ -31,7 +31,7 @@ class Reward(Protocol):
     """Says how good each example is; it need not be differentiable."""
 
     def __call__(self, examples: Tensor, condition: Condition, /) -> Tensor:
-        """Computes the reward of every example, which is a function of its own row alone.
+        """Computes the reward of every example, which is a function of its row alone.
 
         Args:
             examples: [B, *shape] examples as a person sees them: images from -1 to 1, or points; never latents.
@@ -77,16 +77,16 @@ class CheckedReward(Reward):
         self._raise_known()
         rewards = self._reward(examples, condition)
         if not isinstance(rewards, Tensor):
-            raise ValueError(f"{self._told} returns {type(rewards).__name__}; return a tensor [{len(examples)}]")
+            raise ValueError(f"{self._subject} returns {type(rewards).__name__}; return a tensor [{len(examples)}]")
         if rewards.shape != (len(examples),) or not rewards.is_floating_point():
-            told = f"{str(rewards.dtype).removeprefix('torch.')} {list(rewards.shape)}"
+            returned = f"{str(rewards.dtype).removeprefix('torch.')} {list(rewards.shape)}"
             raise ValueError(
-                f"{self._told} returns {told} for {len(examples)} examples; return floats [{len(examples)}]"
+                f"{self._subject} returns {returned} for {len(examples)} examples; return floats [{len(examples)}]"
             )
-        asked = self.differentiable and torch.is_grad_enabled() and examples.requires_grad
-        if asked and not rewards.requires_grad:
+        needs_gradient = self.differentiable and torch.is_grad_enabled() and examples.requires_grad
+        if needs_gradient and not rewards.requires_grad:
             raise ValueError(
-                f"{self._told} has no gradient in the examples; compute it from them by operations of torch, or say "
+                f"{self._subject} has no gradient in the examples; compute it from them by operations of torch, or say "
                 "differentiable = False in the class"
             )
         self._look_at(rewards.detach())
@@ -99,7 +99,7 @@ class CheckedReward(Reward):
         self._raise_known()
 
     @property
-    def _told(self) -> str:
+    def _subject(self) -> str:
         return f"reward {self.name}"
 
     def _look_at(self, rewards: Tensor) -> None:
@@ -121,7 +121,7 @@ class CheckedReward(Reward):
     def _judge(self, bad: int, num: int) -> None:
         if bad:
             raise ValueError(
-                f"{self._told} is not finite for {bad} of {num} examples; return a finite number for every example"
+                f"{self._subject} is not finite for {bad} of {num} examples; return a finite number for every example"
             )
 
 
@@ -132,7 +132,6 @@ class BuiltIn(Section):
     kind: str
 
     def build(self, inputs: RewardInputs) -> CheckedReward:
-        """The reward, held to the protocol in every call; it may be refused as `made` refuses."""
         return CheckedReward(self.made(inputs), self.kind, differentiable=True)
 
     @abstractmethod
@@ -178,9 +177,9 @@ class Distance(BuiltIn):
         shape, target = list(inputs.shape), self.target
         if isinstance(target, tuple):
             if shape != [len(target)]:
-                told = f"a point of {len(target)} coordinates, and examples have shape {shape}"
+                problem = f"a point of {len(target)} coordinates, and examples have shape {shape}"
                 remedy = f"write {shape[0]} coordinates" if len(shape) == 1 else "name a picture"
-                raise ValueError(f"target: is {told}; {remedy}")
+                raise ValueError(f"target: is {problem}; {remedy}")
             return DistanceTo(torch.tensor(target))
         if len(shape) != 3 or shape[0] not in (1, 3):
             remedy = "write coordinates" if len(shape) == 1 else "use a reward of your own"
@@ -199,7 +198,6 @@ class DistanceTo(Reward):
         self._target = target
 
     def __call__(self, examples: Tensor, condition: Condition, /) -> Tensor:  # noqa: ARG002
-        """Differentiable, with gradient 0 at the target itself."""
         if self._target.device != examples.device:
             self._target = to_device(self._target, examples.device)
         return -torch.linalg.vector_norm((examples - self._target).flatten(1), dim=1)
@@ -272,7 +270,6 @@ class FittedClassifier(Reward):
         self.weight_CD, self.bias_C, self._centre_D, self._scale = weight_CD, bias_C, centre_D, scale
 
     def __call__(self, examples: Tensor, condition: Condition, /) -> Tensor:
-        """Differentiable; a ValueError if the condition holds no classes."""
         if condition.label is None:
             raise ValueError("kind: classifier rewards the class that was asked for, and none is; ask for classes")
         log_BC = self.log_probabilities(examples)
@@ -280,7 +277,6 @@ class FittedClassifier(Reward):
         return log_BC.gather(1, condition.label[:, None])[:, 0]
 
     def log_probabilities(self, examples: Tensor) -> Tensor:
-        """The logarithms of the probabilities of all classes, [B, C], of examples [B, *shape]."""
         if self.bias_C.device != examples.device:
             parts = (self.weight_CD, self.bias_C, self._centre_D, self._scale)
             self.weight_CD, self.bias_C, self._centre_D, self._scale = (

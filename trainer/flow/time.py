@@ -27,16 +27,13 @@ class TimeSampler(Protocol):
         device: torch.device | str,
         dtype: torch.dtype = torch.float32,
     ) -> Tensor:
-        """Draws times.
+        """Draws times [B] in [0, 1], where 0 is the source and 1 the data, on the generator's device, and moves them.
 
         Args:
             batch_size: number of times B.
-            generator: of the draw, which is made on its device and then moved.
+            generator: of the draw.
             device: device of the result.
             dtype: a floating type; float32 or wider, also where the network computes in a narrower one.
-
-        Returns:
-            [B] times in [0, 1]; 0 is the source, 1 the data.
         """
         ...
 
@@ -164,7 +161,6 @@ Config = Annotated[Uniform | LogitNormal | Clipped | Grid | Stratified | OwnTime
 
 
 def build(config: Config) -> TimeSampler:
-    """Returns the time sampler: the section itself, or an instance of the class that it names."""
     return build_own(config) if isinstance(config, OwnTime) else config
 
 

@@ -14,14 +14,8 @@ from torch import Tensor
 from netsim.foundation.contract import init_parameters
 from netsim.foundation.own_class import KindOrClass, OwnClass, build_own
 from netsim.foundation.settings import Section
-from trainer.flow.control.protocol import (
-    Control,
-    ControlInputs,
-    Controlled,
-    CostGradient,
-    CostGradientConfig,
-    controlled,
-)
+from trainer.flow.condition import per_value
+from trainer.flow.control.protocol import Control, ControlInputs, Controlled, CostGradientConfig, controlled
 from trainer.flow.path import End, Path
 from trainer.flow.sampler.protocol import SAME_TIME, Field, Trajectory
 from trainer.flow.target import Quantity
@@ -79,9 +73,9 @@ class Pull(Control):
     def strength(self, t: Tensor) -> Tensor:
         """The share [B] of the pull in the velocity at the times `t` [B], without the mask."""
         config = self.config
-        gone = t if config.end == "data" else 1 - t
-        acts = (gone >= config.start - SAME_TIME) & (gone < config.stop - SAME_TIME)
-        return config.strength * (1 - gone).clamp(min=0) ** config.decay * acts
+        elapsed = t if config.end == "data" else 1 - t
+        acts = (elapsed >= config.start - SAME_TIME) & (elapsed < config.stop - SAME_TIME)
+        return config.strength * (1 - elapsed).clamp(min=0) ** config.decay * acts
 
 
 @dataclass(frozen=True)
@@ -93,7 +87,7 @@ class Pulled(Controlled):
     def velocity(self, x: Tensor, t: Tensor) -> Tensor:
         velocity, pull = self.field(x, t), self.pull
         towards = velocity_through(pull.given, x, t, self.path, end=pull.config.end)
-        share = per_value(pull.strength(t), x, pull.mask)
+        share = share_of_values(pull.strength(t), x, pull.mask)
         return torch.lerp(velocity, towards.to(velocity), share.to(velocity))
 
 
@@ -111,9 +105,9 @@ def check_leads_through(end: End, path: Path, *, kind: str) -> None:
         )
 
 
-def per_value(strength: Tensor, x: Tensor, mask: Tensor | None) -> Tensor:
+def share_of_values(strength: Tensor, x: Tensor, mask: Tensor | None) -> Tensor:
     """Strengths [B] as factors that broadcast to states [B, *D], times a mask where there is one."""
-    factor = strength.reshape(-1, *[1] * (x.ndim - 1))
+    factor = per_value(strength, x)
     return factor if mask is None else factor * mask
 
 
@@ -167,7 +161,6 @@ class Transport(Control):
         return Transported(field, self.path, self) if self.config.strength else field
 
     def strength(self, t: Tensor) -> Tensor:
-        """The share [B] of the transport in the velocity at the times `t` [B], without the mask."""
         config = self.config
         faded = (1 + (math.pi * (t / config.stop).clamp(max=1)).cos()) / 2
         return config.strength * faded * ((t / config.ramp).clamp(max=1) if config.ramp else 1)
@@ -205,10 +198,10 @@ class Transported(Controlled):
     def velocity(self, x: Tensor, t: Tensor) -> Tensor:
         velocity, transport = self.field(x, t), self.transport
         towards = transport.velocity(x, t).to(velocity)
-        share = per_value(transport.strength(t), x, transport.mask).to(velocity)
+        share = share_of_values(transport.strength(t), x, transport.mask).to(velocity)
         if transport.config.respect_prompt:
-            own, other = (value.norm(dim=1, keepdim=True) for value in (velocity, towards))
-            share = share * own / (other + SMALLEST_NORM)
+            norm, norm_towards = (value.norm(dim=1, keepdim=True) for value in (velocity, towards))
+            share = share * norm / (norm_towards + SMALLEST_NORM)
         return velocity + share * (towards - velocity)
 
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from netsim.foundation.settings import Section
 from trainer.flow import cost
-from trainer.flow.condition import Condition
+from trainer.flow.condition import Condition, per_value
 from trainer.flow.cost import RunningCost, differentiable_values
 from trainer.flow.path import Path
 from trainer.flow.sampler.protocol import Field
@@ -82,7 +82,7 @@ class Controlled(Field):
 
 
 def controlled(field: Field, controls: Sequence[Control]) -> Field:
-    """Puts controls over a field: the first changes the field, each of the others what those before it returned."""
+    """Puts controls over a field, one after the other: the first changes the field itself."""
     for control in controls:
         field = control.over(field)
     return field
@@ -142,11 +142,11 @@ class AlongCost(Controlled):
     def velocity(self, x: Tensor, t: Tensor) -> Tensor:
         velocity = self.field(x, t)
         weight = self.config.strength * weight_at(t, self.config)
-        control = weight.to(x.dtype).view(-1, *(1,) * (x.ndim - 1)) * self._gradient(x, t)
+        control = per_value(weight.to(x.dtype), x) * self._gradient(x, t)
         return velocity - limited(control, velocity, self.config.limit)
 
     def within(self, segment: int, /) -> Self:
-        """A cost that asks the network asks the blocks of the segment, too."""
+        """A cost that calls the network calls the blocks of the segment, too."""
         inside = replace(self.condition, segment=segment)
         return replace(self, field=self.field.within(segment), condition=inside)
 
@@ -175,4 +175,4 @@ def limited(control: Tensor, velocity: Tensor, limit: float | None) -> Tensor:
         return control
     length, most = (torch.linalg.vector_norm(value.flatten(1), dim=1) for value in (control, velocity))
     share = (limit * most / length.clamp_min(torch.finfo(length.dtype).tiny)).clamp_max(1)
-    return control * share.view(-1, *(1,) * (control.ndim - 1))
+    return control * per_value(share, control)

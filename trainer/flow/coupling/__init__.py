@@ -3,7 +3,7 @@
 from typing import Annotated, ClassVar
 
 from netsim.foundation.own_class import KindOrClass, OwnClass, build_own
-from trainer.flow.coupling.matched import KNN, Assignment, Entropic, Match, Matched, Matching, MinibatchOT, Permutation
+from trainer.flow.coupling.matched import KNN, Assignment, Entropic, MinibatchOT, Permutation
 from trainer.flow.coupling.protocol import Coupling, GibbsWeighted, Independent, Paired, Pairs
 
 
@@ -17,25 +17,4 @@ Config = Annotated[Independent | MinibatchOT | GibbsWeighted | Assignment | KNN 
 
 
 def build(config: Config) -> Coupling:
-    """Returns the coupling: the section itself, or an instance of the class that it names."""
     return build_own(config) if isinstance(config, OwnCoupling) else config
-
-
-__all__ = [
-    "KNN",
-    "Assignment",
-    "Config",
-    "Coupling",
-    "Entropic",
-    "GibbsWeighted",
-    "Independent",
-    "Match",
-    "Matched",
-    "Matching",
-    "MinibatchOT",
-    "OwnCoupling",
-    "Paired",
-    "Pairs",
-    "Permutation",
-    "build",
-]

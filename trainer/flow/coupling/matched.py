@@ -15,7 +15,7 @@ from torch import Tensor
 from moe.host_copies import to_device
 from moe.ot.costs import spread
 from moe.ot.sinkhorn import sinkhorn
-from trainer.flow.condition import Condition
+from trainer.flow.condition import Condition, per_value
 from trainer.flow.coupling.protocol import (
     BuiltIn,
     Cost,
@@ -62,7 +62,7 @@ class KNN(BuiltIn):
         for _ in range(self.k - 1):
             other = standard_normal(x_1, None, generator)
             distance = pair_costs(other, x_1, "l2")
-            closer = (distance < least).view(-1, *[1] * (x_1.ndim - 1))
+            closer = per_value(distance < least, x_1)
             nearest = torch.where(closer, other, nearest)
             least = torch.minimum(least, distance)
         return nearest
@@ -120,8 +120,8 @@ class Matched(BuiltIn):
         if self.scope == "micro_batch":
             return Coupling.draw_step(self, x_1, conditions, generators=generators, x_0=x_0, ranks=ranks)
         together = zip(x_1, x_0 or [None] * len(x_1), generators, strict=True)
-        own = [standard_normal(data, start, generator) for data, start, generator in together]
-        every_1, every_0 = gathered_rows(torch.cat(list(x_1)), ranks), gathered_rows(torch.cat(own), ranks)
+        sources = [standard_normal(data, start, generator) for data, start, generator in together]
+        every_1, every_0 = gathered_rows(torch.cat(list(x_1)), ranks), gathered_rows(torch.cat(sources), ranks)
         source, log_weight = _agreed(self.matching(), every_0, every_1, generators[0], ranks)
         sizes = [len(data) for data in x_1]
         first = 0 if ranks is None else ranks.rank() * sum(sizes)
@@ -192,7 +192,6 @@ class Permutation(Matching):
         self.cost: Cost = cost
 
     def __call__(self, x_0: Tensor, x_1: Tensor, generator: torch.Generator) -> Match:  # noqa: ARG002
-        """Nothing is drawn."""
         from scipy.optimize import linear_sum_assignment  # a third of a second to import
 
         # |x_0 - x_1|^2 summed over a permutation is a constant less twice the sum of the products.

@@ -52,20 +52,14 @@ class Coupling(Protocol):
     def draw(
         self, x_1: Tensor, condition: Condition, *, x_0: Tensor | None = None, generator: torch.Generator
     ) -> Pairs:
-        """Pairs a batch of data with source points.
+        """Pairs a batch of data with source points, on the device of the data.
 
         Args:
             x_1: [B, *D] data.
-            condition: conditioning of the data points; each keeps its own in whatever order the pairs are.
-            x_0: [B, *D] source points to use; None: they are drawn from the coupling's source distribution.
+            condition: conditioning of the data points, which it follows in whatever order the pairs are.
+            x_0: [B, *D] source points to use, a ValueError if of another shape than `x_1`; None: drawn from the source.
             generator: of all draws. These are made on its device and moved to that of `x_1`, so that a CPU generator
                 gives the same batch on every accelerator.
-
-        Returns:
-            The pairs, on the device of `x_1`.
-
-        Raises:
-            ValueError: if `x_0` has another shape than `x_1`.
         """
         ...
 
@@ -83,13 +77,10 @@ class Coupling(Protocol):
         Args:
             x_1: [B, *D] data of each micro batch, as many on every rank.
             conditions: of each.
-            generators: of each, as in :meth:`draw`.
+            generators: of each, as in `draw`.
             x_0: [B, *D] source points of each to use; None: they are drawn.
             ranks: the ranks with different data of the same step; a coupling that pairs points of several ranks is
                 collective over them. None: there is no other rank.
-
-        Returns:
-            The pairs of each micro batch, in the order of its data.
         """
         together = zip(x_1, conditions, x_0 or [None] * len(x_1), generators, strict=True)
         return [
@@ -225,7 +216,7 @@ class GibbsWeighted(BuiltIn, allow_inf_nan=True):
         sources = [standard_normal(data, start, generator) for data, start, generator in together]
         costs = [pair_costs(start, data, self.cost) for start, data in zip(sources, x_1, strict=True)]
         parts = zip(sources, x_1, conditions, self._log_weights(costs, ranks), strict=True)
-        return [Pairs(start, data, told, log_weight) for start, data, told, log_weight in parts]
+        return [Pairs(*part) for part in parts]
 
     def _log_weights(self, costs: Sequence[Tensor], ranks: dist.ProcessGroup | None) -> list[Tensor]:
         if self.epsilon != "auto":
@@ -257,7 +248,7 @@ def epsilon_of_share(costs: Tensor, share: float) -> Tensor:
         steepness = torch.lerp(bounds[0], bounds[1], parts)
         # The nearest pair weighs 1, so that no sum vanishes.
         weights = torch.outer(-steepness.exp() / scale, above).exp()
-        found = weights.sum(1).square() / (len(costs) * weights.square().sum(1))
-        last = ((found >= wanted).sum() - 1).clamp(0, _PARTS - 1)
+        shares = weights.sum(1).square() / (len(costs) * weights.square().sum(1))
+        last = ((shares >= wanted).sum() - 1).clamp(0, _PARTS - 1)
         bounds = steepness.index_select(0, torch.stack([last, last + 1]))
     return scale / bounds.mean().exp()

@@ -59,8 +59,7 @@ def guided(
 
 
 Network = Callable[..., torch.Tensor | tuple[torch.Tensor, torch.Tensor]]
-"""States [B, *D], times [B], conditions and what is asked beside the prediction, to what :mod:`trainer.flow.question`
-says."""
+"""States [B, *D], times [B], conditions and perhaps a question of :mod:`trainer.flow.question`, to the answer."""
 Bind = Callable[[Callable[[Tensor, Tensor, Condition], Tensor]], Predict]
 """Binds condition and guidance to a network."""
 
@@ -72,9 +71,8 @@ SAME_SHARE = 2e-2
 class SegmentField(NetworkField):
     """A network's prediction, by the blocks of the segment that each time is in.
 
-    Whoever steps through segments asks for the field :meth:`within` one: its blocks then serve both of its edges. If it
-    approximates, the trunk runs for the first state of a segment alone, and the residual network approximates the
-    features of those that follow.
+    The blocks of the field `within` a segment serve both of its edges. If it approximates, the trunk runs for the first
+    state of a segment alone, and the residual network approximates the features of those that follow.
     """
 
     network: Network
@@ -89,12 +87,10 @@ class SegmentField(NetworkField):
 
 
 class SegmentWalk:
-    """A network on its way through one segment, with guidance still outside: what it keeps is of both halves.
+    """A network on one pass through a segment, with guidance still outside: kept features are of both halves.
 
-    A walk that does not begin at the segment's first time, such as one back to the source, runs the trunk at each
-    state.
-
-    Source: Park et al., "Blockwise Flow Matching", arXiv 2510.21167, section 3.3 (sampling).
+    A pass that does not begin at the segment's first time, such as one back to the source, runs the trunk at each
+    state. Source: Park et al., "Blockwise Flow Matching", arXiv 2510.21167, section 3.3 (sampling).
     """
 
     def __init__(self, network: Network, segment: int, segments: int, *, approximates: bool) -> None:
@@ -103,7 +99,6 @@ class SegmentWalk:
         self._start: Tensor | None = None
 
     def __call__(self, x_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
-        """The prediction at states [B, *D] and times [B] of the segment."""
         within = replace(condition, segment=self._segment)
         share = share_behind(t, self._segment, self._segments)
         if self._start is not None:
@@ -142,10 +137,7 @@ class CausalField(TokenField):
 
 @dataclass(frozen=True)
 class TransitionField(NetworkField):
-    """The mean of what a head draws, which is the velocity of the flow, and the parts that draw.
-
-    The network answers `Tokens` and `FromTokens`.
-    """
+    """The mean of what a head draws, the velocity of the flow, and the parts that draw: `Tokens` and `FromTokens`."""
 
     network: Callable[..., Tensor]
     condition: Condition
@@ -156,7 +148,6 @@ class TransitionField(NetworkField):
     def bound(
         cls, network: Callable[..., Tensor], target: Target, condition: Condition, nothing: Condition, guidance: float
     ) -> TransitionField:
-        """Binds conditions and guidance to a network."""
         predict = guided(network, condition, nothing, guidance)
         return cls(predict, target, network, condition, nothing, guidance)
 
@@ -168,8 +159,6 @@ class TransitionField(NetworkField):
         return self.network(torch.cat([x, x]), torch.cat([t, t]), both, Tokens())
 
     def head_velocity(self, y: Tensor, s: Tensor, tokens: Tensor) -> Tensor:
-        """Guidance acts on it."""
-
         def velocity(y: Tensor, s: Tensor, condition: Condition) -> Tensor:
             return self.network(y, s[:, 0], condition, FromTokens(tokens, y, s))
 

@@ -104,25 +104,17 @@ class FlowMatching:
             model: called as ``model(x_t, t, condition)``.
             x_1: [B, *D] data points.
             condition: of the data points.
-            x_0: [B, *D] source points; None: as in :meth:`draw`.
-            generator: as in :meth:`draw`.
+            x_0: [B, *D] source points, as in `draw`; a ValueError if its shape is not that of `x_1`.
+            generator: as in `draw`.
 
         Returns:
             A scalar: the mean over the batch, weighted by the pairs.
-
-        Raises:
-            ValueError: `x_0` has another shape than `x_1`.
         """
         sample, weight, condition = self._sample(x_1, condition, x_0, generator)
         return self.objective.loss(model, sample, condition).mean(weight)
 
     def field(self, model: Model, condition: Condition = UNCONDITIONAL) -> NetworkField:
-        """The field that a sampler follows from source to data.
-
-        Args:
-            model: called as ``model(x_t, t, condition)``.
-            condition: of the B samples that will be drawn.
-        """
+        """The field that a sampler follows from source to data, with the conditions of the B samples that are drawn."""
         return NetworkField(lambda x, t: model(x, t, condition), self.target)
 
     def _sample(

@@ -7,7 +7,7 @@ from pydantic import BeforeValidator
 from netsim.foundation.own_class import KindOrClass, OwnClass, build_own
 from trainer.flow.objective.distillation import ConsistencyDistillation, VelocityDistillation
 from trainer.flow.objective.monge import MongeGap, MongeMap, Regularised
-from trainer.flow.objective.protocol import BuiltIn, FrozenFlow, LossTerms, Model, Objective, ObjectiveInputs, Teacher
+from trainer.flow.objective.protocol import BuiltIn, LossTerms, Model, Objective, ObjectiveInputs, Teacher
 from trainer.flow.objective.regression import (
     Aligned,
     CausalTransition,

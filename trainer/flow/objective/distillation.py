@@ -10,7 +10,7 @@ from pydantic import Field
 from torch import Tensor
 
 from netsim.foundation.run_reference import ReferenceConfig
-from trainer.flow.condition import Condition, keyed_normal
+from trainer.flow.condition import Condition, keyed_normal, per_value
 from trainer.flow.objective.protocol import BuiltIn, FrozenFlow, LossTerms, Model
 from trainer.flow.objective.regression import Point, at_points, not_learning
 from trainer.flow.path.protocol import PathSample
@@ -18,14 +18,9 @@ from trainer.flow.path.protocol import PathSample
 
 @dataclass(frozen=True)
 class TeacherStep:
-    """Euler's step of a teacher towards the data.
+    """Euler's step of a teacher towards the data, never beyond t = 1, by its velocity [B, *D] where the step begins.
 
-    Attributes:
-        velocity: [B, *D] of the teacher where the step begins.
-        end: states and times where it ends.
-        length: [B, 1, ..., 1] in time, from 0 to the longest; no step leads beyond t = 1.
-        left: [B, 1, ..., 1] the time 1 - t from its beginning to the data.
-        longest: the length away from the data.
+    Shaped [B, 1, ..., 1]: the length in time, which is `longest` away from the data, and the time 1 - t left to them.
     """
 
     velocity: Tensor
@@ -49,9 +44,8 @@ class TeacherStep:
         velocity = teacher.field(condition, guidance, x.device)(x, t).to(x.dtype)
         left = (1 - t).to(x.dtype)
         length = left.clamp(max=longest)
-        shape = (-1, *[1] * (x.ndim - 1))
-        end = x + length.view(shape) * velocity, t + length.to(t.dtype)
-        return cls(velocity, end, length.view(shape), left.view(shape), longest)
+        end = x + per_value(length, x) * velocity, t + length.to(t.dtype)
+        return cls(velocity, end, per_value(length, x), per_value(left, x), longest)
 
 
 Guidance = Annotated[float, Field(ge=0, allow_inf_nan=False)]
@@ -111,7 +105,6 @@ class VelocityDistillation(Distillation):
         return self.weight_distribution > 0
 
     def loss(self, model: Model, sample: PathSample, condition: Condition) -> LossTerms:
-        """The terms are the mean squared residuals."""
         path = sample.x_t, sample.t
         if not self.draws:
             with not_learning(model):
@@ -133,19 +126,19 @@ class VelocityDistillation(Distillation):
         )
 
     def _generated(self, model: Model, sample: PathSample, condition: Condition) -> tuple[Point, Point]:
-        """Noise at t = 0, and what one step of the student makes of it, noised anew to the times of the pairs."""
+        """Noise at t = 0, and the student's one step from it, noised anew to the times of the pairs."""
         assert sample.keys is not None
         z, noise = (keyed_normal(sample.x_t, sample.keys, number) for number in (0, 1))
         start = z, torch.zeros_like(sample.t)
         with not_learning(model):
             (first,) = at_points(model, condition, start)
-        t = sample.t.to(z.dtype).view(-1, *[1] * (z.ndim - 1))
+        t = per_value(sample.t.to(z.dtype), z)
         return start, (torch.lerp(noise, z + first, t), sample.t)
 
     def _compared(
         self, model: Model, condition: Condition, *points: tuple[Point, float]
     ) -> list[tuple[Tensor, Tensor]]:
-        """The student's mean velocity at points, each with the guidance of its teacher, and what it should be."""
+        """The student's mean velocity at points, each with the guidance of its teacher, and its target there."""
         steps = [
             TeacherStep.taken(self._reference, point, condition, guidance=guidance, longest=self.step)
             for point, guidance in points
@@ -188,7 +181,6 @@ class ConsistencyDistillation(Distillation):
     """Classifier-free guidance of the teacher. The student learns it, and is itself drawn from with guidance 1."""
 
     def loss(self, model: Model, sample: PathSample, condition: Condition) -> LossTerms:
-        """The term is the mean squared change, whatever the weight."""
         begin = sample.x_t, sample.t
         step = TeacherStep.taken(self._reference, begin, condition, guidance=self.guidance, longest=self.step)
         with not_learning(model):

@@ -73,11 +73,11 @@ class Plan(Section):
         costs = [half_squared(x, mapped), half_squared(mapped, data)]
         if self.blurs:
             costs += [half_squared(mapped, mapped), half_squared(data, data)]
-        own, across, *within = self._plans(torch.stack(costs), label)
+        moving, across, *within = self._plans(torch.stack(costs), label)
         fit = (across * costs[1]).sum(1)
         for plan, cost in zip(within, costs[2:], strict=True):
             fit = fit - (plan * cost).sum(1) / 2
-        return Fitted(fit, _moved(costs[0], own))
+        return Fitted(fit, _moved(costs[0], moving))
 
     @torch.no_grad()
     def _plans(self, costs: Tensor, label: Tensor | None) -> Tensor:
@@ -126,7 +126,6 @@ def half_squared(x: Tensor, y: Tensor) -> Tensor:
 
 
 def _moved(costs: Tensor, plan: Tensor) -> Tensor:
-    """What the map costs each point, less what the plan does."""
     return costs.diagonal() - (plan * costs).sum(1)
 
 
@@ -159,17 +158,15 @@ def one_step(prediction: Tensor, x_0: Tensor, target: Target) -> Tensor:
 class Regularised(Objective):
     """A regression plus weight x Monge gap of the map of one step on the source points of the micro batch.
 
-    The gap is 0 if the map is the gradient of a convex function. The network is called once, on twice as many states.
-
-    Source: Uscidda and Cuturi, "The Monge Gap: A Regularizer to Learn All Transport Maps", arXiv 2302.04953,
-    definition 1.
+    The network is called once, on twice as many states. Source: Uscidda and Cuturi, "The Monge Gap: A Regularizer to
+    Learn All Transport Maps", arXiv 2302.04953, definition 1; the gap is 0 if the map is the gradient of a convex
+    function.
     """
 
     def __init__(self, regression: Objective, target: Target, config: MongeGap) -> None:
         self.regression, self.target, self.config = regression, target, config
 
     def loss(self, model: Model, sample: PathSample, condition: Condition) -> LossTerms:
-        """The terms are those of the regression, its mean loss and the mean gap."""
         states = torch.cat([sample.x_t, sample.x_0])
         times = torch.cat([sample.t, torch.zeros_like(sample.t)])
         prediction, at_start = model(states, times, condition.beside(condition)).chunk(2)
@@ -198,7 +195,6 @@ class MongeMap(BuiltIn):
     """The plans of transport in both terms."""
 
     def loss(self, model: Model, sample: PathSample, condition: Condition) -> LossTerms:
-        """The terms are the mean fit and the mean gap."""
         prediction = model(sample.x_0, torch.zeros_like(sample.t), condition)
         mapped = one_step(prediction, sample.x_0, self._inputs.target)
         fit, gap = self.plan.fit_and_gap(sample.x_0, mapped, sample.x_1, condition.label)

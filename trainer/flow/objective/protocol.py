@@ -78,14 +78,14 @@ Teacher = Callable[[Tensor], Tensor]
 
 @dataclass(frozen=True)
 class ObjectiveInputs:
-    """What an objective is built on besides its settings.
+    """Whatever an objective is built on besides its settings.
 
     Attributes:
         target: the quantity that the network predicts.
-        path: of the pairs; a `FeatureResidual` needs it.
-        teacher: computes features of the data; an `Aligned` objective needs it.
-        reference: the flow of another run; an objective whose settings name one needs it.
-        chain: the states that the network draws; a `CausalTransition` needs it.
+        path: of the pairs, for `FeatureResidual`.
+        teacher: computes features of the data, for `Aligned`.
+        reference: the flow of another run, for an objective whose settings name one.
+        chain: the states that the network draws, for `CausalTransition`.
         tokens: of a state, for an objective that draws by token.
     """
 

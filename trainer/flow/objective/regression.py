@@ -165,7 +165,6 @@ class Aligned(BuiltIn):
     """Error of a difference between prediction and target."""
 
     def loss(self, model: Callable[..., Any], sample: PathSample, condition: Condition) -> LossTerms:
-        """The terms are the mean error and the mean cosine."""
         prediction, projected = model(sample.x_t, sample.t, condition, WithProjection())
         regression = Regression(error=self.error).build(self._inputs).loss(lambda *_: prediction, sample, condition)
         assert self._inputs.teacher is not None
@@ -228,15 +227,14 @@ class Transition(BuiltIn):
     """States of the head for each state of the flow: the trunk is called once for all of them."""
 
     def loss(self, model: Callable[..., Any], sample: PathSample, condition: Condition) -> LossTerms:
-        """The losses [B, draws, *D] have no terms."""
         assert sample.keys is not None, "an objective that draws gets keys"
         y, num, keys = sample.velocity, self.draws, sample.keys
         y_0 = torch.stack([keyed_normal(y, keys, 2 * number) for number in range(num)])
         s = torch.stack([keyed_uniform(keys, self._inputs.tokens, 2 * number + 1) for number in range(num)])
         s_of_values = by_value(s, y.shape[1:]).to(y.dtype)
         y_s = (1 - s_of_values) * y_0 + s_of_values * y
-        found: Tensor = model(sample.x_t, sample.t, condition, HeadVelocities(y_s, s))
-        return LossTerms((found - (y - y_0)).square().movedim(0, 1), {})
+        predicted: Tensor = model(sample.x_t, sample.t, condition, HeadVelocities(y_s, s))
+        return LossTerms((predicted - (y - y_0)).square().movedim(0, 1), {})
 
 
 TRANSITION, NOISES, STARTS, TIMES = range(4)
@@ -267,7 +265,6 @@ class CausalTransition(BuiltIn):
         return self._inputs.chain
 
     def loss(self, model: Callable[..., Any], sample: PathSample, condition: Condition) -> LossTerms:
-        """Of a point of the path, its ends and its key alone count."""
         assert sample.keys is not None
         states, t = self.states(sample.x_0, sample.x_1, sample.keys)
         following = states[1:]

@@ -5,7 +5,6 @@ from typing import Annotated, ClassVar
 from netsim.foundation.own_class import KindOrClass, OwnClass, build_own
 from trainer.flow.path.affine import (
     Affine,
-    DiffusionSteps,
     DiffusionStepsConfig,
     Linear,
     LinearConfig,
@@ -14,7 +13,6 @@ from trainer.flow.path.affine import (
     VariancePreservingConfig,
     linear,
     trigonometric,
-    variance_preserving,
 )
 from trainer.flow.path.kinetic_optimal import PathTable, Tabulated, TabulatedConfig
 from trainer.flow.path.protocol import Coefficients, End, Path, PathSample
@@ -24,7 +22,6 @@ from trainer.flow.path.stochastic_interpolant import (
     OneSidedInterpolantConfig,
     QuadraticConfig,
     SineSquaredConfig,
-    StochasticInterpolant,
     StochasticInterpolantConfig,
     ZeroConfig,
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import KW_ONLY, dataclass
 from functools import partial
 from typing import Literal, Self
 
@@ -14,6 +15,7 @@ from torch import Tensor
 
 from moe.host_copies import to_device
 from netsim.foundation.settings import Section
+from trainer.flow.condition import per_value
 from trainer.flow.coupling.protocol import Pairs
 from trainer.flow.path.protocol import Coefficients, End, Path, PathSample
 
@@ -37,8 +39,8 @@ class LinearConfig(Section):
 
 def linear(t: Tensor, sigma_min: float = 0.0) -> Coefficients:
     """The schedule a = 1 - (1 - sigma_min) t, b = t of the straight path, at times `t` [B]."""
-    zero, one, lost = torch.zeros_like(t), torch.ones_like(t), 1 - sigma_min
-    return Coefficients(a=1 - lost * t, b=t, g=zero, da=-lost * one, db=one, dg=zero, g_dg=zero)
+    one, lost = torch.ones_like(t), 1 - sigma_min
+    return without_noise(1 - lost * t, t, da=-lost * one, db=one)
 
 
 def without_noise(a: Tensor, b: Tensor, da: Tensor, db: Tensor) -> Coefficients:
@@ -47,6 +49,7 @@ def without_noise(a: Tensor, b: Tensor, da: Tensor, db: Tensor) -> Coefficients:
     return Coefficients(a=a, b=b, g=zero, da=da, db=db, dg=zero, g_dg=zero)
 
 
+@dataclass(eq=False)
 class Affine(Path):
     """A deterministic path between the two ends: x_t = a x_0 + b x_1, velocity da x_0 + db x_1.
 
@@ -60,15 +63,12 @@ class Affine(Path):
     Diffusion", arXiv 2410.07303, section 3.4.
     """
 
-    def __init__(
-        self, schedule: Schedule, *, preserves_variance: bool = False, starts_as: End | None = "source"
-    ) -> None:
-        self.schedule = schedule
-        self.preserves_variance = preserves_variance
-        self.starts_as = starts_as
+    schedule: Schedule
+    _: KW_ONLY
+    preserves_variance: bool = False
+    starts_as: End | None = "source"
 
     def sample(self, pairs: Pairs, t: Tensor, *, generator: torch.Generator) -> PathSample:  # noqa: ARG002
-        """Nothing is drawn, and the noise is the source point."""
         x_0, x_1, end = self._whole(pairs, t)
         c = self.schedule(t).broadcast(x_1)
         return PathSample(
@@ -108,10 +108,9 @@ class Linear(Affine):
         self._sigma_min = sigma_min
 
     def sample(self, pairs: Pairs, t: Tensor, *, generator: torch.Generator) -> PathSample:  # noqa: ARG002
-        """Nothing is drawn, and the noise is the source point."""
         x_0, x_1, end = self._whole(pairs, t)
         last = x_1 if self._sigma_min == 0 else torch.add(x_1, x_0, alpha=self._sigma_min)
-        x_t = torch.lerp(x_0, last, t.to(x_0).view(-1, *[1] * (x_0.ndim - 1)))
+        x_t = torch.lerp(x_0, last, per_value(t.to(x_0), x_0))
         return PathSample(x_t, last - x_0, x_0, t, x_0, x_1, end=end)
 
 
@@ -196,11 +195,10 @@ class DiffusionStepsConfig(Section):
         return Affine(DiffusionSteps(self.cumulative_alphas()), preserves_variance=True, starts_as=None)
 
     def cumulative_alphas(self) -> Tensor:
-        """Products of 1 - beta over the first 1, 2, ..., K steps of a diffusion, float64 [K].
+        """Products of 1 - beta over the first 1, 2, ..., K steps, float64 [K]: Ho et al., arXiv 2006.11239, section 2.
 
-        Source: Ho et al., "Denoising Diffusion Probabilistic Models", arXiv 2006.11239, section 2; the square-root
-        spacing is that of Rombach et al., "High-Resolution Image Synthesis with Latent Diffusion Models", arXiv
-        2112.10752.
+        The square-root spacing is that of Rombach et al., "High-Resolution Image Synthesis with Latent Diffusion
+        Models", arXiv 2112.10752.
         """
         power = 1.0 if self.spacing == "linear" else 0.5
         betas = torch.linspace(self.beta_start**power, self.beta_end**power, self.num_steps, dtype=torch.float64)
@@ -218,9 +216,7 @@ def trigonometric(t: Tensor) -> Coefficients:
 
 
 def variance_preserving(t: Tensor, beta_min: float, beta_max: float) -> Coefficients:
-    """The schedule b = exp(-B / 2), a = sqrt(1 - b^2), with B the integral of the rate from t to 1, at times `t` [B].
-
-    The rate is linear from `beta_max` at t = 0 to `beta_min` at t = 1.
+    """The schedule b = exp(-B / 2), a = sqrt(1 - b^2) at times [B], with B the integral of the rate from t to 1.
 
     Source: Song et al., "Score-Based Generative Modeling through Stochastic Differential Equations", arXiv 2011.13456,
     equation 33 with their time 1 - t.

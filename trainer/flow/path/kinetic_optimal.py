@@ -39,12 +39,9 @@ ENDS = torch.tensor([[1.0, 0.0], [0.0, 1.0]], dtype=torch.float64)
 
 @dataclass(frozen=True)
 class PathTable:
-    """Weights of source and data at the times k / K.
+    """Weights of source, 1 to 0, and data, 0 to 1, at the times k / K, float64 [K + 1, 2], and their time derivatives.
 
-    Attributes:
-        weights: float64 [K + 1, 2] of the source, 1 at t = 0 and 0 at t = 1, and of the data, 0 and 1.
-        slopes: float64 [K + 1, 2] their time derivatives.
-        made_by: the settings and data that determine the values, for display.
+    `made_by` holds the settings and data that determine the values, for display.
     """
 
     weights: Tensor
@@ -212,8 +209,8 @@ def estimate(
     prices = torch.zeros(len(RATIOS), dtype=torch.float64)
     for number, ratio in enumerate(RATIOS.tolist()):
         above, parts = 1 + ratio**2, []
-        for own, around in zip(drawn.split(rows), noise.split(rows), strict=True):
-            noisy = ratio * x[own] + around
+        for rows_drawn, around in zip(drawn.split(rows), noise.split(rows), strict=True):
+            noisy = ratio * x[rows_drawn] + around
             posterior = (ratio * noisy @ x.mT - ratio**2 / 2 * squares).softmax(1)
             mean = posterior @ x
             variance = posterior @ squares - mean.square().sum(1)

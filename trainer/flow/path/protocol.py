@@ -8,6 +8,7 @@ from typing import Literal, NamedTuple, Protocol
 import torch
 from torch import Tensor
 
+from trainer.flow.condition import per_value
 from trainer.flow.coupling.protocol import Pairs
 
 
@@ -65,11 +66,9 @@ class Coefficients:
     g_dg: Tensor
 
     def broadcast(self, x: Tensor) -> Coefficients:
-        """Returns the same coefficients shaped [B, 1, ..., 1], to multiply a state `x` of shape [B, *D]."""
-        shape = (-1, *[1] * (x.ndim - 1))
-        return Coefficients(
-            *(value.reshape(shape) for value in (self.a, self.b, self.g, self.da, self.db, self.dg, self.g_dg))
-        )
+        """The same coefficients, in a shape that broadcasts to states [B, *D]."""
+        weights = self.a, self.b, self.g, self.da, self.db, self.dg, self.g_dg
+        return Coefficients(*(per_value(weight, x) for weight in weights))
 
 
 End = Literal["source", "data"]
@@ -103,22 +102,15 @@ class Path(Protocol):
     noise_scale: float = 1.0
 
     def sample(self, pairs: Pairs, t: Tensor, *, generator: torch.Generator) -> PathSample:
-        """Places every pair at its time.
+        """Places every pair, with states [B, *D], at its time [B] in [0, 1].
 
         Args:
-            pairs: B pairs with states [B, *D].
-            t: [B] times in [0, 1].
-            generator: of the path's own noise; paths without such noise do not use it.
-
-        Returns:
-            The points, each with its velocity and its noise.
+            pairs: B pairs.
+            t: times.
+            generator: of the path's noise; paths without such noise do not use it.
         """
         ...
 
     def coefficients(self, t: Tensor) -> Coefficients:
-        """Returns the weights of x_0, x_1 and z at the times `t` [B].
-
-        Raises:
-            ValueError: if the path is not affine.
-        """
+        """Returns the weights of x_0, x_1 and z at the times `t` [B]; a ValueError if the path is not affine."""
         ...

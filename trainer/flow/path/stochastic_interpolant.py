@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import KW_ONLY, dataclass
 from typing import Annotated, ClassVar, Literal, NamedTuple, Self
 
 import torch
@@ -21,9 +22,8 @@ SMALLEST_VALUE = 1e-3
 class Gamma(NamedTuple):
     """gamma at B times, its time derivative, and the product of the two, each [B].
 
-    At t = 0 and t = 1 gamma is 0, while its slope need not be, nor the product of the Brownian one.
-
-    Source: Albergo, Boffi and Vanden-Eijnden, "Stochastic Interpolants", arXiv 2303.08797, section 4 and table 8.
+    gamma is 0 at both ends, its slope need not be, nor the product of the Brownian one. Source: Albergo, Boffi and
+    Vanden-Eijnden, "Stochastic Interpolants", arXiv 2303.08797, section 4 and table 8.
     """
 
     value: Tensor
@@ -44,7 +44,6 @@ class BrownianConfig(Section):
 
     @property
     def scale(self) -> float:
-        """Proportional to gamma."""
         return math.sqrt(self.factor)
 
     def at(self, t: Tensor) -> Gamma:
@@ -181,25 +180,18 @@ class OneSidedInterpolantConfig(Section):
         return _with(Gamma.of(ends.a, ends.da), a=zero, b=ends.b, da=zero, db=ends.db)
 
 
+@dataclass(eq=False)
 class StochasticInterpolant(Path):
     """x_t = a x_0 + b x_1 + g z with a fresh z ~ N(0, I) for every point, and g > 0 inside (0, 1)."""
 
     has_noise = True
 
-    def __init__(
-        self,
-        interpolant: Schedule,
-        *,
-        has_source: bool = True,
-        separable: bool = True,
-        starts_as: End | None = "source",
-        noise_scale: float = 1.0,
-    ) -> None:
-        self.interpolant = interpolant
-        self.has_source = has_source
-        self.separable = separable
-        self.starts_as = starts_as
-        self.noise_scale = noise_scale
+    interpolant: Schedule
+    _: KW_ONLY
+    has_source: bool = True
+    separable: bool = True
+    starts_as: End | None = "source"
+    noise_scale: float = 1.0
 
     def sample(self, pairs: Pairs, t: Tensor, *, generator: torch.Generator) -> PathSample:
         """The noise is z, and the mirror has -z; pairs have no interval."""

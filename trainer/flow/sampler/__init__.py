@@ -16,21 +16,11 @@ from moe.seeds import fold_in
 from netsim.foundation.own_class import KindOrClass, OwnClass, build_own
 from trainer.flow.path import Path as FlowPath
 from trainer.flow.sampler.ode import Dopri5, Euler, FirstOrder, Heun
-from trainer.flow.sampler.protocol import (
-    SAME_TIME,
-    BuiltIn,
-    Field,
-    GridSampler,
-    Sampler,
-    Trajectory,
-    VelocityField,
-    check_times,
-)
+from trainer.flow.sampler.protocol import SAME_TIME, BuiltIn, Field, Sampler, Trajectory, VelocityField, check_times
 from trainer.flow.sampler.sde import (
     Ancestral,
     EulerMaruyama,
     FlowGRPODiffusion,
-    GaussianStep,
     Memoryless,
     MemorylessDiffusion,
     Renoise,
@@ -109,8 +99,8 @@ def in_segments(
     states, calls, first = [x_init[None]], Counter[str](), 0
     for number, steps in groupby(numbers):
         end = first + len(list(steps))
-        own = None if keys is None else fold_in(keys, number)
-        part = within.sample(field.within(number), states[-1][-1], grid[first : end + 1], keys=own)
+        of_segment = None if keys is None else fold_in(keys, number)
+        part = within.sample(field.within(number), states[-1][-1], grid[first : end + 1], keys=of_segment)
         states.append(part.x[1:])
         calls.update(part.calls)
         first = end

@@ -107,7 +107,6 @@ class Dopri5(BuiltIn):
         *,
         keys: Tensor | None = None,  # noqa: ARG002
     ) -> Trajectory:
-        """Every time of the grid is reached, and the tolerance decides the steps in between."""
         from torchdiffeq import odeint  # needed by this method alone
 
         check_times(times)

@@ -36,13 +36,10 @@ class Field(Protocol):
         ...
 
     def within(self, segment: int, /) -> Field:  # noqa: ARG002
-        """Returns the field of one segment of time, which includes both edges of the segment.
+        """Returns the field of one segment of time, counted from 0 at the source, with both of its edges.
 
         A time at an edge belongs to two segments, so the sampler states which one it is in. A field that does not
         depend on segments returns itself.
-
-        Args:
-            segment: number of the segment, counted from 0 at the source.
         """
         return self
 
@@ -52,10 +49,9 @@ class Trajectory:
     """The states of a batch along the time grid.
 
     Attributes:
-        x: [T, B, *D] the state at every time of the grid; `x[0]` is the first, `final` the last.
+        x: [T, B, *D] the state at every time of the grid.
         times: [T] the grid.
-        calls: how often each part of the model was called for the batch: ``network``; ``head``, where a model has a
-            head that is called by itself.
+        calls: calls for the batch of each part of the model: ``network``, and ``head`` where one is called by itself.
     """
 
     x: Tensor
@@ -64,7 +60,6 @@ class Trajectory:
 
     @property
     def final(self) -> Tensor:
-        """The states [B, *D] at the last time."""
         return self.x[-1]
 
 
@@ -140,16 +135,11 @@ class BuiltIn(Section):
 
     @property
     def steps_file(self) -> Path | None:
-        """The file of searched grids that the times are from."""
         return None
 
     @abstractmethod
     def grid(self) -> Tensor:
-        """The configured grid [T] from source (0) to data (1), float32 on the CPU.
-
-        Raises:
-            Refusal: it is in a file that cannot be read, or that has none for this sampler and number of steps.
-        """
+        """The configured grid [T] from source (0) to data (1), float32 on the CPU; a Refusal if its file lacks it."""
 
     @abstractmethod
     def calls(self) -> dict[str, int] | None:
@@ -160,10 +150,7 @@ class BuiltIn(Section):
         """The same sampler with the number of steps that comes to a number of evaluations of the field, 1 or more.
 
         None if no number of steps has so many, if the file of its grids has none for it, or if it chooses its steps
-        itself.
-
-        Raises:
-            Refusal: the file of the grids cannot be read.
+        itself. A Refusal if the file cannot be read.
         """
 
 

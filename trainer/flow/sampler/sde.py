@@ -11,7 +11,7 @@ from pydantic import Field as Setting
 from torch import Tensor
 
 from netsim.foundation.settings import Section
-from trainer.flow.condition import keyed_normal
+from trainer.flow.condition import keyed_normal, per_value
 from trainer.flow.path import Path
 from trainer.flow.sampler.ode import FixedStep
 from trainer.flow.sampler.protocol import Field
@@ -33,7 +33,7 @@ def mean_log_density(y: Tensor, mean: Tensor, std: Tensor) -> Tensor:
 
     The mean over values, and not their sum, is what a clip of ratios is set for, whatever the size of a state.
     """
-    wide = std.reshape(-1, *(1,) * (y.ndim - 1)) if std.ndim else std
+    wide = per_value(std, y) if std.ndim else std
     values = -((y - mean) / wide).square() / 2 - wide.log() - math.log(2 * math.pi) / 2
     return values.flatten(1).mean(1)
 
@@ -140,14 +140,12 @@ class EulerMaruyama(StochasticStep):
     steps: int = Setting(default=100, ge=1, le=10_000)
 
     def build(self, path: Path) -> EulerMaruyama:
-        """Memoryless diffusions have steps of their own."""
         built = super().build(path)
         if not isinstance(self.diffusion, MemorylessDiffusion):
             return built
         return (Memoryless if self.diffusion.step == "euler" else Ancestral).model_construct(**dict(built))
 
     def moments(self, field: Field, x: Tensor, t: Tensor, t_next: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean [B, *D] and standard deviation (scalar) of the normal distribution of the state at `t_next`."""
         h = t_next - t
         return x + h * self.drift(field, x, t, h), (2 * self.e(t, t_next) * h.abs()).sqrt()
 
@@ -211,7 +209,6 @@ class Memoryless(EulerMaruyama):
         return torch.where(t > 0, later, velocity - (1 - h) / h * x)
 
     def kappa(self, t: Tensor) -> Tensor:
-        """What the drift pulls a state back by, at a time."""
         return (1 + self.diffusion.floor) / (t + self.diffusion.floor)
 
 
@@ -227,13 +224,11 @@ class Ancestral(EulerMaruyama):
     """
 
     def moments(self, field: Field, x: Tensor, t: Tensor, t_next: Tensor) -> tuple[Tensor, Tensor]:
-        """The step leads towards the data."""
         data = x + (1 - t) * field(x, inside(t).expand(len(x)))
         kept = t / t_next * ((1 - t_next) / (1 - t)).square()
         return t_next * data + kept * (x - t * data), ((1 - t_next).square() - (kept * (1 - t)).square()).sqrt()
 
     def noise(self, x_init: Tensor, times: Tensor, keys: Tensor | None) -> Iterator[Tensor | None]:
-        """Refuses a grid that leads towards the source."""
         if times[0] > times[-1]:
             raise ValueError(
                 "sampler.diffusion.step: ancestral leads from the source to the data alone; use euler for the way back"

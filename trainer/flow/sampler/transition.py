@@ -49,7 +49,6 @@ class Transition(GridSampler):
     head: Annotated[Euler | Heun | Dopri5, Setting(discriminator="kind")] = Euler(steps=16)
 
     def sample(self, field: Field, x_init: Tensor, times: Tensor, *, keys: Tensor | None = None) -> Trajectory:
-        """The field is a :class:`DrawingField`; without keys a ValueError."""
         check_times(times)
         if keys is None:
             raise ValueError("keys: None, and this sampler draws noise; give one for each example")
@@ -62,8 +61,6 @@ class Transition(GridSampler):
         return Trajectory(torch.stack(states), times, {"network": len(times) - 1, "head": head_calls})
 
     def _draw(self, field: DrawingField, tokens: Tensor, y_0: Tensor) -> Trajectory:
-        """The way of the head from noise [B, *D] to a difference of data and source."""
-
         def velocity(y: Tensor, s: Tensor) -> Tensor:
             return field.head_velocity(y, s[:, None].expand(-1, tokens.shape[1]), tokens)
 
@@ -130,7 +127,6 @@ class CausalTransition(BuiltIn):
         return self
 
     def sample(self, field: Field, x_init: Tensor, times: Tensor, *, keys: Tensor | None = None) -> Trajectory:
-        """The trajectory holds the states of the chain, whatever is between the ends of the grid, which are 0 and 1."""
         check_times(times)
         if not isinstance(field, TokenField):
             raise ValueError("field: it draws no tokens; sampler causal_transition is for causal_transition networks")
@@ -154,11 +150,11 @@ class CausalTransition(BuiltIn):
             for _ in range(chain.num_tokens):
                 features = field.next_features(tokens, t, past)
                 noise = keyed_normal(tokens[:, -1], keys, network_calls)
-                way = self.head.sample(field.of_token(features), noise, self.head.grid())  # pyright: ignore[reportArgumentType]  a solver evaluates the velocity alone
-                tokens = way.final[:, None]
+                path = self.head.sample(field.of_token(features), noise, self.head.grid())  # pyright: ignore[reportArgumentType]  a solver evaluates the velocity alone
+                tokens = path.final[:, None]
                 drawn.append(tokens)
                 network_calls += 1
-                head_calls += way.calls["network"]
+                head_calls += path.calls["network"]
             states.append(chain.states(torch.cat(drawn, dim=1)))
         grid = torch.linspace(0.0, 1.0, len(states), dtype=times.dtype)
         return Trajectory(torch.stack(states), grid, {"network": network_calls, "head": head_calls})

@@ -39,7 +39,7 @@ class Target(Protocol):
         ...
 
     def convert(self, prediction: Tensor, x_t: Tensor, t: Tensor, to: Quantity) -> Tensor:
-        """Converts a prediction of this target into another quantity.
+        """Converts a prediction of this target into another quantity [B, *D].
 
         Args:
             prediction: [B, num_fields C, *rest] output of the network.
@@ -50,12 +50,8 @@ class Target(Protocol):
                 of its own, the source must be standard normal and independent of the data) or "v_prediction"
                 (b x_0 - a x_1, where a^2 + b^2 = 1).
 
-        Returns:
-            [B, *D] the quantity.
-
         Raises:
-            ValueError: if the path has no coefficients, the prediction does not determine the quantity on it, or `to`
-                is unknown.
+            ValueError: the path has no coefficients, or the prediction does not determine the quantity on it.
         """
         ...
 
@@ -83,7 +79,6 @@ class Single(BuiltIn):
         return determines(source, quantity, path)
 
     def convert(self, prediction: Tensor, x_t: Tensor, t: Tensor, to: Quantity) -> Tensor:
-        """The predicted quantity itself needs no coefficients."""
         (source,) = self.quantities
         return convert(prediction, x_t, t, self._path, source=source, to=to)
 
@@ -204,7 +199,6 @@ class VelocityAndNoise(BuiltIn):
         return torch.cat([sample.velocity, sample.noise], dim=1)
 
     def convert(self, prediction: Tensor, x_t: Tensor, t: Tensor, to: Quantity) -> Tensor:
-        """Velocity and noise themselves need no coefficients."""
         velocity, noise = prediction.chunk(2, dim=1)
         return convert_pair(velocity, noise, x_t, t, self._path, to=to)
 
@@ -229,5 +223,4 @@ def class_of(config: Config) -> Any:
 
 
 def num_fields(config: Config) -> int:
-    """The number of quantities in a prediction of the target."""
     return getattr(class_of(config), "num_fields", 1)
