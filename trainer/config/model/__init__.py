@@ -42,24 +42,21 @@ def settings_class(path: Any) -> type[NetworkConfig]:
         raise ValueError(f"class: {path!r} does not name a class; write module:Class")
     try:
         check_allowed(path)  # also where an earlier configuration has brought the class in
+        return _settings_class(path)
     except ValueError as error:
         raise ValueError(f"class: {error}") from error
-    return _settings_class(path)
 
 
 @lru_cache
 def _settings_class(path: str) -> type[NetworkConfig]:
-    try:
-        network = imported_class(path)
-    except ValueError as error:
-        raise ValueError(f"class: {error}") from error
+    network = imported_class(path)
     settings = getattr(network, "Config", None)
     if not isinstance(settings, type) or not issubclass(settings, NetworkConfig):
         remedy = "give it an attribute Config that extends trainer.config.model.NetworkConfig"
-        raise ValueError(f"class: {path} has no settings of a network; {remedy}")
+        raise ValueError(f"{path} has no settings of a network; {remedy}")
     if not callable(getattr(network, "build", None)):
         remedy = "write it as a classmethod that takes a trainer.model.network.NetworkSpec"
-        raise ValueError(f"class: {path} lacks build; {remedy}")
+        raise ValueError(f"{path} lacks build; {remedy}")
 
     class CustomNetworkConfig(settings):
         @property

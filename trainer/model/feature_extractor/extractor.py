@@ -25,39 +25,45 @@ BATCH = 128
 """Examples that go through the network at once."""
 
 
+class Description(Section):
+    """The description of an extractor in the metadata of its file."""
+
+    format: Literal["flowfabric.features/1"] = "flowfabric.features/1"
+    shape: Annotated[tuple[PositiveInt, ...], Field(min_length=1, max_length=3)]
+    """Of one example: [C, H, W] of an image, [D] of a point."""
+    mean: Annotated[tuple[float, ...], Field(min_length=1)] = (0.0,)
+    """Subtracted from each channel, in units of the run's examples; the values of images lie from -1 to 1."""
+    std: Annotated[tuple[PositiveFloat, ...], Field(min_length=1)] = (1.0,)
+    """Each channel is divided by it after the mean is subtracted."""
+    resize: Resize = "antialiased"
+    """How images of another size are resized."""
+    eight_bits: bool = False
+    """Whether images are first clipped and rounded to the 256 values of a file of pictures."""
+    layers: Annotated[tuple[Layer, ...], Field(min_length=1)]
+
+    @model_validator(mode="after")
+    def _channels_agree(self) -> "Description":
+        if len(self.shape) == 2:
+            raise ValueError(f"shape: {list(self.shape)} is neither an image [C, H, W] nor a point [D]; give one")
+        for name, values in (("mean", self.mean), ("std", self.std)):
+            if len(values) not in (1, self.shape[0]):
+                raise ValueError(f"{name}: {len(values)} values for {self.shape[0]} channels; give 1 or as many")
+        return self
+
+
 class Extractor:
-    """A network in evaluation mode and the preparation of examples for it.
+    """A network in evaluation mode and the preparation of examples for it; grey images are repeated.
 
     Images of another size are resized by bilinear interpolation, on which figures depend (Parmar, Zhang and Zhu, "On
     aliased resizing and surprising subtleties in GAN evaluation", 2022): ``antialiased``; ``bilinear``, the same
     without, as pytorch-fid does; ``tensorflow``, where the corners of pixels, not their middles, are over each other,
-    as in the first TensorFlow, by which the published figures of FID are computed. Grey images are repeated.
-
-    Args:
-        network: in evaluation mode.
-        shape: of its input, [C, H, W] of an image or [D] of a point.
-        mean: subtracted from each channel, one value for all or one for each.
-        std: each channel is divided by it after the mean is subtracted.
-        device: where the network is.
-        resize: how images of another size are resized.
-        eight_bits: clip images to [-1, 1] and round them to the 256 values of a file of pictures, before anything else.
+    as in the first TensorFlow, by which the published figures of FID are computed.
     """
 
-    def __init__(
-        self,
-        network: nn.Sequential,
-        shape: tuple[int, ...],
-        mean: tuple[float, ...],
-        std: tuple[float, ...],
-        device: torch.device,
-        resize: Resize = "antialiased",
-        *,
-        eight_bits: bool = False,
-    ) -> None:
-        self.network, self._shape, self.device = network, shape, device
-        self._resize: Resize = resize
-        self._eight_bits = eight_bits
-        self._mean, self._std = (torch.tensor(values).view(-1, *(1,) * (len(shape) - 1)) for values in (mean, std))
+    def __init__(self, network: nn.Sequential, description: Description, device: torch.device) -> None:
+        self.network, self.device, self._description = network, device, description
+        ones = (1,) * (len(description.shape) - 1)
+        self._mean, self._std = (torch.tensor(values).view(-1, *ones) for values in (description.mean, description.std))
 
     @torch.no_grad()
     def features(self, examples: Tensor) -> NDArray[np.float32]:
@@ -76,11 +82,12 @@ class Extractor:
 
     def prepare(self, examples: Tensor) -> Tensor:
         """Resizes examples, repeats grey channels and normalises; float32 [N, *shape]."""
-        examples = examples.float()
-        if self._eight_bits:
+        examples, description = examples.float(), self._description
+        if description.eight_bits:
             examples = ((examples.clamp(-1, 1) + 1) * 127.5).round() / 127.5 - 1
-        if len(self._shape) == 3:
-            examples = resized(examples, self._shape[1:], self._resize).expand(-1, self._shape[0], -1, -1)
+        if len(description.shape) == 3:
+            channels, *size = description.shape
+            examples = resized(examples, tuple(size), description.resize).expand(-1, channels, -1, -1)
         return (examples - self._mean.to(examples.device)) / self._std.to(examples.device)
 
 
@@ -110,32 +117,6 @@ FLOATING = ("F16", "BF16", "F32", "F64")
 """Types of numbers that a tensor may have."""
 _COUNTER = "num_batches_tracked"
 """The step counter of batch normalisation, which only training needs; a file does not hold it."""
-
-
-class Description(Section):
-    """The description of an extractor in the metadata of its file."""
-
-    format: Literal["flowfabric.features/1"] = "flowfabric.features/1"
-    shape: Annotated[tuple[PositiveInt, ...], Field(min_length=1, max_length=3)]
-    """Of one example: [C, H, W] of an image, [D] of a point."""
-    mean: Annotated[tuple[float, ...], Field(min_length=1)] = (0.0,)
-    """Subtracted from each channel, in units of the run's examples; the values of images lie from -1 to 1."""
-    std: Annotated[tuple[PositiveFloat, ...], Field(min_length=1)] = (1.0,)
-    """Each channel is divided by it after the mean is subtracted."""
-    resize: Resize = "antialiased"
-    """How images of another size are resized."""
-    eight_bits: bool = False
-    """Whether images are first clipped and rounded to the 256 values of a file of pictures."""
-    layers: Annotated[tuple[Layer, ...], Field(min_length=1)]
-
-    @model_validator(mode="after")
-    def _channels_agree(self) -> "Description":
-        if len(self.shape) == 2:
-            raise ValueError(f"shape: {list(self.shape)} is neither an image [C, H, W] nor a point [D]; give one")
-        for name, values in (("mean", self.mean), ("std", self.std)):
-            if len(values) not in (1, self.shape[0]):
-                raise ValueError(f"{name}: {len(values)} values for {self.shape[0]} channels; give 1 or as many")
-        return self
 
 
 def write_extractor(
@@ -197,15 +178,7 @@ def read_extractor(path: Path, device: torch.device | None = None) -> Extractor:
     counters = {name: torch.tensor(0) for name in network.state_dict() if name.endswith(_COUNTER)}
     network.load_state_dict(tensors | counters, assign=True)
     device = torch.device("cpu") if device is None else device
-    return Extractor(
-        network.to(device),
-        description.shape,
-        description.mean,
-        description.std,
-        device,
-        description.resize,
-        eight_bits=description.eight_bits,
-    )
+    return Extractor(network.to(device), description, device)
 
 
 def feature_shape(path: Path) -> tuple[int, ...]:

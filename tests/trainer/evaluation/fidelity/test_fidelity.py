@@ -18,7 +18,8 @@ from trainer.evaluation.fidelity.gaussian import Gaussian, gaussian_distance
 from trainer.evaluation.fidelity.precision_recall import NEIGHBOURS, precision_recall
 from trainer.evaluation.fidelity.sets import FeatureSet, blocks_of, features_of
 from trainer.evaluation.fidelity.statistics_file import Statistics
-from trainer.model.feature_extractor.extractor import Extractor
+from trainer.model.feature_extractor.extractor import Description, Extractor
+from trainer.model.feature_extractor.layers import describe_layers
 
 NUM, SIZE, WIDTH = 230, 16, 12
 
@@ -39,7 +40,8 @@ class Points:
 def network() -> Extractor:
     torch.manual_seed(0)
     layers = nn.Sequential(nn.Linear(WIDTH, 64), nn.Tanh(), nn.Linear(64, WIDTH)).eval()
-    return Extractor(layers, (WIDTH,), (0.0,), (1.0,), torch.device("cpu"))
+    description = Description.model_validate({"shape": (WIDTH,), "layers": describe_layers(layers)})
+    return Extractor(layers, description, torch.device("cpu"))
 
 
 def read_set(rank: int, world_size: int, num: int, seed: int, kept: int = 100) -> FeatureSet:  # noqa: ARG001
