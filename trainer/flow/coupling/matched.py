@@ -23,6 +23,7 @@ from trainer.flow.coupling.protocol import (
     Pairs,
     cost_matrix,
     gathered_rows,
+    normal_sources,
     pair_costs,
     standard_normal,
 )
@@ -105,7 +106,7 @@ class Matched(BuiltIn):
         self, x_1: Tensor, condition: Condition, *, x_0: Tensor | None = None, generator: torch.Generator
     ) -> Pairs:
         x_0 = standard_normal(x_1, x_0, generator)
-        source, log_weight = self.matching()(x_0.detach().flatten(1), x_1.detach().flatten(1), generator)
+        source, log_weight = _agreed(self.matching(), x_0, x_1, generator, None)
         return Pairs(x_0[source], x_1, condition, log_weight)
 
     def draw_step(
@@ -119,9 +120,8 @@ class Matched(BuiltIn):
     ) -> list[Pairs]:
         if self.scope == "micro_batch":
             return Coupling.draw_step(self, x_1, conditions, generators=generators, x_0=x_0, ranks=ranks)
-        together = zip(x_1, x_0 or [None] * len(x_1), generators, strict=True)
-        sources = [standard_normal(data, start, generator) for data, start, generator in together]
-        every_1, every_0 = gathered_rows(torch.cat(list(x_1)), ranks), gathered_rows(torch.cat(sources), ranks)
+        sources = torch.cat(normal_sources(x_1, x_0, generators))
+        every_1, every_0 = gathered_rows(torch.cat(list(x_1)), ranks), gathered_rows(sources, ranks)
         source, log_weight = _agreed(self.matching(), every_0, every_1, generators[0], ranks)
         sizes = [len(data) for data in x_1]
         first = 0 if ranks is None else ranks.rank() * sum(sizes)
@@ -270,14 +270,13 @@ def _agreed(
     matching: Matching, x_0: Tensor, x_1: Tensor, generator: torch.Generator, ranks: dist.ProcessGroup | None
 ) -> Match:
     """The match of the first rank, on every rank; collective."""
-    if ranks is None:
-        return matching(x_0.detach().flatten(1), x_1.detach().flatten(1), generator)
-    if ranks.rank() == 0:
-        source, log_weight = matching(x_0.detach().flatten(1), x_1.detach().flatten(1), generator)
+    if ranks is None or ranks.rank() == 0:
+        match = matching(x_0.detach().flatten(1), x_1.detach().flatten(1), generator)
     else:
         source = torch.empty(len(x_1), dtype=torch.int64, device=x_1.device)
-        log_weight = torch.empty(len(x_1), device=x_1.device) if matching.weighs else None
-    dist.broadcast(source, group=ranks, group_src=0)
-    if log_weight is not None:
-        dist.broadcast(log_weight, group=ranks, group_src=0)
-    return Match(source, log_weight)
+        match = Match(source, torch.empty(len(x_1), device=x_1.device) if matching.weighs else None)
+    if ranks is not None:
+        for values in match:
+            if values is not None:
+                dist.broadcast(values, group=ranks, group_src=0)
+    return match

@@ -146,6 +146,14 @@ def standard_normal(x_1: Tensor, x_0: Tensor | None, generator: torch.Generator)
     return x_0
 
 
+def normal_sources(
+    x_1: Sequence[Tensor], x_0: Sequence[Tensor | None] | None, generators: Sequence[torch.Generator]
+) -> list[Tensor]:
+    """The source points of each micro batch of a step, as `standard_normal` gives them."""
+    together = zip(x_1, x_0 or [None] * len(x_1), generators, strict=True)
+    return [standard_normal(data, start, generator) for data, start, generator in together]
+
+
 def pair_costs(x_0: Tensor, x_1: Tensor, cost: Cost) -> Tensor:
     """Costs of the pairs of equal row, float32 [B], for points [B, *D]."""
     # One pass over the points: differences of whole batches would be written to memory and read again.
@@ -212,8 +220,7 @@ class GibbsWeighted(BuiltIn, allow_inf_nan=True):
         x_0: Sequence[Tensor | None] | None = None,
         ranks: dist.ProcessGroup | None = None,
     ) -> list[Pairs]:
-        together = zip(x_1, x_0 or [None] * len(x_1), generators, strict=True)
-        sources = [standard_normal(data, start, generator) for data, start, generator in together]
+        sources = normal_sources(x_1, x_0, generators)
         costs = [pair_costs(start, data, self.cost) for start, data in zip(sources, x_1, strict=True)]
         parts = zip(sources, x_1, conditions, self._log_weights(costs, ranks), strict=True)
         return [Pairs(*part) for part in parts]

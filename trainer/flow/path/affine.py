@@ -174,8 +174,16 @@ class VariancePreservingConfig(Section):
         return self
 
     def build(self) -> Path:
-        schedule = partial(variance_preserving, beta_min=self.beta_min, beta_max=self.beta_max)
-        return Affine(schedule, preserves_variance=True, starts_as=None)
+        return Affine(self.coefficients, preserves_variance=True, starts_as=None)
+
+    def coefficients(self, t: Tensor) -> Coefficients:
+        """The schedule b = exp(-B / 2), a = sqrt(1 - b^2) at times [B], with B the integral of the rate from t to 1.
+
+        Source: Song et al., "Score-Based Generative Modeling through Stochastic Differential Equations", arXiv
+        2011.13456, equation 33 with their time 1 - t.
+        """
+        rest, growth = 1 - t, self.beta_max - self.beta_min
+        return _from_summed_rate(self.beta_min * rest + growth / 2 * rest**2, self.beta_min + growth * rest)
 
 
 class DiffusionStepsConfig(Section):
@@ -213,18 +221,6 @@ def trigonometric(t: Tensor) -> Coefficients:
     """
     a, b = torch.sin(math.pi / 2 * (1 - t)), torch.sin(math.pi / 2 * t)
     return without_noise(a, b, da=-math.pi / 2 * b, db=math.pi / 2 * a)
-
-
-def variance_preserving(t: Tensor, beta_min: float, beta_max: float) -> Coefficients:
-    """The schedule b = exp(-B / 2), a = sqrt(1 - b^2) at times [B], with B the integral of the rate from t to 1.
-
-    Source: Song et al., "Score-Based Generative Modeling through Stochastic Differential Equations", arXiv 2011.13456,
-    equation 33 with their time 1 - t.
-    """
-    rest = 1 - t
-    return _from_summed_rate(
-        beta_min * rest + (beta_max - beta_min) / 2 * rest**2, beta_min + (beta_max - beta_min) * rest
-    )
 
 
 class DiffusionSteps:
