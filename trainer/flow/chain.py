@@ -9,7 +9,7 @@ from typing import Literal
 from torch import Tensor
 
 History = Literal["last", "full"]
-"""What the tokens of a state are drawn from besides the tokens before them: the last state, or all states so far."""
+"""The states that a token is drawn from besides the tokens before it: the last one, or all so far."""
 
 
 @dataclass(frozen=True)

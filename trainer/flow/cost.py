@@ -46,7 +46,7 @@ def differentiable_values(cost: RunningCost, x: Tensor, t: Tensor, condition: Co
 
 
 LEAST = 1e-10
-"""What denominators and arguments of logarithms do not fall below."""
+"""Least denominator and argument of a logarithm."""
 
 
 def separation_cost(subjects: Sequence[Tensor], *, gather: bool = False) -> Tensor:
@@ -56,8 +56,7 @@ def separation_cost(subjects: Sequence[Tensor], *, gather: bool = False) -> Tens
     `divergence` between the maps of a subject, over the subjects with several maps; `between` is 1 - the divergence
     between the mean maps of the subjects. A term that there is nothing to compute from is 0. No order has an effect.
 
-    Source: Bill, Simsar and Hofmann, "Optimal Control Meets Flow Matching: A Principled Route to Multi-Subject
-    Fidelity", arXiv 2510.02315, the cost of FOCUS.
+    Source: Bill, Simsar and Hofmann, arXiv 2510.02315, the cost of FOCUS.
 
     Args:
         subjects: for each subject its maps [B, T, H, W], 0 or more; T >= 1 may differ, the cells may not.

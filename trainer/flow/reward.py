@@ -204,7 +204,7 @@ class DistanceTo(Reward):
 
 
 GRID = 2.0**-12
-"""What weights are rounded to. The fit ends a billion times closer to its one optimum, so that machines whose
+"""Grid of the rounded weights. The fit ends a billion times closer to its one optimum, so that machines whose
 sums differ in the last digits end with the same bits."""
 
 TOLERANCE = 1e-13

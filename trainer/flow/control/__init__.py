@@ -56,8 +56,7 @@ class Pull(Control):
     On the straight path c = (y - x) / (1 - t) towards data y, and (x - y) / t towards a source y. At the end itself the
     pull is over, so that with strength 1 Euler's method, like any other that needs no velocity there, ends at y.
 
-    Source: Rout et al., "Semantic Image Inversion and Editing using Rectified Stochastic Differential Equations",
-    arXiv 2410.10792, algorithms 1 (towards a noise) and 2 (towards a picture).
+    Source: Rout et al., RF-Inversion, arXiv 2410.10792, algorithms 1 (towards a noise) and 2 (towards a picture).
     """
 
     def __init__(self, config: PullConfig, given: Tensor, path: Path, mask: Tensor | None = None) -> None:
@@ -146,8 +145,7 @@ class Transport(Control):
     shortened and `respect_prompt` is off, transport followed by a pull of strength e is a pull of strength 1 - (1 - e)
     (1 - s). With `respect_prompt` the correction s (d - v) is multiplied by |v| / |d|, although it holds d already.
 
-    Source: Lupascu and Stupariu, "Transport-Guided Rectified Flow Inversion", arXiv 2508.02363, as its published code
-    has it: before the pull of RF-Inversion.
+    Source: Lupascu and Stupariu, OTIP, arXiv 2508.02363, as its code has it: before the pull of RF-Inversion.
     """
 
     def __init__(self, config: TransportConfig, picture: Tensor, path: Path, mask: Tensor | None = None) -> None:

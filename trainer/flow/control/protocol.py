@@ -117,8 +117,7 @@ class CostGradient(Control):
     remaining time: a(x, t) = (1 - t) grad f(x, t), one step of the adjoint equation. Only the cost is differentiated,
     under the condition of the examples alone; the field, guided or not, is evaluated once and without gradient.
 
-    Source: Bill, Simsar and Hofmann, "Optimal Control Meets Flow Matching: A Principled Route to Multi-Subject
-    Fidelity", arXiv 2510.02315, the control at test time (FOCUS); `memoryless` is the weight of its published code.
+    Source: Bill, Simsar and Hofmann, FOCUS, arXiv 2510.02315; `memoryless` is the weight of its published code.
     """
 
     def __init__(self, config: CostGradientConfig, inputs: ControlInputs) -> None:

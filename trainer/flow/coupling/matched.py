@@ -212,9 +212,8 @@ class Entropic(Matching):
     if none may be, a data point weighs the mass of its column, which in the mean over draws is the same as drawing data
     points by it. A ValueError for an epsilon or price of 0 or less.
 
-    Source: Tong et al., "Improving and Generalizing Flow-Based Generative Models with Minibatch Optimal Transport",
-    arXiv 2302.00482, algorithm 3; unbalanced: Eyring et al., "Unbalancedness in Neural Monge Maps Improves Unpaired
-    Domain Translation", arXiv 2311.15100, section 4.
+    Source: Tong et al., arXiv 2302.00482, algorithm 3; unbalanced: Eyring et al., "Unbalancedness in Neural Monge Maps
+    Improves Unpaired Domain Translation", arXiv 2311.15100, section 4.
     """
 
     def __init__(self, cost: Cost, epsilon: float, marginal_weight: float = math.inf, unit: Unit = "spread") -> None:

@@ -64,7 +64,7 @@ Bind = Callable[[Callable[[Tensor, Tensor, Condition], Tensor]], Predict]
 """Binds condition and guidance to a network."""
 
 SAME_SHARE = 2e-2
-"""A state that has gone no further through a segment stands at its start: random samplers leave out t = 0 itself."""
+"""A state no further through a segment is at its start: random samplers leave out t = 0 itself."""
 
 
 @dataclass(frozen=True)

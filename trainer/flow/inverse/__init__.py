@@ -152,7 +152,7 @@ def ramp(scale: float) -> Weight:
 
 
 DIVERGES = 2.0
-"""A step of at least so many times the way to what the field expects leads away from it."""
+"""A step of at least so many times the distance to the field's estimate leads away from it."""
 
 
 class FlairConfig(Section):

@@ -93,8 +93,7 @@ class Reverse(Inversion):
     Back and forth is therefore wrong by the order of the sampler: for Euler's method, twice the steps leave half the
     error. The field is evaluated at t = 1 itself, where a network that predicts the data leaves the velocity open.
 
-    Source of the pull: Rout et al., "Semantic Image Inversion and Editing using Rectified Stochastic Differential
-    Equations", arXiv 2410.10792, equation 8.
+    Source of the pull: Rout et al., RF-Inversion, arXiv 2410.10792, equation 8.
     """
 
     sampler: Sampler
@@ -154,9 +153,8 @@ class EulerInverse(Sampler):
     point of y, which exists where h times the slope of v is below 1. The first guess takes one more, at the first
     state.
 
-    Source: Jiao et al., "UniEdit-Flow: Unleashing Inversion and Editing in the Era of Flow Models", arXiv 2504.13109,
-    algorithm 1 (Uni-Inv, one evaluation); Garibi et al., "ReNoise: Real Image Inversion Through Iterative Noising",
-    arXiv 2403.14602 (several, here without its averages).
+    Source: Jiao et al., "UniEdit-Flow", arXiv 2504.13109, algorithm 1 (Uni-Inv, one evaluation); Garibi et al.,
+    "ReNoise", arXiv 2403.14602 (several, here without its averages).
     """
 
     evaluations: int = 1
@@ -185,7 +183,7 @@ SAFETY = 0.4
 may be missing among them."""
 
 RESOLUTION = 1e-4
-"""Least |df| / |f| of a pair that tells a bound: nearer ones differ by the rounding of a long drawing."""
+"""Least |df| / |f| of a pair that gives a bound: nearer ones differ by the rounding of a long drawing."""
 
 
 def contraction_bound(noise_change: Tensor, drawn_change: Tensor, drawn: Tensor) -> Tensor:
@@ -196,8 +194,7 @@ def contraction_bound(noise_change: Tensor, drawn_change: Tensor, drawn: Tensor)
     positive matrix, no pair has a smaller bound than 2 / (largest eigenvalue), the bound of gradient descent. [B] in
     float64; infinite where df is within rounding of the states, or where no size brings the pair nearer, <df, dz> <= 0.
 
-    Source: Ronai, Kulikov and Michaeli, "FlowOpt", arXiv 2510.22010, whose condition on the step size is that of all
-    pairs at once.
+    Source: Ronai et al., "FlowOpt", arXiv 2510.22010, whose condition on the step size is that of all pairs at once.
     """
     dz, df = noise_change.double().flatten(1), drawn_change.double().flatten(1)
     along, square = (df * dz).sum(1), df.square().sum(1)
@@ -254,8 +251,7 @@ def zero_order(
     is kept. It needs a small `step_size`, 0.05 for some 8 iterations: with larger or automatic steps, two iterations
     undo most edits (`tests/benchmarks/methods/flowopt_editing.py`). `watch` may keep every iterate.
 
-    Source: Ronai, Kulikov and Michaeli, "FlowOpt: Fast Optimization Through Whole Flow Processes for Training-Free
-    Editing", arXiv 2510.22010.
+    Source: Ronai, Kulikov and Michaeli, "FlowOpt", arXiv 2510.22010.
 
     Args:
         drawn: f; it is called `iterations` + 1 times, without gradients, and nothing is read back to the host.

@@ -158,9 +158,8 @@ def one_step(prediction: Tensor, x_0: Tensor, target: Target) -> Tensor:
 class Regularised(Objective):
     """A regression plus weight x Monge gap of the map of one step on the source points of the micro batch.
 
-    The network is called once, on twice as many states. Source: Uscidda and Cuturi, "The Monge Gap: A Regularizer to
-    Learn All Transport Maps", arXiv 2302.04953, definition 1; the gap is 0 if the map is the gradient of a convex
-    function.
+    The network is called once, on twice as many states. The gap is 0 if the map is the gradient of a convex function:
+    Uscidda and Cuturi, arXiv 2302.04953, definition 1.
     """
 
     def __init__(self, regression: Objective, target: Target, config: MongeGap) -> None:

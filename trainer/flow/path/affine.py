@@ -57,10 +57,9 @@ class Affine(Path):
     whole path, of which the sample is a point. Between them the noise is constant, and one first-order step leads from
     either to the other.
 
-    Source: Lipman et al., "Flow Matching Guide and Code", arXiv 2412.06264, section 4.8; the linear schedule is
-    equation 5 of Liu et al., "Flow Straight and Fast", arXiv 2209.03003, and with sigma_min equation 20 of Lipman et
-    al., "Flow Matching for Generative Modeling", arXiv 2210.02747; intervals are those of Wang et al., "Rectified
-    Diffusion", arXiv 2410.07303, section 3.4.
+    Source: Lipman et al., arXiv 2412.06264, section 4.8; the linear schedule is equation 5 of Liu et al., arXiv
+    2209.03003, and with sigma_min equation 20 of Lipman et al., arXiv 2210.02747; intervals are those of Wang et al.,
+    arXiv 2410.07303, section 3.4.
     """
 
     schedule: Schedule
@@ -179,8 +178,7 @@ class VariancePreservingConfig(Section):
     def coefficients(self, t: Tensor) -> Coefficients:
         """The schedule b = exp(-B / 2), a = sqrt(1 - b^2) at times [B], with B the integral of the rate from t to 1.
 
-        Source: Song et al., "Score-Based Generative Modeling through Stochastic Differential Equations", arXiv
-        2011.13456, equation 33 with their time 1 - t.
+        Source: Song et al., arXiv 2011.13456, equation 33 with their time 1 - t.
         """
         rest, growth = 1 - t, self.beta_max - self.beta_min
         return _from_summed_rate(self.beta_min * rest + growth / 2 * rest**2, self.beta_min + growth * rest)
@@ -216,8 +214,7 @@ class DiffusionStepsConfig(Section):
 def trigonometric(t: Tensor) -> Coefficients:
     """The schedule a = cos(pi t / 2), b = sin(pi t / 2), at times `t` [B].
 
-    Source: Albergo and Vanden-Eijnden, "Building Normalizing Flows with Stochastic Interpolants", arXiv 2209.15571,
-    equation 5.
+    Source: Albergo and Vanden-Eijnden, arXiv 2209.15571, equation 5.
     """
     a, b = torch.sin(math.pi / 2 * (1 - t)), torch.sin(math.pi / 2 * t)
     return without_noise(a, b, da=-math.pi / 2 * b, db=math.pi / 2 * a)

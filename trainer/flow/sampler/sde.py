@@ -1,4 +1,4 @@
-"""Samplers that add noise on the way: how much at each time, and what is left of it at the end."""
+"""Samplers that add noise: how much at each time, and how a step is taken with it."""
 
 from __future__ import annotations
 
