@@ -29,7 +29,7 @@ class Context(Protocol):
         ...
 
     def dropout_keys(self, residency: Residency) -> Tensor | None:
-        """What the dropout of each row is a function of, int64 [T]; None: nothing is dropped."""
+        """Keys of the dropout of each row, int64 [T]; None: nothing is dropped."""
         ...
 
 

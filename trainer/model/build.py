@@ -151,7 +151,7 @@ def _mixture(config: RunConfig, layout: Layout) -> Callable[[int], nn.Module] | 
 
 
 def _without_experts(hidden: int, moe: MoEConfig) -> nn.Module:
-    """What every rank holds of a mixture, in the order and under the names of the layer itself."""
+    """The part of a mixture that every rank holds, in the order and under the names of the layer itself."""
     parts: dict[str, nn.Module] = {"router": nn.Linear(hidden, moe.num_experts, bias=False)}
     if moe.shared_expert_hidden is not None:
         first = nn.Linear(hidden, moe.shared_expert_hidden, bias=False)
@@ -192,7 +192,7 @@ def _network(
 
 
 def _context_reader(config: RunConfig) -> nn.Module | None:
-    """What a context passes through before it is read beside the state."""
+    """A layer that a context passes through before it is read beside the state."""
     if config.flow is None or config.context_shape is None or not isinstance(config.flow.context, SemanticMap):
         return None
     channels, height, _ = config.context_shape

@@ -48,7 +48,7 @@ def steered_by(embeddings: Embeddings, waves_BW: Tensor, label_B: Tensor, captio
 
 
 def embedded_caption(layer: nn.Linear | None, t: Tensor, caption: Tensor | None) -> Tensor | None:
-    """What captions [B, W], zeros for none, add to the steering vector: [B, D]; the bias where there is no caption."""
+    """Part [B, D] of the steering vector that captions [B, W] make, zeros for none; the bias if there is no caption."""
     if layer is None:
         return None
     if caption is None:

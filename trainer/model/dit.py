@@ -1,6 +1,6 @@
 """A diffusion transformer; the cosines and sines of diffusers are rounded as there, so that its networks compute alike.
 
-Shape suffixes: B batch, N tokens (patches), D width, H heads, A tokens whose attention is asked for, M tokens that are
+Shape suffixes: B batch, N tokens (patches), D width, H heads, A tokens whose attention is requested, M tokens that are
 looked at.
 """
 

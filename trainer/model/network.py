@@ -1,4 +1,4 @@
-"""What a run trains and what it is built from: its first values, its frozen weights, and how its blocks compute.
+"""The network that a run trains and its specification: first values, frozen weights, and how blocks compute.
 
 Engines divide parameters, optimisers update them, averages follow them and checkpoints hold them. Frozen weights are
 buffers that are in no state, of which these know nothing, so a network with some is to all of them what is trained of
@@ -82,7 +82,7 @@ C = TypeVar("C", bound=NetworkConfig, covariant=True)
 
 
 class Network(nn.Module):
-    """What a run trains: a module with blocks. What it is called with is a matter of its task.
+    """The module that a run trains: one with blocks, called as its task does.
 
     Any module of torch with `blocks` will do, derived from this class or not. It is no protocol, since engines take
     modules alone, and a protocol cannot derive from one.
@@ -100,10 +100,10 @@ class Network(nn.Module):
 
 @dataclass(frozen=True, kw_only=True)
 class NetworkSpec(Generic[C]):
-    """What a network is built from.
+    """Everything that a network is built from.
 
     Attributes:
-        config: its own settings.
+        config: its settings.
         state_shape: shape of the state of an example, which `config.check_states` accepts.
         num_classes: labels 0 to num_classes - 1; one more, `null_label`, stands for no label.
         num_fields: states that a prediction holds one behind the other.

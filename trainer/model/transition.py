@@ -222,7 +222,7 @@ class CausalTransition(Network):
         return modulate(tokens_BSD, shift, scale)
 
     def _steering(self, t: Tensor, label: Tensor | None, dtype: torch.dtype) -> Tensor:
-        """What steers every block, [B, D]; with history `full` the class alone."""
+        """The vector [B, D] that steers every block; with history `full` of the class alone."""
         if self.chain.history == "last":
             return steering(self, t, label, dtype)
         label = torch.full(t.shape, self.null_label, device=t.device) if label is None else label

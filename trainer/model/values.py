@@ -172,7 +172,7 @@ def initialised(network: N, seed: int) -> N:
 
 
 def drawn_at_once(name: str) -> tuple[str, str]:
-    """What one generator draws (an expert, a router, a parameter alone), and the name of a parameter in it."""
+    """The unit that one generator draws (an expert, a router, a parameter alone), and the name of a parameter in it."""
     found = _DRAWN_AT_ONCE.fullmatch(name)
     return cast(tuple[str, str], found.groups()) if found else (name, "")
 

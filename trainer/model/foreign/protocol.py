@@ -169,13 +169,13 @@ class Foreign(ABC):
     """A kind of network in a folder of another package: ``config.json`` beside safetensors."""
 
     name: ClassVar[str]
-    """What the command line calls it."""
+    """Its name on the command line."""
     network: ClassVar[str]
     """The class there."""
     weights: ClassVar[str]
     """File of the weights; where they are in parts, their index is named after it."""
     buffers: ClassVar[tuple[str, ...]] = ()
-    """What the names of tensors end with that are computed anew, and not read."""
+    """Endings of the names of tensors that are computed anew, and not read."""
 
     @abstractmethod
     def recognises(self, document: Document) -> bool:

@@ -81,7 +81,7 @@ def _in_row(sizes: tuple[int, ...], index: int, start: int, stop: int) -> list[t
 
 @dataclass(frozen=True)
 class Shard:
-    """What this rank stores of one parameter.
+    """This rank's stored values of one parameter.
 
     Attributes:
         name: logical name; an expert's carries its logical id, wherever it lives.
