@@ -20,11 +20,9 @@ from netsim.foundation.refusal import Refusal
 from netsim.foundation.settings import Section
 from trainer.data.files import DataFiles
 from trainer.data.picture import Augment, AugmentConfig, check_augment
-from trainer.data.protocol import Batch, Dataset, Split
+from trainer.data.protocol import Batch, Listed, Split, shuffled_splits
 
 NUM_DIGITS = 1797
-SPLIT_SEED = 1797
-
 
 Rotation = Annotated[Literal[0, 90, 180, 270], Field(exclude_if=lambda degrees: degrees == 0)]
 """0 is not written: runs from before digits could be turned keep their identity."""
@@ -63,7 +61,7 @@ class DigitsConfig(Section):
         return Digits(self.held_out, self.size, self.augment, self.rotate)
 
 
-class Digits(Dataset):
+class Digits(Listed):
     """The test part of the optical handwritten digits (Alpaydin and Kaynak, UCI repository, 1998), scaled to [-1, 1].
 
     The held-out images are the last of a fixed shuffle, so that a larger `held_out` contains a smaller one.
@@ -82,17 +80,20 @@ class Digits(Dataset):
         self._images = images.repeat_interleave(size // 8, dim=2).repeat_interleave(size // 8, dim=3)
         self._labels = torch.from_numpy(labels).to(torch.int64)
         self.shape, self.augment = (1, size, size), augment
-        shuffled = torch.randperm(NUM_DIGITS, generator=torch.Generator().manual_seed(SPLIT_SEED))
-        self._splits: dict[Split, Tensor] = {"train": shuffled[:-held_out], "held_out": shuffled[-held_out:]}
-
-    def indices(self, split: Split) -> Tensor:
-        return self._splits[split]
+        self.splits = shuffled_splits(NUM_DIGITS, held_out)
 
     def get(self, indices: Tensor) -> Batch:
         return Batch(self._images[indices], self._labels[indices], indices)
 
 
 FIRST_HELD_OUT = 2**62
+
+
+def numbered_splits(num: int, held_out: int) -> dict[Split, Tensor]:
+    """Ids of examples that are functions of them: training ones from 0, held-out ones from 2**62 on."""
+    return {"train": torch.arange(num), "held_out": torch.arange(FIRST_HELD_OUT, FIRST_HELD_OUT + held_out)}
+
+
 SPREAD = 0.08
 BLOB_SPREAD = 0.2
 
@@ -139,8 +140,8 @@ class ToyConfig(Section):
         return Toy(self)
 
 
-class Toy(Dataset):
-    """Points, each a function of (name, seed, id). Training points are numbered from 0, held-out ones from 2**62."""
+class Toy(Listed):
+    """Points, each a function of (name, seed, id)."""
 
     shape = (2,)
 
@@ -149,13 +150,7 @@ class Toy(Dataset):
         self.endless = config.num_examples is None
         self._name, self._parts = config.name, PARTS[config.name]
         self._key = torch.tensor(derive_seed("toy", config.name, config.seed))
-        self._splits: dict[Split, Tensor] = {
-            "train": torch.arange(config.num_examples or 0),
-            "held_out": torch.arange(FIRST_HELD_OUT, FIRST_HELD_OUT + config.held_out),
-        }
-
-    def indices(self, split: Split) -> Tensor:
-        return self._splits[split]
+        self.splits = numbered_splits(config.num_examples or 0, config.held_out)
 
     def get(self, indices: Tensor) -> Batch:
         keys = fold_in(self._key, indices)
@@ -235,21 +230,15 @@ class NumbersConfig(Section):
         return Numbers(self)
 
 
-class Numbers(Dataset):
-    """Examples int64 [1] that are their own ids, for the keys of a task's draws; held-out ones from 2**62 on."""
+class Numbers(Listed):
+    """Examples int64 [1] that are their own ids, for the keys of a task's draws."""
 
     shape = (1,)
     num_classes = 0
     endless = True
 
     def __init__(self, config: NumbersConfig) -> None:
-        self._splits: dict[Split, Tensor] = {
-            "train": torch.arange(0),
-            "held_out": torch.arange(FIRST_HELD_OUT, FIRST_HELD_OUT + config.held_out),
-        }
-
-    def indices(self, split: Split) -> Tensor:
-        return self._splits[split]
+        self.splits = numbered_splits(0, config.held_out)
 
     def get(self, indices: Tensor) -> Batch:
         return Batch(indices[:, None], None, indices)
@@ -298,7 +287,7 @@ class PythonSourceConfig(Section):
         return PythonSource(self.context, self.held_out, self.max_bytes)
 
 
-class PythonSource(Dataset):
+class PythonSource(Listed):
     """Windows of bytes; each but the first of its part begins with the last byte of the one before.
 
     Files are ordered by a function of their names alone. The first ones are held out, so that a larger `held_out`
@@ -326,10 +315,7 @@ class PythonSource(Dataset):
         starts = [np.arange(border, end - context, context), np.arange(0, held_out - context, context)]
         self._starts = np.concatenate(starts)
         train, held = torch.arange(len(self._starts)).split([len(part) for part in starts])
-        self._splits: dict[Split, Tensor] = {"train": train, "held_out": held}
-
-    def indices(self, split: Split) -> Tensor:
-        return self._splits[split]
+        self.splits = {"train": train, "held_out": held}
 
     def get(self, indices: Tensor) -> Batch:
         places = self._starts[indices.numpy()][:, None] + np.arange(*self.shape)

@@ -12,11 +12,11 @@ from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 from torch import Tensor
 
 from moe.seeds import derive_seed, fold_in
-from netsim.foundation.arrays import UNREADABLE, quietly
 from netsim.foundation.refusal import Refusal
 from netsim.foundation.settings import Section
 from trainer.data.files import DataFiles, found_once
 from trainer.data.protocol import Batch, Dataset, Split
+from trainer.data.shard.file import mapped_file
 from trainer.data.shard.index import INDEX, FolderIndex, completed
 
 
@@ -160,11 +160,7 @@ class Captioned(Accompanied):
 
 def _vectors(folder: Path, index: CaptionsIndex) -> NDArray[np.float16]:
     path = folder / VECTORS
-    try:
-        with quietly():
-            vectors = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, *UNREADABLE) as error:
-        raise Refusal(path, "captions", f"cannot be read ({' '.join(str(error).split())})", REMEDY) from error
+    vectors = mapped_file(path, "captions", REMEDY)
     if (vectors.shape, vectors.dtype.name) != ((index.num_captions, index.width), "float16"):
         problem = f"is {vectors.dtype} {list(vectors.shape)} but the index says float16"
         raise Refusal(path, "captions", f"{problem} {[index.num_captions, index.width]}", REMEDY)

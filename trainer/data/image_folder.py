@@ -28,7 +28,7 @@ from trainer.data.picture import (
     side_of,
     sub_folders,
 )
-from trainer.data.protocol import BadExamples, Batch, Dataset, Split
+from trainer.data.protocol import BadExamples, Batch, OfShapes
 from trainer.data.shard.index import check_held_out, largest
 
 
@@ -121,7 +121,7 @@ class ImageFolderConfig(Section):
         return ImageFolder(self)
 
 
-class ImageFolder(Dataset):
+class ImageFolder(OfShapes):
     """Pictures of a folder, read when they are needed; raises Refusal if it is not that of `config.digest`.
 
     The held-out pictures are the first in an order of names alone, so that a larger `held_out` contains a smaller one.
@@ -147,32 +147,19 @@ class ImageFolder(Dataset):
             raise Refusal(config.path, "data.held_out", problem, "hold out fewer")
         order = sorted(range(len(self._names)), key=lambda number: derive_seed("split", self._names[number]))
         held_out, train = torch.tensor(order).split([config.held_out, len(order) - config.held_out])
-        self._splits: dict[Split, Tensor] = {"train": train, "held_out": held_out}
+        self.splits = {"train": train, "held_out": held_out}
         numbers = {name: number for number, name in enumerate(config.classes)}
-        self._shapes, self._of = config.shapes, torch.zeros(len(self._names), dtype=torch.int64)
-        if len(self._shapes) > 1:
-            self._of = torch.tensor(self._nearest(config))
+        self.shapes, self.shape_of = config.shapes, torch.zeros(len(self._names), dtype=torch.int64)
+        if len(self.shapes) > 1:
+            self.shape_of = torch.tensor(self._nearest(config))
         self._labels = torch.tensor([numbers.get(name.partition("/")[0], 0) for name in self._names])
-
-    def indices(self, split: Split) -> Tensor:
-        return self._splits[split]
-
-    def data_points(self, split: Split) -> Tensor:
-        """Those of the largest shape."""
-        ids = self._splits[split]
-        return ids[self._of[ids] == self._shapes.index(self.shape)]
-
-    def groups(self, split: Split) -> tuple[Tensor, ...]:
-        """Those of each bucket."""
-        ids = self._splits[split]
-        return tuple(ids[self._of[ids] == bucket] for bucket in range(len(self._shapes)))
 
     def get(self, indices: Tensor) -> Batch:
         images, reasons = [], {}
         for number in indices.tolist():
             path = self._folder / self._names[number]
             try:
-                images.append(read_picture(path, *self._shapes[int(self._of[number])]))
+                images.append(read_picture(path, *self.shapes[int(self.shape_of[number])]))
             except BadPicture as error:
                 reasons[number] = f"{path}: {error}"
         if reasons:

@@ -14,11 +14,10 @@ from torch import Tensor
 
 from netsim.foundation.refusal import Refusal
 from netsim.foundation.settings import Section
-from trainer.data.files import DataFiles, found_once
-from trainer.data.protocol import Batch, Dataset, Split
+from trainer.data.protocol import Batch, Split
 from trainer.data.shard.file import Array, open_shard
 from trainer.data.shard.index import ClassNames, PairIndex, check_class_names, check_held_out
-from trainer.data.shards import ShardRows, check_same
+from trainer.data.shards import RowsOfShards, check_same
 
 REMEDY = "draw them again (python -m trainer pairs)"
 SAID = ("digest", "shape", "num_classes", "segments", "nodes", "data_scale", "latents", "source")
@@ -88,31 +87,25 @@ class PairsConfig(Section):
         return PairsOfPoints(self)
 
 
-class PairsOfPoints(Dataset):
+class PairsOfPoints(RowsOfShards):
     """Pairs in the rows of shards."""
 
     def __init__(self, config: PairsConfig) -> None:
         index = PairIndex.read(config.path)
         check_same(config.path, index, config, SAID)
-        found_once(f"{config.path}: pairs of {index.digest}", lambda: _check_shards(config.path, index), config.path)
-        self.files = (DataFiles(config.path, [entry.file for entry in index.shards]),)
-        self._rows = ShardRows(config.path, index, config.held_out)
-        self.shape, self.num_classes = index.shape, index.num_classes
+        super().__init__(config.path, index, config.held_out, lambda: _check_shards(config.path, index))
         self._arrays = index.arrays
-
-    def indices(self, split: Split) -> Tensor:
-        return self._rows.splits[split]
 
     def data_points(self, split: Split) -> Tensor:
         """A part of a path ends at a data point where it ends at time 1."""
-        rows = self.indices(split)
+        ids = self.indices(split)
         if "interval" not in self._arrays:
-            return rows
-        intervals = self._rows.read(rows, lambda arrays, number: arrays["interval"].row(number))
-        return rows[torch.from_numpy(np.stack(intervals))[:, 1] == 1]
+            return ids
+        intervals = self.rows(ids, lambda arrays, number: arrays["interval"].row(number))
+        return ids[torch.from_numpy(np.stack(intervals))[:, 1] == 1]
 
     def get(self, indices: Tensor) -> Batch:
-        rows = self._rows.read(indices, self._row)
+        rows = self.rows(indices, self._row)
         read = {name: torch.from_numpy(np.stack([row[name] for row in rows])) for name in self._arrays}
         return Batch(
             read["x_1"].float(), read.get("labels"), indices, x_0=read["x_0"].float(), interval=read.get("interval")
@@ -131,18 +124,14 @@ class PairsOfPoints(Dataset):
 
 
 def _check_shards(folder: Path, index: PairIndex) -> None:
-    """Refuses shards that are not what the index says."""
+    """Refuses shards that are not what the index says, without reading their rows."""
     for entry in index.shards:
-        _check(folder / entry.file, entry.num_examples, index)
-
-
-def _check(path: Path, num_examples: int, index: PairIndex) -> None:
-    """Refuses a shard that is not what the index says, without reading its rows."""
-    arrays = open_shard(path)
-    for name, (shape, dtype) in index.arrays.items():
-        if name not in arrays:
-            raise Refusal(path, name, f"is missing (there are {', '.join(arrays) or 'none'})", REMEDY)
-        found, wanted = (arrays[name].shape, arrays[name].dtype), ((num_examples, *shape), dtype)
-        if found != wanted:
-            problem = f"is {found[1]} {list(found[0])} but the index says {wanted[1]} {list(wanted[0])}"
-            raise Refusal(path, name, problem, REMEDY)
+        path = folder / entry.file
+        arrays = open_shard(path)
+        for name, (shape, dtype) in index.arrays.items():
+            if name not in arrays:
+                raise Refusal(path, name, f"is missing (there are {', '.join(arrays) or 'none'})", REMEDY)
+            found, wanted = (arrays[name].shape, arrays[name].dtype), ((entry.num_examples, *shape), dtype)
+            if found != wanted:
+                problem = f"is {found[1]} {list(found[0])} but the index says {wanted[1]} {list(wanted[0])}"
+                raise Refusal(path, name, problem, REMEDY)

@@ -161,6 +161,38 @@ class Dataset(Protocol):
         return replace(batch, x_1=augmented(self.augment, batch.x_1, batch.ids, positions, seed=seed))
 
 
+class Listed(Dataset):
+    """A data set that lists the ids of both splits, int64."""
+
+    splits: Mapping[Split, Tensor]
+
+    def indices(self, split: Split) -> Tensor:
+        return self.splits[split]
+
+
+class OfShapes(Listed):
+    """Images of one or several shapes (C, H, W), of which `shape_of`, int64 [N], has the number for each id."""
+
+    shapes: tuple[tuple[int, ...], ...]
+    shape_of: Tensor
+
+    def data_points(self, split: Split) -> Tensor:
+        return self.groups(split)[self.shapes.index(self.shape)]
+
+    def groups(self, split: Split) -> tuple[Tensor, ...]:
+        ids = self.splits[split]
+        return tuple(ids[self.shape_of[ids] == number] for number in range(len(self.shapes)))
+
+
+SPLIT_SEED = 1797
+
+
+def shuffled_splits(num: int, held_out: int) -> dict[Split, Tensor]:
+    """Ids from 0: the last of a fixed shuffle are held out, so that a larger `held_out` contains a smaller one."""
+    shuffled = torch.randperm(num, generator=torch.Generator().manual_seed(SPLIT_SEED))
+    return {"train": shuffled[:-held_out], "held_out": shuffled[-held_out:]}
+
+
 def data_points_up_to(num: int, dataset: Dataset, split: Split) -> Tensor:
     """The data points of a split, int64; of training examples that are too many to be listed, the first `num`."""
     if split == "train" and dataset.endless:

@@ -6,7 +6,7 @@ import functools
 import resource
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, Protocol, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 import numpy as np
 import torch
@@ -18,41 +18,29 @@ from netsim.foundation.refusal import Refusal
 from netsim.foundation.settings import Section
 from trainer.data.files import DataFiles, found_once
 from trainer.data.picture import Augment, check_augment
-from trainer.data.protocol import BadExamples, Batch, Dataset, Split
-from trainer.data.shard.file import Array, check_shard, open_shard
+from trainer.data.protocol import BadExamples, Batch, Listed, OfShapes, shuffled_splits
+from trainer.data.shard.file import Array, open_shard
 from trainer.data.shard.index import (
+    REMEDY,
     ClassNames,
     LatentsEntry,
-    ShardEntry,
+    PairIndex,
     ShardIndex,
     check_class_names,
     check_held_out,
     completed,
 )
 
-SPLIT_SEED = 1797
-
 Row = TypeVar("Row")
 
 
-class Shelf(Protocol):
-    """What an index says of its shards, whatever they hold."""
+class RowsOfShards(Listed):
+    """Examples in the rows of shards, of which `check` refuses those that are not what the index says."""
 
-    @property
-    def shards(self) -> tuple[ShardEntry, ...]:
-        """The shards in their order."""
-        ...
-
-    @property
-    def num_examples(self) -> int:
-        """Rows of all shards together."""
-        ...
-
-
-class ShardRows:
-    """Reads rows and keeps `held_out` out of training: the last of a fixed shuffle, so that more contain fewer."""
-
-    def __init__(self, folder: Path, index: Shelf, held_out: int) -> None:
+    def __init__(self, folder: Path, index: ShardIndex | PairIndex, held_out: int, check: Callable[[], None]) -> None:
+        found_once(f"{folder}: shards of {index.digest}", check, folder)
+        self.shape, self.num_classes = index.shape, index.num_classes
+        self.files = (DataFiles(folder, [entry.file for entry in index.shards]),)
         if held_out >= index.num_examples:
             problem = f"leaves none of its {index.num_examples} examples to train on ({held_out})"
             raise Refusal(folder, "data.held_out", problem, "hold out fewer")
@@ -61,10 +49,9 @@ class ShardRows:
         most, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
         # A global shuffle asks any shard for each row: those that are open are kept, as far as half of the limit goes.
         self._open = functools.lru_cache(maxsize=max(most // 2, 1))(open_shard)
-        shuffled = torch.randperm(index.num_examples, generator=torch.Generator().manual_seed(SPLIT_SEED))
-        self.splits: dict[Split, Tensor] = {"train": shuffled[:-held_out], "held_out": shuffled[-held_out:]}
+        self.splits = shuffled_splits(index.num_examples, held_out)
 
-    def read(self, indices: Tensor, row_of: Callable[[Mapping[str, Array], int], Row]) -> list[Row]:
+    def rows(self, indices: Tensor, row_of: Callable[[Mapping[str, Array], int], Row]) -> list[Row]:
         """Reads rows in the order of `indices`, int64 [B]; raises BadExamples with the place of each bad one.
 
         `row_of` reads one from the arrays of its shard, by its number there; raises ValueError if it is bad.
@@ -146,12 +133,6 @@ def latents_of(data: Any) -> dict[str, Any] | None:
     return {"path": data["path"]} if index.latents is not None else None
 
 
-Shapes = Annotated[
-    tuple[tuple[PositiveInt, PositiveInt, PositiveInt], ...], Field(exclude_if=lambda shapes: not shapes)
-]
-"""None are not written: runs from before there were several shapes keep their identity."""
-
-
 class ShardsConfig(Section):
     """A folder that `trainer.data.write_shards` or the encode verb wrote; only headers are read at start."""
 
@@ -202,39 +183,24 @@ class ShardsConfig(Section):
         return Shards(self)
 
 
-class Shards(Dataset):
+class Shards(RowsOfShards, OfShapes):
     """Examples in the rows of shards."""
 
     def __init__(self, config: ShardsConfig) -> None:
         index = ShardIndex.read(config.path)
         check_same(config.path, index, config, ("digest", "shape", "num_classes"))
-        found_once(f"{config.path}: shards of {index.digest}", lambda: _check_shards(config.path, index), config.path)
-        self.files = (DataFiles(config.path, [entry.file for entry in index.shards]),)
-        self._rows = ShardRows(config.path, index, config.held_out)
-        self.shape, self.num_classes = index.shape, index.num_classes
-        self._shapes = index.shapes
-        of_shards = [self._shapes.index(entry.shape or index.shape) for entry in index.shards]
+        super().__init__(config.path, index, config.held_out, lambda: _check_shards(config.path, index))
+        self.shapes = index.shapes
+        of_shards = [self.shapes.index(entry.shape or index.shape) for entry in index.shards]
         lengths = torch.tensor([entry.num_examples for entry in index.shards])
-        self._of = torch.tensor(of_shards).repeat_interleave(lengths)
+        self.shape_of = torch.tensor(of_shards).repeat_interleave(lengths)
         if index.latents is not None and config.augment is not None:
             raise Refusal(config.path, "data.augment", *_no_images(config.path))
         self._dtype, self.augment = index.dtype, config.augment
         self._shift, self._scale = (_by_channel(values, index) for values in (index.shift, index.scale))
 
-    def indices(self, split: Split) -> Tensor:
-        return self._rows.splits[split]
-
-    def data_points(self, split: Split) -> Tensor:
-        """Those of the largest shape."""
-        return self.groups(split)[self._shapes.index(self.shape)]
-
-    def groups(self, split: Split) -> tuple[Tensor, ...]:
-        """Those of the shards of each shape."""
-        ids = self._rows.splits[split]
-        return tuple(ids[self._of[ids] == number] for number in range(len(self._shapes)))
-
     def get(self, indices: Tensor) -> Batch:
-        values, labels = zip(*self._rows.read(indices, self._row), strict=True)
+        values, labels = zip(*self.rows(indices, self._row), strict=True)
         x_1 = torch.from_numpy(np.stack(values)).float()
         if self._dtype == "uint8":
             x_1 = x_1.div(127.5).sub(1)
@@ -261,9 +227,24 @@ def _no_images(folder: str | Path) -> tuple[str, str]:
 
 
 def _check_shards(folder: Path, index: ShardIndex) -> None:
-    """Refuses shards that are not what the index says."""
-    for number in range(len(index.shards)):
-        check_shard(folder, number, index)
+    """Refuses shards that are not what the index says, without reading their rows."""
+    for entry in index.shards:
+        path = folder / entry.file
+        arrays = open_shard(path)
+        for key in ("data", *(("labels",) if index.num_classes else ())):
+            if key not in arrays:
+                raise Refusal(path, key, f"is missing (there are {', '.join(arrays) or 'none'})", REMEDY)
+        shape, wanted = arrays["data"].shape, (entry.num_examples, *(entry.shape or index.shape))
+        if shape != wanted:
+            raise Refusal(path, "data", f"has shape {shape} but the index says {wanted}", REMEDY)
+        if arrays["data"].dtype != index.dtype:
+            raise Refusal(path, "data", f"is {arrays['data'].dtype} but the index says {index.dtype}", REMEDY)
+        if index.num_classes:
+            labels = arrays["labels"]
+            if labels.shape != (entry.num_examples,):
+                raise Refusal(path, "labels", f"has shape {labels.shape}, not {(entry.num_examples,)}", REMEDY)
+            if "int" not in labels.dtype:
+                raise Refusal(path, "labels", f"is {labels.dtype}, which cannot be a count", f"use int64: {REMEDY}")
 
 
 def _by_channel(values: tuple[float, ...] | None, index: ShardIndex) -> Tensor | None:

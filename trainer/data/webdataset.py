@@ -18,9 +18,9 @@ from netsim.foundation.refusal import Refusal
 from netsim.foundation.settings import Section
 from trainer.data.files import DataFiles, found_once
 from trainer.data.picture import Augment, check_augment, read_picture
-from trainer.data.protocol import BadExamples, Batch, Dataset, Split
+from trainer.data.protocol import BadExamples, Batch, Listed, Split, shuffled_splits
 from trainer.data.shard.index import check_held_out, completed
-from trainer.data.shards import SPLIT_SEED, check_same
+from trainer.data.shards import check_same
 from trainer.data.tar.files import find_tars, local_path, names_of
 from trainer.data.tar.index import TarIndex, read_class_names
 from trainer.data.tar.reader import Example, TarReader, check_tars
@@ -126,26 +126,24 @@ class WebDatasetConfig(Section):
             document = {**document, "image": tuple(name.strip(" .").lower() for name in document["image"].split(";"))}
         if isinstance(document.get("class_names"), str | Path):
             document = {**document, "class_names": read_class_names(Path(document["class_names"]))}
-        if all(document.get(name) is not None for name in ("num_classes", "class_names", "digest")):
+        said = ("num_classes", "class_names", "digest")
+        if all(document.get(name) is not None for name in said):
             return document
         if not isinstance(document.get("index"), str | Path):
             path = document.get("path", "PATH")
             made = f"make it with: python -m trainer index-tars '{path}' --out DIR"
             raise ValueError(f"index: is required but missing; {made}, and give DIR")
-        try:
-            index = TarIndex.read(Path(document["index"]))
-        except Refusal as error:
-            raise ValueError(f"index: {error}") from error
+        index = TarIndex.at_path(document, said, "index")
+        assert index is not None
         _check_images(document.get("image", IMAGES), index)
         check_held_out(document, index.num_examples)
-        said = {"num_classes": index.num_classes, "class_names": index.class_names, "digest": index.digest}
-        return completed(document, said)
+        return completed(document, {name: getattr(index, name) for name in said})
 
     def open(self) -> WebDataset:
         return WebDataset(self)
 
 
-class WebDataset(Dataset):
+class WebDataset(Listed):
     """Pictures in tars; the index says where each is, so that a step reads its examples and no others.
 
     The held-out examples are the last of a fixed shuffle, so that a larger `held_out` contains a smaller one; streams
@@ -169,15 +167,10 @@ class WebDataset(Dataset):
             folder = Path(os.path.commonpath([Path(path).absolute().parent for path in local]))
             names = [Path(path).absolute().relative_to(folder).as_posix() for path in local]
             self.files = (DataFiles(folder, names),)
-        shuffled = torch.randperm(index.num_examples, generator=torch.Generator().manual_seed(SPLIT_SEED))
-        held_out = shuffled[-config.held_out :]
-        self._splits: dict[Split, Tensor] = {"train": shuffled[: -config.held_out], "held_out": held_out}
+        self.splits = shuffled_splits(index.num_examples, config.held_out)
         self._dealt = np.ones(index.num_examples, np.bool_)
-        self._dealt[held_out.numpy()] = False
+        self._dealt[self.splits["held_out"].numpy()] = False
         self._reader = TarReader(config.index, index, urls, self._dealt, streams=config.streams, shuffle=config.shuffle)
-
-    def indices(self, split: Split) -> Tensor:
-        return self._splits[split]
 
     def order(self, split: Split, *, seed: int, epoch: int, global_batch: int) -> Tensor:
         """That of the training part is one of streams."""

@@ -6,18 +6,16 @@ import hashlib
 import shutil
 import tempfile
 import zipfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from netsim.foundation.arrays import UNREADABLE, quietly
 from netsim.foundation.refusal import Refusal
 from trainer.data.conversion.source import Reading, Source, classes_of, listed, names_in
-from trainer.data.shard.file import UnusableError, mapped_array
+from trainer.data.shard.file import mapped_array, member_array, reading_arrays
 
 SAMPLED = 64
 """Rows whose values enter the identity of a file."""
@@ -122,19 +120,16 @@ def _member(path: Path, archive: zipfile.ZipFile, member: zipfile.ZipInfo, scrat
     """An array of an npz file: where it lies, or, if it is compressed, in a file that vanishes with the process."""
     with _blamed(path, member.filename.removesuffix(".npy")):
         if member.compress_type == zipfile.ZIP_STORED:
-            file: IO[bytes] = path.open("rb")
-            file.seek(member.header_offset + 26)
-            file.seek(int(np.frombuffer(file.read(4), dtype="<u2").sum()), 1)
-        else:
-            free = shutil.disk_usage(scratch).free
-            if member.file_size > free:
-                raise ValueError(f"unpacks to {member.file_size / 1e9:,.1f} GB, and {scratch} has {free / 1e9:,.1f} GB")
-            file = tempfile.TemporaryFile(dir=scratch)  # noqa: SIM115  the array keeps it open
+            with path.open("rb") as file:
+                return member_array(file, member, path.name)
+        free = shutil.disk_usage(scratch).free
+        if member.file_size > free:
+            raise ValueError(f"unpacks to {member.file_size / 1e9:,.1f} GB, and {scratch} has {free / 1e9:,.1f} GB")
+        with tempfile.TemporaryFile(dir=scratch) as unpacked:  # the array keeps it
             with archive.open(member) as packed:
-                shutil.copyfileobj(packed, file, 1 << 20)
-            file.seek(0)
-        with file:
-            return mapped_array(file, path.name)
+                shutil.copyfileobj(packed, unpacked, 1 << 20)
+            unpacked.seek(0)
+            return mapped_array(unpacked, path.name)
 
 
 def _array(path: Path, field: str) -> NDArray[Any]:
@@ -142,19 +137,6 @@ def _array(path: Path, field: str) -> NDArray[Any]:
         return mapped_array(file, path.name)
 
 
-@contextmanager
-def _blamed(path: Path, field: str) -> Iterator[None]:
-    try:
-        with quietly():
-            yield
-    except Refusal:
-        raise
-    except OSError as error:
-        reason = error.strerror or str(error)
-        raise Refusal(path, field, f"cannot be read ({reason})", "give a file that can be read") from error
-    except UnusableError as error:
-        raise Refusal(path, field, f"cannot be read ({error.problem})", error.remedy) from error
-    except UNREADABLE as error:
-        problem = " ".join(str(error).split())
-        remedy = "save it again with numpy.savez or numpy.save"
-        raise Refusal(path, field, f"cannot be read ({problem})", remedy) from error
+def _blamed(path: Path, field: str) -> AbstractContextManager[None]:
+    again = "save it again with numpy.savez or numpy.save"
+    return reading_arrays(path, field, absent="give a file that can be read", damaged=again)

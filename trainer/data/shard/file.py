@@ -14,7 +14,7 @@ from safetensors import SafetensorError, safe_open
 
 from netsim.foundation.arrays import UNREADABLE, quietly
 from netsim.foundation.refusal import Refusal
-from trainer.data.shard.index import REMEDY, ShardIndex
+from trainer.data.shard.index import REMEDY
 
 _NAMES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16", "U8": "uint8", "BOOL": "bool"}
 _NAMES |= {f"{letter}{bits}": f"{word}int{bits}" for letter, word in (("I", ""), ("U", "u")) for bits in (16, 32, 64)}
@@ -65,32 +65,11 @@ class _Mapped(Array):
 
 def open_shard(path: Path) -> Mapping[str, Array]:
     """Arrays by key of a safetensors file, or of an uncompressed npz file; only the header is read."""
-    with _named(path), quietly():
+    with reading_arrays(path, "shard", absent=f"bring it back, or {REMEDY}", damaged=REMEDY):
         if path.suffix == ".npz":
             return {name: _Mapped(values) for name, values in _mapped_arrays(path)}
         file = safe_open(path, framework="np")
         return {name: _Slices(file.get_slice(name)) for name in file.keys()}  # noqa: SIM118
-
-
-def check_shard(folder: Path, number: int, index: ShardIndex) -> None:
-    """Refuses a shard that is not what the index says, without reading its rows."""
-    entry = index.shards[number]
-    path = folder / entry.file
-    arrays = open_shard(path)
-    for key in ("data", *(("labels",) if index.num_classes else ())):
-        if key not in arrays:
-            raise Refusal(path, key, f"is missing (there are {', '.join(arrays) or 'none'})", REMEDY)
-    shape, wanted = arrays["data"].shape, (entry.num_examples, *(entry.shape or index.shape))
-    if shape != wanted:
-        raise Refusal(path, "data", f"has shape {shape} but the index says {wanted}", REMEDY)
-    if arrays["data"].dtype != index.dtype:
-        raise Refusal(path, "data", f"is {arrays['data'].dtype} but the index says {index.dtype}", REMEDY)
-    if index.num_classes:
-        labels = arrays["labels"]
-        if labels.shape != (entry.num_examples,):
-            raise Refusal(path, "labels", f"has shape {labels.shape}, not {(entry.num_examples,)}", REMEDY)
-        if "int" not in labels.dtype:
-            raise Refusal(path, "labels", f"is {labels.dtype}, which cannot be a count", f"use int64: {REMEDY}")
 
 
 def mapped_array(file: IO[bytes], name: str) -> NDArray[Any]:
@@ -108,27 +87,42 @@ def mapped_array(file: IO[bytes], name: str) -> NDArray[Any]:
     return np.memmap(file, dtype, "r", file.tell(), shape, "F" if fortran else "C")  # pyright: ignore[reportArgumentType]
 
 
+def member_array(file: IO[bytes], member: zipfile.ZipInfo, name: str) -> NDArray[Any]:
+    """Maps an uncompressed member of an npz file into memory."""
+    file.seek(member.header_offset + 26)  # at the lengths of the two fields before the content
+    file.seek(int(np.frombuffer(file.read(4), dtype="<u2").sum()), 1)
+    return mapped_array(file, name)
+
+
 def _mapped_arrays(path: Path) -> Iterator[tuple[str, NDArray[Any]]]:
     with zipfile.ZipFile(path) as archive, path.open("rb") as file:
         for member in archive.infolist():
             if member.compress_type != zipfile.ZIP_STORED:
                 problem = f"{member.filename} is compressed, so that no row can be read alone"
                 raise UnusableError(problem, "use numpy.savez")
-            file.seek(member.header_offset + 26)
-            lengths = np.frombuffer(file.read(4), dtype="<u2")
-            file.seek(int(lengths.sum()), 1)
-            yield member.filename.removesuffix(".npy"), mapped_array(file, member.filename)
+            yield member.filename.removesuffix(".npy"), member_array(file, member, member.filename)
 
 
 @contextmanager
-def _named(path: Path) -> Iterator[None]:
+def reading_arrays(path: Path, field: str, *, absent: str, damaged: str) -> Iterator[None]:
+    """Refuses a file that the block cannot read arrays of, with a remedy if it is absent and another if damaged."""
     try:
-        yield
+        with quietly():
+            yield
+    except Refusal:
+        raise
     except OSError as error:
-        reason = error.strerror or str(error)
-        raise Refusal(path, "shard", f"cannot be read ({reason})", f"bring it back, or {REMEDY}") from error
+        raise Refusal(path, field, f"cannot be read ({error.strerror or str(error)})", absent) from error
     except UnusableError as error:
-        raise Refusal(path, "shard", f"cannot be read ({error.problem})", error.remedy) from error
+        raise Refusal(path, field, f"cannot be read ({error.problem})", error.remedy) from error
     except (SafetensorError, *UNREADABLE) as error:
-        problem = " ".join(str(error).split())
-        raise Refusal(path, "shard", f"cannot be read ({problem})", REMEDY) from error
+        raise Refusal(path, field, f"cannot be read ({' '.join(str(error).split())})", damaged) from error
+
+
+def mapped_file(path: Path, field: str, remedy: str) -> NDArray[Any]:
+    """Maps an npy file into memory; refuses one that is absent or damaged."""
+    try:
+        with quietly():
+            return np.load(path, mmap_mode="r", allow_pickle=False)
+    except (OSError, *UNREADABLE) as error:
+        raise Refusal(path, field, f"cannot be read ({' '.join(str(error).split())})", remedy) from error

@@ -78,14 +78,14 @@ class FolderIndex(Section):
             raise Refusal(path, found.field, found.problem, found.remedy or cls.remedy) from error
 
     @classmethod
-    def at_path(cls, document: dict[str, Any], names: Sequence[str]) -> Self | None:
-        """The index at the `path` of a user's section; None if the section leaves out none of `names`, or its path."""
-        if not isinstance(document.get("path"), str | Path) or all(document.get(name) is not None for name in names):
+    def at_path(cls, document: dict[str, Any], names: Sequence[str], key: str = "path") -> Self | None:
+        """The index at the path of a user's section; None if the section leaves out none of `names`, or its path."""
+        if not isinstance(document.get(key), str | Path) or all(document.get(name) is not None for name in names):
             return None
         try:
-            return cls.read(Path(document["path"]))
+            return cls.read(Path(document[key]))
         except Refusal as error:
-            raise ValueError(f"path: {error}") from error
+            raise ValueError(f"{key}: {error}") from error
 
     def write(self, folder: Path) -> None:
         """Puts the index into a folder whose other files are complete."""

@@ -13,6 +13,7 @@ from netsim.foundation.digests import file_digest
 from netsim.foundation.files import replacing
 from netsim.foundation.refusal import Refusal
 from netsim.foundation.settings import Section
+from trainer.data.shard.file import mapped_file
 from trainer.data.shard.index import FolderIndex
 
 
@@ -110,11 +111,7 @@ def write_tar_index(folder: Path, rows: NDArray[np.void], said: dict[str, object
 def open_examples(folder: Path, index: TarIndex) -> NDArray[np.void]:
     """Maps the rows of an index, :data:`ROW` [N], into memory; the ranks of a node share it."""
     path = folder / EXAMPLES
-    try:
-        rows = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        problem = f"cannot be read ({' '.join(str(error).split())})"
-        raise Refusal(path, "index", problem, f"bring it back, or {REMEDY}") from error
+    rows = mapped_file(path, "index", f"bring it back, or {REMEDY}")
     if rows.dtype != ROW or rows.shape != (index.num_examples,):
         problem = f"holds {rows.dtype} {list(rows.shape)}, not a row for each of {index.num_examples} examples"
         raise Refusal(path, "index", problem, REMEDY)
