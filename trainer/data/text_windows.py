@@ -21,7 +21,6 @@ from trainer.data.shards import check_same
 from trainer.data.text.tokens import (
     NUMPY_TYPES,
     TOKENIZER,
-    ByteTokenizer,
     TextIndex,
     TextSplit,
     Tokenizer,
@@ -57,7 +56,6 @@ class TextConfig(Section):
 
     @property
     def shape(self) -> tuple[int]:
-        """(context + 1,), known before the data set is opened."""
         return (self.context + 1,)
 
     @model_validator(mode="after")
@@ -76,7 +74,7 @@ class TextConfig(Section):
             return document
         context = document.get("context", cls.model_fields["context"].default)
         for split in SPLITS:
-            num_tokens = split_of(index, split).num_tokens
+            num_tokens = index.split(split).num_tokens
             if isinstance(context, int) and num_tokens <= context:
                 remedy = {"train": "encode more text", "held_out": "encode more text with a larger --held-out"}[split]
                 raise ValueError(
@@ -88,11 +86,6 @@ class TextConfig(Section):
 
     def open(self) -> Text:
         return Text(self)
-
-
-def split_of(index: TextIndex, split: Split) -> TextSplit:
-    """What an index says of a split."""
-    return index.train if split == "train" else index.held_out
 
 
 class Text(Dataset):
@@ -109,10 +102,10 @@ class Text(Dataset):
         index = TextIndex.read(config.path)
         check_same(config.path, index, config, ("digest", "vocabulary", "tokenizer"))
         found_once(f"{config.path}: shards of {index.digest}", lambda: _check_files(config.path, index))
-        self.files = (DataFiles(config.path, [one.file for split in SPLITS for one in split_of(index, split).shards]),)
+        self.files = (DataFiles(config.path, [one.file for split in SPLITS for one in index.split(split).shards]),)
         self.shape, self._context = config.shape, config.context
         self._streams: dict[Split, _Stream] = {
-            split: _Stream(config.path, split_of(index, split), NUMPY_TYPES[index.dtype]) for split in SPLITS
+            split: _Stream(config.path, index.split(split), NUMPY_TYPES[index.dtype]) for split in SPLITS
         }
         lengths: dict[Split, int] = {split: stream.num_tokens for split, stream in self._streams.items()}
         if config.held_out is not None:
@@ -169,7 +162,7 @@ def _check_files(folder: Path, index: TextIndex) -> None:
     remedy = "bring it back, or write the folder again (python -m trainer encode-text)"
     itemsize = np.dtype(NUMPY_TYPES[index.dtype]).itemsize
     for split in SPLITS:
-        for shard in split_of(index, split).shards:
+        for shard in index.split(split).shards:
             path = folder / shard.file
             try:
                 size = path.stat().st_size
@@ -189,7 +182,7 @@ def run_tokenizer(data: Any, folder: Path | None = None) -> Tokenizer:
     """
     data = _one(data)
     if not isinstance(data, TextConfig) or data.tokenizer is None:
-        return ByteTokenizer()
+        return read_tokenizer(None)
     path = (data.path if folder is None else folder) / TOKENIZER
     _same_content(data, path)
     return read_tokenizer(path)

@@ -335,7 +335,7 @@ def test_what_other_files_or_options_began_is_not_gone_on_with(tmp_path: Path, m
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr(encode_module.EncodingProgress, "advance", stopped)
+        patched.setattr(encode_module.EncodingProgress, "encoded", stopped)
         request = EncodeTextRequest(paths=(folder,), out=tmp_path / "out", held_out=0.2, workers=1)
         assert encode_module.run(request) == 75
     with pytest.raises(Refusal, match=r"was begun with other files or options.*delete"):

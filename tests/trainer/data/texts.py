@@ -9,7 +9,6 @@ import numpy as np
 from trainer.data import SPLITS, Split, TextConfig
 from trainer.data.text.encode import EncodeTextRequest, run
 from trainer.data.text.tokens import NUMPY_TYPES, TextIndex
-from trainer.data.text_windows import split_of
 
 STORIES = [f"Story {number}: {'é' * (number % 5)}{'la ' * (number % 17)}end.\n" for number in range(60)]
 
@@ -58,7 +57,7 @@ def tokens(folder: Path, split: Split) -> list[int]:
     """All tokens of a split, read without the code that is tested."""
     index = TextIndex.read(folder)
     dtype = NUMPY_TYPES[index.dtype]
-    return np.concatenate([np.fromfile(folder / s.file, dtype) for s in split_of(index, split).shards]).tolist()
+    return np.concatenate([np.fromfile(folder / s.file, dtype) for s in index.split(split).shards]).tolist()
 
 
 def documents(folder: Path, split: Split) -> list[list[int]]:

@@ -45,7 +45,7 @@ class ArraySource(Source):
             raise Refusal(path, self._field, f"is {values.dtype}, which is not read", remedy)
         self._values = _in_layout(path, self._field, values, last=bool(reading.channels_last))
         self.shapes, self.dtype = (self._values.shape[1:],), WRITTEN_AS[values.dtype.name]
-        self.num_examples = len(values)
+        self.num_examples, self.shape_numbers = len(values), np.zeros(len(values), np.int64)
         self._labels = None if labels is None else np.asarray(labels)
         self.num_classes = 0
         if self._labels is not None:

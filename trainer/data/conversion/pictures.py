@@ -46,17 +46,13 @@ class PictureFolder(Source):
         self.class_names = () if reading.no_labels else found
         self.num_classes, self.num_examples, self._folder = len(self.class_names), len(self._names), path
         self.shapes = picture_shapes(reading, path, lambda: path / self._names[0])
-        self._numbers_of_shapes = nearest_shapes([path / name for name in self._names], self.shapes)
+        self.shape_numbers = nearest_shapes([path / name for name in self._names], self.shapes)
         self._numbers = {name: number for number, name in enumerate(self.class_names)}
         self.identity = names_digest(self._names)
 
-    def shape_numbers(self) -> NDArray[np.int64]:
-        """That of the nearest proportions."""
-        return self._numbers_of_shapes
-
     def row(self, number: int) -> tuple[NDArray[Any], int]:
         path = self._folder / self._names[number]
-        shape = self.shapes[self._numbers_of_shapes[number]]
+        shape = self.shapes[self.shape_numbers[number]]
         return picture_row(path, path, shape), self._numbers.get(self._names[number].partition("/")[0], 0)
 
 
@@ -135,16 +131,12 @@ class SavedDataset(Source):
         self._rows = rows.select_columns([self._image]).cast_column(self._image, datasets.Image(decode=False))
         self.shapes = picture_shapes(reading, path, lambda: self._file(0))
         files = [partial(self._file, number) for number in range(self.num_examples)]
-        self._numbers_of_shapes = nearest_shapes(files, self.shapes)
+        self.shape_numbers = nearest_shapes(files, self.shapes)
         said = json.dumps([rows._fingerprint, self._image, self._label, self.num_examples])
         self.identity = hashlib.sha256(said.encode()).hexdigest()
 
-    def shape_numbers(self) -> NDArray[np.int64]:
-        """That of the nearest proportions."""
-        return self._numbers_of_shapes
-
     def row(self, number: int) -> tuple[NDArray[Any], int]:
-        shape = self.shapes[self._numbers_of_shapes[number]]
+        shape = self.shapes[self.shape_numbers[number]]
         pixels = picture_row(self._file(number), f"{self._path}: row {number}", shape)
         return pixels, 0 if self._labels is None else int(self._labels[number])
 

@@ -18,33 +18,23 @@ import numpy as np
 from numpy.typing import NDArray
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
 
-from netsim.foundation.files import replacing
 from netsim.foundation.refusal import Refusal, lies_in
 from netsim.foundation.terminal import Terminal
 from trainer.data.conversion.arrays import ArraySource
 from trainer.data.conversion.pictures import PictureFolder, SavedDataset, is_saved_dataset
 from trainer.data.conversion.source import Reading, Source, Unreadable
 from trainer.data.shard.index import INDEX, ShardIndex, largest, listed
-from trainer.data.shard.writer import moments_of, statistics_of
+from trainer.data.shard.writer import moments_of, save_shard, statistics_of
 
 
 @contextmanager
-def progress(out: Path, num: int) -> Iterator[Callable[..., None]]:
-    """Shows progress on a terminal; yields a function that adds examples, `kept` ones outside the estimate of time."""
+def progress(out: Path, num: int, kept: int) -> Iterator[Callable[[int], None]]:
+    """Shows progress on a terminal; yields a function that adds examples to the `kept` ones, which took no time."""
     columns = TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
-    shown = Progress(*columns, console=Terminal(stderr=True), disable=not sys.stderr.isatty())
-    task = shown.add_task(str(out), total=num)
-    with shown:
-
-        def tell(num: int, *, kept: bool = False) -> None:
-            if kept:
-                shown.reset(task, total=shown.tasks[task].total, completed=int(shown.tasks[task].completed) + num)
-            else:
-                shown.advance(task, num)
-
-        yield tell
+    with Progress(*columns, console=Terminal(stderr=True), disable=not sys.stderr.isatty()) as shown:
+        task = shown.add_task(str(out), total=num, completed=kept)
+        yield lambda more: shown.advance(task, more)
 
 
 KINDS = "an npz or npy file, a folder of pictures, or a folder that save_to_disk of Hugging Face's datasets wrote"
@@ -78,10 +68,9 @@ class ShardFolder:
         self._made = not path.exists()
         for unfinished in path.glob(".shard_*.safetensors.*.partial"):
             unfinished.unlink()
-        names = sorted(file.name for file in path.iterdir()) if path.exists() else []
-        ours = {name for name in names if name.startswith("shard_") and name.endswith(".safetensors")}
-        self._kept = {int(name[6:-12]): self._examples(path / name) for name in sorted(ours)}
-        if INDEX in names and not ours:
+        self.kept = {int(file.name[6:-12]): self._examples(file) for file in sorted(path.glob("shard_*.safetensors"))}
+        """Number of examples of each shard that an earlier start has finished, by its number."""
+        if (path / INDEX).exists() and not self.kept:
             raise Refusal(path / INDEX, "output", "is there without its shards", ELSEWHERE)
 
     @property
@@ -89,16 +78,10 @@ class ShardFolder:
         """Of the folder, if it is complete."""
         return ShardIndex.read(self._path) if (self._path / INDEX).exists() else None
 
-    def kept(self) -> Mapping[int, int]:
-        """Examples of each shard that an earlier start has finished, by its number."""
-        return self._kept
-
     def size_bytes(self) -> int:
-        """Of the shards that are there."""
-        return sum(self._file(number).stat().st_size for number in self._kept)
+        return sum(self._file(number).stat().st_size for number in self.kept)
 
     def data(self, number: int) -> NDArray[Any]:
-        """The examples of a shard that is there."""
         with safe_open(self._file(number), framework="np") as file:
             return file.get_tensor("data")
 
@@ -107,12 +90,7 @@ class ShardFolder:
     ) -> None:
         """Writes a shard: `data` [B, *shape], `labels` [B] or None, `examples` [B] the number of each in the source."""
         arrays = {"data": data, "examples": examples} | ({} if labels is None else {"labels": labels})
-        with replacing(self._file(number)) as temporary:
-            save_file(
-                {name: np.ascontiguousarray(values) for name, values in arrays.items()},
-                temporary,
-                metadata={MARK: self._mark},
-            )
+        save_shard(self._file(number), arrays, {MARK: self._mark})
 
     def finish(self, said: Mapping[str, Any], shards: Mapping[int, tuple[int, tuple[int, ...]]]) -> None:
         """Writes the index; `shards` gives number of examples and shape by number of the shard."""
@@ -180,7 +158,7 @@ def run(request: ShardsRequest, stopped: Callable[[], bool]) -> bool:
     source = open_source(request.source, request.reading, scratch)
     conversion = _Conversion(request, source)
     if conversion.folder.index is None:
-        conversion.check_room(scratch)
+        conversion.check_capacity(scratch)
         try:
             if not conversion.write(stopped):
                 return False
@@ -211,11 +189,9 @@ def _check(request: ShardsRequest) -> None:
 
 
 class _Conversion:
-    """One source on its way into one folder."""
-
     def __init__(self, request: ShardsRequest, source: Source) -> None:
         self.request, self.source = request, source
-        item_bytes, numbers, seed = np.dtype(source.dtype).itemsize, source.shape_numbers(), request.seed
+        item_bytes, numbers, seed = np.dtype(source.dtype).itemsize, source.shape_numbers, request.seed
         shapes = [source.shapes, source.dtype, source.num_classes, source.class_names]
         decides = json.dumps(
             [source.identity, shapes, seed, request.shard_examples or SHARD_BYTES, request.standardise]
@@ -231,8 +207,7 @@ class _Conversion:
             self._parts += [(shape, own[first : first + length]) for first in range(0, len(own), length)]
             self._bytes += example_bytes * len(own)
 
-    def check_room(self, disk: Path) -> None:
-        """Refuses what does not fit on the disk."""
+    def check_capacity(self, disk: Path) -> None:
         free, needed = shutil.disk_usage(disk).free, self._bytes - self.folder.size_bytes()
         if needed > free:
             sizes = f"needs {needed / 1e9:,.1f} GB where {free / 1e9:,.1f} GB are free"
@@ -240,43 +215,35 @@ class _Conversion:
 
     def write(self, stopped: Callable[[], bool]) -> bool:
         """Writes what is missing; whether all is there now."""
-        kept = self.folder.kept()
+        kept, source = self.folder.kept, self.source
         moments: list[NDArray[np.float64]] = []
-        counts: dict[int, int] = {}
-        with _threads(self.request.workers) as threads, progress(self.request.out, self.source.num_examples) as tell:
+        written: dict[int, tuple[int, tuple[int, ...]]] = {}
+        done = sum(len(part) for number, (_, part) in enumerate(self._parts) if number in kept)
+        with _threads(self.request.workers) as threads, progress(self.request.out, source.num_examples, done) as add:
             for number, (shape, part) in enumerate(self._parts):
                 if number in kept:
-                    counts[number] = kept[number]
-                    tell(len(part), kept=True)
-                    self._leave_out(len(part) - counts[number])
+                    count = kept[number]
+                    self._leave_out(len(part) - count)
                 elif stopped():
                     return False
                 else:
-                    data, labels, examples = self._read(shape, part, threads, tell)
-                    counts[number] = len(data)
-                    if len(data):
-                        self.folder.write(number, data, labels if self.source.num_classes else None, examples)
-                if self.request.standardise and counts[number]:
-                    moments.append(moments_of(self.folder.data(number)))
-        written = [number for number in sorted(counts) if counts[number]]
+                    data, labels, examples = self._read(shape, part, threads, add)
+                    count = len(data)
+                    if count:
+                        self.folder.write(number, data, labels if source.num_classes else None, examples)
+                if count:
+                    written[number] = count, shape
+                    if self.request.standardise:
+                        moments.append(moments_of(self.folder.data(number)))
         if not written:
             raise Refusal(self.request.source, "examples", "none can be read", "look at the lines above")
         shift, scale = statistics_of(moments) if self.request.standardise else (None, None)
-        self.folder.finish(
-            {
-                "shape": largest([self._parts[number][0] for number in written]),
-                "dtype": self.source.dtype,
-                "num_classes": self.source.num_classes,
-                "class_names": self.source.class_names,
-                "shift": shift,
-                "scale": scale,
-            },
-            {number: (counts[number], self._parts[number][0]) for number in written},
-        )
+        said = {name: getattr(source, name) for name in ("dtype", "num_classes", "class_names")}
+        shape = largest([shape for _, shape in written.values()])
+        self.folder.finish({**said, "shape": shape, "shift": shift, "scale": scale}, written)
         return True
 
     def tell(self) -> None:
-        """Prints what is there and how to train on it."""
         index, out = self.folder.index, self.request.out
         assert isinstance(index, ShardIndex)
         classes = "no classes"
@@ -290,15 +257,15 @@ class _Conversion:
         print(f'train on them with "data={{kind: shards, path: {out}, held_out: {held_out}}}"')
 
     def _read(
-        self, shape: tuple[int, ...], part: NDArray[np.int64], threads: ThreadPoolExecutor, tell: Callable[..., None]
+        self, shape: tuple[int, ...], part: NDArray[np.int64], threads: ThreadPoolExecutor, add: Callable[[int], None]
     ) -> tuple[NDArray[np.generic], NDArray[np.int64], NDArray[np.int64]]:
         """Data, labels and numbers of the examples of a shard, without those that cannot be read."""
         data = np.empty((len(part), *shape), self.source.dtype)
         labels, examples = np.empty(len(part), np.int64), np.empty(len(part), np.int64)
         filled = 0
         chunks = [part[first : first + CHUNK].tolist() for first in range(0, len(part), CHUNK)]
-        for numbers, rows in zip(chunks, threads.map(self._rows, chunks), strict=True):
-            for example, row in zip(numbers, rows, strict=True):
+        for rows in threads.map(self._rows, chunks):
+            for example, row in rows:
                 if isinstance(row, Unreadable):
                     print(f"{row}; it is left out", file=sys.stderr)
                     self._leave_out(1)
@@ -306,17 +273,17 @@ class _Conversion:
                     data[filled], labels[filled] = row
                     examples[filled] = example
                     filled += 1
-            tell(len(rows))
+            add(len(rows))
         return data[:filled], labels[:filled], examples[:filled]
 
-    def _rows(self, numbers: list[int]) -> list[tuple[NDArray[np.generic], int] | Unreadable]:
-        rows: list[tuple[NDArray[np.generic], int] | Unreadable] = []
-        for number in numbers:
-            try:
-                rows.append(self.source.row(number))
-            except Unreadable as error:
-                rows.append(error)
-        return rows
+    def _rows(self, numbers: list[int]) -> list[tuple[int, tuple[NDArray[np.generic], int] | Unreadable]]:
+        return [(number, self._row(number)) for number in numbers]
+
+    def _row(self, number: int) -> tuple[NDArray[np.generic], int] | Unreadable:
+        try:
+            return self.source.row(number)
+        except Unreadable as error:
+            return error
 
     def _leave_out(self, num: int) -> None:
         self._bad += num

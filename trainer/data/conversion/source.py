@@ -60,6 +60,7 @@ class Source(Protocol):
         dtype: float32, float16 or uint8.
         num_classes: 0 without labels.
         class_names: empty if the classes have none.
+        shape_numbers: int64 [num_examples], of the shape that each example has.
         identity: the same for the same examples, wherever they are.
         caution: a warning about input that is allowed but probably not meant; None if absent.
     """
@@ -69,12 +70,9 @@ class Source(Protocol):
     num_examples: int
     num_classes: int
     class_names: tuple[str, ...]
+    shape_numbers: NDArray[np.int64]
     identity: str
     caution: str | None = None
-
-    def shape_numbers(self) -> NDArray[np.int64]:
-        """Which of the shapes each example has, [num_examples]."""
-        return np.zeros(self.num_examples, np.int64)
 
     def row(self, number: int) -> tuple[NDArray[Any], int]:
         """Reads example `number`, [*shape] of the source's type, and its class, 0 without labels; from several threads.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -64,24 +64,15 @@ def write_shards(
         shape, dtype = data.shape[1:], data.dtype.name
         entry = ShapedShardEntry(file=f"shard_{len(entries):05d}.{file_type}", num_examples=len(data))
         arrays = {"data": data} if labels is None else {"data": data, "labels": labels.astype(np.int64)}
-        with replacing(folder / entry.file) as temporary:
-            _save(temporary, arrays, file_type)
+        save_shard(folder / entry.file, arrays)
         entries.append(entry)
         moments.append(moments_of(data))
     if not entries:
         raise ValueError("examples: there are none; give at least one")
     shift, scale = statistics_of(moments) if standardise else (None, None)
+    said = {"num_classes": num_classes, "class_names": class_names, "shift": shift, "scale": scale}
     index = ShardIndex.model_validate(
-        {
-            "shape": shape,
-            "dtype": dtype,
-            "num_classes": num_classes,
-            "class_names": class_names,
-            "shift": shift,
-            "scale": scale,
-            "latents": latents and latents(),
-            "shards": entries,
-        }
+        {"shape": shape, "dtype": dtype, **said, "latents": latents and latents(), "shards": entries}
     )
     index.write(folder)
     return index
@@ -123,12 +114,14 @@ def _cut(examples: Examples, first: int, end: int) -> Examples:
     return data[first:end], None if labels is None else labels[first:end]
 
 
-def _save(path: Path, arrays: dict[str, NDArray[Any]], file_type: str) -> None:
-    if file_type == "safetensors":
-        save_file({name: np.ascontiguousarray(values) for name, values in arrays.items()}, path)
-        return
-    with path.open("wb") as file:
-        np.savez(file, **arrays)  # pyright: ignore[reportArgumentType]  the stubs take the keys for allow_pickle
+def save_shard(path: Path, arrays: Mapping[str, NDArray[Any]], metadata: dict[str, str] | None = None) -> None:
+    """Writes a shard of the type that its ending names; npz files have no metadata."""
+    with replacing(path) as temporary:
+        if path.suffix == ".safetensors":
+            save_file({name: np.ascontiguousarray(values) for name, values in arrays.items()}, temporary, metadata)
+            return
+        with temporary.open("wb") as file:
+            np.savez(file, **arrays)  # pyright: ignore[reportArgumentType]  the stubs take the keys for allow_pickle
 
 
 def moments_of(data: NDArray[Any]) -> NDArray[np.float64]:

@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 
 from moe.seeds import derive_seed
 from netsim.foundation.refusal import Refusal
+from trainer.data.protocol import SPLITS, Split
 from trainer.data.text.inputs import Chunk, Piece, TextFile, unreadable
-from trainer.data.text.tokens import SPLITS, Split, Tokenizer, token_type
+from trainer.data.text.tokens import Tokenizer, token_type
 
 
 class Document(NamedTuple):
@@ -81,7 +82,6 @@ class DocumentReader:
         return EncodedChunk(splits, left_out)
 
     def split_of(self, draw: float) -> Split:
-        """The split of a document."""
         return "held_out" if draw < self.held_out_share else "train"
 
     def draws(self, chunks: Iterable[Chunk]) -> set[float]:

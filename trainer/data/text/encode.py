@@ -19,21 +19,20 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
 from netsim.foundation.files import replacing, writing
 from netsim.foundation.refusal import Refusal, lies_in
 from netsim.foundation.terminal import Terminal
+from trainer.data.protocol import SPLITS, Split
 from trainer.data.shard.index import INDEX
 from trainer.data.text.documents import DocumentReader, EncodedChunk, draw_of
 from trainer.data.text.inputs import Chunk, TextFile, chunks, end_of_share, listed_files
 from trainer.data.text.shard_writer import JOURNAL, ShardWriter, discard, read_journal
 from trainer.data.text.tokens import (
-    SPLITS,
     TOKENIZER,
-    ByteTokenizer,
-    Split,
     TextIndex,
     Tokenizer,
     read_tokenizer,
@@ -43,41 +42,25 @@ from trainer.data.text.tokens import (
 )
 
 
-class EncodingProgress:
+class EncodingProgress(Progress):
     """On a terminal: the share of the bytes of the files that are done, tokens a second, time left."""
 
     def __init__(self, sizes: Sequence[int], first: int) -> None:
         """Describes the work by sizes of all files, in bytes, and number of the file at which this start resumes."""
+        speed = TextColumn("{task.fields[speed]}", markup=False)
+        columns = TextColumn("encoding"), BarColumn(), TaskProgressColumn(), speed, TimeRemainingColumn()
+        super().__init__(*columns, TextColumn("left"), console=Terminal(stderr=True), disable=not sys.stderr.isatty())
         self._before = [0, *itertools.accumulate(sizes)]
-        self._tokens, self._begun = 0, time.perf_counter()
-        self._progress = Progress(
-            TextColumn("encoding"),
-            BarColumn(),
-            TaskProgressColumn(),
-            TextColumn("{task.fields[speed]}", markup=False),
-            TimeRemainingColumn(),
-            TextColumn("left"),
-            console=Terminal(stderr=True),
-            disable=not sys.stderr.isatty(),
-        )
-        self._task = self._progress.add_task(
-            "", total=self._before[-1], completed=self._before[min(first, len(sizes))], speed=""
-        )
+        self._encoded, self._begun = 0, time.perf_counter()
+        self._task = self.add_task("", total=self._before[-1], completed=self._before[min(first, len(sizes))], speed="")
 
-    def __enter__(self) -> EncodingProgress:
-        self._progress.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._progress.stop()
-
-    def advance(self, chunk: Chunk, tokens: int) -> None:
+    def encoded(self, chunk: Chunk, tokens: int) -> None:
         """Shows that a chunk is done, and how many tokens more it is."""
-        self._tokens += tokens
+        self._encoded += tokens
         last = chunk.pieces[-1]
         done = self._before[last.file] + (last.end if last.read_bytes is None else last.read_bytes)
-        speed = self._tokens / (time.perf_counter() - self._begun)
-        self._progress.update(self._task, completed=done, speed=f"{speed:,.0f} tokens/s")
+        speed = self._encoded / (time.perf_counter() - self._begun)
+        self.update(self._task, completed=done, speed=f"{speed:,.0f} tokens/s")
 
 
 NOTED_EVERY_S = 5.0
@@ -132,22 +115,20 @@ def run(request: EncodeTextRequest) -> int:
     out = request.out
     if (out / INDEX).exists():
         raise Refusal(out / INDEX, "output", "already exists", "give another folder, or delete this one")
-    tokenizer, content = _tokenizer(request)
+    tokenizer = read_tokenizer(request.tokenizer)
+    content = None if request.tokenizer is None else tokenizer_content(request.tokenizer)
+    digest = None if content is None else sha256_of(content)
     end_token = tokenizer.end_token(request.end_token)
     files = listed_files(request.paths, request.endings, out)
     document_end = None if request.document_end is None else f"\n{request.document_end}\n".encode()
     plain = document_end is None and not any(file.has_json_lines for file in files)
     cut = end_of_share(files[0], request.held_out) if plain and len(files) == 1 else None
     reader = DocumentReader(files, request.field, request.held_out, request.skip_bad_lines, document_end, cut)
-    made_by = {
-        "field": request.field,
-        "document_end": request.document_end,
-        "held_out": request.held_out,
-        "num_files": len(files),
-    }
+    made_by = {name: getattr(request, name) for name in ("field", "document_end", "held_out")}
+    made_by["num_files"] = len(files)
     if plain and cut is None:
         _check_splits(reader, Counter(reader.split_of(draw_of(file.name)) for file in files))
-    journal = read_journal(out, _digest(files, {**made_by, "end_token": end_token}, request.shard_tokens, content))
+    journal = read_journal(out, _digest(files, {**made_by, "end_token": end_token}, request.shard_tokens, digest))
     made_by["skip_bad_lines"] = request.skip_bad_lines  # may be added later: it changes nothing that was written
     made = [folder for folder in (out, *out.parents) if not folder.exists()]
     writer = ShardWriter(out, token_type(tokenizer.vocabulary), request.shard_tokens, journal)
@@ -155,7 +136,17 @@ def run(request: EncodeTextRequest) -> int:
     try:
         with writing(out):
             left_out = _write(request, reader, writer, end_token)
-            index = _index(reader, writer, tokenizer, end_token, content, made_by)
+            splits = writer.finish()
+            _check_splits(reader, {split: state.num_documents for split, state in splits.items()})
+        index = TextIndex(
+            vocabulary=tokenizer.vocabulary,
+            dtype=token_type(tokenizer.vocabulary),
+            end_token=end_token,
+            tokenizer=digest,
+            train=splits["train"].split,
+            held_out=splits["held_out"].split,
+            made_by={**made_by, "left_out": writer.journal.left_out},
+        )
     except KeyboardInterrupt:
         writer.note()
         print(f"{out}: stopped; what is done is kept, and the same command goes on", file=sys.stderr)
@@ -180,15 +171,8 @@ def run(request: EncodeTextRequest) -> int:
     return 0
 
 
-def _tokenizer(request: EncodeTextRequest) -> tuple[Tokenizer, bytes | None]:
-    if request.tokenizer is None:
-        return ByteTokenizer(), None
-    return read_tokenizer(request.tokenizer), tokenizer_content(request.tokenizer)
-
-
-def _digest(files: Sequence[TextFile], made_by: dict[str, object], shard_tokens: int, content: bytes | None) -> str:
+def _digest(files: Sequence[TextFile], made_by: dict[str, Any], shard_tokens: int, tokenizer: str | None) -> str:
     """Of everything that decides the shards, as far as it is known before a file is read."""
-    tokenizer = None if content is None else sha256_of(content)
     listed = [(file.name, file.size, file.changed_ns, file.must_be_text) for file in files]
     said = json.dumps([listed, made_by, shard_tokens, tokenizer], sort_keys=True)
     return hashlib.sha256(said.encode()).hexdigest()
@@ -207,34 +191,11 @@ def _write(request: EncodeTextRequest, reader: DocumentReader, writer: ShardWrit
         for chunk, result in encoded:
             writer.take(result, chunk.after)
             reasons += result.left_out[: SHOWN_LEFT_OUT - len(reasons)]
-            shown.advance(chunk, sum(len(part.tokens) for part in result.splits.values()))
+            shown.encoded(chunk, sum(len(part.tokens) for part in result.splits.values()))
             if time.perf_counter() - noted > NOTED_EVERY_S:
                 writer.note()
                 noted = time.perf_counter()
     return reasons
-
-
-def _index(
-    reader: DocumentReader,
-    writer: ShardWriter,
-    tokenizer: Tokenizer,
-    end_token: int,
-    content: bytes | None,
-    made_by: dict[str, object],
-) -> TextIndex:
-    splits = writer.finish()
-    _check_splits(reader, {split: state.num_documents for split, state in splits.items()})
-    return TextIndex.model_validate(
-        {
-            "vocabulary": tokenizer.vocabulary,
-            "dtype": token_type(tokenizer.vocabulary),
-            "end_token": end_token,
-            "tokenizer": None if content is None else sha256_of(content),
-            "train": splits["train"].split,
-            "held_out": splits["held_out"].split,
-            "made_by": {**made_by, "left_out": writer.journal.left_out},
-        }
-    )
 
 
 def _check_splits(reader: DocumentReader, num_documents: Mapping[Split, int]) -> None:
@@ -285,7 +246,7 @@ _own: tuple[DocumentReader, Tokenizer, int] | None = None
 
 def _prepare(reader: DocumentReader, tokenizer: Path | None, end_token: int) -> None:
     global _own
-    _own = reader, ByteTokenizer() if tokenizer is None else read_tokenizer(tokenizer), end_token
+    _own = reader, read_tokenizer(tokenizer), end_token
 
 
 def _prepare_worker(reader: DocumentReader, tokenizer: Path | None, end_token: int) -> None:

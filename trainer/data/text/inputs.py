@@ -37,7 +37,6 @@ class TextFile:
 
     @property
     def has_json_lines(self) -> bool:
-        """Whether every line is a JSON object."""
         return self.name.endswith(JSON_LINES)
 
     def opened(self, raw: BinaryIO) -> BinaryIO | gzip.GzipFile:
@@ -72,7 +71,7 @@ class Piece(NamedTuple):
 
 
 class Place(NamedTuple):
-    """How far the files have been read: the number of a file, and the byte in it at which reading goes on."""
+    """How far the files have been read: the number of a file, and the byte in it at which reading resumes."""
 
     file: int
     offset: int
@@ -195,7 +194,6 @@ def _text_file(path: Path, name: str, *, must_be_text: bool) -> TextFile:
 
 
 def _pieces(file: TextFile, number: int, offset: int, size: int, document_end: bytes | None) -> Iterator[Piece]:
-    """A file from a byte on."""
     if file.has_json_lines:
         return _lines(file, number, offset, size)
     if file.size <= size:

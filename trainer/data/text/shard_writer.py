@@ -2,28 +2,27 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 import numpy as np
-from numpy.typing import NDArray
 from pydantic import NonNegativeInt
 
+from netsim.foundation.digests import file_digest
 from netsim.foundation.documents import parse_json
 from netsim.foundation.files import replacing
 from netsim.foundation.refusal import Refusal
 from netsim.foundation.settings import Section
+from trainer.data.protocol import SPLITS, Split
 from trainer.data.text.documents import EncodedChunk, SplitPart
 from trainer.data.text.inputs import START, Place
-from trainer.data.text.tokens import NUMPY_TYPES, SPLITS, Split, TextSplit, TokenShard, TokenType
+from trainer.data.text.tokens import NUMPY_TYPES, TextSplit, TokenShard, TokenType
 
 JOURNAL = "unfinished.json"
 UNFINISHED = ".unfinished"
-_READ_BYTES = 1 << 24
 _SHARD = re.compile(rf"({'|'.join(SPLITS)})_\d{{5,}}\.bin({re.escape(UNFINISHED)})?")
 
 
@@ -62,7 +61,6 @@ class Journal(Section):
 
     @property
     def place(self) -> Place:
-        """Where reading goes on."""
         return Place(self.file, self.offset)
 
 
@@ -111,14 +109,8 @@ class ShardWriter:
         """Appends a chunk's tokens; the chunk behind it begins at `after`."""
         for split, part in chunk.splits.items():
             self._append(split, part)
-        self.journal = self.journal.model_copy(
-            update={
-                "file": after.file,
-                "offset": after.offset,
-                "left_out": self.journal.left_out + len(chunk.left_out),
-                **self._states,
-            }
-        )
+        left_out = self.journal.left_out + len(chunk.left_out)
+        self.journal = self.journal.model_copy(update={**after._asdict(), "left_out": left_out, **self._states})
 
     def note(self) -> None:
         """Writes down how far it has come, once that is on the disk."""
@@ -136,15 +128,14 @@ class ShardWriter:
         return self._states
 
     def close(self) -> None:
-        """Closes the files as they are."""
         for stream in self._files.values():
             stream.close()
-        self._files = {}
+        self._files.clear()
 
     def _append(self, split: Split, part: SplitPart) -> None:
         state = self._states[split]
         if len(part.tokens):
-            self._stream(split).write(_little_endian(part.tokens, self._dtype))
+            self._stream(split).write(np.ascontiguousarray(part.tokens, self._dtype).data.cast("B"))
         self._states[split] = state.model_copy(
             update={
                 "num_documents": state.num_documents + part.num_documents,
@@ -180,7 +171,7 @@ class ShardWriter:
         del self._files[split]
         path = self._open_path(split)
         name = path.name.removesuffix(UNFINISHED)
-        shard = TokenShard(file=name, num_tokens=state.open_tokens, sha256=_sha256(path))
+        shard = TokenShard(file=name, num_tokens=state.open_tokens, sha256=file_digest(path))
         path.rename(self._folder / name)
         self._states[split] = state.model_copy(update={"shards": (*state.shards, shard), "open_tokens": 0})
 
@@ -200,15 +191,3 @@ def discard(folder: Path, made: Sequence[Path]) -> None:
 def _own_files(folder: Path) -> list[Path]:
     """The shards in a folder, whole or not."""
     return [path for path in folder.iterdir() if _SHARD.fullmatch(path.name)] if folder.is_dir() else []
-
-
-def _little_endian(tokens: NDArray[np.integer[Any]], dtype: np.dtype[Any]) -> memoryview:
-    return np.ascontiguousarray(tokens, dtype).data.cast("B")
-
-
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as stream:
-        while part := stream.read(_READ_BYTES):
-            digest.update(part)
-    return digest.hexdigest()

@@ -15,6 +15,7 @@ from pydantic import Field, JsonValue, NonNegativeInt, PositiveInt, model_valida
 
 from netsim.foundation.refusal import Refusal
 from netsim.foundation.settings import Section
+from trainer.data.protocol import Split
 from trainer.data.shard.index import FolderIndex
 
 TOKENIZER = "tokenizer.json"
@@ -22,9 +23,6 @@ REMEDY = "write the folder again (python -m trainer encode-text)"
 NUMPY_TYPES = {"uint8": "<u1", "uint16": "<u2", "uint32": "<u4"}
 """How numpy names the types of tokens in shards, which are little-endian everywhere."""
 
-Split = Literal["train", "held_out"]
-"""What a document belongs to, as `trainer.data.Split`."""
-SPLITS: tuple[Split, ...] = ("train", "held_out")
 TokenType = Literal["uint8", "uint16", "uint32"]
 Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 
@@ -90,6 +88,9 @@ class TextIndex(FolderIndex):
         if self.dtype != token_type(self.vocabulary):
             raise ValueError(f"dtype: {self.dtype} is not that of a vocabulary of {self.vocabulary}; {REMEDY}")
         return self
+
+    def split(self, split: Split) -> TextSplit:
+        return self.train if split == "train" else self.held_out
 
     @property
     def bytes_per_token(self) -> float:
@@ -204,13 +205,12 @@ class FileTokenizer(Tokenizer):
 
 
 @functools.lru_cache(maxsize=4)
-def read_tokenizer(path: Path) -> FileTokenizer:
-    """Reads a tokenizer.json; raises ValueError if the library is missing."""
-    return FileTokenizer(tokenizer_content(path), path)
+def read_tokenizer(path: Path | None) -> Tokenizer:
+    """That of a tokenizer.json, or of bytes; raises ValueError if the library is missing."""
+    return ByteTokenizer() if path is None else FileTokenizer(tokenizer_content(path), path)
 
 
 def tokenizer_content(path: Path) -> bytes:
-    """The bytes of a tokenizer.json."""
     try:
         return path.read_bytes()
     except OSError as error:
