@@ -15,7 +15,8 @@ from pathlib import Path
 
 from netsim.foundation.files import replacing
 from trainer import load_config
-from trainer.data import PythonSource, PythonSourceConfig, Split
+from trainer.data import Split
+from trainer.data.builtin import PythonSource, PythonSourceConfig
 from trainer.observe.metrics import read_metrics
 
 COMPRESSORS: dict[str, Callable[[bytes], bytes]] = {

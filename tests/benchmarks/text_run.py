@@ -24,9 +24,10 @@ import torch
 from netsim.foundation.files import replacing
 from tests.forked import ROOT
 from tests.trainer.runs import timeless, torchrun
-from trainer.data import Loader, Text, TextConfig
+from trainer.data import Loader, TextConfig
 from trainer.data.text.encode import EncodeTextRequest, run
 from trainer.data.text.tokens import TextIndex
+from trainer.data.text_windows import Text
 from trainer.observe.metrics import read_metrics
 
 CONFIG = str(ROOT / "configs" / "runs" / "gpt_text.yaml")

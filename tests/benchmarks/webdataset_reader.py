@@ -34,13 +34,13 @@ from torch import Tensor
 
 from tests.trainer.data.tars import tar_bytes
 from trainer.__main__ import main as trainer_main
-from trainer.data import Loader, WebDataset, WebDatasetConfig
+from trainer.data import Loader, WebDatasetConfig
 from trainer.data.loader import DataLoadingConfig, Prefetcher
 from trainer.data.picture import read_picture
 from trainer.data.tar.files import TarFile
 from trainer.data.tar.index import ROW
 from trainer.data.tar.reader import PIECE_BYTES, Pieces
-from trainer.data.webdataset import streamed_order
+from trainer.data.webdataset import WebDataset, streamed_order
 
 BATCH, STREAMS, SHUFFLE = 64, 16, 64
 CASES = {"pictures of 64 pixels": (64, 64, 4096), "pictures of 256 pixels made 64": (256, 64, 1536)}

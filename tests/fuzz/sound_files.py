@@ -22,8 +22,8 @@ from trainer.checkpoint.manifest import Manifest, records
 from trainer.checkpoint.storage import FIRST_FORMAT
 from trainer.config.file import load_config
 from trainer.config.run import RunConfig
-from trainer.data import PairIndex, write_shards
-from trainer.data.shard.index import LatentsEntry, ShardEntry
+from trainer.data import write_shards
+from trainer.data.shard.index import LatentsEntry, PairIndex, ShardEntry
 from trainer.model.build import parameter_shapes
 from trainer.model.feature_extractor.extractor import write_extractor
 

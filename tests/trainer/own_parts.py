@@ -9,7 +9,8 @@ import torch
 from pydantic import BaseModel, PositiveFloat, PositiveInt
 from torch import Tensor
 
-from trainer.data import Batch, Dataset, Split, Toy, ToyConfig
+from trainer.data import Batch, Dataset, Split, ToyConfig
+from trainer.data.builtin import Toy
 from trainer.flow import Condition
 from trainer.flow.coupling import Coupling, Pairs
 from trainer.flow.objective import LossTerms, Model, Objective
@@ -39,7 +40,7 @@ OWN: dict[str, dict[str, Any]] = {
 
 
 class Rings(Dataset):
-    """The labelled rings of `trainer.data.Toy`."""
+    """The labelled rings of `trainer.data.builtin.Toy`."""
 
     class Config(BaseModel):
         """How many there are."""

@@ -3,28 +3,18 @@
 from typing import Annotated
 
 from netsim.foundation.own_class import KindOrClass
-from trainer.data.builtin import (
-    Digits,
-    DigitsConfig,
-    Numbers,
-    NumbersConfig,
-    PythonSource,
-    PythonSourceConfig,
-    Toy,
-    ToyConfig,
-)
-from trainer.data.companions import Captioned, CaptionsConfig, Sourced, in_shuffled_epochs, source_points
-from trainer.data.image_folder import ImageFolder, ImageFolderConfig
-from trainer.data.kinds import AnyOneConfig, OwnDataset
-from trainer.data.loader import Loader, accumulation_steps
-from trainer.data.mixture import Mixture, MixtureConfig, MixtureFile
-from trainer.data.pairs import PairsConfig, PairsOfPoints
-from trainer.data.protocol import SPLITS, BadExamples, Batch, Dataset, Split, TooManyBadExamples, first_data_points
-from trainer.data.shard.index import PairIndex, ShardIndex
+from trainer.data.builtin import Digits, DigitsConfig, NumbersConfig, ToyConfig
+from trainer.data.companions import Captioned, CaptionsConfig, Sourced
+from trainer.data.image_folder import ImageFolderConfig
+from trainer.data.kinds import AnyOneConfig
+from trainer.data.loader import Loader
+from trainer.data.mixture import MixtureConfig
+from trainer.data.pairs import PairsConfig
+from trainer.data.protocol import SPLITS, BadExamples, Batch, Dataset, Split, first_data_points
 from trainer.data.shard.writer import write_shards
 from trainer.data.shards import Shards, ShardsConfig
-from trainer.data.text_windows import Text, TextConfig
-from trainer.data.webdataset import WebDataset, WebDatasetConfig
+from trainer.data.text_windows import TextConfig
+from trainer.data.webdataset import WebDatasetConfig
 
 AnyConfig = AnyOneConfig | MixtureConfig | NumbersConfig
 Config = Annotated[AnyConfig, KindOrClass()]
@@ -47,46 +37,25 @@ def parts_of(config: AnyConfig) -> tuple[AnyConfig, ...]:
 __all__ = [
     "SPLITS",
     "AnyConfig",
-    "AnyOneConfig",
     "BadExamples",
     "Batch",
-    "Captioned",
     "CaptionsConfig",
     "Config",
     "Dataset",
     "Digits",
     "DigitsConfig",
-    "ImageFolder",
     "ImageFolderConfig",
     "Loader",
-    "Mixture",
     "MixtureConfig",
-    "MixtureFile",
-    "Numbers",
-    "NumbersConfig",
-    "OwnDataset",
-    "PairIndex",
     "PairsConfig",
-    "PairsOfPoints",
-    "PythonSource",
-    "PythonSourceConfig",
-    "ShardIndex",
     "Shards",
     "ShardsConfig",
-    "Sourced",
     "Split",
-    "Text",
     "TextConfig",
-    "TooManyBadExamples",
-    "Toy",
     "ToyConfig",
-    "WebDataset",
     "WebDatasetConfig",
-    "accumulation_steps",
     "build",
     "first_data_points",
-    "in_shuffled_epochs",
     "parts_of",
-    "source_points",
     "write_shards",
 ]

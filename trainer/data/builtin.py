@@ -54,7 +54,6 @@ class DigitsConfig(Section):
 
     @property
     def shape(self) -> tuple[int, int, int]:
-        """(C, H, W) of an image, known before the data set is loaded."""
         return 1, self.size, self.size
 
     def open(self) -> Digits:
@@ -133,7 +132,6 @@ class ToyConfig(Section):
 
     @property
     def num_classes(self) -> int:
-        """The parts, if points are labelled."""
         return PARTS[self.name] if self.classes else 0
 
     def open(self) -> Toy:
@@ -270,7 +268,6 @@ class PythonSourceConfig(Section):
 
     @property
     def shape(self) -> tuple[int]:
-        """(context + 1,), known before the data set is loaded."""
         return (self.context + 1,)
 
     @model_validator(mode="after")

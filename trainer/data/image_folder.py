@@ -96,12 +96,10 @@ class ImageFolderConfig(Section):
 
     @property
     def num_classes(self) -> int:
-        """The classes of the folder."""
         return len(self.classes)
 
     @property
     def class_names(self) -> tuple[str, ...]:
-        """Of the classes 0, 1, ...: those of their sub-folders."""
         return self.classes
 
     @classmethod

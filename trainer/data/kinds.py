@@ -26,17 +26,14 @@ class OwnDataset(OwnClass, frozen=True):
     protocol: ClassVar[str] = "trainer.data.Dataset"
 
     def open(self) -> Dataset:
-        """Makes the user's data set."""
         return build_own(self)
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Of an example: (C, H, W) of an image, (D,) of a vector."""
         return tuple(self.setting("shape"))
 
     @property
     def num_classes(self) -> int:
-        """How many classes the labels name; 0 without labels."""
         return self.setting("num_classes")
 
     @property

@@ -111,7 +111,6 @@ class MixtureConfig(Section):
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Of an example of any source."""
         return tuple(self.parts[0].shape)
 
     @property
@@ -330,7 +329,6 @@ def _check_ids(name: str, ids: Tensor) -> None:
 
 
 def _by_size(sources: Mapping[str, Dataset]) -> dict[str, float]:
-    """Shares by the numbers of training examples."""
     for name, source in sources.items():
         if source.endless:
             raise ValueError(_sizeless(name))

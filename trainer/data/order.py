@@ -113,7 +113,6 @@ class OneByOne(Plan):
 
     @property
     def steps(self) -> int:
-        """Of a pass through all groups."""
         return self._ends[-1]
 
     def place(self, step: int) -> tuple[int, int]:

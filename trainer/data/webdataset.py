@@ -93,12 +93,10 @@ class WebDatasetConfig(Section):
 
     @property
     def shape(self) -> tuple[int, int, int]:
-        """(C, H, W) of an image, known before the data set is loaded."""
         return self.channels, self.size, self.size
 
     @property
     def patterns(self) -> tuple[str, ...]:
-        """Where the tars are, always as a list."""
         return (self.path,) if isinstance(self.path, str) else self.path
 
     def caution(self, ranks: int) -> str | None:
@@ -228,7 +226,6 @@ def _check_images(image: Any, index: TarIndex) -> None:
 
 
 def _tars(config: WebDatasetConfig, index: TarIndex) -> list[str]:
-    """Where the tars of the index are."""
     where = "::".join(config.patterns)
     try:
         urls: list[str] = found_once(f"{where}: tars", lambda: find_tars(config.patterns))

@@ -16,6 +16,7 @@ from trainer.config.derived import task_names
 from trainer.config.run import RunConfig
 from trainer.config.sample import ImageSample
 from trainer.data import Batch, Split
+from trainer.data.companions import source_points
 from trainer.flow import Condition
 from trainer.flow.context import Seen
 from trainer.sampling.flow import FlowParts
@@ -24,7 +25,7 @@ from trainer.sampling.flow import FlowParts
 def source_samples(config: RunConfig, examples: Tensor, *, seed: int, split: Split = "held_out") -> Tensor:
     """States [B, *shape] that paths of examples [B] begin at: noise, another data set, or the data; on the CPU."""
     if config.flow is not None and config.source_data is not None:
-        points = trainer.data.source_points(trainer.data.build(config.source_data), examples, seed=seed, split=split)
+        points = source_points(trainer.data.build(config.source_data), examples, seed=seed, split=split)
         return config.flow.data_scale * points if config.flow.path.kind == "mirror_interpolant" else points
     values = torch.arange(math.prod(config.state_shape))
     drawn = normal(fold_in(keys_of(examples, "start", seed=seed)[:, None], values))

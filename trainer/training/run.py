@@ -14,7 +14,8 @@ from trainer.checkpoint.intact import newest_intact_collective
 from trainer.checkpoint.manifest import Manifest
 from trainer.config.layout import Layout
 from trainer.config.run import RunConfig
-from trainer.data import Dataset, TooManyBadExamples
+from trainer.data import Dataset
+from trainer.data.protocol import TooManyBadExamples
 from trainer.distributed.consistency import compare_for_good
 from trainer.distributed.groups import TIMEOUT_S, Launch, joined, limit_collectives
 from trainer.distributed.process.debug import dump_failure

@@ -20,10 +20,10 @@ from tests.trainer.commands import contents, refused
 from tests.trainer.data.pictures import folder, picture
 from trainer import data
 from trainer.__main__ import main
-from trainer.data import ShardIndex, ShardsConfig
+from trainer.data import ShardsConfig
 from trainer.data.conversion.run import ShardsRequest, run
 from trainer.data.conversion.source import Reading
-from trainer.data.shard.index import index_schema
+from trainer.data.shard.index import ShardIndex, index_schema
 
 SCHEMA = json.loads((ROOT / "configs" / "schemas" / "shards.schema.json").read_text())
 GOLDEN = ROOT / "tests" / "files" / "shards"

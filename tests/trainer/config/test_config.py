@@ -14,7 +14,7 @@ from trainer.__main__ import main
 from trainer.config.rules.plan import plan_layout
 from trainer.config.run import RunConfig
 from trainer.config.sample import ImageSample, TextSample
-from trainer.data import PythonSourceConfig
+from trainer.data.builtin import PythonSourceConfig
 from trainer.flow.sampler import Heun
 
 RUNS = Path(__file__).parents[3] / "configs" / "runs"

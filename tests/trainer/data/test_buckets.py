@@ -18,10 +18,11 @@ from trainer.config.model import DiTConfig
 from trainer.config.rules.objection import refuse
 from trainer.config.rules.pairing import of_shapes
 from trainer.config.run import RunConfig
-from trainer.data import Batch, Dataset, ImageFolder, ImageFolderConfig, Loader, Split, TooManyBadExamples
+from trainer.data import Batch, Dataset, ImageFolderConfig, Loader, Split
+from trainer.data.image_folder import ImageFolder
 from trainer.data.order import Interleaved
 from trainer.data.picture import buckets_around, nearest_buckets
-from trainer.data.protocol import BadExamples
+from trainer.data.protocol import BadExamples, TooManyBadExamples
 from trainer.flow import Condition
 from trainer.model.dit import DiT, FeedForward
 from trainer.model.network import NetworkSpec

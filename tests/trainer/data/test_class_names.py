@@ -15,8 +15,9 @@ from tests.trainer.data.pictures import folder
 from trainer import data
 from trainer.checkpoint.model_card import model_card
 from trainer.config.run import RunConfig
-from trainer.data import PairIndex, PairsConfig, ShardIndex, ShardsConfig, write_shards
-from trainer.data.shard.index import listed
+from trainer.data import PairsConfig, ShardsConfig, write_shards
+from trainer.data.builtin import PythonSourceConfig
+from trainer.data.shard.index import PairIndex, ShardIndex, listed
 from trainer.flow import Condition
 from trainer.sampling.conditioning import Conditioning
 from trainer.sampling.pictures import headings_above, image_grid
@@ -74,7 +75,7 @@ def test_names_are_those_of_folders_of_digits_and_of_a_class_of_the_users(tmp_pa
     document = {"kind": "image_folder", "path": str(pictures), "size": 8, "held_out": 2}
     assert data.ImageFolderConfig(**data.ImageFolderConfig.resolved(document)).class_names == ("cat", "dog")
     assert data.DigitsConfig().class_names == tuple(map(str, range(10)))
-    assert data.ToyConfig(classes=True).class_names == data.PythonSourceConfig().class_names == ()
+    assert data.ToyConfig(classes=True).class_names == PythonSourceConfig().class_names == ()
     own = {"class": f"{__name__}:Own"}
     assert run(data=own).data.class_names == ("left", "right")
     with pytest.raises(ValidationError, match=r"as class_names \('one',\), not a name for each of 2 classes; give so"):

@@ -14,7 +14,8 @@ from netsim.foundation.refusal import Refusal
 from tests.trainer.commands import refused
 from tests.trainer.data.pictures import folder, picture
 from trainer import data
-from trainer.data import BadExamples, ImageFolder, ImageFolderConfig
+from trainer.data import BadExamples, ImageFolderConfig
+from trainer.data.image_folder import ImageFolder
 from trainer.data.picture import BadPicture, opened_picture, read_picture
 
 

@@ -4,7 +4,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from trainer.data import Batch, Dataset, Loader, Split, accumulation_steps
+from trainer.data import Batch, Dataset, Loader, Split
+from trainer.data.loader import accumulation_steps
 
 
 class Numbers(Dataset):

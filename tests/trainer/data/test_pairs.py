@@ -16,7 +16,8 @@ from trainer import data
 from trainer.config.file import resolve
 from trainer.config.rules.plan import plan_layout
 from trainer.config.run import RunConfig
-from trainer.data import BadExamples, PairIndex, PairsConfig
+from trainer.data import BadExamples, PairsConfig
+from trainer.data.shard.index import PairIndex
 from trainer.evaluation.judgement import real_examples
 from trainer.flow.context import Identity
 from trainer.task import FlowTask

@@ -10,7 +10,8 @@ import torch
 from pydantic import ValidationError
 
 from trainer import data
-from trainer.data import PythonSource, PythonSourceConfig, builtin
+from trainer.data import builtin
+from trainer.data.builtin import PythonSource, PythonSourceConfig
 
 LIBRARY = Path(sysconfig.get_path("stdlib"))
 

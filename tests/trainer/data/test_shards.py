@@ -11,8 +11,9 @@ from safetensors.numpy import save_file
 from netsim.foundation.refusal import Refusal
 from tests.trainer.commands import contents
 from trainer import data
-from trainer.data import BadExamples, ShardIndex, Shards, ShardsConfig, write_shards
+from trainer.data import BadExamples, Shards, ShardsConfig, write_shards
 from trainer.data.shard.file import open_shard
+from trainer.data.shard.index import ShardIndex
 
 
 def examples(num: int = 50, shape: tuple[int, ...] = (2, 3, 3), dtype: str = "float32") -> np.ndarray:

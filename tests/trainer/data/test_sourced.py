@@ -8,7 +8,8 @@ import torch
 from tests.trainer.data.test_loader import Numbers
 from trainer.config.rules.plan import plan_layout
 from trainer.config.run import RunConfig
-from trainer.data import BadExamples, Batch, Loader, Sourced, ToyConfig, build, source_points
+from trainer.data import BadExamples, Batch, Loader, ToyConfig, build
+from trainer.data.companions import Sourced, source_points
 from trainer.sampling.conditioning import conditioning_for, source_samples
 from trainer.sampling.flow import FlowParts
 from trainer.task import FlowTask

@@ -15,10 +15,10 @@ from tests.trainer.commands import GPT
 from tests.trainer.data.texts import config, encoded, small_tokenizer, stories, tokens
 from trainer import data, load_config
 from trainer.config.rules.plan import plan_layout
-from trainer.data import Loader, Split, Text, TextConfig
+from trainer.data import Loader, Split, TextConfig
 from trainer.data.order import keyed_order
 from trainer.data.text.tokens import ByteTokenizer
-from trainer.data.text_windows import run_tokenizer, tokenizer_file
+from trainer.data.text_windows import Text, run_tokenizer, tokenizer_file
 from trainer.model.flops import training_flops
 
 

@@ -24,9 +24,11 @@ from trainer import data, load_config
 from trainer.__main__ import main
 from trainer.config.rules.cautions import cautions
 from trainer.config.rules.plan import plan_layout
-from trainer.data import BadExamples, Digits, Loader, WebDataset, WebDatasetConfig
+from trainer.data import BadExamples, Digits, Loader, WebDatasetConfig
+from trainer.data.image_folder import ImageFolder
 from trainer.data.loader import DataLoadingConfig, Prefetcher
 from trainer.data.tar import files, reader
+from trainer.data.webdataset import WebDataset
 
 STEPS = 17
 """An epoch of 110 examples in steps of 16 ends within the seventh."""
@@ -363,7 +365,7 @@ def test_colours_sizes_and_middle_squares_are_those_of_image_folder(tmp_path: Pa
     index = indexed(str(tmp_path / "x.tar"), tmp_path / "index", "--label", "none")
     ours = WebDataset(config(str(tmp_path / "x.tar"), index, size=7, channels=3, held_out=1, image="png"))
     section = {"kind": "image_folder", "path": str(tmp_path / "p"), "size": 7, "held_out": 1}
-    folder = data.ImageFolder(data.ImageFolderConfig.model_validate(data.ImageFolderConfig.resolved(section)))
+    folder = ImageFolder(data.ImageFolderConfig.model_validate(data.ImageFolderConfig.resolved(section)))
     assert torch.equal(ours.get(torch.arange(3)).x_1, folder.get(torch.arange(3)).x_1)
 
 

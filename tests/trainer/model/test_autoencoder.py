@@ -16,7 +16,8 @@ from trainer import data, load_config
 from trainer.__main__ import main
 from trainer.config.model.mlp import AutoencoderConfig
 from trainer.config.run import RunConfig
-from trainer.data import Batch, ShardIndex, ShardsConfig
+from trainer.data import Batch, ShardsConfig
+from trainer.data.shard.index import ShardIndex
 from trainer.evaluation.judgement import judge_features
 from trainer.model.autoencoder import Autoencoder
 from trainer.model.feature_extractor.extractor import write_extractor

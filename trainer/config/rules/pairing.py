@@ -10,16 +10,9 @@ from trainer.config.rules.composition import built, follows_score, kinds_without
 from trainer.config.rules.objection import Objections
 from trainer.config.run import RunConfig
 from trainer.config.sample import ImageSample
-from trainer.data import (
-    MixtureConfig,
-    OwnDataset,
-    PairsConfig,
-    PythonSourceConfig,
-    ShardsConfig,
-    TextConfig,
-    ToyConfig,
-    parts_of,
-)
+from trainer.data import MixtureConfig, PairsConfig, ShardsConfig, TextConfig, ToyConfig, parts_of
+from trainer.data.builtin import PythonSourceConfig
+from trainer.data.kinds import OwnDataset
 from trainer.flow.context import SemanticMap
 from trainer.flow.coupling import KNN, Independent, OwnCoupling, Paired
 from trainer.flow.objective import Regression

@@ -14,7 +14,7 @@ from trainer.config.rules import drawing, pairing, parts, tasks
 from trainer.config.rules.objection import Objections, Validation, caught, errors, refuse, result_or_first
 from trainer.config.run import RunConfig
 from trainer.config.sections import DeepSpeedConfig, FSDPConfig
-from trainer.data import accumulation_steps
+from trainer.data.loader import accumulation_steps
 
 
 def plan_layout(config: RunConfig, world_size: int, *, ranks_per_node: int | None = None) -> Layout:

@@ -192,7 +192,6 @@ class ShardIndex(FolderIndex):
 
     @property
     def num_examples(self) -> int:
-        """Examples of all shards together."""
         return sum(shard.num_examples for shard in self.shards)
 
 
@@ -238,7 +237,6 @@ class PairIndex(FolderIndex):
 
     @property
     def num_examples(self) -> int:
-        """Pairs of all shards together."""
         return sum(shard.num_examples for shard in self.shards)
 
     @property

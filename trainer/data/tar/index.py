@@ -82,7 +82,6 @@ class TarIndex(FolderIndex):
 
     @property
     def num_examples(self) -> int:
-        """Examples of all tars together."""
         return sum(tar.num_examples for tar in self.tars)
 
     @classmethod

@@ -63,15 +63,13 @@ def scan(url: str, name: str, label: str | None) -> Scan:
     examples: list[TarExample] = []
     labels: list[int | str | None] = []
     unlabelled: str | None = None
-    kinds: dict[tuple[str, ...], tuple[int, str]] = {}
+    kinds = _Kinds()
     try:
         for example in walk_examples(read):
             if example.end > tar.size:
                 raise TarDamage(f"is cut off: {example.key} ends at byte {example.end:,} of {tar.size:,}")
             examples.append(example)
-            extensions = tuple(sorted(example.members))
-            count, first = kinds.get(extensions, (0, example.key[:MOST_SHOWN]))
-            kinds[extensions] = count + 1, first
+            kinds.add(tuple(sorted(example.members)), 1, example.key[:MOST_SHOWN])
             if label is not None:
                 value, reason = _label(example, read, label)
                 labels.append(value)
@@ -89,11 +87,26 @@ def scan(url: str, name: str, label: str | None) -> Scan:
         checks=tuple(example.check for example in examples),
         labels=tuple(labels) or (None,) * len(examples),
         unlabelled=unlabelled,
-        kinds=tuple(
-            MembersEntry(extensions=extensions, num_examples=count, first=first)
-            for extensions, (count, first) in sorted(kinds.items())
-        ),
+        kinds=kinds.entries,
     )
+
+
+class _Kinds:
+    """Examples with the same members: how many there are, and the first."""
+
+    def __init__(self) -> None:
+        self.found: dict[tuple[str, ...], tuple[int, str]] = {}
+
+    def add(self, extensions: tuple[str, ...], num: int, first: str) -> None:
+        count, first = self.found.get(extensions, (0, first))
+        self.found[extensions] = count + num, first
+
+    @property
+    def entries(self) -> tuple[MembersEntry, ...]:
+        return tuple(
+            MembersEntry(extensions=extensions, num_examples=count, first=first)
+            for extensions, (count, first) in sorted(self.found.items())
+        )
 
 
 def label_parts(label: str) -> tuple[str, str | None]:
@@ -194,18 +207,16 @@ class _Contents:
     label: str | None
     rows: dict[str, NDArray[np.void]] = field(default_factory=dict)
     sizes: dict[str, int] = field(default_factory=dict)
-    kinds: dict[str, Scan] = field(default_factory=dict)
+    kinds: dict[str, tuple[MembersEntry, ...]] = field(default_factory=dict)
     names: dict[str, int] = field(default_factory=dict)
     number: int | None = None
     unlabelled: list[str] = field(default_factory=list)
 
     def take(self, found: Scan) -> None:
-        """Adds a scan."""
         rows = np.zeros(len(found.starts), ROW)
         rows["start"], rows["end"], rows["check"] = found.starts, found.ends, found.checks
         rows["label"] = [self._numbered(label) for label in found.labels]
-        self.rows[found.name], self.sizes[found.name] = rows, found.size
-        self.kinds[found.name] = found.model_copy(update={"starts": (), "ends": (), "checks": (), "labels": ()})
+        self.rows[found.name], self.sizes[found.name], self.kinds[found.name] = rows, found.size, found.kinds
         if found.unlabelled is not None:
             self.unlabelled.append(found.unlabelled)
         if len(rows) and len(self.rows) == 1:
@@ -231,11 +242,9 @@ class _Contents:
         if not len(rows):
             raise ValueError(f"path: the {len(tars)} tars hold no examples; name members KEY.EXTENSION")
         members = self._members(tars)
-        num_classes, class_names = 0, ()
-        if self.label is not None:
-            num_classes, class_names = self._classes(rows, given)
-        elif given:
+        if self.label is None and given:
             raise ValueError(f"class_names: {len(given)} names without labels; give the member that tells the class")
+        num_classes, class_names = (0, ()) if self.label is None else self._classes(rows, given)
         return rows, {
             "label": self.label,
             "num_classes": num_classes,
@@ -267,20 +276,16 @@ class _Contents:
             raise ValueError(f"--label: {self.label} is as large as {most}, which is not a class; give another member")
         return len(given) or most + 1, given
 
-    def _members(self, tars: Sequence[str]) -> list[dict[str, object]]:
-        found: dict[tuple[str, ...], tuple[int, str]] = {}
+    def _members(self, tars: Sequence[str]) -> tuple[MembersEntry, ...]:
+        kinds = _Kinds()
         for tar in tars:
-            for kind in self.kinds[tar].kinds:
-                count, first = found.get(kind.extensions, (0, f"{tar}: {kind.first}"))
-                found[kind.extensions] = count + kind.num_examples, first
-        if len(found) > MOST_KINDS:
-            problem = f"the examples have {len(found):,} different sets of members, such as those of "
-            told = " and ".join(first for _, first in list(found.values())[:2])
-            raise ValueError(f"path: {problem}{told}; what follows the first dot of a name must say what a member is")
-        return [
-            {"extensions": extensions, "num_examples": count, "first": first}
-            for extensions, (count, first) in sorted(found.items())
-        ]
+            for kind in self.kinds[tar]:
+                kinds.add(kind.extensions, kind.num_examples, f"{tar}: {kind.first}")
+        if len(kinds.found) > MOST_KINDS:
+            problem = f"the examples have {len(kinds.found):,} different sets of members, such as those of "
+            firsts = " and ".join(first for _, first in list(kinds.found.values())[:2])
+            raise ValueError(f"path: {problem}{firsts}; what follows the first dot of a name must say what a member is")
+        return kinds.entries
 
 
 def _scan_all(tars: Mapping[str, str], out: Path, label: str | None, workers: int, contents: _Contents) -> None:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from netsim.foundation.refusal import Refusal
 from trainer.data.tar.files import TarFile, local_path, open_tar
-from trainer.data.tar.index import TarIndex, check_examples, open_examples
+from trainer.data.tar.index import TarEntry, TarIndex, check_examples, open_examples
 from trainer.data.tar.members import TarDamage, walk_examples
 
 PIECE_BYTES = 4 << 20
@@ -72,13 +72,14 @@ class Pieces:
 
     def read(self, places: Sequence[tuple[int, int]]) -> list[bytes]:
         """Reads examples at (number of the tar, id), in that order; from several threads; Refusal or Unreachable."""
-        coming = [self._asked(tar, number) for tar, number in places]
-        return [self._cut(*asked) for asked in coming]
+        requests = [self._requested(tar, number) for tar, number in places]
+        return [content.result()[begin : begin + size] for content, begin, size in requests]
 
-    def _asked(self, tar: int, number: int) -> tuple[int, Future[bytes], int]:
+    def _requested(self, tar: int, number: int) -> tuple[Future[bytes], int, int]:
+        """What will have the example, and its offset and length there."""
         start, end = int(self._rows["start"][number]), int(self._rows["end"][number])
         if not self._dealt[number]:
-            return number, self._threads.submit(self._fetch, tar, start, end), start
+            return self._threads.submit(self._fetch, tar, start, end), 0, end - start
         key = tar, start // PIECE_BYTES
         with self._lock:
             piece = self._kept.get(key) or self._begin(key)
@@ -91,14 +92,9 @@ class Pieces:
                 del self._kept[key]
             while len(self._kept) > self._most:
                 self._kept.popitem(last=False)
-        return number, piece.content, piece.start
-
-    def _cut(self, number: int, content: Future[bytes], start: int) -> bytes:
-        begin, end = int(self._rows["start"][number]), int(self._rows["end"][number])
-        return content.result()[begin - start : end - start]
+        return piece.content, start - piece.start, end - start
 
     def _begin(self, key: tuple[int, int]) -> _Piece:
-        """Begins to fetch a piece."""
         tar, part = key
         first = int(self._ends[tar - 1]) if tar else 0
         starts = self._rows["start"][first : int(self._ends[tar])]
@@ -143,13 +139,9 @@ class TarReader:
         streams: int,
         shuffle: int,
     ) -> None:
-        """Maps the index into memory; no tar is opened yet.
+        """Maps the index into memory and opens no tar yet; `urls` are in its order, `dealt` [N] as of :class:`Pieces`.
 
-        Args:
-            urls: of the tars, in the order of the index.
-            dealt: [N] which examples come in epochs.
-            streams: places that an epoch is read at side by side.
-            shuffle: neighbours that come in any order.
+        `streams` places are read side by side, at each of which `shuffle` neighbours come in any order.
         """
         self._index, self._urls, self._rows = index, urls, open_examples(folder, index)
         self.labels: NDArray[np.int32] = self._rows["label"]
@@ -159,7 +151,7 @@ class TarReader:
         self._open = functools.lru_cache(maxsize=max(limit // 2, 1))(self._opened)
         run_bytes = shuffle * sum(tar.size for tar in index.tars) // index.num_examples
         self._pieces = Pieces(self._open, self._rows, self.ends, dealt, streams=streams, run_bytes=run_bytes)
-        self._told: set[tuple[int, int]] = set()
+        self._expected: set[tuple[int, int]] = set()
 
     def read(self, numbers: Sequence[int]) -> tuple[dict[int, Example], dict[int, str]]:
         """Sound examples by id, place and fault of the others; from several threads; Refusal or Unreachable."""
@@ -172,33 +164,27 @@ class TarReader:
             try:
                 content = contents[tar, number] if (tar, number) in contents else self._local(tar, number)
                 examples[number] = self._parsed(tar, number, content)
-            except TarDamage as error:
-                reasons[number] = f"{self._urls[tar]}: example {self._place(tar, number)}: {error}"
-            except OSError as error:
-                reasons[number] = f"{self._urls[tar]}: example {self._place(tar, number)}: {error.strerror}"
+            except (TarDamage, OSError) as error:
+                reason = error.strerror if isinstance(error, OSError) else error
+                reasons[number] = f"{self._urls[tar]}: example {self._place(tar, number)}: {reason}"
         return examples, reasons
 
     def where(self, number: int) -> str:
-        """The tar that an example lies in."""
         return self._urls[int(np.searchsorted(self.ends, number, side="right"))]
 
     def _place(self, tar: int, number: int) -> int:
         return number - (int(self.ends[tar - 1]) if tar else 0)
 
     def _opened(self, tar: int) -> TarFile:
-        opened = open_tar(self._urls[tar])
-        if opened.size != self._index.tars[tar].size:
-            problem = f"has {opened.size:,} bytes but the index says {self._index.tars[tar].size:,}"
-            raise Refusal(self._urls[tar], "size", problem, REMEDY)
-        return opened
+        return open_indexed(self._urls[tar], self._index.tars[tar])
 
     def _local(self, tar: int, number: int) -> bytes:
         start, end = int(self._rows["start"][number]), int(self._rows["end"][number])
         file, part = self._open(tar), start // PIECE_BYTES
-        if (tar, part) not in self._told:
-            if len(self._told) > 4 * THREADS * THREADS:
-                self._told.clear()
-            self._told.add((tar, part))
+        if (tar, part) not in self._expected:
+            if len(self._expected) > 4 * THREADS * THREADS:
+                self._expected.clear()
+            self._expected.add((tar, part))
             file.expect(start, start + 2 * PIECE_BYTES)
         return file.read(start, end)
 
@@ -223,10 +209,12 @@ def check_tars(folder: Path, index: TarIndex, urls: Sequence[str]) -> None:
     """Refuses tars whose sizes, or an index whose rows, are not as the index says; raises Unreachable, too."""
     check_examples(folder, index)
     with ThreadPoolExecutor(THREADS) as threads:
-        for url, entry, size in zip(urls, index.tars, threads.map(_size, urls), strict=True):
-            if size != entry.size:
-                raise Refusal(url, "size", f"has {size:,} bytes but the index says {entry.size:,}", REMEDY)
+        list(threads.map(lambda url, entry: open_indexed(url, entry).size, urls, index.tars))
 
 
-def _size(url: str) -> int:
-    return open_tar(url).size
+def open_indexed(url: str, entry: TarEntry) -> TarFile:
+    """Opens a tar of an index; refuses one of another size."""
+    tar = open_tar(url)
+    if tar.size != entry.size:
+        raise Refusal(url, "size", f"has {tar.size:,} bytes but the index says {entry.size:,}", REMEDY)
+    return tar

@@ -85,7 +85,6 @@ class DocumentReader:
         return "held_out" if draw < self.held_out_share else "train"
 
     def draws(self, chunks: Iterable[Chunk]) -> set[float]:
-        """The draws of the documents of some chunks; reads them."""
         return {document.draw for chunk in chunks for piece in chunk.pieces for document in self._documents(piece, [])}
 
     def _documents(self, piece: Piece, left_out: list[str]) -> Iterator[Document]:

@@ -55,7 +55,6 @@ class EncodingProgress(Progress):
         self._task = self.add_task("", total=self._before[-1], completed=self._before[min(first, len(sizes))], speed="")
 
     def encoded(self, chunk: Chunk, tokens: int) -> None:
-        """Shows that a chunk is done, and how many tokens more it is."""
         self._encoded += tokens
         last = chunk.pieces[-1]
         done = self._before[last.file] + (last.end if last.read_bytes is None else last.read_bytes)

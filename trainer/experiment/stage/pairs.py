@@ -12,8 +12,7 @@ from trainer.config.derived import with_controls
 from trainer.config.file import load_run
 from trainer.config.rules.drawing import of_drawn
 from trainer.config.rules.objection import Objections, caught
-from trainer.data import PairIndex
-from trainer.data.shard.index import INDEX
+from trainer.data.shard.index import INDEX, PairIndex
 from trainer.distributed.groups import Launch
 from trainer.experiment.stage.protocol import Cost, Provenance, Stage, TaughtStage, filled, until_awaited
 from trainer.sampling.pairs.request import PairsRequest

@@ -12,6 +12,7 @@ from torch import Tensor
 import trainer.data
 from moe.seeds import derive_seed, fold_in, normal
 from trainer.data import Dataset
+from trainer.data.companions import in_shuffled_epochs
 from trainer.flow import Condition
 from trainer.sampling.conditioning import keys_of, source_samples
 from trainer.sampling.draw import TrainedFlow
@@ -113,5 +114,5 @@ class PairDrawing:
         if dataset.endless:
             batch = dataset.get(keys_of(own, "example", seed=seed) % 2**40)
         else:
-            batch = dataset.get(trainer.data.in_shuffled_epochs(ids, own, seed=derive_seed(seed, "example")))
+            batch = dataset.get(in_shuffled_epochs(ids, own, seed=derive_seed(seed, "example")))
         return batch.x_1, batch.labels

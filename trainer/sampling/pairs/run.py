@@ -24,8 +24,7 @@ from trainer.config.derived import with_controls
 from trainer.config.rules.drawing import of_drawn
 from trainer.config.rules.objection import refuse
 from trainer.config.run import FLOWLESS, RunConfig
-from trainer.data import PairIndex
-from trainer.data.shard.index import INDEX
+from trainer.data.shard.index import INDEX, PairIndex
 from trainer.distributed.groups import Launch, joined
 from trainer.distributed.process.exit_status import conclude
 from trainer.distributed.process.signals import EX_TEMPFAIL, StopRequest, end_with_launcher

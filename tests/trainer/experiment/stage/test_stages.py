@@ -19,7 +19,7 @@ from tests.trainer.runs import torchrun
 from trainer.__main__ import main
 from trainer.checkpoint.manifest import Manifest, records
 from trainer.config.rules.objection import Objections
-from trainer.data import PairIndex
+from trainer.data.shard.index import PairIndex
 from trainer.distributed.groups import Launch
 from trainer.distributed.process.children import Supervisor
 from trainer.distributed.process.signals import EX_TEMPFAIL
