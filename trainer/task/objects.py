@@ -1,4 +1,4 @@
-"""Objects that a policy built: lines of JSON, a picture, and measures over preferences.
+"""Tasks whose policy builds objects, and these objects: lines of JSON, a picture, and measures over preferences.
 
 Shape suffixes: N objects, S integers of a state, K objectives, C condition.
 """
@@ -6,27 +6,39 @@ Shape suffixes: N objects, S integers of a state, K objectives, C condition.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from math import comb
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+import torch.distributed as dist
 from torch import Tensor
 
-from moe.seeds import derive_seed, fold_in
+from moe.seeds import derive_seed, fold_in, uniform
 from netsim.foundation.files import replacing
 from trainer.config.run import RunConfig
 from trainer.config.sample import ObjectSample
-from trainer.config.task import TrajectoryBalanceTaskConfig
+from trainer.config.task.trajectory_balance import ExponentRange, SingleConfig, TrajectoryBalanceTaskConfig
 from trainer.evaluation.pareto.figures import BEST, Exact, OfPreference, ParetoFigures, best_distinct, mean_pairwise
+from trainer.evaluation.pareto.measurement import ParetoMeasurement
 from trainer.model.mlp import Policy
 from trainer.model.network import Network
-from trainer.observe.measurement import MeasurementSpec, Progress
-from trainer.task.environment import Environment, HyperGrid
-from trainer.task.environment.protocol import States, enumerated, rollout
-from trainer.task.rewards import LogReward, Preferences
+from trainer.observe.measurement import Measurement, MeasurementSpec, Progress
+from trainer.task.environment import Environment, HyperGrid, build
+from trainer.task.environment.protocol import States, Walks, enumerated, rollout
+from trainer.task.rewards import (
+    LogReward,
+    Preferences,
+    ScalarisedReward,
+    Surrogate,
+    Valued,
+    dirichlet,
+    lattice,
+    thermometer,
+)
+from trainer.training.task import Networks, Task
 
 PANEL_INCHES, TITLE_INCHES = 2.2, 0.6
 
@@ -102,48 +114,144 @@ def is_plane(environment: Environment) -> bool:
     return isinstance(environment, HyperGrid) and environment.dimensions == 2
 
 
-MOST_PREFERENCES, MOST_DIVISIONS = 15, 10
+_WALK, _WEIGHTS, _EXPONENT = range(3)
 
 
-class Conditioned(Protocol):
-    """Objects that are asked for."""
+class DrawnObjects(NamedTuple):
+    """Requested objects and, once collected, the walks to them and their rewards.
 
-    @property
-    def condition(self) -> Tensor:
-        """[B, C] what the network reads of them."""
-        ...
+    `keys` are int64 [B] of all draws, `condition` [B, C] codes preference and exponent for the network.
+    """
+
+    log_weight: None
+    keys: Tensor
+    preferences: Preferences
+    condition: Tensor
+    walks: Walks | None = None
+    valued: Valued | None = None
 
 
-class BuildingTask(Protocol):
-    """What is asked here of a task whose policy builds objects."""
+class BuildingTask(Task[DrawnObjects]):
+    """A task whose policy builds objects in an environment; a subclass may replace `log_reward`."""
 
-    config: RunConfig
-    settings: TrajectoryBalanceTaskConfig
-    environment: Environment
     log_reward: LogReward
+
+    def __init__(self, config: RunConfig) -> None:
+        assert isinstance(config.task, TrajectoryBalanceTaskConfig)
+        self.config, self.settings = config, config.task
+        self.environment = build(self.settings.environment)
+        chosen = self.settings.log_reward
+        self._surrogate = None if chosen is None else Surrogate(self.environment, chosen.read(), chosen.deviations)
+        self.log_reward = ScalarisedReward(
+            self.rewards, self.environment.objectives, self.settings.scalarisation, self.settings.least_reward
+        )
+
+    def show(self, networks: Networks, stem: Path, *, seed: int) -> None:
+        """Objects of some preferences, as the section ``sample`` says, and a picture of them."""
+        sample = self.config.sample
+        assert isinstance(sample, ObjectSample)
+        preferences = self.preferences(sample.divisions)
+        with networks.average() as model:
+            built = self.built(model, preferences, sample.num, exponent=sample.exponent, seed=seed)
+        if dist.get_rank() == 0:
+            write_objects(self.environment, built, stem.with_suffix(".jsonl"))
+            if drawable(self.environment):
+                draw_objects(self.environment, built, stem.with_suffix(".png"))
+
+    def measure(self, networks: Networks, spec: MeasurementSpec, progress: Progress) -> Measurement:
+        """Objects of a lattice of preferences, and exact distributions where all are known."""
+        with networks.average() as model:
+            return ParetoMeasurement(measured(self, model, spec, progress))
+
+    def rewards(self, objects_BS: Tensor) -> Tensor:
+        """Rewards by each objective, float64 [B, K], of the environment, or of the surrogate where the run has one."""
+        return (self.environment if self._surrogate is None else self._surrogate).rewards(objects_BS)
 
     @property
     def rewards_are(self) -> str:
-        """What the rewards are, if not the objectives of the environment; empty: they are."""
-        ...
-
-    def rewards(self, objects_BS: Tensor) -> Tensor:
-        """What objects are worth by each objective, float64 [B, K]."""
-        ...
+        """What :meth:`rewards` gives, if not the objectives themselves; empty: they are."""
+        return "" if self._surrogate is None else str(self._surrogate)
 
     def preferences(self, divisions: int) -> Tensor:
-        """The preferences that are shown, float64 [N, K]."""
-        ...
+        """The preferences that are shown, float64 [N, K]: all multiples of 1 / divisions, or the only one there is."""
+        match self.settings.preferences:
+            case SingleConfig(weights=single):
+                return torch.tensor([single], dtype=torch.float64)
+            case _:
+                return lattice(len(self.environment.objectives), divisions)
 
     def built(
         self, model: Network, preferences: Tensor, num: int, *, exponent: float | None = None, seed: int = 0
     ) -> list[Built]:
-        """Builds objects of each preference."""
-        ...
+        """Builds `num` objects of each preference [N, K]; equal for equal weights and seed, whatever is beside it."""
+        device = next(model.parameters()).device
+        keys = fold_in(torch.tensor(derive_seed(seed, "objects")), torch.arange(num)).to(device)
+        found = []
+        for weights in preferences.to(device):
+            walked = self.walked(model, self.wanted(keys, weights.expand(num, -1), exponent))
+            assert walked.walks is not None
+            assert walked.valued is not None
+            one = Preferences(weights[None], walked.preferences.exponent[:1])
+            found.append(
+                Built(
+                    weights=tuple(weights.tolist()),
+                    exponent=float(one.exponent),
+                    objects=walked.walks.objects.cpu(),
+                    rewards=self.rewards(walked.walks.objects).cpu(),
+                    reward=walked.valued.figures["reward"].cpu(),
+                    wanted=self._wanted_cells(one),
+                )
+            )
+        return found
 
-    def wanted(self, keys: Tensor, weights: Tensor, exponent: float | None = None) -> Conditioned:
-        """Objects of chosen preferences."""
-        ...
+    def wanted(self, keys: Tensor, weights: Tensor, exponent: float | None = None) -> DrawnObjects:
+        """Objects of chosen preferences [B, K]; the exponent is the largest that is learned if none is given."""
+        exponent = self.settings.most_exponent if exponent is None else exponent
+        exponents = torch.full(keys.shape, exponent, dtype=torch.float64, device=keys.device)
+        return self._conditioned(keys, Preferences(weights.double(), exponents))
+
+    def requested(self, keys: Tensor) -> DrawnObjects:
+        """Objects of a drawn preference and exponent for each key, int64 [B]."""
+        settings, num = self.settings, len(self.environment.objectives)
+        match settings.preferences:
+            case SingleConfig(weights=single):
+                columns = [torch.full(keys.shape, one, dtype=torch.float64, device=keys.device) for one in single]
+                weights = torch.stack(columns, dim=1)
+            case preferences:
+                weights = dirichlet(fold_in(keys, _WEIGHTS), num, preferences.concentration)
+        match settings.exponent:
+            case ExponentRange(least=least, most=most):
+                exponent = least + (most - least) * uniform(fold_in(keys, _EXPONENT))
+            case fixed:
+                exponent = torch.full(keys.shape, fixed, dtype=torch.float64, device=keys.device)
+        return self._conditioned(keys, Preferences(weights, exponent))
+
+    def walked(self, model: Callable[..., Any], drawn: DrawnObjects, *, exploration: float = 0.0) -> DrawnObjects:
+        """The same objects with the policy's walks to them and their rewards; the model is in evaluation mode."""
+
+        def logits(features_BF: Tensor) -> Tensor:
+            return Policy(*model(features_BF[:, None], drawn.condition)).forward[:, 0]
+
+        with torch.no_grad():
+            walks = rollout(self.environment, logits, fold_in(drawn.keys, _WALK), exploration=exploration)
+            return drawn._replace(walks=walks, valued=self.log_reward(walks.objects, drawn.preferences))
+
+    def _conditioned(self, keys: Tensor, preferences: Preferences) -> DrawnObjects:
+        codes = [thermometer(preferences.weights, self.settings.bins).flatten(1)]
+        if isinstance(self.settings.exponent, ExponentRange):
+            codes.append(thermometer(preferences.exponent, self.settings.bins, self.settings.most_exponent))
+        return DrawnObjects(None, keys, preferences, torch.cat(codes, dim=1))
+
+    def _wanted_cells(self, preferences: Preferences) -> Tensor | None:
+        """The probability of each cell of a grid in the plane; None: it is none."""
+        if not (isinstance(self.environment, HyperGrid) and self.environment.dimensions == 2):
+            return None
+        cells = self.environment.cells().to(preferences.weights.device)
+        every = Preferences(preferences.weights.expand(len(cells), -1), preferences.exponent.expand(len(cells)))
+        return self.log_reward(cells, every).log_reward.softmax(0).cpu()
+
+
+MOST_PREFERENCES, MOST_DIVISIONS = 15, 10
 
 
 def measured(task: BuildingTask, model: Network, spec: MeasurementSpec, progress: Progress) -> ParetoFigures:

@@ -5,7 +5,8 @@ Shape suffixes: N measured objects, B objects, S integers of a state, C coordina
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
+from itertools import combinations, pairwise
 from typing import Literal, NamedTuple, Protocol
 
 import torch
@@ -40,15 +41,10 @@ def thermometer(values: Tensor, bins: int, largest: float = 1.0) -> Tensor:
 
 def lattice(num: int, divisions: int) -> Tensor:
     """All preferences, float64 [N, K], in multiples of 1 / `divisions`, the first objective's falling."""
-    return torch.tensor(list(_shares(num, divisions)), dtype=torch.float64) / divisions
-
-
-def _shares(num: int, total: int) -> Iterator[tuple[int, ...]]:
-    if num == 1:
-        yield (total,)
-        return
-    for first in range(total, -1, -1):
-        yield from ((first, *others) for others in _shares(num - 1, total - first))
+    end = divisions + num - 1
+    bars = combinations(range(end), num - 1)  # that part `divisions` stars into `num` shares
+    shares = [[after - before - 1 for before, after in pairwise((-1, *places, end))] for places in bars]
+    return torch.tensor(shares[::-1], dtype=torch.float64) / divisions
 
 
 def _log_gamma_draws(keys: Tensor, shape: float) -> Tensor:
