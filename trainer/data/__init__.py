@@ -10,7 +10,8 @@ from trainer.data.kinds import AnyOneConfig
 from trainer.data.loader import Loader
 from trainer.data.mixture import MixtureConfig
 from trainer.data.pairs import PairsConfig
-from trainer.data.protocol import SPLITS, BadExamples, Batch, Dataset, Split, first_data_points
+from trainer.data.protocol import BadExamples, Batch, Dataset, first_data_points
+from trainer.data.shard.index import SPLITS, Split
 from trainer.data.shard.writer import write_shards
 from trainer.data.shards import Shards, ShardsConfig
 from trainer.data.text_windows import TextConfig

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Literal, Protocol
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -13,9 +13,8 @@ from torch import Tensor
 from moe.host_copies import to_device
 from trainer.data.files import DataFiles
 from trainer.data.picture import AugmentConfig, augmented
+from trainer.data.shard.index import Split
 
-Split = Literal["train", "held_out"]
-SPLITS: tuple[Split, ...] = ("train", "held_out")
 SOURCE_BIT, SOURCE_BITS = 48, 14
 """Where an id has the number of its source, and in how many bits; the ids of sources themselves leave these free."""
 

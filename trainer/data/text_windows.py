@@ -15,8 +15,8 @@ from torch import Tensor
 from netsim.foundation.refusal import Refusal
 from netsim.foundation.settings import Section
 from trainer.data.files import DataFiles, found_once
-from trainer.data.protocol import SPLITS, Batch, Dataset, Split
-from trainer.data.shard.index import completed
+from trainer.data.protocol import Batch, Dataset
+from trainer.data.shard.index import SPLITS, Split, completed
 from trainer.data.shards import check_same
 from trainer.data.text.tokens import (
     NUMPY_TYPES,

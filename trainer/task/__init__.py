@@ -6,9 +6,8 @@ from netsim.foundation.own_class import build_own
 from trainer.config.run import RunConfig
 from trainer.config.task import OwnTask
 from trainer.task import flow, supervised, trajectory_balance
-from trainer.task.flow import DrawnPoints, FlowTask
+from trainer.task.flow import FlowTask
 from trainer.task.policy import adjoint_matching, grpo
-from trainer.task.policy.grpo import GRPOTask
 from trainer.task.supervised import NextTokenTask, ReconstructionTask
 from trainer.task.trajectory_balance import TrajectoryBalanceTask
 from trainer.training.task import Builders, Drawn, Networks, Task
@@ -26,9 +25,7 @@ def build(config: RunConfig) -> Task[Any]:
 
 __all__ = [
     "Drawn",
-    "DrawnPoints",
     "FlowTask",
-    "GRPOTask",
     "Networks",
     "NextTokenTask",
     "ReconstructionTask",

@@ -56,7 +56,6 @@ class FlowTask(Task[DrawnPoints]):
     """Flow matching, put together from coupling, time, path, target and objective."""
 
     def __init__(self, config: RunConfig) -> None:
-        """Builds the parts that the configuration names."""
         assert config.flow is not None
         assert not isinstance(config.model, GPTConfig | AutoencoderConfig | PolicyMLPConfig)
         self.config = config

@@ -38,7 +38,7 @@ from trainer.task.rewards import (
     lattice,
     thermometer,
 )
-from trainer.training.task import Networks, Task
+from trainer.training.task import MicroBatchTask, Networks
 
 PANEL_INCHES, TITLE_INCHES = 2.2, 0.6
 
@@ -131,7 +131,7 @@ class DrawnObjects(NamedTuple):
     valued: Valued | None = None
 
 
-class BuildingTask(Task[DrawnObjects]):
+class BuildingTask(MicroBatchTask[DrawnObjects]):
     """A task whose policy builds objects in an environment; a subclass may replace `log_reward`."""
 
     log_reward: LogReward

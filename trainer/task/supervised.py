@@ -1,12 +1,11 @@
 """Tasks that learn from examples as they are: the next token of a text, and images from their latents."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-import torch.distributed as dist
 from torch import Tensor
 
 from moe.host_copies import to_device
@@ -19,7 +18,7 @@ from trainer.flow.objective import LossTerms
 from trainer.model.autoencoder import Autoencoder
 from trainer.sampling.preview import preview_reconstructions
 from trainer.sampling.text import preview_texts
-from trainer.training.task import Builders, Networks, Task
+from trainer.training.task import Builders, MicroBatchTask, Networks
 
 
 class DrawnWindows(NamedTuple):
@@ -30,20 +29,14 @@ class DrawnWindows(NamedTuple):
     sources: Tensor | None = None
 
 
-class NextTokenTask(Task[DrawnWindows]):
+class NextTokenTask(MicroBatchTask[DrawnWindows]):
     """Each token of a window but the first, predicted from those before it; an example's loss is its mean in nats."""
 
     def __init__(self, config: RunConfig) -> None:
-        """Keeps the run, whose section ``sample`` has the prompts."""
         self.config = config
 
-    def draw(
-        self,
-        batches: Sequence[Batch],
-        generators: Sequence[torch.Generator],  # noqa: ARG002
-        ranks: dist.ProcessGroup | None = None,  # noqa: ARG002
-    ) -> list[DrawnWindows]:
-        return [DrawnWindows(None, batch.x_1, batch.sources) for batch in batches]
+    def draw_one(self, batch: Batch, generator: torch.Generator) -> DrawnWindows:  # noqa: ARG002
+        return DrawnWindows(None, batch.x_1, batch.sources)
 
     def loss(self, model: Callable[..., Tensor], drawn: DrawnWindows) -> LossTerms:
         return LossTerms(model(drawn.tokens[:, :-1], drawn.tokens[:, 1:]), terms={})
@@ -82,25 +75,15 @@ class DrawnImages(NamedTuple):
     sources: Tensor | None = None
 
 
-class ReconstructionTask(Task[DrawnImages]):
+class ReconstructionTask(MicroBatchTask[DrawnImages]):
     """Mean squared error of a pixel, and the weighted Kullback-Leibler divergence of a latent value from N(0, 1).
 
     Kingma and Welling, "Auto-Encoding Variational Bayes", 2014, equation 10.
     """
 
     def __init__(self, config: RunConfig) -> None:
-        """Takes the sizes of the latents and the weight from the network's configuration."""
         assert isinstance(config.model, AutoencoderConfig)
         self.config, self._model = config, config.model
-
-    def draw(
-        self,
-        batches: Sequence[Batch],
-        generators: Sequence[torch.Generator],
-        ranks: dist.ProcessGroup | None = None,  # noqa: ARG002
-    ) -> list[DrawnImages]:
-        """Each micro batch is drawn on its own."""
-        return [self._draw(batch, generator) for batch, generator in zip(batches, generators, strict=True)]
 
     def loss(self, model: Callable[..., Any], drawn: DrawnImages) -> LossTerms:
         images, mean, log_variance = model(drawn.images, drawn.noise)
@@ -115,7 +98,7 @@ class ReconstructionTask(Task[DrawnImages]):
             assert isinstance(model, Autoencoder)
             preview_reconstructions(self.config, model, stem.with_suffix(".png"))
 
-    def _draw(self, batch: Batch, generator: torch.Generator) -> DrawnImages:
+    def draw_one(self, batch: Batch, generator: torch.Generator) -> DrawnImages:
         images = batch.x_1
         height, width = (length // self._model.factor for length in images.shape[2:])
         shape = len(images), self._model.latent_channels, height, width

@@ -37,13 +37,8 @@ class TrajectoryBalanceTask(BuildingTask):
         self._key = torch.tensor(derive_seed(config.run.seed, "trajectory balance"))
         self._reward_calls = self._network_calls = 0
 
-    def draw(
-        self,
-        batches: Sequence[Batch],
-        generators: Sequence[torch.Generator],  # noqa: ARG002
-        ranks: dist.ProcessGroup | None = None,  # noqa: ARG002
-    ) -> list[DrawnObjects]:
-        return [self.requested(fold_in(self._key, batch.x_1[:, 0].long())) for batch in batches]
+    def draw_one(self, batch: Batch, generator: torch.Generator) -> DrawnObjects:  # noqa: ARG002
+        return self.requested(fold_in(self._key, batch.x_1[:, 0].long()))
 
     def collect(
         self, drawn: Sequence[DrawnObjects], networks: Networks, ranks: dist.ProcessGroup | None = None

@@ -191,5 +191,22 @@ class Task(Protocol[D]):
         """Takes up what :meth:`state` gave; None: starts afresh."""
 
 
+class MicroBatchTask(Task[D]):
+    """A task that draws each micro batch by itself."""
+
+    @abstractmethod
+    def draw_one(self, batch: Batch, generator: torch.Generator) -> D:
+        """Draws everything that a step needs for one micro batch."""
+        ...
+
+    def draw(
+        self,
+        batches: Sequence[Batch],
+        generators: Sequence[torch.Generator],
+        ranks: dist.ProcessGroup | None = None,  # noqa: ARG002
+    ) -> Sequence[D]:
+        return [self.draw_one(batch, generator) for batch, generator in zip(batches, generators, strict=True)]
+
+
 Builders = dict[type[TaskSettings], Callable[[RunConfig], Task[Any]]]
 """From the settings of tasks to their classes."""

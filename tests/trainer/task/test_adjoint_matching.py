@@ -233,7 +233,7 @@ def test_passes_share_the_nodes_of_one_pass() -> None:
 def test_a_path_is_a_function_of_its_key_alone() -> None:
     """In whatever micro batch it is drawn, whatever else is drawn beside it."""
     task, network = task_of(steps=6, nodes=5), Beside(seed=3)
-    (one,) = task.draw([Batch(torch.zeros(4, 2), None, torch.arange(4))], [torch.Generator().manual_seed(0)])
+    one = task.draw_one(Batch(torch.zeros(4, 2), None, torch.arange(4)), torch.Generator().manual_seed(0))
     halves = [replace(one, keys=one.keys[part]) for part in (slice(0, 1), slice(1, 4))]
     networks = TrainedNetworks(network)  # type: ignore[arg-type]
     (whole,), parts = task.collect([one], networks), task.collect(halves, networks)

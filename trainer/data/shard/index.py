@@ -16,6 +16,8 @@ from netsim.foundation.files import replacing
 from netsim.foundation.refusal import Refusal
 from netsim.foundation.settings import Section
 
+Split = Literal["train", "held_out"]
+SPLITS: tuple[Split, ...] = ("train", "held_out")
 LISTED = 20
 
 ClassNames = Annotated[tuple[str, ...], Field(exclude_if=lambda names: not names)]

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from moe.seeds import derive_seed
 from netsim.foundation.refusal import Refusal
-from trainer.data.protocol import SPLITS, Split
+from trainer.data.shard.index import SPLITS, Split
 from trainer.data.text.inputs import Chunk, Piece, TextFile, unreadable
 from trainer.data.text.tokens import Tokenizer, token_type
 

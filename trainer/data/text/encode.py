@@ -26,8 +26,7 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 from netsim.foundation.files import replacing, writing
 from netsim.foundation.refusal import Refusal, lies_in
 from netsim.foundation.terminal import Terminal
-from trainer.data.protocol import SPLITS, Split
-from trainer.data.shard.index import INDEX
+from trainer.data.shard.index import INDEX, SPLITS, Split
 from trainer.data.text.documents import DocumentReader, EncodedChunk, draw_of
 from trainer.data.text.inputs import Chunk, TextFile, chunks, end_of_share, listed_files
 from trainer.data.text.shard_writer import JOURNAL, ShardWriter, discard, read_journal

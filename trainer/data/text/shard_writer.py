@@ -16,7 +16,7 @@ from netsim.foundation.documents import parse_json
 from netsim.foundation.files import replacing
 from netsim.foundation.refusal import Refusal
 from netsim.foundation.settings import Section
-from trainer.data.protocol import SPLITS, Split
+from trainer.data.shard.index import SPLITS, Split
 from trainer.data.text.documents import EncodedChunk, SplitPart
 from trainer.data.text.inputs import START, Place
 from trainer.data.text.tokens import NUMPY_TYPES, TextSplit, TokenShard, TokenType

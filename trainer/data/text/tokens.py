@@ -15,8 +15,7 @@ from pydantic import Field, JsonValue, NonNegativeInt, PositiveInt, model_valida
 
 from netsim.foundation.refusal import Refusal
 from netsim.foundation.settings import Section
-from trainer.data.protocol import Split
-from trainer.data.shard.index import FolderIndex
+from trainer.data.shard.index import FolderIndex, Split
 
 TOKENIZER = "tokenizer.json"
 REMEDY = "write the folder again (python -m trainer encode-text)"

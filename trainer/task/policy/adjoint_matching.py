@@ -155,14 +155,13 @@ class AdjointMatching(PolicyTask[Beginnings | Nodes]):
         self._times = {torch.device("cpu"): torch.linspace(0.0, 1.0, chosen.steps + 1)}
         self.paths = 0
 
-    def draw(
-        self,
-        batches: Sequence[Batch],
-        generators: Sequence[torch.Generator],
-        ranks: dist.ProcessGroup | None = None,  # noqa: ARG002
-    ) -> list[Beginnings]:
+    def draw_one(self, batch: Batch, generator: torch.Generator) -> Beginnings:
         """Labels are never hidden."""
-        return [self._beginnings(batch, generator) for batch, generator in zip(batches, generators, strict=True)]
+        device = batch.x_1.device
+        keys = to_device(random_keys(len(batch.x_1), generator), device)
+        chosen = torch.randperm(self._chosen.steps - 1, generator=generator)[: self._chosen.nodes] + 1
+        condition, seen = self.prompts_of(batch, generator)
+        return Beginnings(keys, condition, seen, tuple(chosen.tolist()))
 
     def collect(
         self, drawn: Sequence[Beginnings | Nodes], networks: Networks, ranks: dist.ProcessGroup | None = None
@@ -191,18 +190,10 @@ class AdjointMatching(PolicyTask[Beginnings | Nodes]):
         return {f"held_out_{name}": values for name, values in figures.items()}
 
     def state(self) -> dict[str, Any]:
-        """The number of paths that were drawn."""
         return super().state() | {"paths": self.paths}
 
     def load(self, state: dict[str, Any] | None) -> None:
         self.paths = 0 if state is None else state["paths"]
-
-    def _beginnings(self, batch: Batch, generator: torch.Generator) -> Beginnings:
-        device = batch.x_1.device
-        keys = to_device(random_keys(len(batch.x_1), generator), device)
-        chosen = torch.randperm(self._chosen.steps - 1, generator=generator)[: self._chosen.nodes] + 1
-        condition, seen = self.prompts_of(batch, generator)
-        return Beginnings(keys, condition, seen, tuple(chosen.tolist()))
 
     def _rollout(self, network: Callable[..., Any], one: Beginnings) -> Rollout:
         """Draws the paths of a micro batch, and follows their adjoints back; no gradient reaches the network."""

@@ -115,19 +115,14 @@ class GRPOTask(PolicyTask["Prompts | ValuedChoices"]):
         self.steps = NoisySteps(config.task)
         self.reward_calls = self.network_calls = 0
 
-    def draw(
-        self,
-        batches: Sequence[Batch],
-        generators: Sequence[torch.Generator],
-        ranks: dist.ProcessGroup | None = None,  # noqa: ARG002
-    ) -> list[Prompts]:
+    def draw_one(self, batch: Batch, generator: torch.Generator) -> Prompts:
         """Prompts are labels, captions and contexts of the examples, of which nothing is hidden."""
-        return [self._prompts(batch, generator) for batch, generator in zip(batches, generators, strict=True)]
+        condition, seen = self.prompts_of(batch, generator)
+        return Prompts(None, condition, to_device(random_keys(len(batch.x_1), generator), batch.x_1.device), seen)
 
     def collect(
         self, drawn: Sequence[Prompts | ValuedChoices], networks: Networks, ranks: dist.ProcessGroup | None = None
     ) -> list[ValuedChoices]:
-        """Draws the groups, rewards them and asks the base."""
         with networks.current() as model:
             collected = [self._rolled_out(prompts, model) for prompts in drawn if isinstance(prompts, Prompts)]
         self._count(sum(len(prompts.keys) for prompts in drawn if isinstance(prompts, Prompts)), ranks)
@@ -177,20 +172,14 @@ class GRPOTask(PolicyTask["Prompts | ValuedChoices"]):
         }
 
     def state(self) -> dict[str, Any]:
-        """What was spent so far."""
         return super().state() | {"reward_calls": self.reward_calls, "network_calls": self.network_calls}
 
     def load(self, state: dict[str, Any] | None) -> None:
-        self.reward_calls, self.network_calls = (
-            (0, 0) if state is None else (state["reward_calls"], state["network_calls"])
-        )
-
-    def _prompts(self, batch: Batch, generator: torch.Generator) -> Prompts:
-        condition, seen = self.prompts_of(batch, generator)
-        return Prompts(None, condition, to_device(random_keys(len(batch.x_1), generator), batch.x_1.device), seen)
+        state = state or {"reward_calls": 0, "network_calls": 0}
+        self.reward_calls, self.network_calls = state["reward_calls"], state["network_calls"]
 
     def _rolled_out(self, prompts: Prompts, model: Network) -> list[ValuedChoices]:
-        """Draws the groups of some prompts, and asks the base; what each step chose."""
+        """Draws the groups of some prompts, and their rewards: the choices of each step."""
         settings, num = self.settings, len(prompts.keys)
         keys = GroupKeys.of(prompts.keys, seeds=settings.seeds, branches=settings.branches)
         noise = keys.noise(self.config.state_shape)

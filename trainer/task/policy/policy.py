@@ -34,7 +34,7 @@ from trainer.sampling.pictures import CELL_PIXELS, headings_above, image_grid, s
 from trainer.sampling.preview import preview
 from trainer.sampling.reference import Reference
 from trainer.sampling.trained import compared_with
-from trainer.training.task import D, Networks, Task
+from trainer.training.task import D, MicroBatchTask, Networks
 
 
 def reward_of(config: RunConfig, chosen: reward.AnyConfig, space: Space) -> reward.CheckedReward:
@@ -116,7 +116,7 @@ def _plot(flow: TrainedFlow, examples: dict[str, Tensor], rewards: dict[str, Ten
     scatter_plot(panels, path, fitting=panels.keys())
 
 
-class PolicyTask(Task[D]):
+class PolicyTask(MicroBatchTask[D]):
     """A task whose flow continues from a base, the run `reference` (None if adapted or absent), and has rewards."""
 
     def __init__(self, config: RunConfig, chosen: GRPOConfig | AdjointMatchingConfig) -> None:

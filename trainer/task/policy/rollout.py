@@ -113,7 +113,7 @@ class NoisySteps:
 
     @cached_property
     def weights(self) -> tuple[float, ...]:
-        """What the gain of each step with noise is multiplied by, see `GRPOConfig.weight`."""
+        """Factors of the gains of the steps with noise, by `GRPOConfig.weight`."""
         if self._weight == "none":
             return (1.0,) * self.passes
         scale = PUBLISHED if self._weight == "noise_scaled" else 1 / self.deviations.mean()
@@ -132,7 +132,7 @@ class GroupKeys:
 
     @classmethod
     def of(cls, prompts: Tensor, *, seeds: int, branches: int) -> GroupKeys:
-        """Derives them from the keys of prompts, int64 [B]."""
+        """Those of prompts with keys int64 [B]."""
         device = prompts.device
         begin = fold_in(prompts[:, None], torch.arange(seeds, device=device)).flatten()
         return cls(begin, fold_in(begin[:, None], torch.arange(1, branches + 1, device=device)))
