@@ -42,30 +42,21 @@ class OwnDataset(OwnClass, frozen=True):
         return tuple(self.setting("class_names", ()))
 
     @model_validator(mode="after")
-    def _tells_shape_and_classes(self) -> "OwnDataset":
+    def _states_shape_and_classes(self) -> "OwnDataset":
         remedy = "give its Config a field or a property of that name"
-        for name, wanted in (
-            ("shape", "a shape such as (2,)"),
-            ("num_classes", "a number of classes, 0 without labels"),
-        ):
-            value = self.setting(name)
-            if not (_is_shape(value) if name == "shape" else isinstance(value, int) and value >= 0):
-                raise ValueError(
-                    f"class: the settings of {self.class_path} have as {name} {value}, not {wanted}; {remedy}"
-                )
+        settings = f"class: the settings of {self.class_path} have as"
+        shape = self.setting("shape")
+        if not _is_shape(shape):
+            raise ValueError(f"{settings} shape {shape}, not a shape such as (2,); {remedy}")
+        num = self.setting("num_classes")
+        if not isinstance(num, int) or num < 0:
+            raise ValueError(f"{settings} num_classes {num}, not a number of classes, 0 without labels; {remedy}")
         names = self.setting("class_names", ())
-        if not _are_names(names, self.num_classes):
-            raise ValueError(
-                f"class: the settings of {self.class_path} have as class_names {names}, not a name for each of "
-                f"{self.num_classes} classes; give so many, or none"
-            )
+        listed = isinstance(names, list | tuple) and all(isinstance(name, str) for name in names)
+        if not listed or len(names) not in (0, num):
+            problem = f"{settings} class_names {names}, not a name for each of {num} classes"
+            raise ValueError(f"{problem}; give so many, or none")
         return self
-
-
-def _are_names(value: Any, num_classes: int) -> bool:
-    """Whether a value gives each class a name, or none any."""
-    listed = isinstance(value, list | tuple) and all(isinstance(name, str) for name in value)
-    return listed and len(value) in (0, num_classes)
 
 
 def _is_shape(value: Any) -> bool:

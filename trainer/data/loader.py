@@ -89,11 +89,8 @@ class Loader:
         max_bad_share: float = 0.0,
     ) -> None:
         self.accumulation = accumulation_steps(global_batch, micro_batch, world_size)
-        self._dataset = dataset
-        self._global_batch = global_batch
-        self._micro_batch = micro_batch
-        self._rank = rank
-        self._seed = seed
+        self._dataset, self._rank, self._seed = dataset, rank, seed
+        self._global_batch, self._micro_batch = global_batch, micro_batch
         self._max_bad_share = max_bad_share
         self._bad: dict[int, str] = {}
         self._augments = split == "train"
@@ -183,7 +180,7 @@ class Prefetcher:
         self._waits_s: list[float] = []
 
     def batch(self, step: int, local: int) -> Batch:
-        """Returns what `Loader.batch` returns for the same arguments, completed."""
+        """That of `Loader.batch`, completed."""
         begun = time.perf_counter()
         place = step * self._loader.accumulation + local
         batch = self._read(place) if self._threads is None else self._next(place, self._threads)

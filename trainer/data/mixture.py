@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, get_args
 
@@ -14,7 +13,7 @@ from torch import Tensor
 
 from netsim.foundation.documents import JsonFile
 from netsim.foundation.own_class import OwnClass
-from netsim.foundation.refusal import Refusal
+from netsim.foundation.refusal import Refusal, nearest
 from netsim.foundation.settings import Section
 from trainer.data.kinds import AnyOneConfig, OneConfig
 from trainer.data.order import RAREST
@@ -75,6 +74,15 @@ Shares = Annotated[
     BeforeValidator(lambda shares: shares, json_schema_input_type=dict[str, Share] | Path | None),
 ]
 """A file is read before; editors are told that it may be one."""
+
+
+SHARED = {
+    "shape": "give examples of one shape",
+    "vocabulary": "encode all text by one tokenizer",
+    "tokenizer": "encode all text by one tokenizer",
+    "num_classes": "give sources of the same classes, or set labels: source",
+}
+"""Facts that are the same of all sources, and remedies where they are not."""
 
 
 class MixtureConfig(Section):
@@ -161,21 +169,14 @@ class MixtureConfig(Section):
                 )
             if len(getattr(source, "shapes", ())) > 1:
                 raise ValueError(f"sources.{name}: its images have several shapes, and a mixture has one; give squares")
-            for what, remedy in (
-                ("shape", "give examples of one shape"),
-                ("vocabulary", "encode all text by one tokenizer"),
-                ("tokenizer", "encode all text by one tokenizer"),
-                *(
-                    [("num_classes", "give sources of the same classes, or set labels: source")]
-                    * (self.labels == "own")
-                ),
-            ):
-                own, other = (getattr(section, what, None) for section in (source, first))
-                own, other = (list(one) if isinstance(one, tuple) else one for one in (own, other))
-                if own != other:
-                    raise ValueError(
-                        f"sources.{name}: its {what} is {own}, and that of {first_name} is {other}; {remedy}"
-                    )
+            for what, remedy in SHARED.items():
+                if what == "num_classes" and self.labels == "source":
+                    continue
+                found, other = (getattr(section, what, None) for section in (source, first))
+                found, other = (list(one) if isinstance(one, tuple) else one for one in (found, other))
+                if found != other:
+                    problem = f"its {what} is {found}, and that of {first_name} is {other}"
+                    raise ValueError(f"sources.{name}: {problem}; {remedy}")
             names = tuple(source.class_names)
             if self.labels == "own" and names and names != self.class_names:
                 other = next(pair for pair in zip(names, self.class_names, strict=True) if pair[0] != pair[1])
@@ -194,11 +195,9 @@ class MixtureConfig(Section):
             return self
         for name in self.shares:
             if name not in self.sources:
-                near = get_close_matches(name, self.sources, n=1)
-                raise ValueError(
-                    f"shares.{name}: is no source; "
-                    + (f"write {near[0]}" if near else f"use {', '.join(self.sources)}")
-                )
+                near = nearest(name, self.sources)
+                remedy = f"write {near}" if near else f"use {', '.join(self.sources)}"
+                raise ValueError(f"shares.{name}: is no source; {remedy}")
         for name in self.sources:
             if name not in self.shares:
                 raise ValueError(f"shares: {name} has none; give each source one, 0 to leave it out of training")
@@ -273,15 +272,12 @@ class Mixture(Dataset):
             raise BadExamples(bad)
         order = torch.cat(rows).argsort()
         labels = sources if self._by_source else _joined("labels", [part.labels for part in parts], order)
-        return Batch(
-            torch.cat([part.x_1 for part in parts])[order],
-            labels,
-            indices,
-            _joined("source points", [part.x_0 for part in parts], order),
-            _joined("times", [part.interval for part in parts], order),
-            _joined("captions", [part.captions for part in parts], order),
-            sources,
+        x_0, interval, captions = (
+            _joined(what, [getattr(part, name) for part in parts], order)
+            for name, what in (("x_0", "source points"), ("interval", "times"), ("captions", "captions"))
         )
+        x_1 = torch.cat([part.x_1 for part in parts])[order]
+        return Batch(x_1, labels, indices, x_0, interval, captions, sources)
 
 
 KINDS = {

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Callable, Collection, Sequence
+from functools import partial
 from itertools import accumulate, pairwise
 from typing import Protocol
 
@@ -109,7 +109,7 @@ class OneByOne(Plan):
 
     def __init__(self, sizes: Sequence[int], batch: int) -> None:
         self._steps = [-(-size // batch) for size in sizes]
-        self._ends = list(itertools.accumulate(self._steps))
+        self._ends = list(accumulate(self._steps))
 
     @property
     def steps(self) -> int:
@@ -269,20 +269,13 @@ def streams_of(dataset: Dataset, split: Split, *, seed: int, global_batch: int) 
         return [KeyedEpochs(dataset.count(split), seed)]
     groups = [group for group in dataset.groups(split) if len(group)]
     if len(groups) < 2:
-        return [
-            Epochs(
-                dataset.indices(split),
-                lambda epoch: dataset.order(split, seed=seed, epoch=epoch, global_batch=global_batch),
-            )
-        ]
+        order = partial(dataset.order, split, seed=seed, global_batch=global_batch)
+        return [Epochs(dataset.indices(split), lambda epoch: order(epoch=epoch))]
 
-    def shuffled(number: int, group: Tensor) -> Stream:
-        def order(epoch: int) -> Tensor:
-            return group[torch.from_numpy(np.random.default_rng([seed, epoch, number]).permutation(len(group)))]
+    def shuffled(number: int, group: Tensor, epoch: int) -> Tensor:
+        return group[torch.from_numpy(np.random.default_rng([seed, epoch, number]).permutation(len(group)))]
 
-        return Epochs(group, order)
-
-    return [shuffled(number, group) for number, group in enumerate(groups)]
+    return [Epochs(group, partial(shuffled, number, group)) for number, group in enumerate(groups)]
 
 
 def _pieces(first: int, end: int, length: int, piece: Callable[[int, int, int], Tensor]) -> Tensor:

@@ -132,12 +132,7 @@ MOST_BAD = 0.01
 
 @dataclass(frozen=True)
 class ShardsRequest:
-    """Request for shards; their bytes do not depend on `workers`.
-
-    Attributes:
-        shard_examples: examples of each shard but the last; None: as many as 64 MiB hold.
-        standardise: whether readers see each channel with mean 0 and variance 1.
-    """
+    """Request for shards, of as many examples as 64 MiB hold unless `shard_examples` are given."""
 
     source: Path
     out: Path

@@ -69,17 +69,10 @@ STOPPED = 75
 
 @dataclass(frozen=True, kw_only=True)
 class EncodeTextRequest:
-    """Request for tokens.
+    """Request for tokens: options of the verb.
 
-    Attributes:
-        tokenizer: a tokenizer.json; None: bytes.
-        end_token: text of the token behind every document; None: the tokenizer's usual one.
-        field: key of the text in lines of JSON.
-        document_end: a line that ends a document in plain files; None: a file is a document.
-        endings: of the names of files in folders that are read; empty: all that are UTF-8.
-        held_out: share of the documents that are kept out of training, or of the only one its end; above 0, below 1.
-        shard_tokens: after which a shard ends.
-        workers: processes that encode; None: one for each core.
+    None stands for bytes as tokens, the tokenizer's usual end token, files as documents, and a process for each core;
+    without `endings`, all files in UTF-8 are read.
     """
 
     paths: tuple[Path, ...]
