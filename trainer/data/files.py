@@ -10,17 +10,12 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
-from typing import Any, Protocol
+from typing import Any
 
 from netsim.foundation.digests import files_digest
 
-
-class Lookup(Protocol):
-    """Looks something up, or takes it from whoever has."""
-
-    def __call__(self, key: str, find: Callable[[], Any], folder: Path | None, /) -> Any:
-        """Returns the JSON value of `find`, or raises its ValueError, wherever it ran; `key` is equal on all ranks."""
-        ...
+Lookup = Callable[[str, Callable[[], Any], Path | None], Any]
+"""From the arguments of :func:`found_once`, the value or ValueError of `find`, on whichever rank it ran."""
 
 
 def _alone(_key: str, find: Callable[[], Any], _folder: Path | None, /) -> Any:

@@ -67,14 +67,10 @@ class PairsConfig(Section):
 
     @classmethod
     def resolved(cls, document: dict[str, Any]) -> dict[str, Any]:
-        if not isinstance(document.get("path"), str | Path):
+        complete = {"shape", "num_classes", "segments", "digest"} <= document.keys()
+        index = None if complete else PairIndex.at_path(document)
+        if index is None:
             return document
-        if {"shape", "num_classes", "segments", "digest"} <= document.keys():
-            return document
-        try:
-            index = PairIndex.read(Path(document["path"]))
-        except Refusal as error:
-            raise ValueError(f"path: {error}") from error
         check_held_out(document, index.num_examples, "pairs")
         return {**{name: getattr(index, name) for name in (*SAID, "class_names")}, **document}
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, Protocol
+from typing import IO, Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,67 +22,44 @@ _NAMES |= {f"{letter}{bits}": f"{word}int{bits}" for letter, word in (("I", ""),
 _NAMES["I8"] = "int8"
 
 
-class Array(Protocol):
-    """An array in a file: shape of the whole array, and numpy's name of its elements' type."""
+@dataclass(frozen=True)
+class Array:
+    """An array in a file: shape of the whole array, numpy's name of its elements' type, and a reader of single rows."""
 
     shape: tuple[int, ...]
     dtype: str
+    row: Callable[[int], NDArray[Any]]
 
-    def row(self, number: int) -> NDArray[Any]:
-        """Reads one row."""
-        ...
+    @classmethod
+    def of_slices(cls, values: Any) -> Self:
+        """An array of a safetensors file."""
+        dtype = _NAMES.get(values.get_dtype(), "of a type that numpy lacks")
+        return cls(tuple(values.get_shape()), dtype, lambda number: values[number : number + 1][0])
 
-
-class UnusableError(Exception):
-    """An array that is whole and cannot be used as it was saved."""
-
-    def __init__(self, problem: str, remedy: str) -> None:
-        super().__init__(problem)
-        self.problem, self.remedy = problem, remedy
-
-
-class _Slices(Array):
-    """An array of a safetensors file."""
-
-    def __init__(self, values: Any) -> None:
-        self._values = values
-        self.shape: tuple[int, ...] = tuple(values.get_shape())
-        self.dtype: str = _NAMES.get(values.get_dtype(), "of a type that numpy lacks")
-
-    def row(self, number: int) -> NDArray[Any]:
-        return self._values[number : number + 1][0]
-
-
-class _Mapped(Array):
-    """An uncompressed array of an npz file, mapped into memory."""
-
-    def __init__(self, values: NDArray[Any]) -> None:
-        self._values = values
-        self.shape, self.dtype = values.shape, values.dtype.name
-
-    def row(self, number: int) -> NDArray[Any]:
-        return np.array(self._values[number])
+    @classmethod
+    def mapped(cls, values: NDArray[Any]) -> Self:
+        return cls(values.shape, values.dtype.name, lambda number: np.array(values[number]))
 
 
 def open_shard(path: Path) -> Mapping[str, Array]:
     """Arrays by key of a safetensors file, or of an uncompressed npz file; only the header is read."""
     with reading_arrays(path, "shard", absent=f"bring it back, or {REMEDY}", damaged=REMEDY):
         if path.suffix == ".npz":
-            return {name: _Mapped(values) for name, values in _mapped_arrays(path)}
+            return {name: Array.mapped(values) for name, values in _mapped_arrays(path)}
         file = safe_open(path, framework="np")
-        return {name: _Slices(file.get_slice(name)) for name in file.keys()}  # noqa: SIM118
+        return {name: Array.of_slices(file.get_slice(name)) for name in file.keys()}  # noqa: SIM118
 
 
 def mapped_array(file: IO[bytes], name: str) -> NDArray[Any]:
     """Maps the npy array at the file's position into memory; it outlives the open file.
 
-    Raises UnusableError on Python objects, and on damage one of `netsim.foundation.arrays.UNREADABLE`.
+    Raises a Refusal without a file on Python objects, and one of `netsim.foundation.arrays.UNREADABLE` on damage.
     """
     version = np.lib.format.read_magic(file)
     read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
     shape, fortran, dtype = read(file)
     if dtype.hasobject:
-        raise UnusableError(f"{name} holds Python objects, which may run code", "save numbers alone")
+        raise Refusal("", "", f"{name} holds Python objects, which may run code", "save numbers alone")
     if 0 in shape:
         return np.empty(shape, dtype)
     return np.memmap(file, dtype, "r", file.tell(), shape, "F" if fortran else "C")  # pyright: ignore[reportArgumentType]
@@ -99,7 +77,7 @@ def _mapped_arrays(path: Path) -> Iterator[tuple[str, NDArray[Any]]]:
         for member in archive.infolist():
             if member.compress_type != zipfile.ZIP_STORED:
                 problem = f"{member.filename} is compressed, so that no row can be read alone"
-                raise UnusableError(problem, "use numpy.savez")
+                raise Refusal("", "", problem, "use numpy.savez")
             yield member.filename.removesuffix(".npy"), member_array(file, member, member.filename)
 
 
@@ -109,12 +87,12 @@ def reading_arrays(path: Path, field: str, *, absent: str, damaged: str) -> Iter
     try:
         with quietly():
             yield
-    except Refusal:
-        raise
+    except Refusal as error:
+        if error.file:
+            raise
+        raise Refusal(path, field, f"cannot be read ({error.problem})", error.remedy) from error
     except OSError as error:
         raise Refusal(path, field, f"cannot be read ({error.strerror or str(error)})", absent) from error
-    except UnusableError as error:
-        raise Refusal(path, field, f"cannot be read ({error.problem})", error.remedy) from error
     except (SafetensorError, *UNREADABLE) as error:
         raise Refusal(path, field, f"cannot be read ({' '.join(str(error).split())})", damaged) from error
 

@@ -80,9 +80,10 @@ class FolderIndex(Section):
             raise Refusal(path, found.field, found.problem, found.remedy or cls.remedy) from error
 
     @classmethod
-    def at_path(cls, document: dict[str, Any], names: Sequence[str], key: str = "path") -> Self | None:
+    def at_path(cls, document: dict[str, Any], names: Sequence[str] = (), key: str = "path") -> Self | None:
         """The index at the path of a user's section; None if the section leaves out none of `names`, or its path."""
-        if not isinstance(document.get(key), str | Path) or all(document.get(name) is not None for name in names):
+        complete = names and all(document.get(name) is not None for name in names)
+        if complete or not isinstance(document.get(key), str | Path):
             return None
         try:
             return cls.read(Path(document[key]))

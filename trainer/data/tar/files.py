@@ -35,8 +35,7 @@ class TarFile(Protocol):
         ...
 
     def expect(self, start: int, end: int) -> None:
-        """Says that bytes will be read soon."""
-        ...
+        """Announces bytes that will be read soon; the default does nothing."""
 
 
 class LocalTar(TarFile):
@@ -78,9 +77,6 @@ class RemoteTar(TarFile):
             problem = f"gives {len(content):,} bytes where {end - start:,} were asked for"
             raise Refusal(self._url, "tar", problem, "use a server that knows ranges of bytes")
         return content
-
-    def expect(self, start: int, end: int) -> None:
-        """:class:`Pieces` fetches ahead."""
 
 
 def open_tar(url: str) -> TarFile:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 import zlib
 from collections.abc import Callable, Iterator, Mapping
+from itertools import groupby
+from operator import itemgetter
 from typing import NamedTuple
 
 BLOCK = 512
@@ -171,26 +173,19 @@ def walk_examples(read: Read, start: int = 0, end: int | None = None, *, verify:
 
     Raises TarDamage on two members of one extension.
     """
-    key, first, check = None, 0, 0
-    members: dict[str, Place] = {}
-    for member in walk(read, start, end, verify=verify):
-        cut = key_and_extension(member.name) if member.regular else None
-        if cut is None:
-            continue
-        if cut[0] != key:
-            if key is not None:
-                yield _example(key, first, check, members)
-            key, first, check, members = cut[0], member.start, 0, {}
-        if cut[1] in members:
-            raise TarDamage(f"holds {member.name} twice in a row, so that one of the two would be lost")
-        members[cut[1]] = Place(member.data, member.size)
-        check = zlib.crc32(read(member.start, member.data), check)
-    if key is not None:
-        yield _example(key, first, check, members)
-
-
-def _example(key: str, first: int, check: int, members: Mapping[str, Place]) -> TarExample:
-    return TarExample(key, first, max(place.offset + place.size for place in members.values()), check, members)
+    regular = (member for member in walk(read, start, end, verify=verify) if member.regular)
+    named = ((*cut, member) for member in regular if (cut := key_and_extension(member.name)))
+    for key, group in groupby(named, key=itemgetter(0)):
+        members: dict[str, Place] = {}
+        first = check = 0
+        for _, extension, member in group:
+            if extension in members:
+                raise TarDamage(f"holds {member.name} twice in a row, so that one of the two would be lost")
+            if not members:
+                first = member.start
+            members[extension] = Place(member.data, member.size)
+            check = zlib.crc32(read(member.start, member.data), check)
+        yield TarExample(key, first, max(place.offset + place.size for place in members.values()), check, members)
 
 
 def read_ahead(read: Read, ahead: int) -> Read:
