@@ -48,7 +48,6 @@ class DrawnPoints(NamedTuple):
 
     @property
     def weighted(self) -> Mapping[str, Tensor]:
-        """The ends of the paths."""
         return {} if self.log_weight is None else {"data": self.sample.x_1, "source": self.sample.x_0}
 
 
@@ -119,7 +118,6 @@ class FlowTask(Task[DrawnPoints]):
             return FlowMeasurement.of(flow, spec, progress)
 
     def cautions(self, figures: Mapping[str, float]) -> Mapping[str, str]:
-        """Weights of which few count make noisy gradients."""
         line = few_count(figures.get("effective_share", 1.0))
         return {} if line is None else {"effective_share": line}
 

@@ -62,11 +62,11 @@ def write_objects(environment: Environment, built: Sequence[Built], path: Path) 
     names = environment.objectives
     with replacing(path) as temporary, temporary.open("w", encoding="utf-8") as file:
         for one in built:
-            asked = {"preference": dict(zip(names, one.weights, strict=True)), "exponent": one.exponent}
+            request = {"preference": dict(zip(names, one.weights, strict=True)), "exponent": one.exponent}
             rows = zip(environment.described(one.objects), one.rewards.tolist(), one.reward.tolist(), strict=True)
             for described, rewards, reward in rows:
                 worth = {"reward": reward, "rewards": dict(zip(names, rewards, strict=True))}
-                file.write(json.dumps({**asked, "object": described, **worth}, allow_nan=False) + "\n")
+                file.write(json.dumps({**request, "object": described, **worth}, allow_nan=False) + "\n")
 
 
 def drawable(environment: Environment) -> bool:
@@ -260,7 +260,8 @@ def measured(task: BuildingTask, model: Network, spec: MeasurementSpec, progress
     assert isinstance(sample, ObjectSample)
     exponent = task.settings.most_exponent if sample.exponent is None else sample.exponent
     preferences = task.preferences(divisions(len(environment.objectives)))
-    known = _Known.of(task, model)
+    states = enumerated(environment)
+    known = None if states is None else _Known(task, model, states)
     even = even_objects(task, spec.num * len(preferences), spec.seed)
     even_rewards = task.rewards(even)
     found = []
@@ -316,29 +317,23 @@ class _Known:
         self._task, self._model, self._states = task, model, states
         self.objects = states.states[states.stops]
 
-    @classmethod
-    def of(cls, task: BuildingTask, model: Network) -> _Known | None:
-        """Finds the states; None: there are too many."""
-        states = enumerated(task.environment)
-        return None if states is None else cls(task, model, states)
-
     def exact(self, weights: Tensor, exponent: float) -> Exact:
         """How far the policy is from what is wanted for a preference [K]."""
         task, (states, _, allowed, _), stops = self._task, self._states, self._states.stops
         num = len(self.objects)
-        asked = Preferences(weights.expand(num, -1), torch.full((num,), exponent, dtype=torch.float64))
-        valued = task.log_reward(self.objects, asked)
+        every = Preferences(weights.expand(num, -1), torch.full((num,), exponent, dtype=torch.float64))
+        valued = task.log_reward(self.objects, every)
         wanted = valued.log_reward.softmax(0)
         device = next(self._model.parameters()).device
         keys = torch.zeros(len(states), dtype=torch.int64, device=device)
         condition = task.wanted(keys, weights.to(device).expand(len(states), -1), exponent).condition
         features = task.environment.features(states).to(device)
-        said = Policy(*self._model(features[:, None], condition))
-        logits = said.forward[:, 0].double().cpu().masked_fill(~allowed, -torch.inf)
+        policy = Policy(*self._model(features[:, None], condition))
+        logits = policy.forward[:, 0].double().cpu().masked_fill(~allowed, -torch.inf)
         built = self._states.terminating(logits.softmax(1))[stops]
         return Exact(
             wanted=float(wanted @ valued.figures["reward"]),
             wanted_rewards=tuple((wanted @ task.rewards(self.objects).double()).tolist()),
             total_variation=float((wanted - built).abs().sum()) / 2,
-            log_partition_error=abs(float(said.log_partition[0]) - float(valued.log_reward.logsumexp(0))),
+            log_partition_error=abs(float(policy.log_partition[0]) - float(valued.log_reward.logsumexp(0))),
         )

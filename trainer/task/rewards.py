@@ -167,7 +167,6 @@ class GaussianProcess(NamedTuple):
         return cls(places_NC, scaled, torch.stack(weights), torch.stack(inverse), mean, deviation)
 
     def to(self, device: torch.device) -> GaussianProcess:
-        """The same on a device."""
         return GaussianProcess(*(tensor.to(device) for tensor in self))
 
     def __call__(self, places_BC: Tensor) -> tuple[Tensor, Tensor]:

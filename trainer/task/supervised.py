@@ -60,7 +60,6 @@ class NextTokenTask(MicroBatchTask[DrawnWindows]):
         return {"held_out_perplexity": math.exp(min(figures["held_out_loss"], 700.0))}
 
     def show(self, networks: Networks, stem: Path, *, seed: int) -> None:
-        """Continued prompts, as the section ``sample`` says."""
         assert isinstance(self.config.sample, TextSample)
         with networks.average() as model:
             preview_texts(self.config, model, stem.with_suffix(".txt"), seed=seed)
@@ -93,7 +92,6 @@ class ReconstructionTask(MicroBatchTask[DrawnImages]):
         return LossTerms(error + self._model.kl_weight * divergence, terms=terms)
 
     def show(self, networks: Networks, stem: Path, *, seed: int) -> None:  # noqa: ARG002
-        """Held-out images above their reconstructions."""
         with networks.average() as model:
             assert isinstance(model, Autoencoder)
             preview_reconstructions(self.config, model, stem.with_suffix(".png"))

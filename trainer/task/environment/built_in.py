@@ -33,7 +33,6 @@ class HyperGrid(Environment):
         self._functions = [FUNCTIONS[name] for name in config.objectives]
 
     def start(self, num: int) -> Tensor:
-        """The corner at 0."""
         return torch.zeros(num, self.dimensions, dtype=torch.int64)
 
     def step(self, states_BS: Tensor, actions_B: Tensor) -> Tensor:
@@ -44,7 +43,6 @@ class HyperGrid(Environment):
         return functional.pad(states_BS < self.side - 1, (0, 1), value=True)
 
     def leading(self, states_BS: Tensor) -> Tensor:
-        """A coordinate of 0 has not been added to."""
         return states_BS > 0
 
     def features(self, states_BS: Tensor) -> Tensor:
@@ -57,7 +55,6 @@ class HyperGrid(Environment):
         return torch.stack([function.scaled(places) for function in self._functions], dim=1)
 
     def coordinates(self, states_BS: Tensor) -> Tensor:
-        """The place of a cell in the unit cube."""
         return states_BS.double() / (self.side - 1)
 
     def cells(self) -> Tensor:
@@ -73,7 +70,6 @@ class Function(NamedTuple):
     best: float
 
     def scaled(self, places: Tensor) -> Tensor:
-        """Values [B] from 0, the worst, to 1, the best."""
         return ((self.value(places) - self.worst) / (self.best - self.worst)).clamp(0.0, 1.0)
 
 
@@ -135,7 +131,6 @@ class NGram(Environment):
         self._ngrams = [tuple(map(config.alphabet.index, ngram)) for ngram in config.objectives]
 
     def start(self, num: int) -> Tensor:
-        """Nothing is written."""
         return torch.full((num, self.length), EMPTY)
 
     def step(self, states_BS: Tensor, actions_B: Tensor) -> Tensor:
@@ -143,13 +138,12 @@ class NGram(Environment):
         return torch.where(places == self._written(states_BS)[:, None], actions_B[:, None], states_BS)
 
     def allowed(self, states_BS: Tensor) -> Tensor:
-        """Letters while there is room, the stop from the shortest length on."""
+        """Letters up to the full length, the stop from the shortest on."""
         written = self._written(states_BS)[:, None]
-        room = (written < self.length).expand(-1, len(self.alphabet))
-        return torch.cat([room, written >= self.shortest], dim=1)
+        letters = (written < self.length).expand(-1, len(self.alphabet))
+        return torch.cat([letters, written >= self.shortest], dim=1)
 
     def leading(self, states_BS: Tensor) -> Tensor:
-        """The letter that was written last."""
         written = self._written(states_BS)[:, None]
         last = states_BS.gather(1, (written - 1).clamp(min=0))
         return torch.arange(len(self.alphabet), device=states_BS.device) == last
@@ -168,7 +162,6 @@ class NGram(Environment):
         return torch.tensor([[edit_distance(one, other) for other in words] for one in words], dtype=torch.float64)
 
     def described(self, states_BS: Tensor) -> list[str]:
-        """The words."""
         return ["".join(self.alphabet[letter] for letter in row if letter != EMPTY) for row in states_BS.tolist()]
 
     def _written(self, states_BS: Tensor) -> Tensor:

@@ -47,17 +47,17 @@ def check_laws(environment: Environment, *, name: str) -> None:
 
 
 class _Tried:
-    def __init__(self, environment: Environment, told: str) -> None:
-        self._environment, self._told = environment, told
+    def __init__(self, environment: Environment, place: str) -> None:
+        self._environment, self._place = environment, place
 
     def refuse(self, problem: str) -> None:
-        raise ValueError(f"{self._told}: {problem}")
+        raise ValueError(f"{self._place}: {problem}")
 
     def named(self, states: Tensor, place: int = 0) -> str:
         return f"state {states[place].tolist()}"
 
     def start(self) -> Tensor:
-        begun = self._asked("start", WALKS)
+        begun = self._called("start", WALKS)
         if begun.ndim != 2 or len(begun) != WALKS or begun.dtype != torch.int64:
             self._refuse_shape("start", begun, f"int64 [{WALKS}, S]")
         if not bool((begun == begun[0]).all()):
@@ -81,14 +81,15 @@ class _Tried:
         floats = (torch.float32, torch.float64)
         self._of_rows("features", objects, self._environment.num_features, floats)
         rewards = self._of_rows("rewards", objects, len(self._environment.objectives), floats)
-        if bool(((rewards < 0) | (rewards > 1)).any()):
-            place = int(((rewards < 0) | (rewards > 1)).any(1).int().argmax())
+        outside = ((rewards < 0) | (rewards > 1)).any(1)
+        if bool(outside.any()):
+            place = int(outside.int().argmax())
             self.refuse(
                 f"rewards are {rewards[place].tolist()} at {self.named(objects, place)}; scale them to lie in [0, 1]"
             )
 
     def step(self, states: Tensor, actions: Tensor) -> Tensor:
-        found = self._asked("step", states, actions)
+        found = self._called("step", states, actions)
         if found.shape != states.shape or found.dtype != torch.int64:
             self._refuse_shape("step", found, f"int64 {list(states.shape)}")
         return found
@@ -132,31 +133,31 @@ class _Tried:
 
     def _of_rows(self, method: str, states: Tensor, columns: int, types: Sequence[torch.dtype]) -> Tensor:
         """What a method says of states, which must be finite, of the right shape, and the same for a state alone."""
-        found = self._asked(method, states)
+        found = self._called(method, states)
         if found.shape != (len(states), columns) or found.dtype not in types:
             named = " or ".join(str(one).removeprefix("torch.") for one in types)
             self._refuse_shape(method, found, f"{named} [{len(states)}, {columns}]")
         if not bool(found.isfinite().all()):
             place = int(found.isfinite().all(1).int().argmin())
             self.refuse(f"{method} are not finite at {self.named(states, place)}; make them finite")
-        if not bool(torch.isclose(self._asked(method, states[-1:]), found[-1:], rtol=1e-4).all()):
+        if not bool(torch.isclose(self._called(method, states[-1:]), found[-1:], rtol=1e-4).all()):
             self.refuse(
                 f"{method} differ for {self.named(states, -1)} alone and among other states; make each row a function "
                 "of its own state"
             )
         return found
 
-    def _asked(self, method: str, *arguments: Any) -> Tensor:
+    def _called(self, method: str, *arguments: Any) -> Tensor:
         call: Callable[..., Tensor] = getattr(self._environment, method)
         try:
             answer = call(*arguments)
         except Exception as error:
             reason = " ".join(f"{type(error).__name__}: {error}".split())
-            raise ValueError(f"{self._told}: {method} fails ({reason}); correct it") from error
+            raise ValueError(f"{self._place}: {method} fails ({reason}); correct it") from error
         if not isinstance(answer, Tensor):
             self.refuse(f"{method} returns {type(answer).__name__}; return a tensor")
         return answer
 
     def _refuse_shape(self, method: str, found: Tensor, wanted: str) -> None:
-        told = f"{str(found.dtype).removeprefix('torch.')} {list(found.shape)}"
-        self.refuse(f"{method} returns {told}; return {wanted}")
+        given = f"{str(found.dtype).removeprefix('torch.')} {list(found.shape)}"
+        self.refuse(f"{method} returns {given}; return {wanted}")

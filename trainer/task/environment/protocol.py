@@ -20,13 +20,13 @@ from moe.seeds import fold_in, uniform
 class Environment(Protocol):
     """A graph of states without cycles, in which every object is a state that the last action, to stop, ends in.
 
-    All methods are functions of rows, on the device of their arguments. A state of one object may be reached on several
-    ways; its children list it as their parent.
+    All methods are functions of rows, on the device of their arguments. A state of one object may be reached by several
+    paths; its children list it as their parent.
 
     Attributes:
         num_actions: A; the last one, number A - 1, stops.
         num_features: F, that a network reads of a state.
-        max_actions: of a way from the start to an object, the stop included.
+        max_actions: of a path from the start to an object, the stop included.
         objectives: names of the K rewards of an object.
     """
 

@@ -173,7 +173,6 @@ class AdjointMatching(PolicyTask[Beginnings | Nodes]):
             return [nodes for one in beginnings for nodes in self._passes(one, self._rollout(network, one))]
 
     def loss(self, model: Callable[..., Any], drawn: Beginnings | Nodes) -> LossTerms:
-        """All nodes of the pass in one call of the network."""
         assert isinstance(drawn, Nodes)
         num, at_once = drawn.x.shape[:2]
         rows = torch.arange(num, device=drawn.x.device).repeat_interleave(at_once)

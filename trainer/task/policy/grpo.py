@@ -162,7 +162,6 @@ class GRPOTask(PolicyTask["Prompts | ValuedChoices"]):
         return {"held_out_reward": self.rewards(ends, drawn.condition, drawn.seen)}
 
     def cautions(self, figures: Mapping[str, float]) -> Mapping[str, str]:
-        """Groups without a difference teach nothing."""
         share = figures.get("effective_share", 1.0)
         if share >= FEW:
             return {}
@@ -195,8 +194,10 @@ class GRPOTask(PolicyTask["Prompts | ValuedChoices"]):
                 ends = self.steps.follow(field_of_group, choice.y.flatten(0, 1), number + 1, settings.steps)
                 compared.append(self._compared(ends, of_group, num))
         base_means = self._base_means(choices, own[0], model)
-        figures = {name: torch.stack([getattr(one, name) for one in compared]).mean() for name in ("reward", "spread")}
-        figures = {"reward": figures["reward"], "reward_spread": figures["spread"]}
+        figures = {
+            "reward": torch.stack([one.reward for one in compared]).mean(),
+            "reward_spread": torch.stack([one.spread for one in compared]).mean(),
+        }
         if settings.rollout == "branch":
             figures |= {f"reward_spread_{number}": one.spread for number, one in enumerate(compared)}
         return [
@@ -218,7 +219,7 @@ class GRPOTask(PolicyTask["Prompts | ValuedChoices"]):
         return Compared.of(rewards, among=self.settings.groups, limit=self.settings.advantage_limit)
 
     def _base_means(self, choices: Sequence[Choice], condition: Condition, model: Network) -> list[Tensor | None]:
-        """Means [N, *D] of the base's steps from the same states; None each where it is not asked."""
+        """Means [N, *D] of the base's steps from the same states; None each without `kl`."""
         if not self.settings.kl:
             return [None] * len(choices)
         with self.base_of(model) as base:
@@ -227,7 +228,7 @@ class GRPOTask(PolicyTask["Prompts | ValuedChoices"]):
             return [self.steps.moments(field, choice.x, number)[0] for number, choice in enumerate(choices)]
 
     def _count(self, num: int, ranks: dist.ProcessGroup | None) -> None:
-        """Takes note of what so many prompts of each rank cost."""
+        """Adds the costs of so many prompts of each rank."""
         num *= 1 if ranks is None else ranks.size()
         self.reward_calls += num * self.settings.rewards
         self.network_calls += num * self.settings.network_calls

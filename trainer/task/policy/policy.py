@@ -73,13 +73,10 @@ def show_rewards(now: TrainedFlow, before: TrainedFlow | None, reward: Reward, p
     examples = {name: now.decode(states, conditioning) for name, states in drawn.items()}
     rewards = {name: _rewards(reward, shown, conditioning, now.device) for name, shown in examples.items()}
     if images:
-        words = [
-            f"{name} {value:.2f}".replace("-", "\N{MINUS SIGN}")
-            for name, own in rewards.items()
-            for value in own.tolist()
-        ]
-        told = with_words(torch.cat([*examples.values()]), words).chunk(len(examples))
-        rows = zip(*(one.split(columns) for one in told), strict=True)
+        values = [(name, value) for name, found in rewards.items() for value in found.tolist()]
+        words = [f"{name} {value:.2f}".replace("-", MINUS) for name, value in values]
+        labelled = with_words(torch.cat([*examples.values()]), words).chunk(len(examples))
+        rows = zip(*(one.split(columns) for one in labelled), strict=True)
         headings = conditioning.headings(config.data.class_names, columns)
         image_grid(torch.cat([row for pair in rows for row in pair]).numpy(), columns, path, headings)
     else:
@@ -98,7 +95,6 @@ def with_words(images: Tensor, words: Sequence[str]) -> Tensor:
 
 
 def _rewards(reward: Reward, examples: Tensor, conditioning: Conditioning, device: torch.device) -> Tensor:
-    """Rewards [N] on the CPU."""
     with torch.no_grad():
         return reward(examples.to(device), conditioning.condition.to(device)).float().cpu()
 
