@@ -274,10 +274,8 @@ class PythonSourceConfig(Section):
     def _each_part_holds_a_window(self) -> PythonSourceConfig:
         for field, size in (("held_out", self.held_out), ("max_bytes", self.max_bytes)):
             if size is not None and size <= self.context:
-                raise ValueError(
-                    f"{field}: {size} bytes hold no window of context {self.context} and one; "
-                    f"use at least {self.context + 1}"
-                )
+                problem = f"{size} bytes hold no window of context {self.context} and one"
+                raise ValueError(f"{field}: {problem}; use at least {self.context + 1}")
         return self
 
     def open(self) -> PythonSource:
@@ -302,12 +300,9 @@ class PythonSource(Listed):
         border = sum(sizes[:kept_out])
         end = border + (sum(sizes[kept_out:]) if max_bytes is None else min(max_bytes, sum(sizes[kept_out:])))
         if end - border <= context:
-            raise Refusal(
-                library,
-                "data.held_out",
-                f"leaves {end - border} of its {sum(sizes):,} bytes of sources to training ({held_out})",
-                "hold out less, or use a Python that was installed with its sources",
-            )
+            problem = f"leaves {end - border} of its {sum(sizes):,} bytes of sources to training ({held_out})"
+            remedy = "hold out less, or use a Python that was installed with its sources"
+            raise Refusal(library, "data.held_out", problem, remedy)
         self._bytes = np.frombuffer(b"".join(_sources(library).values()), dtype=np.uint8)
         starts = [np.arange(border, end - context, context), np.arange(0, held_out - context, context)]
         self._starts = np.concatenate(starts)

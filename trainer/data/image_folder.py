@@ -91,7 +91,6 @@ class ImageFolderConfig(Section):
         return largest(self.shapes)
 
     def of_shape(self, shape: tuple[int, ...]) -> ImageFolderConfig:
-        """The same pictures, all of one of their shapes (C, H, W)."""
         return self.model_copy(update={"buckets": (shape[1:],)})
 
     @property
@@ -133,12 +132,9 @@ class ImageFolder(OfShapes):
         except ValueError as error:
             raise Refusal(config.path, "pictures", str(error), "bring them back") from error
         if names_digest(self._names) != config.digest:
-            raise Refusal(
-                config.path,
-                "data.digest",
-                f"its {len(self._names)} pictures are not those of the run ({config.digest})",
-                "bring them back, or leave data.digest out to start another run",
-            )
+            problem = f"its {len(self._names)} pictures are not those of the run ({config.digest})"
+            remedy = "bring them back, or leave data.digest out to start another run"
+            raise Refusal(config.path, "data.digest", problem, remedy)
         self.files = (DataFiles(config.path, self._names),)
         if config.held_out >= len(self._names):
             problem = f"leaves none of its {len(self._names)} pictures to train on ({config.held_out})"

@@ -102,16 +102,9 @@ class Loader:
             self._plan = Interleaved(lengths, global_batch, seed) if split == "train" else self._pass
         self._source: Loader | None = None
         if dataset.source is not None:
-            self._source = Loader(
-                dataset.source,
-                global_batch=global_batch,
-                micro_batch=micro_batch,
-                rank=rank,
-                world_size=world_size,
-                seed=derive_seed(seed, "source"),
-                split=split,
-                max_bad_share=max_bad_share,
-            )
+            batches = {"global_batch": global_batch, "micro_batch": micro_batch}
+            ranks = {"rank": rank, "world_size": world_size, "seed": derive_seed(seed, "source")}
+            self._source = Loader(dataset.source, **batches, **ranks, split=split, max_bad_share=max_bad_share)
 
     def global_micro(self, local: int) -> int:
         """Returns the number, within the global batch, of this rank's micro batch `local` (0 to accumulation - 1)."""

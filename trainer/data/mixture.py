@@ -59,8 +59,7 @@ class MixtureFile(JsonFile):
 
 def check_sum(shares: dict[str, float]) -> None:
     """Refuses, with a ValueError, shares whose sum is not 1."""
-    total = sum(shares.values())
-    if abs(total - 1) > TOLERANCE:
+    if abs((total := sum(shares.values())) - 1) > TOLERANCE:
         scaled = ", ".join(f"{name}: {share / total:.4g}" for name, share in shares.items()) if total else "{NAME: 1}"
         raise ValueError(f"shares: sum to {total:g}, not to 1; write such as {{{scaled}}}")
 
@@ -114,7 +113,6 @@ class MixtureConfig(Section):
 
     @property
     def parts(self) -> tuple[AnyOneConfig, ...]:
-        """The sections of the sources, in the order of their numbers."""
         return tuple(self.sources.values())
 
     @property
@@ -135,7 +133,7 @@ class MixtureConfig(Section):
 
     @property
     def vocabulary(self) -> int | None:
-        """Tokens of sources that are text are 0 to vocabulary - 1; None: they are no text."""
+        """That of sources that are text; None: they are no text."""
         return getattr(self.parts[0], "vocabulary", None)
 
     @property
@@ -189,9 +187,9 @@ class MixtureConfig(Section):
     @model_validator(mode="after")
     def _shares_are_those_of_the_sources(self) -> MixtureConfig:
         if self.shares is None:
-            endless = next((name for name, source in self.sources.items() if getattr(source, "endless", False)), None)
-            if endless is not None:
-                raise ValueError(_sizeless(endless).removeprefix("data."))
+            for name, source in self.sources.items():
+                if getattr(source, "endless", False):
+                    raise ValueError(_sizeless(name).removeprefix("data."))
             return self
         for name in self.shares:
             if name not in self.sources:
@@ -304,7 +302,6 @@ def _resolved(name: str, source: Any) -> Any:
 
 
 def _check_source(name: str, source: Dataset) -> None:
-    """Refuses what no mixture can deal."""
     if source.mix is not None or source.source is not None:
         raise ValueError(f"data.sources.{name}: is a mixture, or has source points, itself; give its parts as sources")
     if not (source.endless or source.keyed_order):

@@ -74,7 +74,6 @@ def _below(folder: Path | str, prefix: str) -> Iterator[str]:
 
 
 def names_digest(names: list[str]) -> str:
-    """Digest of the names of pictures, in their order."""
     return hashlib.sha256("\n".join(names).encode("utf-8", "surrogateescape")).hexdigest()[:16]
 
 

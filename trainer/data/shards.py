@@ -169,7 +169,6 @@ class ShardsConfig(Section):
         return completed(document, {name: getattr(index, name) for name in names} | shapes)
 
     def of_shape(self, shape: tuple[int, ...]) -> ShardsConfig:
-        """The same images, all of one of their shapes (C, H, W)."""
         return self.model_copy(update={"shape": shape, "shapes": ()})
 
     @model_validator(mode="after")

@@ -61,10 +61,8 @@ class TextConfig(Section):
     @model_validator(mode="after")
     def _a_window_is_held_out(self) -> TextConfig:
         if self.held_out is not None and self.held_out <= self.context:
-            raise ValueError(
-                f"held_out: {self.held_out} tokens hold no window of context {self.context} and one; use at least "
-                f"{self.context + 1}"
-            )
+            problem = f"{self.held_out} tokens hold no window of context {self.context} and one"
+            raise ValueError(f"held_out: {problem}; use at least {self.context + 1}")
         return self
 
     @classmethod
@@ -180,25 +178,24 @@ def run_tokenizer(data: Any, folder: Path | None = None) -> Tokenizer:
 
     `folder` has the run's tokenizer.json, as a checkpoint does; None: the folder that `data` names.
     """
-    data = _one(data)
-    if not isinstance(data, TextConfig) or data.tokenizer is None:
+    text = _with_tokenizer(data)
+    if text is None:
         return read_tokenizer(None)
-    path = (data.path if folder is None else folder) / TOKENIZER
-    _same_content(data, path)
+    path = (text.path if folder is None else folder) / TOKENIZER
+    _same_content(text, path)
     return read_tokenizer(path)
 
 
 def tokenizer_file(data: Any) -> bytes | None:
     """The tokenizer.json that every checkpoint of a run keeps; None if the run learns no tokens of one."""
-    data = _one(data)
-    if not isinstance(data, TextConfig) or data.tokenizer is None:
-        return None
-    return _same_content(data, data.path / TOKENIZER)
+    text = _with_tokenizer(data)
+    return None if text is None else _same_content(text, text.path / TOKENIZER)
 
 
-def _one(data: Any) -> Any:
-    """The first source of a mixture, whose tokenizer is that of all."""
-    return next(iter(data.sources.values())) if getattr(data, "kind", None) == "mixture" else data
+def _with_tokenizer(data: Any) -> TextConfig | None:
+    """The text, or the first source of a mixture, whose tokenizer is that of all; None without one."""
+    one = next(iter(data.sources.values())) if getattr(data, "kind", None) == "mixture" else data
+    return one if isinstance(one, TextConfig) and one.tokenizer is not None else None
 
 
 def _same_content(data: TextConfig, path: Path) -> bytes:

@@ -219,7 +219,6 @@ class WebDataset(Listed):
 
 
 def _check_images(image: Any, index: TarIndex) -> None:
-    """Refuses extensions that no example has."""
     wanted = set(image) if isinstance(image, list | tuple) else set()
     if wanted and not any(wanted & set(entry.extensions) for entry in index.members):
         raise ValueError(f"image: no example has a member {', '.join(image)} ({index.extensions()}); give one of these")

@@ -17,14 +17,8 @@ from netsim.foundation.refusal import Refusal
 class Reading:
     """Options of reading a source; None if not given.
 
-    Attributes:
-        data_key: array of an npz file that holds the examples; None: ``data``.
-        labels_key: array of an npz file that holds the labels; None: ``labels``.
-        labels: npy file with the labels of an npy file.
-        channels_last: whether images are [N, H, W, C].
-        class_names: text file with the name of a class in each line.
-        buckets: (height, width) of each shape that pictures may have, or how many there are around `size`.
-        channels: 1 makes pictures grey; None: 3, red, green and blue.
+    `labels` is an npy file, `class_names` a text with a name a line; `size` and `buckets` are (height, width), or the
+    number of shapes around `size`.
     """
 
     data_key: str | None = None

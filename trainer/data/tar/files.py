@@ -201,7 +201,6 @@ def _listed(url: str) -> list[str]:
 
 
 def _system(url: str) -> tuple[Any, str]:
-    """The file system of a URL, and its path there."""
     from fsspec.core import url_to_fs  # not needed by those who learn from something else
 
     try:

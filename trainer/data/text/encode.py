@@ -260,7 +260,7 @@ def _encode(chunk: Chunk) -> EncodedChunk:
 
 
 def _ready() -> None:
-    """Does nothing; a pool that has run it has started its processes."""
+    """A pool that has run it has started its processes."""
 
 
 @contextmanager
