@@ -153,10 +153,8 @@ class Loader:
             return number
         good = stream.stand_in(number, bad)
         if good is None:
-            raise TooManyBadExamples(
-                f"data_loading.max_bad_share: all {stream.length} examples of one shape cannot be read, the last one "
-                f"{bad[number]}; mend or remove them"
-            )
+            problem = f"all {stream.length} examples of one shape cannot be read, the last one {bad[number]}"
+            raise TooManyBadExamples(f"data_loading.max_bad_share: {problem}; mend or remove them")
         return good
 
 

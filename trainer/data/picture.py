@@ -33,10 +33,8 @@ def sub_folders(path: Path) -> tuple[str, ...]:
     try:
         return tuple(sorted(inner.name for inner in path.iterdir() if inner.is_dir() and inner.name[0] != "."))
     except OSError as error:
-        raise ValueError(
-            f"path: {path} cannot be read ({error.strerror}); give a folder with a sub-folder of pictures for each "
-            "class, or with pictures"
-        ) from error
+        remedy = "give a folder with a sub-folder of pictures for each class, or with pictures"
+        raise ValueError(f"path: {path} cannot be read ({error.strerror}); {remedy}") from error
 
 
 def picture_names(path: Path, classes: list[str] | tuple[str, ...]) -> list[str]:
@@ -164,9 +162,8 @@ def check_buckets_differ(buckets: Sequence[tuple[int, int]]) -> None:
         common = math.gcd(height, width)
         other = proportions.setdefault((height // common, width // common), (height, width))
         if other != (height, width) or list(buckets).count(other) > 1:
-            raise ValueError(
-                f"buckets: {list(other)} and {[height, width]} have the same proportions; give each proportion once"
-            )
+            problem = f"{list(other)} and {[height, width]} have the same proportions"
+            raise ValueError(f"buckets: {problem}; give each proportion once")
 
 
 def side_of(buckets: Sequence[object]) -> int | None:

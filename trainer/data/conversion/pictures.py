@@ -7,6 +7,7 @@ import io
 import json
 import math
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import IO, Any
@@ -78,12 +79,10 @@ def picture_shapes(
         return tuple((channels, *bucket) for bucket in buckets)
     if reading.size is not None:
         return ((channels, *reading.size),)
-    try:
-        with opened_picture(first()) as picture:
-            width, height = picture.size
+    proposal = "for example --size 64"
+    with suppress(ValueError), opened_picture(first()) as picture:
+        width, height = picture.size
         proposal = f"the first of {source} has {width} x {height} pixels, so for example --size {min(width, height)}"
-    except ValueError:
-        proposal = "for example --size 64"
     raise ValueError(f"--size: is missing, and pictures need one; {proposal}")
 
 
@@ -184,9 +183,8 @@ def _image_column(folder: Path, rows: Any, wanted: str | None) -> str:
         remedy = "cast one to datasets.Image, or save its arrays with numpy and give the npz file"
         raise Refusal(folder, "columns", f"none holds pictures (there are {listed(list(rows.features))})", remedy)
     if wanted is None and len(pictures) > 1:
-        raise ValueError(
-            f"--image-column: is missing where {len(pictures)} hold pictures; use one of {listed(pictures)}"
-        )
+        problem = f"is missing where {len(pictures)} hold pictures"
+        raise ValueError(f"--image-column: {problem}; use one of {listed(pictures)}")
     return wanted or pictures[0]
 
 
@@ -195,9 +193,8 @@ def _label_column(folder: Path, rows: Any, wanted: str | None) -> str | None:
 
     classes = [name for name, kind in rows.features.items() if isinstance(kind, datasets.ClassLabel)]
     if wanted is not None and wanted not in rows.features:
-        raise ValueError(
-            f"--label-column: {wanted} is not a column of {folder}; use one of {listed(classes or list(rows.features))}"
-        )
+        known = listed(classes or list(rows.features))
+        raise ValueError(f"--label-column: {wanted} is not a column of {folder}; use one of {known}")
     if wanted is None and len(classes) > 1:
         problem = f"is missing where {len(classes)} hold classes"
         raise ValueError(f"--label-column: {problem}; use one of {listed(classes)}, or --no-labels")

@@ -188,10 +188,8 @@ class _Conversion:
         self.request, self.source = request, source
         item_bytes, numbers, seed = np.dtype(source.dtype).itemsize, source.shape_numbers, request.seed
         shapes = [source.shapes, source.dtype, source.num_classes, source.class_names]
-        decides = json.dumps(
-            [source.identity, shapes, seed, request.shard_examples or SHARD_BYTES, request.standardise]
-        )
-        self.folder = ShardFolder(request.out, hashlib.sha256(decides.encode()).hexdigest()[:16])
+        decides = [source.identity, shapes, seed, request.shard_examples or SHARD_BYTES, request.standardise]
+        self.folder = ShardFolder(request.out, hashlib.sha256(json.dumps(decides).encode()).hexdigest()[:16])
         order = np.random.default_rng(seed).permutation(source.num_examples)
         self._bytes = self._bad = 0
         self._parts: list[tuple[tuple[int, ...], NDArray[np.int64]]] = []

@@ -300,10 +300,9 @@ def _scan_all(tars: Mapping[str, str], out: Path, label: str | None, workers: in
             if file.tell() == 0:
                 file.write(json.dumps({"label": label}) + "\n")
             coming = {threads.submit(scan, tars[name], name, label): name for name in left}
+            shown = track(as_completed(coming), "reading headers", len(coming), disable=not sys.stderr.isatty())
             try:
-                for future in track(
-                    as_completed(coming), "reading headers", len(coming), disable=not sys.stderr.isatty()
-                ):
+                for future in shown:
                     try:
                         found = future.result()
                     except Refusal as error:
@@ -316,9 +315,9 @@ def _scan_all(tars: Mapping[str, str], out: Path, label: str | None, workers: in
                 threads.shutdown(wait=False, cancel_futures=True)
     if damaged:
         first = damaged[min(damaged)]
-        problem = first.problem + (f" (and {len(damaged) - 1} more tars are damaged)" if len(damaged) > 1 else "")
+        more = f" (and {len(damaged) - 1} more tars are damaged)" if len(damaged) > 1 else ""
         kept = f"; the scans of {len(contents.rows)} sound tars are kept in {out}" if contents.rows else ""
-        raise Refusal(first.file, first.field, problem, first.remedy + kept) from first
+        raise Refusal(first.file, first.field, first.problem + more, first.remedy + kept) from first
 
 
 def _kept(path: Path, label: str | None, tars: Mapping[str, str]) -> Iterator[Scan]:

@@ -136,14 +136,10 @@ class ShardWriter:
         state = self._states[split]
         if len(part.tokens):
             self._stream(split).write(np.ascontiguousarray(part.tokens, self._dtype).data.cast("B"))
-        self._states[split] = state.model_copy(
-            update={
-                "num_documents": state.num_documents + part.num_documents,
-                "num_bytes": state.num_bytes + part.num_bytes,
-                "open_tokens": state.open_tokens + len(part.tokens),
-            }
-        )
-        if self._states[split].open_tokens >= self._shard_tokens:
+        added = {"num_documents": part.num_documents, "num_bytes": part.num_bytes, "open_tokens": len(part.tokens)}
+        update = {name: getattr(state, name) + num for name, num in added.items()}
+        self._states[split] = state.model_copy(update=update)
+        if update["open_tokens"] >= self._shard_tokens:
             self._complete(split)
 
     def _stream(self, split: Split) -> BinaryIO:

@@ -155,17 +155,13 @@ class FileTokenizer(Tokenizer):
         try:
             import tokenizers
         except ImportError as error:
-            raise ValueError(
-                f"{source}: needs the package tokenizers; pip install 'flowfabric[hf]', or leave the tokenizer out to "
-                "learn from bytes"
-            ) from error
+            remedy = "pip install 'flowfabric[hf]', or leave the tokenizer out to learn from bytes"
+            raise ValueError(f"{source}: needs the package tokenizers; {remedy}") from error
         try:
             self._tokenizer = tokenizers.Tokenizer.from_str(content.decode("utf-8"))
         except Exception as error:  # the library raises bare Exception
-            problem = " ".join(str(error).split())
-            raise Refusal(
-                source, "tokenizer", f"is not a tokenizer.json ({problem})", "save it with tokenizers' Tokenizer.save"
-            ) from error
+            problem = f"is not a tokenizer.json ({' '.join(str(error).split())})"
+            raise Refusal(source, "tokenizer", problem, "save it with tokenizers' Tokenizer.save") from error
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()
         self._tokenizer.encode_special_tokens = True
@@ -193,10 +189,8 @@ class FileTokenizer(Tokenizer):
 
     def encode_documents(self, texts: Sequence[bytes]) -> list[NDArray[np.integer[Any]]]:
         decoded = [text.decode("utf-8") for text in texts]
-        return [
-            np.array(encoding.ids, self._type)
-            for encoding in self._tokenizer.encode_batch_fast(decoded, add_special_tokens=False)
-        ]
+        encodings = self._tokenizer.encode_batch_fast(decoded, add_special_tokens=False)
+        return [np.array(encoding.ids, self._type) for encoding in encodings]
 
     def decode(self, tokens: Sequence[int]) -> bytes:
         """Special tokens are shown."""
