@@ -40,7 +40,7 @@ from trainer.config.sections import (
     TraceConfig,
     counted_from_the_end,
 )
-from trainer.config.task import TaskConfig
+from trainer.config.task import FLOW_TASKS, TaskConfig
 from trainer.data.loader import DataLoadingConfig
 from trainer.data.shards import LatentsConfig
 
@@ -111,7 +111,7 @@ def with_fitting_kinds(document: dict[str, Any]) -> dict[str, Any]:
     model = document.get("model")
     kind = model.get("kind", "dit") if isinstance(model, dict) else getattr(model, "kind", "dit")
     settings = network_settings(model)
-    fitting = {"data": settings.data_kinds, "sample": settings.sample_kinds, "task": settings.task_kinds}
+    fitting = {"data": settings.data_kinds, "sample": settings.sample_kinds, "task": settings.task_kinds or FLOW_TASKS}
     filled = {**{name: {} for name in fitting}, **document}
     filled["data"] = _with_kinds_of_sources(filled["data"], settings.data_kinds[0])
     for name, fitting_kinds in {"model": (kind,), **fitting}.items():
@@ -194,7 +194,7 @@ class RunConfig(Section):
         for sections, fitting in (
             (data, self.model.data_kinds),
             ({"sample": self.sample}, self.model.sample_kinds),
-            ({"task": self.task}, self.model.task_kinds),
+            ({"task": self.task}, self.model.task_kinds or FLOW_TASKS),
         ):
             for name, section in sections.items():
                 if section.kind not in fitting and not isinstance(section, OwnClass):

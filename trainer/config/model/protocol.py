@@ -126,8 +126,8 @@ class NetworkConfig(Section):
     """Kinds of data that it learns from; the first is that of a section without a kind."""
     sample_kinds: ClassVar[tuple[str, ...]] = ("images",)
     """Kinds of samples that are made with it; the first is that of a section without a kind."""
-    task_kinds: ClassVar[tuple[str, ...]] = ("flow", "grpo", "adjoint_matching")
-    """The kinds of task that it can learn, the default first."""
+    task_kinds: ClassVar[tuple[str, ...]] = ()
+    """The kinds of task that it can learn, the default first; empty: those that train a flow."""
     objective_kinds: ClassVar[tuple[str, ...]] = ()
     """The kinds of objective that train it, the default first, which train no other network; empty: those that train
     any."""

@@ -3,6 +3,7 @@
 from typing import Annotated, Any, ClassVar, Literal
 
 from netsim.foundation.own_class import KindOrClass, OwnClass
+from netsim.foundation.settings import kind_of, sections_in
 from trainer.config.task import policy
 from trainer.config.task.policy import AdjointMatchingConfig, GRPOConfig
 from trainer.config.task.protocol import Base, Calls, TaskSettings
@@ -11,6 +12,8 @@ from trainer.config.task.trajectory_balance import TrajectoryBalanceTaskConfig
 
 class FlowTaskConfig(TaskSettings):
     """The field of a flow, put together from the parts in the section ``flow``."""
+
+    trains_flow: ClassVar[bool] = True
 
     kind: Literal["flow"] = "flow"
     base: Base = None
@@ -78,8 +81,11 @@ AnyTaskConfig = (
     | OwnTask
 )
 TaskConfig = Annotated[AnyTaskConfig, KindOrClass()]
+FLOW_TASKS = tuple(str(kind_of(task)) for task in sections_in(AnyTaskConfig) if getattr(task, "trains_flow", False))
+"""Kinds of task that train a flow, the default first."""
 
 __all__ = [
+    "FLOW_TASKS",
     "AdjointMatchingConfig",
     "AnyTaskConfig",
     "Calls",

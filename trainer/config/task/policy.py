@@ -20,6 +20,7 @@ class GRPOConfig(TaskSettings):
     Source: Liu et al., "Flow-GRPO", arXiv 2505.05470; He et al., "TempFlow-GRPO", arXiv 2508.04324.
     """
 
+    trains_flow: ClassVar[bool] = True
     replays: ClassVar[bool] = True
     weighs: ClassVar[bool] = True
     """Groups of equal rewards do not count, for which ranks tell each other once a step how many do."""
@@ -137,6 +138,8 @@ class AdjointMatchingConfig(TaskSettings):
 
     Source: Domingo-Enrich, Drozdzal, Karrer and Chen, "Adjoint Matching", arXiv 2409.08861.
     """
+
+    trains_flow: ClassVar[bool] = True
 
     kind: Literal["adjoint_matching"] = "adjoint_matching"
     base: Base = None

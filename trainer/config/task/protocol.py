@@ -34,6 +34,8 @@ class Calls:
 class TaskSettings(Section):
     """Settings of a task. A class of its own for each task says what differs from the defaults here."""
 
+    trains_flow: ClassVar[bool] = False
+    """Whether every network of flows learns it, unless the network lists its tasks."""
     weighs: ClassVar[bool] = False
     """Whether what a loss is computed from has weights, whose mean over all ranks is 1."""
     replays: ClassVar[bool] = False
