@@ -55,7 +55,7 @@ UNCONDITIONAL = Condition()
 
 def per_value(row: Tensor, x: Tensor) -> Tensor:
     """Values [B] of examples in the shape [B, 1, ..., 1], in which they broadcast to states [B, *D]."""
-    return row.reshape(-1, *[1] * (x.ndim - 1))
+    return row.view(-1, *[1] * (x.ndim - 1))
 
 
 def _joined(first: Tensor | None, second: Tensor | None) -> Tensor | None:

@@ -73,6 +73,7 @@ class FlowTask(Task[DrawnPoints]):
             tokens=config.model.tokens(config.state_shape),
         )
         self.objective = chosen.build(inputs)
+        self.objective_draws = getattr(self.objective, "draws", False)  # a user's need not have the attribute
         self.label_dropout = config.model.label_dropout
 
     def source(self, batch: Batch, generator: torch.Generator) -> Tensor | None:
@@ -140,7 +141,7 @@ class FlowTask(Task[DrawnPoints]):
             start, end = interval.to(t).unbind(1)
             t = start + (end - start) * t
         sample = self.parts.path.sample(pairs, t, generator=generator)
-        if getattr(self.objective, "draws", False):  # a user's objective need not have the attribute
+        if self.objective_draws:
             sample = sample._replace(keys=to_device(random_keys(len(t), generator), t.device))
         return DrawnPoints(pairs.log_weight, sample, pairs.condition)
 

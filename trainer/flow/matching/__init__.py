@@ -62,6 +62,7 @@ class FlowMatching:
         self.path = path or Linear()
         self.target = target or Velocity().build(self.path)
         self.objective = objective or Regression().build(ObjectiveInputs(self.target))
+        self._draws = getattr(self.objective, "draws", False)  # a user's objective need not have the attribute
 
     def draw(
         self,
@@ -125,6 +126,6 @@ class FlowMatching:
         t = self.time.sample(len(x_1), generator=generator, device=x_1.device)
         weight = None if pairs.log_weight is None else len(x_1) * pairs.log_weight.softmax(0)
         sample = self.path.sample(pairs, t, generator=generator)
-        if getattr(self.objective, "draws", False):  # a user's objective need not have the attribute
+        if self._draws:
             sample = sample._replace(keys=to_device(random_keys(len(t), generator), t.device))
         return sample, weight, pairs.condition

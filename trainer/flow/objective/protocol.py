@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, NamedTuple, Protocol, Self
 
 import torch
-from pydantic import PrivateAttr
 from torch import Tensor
 
 from netsim.foundation.settings import Section
@@ -100,12 +99,11 @@ class ObjectiveInputs:
 class BuiltIn(Section):
     """An objective that is its settings, and is built on what else it needs."""
 
-    if TYPE_CHECKING:  # a field of those that draw, whose number of draws it is
-        draws: ClassVar[bool]
-
-    _inputs: ObjectiveInputs = PrivateAttr()
+    if TYPE_CHECKING:
+        draws: ClassVar[bool]  # a field of those that draw, whose number of draws it is
+        _inputs: ObjectiveInputs
 
     def build(self, inputs: ObjectiveInputs) -> Self:
         built = self.model_copy()
-        built._inputs = inputs
+        vars(built)["_inputs"] = inputs  # read in every step; a private attribute of pydantic takes microseconds
         return built

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, ClassVar, Literal, Protocol, Self, cast
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Protocol, Self, cast
 
 import torch
-from pydantic import PrivateAttr
 from torch import Tensor
 
 from netsim.foundation.own_class import KindOrClass, OwnClass, build_own
@@ -62,11 +61,12 @@ class BuiltIn(Section):
     quantities: ClassVar[tuple[Quantity, ...]]
     num_fields: ClassVar[int] = 1
     end: ClassVar[End | None] = None
-    _path: Path = PrivateAttr()
+    if TYPE_CHECKING:
+        _path: Path
 
     def build(self, path: Path) -> Self:
         built = self.model_copy()
-        built._path = path
+        vars(built)["_path"] = path  # read in every step; a private attribute of pydantic takes microseconds
         return built
 
 
