@@ -6,6 +6,7 @@ from pydantic import TypeAdapter, ValidationError, model_validator
 
 from netsim.foundation.own_class import KindOrClass, OwnClass, build_own
 from trainer.data.builtin import DigitsConfig, PythonSourceConfig, ToyConfig
+from trainer.data.idx import IdxConfig
 from trainer.data.image_folder import ImageFolderConfig
 from trainer.data.pairs import PairsConfig
 from trainer.data.protocol import Dataset
@@ -68,6 +69,7 @@ def _is_shape(value: Any) -> bool:
 
 AnyOneConfig = (
     DigitsConfig
+    | IdxConfig
     | ImageFolderConfig
     | PairsConfig
     | PythonSourceConfig

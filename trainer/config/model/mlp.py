@@ -6,7 +6,17 @@ from typing import Any, Literal
 
 from pydantic import Field, PositiveInt, PrivateAttr, model_validator
 
-from trainer.config.model.protocol import Input, Layers, NetworkConfig, Shape, Width, check_image, check_vector, squares
+from trainer.config.model.protocol import (
+    IMAGES,
+    Input,
+    Layers,
+    NetworkConfig,
+    Shape,
+    Width,
+    check_image,
+    check_vector,
+    squares,
+)
 
 INPUT_WAVES = 8
 """Frequencies at which the input holds sine and cosine of each value."""
@@ -141,7 +151,7 @@ class AutoencoderConfig(NetworkConfig):
     init_from: Path | None = None
     """An ema.safetensors whose weights this run starts with, or the folder of the run that has it."""
 
-    data_kinds = ("digits", "image_folder", "shards", "webdataset")
+    data_kinds = IMAGES
     sample_kinds = ("reconstructions",)
     task_kinds = ("reconstruction",)
     takes_images = True

@@ -11,6 +11,9 @@ from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 from netsim.foundation.run_reference import RunReference
 from netsim.foundation.settings import Section
 
+IMAGES = ("digits", "idx", "image_folder", "shards", "webdataset")
+"""Kinds of data whose examples may be images."""
+
 
 class _Adapters(Section):
     base: RunReference
@@ -122,7 +125,7 @@ class NetworkConfig(Section):
 
     network: ClassVar[Any] = None
     """From :class:`trainer.model.network.NetworkSpec` to the network, such as a classmethod `build` of its class."""
-    data_kinds: ClassVar[tuple[str, ...]] = ("digits", "image_folder", "shards", "pairs", "webdataset")
+    data_kinds: ClassVar[tuple[str, ...]] = (*IMAGES, "pairs")
     """Kinds of data that it learns from; the first is that of a section without a kind."""
     sample_kinds: ClassVar[tuple[str, ...]] = ("images",)
     """Kinds of samples that are made with it; the first is that of a section without a kind."""

@@ -10,6 +10,7 @@ from netsim.foundation.settings import Section
 from trainer.config.model.dit import DiTConfig
 from trainer.config.model.mlp import INPUT_WAVES, MLPConfig
 from trainer.config.model.protocol import (
+    IMAGES,
     Layers,
     NetworkConfig,
     Shape,
@@ -135,7 +136,7 @@ class CausalTransitionConfig(TransformerConfig):
     init_from: Path | None = None
     """An ema.safetensors whose weights this run starts with, or the folder of the run that has it."""
 
-    data_kinds = ("digits", "toy", "image_folder", "shards", "webdataset")
+    data_kinds = (*IMAGES, "toy")
     sample_kinds = ("images", "points")
     takes_images = True
     objective_kinds = ("causal_transition",)
