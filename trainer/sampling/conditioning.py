@@ -11,31 +11,13 @@ import torch
 from torch import Tensor
 
 import trainer.data
-from moe.seeds import derive_seed, fold_in, normal
 from trainer.config.derived import task_names
 from trainer.config.run import RunConfig
 from trainer.config.sample import ImageSample
-from trainer.data import Batch, Split
-from trainer.data.companions import source_points
+from trainer.data import Batch
 from trainer.flow import Condition
 from trainer.flow.context import Seen
-from trainer.sampling.flow import FlowParts
-
-
-def source_samples(config: RunConfig, examples: Tensor, *, seed: int, split: Split = "held_out") -> Tensor:
-    """States [B, *shape] that paths of examples [B] begin at: noise, another data set, or the data; on the CPU."""
-    if config.flow is not None and config.source_data is not None:
-        points = source_points(trainer.data.build(config.source_data), examples, seed=seed, split=split)
-        return config.flow.data_scale * points if config.flow.path.kind == "mirror_interpolant" else points
-    values = torch.arange(math.prod(config.state_shape))
-    drawn = normal(fold_in(keys_of(examples, "start", seed=seed)[:, None], values))
-    return drawn.float().reshape(len(examples), *config.state_shape)
-
-
-def keys_of(examples: Tensor, purpose: str, *, seed: int) -> Tensor:
-    """Keys int64 [B] of draws for examples, for each by its number alone; ``trajectory`` is the noise of a sampler."""
-    return fold_in(torch.tensor(derive_seed(seed, purpose)), examples)
-
+from trainer.sampling.flow import FlowParts, keys_of, source_examples
 
 SHOWN = 10
 """Names that a complaint lists."""
@@ -237,4 +219,4 @@ def _held_out(config: RunConfig, num: int) -> trainer.data.Batch:
 def _beginnings(config: RunConfig, num: int, seed: int) -> Tensor | None:
     if config.source_data is None or not isinstance(config.sample, ImageSample):
         return None
-    return source_samples(config, torch.arange(num), seed=seed)
+    return source_examples(config, torch.arange(num), seed=seed)

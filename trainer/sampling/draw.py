@@ -18,8 +18,8 @@ from trainer.flow.control import ControlInputs, controlled
 from trainer.flow.coupling.protocol import gathered
 from trainer.flow.question import FromTokens, OfToken, Question
 from trainer.model.network import Network
-from trainer.sampling.conditioning import Conditioning, conditioning_for, keys_of, source_samples, with_tasks
-from trainer.sampling.flow import FlowParts
+from trainer.sampling.conditioning import Conditioning, conditioning_for, with_tasks
+from trainer.sampling.flow import FlowParts, keys_of
 
 
 @dataclass(frozen=True)
@@ -132,7 +132,7 @@ class TrainedFlow:
         field = self.parts.field(counted, own, guidance)
         field = controlled(field, [one.build(inputs) for one in controls])
         keys = keys_of(examples, "trajectory", seed=seed)
-        x_0 = source_samples(self.config, examples, seed=seed, split=split).to(device)
+        x_0 = self.parts.starts(condition.rows(examples), examples, seed=seed, split=split).to(device)
         follows = chosen.build(self.parts.path)
         found = follows.sample(field, x_0, chosen.grid(), keys=keys)
         return replace(found, calls={**found.calls, "network": evaluations}) if controls else found

@@ -9,6 +9,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+import trainer.data
+from moe.seeds import derive_seed, fold_in
 from netsim.foundation.refusal import Refusal
 from trainer.checkpoint.pretrained import check_restorable, restore
 from trainer.config.file import load_run
@@ -16,11 +18,13 @@ from trainer.config.layout import Layout
 from trainer.config.model import CausalTransitionConfig
 from trainer.config.model.dit import BlockwiseConfig, BlockwiseMLPConfig
 from trainer.config.run import RunConfig
-from trainer.data import PairsConfig
+from trainer.data import PairsConfig, Split
+from trainer.data.companions import source_points
 from trainer.data.shard.index import LatentsEntry
 from trainer.data.shards import LatentsConfig, read_latents
-from trainer.flow import Condition
+from trainer.flow import Condition, coupling
 from trainer.flow.context import Identity, Space
+from trainer.flow.coupling.protocol import keyed_normals
 from trainer.flow.field import CausalField, NetworkField, Predict, SegmentField, TransitionField, guided
 from trainer.flow.sampler import Field
 from trainer.model.autoencoder import Autoencoder
@@ -149,6 +153,19 @@ def _autoencoder_config(latent: LatentsConfig) -> tuple[RunConfig, LatentsEntry]
     return load_run(latent.path / entry.autoencoder), entry
 
 
+def keys_of(examples: Tensor, purpose: str, *, seed: int) -> Tensor:
+    """Keys int64 [B] of draws for examples, for each by its number alone; ``trajectory`` is the noise of a sampler."""
+    return fold_in(torch.tensor(derive_seed(seed, purpose)), examples)
+
+
+def source_examples(config: RunConfig, examples: Tensor, *, seed: int, split: Split = "held_out") -> Tensor:
+    """Examples [B, *shape] of the data set that paths begin at, or of the data, which is not None; on the CPU."""
+    assert config.flow is not None
+    assert config.source_data is not None
+    points = source_points(trainer.data.build(config.source_data), examples, seed=seed, split=split)
+    return config.flow.data_scale * points if config.flow.path.kind == "mirror_interpolant" else points
+
+
 class FlowParts:
     """What drawing needs of a flow besides its network.
 
@@ -166,7 +183,9 @@ class FlowParts:
         self.data_scale = config.flow.data_scale
         self.path = config.flow.path.build()
         self.target = config.flow.target.build(self.path)
+        self.coupling = coupling.build(config.flow.coupling)
         self.null_label = config.data.num_classes
+        self._config = config
         self._network = config.model
         model = config.model
         self.chain = chain_of(model, config.state_shape) if isinstance(model, CausalTransitionConfig) else None
@@ -191,6 +210,19 @@ class FlowParts:
             return NetworkField(bind(model), self.target)
         approximates = isinstance(self._network, BlockwiseConfig) and self._network.residual_layers > 0
         return SegmentField(bind(model), self.target, model, bind, self._network.segments, approximates)
+
+    def starts(self, condition: Condition, examples: Tensor, *, seed: int, split: Split = "held_out") -> Tensor:
+        """States [B, *shape] that the paths of samples [B] begin at, by their numbers and conditions; on the CPU.
+
+        They are examples of another data set or of the data where the run has such a source, and else draws of the
+        coupling, which a user's may leave to the standard normal.
+        """
+        if self._config.source_data is not None:
+            return source_examples(self._config, examples, seed=seed, split=split)
+        keys = keys_of(examples, "start", seed=seed)
+        start = getattr(self.coupling, "start", None)
+        shape = self._config.state_shape
+        return keyed_normals(shape, keys) if start is None else start(shape, condition, keys)
 
     def states_of(self, examples: Tensor, generator: torch.Generator) -> Tensor:
         """The states [B, *D] that paths to some examples [B, *shape] end at."""

@@ -12,8 +12,8 @@ from trainer.config.derived import several_shapes, with_shape
 from trainer.config.run import RunConfig
 from trainer.config.sample import ImageSample, ReconstructionSample
 from trainer.model.autoencoder import Autoencoder
-from trainer.sampling.conditioning import source_samples
 from trainer.sampling.draw import TrainedFlow
+from trainer.sampling.flow import source_examples
 from trainer.sampling.pictures import image_grid, scatter_plot
 
 
@@ -73,6 +73,6 @@ def plot_points(config: RunConfig, points: Tensor, labels: Tensor, path: Path, *
         "drawn": (points.numpy(), colours),
     }
     if config.source_data is not None:
-        begun = source_samples(config, torch.arange(len(points)), seed=seed)
+        begun = source_examples(config, torch.arange(len(points)), seed=seed)
         panels = {"source": (begun.numpy(), None), **panels}
     scatter_plot(panels, path, fitting=panels.keys() - {"drawn"})

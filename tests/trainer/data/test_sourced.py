@@ -10,7 +10,8 @@ from trainer.config.rules.plan import plan_layout
 from trainer.config.run import RunConfig
 from trainer.data import BadExamples, Batch, Loader, ToyConfig, build
 from trainer.data.companions import Sourced, source_points
-from trainer.sampling.conditioning import conditioning_for, source_samples
+from trainer.flow import Condition
+from trainer.sampling.conditioning import conditioning_for
 from trainer.sampling.flow import FlowParts
 from trainer.task import FlowTask
 
@@ -139,16 +140,20 @@ def test_paths_start_where_the_flow_does():
     assert rings.flow is not None
     assert rings.flow.source == ToyConfig(name="rings")
     begun = source_points(build(ToyConfig(name="rings")), numbers, seed=3)
-    assert torch.equal(source_samples(rings, numbers, seed=3), begun)
+    assert torch.equal(FlowParts(rings).starts(Condition(), numbers, seed=3), begun)
     mirror = config(path={"kind": "mirror_interpolant"}, target={"kind": "velocity_and_noise"})
     assert mirror.source is None, "training has no use for source points"
-    assert torch.equal(source_samples(mirror, numbers, seed=3), source_points(build(ToyConfig()), numbers, seed=3))
+    assert torch.equal(
+        FlowParts(mirror).starts(Condition(), numbers, seed=3), source_points(build(ToyConfig()), numbers, seed=3)
+    )
 
 
 def test_a_mirror_starts_at_data_in_their_scale():
     mirror = {"path": {"kind": "mirror_interpolant"}, "target": {"kind": "velocity_and_noise"}}
     numbers = torch.arange(4)
-    plain, scaled = (source_samples(config(**mirror, data_scale=scale), numbers, seed=3) for scale in (1.0, 2.5))
+    plain, scaled = (
+        FlowParts(config(**mirror, data_scale=scale)).starts(Condition(), numbers, seed=3) for scale in (1.0, 2.5)
+    )
     assert torch.equal(scaled, 2.5 * plain)
 
 
@@ -158,7 +163,7 @@ def test_a_grid_shows_what_images_started_at():
     wanted = conditioning_for(digits, FlowParts(digits), 5, seed=2)
     drawn, columns = torch.zeros(5, 1, 8, 8), 3
     rows = wanted.pictures(drawn, columns).split(columns)
-    begun = source_samples(digits, torch.arange(5), seed=2)
+    begun = FlowParts(digits).starts(Condition(), torch.arange(5), seed=2)
     assert torch.equal(rows[0], begun[:3])
     assert torch.equal(rows[2], torch.cat([begun[3:], torch.ones(1, 1, 8, 8)]))
     assert torch.equal(torch.cat([rows[1], rows[3][:2]]), drawn)

@@ -28,7 +28,6 @@ from trainer.model.blockwise import BlockwiseMLP
 from trainer.model.build import build_model
 from trainer.model.feature_extractor.extractor import read_extractor, write_extractor
 from trainer.model.mlp import MLP
-from trainer.sampling.conditioning import source_samples
 from trainer.sampling.draw import TrainedFlow
 from trainer.sampling.flow import FlowParts
 
@@ -64,7 +63,7 @@ def test_what_does_not_move_has_the_figures_of_its_start():
         ("euler", 1),
         ("euler", 2),
     ]
-    noise = source_samples(config, torch.arange(300), seed=5).numpy()
+    noise = FlowParts(config).starts(Condition(), torch.arange(300), seed=5).numpy()
     data = real_examples(config, Identity())[0].numpy()
     for one in found.results:
         assert one.figures.items() >= distances(noise, data, seed=5).items()
@@ -94,7 +93,7 @@ def mirrored(_: MLP, x: Tensor, t: Tensor, *_condition: Condition) -> Tensor:
 def test_the_gap_of_a_mirror_image_is_what_a_better_pairing_saves(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(MLP, "forward", mirrored)
     config, found = measured({**TOY, "sample": {"sampler": {"kind": "euler", "steps": 2}}}, evaluations=(1,), seed=3)
-    x = source_samples(config, torch.arange(300), seed=3).double().numpy()
+    x = FlowParts(config).starts(Condition(), torch.arange(300), seed=3).double().numpy()
     least = float(np.asarray(ot.emd2([], [], ot.dist(x, -x))))
     cost = 4 * (x**2).sum(1).mean()
     assert found.monge_gap is not None
@@ -159,7 +158,7 @@ def test_a_map_of_one_step_is_measured_in_its_only_step():
 @pytest.mark.slow
 def test_scaled_data_are_measured_in_their_own_units():
     config, found = measured({**TOY, "flow": {"data_scale": 2.0}}, evaluations=(1,), likelihood=50)
-    noise = source_samples(config, torch.arange(300), seed=0).numpy()
+    noise = FlowParts(config).starts(Condition(), torch.arange(300), seed=0).numpy()
     data = real_examples(config, Identity())[0].numpy()
     assert found.results[0].figures["frechet_distance"] == distances(noise / 2, data, seed=0)["frechet_distance"]
     dataset = trainer.data.build(config.data)
@@ -254,7 +253,7 @@ def test_features_of_samples_are_compared_with_those_of_the_data(tmp_path: Path,
         np.savez(statistics, mu=mean, sigma=covariance)
     config, found = measured(TOY, evaluations=(2,), seed=5, features=features, statistics=statistics)
     data = real_examples(config, Identity())[0]
-    noise = source_samples(config, torch.arange(300), seed=5)  # an untrained network moves nothing
+    noise = FlowParts(config).starts(Condition(), torch.arange(300), seed=5)  # an untrained network moves nothing
     real, drawn = (read_extractor(features).features(points).astype(np.float64) for points in (data, noise))
     against = Gaussian(mean, covariance) if published else Gaussian.of(real)
     assert found.floor["fid"] < found.results[0].figures["fid"]

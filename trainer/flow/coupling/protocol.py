@@ -14,6 +14,7 @@ from torch import Tensor
 
 from moe.host_copies import to_device
 from moe.ot.costs import euclidean, squared_euclidean
+from moe.seeds import fold_in, normal
 from netsim.foundation.settings import Section
 from trainer.flow.condition import UNCONDITIONAL, Condition
 
@@ -88,12 +89,32 @@ class Coupling(Protocol):
             for data, condition, source, generator in together
         ]
 
+    def start(self, shape: Sequence[int], condition: Condition, keys: Tensor) -> Tensor:  # noqa: ARG002
+        """Draws source points for samples: standard normal unless a coupling overrides this.
+
+        Args:
+            shape: of a state, *D.
+            condition: conditioning of each sample.
+            keys: int64 [B] a key of each, on the CPU; a source point depends on its key and condition alone.
+
+        Returns:
+            float32 [B, *D] on the CPU.
+        """
+        return keyed_normals(shape, keys)
+
+
+def keyed_normals(shape: Sequence[int], keys: Tensor) -> Tensor:
+    """Standard normal draws float32 [B, *shape], each a function of its key int64 [B]."""
+    values = torch.arange(math.prod(shape), device=keys.device)
+    return normal(fold_in(keys[:, None], values)).float().reshape(len(keys), *shape)
+
 
 class BuiltIn(Section):
     """A coupling that is its settings."""
 
     normal_source: ClassVar[bool] = False
     draw_step = Coupling.draw_step
+    start = Coupling.start
 
     @abstractmethod
     def draw(

@@ -14,8 +14,8 @@ from moe.seeds import derive_seed, fold_in, normal
 from trainer.data import Dataset
 from trainer.data.companions import in_shuffled_epochs
 from trainer.flow import Condition
-from trainer.sampling.conditioning import keys_of, source_samples
 from trainer.sampling.draw import TrainedFlow
+from trainer.sampling.flow import keys_of
 from trainer.sampling.pairs.request import PairsRequest
 
 TOGETHER = 1024
@@ -77,7 +77,7 @@ class PairDrawing:
         """Pair i is of part i mod P: real data, noised to its first time, and where the teacher goes from there."""
         device, seed, parts = self.flow.device, request.seed, self.flow.parts
         examples, labels = self._examples(own, seed)
-        noise = source_samples(self.flow.config, own, seed=seed, split="train")
+        noise = parts.starts(Condition(labels), own, seed=seed, split="train")
         keys, path_keys = keys_of(own, "trajectory", seed=seed), keys_of(own, "path", seed=seed)
         times_of = request.parts()
         part = own % len(times_of)

@@ -22,9 +22,8 @@ from trainer.flow.context import Identity
 from trainer.flow.inverse import Consistency, InverseSolver, agreeing, calibration_errors
 from trainer.flow.operator import Mask, Operator
 from trainer.flow.sampler import Field
-from trainer.sampling.conditioning import keys_of
 from trainer.sampling.draw import TrainedFlow
-from trainer.sampling.flow import states_of_images
+from trainer.sampling.flow import keys_of, states_of_images
 from trainer.sampling.requested_pictures import Pictures
 from trainer.sampling.restoration.plan import RestorePlan
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from trainer.flow.sampler import Euler, Field
-from trainer.sampling.conditioning import Conditioning, source_samples
+from trainer.sampling.conditioning import Conditioning
 from trainer.sampling.draw import TrainedFlow
 from trainer.sampling.sampler_choice import euler_of, segments_of
 
@@ -134,5 +134,5 @@ class Noises:
         """The field of some noises and the states that it begins at; contexts that are too few are used in turn."""
         flow, condition = self.flow, self._conditioning.condition
         own = condition.rows(numbers % len(self._conditioning.labels)).to(flow.device)
-        x_0 = source_samples(flow.config, numbers, seed=self.seed).to(flow.device)
+        x_0 = flow.parts.starts(own, numbers, seed=self.seed).to(flow.device)
         return flow.parts.field(flow.model, own, self.guidance), x_0

@@ -23,7 +23,7 @@ from trainer.config.run import RunConfig
 from trainer.data import PairsConfig
 from trainer.distributed.process.signals import EX_TEMPFAIL
 from trainer.flow import Condition, sampler
-from trainer.sampling.conditioning import source_samples
+from trainer.sampling.flow import FlowParts
 from trainer.sampling.pairs import run as pairs_run
 from trainer.sampling.pairs.drawing import PairDrawing
 from trainer.sampling.pairs.request import PairsRequest
@@ -156,13 +156,13 @@ def test_pairs_of_a_teacher_between_data_sets_begin_at_its_source(tmp_path: Path
     between = trained(tmp_path / "run", TOY, *TINY, source, "evaluate.every=null")
     assert main(words(between, tmp_path / "p")) == 0
     pairs, config = read(tmp_path / "p"), load_config(between / "config.yaml")
-    begun = source_samples(config, torch.arange(NUM), seed=3)
+    begun = FlowParts(config).starts(Condition(), torch.arange(NUM), seed=3)
     assert torch.equal(pairs.get(torch.arange(NUM)).x_0, begun)
     student = [TOY, *TINY[:-1], "data=null", f"data={{kind: pairs, path: {tmp_path / 'p'}, held_out: 4}}"]
     student.append("flow.coupling={kind: paired}")
     resolved = load_config(student[0], student[1:])
     assert resolved.source is None, "the pairs hold their source points"
-    assert torch.equal(source_samples(resolved, torch.arange(NUM), seed=3), begun)
+    assert torch.equal(FlowParts(resolved).starts(Condition(), torch.arange(NUM), seed=3), begun)
     assert load_config(student[0], [*student[1:], source]).source_data == resolved.source_data
     plan_layout(load_config(student[0], [*student[1:], source]), 1)
     said = refused(capsys, "check", *student, "flow.source={kind: toy, name: spirals}")
@@ -188,7 +188,7 @@ def test_segments_are_the_teachers_steps_from_noised_data(teacher: Path, tmp_pat
         slope = field(x, start)
         heun = x + 0.25 / 2 * (slope + field(x + 0.25 * slope, end))
     torch.testing.assert_close(heun, batch.x_1, rtol=1e-5, atol=1e-5)
-    noise = source_samples(config, torch.arange(NUM), seed=3)
+    noise = FlowParts(config).starts(Condition(), torch.arange(NUM), seed=3)
     column, row = ((x - (1 - start)[:, None] * noise) / start[:, None] + 2)[first > 0].floor().long().unbind(1)
     label = batch.labels[first > 0]
     assert torch.equal(row, label // 2), "a square of the checkerboard"

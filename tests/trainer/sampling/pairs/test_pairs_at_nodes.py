@@ -28,7 +28,7 @@ from trainer.data import PairsConfig
 from trainer.flow import Condition
 from trainer.flow.sampler import Euler
 from trainer.flow.sampler.protocol import StepsFile
-from trainer.sampling.conditioning import source_samples
+from trainer.sampling.flow import FlowParts
 from trainer.sampling.pairs.request import PairsRequest, places_of
 from trainer.sampling.trained import opened
 from trainer.task import FlowTask
@@ -113,7 +113,7 @@ def test_pairs_from_data_begin_at_noised_examples() -> None:
     torch.testing.assert_close(found["interval"], torch.tensor([*pairwise(NODES)])[numbers % 3])
     steps = ((end - start) * STEPS).round()
     torch.testing.assert_close(found["x_1"], found["x_0"] * (1 - 1 / STEPS) ** steps[:, None])
-    noise = source_samples(config, numbers, seed=5, split="train")
+    noise = FlowParts(config).starts(Condition(), numbers, seed=5, split="train")
     first = start == 0
     assert torch.equal(found["x_0"][first], noise[first])
     dataset = data.build(config.data)

@@ -14,7 +14,6 @@ from tests.trainer.commands import refused
 from trainer.checkpoint import frozen_run
 from trainer.config.run import RunConfig
 from trainer.flow import Condition
-from trainer.sampling.conditioning import source_samples
 from trainer.sampling.draw import TrainedFlow
 from trainer.sampling.flow import FlowParts
 from trainer.sampling.pairs import run as pairs_run
@@ -69,7 +68,9 @@ def test_segments_start_from_training_examples_alone() -> None:
     found = drawn(config, numbers, segments=4)
     start = found["interval"][:, :1]
     noised = start[:, 0] > 0
-    examples = ((found["x_0"] - (1 - start) * source_samples(config, numbers, seed=5, split="train")) / start)[noised]
+    examples = (
+        (found["x_0"] - (1 - start) * FlowParts(config).starts(Condition(), numbers, seed=5, split="train")) / start
+    )[noised]
     dataset = trainer.data.build(config.data)
     learned, kept = (dataset.get(dataset.indices(split)) for split in trainer.data.SPLITS)
     distance, nearest = (examples[:, None] - learned.x_1).norm(dim=-1).min(dim=1)
