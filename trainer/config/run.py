@@ -225,10 +225,28 @@ class RunConfig(Section):
         return self.model_copy(update={"sample": self.sample.model_copy(update={"sampler": known})})
 
     @property
-    def state_shape(self) -> tuple[int, ...]:
-        """Shape of what the network sees of an example: the example, or its latents."""
+    def example_shape(self) -> tuple[int, ...]:
+        """Shape of an example where paths end: the example of the data, or its latents."""
         latent = self.flow and self.flow.latent
         return tuple(latent.shape if latent else self.data.shape)
+
+    @property
+    def state_shape(self) -> tuple[int, ...]:
+        """Shape of a state: of an example, and of what a coupling puts beside it."""
+        coupling = self.flow and self.flow.coupling
+        if not isinstance(coupling, trainer.flow.coupling.BuiltIn):
+            return self.example_shape
+        return coupling.state_shape(self.example_shape, self.data.num_classes)
+
+    @property
+    def labels_in_state(self) -> bool:
+        """Whether the class of an example is part of its state."""
+        return self.flow is not None and getattr(self.flow.coupling, "labels_in_state", False)
+
+    @property
+    def num_labels(self) -> int:
+        """Classes that the network reads; 0: it reads none."""
+        return 0 if self.labels_in_state else self.data.num_classes
 
     @property
     def source(self) -> trainer.data.AnyConfig | None:

@@ -16,6 +16,7 @@ import trainer.data
 from moe.seeds import derive_seed
 from trainer.evaluation.by_task import TaskFigures, by_task
 from trainer.evaluation.judgement import FeatureJudge, distances, parted, real_examples
+from trainer.evaluation.label_reading import LabelReading, read_labels
 from trainer.evaluation.likelihood import bits_per_dimension, log_density, random_signs
 from trainer.evaluation.quality import ClassJudge
 from trainer.evaluation.transport import (
@@ -98,6 +99,7 @@ class Evaluation:
             latents if the flow runs on latents; None if not requested.
         controls: settings of the controls of all samples, in their order.
         tasks: figures by task of routed adapters; None: the run tells no tasks apart.
+        labels: how well classes are read from images; None: its states have none.
     """
 
     checkpoint: str
@@ -111,11 +113,13 @@ class Evaluation:
     bits_per_dimension: float | None
     controls: tuple[dict[str, Any], ...] = ()
     tasks: TaskFigures | None = None
+    labels: LabelReading | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """The document that is written as JSON, with the name and version of the format; controls and tasks if any."""
+        """The document that is written as JSON, with the name and version of the format; without what is absent."""
         document = {"format": FORMAT, **asdict(self), "results": [asdict(one) for one in self.results]}
         optional = {"controls": self.controls, "tasks": self.tasks and self.tasks.to_dict()}
+        optional["labels"] = self.labels and self.labels.to_dict()
         without = {key: value for key, value in document.items() if key not in optional}
         return {**without, **{key: value for key, value in optional.items() if value}}
 
@@ -220,6 +224,7 @@ def evaluate(
         bits_per_dimension=_bits(flow, likelihood, seed, progress) if likelihood else None,
         controls=tuple(one.model_dump(mode="json") for one in flow.sample.controls),
         tasks=by_task(flow, num=num, seed=seed, distances=_distances, progress=progress),
+        labels=read_labels(flow, seed=seed, progress=progress),
     )
 
 

@@ -68,6 +68,8 @@ def evaluation_page(found: Evaluation, *, run_dir: str, data: str, images: bool,
         sections.append(Section("What it draws", [Figure(picture, _DRAWN)]))
     if found.tasks is not None:
         sections.append(found.tasks.section(measure, PANELS[measure]))
+    if found.labels is not None:
+        sections.append(found.labels.section())
     return page(
         f"What {run_dir} draws",
         f"{_named(best)} come nearest to the data: {PANELS[measure]} {best.figures[measure]:.3g}; two sets of real "
@@ -281,6 +283,8 @@ class FlowMeasurement(Measurement):
             measure = "frechet_distance" if isinstance(self.config.sample, ImageSample) else "wasserstein_2"
             told = (f"{name} {one[measure]:.4g}" for name, one in self.evaluation.tasks.figures.items())
             lines.append(f"{COLUMNS[measure]} by task, by the run's own sampler: {', '.join(told)}")
+        if self.evaluation.labels is not None:
+            lines.append(self.evaluation.labels.remark())
         gaps = self.evaluation.monge_gap
         if gaps is not None:
             lines.append(f"Monge gap {gaps.figure} {gaps.explained}")

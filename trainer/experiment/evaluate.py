@@ -122,6 +122,10 @@ def _check_likelihood(config: RunConfig) -> None:
             f"--likelihood: samples of {config.run.dir} start at {config.source_data.kind} data, whose density nobody "
             "knows; leave it out"
         )
+    if config.labels_in_state:
+        raise ValueError(
+            f"--likelihood: {config.run.dir} starts at noise beside a class, which has no density; leave it out"
+        )
     if config.sample.controls:
         raise ValueError(
             "--likelihood: it is that of the flow, which sample.controls change; leave it out, or give --controls '[]'"

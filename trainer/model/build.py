@@ -174,7 +174,7 @@ def _network(
         NetworkSpec(
             config=config.model,
             state_shape=config.state_shape,
-            num_classes=config.data.num_classes,
+            num_classes=config.num_labels,
             num_fields=1 if config.flow is None else target.num_fields(config.flow.target),
             mixture=mixture,
             context_channels=config.context_channels,

@@ -173,6 +173,7 @@ class FlowParts:
         space: from examples to the states of the flow and back.
         context: what of an image the network reads beside the state; None if nothing.
         data_scale: the factor between the data and the states at the ends of paths.
+        fields: channels of the image and of the label in a state; empty where a state has no label.
         chain: the states that a causal network draws; None: the network predicts a quantity at a state.
     """
 
@@ -183,8 +184,10 @@ class FlowParts:
         self.data_scale = config.flow.data_scale
         self.path = config.flow.path.build()
         self.target = config.flow.target.build(self.path)
-        self.coupling = coupling.build(config.flow.coupling)
-        self.null_label = config.data.num_classes
+        self.coupling = coupling.build(config.flow.coupling, config.data.num_classes)
+        self.null_label = config.num_labels
+        channels, total = config.example_shape[0], config.state_shape[0]
+        self.fields = {"image": channels, "label": total - channels} if config.labels_in_state else {}
         self._config = config
         self._network = config.model
         model = config.model
@@ -192,6 +195,8 @@ class FlowParts:
 
     def field(self, model: Callable[..., Tensor], condition: Condition, guidance: float) -> Field:
         """The field of a condition; guidance leads away from no class and no caption, in the same context."""
+        if self.fields:
+            condition = replace(condition, label=None)
         unlabelled = condition
         if condition.label is not None:
             unlabelled = replace(condition, label=torch.full_like(condition.label, self.null_label))
@@ -230,7 +235,8 @@ class FlowParts:
         return state if self.data_scale == 1 else self.data_scale * state
 
     def data_of(self, x: Tensor) -> Tensor:
-        """The states [B, *D] at the end of a path, in the units of the space that they live in."""
+        """The data [B, *D] in states at the end of a path, without labels, in the units of the space they live in."""
+        x = x[:, : self.fields["image"]] if self.fields else x
         return x if self.data_scale == 1 else x / self.data_scale
 
     def context_of(self, images: Tensor, generator: torch.Generator) -> Tensor | None:

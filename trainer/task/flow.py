@@ -17,7 +17,7 @@ from trainer.config.run import RunConfig
 from trainer.config.sample import PointSample
 from trainer.config.task import FlowTaskConfig
 from trainer.data import Batch
-from trainer.flow import Condition, coupling, objective, time
+from trainer.flow import Condition, objective, time
 from trainer.flow.condition import random_keys
 from trainer.flow.coupling import Pairs
 from trainer.flow.objective import LossTerms, Model
@@ -59,7 +59,7 @@ class FlowTask(Task[DrawnPoints]):
         assert not isinstance(config.model, GPTConfig | AutoencoderConfig | PolicyMLPConfig)
         self.config = config
         self.parts = FlowParts(config)
-        self.coupling = coupling.build(config.flow.coupling)
+        self.coupling = self.parts.coupling
         self.time = time.build(config.flow.time)
         chosen, parts = config.flow.objective, self.parts
         teacher = Teacher(chosen.teacher) if isinstance(chosen, objective.Aligned) else None
@@ -71,6 +71,7 @@ class FlowTask(Task[DrawnPoints]):
             reference=named[0] if named else None,
             chain=parts.chain,
             tokens=config.model.tokens(config.state_shape),
+            fields=self.parts.fields,
         )
         self.objective = chosen.build(inputs)
         self.objective_draws = getattr(self.objective, "draws", False)  # a user's need not have the attribute

@@ -204,7 +204,7 @@ def _flow_settings(config: RunConfig) -> dict[str, Any]:
     assert config.flow is not None
     return {
         "shape": tuple(config.state_shape),
-        "num_classes": config.data.num_classes,
+        "num_classes": config.num_labels,
         "num_fields": target.num_fields(config.flow.target),
         "predicts": config.flow.target.kind,
         "data_scale": config.flow.data_scale,
@@ -261,6 +261,8 @@ def _autoencoder_use(model: AutoencoderConfig, config: RunConfig) -> list[str]:
 def _flow_use(config: RunConfig) -> tuple[list[str], tuple[str, ...]]:
     """How samples are drawn, or a note on what draws them."""
     assert config.flow is not None
+    if config.labels_in_state:
+        return [], ("A state has a code of the class beside the image: `trainer.sampling.draw` draws and reads it.",)
     kind, straight = config.flow.target.kind, config.flow.path.kind == "linear"
     if kind not in _SOLVED or (kind != "velocity" and not straight):
         solves = "`trainer.sampling.draw` draws samples"

@@ -116,6 +116,7 @@ def follows_score(config: sampler.AnyConfig) -> bool:
 def reasons(parts: Composition) -> Reasons:
     """What does not go together, in the order of complaints."""
     yield from _of_chains(parts)
+    yield from _of_fields(parts)
     yield from _of_pairs_and_prediction(parts)
     yield from _of_losses(parts)
     yield from _of_steps(parts)
@@ -140,6 +141,30 @@ def _of_chains(parts: Composition) -> Reasons:
     if draws_tokens and not learns_tokens:
         reason = "it draws tokens one after the other, and what is learned is a quantity at a state"
         yield ("sampler", "objective"), reason
+
+
+def _of_fields(parts: Composition) -> Reasons:
+    if not isinstance(parts.coupling, coupling.Symmetric):
+        return
+    if not isinstance(parts.path, path.LinearConfig):
+        yield (
+            ("coupling", "path"),
+            "the class is read from the velocity of a straight path, the difference of its ends",
+        )
+    if not isinstance(parts.target, target.Velocity):
+        yield ("coupling", "target"), "the class is read from a velocity"
+    match parts.objective:
+        case objective.Regression(space="prediction", antithetic=False, monge_gap=None) | objective.OwnObjective():
+            pass
+        case _:
+            yield (
+                ("coupling", "objective"),
+                "image and label have errors of their own, which it does not tell apart",
+            )
+    if not isinstance(parts.sampler, sampler.Euler | sampler.Heun | sampler.Dopri5 | sampler.OwnSampler):
+        yield ("coupling", "sampler"), "a state begins at a label, which is no noise that this sampler could draw anew"
+    if parts.controls:
+        yield ("coupling", "controls"), "a control changes a picture, and a state has a label beside it"
 
 
 def _of_pairs_and_prediction(parts: Composition) -> Reasons:

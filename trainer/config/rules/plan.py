@@ -10,7 +10,7 @@ from moe.replica import Slots
 from netsim.foundation.refusal import Refusal
 from trainer.config.layout import Layout
 from trainer.config.model.protocol import divisors
-from trainer.config.rules import drawing, pairing, parts, tasks
+from trainer.config.rules import drawing, pairing, parts, states, tasks
 from trainer.config.rules.objection import Objections, Validation, caught, errors, refuse, result_or_first
 from trainer.config.run import RunConfig
 from trainer.config.sections import DeepSpeedConfig, FSDPConfig
@@ -41,6 +41,7 @@ def validated_layout(config: RunConfig, world_size: int, *, ranks_per_node: int 
         of_engine(config),
         parts.of_objective(config),
         parts.of_causal_network(config),
+        states.of_labels_in_state(config),
         parts.of_composition(config),
         pairing.of_context(config),
         pairing.of_shapes(config),
@@ -82,6 +83,7 @@ def plan_sampling(config: RunConfig, world_size: int, *, ranks_per_node: int) ->
         tasks.of_adapters(config),
         of_tensor(config, world_size),
         of_experts(config, world_size),
+        states.of_labels_in_state(config),
         parts.of_composition(config),
         pairing.of_context(config),
         of_dispatch(config),

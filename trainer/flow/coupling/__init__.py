@@ -4,7 +4,8 @@ from typing import Annotated, ClassVar
 
 from netsim.foundation.own_class import KindOrClass, OwnClass, build_own
 from trainer.flow.coupling.matched import KNN, Assignment, Entropic, MinibatchOT, Permutation
-from trainer.flow.coupling.protocol import Coupling, GibbsWeighted, Independent, Paired, Pairs
+from trainer.flow.coupling.protocol import BuiltIn, Coupling, GibbsWeighted, Independent, Paired, Pairs
+from trainer.flow.coupling.symmetric import Symmetric
 
 
 class OwnCoupling(OwnClass, frozen=True):
@@ -13,8 +14,16 @@ class OwnCoupling(OwnClass, frozen=True):
     protocol: ClassVar[str] = "trainer.flow.coupling.Coupling"
 
 
-Config = Annotated[Independent | MinibatchOT | GibbsWeighted | Assignment | KNN | Paired | OwnCoupling, KindOrClass()]
+Config = Annotated[
+    Independent | MinibatchOT | GibbsWeighted | Assignment | KNN | Paired | Symmetric | OwnCoupling, KindOrClass()
+]
 
 
-def build(config: Config) -> Coupling:
-    return build_own(config) if isinstance(config, OwnCoupling) else config
+def build(config: Config, num_classes: int = 0) -> Coupling:
+    """The coupling for data of so many classes: the section itself, or an instance of the class that it names."""
+    match config:
+        case OwnCoupling():
+            return build_own(config)
+        case Symmetric():
+            return config.of_classes(num_classes)
+    return config

@@ -113,6 +113,13 @@ class BuiltIn(Section):
     """A coupling that is its settings."""
 
     normal_source: ClassVar[bool] = False
+    labels_in_state: ClassVar[bool] = False
+    """Whether the class is part of the state, so that the network reads none."""
+
+    def state_shape(self, example: Sequence[int], num_classes: int) -> tuple[int, ...]:  # noqa: ARG002
+        """Shape of a state whose data points have the shape of `example`."""
+        return tuple(example)
+
     draw_step = Coupling.draw_step
     start = Coupling.start
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar, NamedTuple, Protocol, Self
 
 import torch
@@ -86,6 +86,7 @@ class ObjectiveInputs:
         reference: the flow of another run, for an objective whose settings name one.
         chain: the states that the network draws, for `CausalTransition`.
         tokens: of a state, for an objective that draws by token.
+        fields: channels of each part of a state, in their order; empty if it is one.
     """
 
     target: Target
@@ -94,6 +95,7 @@ class ObjectiveInputs:
     reference: FrozenFlow | None = None
     chain: Chain | None = None
     tokens: int = 1
+    fields: Mapping[str, int] = field(default_factory=dict)
 
 
 class BuiltIn(Section):
@@ -101,7 +103,7 @@ class BuiltIn(Section):
 
     if TYPE_CHECKING:
         draws: ClassVar[bool]  # a field of those that draw, whose number of draws it is
-        _inputs: ObjectiveInputs
+        _inputs: ClassVar[ObjectiveInputs]  # of the instance that `build` returns
 
     def build(self, inputs: ObjectiveInputs) -> Self:
         built = self.model_copy()

@@ -83,6 +83,15 @@ def not_learning(model: Model) -> Iterator[None]:
             module.training = True
 
 
+class FieldWeights(Section):
+    """Weights of the parts of a state."""
+
+    image: float = Field(default=0.5, ge=0)
+    """Of the mean error of the image."""
+    label: float = Field(default=0.5, ge=0)
+    """Of the mean error of the label's planes."""
+
+
 class Regression(BuiltIn):
     """The mean error of the prediction.
 
@@ -105,6 +114,8 @@ class Regression(BuiltIn):
     is evaluated on twice as many points."""
     monge_gap: MongeGap | None = None
     """Also keep the map of one step from moving points more than it has to."""
+    field_weights: Annotated[FieldWeights, Field(exclude_if=lambda weights: weights == FieldWeights())] = FieldWeights()
+    """Of the mean errors of image and label, where a state has both."""
 
     def build(self, inputs: ObjectiveInputs) -> Self | Regularised:
         built = super().build(inputs)
@@ -117,6 +128,8 @@ class Regression(BuiltIn):
             sample, condition = sample.beside(sample.mirror), condition.beside(condition)
         estimate, truth = self._compared(model(sample.x_t, sample.t, condition), sample)
         errors = self.error(estimate - truth)
+        if self._inputs.fields:
+            return self._weighted(errors)
         values = errors.unflatten(0, (2, -1)).movedim(0, 1) if self.antithetic else errors
         if self.space != "prediction" or self._inputs.target.num_fields == 1:
             return LossTerms(values, {})
@@ -124,6 +137,13 @@ class Regression(BuiltIn):
         fields = errors.detach().chunk(self._inputs.target.num_fields, dim=1)
         named = zip(self._inputs.target.quantities, fields, strict=True)
         return LossTerms(values, {f"{quantity}_{name}": field.mean() for quantity, field in named})
+
+    def _weighted(self, errors: Tensor) -> LossTerms:
+        """The mean error [B] of each example, a weighted sum over the fields of a state [B, C + P, *rest]."""
+        fields = errors.split([*self._inputs.fields.values()], dim=1)
+        means = {name: field.flatten(1).mean(1) for name, field in zip(self._inputs.fields, fields, strict=True)}
+        values = self.field_weights.image * means["image"] + self.field_weights.label * means["label"]
+        return LossTerms(values, {f"{name}_error": mean.detach().mean() for name, mean in means.items()})
 
     def _compared(self, prediction: Tensor, sample: PathSample) -> tuple[Tensor, Tensor]:
         match self.space:

@@ -62,7 +62,7 @@ class BuiltIn(Section):
     num_fields: ClassVar[int] = 1
     end: ClassVar[End | None] = None
     if TYPE_CHECKING:
-        _path: Path
+        _path: ClassVar[Path]  # of the instance that `build` returns
 
     def build(self, path: Path) -> Self:
         built = self.model_copy()

@@ -81,6 +81,9 @@ class DiffusersDiT(Foreign):
         if config.moe is not None:
             raise ValueError(f"--to: a mixture of experts is not a {self.network}; export a run without a moe section")
         expect(self.network, waves=(model.waves, "diffusers"))
+        if config.labels_in_state:
+            problem = f"symmetric puts the class into the state, and a {self.network} reads it beside the state"
+            raise ValueError(f"flow.coupling.kind: {problem}; export without --to")
         if not config.data.num_classes:
             raise ValueError(f"data: has no classes, which a {self.network} embeds; export without --to")
         if config.context_channels or config.caption_width:

@@ -12,6 +12,7 @@ from torch.nn import functional
 
 from trainer.config.rules.drawing import of_drawn, of_no_class, of_pictures, of_start_at_noise
 from trainer.config.rules.objection import Objections, refuse
+from trainer.config.rules.states import of_pictures_alone
 from trainer.config.run import RunConfig
 from trainer.config.sample import ImageSample
 from trainer.data.picture import BadPicture, read_picture
@@ -156,6 +157,7 @@ def planned(request: EditRequest, config: RunConfig, *, labelled: bool) -> EditP
 def _of_run(config: RunConfig) -> Objections:
     """Runs that do not draw pictures from noise and a class."""
     yield from of_pictures(config, "edit")
+    yield from of_pictures_alone(config, "edit")
     for name in ("context", "captions"):
         if getattr(config.flow, name, None) is not None:
             problem = f"the run has flow.{name}, which a class alone does not replace"

@@ -23,6 +23,7 @@ from trainer.checkpoint.pretrained import check_restorable
 from trainer.config.derived import with_controls
 from trainer.config.rules.drawing import of_drawn
 from trainer.config.rules.objection import refuse
+from trainer.config.rules.states import of_pictures_alone
 from trainer.config.run import FLOWLESS, RunConfig
 from trainer.data.shard.index import INDEX, PairIndex
 from trainer.distributed.groups import Launch, joined
@@ -57,6 +58,7 @@ def run(request: PairsRequest, out: Path) -> int:
             f"run_dir: {request.run} has a flow.latent, and latents of data are drawn anew at each step; begin at "
             "noise, as whole paths and nodes do"
         )
+    refuse(of_pictures_alone(config, "pairs"))
     check_latents(config)
     refuse(of_drawn(with_controls(config, ()), request.sampler, request.guidance))
     grids = request.sampler.steps_file

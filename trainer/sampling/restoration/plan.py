@@ -15,6 +15,7 @@ from netsim.foundation.refusal import Refusal, problem_and_remedy
 from trainer.config.model import CausalTransitionConfig
 from trainer.config.rules.drawing import of_drawn, of_no_class, of_pictures, of_start_at_noise
 from trainer.config.rules.objection import Objections, refuse
+from trainer.config.rules.states import of_pictures_alone
 from trainer.config.run import RunConfig
 from trainer.config.sample import ImageSample
 from trainer.flow.inverse import Config, Flair, calibration_levels, check_path
@@ -96,6 +97,7 @@ def planned(request: RestoreRequest, config: RunConfig) -> RestorePlan:
 def _of_run(config: RunConfig) -> Objections:
     """Runs that do not draw pictures from noise alone."""
     yield from of_pictures(config, "restore")
+    yield from of_pictures_alone(config, "restore")
     if config.flow is None:
         return
     if config.flow.context is not None:

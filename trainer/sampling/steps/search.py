@@ -15,6 +15,7 @@ from torch import Tensor
 from trainer.config.derived import with_controls
 from trainer.config.rules.drawing import of_drawn
 from trainer.config.rules.objection import Objections, caught
+from trainer.config.rules.states import of_pictures_alone
 from trainer.config.run import RunConfig
 from trainer.config.sample import ImageSample, PointSample
 from trainer.flow.sampler import Euler, Field
@@ -213,6 +214,7 @@ class Search:
 def of_search(config: RunConfig, request: StepsRequest) -> Objections:
     """A search that the run does not allow."""
     assert isinstance(config.sample, ImageSample | PointSample)
+    yield from of_pictures_alone(config, "steps")
     own = config.sample.sampler
     segments = segments_of(own)
     nodes = request.nodes_for(segments)

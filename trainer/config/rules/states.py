@@ -1,0 +1,41 @@
+"""Runs whose states have the class of an example beside its image."""
+
+from trainer.config.rules.objection import Objections
+from trainer.config.run import RunConfig
+from trainer.config.task.policy import AdjointMatchingConfig, GRPOConfig
+from trainer.data import PairsConfig
+from trainer.flow.coupling import Symmetric
+
+
+def of_labels_in_state(config: RunConfig) -> Objections:
+    """What would hide, replace or ask for a class that is part of the state."""
+    flow = config.flow
+    if flow is None or not isinstance(flow.coupling, Symmetric):
+        return
+    if config.data.num_classes < 2:
+        problem = f"symmetric puts classes into states, and {config.data.kind} data have {config.data.num_classes}"
+        yield "flow.coupling.kind", problem, "use data with two classes or more, or another coupling"
+    dropout = getattr(config.model, "label_dropout", 0)
+    if dropout:
+        problem = f"{dropout} hides labels, and flow.coupling.kind symmetric would code a hidden one as a class"
+        yield "model.label_dropout", problem, "use 0"
+    guidance = getattr(config.sample, "guidance", 1)
+    if guidance != 1:
+        problem = f"{guidance} asks for a network without a class, and flow.coupling.kind symmetric has it in the state"
+        yield "sample.guidance", problem, "use 1"
+    for name in ("source", "context", "captions"):
+        if getattr(flow, name) is not None:
+            problem = "symmetric begins at noise and a class, and reads nothing besides"
+            yield f"flow.{name}", problem, "remove the section, or use another flow.coupling"
+    if isinstance(config.data, PairsConfig):
+        yield "data.kind", "pairs have source points, and symmetric draws its own", "give the images themselves as data"
+    if isinstance(config.task, GRPOConfig | AdjointMatchingConfig):
+        problem = f"{config.task.kind} follows states that are pictures alone, and flow.coupling.kind is symmetric"
+        yield "task.kind", problem, "use a base with another coupling"
+
+
+def of_pictures_alone(config: RunConfig, verb: str) -> Objections:
+    """Runs whose states have a label beside the picture, for a verb that compares or changes states as pictures."""
+    if config.labels_in_state:
+        problem = f"its states have a label beside the picture, which {verb} would take for a part of the picture"
+        yield "run_dir", problem, "use a run with another flow.coupling than symmetric"

@@ -1,0 +1,175 @@
+"""Classes that a symmetric flow reads from held-out images, in one evaluation of the network."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import matplotlib as mpl
+import numpy as np
+import torch
+from matplotlib.figure import Figure as Picture
+from numpy.typing import NDArray
+
+import trainer.data
+from moe.report.figures import INK, STYLE, to_svg
+from moe.report.page import Facts, Figure, Section
+from moe.seeds import fold_in
+from trainer.config.derived import drawable
+from trainer.config.run import RunConfig
+from trainer.evaluation.quality import ClassJudge
+from trainer.flow import Condition
+from trainer.flow.coupling import Symmetric
+from trainer.flow.coupling.protocol import keyed_normals
+from trainer.sampling.conditioning import names_or_numbers
+from trainer.sampling.draw import TrainedFlow
+from trainer.sampling.flow import keys_of
+
+TOGETHER = 250
+"""Images that are read at once."""
+MOST_IMAGES = 10_000
+ROWS, COLUMNS = 4, 6
+"""Of the pictures of images that are read wrong."""
+AVERAGED = 8
+"""Noises whose codes are averaged before they are decoded."""
+
+
+@dataclass(frozen=True, eq=False)
+class LabelReading:
+    """How well classes are read.
+
+    Attributes:
+        images: held-out images that were read.
+        accuracy: share that is read as its class, by the number of noises whose codes are averaged.
+        regression: the same of a logistic regression on the training images, which knows nothing else.
+        confusion: int [K, K] images by class and by the class that is read with `AVERAGED` noises.
+        misread: some images [H, W] or [H, W, 3] in [0, 1] that are read wrong, each with the class that is read; empty
+            where examples are no images.
+        names: of the classes.
+    """
+
+    images: int
+    accuracy: dict[int, float]
+    regression: float
+    confusion: NDArray[np.int64]
+    misread: Sequence[tuple[NDArray[np.floating], int]]
+    names: Sequence[str]
+
+    def to_dict(self) -> dict[str, object]:
+        """The figures as they are written as JSON."""
+        accuracy = {str(noises): share for noises, share in self.accuracy.items()}
+        return {
+            "images": self.images,
+            "accuracy": accuracy,
+            "logistic_regression": self.regression,
+            "confusion": self.confusion.tolist(),
+        }
+
+    def remark(self) -> str:
+        """A line for a terminal."""
+        shares = ", ".join(f"{share:.1%} with {_noises(number)}" for number, share in self.accuracy.items())
+        rival = f"logistic regression on pixels {self.regression:.1%}"
+        return f"classes of {self.images:,} held-out images read in one evaluation: {shares}; {rival}"
+
+    def section(self) -> Section:
+        """A section of the page."""
+        facts = [
+            (_noises(number), f"{share:.1%}", "of the images are read as their class")
+            for number, share in self.accuracy.items()
+        ]
+        facts.append(("Logistic regression", f"{self.regression:.1%}", "on the pixels of the training images"))
+        wrong = self.confusion.copy()
+        np.fill_diagonal(wrong, 0)
+        row, column = (int(place) for place in np.unravel_index(wrong.argmax(), wrong.shape))
+        most = ""
+        if wrong.any():
+            most = f"{self.names[row]} is read as {self.names[column]} most often ({wrong.max()} times). "
+        caption = f"Left: images by class and by the class that is read with {AVERAGED} noises. {most}"
+        caption += "Right: images that are read wrong, under the class that is read." if self.misread else ""
+        return Section("What it reads", [Facts(facts), Figure(self._chart(), caption.strip())])
+
+    def _chart(self) -> str:
+        count = len(self.names)
+        with mpl.rc_context(STYLE):
+            picture = Picture(figsize=(11.0, 4.6), layout="constrained")
+            left, right = np.asarray(picture.subfigures(1, 2)).tolist()
+            axes = left.subplots()
+            shares = self.confusion / self.confusion.sum(1, keepdims=True).clip(1)
+            axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+            axes.set_xticks(range(count), self.names, rotation=45 if max(map(len, self.names)) > 2 else 0)
+            axes.set_yticks(range(count), self.names)
+            axes.set(xlabel="read", ylabel="class")
+            for row, column in np.argwhere(self.confusion > 0).tolist():
+                ink, number = "white" if shares[row, column] > 0.5 else INK, str(self.confusion[row, column])
+                axes.text(column, row, number, ha="center", va="center", color=ink, fontsize=8)
+            if self.misread:
+                grid = right.subplots(ROWS, COLUMNS, squeeze=False)
+                for axes in grid.flat:
+                    axes.set_axis_off()
+                for axes, (image, read) in zip(grid.flat, self.misread, strict=False):
+                    axes.imshow(image, cmap="gray", vmin=0, vmax=1)
+                    axes.set_title(self.names[read], fontsize=8, color=INK, pad=2)
+            return to_svg(picture)
+
+
+def _noises(number: int) -> str:
+    return f"{number} noise{'s' * (number > 1)}"
+
+
+def read_labels(flow: TrainedFlow, *, seed: int, progress: Callable[[str], None]) -> LabelReading | None:
+    """Reads the classes of held-out images, each with `AVERAGED` noises; None if states have no label."""
+    coupling, config = flow.parts.coupling, flow.config
+    if not isinstance(coupling, Symmetric):
+        return None
+    dataset = trainer.data.build(config.data)
+    learned = dataset.get(trainer.data.first_data_points(dataset, "train", MOST_IMAGES))
+    ids = trainer.data.first_data_points(dataset, "held_out", MOST_IMAGES)
+    batch = dataset.get(ids)
+    assert batch.labels is not None
+    assert learned.labels is not None
+    generator = torch.Generator().manual_seed(seed)
+    classes: dict[int, list[torch.Tensor]] = {1: [], AVERAGED: []}
+    for rows in torch.arange(len(ids)).split(TOGETHER):
+        progress(f"reading classes of {len(ids)} held-out images, {int(rows[0])} done")
+        images = flow.parts.states_of(batch.x_1[rows].to(flow.device), generator)
+        codes = torch.stack([_codes(flow, images, rows, noise, seed=seed) for noise in range(AVERAGED)])
+        for noises, found in classes.items():
+            found.append(coupling.label.decode(codes[:noises].mean(0), config.data.num_classes))
+    read = {noises: torch.cat(found).numpy() for noises, found in classes.items()}
+    truth = batch.labels.numpy()
+    confusion = np.zeros((config.data.num_classes,) * 2, np.int64)
+    np.add.at(confusion, (truth, read[AVERAGED]), 1)
+    judge = ClassJudge(learned.x_1.numpy(), learned.labels.numpy())
+    return LabelReading(
+        len(ids),
+        {noises: float((found == truth).mean()) for noises, found in read.items()},
+        judge.accuracy(batch.x_1.numpy(), truth),
+        confusion,
+        _pictures(config, batch.x_1.numpy(), read[AVERAGED], read[AVERAGED] != truth),
+        names_or_numbers(config),
+    )
+
+
+def _pictures(
+    config: RunConfig, images: NDArray[np.floating], read: NDArray[np.int64], wrong: NDArray[np.bool_]
+) -> list[tuple[NDArray[np.floating], int]]:
+    """The first wrong ones of images [N, C, H, W] in [-1, 1]; none of latents and of what has other channels."""
+    if images.ndim != 4 or not drawable(config) or config.data_are_latents:
+        return []
+    some = np.flatnonzero(wrong)[: ROWS * COLUMNS]
+    shown = (images[some].transpose(0, 2, 3, 1).clip(-1, 1) + 1) / 2
+    return [
+        (image.squeeze(-1) if image.shape[-1] == 1 else image, int(read[n]))
+        for image, n in zip(shown, some, strict=True)
+    ]
+
+
+@torch.no_grad()
+def _codes(flow: TrainedFlow, images: torch.Tensor, rows: torch.Tensor, noise: int, *, seed: int) -> torch.Tensor:
+    """The codes [B, P, *rest] at t = 0 that one step back from images [B, C, *rest] and noise leads to, on the CPU."""
+    planes = flow.parts.fields["label"]
+    drawn = keyed_normals((planes, *images.shape[2:]), fold_in(keys_of(rows, "reading", seed=seed), noise))
+    drawn = drawn.to(flow.device)
+    time = torch.ones(len(images), device=flow.device)
+    velocity = flow.model(torch.cat([images, drawn], dim=1), time, Condition()).to(drawn.dtype)
+    return (drawn - velocity[:, -planes:]).cpu()

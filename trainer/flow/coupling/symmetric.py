@@ -1,0 +1,68 @@
+"""Symmetric flows: the label goes to noise while the image comes from it, in one state."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import ClassVar, Literal, Self
+
+import torch
+from torch import Tensor
+
+from moe.host_copies import to_device
+from moe.seeds import fold_in
+from trainer.flow.condition import Condition, keyed_uniform
+from trainer.flow.coupling.protocol import BuiltIn, Pairs, keyed_normals
+from trainer.flow.label_field import AnyLabelField, Scalar
+
+LABEL_NOISE = 1
+"""Keeps the noise of a label independent of the noise of the image of that key."""
+
+
+class Symmetric(BuiltIn):
+    """An image beside a code of its class in one state of C + P channels.
+
+    At t = 0 the image is noise and the label is there, at t = 1 the image is there and the label is noise: one network
+    draws images of a class forwards and reads the class of an image backwards, in one evaluation.
+
+    Source: "Symmetrical Flow Matching", arXiv 2506.10634.
+    """
+
+    kind: Literal["symmetric"] = "symmetric"
+    label: AnyLabelField = Scalar()
+    """Code of a class."""
+    labels_in_state: ClassVar[bool] = True
+    _num_classes: ClassVar[int] = 0
+
+    def of_classes(self, num_classes: int) -> Self:
+        """The coupling of data with so many classes."""
+        coupling = self.model_copy()
+        vars(coupling)["_num_classes"] = num_classes
+        return coupling
+
+    def state_shape(self, example: Sequence[int], num_classes: int) -> tuple[int, ...]:
+        channels, *rest = example
+        return channels + self.label.planes(num_classes), *rest
+
+    def draw(
+        self, x_1: Tensor, condition: Condition, *, x_0: Tensor | None = None, generator: torch.Generator
+    ) -> Pairs:
+        if x_0 is not None:
+            raise ValueError("x_0: a symmetric coupling draws its source points itself; give none")
+        assert condition.label is not None
+        size = (len(x_1), self.label.planes(self._num_classes), *x_1.shape[2:])
+        drawn = torch.empty(x_1.shape, dtype=x_1.dtype).normal_(generator=generator)
+        uniform = torch.rand(size, generator=generator, dtype=x_1.dtype)
+        label_noise = torch.empty(size, dtype=x_1.dtype).normal_(generator=generator)
+        drawn, uniform, label_noise = (to_device(one, x_1.device) for one in (drawn, uniform, label_noise))
+        code = self.label.encode(condition.label, uniform, self._num_classes)
+        x_0, x_1 = torch.cat([drawn, code], dim=1), torch.cat([x_1, label_noise], dim=1)
+        return Pairs(x_0, x_1, replace(condition, label=None))
+
+    def start(self, shape: Sequence[int], condition: Condition, keys: Tensor) -> Tensor:
+        assert condition.label is not None
+        planes, (channels, *rest) = self.label.planes(self._num_classes), shape
+        noise = keyed_normals((channels - planes, *rest), keys)
+        size = torch.Size((planes, *rest))
+        uniform = keyed_uniform(fold_in(keys, LABEL_NOISE), size.numel(), 0).reshape(len(keys), *size)
+        return torch.cat([noise, self.label.encode(condition.label, uniform, self._num_classes)], dim=1)

@@ -1,0 +1,89 @@
+"""Labels as fields of a state: codes of classes that fill planes of an image, and how they are read back.
+
+Shape legend: B examples, P planes of a field, *rest rows and columns of an image, nothing of a vector.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from typing import Annotated, Literal
+
+import torch
+from pydantic import Field, PositiveFloat, PositiveInt
+from torch import Tensor
+
+from netsim.foundation.settings import Section
+
+
+class LabelField(Section):
+    """A code of labels. Uniform noise fills the gaps between the values of different labels.
+
+    Without the noise a field would lie on a lattice, which a flow can tell from normal noise at any time.
+    """
+
+    @abstractmethod
+    def planes(self, num_classes: int) -> int:
+        """How many planes P a label fills."""
+
+    @abstractmethod
+    def encode(self, labels: Tensor, uniform: Tensor, num_classes: int) -> Tensor:
+        """The fields [B, P, *rest] of classes int64 [B], with noise in [0, 1) of that shape."""
+
+    @abstractmethod
+    def decode(self, field: Tensor, num_classes: int) -> Tensor:
+        """The classes int64 [B] of fields [B, P, *rest], from their means over `rest`."""
+
+
+class Scalar(LabelField):
+    """The number of a class, from -spread / 2 to spread / 2, the same in every plane and pixel.
+
+    Classes with neighbouring numbers have neighbouring codes.
+
+    Source: Symmetrical Flow Matching, arXiv 2506.10634, with spread 4.
+    """
+
+    kind: Literal["scalar"] = "scalar"
+    spread: PositiveFloat = 4.0
+    """Distance between the codes of the first and the last class."""
+    repeats: PositiveInt = 1
+    """Planes with the same number: a vector gives a single one little weight beside its other values."""
+
+    def planes(self, num_classes: int) -> int:  # noqa: ARG002
+        return self.repeats
+
+    def encode(self, labels: Tensor, uniform: Tensor, num_classes: int) -> Tensor:
+        half = self.spread / 2
+        code = half * (2 * labels / (num_classes - 1) - 1)
+        return _beside(code[:, None], uniform) + half / (num_classes - 1) * (uniform - 0.5)
+
+    def decode(self, field: Tensor, num_classes: int) -> Tensor:
+        mean = field.flatten(1).mean(1)
+        return ((mean / self.spread + 0.5) * (num_classes - 1)).round().long().clamp(0, num_classes - 1)
+
+
+class OneHot(LabelField):
+    """A plane for each class, `spread` / 2 in that of the label and its negative in the others: no class is nearer."""
+
+    kind: Literal["one_hot"] = "one_hot"
+    spread: PositiveFloat = 2.0
+    """Distance between the two values of a plane."""
+    noise: float = Field(default=0.5, ge=0, allow_inf_nan=False)
+    """Width of the uniform noise."""
+
+    def planes(self, num_classes: int) -> int:
+        return num_classes
+
+    def encode(self, labels: Tensor, uniform: Tensor, num_classes: int) -> Tensor:
+        code = self.spread * (torch.nn.functional.one_hot(labels, num_classes).float() - 0.5)
+        return _beside(code, uniform) + self.noise * (uniform - 0.5)
+
+    def decode(self, field: Tensor, num_classes: int) -> Tensor:  # noqa: ARG002
+        return field.reshape(*field.shape[:2], -1).mean(2).argmax(1)
+
+
+AnyLabelField = Annotated[Scalar | OneHot, Field(discriminator="kind")]
+
+
+def _beside(code: Tensor, uniform: Tensor) -> Tensor:
+    """Codes [B, P or 1] as fields of the shape of `uniform`, [B, P, *rest]."""
+    return code.reshape(*code.shape, *(1,) * (uniform.ndim - 2)).expand_as(uniform)
