@@ -18,7 +18,7 @@ from netsim.foundation.refusal import Refusal
 from netsim.foundation.settings import Section
 from trainer.data.files import DataFiles, found_once
 from trainer.data.picture import Augment, check_augment
-from trainer.data.protocol import Batch, Dataset, Split
+from trainer.data.protocol import Batch, Listed
 from trainer.data.shard.index import ClassNames, check_class_names
 
 UNSIGNED_BYTES = 8
@@ -81,7 +81,7 @@ class IdxConfig(Section):
         return Idx(self)
 
 
-class Idx(Dataset):
+class Idx(Listed):
     """Images of two pairs of IDX files, held in memory as bytes; ids of held-out images follow the training images."""
 
     def __init__(self, config: IdxConfig) -> None:
@@ -101,13 +101,10 @@ class Idx(Dataset):
         self._labels = torch.from_numpy(np.concatenate([labels for _, labels in parts]).astype(np.int64))
         train, test = (len(labels) for _, labels in parts)
         shuffled = torch.randperm(train, generator=torch.Generator().manual_seed(SHUFFLE_SEED))
-        self._splits: dict[Split, Tensor] = {
+        self.splits = {
             "train": shuffled[: config.num_examples],
             "held_out": torch.arange(train, train + min(config.held_out, test)),
         }
-
-    def indices(self, split: Split) -> Tensor:
-        return self._splits[split]
 
     def get(self, indices: Tensor) -> Batch:
         images = self._images[indices][:, None].float().div(127.5).sub(1)
