@@ -124,7 +124,8 @@ def trials() -> Iterator[Trial]:
             ("squared", "pseudo_huber"), ("prediction", "data", "velocity"), (False, True)
         )
     ]
-    parts = product(ALTERNATIVES["coupling"], ALTERNATIVES["path"], ALTERNATIVES["target"], objectives)
+    coupled_with = [one for one in ALTERNATIVES["coupling"] if not one.labels_in_state]  # others need classes in states
+    parts = product(coupled_with, ALTERNATIVES["path"], ALTERNATIVES["target"], objectives)
     for coupled, along, predicted, minimised in parts:
         composition = Composition(coupled, along, predicted, minimised, SAMPLERS[0])
         if not any(reasons(composition)):

@@ -95,7 +95,10 @@ CASES = {
     "gibbs_weighted": Case(coupling.GibbsWeighted(cost="sqeuclidean", epsilon=EPSILON), tilted()),
     "knn": Case(coupling.KNN(k=4), nearest(4)),
 }
-UNKNOWN = {"assignment": "in one dimension many assignments have the least sum of distances"}
+UNKNOWN = {
+    "assignment": "in one dimension many assignments have the least sum of distances",
+    "symmetric": "its states have a label beside the data; its laws are in test_symmetric",
+}
 
 every = pytest.mark.parametrize(
     ("name", "along"),

@@ -63,7 +63,9 @@ PATHS = tuple(
 STEADY = [one for one in AFFINE if not isinstance(one, path.VariancePreservingConfig | path.DiffusionStepsConfig)]
 """Paths of two ends whose velocity is finite at both."""
 
-couplings = pytest.mark.parametrize("coupled", ALTERNATIVES["coupling"], ids=lambda one: one.kind)
+COUPLINGS = tuple(one for one in ALTERNATIVES["coupling"] if not one.labels_in_state)
+"""States of others have a label beside the data; what goes with them is in test_states."""
+couplings = pytest.mark.parametrize("coupled", COUPLINGS, ids=lambda one: one.kind)
 paths = pytest.mark.parametrize("along", PATHS, ids=lambda one: one.kind)
 targets = pytest.mark.parametrize("predicted", ALTERNATIVES["target"], ids=lambda one: one.kind)
 whole = pytest.mark.parametrize("whole", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["cover", "whole"])
@@ -195,7 +197,7 @@ def in_turn(values: Sequence[Any], *others: tuple[Sequence[Any], Any]) -> Any:
 @couplings
 @paths
 def test_what_is_accepted_trains_and_draws_and_what_is_refused_names_its_partners(along, coupled, whole):
-    given = (PATHS, along), (ALTERNATIVES["coupling"], coupled)
+    given = (PATHS, along), (COUPLINGS, coupled)
     for predicted, head in product(ALTERNATIVES["target"], HEADS):
         if not whole and head != in_turn([*HEADS], *given, (ALTERNATIVES["target"], predicted)):
             continue
@@ -326,9 +328,9 @@ def test_every_sampler_draws_from_what_it_is_allowed_to_and_says_what_it_goes_wi
 
     def is_later(parts: tuple[Any, Any, Any]) -> bool:
         """The first ones alone have nearly all pairs."""
-        return parts[2] != in_turn(ALTERNATIVES["coupling"], (PATHS, parts[0]), (ALTERNATIVES["target"], parts[1]))
+        return parts[2] != in_turn(COUPLINGS, (PATHS, parts[0]), (ALTERNATIVES["target"], parts[1]))
 
-    every = product(PATHS, ALTERNATIVES["target"], ALTERNATIVES["coupling"])
+    every = product(PATHS, ALTERNATIVES["target"], COUPLINGS)
     for along, predicted, coupled in sorted(every, key=is_later):
         if complaint(composition(path=along, target=predicted, coupling=coupled)) is not None:
             continue
