@@ -37,6 +37,7 @@ FLOWS: dict[str, dict[str, Any]] = {
     "weights of a plan over ranks": {
         "coupling": {"kind": "minibatch_ot", "solver": "unbalanced", "scope": "global_batch"}
     },
+    "labels in states": {"coupling": {"kind": "symmetric", "label": {"kind": "one_hot"}}},
     "pairs": {"coupling": {"kind": "paired"}},
     "chords": {"coupling": {"kind": "paired"}, "time": {"kind": "grid", "steps": 1}},
     "interpolant": {**INTERPOLANT, **SOURCE},
@@ -57,9 +58,13 @@ def config(folder: Path, name: str, engine: str, run: str) -> RunConfig:
     sampler: dict[str, Any] = {"kind": "euler_maruyama" if name == "interpolant" else "euler", "steps": 2}
     if name == "Monge map":
         sampler = {"kind": "euler", "times": [0, 1]}
+    if name == "labels in states":
+        points = {**points, "classes": True}
     paired = FLOWS[name].get("coupling") == {"kind": "paired"}
     pairs = {"kind": "pairs", "path": folder / ("chords" if name == "chords" else "pairs"), "held_out": 5}
     model: dict[str, Any] = {"kind": "mlp", "hidden": 16, "num_layers": 1, "dropout": 0.1}
+    if name == "labels in states":
+        model = {**model, "label_dropout": 0.0}
     if name == "transitions":
         model, sampler = {**model, "kind": "transition_mlp"}, {"kind": "transition", "steps": 2}
     if name.endswith("of a chain"):

@@ -174,10 +174,10 @@ def _model(own: Any, base: Base) -> dict[str, Any]:
     settings = network_settings(own)
     if not settings.objective_kinds or settings.objective_kinds == like.objective_kinds:
         return deepcopy(shared)
-    if NetworkConfig in settings.__bases__:
+    listed = [one for one in sections_in(AnyNetworkConfig) if issubclass(one, NetworkConfig)]
+    if not any(issubclass(settings, one) for one in listed if one is not settings):
         return deepcopy(own)
-    listed = [one for one in sections_in(AnyNetworkConfig) if issubclass(one, like)]
-    fitting = [one for one in listed if one.objective_kinds == settings.objective_kinds]
+    fitting = [one for one in listed if issubclass(one, like) and one.objective_kinds == settings.objective_kinds]
     if not fitting:
         raise ValueError(
             f"model.kind: {kind_of(settings)} has no counterpart of the sizes of a {base.config.model.kind}; "
