@@ -24,7 +24,7 @@ def diffusion_transformer(hidden: int, layers: int, dtype: torch.dtype, device: 
     """
     config = DiTConfig(hidden=hidden, num_layers=layers, num_heads=hidden // 64, patch_size=2)
     with device:
-        network = DiT.build(NetworkSpec(config=config, state_shape=STATE, num_classes=10))
+        network = DiT(NetworkSpec(config=config, state_shape=STATE, num_classes=10))
         for parameter in network.parameters():
             torch.nn.init.normal_(parameter, std=0.02)
     return network.to(dtype)
