@@ -108,7 +108,8 @@ def _read_line(path: Path, number: int, line: str, top_k: int) -> tuple[NDArray[
         problem = f"{len(chosen)} ids are not {top_k} a token"
         raise Refusal(path, field, problem, "give --top-k as the model has it")
     try:
-        gates = np.array([float(weight) for weight in weights.split("\t")], dtype=np.float32)
+        with np.errstate(over="ignore"):  # what is too large for 32 bits is infinite, and refused below
+            gates = np.array([float(weight) for weight in weights.split("\t")], dtype=np.float32)
     except (ValueError, OverflowError) as error:
         raise Refusal(path, field, f"the weights are not numbers ({weights[:40]!r})", _REMEDY) from error
     if len(gates) != len(chosen):

@@ -86,11 +86,18 @@ def _fault(status: int | None, said: str, warned: Sequence[warnings.WarningMessa
     if ours:
         name = Path(ours[0].filename).relative_to(ROOT)
         return f"{ours[0].category.__name__} at {name}:{ours[0].lineno} ({ours[0].message})"
-    if status == 2 and (len(lines) != 1 or not lines[0].strip()):
+    if status == 2 and not _is_refusal(lines):
         return f"exit status 2 with {len(lines) if said.strip() else 0} lines"
-    if status == 2 and len(lines[0]) > MOST_CHARACTERS:
+    if status == 2 and any(len(line) > MOST_CHARACTERS for line in lines):
         return f"a line of more than {MOST_CHARACTERS:,} characters"
     return ""
+
+
+def _is_refusal(lines: Sequence[str]) -> bool:
+    """Whether this is one line, or the objections of a check: several, each of which begins with the command."""
+    command = lines[0].partition(": ")[0]
+    several = len({*lines}) == len(lines) and all(line.startswith(f"{command}: ") for line in lines)
+    return bool(lines[0].strip()) and (len(lines) == 1 or (command.endswith(" check") and several))
 
 
 @contextmanager
