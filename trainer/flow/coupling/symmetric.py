@@ -51,10 +51,9 @@ class Symmetric(BuiltIn):
             raise ValueError("x_0: a symmetric coupling draws its source points itself; give none")
         assert condition.label is not None
         size = (len(x_1), self.label.planes(self._num_classes), *x_1.shape[2:])
-        drawn = torch.empty(x_1.shape, dtype=x_1.dtype).normal_(generator=generator)
-        uniform = torch.rand(size, generator=generator, dtype=x_1.dtype)
-        label_noise = torch.empty(size, dtype=x_1.dtype).normal_(generator=generator)
-        drawn, uniform, label_noise = (to_device(one, x_1.device) for one in (drawn, uniform, label_noise))
+        like = {"generator": generator, "dtype": x_1.dtype, "device": generator.device}
+        made = torch.randn(x_1.shape, **like), torch.rand(size, **like), torch.randn(size, **like)
+        drawn, uniform, label_noise = (to_device(one, x_1.device) for one in made)
         code = self.label.encode(condition.label, uniform, self._num_classes)
         x_0, x_1 = torch.cat([drawn, code], dim=1), torch.cat([x_1, label_noise], dim=1)
         return Pairs(x_0, x_1, replace(condition, label=None))
