@@ -66,15 +66,15 @@ class IdxConfig(Section):
         if not isinstance(path, str | Path) or not isinstance(pad, int):
             return document
         parts = {field: str(document.get(field, default)) for field, default in (("train", "train"), ("test", "t10k"))}
-        found = found_once(f"{path}: {parts}", lambda: _examined(Path(path), *parts.values()), Path(path))
+        facts = found_once(f"{path}: {parts}", lambda: _examined(Path(path), *parts.values()), Path(path))
         for field, part in (("num_examples", "train"), ("held_out", "test")):
-            number, most = document.get(field), found[part]
+            number, most = document.get(field), facts[part]
             if isinstance(number, int) and number > most:
                 raise ValueError(
                     f"{field}: {number} is more than the {most} images of {parts[part]}; use {most} or less"
                 )
-        height, width = found["size"]
-        filled = {"shape": (1, height + 2 * pad, width + 2 * pad), "num_classes": found["num_classes"]}
+        height, width = facts["size"]
+        filled = {"shape": (1, height + 2 * pad, width + 2 * pad), "num_classes": facts["num_classes"]}
         return {**filled, **document}
 
     def open(self) -> Idx:

@@ -133,16 +133,16 @@ def read_labels(flow: TrainedFlow, *, seed: int, progress: Callable[[str], None]
         progress(f"reading classes of {len(ids)} held-out images, {int(rows[0])} done")
         images = flow.parts.states_of(batch.x_1[rows].to(flow.device), generator)
         codes = torch.stack([_codes(flow, images, rows, noise, seed=seed) for noise in range(AVERAGED)])
-        for noises, found in classes.items():
-            found.append(coupling.label.decode(codes[:noises].mean(0), config.data.num_classes))
-    read = {noises: torch.cat(found).numpy() for noises, found in classes.items()}
+        for noises, parts in classes.items():
+            parts.append(coupling.label.decode(codes[:noises].mean(0), config.data.num_classes))
+    read = {noises: torch.cat(parts).numpy() for noises, parts in classes.items()}
     truth = batch.labels.numpy()
     confusion = np.zeros((config.data.num_classes,) * 2, np.int64)
     np.add.at(confusion, (truth, read[AVERAGED]), 1)
     judge = ClassJudge(learned.x_1.numpy(), learned.labels.numpy())
     return LabelReading(
         len(ids),
-        {noises: float((found == truth).mean()) for noises, found in read.items()},
+        {noises: float((one == truth).mean()) for noises, one in read.items()},
         judge.accuracy(batch.x_1.numpy(), truth),
         confusion,
         _pictures(config, batch.x_1.numpy(), read[AVERAGED], read[AVERAGED] != truth),
