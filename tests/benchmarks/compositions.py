@@ -28,7 +28,7 @@ from trainer.checkpoint.pretrained import restore
 from trainer.config.rules.composition import ALTERNATIVES, Composition, reasons
 from trainer.config.rules.plan import plan_layout
 from trainer.config.run import RunConfig
-from trainer.config.sample import ImageSample, PointSample
+from trainer.config.sample import FlowSample
 from trainer.distributed.groups import Launch, joined
 from trainer.flow import objective, sampler
 from trainer.observe.metrics import read_metrics
@@ -242,7 +242,7 @@ def drawn(run: Path, trial: Trial) -> int:
 
 
 def _with_sampler(config: RunConfig, chosen: Any) -> RunConfig:
-    assert isinstance(config.sample, ImageSample | PointSample)
+    assert isinstance(config.sample, FlowSample)
     return config.model_copy(update={"sample": config.sample.model_copy(update={"sampler": chosen})})
 
 

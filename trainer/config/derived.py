@@ -6,7 +6,7 @@ from typing import Any
 from netsim.foundation.run_reference import ReferenceConfig
 from trainer.config.model.protocol import RoutedAdaptersConfig
 from trainer.config.run import RunConfig
-from trainer.config.sample import ImageSample, PointSample
+from trainer.config.sample import FlowSample
 from trainer.data import ImageFolderConfig, ShardsConfig
 from trainer.flow import control, sampler
 
@@ -26,7 +26,7 @@ def with_controls(config: RunConfig, controls: Sequence[control.AnyConfig]) -> R
 
 def sampler_of(config: RunConfig) -> sampler.AnyConfig:
     """The sampler of a run that follows a flow."""
-    assert isinstance(config.sample, ImageSample | PointSample)
+    assert isinstance(config.sample, FlowSample)
     return config.sample.sampler
 
 

@@ -126,6 +126,8 @@ class ObjectSample(Section):
     """Of the reward, where it varies; null: the largest."""
 
 
+FlowSample = ImageSample | PointSample
+"""Samples that follow a flow, by a sampler, under guidance and controls."""
 Sample = Annotated[
     ImageSample | TextSample | PointSample | ReconstructionSample | ObjectSample, Field(discriminator="kind")
 ]

@@ -12,7 +12,7 @@ from moe.ot import monge_gap as gap_of_points
 from moe.ot import squared_euclidean
 from trainer.config.rules.composition import has_one_step_map
 from trainer.config.run import RunConfig
-from trainer.config.sample import ImageSample, PointSample
+from trainer.config.sample import FlowSample
 from trainer.evaluation.quality import as_pair
 from trainer.flow import sampler
 from trainer.flow.sampler import Trajectory
@@ -127,7 +127,7 @@ def measure_gaps(config: RunConfig, labels: Tensor, drawn: Drawn) -> MongeGaps |
     without guidance.
     """
     assert config.flow is not None
-    assert isinstance(config.sample, ImageSample | PointSample)
+    assert isinstance(config.sample, FlowSample)
     if config.flow.context is not None:
         return None
     own = config.sample.sampler

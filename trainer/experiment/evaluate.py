@@ -15,7 +15,7 @@ from trainer.config.derived import with_controls
 from trainer.config.rules.drawing import of_drawn
 from trainer.config.rules.objection import refuse
 from trainer.config.run import RunConfig
-from trainer.config.sample import ImageSample, PointSample
+from trainer.config.sample import FlowSample
 from trainer.evaluation.judgement import check_features
 from trainer.experiment.built.objects import builds_objects, opened_policy
 from trainer.flow.sampler import Dopri5, Segmented
@@ -71,7 +71,7 @@ def measure_run(
     if builds_objects(run_dir):
         return _measure_objects(run_dir, spec, picture, progress)
     config = restored_flow(run_dir)[1]
-    assert isinstance(config.sample, ImageSample | PointSample)
+    assert isinstance(config.sample, FlowSample)
     sample, controls = config.sample, config.sample.controls
     if spec.controls is not None:
         controls, config = spec.controls, with_controls(config, spec.controls)
@@ -116,7 +116,7 @@ def _measure_objects(run_dir: Path, spec: MeasurementSpec, picture: Path | None,
 
 def _check_likelihood(config: RunConfig) -> None:
     """Refuses the likelihood of a flow whose source has no density, or whose velocity cannot be followed back."""
-    assert isinstance(config.sample, ImageSample | PointSample)
+    assert isinstance(config.sample, FlowSample)
     if config.source_data is not None:
         raise ValueError(
             f"--likelihood: samples of {config.run.dir} start at {config.source_data.kind} data, whose density nobody "

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from trainer.config.derived import with_controls
 from trainer.config.run import RunConfig
-from trainer.config.sample import ImageSample, PointSample
+from trainer.config.sample import FlowSample
 from trainer.data import Split
 from trainer.flow import Condition, control, sampler
 from trainer.flow.control import ControlInputs, controlled
@@ -41,9 +41,9 @@ class TrainedFlow:
     checkpoint: str = ""
 
     @property
-    def sample(self) -> ImageSample | PointSample:
+    def sample(self) -> FlowSample:
         """The section ``sample`` of the run."""
-        assert isinstance(self.config.sample, ImageSample | PointSample)
+        assert isinstance(self.config.sample, FlowSample)
         return self.config.sample
 
     @property

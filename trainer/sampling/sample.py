@@ -13,7 +13,7 @@ from netsim.foundation.refusal import Refusal
 from netsim.foundation.terminal import Terminal
 from trainer.config.derived import drawable, with_controls, with_shape
 from trainer.config.run import RunConfig
-from trainer.config.sample import ImageSample, PointSample
+from trainer.config.sample import FlowSample, ImageSample, PointSample
 from trainer.data.companions import CaptionsIndex
 from trainer.data.shard.index import INDEX
 from trainer.flow import Condition
@@ -167,12 +167,12 @@ class DrawingRequest:
 
     def scale(self, config: RunConfig) -> float:
         """The scale of classifier-free guidance for a run."""
-        assert isinstance(config.sample, ImageSample | PointSample)
+        assert isinstance(config.sample, FlowSample)
         return config.sample.guidance if self.guidance is None else self.guidance
 
     def resolved(self, config: RunConfig) -> tuple[tuple[AnyControl, ...], AnyConfig]:
         """The controls and the sampler that draw."""
-        assert isinstance(config.sample, ImageSample | PointSample)
+        assert isinstance(config.sample, FlowSample)
         scale, controls = self.scale(config), config.sample.controls
         if self.controls is not None:
             controls, config = self.controls, with_controls(config, self.controls)

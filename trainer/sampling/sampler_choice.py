@@ -20,7 +20,7 @@ from netsim.foundation.settings import Section
 from trainer.config.rules.drawing import of_cost, of_drawn
 from trainer.config.rules.objection import refuse
 from trainer.config.run import RunConfig
-from trainer.config.sample import Controls, ImageSample, PointSample
+from trainer.config.sample import Controls, FlowSample
 from trainer.flow import Condition, sampler
 from trainer.flow.control import AnyConfig as AnyControl
 from trainer.flow.control import ControlInputs, CostGradientConfig, OwnControl
@@ -48,7 +48,7 @@ def euler_of(own: AnyConfig, euler: Euler) -> Euler | Segmented:
 
 def sampler_of(config: RunConfig, path: Path, evaluations: int | None = None, *, guidance: float) -> AnyConfig:
     """Euler's method on a grid of a file, by segments where the run's own sampler is; None: the most evaluations."""
-    assert isinstance(config.sample, ImageSample | PointSample)
+    assert isinstance(config.sample, FlowSample)
     own = config.sample.sampler
     segments = segments_of(own)
     number = max(StepsFile.read(path).grids) if evaluations is None else evaluations
@@ -108,7 +108,7 @@ class SamplerChoice:
 
     def resolved(self, run_dir: Path, config: RunConfig, guidance: float) -> AnyConfig:
         """The sampler for a run."""
-        assert isinstance(config.sample, ImageSample | PointSample)
+        assert isinstance(config.sample, FlowSample)
         own = config.sample.sampler
         if isinstance(self.steps, Path):
             found = sampler_of(config, self.steps, self.evaluations, guidance=guidance)

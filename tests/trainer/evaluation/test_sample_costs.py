@@ -11,7 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from trainer.config.layout import Layout
 from trainer.config.run import RunConfig
-from trainer.config.sample import ImageSample, PointSample
+from trainer.config.sample import FlowSample
 from trainer.distributed.groups import Launch, joined
 from trainer.evaluation.evaluation import Measured, evaluate
 from trainer.evaluation.measurement import costs_of
@@ -100,7 +100,7 @@ def test_calls_of_a_head_have_a_column_where_there_are_any() -> None:
 def test_evaluate_counts_without_guidance_at_every_number_of_calls() -> None:
     flow = flow_of({**DIT, "data": {"kind": "digits", "held_out": 20}}, EULER)
     sample = flow.sample
-    assert isinstance(sample, ImageSample | PointSample)
+    assert isinstance(sample, FlowSample)
     guided = flow.config.model_copy(update={"sample": sample.model_copy(update={"guidance": 2.0})})
     found = evaluate(replace(flow, config=guided), evaluations=(1, 4), num=20)
     assert [one.calls for one in found.results] == [{"network": 1}, {"network": 4}]

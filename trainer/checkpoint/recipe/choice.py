@@ -19,7 +19,7 @@ from moe.router import ROUTERS as ROUTER_CLASSES
 from trainer.config.model import AutoencoderConfig, DiTConfig, GPTConfig, MLPConfig
 from trainer.config.model.mlp import INPUT_WAVES
 from trainer.config.run import RunConfig
-from trainer.config.sample import ImageSample, PointSample
+from trainer.config.sample import FlowSample
 from trainer.flow import target
 from trainer.model.build import NETWORKS
 from trainer.model.values import ROUTERS
@@ -267,7 +267,7 @@ def _flow_use(config: RunConfig) -> tuple[list[str], tuple[str, ...]]:
     if kind not in _SOLVED or (kind != "velocity" and not straight):
         solves = "`trainer.sampling.draw` draws samples"
         return [], (f"It predicts {kind.replace('_', ' ')} on a {config.flow.path.kind} path: {solves}.",)
-    assert isinstance(config.sample, ImageSample | PointSample)
+    assert isinstance(config.sample, FlowSample)
     steps = getattr(config.sample.sampler, "steps", 20)
     shape, classes = ", ".join(map(str, config.state_shape)), config.data.num_classes
     notes = []

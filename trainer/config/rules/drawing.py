@@ -10,7 +10,7 @@ from trainer.config.rules.objection import Objections
 from trainer.config.rules.pairing import of_source
 from trainer.config.rules.parts import composition_of, of_blocks, of_causal_network, of_composition, of_distillation
 from trainer.config.run import RunConfig
-from trainer.config.sample import ImageSample, ObjectSample, PointSample, ReconstructionSample, TextSample
+from trainer.config.sample import FlowSample, ImageSample, ObjectSample, ReconstructionSample, TextSample
 from trainer.config.task import TrajectoryBalanceTaskConfig
 from trainer.data import PairsConfig
 from trainer.data.text_windows import run_tokenizer
@@ -27,9 +27,7 @@ def of_samples(config: RunConfig, world_size: int) -> Objections:
         case ((ImageSample(every=int()) | ReconstructionSample(every=int())), _) if not drawable(config):
             problem = f"{config.sample.every}, but examples of {config.decoded_shape[0]} channels are no picture"
             yield "sample.every", problem, "use null"
-        case (ImageSample(every=int()) | PointSample(every=int())) as sample, _ if shared and _chooses_steps(
-            sample.sampler
-        ):
+        case sample, _ if isinstance(sample, FlowSample) and sample.every and shared and _chooses_steps(sample.sampler):
             remedy = "use heun or euler, or sample.every=null and the sample verb afterwards"
             yield _steps_apart("weights", remedy)
         case ObjectSample(exponent=float(exponent)), _ if isinstance(config.task, TrajectoryBalanceTaskConfig):
@@ -55,7 +53,7 @@ def of_profile(config: RunConfig) -> Objections:
 
 def of_drawn(config: RunConfig, chosen: sampler.AnyConfig, guidance: float) -> Objections:
     """A sampler and a guidance with which a run, whose own samples are legal, could not have been configured."""
-    assert isinstance(config.sample, ImageSample | PointSample)
+    assert isinstance(config.sample, FlowSample)
     sample = config.sample.model_copy(update={"sampler": chosen, "guidance": guidance})
     changed = config.model_copy(update={"sample": sample})
     yield from of_causal_network(changed)
@@ -110,17 +108,18 @@ def of_no_class(
 
 def of_grids(config: RunConfig) -> Objections:
     """A file of searched grids that is missing, or that was searched for other samples than are drawn."""
-    match config.sample:
-        case ImageSample(sampler=chosen, guidance=scale) | PointSample(sampler=chosen, guidance=scale):
-            path = chosen.steps_file
-            if path is None:
-                return
-            chosen.grid()
-            made_for = StepsFile.read(path).guidance
-            if made_for != scale and not learns_steps(config):
-                problem = f"is {made_for:g}, and the samples are drawn with {scale:g}"
-                remedy = f"search with --guidance {scale:g}, or draw with {made_for:g}"
-                yield Refusal(path, "guidance", problem, remedy)
+    if not isinstance(config.sample, FlowSample):
+        return
+    chosen, scale = config.sample.sampler, config.sample.guidance
+    path = chosen.steps_file
+    if path is None:
+        return
+    chosen.grid()
+    made_for = StepsFile.read(path).guidance
+    if made_for != scale and not learns_steps(config):
+        problem = f"is {made_for:g}, and the samples are drawn with {scale:g}"
+        remedy = f"search with --guidance {scale:g}, or draw with {made_for:g}"
+        yield Refusal(path, "guidance", problem, remedy)
 
 
 def learns_steps(config: RunConfig) -> bool:

@@ -11,7 +11,7 @@ from trainer.checkpoint.manifest import Manifest
 from trainer.config.file import load_run
 from trainer.config.rules.objection import Objections
 from trainer.config.run import RunConfig
-from trainer.config.sample import ImageSample, PointSample
+from trainer.config.sample import FlowSample
 from trainer.distributed.groups import Launch
 from trainer.experiment.stage.pairs import PairsStage
 from trainer.experiment.stage.protocol import Cost, Provenance, Stage, TaughtStage, filled
@@ -92,7 +92,7 @@ class StepsStage(TaughtStage):
 
     def _of_guidance(self, request: StepsRequest, teacher: RunConfig, stages: Sequence[Stage]) -> Objections:
         """Pairs at the nodes of this search that are drawn with another guidance."""
-        assert isinstance(teacher.sample, ImageSample | PointSample)
+        assert isinstance(teacher.sample, FlowSample)
         own = request.guidance_for(teacher.sample)
         for stage in stages[stages.index(self) + 1 :]:
             if not isinstance(stage, PairsStage) or stage.request().nodes != self.file:
@@ -127,7 +127,7 @@ def _evaluations(sampler: Any, file: Path) -> int | None:
 
 def _what_decides(request: StepsRequest, teacher: RunConfig, weights: str) -> dict[str, Any]:
     """Everything that the grids are a function of, by the names that their file uses."""
-    assert isinstance(teacher.sample, ImageSample | PointSample)
+    assert isinstance(teacher.sample, FlowSample)
     return {
         "weights": weights,
         "search": request.search,

@@ -6,7 +6,7 @@ from typing import Literal
 from pydantic import Field, NonNegativeInt, PositiveInt, field_validator
 
 from netsim.foundation.settings import Section
-from trainer.config.sample import ImageSample, PointSample
+from trainer.config.sample import FlowSample
 
 NODES = 100
 
@@ -42,5 +42,5 @@ class StepsRequest(Section):
     def nodes_for(self, segments: int) -> int:
         return -(-NODES // segments) * segments if self.nodes is None else self.nodes
 
-    def guidance_for(self, sample: ImageSample | PointSample) -> float:
+    def guidance_for(self, sample: FlowSample) -> float:
         return sample.guidance if self.guidance is None else self.guidance

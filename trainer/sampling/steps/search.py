@@ -17,7 +17,7 @@ from trainer.config.rules.drawing import of_drawn
 from trainer.config.rules.objection import Objections, caught
 from trainer.config.rules.states import of_pictures_alone
 from trainer.config.run import RunConfig
-from trainer.config.sample import ImageSample, PointSample
+from trainer.config.sample import FlowSample
 from trainer.flow.sampler import Euler, Field
 from trainer.sampling.sampler_choice import euler_of, segments_of
 from trainer.sampling.steps.fine import FineSolution, Grid, check_evaluations, uniform_grid
@@ -213,7 +213,7 @@ class Search:
 
 def of_search(config: RunConfig, request: StepsRequest) -> Objections:
     """A search that the run does not allow."""
-    assert isinstance(config.sample, ImageSample | PointSample)
+    assert isinstance(config.sample, FlowSample)
     yield from of_pictures_alone(config, "steps")
     own = config.sample.sampler
     segments = segments_of(own)

@@ -12,7 +12,7 @@ from trainer.config.rules.drawing import of_drawn
 from trainer.config.rules.objection import refuse
 from trainer.config.rules.plan import plan_layout, plan_sampling
 from trainer.config.run import RunConfig
-from trainer.config.sample import ImageSample, PointSample
+from trainer.config.sample import FlowSample
 from trainer.trace.formula import TraceSpec, constant_gaps, formula, recorded_gaps
 from trainer.trace.formula.plan import trace_spec
 from trainer.trace.formula.sampling import SamplingBytes, sampling_bytes, sampling_spec
@@ -109,14 +109,14 @@ def _drawing(request: TraceRequest, sampling: str) -> tuple[TraceSpec, str]:
     if request.steps is not None:
         raise ValueError(f"--steps: {request.steps} are steps of training, and a drawing is written; leave it out")
     config = load_config(request.config, request.overrides)
-    if not isinstance(config.sample, ImageSample | PointSample):
+    if not isinstance(config.sample, FlowSample):
         raise ValueError(
             f"model.kind: {config.model.kind} follows no flow that a sampler could draw from; leave out --sampling"
         )
     sampler = config.sample.sampler
     if sampling:
         other = load_config(request.config, [*request.overrides, f"sample.sampler={sampling}"]).sample
-        assert isinstance(other, ImageSample | PointSample)
+        assert isinstance(other, FlowSample)
         sampler = other.sampler
     guidance = config.sample.guidance if request.guidance is None else request.guidance
     if not 0 <= guidance < math.inf:
