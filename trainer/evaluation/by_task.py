@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -13,7 +14,8 @@ from moe.report.drawing import AMOUNTS, FULL_WIDTH, PAPER, RULE, SOFT, Drawing, 
 from moe.report.page import Facts, Figure, Section, Table
 from moe.seeds import derive_seed
 from trainer.config.derived import task_names
-from trainer.evaluation.judgement import JUDGED, parted
+from trainer.config.sample import ImageSample
+from trainer.evaluation.judgement import COLUMNS, JUDGED, PANELS, parted
 from trainer.model.network import frozen_tensors
 from trainer.sampling.conditioning import tasks_of
 from trainer.sampling.draw import TrainedFlow
@@ -29,25 +31,30 @@ class TaskFigures:
     """Figures by task, and what the adapters are.
 
     Attributes:
+        measure: the distance that a person sees first, a key of `figures`.
         figures: by the name of a task, distances of its samples to its real examples.
         floors: the same of two sets of its real examples.
         parameters: numbers of ``trained`` parameters, of those of the ``routing`` among them, and of ``frozen`` ones.
         weights: by the name of a layer, the weights [tasks, heads, modules] of its modules.
     """
 
+    measure: str
     figures: Mapping[str, dict[str, float]]
     floors: Mapping[str, dict[str, float]]
     parameters: Mapping[str, int]
     weights: Mapping[str, NDArray[np.float32]] = field(repr=False)
+    name: ClassVar[str] = "tasks"
 
-    def to_dict(self) -> dict[str, object]:
-        """Figures and parameters as they are written as JSON."""
+    def to_dict(self) -> dict[str, Any]:
         return {"figures": dict(self.figures), "floors": dict(self.floors), "parameters": dict(self.parameters)}
 
-    def section(self, measure: str, title: str) -> Section:
-        """A section of a page."""
+    def remarks(self) -> list[str]:
+        by_name = ", ".join(f"{name} {one[self.measure]:.4g}" for name, one in self.figures.items())
+        return [f"{COLUMNS[self.measure]} by task, by the run's own sampler: {by_name}"]
+
+    def section(self) -> Section:
         rows = [
-            (name, f"{figures[measure]:.4g}", f"{self.floors[name][measure]:.4g}")
+            (name, f"{figures[self.measure]:.4g}", f"{self.floors[name][self.measure]:.4g}")
             for name, figures in self.figures.items()
         ]
         counted = self.parameters
@@ -56,7 +63,9 @@ class TaskFigures:
             ("Trained", f"{counted['trained']:,}", f"{share:.2%} of all parameters"),
             ("Routing", f"{counted['routing']:,}", "of them, the only ones that a task has for itself"),
         ]
-        table = Table(("task", title, "real examples"), rows, "Drawn by the run's own sampler, without guidance.")
+        table = Table(
+            ("task", PANELS[self.measure], "real examples"), rows, "Drawn by the run's own sampler, without guidance."
+        )
         maps = Figure(
             _task_maps(tuple(self.figures), self.weights),
             "Weights of the modules of each layer: a row a task, between the lines the modules of one head. Equal rows "
@@ -97,6 +106,7 @@ def by_task(
     layers = {name: module for name, module in flow.model.named_modules() if isinstance(module, RoutedLinear)}
     learns = {name: parameter.numel() for name, parameter in flow.model.named_parameters()}
     return TaskFigures(
+        "frechet_distance" if isinstance(config.sample, ImageSample) else "wasserstein_2",
         figures,
         floors,
         {

@@ -4,7 +4,7 @@ import math
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +14,12 @@ from numpy.typing import NDArray
 
 import trainer.data
 from moe.seeds import derive_seed
-from trainer.evaluation.by_task import TaskFigures, by_task
+from trainer.evaluation.by_task import by_task
 from trainer.evaluation.judgement import FeatureJudge, distances, parted, real_examples
-from trainer.evaluation.label_reading import LabelReading, read_labels
+from trainer.evaluation.label_reading import read_labels
 from trainer.evaluation.likelihood import bits_per_dimension, log_density, random_signs
 from trainer.evaluation.quality import ClassJudge
+from trainer.evaluation.reading import Reading
 from trainer.evaluation.transport import (
     MongeGaps,
     measure_gaps,
@@ -98,8 +99,7 @@ class Evaluation:
         bits_per_dimension: negative log2 density of held-out examples for each value, in units of the data, or of the
             latents if the flow runs on latents; None if not requested.
         controls: settings of the controls of all samples, in their order.
-        tasks: figures by task of routed adapters; None: the run tells no tasks apart.
-        labels: how well classes are read from images; None: its states have none.
+        readings: what else is measured of such a flow: figures by task of routed adapters, classes read from images.
     """
 
     checkpoint: str
@@ -112,16 +112,16 @@ class Evaluation:
     monge_gap: MongeGaps | None
     bits_per_dimension: float | None
     controls: tuple[dict[str, Any], ...] = ()
-    tasks: TaskFigures | None = None
-    labels: LabelReading | None = None
+    readings: tuple[Reading, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """The document that is written as JSON, with the name and version of the format; without what is absent."""
-        document = {"format": FORMAT, **asdict(self), "results": [asdict(one) for one in self.results]}
-        optional = {"controls": self.controls, "tasks": self.tasks and self.tasks.to_dict()}
-        optional["labels"] = self.labels and self.labels.to_dict()
-        without = {key: value for key, value in document.items() if key not in optional}
-        return {**without, **{key: value for key, value in optional.items() if value}}
+        plain = asdict(replace(self, readings=()))
+        del plain["readings"]
+        document = {"format": FORMAT, **plain, "results": [asdict(one) for one in self.results]}
+        if not self.controls:
+            del document["controls"]
+        return document | {reading.name: reading.to_dict() for reading in self.readings}
 
 
 def evaluate(
@@ -212,6 +212,10 @@ def evaluate(
         floor |= on_features.floor(*parted(on_features.real, num, seed=seed))
     if reward is not None:
         floor["reward"] = mean_reward(reward, data, Condition(real_labels), flow.device)
+    readings: tuple[Reading | None, ...] = (
+        by_task(flow, num=num, seed=seed, distances=_distances, progress=progress),
+        read_labels(flow, seed=seed, progress=progress),
+    )
     return Evaluation(
         checkpoint=flow.checkpoint,
         num=num,
@@ -223,8 +227,7 @@ def evaluate(
         monge_gap=gaps,
         bits_per_dimension=_bits(flow, likelihood, seed, progress) if likelihood else None,
         controls=tuple(one.model_dump(mode="json") for one in flow.sample.controls),
-        tasks=by_task(flow, num=num, seed=seed, distances=_distances, progress=progress),
-        labels=read_labels(flow, seed=seed, progress=progress),
+        readings=tuple(reading for reading in readings if reading is not None),
     )
 
 

@@ -40,6 +40,21 @@ from trainer.sampling.trained import restored_flow
 
 JUDGED = 10_000
 """Largest number of real examples that samples are compared with."""
+COLUMNS = {
+    "fid": "FID",
+    "precision": "precision",
+    "recall": "recall",
+    "frechet_distance": "Fréchet",
+    "wasserstein_2": "W2",
+    "sliced_wasserstein": "sliced",
+    "energy_distance": "energy",
+    "mmd": "MMD",
+    "class_accuracy": "accuracy",
+    "reward": "reward",
+}
+"""Figures in the order of a table, and their headings."""
+PANELS = {"wasserstein_2": "2-Wasserstein distance to the data", "frechet_distance": "Fréchet distance to the data"}
+"""Distances that a chart shows, and its titles."""
 
 
 def real_examples(config: RunConfig, space: Space) -> tuple[Tensor, Tensor | None]:

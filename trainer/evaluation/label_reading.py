@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import matplotlib as mpl
 import numpy as np
@@ -54,9 +55,9 @@ class LabelReading:
     confusion: NDArray[np.int64]
     misread: Sequence[tuple[NDArray[np.floating], int]]
     names: Sequence[str]
+    name: ClassVar[str] = "labels"
 
-    def to_dict(self) -> dict[str, object]:
-        """The figures as they are written as JSON."""
+    def to_dict(self) -> dict[str, Any]:
         accuracy = {str(noises): share for noises, share in self.accuracy.items()}
         return {
             "images": self.images,
@@ -65,14 +66,12 @@ class LabelReading:
             "confusion": self.confusion.tolist(),
         }
 
-    def remark(self) -> str:
-        """A line for a terminal."""
+    def remarks(self) -> list[str]:
         shares = ", ".join(f"{share:.1%} with {_noises(number)}" for number, share in self.accuracy.items())
         rival = f"logistic regression on pixels {self.regression:.1%}"
-        return f"classes of {self.images:,} held-out images read in one evaluation: {shares}; {rival}"
+        return [f"classes of {self.images:,} held-out images read in one evaluation: {shares}; {rival}"]
 
     def section(self) -> Section:
-        """A section of the page."""
         facts = [
             (_noises(number), f"{share:.1%}", "of the images are read as their class")
             for number, share in self.accuracy.items()

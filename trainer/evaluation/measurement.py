@@ -20,27 +20,14 @@ from moe.report.page import Block, Facts, Figure, Section, Table, page
 from trainer.config.run import RunConfig
 from trainer.config.sample import ImageSample
 from trainer.evaluation.evaluation import Evaluation, Measured, evaluate
+from trainer.evaluation.judgement import COLUMNS, PANELS
 from trainer.flow.reward import Reward
 from trainer.observe.measurement import Measurement, MeasurementSpec, Progress
 from trainer.observe.units import scaled
 from trainer.sampling.draw import TrainedFlow
 
-COLUMNS = {
-    "fid": "FID",
-    "precision": "precision",
-    "recall": "recall",
-    "frechet_distance": "Fréchet",
-    "wasserstein_2": "W2",
-    "sliced_wasserstein": "sliced",
-    "energy_distance": "energy",
-    "mmd": "MMD",
-    "class_accuracy": "accuracy",
-    "reward": "reward",
-}
-"""Figures in the order of a table, and their headings."""
 SHARES = ("class_accuracy", "precision", "recall")
 """Figures of which more is better, from 0 to 1."""
-PANELS = {"wasserstein_2": "2-Wasserstein distance to the data", "frechet_distance": "Fréchet distance to the data"}
 LINES = (("#0072b2", "o", "solid"), ("#d55e00", "s", (0, (4, 1.5))), ("#009e73", "D", (0, (1, 1))))
 FLOOR, GRID = "#5b6875", "#eef1f4"
 NO_PATHS = "samples follow no velocity: there is no straightness, no path energy, no likelihood and no Euler's method"
@@ -66,10 +53,7 @@ def evaluation_page(found: Evaluation, *, run_dir: str, data: str, images: bool,
     ]
     if picture is not None:
         sections.append(Section("What it draws", [Figure(picture, _DRAWN)]))
-    if found.tasks is not None:
-        sections.append(found.tasks.section(measure, PANELS[measure]))
-    if found.labels is not None:
-        sections.append(found.labels.section())
+    sections += [reading.section() for reading in found.readings]
     return page(
         f"What {run_dir} draws",
         f"{_named(best)} come nearest to the data: {PANELS[measure]} {best.figures[measure]:.3g}; two sets of real "
@@ -279,12 +263,7 @@ class FlowMeasurement(Measurement):
             f"straightness {paths['straightness']:.4f} (0: straight), path energy {paths['path_energy']:.4g}, "
             f"transport cost {paths['transport_cost']:.4g}"
         ]
-        if self.evaluation.tasks is not None:
-            measure = "frechet_distance" if isinstance(self.config.sample, ImageSample) else "wasserstein_2"
-            told = (f"{name} {one[measure]:.4g}" for name, one in self.evaluation.tasks.figures.items())
-            lines.append(f"{COLUMNS[measure]} by task, by the run's own sampler: {', '.join(told)}")
-        if self.evaluation.labels is not None:
-            lines.append(self.evaluation.labels.remark())
+        lines += [line for reading in self.evaluation.readings for line in reading.remarks()]
         gaps = self.evaluation.monge_gap
         if gaps is not None:
             lines.append(f"Monge gap {gaps.figure} {gaps.explained}")
