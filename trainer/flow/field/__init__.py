@@ -58,6 +58,15 @@ def guided(
     return prediction
 
 
+def doubled(
+    x: Tensor, t: Tensor, condition: Condition, nothing: Condition, scale: float
+) -> tuple[Tensor, Tensor, Condition]:
+    """Arguments of a call whose answers `guided` can use: without a condition behind those with it, if both are."""
+    if scale in (0.0, 1.0):
+        return x, t, condition if scale else nothing
+    return torch.cat([x, x]), torch.cat([t, t]), condition.beside(nothing)
+
+
 Network = Callable[..., torch.Tensor | tuple[torch.Tensor, torch.Tensor]]
 """States [B, *D], times [B], conditions and perhaps a question of :mod:`trainer.flow.question`, to the answer."""
 Bind = Callable[[Callable[[Tensor, Tensor, Condition], Tensor]], Predict]
@@ -123,10 +132,7 @@ class CausalField(TokenField):
     chain: Chain
 
     def next_features(self, tokens: Tensor, t: Tensor, past: Past) -> Tensor:
-        if self.guidance in (0.0, 1.0):
-            return self.network(tokens, t, self.condition if self.guidance else self.nothing, NextToken(past))
-        twice, both = torch.cat([tokens, tokens]), self.condition.beside(self.nothing)
-        return self.network(twice, torch.cat([t, t]), both, NextToken(past))
+        return self.network(*doubled(tokens, t, self.condition, self.nothing, self.guidance), NextToken(past))
 
     def of_token(self, features: Tensor) -> Predict:
         def velocity(y: Tensor, s: Tensor, condition: Condition) -> Tensor:
@@ -153,16 +159,10 @@ class TransitionField(NetworkField):
 
     def tokens(self, x: Tensor, t: Tensor) -> Tensor:
         """With guidance the tokens without a condition follow."""
-        if self.guidance in (0.0, 1.0):
-            return self.network(x, t, self.condition if self.guidance else self.nothing, Tokens())
-        both = self.condition.beside(self.nothing)
-        return self.network(torch.cat([x, x]), torch.cat([t, t]), both, Tokens())
+        return self.network(*doubled(x, t, self.condition, self.nothing, self.guidance), Tokens())
 
     def head_velocity(self, y: Tensor, s: Tensor, tokens: Tensor) -> Tensor:
         def velocity(y: Tensor, s: Tensor, condition: Condition) -> Tensor:
             return self.network(y, s[:, 0], condition, FromTokens(tokens, y, s))
 
         return guided(velocity, UNCONDITIONAL, UNCONDITIONAL, self.guidance)(y, s)
-
-
-__all__ = ["CausalField", "NetworkField", "Predict", "SegmentField", "TransitionField", "guided"]

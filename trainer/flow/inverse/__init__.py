@@ -186,13 +186,8 @@ class FlairConfig(Section):
 
     def build(self, path: Path, errors: Tensor | None = None) -> Flair:
         """The solver, by `calibration_errors`; a ValueError if the path has noise of its own, or steps diverge."""
-        return Flair(
-            path,
-            self.weight_of(errors),
-            steps=self.steps,
-            last=self.last,
-            trajectory_adjustment=self.trajectory_adjustment,
-        )
+        settings = self.model_dump(include={"steps", "last", "trajectory_adjustment"})
+        return Flair(path, self.weight_of(errors), **settings)
 
     def weight_of(self, errors: Tensor | None) -> Weight:
         match self.weight:

@@ -286,10 +286,6 @@ def zero_order(
     return Iterated(best, best_image, torch.stack(errors).float(), bound.float())
 
 
-def _own_step(bound: Tensor) -> Tensor:
-    return SAFETY * torch.where(bound.isinf(), FIRST_BOUND, bound)
-
-
 def _mean_square(difference: Tensor) -> Tensor:
     return difference.double().square().flatten(1).mean(1)
 

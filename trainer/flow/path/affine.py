@@ -70,15 +70,7 @@ class Affine(Path):
     def sample(self, pairs: Pairs, t: Tensor, *, generator: torch.Generator) -> PathSample:  # noqa: ARG002
         x_0, x_1, end = self._whole(pairs, t)
         c = self.schedule(t).broadcast(x_1)
-        return PathSample(
-            x_t=c.a * x_0 + c.b * x_1,
-            velocity=c.da * x_0 + c.db * x_1,
-            noise=x_0,
-            t=t,
-            x_0=x_0,
-            x_1=x_1,
-            end=end,
-        )
+        return PathSample(c.a * x_0 + c.b * x_1, c.da * x_0 + c.db * x_1, x_0, t, x_0, x_1, end=end)
 
     def coefficients(self, t: Tensor) -> Coefficients:
         return self.schedule(t)

@@ -40,14 +40,8 @@ class PathSample(NamedTuple):
 
     def beside(self, other: PathSample) -> PathSample:
         """These points followed by those of `other`, without mirrors and keys; neither has an `end`."""
-        return PathSample(
-            x_t=torch.cat([self.x_t, other.x_t]),
-            velocity=torch.cat([self.velocity, other.velocity]),
-            noise=torch.cat([self.noise, other.noise]),
-            t=torch.cat([self.t, other.t]),
-            x_0=torch.cat([self.x_0, other.x_0]),
-            x_1=torch.cat([self.x_1, other.x_1]),
-        )
+        points = ((one.x_t, one.velocity, one.noise, one.t, one.x_0, one.x_1) for one in (self, other))
+        return PathSample(*map(torch.cat, zip(*points, strict=True)))
 
 
 @dataclass(frozen=True)

@@ -207,15 +207,9 @@ class StochasticInterpolant(Path):
         return self.interpolant(t)
 
     def _sample(self, pairs: Pairs, t: Tensor, z: Tensor) -> PathSample:
-        c = self.interpolant(t).broadcast(pairs.x_1)
-        return PathSample(
-            x_t=c.a * pairs.x_0 + c.b * pairs.x_1 + c.g * z,
-            velocity=c.da * pairs.x_0 + c.db * pairs.x_1 + c.dg * z,
-            noise=z,
-            t=t,
-            x_0=pairs.x_0,
-            x_1=pairs.x_1,
-        )
+        c, x_0, x_1 = self.interpolant(t).broadcast(pairs.x_1), pairs.x_0, pairs.x_1
+        velocity = c.da * x_0 + c.db * x_1 + c.dg * z
+        return PathSample(c.a * x_0 + c.b * x_1 + c.g * z, velocity, z, t, x_0, x_1)
 
 
 def _with(noise: Gamma, a: Tensor, b: Tensor, da: Tensor, db: Tensor) -> Coefficients:
