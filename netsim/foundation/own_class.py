@@ -29,7 +29,7 @@ arguments of ``__init__``, checked by its types.
 from collections.abc import Callable
 from functools import reduce
 from operator import or_
-from typing import Annotated, Any, ClassVar, Self, get_args
+from typing import Annotated, Any, ClassVar, Self, TypeVar, get_args
 
 from pydantic import (
     BaseModel,
@@ -109,12 +109,7 @@ class OwnClass(BaseModel, frozen=True, extra="forbid"):
     def _class_and_its_settings(cls, document: Any) -> Any:
         if not isinstance(document, dict) or "class" not in document:
             return document
-        settings = {str(key): value for key, value in document.items() if key != "class"}
-        path = document["class"]
-        if "kind" in settings:
-            raise ValueError(f"class: {path} is given beside kind {settings['kind']}; remove one of the two")
-        if not isinstance(path, str):
-            raise ValueError(f"class: {path!r} does not name a class; write module:Class")
+        path, settings = class_and_settings(document)
         try:
             found = imported_class(path)
         except ValueError as error:
@@ -126,14 +121,7 @@ class OwnClass(BaseModel, frozen=True, extra="forbid"):
 
     @classmethod
     def _read(cls, found: type, path: str, settings: dict[str, Any]) -> BaseModel:
-        model = settings_of(found, cls.passed)
-        try:
-            read = model.model_validate(settings)
-        except ValidationError as error:
-            complaint = first_complaint(error, settings, model)
-            at_all = complaint.field == "document"
-            head = f"class: {path} refuses its settings, " if at_all else f"{complaint.field}: "
-            raise ValueError(f"{head}{complaint.reason}") from error
+        read = read_settings(settings_of(found, cls.passed), path, settings)
         own = own_config(found)
         return read if own is None else own.model_validate(settings)
 
@@ -149,6 +137,31 @@ class OwnClass(BaseModel, frozen=True, extra="forbid"):
         return {"class": self.class_path} | {
             name: settings[name] for name in settings if name in kept and name not in left_out
         }
+
+
+M = TypeVar("M", bound=BaseModel)
+
+
+def class_and_settings(section: dict[Any, Any]) -> tuple[str, dict[str, Any]]:
+    """The class that a section names, and all else in it."""
+    settings = {str(key): value for key, value in section.items() if key != "class"}
+    path = section["class"]
+    if "kind" in settings:
+        raise ValueError(f"class: {path} is given beside kind {settings['kind']}; remove one of the two")
+    if not isinstance(path, str):
+        raise ValueError(f"class: {path!r} does not name a class; write module:Class")
+    return path, settings
+
+
+def read_settings(model: type[M], path: str, settings: dict[str, Any]) -> M:
+    """Validates the settings of the class at a path; the ValueError begins with the field that it is about."""
+    try:
+        return model.model_validate(settings)
+    except ValidationError as error:
+        complaint = first_complaint(error, settings, model)
+        at_all = complaint.field == "document"
+        head = f"class: {path} refuses its settings, " if at_all else f"{complaint.field}: "
+        raise ValueError(f"{head}{complaint.reason}") from error
 
 
 class KindOrClass:

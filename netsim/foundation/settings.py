@@ -53,6 +53,11 @@ def kinds_of(section: type[BaseModel]) -> tuple[str, ...]:
     return () if field is None else get_args(field.annotation)
 
 
+def by_kind(union: Any) -> dict[str, Any]:
+    """The sections of a union by their kinds, in its order; classes of users have none."""
+    return {kind: section for section in sections_in(union) for kind in kinds_of(section)}
+
+
 def _sections_of(field: FieldInfo) -> list[type[BaseModel]]:
     """The models that the value of a field may be, in a file or when it has been read."""
     written = [part.json_schema_input_type for part in field.metadata if isinstance(part, BeforeValidator)]

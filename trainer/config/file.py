@@ -9,7 +9,7 @@ configuration that a run records is whole, with digests, and is read without bas
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, get_args
+from typing import Any, NamedTuple
 
 import yaml
 from pydantic import BaseModel, ValidationError
@@ -18,8 +18,8 @@ from pydantic_core import InitErrorDetails, PydanticCustomError
 import trainer.data
 import trainer.flow.path
 from netsim.foundation.complaint import first_complaint
-from netsim.foundation.own_class import OwnClass
 from netsim.foundation.refusal import Refusal
+from netsim.foundation.settings import by_kind
 from trainer.config.document import apply_override, check_is_of_a_run, merged, read_document
 from trainer.config.run import FLOWLESS, RunConfig, with_fitting_kinds
 from trainer.config.trust import importing_trusted, trust
@@ -193,14 +193,9 @@ def with_unresolved(error: ValidationError, unresolved: Mapping[Place, ValueErro
     return ValidationError.from_exception_data(error.title, [*others, *causes]).with_traceback(error.__traceback__)
 
 
-def _by_kind(union: Any) -> dict[str, type[BaseModel]]:
-    kinds = (section for section in get_args(union) if not issubclass(section, OwnClass))
-    return {get_args(section.model_fields["kind"].annotation)[0]: section for section in kinds}
-
-
 PLACES: dict[Place, dict[str, type[BaseModel]]] = {
-    ("data",): _by_kind(trainer.data.AnyConfig),
-    ("flow", "source"): _by_kind(trainer.data.AnyConfig),
+    ("data",): by_kind(trainer.data.AnyConfig),
+    ("flow", "source"): by_kind(trainer.data.AnyConfig),
     ("flow", "latent"): {"": LatentsConfig},
     ("flow", "captions"): {"": trainer.data.CaptionsConfig},
     ("flow", "path"): {"tabulated": trainer.flow.path.TabulatedConfig},

@@ -18,15 +18,9 @@ import trainer.flow.target
 import trainer.flow.time
 from moe.config import MoEConfig
 from netsim.foundation.own_class import OwnClass
-from netsim.foundation.settings import Section, kind_of, sections_in
+from netsim.foundation.settings import Section
 from trainer.config.misspelt import OTHER_NAMES
-from trainer.config.model import (
-    AnyNetworkConfig,
-    CausalTransitionConfig,
-    NetworkConfig,
-    listed_or_custom,
-    network_settings,
-)
+from trainer.config.model import BY_KIND, AnyNetworkConfig, CausalTransitionConfig, listed_or_custom, network_settings
 from trainer.config.sample import Sample
 from trainer.config.sections import (
     CheckpointConfig,
@@ -98,11 +92,7 @@ class Evaluate(Section):
     """Steps between two evaluations, or such a share of the run as 1/6; null: none."""
 
 
-FLOWLESS: dict[str | None, str] = {
-    kind_of(settings): settings.flowless
-    for settings in sections_in(AnyNetworkConfig)
-    if issubclass(settings, NetworkConfig) and settings.flowless is not None
-}
+FLOWLESS = {kind: settings.flowless for kind, settings in BY_KIND.items() if settings.flowless is not None}
 """What each kind of model learns that learns no flow."""
 
 

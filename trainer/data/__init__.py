@@ -35,28 +35,5 @@ def parts_of(config: AnyConfig) -> tuple[AnyConfig, ...]:
     return config.parts if isinstance(config, MixtureConfig) else (config,)
 
 
-__all__ = [
-    "SPLITS",
-    "AnyConfig",
-    "BadExamples",
-    "Batch",
-    "CaptionsConfig",
-    "Config",
-    "Dataset",
-    "Digits",
-    "DigitsConfig",
-    "ImageFolderConfig",
-    "Loader",
-    "MixtureConfig",
-    "PairsConfig",
-    "Shards",
-    "ShardsConfig",
-    "Split",
-    "TextConfig",
-    "ToyConfig",
-    "WebDatasetConfig",
-    "build",
-    "first_data_points",
-    "parts_of",
-    "write_shards",
-]
+__all__ = ["BadExamples", "Batch", "Dataset", "write_shards"]
+"""What a class of a user's is written with; the package itself imports the kinds, too."""

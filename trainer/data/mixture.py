@@ -5,16 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, get_args
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 from pydantic import BeforeValidator, Field, model_validator
 from torch import Tensor
 
 from netsim.foundation.documents import JsonFile
-from netsim.foundation.own_class import OwnClass
 from netsim.foundation.refusal import Refusal, nearest
-from netsim.foundation.settings import Section
+from netsim.foundation.settings import Section, by_kind
 from trainer.data.kinds import AnyOneConfig, OneConfig
 from trainer.data.order import RAREST
 from trainer.data.pairs import PairsConfig
@@ -278,11 +277,7 @@ class Mixture(Dataset):
         return Batch(x_1, labels, indices, x_0, interval, captions, sources)
 
 
-KINDS = {
-    get_args(one.model_fields["kind"].annotation)[0]: one
-    for one in get_args(AnyOneConfig)
-    if not issubclass(one, OwnClass)
-}
+KINDS = by_kind(AnyOneConfig)
 
 
 def _resolved(name: str, source: Any) -> Any:

@@ -96,15 +96,12 @@ class LatentsConfig(Section):
 
     @classmethod
     def resolved(cls, document: dict[str, Any]) -> dict[str, Any]:
-        if not isinstance(document.get("path"), str | Path):
+        index = ShardIndex.at_path(document, ("shape", "image_shape", "digest"))
+        if index is None:
             return document
-        if all(document.get(name) is not None for name in ("shape", "image_shape", "digest")):
-            return document
-        try:
-            index, entry = read_latents(Path(document["path"]))
-        except Refusal as error:
-            raise ValueError(f"path: {error}") from error
-        said = {"shape": latent_shape(index), "image_shape": entry.image_shape, "digest": index.digest}
+        if index.latents is None:
+            raise ValueError(f"path: {_no_latents(Path(document['path']))}")
+        said = {"shape": latent_shape(index), "image_shape": index.latents.image_shape, "digest": index.digest}
         return completed(document, said)
 
 
@@ -112,8 +109,12 @@ def read_latents(folder: Path) -> tuple[ShardIndex, LatentsEntry]:
     """Reads the index of a folder that the encode verb wrote; refuses shards that are no latents."""
     index = ShardIndex.read(folder)
     if index.latents is None:
-        raise Refusal(folder, "index", "belongs to shards that are not latents", "give what the encode verb wrote")
+        raise _no_latents(folder)
     return index, index.latents
+
+
+def _no_latents(folder: Path) -> Refusal:
+    return Refusal(folder, "index", "belongs to shards that are not latents", "give what the encode verb wrote")
 
 
 def latent_shape(index: ShardIndex) -> tuple[int, int, int]:

@@ -23,13 +23,5 @@ def build(config: RunConfig) -> Task[Any]:
     return TASKS[type(config.task)](config)
 
 
-__all__ = [
-    "Drawn",
-    "FlowTask",
-    "Networks",
-    "NextTokenTask",
-    "ReconstructionTask",
-    "Task",
-    "TrajectoryBalanceTask",
-    "build",
-]
+__all__ = ["Drawn", "FlowTask", "Networks", "Task"]
+"""What a class of a user's is written with; the package itself imports the kinds, too."""

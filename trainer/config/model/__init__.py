@@ -8,38 +8,27 @@ no torch: a run is checked, laid out and priced before a network is built.
 from functools import lru_cache
 from typing import Any
 
-from pydantic import SerializerFunctionWrapHandler, ValidationError, ValidatorFunctionWrapHandler, model_serializer
+from pydantic import SerializerFunctionWrapHandler, ValidatorFunctionWrapHandler, model_serializer
 
-from netsim.foundation.complaint import first_complaint
 from netsim.foundation.contract import check_allowed, imported_class
-from netsim.foundation.settings import kind_of, sections_in
+from netsim.foundation.own_class import class_and_settings, read_settings
+from netsim.foundation.settings import by_kind
 from trainer.config.model import dit, gpt, mlp, transition
 from trainer.config.model.dit import BlockwiseConfig, BlockwiseMLPConfig, DiTConfig, SegmentNetworkConfig
 from trainer.config.model.gpt import GPTConfig
 from trainer.config.model.mlp import AutoencoderConfig, MLPConfig, PolicyMLPConfig
 from trainer.config.model.protocol import REQUIRED, NetworkConfig
-from trainer.config.model.transition import CausalTransitionConfig, TransitionDiTConfig, TransitionMLPConfig
+from trainer.config.model.transition import CausalTransitionConfig
 
 
 def custom_settings(document: dict[str, Any]) -> NetworkConfig:
     """Reads a section ``model`` whose ``class`` is ``module:Class``; all else are the settings of that class."""
-    path = document["class"]
-    if "kind" in document:
-        raise ValueError(f"class: {path} is given beside kind {document['kind']}; remove one of the two")
-    settings, model = {str(key): value for key, value in document.items() if key != "class"}, settings_class(path)
-    try:
-        return model.model_validate(settings)
-    except ValidationError as error:
-        complaint = first_complaint(error, settings, model)
-        at_all = complaint.field == "document"
-        head = f"class: {path} refuses its settings, " if at_all else f"{complaint.field}: "
-        raise ValueError(f"{head}{complaint.reason}") from error
+    path, settings = class_and_settings(document)
+    return read_settings(settings_class(path), path, settings)
 
 
-def settings_class(path: Any) -> type[NetworkConfig]:
+def settings_class(path: str) -> type[NetworkConfig]:
     """The class of the settings of the network at ``module:Class``."""
-    if not isinstance(path, str):
-        raise ValueError(f"class: {path!r} does not name a class; write module:Class")
     try:
         check_allowed(path)  # also where an earlier configuration has brought the class in
         return _settings_class(path)
@@ -74,6 +63,7 @@ def _settings_class(path: str) -> type[NetworkConfig]:
 
 AnyNetworkConfig = dit.Config | gpt.Config | mlp.Config | transition.Config
 """The built-in networks, told apart by their kind: of each file the union `Config`."""
+BY_KIND: dict[str, type[NetworkConfig]] = by_kind(AnyNetworkConfig)
 
 
 def network_settings(written: Any) -> type[NetworkConfig]:
@@ -81,13 +71,13 @@ def network_settings(written: Any) -> type[NetworkConfig]:
     if isinstance(written, NetworkConfig):
         return type(written)
     if isinstance(written, dict) and "class" in written:
+        path = written["class"]
         try:
-            return settings_class(written["class"])
+            return settings_class(path) if isinstance(path, str) else DiTConfig
         except ValueError:  # the validation of the section says what is wrong
             return DiTConfig
     kind = written.get("kind") if isinstance(written, dict) else None
-    listed = (one for one in sections_in(AnyNetworkConfig) if issubclass(one, NetworkConfig))
-    return next((one for one in listed if kind_of(one) == kind), DiTConfig)
+    return BY_KIND.get(str(kind), DiTConfig)
 
 
 def listed_or_custom(value: Any, read: ValidatorFunctionWrapHandler) -> NetworkConfig:
@@ -108,20 +98,5 @@ def listed_or_custom(value: Any, read: ValidatorFunctionWrapHandler) -> NetworkC
     return value
 
 
-__all__ = [
-    "AnyNetworkConfig",
-    "AutoencoderConfig",
-    "BlockwiseConfig",
-    "BlockwiseMLPConfig",
-    "CausalTransitionConfig",
-    "DiTConfig",
-    "GPTConfig",
-    "MLPConfig",
-    "NetworkConfig",
-    "PolicyMLPConfig",
-    "SegmentNetworkConfig",
-    "TransitionDiTConfig",
-    "TransitionMLPConfig",
-    "listed_or_custom",
-    "network_settings",
-]
+__all__ = ["NetworkConfig"]
+"""What a class of a user's is written with; the package itself imports the kinds, too."""

@@ -4,15 +4,8 @@ import math
 from itertools import pairwise
 
 from netsim.foundation.own_class import OwnClass
-from netsim.foundation.settings import kind_of, sections_in
 from trainer.config.derived import sampler_of
-from trainer.config.model import (
-    AnyNetworkConfig,
-    BlockwiseConfig,
-    CausalTransitionConfig,
-    NetworkConfig,
-    SegmentNetworkConfig,
-)
+from trainer.config.model import BY_KIND, BlockwiseConfig, CausalTransitionConfig, SegmentNetworkConfig
 from trainer.config.rules.composition import Composition, Distillation, objections
 from trainer.config.rules.objection import Objections
 from trainer.config.run import RunConfig
@@ -21,11 +14,7 @@ from trainer.flow import objective, path, sampler
 from trainer.flow.sampler.protocol import SAME_TIME
 from trainer.flow.time import Grid, Stratified, Uniform
 
-OBJECTIVES = {
-    str(kind_of(network)): network.objective_kinds
-    for network in sections_in(AnyNetworkConfig)
-    if issubclass(network, NetworkConfig)
-}
+OBJECTIVES = {kind: network.objective_kinds for kind, network in BY_KIND.items()}
 """The objectives that train no other network, by the kind of each network."""
 ONLY_STEP = (0.0, 1.0)
 """Times of a sampler of one step that cannot be given more steps."""

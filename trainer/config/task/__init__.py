@@ -84,17 +84,5 @@ TaskConfig = Annotated[AnyTaskConfig, KindOrClass()]
 FLOW_TASKS = tuple(str(kind_of(task)) for task in sections_in(AnyTaskConfig) if getattr(task, "trains_flow", False))
 """Kinds of task that train a flow, the default first."""
 
-__all__ = [
-    "FLOW_TASKS",
-    "AdjointMatchingConfig",
-    "AnyTaskConfig",
-    "Calls",
-    "FlowTaskConfig",
-    "GRPOConfig",
-    "NextTokenTaskConfig",
-    "OwnTask",
-    "ReconstructionTaskConfig",
-    "TaskConfig",
-    "TaskSettings",
-    "TrajectoryBalanceTaskConfig",
-]
+__all__ = ["Calls", "TaskSettings"]
+"""What a class of a user's is written with; the package itself imports the kinds, too."""

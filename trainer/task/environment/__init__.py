@@ -18,4 +18,4 @@ def build(config: AnyEnvironmentConfig) -> Environment:
             return build_own(config)
 
 
-__all__ = ["Environment", "HyperGrid", "NGram", "build", "check_laws"]
+__all__ = ["Environment", "check_laws"]
