@@ -14,10 +14,9 @@ History = Literal["last", "full"]
 
 @dataclass(frozen=True)
 class Chain:
-    """The states X_0, ..., X_T of an example, cut into tokens: patches of an image, row by row, or values of a vector.
+    """States X_0, ..., X_T of shape [C, H, W] or [V], T transitions, cut into tokens row by row, or value by value.
 
-    There are T transitions. States have the shape [C, H, W] or [V]. The side of a patch divides H and W, and is of no
-    effect on vectors.
+    The side of a patch divides H and W, and is of no effect on vectors.
     """
 
     transitions: int
@@ -65,10 +64,7 @@ class Chain:
 
 
 def by_value(s: Tensor, shape: tuple[int, ...]) -> Tensor:
-    """The times [.., N] of tokens for each value of a state: [.., 1, H, W] of an image (C, H, W), [.., 1] of a vector.
-
-    The tokens of an image are equal squares that cover it row by row; a vector is one token.
-    """
+    """Times [.., N] of tokens, equal squares of an image, for each value: [.., 1, H, W]; of a vector: [.., 1]."""
     if len(shape) == 1:
         return s
     _, height, width = shape

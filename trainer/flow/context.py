@@ -135,11 +135,8 @@ class Context(Protocol):
 class Inpainting(Section):
     """The context is the image with some pixels hidden, and the mask of these pixels.
 
-    The image with hidden pixels in grey, encoded, and one channel with the hidden share of each place.
-
-    The loss covers the whole state. In drawn images the known pixels are put back afterwards.
-
-    Source: Dao et al., "Flow Matching in Latent Space", arXiv 2307.08698, section 4.2.
+    The image with grey holes, encoded, and one channel with the hidden share of each place. The loss covers the whole
+    state; drawn images get the known pixels back. Dao et al., arXiv 2307.08698, section 4.2.
     """
 
     kind: Literal["inpainting"] = "inpainting"
@@ -163,10 +160,8 @@ class Inpainting(Section):
 class SemanticMap(Section):
     """The context is the level of brightness of each block of the image, one of a few.
 
-    One channel for each level, 1 where the image has it, at the resolution of the image.
-
-    Source: Dao et al., "Flow Matching in Latent Space", arXiv 2307.08698, section 4.2, with levels of brightness in
-    place of the parts of a face.
+    One channel a level, 1 where the image has it, at its resolution. Dao et al., arXiv 2307.08698, section 4.2, have
+    parts of a face.
     """
 
     kind: Literal["semantic_map"] = "semantic_map"

@@ -21,11 +21,7 @@ class RunningCost(Protocol):
     """The cost of a state at a time."""
 
     def __call__(self, x: Tensor, t: Tensor, condition: Condition, /) -> Tensor:
-        """Computes the cost of every example at states [B, *D] and times [B] in [0, 1], a function of its row alone.
-
-        Returns:
-            [B] costs, differentiable in `x`.
-        """
+        """Costs [B], differentiable in x, at states [B, *D] and times [B] in [0, 1], each of its row alone."""
         ...
 
 
@@ -52,11 +48,9 @@ LEAST = 1e-10
 def separation_cost(subjects: Sequence[Tensor], *, gather: bool = False) -> Tensor:
     """Scores maps of subjects: 0 where those of one subject agree and those of different subjects do not meet.
 
-    cost = (within + between) / 2, from 0 to 1 for each of B examples, float32 or wider. `within` is the mean
-    `divergence` between the maps of a subject, over the subjects with several maps; `between` is 1 - the divergence
-    between the mean maps of the subjects. A term that there is nothing to compute from is 0. No order has an effect.
-
-    Source: Bill, Simsar and Hofmann, arXiv 2510.02315, the cost of FOCUS.
+    cost [B] = (within + between) / 2, from 0 to 1, float32 or wider. `within` is the mean `divergence` between the maps
+    of a subject, over those with several; `between` is 1 - the divergence between the mean maps of the subjects. A term
+    without maps to compare is 0. No order has an effect. Bill, Simsar and Hofmann, FOCUS, arXiv 2510.02315.
 
     Args:
         subjects: for each subject its maps [B, T, H, W], 0 or more; T >= 1 may differ, the cells may not.
@@ -75,9 +69,9 @@ def separation_cost(subjects: Sequence[Tensor], *, gather: bool = False) -> Tens
 
 
 def divergence(maps: Tensor) -> Tensor:
-    """The Jensen-Shannon divergence [B] between T maps [B, T, H, W], cubed and scaled to sum 1, over its maximum log T.
+    """The Jensen-Shannon divergence [B] of T >= 2 maps [B, T, H, W], cubed and scaled to sum 1, over log T.
 
-    Maps are 0 or more, T is 2 or more; 0: equal up to their scales, 1: no cell is shared.
+    Maps are 0 or more; 0: equal up to their scales, 1: no cell is shared.
     """
     values = maps.flatten(2)
     values = values if values.dtype == torch.float64 else values.float()
@@ -150,8 +144,7 @@ def blurred(maps_BTHW: Tensor) -> Tensor:
 class OwnCost(OwnClass, frozen=True):
     """A class that keeps `RunningCost`; its constructor may take ``network``.
 
-    The network is called with states, times, conditions and, where there is one, a question of
-    :mod:`trainer.flow.question`; without a question it returns its prediction.
+    Without a question of :mod:`trainer.flow.question` behind states, times and conditions, it returns its prediction.
     """
 
     protocol: ClassVar[str] = "trainer.flow.cost.RunningCost"

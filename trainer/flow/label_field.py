@@ -16,10 +16,7 @@ from netsim.foundation.settings import Section
 
 
 class LabelField(Section):
-    """A code of labels. Uniform noise fills the gaps between the values of different labels.
-
-    Without the noise a field would lie on a lattice, which a flow can tell from normal noise at any time.
-    """
+    """A code of labels, whose gaps uniform noise fills: a flow can tell a lattice from normal noise at any time."""
 
     @abstractmethod
     def planes(self, num_classes: int) -> int:
@@ -37,9 +34,7 @@ class LabelField(Section):
 class Scalar(LabelField):
     """The number of a class, from -spread / 2 to spread / 2, the same in every plane and pixel.
 
-    Classes with neighbouring numbers have neighbouring codes.
-
-    Source: Symmetrical Flow Matching, arXiv 2506.10634, with spread 4.
+    Neighbouring numbers have neighbouring codes. Symmetrical Flow Matching, arXiv 2506.10634, with spread 4.
     """
 
     kind: Literal["scalar"] = "scalar"

@@ -51,11 +51,10 @@ class BuiltIn(Section):
 
     @abstractmethod
     def build(self, shape: Shape, numbers: Tensor, *, seed: int = 0, device: Device = "cpu") -> Operator:
-        """Makes the operator for images of a shape (C, H, W) and numbers int64 [B]; the seed is of random masks.
+        """Makes the operator for images (C, H, W) with numbers int64 [B]; the seed is of random masks.
 
-        Raises:
-            Refusal: the picture of a mask cannot be read, or hides all pixels or none.
-            ValueError: the operator does not fit the images.
+        A Refusal if the picture of a mask cannot be read, or hides all or nothing; a ValueError if it does not fit the
+        images.
         """
 
 
@@ -78,10 +77,7 @@ class Identity(BuiltIn):
 
 
 class AveragePool(BuiltIn):
-    """The mean of each block of pixels is observed: the image at a lower resolution.
-
-    From images [B, C, H, W] to the means of their blocks, [B, C, H / factor, W / factor].
-    """
+    """The mean of each block of pixels is observed: the image at a lower resolution."""
 
     kind: Literal["average_pool"] = "average_pool"
     factor: int = Field(default=2, ge=2)
@@ -128,8 +124,7 @@ class BlurConfig(BuiltIn):
 class Blur(Operator):
     """A Gaussian along both axes, less its weakest singular vectors; beyond the border the image is its mirror image.
 
-    One matrix for each axis holds the Gaussian, with singular values s_i and s_j; those of the blur are the products
-    s_i s_j, and the small ones count as 0.
+    One matrix for each axis; the singular values of the blur are the products s_i s_j, and the small ones count as 0.
     """
 
     def __init__(self, deviation: float, least_singular_value: float, shape: Shape, device: Device = "cpu") -> None:

@@ -44,10 +44,10 @@ class WithProjection:
 
 @dataclass(frozen=True)
 class WithAttention:
-    """Requests the prediction, and the attention [B, A, N] of A tokens to all N tokens, of sum 1 over N.
+    """Requests the prediction, and the attention [B, A, N] of tokens int64 [A] to all N, of sum 1 over N.
 
-    `tokens` are numbers int64 [A] from 0, row by row in an image. `blocks` are numbers from 0, whose attention is
-    averaged after that of each block's heads; None: all.
+    Numbers are row by row in an image. `blocks`, whose attention is averaged after that of each block's heads; None:
+    all.
     """
 
     tokens: Tensor
@@ -56,10 +56,7 @@ class WithAttention:
 
 @dataclass(frozen=True)
 class Onward:
-    """Requests a prediction from features approximated from those [B, N, D] at the first time of the segment.
-
-    `share` is the elapsed share [B] of the segment, from 0 to 1.
-    """
+    """Requests a prediction from features [B, N, D] at the start of a segment, of which a `share` [B] is elapsed."""
 
     features: Tensor
     share: Tensor
@@ -67,10 +64,7 @@ class Onward:
 
 @dataclass(frozen=True)
 class Approximation:
-    """Requests features that are approximated from those at the starts of segments, and the true ones, [B, N, D] each.
-
-    `states_at` leads from times [B] to the states [B, *D] of the same paths.
-    """
+    """Requests features approximated from those at starts of segments, and true ones, [B, N, D], by states at times."""
 
     states_at: Callable[[Tensor], Tensor]
 
@@ -82,10 +76,7 @@ class Tokens:
 
 @dataclass(frozen=True)
 class FromTokens:
-    """Requests the velocities [B, *D] of a head for the features [B, N, H] of `Tokens`, without a call of the trunk.
-
-    Its states `y` [B, *D] have the shape of a state of the flow, and each token a time `s` [B, N] in [0, 1].
-    """
+    """Requests velocities [B, *D] of a head at states y and times s [B, N], given the features of `Tokens`."""
 
     tokens: Tensor
     y: Tensor
@@ -102,10 +93,10 @@ class HeadVelocities:
 
 @dataclass(frozen=True)
 class NextStates:
-    """Requests the velocities of a head, [M, K, B, *D], for each token of K states that follow one state of a chain.
+    """Requests the velocities of a head, [M, K, B, *D], for the tokens of K states after one of a chain.
 
-    The following states [K, B, *D] are given, and the features of a token see those before it alone: one causal pass.
-    The head has M states `y` [M, K, B, *D] and times `s` [M, K, B, N], in [0, 1].
+    Features of a token see those of `following` [K, B, *D] before it alone: one causal pass. The head has states `y`
+    [M, K, B, *D] and times `s` [M, K, B, N], in [0, 1].
     """
 
     following: Tensor

@@ -31,28 +31,19 @@ class Reward(Protocol):
     """Says how good each example is; it need not be differentiable."""
 
     def __call__(self, examples: Tensor, condition: Condition, /) -> Tensor:
-        """Computes the reward of every example, which is a function of its row alone.
+        """Rewards float [B], each a function of its row alone; larger is better.
 
-        Args:
-            examples: [B, *shape] examples as a person sees them: images from -1 to 1, or points; never latents.
-            condition: that they were drawn for.
-
-        Returns:
-            float [B] rewards, larger where an example is better.
+        Examples [B, *shape] are as a person sees them: images from -1 to 1, or points; never latents.
         """
         ...
 
 
 @dataclass(frozen=True)
 class RewardInputs:
-    """Whatever a reward may be built from.
+    """Whatever a reward may be built from; `num_classes` 0 if absent.
 
-    Attributes:
-        shape: of an example.
-        num_classes: classes of the data; 0 if absent.
-        labelled: reads training examples, float32 [N, *shape] on the CPU, and their classes, int64 [N], the same on
-            every rank; it is called once, by a reward that learns from them.
-        seed: of the run.
+    `labelled` reads training examples, float32 [N, *shape] on the CPU, and their classes, int64 [N], the same on every
+    rank; it is called once, by a reward that learns from them.
     """
 
     shape: tuple[int, ...]
@@ -64,8 +55,7 @@ class RewardInputs:
 class CheckedReward(Reward):
     """Calls a reward, and refuses by its name, in a ValueError, whatever is no finite reward of each example.
 
-    On a device the number of bad values is copied while the device works on, and the first later call, or `settle`,
-    after the copy is complete raises. `differentiable`: the reward claims a gradient in the examples.
+    A device copies the number of bad values while it works; the first call, or `settle`, after that raises.
     """
 
     def __init__(self, reward: Reward, name: str, *, differentiable: bool) -> None:
@@ -144,10 +134,7 @@ SOFTNESS = 0.1
 
 
 class Ink(BuiltIn):
-    """How much of an image is bright.
-
-    The amount of ink in images whose values are from -1 to 1, times a weight.
-    """
+    """How much of an image is bright."""
 
     kind: Literal["ink"] = "ink"
     measure: Literal["brightness", "strokes"] = "brightness"
@@ -221,8 +208,8 @@ class Classifier(BuiltIn):
     def made(self, inputs: RewardInputs) -> FittedClassifier:
         """Fits a classifier to the training examples, to the same bits on every rank and on another machine.
 
-        The loss is strictly convex, and is minimised in float64 on the CPU far beyond the grid that the weights are
-        rounded to. A ValueError for data without classes, a class without examples, or examples that are all equal.
+        The strictly convex loss is minimised in float64 on the CPU far beyond the grid that weights are rounded to.
+        ValueError: data without classes, a class without examples, or examples that are all equal.
         """
         from sklearn.exceptions import ConvergenceWarning
         from sklearn.linear_model import LogisticRegression  # nearly a second to import
@@ -261,10 +248,7 @@ class Classifier(BuiltIn):
 
 
 class FittedClassifier(Reward):
-    """log p(requested class | example), or of the likeliest class if none is requested.
-
-    It is a multinomial logistic regression of centred and scaled examples.
-    """
+    """log p(requested class | example), or of the likeliest if none is, by logistic regression of scaled examples."""
 
     def __init__(self, weight_CD: Tensor, bias_C: Tensor, centre_D: Tensor, scale: Tensor) -> None:
         self.weight_CD, self.bias_C, self._centre_D, self._scale = weight_CD, bias_C, centre_D, scale

@@ -27,13 +27,9 @@ class TimeSampler(Protocol):
         device: torch.device | str,
         dtype: torch.dtype = torch.float32,
     ) -> Tensor:
-        """Draws times [B] in [0, 1], where 0 is the source and 1 the data, on the generator's device, and moves them.
+        """Draws times [B] in [0, 1], 0 the source and 1 the data, on the generator's device, and moves them.
 
-        Args:
-            batch_size: number of times B.
-            generator: of the draw.
-            device: device of the result.
-            dtype: a floating type; float32 or wider, also where the network computes in a narrower one.
+        `dtype` is float32 or wider, also where the network computes in a narrower one.
         """
         ...
 
@@ -61,10 +57,7 @@ class BuiltIn(Section):
 
 
 class Uniform(BuiltIn):
-    """t is uniform on [0, 1); nothing to set.
-
-    Source: Lipman et al., "Flow Matching for Generative Modeling", arXiv 2210.02747, equation 9.
-    """
+    """t is uniform on [0, 1); nothing to set."""
 
     kind: Literal["uniform"] = "uniform"
 
@@ -72,7 +65,7 @@ class Uniform(BuiltIn):
 class LogitNormal(BuiltIn):
     """log(t / (1 - t)) is normal.
 
-    Source: Esser et al., "Scaling Rectified Flow Transformers", arXiv 2403.03206, section 3.1, where time is 1 - t.
+    Esser et al., arXiv 2403.03206, section 3.1, where time is 1 - t.
 
     Attributes:
         mean: mean of the logit; above 0 favours times near the data.
@@ -91,9 +84,7 @@ class LogitNormal(BuiltIn):
 class Clipped(BuiltIn):
     """The times of another sampler, scaled from [0, 1] to [margin, 1 - margin].
 
-    Uniform times stay uniform, without a peak at the margins.
-
-    Source: Liu et al., "Flow Straight and Fast", arXiv 2209.03003, whose code trains on U[1e-3, 1].
+    Uniform times stay uniform, without a peak. Liu et al., arXiv 2209.03003, whose code trains on U[1e-3, 1].
 
     Attributes:
         margin: distance from both ends, at least 0 and below 0.5.
@@ -114,9 +105,7 @@ class Clipped(BuiltIn):
 class Grid(BuiltIn):
     """t is one of 0, 1/steps, ..., (steps - 1)/steps, for distillation to a number of steps.
 
-    All times of the grid are equally likely.
-
-    Source: Liu et al., "Flow Straight and Fast", arXiv 2209.03003, section 2.2 (distillation).
+    All are equally likely. Liu et al., arXiv 2209.03003, section 2.2 (distillation).
 
     Attributes:
         steps: number of steps of the sampler, at least 1; with 1 the only time is 0.
@@ -134,9 +123,7 @@ class Stratified(BuiltIn):
     """Every micro batch has the same number of times in each of several equal segments.
 
     t = (m + u) / M with u ~ U[0, 1): B // M times of each segment m, one more of each of the first B mod M, in the
-    order of their segments.
-
-    Source: Park et al., "Blockwise Flow Matching", arXiv 2510.21167, section 3 (a batch split over the blocks).
+    order of their segments. Park et al., "Blockwise Flow Matching", arXiv 2510.21167, section 3.
 
     Attributes:
         segments: number of segments, at least 1.

@@ -53,10 +53,9 @@ class PullConfig(Section):
 class Pull(Control):
     """v + s(t) (c - v), where c is the velocity of the path through a state and a given end.
 
-    On the straight path c = (y - x) / (1 - t) towards data y, and (x - y) / t towards a source y. At the end itself the
-    pull is over, so that with strength 1 Euler's method, like any other that needs no velocity there, ends at y.
-
-    Source: Rout et al., RF-Inversion, arXiv 2410.10792, algorithms 1 (towards a noise) and 2 (towards a picture).
+    Straight: c = (y - x) / (1 - t) towards data y, (x - y) / t towards a source y. At the end itself the pull is over,
+    so that with strength 1 a method that needs no velocity there, such as Euler's, ends at y. Rout et al.,
+    RF-Inversion, arXiv 2410.10792, algorithms 1 (towards a noise) and 2 (towards a picture).
     """
 
     def __init__(self, config: PullConfig, given: Tensor, path: Path, mask: Tensor | None = None) -> None:
@@ -142,10 +141,9 @@ class Transport(Control):
     """v + s(t) (d - v), where d is the velocity of the path to a picture, shortened where it is too long.
 
     s(t) = strength (1 + cos(pi t / stop)) / 2 min(1, t / ramp) before `stop`, and 0 after it. Where nothing is
-    shortened and `respect_prompt` is off, transport followed by a pull of strength e is a pull of strength 1 - (1 - e)
-    (1 - s). With `respect_prompt` the correction s (d - v) is multiplied by |v| / |d|, although it holds d already.
-
-    Source: Lupascu and Stupariu, OTIP, arXiv 2508.02363, as its code has it: before the pull of RF-Inversion.
+    shortened and `respect_prompt` is off, transport and then a pull of strength e are a pull of 1 - (1 - e) (1 - s).
+    `respect_prompt` multiplies s (d - v) by |v| / |d|. Lupascu and Stupariu, OTIP, arXiv 2508.02363, as its code has
+    it.
     """
 
     def __init__(self, config: TransportConfig, picture: Tensor, path: Path, mask: Tensor | None = None) -> None:
@@ -164,10 +162,7 @@ class Transport(Control):
         return config.strength * faded * ((t / config.ramp).clamp(max=1) if config.ramp else 1)
 
     def clip_rate(self, trajectory: Trajectory) -> Tensor:
-        """The share (scalar) of the places of the states that it acted on where its velocity was too long.
-
-        The trajectory is of Euler's method, or of another that evaluates velocities at its states alone.
-        """
+        """Share (scalar) of the places that it acted on where its velocity was too long; fields of Euler's method."""
         rates = []
         for x, time in zip(trajectory.x[:-1], trajectory.times[:-1].to(trajectory.x), strict=True):
             t = time.expand(len(x))

@@ -38,12 +38,9 @@ class ControlInputs:
     """Whatever a control may refer to besides the field, for the B examples that are drawn, in the rows of the states.
 
     Attributes:
-        path: of the flow.
-        condition: of the examples, on their device.
         network: of the flow without guidance, which a cost may request more of than a prediction.
         picture: [B, *D] the states of the pictures that are edited or restored; None if absent.
-        mask: where a picture is held on to, 0 to 1, of a shape that broadcasts to the states, such as [1, 1, H, W]; 0
-            leaves a value to the flow. None: everywhere.
+        mask: where a picture is held on to, 0 to 1, of a shape that broadcasts to the states; None: everywhere.
     """
 
     path: Path
@@ -113,11 +110,10 @@ class CostGradientConfig(Section):
 class CostGradient(Control):
     """Subtracts the gradient of a cost from the velocity.
 
-    The optimal control is the gradient of the cost to go, which is taken to grow by the present cost for all of the
-    remaining time: a(x, t) = (1 - t) grad f(x, t), one step of the adjoint equation. Only the cost is differentiated,
-    under the condition of the examples alone; the field, guided or not, is evaluated once and without gradient.
-
-    Source: Bill, Simsar and Hofmann, FOCUS, arXiv 2510.02315; `memoryless` is the weight of its published code.
+    The optimal control is the gradient of the cost to go, taken to grow by the present cost for the remaining time:
+    a(x, t) = (1 - t) grad f(x, t), one step of the adjoint equation. Only the cost is differentiated, under the
+    condition of the examples alone; the field is evaluated once, without gradient. Bill, Simsar and Hofmann, FOCUS,
+    arXiv 2510.02315, whose code has the weight `memoryless`.
     """
 
     def __init__(self, config: CostGradientConfig, inputs: ControlInputs) -> None:

@@ -36,12 +36,9 @@ Unit = Literal["spread", "mean", "absolute"]
 class KNN(BuiltIn):
     """The nearest of k draws; meant for data of mean 0 and standard deviation 1 in many dimensions.
 
-    x_0 is the draw nearest to x_1 among k draws of N(0, I). Each pair is drawn separately, without communication
-    between rows or ranks, and in the memory of two draws for any k. The source is not quite normal: in the direction of
-    the data point its mean is nearly that of the largest of k normal numbers (1.03 for k = 4). That is small beside the
-    norm sqrt(d) of a state of d values, but not in few dimensions. Source points that are given are not selected.
-
-    Source: "Improved Immiscible Diffusion", arXiv 2505.18521.
+    x_0 is the draw of N(0, I) nearest to x_1, for each pair by itself, in the memory of two draws for any k. Along the
+    data point the mean of such a source is nearly that of the largest of k normal numbers (1.03 for k = 4), small
+    beside the norm sqrt(d), but not in few dimensions. Source points that are given are not selected. arXiv 2505.18521.
 
     Attributes:
         k: draws for each data point; 1 is the independent coupling.
@@ -89,9 +86,8 @@ class Matching(Protocol):
 class Matched(BuiltIn):
     """Data points keep their rows and conditions; a matching assigns source points N(0, I) to them.
 
-    With scope global_batch the pairs solve one problem over all micro batches of all ranks. The ranks gather data and
-    source points, the first one solves the problem, and broadcasts the solution. Source points are drawn micro batch by
-    micro batch, so that the pairs do not depend on the number of ranks.
+    With scope global_batch the first rank solves one problem over all micro batches of all ranks, and broadcasts it.
+    Source points are drawn micro batch by micro batch, so that the pairs do not depend on the number of ranks.
     """
 
     normal_source: ClassVar[bool] = True
@@ -182,8 +178,7 @@ class MinibatchOT(Matched):
 class Permutation(Matching):
     """A permutation of the source points with the least sum of costs; their distribution does not change.
 
-    Source: "Immiscible Diffusion", arXiv 2406.12303, with the distance as cost; Tong et al., "Improving and
-    Generalizing Flow-Based Generative Models with Minibatch Optimal Transport", arXiv 2302.00482, with its square.
+    Distances: "Immiscible Diffusion", arXiv 2406.12303; their squares: Tong et al., arXiv 2302.00482.
     """
 
     weighs = False
@@ -206,14 +201,11 @@ _ROUNDING = 1e-5
 
 
 class Entropic(Matching):
-    """Every data point draws a source point from its column of an entropic plan.
+    """Every data point draws a source point from its column of an entropic plan, which samples the plan.
 
-    That samples the plan with every data point once. Where the plan may leave mass behind, at a price that is infinite
-    if none may be, a data point weighs the mass of its column, which in the mean over draws is the same as drawing data
-    points by it. A ValueError for an epsilon or price of 0 or less.
-
-    Source: Tong et al., arXiv 2302.00482, algorithm 3; unbalanced: Eyring et al., "Unbalancedness in Neural Monge Maps
-    Improves Unpaired Domain Translation", arXiv 2311.15100, section 4.
+    Where the plan may leave mass behind, at a finite price, a data point weighs the mass of its column, which in the
+    mean is the same as drawing data points by it. Epsilon and price are above 0, or a ValueError. Tong et al., arXiv
+    2302.00482, algorithm 3; unbalanced: Eyring et al., arXiv 2311.15100, section 4.
     """
 
     def __init__(self, cost: Cost, epsilon: float, marginal_weight: float = math.inf, unit: Unit = "spread") -> None:

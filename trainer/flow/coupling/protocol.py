@@ -132,9 +132,7 @@ class BuiltIn(Section):
 class Independent(BuiltIn):
     """Source and data are drawn independently; nothing to set.
 
-    The source is N(0, I), row i is paired with row i, and all weights are equal.
-
-    Source: Lipman et al., "Flow Matching for Generative Modeling", arXiv 2210.02747, section 4.
+    The source is N(0, I), and all weights are equal. Lipman et al., arXiv 2210.02747, section 4.
     """
 
     kind: Literal["independent"] = "independent"
@@ -149,9 +147,8 @@ class Independent(BuiltIn):
 class Paired(BuiltIn):
     """The pairs that the data set holds; nothing to set.
 
-    Row i of the source is paired with row i of the data, which a teacher made from it.
-
-    Source: Liu et al., "Flow Straight and Fast", arXiv 2209.03003, section 2.1 (the rectified coupling).
+    A teacher made the data of a row from its source point. Liu et al., arXiv 2209.03003, section 2.1 (rectified
+    coupling).
     """
 
     kind: Literal["paired"] = "paired"
@@ -209,14 +206,10 @@ def gathered_rows(rows: Tensor, ranks: dist.ProcessGroup | None) -> Tensor:
 class GibbsWeighted(BuiltIn, allow_inf_nan=True):
     """Weights exp(-cost / epsilon).
 
-    The independent coupling, its pairs weighted by the Gibbs kernel: one evaluation a pair, no plan to find. The
-    weights are those of an entropic transport plan, but between marginals that the kernel itself has tilted: a point
-    counts by its mean weight over all partners, so that data far from the source fade. As the batch grows this is flow
-    matching on that plan. How far the marginals are tilted does not follow from how many pairs count.
-
-    Weights with an automatic epsilon have a mean of 1 over the step, which is one problem for all ranks.
-
-    Source: "Weighted Conditional Flow Matching", arXiv 2507.22270.
+    The independent coupling, each pair weighted by the Gibbs kernel: one evaluation a pair, no plan to find. The
+    weights are those of an entropic plan, but between marginals that the kernel has tilted: a point counts by its mean
+    weight over all partners, so that data far from the source fade, by how much does not follow from how many pairs
+    count. With an automatic epsilon weights have a mean of 1 over the step of all ranks. arXiv 2507.22270.
 
     Attributes:
         cost: of a pair: l2, the distance, or sqeuclidean, its square.
@@ -270,8 +263,7 @@ _FLATTEST, _STEEPEST = math.log(1e-3), math.log(1e9)
 def epsilon_of_share(costs: Tensor, share: float) -> Tensor:
     """The epsilon, float64 above 0, at which the weights exp(-cost / epsilon) of costs [N] have an effective share.
 
-    The share is (sum w)^2 / (N sum w^2), which grows with epsilon. Where that is less than two of the pairs, two count,
-    or as many as have the same least cost. Near the smallest of numbers where all costs are the same.
+    The share (sum w)^2 / (N sum w^2) grows with epsilon. At least two pairs count, or all of the least cost.
     """
     above = costs.double() - costs.min()
     scale = above.std(correction=0).clamp_min(torch.finfo(torch.float32).tiny)

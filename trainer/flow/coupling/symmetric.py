@@ -22,10 +22,9 @@ LABEL_NOISE = 1
 class Symmetric(BuiltIn):
     """An image beside a code of its class in one state of C + P channels.
 
-    At t = 0 the image is noise and the label is there, at t = 1 the image is there and the label is noise: one network
-    draws images of a class forwards and reads the class of an image backwards, in one evaluation.
-
-    Source: "Symmetrical Flow Matching", arXiv 2506.10634.
+    At t = 0 the image is noise and the label is there, at t = 1 the other way round: one network draws images of a
+    class forwards and reads the class of an image backwards, in one evaluation. "Symmetrical Flow Matching", arXiv
+    2506.10634.
     """
 
     kind: Literal["symmetric"] = "symmetric"

@@ -38,13 +38,10 @@ Predict = Callable[[Tensor, Tensor], Tensor]
 def guided(
     predict: Callable[[Tensor, Tensor, Condition], Tensor], condition: Condition, nothing: Condition, scale: float
 ) -> Predict:
-    """Binds conditions and guidance to a model.
+    """Binds conditions and guidance to a model: p = p_nothing + scale (p_condition - p_nothing).
 
-    p = p_nothing + scale (p_condition - p_nothing); both come from one forward pass of twice the batch, and a scale of
-    0 or 1 needs only one of them. Velocity, data, noise and score are affine in one another at a state, so it makes no
-    difference which of them the model predicts.
-
-    Source: Ho and Salimans, "Classifier-Free Diffusion Guidance", 2022, equation 6 with scale = 1 + w.
+    Both come from one pass of twice the batch; a scale of 0 or 1 needs one. Velocity, data, noise and score are affine
+    in one another, so that it does not matter which is predicted. Ho and Salimans, 2022, equation 6 with scale = 1 + w.
     """
     if scale in (0.0, 1.0):
         only = condition if scale else nothing
@@ -98,8 +95,8 @@ class SegmentField(NetworkField):
 class SegmentWalk:
     """A network on one pass through a segment, with guidance still outside: kept features are of both halves.
 
-    A pass that does not begin at the segment's first time, such as one back to the source, runs the trunk at each
-    state. Source: Park et al., "Blockwise Flow Matching", arXiv 2510.21167, section 3.3 (sampling).
+    A pass that does not begin at the segment's first time runs the trunk at each state. Park et al., arXiv 2510.21167,
+    3.3.
     """
 
     def __init__(self, network: Network, segment: int, segments: int, *, approximates: bool) -> None:

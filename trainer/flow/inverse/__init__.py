@@ -103,12 +103,11 @@ def calibration_levels() -> Tensor:
 
 @torch.no_grad()
 def calibration_errors(field: Field, states: Tensor, path: Path, keys: Tensor) -> Tensor:
-    """Measures the error of a field on examples at time 1, once for a run, by 100 evaluations and without any operator.
+    """Measures the error of a field on examples at time 1, once for a run: float64 [B, 100] at `calibration_levels`.
 
-    At the noise level s the state is x_s = (1 - s) x + s e with fresh noise e, and the error is the mean over the
-    values of |x - x_1(x_s)|^2 / s^2, where x_1 is the field's estimate of the data. On the straight path this is the
-    error of the velocity. On any other path the state is the same but for a factor. A ValueError for a path with noise
-    of its own. float64 [B, 100] at `calibration_levels`; errors of several batches are joined along dimension 0.
+    At noise level s the state is x_s = (1 - s) x + s e with fresh noise e, and the error the mean over values of |x -
+    x_1(x_s)|^2 / s^2, x_1 the field's estimate of the data: on the straight path that of the velocity; other paths
+    scale the state. Batches are joined along dimension 0. A ValueError for a path with noise of its own.
     """
     check_path(path)
     times = time_of(path, calibration_levels())
@@ -124,12 +123,10 @@ def calibration_errors(field: Field, states: Tensor, path: Path, keys: Tensor) -
 def calibrated(errors: Tensor, scale: float) -> Weight:
     """The weight of the prior, from errors [N, 100]: the higher, the better the field knows the data at a noise level.
 
-    It is scale (w(s) - w(0)), and 0 where this is negative; w is 1 / error, divided by its mean over the levels. So it
-    depends on the variance of the data: for independent values of variance q it is 0 up to the level 2 q / (1 + q), and
-    everywhere for q >= 1. Where less than a tenth of the weight is left, as on latents that are scaled to unit
-    variance, it is `ramp` instead, which is no part of the paper. A ValueError for an error that is not finite.
-
-    Source: Erbach et al., "Solving Inverse Problems with FLAIR", arXiv 2506.02680 (the calibrated weight).
+    It is scale (w(s) - w(0)), not below 0; w is 1 / error over its mean over the levels. For independent values of
+    variance q it is 0 up to the level 2 q / (1 + q), and everywhere for q >= 1. Where less than a tenth of the weight
+    is left, as on latents of unit variance, it is `ramp`, which is no part of the paper. ValueError: an error is not
+    finite. Erbach et al., FLAIR, arXiv 2506.02680 (the calibrated weight).
     """
     levels, mean = calibration_levels(), errors.double().mean(0).cpu()
     if not bool(mean.isfinite().all()):
@@ -210,8 +207,8 @@ class FlairConfig(Section):
     ) -> Consistency:
         """The agreement of a batch with its observations [B, *S], by an operator that is made for its images.
 
-        Where states are latents, `decode` leads to images, and `initial` [B, *D] are the states to begin with. Where
-        they are images, `scale` is the factor between images and states.
+        Where states are latents, `decode` leads to images, and `initial` [B, *D] begins; else `scale` is states /
+        images.
         """
         share = self.share if self.consistency == "soft" else 1.0
         exact = ExactConsistency(operator, observed, share=share, scale=scale)
@@ -238,12 +235,9 @@ class Flair(InverseSolver):
         mu <- mu - lambda(s) / s (mu - x_1(x_s)),   e' <- the noise that the field expects in x_s
         mu <- the nearest states that agree
 
-    The first update is lambda(s) times the difference between the velocity of the field on the straight path and that
-    from mu to e. In this form it holds on every path of noise and data, with states scaled to the path. The source must
-    be the standard normal. Without trajectory adjustment all of e is fresh noise. `largest_ratio` is the largest
-    lambda(s) / s of all steps: the share of the distance to the estimate that a step covers.
-
-    Source: Erbach et al., "Solving Inverse Problems with FLAIR", arXiv 2506.02680.
+    The first update is lambda(s) times the field's straight velocity less that from mu to e, in a form that holds on
+    every path of normal noise and data. Without trajectory adjustment e is fresh. `largest_ratio`, of all lambda(s) /
+    s, is the share of the distance to the estimate that a step covers. Erbach et al., FLAIR, arXiv 2506.02680.
     """
 
     def __init__(

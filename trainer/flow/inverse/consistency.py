@@ -46,10 +46,7 @@ def agreeing(operator: Operator, observed: Tensor, images: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class ExactConsistency(Consistency):
-    """The nearest states that agree, mu + A+ (y - A mu), where states are the pixels themselves times `scale`.
-
-    With a share below 1 of that step, above 0, the agreement is soft: the rest of the difference depends on the prior.
-    """
+    """The nearest states that agree, mu + A+ (y - A mu), of pixels times `scale`; soft if `share` is below 1."""
 
     operator: Operator
     observed: Tensor
@@ -70,17 +67,13 @@ class ExactConsistency(Consistency):
 
 @dataclass(frozen=True)
 class DecodedConsistency(Consistency):
-    """States whose decoded images agree, by nonlinear conjugate gradients on |A D(mu) - y|^2.
+    """States whose decoded images agree, by nonlinear conjugate gradients on |A D(mu) - y|^2, each example on its own.
 
-    Each example has its own directions and step lengths. A step has the length that is right for a linear decoder,
-    which one more decoding along the direction measures; where it does not bring the example nearer, it is taken back
-    and the next one is shorter. So the difference never grows, whatever the scale of the decoder. With a linear decoder
-    these are the conjugate gradients of least squares, which end at the nearest states that agree.
-
-    An example rests when its mean squared difference |A D(mu) - y|^2 / numel is at most the tolerance. Each iteration
-    is two decodings and one gradient, and takes a share of its step, above 0 and at most 1.
-
-    Source: Nocedal and Wright, "Numerical Optimization", 2006, equation 5.45 (Polak and Ribière, not below 0).
+    A step has the length that is right for a linear decoder, which one more decoding along the direction measures;
+    where it does not bring the example nearer, it is taken back and the next one is shorter, so that the difference
+    never grows. A linear decoder ends at the nearest states that agree. An example rests when |A D(mu) - y|^2 / numel
+    is at most the tolerance. An iteration is two decodings and one gradient, and takes a share of its step, in (0, 1].
+    Nocedal and Wright, "Numerical Optimization", 2006, equation 5.45 (Polak and Ribière, not below 0).
     """
 
     operator: Operator

@@ -89,11 +89,9 @@ class ReverseConfig(Section):
 class Reverse(Inversion):
     """Follows the field from the data to the source.
 
-    Euler's step back takes the velocity at the end of the step that it undoes, Euler's step forth that at its start.
-    Back and forth is therefore wrong by the order of the sampler: for Euler's method, twice the steps leave half the
-    error. The field is evaluated at t = 1 itself, where a network that predicts the data leaves the velocity open.
-
-    Source of the pull: Rout et al., RF-Inversion, arXiv 2410.10792, equation 8.
+    Euler's step back takes the velocity at the end of the step that it undoes, so that back and forth is wrong by the
+    order of the sampler: twice the steps leave half of Euler's error. The field is evaluated at t = 1, where a network
+    that predicts the data leaves the velocity open. The pull: Rout et al., RF-Inversion, arXiv 2410.10792, equation 8.
     """
 
     sampler: Sampler
@@ -147,14 +145,11 @@ class EulerInverse(Sampler):
     """Undoes Euler's steps x_t = x_s + (t - s) v(x_s, s), one after the other.
 
     The unknown start of a step is guessed by the last velocity, y = x_t - (t - s) u, and the velocity there gives the
-    step: u <- v(y, s), x_s = x_t - (t - s) u. The guess is wrong by O(h^2) for a step of length h, its step by O(h^3),
-    and back and forth over all steps by O(h^2), where Euler's method on the reversed grid is wrong by O(h). Every
-    further evaluation, at the start that the one before gives, wins another order of h: the iteration towards a fixed
+    step: u <- v(y, s), x_s = x_t - (t - s) u. Back and forth over all steps of length h is wrong by O(h^2), Euler's
+    method on the reversed grid by O(h). Each further evaluation wins another order of h: the iteration towards a fixed
     point of y, which exists where h times the slope of v is below 1. The first guess takes one more, at the first
-    state.
-
-    Source: Jiao et al., "UniEdit-Flow", arXiv 2504.13109, algorithm 1 (Uni-Inv, one evaluation); Garibi et al.,
-    "ReNoise", arXiv 2403.14602 (several, here without its averages).
+    state. Jiao et al., arXiv 2504.13109, algorithm 1 (Uni-Inv, one); Garibi et al., arXiv 2403.14602 (several, averaged
+    there).
     """
 
     evaluations: int = 1
@@ -187,14 +182,12 @@ RESOLUTION = 1e-4
 
 
 def contraction_bound(noise_change: Tensor, drawn_change: Tensor, drawn: Tensor) -> Tensor:
-    """The step size below which two noises of each example come nearer to one another, 2 <df, dz> / |df|^2.
+    """The step size below which two noises of an example come nearer, 2 <df, dz> / |df|^2, float64 [B].
 
-    dz and df are the changes [B, *D] of the noise and of the states that it leads to. The update moves a pair to
-    dz - eta df, and |dz - eta df| < |dz| holds exactly for 0 < eta < 2 <df, dz> / |df|^2. For a linear f with symmetric
-    positive matrix, no pair has a smaller bound than 2 / (largest eigenvalue), the bound of gradient descent. [B] in
-    float64; infinite where df is within rounding of the states, or where no size brings the pair nearer, <df, dz> <= 0.
-
-    Source: Ronai et al., "FlowOpt", arXiv 2510.22010, whose condition on the step size is that of all pairs at once.
+    dz and df are the changes [B, *D] of the noise and of the states that it leads to; dz becomes dz - eta df, which is
+    shorter exactly for eta between 0 and this. For a linear f with symmetric positive matrix no pair has less than
+    gradient descent, 2 / (largest eigenvalue). Infinite where df is within rounding of the states, or <df, dz> <= 0.
+    Ronai et al., FlowOpt, arXiv 2510.22010, has the condition for all pairs at once.
     """
     dz, df = noise_change.double().flatten(1), drawn_change.double().flatten(1)
     along, square = (df * dz).sum(1), df.square().sum(1)
@@ -213,14 +206,10 @@ Watch = Callable[[int, Tensor, Tensor], None]
 
 @dataclass(frozen=True)
 class Iterated:
-    """The result of zero-order inversion.
+    """The result of zero-order inversion: the iterate [B, *D] nearest to the target, and the states that it leads to.
 
-    Attributes:
-        noise: [B, *D] of each example, the iterate that leads nearest to the target.
-        drawn: [B, *D] the states that it leads to.
-        errors: [I + 1, B] float32 mean squared distance of each iterate from the target, that of the first noise first.
-        bound: [B] float32 smallest `contraction_bound` of pairs of successive iterates; infinite where none has one. A
-            `step_size` near it or above it is too large.
+    `errors` are the mean squared distances of all iterates, float32 [I + 1, B]; `bound` float32 [B] is the smallest
+    `contraction_bound` of successive ones, infinite without any. A `step_size` near it or above it is too large.
     """
 
     noise: Tensor
@@ -241,25 +230,20 @@ def zero_order(
     """Corrects noise until the states that it leads to are near a target: z <- z - eta (f(z) - y).
 
     It is gradient descent on |f(z) - y|^2 / 2 with the identity in place of the Jacobian of f, which may be any sampler
-    with any guidance, controls and decoder of the same shape, in any number format.
-
-    Inversion: f draws under the condition of the target, and the more iterations, the nearer.
-
-    Editing: f draws under *another* condition, the first noise is the inversion of the picture, and the run is stopped
-    early. The first iterate is the plain edit, far from the picture; with each further one the distance to the picture
-    falls, and in the end the edit itself is undone. So the number of iterations is the strength with which the picture
-    is kept. It needs a small `step_size`, 0.05 for some 8 iterations: with larger or automatic steps, two iterations
-    undo most edits (`tests/benchmarks/methods/flowopt_editing.py`). `watch` may keep every iterate.
-
-    Source: Ronai, Kulikov and Michaeli, "FlowOpt", arXiv 2510.22010.
+    with guidance, controls and a decoder of the same shape. Inversion: f draws under the condition of the target, and
+    the more iterations, the nearer. Editing: f draws under *another* condition from the inversion of the picture; the
+    first iterate is the plain edit, and each further one is nearer to the picture, until the edit itself is undone. It
+    needs a small `step_size`, 0.05 for some 8 iterations: larger or automatic steps undo most edits in two
+    (`tests/benchmarks/methods/flowopt_editing.py`). Ronai, Kulikov and Michaeli, "FlowOpt", arXiv 2510.22010.
 
     Args:
         drawn: f; it is called `iterations` + 1 times, without gradients, and nothing is read back to the host.
         target: [B, *D] y.
         initial: [B, *D] the first noise.
         iterations: corrections, 0 or more.
-        step_size: eta of all examples; None: 0.4 of the smallest bound that the pairs of successive iterates of each
-            have shown so far, and 0.4 before the first pair, which suits a flow between states of unit variance.
+        step_size: eta of all examples; None: 0.4 of the smallest bound that the iterates of each have shown so far, and
+            0.4 before there is one, which suits a flow between states of unit variance.
+        watch: sees every iterate.
     """
     z, y = (x.to(torch.promote_types(x.dtype, torch.float32)) for x in (initial, target))
     image = drawn(z).to(z.dtype)

@@ -17,14 +17,9 @@ from trainer.flow.time import TimeSampler, Uniform
 
 
 class TrainingPoints(NamedTuple):
-    """Points of paths, and what a network should predict there.
+    """Points x_t [B, *D] of paths at times t [B], and what a network should predict there, [B, num_fields C, *rest].
 
-    Attributes:
-        t: [B] times in [0, 1].
-        x_t: [B, *D] states.
-        target: [B, num_fields C, *rest] the right predictions.
-        weight: [B] weights of the pairs, with mean 1; all 1 where the coupling gives none.
-        condition: of each point; couplings may permute it together with the data.
+    Weights [B] of the pairs are 1 on average; couplings may permute conditions together with the data.
     """
 
     t: Tensor
@@ -37,15 +32,8 @@ class TrainingPoints(NamedTuple):
 class FlowMatching:
     """Draws training points and scores a network on them, on one process.
 
-    The defaults are conditional flow matching with independent pairs on straight paths: Lipman et al., "Flow Matching
-    for Generative Modeling", arXiv 2210.02747, equation 9.
-
-    Args:
-        coupling: pairs source and data points.
-        time: draws times.
-        path: interpolates between the points of a pair.
-        target: the quantity that the network predicts, for states on `path`; None: the velocity.
-        objective: the loss of a prediction of `target`; None: the mean squared error.
+    The defaults are conditional flow matching with independent pairs on straight paths, the velocity as target and the
+    mean squared error: Lipman et al., "Flow Matching for Generative Modeling", arXiv 2210.02747, equation 9.
     """
 
     def __init__(
@@ -72,19 +60,10 @@ class FlowMatching:
         x_0: Tensor | None = None,
         generator: torch.Generator,
     ) -> TrainingPoints:
-        """Draws one point on the path of each pair.
+        """Draws one point on the path of each data point [B, *D]; source points None: the coupling draws them.
 
-        Args:
-            x_1: [B, *D] data points.
-            condition: of the data points.
-            x_0: [B, *D] source points; None: the coupling draws them, by default from a standard normal.
-            generator: of all draws; on its device, so that a CPU generator gives the same points everywhere.
-
-        Returns:
-            The points, on the device of `x_1`.
-
-        Raises:
-            ValueError: `x_0` has another shape than `x_1`.
+        All draws are on the device of the generator, so that a CPU generator gives the same points everywhere, and the
+        points on that of `x_1`. A ValueError if `x_0` has another shape than `x_1`.
         """
         sample, weight, condition = self._sample(x_1, condition, x_0, generator)
         weight = torch.ones_like(sample.t) if weight is None else weight
@@ -99,17 +78,9 @@ class FlowMatching:
         x_0: Tensor | None = None,
         generator: torch.Generator,
     ) -> Tensor:
-        """Computes the loss of a network on one point of the path of each pair.
+        """The loss of ``model(x_t, t, condition)`` on one point of each path, a mean weighted by the pairs.
 
-        Args:
-            model: called as ``model(x_t, t, condition)``.
-            x_1: [B, *D] data points.
-            condition: of the data points.
-            x_0: [B, *D] source points, as in `draw`; a ValueError if its shape is not that of `x_1`.
-            generator: as in `draw`.
-
-        Returns:
-            A scalar: the mean over the batch, weighted by the pairs.
+        The other arguments are those of `draw`.
         """
         sample, weight, condition = self._sample(x_1, condition, x_0, generator)
         return self.objective.loss(model, sample, condition).mean(weight)

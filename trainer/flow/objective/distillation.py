@@ -69,21 +69,16 @@ class VelocityDistillation(Distillation):
 
     A stage with weight_distribution 0 before one with more takes the place of warm-up steps.
 
-    Marginal-data transport distillation: velocity matching, and velocity distillation of the distribution.
-
     A student u(x_t, t) that is the mean velocity from x_t to the data satisfies u - (1 - t) du/dt = v along the flow of
     the teacher v. With the difference D over a short step of the teacher in place of du/dt, the residual
 
         r(x_t, t) = u(x_t, t) - (1 - t) D - v(x_t, t)
 
     is minimised in u alone: D has no gradient. The first term is its square at points of the path. The second takes the
-    gradient of u at t = 0, where samples are drawn in one step, along r at such samples x' = z' + u(z', 0), noised
-    anew to the time of the pair: its value is r^2 there. In the paper's time, 1 - t, velocities have the other sign,
-    and so has r.
-
-    D and x' are of the network in evaluation mode: it is called once or twice without gradients, then once with them.
-
-    Source: "Few-step Flow for 3D Generation via Marginal-Data Transport Distillation", arXiv 2509.04406.
+    gradient of u at t = 0, where samples are drawn in one step, along r at samples x' = z' + u(z', 0), noised anew to
+    the time of the pair: its value is r^2 there. In the paper's time, 1 - t, velocities and r have the other sign. D
+    and x' are of the network in evaluation mode: it is called once or twice without gradients, then once with them.
+    "Few-step Flow for 3D Generation via Marginal-Data Transport Distillation", arXiv 2509.04406.
     """
 
     kind: Literal["velocity_distillation"] = "velocity_distillation"
@@ -161,12 +156,9 @@ class VelocityDistillation(Distillation):
 class ConsistencyDistillation(Distillation):
     """The squared change of the estimated data over a short step of a teacher.
 
-    |x_t + (1 - t) u(x_t, t) - x_s - (1 - s) u(x_s, s)|^2, where a short step of the teacher leads from x_t to x_s.
-
-    The second estimate of the data has no gradient and is of the network in evaluation mode.
-
-    Source: Song et al., "Consistency Models", arXiv 2303.01469, equation 7, whose target network is here the network
-    itself.
+    |x_t + (1 - t) u(x_t, t) - x_s - (1 - s) u(x_s, s)|^2, where a short step of the teacher leads from x_t to x_s; the
+    second estimate has no gradient and is of the network in evaluation mode. Song et al., "Consistency Models", arXiv
+    2303.01469, equation 7, whose target network is here the network itself.
     """
 
     kind: Literal["consistency_distillation"] = "consistency_distillation"

@@ -29,27 +29,21 @@ class Fitted(NamedTuple):
 
 
 class Plan(Section):
-    """Plans of transport within a micro batch, whose costs are shared out to its examples.
+    """Plans of transport within a micro batch, whose costs |x - y|^2 / 2 are shared out to its examples.
 
-    The cost of a pair is |x - y|^2 / 2, a sum over the values of a state. With the cost |x - y|^2, which `moe.ot` has,
-    every figure would be twice as large.
-
-    A micro batch of more than 512 points is cut into equal parts, each with plans of its own. Points of different
-    labels are never matched, so that each class has a map of its own.
-
-    Exact plans are computed on the CPU: on a GPU each part of 512 points waits for the device once, whatever is asked
-    of it. Entropic plans are computed on the device, which is asked once an iteration whether it has converged. They
-    cost more than exact ones, so that a gap comes out too small, below 0 for the best map; without enough iterations it
-    comes out too large.
+    A micro batch of more than 512 points is cut into equal parts, each with plans of its own; points of different
+    labels are never matched, so that each class has a map of its own. Exact plans are computed on the CPU: a GPU waits
+    once for each part. Entropic plans are computed on the device, which is asked once an iteration whether it has
+    converged. They cost more than exact ones, so that a gap comes out too small, below 0 for the best map; without
+    enough iterations too large.
     """
 
     blurs: ClassVar[bool] = False
 
     def gap(self, x: Tensor, mapped: Tensor, label: Tensor | None = None) -> Tensor:
-        """The Monge gap [B]: how much more a map moves its points [B, *D] than a plan to the same images does.
+        """The Monge gap [B] c(x_i, T(x_i)) - B sum_j P_ij c(x_i, T(x_j)): what a map costs beyond a plan P.
 
-        It is c(x_i, T(x_i)) - B sum_j P_ij c(x_i, T(x_j)) with the plan P between points and images. The mean is 0 or
-        more for exact plans, and 0 if and only if no plan costs less than the map does.
+        The mean over exact plans is 0 or more, and 0 if and only if no plan costs less than the map does.
         """
         return torch.cat([self._gap(x[rows], mapped[rows], _of(label, rows)) for rows in _parts(len(x))])
 
@@ -57,8 +51,8 @@ class Plan(Section):
         """The distance of images from data, and the Monge gap; `label` is of the rows of all three alike.
 
         With exact plans the fit is B sum_j P_ij c(T(x_i), y_j), in the mean the squared 2-Wasserstein distance over 2.
-        With entropic plans it is that, less half of the same within the images and within the data: it has the gradient
-        of the Sinkhorn divergence, and its value but for entropies.
+        Entropic plans take off half of the same within the images and within the data: it has the gradient of the
+        Sinkhorn divergence.
         """
         parts = [self._fit_and_gap(x[rows], mapped[rows], data[rows], _of(label, rows)) for rows in _parts(len(x))]
         return Fitted(torch.cat([part.fit for part in parts]), torch.cat([part.gap for part in parts]))
@@ -158,8 +152,8 @@ def one_step(prediction: Tensor, x_0: Tensor, target: Target) -> Tensor:
 class Regularised(Objective):
     """A regression plus weight x Monge gap of the map of one step on the source points of the micro batch.
 
-    The network is called once, on twice as many states. The gap is 0 if the map is the gradient of a convex function:
-    Uscidda and Cuturi, arXiv 2302.04953, definition 1.
+    The network is called once, on twice as many states. The gap of the gradient of a convex function is 0: arXiv
+    2302.04953.
     """
 
     def __init__(self, regression: Objective, target: Target, config: MongeGap) -> None:
@@ -178,13 +172,9 @@ class Regularised(Objective):
 class MongeMap(BuiltIn):
     """The distance of the images of a map of one step from the data, plus weight x its Monge gap.
 
-    Distance of T(x_0) from the data + weight x Monge gap of T, where T(x_0) = x_0 + v(x_0, 0).
-
-    The network is asked at the source points and time 0 alone; the points of the path and their times have no effect.
-    Source points and data of a micro batch are compared as two sets, within their labels where there are any: which of
-    them form pairs has no effect either. See `Plan` for cost, plans, and micro batches of more than 512 points.
-
-    Source: Uscidda and Cuturi, "The Monge Gap: A Regularizer to Learn All Transport Maps", arXiv 2302.04953.
+    The map is T(x_0) = x_0 + v(x_0, 0): the network is asked at time 0 alone, and the points of the path have no
+    effect. Source points and data of a micro batch are two sets, within their labels, whatever the pairs. `Plan` has
+    the cost. Uscidda and Cuturi, "The Monge Gap", arXiv 2302.04953.
     """
 
     kind: Literal["monge_map"] = "monge_map"

@@ -18,12 +18,7 @@ from trainer.flow.target import Target
 
 
 class LossTerms(NamedTuple):
-    """The loss of one micro batch.
-
-    Attributes:
-        values: [B, *E] losses, the same number for each example; training minimises :meth:`mean`.
-        terms: named scalars without gradient, for the metrics: the terms of a loss that is a sum of several.
-    """
+    """Losses [B, *E] of one micro batch, of which training minimises the mean, and named scalars for the metrics."""
 
     values: Tensor
     terms: dict[str, Tensor]
@@ -64,10 +59,7 @@ class Objective(Protocol):
     draws: ClassVar[bool] = False
 
     def loss(self, model: Model, sample: PathSample, condition: Condition) -> LossTerms:
-        """Evaluates the model at B points of the path and returns the losses of each, without the weights of the pairs.
-
-        These are normalised over the global batch, and an objective has one micro batch.
-        """
+        """The losses at B points of the path of one micro batch, without the weights of the pairs."""
         ...
 
 
@@ -81,7 +73,6 @@ class ObjectiveInputs:
 
     Attributes:
         target: the quantity that the network predicts.
-        path: of the pairs, for `FeatureResidual`.
         teacher: computes features of the data, for `Aligned`.
         reference: the flow of another run, for an objective whose settings name one.
         chain: the states that the network draws, for `CausalTransition`.

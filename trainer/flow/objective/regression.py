@@ -34,8 +34,7 @@ class Squared(Section):
 class PseudoHuber(Section):
     """sqrt(difference^2 + scale^2) - scale: quadratic far below the scale, the absolute value far above it.
 
-    Source: Charbonnier et al., "Deterministic Edge-Preserving Regularization in Computed Imaging", 1997; Wang et al.,
-    "Rectified Diffusion", arXiv 2410.07303, train with scale 1e-3.
+    Charbonnier et al., 1997; Wang et al., "Rectified Diffusion", arXiv 2410.07303, train with scale 1e-3.
     """
 
     kind: Literal["pseudo_huber"] = "pseudo_huber"
@@ -53,10 +52,7 @@ Point = tuple[Tensor, Tensor]
 
 
 def at_points(model: Model, condition: Condition, *points: Point) -> tuple[Tensor, ...]:
-    """Calls a network once at several points of each of B examples: the prediction [B, *D] at each of the points.
-
-    The points of an example are neighbours in the batch of the call, so that hooks meet the examples in their order.
-    """
+    """Calls a network once at points of each of B examples, neighbours in the batch, for hooks: predictions [B, *D]."""
     if len(points) == 1:
         ((x, t),) = points
         return (model(x, t, condition).to(x.dtype),)
@@ -68,10 +64,7 @@ def at_points(model: Model, condition: Condition, *points: Point) -> tuple[Tenso
 
 @contextmanager
 def not_learning(model: Model) -> Iterator[None]:
-    """Passes of a network leave no gradients and run in evaluation mode; modules in that mode before stay in it.
-
-    Each module's mode is set and restored, whatever engine holds the network, so that no collective is called.
-    """
+    """Passes in evaluation mode without gradients; modes are set module by module, so that no collective is called."""
     learning = [module for module in model.modules() if module.training] if isinstance(model, nn.Module) else []
     for module in learning:
         module.training = False
@@ -95,12 +88,9 @@ class FieldWeights(Section):
 class Regression(BuiltIn):
     """The mean error of the prediction.
 
-    The conditional flow-matching loss: mean over D of the error of prediction - target.
-
-    Source: Lipman et al., "Flow Matching for Generative Modeling", arXiv 2210.02747, equation 9; in the space of the
-    data, Wang et al., "Rectified Diffusion", arXiv 2410.07303, algorithm 1, and for parts of paths section 3.4
-    (phased); antithetic pairs, Albergo, Boffi and Vanden-Eijnden, "Stochastic Interpolants", arXiv 2303.08797, section
-    6.1.
+    Conditional flow matching: mean over D of the error of prediction - target. Lipman et al., arXiv 2210.02747,
+    equation 9; in the space of the data, Wang et al., arXiv 2410.07303, algorithm 1, of parts of paths section 3.4
+    (phased); antithetic pairs, Albergo, Boffi and Vanden-Eijnden, arXiv 2303.08797, section 6.1.
     """
 
     kind: Literal["regression"] = "regression"
@@ -168,12 +158,9 @@ class Regression(BuiltIn):
 class Aligned(BuiltIn):
     """The mean error of the prediction, minus the similarity of the network's features to a teacher's of the data.
 
-    Mean error - weight x mean over tokens of cos(projected features at x_t, the teacher's features of x_1).
-
-    A single vector of an example is compared with all of its tokens.
-
-    Source: Park et al., "Blockwise Flow Matching", arXiv 2510.21167, section 3.2; after Yu et al., "Representation
-    Alignment for Generation", arXiv 2410.06940, equation 8.
+    Mean error - weight x mean over tokens of cos(projected features at x_t, the teacher's features of x_1); a single
+    vector of an example is compared with all of its tokens. Park et al., "Blockwise Flow Matching", arXiv 2510.21167,
+    section 3.2; after Yu et al., "Representation Alignment for Generation", arXiv 2410.06940, equation 8.
     """
 
     kind: Literal["aligned"] = "aligned"
@@ -207,11 +194,8 @@ def tokens_of(shape: torch.Size | tuple[int, ...]) -> int | None:
 class FeatureResidual(BuiltIn):
     """The squared error of approximated features; only the residual network is trained.
 
-    Mean over tokens and width of (features(x_s, s) + share residual(x_t, t) - features(x_t, t))^2.
-
-    s is the first time of the segment of t, and x_s the state of the same pair at s.
-
-    Source: Park et al., "Blockwise Flow Matching", arXiv 2510.21167, section 3.3.
+    Mean over tokens and width of (features(x_s, s) + share residual(x_t, t) - features(x_t, t))^2, where s is the first
+    time of the segment of t, and x_s the state of the same pair. Park et al., arXiv 2510.21167, section 3.3.
     """
 
     kind: Literal["feature_residual"] = "feature_residual"
@@ -233,13 +217,10 @@ class FeatureResidual(BuiltIn):
 class Transition(BuiltIn):
     """The squared error of a head's velocity, of a network that has one.
 
-    Mean over draws and D of (g(Y_s, s, h) - (Y - Y_0))^2, where Y_s = (1 - s) Y_0 + s Y.
-
-    Y is the difference of data and source, which is the velocity of the straight path, Y_0 is standard normal, s is
-    uniform, another one for each token, and h are the features of the tokens at (x_t, t). What is drawn is a function
-    of the keys of the pairs.
-
-    Source: Shaul et al., "Transition Matching", arXiv 2506.23589, section 3 (difference transition matching).
+    Mean over draws and D of (g(Y_s, s, h) - (Y - Y_0))^2, Y_s = (1 - s) Y_0 + s Y: Y is data less source, Y_0 is
+    standard normal, s is uniform, another one for each token, h are the features of the tokens at (x_t, t). Draws are
+    functions of the keys of the pairs. Shaul et al., "Transition Matching", arXiv 2506.23589, section 3 (difference
+    transition matching).
     """
 
     kind: Literal["transition"] = "transition"
@@ -264,13 +245,10 @@ TRANSITION, NOISES, STARTS, TIMES = range(4)
 class CausalTransition(BuiltIn):
     """The squared error of the head's velocities, from its noise to the tokens of the next state.
 
-    Mean over draws, next states and values of (g(y_s, s, h) - (X_(t+1) - y_0))^2, y_s = (1 - s) y_0 + s X_(t+1).
-
-    X_t = (1 - t / T) noise_t + t / T x_1 for t = 0, ..., T; h are the network's features of a token, and every token
-    has a time s of its own. A network that reads the last state learns one transition of each example, and one that
-    reads all of them every transition.
-
-    Source: Shaul et al., "Transition Matching", arXiv 2506.23589, sections 3.2 and 3.3 (ARTM, FHTM).
+    Mean over draws, next states and values of (g(y_s, s, h) - (X_(t+1) - y_0))^2, y_s = (1 - s) y_0 + s X_(t+1), with
+    X_t = (1 - t / T) noise_t + t / T x_1 for t = 0, ..., T, features h and a time s of each token. A network that reads
+    the last state learns one transition of each example, one that reads all every transition. Shaul et al., arXiv
+    2506.23589, sections 3.2 and 3.3 (ARTM, FHTM).
     """
 
     kind: Literal["causal_transition"] = "causal_transition"

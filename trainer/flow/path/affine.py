@@ -53,13 +53,10 @@ def without_noise(a: Tensor, b: Tensor, da: Tensor, db: Tensor) -> Coefficients:
 class Affine(Path):
     """A deterministic path between the two ends: x_t = a x_0 + b x_1, velocity da x_0 + db x_1.
 
-    The two points of a pair with an interval, x_s at its start and x_e at its end, determine source and data of the
-    whole path, of which the sample is a point. Between them the noise is constant, and one first-order step leads from
-    either to the other.
-
-    Source: Lipman et al., arXiv 2412.06264, section 4.8; the linear schedule is equation 5 of Liu et al., arXiv
-    2209.03003, and with sigma_min equation 20 of Lipman et al., arXiv 2210.02747; intervals are those of Wang et al.,
-    arXiv 2410.07303, section 3.4.
+    The two points of a pair with an interval determine source and data of the whole path, of which the sample is a
+    point; between them the noise is constant, and one first-order step leads from either to the other. Lipman et al.,
+    arXiv 2412.06264, section 4.8; linear: Liu et al., arXiv 2209.03003, equation 5, with sigma_min arXiv 2210.02747,
+    equation 20; intervals: Wang et al., arXiv 2410.07303, section 3.4.
     """
 
     schedule: Schedule
@@ -88,10 +85,7 @@ class Affine(Path):
 
 
 class Linear(Affine):
-    """The straight path from x_0 to x_1 + sigma_min x_0, with the same velocity at all times.
-
-    Equal to `Affine` with the schedule `linear` up to rounding, in two passes over the states in place of six.
-    """
+    """The straight path from x_0 to x_1 + sigma_min x_0; `Affine` in two passes over the states in place of six."""
 
     def __init__(self, sigma_min: float = 0.0) -> None:
         super().__init__(partial(linear, sigma_min=sigma_min))
@@ -168,10 +162,7 @@ class VariancePreservingConfig(Section):
         return Affine(self.coefficients, preserves_variance=True, starts_as=None)
 
     def coefficients(self, t: Tensor) -> Coefficients:
-        """The schedule b = exp(-B / 2), a = sqrt(1 - b^2) at times [B], with B the integral of the rate from t to 1.
-
-        Source: Song et al., arXiv 2011.13456, equation 33 with their time 1 - t.
-        """
+        """b = exp(-B / 2), a = sqrt(1 - b^2), B the integral of the rate from t to 1: arXiv 2011.13456, equation 33."""
         rest, growth = 1 - t, self.beta_max - self.beta_min
         return _from_summed_rate(self.beta_min * rest + growth / 2 * rest**2, self.beta_min + growth * rest)
 
@@ -193,30 +184,20 @@ class DiffusionStepsConfig(Section):
         return Affine(DiffusionSteps(self.cumulative_alphas()), preserves_variance=True, starts_as=None)
 
     def cumulative_alphas(self) -> Tensor:
-        """Products of 1 - beta over the first 1, 2, ..., K steps, float64 [K]: Ho et al., arXiv 2006.11239, section 2.
-
-        The square-root spacing is that of Rombach et al., "High-Resolution Image Synthesis with Latent Diffusion
-        Models", arXiv 2112.10752.
-        """
+        """Products of 1 - beta over the first 1, ..., K steps, float64 [K]; square root: arXiv 2112.10752."""
         power = 1.0 if self.spacing == "linear" else 0.5
         betas = torch.linspace(self.beta_start**power, self.beta_end**power, self.num_steps, dtype=torch.float64)
         return (1 - betas ** (1 / power)).cumprod(0)
 
 
 def trigonometric(t: Tensor) -> Coefficients:
-    """The schedule a = cos(pi t / 2), b = sin(pi t / 2), at times `t` [B].
-
-    Source: Albergo and Vanden-Eijnden, arXiv 2209.15571, equation 5.
-    """
+    """a = cos(pi t / 2), b = sin(pi t / 2) at times [B]: Albergo and Vanden-Eijnden, arXiv 2209.15571, equation 5."""
     a, b = torch.sin(math.pi / 2 * (1 - t)), torch.sin(math.pi / 2 * t)
     return without_noise(a, b, da=-math.pi / 2 * b, db=math.pi / 2 * a)
 
 
 class DiffusionSteps:
-    """The schedule of a discrete diffusion: b^2 is the product of 1 - beta at every step, and smooth in between.
-
-    `alphas` [K] are the products over the first 1, ..., K steps, between 0 and 1 and decreasing.
-    """
+    """The schedule whose b^2 is, at each of K steps, the product `alphas` [K] of 1 - beta, and smooth in between."""
 
     def __init__(self, alphas: Tensor) -> None:
         summed_rate = torch.cat([-alphas.double().log().flip(0), torch.zeros(1, dtype=torch.float64)])

@@ -39,10 +39,7 @@ ENDS = torch.tensor([[1.0, 0.0], [0.0, 1.0]], dtype=torch.float64)
 
 @dataclass(frozen=True)
 class PathTable:
-    """Weights of source, 1 to 0, and data, 0 to 1, at the times k / K, float64 [K + 1, 2], and their time derivatives.
-
-    `made_by` holds the settings and data that determine the values, for display.
-    """
+    """Weights of source and data at k / K, float64 [K + 1, 2], their slopes, and for display what determines them."""
 
     weights: Tensor
     slopes: Tensor
@@ -188,12 +185,10 @@ def estimate(
 ) -> Separation:
     """Estimates the separation of the empirical distribution of points [N, D], which are centred and scaled first.
 
-    Two estimates of G have the same mean. The first is from the variance of x given y = r x + noise, and is exact where
-    nearly every point can be identified. The second is from the distance between the mean of x given y and the best
-    linear estimate r y / (1 + r^2), and is exact where nearly no point can be. Their difference is a control variate.
-
-    Every ratio has the same draws of points and noise. `progress` is called with the number of finished ratios, of 60.
-    A ValueError for points that are fewer than two, not finite or all equal.
+    Of two estimates of G with the same mean, that from the variance of x given y = r x + noise is exact where nearly
+    every point can be identified, that from the distance between the mean of x given y and the best linear estimate r y
+    / (1 + r^2) where nearly none can; their difference is a control variate. Every ratio has the same draws. `progress`
+    gets the number of finished ratios, of 60. A ValueError for points that are fewer than two, not finite or all equal.
     """
     if len(points) < 2 or not bool(points.isfinite().all()):
         raise ValueError(f"points: {len(points)} points, or some not finite; give two or more finite ones")
@@ -234,8 +229,7 @@ def _combined(first: Tensor, second: Tensor) -> Tensor:
 def fit(separation: Separation, *, least_price: float = 1e-3, knots: int = 1000) -> PathTable:
     """The path of least kinetic energy, to unscaled data, tabulated at the times k / knots.
 
-    `least_price`, in (0, 1], is the lower bound of G. Where G is 0 a change of the angle has no energy, and the path
-    would jump; a smaller bound allows a steeper path at the source.
+    `least_price`, in (0, 1], bounds G from below: where G is 0 the path would jump; a smaller one may be steeper there.
     """
     from scipy.interpolate import PchipInterpolator
 
@@ -268,10 +262,7 @@ def least_energy(separation: Separation, least_price: float = 0.0) -> float:
 
 
 def kinetic_energy(schedule: Schedule, separation: Separation, least_price: float = 0.0) -> float:
-    """Integral over time of E|u|^2 / d for centred data, u the velocity of a path without noise of its own.
-
-    A mean other than 0 adds |mean|^2 / d times `mean_energy`. `least_price` bounds G from below.
-    """
+    """Integral over time of E|u|^2 / d for centred data; a mean adds |mean|^2 / d times `mean_energy`."""
     c, scale = schedule(_midpoints()), separation.scale
     signal, dsignal = scale * c.b, scale * c.db
     rho = torch.hypot(signal, c.a)

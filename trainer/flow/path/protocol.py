@@ -46,10 +46,7 @@ class PathSample(NamedTuple):
 
 @dataclass(frozen=True)
 class Coefficients:
-    """The path x_t = a x_0 + b x_1 + g z with z ~ N(0, I), and its time derivatives, [B] each.
-
-    dg may diverge at the ends, where the product g_dg = g dg is finite.
-    """
+    """The path a x_0 + b x_1 + g z with z ~ N(0, I), and derivatives, [B]; where dg diverges, g_dg = g dg is finite."""
 
     a: Tensor
     b: Tensor
@@ -96,13 +93,7 @@ class Path(Protocol):
     noise_scale: float = 1.0
 
     def sample(self, pairs: Pairs, t: Tensor, *, generator: torch.Generator) -> PathSample:
-        """Places every pair, with states [B, *D], at its time [B] in [0, 1].
-
-        Args:
-            pairs: B pairs.
-            t: times.
-            generator: of the path's noise; paths without such noise do not use it.
-        """
+        """Places pairs with states [B, *D] at times [B] in [0, 1]; the generator is of the path's noise."""
         ...
 
     def coefficients(self, t: Tensor) -> Coefficients:

@@ -20,11 +20,7 @@ SMALLEST_VALUE = 1e-3
 
 
 class Gamma(NamedTuple):
-    """gamma at B times, its time derivative, and the product of the two, each [B].
-
-    gamma is 0 at both ends, its slope need not be, nor the product of the Brownian one. Source: Albergo, Boffi and
-    Vanden-Eijnden, "Stochastic Interpolants", arXiv 2303.08797, section 4 and table 8.
-    """
+    """gamma at B times, its derivative, and the finite product of both, [B]: arXiv 2303.08797, section 4."""
 
     value: Tensor
     slope: Tensor

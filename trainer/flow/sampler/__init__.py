@@ -35,8 +35,6 @@ Within = Euler | Heun | Dopri5 | FirstOrder | EulerMaruyama | StochasticHeun
 class Segmented(BuiltIn):
     """Another sampler, applied to each of several equal segments of time in turn.
 
-    Follows the field `Field.within` of one segment after the other, so that no stage of a step crosses an edge.
-
     Attributes:
         segments: number of segments.
         within: the other sampler; its number of steps is that of a segment. A file of grids covers the whole time.
@@ -119,7 +117,7 @@ def _with_edges(times: Tensor, segments: int) -> tuple[Tensor, list[int]]:
 class OwnSampler(OwnClass, frozen=True):
     """A class that keeps `Sampler`; its constructor may take ``path``.
 
-    A setting ``steps`` is the number of equal steps from source to data; a class without it chooses its steps itself.
+    A setting ``steps`` is the number of equal steps; a class without it chooses its steps itself.
     """
 
     protocol: ClassVar[str] = "trainer.flow.sampler.Sampler"

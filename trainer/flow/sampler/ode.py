@@ -52,9 +52,7 @@ class FixedStep(GridSampler):
 class Euler(FixedStep):
     """Euler's method, one evaluation a step.
 
-    x + h v(x, t); order 1.
-
-    Source: Hairer, Nørsett and Wanner, "Solving Ordinary Differential Equations I", section II.1.
+    x + h v(x, t); order 1: Hairer, Nørsett and Wanner, "Solving Ordinary Differential Equations I", section II.1.
     """
 
     kind: Literal["euler"] = "euler"
@@ -67,9 +65,7 @@ class Euler(FixedStep):
 class Heun(FixedStep):
     """Heun's method, two evaluations a step.
 
-    x + h (v(x, t) + v(x + h v(x, t), t + h)) / 2; order 2.
-
-    Source: Hairer, Nørsett and Wanner, "Solving Ordinary Differential Equations I", section II.1.
+    x + h (v(x, t) + v(x + h v(x, t), t + h)) / 2; order 2: Hairer, Nørsett and Wanner, section II.1.
     """
 
     kind: Literal["heun"] = "heun"
@@ -86,9 +82,7 @@ class Heun(FixedStep):
 class Dopri5(BuiltIn):
     """Dormand and Prince's method of order 5, which chooses its own steps.
 
-    Dormand-Prince 5(4) with step-size control over the whole batch, by torchdiffeq.
-
-    Source: Dormand and Prince, "A family of embedded Runge-Kutta formulae", 1980, table 2.
+    Step-size control is over the whole batch, by torchdiffeq. Dormand and Prince, 1980, table 2.
 
     Attributes:
         rtol: relative tolerance of a step.
@@ -134,17 +128,13 @@ class Dopri5(BuiltIn):
 class FirstOrder(FixedStep):
     """The first-order step, one evaluation each; with the straight path it is Euler's.
 
-    x_s = a_s noise + b_s data, with the estimates of noise and data at (x_t, t).
-
-    The step is exact for any length if the estimates do not change along the trajectory.
-
-    Source: Song et al., "Denoising Diffusion Implicit Models", 2021, equation 12 with sigma = 0; Lin et al., "Common
-    Diffusion Noise Schedules and Sample Steps are Flawed", 2024, section 3.3 (trailing spacing).
+    x_s = a_s noise + b_s data, with the estimates at (x_t, t), exact for any length if these do not change along the
+    trajectory. Song et al., DDIM, 2021, equation 12 with sigma = 0; Lin et al., 2024, section 3.3 (trailing spacing).
 
     Attributes:
-        trained_times: number of equidistant times that the network was trained at, of which 0 is the first. Every
-            step begins at one of these times ("trailing" spacing). null: the network was trained at all times, and the
-            steps are equal.
+        trained_times: number of equidistant times that the network was trained at, of which 0 is the first. Every step
+            begins at one of these times ("trailing" spacing). null: the network was trained at all times, and the steps
+            are equal.
     """
 
     kind: Literal["first_order"] = "first_order"

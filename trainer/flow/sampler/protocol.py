@@ -147,10 +147,10 @@ class BuiltIn(Section):
 
     @abstractmethod
     def with_evaluations(self, evaluations: int) -> Self | None:
-        """The same sampler with the number of steps that comes to a number of evaluations of the field, 1 or more.
+        """The same sampler with the number of steps that comes to so many evaluations, 1 or more; None if absent.
 
-        None if no number of steps has so many, if the file of its grids has none for it, or if it chooses its steps
-        itself. A Refusal if the file cannot be read.
+        None, too, if the file of its grids has none for it or it chooses its steps itself; a Refusal for an unreadable
+        file.
         """
 
 

@@ -21,18 +21,12 @@ class GaussianStep(Protocol):
     """A step whose next state is normally distributed, given the state before it."""
 
     def moments(self, field: Field, x: Tensor, t: Tensor, t_next: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean [B, *D], differentiable, and standard deviation, a scalar or [B], of the state at `t_next` (scalar).
-
-        The standard deviation is the same for all values of an example.
-        """
+        """Mean [B, *D], differentiable, and deviation, a scalar or [B], of the state at `t_next` (scalar)."""
         ...
 
 
 def mean_log_density(y: Tensor, mean: Tensor, std: Tensor) -> Tensor:
-    """Logarithm [B] of the normal density of states, over their number of values; `std` above 0 is a scalar or [B].
-
-    The mean over values, and not their sum, is what a clip of ratios is set for, whatever the size of a state.
-    """
+    """Mean over values of the log normal density of states, [B], what clips are for; std above 0, scalar or [B]."""
     wide = per_value(std, y) if std.ndim else std
     values = -((y - mean) / wide).square() / 2 - wide.log() - math.log(2 * math.pi) / 2
     return values.flatten(1).mean(1)
@@ -44,7 +38,7 @@ Rate = Annotated[float, Setting(ge=0.0, allow_inf_nan=False)]
 class FlowGRPODiffusion(Section):
     """e = a^2 (1 - t) / (2 t), where the step from t = 0 has a^2 / (2 t') with the time t' where it ends.
 
-    Source: Liu et al., "Flow-GRPO", arXiv 2505.05470, section 4.2, where sigma^2 = 2 e and noise is at t = 1.
+    Liu et al., "Flow-GRPO", arXiv 2505.05470, section 4.2, where sigma^2 = 2 e and noise is at t = 1.
     """
 
     kind: Literal["flow_grpo"] = "flow_grpo"
@@ -58,11 +52,8 @@ class FlowGRPODiffusion(Section):
 class MemorylessDiffusion(Section):
     """e = (1 - t + floor) / (t + floor), under which a state at the data is independent of that at the source.
 
-    Fine-tuning by adjoint matching needs it. The path has to be straight. The step from t = 0, where e has no bound, is
-    that of `step` ancestral.
-
-    Source: Domingo-Enrich, Drozdzal, Karrer and Chen, "Adjoint Matching", arXiv 2409.08861, section 4.3, where
-    sigma^2 = 2 e.
+    Fine-tuning by adjoint matching needs it, on a straight path. The step from t = 0, where e has no bound, is that of
+    `step` ancestral. Domingo-Enrich et al., arXiv 2409.08861, section 4.3, where sigma^2 = 2 e.
     """
 
     kind: Literal["memoryless"] = "memoryless"
@@ -101,8 +92,8 @@ def noise_of_steps(
 class StochasticStep(FixedStep):
     """dX = (v + e score) dt + sqrt(2 e) dW towards the data, dX = (v - e score) dt + sqrt(2 e) dW towards the source.
 
-    Each has the marginals of dX = v dt for every e(t) of 0 or more. A step that ends at t = 0 or t = 1 has no noise and
-    follows the velocity alone.
+    For every e(t) of 0 or more marginals are those of dX = v dt; a step to t = 0 or 1 follows the velocity, without
+    noise.
     """
 
     diffusion: DiffusionConfig = (0.5, 0.0)
@@ -126,10 +117,8 @@ class StochasticStep(FixedStep):
 class EulerMaruyama(StochasticStep):
     """Euler's method for the stochastic equation, one evaluation a step.
 
-    x + h drift + sqrt(2 e |h|) z; weak order 1.
-
-    Source: Kloeden and Platen, "Numerical Solution of Stochastic Differential Equations", 1992, section 10.2; Albergo,
-    Boffi and Vanden-Eijnden, "Stochastic Interpolants", arXiv 2303.08797, corollary 18 (the equation).
+    x + h drift + sqrt(2 e |h|) z; weak order 1. Kloeden and Platen, "Numerical Solution of Stochastic Differential
+    Equations", 1992, section 10.2; the equation: Albergo et al., arXiv 2303.08797, corollary 18.
 
     Attributes:
         diffusion: e at the source and at the data, linear in between, or a section with a kind. With (0, 0) this is
@@ -160,10 +149,8 @@ class EulerMaruyama(StochasticStep):
 class StochasticHeun(StochasticStep):
     """Heun's method for the stochastic equation, two evaluations a step.
 
-    x + h (drift at x + drift at x') / 2 + noise, where x' is the Euler-Maruyama step; weak order 2.
-
-    Source: Kloeden and Platen, "Numerical Solution of Stochastic Differential Equations", 1992, section 15.1, equation
-    1.3 for additive noise.
+    x + h (drift at x + drift at x') / 2 + noise, where x' is the Euler-Maruyama step; weak order 2. Kloeden and Platen,
+    1992, section 15.1, equation 1.3 for additive noise.
 
     Attributes:
         diffusion: e at the source and at the data, linear in between. With (0, 0) this is Heun's method, except that
@@ -194,11 +181,9 @@ class Memoryless(EulerMaruyama):
     """x + h (2 v - kappa x) + sqrt(2 e h) z with kappa = (1 + floor) / (t + floor), on the straight path.
 
     The score there is (t v - x) / (1 - t), so that v + e score is this drift for a floor of 0, without the difference
-    of two terms that grow without bound. Towards the source the drift is kappa x. The step from t = 0 is that of
-    `Ancestral`, t' (x + v) + (1 - t') z: Euler's would be some 1 / floor steps times too long there, and the states
-    after it tens of times too wide.
-
-    Source: Domingo-Enrich, Drozdzal, Karrer and Chen, "Adjoint Matching", arXiv 2409.08861, section 4.3.
+    of two unbounded terms. Towards the source the drift is kappa x. The step from t = 0 is that of `Ancestral`, t' (x +
+    v) + (1 - t') z: Euler's would be some 1 / floor steps times too long, and the states after it tens of times too
+    wide. Domingo-Enrich et al., arXiv 2409.08861, section 4.3.
     """
 
     diffusion: MemorylessDiffusion = MemorylessDiffusion()
@@ -215,12 +200,10 @@ class Memoryless(EulerMaruyama):
 class Ancestral(EulerMaruyama):
     """A draw of the state at t', given the state at t and the data that the velocity leads to, on the straight path.
 
-    x' = t' d + c (x - t d) + s z with d = x + (1 - t) v, c = (t / t') ((1 - t') / (1 - t))^2 and
-    s^2 = (1 - t')^2 - c^2 (1 - t)^2. At t = 0 it is finite, and x' depends on x through d alone. What is drawn is too
-    narrow by O(1 / steps), since d is the mean of all data that x may lead to.
-
-    Source: Ho, Jain and Abbeel, "Denoising Diffusion Probabilistic Models", arXiv 2006.11239, equations 6 and 7, for
-    the weights t of the data and 1 - t of the noise.
+    x' = t' d + c (x - t d) + s z with d = x + (1 - t) v, c = (t / t') ((1 - t') / (1 - t))^2, s^2 = (1 - t')^2 - c^2 (1
+    - t)^2, finite at t = 0, where x' depends on x through d alone. It is too narrow by O(1 / steps), since d is the
+    mean of all data that x may lead to. Ho, Jain and Abbeel, arXiv 2006.11239, equations 6 and 7, for weights t and 1 -
+    t.
     """
 
     def moments(self, field: Field, x: Tensor, t: Tensor, t_next: Tensor) -> tuple[Tensor, Tensor]:
@@ -239,12 +222,9 @@ class Ancestral(EulerMaruyama):
 class Renoise(FixedStep):
     """The estimate of the data and fresh noise in each step, one evaluation each; for flows distilled to one step.
 
-    x_s = b_s data + sqrt(a_s^2 + g_s^2) z with the estimate of the data at (x_t, t) and z ~ N(0, I).
-
-    The step to t = 1 ends at the estimate, without noise. Every other state has the distribution of the path at its
-    time, if the estimates have that of the data. Where the path ends at the data, one step is Euler's.
-
-    Source: Song et al., "Consistency Models", arXiv 2303.01469, algorithm 1, along any path.
+    x_s = b_s data + sqrt(a_s^2 + g_s^2) z, z ~ N(0, I); the step to t = 1 ends at the estimate. States have the
+    distribution of the path if the estimates have that of the data; one step of a path to the data is Euler's. Song et
+    al., "Consistency Models", arXiv 2303.01469, algorithm 1, along any path.
     """
 
     kind: Literal["renoise"] = "renoise"

@@ -35,10 +35,7 @@ class Transition(GridSampler):
     """Steps whose direction a head draws, one call of the trunk each.
 
     x + h Y, with Y drawn by the head for the tokens of x: a flow of its own from N(0, I) over times s from 0 to 1.
-
-    The draws of a step are a function of the keys of the examples and its number.
-
-    Source: Shaul et al., "Transition Matching", arXiv 2506.23589, section 3 (difference transition matching).
+    Draws are functions of the keys of the examples and the step's number. Shaul et al., arXiv 2506.23589, section 3.
 
     Attributes:
         head: how the head draws a direction from noise.
@@ -90,9 +87,9 @@ class TokenField(Field):
 
     @abstractmethod
     def next_features(self, tokens: Tensor, t: Tensor, past: Past) -> Tensor:
-        """Reads further tokens [B, S, P] of a state at time `t` [B] into a past; returns features of the next token.
+        """Reads further tokens [B, S, P] of a state at time `t` [B] into a past; features [R, H] of the next token.
 
-        The first of a past are all tokens of a state. [R, H]; R is B, or twice B where guidance needs two conditions.
+        The first of a past are all tokens of a state. R is B, or twice B where guidance needs two conditions.
         """
 
     @abstractmethod
@@ -103,9 +100,8 @@ class TokenField(Field):
 class CausalTransition(BuiltIn):
     """Transitions of a causal network, each token of which is drawn by a head.
 
-    X_(t+1) is drawn from X_t, or from all states so far, token after token by the ordinary equation of the head.
-
-    Source: Shaul et al., "Transition Matching", arXiv 2506.23589, sections 3.2 and 3.3 (ARTM, FHTM).
+    X_(t+1) is drawn from X_t, or from all states so far, token after token by the ordinary equation of the head. Shaul
+    et al., "Transition Matching", arXiv 2506.23589, sections 3.2 and 3.3 (ARTM, FHTM).
 
     Attributes:
         head: how the velocity of the head is followed for each token.

@@ -86,9 +86,7 @@ class Single(BuiltIn):
 class Velocity(Single):
     """The network predicts dx/dt; nothing to set.
 
-    The conditional mean of the velocity transports the source to the data.
-
-    Source: Lipman et al., "Flow Matching for Generative Modeling", arXiv 2210.02747, theorem 2.
+    The conditional mean of the velocity transports the source to the data: Lipman et al., arXiv 2210.02747, theorem 2.
     """
 
     kind: Literal["velocity"] = "velocity"
@@ -101,10 +99,7 @@ class Velocity(Single):
 class Data(Single):
     """The network predicts the data point x_1; nothing to set.
 
-    Its conditional mean is the denoised state.
-
-    Source: Salimans and Ho, "Progressive Distillation for Fast Sampling of Diffusion Models", arXiv 2202.00512,
-    section 4.
+    Its conditional mean is the denoised state: Salimans and Ho, arXiv 2202.00512, section 4.
     """
 
     kind: Literal["data"] = "data"
@@ -118,10 +113,8 @@ class Data(Single):
 class Noise(Single):
     """The network predicts the noise in the state: z where the path adds noise of its own, else x_0.
 
-    The conditional mean of z is the score times -g. That of x_0 is the score times -a if the source is standard normal
-    and independent of the data.
-
-    Source: Ho et al., "Denoising Diffusion Probabilistic Models", arXiv 2006.11239, section 3.2.
+    The conditional mean of z is the score times -g, that of x_0 times -a if the source is standard normal and
+    independent of the data. Ho et al., arXiv 2006.11239, section 3.2.
     """
 
     kind: Literal["noise"] = "noise"
@@ -135,13 +128,8 @@ class Noise(Single):
 class Score(Single):
     """The network predicts the gradient of the log density; nothing to set.
 
-    The score -z / g, or -x_0 / a on a path without noise of its own from a standard normal source.
-
-    In the second case the source must be independent of the data. The divisor is at least 1e-3 of the path's noise
-    scale; the score grows without bound where the noise vanishes.
-
-    Source: Vincent, "A Connection Between Score Matching and Denoising Autoencoders", 2011; Song et al., arXiv
-    2011.13456, equation 7.
+    -z / g, or -x_0 / a on a path without noise of its own from a standard normal source independent of the data; the
+    divisor is at least 1e-3 of the path's noise scale. Vincent, 2011; Song et al., arXiv 2011.13456, equation 7.
     """
 
     kind: Literal["score"] = "score"
@@ -155,10 +143,7 @@ class Score(Single):
 class VPrediction(Single):
     """The network predicts b x_0 - a x_1 on a path with a^2 + b^2 = 1; nothing to set.
 
-    The pair (state, v) is the pair (x_0, x_1) after a rotation.
-
-    Source: Salimans and Ho, "Progressive Distillation for Fast Sampling of Diffusion Models", arXiv 2202.00512,
-    appendix D, where alpha is b and sigma is a.
+    (state, v) is (x_0, x_1) after a rotation: Salimans and Ho, arXiv 2202.00512, appendix D, alpha is b and sigma a.
     """
 
     kind: Literal["v_prediction"] = "v_prediction"
@@ -180,11 +165,8 @@ class VPrediction(Single):
 class VelocityAndNoise(BuiltIn):
     """The network predicts dx/dt and z on a path with noise of its own; nothing to set.
 
-    Velocity b and denoiser eta of a stochastic interpolant, two fields of one network.
-
-    They determine the score -eta / g of any source, and with it every diffusion that has the marginals of the flow.
-
-    Source: Albergo, Boffi and Vanden-Eijnden, "Stochastic Interpolants", arXiv 2303.08797, sections 2.2 and 2.4.
+    Velocity and denoiser eta of a stochastic interpolant determine the score -eta / g of any source, and so every
+    diffusion that has the marginals of the flow. Albergo et al., arXiv 2303.08797, sections 2.2 and 2.4.
     """
 
     kind: Literal["velocity_and_noise"] = "velocity_and_noise"

@@ -45,16 +45,15 @@ def convert(value: Tensor, x_t: Tensor, t: Tensor, path: Path, *, source: Quanti
     """Converts one quantity [B, *D] at x_t into another; a ValueError if the path leaves that one open.
 
     A path of two terms is x_t = n noise + b data. The noise is x_0 with n = a where the path has no noise of its own,
-    and z with n = g where the path has no source. The path and the definition of the known quantity are two linear
-    equations for noise and data. From these follow the velocity dn noise + db data, v = b noise - n data, and the score
-    -noise / n. The score is the gradient of the log density if the noise is standard normal and independent of the
-    data, as z is. From v the others follow here only where n^2 + b^2 = 1.
+    and z with n = g where it has no source. The path and the definition of the known quantity are two linear equations
+    for noise and data. From these follow the velocity dn noise + db data, v = b noise - n data, and the score -noise /
+    n, the gradient of the log density if the noise is standard normal and independent of the data, as z is. From v the
+    others follow here only where n^2 + b^2 = 1. On a path of three terms, a x_0 + b x_1 + g z, only noise and score
+    follow from each other.
 
-    A path of three terms, a x_0 + b x_1 + g z, has one unknown more: only noise and score follow from each other there.
-
-    A conversion that divides by n or b leaves its result open at an end where that weight is 0. It divides by at least
-    1e-3 of the scale of the weight, so that the result is finite there. Where the weight is larger the result is exact,
-    and so it is at every time if b is never 0 (`Path.starts_as`) or if the velocity is converted into data or noise.
+    Divisors n and b are at least 1e-3 of the scale of the weight, so that results that are open at an end are finite
+    there. Else results are exact, at every time if b is never 0 (`Path.starts_as`), or from the velocity to data or
+    noise.
     """
     _check_names(source=source, to=to)
     if source == to:
@@ -98,11 +97,9 @@ def convert(value: Tensor, x_t: Tensor, t: Tensor, path: Path, *, source: Quanti
 def convert_pair(velocity: Tensor, noise: Tensor, x_t: Tensor, t: Tensor, path: Path, *, to: Quantity) -> Tensor:
     """Converts velocity and noise at x_t = a x_0 + b x_1 + g z into another quantity, or raises a ValueError.
 
-    The score is -z / g. The divisor is at least 1e-3 of the path's noise scale: where g is 0 the score is open, and the
-    result finite. The velocity without the path's own noise is velocity - dg z = velocity + g dg score =
-    da x_0 + db x_1. This and x_t - g z = a x_0 + b x_1 are two equations for x_0 and x_1.
-
-    Source: Albergo, Boffi and Vanden-Eijnden, "Stochastic Interpolants", arXiv 2303.08797, equations 2.11 to 2.14.
+    The score is -z / g, its divisor at least 1e-3 of the path's noise scale. The velocity without the path's noise is
+    velocity - dg z = da x_0 + db x_1; this and x_t - g z = a x_0 + b x_1 are two equations for x_0 and x_1. Albergo,
+    Boffi and Vanden-Eijnden, "Stochastic Interpolants", arXiv 2303.08797, equations 2.11 to 2.14.
     """
     _check_names(to=to)
     if to == "velocity":
