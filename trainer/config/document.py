@@ -72,10 +72,9 @@ REQUESTS = "configs/requests"
 
 
 def load_request(path: Path, overrides: Sequence[str], kind: type[R], **changes: Any) -> R:
-    """Reads and validates a request after overrides, which are applied in order.
+    """Reads and validates a request after overrides, in order, and after sections that options make.
 
-    `changes` are sections that options make, whose keys replace those of the file; another kind replaces the whole
-    section. None: not given.
+    Keys of these `changes` replace those of the file, another kind the whole section. None: not given.
     """
     document = read_document(path, REQUESTS)
     for override in overrides:

@@ -33,19 +33,10 @@ CHECKPOINT, COMPLETE = r"step_\d{8,}", "COMPLETE"
 
 
 def load_config(path: Path | str, overrides: Sequence[str] = ()) -> RunConfig:
-    """Reads and validates a configuration.
+    """Reads and validates a configuration; overrides are ``dotted.key=value`` in YAML, applied in order.
 
-    Args:
-        path: YAML file.
-        overrides: ``dotted.key=value`` with the value in YAML, applied in order.
-
-    Returns:
-        The configuration; :func:`trainer.config.rules.plan.plan_layout` checks what depends on the number of
-        ranks.
-
-    Raises:
-        Refusal: the file is missing or malformed, a key is unknown or a value is out of range; names file, field,
-            value and remedy.
+    :func:`trainer.config.rules.plan.plan_layout` checks what depends on the number of ranks. A Refusal names file,
+    field, value and remedy of a missing or malformed file, an unknown key or a value out of range.
     """
     path = Path(path)
     document = read_document(path)
@@ -61,10 +52,7 @@ def load_run(folder: Path) -> RunConfig:
 
 
 def validated(path: Path, document: dict[str, Any]) -> RunConfig:
-    """A configuration completed from its base and files; the classes that it names are trusted, as the user wrote them.
-
-    A file that a section names and that cannot be read is refused only where all else is well.
-    """
+    """A configuration completed from base and files, complaints about files last; its classes are trusted."""
     trust(document)
     return _validated(path, document)
 

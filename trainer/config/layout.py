@@ -14,14 +14,12 @@ class Layout:
     """The division of the work.
 
     Attributes:
-        expert_parallel: ranks that share the experts of a layer; consecutive ranks form such a group.
+        expert_parallel: consecutive ranks that share the experts of a layer.
         expert_data_parallel: groups of that kind, each with a copy of every expert.
         tensor_parallel: consecutive ranks that share the matrices of a block and see the same examples.
-        micro_batch: examples of one forward pass on one rank.
-        accumulation: forward passes of one rank in an optimiser step.
+        accumulation: forward passes of `micro_batch` examples of one rank in an optimiser step.
         placement: where each expert lives, None for a dense model.
-        relay_ranks: ranks of a group on one node, where a token crosses to a node once (hierarchical dispatch on
-            several nodes of several ranks); None: nodes make no difference.
+        relay_ranks: ranks of a group on one node, where a token crosses to a node once; None: nodes make no difference.
     """
 
     world_size: int = 1

@@ -111,8 +111,7 @@ class ReconstructionSample(Section):
 class ObjectSample(Section):
     """Objects that are built for some preferences, by the moving average of the weights and the same draws each time.
 
-    They are written as lines of JSON, and as a picture where the environment is a grid of two coordinates or has more
-    than one objective.
+    Lines of JSON, and a picture where the environment is a grid of two coordinates or has more than one objective.
     """
 
     kind: Literal["objects"] = "objects"

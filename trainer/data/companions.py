@@ -60,11 +60,9 @@ class Sourced(Accompanied):
 
 
 def source_points(source: Dataset, numbers: Tensor, *, seed: int, split: Split = "held_out") -> Tensor:
-    """Starting points of paths, float32 [B, *shape].
+    """Starting points of paths, float32 [B, *shape], by seed and numbers int64 [B] of the paths, 0 or more.
 
-    Args:
-        numbers: int64 [B], 0 or more, of the paths; with `seed` they decide where each begins.
-        split: the part of a finite data set to take. Endless ones give examples that no training reaches.
+    Of a finite set they are of `split`; endless ones give examples that no training reaches.
     """
     if source.endless:
         keys = fold_in(torch.tensor(derive_seed(seed, "start")), numbers)

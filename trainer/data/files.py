@@ -26,11 +26,9 @@ _lookup: ContextVar[Lookup] = ContextVar("lookup", default=_alone)
 
 
 def found_once(key: str, find: Callable[[], Any], folder: Path | None = None) -> Any:
-    """Returns what `find` does, a value that JSON can hold or a ValueError, looked up as :func:`looking_up_by` has set.
+    """What `find` returns, of JSON, or its ValueError, looked up as :func:`looking_up_by` has set.
 
-    Args:
-        key: the same on every rank.
-        folder: the folder that it reads, if it is one: nodes that share it with rank 0 need not look themselves.
+    Keys are the same on every rank. Nodes that share `folder`, which it reads, with rank 0 need not look themselves.
     """
     return _lookup.get()(key, find, folder)
 

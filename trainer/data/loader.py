@@ -59,21 +59,16 @@ def check_bad_share(bad: Collection[str], num_examples: int, max_bad_share: floa
 class Loader:
     """Deals an endless stream of shuffled epochs out to the ranks.
 
-    The epochs follow each other in one sequence of positions, so a batch may span two of them. Step s (from 0) takes
-    positions s*G to (s+1)*G of a global batch of G, cut into micro batches numbered from 0; rank r of W takes the
-    r-th run of consecutive ones. Which examples form a step, and in what order, therefore does not depend on W.
+    Epochs follow each other in one sequence of positions, so that a batch may span two. Step s (from 0) takes positions
+    s*G to (s+1)*G of a global batch of G, a multiple of micro batch x W, cut into micro batches; rank r of W takes the
+    r-th run of them. Which examples form a step, and in what order, does not depend on W.
 
-    Examples of several shapes are dealt shape by shape, each from a sequence of positions of its own: all ranks see
-    one shape at a step, in all micro batches. :class:`trainer.data.order.Interleaved` shares the steps out among the
-    shapes; held-out examples come one shape after the other.
+    Examples of several shapes are dealt shape by shape, each from a sequence of its own: all ranks see one shape at a
+    step. :class:`trainer.data.order.Interleaved` shares the steps out; held-out examples come one shape after the
+    other.
 
-    An example that cannot be read is replaced by the next one of its split and shape (in the order of `Dataset.groups`,
-    after the last the first) that can: the same on every rank and in every epoch.
-
-    Args:
-        global_batch: examples of an optimiser step over all ranks, a multiple of micro_batch * world_size.
-        micro_batch: examples of one micro batch on one rank.
-        max_bad_share: share of the split that may be bad, at least 0 and below 1.
+    An example that cannot be read is replaced by the next of its split and shape (in the order of `Dataset.groups`,
+    then the first) that can, on every rank and in every epoch; `max_bad_share`, below 1, may be bad.
     """
 
     def __init__(
@@ -201,10 +196,7 @@ class BadExampleList:
     """The bad examples that a run has met, on all ranks: said once, listed in a file, counted."""
 
     def __init__(self, path: Path, *, started: int, num_examples: int, max_bad_share: float) -> None:
-        """Resumes the list of an earlier start; lines of steps after `started`, in optimiser steps, are struck out.
-
-        Rank 0 writes `path`, one line an example: step and file. `max_bad_share` is a share of `num_examples`.
-        """
+        """Resumes the list of an earlier start; lines of steps after `started`, in optimiser steps, are struck out."""
         self.num_examples, self._max_bad_share, self._path = num_examples, max_bad_share, path
         self._met: dict[str, int] = {}
         if path.exists():

@@ -59,8 +59,7 @@ class Alone(Plan):
 class Interleaved(Plan):
     """Groups take turns at random, each exactly as often as its size demands.
 
-    A group of n examples has n / B steps of B examples in an epoch of all groups. Its j-th step falls somewhere within
-    the j-th of these equal parts of time, and the steps of all groups follow each other in the order of their times.
+    Of n examples there are n / B steps in an epoch; the j-th falls within the j-th of these equal parts of time.
     """
 
     def __init__(self, sizes: Sequence[int], batch: int, seed: int) -> None:

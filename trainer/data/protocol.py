@@ -138,9 +138,7 @@ class Dataset(Protocol):
     def order(self, split: Split, *, seed: int, epoch: int, global_batch: int) -> Tensor:  # noqa: ARG002
         """Returns the ids of a split in the order of an epoch, from 0, int64 [N]; by default shuffled as a whole.
 
-        Args:
-            global_batch: examples of a step over all ranks. Epochs follow each other without a gap, so that example k
-                of an epoch is number (epoch * N + k) % global_batch of its step.
+        Epochs follow each other without a gap: example k of one is number (epoch * N + k) % global_batch of its step.
         """
         ids = self.indices(split)
         return ids[torch.from_numpy(np.random.default_rng([seed, epoch]).permutation(len(ids)))]

@@ -89,8 +89,7 @@ class TextConfig(Section):
 class Text(Dataset):
     """Windows of tokens; each but the first of its split begins with the last token of the one before.
 
-    The documents of a split are packed one behind the other, with end tokens between them. The rows read are mapped
-    into memory, which the processes of a machine share.
+    Documents are packed with end tokens between them; rows are mapped into memory that processes share.
     """
 
     num_classes = 0

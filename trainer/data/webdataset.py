@@ -34,13 +34,10 @@ def streamed_order(
     The tars are shuffled and laid end to end in a circle, which is cut at a random place and then into S = `streams`
     pieces of equal length (S at most G, the global batch), so that neighbours part from epoch to epoch. Inside a
     stream, runs of `shuffle` neighbours are shuffled among each other. Example j of the G of a step is one of stream
-    floor(j S / G), and example k of an epoch is number (epoch * N + k) % G of its step. Ranks take consecutive parts
-    of the global batch, so rank r of W reads the streams from r S / W to (r + 1) S / W and nothing else, each of them
-    step by step from its beginning to its end.
-
-    W does not enter. Where S is at least W, each byte is read once; where it is less, ranks share streams and read
-    overlapping runs. Examples within `shuffle` of each other come in random order; WebDataset's shuffles are of that
-    kind, with as many streams as it has workers.
+    floor(j S / G), and example k of an epoch is number (epoch * N + k) % G of its step. Ranks take consecutive parts of
+    the global batch, so rank r of W reads the streams from r S / W to (r + 1) S / W alone, from beginning to end. Where
+    S is at least W, each byte is read once, else ranks share streams. WebDataset's shuffles are of this kind, with a
+    stream a worker.
     """
     generator = np.random.default_rng([seed, epoch])
     line = np.concatenate([stretches[tar] for tar in generator.permutation(len(stretches))])
@@ -144,8 +141,8 @@ class WebDatasetConfig(Section):
 class WebDataset(Listed):
     """Pictures in tars; the index says where each is, so that a step reads its examples and no others.
 
-    The held-out examples are the last of a fixed shuffle, so that a larger `held_out` contains a smaller one; streams
-    pass over them. Raises Refusal if index or tars have changed, Unreachable if a server does not answer.
+    The last of a fixed shuffle are held out, so that more contain fewer; streams pass over them. Raises Refusal if
+    index or tars have changed, Unreachable if a server does not answer.
     """
 
     def __init__(self, config: WebDatasetConfig) -> None:

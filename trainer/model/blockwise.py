@@ -78,9 +78,8 @@ class SegmentLinear(nn.Module):
 class Blockwise(Network):
     """A trunk makes features of a state, which steer the blocks of its segment of time; without it time and class do.
 
-    A residual network approximates their change, so that a sampler can run the trunk once a segment:
-    features(x, t) ~ features(x_start, t_start) + share residual(x, t), where share grows from 0 to 1 in the segment.
-    Park et al., "Blockwise Flow Matching", arXiv 2510.21167, sections 3.1 (segments), 3.2 (features), 3.3 (residual).
+    features(x, t) ~ features(x_start, t_start) + share residual(x, t), share from 0 to 1 in the segment, so that a
+    sampler can run the trunk once a segment. Park et al., arXiv 2510.21167, sections 3.1 to 3.3.
     """
 
     positions: Tensor

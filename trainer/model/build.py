@@ -40,8 +40,7 @@ def build_model(config: RunConfig, layout: Layout) -> Network:
 def bare_network(config: RunConfig, layout: Layout) -> Network:
     """This rank's network on Megatron's process groups, parameters on the meta device and buffers on the CPU.
 
-    Its weights are :class:`trainer.model.values.DrawnValues`, equal however ranks share it. A custom network that draws
-    its weights itself has them, in float32 on the CPU.
+    Weights are :class:`trainer.model.values.DrawnValues`, equal however ranks share it, but for a custom network's own.
     """
     draws_itself = not hasattr(getattr(_builder(config), "__self__", _builder(config)), "initial")
     generator = torch.Generator().manual_seed(derive_seed(config.run.seed, "model")) if draws_itself else None

@@ -117,10 +117,7 @@ def beside_context(x_t: Tensor, context: Tensor | None, read_context: nn.Module 
 
 
 class SpatialRescaler(nn.Conv2d):
-    """Halves a map by means of two by two, and mixes its channels: Rombach et al., 2022, appendix D.
-
-    As in Dao et al., "Flow Matching in Latent Space", 2307.08698, section 4.2.
-    """
+    """Halves a map by means of two by two, and mixes its channels: Rombach et al., 2022, D; arXiv 2307.08698, 4.2."""
 
     def __init__(self, num_read: int, num_written: int, halvings: int) -> None:
         super().__init__(num_read, num_written, 1)

@@ -178,8 +178,6 @@ class Block(nn.Module):
         """Tokens [B, N, D] after the block; with `looking` also [B, A, M], their unmasked attention, mean over heads.
 
         Args:
-            tokens_BND: the tokens before it.
-            steering_BD: what scales, shifts and gates them.
             mask: bool [N, M], which of all M tokens each attends to; None: all of them.
             past: keys and values of tokens read before, which these are added to.
             looking: int64 [A], tokens whose attention is returned.

@@ -38,12 +38,11 @@ class MovesTokens(Protocol):
 
 
 class GPT(Network):
-    """A pre-norm transformer whose tokens may move between ranks from layer to layer.
+    """A pre-norm transformer whose tokens may move between ranks (Radford et al., 2019, section 2.3).
 
-    The residual stream is rows [T, D], and a :class:`moe.dispatch.residency.Residency` says which tokens they are.
-    Feed-forward layers take rows where they are, or move them (:class:`MovesTokens`); then forward and backward are
-    collective over their expert-parallel group, whose ranks give batches of one shape.
-    Radford et al., "Language Models are Unsupervised Multitask Learners", 2019, section 2.3.
+    A :class:`moe.dispatch.residency.Residency` says which tokens the rows [T, D] of the residual stream are.
+    Feed-forward layers take rows where they are, or move them (:class:`MovesTokens`); then passes are collective over
+    their expert-parallel group, whose ranks give batches of one shape.
     """
 
     def __init__(self, spec: NetworkSpec[GPTConfig]) -> None:

@@ -19,10 +19,9 @@ from trainer.model.network import Builders, Constant, Initial, Network, NetworkS
 
 
 class MLP(Network):
-    """Residual blocks over a vector, steered as those of a diffusion transformer; the output starts at zero.
+    """Residual blocks over a vector and its waves, steered as those of a DiT; the output starts at zero.
 
-    The input also holds sines and cosines of its values: Tancik et al., "Fourier Features Let Networks Learn High
-    Frequency Functions in Low Dimensional Domains", 2020.
+    Sines and cosines: Tancik et al., "Fourier Features", 2020.
     """
 
     def __init__(self, spec: NetworkSpec[MLPConfig]) -> None:

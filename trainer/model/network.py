@@ -82,17 +82,12 @@ C = TypeVar("C", bound=NetworkConfig, covariant=True)
 
 
 class Network(nn.Module):
-    """The module that a run trains: one with blocks, called as its task does.
+    """The module that a run trains: any module of torch with `blocks`, called as its task does.
 
-    Any module of torch with `blocks` will do, derived from this class or not. It is no protocol, since engines take
-    modules alone, and a protocol cannot derive from one.
-
-    One that also is a :class:`trainer.model.network.StatesInitial` is never whole in the memory of a rank that
-    trains a part of it: its constructor then sees parameters without memory, and its values are drawn one parameter at
-    a time. Any other draws its values itself.
-
-    Attributes:
-        blocks: the layers of its traces, which engines compile, repeat and gather one by one.
+    It is no protocol, since engines take modules alone; they compile, repeat and gather the blocks, the layers of
+    traces, one by one. A :class:`StatesInitial` is never whole in the memory of a rank that trains a part of it: its
+    constructor sees parameters without memory, and values are drawn one parameter at a time. Any other draws its values
+    itself.
     """
 
     blocks: nn.ModuleList
@@ -103,7 +98,6 @@ class NetworkSpec(Generic[C]):
     """Everything that a network is built from.
 
     Attributes:
-        config: its settings.
         state_shape: shape of the state of an example, which `config.check_states` accepts.
         num_classes: labels 0 to num_classes - 1; one more, `null_label`, stands for no label.
         num_fields: states that a prediction holds one behind the other.
@@ -112,8 +106,7 @@ class NetworkSpec(Generic[C]):
         context_channels: channels of the condition's context, read beside those of the state.
         read_context: what the context goes through first, to those channels at the resolution of the state.
         caption_width: of the vectors of captions that the condition holds; 0: it holds none.
-        generator: for a network that draws its initial weights itself; None: there is nothing to draw, since it says
-            what its parameters begin with, or is built for their shapes alone.
+        generator: for a network that draws its initial weights itself; None: there is nothing to draw.
     """
 
     config: C
@@ -198,8 +191,7 @@ def computing_dtype(module: nn.Module) -> torch.dtype:
 def prepare_blocks(blocks: nn.ModuleList, config: DeepSpeedConfig | FSDPConfig) -> None:
     """Makes each block compute as the engine's settings say, in place, before an engine puts its hooks around it.
 
-    ``activation_checkpointing`` keeps the inputs and computes the rest again with the same draws, collectives and bits
-    (Chen et al., "Training Deep Nets with Sublinear Memory Cost", 2016); ``compile`` keeps the draws.
+    Checkpointing repeats draws, collectives and bits (Chen et al., arXiv 1604.06174); ``compile`` keeps the draws.
     """
     for block in blocks:
         compute: Any = block.forward

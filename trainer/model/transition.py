@@ -28,8 +28,7 @@ from trainer.model.network import Builders, Constant, Initial, Network, NetworkS
 class FlowHead(nn.Module):
     """The velocity of a flow over the values of a token by its features, independent of other tokens; zero at first.
 
-    State and time join with sines and cosines, so that a narrow distribution can be learned. Shaul et al., "Transition
-    Matching", arXiv 2506.23589, section 3.
+    State and time have sines and cosines, for narrow distributions. Shaul et al., arXiv 2506.23589, section 3.
     """
 
     def __init__(self, config: HeadConfig, *, values: int, features: int) -> None:
@@ -129,10 +128,10 @@ class TransitionMLP(MLP):
 class CausalTransition(Network):
     """A transformer over the tokens of a state and of those that follow it, steered by the class, and a head.
 
-    The features at a place are those of the token that is drawn there, and its input is the token before it, at first a
-    start token without value. With history `last` tokens of X_t attend to one another, those of X_(t+1) to X_t and to
-    tokens before, and time steers; with `full` all states are one causal sequence without a time.
-    Shaul et al., "Transition Matching", arXiv 2506.23589, sections 3.2 and 3.3 (ARTM, FHTM).
+    The features at a place are those of the token that is drawn there, its input the token before, at first a start
+    token. With history `last` tokens of X_t attend to one another, those of X_(t+1) to X_t and to tokens before, and
+    time steers; with `full` all states are one causal sequence without a time. Shaul et al., sections 3.2 and 3.3
+    (ARTM, FHTM).
     """
 
     positions: Tensor

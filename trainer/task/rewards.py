@@ -48,10 +48,9 @@ def lattice(num: int, divisions: int) -> Tensor:
 
 
 def _log_gamma_draws(keys: Tensor, shape: float) -> Tensor:
-    """Logarithms of Gamma(shape) draws, float64, by a fixed number of proposals.
+    """Logarithms of Gamma(shape) draws, float64, by a fixed number of proposals, from shape + 1 times u^(1 / shape).
 
-    Marsaglia and Tsang, "A Simple Method for Generating Gamma Variables", 2000, sections 2 and 6: a draw of
-    shape + 1 times u^(1 / shape), which also serves shapes below 1.
+    Marsaglia and Tsang, "A Simple Method for Generating Gamma Variables", 2000, sections 2 and 6.
     """
     proposals = torch.arange(_PROPOSALS, device=keys.device)
     own = fold_in(keys[..., None], proposals)
@@ -106,9 +105,9 @@ class ScalarisedReward(LogReward):
 def log_scalar(rewards_BK: Tensor, weights_BK: Tensor, scalarisation: Scalarisation, least: float) -> Tensor:
     """The logarithm of one reward made of rewards [B, K] from 0 to 1: float64 [B], at least that of `least`.
 
-    ``weighted_sum``: sum of w r; ``weighted_log_sum``: sum of w log r, the logarithm of their weighted geometric mean;
-    ``tchebycheff``: 1 - max of w (1 - r), the published distance to the best of all objectives turned round, since a
-    reward has to grow with them. Rewards below `least` count as it.
+    Sum of w r; sum of w log r, of their weighted geometric mean; or ``tchebycheff``, 1 - max of w (1 - r), the
+    published distance to the best of all objectives turned round, since a reward has to grow. Rewards below `least`
+    count as it.
     """
     rewards_BK = rewards_BK.double()
     match scalarisation:
@@ -128,12 +127,11 @@ NOISE = 1e-4
 
 
 class GaussianProcess(NamedTuple):
-    """Objectives as functions of places [N, C], independent of each other, each with a kernel of its own length.
+    """Objectives as functions of places [N, C], each with a Matern 5/2 kernel of the likeliest of `LENGTHS`.
 
-    The kernel is Matern's of smoothness 5/2. Its length is the one of `LENGTHS` under which the measured values are
-    likeliest. Everything is in closed form, so that equal objects give equal figures; the time grows with N^3 once and
-    with B N^2 for each call. All float64; `weights` [K, N] are those of the measured objects in an expectation.
-    Rasmussen and Williams, "Gaussian Processes for Machine Learning", 2006, algorithm 2.1 and equation 4.17.
+    In closed form, so that equal objects give equal figures; the time grows with N^3 once and B N^2 a call. All
+    float64; `weights` [K, N] are of the measured objects in an expectation. Rasmussen and Williams, 2006, algorithm
+    2.1, eq. 4.17.
     """
 
     places: Tensor

@@ -25,11 +25,8 @@ from trainer.training.task import Builders, Networks
 class TrajectoryBalanceTask(BuildingTask):
     """(log Z + sum of log P_F - b log R - sum of log P_B)^2 over each path that the policy itself takes.
 
-    Draws are a function of the run's seed and of the number of the object, so that they depend on neither ranks nor
-    micro batches. Exploration changes what is drawn, never a log-probability.
-
-    Source: Malkin et al., "Trajectory Balance", 2022, equation 14; Jain et al., "Multi-Objective GFlowNets", 2023,
-    section 4.1 (conditional on preferences).
+    Draws are functions of seed and object, not of ranks or micro batches; exploration never changes a log-probability.
+    Malkin et al., 2022, equation 14; Jain et al., "Multi-Objective GFlowNets", 2023, section 4.1 (on preferences).
     """
 
     def __init__(self, config: RunConfig) -> None:

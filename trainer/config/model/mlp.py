@@ -66,13 +66,7 @@ class MLPConfig(NetworkConfig):
 
 @dataclass(frozen=True)
 class PolicySizes:
-    """Sizes of a policy's input and output.
-
-    Attributes:
-        states: on the longest path to an object, all of which a loss reads.
-        actions: the stop included.
-        backward: whether it also learns the probabilities of backward actions.
-    """
+    """Sizes of a policy's input and output: states on the longest path to an object, and actions, the stop included."""
 
     states: int
     features: int

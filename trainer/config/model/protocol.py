@@ -92,10 +92,8 @@ class Input:
 class NetworkConfig(Section):
     """Settings of a network. A class of its own for each network says what differs from the defaults here.
 
-    A ``no_...`` says in words that complete a message why something is impossible; None: it is possible.
-
-    A network that is not in the list of :mod:`trainer.model.build` sets `network`. Settings of a network that learns a
-    flow also have `label_dropout`, the share of the labels that is hidden while training.
+    A ``no_...`` says in words that complete a message why something is impossible; None: it is possible. A network that
+    is not in the list of :mod:`trainer.model.build` sets `network`; one that learns a flow has `label_dropout`, too.
     """
 
     if TYPE_CHECKING:  # fields of the subclasses, which give them their place in the YAML
@@ -206,10 +204,7 @@ class NetworkConfig(Section):
     def multiply_adds(self, state_shape: Shape, *, context_channels: int = 0, mixture: int | None = None) -> int | None:
         """Multiply-adds of the matrix products in the forward pass of one example; None: they are not known.
 
-        Args:
-            state_shape: shape that `check_states` accepts.
-            context_channels: channels that are read beside those of the state.
-            mixture: multiply-adds of one token in a mixture of experts; None: the feed-forward layers are dense.
+        `mixture`: multiply-adds of one token in a mixture of experts; None: the feed-forward layers are dense.
         """
         del state_shape, context_channels, mixture
         return None
@@ -228,13 +223,9 @@ class NetworkConfig(Section):
         context_channels: int = 0,
         mixture: int | None = None,
     ) -> int | None:
-        """Those of all calls that draw one example without guidance; None: they are not known.
+        """Those of all calls, as in a `Trajectory`, that draw one example without guidance; None: they are not known.
 
-        Args:
-            state_shape: shape that `check_states` accepts.
-            calls: how often each part of the network is called, as in :class:`trainer.flow.sampler.Trajectory`.
-            segments: parts of the time that the sampler enters one after the other.
-            context_channels, mixture: as for `multiply_adds`.
+        `segments`: parts of the time that the sampler enters one after the other.
         """
         del segments
         a_call = self.multiply_adds(state_shape, context_channels=context_channels, mixture=mixture)
@@ -278,12 +269,9 @@ class TransformerConfig(NetworkConfig):
         return self
 
     def in_a_block(self, tokens: int, *, attended: int | None = None, feed_forward: int | None = None) -> int:
-        """Multiply-adds of a block without what steers it.
+        """Multiply-adds of a block without what steers it; `attended` pairs of tokens, None: all.
 
-        Args:
-            tokens: that pass through it.
-            attended: pairs of tokens that attend to one another; None: all.
-            feed_forward: multiply-adds of the feed-forward layer for a token; None: of two matrices.
+        `feed_forward`: multiply-adds of the feed-forward layer for a token; None: of two matrices.
         """
         pairs = tokens**2 if attended is None else attended
         fed = 2 * self.hidden * self.inner if feed_forward is None else feed_forward

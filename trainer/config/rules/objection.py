@@ -28,10 +28,7 @@ def message(field: str, problem: str, remedy: str) -> str:
 
 
 def errors(*rules: Objections) -> Generator[ValueError, None, bool]:
-    """The objections of rules as errors, each once, in order; returns whether there was one.
-
-    A rule begins after the objections of those before it have been taken; an error that it raises is its last.
-    """
+    """The objections of rules as errors, each once, in order, rule after rule; returns whether there was one."""
     messages: set[str] = set()
     for rule in rules:
         for error in _errors_of(rule):

@@ -14,10 +14,9 @@ from trainer.flow.sampler.sde import DiffusionConfig, FlowGRPODiffusion
 class GRPOConfig(TaskSettings):
     """Examples with a larger reward become more likely: group relative policy optimisation of a flow.
 
-    A trained flow draws a group of examples for each label or caption of a micro batch by steps with noise, and learns
-    from how much the reward of each differs from those of its group. An example of `optim.global_batch` is a prompt.
-
-    Source: Liu et al., "Flow-GRPO", arXiv 2505.05470; He et al., "TempFlow-GRPO", arXiv 2508.04324.
+    A trained flow draws a group for each label or caption by steps with noise, and learns from how much rewards differ
+    within a group. An example of `optim.global_batch` is a prompt. Liu et al., "Flow-GRPO", arXiv 2505.05470; He et
+    al., "TempFlow-GRPO", arXiv 2508.04324.
     """
 
     trains_flow: ClassVar[bool] = True
@@ -132,11 +131,9 @@ class GRPOConfig(TaskSettings):
 class AdjointMatchingConfig(TaskSettings):
     """The distribution of a trained flow is tilted: times exp(reward_weight reward - cost_weight cost).
 
-    The network follows the optimal control of the memoryless random path, which the gradients of reward and cost
-    determine; draw from it as from any flow. A micro batch of `optim.global_batch` gives labels and captions; what is
-    drawn for them begins at noise.
-
-    Source: Domingo-Enrich, Drozdzal, Karrer and Chen, "Adjoint Matching", arXiv 2409.08861.
+    The network follows the optimal control of the memoryless random path, which the gradients of both determine; draw
+    from it as from any flow. A micro batch gives labels and captions; what is drawn for them begins at noise.
+    Domingo-Enrich et al., "Adjoint Matching", arXiv 2409.08861.
     """
 
     trains_flow: ClassVar[bool] = True

@@ -14,13 +14,11 @@ Base = Annotated[RunReference | None, Field(exclude_if=lambda base: base is None
 
 @dataclass(frozen=True)
 class Calls:
-    """Calls of a network that a task makes for every micro batch, one after the other.
+    """Calls of a network that a task makes for every micro batch, one after the other, and perhaps backwards.
 
     Attributes:
         phase: ``rollout``, by `Task.collect` once a cycle and in evaluation mode; ``learn``, by one `Task.loss`.
-        count: how many.
         rows: states of one call, for each example of the micro batch.
-        gradient: whether a backward pass follows each call.
         reference: whether the network is the frozen one that the task names, and not the run's own.
     """
 

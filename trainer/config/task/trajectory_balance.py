@@ -52,10 +52,8 @@ class ExponentRange(Section):
 class TrajectoryBalanceTaskConfig(TaskSettings):
     """A policy that builds objects x with probabilities in proportion to R(x | w)^b, for any preference w.
 
-    R weighs the objectives of the environment by w; b is the exponent.
-
-    Source: Jain et al., "Multi-Objective GFlowNets", 2023 (preferences); Malkin et al., "Trajectory Balance: Improved
-    Credit Assignment in GFlowNets", 2022, equation 14.
+    R weighs the objectives of the environment by w; b is the exponent. Jain et al., "Multi-Objective GFlowNets", 2023
+    (preferences); Malkin et al., "Trajectory Balance", 2022, equation 14.
     """
 
     kind: Literal["trajectory_balance"] = "trajectory_balance"

@@ -17,8 +17,8 @@ from netsim.foundation.refusal import Refusal
 class Reading:
     """Options of reading a source; None if not given.
 
-    `labels` is an npy file, `class_names` a text with a name a line; `size` and `buckets` are (height, width), or the
-    number of shapes around `size`.
+    `labels` is an npy file, `class_names` a text with a name a line; sizes are (height, width), buckets or their
+    number.
     """
 
     data_key: str | None = None
@@ -69,11 +69,9 @@ class Source(Protocol):
     caution: str | None = None
 
     def row(self, number: int) -> tuple[NDArray[Any], int]:
-        """Reads example `number`, [*shape] of the source's type, and its class, 0 without labels; from several threads.
+        """Reads an example [*shape] and its class, 0 without labels, from several threads.
 
-        Raises:
-            Unreadable: this example cannot be read.
-            Refusal: the source as a whole cannot be used.
+        Raises Unreadable if this one cannot be read, a Refusal if the source as a whole cannot be used.
         """
         ...
 

@@ -29,9 +29,7 @@ def write_shards(
     standardise: bool = False,
     latents: Callable[[], LatentsEntry] | None = None,
 ) -> ShardIndex:
-    """Writes a folder that ``data: {kind: shards, path: FOLDER}`` reads.
-
-    The examples are taken as they come, and no more than a shard of them is held. The index is written last.
+    """Writes a folder that ``data: {kind: shards, path: FOLDER}`` reads, the index last; no more than a shard is held.
 
     Args:
         folder: to write to; it must not hold an index yet.
@@ -39,12 +37,8 @@ def write_shards(
         num_classes: labels are 0 to num_classes - 1; 0: there are none.
         class_names: of the classes 0, 1, ...; empty: they have none.
         shard_examples: examples of each shard but the last.
-        file_type: of the shards.
         standardise: whether readers see each channel with mean 0 and variance 1.
         latents: says, when all examples have been taken, what they are latents of; None: they are none.
-
-    Returns:
-        The index.
 
     Raises:
         Refusal: the folder holds shards already or cannot be written.

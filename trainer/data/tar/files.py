@@ -101,9 +101,8 @@ def local_path(url: str) -> str | None:
 def find_tars(patterns: Sequence[str]) -> list[str]:
     """Lists tars in the order of the patterns and, of one pattern, of names; ValueError without any, or on one twice.
 
-    Args:
-        patterns: paths or URLs of tars; braces stand for several (``train-{000..146}.tar``, ``{train,more}.tar``),
-            ``*``, ``?`` and ``[...]`` for what is there, and a folder for its tars. ``::`` joins several in one.
+    Patterns are paths or URLs; braces stand for several (``train-{000..146}.tar``, ``{train,more}.tar``), ``*``, ``?``
+    and ``[...]`` for what is there, and a folder for its tars. ``::`` joins several in one.
     """
     parts = [part for pattern in patterns for part in pattern.split("::") if part]
     found = [url for part in parts for expanded in expand_braces(part) for url in _listed(expanded)]

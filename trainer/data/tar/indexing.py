@@ -53,10 +53,8 @@ class Scan(Section):
 def scan(url: str, name: str, label: str | None) -> Scan:
     """Reads the headers of a tar and the labels; raises Refusal on damage, Unreachable if the network keeps failing.
 
-    Args:
-        name: of the tar in the index.
-        label: member that gives the class: ``EXTENSION`` with a number or a name in it, or ``EXTENSION:FIELD`` of JSON,
-            where dots in the field lead into what it holds. None: there are no classes.
+    `label` is the member that gives the class: ``EXTENSION`` with a number or a name in it, or ``EXTENSION:FIELD`` of
+    JSON, where dots lead into what the field holds. None: there are no classes.
     """
     tar = open_tar(url)
     read = read_ahead(tar.read, LOCAL_BYTES if tar.local else REMOTE_BYTES)
@@ -155,12 +153,9 @@ MOST_KINDS = 1000
 
 
 def run(paths: Sequence[str], out: Path, label: str | None, class_names: Path | None, workers: int) -> int:
-    """Writes the index of tars; scans that ended before an interruption are not repeated. Returns 0.
+    """Writes the index of tars, `label` as in :func:`scan`; ended scans are not repeated. Returns 0.
 
-    Args:
-        label: member that gives the class, as :func:`scan` takes it.
-        class_names: file with the name of a class in each line; None: named by the labels, if they are names.
-        workers: tars that are read at once.
+    `class_names` has the name of a class in each line; None: named by the labels, if they are names.
     """
     if (out / INDEX).exists():
         raise Refusal(out / INDEX, "output", "already exists", "give another folder, or delete this one")

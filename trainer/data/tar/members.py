@@ -40,11 +40,9 @@ class Member(NamedTuple):
 
 
 def walk(read: Read, start: int = 0, end: int | None = None, *, verify: bool = True) -> Iterator[Member]:
-    """The members of a tar, or of a stretch that begins with a header; TarDamage if one is none or the file is cut off.
+    """Members of a tar, or of a stretch that begins with a header; TarDamage if one is none or the file is cut off.
 
-    Args:
-        end: offset at which the stretch ends; None: at the mark of the archive's end, which must be there.
-        verify: whether the checksums of headers are computed.
+    `end`: offset at which it ends; None: at the mark of the archive's end. `verify`: whether checksums are computed.
     """
     offset = start
     while end is None or offset < end:

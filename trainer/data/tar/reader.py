@@ -39,9 +39,9 @@ class _Piece:
 class Pieces:
     """Reads examples of remote tars by requests for many of them at once.
 
-    A piece holds the examples of a tar that begin in the same `PIECE_BYTES`. Its first reading fetches the next one,
-    since streams run from front to back. A piece is dropped when as many of its examples as a run deals out have been
-    read, when a stream has left it behind, or, least recently used first, when there are more than all streams need.
+    A piece holds the examples that begin in the same `PIECE_BYTES`; its first reading fetches the next one. It is
+    dropped when as many examples as a run deals out have been read, when a stream has left it behind, or, least
+    recently used first, when there are more than all streams need.
     """
 
     def __init__(
@@ -57,8 +57,7 @@ class Pieces:
         """Fetches nothing yet.
 
         Args:
-            rows: start and end of each example in its tar.
-            ends: number of the first example behind each tar.
+            rows: start and end of each example in its tar; `ends` are numbers of the first example behind each tar.
             dealt: which examples come in epochs; others are fetched one by one.
             streams: places that are read at side by side.
             run_bytes: approximate bytes of neighbours in a stream that come in any order.
@@ -124,9 +123,7 @@ class Example(NamedTuple):
 class TarReader:
     """Reads examples at the places of an index, and refuses tars that are not those of the index.
 
-    Attributes:
-        labels: int32 [N] class of each example; -1 if it has none.
-        ends: int64 [T] number of the first example behind each tar.
+    `labels` are int32 [N] classes, -1 if absent, `ends` int64 [T] numbers of the first example behind each tar.
     """
 
     def __init__(

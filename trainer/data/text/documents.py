@@ -48,7 +48,6 @@ class DocumentReader:
     """Finds the documents of files.
 
     Attributes:
-        text_key: key of a JSON object that has the text of a document.
         held_out_share: of the documents; a larger share contains a smaller one.
         skips_bad_lines: whether lines without a document are left out; otherwise they are wrong input.
         document_end: separator of the documents of a plain file; None: each file is one document.

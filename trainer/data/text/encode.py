@@ -99,7 +99,7 @@ class EncodeTextRequest:
 
 
 def run(request: EncodeTextRequest) -> int:
-    """Encodes files, from the beginning or resumed: 0, or 75 if interrupted; ValueError names a wrong file or option.
+    """Encodes files, begun or resumed: 0, or 75 if interrupted; ValueError names a wrong file or option.
 
     The shards are a function of the files and of the options but `workers`.
     """

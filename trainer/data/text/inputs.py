@@ -23,9 +23,8 @@ class TextFile:
     """A file to encode; its size is in bytes.
 
     Attributes:
-        name: that decides its place among the files and whether it is held out: its path below the folder above the
-            one that was given, or its file name; the same wherever the folder is.
-        changed_ns: time of the last change.
+        name: that decides its place among the files and whether it is held out: its path below the folder above the one
+            that was given, or its file name.
         must_be_text: whether it is wrong input if it is no text; otherwise it is left out.
     """
 
@@ -49,9 +48,7 @@ class Piece(NamedTuple):
 
     Attributes:
         first: offset in the uncompressed file.
-        size: in bytes.
         ends: whether the bytes behind it belong to another document.
-        is_text: false for a long file that is no text.
         content: its bytes if they have been read; None: the process that encodes it reads them.
         read_bytes: of its file, as it is on the disk, once the piece is read; None: up to its end.
     """
@@ -114,9 +111,7 @@ def chunks(
 ) -> Iterator[Chunk]:
     """Cuts files into chunks of `size` bytes at least: the same, however often reading was broken off and resumed.
 
-    Args:
-        start: the first byte that is still to be encoded; the `after` of a chunk.
-        document_end: separator of the documents of a plain file; None: each file is one document.
+    `start` is the first byte to encode, the `after` of a chunk; without a `document_end` a file is one document.
     """
     pieces: list[Piece] = []
     held = 0

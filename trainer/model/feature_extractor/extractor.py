@@ -54,10 +54,9 @@ class Description(Section):
 class Extractor:
     """A network in evaluation mode and the preparation of examples for it; grey images are repeated.
 
-    Images of another size are resized by bilinear interpolation, on which figures depend (Parmar, Zhang and Zhu, "On
-    aliased resizing and surprising subtleties in GAN evaluation", 2022): ``antialiased``; ``bilinear``, the same
-    without, as pytorch-fid does; ``tensorflow``, where the corners of pixels, not their middles, are over each other,
-    as in the first TensorFlow, by which the published figures of FID are computed.
+    Images are resized by bilinear interpolation, on which figures depend (Parmar, Zhang and Zhu, 2022):
+    ``antialiased``; ``bilinear``, without, as pytorch-fid does; ``tensorflow``, where the corners of pixels, not their
+    middles, are over each other, as in the first TensorFlow, by which the published figures of FID are computed.
     """
 
     def __init__(self, network: nn.Sequential, description: Description, device: torch.device) -> None:

@@ -33,20 +33,15 @@ def import_extractor(
 ) -> None:
     """Writes a vision transformer, or Inception v3 up to its pooled features, as a feature extractor.
 
-    The settings after `out` are for transformers. If the image size gives another grid of patches than the weights were
-    trained with, their position embeddings are interpolated as in the published code of each model: bicubically, with
-    antialiasing only if there are registers.
+    The settings after `out` are for transformers. Where the image size gives another grid of patches, position
+    embeddings are interpolated as in the published code: bicubically, with antialiasing only if there are registers.
 
     Args:
-        path: safetensors file with the weights.
         layout: a key of ``LAYOUTS`` or ``INCEPTIONS`` in :mod:`trainer.model.feature_extractor.published`.
-        out: safetensors file to write.
-        image_size: height and width, or one number for both, in pixels; multiples of the patch size. None: that of the
-            position embeddings.
+        image_size: height and width, or one number, in pixels, multiples of the patch size; None: as trained.
         tokens: what becomes the features.
         num_heads: heads of attention, which no tensor shows; None: width / 64.
-        mean: of each channel of images from 0 to 1, one for all or one for each; None: that of the layout.
-        std: likewise.
+        mean: of images from 0 to 1, one for all channels or one for each, as `std`; None: that of the layout.
     """
     if layout not in (*LAYOUTS, *INCEPTIONS):
         raise ValueError(f"--layout: {layout} is unknown; use {', '.join((*LAYOUTS, *INCEPTIONS))}")
@@ -97,8 +92,8 @@ def _import_inception(path: Path, layout: str, out: Path) -> None:
 def resized_positions(positions: Tensor, rows: int, columns: int, *, offset: float, antialias: bool) -> Tensor:
     """Position embeddings [patches, D] on another grid, bicubically: [D, rows, columns].
 
-    `offset` is added to rows and columns before the scale is computed, as DINOv2 does with 0.1; `antialias` widens the
-    kernel where the new grid is smaller.
+    `offset` is added to rows and columns before the scale is computed, as in DINOv2; `antialias` where the grid
+    shrinks.
     """
     side = math.isqrt(len(positions))
     if side * side != len(positions) or (rows, columns) == (side, side):

@@ -17,12 +17,9 @@ from trainer.model.parallel.division import HoldsParts, Part
 
 @dataclass(frozen=True)
 class Region:
-    """A box of a tensor, or of the `part` of it that a rank holds, or a run of the box's elements in row-major order.
+    """A run, from element `start` row by row, of a box at `offset` in a tensor, or in the `part` a rank has.
 
-    Attributes:
-        shape: of the whole tensor.
-        offset: index of the box's first element in it, or in the part.
-        start: number of the first stored element among those of the box.
+    `shape` is that of the whole tensor.
     """
 
     shape: tuple[int, ...]
@@ -81,12 +78,9 @@ def _in_row(sizes: tuple[int, ...], index: int, start: int, stop: int) -> list[t
 
 @dataclass(frozen=True)
 class Shard:
-    """This rank's stored values of one parameter.
+    """This rank's stored values of one parameter, shared with the engine; an expert's name has its logical id.
 
-    Attributes:
-        name: logical name; an expert's carries its logical id, wherever it lives.
-        tensor: shared with the engine; the whole parameter, or this rank's part of it, flat.
-        expert: (MoE layer, logical expert id), None for the dense parameters.
+    `expert`: (MoE layer, logical expert id), None for the dense parameters.
     """
 
     name: str
@@ -125,7 +119,6 @@ class HoldsExperts(Protocol):
     """A layer with experts, such as :class:`moe.layer.PlacedMoELayer`, known without importing Megatron.
 
     Attributes:
-        layer: index of its block.
         router: decides which experts a token visits.
         experts: computes the rows that arrive here; its second argument is their number by slot.
         ep_group: the ranks that share the experts.

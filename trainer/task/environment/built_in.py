@@ -21,8 +21,7 @@ from trainer.task.environment.protocol import Environment
 class HyperGrid(Environment):
     """Cells of a grid; an action adds one to a coordinate, the last one stops, and every cell is an object.
 
-    States: Bengio et al., "Flow Network Based Generative Models for Non-Iterative Diverse Candidate Generation", 2021,
-    section 4.1; objectives: Jain et al., "Multi-Objective GFlowNets", 2023, section 5.1.
+    States: Bengio et al., 2021, section 4.1; objectives: Jain et al., "Multi-Objective GFlowNets", 2023, section 5.1.
     """
 
     def __init__(self, config: HyperGridConfig) -> None:

@@ -54,13 +54,11 @@ def lean_adjoint(
 ) -> LeanAdjoint:
     """Solves the lean adjoint equation backwards along paths x [K + 1, B, *D] at times [K + 1] from 0 to 1.
 
-    da/dt = -(J^T a + weight grad f) from a = `terminal` at the last time, the gradient of what is paid at the end (the
-    negative one of a reward), with the Jacobian J of the base's memoryless drift b = 2 v - kappa x. Euler's step from
-    t_{i+1} to t_i has J and the cost's gradient at the state of t_{i+1}, where it begins: with those at t_i, where
-    kappa is larger, the tilt of a Gaussian falls short by fifteen times as much at 40 steps.
-
-    K calls of the base, and as many of the cost; no gradients are kept. Raises ValueError where the cost is no
-    differentiable value of each example. Domingo-Enrich et al., "Adjoint Matching", arXiv 2409.08861, equations 38, 39.
+    da/dt = -(J^T a + weight grad f) from a = `terminal`, the gradient of what is paid at the end (the negative one of a
+    reward), with the Jacobian J of the base's memoryless drift b = 2 v - kappa x. Euler's step from t_{i+1} to t_i has
+    J and the cost's gradient where it begins: at t_i, where kappa is larger, the tilt of a Gaussian falls short by
+    fifteen times as much at 40 steps. K calls of base and cost; no gradients are kept. ValueError: the cost is no
+    differentiable value of each example. Domingo-Enrich et al., arXiv 2409.08861, equations 38, 39.
     """
     adjoint, paid = terminal, x.new_zeros(x.shape[1])
     velocities, adjoints = [], []
@@ -134,12 +132,9 @@ class AdjointMatching(PolicyTask[Beginnings | Nodes]):
 
         | 2 / sigma (v - v_base) + sigma a |^2,  sigma^2 = 2 (1 - t + floor) / (t + floor)
 
-    is minimised in v, whose optimum is v_base - sigma^2 / 2 a; the loss is a mean over the values of a state. A cost
-    that evaluates a network evaluates the base, so that it stays the same. A mixture of experts draws in evaluation
-    mode and learns in training mode, where its routers may choose otherwise: as in flow matching, no probabilities of
-    the two are compared.
-
-    Source: Domingo-Enrich, Drozdzal, Karrer and Chen, "Adjoint Matching", arXiv 2409.08861, algorithm 1.
+    is minimised in v, a mean over the values of a state, whose optimum is v_base - sigma^2 / 2 a. A cost that evaluates
+    a network evaluates the base, so that it stays the same. A mixture draws in evaluation mode and learns in training
+    mode, where routers may choose otherwise: no probabilities of the two are compared. Algorithm 1 of arXiv 2409.08861.
     """
 
     def __init__(self, config: RunConfig, base: Callable[..., Any] | None = None) -> None:
@@ -229,8 +224,8 @@ class AdjointMatching(PolicyTask[Beginnings | Nodes]):
     def _path_kl(self, difference: Tensor, times: Tensor) -> Tensor:
         """The divergence [B] of drawn paths from those of the base, the integral of |2 / sigma (v - v_base)|^2 / 2.
 
-        Velocities [K - 1, B, *D] are at the inner times. The step from t = 0 is left out; its noise is so large that it
-        adds less than `floor` h |v - v_base|^2.
+        Velocities are at inner times; the step from t = 0, of much noise, is left out: less than `floor` h |v -
+        v_base|^2.
         """
         t, h = times[1:-1], times[2:] - times[1:-1]
         weight = (h / self._step.e(t, t))[:, None]

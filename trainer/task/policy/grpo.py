@@ -95,16 +95,12 @@ class GRPOTask(PolicyTask["Prompts | ValuedChoices"]):
 
         -w_k min(r A, clip(r, 1 - clip, 1 + clip) A) + kl |mean - mean_base|^2 / (2 std^2),
 
-    where log r is the mean over the values of y of the log-density less that of the weights that made the choice, A
-    the reward in deviations from the mean of the group, and the square a mean over values. Losses are averaged over
-    choices, steps and the groups whose rewards are not all equal.
-
-    The rollouts of a cycle are made once; a group lies in one micro batch, so that ranks exchange nothing for it but
-    how many groups count. States of all steps are kept in float32 until their losses are computed: a state that was
-    rounded would have another mean than the one that its choice was drawn from.
-
-    Source: Liu et al., "Flow-GRPO", arXiv 2505.05470, equations 4 to 12; He et al., "TempFlow-GRPO", arXiv 2508.04324,
-    section 4.
+    where log r is the mean over the values of y of the log-density less that of the weights that made the choice, A the
+    reward in deviations from the mean of the group, and the square a mean over values; averaged over choices, steps and
+    the groups whose rewards are not all equal. The rollouts of a cycle are made once; a group is in one micro batch, so
+    that ranks exchange only how many groups count. States are kept in float32 until their losses are computed: a
+    rounded one would have another mean than that of its choice. Liu et al., arXiv 2505.05470, equations 4 to 12; He et
+    al., arXiv 2508.04324, section 4.
     """
 
     def __init__(self, config: RunConfig) -> None:
