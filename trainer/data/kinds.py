@@ -10,6 +10,7 @@ from trainer.data.idx import IdxConfig
 from trainer.data.image_folder import ImageFolderConfig
 from trainer.data.pairs import PairsConfig
 from trainer.data.protocol import Dataset
+from trainer.data.sequences import SequencesConfig
 from trainer.data.shards import ShardsConfig
 from trainer.data.text_windows import TextConfig
 from trainer.data.webdataset import WebDatasetConfig
@@ -42,6 +43,11 @@ class OwnDataset(OwnClass, frozen=True):
         """Of the classes 0, 1, ...; empty where the class gives none."""
         return tuple(self.setting("class_names", ()))
 
+    @property
+    def alphabet(self) -> str:
+        """Letters of one-hot sequences [V, 1, L]; empty where the class gives none."""
+        return self.setting("alphabet", "")
+
     @model_validator(mode="after")
     def _states_shape_and_classes(self) -> "OwnDataset":
         remedy = "give its Config a field or a property of that name"
@@ -73,6 +79,7 @@ AnyOneConfig = (
     | ImageFolderConfig
     | PairsConfig
     | PythonSourceConfig
+    | SequencesConfig
     | ShardsConfig
     | TextConfig
     | ToyConfig

@@ -78,6 +78,7 @@ SHARED = {
     "shape": "give examples of one shape",
     "vocabulary": "encode all text by one tokenizer",
     "tokenizer": "encode all text by one tokenizer",
+    "alphabet": "give each the data.alphabet of all letters",
     "num_classes": "give sources of the same classes, or set labels: source",
 }
 """Facts that are the same of all sources, and remedies where they are not."""
@@ -139,6 +140,11 @@ class MixtureConfig(Section):
     def tokenizer(self) -> str | None:
         """SHA-256 of the tokenizer of sources that are text; None: tokens are bytes, or they are no text."""
         return getattr(self.parts[0], "tokenizer", None)
+
+    @property
+    def alphabet(self) -> str:
+        """Of sources that are sequences; empty: they are none."""
+        return getattr(self.parts[0], "alphabet", "")
 
     @property
     def bytes_per_token(self) -> tuple[float, ...]:
