@@ -25,7 +25,7 @@ from rich.table import Table
 
 from trainer.__main__ import main as command
 from trainer.checkpoint.pretrained import restore
-from trainer.config.rules.composition import ALTERNATIVES, Composition, reasons
+from trainer.config.rules.composition import ALTERNATIVES, OF_LETTERS, Composition, reasons
 from trainer.config.rules.plan import plan_layout
 from trainer.config.run import RunConfig
 from trainer.config.sample import FlowSample
@@ -125,8 +125,10 @@ def trials() -> Iterator[Trial]:
         )
     ]
     coupled_with = [one for one in ALTERNATIVES["coupling"] if not one.labels_in_state]  # others need classes in states
-    parts = product(coupled_with, ALTERNATIVES["path"], ALTERNATIVES["target"], objectives)
-    for coupled, along, predicted, minimised in parts:
+    paths, targets = (  # parts of letters need sequences
+        [one for one in ALTERNATIVES[part] if not isinstance(one, OF_LETTERS)] for part in ("path", "target")
+    )
+    for coupled, along, predicted, minimised in product(coupled_with, paths, targets, objectives):
         composition = Composition(coupled, along, predicted, minimised, SAMPLERS[0])
         if not any(reasons(composition)):
             for head in HEADS:

@@ -81,6 +81,10 @@ class Row(NamedTuple):
         return f"{self.config}/{self.ranks}/{self.stage}"
 
 
+WITHOUT_DATA = "gumbel"
+"""What the names of configurations begin with whose data are files that a person brings."""
+
+
 def main() -> int:
     """Trains, compares, prints and writes.
 
@@ -88,7 +92,8 @@ def main() -> int:
         The exit code.
     """
     os.environ.update(dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1"))
-    configs = {path.stem: path for path in sorted((ROOT / "configs" / "methods").glob("*.yaml"))}
+    methods = sorted((ROOT / "configs" / "methods").glob("*.yaml"))
+    configs = {path.stem: path for path in methods if not path.stem.startswith(WITHOUT_DATA)}
     configs |= {path.stem: path for path in (RUNS / "digits_moe.yaml", RUNS / "gpt_moe.yaml")}
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="where the digests go, as JSON")

@@ -239,6 +239,11 @@ class RunConfig(Section):
         return 0 if self.labels_in_state else self.data.num_classes
 
     @property
+    def alphabet(self) -> str:
+        """Letters of sequences, one-hot in dimension 0 of an example; empty: the data are no sequences."""
+        return getattr(self.data, "alphabet", "")
+
+    @property
     def source(self) -> trainer.data.AnyConfig | None:
         """The data set that training takes source points from; None: they are noise, or in the data, or not used."""
         return None if self.flow is None or isinstance(self.data, trainer.data.PairsConfig) else self.flow.source

@@ -14,8 +14,10 @@ from trainer.flow.control import CostGradientConfig, OwnControl
 SampleControl = CostGradientConfig | OwnControl
 """What changes the field of samples, which have no picture to lead to."""
 
-_OF_PICTURES = {kind_of(section) for section in sections_in(control.AnyConfig) if not issubclass(section, OwnClass)} - {
-    kind_of(CostGradientConfig)
+_OF_PICTURES = {
+    kind_of(section)
+    for section in sections_in(control.AnyConfig)
+    if not issubclass(section, OwnClass) and getattr(section, "needs_picture", False)
 }
 
 
@@ -98,6 +100,22 @@ class PointSample(Section):
     sample, fid, evaluate and compare draw so; pairs, steps and likelihoods are of the flow without."""
 
 
+class SequenceSample(Section):
+    """Sequences as FASTA beside a picture of the letters at each place, from the moving average of the weights."""
+
+    kind: Literal["sequences"] = "sequences"
+    every: Every | None = None
+    """Steps between two pictures while training, or such a share of the run as 1/3; null: none."""
+    num: PositiveInt = 1000
+    """Sequences of a picture."""
+    guidance: float = Field(default=1.0, ge=0)
+    """Classifier-free guidance: 0 unconditional, 1 conditional, larger: sharper and less varied."""
+    sampler: trainer.flow.sampler.Config = trainer.flow.sampler.Euler(steps=50)
+    """How noise is taken to data; times of steps lie between 0 (source) and 1 (data)."""
+    controls: Controls = ()
+    """What changes the field on the way, the first one first: the gradient of a reward, or a class of yours."""
+
+
 class ReconstructionSample(Section):
     """Held-out images above what the moving average of the weights makes of them."""
 
@@ -125,8 +143,9 @@ class ObjectSample(Section):
     """Of the reward, where it varies; null: the largest."""
 
 
-FlowSample = ImageSample | PointSample
+FlowSample = ImageSample | PointSample | SequenceSample
 """Samples that follow a flow, by a sampler, under guidance and controls."""
 Sample = Annotated[
-    ImageSample | TextSample | PointSample | ReconstructionSample | ObjectSample, Field(discriminator="kind")
+    ImageSample | TextSample | PointSample | SequenceSample | ReconstructionSample | ObjectSample,
+    Field(discriminator="kind"),
 ]

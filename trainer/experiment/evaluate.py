@@ -122,6 +122,8 @@ def _check_likelihood(config: RunConfig) -> None:
             f"--likelihood: samples of {config.run.dir} start at {config.source_data.kind} data, whose density nobody "
             "knows; leave it out"
         )
+    if config.alphabet:
+        raise ValueError(f"--likelihood: {config.run.dir} draws letters, which have no density; leave it out")
     if config.labels_in_state:
         raise ValueError(
             f"--likelihood: {config.run.dir} starts at noise beside a class, which has no density; leave it out"

@@ -26,6 +26,7 @@ from trainer.flow import Condition, coupling
 from trainer.flow.context import Identity, Space
 from trainer.flow.coupling.protocol import keyed_normals
 from trainer.flow.field import CausalField, NetworkField, Predict, SegmentField, TransitionField, guided
+from trainer.flow.letters import Letters
 from trainer.flow.sampler import Field
 from trainer.model.autoencoder import Autoencoder
 from trainer.model.transition import chain_of
@@ -125,7 +126,7 @@ def build_space(config: RunConfig) -> Space:
     """The space of a run's states; :func:`check_latents` has passed."""
     latent = config.flow and config.flow.latent
     if latent is None:
-        return Identity()
+        return Letters() if config.alphabet else Identity()
     autoencoder_config, entry = _autoencoder_config(latent)
     coder = restore(autoencoder_config, Layout.single(autoencoder_config), latent.path / entry.autoencoder)
     assert isinstance(coder, Autoencoder)
@@ -227,7 +228,7 @@ class FlowParts:
         keys = keys_of(examples, "start", seed=seed)
         start = getattr(self.coupling, "start", None)
         shape = self._config.state_shape
-        return keyed_normals(shape, keys) if start is None else start(shape, condition, keys)
+        return self.path.start(keyed_normals(shape, keys) if start is None else start(shape, condition, keys))
 
     def states_of(self, examples: Tensor, generator: torch.Generator) -> Tensor:
         """The states [B, *D] that paths to some examples [B, *shape] end at."""

@@ -13,7 +13,7 @@ from netsim.foundation.refusal import Refusal
 from netsim.foundation.terminal import Terminal
 from trainer.config.derived import drawable, with_controls, with_shape
 from trainer.config.run import RunConfig
-from trainer.config.sample import FlowSample, ImageSample, PointSample
+from trainer.config.sample import FlowSample, ImageSample, PointSample, SequenceSample
 from trainer.data.companions import CaptionsIndex
 from trainer.data.shard.index import INDEX
 from trainer.flow import Condition
@@ -22,6 +22,7 @@ from trainer.flow.sampler import AnyConfig
 from trainer.model.text_encoder import TextEncoder
 from trainer.sampling.conditioning import Conditioning, chosen_classes, names_or_numbers, task_number
 from trainer.sampling.draw import TrainedFlow
+from trainer.sampling.logos import show_sequences
 from trainer.sampling.pictures import image_grid
 from trainer.sampling.preview import plot_points
 from trainer.sampling.sampler_choice import SamplerChoice, check_chosen_controls
@@ -97,15 +98,17 @@ class Drawing:
             return self.flow.decode(states, self.conditioning) if launch.rank == 0 else None
 
     def write(self, examples: Tensor, out: Path) -> None:
-        """Writes drawn examples [N, *shape] as a PNG, and prints a line about it."""
+        """Writes drawn examples [N, *shape] as a PNG, sequences beside it as FASTA, and prints a line about it."""
         config, num = self.flow.config, len(examples)
         if isinstance(config.sample, PointSample):
             plot_points(config, examples, self.conditioning.labels, out, seed=self.seed)
+        elif isinstance(config.sample, SequenceSample):
+            show_sequences(config, examples, self.conditioning.labels, out)
         else:
             columns = self.conditioning.columns()
             headings = self.conditioning.headings(names_or_numbers(config), columns)
             image_grid(self.conditioning.pictures(examples, columns).numpy(), columns, out, headings)
-        kind = "points" if isinstance(config.sample, PointSample) else "images"
+        kind = config.sample.kind
         under = f", under {' and '.join(one.kind for one in self.controls)}" if self.controls else ""
         print(f"{out}: {num} {kind} of {self.flow.checkpoint}, guidance {self.guidance:g}{under}")
 
@@ -185,7 +188,7 @@ class DrawingRequest:
         """Number of examples; `classes` are those requested, all if empty."""
         if self.num is not None:
             return self.num
-        if isinstance(config.sample, PointSample):
+        if isinstance(config.sample, PointSample | SequenceSample):
             return config.sample.num
         count = len(self.captions) or len(classes) or max(1, config.data.num_classes)
         if count == 1:
@@ -200,7 +203,7 @@ def drawing(request: DrawingRequest) -> Iterator[Drawing]:
     request.check()
     run_dir, seed = request.run_dir, request.seed
     config = request.shaped(restored_flow(run_dir)[1])
-    if not isinstance(config.sample, PointSample) and not drawable(config):
+    if isinstance(config.sample, ImageSample) and not drawable(config):
         raise ValueError(
             f"run_dir: {run_dir} draws examples of {config.decoded_shape[0]} channels, which are not pictures"
         )

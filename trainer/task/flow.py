@@ -14,7 +14,7 @@ from trainer.config.derived import drawable
 from trainer.config.model.gpt import GPTConfig
 from trainer.config.model.mlp import AutoencoderConfig, PolicyMLPConfig
 from trainer.config.run import RunConfig
-from trainer.config.sample import PointSample
+from trainer.config.sample import ImageSample
 from trainer.config.task import FlowTaskConfig
 from trainer.data import Batch
 from trainer.flow import Condition, objective, time
@@ -104,7 +104,7 @@ class FlowTask(Task[DrawnPoints]):
 
     def show(self, networks: Networks, stem: Path, *, seed: int) -> None:
         """A grid of images, or a plot of points, as the section ``sample`` says."""
-        if not isinstance(self.config.sample, PointSample) and not drawable(self.config):
+        if isinstance(self.config.sample, ImageSample) and not drawable(self.config):
             return
         with networks.average() as model:
             preview(TrainedFlow(self.config, self.parts, model), stem.with_suffix(".png"), seed=seed)

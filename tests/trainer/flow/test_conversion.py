@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from tests.trainer.flow.paths import ALL, name
-from tests.trainer.flow.unions import members
+from tests.trainer.flow.unions import of_values
 from trainer.flow import path, target
 
 MEAN, STD = 1.5, 0.6
@@ -62,7 +62,7 @@ def test_every_determined_quantity_is_its_conditional_mean(config):
     x = torch.linspace(-2, 3, len(t), dtype=torch.float64)[:, None]
     exact = means(between, x, t)
     tried = set()
-    for member in members(target.Config):
+    for member in of_values(target.Config):
         kind = target.class_of(member())
         if kind is target.VPrediction and not between.preserves_variance:
             continue
@@ -110,7 +110,7 @@ def test_conversions_are_exact_at_the_ends(config, end):
 @paths
 def test_a_path_with_noise_refuses_at_its_ends_what_it_refuses_inside(config):
     between, x = config.build(), torch.ones(3, 1, dtype=torch.float64)
-    for member in members(target.Config):
+    for member in of_values(target.Config):
         kind = target.class_of(member())
         if kind is target.VPrediction:
             continue

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from tests.trainer.flow.paths import ALL
 from tests.trainer.flow.paths import name as path_name
-from tests.trainer.flow.unions import members
+from tests.trainer.flow.unions import members, of_values
 from trainer.config.rules.composition import Composition, reasons
 from trainer.flow import UNCONDITIONAL, coupling, objective, path, sampler, target
 from trainer.flow.coupling import Pairs
@@ -175,7 +175,7 @@ def test_the_regression_finds_the_closed_form(name, along):
     sample = built.sample(Pairs(x_0, x_1), t, generator=torch.Generator().manual_seed(4))
     exact = asked(built.coefficients(t[:1]), built.has_noise)
     tried = 0
-    for predicted in (member() for member in members(target.Config)):
+    for predicted in (member() for member in of_values(target.Config)):
         if any(reasons(composed(name, along, predicted))):
             continue
         tried += 1
@@ -206,7 +206,7 @@ def test_the_closed_form_of_every_target_is_the_same_flow(name, along):
         slope, intercept = line(known, exact[quantity], exact["state"])
         return slope * x + intercept
 
-    for predicted in (member() for member in members(target.Config)):
+    for predicted in (member() for member in of_values(target.Config)):
         if any(reasons(composed(name, along, predicted))):
             continue
         told = predicted.build(built)

@@ -40,7 +40,8 @@ def test_every_kind_is_tested():
     taught = {objective.VelocityDistillation, objective.ConsistencyDistillation}  # in test_distillation.py
     of_heads = {objective.Transition}  # in test_transition.py
     of_chains = {objective.CausalTransition}  # in test_causal_transition.py
-    elsewhere = of_features | of_maps | taught | of_heads | of_chains
+    of_letters = {objective.CrossEntropy}  # in test_letters.py
+    elsewhere = of_features | of_maps | taught | of_heads | of_chains | of_letters
     assert {type(config) for config in SETTINGS} | elsewhere == set(members(objective.Config))
 
 

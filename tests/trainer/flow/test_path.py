@@ -6,7 +6,7 @@ from pydantic import TypeAdapter, ValidationError
 from torch import Tensor
 
 from tests.trainer.flow.paths import AFFINE, ALL, NOISY, name
-from tests.trainer.flow.unions import members
+from tests.trainer.flow.unions import of_values
 from trainer.flow import path
 from trainer.flow.coupling import Pairs
 
@@ -33,7 +33,7 @@ def inside(size: int = 7) -> Tensor:
 
 
 def test_every_kind_is_tested():
-    assert {type(config) for config in ALL} == set(members(path.Config))
+    assert {type(config) for config in ALL} == set(of_values(path.Config))
 
 
 @paths

@@ -7,12 +7,12 @@ from torch import Tensor
 
 from tests.trainer.flow.paths import ALL, NOISY
 from tests.trainer.flow.paths import name as path_name
-from tests.trainer.flow.unions import members, name
+from tests.trainer.flow.unions import name, of_values
 from trainer.flow import path, target
 from trainer.flow.coupling import Pairs
 
 QUANTITIES: tuple[target.Quantity, ...] = get_args(target.Quantity)
-targets = pytest.mark.parametrize("config", members(target.Config), ids=name)
+targets = pytest.mark.parametrize("config", of_values(target.Config), ids=name)
 schedules = pytest.mark.parametrize("schedule", [path.linear, path.trigonometric])
 pairs_of_quantities = pytest.mark.parametrize(("source", "to"), list(product(QUANTITIES, QUANTITIES)))
 
@@ -310,7 +310,7 @@ def test_a_velocity_serves_sampling_on_any_path():
     assert built.convert(x, 2 * x, torch.ones(2), "velocity") is x
     with pytest.raises(ValueError, match="not of the form"):
         built.convert(x, 2 * x, torch.ones(2), "data")
-    for member in members(target.Config):
+    for member in of_values(target.Config):
         declared = target.class_of(member())
         assert [quantity for quantity in QUANTITIES if declared.determines(quantity, Bent(path.linear))] == [
             quantity for quantity in QUANTITIES if quantity in declared.quantities

@@ -11,6 +11,15 @@ def members(union: Any) -> tuple[type, ...]:
     return tuple(member for member in get_args(inner) or (inner,) if not issubclass(member, OwnClass))
 
 
+OF_LETTERS = {"gumbel_softmax", "token", "cross_entropy"}
+"""Parts of flows over letters, whose laws are in test_letters."""
+
+
+def of_values(union: Any) -> tuple[type, ...]:
+    """Returns the members that make sense for states of any values."""
+    return tuple(member for member in members(union) if member.model_fields["kind"].default not in OF_LETTERS)
+
+
 def name(member: type) -> str:
     """Returns the kind of a configuration class, to name a test by."""
     return member().kind

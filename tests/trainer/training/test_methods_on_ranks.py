@@ -38,6 +38,11 @@ FLOWS: dict[str, dict[str, Any]] = {
         "coupling": {"kind": "minibatch_ot", "solver": "unbalanced", "scope": "global_batch"}
     },
     "labels in states": {"coupling": {"kind": "symmetric", "label": {"kind": "one_hot"}}},
+    "letters": {
+        "path": {"kind": "gumbel_softmax"},
+        "target": {"kind": "token"},
+        "objective": {"kind": "cross_entropy"},
+    },
     "pairs": {"coupling": {"kind": "paired"}},
     "chords": {"coupling": {"kind": "paired"}, "time": {"kind": "grid", "steps": 1}},
     "interpolant": {**INTERPOLANT, **SOURCE},
@@ -70,6 +75,10 @@ def config(folder: Path, name: str, engine: str, run: str) -> RunConfig:
     if name.endswith("of a chain"):
         model = {**CHAIN, "history": "last" if name.startswith("last") else "full"}
         sampler = {"kind": "causal_transition", "head": sampler}
+    kind = "points"
+    if name == "letters":
+        kind, points = "sequences", {"kind": "sequences", "path": folder / "sequences.txt", "held_out": 5}
+        model = {"kind": "dit", "patch_size": 1, "hidden": 16, "num_layers": 1, "num_heads": 2, "dropout": 0.1}
     document = {
         "run": {"dir": folder / run},
         "model": model,
@@ -80,7 +89,7 @@ def config(folder: Path, name: str, engine: str, run: str) -> RunConfig:
         "checkpoint": {"every": SAVED, "keep": 9},
         "observe": {"log_every": 1, "tensorboard": False},
         "evaluate": {"every": STEPS},
-        "sample": {"kind": "points", "every": STEPS, "num": 6, "sampler": sampler},
+        "sample": {"kind": kind, "every": STEPS, "num": 6, "sampler": sampler},
     }
     return RunConfig.model_validate(resolve(document).document)
 
@@ -121,6 +130,7 @@ def train_all(rank: int, world_size: int, folder: str) -> Found:
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("runs")
     written(folder / "pairs")
+    (folder / "sequences.txt").write_text("CAG\t9\nGAU\t8\nUUU\t5\n")
     written(folder / "chords", nodes=(0.0, 0.1, 0.45, 1.0))
     return folder
 

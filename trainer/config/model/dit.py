@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 
 from trainer.config.model.protocol import (
+    IMAGES,
     Layers,
     NetworkConfig,
     Shape,
@@ -70,6 +71,8 @@ class DiTConfig(PatchesConfig):
     init_from: Path | None = None
     """An ema.safetensors whose weights this run starts with, or the folder of the run that has it."""
 
+    data_kinds = (*IMAGES, "pairs", "sequences")
+    sample_kinds = ("images", "sequences")
     takes_images = True
     unseen_in_shapes = ("num_heads", "feed_forward", "feed_forward_norm_epsilon", "waves")
     reads_context = True

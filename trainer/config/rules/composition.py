@@ -54,15 +54,20 @@ ALTERNATIVES: dict[str, tuple[Any, ...]] = {
     "coupling": _kinds(coupling.Config),
     "path": PATHS,
     "target": _kinds(target.Config),
-    "objective": tuple(
-        objective.Regression(space=space, antithetic=antithetic)
-        for antithetic in (False, True)
-        for space in ("prediction", "data", "velocity")
+    "objective": (
+        *(
+            objective.Regression(space=space, antithetic=antithetic)
+            for antithetic in (False, True)
+            for space in ("prediction", "data", "velocity")
+        ),
+        objective.CrossEntropy(),
     ),
     "sampler": tuple(one for one in _kinds(sampler.Config) if not isinstance(one, sampler.Transition)),
     "controls": ((),),
 }
 """The configurations that may replace a part whatever the network is, by the name of the part."""
+OF_LETTERS = path.GumbelSoftmaxConfig | target.Token | objective.CrossEntropy
+"""Parts of flows over letters, which replace others only where one of them is there already."""
 
 Reasons = Iterator[tuple[tuple[str, ...], str]]
 """Names of parts that do not go together, the one first that a complaint is about, and why."""
@@ -117,6 +122,7 @@ def reasons(parts: Composition) -> Reasons:
     """What does not go together, in the order of complaints."""
     yield from _of_chains(parts)
     yield from _of_fields(parts)
+    yield from _of_letters(parts)
     yield from _of_pairs_and_prediction(parts)
     yield from _of_losses(parts)
     yield from _of_steps(parts)
@@ -165,6 +171,24 @@ def _of_fields(parts: Composition) -> Reasons:
         yield ("coupling", "sampler"), "a state begins at a label, which is no noise that this sampler could draw anew"
     if parts.controls:
         yield ("coupling", "controls"), "a control changes a picture, and a state has a label beside it"
+
+
+def _of_letters(parts: Composition) -> Reasons:
+    predicted, learned, letters = parts.target, parts.objective, isinstance(parts.target, target.Token)
+    if isinstance(parts.path, path.GumbelSoftmaxConfig):
+        if not isinstance(predicted, target.Token | target.OwnTarget):
+            yield ("path", "target"), "its states are of letters with noise, of which logits are predicted"
+        if isinstance(parts.sampler, sampler.Renoise):
+            yield ("sampler", "path"), "it draws normal noise on the way, and that of this path is Gumbel noise"
+    if isinstance(learned, objective.CrossEntropy) and not isinstance(predicted, target.Token | target.OwnTarget):
+        yield ("objective", "target"), "it compares logits with letters"
+    match learned:
+        case objective.CrossEntropy() | objective.OwnObjective():
+            pass
+        case objective.Regression(space=("data" | "velocity"), monge_gap=None):
+            pass
+        case _ if letters:
+            yield ("target", "objective"), "it predicts logits, which are no value that this compares"
 
 
 def _of_pairs_and_prediction(parts: Composition) -> Reasons:
@@ -328,7 +352,11 @@ def partners(parts: Composition, named: tuple[str, ...], *also: Rule) -> dict[st
         broken = chain.from_iterable(rule(other) for rule in (reasons, *also))
         return not any(set(about) <= set(named) for about, _ in broken)
 
-    fitting = {part: [one for one in ALTERNATIVES[part] if fits(replace(parts, **{part: one}))] for part in named}
+    of_letters = any(isinstance(one, OF_LETTERS) for one in (parts.path, parts.target, parts.objective))
+    among = {
+        part: [one for one in ALTERNATIVES[part] if of_letters or not isinstance(one, OF_LETTERS)] for part in named
+    }
+    fitting = {part: [one for one in among[part] if fits(replace(parts, **{part: one}))] for part in named}
     return {part: ones for part, ones in fitting.items() if ones}
 
 

@@ -1,10 +1,14 @@
-"""Runs whose states have the class of an example beside its image."""
+"""Runs whose states have the class of an example beside its image, or are of letters."""
 
 from trainer.config.rules.objection import Objections
 from trainer.config.run import RunConfig
+from trainer.config.sample import SequenceSample
 from trainer.config.task.policy import AdjointMatchingConfig, GRPOConfig
 from trainer.data import PairsConfig
 from trainer.flow.coupling import Symmetric
+from trainer.flow.objective import CrossEntropy
+from trainer.flow.path import GumbelSoftmaxConfig
+from trainer.flow.target import Token
 
 
 def of_labels_in_state(config: RunConfig) -> Objections:
@@ -34,8 +38,36 @@ def of_labels_in_state(config: RunConfig) -> Objections:
         yield "task.kind", problem, "use a base with another coupling"
 
 
+def of_letters(config: RunConfig) -> Objections:
+    """Parts that are of letters where the data have none, and what has no meaning for letters."""
+    flow, letters = config.flow, bool(config.alphabet)
+    if flow is None:
+        return
+    for field, part in (("path", flow.path), ("target", flow.target), ("objective", flow.objective)):
+        if isinstance(part, GumbelSoftmaxConfig | Token | CrossEntropy) and not letters:
+            problem = f"{part.kind} is of one-hot letters, and {config.data.kind} data have none"
+            yield f"flow.{field}.kind", problem, f"use data.kind sequences, or another flow.{field}"
+    if letters != isinstance(config.sample, SequenceSample):
+        what = "of sequences" if letters else f"no sequences but {config.data.kind}"
+        remedy = "use sequences" if letters else f"use {config.model.sample_kinds[0]}"
+        yield "sample.kind", f"{config.sample.kind}, and the data are {what}", remedy
+    if not letters:
+        return
+    for name in ("source", "context", "latent"):
+        if getattr(flow, name) is not None:
+            yield f"flow.{name}", "it is of images or points, and the data are sequences", "remove the section"
+    if isinstance(flow.target, Token) and flow.data_scale != 1:
+        problem = f"{flow.data_scale:g} scales states, and flow.target.kind token predicts letters"
+        yield "flow.data_scale", problem, "use 1"
+    if isinstance(config.task, GRPOConfig | AdjointMatchingConfig):
+        problem = f"{config.task.kind} takes the states for examples, and those of sequences are no letters yet"
+        yield "task.kind", problem, "use flow, and controls of samples"
+
+
 def of_pictures_alone(config: RunConfig, verb: str) -> Objections:
-    """Runs whose states have a label beside the picture, for a verb that compares or changes states as pictures."""
+    """Runs whose states are no pictures or points alone, for a verb that compares or changes them as such."""
     if config.labels_in_state:
         problem = f"its states have a label beside the picture, which {verb} would take for a part of the picture"
         yield "run_dir", problem, "use a run with another flow.coupling than symmetric"
+    if config.alphabet:
+        yield "run_dir", f"its states are of letters, and {verb} is for pictures and points", "use a run of such data"

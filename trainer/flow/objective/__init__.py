@@ -5,6 +5,7 @@ from typing import Annotated, Any, ClassVar, cast
 from pydantic import BeforeValidator
 
 from netsim.foundation.own_class import KindOrClass, OwnClass, build_own
+from trainer.flow.objective.cross_entropy import CrossEntropy
 from trainer.flow.objective.distillation import ConsistencyDistillation, VelocityDistillation
 from trainer.flow.objective.monge import MongeGap, MongeMap, Regularised
 from trainer.flow.objective.protocol import BuiltIn, LossTerms, Model, Objective, ObjectiveInputs, Teacher
@@ -39,6 +40,7 @@ AnyConfig = (
     | ConsistencyDistillation
     | Transition
     | CausalTransition
+    | CrossEntropy
     | OwnObjective
 )
 

@@ -14,6 +14,7 @@ from trainer.flow.path.affine import (
     linear,
     trigonometric,
 )
+from trainer.flow.path.gumbel_softmax import Annealed, Constant, GumbelSoftmaxConfig
 from trainer.flow.path.kinetic_optimal import PathTable, Tabulated, TabulatedConfig
 from trainer.flow.path.protocol import Coefficients, End, Path, PathSample
 from trainer.flow.path.stochastic_interpolant import (
@@ -45,6 +46,7 @@ Config = Annotated[
     | MirrorInterpolantConfig
     | OneSidedInterpolantConfig
     | TabulatedConfig
+    | GumbelSoftmaxConfig
     | OwnPath,
     KindOrClass(),
 ]

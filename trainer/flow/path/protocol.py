@@ -81,6 +81,7 @@ class Path(Protocol):
         starts_as: the only term at t = 0, where the source is x_0, or z on a path without x_0; None: there are several.
         ends_as: the only term at t = 1; None: there are several.
         noise_scale: the standard deviation in whose units the noise is strong or weak: g is proportional to it.
+        normal: whether noise that is standard normal when it is drawn is so in the states, which have a score then.
     """
 
     affine: bool = True
@@ -91,6 +92,11 @@ class Path(Protocol):
     starts_as: End | None = "source"
     ends_as: End | None = "data"
     noise_scale: float = 1.0
+    normal: bool = True
+
+    def start(self, source: Tensor) -> Tensor:
+        """Returns the states [B, *D] that samples begin at, made of their source points [B, *D]."""
+        return source
 
     def sample(self, pairs: Pairs, t: Tensor, *, generator: torch.Generator) -> PathSample:
         """Places pairs with states [B, *D] at times [B] in [0, 1]; the generator is of the path's noise."""

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from netsim.foundation.own_class import KindOrClass, OwnClass, build_own
 from netsim.foundation.settings import Section
+from trainer.flow.letters import centred
 from trainer.flow.path.protocol import End, Path, PathSample
 from trainer.flow.target.conversion import Quantity, convert, convert_pair, determines, pair_determines
 
@@ -162,6 +163,27 @@ class VPrediction(Single):
         return c.b * sample.x_0 - c.a * sample.x_1
 
 
+class Token(Single):
+    """The network predicts logits of the letter at each place of a sequence; nothing to set.
+
+    Their softmax over dimension 1 is the conditional mean of the data: states are of one-hot letters, less their mean
+    1 / V. Guidance mixes logits, and so distributions geometrically: p_condition^scale p_nothing^(1 - scale), which is
+    not the affine mixture of velocities.
+
+    Source: Campbell et al., "Generative Flows on Discrete State-Spaces", arXiv 2402.04997, section 3.2 (the denoiser).
+    """
+
+    kind: Literal["token"] = "token"
+    quantities: ClassVar[tuple[Quantity, ...]] = ("data",)
+    end: ClassVar[End | None] = "data"
+
+    def make(self, sample: PathSample) -> Tensor:
+        return sample.x_1
+
+    def convert(self, prediction: Tensor, x_t: Tensor, t: Tensor, to: Quantity) -> Tensor:
+        return super().convert(centred(prediction.softmax(1)), x_t, t, to)
+
+
 class VelocityAndNoise(BuiltIn):
     """The network predicts dx/dt and z on a path with noise of its own; nothing to set.
 
@@ -196,7 +218,7 @@ class OwnTarget(OwnClass, frozen=True):
         return cast(Target, made.build(path)) if isinstance(made, BuiltIn) else made
 
 
-Config = Annotated[Velocity | Data | Noise | Score | VPrediction | VelocityAndNoise | OwnTarget, KindOrClass()]
+Config = Annotated[Velocity | Data | Noise | Score | VPrediction | VelocityAndNoise | Token | OwnTarget, KindOrClass()]
 
 
 def class_of(config: Config) -> Any:

@@ -19,7 +19,7 @@ def determines(source: Quantity, to: Quantity, path: Path) -> bool:
     """Whether one quantity and the state determine another quantity at every time in (0, 1)."""
     if source == to:
         return True
-    if not path.affine:
+    if not path.affine or (not path.normal and "score" in (source, to)):
         return False
     if source == "v_prediction":
         return path.preserves_variance
@@ -126,6 +126,8 @@ def _check_names(**fields: str) -> None:
 
 
 def _open(source: Quantity, to: Quantity, path: Path) -> str:
+    if not path.normal:
+        return "path: its noise is not normal, so that the score does not follow from it; use the velocity"
     if "v_prediction" in (source, to):
         return "path: v_prediction is defined where a^2 + b^2 = 1; use a variance-preserving path, or another quantity"
     if path.has_source:

@@ -16,7 +16,7 @@ from torch import Tensor
 import trainer.data
 from trainer.config.derived import drawable
 from trainer.config.run import RunConfig
-from trainer.config.sample import ImageSample, PointSample
+from trainer.config.sample import ImageSample
 from trainer.config.task import AdjointMatchingConfig, GRPOConfig
 from trainer.data import Batch
 from trainer.evaluation.judgement import real_examples
@@ -124,7 +124,7 @@ class PolicyTask(MicroBatchTask[D]):
 
     def show(self, networks: Networks, stem: Path, *, seed: int) -> None:
         """Examples of the base and of this run from the same noise, with their rewards."""
-        if not isinstance(self.config.sample, PointSample) and not drawable(self.config):
+        if isinstance(self.config.sample, ImageSample) and not drawable(self.config):
             return
         path = stem.with_suffix(".png")
         with networks.average() as model:

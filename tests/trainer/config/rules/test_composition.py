@@ -15,7 +15,7 @@ from tests.benchmarks import compositions
 from tests.trainer.commands import DIGITS, refused
 from tests.trainer.flow.paths import AFFINE, ALL, NOISY
 from tests.trainer.flow.paths import name as path_name
-from tests.trainer.flow.unions import members
+from tests.trainer.flow.unions import OF_LETTERS, members
 from trainer.config.model.mlp import AutoencoderConfig
 from trainer.config.rules.cautions import of_composition
 from trainer.config.rules.composition import (
@@ -58,7 +58,9 @@ HEADS: dict[str, dict[str, Any]] = {
 PATHS = tuple(
     next(known for known in AFFINE if known.kind == "tabulated") if one.kind == "tabulated" else one
     for one in ALTERNATIVES["path"]
+    if one.kind not in OF_LETTERS
 )
+TARGETS = tuple(one for one in ALTERNATIVES["target"] if one.kind not in OF_LETTERS)
 
 STEADY = [one for one in AFFINE if not isinstance(one, path.VariancePreservingConfig | path.DiffusionStepsConfig)]
 """Paths of two ends whose velocity is finite at both."""
@@ -67,7 +69,7 @@ COUPLINGS = tuple(one for one in ALTERNATIVES["coupling"] if not one.labels_in_s
 """States of others have a label beside the data; what goes with them is in test_states."""
 couplings = pytest.mark.parametrize("coupled", COUPLINGS, ids=lambda one: one.kind)
 paths = pytest.mark.parametrize("along", PATHS, ids=lambda one: one.kind)
-targets = pytest.mark.parametrize("predicted", ALTERNATIVES["target"], ids=lambda one: one.kind)
+targets = pytest.mark.parametrize("predicted", TARGETS, ids=lambda one: one.kind)
 whole = pytest.mark.parametrize("whole", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["cover", "whole"])
 """All compositions, or so many that every two of their parts are together in one."""
 
@@ -198,8 +200,8 @@ def in_turn(values: Sequence[Any], *others: tuple[Sequence[Any], Any]) -> Any:
 @paths
 def test_what_is_accepted_trains_and_draws_and_what_is_refused_names_its_partners(along, coupled, whole):
     given = (PATHS, along), (COUPLINGS, coupled)
-    for predicted, head in product(ALTERNATIVES["target"], HEADS):
-        if not whole and head != in_turn([*HEADS], *given, (ALTERNATIVES["target"], predicted)):
+    for predicted, head in product(TARGETS, HEADS):
+        if not whole and head != in_turn([*HEADS], *given, (TARGETS, predicted)):
             continue
         parts = composition(path=along, target=predicted, coupling=coupled)
         refusal = complaint(parts)
@@ -260,7 +262,7 @@ def test_what_tells_one_end_alone_is_told_of_where_a_sampler_asks_at_the_other(a
         times = drawn.grid().double()
         return float(drawn.build(built).sample(cast(sampler.Field, velocity), x_0, times).final)
 
-    for predicted in ALTERNATIVES["target"]:
+    for predicted in TARGETS:
         parts = composition(path=along, target=predicted, sampler=drawn)
         broken = next(reasons(parts), None)
         line = None if broken else next(starmap(message, of_composition(configuration(parts, "plain"))), None)
@@ -328,9 +330,9 @@ def test_every_sampler_draws_from_what_it_is_allowed_to_and_says_what_it_goes_wi
 
     def is_later(parts: tuple[Any, Any, Any]) -> bool:
         """The first ones alone have nearly all pairs."""
-        return parts[2] != in_turn(COUPLINGS, (PATHS, parts[0]), (ALTERNATIVES["target"], parts[1]))
+        return parts[2] != in_turn(COUPLINGS, (PATHS, parts[0]), (TARGETS, parts[1]))
 
-    every = product(PATHS, ALTERNATIVES["target"], COUPLINGS)
+    every = product(PATHS, TARGETS, COUPLINGS)
     for along, predicted, coupled in sorted(every, key=is_later):
         if complaint(composition(path=along, target=predicted, coupling=coupled)) is not None:
             continue
@@ -356,7 +358,7 @@ def test_a_space_is_compared_where_the_prediction_tells_it(along, space):
     x_0, x_1 = torch.randn(2, 5, 3, dtype=torch.float64, generator=generator())
     t, built = torch.tensor([0.2, 0.4, 0.5, 0.6, 0.8], dtype=torch.float64), along.build()
     sample = built.sample(Pairs(x_0, x_1), t, generator=generator(1))
-    for predicted in ALTERNATIVES["target"]:
+    for predicted in TARGETS:
         if complaint(composition(path=along, target=predicted)) is not None:
             continue
         told = predicted.build(built)

@@ -1,5 +1,6 @@
-"""Runs whose states have a label beside the image: what does not go with them."""
+"""Runs whose states have a label beside the image, or are of letters: what does not go with them."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -76,3 +77,93 @@ def test_verbs_that_take_states_for_pictures_refuse_such_runs() -> None:
     refuse(of_pictures_alone(config(flow={"coupling": {"kind": "independent"}}), "edit"))
     with pytest.raises(ValueError, match="run_dir: its states have a label beside the picture, which edit would take"):
         refuse(of_pictures_alone(config(), "edit"))
+
+
+LETTERS: dict[str, Any] = {
+    "run": {"dir": "unused"},
+    "model": {"kind": "dit", "patch_size": 1, "hidden": 16, "num_layers": 1, "num_heads": 2},
+    "flow": {"path": {"kind": "gumbel_softmax"}, "target": {"kind": "token"}, "objective": {"kind": "cross_entropy"}},
+    "optim": {"steps": 1, "global_batch": 4},
+    "sample": {"kind": "sequences"},
+}
+
+
+def of_letters(folder: Path, **sections: Any) -> RunConfig:
+    path = folder / "sequences.txt"
+    path.write_text("CAG\t5\nGAU\n")
+    document = {**LETTERS, "data": {"kind": "sequences", "path": path, "held_out": 1}, **sections}
+    return RunConfig.model_validate(resolve(document).document)
+
+
+def test_letters_are_states_of_a_channel_each(tmp_path: Path) -> None:
+    found = of_letters(tmp_path)
+    assert (found.alphabet, found.state_shape) == ("ACGU", (4, 1, 3))
+    plan_layout(found, 1)
+    assert config(flow={"coupling": {"kind": "independent"}}).alphabet == ""
+
+
+@pytest.mark.parametrize(
+    ("flow", "message"),
+    [
+        (
+            {"target": {"kind": "velocity"}, "objective": {"kind": "regression"}},
+            r"flow\.path\.kind: gumbel_softmax does not go with flow\.target\.kind velocity .*flow\.target\.kind token",
+        ),
+        (
+            {"objective": {"kind": "regression"}},
+            r"flow\.target\.kind: token does not go with flow\.objective\.kind regression .*or cross_entropy",
+        ),
+        (
+            {"path": {"kind": "linear"}, "target": {"kind": "data"}},
+            r"flow\.objective\.kind: cross_entropy does not go with flow\.target\.kind data .*flow\.target\.kind token",
+        ),
+        (
+            {"path": {"kind": "stochastic_interpolant"}},
+            r"flow\.target\.kind: token does not go with flow\.path\.kind stochastic_interpolant .*gumbel_softmax",
+        ),
+        ({"source": {"kind": "digits"}}, r"flow\.source: it is of images or points, and the data are sequences"),
+        ({"data_scale": 2.0}, r"flow\.data_scale: 2 scales states, and flow\.target\.kind token .*; use 1"),
+    ],
+)
+def test_what_does_not_go_with_letters_is_refused(tmp_path: Path, flow: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        plan_layout(of_letters(tmp_path, flow={**LETTERS["flow"], **flow}), 1)
+
+
+@pytest.mark.parametrize(
+    ("sampler", "message"),
+    [
+        ("renoise", r"sample\.sampler\.kind: renoise does not go with flow\.path\.kind gumbel_softmax .*euler"),
+        ("euler_maruyama", r"sample\.sampler\.kind: euler_maruyama does not go with .*needs the score"),
+    ],
+)
+def test_samplers_that_draw_normal_noise_are_refused(tmp_path: Path, sampler: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        plan_layout(of_letters(tmp_path, sample={"kind": "sequences", "sampler": {"kind": sampler}}), 1)
+
+
+@pytest.mark.parametrize("chosen", ["first_order", "heun", "dopri5", "segmented"])
+def test_other_samplers_draw_letters(tmp_path: Path, chosen: str) -> None:
+    plan_layout(of_letters(tmp_path, sample={"kind": "sequences", "sampler": {"kind": chosen}}), 1)
+
+
+def test_the_straight_path_and_regression_are_of_letters_too(tmp_path: Path) -> None:
+    flow = {"target": {"kind": "token"}, "objective": {"kind": "regression", "space": "data"}}
+    plan_layout(of_letters(tmp_path, flow=flow), 1)
+    plan_layout(of_letters(tmp_path, flow={}), 1)
+
+
+def test_letters_need_sequences_and_sequences_their_pictures(tmp_path: Path) -> None:
+    digits = {**LETTERS, "data": {"kind": "digits"}, "sample": {}}
+    with pytest.raises(ValueError, match=r"flow\.path\.kind: gumbel_softmax is of one-hot letters, and digits data"):
+        plan_layout(RunConfig.model_validate(resolve(digits).document), 1)
+    with pytest.raises(ValueError, match=r"sample\.kind: images, and the data are of sequences; use sequences"):
+        plan_layout(of_letters(tmp_path, sample={"kind": "images", "guidance": 1.0}), 1)
+    plain = {**digits, "flow": {}, "sample": {"kind": "sequences"}}
+    with pytest.raises(ValueError, match=r"sample\.kind: sequences, and the data are no sequences but digits"):
+        plan_layout(RunConfig.model_validate(resolve(plain).document), 1)
+
+
+def test_verbs_for_pictures_and_points_refuse_letters(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="run_dir: its states are of letters, and steps is for pictures and points"):
+        refuse(of_pictures_alone(of_letters(tmp_path), "steps"))

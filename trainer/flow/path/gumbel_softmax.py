@@ -1,0 +1,104 @@
+"""The path of Gumbel-Softmax flows: one-hot letters beside Gumbel noise, the signal growing or constant.
+
+The published path lies in the simplex, x = softmax((a e_k + g / beta) / tau(t)) with a temperature that falls. All
+pairs have the same temperature, so that it changes coordinates and nothing else: tau log x is a e_k + g / beta up to a
+number that is the same for all letters. States are this, with sum 0 over the letters. They are of the size of 1 at all
+times, and a step of a solver is exact in what the temperature would do.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from netsim.foundation.settings import Section
+from trainer.flow.coupling.protocol import Pairs
+from trainer.flow.path.affine import Affine, without_noise
+from trainer.flow.path.protocol import Coefficients, Path, PathSample
+
+
+class Annealed(Section):
+    """The weight of the letter grows with the time from 0 to 1: paths begin at noise, and end at their own letter."""
+
+    kind: Literal["annealed"] = "annealed"
+    beta: float = Field(default=10.0, gt=0, allow_inf_nan=False)
+    """What the noise is divided by. Of V letters the one at the end of a path is its own with probability e^beta /
+    (e^beta + V - 1)."""
+
+    def followed(self, t: Tensor) -> Coefficients:
+        one = torch.ones_like(t)
+        return without_noise(one / self.beta, t, da=torch.zeros_like(t), db=one)
+
+    def learned(self, t: Tensor) -> Coefficients:
+        return self.followed(t)
+
+
+class Constant(Section):
+    """As published: the weight of the letter is 1 at all times, so that a state holds its letter from the start.
+
+    The published velocity leaves out the noise. Samples that follow it begin at noise without a letter, where the
+    network has learned nothing, and are further from the data than those of `annealed`.
+    """
+
+    kind: Literal["constant"] = "constant"
+    beta: float = Field(default=2.0, gt=0, allow_inf_nan=False)
+    """What the noise is divided by."""
+    rate: float = Field(default=3.0, gt=0, allow_inf_nan=False)
+    """Of the exponential fall of the temperature."""
+
+    def followed(self, t: Tensor) -> Coefficients:
+        """dx/dt = rate (e_k - x) from g / beta on."""
+        rest = (-self.rate * t).exp()
+        return without_noise(rest / self.beta, 1 - rest, da=-self.rate * rest / self.beta, db=self.rate * rest)
+
+    def learned(self, t: Tensor) -> Coefficients:
+        one, zero = torch.ones_like(t), torch.zeros_like(t)
+        return without_noise(one / self.beta, one, da=zero, db=zero)
+
+
+class GumbelSoftmaxConfig(Section):
+    """The path of one-hot letters with Gumbel noise, which ends near a letter itself, in place of a mean of letters."""
+
+    kind: Literal["gumbel_softmax"] = "gumbel_softmax"
+    signal: Annotated[Annealed | Constant, Field(discriminator="kind")] = Annealed()
+    """How the weight of the letter depends on the time."""
+
+    def build(self) -> Path:
+        return GumbelSoftmax(self.signal)
+
+
+class GumbelSoftmax(Affine):
+    """x_t = a(t) g + b(t) e_k over the letters of dimension 1, with a Gumbel draw g of the rank of the normal one.
+
+    The coefficients are those of the paths that samples follow. States to learn from lie on them if the signal is
+    annealed.
+
+    Source: Tang et al., "Gumbel-Softmax Flow Matching with Straight-Through Guidance for Controllable Biological
+    Sequence Generation", arXiv 2503.17361.
+    """
+
+    normal = False
+
+    def __init__(self, signal: Annealed | Constant) -> None:
+        super().__init__(signal.followed)
+        self.ends_as = None
+        self._signal = signal
+
+    def start(self, source: Tensor) -> Tensor:
+        return gumbel(source) / self._signal.beta
+
+    def sample(self, pairs: Pairs, t: Tensor, *, generator: torch.Generator) -> PathSample:  # noqa: ARG002
+        x_0, x_1 = gumbel(pairs.x_0), pairs.x_1
+        at, c = self._signal.learned(t).broadcast(x_1), self.coefficients(t).broadcast(x_1)
+        x_t = at.a * x_0 + at.b * x_1
+        noise = (x_t - c.b * x_1) / c.a
+        return PathSample(x_t, c.da * noise + c.db * x_1, noise, t, x_0, x_1)
+
+
+def gumbel(normal: Tensor) -> Tensor:
+    """The Gumbel draws with the ranks of standard normal ones [B, V, *rest], less their mean over V."""
+    drawn = -(-torch.special.log_ndtr(normal)).log()
+    return drawn - drawn.mean(1, keepdim=True)
