@@ -46,6 +46,7 @@ def states_of(config: RunConfig) -> dict[str, Any]:
         "flow.path": flow.path.model_dump(mode="json"),
         "a source": config.source_data and config.source_data.model_dump(mode="json"),
         "flow.context": flow.context and flow.context.model_dump(mode="json"),
+        "contexts of shape": config.context_shape and list(config.context_shape),
         "classes": config.data.num_classes,
     }
 

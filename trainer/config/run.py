@@ -265,11 +265,16 @@ class RunConfig(Section):
 
     @property
     def context_shape(self) -> tuple[int, int, int] | None:
-        """Shape of what the network is conditioned on besides the class; None: nothing."""
+        """Shape of what the network is conditioned on besides the class: None: nothing."""
         context = self.flow and self.flow.context
         if context is None:
-            return None
+            return None if self.flow is None or self.labels_in_state else self.data_context_shape
         return context.shape(example=tuple(self.data.shape), state=self.state_shape)
+
+    @property
+    def data_context_shape(self) -> tuple[int, int, int] | None:
+        """Shape of what the data have beside each example, such as a mask; None: nothing."""
+        return getattr(self.data, "context_shape", None)
 
     @property
     def context_channels(self) -> int:

@@ -275,12 +275,17 @@ class Mixture(Dataset):
             raise BadExamples(bad)
         order = torch.cat(rows).argsort()
         labels = sources if self._by_source else _joined("labels", [part.labels for part in parts], order)
-        x_0, interval, captions = (
+        x_0, interval, captions, context = (
             _joined(what, [getattr(part, name) for part in parts], order)
-            for name, what in (("x_0", "source points"), ("interval", "times"), ("captions", "captions"))
+            for name, what in (
+                ("x_0", "source points"),
+                ("interval", "times"),
+                ("captions", "captions"),
+                ("context", "contexts"),
+            )
         )
         x_1 = torch.cat([part.x_1 for part in parts])[order]
-        return Batch(x_1, labels, indices, x_0, interval, captions, sources)
+        return Batch(x_1, labels, indices, x_0, interval, captions, sources, context)
 
 
 KINDS = by_kind(AnyOneConfig)

@@ -30,6 +30,8 @@ class Batch:
         x_0: float32 as `x_1`, the source point that belongs to each data point; None for data that are no pairs.
         interval: float32 [B, 2] times at which each pair is at `x_0` and at `x_1`; None: 0 and 1.
         captions: float32 [B, W], the vector of each example's caption; None for data without.
+        context: float32 [B, C', *rest] what belongs to each example and is not drawn, such as masks; None for data
+            without.
         sources: int64 [B] numbers of the parts of a mixture that the examples are from; None for other data.
         replaced: of each example whose turn it was and that cannot be read: where it lies and what is wrong.
     """
@@ -41,6 +43,7 @@ class Batch:
     interval: Tensor | None = None
     captions: Tensor | None = None
     sources: Tensor | None = None
+    context: Tensor | None = None
     replaced: tuple[str, ...] = ()
 
     def with_captions(self, captions: Tensor) -> Batch:
@@ -57,7 +60,7 @@ class Batch:
 
     def _with(self, copied: Callable[[Tensor], Tensor]) -> Batch:
         read = {"x_1": self.x_1, "labels": self.labels, "x_0": self.x_0, "interval": self.interval}
-        read |= {"captions": self.captions, "sources": self.sources}
+        read |= {"captions": self.captions, "sources": self.sources, "context": self.context}
         return replace(self, **{name: copied(values) for name, values in read.items() if values is not None})
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import resource
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -152,6 +152,10 @@ class ShardsConfig(Section):
     """Left out: what the index says."""
     class_names: ClassNames = ()
     """Of the classes 0, 1, ...; left out: what the index says."""
+    context_shape: Annotated[
+        tuple[PositiveInt, PositiveInt, PositiveInt] | None, Field(exclude_if=lambda one: one is None)
+    ] = None
+    """(C, H, W) of what belongs to each example and is not drawn, such as a mask; left out: what the index says."""
     augment: Augment = None
     """Flips and crops of the images that are trained on; null: none."""
     digest: str
@@ -166,8 +170,10 @@ class ShardsConfig(Section):
         if index.latents is not None and document.get("augment") is not None:
             raise ValueError(f"augment: {'; '.join(_no_images(document['path']))}")
         names = ("shape", "num_classes", "class_names", "digest")
-        shapes = {"shapes": index.shapes} if len(index.shapes) > 1 else {}
-        return completed(document, {name: getattr(index, name) for name in names} | shapes)
+        optional: dict[str, Any] = {"shapes": index.shapes} if len(index.shapes) > 1 else {}
+        if index.context is not None:
+            optional["context_shape"] = index.context.shape
+        return completed(document, {name: getattr(index, name) for name in names} | optional)
 
     def of_shape(self, shape: tuple[int, ...]) -> ShardsConfig:
         return self.model_copy(update={"shape": shape, "shapes": ()})
@@ -177,6 +183,8 @@ class ShardsConfig(Section):
         check_class_names(self.class_names, self.num_classes)
         for shape in (self.shape, *self.shapes):
             check_augment(self.augment, shape)
+        if self.context_shape is not None and self.augment is not None:
+            raise ValueError("augment: would move images and leave their contexts where they are; leave it out")
         return self
 
     def open(self) -> Shards:
@@ -188,7 +196,7 @@ class Shards(RowsOfShards, OfShapes):
 
     def __init__(self, config: ShardsConfig) -> None:
         index = ShardIndex.read(config.path)
-        check_same(config.path, index, config, ("digest", "shape", "num_classes"))
+        check_same(config.path, index, config, ("digest", "shape", "num_classes", "context_shape"))
         super().__init__(config.path, index, config.held_out, lambda: _check_shards(config.path, index))
         self.shapes = index.shapes
         of_shards = [self.shapes.index(entry.shape or index.shape) for entry in index.shards]
@@ -196,28 +204,35 @@ class Shards(RowsOfShards, OfShapes):
         self.shape_of = torch.tensor(of_shards).repeat_interleave(lengths)
         if index.latents is not None and config.augment is not None:
             raise Refusal(config.path, "data.augment", *_no_images(config.path))
-        self._dtype, self.augment = index.dtype, config.augment
+        self._dtype, self.augment, self._context = index.dtype, config.augment, index.context
         self._shift, self._scale = (_by_channel(values, index) for values in (index.shift, index.scale))
 
     def get(self, indices: Tensor) -> Batch:
-        values, labels = zip(*self.rows(indices, self._row), strict=True)
-        x_1 = torch.from_numpy(np.stack(values)).float()
-        if self._dtype == "uint8":
-            x_1 = x_1.div(127.5).sub(1)
+        values, labels, contexts = zip(*self.rows(indices, self._row), strict=True)
+        x_1 = _as_read(values, self._dtype)
         if self._shift is not None:
             x_1 = x_1 - self._shift
         if self._scale is not None:
             x_1 = x_1 / self._scale
-        return Batch(x_1, torch.tensor(labels) if self.num_classes else None, indices)
+        context = None if self._context is None else _as_read(contexts, self._context.dtype)
+        return Batch(x_1, torch.tensor(labels) if self.num_classes else None, indices, context=context)
 
-    def _row(self, arrays: Mapping[str, Array], row: int) -> tuple[NDArray[Any], int]:
+    def _row(self, arrays: Mapping[str, Array], row: int) -> tuple[NDArray[Any], int, NDArray[Any] | None]:
         values = arrays["data"].row(row)
-        if not np.isfinite(values).all():
-            raise ValueError("data: contains values that are not finite")
+        context = None if self._context is None else arrays["context"].row(row)
+        for name, read in (("data", values), ("context", context)):
+            if read is not None and not np.isfinite(read).all():
+                raise ValueError(f"{name}: contains values that are not finite")
         label = int(arrays["labels"].row(row)) if self.num_classes else 0
         if label not in range(max(1, self.num_classes)):
             raise ValueError(f"labels: {label} is not one of the {self.num_classes} classes")
-        return values, label
+        return values, label, context
+
+
+def _as_read(rows: Sequence[NDArray[Any]], dtype: str) -> Tensor:
+    """Rows of one type, stacked: float32, bytes from 0..255 in [-1, 1]."""
+    values = torch.from_numpy(np.stack(rows)).float()
+    return values.div(127.5).sub(1) if dtype == "uint8" else values
 
 
 def _no_images(folder: str | Path) -> tuple[str, str]:
@@ -231,14 +246,18 @@ def _check_shards(folder: Path, index: ShardIndex) -> None:
     for entry in index.shards:
         path = folder / entry.file
         arrays = open_shard(path)
-        for key in ("data", *(("labels",) if index.num_classes else ())):
+        rows = {"data": (entry.shape or index.shape, index.dtype)}
+        if index.context is not None:
+            rows["context"] = index.context.shape, index.context.dtype
+        for key in (*rows, *(("labels",) if index.num_classes else ())):
             if key not in arrays:
                 raise Refusal(path, key, f"is missing (there are {', '.join(arrays) or 'none'})", REMEDY)
-        shape, wanted = arrays["data"].shape, (entry.num_examples, *(entry.shape or index.shape))
-        if shape != wanted:
-            raise Refusal(path, "data", f"has shape {shape} but the index says {wanted}", REMEDY)
-        if arrays["data"].dtype != index.dtype:
-            raise Refusal(path, "data", f"is {arrays['data'].dtype} but the index says {index.dtype}", REMEDY)
+        for key, (of_row, dtype) in rows.items():
+            shape, wanted = arrays[key].shape, (entry.num_examples, *of_row)
+            if shape != wanted:
+                raise Refusal(path, key, f"has shape {shape} but the index says {wanted}", REMEDY)
+            if arrays[key].dtype != dtype:
+                raise Refusal(path, key, f"is {arrays[key].dtype} but the index says {dtype}", REMEDY)
         if index.num_classes:
             labels = arrays["labels"]
             if labels.shape != (entry.num_examples,):

@@ -82,7 +82,7 @@ def by_task(
     None: the run tells no tasks apart, or draws for contexts of held-out examples.
     """
     names, config = task_names(flow.config), flow.config
-    if not names or flow.parts.context is not None:
+    if not names or flow.config.context_shape is not None:
         return None
     dataset = trainer.data.build(config.data)
     batch = dataset.get(trainer.data.first_data_points(dataset, "train", JUDGED))

@@ -308,7 +308,7 @@ def _bits(flow: TrainedFlow, num: int, seed: int, progress: Progress) -> float:
     for rows in trainer.data.first_data_points(dataset, "held_out", num).split(TOGETHER):
         progress(f"likelihood of {sum(map(len, found)) + len(rows)} of {num} held-out examples")
         batch = dataset.get(rows)
-        context, task = parts.context_of(batch.x_1, generator), tasks_of(config, batch)
+        context, task = parts.context_of(batch, generator), tasks_of(config, batch)
         condition = Condition(batch.labels, context, caption=batch.captions, task=task).to(flow.device)
         x_1 = parts.space.encode(batch.x_1, generator=generator).to(flow.device) * parts.data_scale
         probes = None if values <= EXACT_UP_TO else random_signs(PROBES, x_1, generator)

@@ -128,7 +128,7 @@ def measure_gaps(config: RunConfig, labels: Tensor, drawn: Drawn) -> MongeGaps |
     """
     assert config.flow is not None
     assert isinstance(config.sample, FlowSample)
-    if config.flow.context is not None:
+    if config.context_shape is not None:
         return None
     own = config.sample.sampler
     has_map = has_one_step_map(config.flow.path, config.flow.target) and isinstance(own, _ANY_FLOW)

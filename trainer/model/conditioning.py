@@ -109,15 +109,16 @@ class PatchGrid:
 
 
 def beside_context(x_t: Tensor, context: Tensor | None, read_context: nn.Module | None) -> Tensor:
-    """States [B, C, H, W] with the channels of their context behind their own; `read_context` resizes it first."""
+    """Input [B, C + C', H, W] of a network: states [B, C, H, W] and their context, as `read_context` joins them."""
     if context is None:
         return x_t
-    read = context if read_context is None else read_context(context)
-    return torch.cat([x_t, read.to(x_t.dtype)], dim=1)
+    return torch.cat([x_t, context.to(x_t.dtype)], dim=1) if read_context is None else read_context(x_t, context)
 
 
 class SpatialRescaler(nn.Conv2d):
-    """Halves a map by means of two by two, and mixes its channels: Rombach et al., 2022, D; arXiv 2307.08698, 4.2."""
+    """Halves a map by means of two by two, mixes its channels and puts them behind a state: Rombach et al., 2022,
+    appendix D; arXiv 2307.08698, section 4.2.
+    """
 
     def __init__(self, num_read: int, num_written: int, halvings: int) -> None:
         super().__init__(num_read, num_written, 1)
@@ -126,8 +127,8 @@ class SpatialRescaler(nn.Conv2d):
     def initial(self, name: str, shape: tuple[int, ...]) -> Initial:
         return Constant(0.0) if name == "bias" else by_inputs(math.prod(shape[1:]))
 
-    def forward(self, input: Tensor) -> Tensor:
-        values = input.to(self.weight.dtype)
+    def forward(self, x_t: Tensor, context: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
+        values = context.to(self.weight.dtype)
         for _ in range(self.halvings):
             values = functional.interpolate(values, scale_factor=0.5, mode="bilinear", align_corners=False)
-        return super().forward(values)
+        return torch.cat([x_t, super().forward(values).to(x_t.dtype)], dim=1)

@@ -104,7 +104,8 @@ class NetworkSpec(Generic[C]):
         mixture: from a block's index to a mixture of experts [B, N, D] -> [B, N, D], which is its feed-forward layer;
             None: the feed-forward layers are dense.
         context_channels: channels of the condition's context, read beside those of the state.
-        read_context: what the context goes through first, to those channels at the resolution of the state.
+        read_context: called with the state and its context, makes the input [B, C + C', H, W] of the network of them;
+            None: they are put side by side.
         caption_width: of the vectors of captions that the condition holds; 0: it holds none.
         generator: for a network that draws its initial weights itself; None: there is nothing to draw.
     """

@@ -28,7 +28,7 @@ def chosen_classes(config: RunConfig, words: Sequence[str]) -> tuple[int, ...]:
     if not words:
         return ()
     count, names = config.data.num_classes, config.data.class_names
-    if config.flow is not None and (config.flow.context is not None or config.flow.captions is not None):
+    if _of_held_out(config):
         raise ValueError("--class: the run draws for held-out examples, which have their classes; leave it out")
     if count == 0:
         raise ValueError("--class: the data of the run have no classes; leave it out")
@@ -172,7 +172,7 @@ def conditioning_for(
     """Conditions of examples: the classes in turn (0 where there are none), each turn of the next task of a run with
     tasks.
 
-    Where the network reads a context, those of the first held-out images, perhaps fewer than `num`.
+    Where examples have a context or a caption, those of the first held-out images, perhaps fewer than `num`.
 
     Args:
         config: the run.
@@ -182,32 +182,41 @@ def conditioning_for(
         classes: those that are drawn; empty: all.
         shown: whether a person will see the examples beside what their paths begin at, which is then drawn too.
     """
-    captions = config.flow and config.flow.captions
-    if parts.context is None and captions is not None:
-        batch = _held_out(config, num)
-        label = torch.zeros(len(batch.x_1), dtype=torch.int64) if batch.labels is None else batch.labels
-        return Conditioning(Condition(label=label, caption=batch.captions, task=tasks_of(config, batch)))
-    if parts.context is None:
+    if not _of_held_out(config):
         chosen = torch.tensor(classes or range(max(1, config.data.num_classes)))
         label = chosen[torch.arange(num) % len(chosen)]
         condition = Condition(label=label, task=tasks_in_turn(config, num, len(chosen)))
         return Conditioning(condition, beginnings=_beginnings(config, num, seed) if shown else None)
     batch = _held_out(config, num)
-    images, labels = batch.x_1, batch.labels
+    images = batch.x_1
+    label = torch.zeros(len(images), dtype=torch.int64) if batch.labels is None else batch.labels
+    condition = Condition(label, batch.context, caption=batch.captions, task=tasks_of(config, batch))
+    if parts.context is None:
+        if batch.context is None or batch.context.shape[2:] != images.shape[2:] or config.data_are_latents:
+            return Conditioning(condition)
+        picture = batch.context.mean(1, keepdim=True).expand_as(images)
+        seen = Seen(batch.context, picture, torch.ones_like(images[:, :1], dtype=torch.bool))
+        return Conditioning(condition, seen, images)
     keys = [key & (2**63 - 1) for key in keys_of(torch.arange(len(images)), "context", seed=seed).tolist()]
-    seen = [
+    each = [
         parts.context.draw(image[None], parts.space, generator=torch.Generator().manual_seed(key))
         for key, image in zip(keys, images, strict=True)
     ]
     together = Seen(
-        context=torch.cat([one.context for one in seen]),
-        picture=torch.cat([one.picture for one in seen]),
-        hole=torch.cat([one.hole for one in seen]),
+        context=torch.cat([one.context for one in each]),
+        picture=torch.cat([one.picture for one in each]),
+        hole=torch.cat([one.hole for one in each]),
     )
-    label = torch.zeros(len(images), dtype=torch.int64) if labels is None else labels
-    task = tasks_of(config, batch)
-    condition = Condition(label=label, context=together.context, caption=batch.captions, task=task)
-    return Conditioning(condition, together, images, _beginnings(config, len(images), seed))
+    return Conditioning(
+        replace(condition, context=together.context), together, images, _beginnings(config, len(images), seed)
+    )
+
+
+def _of_held_out(config: RunConfig) -> bool:
+    """Whether what is drawn has conditions that only examples have."""
+    flow = config.flow
+    given = config.data_context_shape is not None
+    return flow is not None and (given or flow.context is not None or flow.captions is not None)
 
 
 def _held_out(config: RunConfig, num: int) -> trainer.data.Batch:

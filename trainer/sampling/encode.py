@@ -20,7 +20,7 @@ from trainer.config.layout import Layout
 from trainer.config.model.mlp import AutoencoderConfig
 from trainer.data import BadExamples, Dataset, write_shards
 from trainer.data.shard.index import INDEX, LatentsEntry
-from trainer.data.shard.writer import Examples
+from trainer.data.shard.writer import Labelled
 from trainer.distributed.groups import Launch, joined
 from trainer.model.autoencoder import Autoencoder
 from trainer.model.weight_files import WEIGHTS, files_of
@@ -95,7 +95,7 @@ class _Statistics:
 
 
 @torch.no_grad()
-def _latents(model: Autoencoder, dataset: Dataset, statistics: _Statistics) -> Iterator[Examples]:
+def _latents(model: Autoencoder, dataset: Dataset, statistics: _Statistics) -> Iterator[Labelled]:
     """The latents of all examples in the order of their ids; what cannot be read is named and left out."""
     ids = torch.cat([dataset.indices(split) for split in trainer.data.SPLITS]).sort().values
     device = next(model.parameters()).device

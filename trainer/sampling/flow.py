@@ -18,7 +18,7 @@ from trainer.config.layout import Layout
 from trainer.config.model import CausalTransitionConfig
 from trainer.config.model.dit import BlockwiseConfig, BlockwiseMLPConfig
 from trainer.config.run import RunConfig
-from trainer.data import PairsConfig, Split
+from trainer.data import Batch, PairsConfig, Split
 from trainer.data.companions import source_points
 from trainer.data.shard.index import LatentsEntry
 from trainer.data.shards import LatentsConfig, read_latents
@@ -197,7 +197,7 @@ class FlowParts:
     def field(self, model: Callable[..., Tensor], condition: Condition, guidance: float) -> Field:
         """The field of a condition; guidance leads away from no class and no caption, in the same context."""
         if self.fields:
-            condition = replace(condition, label=None)
+            condition = replace(condition, label=None, context=None)
         unlabelled = condition
         if condition.label is not None:
             unlabelled = replace(condition, label=torch.full_like(condition.label, self.null_label))
@@ -240,8 +240,8 @@ class FlowParts:
         x = x[:, : self.fields["image"]] if self.fields else x
         return x if self.data_scale == 1 else x / self.data_scale
 
-    def context_of(self, images: Tensor, generator: torch.Generator) -> Tensor | None:
-        """The context of each of some images [B, C, H, W]; None where the network reads none."""
+    def context_of(self, batch: Batch, generator: torch.Generator) -> Tensor | None:
+        """The context of each example, made of its image or from the data; None where there is none."""
         if self.context is None:
-            return None
-        return self.context.draw(images, self.space, generator=generator).context
+            return batch.context
+        return self.context.draw(batch.x_1, self.space, generator=generator).context

@@ -35,8 +35,8 @@ def captioned(config: RunConfig, num: int, captions: tuple[str, ...], encoder_di
     learned = config.flow and config.flow.captions
     if learned is None:
         raise ValueError("--caption: the run reads no captions; leave it out, or train with flow.captions")
-    if config.flow is not None and config.flow.context is not None:
-        raise ValueError("--caption: the run also reads a flow.context, which a caption does not give; leave it out")
+    if config.context_shape is not None:
+        raise ValueError("--caption: the run also reads a context, which a caption does not give; leave it out")
     if not all(caption.strip() for caption in captions):
         raise ValueError("--caption: it is empty; describe the image in words")
     index = CaptionsIndex.read(learned.path)

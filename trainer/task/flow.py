@@ -130,7 +130,7 @@ class FlowTask(Task[DrawnPoints]):
             hidden = to_device(drawn, batch.x_1.device)
             labels = None if labels is None else labels.masked_fill(hidden, self.parts.null_label)
             captions = None if captions is None else captions.masked_fill(hidden[:, None], 0.0)
-        context = self.parts.context_of(batch.x_1, generator)
+        context = self.parts.context_of(batch, generator)
         task = tasks_of(self.config, batch)
         kept = batch.sources if task is None else task  # where no adapters read it, losses by source do
         return Condition(labels, context, caption=captions, task=kept)

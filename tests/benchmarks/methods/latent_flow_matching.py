@@ -81,7 +81,8 @@ class ToldOfMaps(nn.Module):
     def forward(self, x_t: Tensor, t: Tensor, condition: Condition) -> Tensor:
         """See `PlainNetwork`."""
         assert condition.context is not None
-        return self.network(x_t, t, replace(condition, context=self.read(condition.context)))
+        read = self.read(x_t, condition.context)[:, x_t.shape[1] :]
+        return self.network(x_t, t, replace(condition, context=read))
 
 
 class Measurement:

@@ -1,5 +1,7 @@
 """Folders of shards: written as told, read as written, row by row."""
 
+import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ from trainer import data
 from trainer.data import BadExamples, Shards, ShardsConfig, write_shards
 from trainer.data.shard.file import open_shard
 from trainer.data.shard.index import ShardIndex
+from trainer.data.shard.writer import Examples, save_shard
 
 
 def examples(num: int = 50, shape: tuple[int, ...] = (2, 3, 3), dtype: str = "float32") -> np.ndarray:
@@ -57,6 +60,47 @@ def test_what_is_written_is_read(tmp_path: Path, file_type: Any, dtype: str) -> 
     assert y is not None
     np.testing.assert_array_equal(y.numpy(), labels()[order])
     assert y.dtype == torch.int64
+
+
+@pytest.mark.parametrize("dtype", ["float32", "uint8"])
+def test_contexts_stay_beside_their_examples(tmp_path: Path, dtype: str) -> None:
+    masks = np.random.default_rng(5).integers(0, 2, (50, 1, 3, 3)).astype(dtype) * (255 if dtype == "uint8" else 1)
+    parts = [Examples(examples(50)[rows], labels()[rows], masks[rows]) for rows in (slice(0, 7), slice(7, 50))]
+    index = write_shards(tmp_path / "s", parts, num_classes=5, shard_examples=16)
+    section = config(tmp_path / "s")
+    assert index.context_shape == section.context_shape == (1, 3, 3)
+    order = torch.from_numpy(np.random.default_rng(2).permutation(50))
+    read = data.build(section).get(order).context
+    assert read is not None
+    expected = masks[order].astype(np.float32)
+    np.testing.assert_allclose(read.numpy(), expected / 127.5 - 1 if dtype == "uint8" else expected, atol=1e-6)
+
+
+def test_a_context_is_no_part_of_an_index_without_one(tmp_path: Path) -> None:
+    index = write_shards(tmp_path, pieces(50), num_classes=5)
+    assert "context" not in json.loads(index.model_dump_json())
+    assert "context_shape" not in config(tmp_path).model_dump()
+
+
+@pytest.mark.parametrize(
+    ("masks", "words"),
+    [
+        (np.zeros((49, 1, 3, 3), np.float32), "context: 49 do not fit 50 examples"),
+        (np.zeros((50, 1, 3, 3), np.int64), "context: int64 is not read; give float32, float16 or uint8"),
+        (np.full((50, 1, 3, 3), np.nan, np.float32), "context: contain values that are not finite"),
+    ],
+)
+def test_contexts_that_are_refused(tmp_path: Path, masks: Any, words: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(words)):
+        write_shards(tmp_path, [Examples(examples(50), labels(), masks)], num_classes=5)
+
+
+def test_a_shard_without_the_context_of_its_index_is_refused(tmp_path: Path) -> None:
+    masks = np.zeros((50, 1, 3, 3), np.float32)
+    index = write_shards(tmp_path, [Examples(examples(50), labels(), masks)], num_classes=5)
+    save_shard(tmp_path / index.shards[0].file, {"data": examples(50), "labels": labels()})
+    with pytest.raises(Refusal, match="context: is missing"):
+        data.build(config(tmp_path))
 
 
 def test_the_length_of_shards_changes_nothing_but_files(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """What of an image a network is told: holes, maps, and how they reach it."""
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -9,16 +10,19 @@ import torch
 from pydantic import TypeAdapter
 from torch import Tensor
 
+import trainer.data
 from tests.trainer.flow.unions import members, name
 from trainer.config.rules.plan import plan_layout
 from trainer.config.run import RunConfig
-from trainer.data import Batch
+from trainer.data import Batch, ShardsConfig, write_shards
+from trainer.data.shard.writer import Examples
 from trainer.flow import Condition, context
 from trainer.flow.context import BoxesConfig, CentreConfig, Identity, draw_holes
 from trainer.model.build import build_model
 from trainer.model.conditioning import SpatialRescaler
 from trainer.model.dit import DiT
 from trainer.model.values import initialised
+from trainer.sampling.conditioning import conditioning_for
 from trainer.task import FlowTask
 
 KINDS = [pytest.param(member, id=name(member)) for member in members(context.Config)]
@@ -122,7 +126,8 @@ def test_the_rescaler_takes_means_of_blocks_and_then_a_matrix() -> None:
     told = torch.randn(5, 3, 8, 8, generator=generator(1))
     means = told.reshape(5, 3, 2, 4, 2, 4).mean((3, 5))
     expected = torch.einsum("ok,bkhw->bohw", layer.weight[:, :, 0, 0], means)
-    torch.testing.assert_close(layer(told), expected)
+    state = torch.randn(5, 4, 2, 2, generator=generator(2))
+    torch.testing.assert_close(layer(state, told), torch.cat([state, expected], dim=1))
 
 
 def test_the_layer_that_reads_a_map_learns() -> None:
@@ -135,6 +140,50 @@ def test_the_layer_that_reads_a_map_learns() -> None:
     assert gradient is not None
     assert gradient.abs().min() > 0
     assert not torch.allclose(asked(config, model, images()), asked(config, model, images().flip(0)))
+
+
+def with_masks(folder: Path, shape: tuple[int, int, int] = (2, 8, 8)) -> dict[str, Any]:
+    masks = np.random.default_rng(3).random((30, *shape), np.float32)
+    write_shards(folder, [Examples(images(30).numpy(), np.arange(30) % 3, masks)], num_classes=3)
+    return ShardsConfig.resolved({"kind": "shards", "path": str(folder), "held_out": 10})
+
+
+def test_contexts_of_the_data_reach_the_network_in_training_and_drawing(tmp_path: Path) -> None:
+    config = configuration(None, data=with_masks(tmp_path / "masks"))
+    plan_layout(config, 1)
+    task, model = FlowTask(config), network(config)
+    dataset = trainer.data.build(config.data)
+    batch = dataset.get(dataset.indices("train")[:6])
+    (drawn,) = task.draw([batch], [generator()])
+    assert batch.context is not None
+    assert drawn.condition.context is not None
+    assert torch.equal(drawn.condition.context, batch.context)
+    task.loss(model, drawn).mean().backward()
+    conditioning = conditioning_for(config, task.parts, 4, seed=0)
+    held_out = dataset.get(dataset.indices("held_out")[:4])
+    assert held_out.context is not None
+    assert conditioning.condition.context is not None
+    assert torch.equal(conditioning.condition.context, held_out.context)
+    x_t, t = torch.randn(4, 1, 8, 8, generator=generator(3)), torch.rand(4, generator=generator(4))
+    answer = model(x_t, t, conditioning.condition)
+    assert not torch.allclose(answer, model(x_t, t, replace(conditioning.condition, context=-held_out.context)))
+    rows = conditioning.pictures(conditioning.completed(torch.zeros(4, 1, 8, 8)), 4)
+    torch.testing.assert_close(rows[:4], held_out.context.mean(1, keepdim=True), msg="the first row shows the context")
+
+
+@pytest.mark.parametrize(
+    ("shape", "sections", "problem"),
+    [
+        ((2, 8, 8), {"flow": {"context": {"kind": "inpainting"}}}, "the data have contexts already"),
+        ((2, 4, 4), {}, "data.context_shape: .2, 4, 4. does not lie beside states of shape .1, 8, 8."),
+    ],
+)
+def test_contexts_of_the_data_that_have_no_use(
+    tmp_path: Path, shape: tuple[int, int, int], sections: dict[str, Any], problem: str
+) -> None:
+    config = configuration(None, **{"data": with_masks(tmp_path / "masks", shape), **sections})
+    with pytest.raises(ValueError, match=problem):
+        plan_layout(config, 1)
 
 
 @pytest.mark.parametrize("scale", [0.0, 1.0, 2.5])

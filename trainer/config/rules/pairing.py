@@ -116,6 +116,7 @@ def of_context(config: RunConfig) -> Objections:
             yield "model.embeddings", "each_block does not go with flow.captions", "use shared"
         if pairs is not None:
             yield "flow.captions", "pairs have no captions", "give the images themselves as data"
+    yield from _of_contexts_of_the_data(config)
     if context is None:
         return
     field, kind = "flow.context.kind", context.kind
@@ -133,6 +134,21 @@ def of_context(config: RunConfig) -> Objections:
     if isinstance(context, SemanticMap) and len(shape) == 3 and any(side % context.block for side in shape[1:]):
         problem = f"{context.block} does not divide images of {shape[1]} x {shape[2]} pixels"
         yield "flow.context.block", problem, f"use one of {divisors(math.gcd(*shape[1:]))}"
+
+
+def _of_contexts_of_the_data(config: RunConfig) -> Objections:
+    """Contexts that come with the examples, and that the run has no use for."""
+    shape, flow = config.data_context_shape, config.flow
+    if shape is None or flow is None:
+        return
+    field, remedy = "data.context_shape", "write the shards without a context"
+    if flow.context is not None:
+        yield field, f"the data have contexts already, and flow.context is {flow.context.kind}", "remove flow.context"
+    if not config.labels_in_state and not config.model.reads_context:
+        yield field, f"{list(shape)}, and model.kind {config.model.kind} reads no context", f"use a dit, or {remedy}"
+    if shape[1:] != config.state_shape[1:]:
+        problem = f"{list(shape)} does not lie beside states of shape {list(config.state_shape)}"
+        yield field, problem, f"write contexts of {list(config.state_shape[1:])} rows and columns, or {remedy}"
 
 
 def of_pairing(config: RunConfig) -> Objections:

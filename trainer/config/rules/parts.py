@@ -96,10 +96,10 @@ def of_one_step(config: RunConfig, micro_batch: int | None) -> Objections:
         case _:
             return
     assert flow is not None
-    if flow.context is not None:
+    if config.context_shape is not None:
+        from_where = "the data give" if flow.context is None else f"flow.context {flow.context.kind} gives"
         problem = (
-            f"it matches the examples of a micro batch with each other, and flow.context {flow.context.kind} gives "
-            "each of them a map of its own"
+            f"it matches the examples of a micro batch with each other, and {from_where} each of them a map of its own"
         )
         yield field, problem, "remove one of the two"
     if isinstance(config.model, SegmentNetworkConfig):

@@ -143,11 +143,23 @@ class LatentsEntry(Section):
     """Standard deviation of each of the Z channels, that of the Gaussians included."""
 
 
+class ContextEntry(Section):
+    """What belongs to each example and is not drawn, such as a mask: the key ``context`` of each shard.
+
+    Bytes are brought from 0..255 to [-1, 1].
+    """
+
+    shape: tuple[PositiveInt, PositiveInt, PositiveInt]
+    """(C, H, W) of an example's context."""
+    dtype: Literal["float32", "float16", "uint8"]
+
+
 class ShardIndex(FolderIndex):
     """index.json: the shards in their order, and how to read what they hold.
 
-    A shard has the key ``data``, [num_examples, *shape], and, where there are classes, ``labels``, integers
-    [num_examples]. What a network sees is (data - shift) / scale; bytes are first brought from 0..255 to [-1, 1].
+    A shard has the key ``data``, [num_examples, *shape], where there are classes ``labels``, integers [num_examples],
+    and where examples have one ``context``. What a network sees is (data - shift) / scale; bytes are first brought from
+    0..255 to [-1, 1].
     """
 
     format: Literal["flowfabric.shards/1"] = "flowfabric.shards/1"
@@ -165,6 +177,8 @@ class ShardIndex(FolderIndex):
     """Standard deviation of each channel."""
     latents: LatentsEntry | None = None
     """Of images; None: the examples are no latents."""
+    context: Annotated[ContextEntry | None, Field(exclude_if=lambda entry: entry is None)] = None
+    """Of the examples; left out: they have none."""
     shards: Annotated[tuple[ShapedShardEntry, ...], Field(min_length=1)]
 
     @model_validator(mode="after")
@@ -183,6 +197,8 @@ class ShardIndex(FolderIndex):
                 raise ValueError(f"shards: only images of equal channels may have several shapes; {REMEDY}")
             if self.shape != largest(self.shapes):
                 raise ValueError(f"shape: {list(self.shape)} is not that of the largest images; {REMEDY}")
+            if self.context is not None:
+                raise ValueError(f"context: goes with images of one shape, and these have {len(self.shapes)}; {REMEDY}")
         files = [shard.file for shard in self.shards]
         if len(set(files)) < len(files):
             raise ValueError(f"shards: {next(f for f in files if files.count(f) > 1)} is given twice; {REMEDY}")
@@ -196,6 +212,10 @@ class ShardIndex(FolderIndex):
     @property
     def num_examples(self) -> int:
         return sum(shard.num_examples for shard in self.shards)
+
+    @property
+    def context_shape(self) -> tuple[int, int, int] | None:
+        return self.context and self.context.shape
 
 
 def index_schema() -> dict[str, Any]:

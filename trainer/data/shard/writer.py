@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,13 +14,34 @@ from netsim.foundation.files import replacing
 from netsim.foundation.refusal import Refusal
 from trainer.data.shard.index import INDEX, LatentsEntry, ShapedShardEntry, ShardIndex
 
-Examples = tuple[NDArray[Any], NDArray[np.integer] | None]
+
+class Examples(NamedTuple):
+    """Examples that are written together.
+
+    Attributes:
+        data: [B, *shape] float32, float16, or uint8 for 8-bit images.
+        labels: integers [B] of classes, or None.
+        context: [B, C, H, W] what belongs to each example and is not drawn, such as masks, or None; of the types that
+            `data` may have.
+    """
+
+    data: NDArray[Any]
+    labels: NDArray[np.integer] | None = None
+    context: NDArray[Any] | None = None
+
+    def rows(self, first: int, end: int) -> Examples:
+        """Those from `first` to before `end`."""
+        labels, context = (None if part is None else part[first:end] for part in (self.labels, self.context))
+        return Examples(self.data[first:end], labels, context)
+
+
+Labelled = tuple[NDArray[Any], NDArray[np.integer] | None]
 """Data [B, *shape] and labels [B], or None."""
 
 
 def write_shards(
     folder: Path,
-    examples: Iterable[Examples],
+    examples: Iterable[Examples | Labelled],
     *,
     num_classes: int = 0,
     class_names: tuple[str, ...] = (),
@@ -33,7 +54,7 @@ def write_shards(
 
     Args:
         folder: to write to; it must not hold an index yet.
-        examples: pieces of any length, all of one shape and one type: float32, float16, or uint8 for 8-bit images.
+        examples: pieces of any length, all of one shape and one type.
         num_classes: labels are 0 to num_classes - 1; 0: there are none.
         class_names: of the classes 0, 1, ...; empty: they have none.
         shard_examples: examples of each shard but the last.
@@ -48,17 +69,18 @@ def write_shards(
         raise Refusal(folder / INDEX, "output", "already exists", "give another folder, or delete this one")
     entries: list[ShapedShardEntry] = []
     moments: list[NDArray[np.float64]] = []
-    shape, dtype = (), ""
-    for data, labels in _pieces(examples, shard_examples, num_classes):
-        if entries and (data.shape[1:], data.dtype.name) != (shape, dtype):
+    shape, dtype, context_entry = (), "", None
+    for data, labels, context in _pieces(examples, shard_examples, num_classes):
+        of_context = context if context is None else {"shape": context.shape[1:], "dtype": context.dtype.name}
+        if entries and (data.shape[1:], data.dtype.name, of_context) != (shape, dtype, context_entry):
             raise ValueError(
                 f"examples: {data.dtype.name} {list(data.shape[1:])} differs from {dtype} {list(shape)} before it; "
                 "give examples of one shape and type"
             )
-        shape, dtype = data.shape[1:], data.dtype.name
+        shape, dtype, context_entry = data.shape[1:], data.dtype.name, of_context
         entry = ShapedShardEntry(file=f"shard_{len(entries):05d}.{file_type}", num_examples=len(data))
-        arrays = {"data": data} if labels is None else {"data": data, "labels": labels.astype(np.int64)}
-        save_shard(folder / entry.file, arrays)
+        arrays = {"data": data, "labels": None if labels is None else labels.astype(np.int64), "context": context}
+        save_shard(folder / entry.file, {name: values for name, values in arrays.items() if values is not None})
         entries.append(entry)
         moments.append(moments_of(data))
     if not entries:
@@ -66,46 +88,53 @@ def write_shards(
     shift, scale = statistics_of(moments) if standardise else (None, None)
     said = {"num_classes": num_classes, "class_names": class_names, "shift": shift, "scale": scale}
     index = ShardIndex.model_validate(
-        {"shape": shape, "dtype": dtype, **said, "latents": latents and latents(), "shards": entries}
+        {
+            **{"shape": shape, "dtype": dtype, "context": context_entry, **said},
+            **{"latents": latents and latents(), "shards": entries},
+        }
     )
     index.write(folder)
     return index
 
 
-def _pieces(examples: Iterable[Examples], length: int, num_classes: int) -> Iterator[Examples]:
+def _pieces(examples: Iterable[Examples | Labelled], length: int, num_classes: int) -> Iterator[Examples]:
     """The examples in pieces of `length`, the last one shorter."""
     waiting: list[Examples] = []
     count = 0
-    for data, labels in examples:
-        if data.dtype.name not in ("float32", "float16", "uint8"):
-            raise ValueError(f"examples: {data.dtype.name} is not read; give float32, float16 or uint8")
-        if not np.isfinite(data).all():
-            raise ValueError("examples: contain values that are not finite; look at what made them")
+    for one in examples:
+        piece = one if isinstance(one, Examples) else Examples(*one)
+        data, labels, context = piece
+        for name, values in (("examples", data), ("context", context)):
+            if values is not None and values.dtype.name not in ("float32", "float16", "uint8"):
+                raise ValueError(f"{name}: {values.dtype.name} is not read; give float32, float16 or uint8")
+            if values is not None and not np.isfinite(values).all():
+                raise ValueError(f"{name}: contain values that are not finite; look at what made them")
+        if context is not None and len(context) != len(data):
+            raise ValueError(f"context: {len(context)} do not fit {len(data)} examples; give each example one")
         if (labels is None) != (num_classes == 0) or (labels is not None and labels.shape != (len(data),)):
             raise ValueError(f"labels: do not give each example one of {num_classes} classes; give int [B], or None")
         if labels is not None and len(labels) and not 0 <= labels.min() <= labels.max() < num_classes:
             raise ValueError(f"labels: {labels.min()} to {labels.max()} exceed the {num_classes} classes from 0")
-        waiting.append((data, labels))
+        waiting.append(piece)
         count += len(data)
         while count >= length:
             joined = _joined(waiting)
-            yield _cut(joined, 0, length)
-            waiting, count = [_cut(joined, length, count)], count - length
+            yield joined.rows(0, length)
+            waiting, count = [joined.rows(length, count)], count - length
     if count:
         yield _joined(waiting)
 
 
 def _joined(pieces: list[Examples]) -> Examples:
-    kinds = {(data.dtype.name, data.shape[1:]) for data, _ in pieces if len(data)}
-    if len(kinds) > 1:
-        raise ValueError(f"examples: {sorted(kinds, key=str)} stand side by side; give examples of one shape and type")
-    labels = [labels for _, labels in pieces if labels is not None]
-    return np.concatenate([data for data, _ in pieces]), np.concatenate(labels) if labels else None
-
-
-def _cut(examples: Examples, first: int, end: int) -> Examples:
-    data, labels = examples
-    return data[first:end], None if labels is None else labels[first:end]
+    columns = {}
+    for name in Examples._fields:
+        values = columns[name] = [part for one in pieces if (part := getattr(one, name)) is not None]
+        kinds = {(one.dtype.name, one.shape[1:]) for one in values if len(one) and name != "labels"}
+        if len(kinds) > 1 or len(values) not in (0, len(pieces)):
+            found = sorted(kinds, key=str)
+            raise ValueError(f"{name}: {found} stand side by side; give examples of one shape and type")
+    joined = {name: np.concatenate(values) for name, values in columns.items() if values}
+    return Examples(**joined)
 
 
 def save_shard(path: Path, arrays: Mapping[str, NDArray[Any]], metadata: dict[str, str] | None = None) -> None:

@@ -161,5 +161,7 @@ def _batch(config: RunConfig, size: int) -> Batch:
     x_1 = torch.zeros(size, *config.data.shape, dtype=torch.int64 if integer else torch.float32)
     labels = torch.zeros(size, dtype=torch.int64) if config.data.num_classes else None
     tasks = torch.zeros(size, dtype=torch.int64) if task_names(config) else None
-    batch = Batch(x_1, labels, torch.zeros(size, dtype=torch.int64), sources=tasks)
+    shape = config.data_context_shape
+    context = None if shape is None else torch.zeros(size, *shape)
+    batch = Batch(x_1, labels, torch.zeros(size, dtype=torch.int64), sources=tasks, context=context)
     return batch.with_captions(torch.zeros(size, config.caption_width)) if config.caption_width else batch

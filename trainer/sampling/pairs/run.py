@@ -49,8 +49,8 @@ def run(request: PairsRequest, out: Path) -> int:
     if config.model.kind in FLOWLESS:
         raise ValueError(f"run_dir: {request.run} contains a model of kind {config.model.kind}, which follows no flow")
     assert config.flow is not None
-    if config.flow.context is not None:
-        raise ValueError(f"run_dir: {request.run} has a flow.context, which no pair holds; give a run without")
+    if config.context_shape is not None:
+        raise ValueError(f"run_dir: {request.run} reads a context, which no pair holds; give a run without")
     if config.flow.captions is not None:
         raise ValueError(f"run_dir: {request.run} has flow.captions, which no pair holds; give a run without")
     if config.flow.latent is not None and request.begins_at_data:

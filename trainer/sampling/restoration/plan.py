@@ -100,8 +100,8 @@ def _of_run(config: RunConfig) -> Objections:
     yield from of_pictures_alone(config, "restore")
     if config.flow is None:
         return
-    if config.flow.context is not None:
-        problem = "the run has a flow.context, which it needs of every picture"
+    if config.context_shape is not None:
+        problem = "its network reads a context, which it needs of every picture"
         yield "run_dir", problem, "draw what it hides with the sample verb, or restore with a run without"
     yield from of_start_at_noise(config, "it says nothing of noisy pictures")
     if isinstance(config.model, CausalTransitionConfig):

@@ -167,7 +167,7 @@ class PolicyTask(MicroBatchTask[D]):
         seen = None
         if self.parts.context is not None:
             seen = self.parts.context.draw(batch.x_1, self.parts.space, generator=generator)
-        context = None if seen is None else seen.context
+        context = batch.context if seen is None else seen.context
         return Condition(batch.labels, context, caption=batch.captions, task=tasks_of(self.config, batch)), seen
 
     @contextmanager
