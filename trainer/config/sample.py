@@ -9,9 +9,9 @@ from netsim.foundation.own_class import KindOrClass, OwnClass
 from netsim.foundation.settings import Section, kind_of, sections_in
 from trainer.config.sections import Every
 from trainer.flow import control
-from trainer.flow.control import CostGradientConfig, OwnControl
+from trainer.flow.control import CostGradientConfig, OwnControl, StraightThroughConfig
 
-SampleControl = CostGradientConfig | OwnControl
+SampleControl = CostGradientConfig | StraightThroughConfig | OwnControl
 """What changes the field of samples, which have no picture to lead to."""
 
 _OF_PICTURES = {

@@ -9,6 +9,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+import trainer.data
 from trainer.config.derived import with_controls
 from trainer.config.run import RunConfig
 from trainer.config.sample import FlowSample
@@ -17,9 +18,13 @@ from trainer.flow import Condition, control, sampler
 from trainer.flow.control import ControlInputs, controlled
 from trainer.flow.coupling.protocol import gathered
 from trainer.flow.question import FromTokens, OfToken, Question
+from trainer.flow.reward import RewardInputs
 from trainer.model.network import Network
 from trainer.sampling.conditioning import Conditioning, conditioning_for, with_tasks
 from trainer.sampling.flow import FlowParts, keys_of
+
+LEARNED_FROM = 10_000
+"""Most examples that a reward of a control learns from."""
 
 
 @dataclass(frozen=True)
@@ -128,14 +133,25 @@ class TrainedFlow:
             return self.model(x, t, condition, *questions)
 
         own = with_tasks(self.config, condition.rows(examples), examples).to(device)
-        inputs = ControlInputs(self.parts.path, own, counted)
+        keys = keys_of(examples, "trajectory", seed=seed)
+        inputs = ControlInputs(self.parts.path, own, counted, keys=keys, rewards=self._reward_inputs())
         field = self.parts.field(counted, own, guidance)
         field = controlled(field, [one.build(inputs) for one in controls])
-        keys = keys_of(examples, "trajectory", seed=seed)
         x_0 = self.parts.starts(condition.rows(examples), examples, seed=seed, split=split).to(device)
         follows = chosen.build(self.parts.path)
         found = follows.sample(field, x_0, chosen.grid(), keys=keys)
         return replace(found, calls={**found.calls, "network": evaluations}) if controls else found
+
+    def _reward_inputs(self) -> RewardInputs:
+        config = self.config
+
+        def labelled() -> tuple[Tensor, Tensor]:
+            dataset = trainer.data.build(config.data)
+            batch = dataset.get(trainer.data.first_data_points(dataset, "train", LEARNED_FROM))
+            labels = torch.zeros(len(batch.ids), dtype=torch.int64) if batch.labels is None else batch.labels
+            return batch.x_1, labels
+
+        return RewardInputs(config.decoded_shape, config.data.num_classes, labelled, config.run.seed)
 
     def decode(self, states: Tensor, conditioning: Conditioning) -> Tensor:
         """The images or points [N, *shape] of drawn states, with the known pixels of the conditioning in place."""

@@ -66,7 +66,7 @@ ALTERNATIVES: dict[str, tuple[Any, ...]] = {
     "controls": ((),),
 }
 """The configurations that may replace a part whatever the network is, by the name of the part."""
-OF_LETTERS = path.GumbelSoftmaxConfig | target.Token | objective.CrossEntropy
+OF_LETTERS = path.GumbelSoftmaxConfig | target.Token | objective.CrossEntropy | control.StraightThroughConfig
 """Parts of flows over letters, which replace others only where one of them is there already."""
 
 Reasons = Iterator[tuple[tuple[str, ...], str]]
@@ -276,6 +276,9 @@ def _of_distillation(parts: Composition) -> Reasons:
 def _of_controls(parts: Composition) -> Reasons:
     if not parts.controls:
         return
+    straight_through = any(isinstance(one, control.StraightThroughConfig) for one in parts.controls)
+    if straight_through and not isinstance(parts.target, target.Token | target.OwnTarget):
+        yield ("controls", "target"), "straight_through changes probabilities of letters, which this does not predict"
     if isinstance(parts.sampler, sampler.Transition | sampler.CausalTransition):
         reason = "a control changes the velocity at a state, and this sampler draws by a head, which follows none"
         yield ("controls", "sampler", "objective"), reason
@@ -352,7 +355,9 @@ def partners(parts: Composition, named: tuple[str, ...], *also: Rule) -> dict[st
         broken = chain.from_iterable(rule(other) for rule in (reasons, *also))
         return not any(set(about) <= set(named) for about, _ in broken)
 
-    of_letters = any(isinstance(one, OF_LETTERS) for one in (parts.path, parts.target, parts.objective))
+    of_letters = any(
+        isinstance(one, OF_LETTERS) for one in (parts.path, parts.target, parts.objective, *parts.controls)
+    )
     among = {
         part: [one for one in ALTERNATIVES[part] if of_letters or not isinstance(one, OF_LETTERS)] for part in named
     }

@@ -16,6 +16,7 @@ from netsim.foundation.own_class import KindOrClass, OwnClass, build_own
 from netsim.foundation.settings import Section
 from trainer.flow.condition import per_value
 from trainer.flow.control.protocol import Control, ControlInputs, Controlled, CostGradientConfig, controlled
+from trainer.flow.control.straight_through import StraightThroughConfig
 from trainer.flow.path import End, Path
 from trainer.flow.sampler.protocol import SAME_TIME, Field, Trajectory
 from trainer.flow.target import Quantity
@@ -205,7 +206,7 @@ class OwnControl(OwnClass, frozen=True):
     """
 
     protocol: ClassVar[str] = "trainer.flow.control.Control"
-    passed: ClassVar[tuple[str, ...]] = ("path", "condition", "network", "picture", "mask")
+    passed: ClassVar[tuple[str, ...]] = ("path", "condition", "network", "picture", "mask", "keys", "rewards")
 
     @property
     def needs_picture(self) -> bool:
@@ -219,5 +220,5 @@ class OwnControl(OwnClass, frozen=True):
         return build_own(self, **vars(inputs))
 
 
-AnyConfig = CostGradientConfig | PullConfig | TransportConfig | OwnControl
+AnyConfig = CostGradientConfig | PullConfig | TransportConfig | StraightThroughConfig | OwnControl
 Config = Annotated[AnyConfig, KindOrClass()]

@@ -16,6 +16,7 @@ from trainer.flow import cost
 from trainer.flow.condition import Condition, per_value
 from trainer.flow.cost import RunningCost, differentiable_values
 from trainer.flow.path import Path
+from trainer.flow.reward import RewardInputs
 from trainer.flow.sampler.protocol import Field
 from trainer.flow.target import Quantity
 from trainer.flow.target.conversion import convert
@@ -41,6 +42,8 @@ class ControlInputs:
         network: of the flow without guidance, which a cost may request more of than a prediction.
         picture: [B, *D] the states of the pictures that are edited or restored; None if absent.
         mask: where a picture is held on to, 0 to 1, of a shape that broadcasts to the states; None: everywhere.
+        keys: int64 [B] keys of the examples, of which what a control draws is a function; None: it may not draw.
+        rewards: what rewards are built from; None: the states are no examples that a reward could value.
     """
 
     path: Path
@@ -48,6 +51,8 @@ class ControlInputs:
     network: Callable[..., Any]
     picture: Tensor | None = None
     mask: Tensor | None = None
+    keys: Tensor | None = None
+    rewards: RewardInputs | None = None
 
     def picture_for(self, kind: str) -> Tensor:
         """The picture; a ValueError if there is none for a kind of control that leads to one."""

@@ -94,10 +94,6 @@ class Path(Protocol):
     noise_scale: float = 1.0
     normal: bool = True
 
-    def start(self, source: Tensor) -> Tensor:
-        """Returns the states [B, *D] that samples begin at, made of their source points [B, *D]."""
-        return source
-
     def sample(self, pairs: Pairs, t: Tensor, *, generator: torch.Generator) -> PathSample:
         """Places pairs with states [B, *D] at times [B] in [0, 1]; the generator is of the path's noise."""
         ...
@@ -105,3 +101,7 @@ class Path(Protocol):
     def coefficients(self, t: Tensor) -> Coefficients:
         """Returns the weights of x_0, x_1 and z at the times `t` [B]; a ValueError if the path is not affine."""
         ...
+
+    def start(self, source: Tensor) -> Tensor:
+        """Returns the states [B, *D] that samples begin at, made of their source points [B, *D]."""
+        return source

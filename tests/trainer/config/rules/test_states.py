@@ -167,3 +167,13 @@ def test_letters_need_sequences_and_sequences_their_pictures(tmp_path: Path) -> 
 def test_verbs_for_pictures_and_points_refuse_letters(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="run_dir: its states are of letters, and steps is for pictures and points"):
         refuse(of_pictures_alone(of_letters(tmp_path), "steps"))
+
+
+def test_letters_are_guided_where_logits_are_predicted(tmp_path: Path) -> None:
+    control = {"kind": "straight_through", "reward": {"class": "tests.trainer.flow.test_straight_through:Count"}}
+    sample = {"kind": "sequences", "controls": [control]}
+    plan_layout(of_letters(tmp_path, sample=sample), 1)
+    with pytest.raises(
+        ValueError, match=r"sample\.controls: \[straight_through .* with flow\.target\.kind velocity .*token"
+    ):
+        plan_layout(of_letters(tmp_path, sample=sample, flow={}), 1)
