@@ -174,6 +174,6 @@ def test_letters_are_guided_where_logits_are_predicted(tmp_path: Path) -> None:
     sample = {"kind": "sequences", "controls": [control]}
     plan_layout(of_letters(tmp_path, sample=sample), 1)
     with pytest.raises(
-        ValueError, match=r"sample\.controls: \[straight_through .* with flow\.target\.kind velocity .*token"
+        ValueError, match=r"sample\.controls: \[straight_through\] does not go with flow\.target\.kind velocity .*token"
     ):
         plan_layout(of_letters(tmp_path, sample=sample, flow={}), 1)
