@@ -212,10 +212,9 @@ def evaluate(
         floor |= on_features.floor(*parted(on_features.real, num, seed=seed))
     if reward is not None:
         floor["reward"] = mean_reward(reward, data, Condition(real_labels), flow.device)
-    readings: tuple[Reading | None, ...] = (
-        by_task(flow, num=num, seed=seed, distances=_distances, progress=progress),
-        read_labels(flow, seed=seed, progress=progress),
-    )
+    tasks = by_task(flow, num=num, seed=seed, distances=_distances, progress=progress)
+    readings: list[Reading] = [] if tasks is None else [tasks]
+    readings += read_labels(flow, seed=seed, progress=progress)
     return Evaluation(
         checkpoint=flow.checkpoint,
         num=num,
@@ -227,7 +226,7 @@ def evaluate(
         monge_gap=gaps,
         bits_per_dimension=_bits(flow, likelihood, seed, progress) if likelihood else None,
         controls=tuple(one.model_dump(mode="json") for one in flow.sample.controls),
-        readings=tuple(reading for reading in readings if reading is not None),
+        readings=tuple(readings),
     )
 
 

@@ -1,8 +1,8 @@
-"""Classes that a symmetric flow reads from held-out images, in one evaluation of the network."""
+"""Classes and masks that a symmetric flow reads from held-out images, in one evaluation of the network."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -16,12 +16,15 @@ import trainer.data
 from moe.report.figures import INK, STYLE, to_svg
 from moe.report.page import Facts, Figure, Section
 from moe.seeds import fold_in
-from trainer.config.derived import drawable
 from trainer.config.run import RunConfig
+from trainer.data import Batch
+from trainer.evaluation.mask_reading import as_shown, noises_in_words, read_masks
 from trainer.evaluation.quality import ClassJudge
+from trainer.evaluation.reading import Reading
 from trainer.flow import Condition
 from trainer.flow.coupling import Symmetric
 from trainer.flow.coupling.protocol import keyed_normals
+from trainer.flow.label_field import Channels
 from trainer.sampling.conditioning import names_or_numbers
 from trainer.sampling.draw import TrainedFlow
 from trainer.sampling.flow import keys_of
@@ -67,13 +70,13 @@ class LabelReading:
         }
 
     def remarks(self) -> list[str]:
-        shares = ", ".join(f"{share:.1%} with {_noises(number)}" for number, share in self.accuracy.items())
+        shares = ", ".join(f"{share:.1%} with {noises_in_words(number)}" for number, share in self.accuracy.items())
         rival = f"logistic regression on pixels {self.regression:.1%}"
         return [f"classes of {self.images:,} held-out images read in one evaluation: {shares}; {rival}"]
 
     def section(self) -> Section:
         facts = [
-            (_noises(number), f"{share:.1%}", "of the images are read as their class")
+            (noises_in_words(number), f"{share:.1%}", "of the images are read as their class")
             for number, share in self.accuracy.items()
         ]
         facts.append(("Logistic regression", f"{self.regression:.1%}", "on the pixels of the training images"))
@@ -111,36 +114,43 @@ class LabelReading:
             return to_svg(picture)
 
 
-def _noises(number: int) -> str:
-    return f"{number} noise{'s' * (number > 1)}"
-
-
-def read_labels(flow: TrainedFlow, *, seed: int, progress: Callable[[str], None]) -> LabelReading | None:
-    """Reads the classes of held-out images, each with `AVERAGED` noises; None if states have no label."""
+def read_labels(flow: TrainedFlow, *, seed: int, progress: Callable[[str], None]) -> list[Reading]:
+    """Reads the classes and masks of held-out images with `AVERAGED` noises each; empty if states have no label."""
     coupling, config = flow.parts.coupling, flow.config
     if not isinstance(coupling, Symmetric):
-        return None
+        return []
     dataset = trainer.data.build(config.data)
     learned = dataset.get(trainer.data.first_data_points(dataset, "train", MOST_IMAGES))
     ids = trainer.data.first_data_points(dataset, "held_out", MOST_IMAGES)
     batch = dataset.get(ids)
-    assert batch.labels is not None
-    assert learned.labels is not None
     generator = torch.Generator().manual_seed(seed)
-    classes: dict[int, list[torch.Tensor]] = {1: [], AVERAGED: []}
+    parts: dict[int, list[torch.Tensor]] = {1: [], AVERAGED: []}
     for rows in torch.arange(len(ids)).split(TOGETHER):
-        progress(f"reading classes of {len(ids)} held-out images, {int(rows[0])} done")
+        progress(f"reading labels of {len(ids)} held-out images, {int(rows[0])} done")
         images = flow.parts.states_of(batch.x_1[rows].to(flow.device), generator)
         codes = torch.stack([_codes(flow, images, rows, noise, seed=seed) for noise in range(AVERAGED)])
-        for noises, parts in classes.items():
-            parts.append(coupling.label.decode(codes[:noises].mean(0), config.data.num_classes))
-    read = {noises: torch.cat(parts).numpy() for noises, parts in classes.items()}
+        for noises, of_noises in parts.items():
+            of_noises.append(codes[:noises].mean(0))
+    fields = {noises: torch.cat(of_noises) for noises, of_noises in parts.items()}
+    readings: list[Reading] = []
+    read = {noises: coupling.label.decode(field, config.data.num_classes) for noises, field in fields.items()}
+    classes = {noises: one.numpy() for noises, one in read.items() if one is not None}
+    if classes:
+        readings.append(_of_classes(config, learned, batch, classes))
+    if isinstance(coupling.label, Channels):
+        readings.append(read_masks(config, learned, batch, fields, coupling.label.num))
+    return readings
+
+
+def _of_classes(config: RunConfig, learned: Batch, batch: Batch, read: Mapping[int, NDArray[np.int64]]) -> LabelReading:
+    assert batch.labels is not None
+    assert learned.labels is not None
     truth = batch.labels.numpy()
     confusion = np.zeros((config.data.num_classes,) * 2, np.int64)
     np.add.at(confusion, (truth, read[AVERAGED]), 1)
     judge = ClassJudge(learned.x_1.numpy(), learned.labels.numpy())
     return LabelReading(
-        len(ids),
+        len(truth),
         {noises: float((one == truth).mean()) for noises, one in read.items()},
         judge.accuracy(batch.x_1.numpy(), truth),
         confusion,
@@ -153,14 +163,8 @@ def _pictures(
     config: RunConfig, images: NDArray[np.floating], read: NDArray[np.int64], wrong: NDArray[np.bool_]
 ) -> list[tuple[NDArray[np.floating], int]]:
     """The first wrong ones of images [N, C, H, W] in [-1, 1]; none of latents and of what has other channels."""
-    if images.ndim != 4 or not drawable(config) or config.data_are_latents:
-        return []
     some = np.flatnonzero(wrong)[: ROWS * COLUMNS]
-    shown = (images[some].transpose(0, 2, 3, 1).clip(-1, 1) + 1) / 2
-    return [
-        (image.squeeze(-1) if image.shape[-1] == 1 else image, int(read[n]))
-        for image, n in zip(shown, some, strict=True)
-    ]
+    return list(zip(as_shown(config, images[some]), read[some].tolist(), strict=False))
 
 
 @torch.no_grad()

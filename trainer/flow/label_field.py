@@ -1,4 +1,4 @@
-"""Labels as fields of a state: codes of classes that fill planes of an image, and how they are read back.
+"""Labels as fields of a state: masks, and codes of classes that fill planes of an image, and how they are read back.
 
 Shape legend: B examples, P planes of a field, *rest rows and columns of an image, nothing of a vector.
 """
@@ -13,6 +13,7 @@ from pydantic import Field, PositiveFloat, PositiveInt
 from torch import Tensor
 
 from netsim.foundation.settings import Section
+from trainer.flow.condition import Condition
 
 
 class LabelField(Section):
@@ -23,12 +24,12 @@ class LabelField(Section):
         """How many planes P a label fills."""
 
     @abstractmethod
-    def encode(self, labels: Tensor, uniform: Tensor, num_classes: int) -> Tensor:
-        """The fields [B, P, *rest] of classes int64 [B], with noise in [0, 1) of that shape."""
+    def encode(self, condition: Condition, uniform: Tensor, num_classes: int) -> Tensor:
+        """The fields [B, P, *rest] of the classes or contexts of a condition, with noise in [0, 1) of that shape."""
 
     @abstractmethod
-    def decode(self, field: Tensor, num_classes: int) -> Tensor:
-        """The classes int64 [B] of fields [B, P, *rest], from their means over `rest`."""
+    def decode(self, field: Tensor, num_classes: int) -> Tensor | None:
+        """The classes int64 [B] of fields [B, P, *rest], from their means over `rest`; None if they have none."""
 
 
 class Scalar(LabelField):
@@ -46,9 +47,10 @@ class Scalar(LabelField):
     def planes(self, num_classes: int) -> int:  # noqa: ARG002
         return self.repeats
 
-    def encode(self, labels: Tensor, uniform: Tensor, num_classes: int) -> Tensor:
+    def encode(self, condition: Condition, uniform: Tensor, num_classes: int) -> Tensor:
+        assert condition.label is not None
         half = self.spread / 2
-        code = half * (2 * labels / (num_classes - 1) - 1)
+        code = half * (2 * condition.label / (num_classes - 1) - 1)
         return _beside(code[:, None], uniform) + half / (num_classes - 1) * (uniform - 0.5)
 
     def decode(self, field: Tensor, num_classes: int) -> Tensor:
@@ -68,15 +70,47 @@ class OneHot(LabelField):
     def planes(self, num_classes: int) -> int:
         return num_classes
 
-    def encode(self, labels: Tensor, uniform: Tensor, num_classes: int) -> Tensor:
-        code = self.spread * (torch.nn.functional.one_hot(labels, num_classes).float() - 0.5)
+    def encode(self, condition: Condition, uniform: Tensor, num_classes: int) -> Tensor:
+        assert condition.label is not None
+        code = self.spread * (torch.nn.functional.one_hot(condition.label, num_classes).float() - 0.5)
         return _beside(code, uniform) + self.noise * (uniform - 0.5)
 
     def decode(self, field: Tensor, num_classes: int) -> Tensor:  # noqa: ARG002
         return field.reshape(*field.shape[:2], -1).mean(2).argmax(1)
 
 
-AnyLabelField = Annotated[Scalar | OneHot, Field(discriminator="kind")]
+ClassField = Annotated[Scalar | OneHot, Field(discriminator="kind")]
+
+
+class Channels(LabelField):
+    """Masks or other maps that the data have beside each image, and perhaps a code of its class.
+
+    Source: Symmetrical Flow Matching, arXiv 2506.10634, with uniform noise 10 / 127.5 wide.
+    """
+
+    kind: Literal["channels"] = "channels"
+    num: PositiveInt = 1
+    """Channels of the data's context, with values from -1 to 1; masks are read as those above 0."""
+    noise: float = Field(default=10 / 127.5, ge=0, allow_inf_nan=False)
+    """Width of the uniform noise of maps."""
+    classes: ClassField | None = None
+    """Code of a class behind the maps; null: none, so that the network neither reads nor is led by classes."""
+
+    def planes(self, num_classes: int) -> int:
+        return self.num + (0 if self.classes is None else self.classes.planes(num_classes))
+
+    def encode(self, condition: Condition, uniform: Tensor, num_classes: int) -> Tensor:
+        assert condition.context is not None
+        maps = condition.context + self.noise * (uniform[:, : self.num] - 0.5)
+        if self.classes is None:
+            return maps
+        return torch.cat([maps, self.classes.encode(condition, uniform[:, self.num :], num_classes)], dim=1)
+
+    def decode(self, field: Tensor, num_classes: int) -> Tensor | None:
+        return None if self.classes is None else self.classes.decode(field[:, self.num :], num_classes)
+
+
+AnyLabelField = Annotated[Scalar | OneHot | Channels, Field(discriminator="kind")]
 
 
 def _beside(code: Tensor, uniform: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from trainer.flow import Condition, coupling, path, target
 from trainer.flow.coupling import Symmetric
-from trainer.flow.label_field import OneHot, Scalar
+from trainer.flow.label_field import Channels, OneHot, Scalar
 from trainer.flow.objective import ObjectiveInputs, Regression
 from trainer.flow.objective.regression import FieldWeights
 
@@ -36,15 +36,38 @@ def test_a_code_is_read_as_its_class(field: Any, rest: tuple[int, ...]) -> None:
     for num_classes in (2, 3, 10):
         labels = torch.arange(num_classes).repeat(20)
         uniform = torch.rand(len(labels), field.planes(num_classes), *rest, generator=generator())
-        code = field.encode(labels, uniform, num_classes)
+        code = field.encode(Condition(labels), uniform, num_classes)
         assert code.shape == uniform.shape
         assert torch.equal(field.decode(code, num_classes), labels)
+
+
+@pytest.mark.parametrize("classes", [None, OneHot(), Scalar()], ids=str)
+def test_masks_lie_in_the_state_within_their_noise_and_leave_it_to_be_drawn(classes: Any) -> None:
+    x_1, condition = batch()
+    masks = (torch.rand(40, 2, 4, 4, generator=generator(5)) > 0.5).float() * 2 - 1
+    condition = Condition(condition.label, masks)
+    field = Channels(num=2, classes=classes)
+    made = built(field)
+    pairs = made.draw(x_1, condition, generator=generator(1))
+    assert pairs.condition == Condition()
+    start = made.start(made.state_shape((2, 4, 4), 10), condition, torch.arange(40))
+    for fields in (pairs.x_0[:, 2:], start[:, 2:]):
+        assert fields.shape[1] == field.planes(10)
+        away = (fields[:, :2] - masks).abs()
+        assert 0 < away.max() <= 5 / 127.5
+        read = field.decode(fields, 10)
+        if classes is None:
+            assert read is None
+        else:
+            assert condition.label is not None
+            assert read is not None
+            assert torch.equal(read, condition.label)
 
 
 def test_codes_of_scalars_fill_their_interval_without_a_gap() -> None:
     """Between the codes of neighbours lies (spread / 2) 2 / (K - 1), half of which is noise of each class."""
     labels = torch.arange(5)
-    lowest, highest = (Scalar().encode(labels, torch.full((5, 1), u), 5)[:, 0] for u in (0.0, 1.0))
+    lowest, highest = (Scalar().encode(Condition(labels), torch.full((5, 1), u), 5)[:, 0] for u in (0.0, 1.0))
     torch.testing.assert_close(lowest, torch.tensor([-2.25, -1.25, -0.25, 0.75, 1.75]))
     torch.testing.assert_close(highest - lowest, torch.full((5,), 0.5))
 

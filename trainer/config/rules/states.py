@@ -6,6 +6,7 @@ from trainer.config.sample import SequenceSample
 from trainer.config.task.policy import AdjointMatchingConfig, GRPOConfig
 from trainer.data import PairsConfig
 from trainer.flow.coupling import Symmetric
+from trainer.flow.label_field import Channels
 from trainer.flow.objective import CrossEntropy
 from trainer.flow.path import GumbelSoftmaxConfig
 from trainer.flow.target import Token
@@ -16,7 +17,18 @@ def of_labels_in_state(config: RunConfig) -> Objections:
     flow = config.flow
     if flow is None or not isinstance(flow.coupling, Symmetric):
         return
-    if config.data.num_classes < 2:
+    label = flow.coupling.label
+    shape = config.data_context_shape
+    if isinstance(label, Channels):
+        found = "none" if shape is None else f"{shape[0]} channels"
+        if shape is None or shape[0] != label.num:
+            problem = f"{label.num}, and {config.data.kind} data have {found} beside each image"
+            remedy = "write shards with a context" if shape is None else f"use {shape[0]}"
+            yield "flow.coupling.label.num", problem, remedy
+    elif shape is not None:
+        problem = f"{label.kind} codes classes, and would leave out the contexts of shape {list(shape)} of the data"
+        yield "flow.coupling.label.kind", problem, "use channels, or write the shards without a context"
+    if config.data.num_classes < 2 and not (isinstance(label, Channels) and label.classes is None):
         problem = f"symmetric puts classes into states, and {config.data.kind} data have {config.data.num_classes}"
         yield "flow.coupling.kind", problem, "use data with two classes or more, or another coupling"
     dropout = getattr(config.model, "label_dropout", 0)

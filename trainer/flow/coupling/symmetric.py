@@ -20,7 +20,7 @@ LABEL_NOISE = 1
 
 
 class Symmetric(BuiltIn):
-    """An image beside a code of its class in one state of C + P channels.
+    """An image beside its masks or a code of its class in one state of C + P channels.
 
     At t = 0 the image is noise and the label is there, at t = 1 the other way round: one network draws images of a
     class forwards and reads the class of an image backwards, in one evaluation. "Symmetrical Flow Matching", arXiv
@@ -29,7 +29,7 @@ class Symmetric(BuiltIn):
 
     kind: Literal["symmetric"] = "symmetric"
     label: AnyLabelField = Scalar()
-    """Code of a class."""
+    """What stands for a label: masks of the data, or a code of a class."""
     labels_in_state: ClassVar[bool] = True
     _num_classes: ClassVar[int] = 0
 
@@ -48,19 +48,17 @@ class Symmetric(BuiltIn):
     ) -> Pairs:
         if x_0 is not None:
             raise ValueError("x_0: a symmetric coupling draws its source points itself; give none")
-        assert condition.label is not None
         size = (len(x_1), self.label.planes(self._num_classes), *x_1.shape[2:])
         like = {"generator": generator, "dtype": x_1.dtype, "device": generator.device}
         made = torch.randn(x_1.shape, **like), torch.rand(size, **like), torch.randn(size, **like)
         drawn, uniform, label_noise = (to_device(one, x_1.device) for one in made)
-        code = self.label.encode(condition.label, uniform, self._num_classes)
+        code = self.label.encode(condition, uniform, self._num_classes)
         x_0, x_1 = torch.cat([drawn, code], dim=1), torch.cat([x_1, label_noise], dim=1)
-        return Pairs(x_0, x_1, replace(condition, label=None))
+        return Pairs(x_0, x_1, replace(condition, label=None, context=None))
 
     def start(self, shape: Sequence[int], condition: Condition, keys: Tensor) -> Tensor:
-        assert condition.label is not None
         planes, (channels, *rest) = self.label.planes(self._num_classes), shape
         noise = keyed_normals((channels - planes, *rest), keys)
         size = torch.Size((planes, *rest))
         uniform = keyed_uniform(fold_in(keys, LABEL_NOISE), size.numel(), 0).reshape(len(keys), *size)
-        return torch.cat([noise, self.label.encode(condition.label, uniform, self._num_classes)], dim=1)
+        return torch.cat([noise, self.label.encode(condition, uniform, self._num_classes)], dim=1)

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from trainer.config.file import resolve
@@ -10,6 +11,8 @@ from trainer.config.rules.objection import refuse
 from trainer.config.rules.plan import plan_layout
 from trainer.config.rules.states import of_pictures_alone
 from trainer.config.run import RunConfig
+from trainer.data import write_shards
+from trainer.data.shard.writer import Examples
 
 SYMMETRIC: dict[str, Any] = {
     "run": {"dir": "unused"},
@@ -62,6 +65,30 @@ def test_a_state_has_the_planes_of_the_code_beside_the_image() -> None:
 def test_what_does_not_go_with_labels_in_states_is_refused(sections: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         plan_layout(config(**sections), 1)
+
+
+@pytest.mark.parametrize(
+    ("label", "channels", "message"),
+    [
+        ({"kind": "channels"}, 2, r"flow.coupling.label.num: 1, and shards data have 2 channels .*; use 2"),
+        ({"kind": "channels"}, 0, r"flow.coupling.label.num: 1, and shards data have none .*; write shards with"),
+        ({"kind": "one_hot"}, 1, r"flow.coupling.label.kind: one_hot codes classes, .*; use channels"),
+        ({"kind": "channels", "classes": {"kind": "scalar"}}, 1, r"symmetric puts classes into states, .* have 0"),
+        ({"kind": "channels"}, 1, None),
+    ],
+)
+def test_masks_are_those_of_the_data(tmp_path: Path, label: dict[str, Any], channels: int, message: str | None) -> None:
+    context = np.zeros((20, channels, 8, 8), np.float32) if channels else None
+    write_shards(tmp_path / "s", [Examples(np.zeros((20, 1, 8, 8), np.float32), None, context)])
+    data = {"kind": "shards", "path": str(tmp_path / "s"), "held_out": 5}
+    document = {**SYMMETRIC, "data": data, "flow": {"coupling": {"kind": "symmetric", "label": label}}}
+    masked = RunConfig.model_validate(resolve(document).document)
+    if message is None:
+        plan_layout(masked, 1)
+        assert (masked.state_shape, masked.context_shape) == ((2, 8, 8), None)
+        return
+    with pytest.raises(ValueError, match=message):
+        plan_layout(masked, 1)
 
 
 def test_data_without_classes_have_no_label_to_put_into_a_state() -> None:
