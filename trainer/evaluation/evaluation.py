@@ -20,6 +20,7 @@ from trainer.evaluation.label_reading import read_labels
 from trainer.evaluation.likelihood import bits_per_dimension, log_density, random_signs
 from trainer.evaluation.quality import ClassJudge
 from trainer.evaluation.reading import Reading
+from trainer.evaluation.sequence_reading import read_sequences
 from trainer.evaluation.transport import (
     MongeGaps,
     measure_gaps,
@@ -215,6 +216,7 @@ def evaluate(
     tasks = by_task(flow, num=num, seed=seed, distances=_distances, progress=progress)
     readings: list[Reading] = [] if tasks is None else [tasks]
     readings += read_labels(flow, seed=seed, progress=progress)
+    readings += read_sequences(flow, num=num, seed=seed, progress=progress)
     return Evaluation(
         checkpoint=flow.checkpoint,
         num=num,
