@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Collection, Sequence
-from functools import partial
+from functools import lru_cache, partial
 from itertools import accumulate, pairwise
 from typing import Protocol
 
@@ -18,6 +18,8 @@ from trainer.data.protocol import Dataset, Mix, Split, id_of, source_of
 ROUNDS = 6
 SORTED = 1024
 """Most numbers that are sorted."""
+RECENT = 2
+"""Epochs whose orders are kept: a batch may span two."""
 
 
 def keyed_order(positions: Tensor, length: int, *, key: int) -> Tensor:
@@ -66,23 +68,17 @@ class Interleaved(Plan):
         self._sizes, self._batch = tuple(sizes), batch
         key = torch.tensor(derive_seed(seed, "groups"))
         self._keys = [fold_in(key, group) for group in range(len(sizes))]
-        self._epochs: dict[int, tuple[int, list[tuple[int, int]]]] = {}
+        self._before, self._order = lru_cache(2 * RECENT)(self._all_before), lru_cache(RECENT)(self._ordered)
 
     def place(self, step: int) -> tuple[int, int]:
-        for first, order in self._epochs.values():
-            if first <= step < first + len(order):
-                return order[step - first]
         epoch = step * self._batch // sum(self._sizes)
         while self._before(epoch) > step:
             epoch -= 1
         while self._before(epoch + 1) <= step:
             epoch += 1
-        first, order = self._before(epoch), self._order(epoch)
-        recent = {e: known for e, known in self._epochs.items() if e == epoch - 1}
-        self._epochs = {**recent, epoch: (first, order)}
-        return order[step - first]
+        return self._order(epoch)[step - self._before(epoch)]
 
-    def _before(self, epoch: int) -> int:
+    def _all_before(self, epoch: int) -> int:
         """Steps of all groups before an epoch begins."""
         return sum(self._own_before(group, epoch) for group in range(len(self._sizes)))
 
@@ -94,7 +90,7 @@ class Interleaved(Plan):
         """Where within its part of time each step of a group falls, in [0, 1)."""
         return uniform(fold_in(self._keys[group], numbers))
 
-    def _order(self, epoch: int) -> list[tuple[int, int]]:
+    def _ordered(self, epoch: int) -> list[tuple[int, int]]:
         timed: list[tuple[float, int, int]] = []
         for group, size in enumerate(self._sizes):
             numbers = torch.arange(self._own_before(group, epoch), self._own_before(group, epoch + 1))
@@ -194,22 +190,15 @@ class Epochs(Stream):
     """Epochs whose orders are listed; `members` are in the order in which they stand in for each other."""
 
     def __init__(self, members: Tensor, order: Callable[[int], Tensor]) -> None:
-        self.length = len(members)
-        self._members, self._order = members, order
-        self._orders: dict[int, Tensor] = {}
+        self.length, self._members = len(members), members
+        self._order = lru_cache(RECENT)(order)
 
     def ids(self, first: int, end: int) -> Tensor:
-        return _pieces(first, end, self.length, lambda epoch, begin, last: self._kept(epoch)[begin:last])
+        return _pieces(first, end, self.length, lambda epoch, begin, last: self._order(epoch)[begin:last])
 
     def stand_in(self, number: int, bad: Collection[int]) -> int | None:
         place = int((self._members == number).nonzero())
         return next((other for other in self._members.roll(-place - 1).tolist() if other not in bad), None)
-
-    def _kept(self, epoch: int) -> Tensor:
-        if epoch not in self._orders:
-            recent = {e: order for e, order in self._orders.items() if e == epoch - 1}
-            self._orders = {**recent, epoch: self._order(epoch)}
-        return self._orders[epoch]
 
 
 class KeyedEpochs(Stream):
