@@ -155,7 +155,7 @@ def descended(of: Subject, initial: Tensor, kind: str, rate: float) -> Curve:
 def rivals(of: Subject) -> dict[str, Curve]:
     """PSNR of the other ways by calls."""
     found: dict[str, Curve] = {}
-    for name, way in (("finer Euler", Reverse(EULER, Linear())), ("finer UniInv", UniInversion())):
+    for name, way in (("finer Euler", Reverse().build(EULER, Linear())), ("finer UniInv", UniInversion())):
         found[name], on_ten = {}, {}
         for budget in BUDGETS:
             noise = of.back(way, budget // 2)
@@ -190,7 +190,7 @@ def measured(of: Subject, seed: int) -> tuple[dict[str, Tables], dict[str, Curve
     """See :func:`run`."""
     noise = torch.randn(NUM, 64, generator=torch.Generator().manual_seed(500 + seed))
     firsts = {
-        REVERSE: (of.back(Reverse(EULER, Linear())), STEPS),
+        REVERSE: (of.back(Reverse().build(EULER, Linear())), STEPS),
         UNI: (of.back(UniInversion()), STEPS + 1),
         NOISE: (noise, 0),
     }

@@ -110,7 +110,7 @@ class Subject:
     @torch.no_grad()
     def inverted(self, gamma: float, *, other: bool = False) -> Tensor:
         """Noise of the pictures, pulled to their noise or to other noise."""
-        config = inversion.ReverseConfig(pull=gamma)
+        config = inversion.Reverse(pull=gamma)
         back = config.build(sampler=EULER, path=self.path)
         keys = fold_in(self.keys, 1) if other else self.keys
         return back.invert(self._field(self.nothing), self.pictures, EULER.grid(), keys=keys).noise

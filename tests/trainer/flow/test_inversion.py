@@ -59,7 +59,7 @@ def there_and_back(way: inversion.Inversion, steps: int, forth: sampler.Sampler 
 
 
 def test_the_way_back_and_forth_by_euler_is_wrong_at_first_order():
-    errors = [there_and_back(Reverse(sampler.Euler(), STRAIGHT), steps) for steps in (40, 80, 160)]
+    errors = [there_and_back(Reverse().build(sampler.Euler(), STRAIGHT), steps) for steps in (40, 80, 160)]
     assert errors[0] / errors[1] == pytest.approx(2, rel=0.1)
     assert errors[1] / errors[2] == pytest.approx(2, rel=0.05)
 
@@ -69,7 +69,9 @@ def test_uni_inversion_is_wrong_at_second_order_and_nearer_with_any_number_of_st
     assert errors[0] / errors[1] == pytest.approx(4, rel=0.15)
     assert errors[1] / errors[2] == pytest.approx(4, rel=0.1)
     for steps in (5, 10, 20, 40):
-        assert there_and_back(UniInversion(), steps) < 0.5 * there_and_back(Reverse(sampler.Euler(), STRAIGHT), steps)
+        assert there_and_back(UniInversion(), steps) < 0.5 * there_and_back(
+            Reverse().build(sampler.Euler(), STRAIGHT), steps
+        )
 
 
 @pytest.mark.parametrize("evaluations", [2, 3])
@@ -88,7 +90,9 @@ def test_the_sampler_of_a_run_goes_back_at_its_own_order(forth):
     """The noise of x_1 = 2 + x_0 / 2 is known."""
     flow, exact = known(gaussian(2.0, 0.5)), (states() - 2) / 0.5
     errors = [
-        float((Reverse(forth, STRAIGHT).invert(flow, states(), grid(steps), keys=KEYS).noise - exact).abs().max())
+        float(
+            (Reverse().build(forth, STRAIGHT).invert(flow, states(), grid(steps), keys=KEYS).noise - exact).abs().max()
+        )
         for steps in (60, 120)
     ]
     assert errors[0] / errors[1] == pytest.approx(4, rel=0.15)
@@ -103,7 +107,7 @@ def test_the_pull_is_that_of_the_published_loop(gamma):
         t = number * h
         velocity = flow(x, torch.full((5, 1), t))
         x = x - h * (velocity + gamma * ((x - noise) / t - velocity))
-    way = inversion.ReverseConfig(pull=gamma).build(sampler=sampler.Euler(steps=7), path=STRAIGHT)
+    way = inversion.Reverse(pull=gamma).build(sampler=sampler.Euler(steps=7), path=STRAIGHT)
     found = way.invert(known(flow), states(), grid(7), keys=KEYS)
     torch.testing.assert_close(found.noise, x)
     assert found.calls == 7
@@ -114,19 +118,19 @@ def test_the_pull_is_that_of_the_published_loop(gamma):
 def test_a_pull_along_a_path_with_noise_of_its_own_is_refused():
     noisy = path.StochasticInterpolantConfig().build()
     with pytest.raises(ValueError, match="adds noise of its own"):
-        Reverse(sampler.Euler(), noisy, 0.5)
-    Reverse(sampler.Euler(), noisy)
+        Reverse(pull=0.5).build(sampler.Euler(), noisy)
+    Reverse().build(sampler.Euler(), noisy)
 
 
 @pytest.mark.parametrize(("config", "a_drawing"), [(sampler.Euler(steps=7), 7), (sampler.Heun(steps=7), 14)])
 def test_calls_are_those_of_the_field(config, a_drawing):
     flow = Counted(gaussian(2.0, 0.5), target.Velocity().build(STRAIGHT))
     expected: list[tuple[inversion.AnyConfig, int]] = [
-        (inversion.ReverseConfig(), a_drawing),
-        (inversion.UniInversionConfig(), 7 + 1),
-        (inversion.UniInversionConfig(evaluations=3), 3 * 7 + 1),
-        (inversion.ZeroOrderConfig(iterations=3), 7 + 1 + 4 * a_drawing),
-        (inversion.ZeroOrderConfig(iterations=3, initial=inversion.ReverseConfig()), 5 * a_drawing),
+        (inversion.Reverse(), a_drawing),
+        (inversion.UniInversion(), 7 + 1),
+        (inversion.UniInversion(evaluations=3), 3 * 7 + 1),
+        (inversion.ZeroOrder(iterations=3), 7 + 1 + 4 * a_drawing),
+        (inversion.ZeroOrder(iterations=3, initial=inversion.Reverse()), 5 * a_drawing),
     ]
     for way, calls in expected:
         Counted.calls = 0
@@ -142,7 +146,7 @@ def test_uni_inversion_undoes_the_steps_of_a_velocity_that_the_state_does_not_ch
     torch.testing.assert_close(sampler.Euler().sample(known(pushed), noise, grid(6)).final, states())
 
 
-@pytest.mark.parametrize("config", [inversion.ReverseConfig(), inversion.UniInversionConfig()])
+@pytest.mark.parametrize("config", [inversion.Reverse(), inversion.UniInversion()])
 def test_each_step_back_asks_the_field_of_its_own_segment(config):
     flow = SpeedOfSegment(lambda x, _t: x * torch.nan, target.Velocity().build(STRAIGHT))
     segmented = sampler.Segmented(segments=3, within=sampler.Euler(steps=2))
@@ -178,7 +182,7 @@ def test_the_inverse_of_eulers_method_is_a_sampler_that_reports_its_grid():
 @pytest.mark.parametrize(("config", "reason"), UNINVERTIBLE, ids=lambda one: getattr(one, "kind", ""))
 def test_a_sampler_whose_noise_is_not_the_examples_own_is_refused(config, reason):
     with pytest.raises(ValueError, match=f"sampler: .* {reason}.*; invert with euler"):
-        inversion.UniInversionConfig().build(sampler=config, path=STRAIGHT)
+        inversion.UniInversion().build(sampler=config, path=STRAIGHT)
 
 
 @pytest.mark.parametrize(

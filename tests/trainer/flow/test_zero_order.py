@@ -203,8 +203,12 @@ def test_a_row_is_a_function_of_itself():
 
 def test_the_inversion_starts_from_another_and_improves_on_it():
     euler = sampler.Euler()
-    first = Reverse(euler, STRAIGHT).invert(known(velocity), TARGET, grid(STEPS), keys=KEYS[:4])
-    found = ZeroOrder(euler, Reverse(euler, STRAIGHT), 30).invert(known(velocity), TARGET, grid(STEPS), keys=KEYS[:4])
+    first = Reverse().build(euler, STRAIGHT).invert(known(velocity), TARGET, grid(STEPS), keys=KEYS[:4])
+    found = (
+        ZeroOrder(initial=Reverse(), iterations=30)
+        .build(euler, STRAIGHT)
+        .invert(known(velocity), TARGET, grid(STEPS), keys=KEYS[:4])
+    )
     assert found.errors is not None
     torch.testing.assert_close(found.errors[0].double(), (flow(first.noise) - TARGET).square().mean(1))
     torch.testing.assert_close((flow(found.noise) - TARGET).square().mean(1).float(), found.errors.amin(0))

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Annotated, Literal, Protocol
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, Protocol, Self
 
 import torch
 from pydantic import Field as Setting
@@ -72,45 +72,50 @@ def check_invertible(sampler: samplers.AnyConfig) -> None:
     raise ValueError(f"sampler: {within.kind} {reason}; invert with euler, heun or first_order")
 
 
-class ReverseConfig(Section):
-    """The sampler of the run on its grid turned round; as many evaluations as one drawing."""
+class BuiltIn(Section):
+    """An inversion that is its settings, and is built for the sampler that draws, on the path of the flow."""
 
-    kind: Literal["reverse"] = "reverse"
-    pull: float = Setting(default=0.0, ge=0, le=1)
-    """Share of a pull to a noise that is drawn for each picture, 0.5 in RF-Inversion; 0: none, 1: that noise itself.
-    The stronger it is, the more an edit may change and the worse the picture is kept."""
+    if TYPE_CHECKING:  # of the instance that `build` returns
+        _sampler: ClassVar[Sampler]
+        _path: ClassVar[Path]
+    _segments: ClassVar[int | None] = None
 
-    def build(self, sampler: samplers.AnyConfig, path: Path) -> Reverse:
+    def build(self, sampler: samplers.AnyConfig, path: Path) -> Self:
         check_invertible(sampler)
-        return Reverse(sampler.build(path), path, self.pull)
+        built = self.model_copy()
+        segments = sampler.segments if isinstance(sampler, samplers.Segmented) else None
+        vars(built).update(_sampler=sampler.build(path), _path=path, _segments=segments)
+        return built
 
 
-@dataclass(frozen=True)
-class Reverse(Inversion):
-    """Follows the field from the data to the source.
+class Reverse(BuiltIn):
+    """The sampler of the run on its grid turned round; as many evaluations as one drawing.
 
     Euler's step back takes the velocity at the end of the step that it undoes, so that back and forth is wrong by the
     order of the sampler: twice the steps leave half of Euler's error. The field is evaluated at t = 1, where a network
     that predicts the data leaves the velocity open. The pull: Rout et al., RF-Inversion, arXiv 2410.10792, equation 8.
     """
 
-    sampler: Sampler
-    path: Path
-    pull: float = 0.0
+    kind: Literal["reverse"] = "reverse"
+    pull: float = Setting(default=0.0, ge=0, le=1)
+    """Share of a pull to a noise that is drawn for each picture, 0.5 in RF-Inversion; 0: none, 1: that noise itself.
+    The stronger it is, the more an edit may change and the worse the picture is kept."""
 
-    def __post_init__(self) -> None:
+    def build(self, sampler: samplers.AnyConfig, path: Path) -> Self:
+        built = super().build(sampler, path)
         if self.pull:
-            check_leads_through("source", self.path, kind="pull")
+            check_leads_through("source", path, kind="pull")
+        return built
 
     def invert(self, field: Field, states: Tensor, times: Tensor, *, keys: Tensor) -> Inverted:
         if self.pull:
             pull = PullConfig(strength=self.pull, stop=1.0, end="source")
-            field = Pull(pull, keyed_normal(states, keys, 0), self.path).over(field)
-        back = self.sampler.sample(field, states, times.flip(0), keys=keys)
+            field = Pull(pull, keyed_normal(states, keys, 0), self._path).over(field)
+        back = self._sampler.sample(field, states, times.flip(0), keys=keys)
         return Inverted(back.final, back.calls["network"])
 
 
-class UniInversionConfig(Section):
+class UniInversion(BuiltIn):
     """UniInv: Euler's steps undone one after the other."""
 
     kind: Literal["uni_inversion"] = "uni_inversion"
@@ -118,25 +123,12 @@ class UniInversionConfig(Section):
     """Of the field in each step. 1 is UniInv; with 5 to 10 the noise is nearly that from which Euler's method draws the
     very states that were given, if its steps are short enough for the field."""
 
-    def build(self, sampler: samplers.AnyConfig, path: Path) -> UniInversion:  # noqa: ARG002
-        check_invertible(sampler)
-        segments = sampler.segments if isinstance(sampler, samplers.Segmented) else None
-        return UniInversion(segments, self.evaluations)
-
-
-@dataclass(frozen=True)
-class UniInversion(Inversion):
-    """Goes back to noise from which Euler's method on the same grid comes near the given states."""
-
-    segments: int | None = None
-    evaluations: int = 1
-
     def invert(self, field: Field, states: Tensor, times: Tensor, *, keys: Tensor) -> Inverted:  # noqa: ARG002
         grid, inverse = times.flip(0), EulerInverse(self.evaluations)
-        if self.segments is None:
+        if self._segments is None:
             back = inverse.sample(field, states, grid)
         else:
-            back = in_segments(inverse, self.segments, field, states, grid)
+            back = in_segments(inverse, self._segments, field, states, grid)
         return Inverted(back.final, back.calls["network"])
 
 
@@ -274,7 +266,7 @@ def _mean_square(difference: Tensor) -> Tensor:
     return difference.double().square().flatten(1).mean(1)
 
 
-class ZeroOrderConfig(Section):
+class ZeroOrder(BuiltIn):
     """FlowOpt: z <- z - eta (f(z) - y), where f draws with the sampler of the run and y are the given states.
 
     Attributes:
@@ -284,23 +276,13 @@ class ZeroOrderConfig(Section):
     """
 
     kind: Literal["zero_order"] = "zero_order"
-    initial: Annotated[ReverseConfig | UniInversionConfig, Setting(discriminator="kind")] = UniInversionConfig()
+    initial: Annotated[Reverse | UniInversion, Setting(discriminator="kind")] = UniInversion()
     iterations: PositiveInt = 30
     step_size: PositiveFloat | None = None
 
-    def build(self, sampler: samplers.AnyConfig, path: Path) -> ZeroOrder:
-        initial = self.initial.build(sampler, path)
-        return ZeroOrder(sampler.build(path), initial, self.iterations, self.step_size)
-
-
-@dataclass(frozen=True)
-class ZeroOrder(Inversion):
-    """Zero-order inversion of what a sampler draws, from the noise that another inversion gives."""
-
-    sampler: Sampler
-    initial: Inversion
-    iterations: int
-    step_size: float | None = None
+    def build(self, sampler: samplers.AnyConfig, path: Path) -> Self:
+        built = super().build(sampler, path)
+        return built.model_copy(update={"initial": self.initial.build(sampler, path)})
 
     def invert(self, field: Field, states: Tensor, times: Tensor, *, keys: Tensor) -> Inverted:
         """With T evaluations a drawing, T (iterations + 1) and those of the first inversion."""
@@ -309,7 +291,7 @@ class ZeroOrder(Inversion):
 
         def drawn(noise: Tensor) -> Tensor:
             nonlocal calls
-            trajectory = self.sampler.sample(field, noise, times, keys=keys)
+            trajectory = self._sampler.sample(field, noise, times, keys=keys)
             calls += trajectory.calls["network"]
             return trajectory.final
 
@@ -317,5 +299,5 @@ class ZeroOrder(Inversion):
         return Inverted(best.noise, calls, best.errors, best.bound)
 
 
-AnyConfig = ReverseConfig | UniInversionConfig | ZeroOrderConfig
+AnyConfig = Reverse | UniInversion | ZeroOrder
 Config = Annotated[AnyConfig, Setting(discriminator="kind")]

@@ -55,7 +55,7 @@ class EditRequest(Section):
     """Classes that are drawn, by name or number; `all`: every class of the run."""
     steps: PositiveInt | tuple[float, ...] | None = None
     """Steps of Euler's method, or its times from 0 to 1; null: the run's own sampler, which must be deterministic."""
-    inversion: trainer.flow.inversion.Config = trainer.flow.inversion.UniInversionConfig()
+    inversion: trainer.flow.inversion.Config = trainer.flow.inversion.UniInversion()
     """How a picture is taken to the noise that its edits begin at."""
     controls: tuple[trainer.flow.control.Config, ...] = ()
     """What changes the field that an edit follows, such as a pull to the picture; the first acts first."""
