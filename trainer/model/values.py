@@ -159,7 +159,7 @@ def kept_weights(shards: Iterable[Shard], masters: Iterable[StatePiece]) -> list
     computed_with = [
         StatePiece(shard.name, "weight", shard.shape, offset, values)
         for shard in shards
-        for offset, values in shard.rectangles(shard.tensor)
+        for offset, values in shard.region.rectangles(shard.tensor)
     ]
     places = {piece.tensor.data_ptr(): piece for piece in (*computed_with, *masters)}
     return [*places.values()]

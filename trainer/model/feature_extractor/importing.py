@@ -55,7 +55,7 @@ def import_extractor(
         _import_inception(path, layout, out)
         return
     names = LAYOUTS[layout]
-    with PublishedWeights(path, layout) as weights:
+    with PublishedWeights.opened(path, layout) as weights:
         network, shape = _network(weights, names, image_size, tokens, num_heads)
         weights.check_all_are_used(names.unused)
     mean = _of_channels("--mean", names.mean if mean is None else mean, shape[0])
@@ -69,7 +69,7 @@ def _import_inception(path: Path, layout: str, out: Path) -> None:
     names = INCEPTIONS[layout]
     with torch.device("meta"):
         inception = Inception(names.pools)
-    with PublishedWeights(path, layout) as weights:
+    with PublishedWeights.opened(path, layout) as weights:
         inception.fill(weights)
         classifier = weights.optional("fc.weight", (None, FEATURES))
         if classifier is not None and len(classifier) != names.num_classes:

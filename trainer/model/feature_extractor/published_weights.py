@@ -1,10 +1,9 @@
 """Reads tensors of a weights file and checks each of them."""
 
 import re
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self
 
 from safetensors import SafetensorError, safe_open
@@ -19,30 +18,27 @@ _PICKLES = (b"PK\x03\x04", b"\x80")
 
 
 class PublishedWeights:
-    """Tensors of an open file by name, without the prefix of the layout. A context manager that closes the file."""
+    """Tensors of an open file by name, without the prefix of the layout."""
 
-    def __init__(self, path: Path, layout: str) -> None:
-        self.path, self._layout, self._closing = path, layout, ExitStack()
-
-    def __enter__(self) -> Self:
-        try:
-            self._file: Any = self._closing.enter_context(safe_open(self.path, framework="pt"))
-            names = list(self._file.keys())
-        except (OSError, SafetensorError) as error:
-            if isinstance(error, SafetensorError) and _is_pickle(self.path):
-                problem = "is a pickle, which can run any code when it is read"
-                raise Refusal(self.path, "weights", problem, f"convert it once: {_conversion(self.path)}") from error
-            remedy = "give a file that safetensors.torch.save_file wrote"
-            raise Refusal(self.path, "weights", f"cannot be read ({error})", remedy) from error
-        prefix = {**LAYOUTS, **INCEPTIONS}[self._layout].prefix
-        self._found = {name.removeprefix(prefix): name for name in names}
+    def __init__(self, path: Path, layout: str, file: Any) -> None:
+        self.path, self._layout, self._file = path, layout, file
+        prefix = {**LAYOUTS, **INCEPTIONS}[layout].prefix
+        self._found = {name.removeprefix(prefix): name for name in file.keys()}  # noqa: SIM118
         self._taken: set[str] = set()
-        return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._closing.close()
+    @classmethod
+    @contextmanager
+    def opened(cls, path: Path, layout: str) -> Iterator[Self]:
+        try:
+            file = safe_open(path, framework="pt")
+        except (OSError, SafetensorError) as error:
+            if isinstance(error, SafetensorError) and _is_pickle(path):
+                problem = "is a pickle, which can run any code when it is read"
+                raise Refusal(path, "weights", problem, f"convert it once: {_conversion(path)}") from error
+            remedy = "give a file that safetensors.torch.save_file wrote"
+            raise Refusal(path, "weights", f"cannot be read ({error})", remedy) from error
+        with file:
+            yield cls(path, layout, file)
 
     def take(self, name: str, shape: Sequence[int | None]) -> Tensor:
         """Reads one finite tensor as float32 of a shape, in which None is any number from 1."""

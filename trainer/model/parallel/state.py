@@ -92,10 +92,6 @@ class Shard:
     def shape(self) -> tuple[int, ...]:
         return self.region.shape
 
-    def rectangles(self, values: Tensor) -> list[tuple[tuple[int, ...], Tensor]]:
-        """Offsets in the whole parameter, and views, of the rectangles of values shaped like ``tensor``."""
-        return self.region.rectangles(values)
-
 
 @dataclass(frozen=True)
 class StatePiece:

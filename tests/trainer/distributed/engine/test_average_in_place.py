@@ -75,7 +75,7 @@ def trained(engine_settings: dict[str, Any], world_size: int, *, examined: bool)
         return copies(piece.tensor for piece in engine.state() if piece.kind == "weight")
 
     def computes_with() -> Values:
-        return copies(values for shard in engine.shards() for _, values in shard.rectangles(shard.tensor))
+        return copies(values for shard in engine.shards() for _, values in shard.region.rectangles(shard.tensor))
 
     found: dict[str, Any] = {"losses": [], "masters": [masters()], "whole": whole_bytes}
     for step in range(1, STEPS + 1):

@@ -50,7 +50,7 @@ def observed(run: Run) -> dict[str, Any]:
     network = [
         (shard.name, "weight", shard.shape, offset, values.float().clone())
         for shard in run.engine.shards()
-        for offset, values in shard.rectangles(shard.tensor)
+        for offset, values in shard.region.rectangles(shard.tensor)
     ]
     return {"pieces": pieces, "network": network, "updates": run.engine.updates}
 
