@@ -32,18 +32,22 @@ class Past:
         self.blocks: defaultdict[int, KeysAndValues] = defaultdict(KeysAndValues)
 
 
+class Question:
+    """A request to a network for something besides its prediction, or in its place."""
+
+
 @dataclass(frozen=True)
-class WithFeatures:
+class WithFeatures(Question):
     """Requests the prediction and the features that it was computed from, [B, N, D]."""
 
 
 @dataclass(frozen=True)
-class WithProjection:
+class WithProjection(Question):
     """Requests the prediction and the projection of the features onto those of a teacher, [B, N, F]."""
 
 
 @dataclass(frozen=True)
-class WithAttention:
+class WithAttention(Question):
     """Requests the prediction, and the attention [B, A, N] of tokens int64 [A] to all N, of sum 1 over N.
 
     Numbers are row by row in an image. `blocks`, whose attention is averaged after that of each block's heads; None:
@@ -55,7 +59,7 @@ class WithAttention:
 
 
 @dataclass(frozen=True)
-class Onward:
+class Onward(Question):
     """Requests a prediction from features [B, N, D] at the start of a segment, of which a `share` [B] is elapsed."""
 
     features: Tensor
@@ -63,19 +67,19 @@ class Onward:
 
 
 @dataclass(frozen=True)
-class Approximation:
+class Approximation(Question):
     """Requests features approximated from those at starts of segments, and true ones, [B, N, D], by states at times."""
 
     states_at: Callable[[Tensor], Tensor]
 
 
 @dataclass(frozen=True)
-class Tokens:
+class Tokens(Question):
     """Requests the features of the tokens of a state, [B, N, H], which a head is called with."""
 
 
 @dataclass(frozen=True)
-class FromTokens:
+class FromTokens(Question):
     """Requests velocities [B, *D] of a head at states y and times s [B, N], given the features of `Tokens`."""
 
     tokens: Tensor
@@ -84,7 +88,7 @@ class FromTokens:
 
 
 @dataclass(frozen=True)
-class HeadVelocities:
+class HeadVelocities(Question):
     """Requests the velocities of a head at M of its states [M, B, *D] and times [M, B, N], the trunk called once."""
 
     y: Tensor
@@ -92,7 +96,7 @@ class HeadVelocities:
 
 
 @dataclass(frozen=True)
-class NextStates:
+class NextStates(Question):
     """Requests the velocities of a head, [M, K, B, *D], for the tokens of K states after one of a chain.
 
     Features of a token see those of `following` [K, B, *D] before it alone: one causal pass. The head has states `y`
@@ -105,29 +109,14 @@ class NextStates:
 
 
 @dataclass(frozen=True)
-class NextToken:
+class NextToken(Question):
     """Requests the features [B, H] of the next token, adding tokens [B, N, P], in place of states, to a past."""
 
     past: Past
 
 
 @dataclass(frozen=True)
-class OfToken:
+class OfToken(Question):
     """Requests the velocities [B, P] of a head at states [B, P] and times [B], for the features of `NextToken`."""
 
     features: Tensor
-
-
-Question = (
-    WithFeatures
-    | WithProjection
-    | WithAttention
-    | Onward
-    | Approximation
-    | Tokens
-    | FromTokens
-    | HeadVelocities
-    | NextStates
-    | NextToken
-    | OfToken
-)

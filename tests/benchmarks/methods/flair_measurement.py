@@ -208,7 +208,8 @@ class Measurement:
             return config.build(path=self.path, errors=errors)
         levels = torch.linspace(1, config.last, config.steps + 2, dtype=torch.float64)[1:-1]
         same = float(calibrated(errors, config.scale).at(levels).mean())
-        return Flair(self.path, constant(same), trajectory_adjustment=config.trajectory_adjustment)
+        adjusts = FlairConfig(trajectory_adjustment=config.trajectory_adjustment)
+        return Flair(self.path, constant(same), adjusts)
 
     def _operator(self, config: Any) -> Operator:
         return config.build(SHAPE, torch.arange(len(self.truth)), seed=self.seed)

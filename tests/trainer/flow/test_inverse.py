@@ -48,7 +48,7 @@ def drawn(*shape: int, seed: int = 0) -> Tensor:
 def solved(path: FlowPath, field: Field, agreement: Any, num: int, scale: float = 0.5, **settings: Any) -> Tensor:
     keys = torch.arange(num)
     weight = settings.pop("weight", None) or ramp(scale)
-    return Flair(path, weight, **settings).solve(field, agreement, keys=keys).states
+    return Flair(path, weight, FlairConfig(**settings)).solve(field, agreement, keys=keys).states
 
 
 @pytest.mark.parametrize("config", PATHS, ids=str)

@@ -47,15 +47,10 @@ class KNN(BuiltIn):
     kind: Literal["knn"] = "knn"
     k: PositiveInt = 4
 
-    def draw(
-        self, x_1: Tensor, condition: Condition, *, x_0: Tensor | None = None, generator: torch.Generator
-    ) -> Pairs:
-        nearest = standard_normal(x_1, x_0, generator)
-        if x_0 is None and self.k > 1:
-            nearest = self._nearest(nearest, x_1, generator)
-        return Pairs(nearest, x_1, condition)
-
-    def _nearest(self, nearest: Tensor, x_1: Tensor, generator: torch.Generator) -> Tensor:
+    def sources(self, x_1: Tensor, x_0: Tensor | None, generator: torch.Generator) -> Tensor:
+        nearest = super().sources(x_1, x_0, generator)
+        if x_0 is not None or self.k == 1:
+            return nearest
         least = pair_costs(nearest, x_1, "l2")
         for _ in range(self.k - 1):
             other = standard_normal(x_1, None, generator)

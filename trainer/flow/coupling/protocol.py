@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from abc import abstractmethod
 from collections.abc import Sequence
 from typing import ClassVar, Literal, NamedTuple, Protocol
 
@@ -123,10 +122,14 @@ class BuiltIn(Section):
     draw_step = Coupling.draw_step
     start = Coupling.start
 
-    @abstractmethod
     def draw(
         self, x_1: Tensor, condition: Condition, *, x_0: Tensor | None = None, generator: torch.Generator
-    ) -> Pairs: ...
+    ) -> Pairs:
+        return Pairs(self.sources(x_1, x_0, generator), x_1, condition)
+
+    def sources(self, x_1: Tensor, x_0: Tensor | None, generator: torch.Generator) -> Tensor:
+        """The source points [B, *D] of the rows of `x_1`, drawn or as they are given."""
+        return standard_normal(x_1, x_0, generator)
 
 
 class Independent(BuiltIn):
@@ -138,11 +141,6 @@ class Independent(BuiltIn):
     kind: Literal["independent"] = "independent"
     normal_source: ClassVar[bool] = True
 
-    def draw(
-        self, x_1: Tensor, condition: Condition, *, x_0: Tensor | None = None, generator: torch.Generator
-    ) -> Pairs:
-        return Pairs(standard_normal(x_1, x_0, generator), x_1, condition)
-
 
 class Paired(BuiltIn):
     """The pairs that the data set holds; nothing to set.
@@ -153,12 +151,10 @@ class Paired(BuiltIn):
 
     kind: Literal["paired"] = "paired"
 
-    def draw(
-        self, x_1: Tensor, condition: Condition, *, x_0: Tensor | None = None, generator: torch.Generator
-    ) -> Pairs:
+    def sources(self, x_1: Tensor, x_0: Tensor | None, generator: torch.Generator) -> Tensor:
         if x_0 is None:
             raise ValueError("x_0: there is none to pair with; use data of kind pairs, or another coupling")
-        return Pairs(standard_normal(x_1, x_0, generator), x_1, condition)
+        return super().sources(x_1, x_0, generator)
 
 
 def standard_normal(x_1: Tensor, x_0: Tensor | None, generator: torch.Generator) -> Tensor:

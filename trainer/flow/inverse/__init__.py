@@ -183,8 +183,7 @@ class FlairConfig(Section):
 
     def build(self, path: Path, errors: Tensor | None = None) -> Flair:
         """The solver, by `calibration_errors`; a ValueError if the path has noise of its own, or steps diverge."""
-        settings = self.model_dump(include={"steps", "last", "trajectory_adjustment"})
-        return Flair(path, self.weight_of(errors), **settings)
+        return Flair(path, self.weight_of(errors), self)
 
     def weight_of(self, errors: Tensor | None) -> Weight:
         match self.weight:
@@ -240,15 +239,14 @@ class Flair(InverseSolver):
     s, is the share of the distance to the estimate that a step covers. Erbach et al., FLAIR, arXiv 2506.02680.
     """
 
-    def __init__(
-        self, path: Path, weight: Weight, *, steps: int = 50, last: float = 0.18, trajectory_adjustment: bool = True
-    ) -> None:
+    def __init__(self, path: Path, weight: Weight, settings: FlairConfig | None = None) -> None:
         check_path(path)
-        self._times = time_of(path, torch.linspace(1, last, steps + 2, dtype=torch.float64)[1:-1])
+        settings = settings or FlairConfig()
+        self._times = time_of(path, torch.linspace(1, settings.last, settings.steps + 2, dtype=torch.float64)[1:-1])
         self._levels = noise_level(path, self._times)
         self._ratios = weight.at(self._levels) / self._levels
         self._coefficients = path.coefficients(self._times)
-        self._trajectory_adjustment = trajectory_adjustment
+        self._trajectory_adjustment = settings.trajectory_adjustment
         self.vanished, self.largest_ratio = weight.vanished, float(self._ratios.max())
         if self.largest_ratio >= DIVERGES:
             level = float(self._levels[self._ratios.argmax()])

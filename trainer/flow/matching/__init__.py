@@ -17,7 +17,7 @@ from trainer.flow.time import TimeSampler, Uniform
 
 
 class TrainingPoints(NamedTuple):
-    """Points x_t [B, *D] of paths at times t [B], and what a network should predict there, [B, num_fields C, *rest].
+    """Points x_t [B, *D] of paths at times t [B], and the right predictions, [B, num_fields C, *rest].
 
     Weights [B] of the pairs are 1 on average; couplings may permute conditions together with the data.
     """

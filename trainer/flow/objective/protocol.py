@@ -59,7 +59,10 @@ class Objective(Protocol):
     draws: ClassVar[bool] = False
 
     def loss(self, model: Model, sample: PathSample, condition: Condition) -> LossTerms:
-        """The losses at B points of the path of one micro batch, without the weights of the pairs."""
+        """The losses at B points of the path of one micro batch.
+
+        The weights of the pairs are left out, since these are normalised over the global batch.
+        """
         ...
 
 

@@ -115,15 +115,6 @@ class Dopri5(BuiltIn):
         assert isinstance(x, Tensor)
         return Trajectory(x, times, counted.calls)
 
-    def grid(self) -> Tensor:
-        return torch.linspace(0.0, 1.0, 2)
-
-    def calls(self) -> None:
-        return None
-
-    def with_evaluations(self, evaluations: int) -> None:  # noqa: ARG002
-        return None
-
 
 class FirstOrder(FixedStep):
     """The first-order step, one evaluation each; with the straight path it is Euler's.

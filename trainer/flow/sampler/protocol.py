@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from abc import abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
@@ -137,21 +136,21 @@ class BuiltIn(Section):
     def steps_file(self) -> Path | None:
         return None
 
-    @abstractmethod
     def grid(self) -> Tensor:
         """The configured grid [T] from source (0) to data (1), float32 on the CPU; a Refusal if its file lacks it."""
+        return torch.linspace(0.0, 1.0, 2)
 
-    @abstractmethod
     def calls(self) -> dict[str, int] | None:
         """How often each part of a model is called for an example; None if the sampler chooses its steps itself."""
+        return None
 
-    @abstractmethod
-    def with_evaluations(self, evaluations: int) -> Self | None:
+    def with_evaluations(self, evaluations: int) -> Self | None:  # noqa: ARG002
         """The same sampler with the number of steps that comes to so many evaluations, 1 or more; None if absent.
 
         None, too, if the file of its grids has none for it or it chooses its steps itself; a Refusal for an unreadable
         file.
         """
+        return None
 
 
 class GridSampler(BuiltIn):

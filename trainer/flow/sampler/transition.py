@@ -155,9 +155,6 @@ class CausalTransition(BuiltIn):
         grid = torch.linspace(0.0, 1.0, len(states), dtype=times.dtype)
         return Trajectory(torch.stack(states), grid, {"network": network_calls, "head": head_calls})
 
-    def grid(self) -> Tensor:
-        return torch.linspace(0.0, 1.0, 2)
-
     def calls(self) -> dict[str, int] | None:
         of_head = self.head.evaluations_per_step * self.head.steps
         return None if self.tokens is None else {"network": self.tokens, "head": self.tokens * of_head}
