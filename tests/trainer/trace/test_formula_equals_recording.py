@@ -95,6 +95,7 @@ CASES: dict[int, dict[str, Case]] = {
         "ZeRO 3": ({"zero_stage": 3}, 1, None, "dit"),
         "ZeRO 3, small buckets, maps": (SMALL_ZERO_3, 1, None, "dit told of maps"),
         "ZeRO 3, small buckets, bf16, accumulation": ({**SMALL_ZERO_3, "precision": "bf16"}, 2, None, "gpt"),
+        "copies, every rank, letters": ({}, 1, {"dispatch": "copies", "top_k": 4}, "dit of letters"),
         "ZeRO 1, segments": ({}, 1, None, "blockwise"),
         "ZeRO 2, aligned segments, accumulation": ({"zero_stage": 2}, 2, None, "blockwise, aligned"),
         "ZeRO 3, segments": (SMALL_ZERO_3, 1, None, "blockwise"),
@@ -299,6 +300,15 @@ def configuration(world_size: int, case: Case) -> RunConfig:
         settings["flow"] = {"context": {"kind": "semantic_map"}}
     if kind == "dit with its Monge gap":
         settings["flow"] = {"objective": {"monge_gap": {"weight": 0.1}}}
+    if kind == "dit of letters":
+        settings["data"] = {"kind": "sequences", "path": "unused", "held_out": 1, "alphabet": "ACGU", "length": 6}
+        settings["model"]["patch_size"] = 1
+        settings["sample"] = {"kind": "sequences"}
+        settings["flow"] = {
+            "path": {"kind": "gumbel_softmax"},
+            "target": {"kind": "token"},
+            "objective": {"kind": "cross_entropy"},
+        }
     if kind.startswith("blockwise"):
         within = {"kind": "euler", "steps": 2}
         settings["sample"] = {"sampler": {"kind": "segmented", "segments": segments, "within": within}}
