@@ -263,6 +263,12 @@ def _flow_use(config: RunConfig) -> tuple[list[str], tuple[str, ...]]:
     assert config.flow is not None
     if config.labels_in_state:
         return [], ("A state has a code of the class beside the image: `trainer.sampling.draw` draws and reads it.",)
+    if config.alphabet:
+        along = f"it predicts {config.flow.target.kind} on a {config.flow.path.kind} path"
+        return [], (
+            f"Channels are the letters {config.alphabet}, one-hot less their mean; {along}, whose settings are in "
+            "`config.yaml`: `trainer.sampling.draw` draws sequences.",
+        )
     kind, straight = config.flow.target.kind, config.flow.path.kind == "linear"
     if kind not in _SOLVED or (kind != "velocity" and not straight):
         solves = "`trainer.sampling.draw` draws samples"
