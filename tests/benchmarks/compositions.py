@@ -124,7 +124,9 @@ def trials() -> Iterator[Trial]:
             ("squared", "pseudo_huber"), ("prediction", "data", "velocity"), (False, True)
         )
     ]
-    coupled_with = [one for one in ALTERNATIVES["coupling"] if not one.labels_in_state]  # others need classes in states
+    coupled_with = [  # others need classes in states, or captions
+        one for one in ALTERNATIVES["coupling"] if not (one.labels_in_state or one.encodes_captions)
+    ]
     paths, targets = (  # parts of letters need sequences
         [one for one in ALTERNATIVES[part] if not isinstance(one, OF_LETTERS)] for part in ("path", "target")
     )

@@ -15,6 +15,7 @@ OF_OBJECTS = {"preferences": "--preference", "exponent": "--exponent"}
 OF_FLOWS = {
     "classes": "--class",
     "captions": "--caption",
+    "between": "--between",
     **{name: f"--{name}" for name in ("encoder", "shape", "guidance", "sampler", "steps", "evaluations", "controls")},
     **{name: f"--{name}" for name in ("trace", "quality", "features", "statistics")},
 }
@@ -39,8 +40,11 @@ class Sample(OfRuns):
     captions: Annotated[tuple[str, ...], "--caption", "TEXT"] = ()
     """draw what this text says, by a run with flow.captions; give it again for more, which are drawn in turn
     (default: the captions of held-out examples)"""
+    between: Annotated[tuple[str, ...], "TEXT", "+"] = ()
+    """a row of images (--num, 8 if not given) from one text to another, by a run whose paths begin at captions
+    (flow.coupling encoded): each begins on the line between those of both"""
     encoder: Annotated[Path | None, "DIR"] = None
-    """with --caption: folder of the run's text encoder"""
+    """with --caption or --between: folder of the run's text encoder"""
     shape: Annotated[str | None, "H,W"] = None
     """height and width, of a run that learns several (default: its largest)"""
     preferences: Annotated[tuple[str, ...], "--preference", "W,W,..."] = ()

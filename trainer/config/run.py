@@ -236,12 +236,19 @@ class RunConfig(Section):
     @property
     def num_labels(self) -> int:
         """Classes that the network reads; 0: it reads none."""
+        if self.encodes_captions:
+            return 1  # any caption
         return 0 if self.labels_in_state else self.data.num_classes
 
     @property
     def alphabet(self) -> str:
         """Letters of sequences, one-hot in dimension 0 of an example; empty: the data are no sequences."""
         return getattr(self.data, "alphabet", "")
+
+    @property
+    def encodes_captions(self) -> bool:
+        """Whether paths begin at what the network makes of captions, which it reads nowhere else."""
+        return self.flow is not None and getattr(self.flow.coupling, "encodes_captions", False)
 
     @property
     def source(self) -> trainer.data.AnyConfig | None:

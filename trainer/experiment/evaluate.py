@@ -128,6 +128,8 @@ def _check_likelihood(config: RunConfig) -> None:
         raise ValueError(
             f"--likelihood: {config.run.dir} starts at noise beside a class, which has no density; leave it out"
         )
+    if config.encodes_captions:
+        raise ValueError(f"--likelihood: {config.run.dir} starts at captions, whose density nobody knows; leave it out")
     if config.sample.controls:
         raise ValueError(
             "--likelihood: it is that of the flow, which sample.controls change; leave it out, or give --controls '[]'"

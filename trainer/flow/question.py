@@ -120,3 +120,24 @@ class OfToken(Question):
     """Requests the velocities [B, P] of a head at states [B, P] and times [B], for the features of `NextToken`."""
 
     features: Tensor
+
+
+@dataclass(frozen=True)
+class Encode(Question):
+    """Requests the source points [B, *D] of captions from their noise [B, *D], which stands in place of states."""
+
+
+@dataclass(frozen=True)
+class FromSource(Question):
+    """Requests a prediction on the way from source points that are made of captions and noise, in place of states.
+
+    The answer is the prediction at `states` of the source points, the source points, their scaled cosines [B, B] with
+    data points, their means, and the logarithms of their variances if these are learned.
+
+    Attributes:
+        x_1: [B, *D] the data points.
+        states: the states [B, *D] on the way from source points [B, *D].
+    """
+
+    x_1: Tensor
+    states: Callable[[Tensor], Tensor]

@@ -17,7 +17,7 @@ from trainer.config.run import RunConfig
 from trainer.config.sections import fits
 from trainer.flow import target
 from trainer.flow.context import SemanticMap
-from trainer.model import autoencoder, blockwise, dit, gpt, mlp, transition
+from trainer.model import autoencoder, blockwise, dit, encoded, gpt, mlp, transition
 from trainer.model.adapted import adapt
 from trainer.model.conditioning import SpatialRescaler
 from trainer.model.network import Builders, Network, NetworkSpec, frozen_tensors
@@ -25,7 +25,13 @@ from trainer.model.parallel.division import LinearShare, divide_blocks
 from trainer.model.values import bare_parameters, give_memory, initialised
 
 NETWORKS: Builders = (
-    dit.NETWORKS | blockwise.NETWORKS | gpt.NETWORKS | mlp.NETWORKS | autoencoder.NETWORKS | transition.NETWORKS
+    dit.NETWORKS
+    | blockwise.NETWORKS
+    | gpt.NETWORKS
+    | mlp.NETWORKS
+    | autoencoder.NETWORKS
+    | transition.NETWORKS
+    | encoded.NETWORKS
 )
 """The networks by their settings, as the file of each lists them; a custom class of settings has a `network`."""
 

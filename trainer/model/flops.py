@@ -43,17 +43,22 @@ def sample_multiply_adds(config: RunConfig, sampler: AnyConfig, calls: Mapping[s
         context_channels=config.context_channels,
         mixture=_mixture(config),
     )
-    return None if network is None else network + calls["network"] * (_context_reader(config) + _captions(config))
+    if network is None:
+        return None
+    return network + calls["network"] * _context_reader(config) + _captions(config, calls["network"])
 
 
-def _captions(config: RunConfig) -> int:
-    """Multiply-adds that bring the vector of a caption to the width of a token."""
-    return config.caption_width * getattr(config.model, "hidden", 0)
+def _captions(config: RunConfig, calls: int = 1) -> int:
+    """Multiply-adds by which so many calls read the caption of an example."""
+    width = config.caption_width
+    return config.model.caption_multiply_adds(config.state_shape, width, calls) if width else 0
 
 
 def _head(config: RunConfig) -> int:
     """Multiply-adds of the call of a head that learning from one example takes."""
     chosen = None if config.flow is None else config.flow.objective
+    if isinstance(chosen, objective.EncodedSource):
+        return config.model.head_multiply_adds(config.state_shape)
     if not isinstance(chosen, objective.Transition | objective.CausalTransition):
         return 0
     of_a_call = config.model.head_multiply_adds(config.state_shape, draws=chosen.draws)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -16,6 +17,7 @@ from trainer.config.sample import FlowSample
 from trainer.data import Split
 from trainer.flow import Condition, control, sampler
 from trainer.flow.control import ControlInputs, controlled
+from trainer.flow.coupling import Encoded
 from trainer.flow.coupling.protocol import gathered
 from trainer.flow.question import FromTokens, OfToken, Question
 from trainer.flow.reward import RewardInputs
@@ -76,6 +78,7 @@ class TrainedFlow:
         guidance: float,
         seed: int,
         progress: Callable[[int], None] | None = None,
+        x_0: Tensor | None = None,
     ) -> Tensor:
         """Draws one state for each condition by the run's own sampler, shared out over the data ranks; collective.
 
@@ -83,6 +86,7 @@ class TrainedFlow:
             condition: of N examples, the same on every rank.
             guidance: scale of classifier-free guidance, 0 or more.
             progress: called at each evaluation of the network with their number so far.
+            x_0: [N, *shape] where the paths begin; None: where the run's do.
 
         Returns:
             float32 [N, *shape] on the CPU, on every rank: images or points, or latents of images.
@@ -95,9 +99,18 @@ class TrainedFlow:
         num = len(condition.label)
         share = -(-num // group.size())
         own = torch.arange(group.rank() * share, (group.rank() + 1) * share) % num
-        trajectory = self.follow(condition, own, self.sample.sampler, guidance=guidance, seed=seed, progress=progress)
+        begins = None if x_0 is None else x_0[own]
+        how: dict[str, Any] = {"guidance": guidance, "seed": seed, "progress": progress, "x_0": begins}
+        trajectory = self.follow(condition, own, self.sample.sampler, **how)
         states = self.parts.data_of(trajectory.final)
         return gathered(states, group).flatten(0, 1)[:num].cpu()
+
+    @torch.no_grad()
+    def starts(self, condition: Condition, examples: Tensor, *, seed: int, split: Split = "held_out") -> Tensor:
+        """States [B, *shape] that the paths of examples begin at, those that the network makes of captions included."""
+        drawn = self.parts.starts(condition, examples, seed=seed, split=split).to(self.device)
+        coupling = self.parts.coupling
+        return coupling.encode(self.model, drawn, condition.to(self.device)) if isinstance(coupling, Encoded) else drawn
 
     @torch.no_grad()
     def follow(
@@ -110,12 +123,14 @@ class TrainedFlow:
         seed: int,
         split: Split = "held_out",
         progress: Callable[[int], None] | None = None,
+        x_0: Tensor | None = None,
     ) -> sampler.Trajectory:
         """Draws some of the examples on this rank alone, and keeps the states on their way.
 
         Args:
             examples: int64 [B], the numbers of those that are drawn.
             split: the part of a finite source that paths begin at.
+            x_0: [B, *shape] where the paths begin; None: where the run's do.
 
         Returns:
             The trajectory of the B examples, on the device of the network. Its calls of the network are all there were,
@@ -132,14 +147,15 @@ class TrainedFlow:
                     progress(evaluations)
             return self.model(x, t, condition, *questions)
 
-        own = with_tasks(self.config, condition.rows(examples), examples).to(device)
+        own = with_tasks(self.config, self.parts.of_any_caption(condition.rows(examples)), examples).to(device)
         keys = keys_of(examples, "trajectory", seed=seed)
         inputs = ControlInputs(self.parts.path, own, counted, keys=keys, rewards=self._reward_inputs())
         field = self.parts.field(counted, own, guidance)
         field = controlled(field, [one.build(inputs) for one in controls])
-        x_0 = self.parts.starts(condition.rows(examples), examples, seed=seed, split=split).to(device)
+        if x_0 is None:
+            x_0 = self.starts(condition.rows(examples), examples, seed=seed, split=split)
         follows = chosen.build(self.parts.path)
-        found = follows.sample(field, x_0, chosen.grid(), keys=keys)
+        found = follows.sample(field, x_0.to(device), chosen.grid(), keys=keys)
         return replace(found, calls={**found.calls, "network": evaluations}) if controls else found
 
     def _reward_inputs(self) -> RewardInputs:

@@ -196,12 +196,11 @@ class FlowParts:
 
     def field(self, model: Callable[..., Tensor], condition: Condition, guidance: float) -> Field:
         """The field of a condition; guidance leads away from no class and no caption, in the same context."""
-        if self.fields:
-            condition = replace(condition, label=None, context=None)
+        condition = self.of_any_caption(replace(condition, label=None, context=None) if self.fields else condition)
         unlabelled = condition
         if condition.label is not None:
             unlabelled = replace(condition, label=torch.full_like(condition.label, self.null_label))
-        if condition.caption is not None:
+        if condition.caption is not None and not self._config.encodes_captions:
             unlabelled = replace(unlabelled, caption=torch.zeros_like(condition.caption))
 
         if self.chain is not None:
@@ -216,6 +215,12 @@ class FlowParts:
             return NetworkField(bind(model), self.target)
         approximates = isinstance(self._network, BlockwiseConfig) and self._network.residual_layers > 0
         return SegmentField(bind(model), self.target, model, bind, self._network.segments, approximates)
+
+    def of_any_caption(self, condition: Condition) -> Condition:
+        """A condition with the class of any caption where paths begin at captions; a class of the data is not read."""
+        if not self._config.encodes_captions or condition.caption is None:
+            return condition
+        return replace(condition, label=torch.zeros_like(condition.caption[:, 0], dtype=torch.int64))
 
     def starts(self, condition: Condition, examples: Tensor, *, seed: int, split: Split = "held_out") -> Tensor:
         """States [B, *shape] that the paths of samples [B] begin at, by their numbers and conditions; on the CPU.

@@ -30,15 +30,17 @@ from trainer.sampling.trained import SharedFlow, restored_flow, shared
 from trainer.trace.drawing import DrawingTrace
 
 
-def captioned(config: RunConfig, num: int, captions: tuple[str, ...], encoder_dir: Path) -> Conditioning:
+def captioned(
+    config: RunConfig, num: int, captions: tuple[str, ...], encoder_dir: Path, option: str = "--caption"
+) -> Conditioning:
     """Conditions of examples that have some captions in turn, and no class."""
     learned = config.flow and config.flow.captions
     if learned is None:
-        raise ValueError("--caption: the run reads no captions; leave it out, or train with flow.captions")
+        raise ValueError(f"{option}: the run reads no captions; leave it out, or train with flow.captions")
     if config.context_shape is not None:
-        raise ValueError("--caption: the run also reads a context, which a caption does not give; leave it out")
+        raise ValueError(f"{option}: the run also reads a context, which a caption does not give; leave it out")
     if not all(caption.strip() for caption in captions):
-        raise ValueError("--caption: it is empty; describe the image in words")
+        raise ValueError(f"{option}: it is empty; describe the image in words")
     index = CaptionsIndex.read(learned.path)
     if index.digest != learned.digest:
         problem, remedy = f"is {index.digest} where the run has {learned.digest}", "bring back those of the run"
@@ -53,6 +55,8 @@ def captioned(config: RunConfig, num: int, captions: tuple[str, ...], encoder_di
     return Conditioning(Condition(label=label, caption=vectors[turn]), captions=captions)
 
 
+BETWEEN = 8
+"""Images of a row from one caption to another where nobody says how many."""
 MOST = 80
 """Images of a grid where nobody says how many."""
 
@@ -63,7 +67,10 @@ MOST_SAMPLES = 1_000_000
 
 @dataclass(frozen=True)
 class Drawing:
-    """Examples that a run draws for given conditions, on every rank that shares its network; controls in this order."""
+    """Examples that a run draws for given conditions, on every rank that shares its network; controls in this order.
+
+    `ends` are two captions that paths begin at; all examples then begin on the straight line between their sources.
+    """
 
     ranks: SharedFlow
     sampler: AnyConfig
@@ -71,6 +78,7 @@ class Drawing:
     conditioning: Conditioning
     guidance: float
     seed: int
+    ends: Condition | None = None
 
     @property
     def flow(self) -> TrainedFlow:
@@ -91,11 +99,13 @@ class Drawing:
             def show(evaluations: int) -> None:
                 status.update(f"drawing {num}, guidance {guidance:g}: {evaluations} calls of the network")
 
+            flow, condition = self.flow, self.conditioning.condition
             with nullcontext() if recorder is None else recorder.recording():
-                states = self.flow.draw(self.conditioning.condition, guidance=guidance, seed=self.seed, progress=show)
+                x_0 = None if self.ends is None else between(flow, self.ends, num, seed=self.seed)
+                states = flow.draw(condition, guidance=guidance, seed=self.seed, progress=show, x_0=x_0)
             if recorder is not None:
                 recorder.write()
-            return self.flow.decode(states, self.conditioning) if launch.rank == 0 else None
+            return flow.decode(states, self.conditioning) if launch.rank == 0 else None
 
     def write(self, examples: Tensor, out: Path) -> None:
         """Writes drawn examples [N, *shape] as a PNG, sequences beside it as FASTA, and prints a line about it."""
@@ -113,6 +123,15 @@ class Drawing:
         print(f"{out}: {num} {kind} of {self.flow.checkpoint}, guidance {self.guidance:g}{under}")
 
 
+def between(flow: TrainedFlow, ends: Condition, num: int, *, seed: int) -> Tensor:
+    """States [N, *shape] at equal distances from where paths of one caption begin to where those of another do.
+
+    Both have the same noise. Liu et al., "Flowing from Words to Pixels", arXiv 2412.15213, section 4.3.
+    """
+    first, last = flow.starts(ends, torch.zeros(2, dtype=torch.int64), seed=seed)
+    return torch.stack([torch.lerp(first, last, share) for share in torch.linspace(0, 1, num).tolist()])
+
+
 @dataclass(frozen=True, kw_only=True)
 class DrawingRequest:
     """Request for examples of a run; None leaves what the run has.
@@ -123,6 +142,8 @@ class DrawingRequest:
         classes: names or numbers of the classes that are drawn; empty: all.
         task: name or number of the task of all, of a run with routed adapters; None: the tasks in turn.
         captions: texts that are drawn in turn, by a run that reads captions; empty: those of held-out examples.
+        between: two texts, from one of which to the other a row of images leads, by a run whose paths begin at
+            captions; empty: none.
         encoder: folder of the text encoder that made the captions of the run.
         shape: height and width of images with a comma between them, of a run that learns several; None: the largest.
     """
@@ -136,6 +157,7 @@ class DrawingRequest:
     sampler: SamplerChoice = field(default_factory=SamplerChoice)
     controls: tuple[AnyControl, ...] | None = None
     captions: tuple[str, ...] = ()
+    between: tuple[str, ...] = ()
     encoder: Path | None = None
     shape: str | None = None
 
@@ -152,11 +174,18 @@ class DrawingRequest:
             )
         if self.seed < 0:
             raise ValueError(f"--seed: {self.seed} is below 0; use 0 or more")
-        if bool(self.captions) != (self.encoder is not None):
-            given, missing = ("--caption", "--encoder DIR") if self.captions else ("--encoder", "--caption TEXT")
+        option = "--between" if self.between else "--caption"
+        if bool(self.captions or self.between) != (self.encoder is not None):
+            given, missing = ("--encoder", f"{option} TEXT") if self.encoder is not None else (option, "--encoder DIR")
             raise ValueError(f"{given}: it needs {missing} beside it; give both")
-        if self.captions and self.classes:
-            raise ValueError("--class: a caption is drawn without a class; leave --class or --caption out")
+        if self.captions and self.between:
+            raise ValueError("--caption: it is beside --between, which has captions of its own; leave one of them out")
+        if self.between and len(self.between) != 2:
+            raise ValueError(f"--between: {len(self.between)} captions, and a row leads from one to another; give two")
+        if self.between and self.num == 1:
+            raise ValueError("--num: 1 image is no row from one caption to another; use 2 or more")
+        if (self.captions or self.between) and self.classes:
+            raise ValueError(f"--class: a caption is drawn without a class; leave --class or {option} out")
         self.sampler.check()
 
     def shaped(self, config: RunConfig) -> RunConfig:
@@ -188,6 +217,8 @@ class DrawingRequest:
         """Number of examples; `classes` are those requested, all if empty."""
         if self.num is not None:
             return self.num
+        if self.between:
+            return BETWEEN
         if isinstance(config.sample, PointSample | SequenceSample):
             return config.sample.num
         count = len(self.captions) or len(classes) or max(1, config.data.num_classes)
@@ -195,6 +226,18 @@ class DrawingRequest:
             return MOST
         assert isinstance(config.sample, ImageSample)
         return min(count, MOST) * max(1, min(config.sample.per_class, MOST // count))
+
+
+def row_between(config: RunConfig, num: int, request: DrawingRequest) -> tuple[Conditioning, Condition]:
+    """Conditions of a row of images from one caption to another, and those of its two ends."""
+    assert request.encoder is not None
+    first, last = request.between
+    if not config.encodes_captions:
+        remedy = "use a run with flow.coupling encoded, or leave it out"
+        raise ValueError(f"--between: paths of {config.run.dir} do not begin at captions; {remedy}")
+    asked = captioned(config, 2, request.between, request.encoder, "--between")
+    rows = asked.condition.rows(torch.zeros(num, dtype=torch.int64))  # only the ends are encoded
+    return Conditioning(rows, captions=(first, *[""] * (num - 2), last)), asked.condition
 
 
 @contextmanager
@@ -211,7 +254,10 @@ def drawing(request: DrawingRequest) -> Iterator[Drawing]:
     task = None if request.task is None else task_number(config, request.task)
     controls, chosen = request.resolved(config)
     num, asked = request.number(config, classes), None
-    if request.encoder is not None:
+    ends = None
+    if request.between:
+        asked, ends = row_between(config, num, request)
+    elif request.encoder is not None:
         asked = captioned(config, num, request.captions, request.encoder)
     with shared(run_dir, chosen) as ranks:
         flow = replace(ranks.flow, config=request.shaped(ranks.flow.config))
@@ -219,4 +265,4 @@ def drawing(request: DrawingRequest) -> Iterator[Drawing]:
         conditioning = flow.conditioning(num, seed=seed, classes=classes) if asked is None else asked
         if task is not None:
             conditioning = conditioning.of_task(task)
-        yield Drawing(ranks, chosen, controls, conditioning, request.scale(config), seed)
+        yield Drawing(ranks, chosen, controls, conditioning, request.scale(config), seed, ends)

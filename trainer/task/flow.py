@@ -124,12 +124,14 @@ class FlowTask(Task[DrawnPoints]):
         return {} if line is None else {"effective_share": line}
 
     def _condition(self, batch: Batch, generator: torch.Generator) -> Condition:
-        labels, captions = batch.labels, batch.captions
+        given = self.parts.of_any_caption(Condition(batch.labels, caption=batch.captions))
+        labels, captions = given.label, given.caption
         if labels is not None or captions is not None:
             drawn = torch.rand(len(batch.x_1), generator=generator) < self.label_dropout
             hidden = to_device(drawn, batch.x_1.device)
             labels = None if labels is None else labels.masked_fill(hidden, self.parts.null_label)
-            captions = None if captions is None else captions.masked_fill(hidden[:, None], 0.0)
+            if captions is not None and not self.config.encodes_captions:
+                captions = captions.masked_fill(hidden[:, None], 0.0)
         context = self.parts.context_of(batch, generator)
         task = tasks_of(self.config, batch)
         kept = batch.sources if task is None else task  # where no adapters read it, losses by source do

@@ -14,6 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from moe.seeds import derive_seed
 from netsim.foundation.settings import kind_of, sections_in
 from trainer.config.model import AnyNetworkConfig, CausalTransitionConfig, NetworkConfig, SegmentNetworkConfig
+from trainer.config.model.encoded import EncodedNetworkConfig
 from trainer.config.rules.plan import plan_layout
 from trainer.config.run import RunConfig
 from trainer.flow import Condition
@@ -37,6 +38,9 @@ def small(kind: str) -> RunConfig:
     sections: dict[str, Any] = {"sample": IN_SEGMENTS} if kind.startswith("blockwise") else {}
     if kind == "causal_transition":
         sections = {"sample": {"sampler": {"kind": kind}}, "flow": {"objective": {"draws": 1}}}
+    if kind.startswith("encoded"):
+        captions = {"path": "unused", "width": 6, "digest": "0"}
+        sections = {"flow": {"coupling": {"kind": "encoded"}, "captions": captions}}
     return configuration({"kind": kind, "hidden": 16}, **sections)
 
 
@@ -48,8 +52,9 @@ def arguments(config: RunConfig) -> list[Any]:
     ]
     if config.flow is None:
         return given
-    asked = questions(config) if isinstance(config.model, CausalTransitionConfig) else ()
-    return [*given, Condition(segment=0), *asked]
+    asked = questions(config) if isinstance(config.model, CausalTransitionConfig | EncodedNetworkConfig) else ()
+    caption = torch.zeros(1, config.caption_width) if config.caption_width else None
+    return [*given, Condition(segment=0, caption=caption), *asked]
 
 
 def test_each_class_of_settings_has_a_builder() -> None:

@@ -132,6 +132,8 @@ class NetworkConfig(Section):
     objective_kinds: ClassVar[tuple[str, ...]] = ()
     """The kinds of objective that train it, the default first, which train no other network; empty: those that train
     any."""
+    objective_part: ClassVar[str] = "a head"
+    """The part that they train."""
     flowless: ClassVar[str | None] = None
     """What it learns in place of a flow; None: it learns a flow."""
     takes_images: ClassVar[bool] = False
@@ -208,6 +210,11 @@ class NetworkConfig(Section):
         """
         del state_shape, context_channels, mixture
         return None
+
+    def caption_multiply_adds(self, state_shape: Shape, width: int, calls: int = 1) -> int:
+        """Those by which so many calls for one example read its caption of some width; not in `multiply_adds`."""
+        del state_shape
+        return calls * width * self.hidden
 
     def head_multiply_adds(self, state_shape: Shape, *, draws: int = 1) -> int:
         """Those of one call of the head for one example and `draws` states of it, which `multiply_adds` leaves out."""

@@ -123,6 +123,7 @@ def reasons(parts: Composition) -> Reasons:
     yield from _of_chains(parts)
     yield from _of_fields(parts)
     yield from _of_letters(parts)
+    yield from _of_encoder(parts)
     yield from _of_pairs_and_prediction(parts)
     yield from _of_losses(parts)
     yield from _of_steps(parts)
@@ -189,6 +190,22 @@ def _of_letters(parts: Composition) -> Reasons:
             pass
         case _ if letters:
             yield ("target", "objective"), "it predicts logits, which are no value that this compares"
+
+
+def _of_encoder(parts: Composition) -> Reasons:
+    begins = getattr(parts.coupling, "encodes_captions", False)
+    learned = isinstance(parts.objective, objective.EncodedSource)
+    if learned and not begins:
+        yield ("coupling", "objective"), "the encoder that it trains makes the source points of captions"
+    if begins and not isinstance(parts.objective, objective.EncodedSource | objective.OwnObjective):
+        yield ("coupling", "objective"), "source points that an encoder makes are learned with it"
+    if begins and not isinstance(parts.path, path.LinearConfig):
+        yield (
+            ("coupling", "path"),
+            "its source points have any mean and deviation, and other curves suppose normal ones",
+        )
+    if learned and not isinstance(parts.target, target.Velocity):
+        yield ("objective", "target"), "it compares velocities"
 
 
 def _of_pairs_and_prediction(parts: Composition) -> Reasons:

@@ -101,7 +101,7 @@ def of_no_class(
     config: RunConfig, field: str, value: object, *, network: str = "network", sees: str = "sees", remedy: str
 ) -> Iterator[tuple[str, str, str]]:
     """A setting with which a network is called without a class, although its run hides none."""
-    if config.data.num_classes and getattr(config.model, "label_dropout", None) == 0:
+    if config.num_labels and getattr(config.model, "label_dropout", None) == 0:
         problem = f"{value} asks the {network} about no class, which it never {sees} with model.label_dropout 0"
         yield field, problem, remedy
 

@@ -14,8 +14,6 @@ from trainer.flow import objective, path, sampler
 from trainer.flow.sampler.protocol import SAME_TIME
 from trainer.flow.time import Grid, Stratified, Uniform
 
-OBJECTIVES = {kind: network.objective_kinds for kind, network in BY_KIND.items()}
-"""The objectives that train no other network, by the kind of each network."""
 ONLY_STEP = (0.0, 1.0)
 """Times of a sampler of one step that cannot be given more steps."""
 
@@ -44,14 +42,14 @@ def of_objective(config: RunConfig) -> Objections:
     if config.flow is None or isinstance(config.flow.objective, OwnClass):
         return
     kind, model = config.flow.objective.kind, config.model
-    owners = [network for network, kinds in OBJECTIVES.items() if kind in kinds]
+    owners = {name: network for name, network in BY_KIND.items() if kind in network.objective_kinds}
     if model.objective_kinds and kind not in model.objective_kinds:
-        problem = f"{kind} asks for a prediction, and a {model.kind} model draws by its head"
+        problem = f"{kind} asks for a prediction, and a {model.kind} model draws by {model.objective_part}"
         yield "flow.objective.kind", problem, f"use {' or '.join(model.objective_kinds)}, or model.kind dit or mlp"
     elif owners and kind not in model.objective_kinds:
         yield (
             "flow.objective.kind",
-            f"{kind} trains a head, which a {model.kind} model lacks",
+            f"{kind} trains {next(iter(owners.values())).objective_part}, which a {model.kind} model lacks",
             f"use model.kind {' or '.join(owners)}, or another objective such as regression",
         )
 

@@ -42,6 +42,7 @@ def validated_layout(config: RunConfig, world_size: int, *, ranks_per_node: int 
         parts.of_objective(config),
         parts.of_causal_network(config),
         states.of_labels_in_state(config),
+        states.of_encoded_captions(config),
         parts.of_composition(config),
         states.of_letters(config),
         pairing.of_context(config),
@@ -63,6 +64,7 @@ def validated_layout(config: RunConfig, world_size: int, *, ranks_per_node: int 
         *([caught(accumulation_steps, batch, 1, data_parallel)] if uneven else ()),
         pairing.of_times(config, micro_batch),
         parts.of_one_step(config, micro_batch),
+        states.of_rows_together(config, micro_batch),
         parts.of_blocks(config, micro_batch),
     )
     if not divides:
@@ -85,6 +87,7 @@ def plan_sampling(config: RunConfig, world_size: int, *, ranks_per_node: int) ->
         of_tensor(config, world_size),
         of_experts(config, world_size),
         states.of_labels_in_state(config),
+        states.of_encoded_captions(config),
         parts.of_composition(config),
         states.of_letters(config),
         pairing.of_context(config),

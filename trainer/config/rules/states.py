@@ -1,15 +1,19 @@
-"""Runs whose states have the class of an example beside its image, or are of letters."""
+"""Runs whose states have the class of an example beside its image, are of letters, or begin at a caption."""
 
 from trainer.config.rules.objection import Objections
 from trainer.config.run import RunConfig
 from trainer.config.sample import SequenceSample
 from trainer.config.task.policy import AdjointMatchingConfig, GRPOConfig
 from trainer.data import PairsConfig
+from trainer.flow import objective
 from trainer.flow.coupling import Symmetric
 from trainer.flow.label_field import Channels
 from trainer.flow.objective import CrossEntropy
 from trainer.flow.path import GumbelSoftmaxConfig
 from trainer.flow.target import Token
+
+LEAST_CONTRASTED = 8
+"""Examples of a micro batch among which a caption is found again."""
 
 
 def of_labels_in_state(config: RunConfig) -> Objections:
@@ -76,8 +80,46 @@ def of_letters(config: RunConfig) -> Objections:
         yield "task.kind", problem, "use flow, and controls of samples"
 
 
+def of_encoded_captions(config: RunConfig) -> Objections:
+    """What a path from a caption lacks, and what it has no use for."""
+    flow = config.flow
+    if flow is None or not config.encodes_captions:
+        return
+    kind = flow.coupling.kind
+    if "encoded_source" not in config.model.objective_kinds:
+        problem = f"{kind} begins at what an encoder makes of captions, which a {config.model.kind} model lacks"
+        yield "flow.coupling.kind", problem, "use model.kind encoded_dit or encoded_mlp, or another coupling"
+    if flow.captions is None:
+        problem = f"null leaves nothing to begin at, with flow.coupling.kind {kind}"
+        yield "flow.captions", problem, "name a folder that the encode-captions verb wrote, or use another coupling"
+    for name in ("source", "context"):
+        if getattr(flow, name) is not None:
+            problem = f"{kind} begins at a caption, and reads nothing besides"
+            yield f"flow.{name}", problem, "remove the section, or use another flow.coupling"
+
+
+def of_rows_together(config: RunConfig, micro_batch: int | None) -> Objections:
+    """Micro batches whose rows have no others to be told from, or to get a data point from."""
+    learned = config.flow and config.flow.objective
+    if not isinstance(learned, objective.EncodedSource) or micro_batch is None:
+        return
+    if learned.contrastive and micro_batch < LEAST_CONTRASTED:
+        problem = (
+            f"{micro_batch} examples are too few to tell captions apart, which flow.objective.contrastive "
+            f"{learned.contrastive:g} asks for"
+        )
+        remedy = f"use {LEAST_CONTRASTED} or more, or flow.objective.contrastive=0"
+        yield "optim.micro_batch", problem, remedy
+    elif micro_batch < 2 and getattr(config.model, "label_dropout", 0):
+        problem = "1 example has no other, whose data point rows without a caption get (model.label_dropout)"
+        yield "optim.micro_batch", problem, "use 2 or more"
+
+
 def of_pictures_alone(config: RunConfig, verb: str) -> Objections:
-    """Runs whose states are no pictures or points alone, for a verb that compares or changes them as such."""
+    """Runs whose states are no pictures or points from noise, for a verb that compares or changes them as such."""
+    if config.encodes_captions:
+        problem = f"its paths begin at captions, and {verb} begins at noise"
+        yield "run_dir", problem, "use a run with another flow.coupling than encoded"
     if config.labels_in_state:
         problem = f"its states have a label beside the picture, which {verb} would take for a part of the picture"
         yield "run_dir", problem, "use a run with another flow.coupling than symmetric"

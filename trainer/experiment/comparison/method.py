@@ -25,7 +25,7 @@ ODE_SOLVERS = ("euler", "heun", "dopri5")
 """Samplers that follow any flow; another one belongs to its method, and so does one with times of its own."""
 ONE_STEP = ("monge_map",)
 """Objectives whose sampler belongs to the method too, since they train a map of one step."""
-TASK = ("latent", "context", "source")
+TASK = ("latent", "context", "captions", "source")
 """Settings of a flow that belong to the data: the latent space, the condition of the network, the source of paths."""
 
 
@@ -155,7 +155,7 @@ def _check_task(own: dict[str, Any], base: Base) -> None:
             f"it learns from the files in {data.get('path')}, which are not what is compared; compare on them with "
             "--base"
         )
-    for name in ("latent", "context"):
+    for name in ("latent", "context", "captions"):
         if flow.get(name) is not None and flow[name] != base.task.get(name):
             raise ValueError(f"flow.{name}: it solves another task than the comparison; give it to --base too")
 

@@ -7,6 +7,7 @@ from pydantic import BeforeValidator
 from netsim.foundation.own_class import KindOrClass, OwnClass, build_own
 from trainer.flow.objective.cross_entropy import CrossEntropy
 from trainer.flow.objective.distillation import ConsistencyDistillation, VelocityDistillation
+from trainer.flow.objective.encoded_source import EncodedSource
 from trainer.flow.objective.monge import MongeGap, MongeMap, Regularised
 from trainer.flow.objective.protocol import BuiltIn, LossTerms, Model, Objective, ObjectiveInputs, Teacher
 from trainer.flow.objective.regression import (
@@ -41,6 +42,7 @@ AnyConfig = (
     | Transition
     | CausalTransition
     | CrossEntropy
+    | EncodedSource
     | OwnObjective
 )
 

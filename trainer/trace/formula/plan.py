@@ -16,6 +16,7 @@ from trainer.flow.objective import (
     Aligned,
     CausalTransition,
     ConsistencyDistillation,
+    EncodedSource,
     FeatureResidual,
     MongeGap,
     OwnObjective,
@@ -23,7 +24,7 @@ from trainer.flow.objective import (
     Transition,
     VelocityDistillation,
 )
-from trainer.flow.question import HeadVelocities, NextStates, Question, WithProjection
+from trainer.flow.question import FromSource, HeadVelocities, NextStates, Question, WithProjection
 from trainer.model.build import (
     dense_parameters,
     dense_shapes,
@@ -213,6 +214,8 @@ def questions(config: RunConfig) -> tuple[Question, ...]:
             following = torch.empty(chain.read_at_once, 1, *chain.shape)
             times = torch.empty(draws, chain.read_at_once, 1, chain.num_tokens)
             return (NextStates(following, following.expand(draws, *following.shape), times),)
+        case EncodedSource():
+            return (FromSource(torch.empty(1, *config.state_shape), lambda x_0: x_0),)
         case Transition():
             tokens = config.model.tokens(config.state_shape)
             return (HeadVelocities(torch.empty(1, 1, *config.state_shape), torch.empty(1, 1, tokens)),)

@@ -65,8 +65,8 @@ TARGETS = tuple(one for one in ALTERNATIVES["target"] if one.kind not in OF_LETT
 STEADY = [one for one in AFFINE if not isinstance(one, path.VariancePreservingConfig | path.DiffusionStepsConfig)]
 """Paths of two ends whose velocity is finite at both."""
 
-COUPLINGS = tuple(one for one in ALTERNATIVES["coupling"] if not one.labels_in_state)
-"""States of others have a label beside the data; what goes with them is in test_states."""
+COUPLINGS = tuple(one for one in ALTERNATIVES["coupling"] if not (one.labels_in_state or one.encodes_captions))
+"""Others have states with a label beside the data, or begin at captions; what goes with them is in test_states."""
 couplings = pytest.mark.parametrize("coupled", COUPLINGS, ids=lambda one: one.kind)
 paths = pytest.mark.parametrize("along", PATHS, ids=lambda one: one.kind)
 targets = pytest.mark.parametrize("predicted", TARGETS, ids=lambda one: one.kind)
@@ -394,6 +394,7 @@ def test_every_kind_of_every_part_is_among_the_alternatives():
     of_maps = {objective.MongeMap}  # replaces no other: sampler and times are its own; in test_one_step.py
     taught = {objective.VelocityDistillation, objective.ConsistencyDistillation}  # in test_distillation.py
     of_heads = {"objective": {objective.Transition}, "sampler": {sampler.Transition}}
+    encoding = {objective.EncodedSource}  # with its coupling and networks in test_encoded.py
     of_chains = {objective.CausalTransition}  # with its sampler in test_causal_settings.py
     for part, union in (
         ("coupling", coupling.Config),
@@ -403,7 +404,7 @@ def test_every_kind_of_every_part_is_among_the_alternatives():
         ("sampler", sampler.Config),
     ):
         found = {type(one) for one in ALTERNATIVES[part]}
-        elsewhere = of_features | of_maps | taught | of_chains if part == "objective" else set()
+        elsewhere = of_features | of_maps | taught | encoding | of_chains if part == "objective" else set()
         elsewhere |= of_heads.get(part, set())
         assert found | elsewhere == set(members(union))
     within = next(type(one) for one in ALTERNATIVES["sampler"] if one.kind == "segmented").model_fields["within"]

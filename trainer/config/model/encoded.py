@@ -1,0 +1,63 @@
+"""Settings of networks with an encoder, which makes of a caption the state that a path begins at."""
+
+import math
+from typing import Any, Literal
+
+from pydantic import Field, PositiveInt
+
+from netsim.foundation.settings import Section
+from trainer.config.model.dit import DiTConfig
+from trainer.config.model.mlp import MLPConfig
+from trainer.config.model.protocol import NetworkConfig, Shape, Width
+
+
+class EncoderConfig(Section):
+    """A perceptron from the vector of a caption to a normal distribution over states."""
+
+    hidden: Width = 256
+    """Width."""
+    layers: PositiveInt = 2
+    """Hidden layers."""
+    deviation: float | None = Field(default=None, ge=0, allow_inf_nan=False)
+    """Standard deviation of the values of a state around their means; null: each has one that is learned. With 0 a
+    caption always leads to the same image."""
+
+
+class EncodedNetworkConfig(NetworkConfig):
+    """Settings of a network that follows paths from states which it makes of captions, and reads no caption besides."""
+
+    encoder: EncoderConfig = EncoderConfig()
+    """What makes a state of a caption."""
+
+    objective_kinds = ("encoded_source",)
+    objective_part = "an encoder"
+    task_kinds = ("flow",)
+    reads_captions = True
+
+    def caption_multiply_adds(self, state_shape: Shape, width: int, calls: int = 1) -> int:
+        """A caption is encoded once, whatever the number of calls."""
+        del calls
+        encoder, values = self.encoder, math.prod(state_shape)
+        outputs = values * (2 if encoder.deviation is None else 1)
+        return encoder.hidden * (width + (encoder.layers - 1) * encoder.hidden + outputs)
+
+    def head_multiply_adds(self, state_shape: Shape, **_: Any) -> int:
+        """Of the projection of a data point and its likeness to one source point, which only training computes."""
+        return (2 * self.encoder.hidden + 1) * math.prod(state_shape)
+
+
+class EncodedDiTConfig(EncodedNetworkConfig, DiTConfig):
+    """A diffusion transformer whose paths begin at what an encoder makes of captions."""
+
+    kind: Literal["encoded_dit"] = "encoded_dit"  # pyright: ignore[reportIncompatibleVariableOverride]
+
+
+class EncodedMLPConfig(EncodedNetworkConfig, MLPConfig):
+    """A network for vectors whose paths begin at what an encoder makes of captions."""
+
+    kind: Literal["encoded_mlp"] = "encoded_mlp"  # pyright: ignore[reportIncompatibleVariableOverride]
+
+    no_division = "share attention heads, which encoded_mlp lacks"
+
+
+Config = EncodedDiTConfig | EncodedMLPConfig
