@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -22,11 +22,11 @@ from trainer.model.mlp import MLP
 from trainer.model.network import Builders, Constant, Initial, NetworkSpec, computing_dtype, xavier
 
 FIRST_SCALE, LARGEST_SCALE = 1 / 0.07, 100.0
-"""Of the cosines that tell captions apart: Radford et al., "Learning Transferable Visual Models", 2021, section 2.5."""
+"""Of the cosines that tell captions apart."""
 
 
 class SourceEncoder(nn.Module):
-    """Normal distributions over states [P] by caption, and cosines by which a caption is told from others."""
+    """Normal distributions over states [P] by caption."""
 
     def __init__(self, config: EncoderConfig, *, caption_width: int, values: int) -> None:
         super().__init__()
@@ -34,6 +34,29 @@ class SourceEncoder(nn.Module):
         widths = [caption_width, *[config.hidden] * config.layers]
         self.layers = nn.ModuleList(map(nn.Linear, widths[:-1], widths[1:]))
         self.output = nn.Linear(config.hidden, values if config.deviation is not None else 2 * values)
+
+    def initial(self, name: str, shape: tuple[int, ...]) -> Initial:
+        return Constant(0.0) if name.endswith("bias") else xavier(shape)
+
+    def forward(self, caption_BW: Tensor, noise: Tensor) -> tuple[Tensor, ...]:
+        """Source points like `noise` [B, *D], their means, and the logarithms of variances that are learned."""
+        hidden_BD = caption_BW.to(computing_dtype(self))
+        for layer in self.layers:
+            hidden_BD = functional.silu(layer(hidden_BD))
+        parts = self.output(hidden_BD).float().split(self.values, dim=1)
+        mean, *log_variance = (part.reshape(noise.shape) for part in parts)
+        deviation = (0.5 * log_variance[0]).exp() if log_variance else self.deviation
+        return mean + deviation * noise, mean, *log_variance
+
+
+class Likeness(nn.Module):
+    """Scaled cosines [B, B] of source points and projected data points [B, *D], a row for each source point.
+
+    The scale is learned: Radford et al., "Learning Transferable Visual Models", 2021, section 2.5.
+    """
+
+    def __init__(self, config: EncoderConfig, *, values: int) -> None:
+        super().__init__()
         self.project = nn.Sequential(nn.Linear(values, config.hidden), nn.SiLU(), nn.Linear(config.hidden, values))
         self.log_scale = nn.Parameter(torch.full((1,), math.log(FIRST_SCALE)))
 
@@ -42,27 +65,20 @@ class SourceEncoder(nn.Module):
             return Constant(math.log(FIRST_SCALE))
         return Constant(0.0) if name.endswith("bias") else xavier(shape)
 
-    def forward(self, caption_BW: Tensor, noise: Tensor) -> tuple[Tensor, ...]:
-        """Source points like `noise` [B, *D], their means, and the logarithms of variances that are learned."""
-        hidden_BD = caption_BW.to(computing_dtype(self))
-        for layer in self.layers:
-            hidden_BD = functional.silu(layer(hidden_BD))
-        mean, *log_variance = (
-            part.reshape(noise.shape) for part in self.output(hidden_BD).float().split(self.values, dim=1)
-        )
-        deviation = (0.5 * log_variance[0]).exp() if log_variance else self.deviation
-        return mean + deviation * noise, mean, *log_variance
-
-    def likenesses(self, x_0: Tensor, x_1: Tensor) -> Tensor:
-        """Scaled cosines [B, B] of source points and projected data points, a row for each source point."""
-        projected_BP = self.project(x_1.flatten(1).to(computing_dtype(self))).float()
+    def forward(self, x_0: Tensor, x_1: Tensor) -> Tensor:
+        projected_BP = self.project(x_1.flatten(1).to(self.log_scale.dtype)).float()
         scale = self.log_scale.float().exp().clamp(max=LARGEST_SCALE)
         return scale * functional.normalize(x_0.flatten(1)) @ functional.normalize(projected_BP).T
 
 
+class Encodes(Protocol):
+    encoder: SourceEncoder
+    likeness: Likeness
+
+
 def answer(
+    network: Encodes,
     predict: Callable[[Tensor, Tensor, Condition], Any],
-    encoder: SourceEncoder,
     noise: Tensor,
     t: Tensor,
     condition: Condition,
@@ -70,11 +86,11 @@ def answer(
 ) -> Tensor | tuple[Tensor, ...]:
     """Answers from the noise [B, *D] of source points, in one call of the network."""
     assert condition.caption is not None
-    x_0, *distribution = encoder(condition.caption, noise.float())
+    x_0, *distribution = network.encoder(condition.caption, noise.float())
     if isinstance(question, Encode):
         return x_0
     predicted = predict(question.states(x_0), t, condition)
-    return predicted, x_0, encoder.likenesses(x_0, question.x_1), *distribution
+    return predicted, x_0, network.likeness(x_0, question.x_1), *distribution
 
 
 class EncodedDiT(DiT):
@@ -82,11 +98,11 @@ class EncodedDiT(DiT):
 
     def __init__(self, spec: NetworkSpec[EncodedDiTConfig]) -> None:
         super().__init__(replace(spec, caption_width=0))
-        self.encoder = encoder_of(spec)
+        self.encoder, self.likeness = encoder_of(spec)
 
     def forward(self, x_t: Tensor, t: Tensor, condition: Condition, question: Question | None = None) -> Any:
         if isinstance(question, Encode | FromSource):
-            return answer(super().forward, self.encoder, x_t, t, condition, question)
+            return answer(self, super().forward, x_t, t, condition, question)
         return super().forward(x_t, t, condition, question)
 
 
@@ -95,16 +111,17 @@ class EncodedMLP(MLP):
 
     def __init__(self, spec: NetworkSpec[EncodedMLPConfig]) -> None:
         super().__init__(spec)
-        self.encoder = encoder_of(spec)
+        self.encoder, self.likeness = encoder_of(spec)
 
     def forward(self, x_t: Tensor, t: Tensor, condition: Condition, question: Question | None = None) -> Any:
         if isinstance(question, Encode | FromSource):
-            return answer(super().forward, self.encoder, x_t, t, condition, question)
+            return answer(self, super().forward, x_t, t, condition, question)
         return super().forward(x_t, t, condition)
 
 
-def encoder_of(spec: NetworkSpec[Any]) -> SourceEncoder:
-    return SourceEncoder(spec.config.encoder, caption_width=spec.caption_width, values=math.prod(spec.state_shape))
+def encoder_of(spec: NetworkSpec[Any]) -> tuple[SourceEncoder, Likeness]:
+    config, values = spec.config.encoder, math.prod(spec.state_shape)
+    return SourceEncoder(config, caption_width=spec.caption_width, values=values), Likeness(config, values=values)
 
 
 NETWORKS: Builders = {EncodedDiTConfig: EncodedDiT, EncodedMLPConfig: EncodedMLP}

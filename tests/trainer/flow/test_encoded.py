@@ -100,8 +100,8 @@ def test_the_loss_is_its_three_terms(kind: type[NetworkConfig], penalty: Any) ->
     divergence = kl_divergence(Normal(mean, deviation), Normal(0.0, 1.0)).flatten(1).sum(1)
     if penalty == "soft6":
         divergence += 0.5 * ((0.3 * mean) ** 6 - mean.square()).flatten(1).sum(1)
-    scale = made.get_parameter("encoder.log_scale").exp()
-    projected = made.get_submodule("encoder").get_submodule("project")(sample.x_1.flatten(1))
+    scale = made.get_parameter("likeness.log_scale").exp()
+    projected = made.get_submodule("likeness.project")(sample.x_1.flatten(1))
     cosines = functional.cosine_similarity(x_0.flatten(1)[:, None], projected[None], dim=2)
     torch.testing.assert_close(likenesses, scale * cosines, rtol=1e-4, atol=1e-4)
     rows = torch.arange(SIZE)

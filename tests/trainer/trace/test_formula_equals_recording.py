@@ -113,6 +113,9 @@ CASES: dict[int, dict[str, Case]] = {
             "transition_mlp",
         ),
         "FSDP2, transitions": ({"kind": "fsdp"}, 2, None, "transition_dit"),
+        "ZeRO 1, captions": ({}, 1, {"dispatch": "copies", "top_k": 3}, "encoded_dit"),
+        "ZeRO 3, captions": (SMALL_ZERO_3, 1, None, "encoded_dit"),
+        "FSDP2, captions": ({"kind": "fsdp"}, 2, None, "encoded_dit"),
         "FSDP2, segments": ({"kind": "fsdp"}, 1, None, "blockwise"),
         "FSDP2, aligned segments": ({"kind": "fsdp"}, 1, None, "blockwise, aligned"),
         "ZeRO 0, adapters": ({"zero_stage": 0}, 1, None, "dit, adapted"),
@@ -205,6 +208,8 @@ RARE = {
     "ZeRO 3, causal transitions",
     "ZeRO 3, transitions, computed twice",
     "ZeRO 3, transitions",
+    "ZeRO 3, captions",
+    "FSDP2, captions",
     "FSDP2, segments",
     "FSDP2, aligned segments",
     "FSDP2, transitions",
@@ -309,6 +314,10 @@ def configuration(world_size: int, case: Case) -> RunConfig:
             "target": {"kind": "token"},
             "objective": {"kind": "cross_entropy"},
         }
+    if kind == "encoded_dit":
+        captions = {"path": "unused", "width": 5, "digest": "0"}
+        together = {"objective": {"contrastive": 0}}  # a micro batch is too small to tell captions apart
+        settings["flow"] = {"coupling": {"kind": "encoded"}, "captions": captions, **together}
     if kind.startswith("blockwise"):
         within = {"kind": "euler", "steps": 2}
         settings["sample"] = {"sampler": {"kind": "segmented", "segments": segments, "within": within}}
@@ -384,6 +393,9 @@ def some_loss(config: RunConfig, model: Any, micro_batch: int, generator: Any) -
     told = config.context_shape and torch.randn(micro_batch, *config.context_shape, generator=generator)
     tasks = torch.zeros(micro_batch, dtype=torch.int64)
     t, condition = torch.rand(micro_batch, generator=generator), Condition(context=told, task=tasks)
+    if config.caption_width:
+        label, caption = torch.arange(micro_batch) % 2, torch.randn(micro_batch, config.caption_width)
+        condition = Condition(label, caption=caption, task=tasks)
     if config.flow is not None and config.flow.objective.kind == "aligned":
         predicted, projected = model(x_t, t, condition, WithProjection())
         return (predicted - x_t).square().mean() + projected.square().mean()

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -11,10 +12,12 @@ from torch import Tensor
 import trainer.data
 import trainer.task
 from tests.ranks import run_ranks
+from tests.trainer.data.test_captions import written as captioned
 from tests.trainer.data.test_pairs import written
 from tests.trainer.parallel_runs import Figures
 from trainer.config.file import resolve
 from trainer.config.run import RunConfig
+from trainer.data import write_shards
 
 STEPS, SAVED = 5, 2
 INTERPOLANT = {
@@ -43,6 +46,7 @@ FLOWS: dict[str, dict[str, Any]] = {
         "target": {"kind": "token"},
         "objective": {"kind": "cross_entropy"},
     },
+    "captions": {"coupling": {"kind": "encoded"}},
     "pairs": {"coupling": {"kind": "paired"}},
     "chords": {"coupling": {"kind": "paired"}, "time": {"kind": "grid", "steps": 1}},
     "interpolant": {**INTERPOLANT, **SOURCE},
@@ -70,6 +74,11 @@ def config(folder: Path, name: str, engine: str, run: str) -> RunConfig:
     model: dict[str, Any] = {"kind": "mlp", "hidden": 16, "num_layers": 1, "dropout": 0.1}
     if name == "labels in states":
         model = {**model, "label_dropout": 0.0}
+    flow, optim = FLOWS[name], {"steps": STEPS, "global_batch": 8, "micro_batch": 2, "lr": 1e-2, "ema_decay": 0.5}
+    if name == "captions":  # told apart within micro batches, which are the same on any number of ranks
+        model, optim = {**model, "kind": "encoded_mlp"}, {**optim, "global_batch": 32, "micro_batch": 8}
+        flow = {**flow, "captions": {"path": folder / "captions"}}
+        points = {"kind": "shards", "path": folder / "points", "held_out": 5}
     if name == "transitions":
         model, sampler = {**model, "kind": "transition_mlp"}, {"kind": "transition", "steps": 2}
     if name.endswith("of a chain"):
@@ -83,8 +92,8 @@ def config(folder: Path, name: str, engine: str, run: str) -> RunConfig:
         "run": {"dir": folder / run},
         "model": model,
         "data": pairs if paired else points,
-        "flow": FLOWS[name],
-        "optim": {"steps": STEPS, "global_batch": 8, "micro_batch": 2, "lr": 1e-2, "ema_decay": 0.5},
+        "flow": flow,
+        "optim": optim,
         "engine": ENGINES[engine],
         "checkpoint": {"every": SAVED, "keep": 9},
         "observe": {"log_every": 1, "tensorboard": False},
@@ -103,7 +112,7 @@ def train(rank: int, world_size: int, run: RunConfig, resumes: Path | None) -> l
     layout = plan_layout(run, world_size)
     divide_ranks(layout.expert_parallel, layout.tensor_parallel)
     launch = Launch(rank=rank, local_rank=rank, world_size=world_size, local_world_size=world_size)
-    dataset, figures = trainer.data.build(run.data, run.source), Figures()
+    dataset, figures = trainer.data.build(run.data, run.source, run.flow and run.flow.captions), Figures()
     train(assembled(run, layout, launch, trainer.task.build(run), dataset, [figures], resumes))
     unite_ranks()
     return figures.values
@@ -130,6 +139,8 @@ def train_all(rank: int, world_size: int, folder: str) -> Found:
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("runs")
     written(folder / "pairs")
+    captioned(folder / "captions", 22)
+    write_shards(folder / "points", [(np.random.default_rng(0).normal(size=(22, 2)).astype(np.float32), None)])
     (folder / "sequences.txt").write_text("CAG\t9\nGAU\t8\nUUU\t5\n")
     written(folder / "chords", nodes=(0.0, 0.1, 0.45, 1.0))
     return folder
