@@ -81,7 +81,7 @@ class Row(NamedTuple):
         return f"{self.config}/{self.ranks}/{self.stage}"
 
 
-WITHOUT_DATA = "gumbel"
+WITHOUT_DATA = ("gumbel", "crossflow")
 """What the names of configurations begin with whose data are files that a person brings."""
 
 
