@@ -36,7 +36,7 @@ from trainer.sampling.draw import TrainedFlow
 from trainer.sampling.flow import FlowParts
 from trainer.sampling.trained import restored_flow
 
-MOST_RUNS = 46
+MOST_RUNS = 48
 START = 10
 """Of the seeds that are tried one after the other until one needs few enough runs."""
 STEPS = 30
@@ -86,6 +86,11 @@ class Trial:
             return [sampler.Segmented(segments=SEGMENTS, within=one) for one in legal]
         return [*legal, sampler.Segmented(segments=SEGMENTS, within=sampler.Euler(steps=2))]
 
+    @property
+    def guidances(self) -> tuple[float, ...]:
+        """Those that it goes with: a class in the state is always there."""
+        return (1.0,) if self.parts.coupling.labels_in_state else GUIDANCES
+
     def pairs(self) -> set[Pair]:
         """Every two values of different factors that the run has."""
         minimised = self.parts.objective
@@ -99,7 +104,7 @@ class Trial:
             "antithetic": [str(minimised.antithetic)],
             "head": self.head,
             "sampler": sorted({kind for one in self.samplers for kind in kinds(one)}),
-            "guidance": [str(guidance) for guidance in GUIDANCES],
+            "guidance": [str(guidance) for guidance in self.guidances],
         }
         return {(f, a, g, b) for f, g in combinations(values, 2) for a in values[f] for b in values[g]}
 
@@ -124,9 +129,7 @@ def trials() -> Iterator[Trial]:
             ("squared", "pseudo_huber"), ("prediction", "data", "velocity"), (False, True)
         )
     ]
-    coupled_with = [  # others need classes in states, or captions
-        one for one in ALTERNATIVES["coupling"] if not (one.labels_in_state or one.encodes_captions)
-    ]
+    coupled_with = [one for one in ALTERNATIVES["coupling"] if not one.encodes_captions]  # which need captions
     paths, targets = (  # parts of letters need sequences
         [one for one in ALTERNATIVES[part] if not isinstance(one, OF_LETTERS)] for part in ("path", "target")
     )
@@ -134,7 +137,8 @@ def trials() -> Iterator[Trial]:
         composition = Composition(coupled, along, predicted, minimised, SAMPLERS[0])
         if not any(reasons(composition)):
             for head in HEADS:
-                if "latent" not in head or not {coupled.kind, along.kind} & ON_IMAGES:
+                reads_alone = "context" in head and coupled.labels_in_state
+                if not reads_alone and ("latent" not in head or not {coupled.kind, along.kind} & ON_IMAGES):
                     yield Trial(composition, head)
 
 
@@ -193,18 +197,17 @@ class Inputs:
         along = trial.parts.path
         tabulated = {"kind": "tabulated", "path": str(self.table)}
         flow["path"] = tabulated if along.kind == "tabulated" else along.model_dump(mode="json")
-        model = HEADS[trial.head]
+        model, sample = dict(HEADS[trial.head]), {"sampler": trial.samplers[0].model_dump(mode="json")}
+        if trial.parts.coupling.labels_in_state:
+            model["label_dropout"], sample["guidance"] = 0.0, 1.0
         name = "points" if model["kind"].endswith("mlp") else "images"
         paired = {"kind": "pairs", "path": str(self.pairs[name]), "held_out": 40}
         if "latent" in trial.head:
             flow["latent"] = {"path": str(self.latents)}
         if "context" in trial.head:
             flow["context"] = {"kind": "inpainting"}
-        chosen = trial.samplers[0].model_dump(mode="json")
         data = paired if trial.parts.coupling.kind == "paired" else self.data[name]
-        return self._train(
-            f"run_{number:02d}", {"model": model, "data": data, "flow": flow, "sample": {"sampler": chosen}}
-        )
+        return self._train(f"run_{number:02d}", {"model": model, "data": data, "flow": flow, "sample": sample})
 
     def _train(self, name: str, sections: dict[str, Any]) -> Path:
         document: dict[str, Any] = {
@@ -237,7 +240,7 @@ def drawn(run: Path, trial: Trial) -> int:
             plan_layout(own, 1)
             flow = TrainedFlow(own, parts, model)
             conditioning = flow.conditioning(20, seed=0)
-            for guidance in GUIDANCES:
+            for guidance in trial.guidances:
                 states = flow.draw(conditioning.condition, guidance=guidance, seed=0)
                 if not bool(parts.space.decode(states).isfinite().all()):
                     raise RuntimeError(f"{chosen.kind} with guidance {guidance} draws what is not finite")

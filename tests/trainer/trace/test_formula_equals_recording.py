@@ -143,6 +143,7 @@ CASES: dict[int, dict[str, Case]] = {
             None,
             "dit, adapted at its ends",
         ),
+        "ZeRO 1, labels in states": ({}, 1, {"dispatch": "copies", "top_k": 3}, "dit, symmetric"),
         "ZeRO 1, rates": ({}, 1, {}, "dit, rates"),
         "ZeRO 0, rates": ({"zero_stage": 0}, 1, {}, "dit, rates"),
         "ZeRO 1, bf16, rates": ({"precision": "bf16"}, 2, None, "dit, rates"),
@@ -303,6 +304,10 @@ def configuration(world_size: int, case: Case) -> RunConfig:
         settings["sample"] = {"sampler": {"kind": "causal_transition"}}
     if kind == "dit told of maps":
         settings["flow"] = {"context": {"kind": "semantic_map"}}
+    if kind == "dit, symmetric":
+        settings["flow"] = {"coupling": {"kind": "symmetric"}}
+        settings["model"]["label_dropout"] = 0.0
+        settings["sample"] = {"guidance": 1.0}
     if kind == "dit with its Monge gap":
         settings["flow"] = {"objective": {"monge_gap": {"weight": 0.1}}}
     if kind == "dit of letters":
@@ -389,7 +394,7 @@ def some_loss(config: RunConfig, model: Any, micro_batch: int, generator: Any) -
     if config.model.kind == "gpt":
         tokens_BN = torch.randint(256, (micro_batch, config.data.shape[0] - 1), generator=generator)
         return model(tokens_BN, tokens_BN).mean()
-    x_t = torch.randn(micro_batch, *config.data.shape, generator=generator)
+    x_t = torch.randn(micro_batch, *config.state_shape, generator=generator)
     told = config.context_shape and torch.randn(micro_batch, *config.context_shape, generator=generator)
     tasks = torch.zeros(micro_batch, dtype=torch.int64)
     t, condition = torch.rand(micro_batch, generator=generator), Condition(context=told, task=tasks)
