@@ -59,7 +59,10 @@ class SequencesConfig(Section):
             return document
         if pad is not None and len(pad) != 1:
             raise ValueError(f"pad: {pad!r} is not one letter; use one, or null")
-        facts = found_once(f"{path}: {pad} {alphabet}", lambda: _examined(Path(path), pad, alphabet))
+        try:
+            facts = found_once(f"{path}: {pad} {alphabet}", lambda: _examined(Path(path), pad, alphabet))
+        except Refusal as error:
+            raise ValueError(f"path: {error}") from error
         held_out, total = document.get("held_out"), facts.pop("total")
         if isinstance(held_out, int) and held_out >= total:
             raise ValueError(f"held_out: {held_out} leaves none of the {total:,} occurrences; use {total - 1} or less")

@@ -105,10 +105,8 @@ def read_sequences(flow: TrainedFlow, *, num: int, seed: int, progress: Callable
         for own in torch.arange(len(conditioning.labels)).split(TOGETHER)
     ]
     dataset = trainer.data.build(config.data)
-    known, held_out = (
-        _letters(dataset.get(trainer.data.first_data_points(dataset, split, most)).x_1)
-        for split, most in (("train", MOST_KNOWN), ("held_out", num))
-    )
+    known = _letters(dataset.get(trainer.data.first_data_points(dataset, "train", MOST_KNOWN)).x_1)
+    held_out = _letters(dataset.get(trainer.data.first_data_points(dataset, "held_out", num)).x_1)
     drawn, number = _letters(torch.cat(finals)), len(config.alphabet)
     seen = {row.tobytes() for row in known}
     both = drawn, held_out
