@@ -41,7 +41,8 @@ class PathSample(NamedTuple):
     def beside(self, other: PathSample) -> PathSample:
         """These points followed by those of `other`, without mirrors and keys; neither has an `end`."""
         points = ((one.x_t, one.velocity, one.noise, one.t, one.x_0, one.x_1) for one in (self, other))
-        return PathSample(*map(torch.cat, zip(*points, strict=True)))
+        x_t, velocity, noise, t, x_0, x_1 = map(torch.cat, zip(*points, strict=True))
+        return PathSample(x_t, velocity, noise, t, x_0, x_1)
 
 
 @dataclass(frozen=True)
