@@ -109,7 +109,11 @@ class CaptionsConfig(Section):
     @classmethod
     def resolved(cls, document: dict[str, Any]) -> dict[str, Any]:
         index = CaptionsIndex.at_path(document, ("width", "digest"))
-        return document if index is None else completed(document, {"width": index.width, "digest": index.digest})
+        if index is None:
+            return document
+        if document.get("width") not in (None, index.width):
+            raise ValueError(f"width: {document['width']} is not that of the vectors, {index.width}; leave it out")
+        return completed(document, {"width": index.width, "digest": index.digest})
 
 
 class Captioned(Accompanied):

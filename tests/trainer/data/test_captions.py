@@ -103,10 +103,17 @@ def test_half_of_the_captions_are_hidden_with_their_labels(tmp_path: Path) -> No
     [
         ({"model": {"kind": "mlp"}, "data": {"kind": "toy"}}, "model.kind mlp does not read captions; use dit"),
         ({"flow": {"captions": {"path": "nowhere"}}}, "captions.path: nowhere/index.json: index: cannot be read"),
+        (
+            {"flow": {"captions": {"path": "captions", "width": 5}}},
+            r"flow\.captions\.width: 5 is not that of the vectors, 6; leave it out",
+        ),
     ],
 )
-def test_what_does_not_go_together_is_refused(change: dict[str, Any], words: str, tmp_path: Path) -> None:
+def test_what_does_not_go_together_is_refused(
+    change: dict[str, Any], words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     written(tmp_path / "captions", 3000)
+    monkeypatch.chdir(tmp_path)
     document = {**DIGITS, "flow": {"captions": {"path": str(tmp_path / "captions")}}, **change}
     (tmp_path / "run.yaml").write_text(json.dumps(document))
     with pytest.raises(ValueError, match=words):
