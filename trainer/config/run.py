@@ -241,6 +241,11 @@ class RunConfig(Section):
         return 0 if self.labels_in_state else self.data.num_classes
 
     @property
+    def frame_channels(self) -> int:
+        """Channels of a frame where examples are clips, whose frames are channels; 0: they are none."""
+        return getattr(self.data, "frame_channels", 0)
+
+    @property
     def alphabet(self) -> str:
         """Letters of sequences, one-hot in dimension 0 of an example; empty: the data are no sequences."""
         return getattr(self.data, "alphabet", "")
@@ -288,8 +293,9 @@ class RunConfig(Section):
         """Channels that the network reads beside those of the state: of the context, or of what is made of it."""
         if self.flow is None or self.context_shape is None:
             return 0
-        made = isinstance(self.flow.context, trainer.flow.context.SemanticMap)
-        return self.state_shape[0] if made else self.context_shape[0]
+        if self.flow.context is None:
+            return self.context_shape[0]
+        return self.flow.context.read_channels(self.state_shape, self.context_shape)
 
     @property
     def caption_width(self) -> int:

@@ -116,6 +116,22 @@ class SequenceSample(Section):
     """What changes the field on the way, the first one first: the gradient of a reward, or a class of yours."""
 
 
+class ClipSample(Section):
+    """Clips as an animated GIF and as a sheet with a row a clip, from the moving average of the weights."""
+
+    kind: Literal["clips"] = "clips"
+    every: Every | None = None
+    """Steps between two sheets while training, or such a share of the run as 1/3; null: none."""
+    num: PositiveInt = 16
+    """Clips of a sheet."""
+    guidance: float = Field(default=1.0, ge=0)
+    """Classifier-free guidance: 0 unconditional, 1 conditional, larger: sharper and less varied."""
+    sampler: trainer.flow.sampler.Config = trainer.flow.sampler.Euler(steps=20)
+    """How noise is taken to data; times of steps lie between 0 (source) and 1 (data)."""
+    controls: Controls = ()
+    """What changes the field on the way, the first one first: the gradient of a cost, or a class of yours."""
+
+
 class ReconstructionSample(Section):
     """Held-out images above what the moving average of the weights makes of them."""
 
@@ -143,9 +159,9 @@ class ObjectSample(Section):
     """Of the reward, where it varies; null: the largest."""
 
 
-FlowSample = ImageSample | PointSample | SequenceSample
+FlowSample = ImageSample | PointSample | SequenceSample | ClipSample
 """Samples that follow a flow, by a sampler, under guidance and controls."""
 Sample = Annotated[
-    ImageSample | TextSample | PointSample | SequenceSample | ReconstructionSample | ObjectSample,
+    ImageSample | TextSample | PointSample | SequenceSample | ClipSample | ReconstructionSample | ObjectSample,
     Field(discriminator="kind"),
 ]

@@ -8,6 +8,7 @@ from netsim.foundation.own_class import KindOrClass, OwnClass, build_own
 from trainer.data.builtin import DigitsConfig, PythonSourceConfig, ToyConfig
 from trainer.data.idx import IdxConfig
 from trainer.data.image_folder import ImageFolderConfig
+from trainer.data.moving_pictures import MovingPicturesConfig
 from trainer.data.pairs import PairsConfig
 from trainer.data.protocol import Dataset
 from trainer.data.sequences import SequencesConfig
@@ -48,6 +49,11 @@ class OwnDataset(OwnClass, frozen=True):
         """Letters of one-hot sequences [V, 1, L]; empty where the class gives none."""
         return self.setting("alphabet", "")
 
+    @property
+    def frame_channels(self) -> int:
+        """Channels of a frame of clips, whose frames are channels; 0 where the class says nothing of it."""
+        return self.setting("frame_channels", 0)
+
     @model_validator(mode="after")
     def _states_shape_and_classes(self) -> "OwnDataset":
         remedy = "give its Config a field or a property of that name"
@@ -77,6 +83,7 @@ AnyOneConfig = (
     DigitsConfig
     | IdxConfig
     | ImageFolderConfig
+    | MovingPicturesConfig
     | PairsConfig
     | PythonSourceConfig
     | SequencesConfig

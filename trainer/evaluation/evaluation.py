@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 import trainer.data
 from moe.seeds import derive_seed
 from trainer.evaluation.by_task import by_task
+from trainer.evaluation.clip_reading import read_clips
 from trainer.evaluation.judgement import FeatureJudge, distances, parted, real_examples
 from trainer.evaluation.label_reading import read_labels
 from trainer.evaluation.likelihood import bits_per_dimension, log_density, random_signs
@@ -100,7 +101,7 @@ class Evaluation:
         bits_per_dimension: negative log2 density of held-out examples for each value, in units of the data, or of the
             latents if the flow runs on latents; None if not requested.
         controls: settings of the controls of all samples, in their order.
-        readings: what else is measured of such a flow: figures by task of routed adapters, classes read from images.
+        readings: what else is measured of such a flow, such as classes that it reads or the motion of its clips.
     """
 
     checkpoint: str
@@ -217,6 +218,7 @@ def evaluate(
     readings: list[Reading] = [] if tasks is None else [tasks]
     readings += read_labels(flow, seed=seed, progress=progress)
     readings += read_sequences(flow, num=num, seed=seed, progress=progress)
+    readings += read_clips(flow, num=num, seed=seed, progress=progress)
     return Evaluation(
         checkpoint=flow.checkpoint,
         num=num,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Literal, Protocol
+from typing import Annotated, Literal, Protocol, Self
 
 import torch
 from pydantic import Field, PositiveInt, model_validator
@@ -14,6 +14,7 @@ from moe.host_copies import to_device
 from netsim.foundation.settings import Section
 
 Shape = tuple[int, int, int]
+Share = Annotated[float, Field(gt=0, lt=1)]
 
 
 class Space(Protocol):
@@ -131,6 +132,14 @@ class Context(Protocol):
         """Draws the context of images [B, C, H, W] in [-1, 1], encoding its pixels in the space of the states."""
         ...
 
+    def for_drawing(self) -> Self:
+        """The context with which samples are drawn, where training draws what samples do not."""
+        return self
+
+    def read_channels(self, state: tuple[int, ...], context: Shape) -> int:  # noqa: ARG002
+        """Channels that a network reads beside those of the state, once its layer has read the context."""
+        return context[0]
+
 
 class Inpainting(Section):
     """The context is the image with some pixels hidden, and the mask of these pixels.
@@ -142,6 +151,8 @@ class Inpainting(Section):
     kind: Literal["inpainting"] = "inpainting"
     mask: MaskConfig = BoxesConfig()
     """How the hidden pixels are chosen."""
+    for_drawing = Context.for_drawing
+    read_channels = Context.read_channels
 
     def draw(self, images: Tensor, space: Space, *, generator: torch.Generator) -> Seen:
         num, _, height, width = images.shape
@@ -169,6 +180,7 @@ class SemanticMap(Section):
     """Levels of brightness that are told apart."""
     block: PositiveInt = 2
     """Side of a block in pixels; it divides the sides of the image."""
+    for_drawing = Context.for_drawing
 
     def draw(self, images: Tensor, space: Space, *, generator: torch.Generator) -> Seen:  # noqa: ARG002
         levels = self.block_levels(images)
@@ -186,6 +198,78 @@ class SemanticMap(Section):
         _, height, width = example
         return self.levels, height, width
 
+    def read_channels(self, state: tuple[int, ...], context: Shape) -> int:  # noqa: ARG002
+        return state[0]
 
-AnyConfig = Inpainting | SemanticMap
+
+class FirstFrame(Section):
+    """The context is the first frame of a clip, whose frames are the channels of the state.
+
+    A network that reads it whole can copy it in place of learning how things move. With `shift` it is taken from the
+    state in its stead, after two convolutions; `shift_fourier` also shows what is fine in it: magnitudes of its
+    frequencies from a radius on, below which lies a share `cut` of the magnitudes of all.
+
+    Source: "FlashI2V: Fourier-Guided Latent Shifting", arXiv 2509.25187, and its published code.
+    """
+
+    kind: Literal["first_frame"] = "first_frame"
+    reading: Literal["concat", "shift", "shift_fourier"] = "shift_fourier"
+    """concat: beside the state; shift: what two convolutions make of it is taken from each frame of the state;
+    shift_fourier: so, and what is fine in it stands beside the state."""
+    channels: Literal[1, 3] = 1
+    """Channels of a frame."""
+    cut: tuple[Share, Share] = (0.05, 0.95)
+    """Smallest and largest share that training draws for an example."""
+    drawn_cut: Share = 0.1
+    """The share with which clips are drawn; larger: fewer details of the frame are kept."""
+
+    @model_validator(mode="after")
+    def _in_order(self) -> FirstFrame:
+        if self.cut[0] > self.cut[1]:
+            raise ValueError(f"cut: {self.cut[0]} exceeds {self.cut[1]}; exchange them")
+        return self
+
+    def for_drawing(self) -> FirstFrame:
+        return self.model_copy(update={"cut": (self.drawn_cut, self.drawn_cut)})
+
+    def draw(self, images: Tensor, space: Space, *, generator: torch.Generator) -> Seen:  # noqa: ARG002
+        frame = images[:, : self.channels]
+        picture = frame.repeat(1, images.shape[1] // self.channels, 1, 1)
+        hole = torch.ones_like(images[:, :1], dtype=torch.bool)
+        if self.reading != "shift_fourier":
+            return Seen(frame, picture, hole)
+        lowest, highest = self.cut
+        share = lowest + (highest - lowest) * torch.rand(len(images), generator=generator)
+        fine = fine_details(frame, to_device(share, frame.device))
+        return Seen(torch.cat([frame, fine], dim=1), picture, hole)
+
+    def shape(self, *, example: tuple[int, ...], state: tuple[int, ...]) -> Shape:  # noqa: ARG002
+        _, height, width = example
+        return self.channels * (2 if self.reading == "shift_fourier" else 1), height, width
+
+    def read_channels(self, state: tuple[int, ...], context: Shape) -> int:  # noqa: ARG002
+        return 0 if self.reading == "shift" else self.channels
+
+
+def fine_details(frames: Tensor, share: Tensor) -> Tensor:
+    """Magnitudes [B, C, H, W] of frames without the frequencies below a radius, in float32 and without gradient.
+
+    Frequencies are sorted by their distance from the middle, and the radius is that of the first one at which the
+    magnitudes summed so far, means over channels, reach the share [B] of all. Whole rings are kept from there on, so
+    that of a constant frame, whose only frequency is the middle, all is kept.
+    """
+    with torch.no_grad():
+        height, width = frames.shape[2:]
+        spectrum = torch.fft.fftshift(torch.fft.fft2(frames.float()), dim=(2, 3))
+        rows, columns = (torch.arange(n, device=frames.device) - n // 2 for n in (height, width))
+        squares = (rows[:, None] ** 2 + columns**2).flatten()
+        order = squares.argsort(stable=True)
+        summed = spectrum.abs().mean(1).flatten(1)[:, order].cumsum(1)
+        first = (summed < share[:, None] * summed[:, -1:]).sum(1).clamp(max=len(order) - 1)
+        kept = squares >= squares[order[first]][:, None]
+        high = torch.fft.ifft2(torch.fft.ifftshift(spectrum * kept.unflatten(1, (height, width))[:, None], dim=(2, 3)))
+        return (high.real.square() + high.imag.square() + 1e-12).sqrt().to(frames.dtype)
+
+
+AnyConfig = Inpainting | SemanticMap | FirstFrame
 Config = Annotated[AnyConfig, Field(discriminator="kind")]

@@ -16,10 +16,11 @@ from trainer.config.layout import Layout
 from trainer.config.run import RunConfig
 from trainer.config.sections import fits
 from trainer.flow import target
-from trainer.flow.context import SemanticMap
+from trainer.flow.context import FirstFrame, SemanticMap
 from trainer.model import autoencoder, blockwise, dit, encoded, gpt, mlp, transition
 from trainer.model.adapted import adapt
 from trainer.model.conditioning import SpatialRescaler
+from trainer.model.first_frame import FirstFrameReader
 from trainer.model.network import Builders, Network, NetworkSpec, frozen_tensors
 from trainer.model.parallel.division import LinearShare, divide_blocks
 from trainer.model.values import bare_parameters, give_memory, initialised
@@ -198,7 +199,12 @@ def _network(
 
 def _context_reader(config: RunConfig) -> nn.Module | None:
     """A layer that a context passes through before it is read beside the state."""
-    if config.flow is None or config.context_shape is None or not isinstance(config.flow.context, SemanticMap):
+    if config.flow is None or config.context_shape is None:
+        return None
+    context = config.flow.context
+    if isinstance(context, FirstFrame) and context.reading != "concat":
+        return FirstFrameReader(context.channels, with_details=context.reading == "shift_fourier")
+    if not isinstance(context, SemanticMap):
         return None
     channels, height, _ = config.context_shape
     _, state_height, _ = config.state_shape

@@ -10,8 +10,9 @@ from collections.abc import Mapping
 from trainer.config.model import CausalTransitionConfig
 from trainer.config.run import RunConfig
 from trainer.flow import objective
-from trainer.flow.context import SemanticMap
+from trainer.flow.context import FirstFrame, SemanticMap
 from trainer.flow.sampler import AnyConfig, Segmented
+from trainer.model.first_frame import FirstFrameReader
 
 OPERATIONS_PER_MULTIPLY_ADD = 2
 PASSES = 3
@@ -77,6 +78,11 @@ def _mixture(config: RunConfig) -> int | None:
 
 
 def _context_reader(config: RunConfig) -> int:
-    if config.flow is None or config.context_shape is None or not isinstance(config.flow.context, SemanticMap):
-        return 0
-    return config.context_shape[0] * math.prod(config.state_shape)
+    context = config.flow and config.flow.context
+    match context:
+        case SemanticMap() if config.context_shape is not None:
+            return config.context_shape[0] * math.prod(config.state_shape)
+        case FirstFrame(reading="shift" | "shift_fourier" as reading, channels=channels):
+            pixels = math.prod(config.state_shape[1:])
+            return FirstFrameReader.multiply_adds(channels, pixels, with_details=reading == "shift_fourier")
+    return 0

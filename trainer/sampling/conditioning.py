@@ -198,8 +198,9 @@ def conditioning_for(
         seen = Seen(batch.context, picture, torch.ones_like(images[:, :1], dtype=torch.bool))
         return Conditioning(condition, seen, images)
     keys = [key & (2**63 - 1) for key in keys_of(torch.arange(len(images)), "context", seed=seed).tolist()]
+    context = parts.context.for_drawing()
     each = [
-        parts.context.draw(image[None], parts.space, generator=torch.Generator().manual_seed(key))
+        context.draw(image[None], parts.space, generator=torch.Generator().manual_seed(key))
         for key, image in zip(keys, images, strict=True)
     ]
     together = Seen(

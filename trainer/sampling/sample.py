@@ -13,13 +13,14 @@ from netsim.foundation.refusal import Refusal
 from netsim.foundation.terminal import Terminal
 from trainer.config.derived import drawable, with_controls, with_shape
 from trainer.config.run import RunConfig
-from trainer.config.sample import FlowSample, ImageSample, PointSample, SequenceSample
+from trainer.config.sample import ClipSample, FlowSample, ImageSample, PointSample, SequenceSample
 from trainer.data.companions import CaptionsIndex
 from trainer.data.shard.index import INDEX
 from trainer.flow import Condition
 from trainer.flow.control import AnyConfig as AnyControl
 from trainer.flow.sampler import AnyConfig
 from trainer.model.text_encoder import TextEncoder
+from trainer.sampling.clips import show_clips
 from trainer.sampling.conditioning import Conditioning, chosen_classes, names_or_numbers, task_number
 from trainer.sampling.draw import TrainedFlow
 from trainer.sampling.logos import show_sequences
@@ -108,10 +109,12 @@ class Drawing:
             return flow.decode(states, self.conditioning) if launch.rank == 0 else None
 
     def write(self, examples: Tensor, out: Path) -> None:
-        """Writes drawn examples [N, *shape] as a PNG, sequences beside it as FASTA, and prints a line about it."""
+        """Writes drawn examples [N, *shape] as a PNG, sequences as FASTA and clips as GIF too; prints a line."""
         config, num = self.flow.config, len(examples)
         if isinstance(config.sample, PointSample):
             plot_points(config, examples, self.conditioning.labels, out, seed=self.seed)
+        elif isinstance(config.sample, ClipSample):
+            show_clips(config, examples, self.conditioning, out)
         elif isinstance(config.sample, SequenceSample):
             show_sequences(config, examples, self.conditioning.labels, out)
         else:
@@ -219,12 +222,12 @@ class DrawingRequest:
             return self.num
         if self.between:
             return BETWEEN
-        if isinstance(config.sample, PointSample | SequenceSample):
+        assert isinstance(config.sample, FlowSample)
+        if not isinstance(config.sample, ImageSample):
             return config.sample.num
         count = len(self.captions) or len(classes) or max(1, config.data.num_classes)
         if count == 1:
             return MOST
-        assert isinstance(config.sample, ImageSample)
         return min(count, MOST) * max(1, min(config.sample.per_class, MOST // count))
 
 

@@ -71,8 +71,8 @@ class DiTConfig(PatchesConfig):
     init_from: Path | None = None
     """An ema.safetensors whose weights this run starts with, or the folder of the run that has it."""
 
-    data_kinds = (*IMAGES, "pairs", "sequences")
-    sample_kinds = ("images", "sequences")
+    data_kinds = (*IMAGES, "pairs", "sequences", "moving_pictures")
+    sample_kinds = ("images", "sequences", "clips")
     takes_images = True
     unseen_in_shapes = ("num_heads", "feed_forward", "feed_forward_norm_epsilon", "waves")
     reads_context = True

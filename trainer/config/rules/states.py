@@ -2,10 +2,11 @@
 
 from trainer.config.rules.objection import Objections
 from trainer.config.run import RunConfig
-from trainer.config.sample import SequenceSample
+from trainer.config.sample import ClipSample, SequenceSample
 from trainer.config.task.policy import AdjointMatchingConfig, GRPOConfig
 from trainer.data import PairsConfig
 from trainer.flow import objective
+from trainer.flow.context import FirstFrame
 from trainer.flow.coupling import Symmetric
 from trainer.flow.label_field import Channels
 from trainer.flow.objective import CrossEntropy
@@ -80,6 +81,29 @@ def of_letters(config: RunConfig) -> Objections:
         yield "task.kind", problem, "use flow, and controls of samples"
 
 
+def of_clips(config: RunConfig) -> Objections:
+    """Parts that are of clips where the data have none, and what has no meaning for clips."""
+    flow, channels = config.flow, config.frame_channels
+    if flow is None:
+        return
+    if bool(channels) != isinstance(config.sample, ClipSample):
+        what = "clips" if channels else f"no clips but {config.data.kind}"
+        remedy = "use clips" if channels else f"use {config.model.sample_kinds[0]}"
+        yield "sample.kind", f"{config.sample.kind}, and the data are {what}", remedy
+    if isinstance(flow.context, FirstFrame) and flow.context.channels != channels:
+        found = f"frames of {channels} channels" if channels else f"no frames but {config.data.kind}"
+        remedy = f"use {channels}" if channels else "use data.kind moving_pictures, or another flow.context"
+        yield "flow.context.channels", f"{flow.context.channels}, and the data have {found}", remedy
+    if not channels:
+        return
+    for name in ("source", "latent"):
+        if getattr(flow, name) is not None:
+            yield f"flow.{name}", "it is of images or points, and the data are clips", "remove the section"
+    if isinstance(config.task, GRPOConfig | AdjointMatchingConfig):
+        problem = f"{config.task.kind} shows images or points, and the data are clips"
+        yield "task.kind", problem, "use flow, and controls of samples"
+
+
 def of_encoded_captions(config: RunConfig) -> Objections:
     """What a path from a caption lacks, and what it has no use for."""
     flow = config.flow
@@ -123,5 +147,7 @@ def of_pictures_alone(config: RunConfig, verb: str) -> Objections:
     if config.labels_in_state:
         problem = f"its states have a label beside the picture, which {verb} would take for a part of the picture"
         yield "run_dir", problem, "use a run with another flow.coupling than symmetric"
+    if config.frame_channels:
+        yield "run_dir", f"its states are clips, and {verb} is for pictures and points", "use a run of such data"
     if config.alphabet:
         yield "run_dir", f"its states are of letters, and {verb} is for pictures and points", "use a run of such data"

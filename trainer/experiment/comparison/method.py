@@ -99,9 +99,10 @@ def read_base(path: Path, overrides: Sequence[str], folder: Path) -> Base:
     sample = {"sampler": {"kind": "euler", "steps": 20}, **(document.get("sample") or {}), "every": None}
     document["sample"] = sample
     config = validated(path, document)
-    if config.alphabet:
+    if config.alphabet or config.frame_channels:
+        what = "letters" if config.alphabet else "clips"
         raise Refusal(
-            path, "data.kind", "is of letters, and methods are compared by pictures or plots", "use other data"
+            path, "data.kind", f"is of {what}, and methods are compared by pictures or plots", "use other data"
         )
     task = document.pop("flow")
     return Base(path, document, task, config)
@@ -148,8 +149,8 @@ def _check_task(own: dict[str, Any], base: Base) -> None:
         raise ValueError(f"model.kind: {FLOWLESS[kind]} and follows no flow")
     for stage in own.get("stages") or ():
         _check_stage(stage)
-    if data.get("kind") == "sequences":
-        raise ValueError("data.kind: it learns sequences, which have no picture or plot to be compared by")
+    if data.get("kind") in ("sequences", "moving_pictures"):
+        raise ValueError(f"data.kind: it learns {data['kind']}, which have no picture or plot to be compared by")
     if data.get("kind") == "shards" and base.config.data.kind != "shards":
         raise ValueError(
             f"it learns from the files in {data.get('path')}, which are not what is compared; compare on them with "
