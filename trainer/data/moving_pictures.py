@@ -15,7 +15,7 @@ from trainer.data.builtin import DigitsConfig
 from trainer.data.idx import IdxConfig
 from trainer.data.image_folder import ImageFolderConfig
 from trainer.data.protocol import Batch, Listed
-from trainer.data.shard.index import SPLITS
+from trainer.data.shard.index import SPLITS, Split
 from trainer.data.shards import ShardsConfig
 
 PictureConfig = DigitsConfig | IdxConfig | ImageFolderConfig | ShardsConfig
@@ -97,7 +97,7 @@ class MovingPictures(Listed):
         self._pictures, self._config = config.pictures.open(), config
         self.shape, self.num_classes, self.files = config.shape, config.num_classes, self._pictures.files
         clips = torch.arange(config.clips)
-        self.splits = {}
+        self.splits: dict[Split, Tensor] = {}
         for split in SPLITS:
             ids = self._pictures.indices(split)
             if config.classes is not None:
