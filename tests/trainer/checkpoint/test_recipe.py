@@ -69,6 +69,13 @@ WITHOUT: dict[str, tuple[dict[str, Any], str]] = {
     "capacity": ({"model": DIT, "moe": experts(kind="top_k", capacity_factor=1.0)}, "moe.router.top_k"),
     "blockwise": ({"model": {"kind": "blockwise", "hidden": 32}}, "trainer.model.blockwise"),
     "transition": ({"model": {"kind": "transition_dit", **DIT}}, "trainer.model.transition"),
+    "captions": (
+        {
+            "model": {"kind": "encoded_dit", **DIT},
+            "flow": {"coupling": {"kind": "encoded"}, "captions": {"path": "unused", "width": 6, "digest": "0"}},
+        },
+        "trainer.model.encoded",
+    ),
     "context": ({"model": DIT, "flow": {"context": {"kind": "inpainting"}}}, "trainer.model.dit"),
 }
 

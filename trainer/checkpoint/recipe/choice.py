@@ -114,6 +114,10 @@ def _lacking(config: RunConfig) -> str | None:
     if type(model) not in (DiTConfig, MLPConfig, GPTConfig, AutoencoderConfig):
         built_by = NETWORKS.get(type(model), type(model).network)
         module = getattr(built_by, "__self__", built_by).__module__
+        if config.encodes_captions:
+            vectors = "`network(noise, t, Condition(caption=vectors), Encode())` of standardised vectors"
+            told = f"samples begin at {vectors} of `trainer.model.text_encoder`, and label 1 stands for no caption"
+            return f"{told}; `{module}` builds it, from `config.yaml`"
         return f"a {model.kind} is built by `{module}`, from `config.yaml`"
     if isinstance(model, DiTConfig) and (model.waves, model.embeddings) != ("plain", "shared"):
         exported = "`python -m trainer export FOLDER --to diffusers --out DIR` writes it for `DiTTransformer2DModel`"
