@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -99,9 +98,10 @@ class TrainedFlow:
         num = len(condition.label)
         share = -(-num // group.size())
         own = torch.arange(group.rank() * share, (group.rank() + 1) * share) % num
-        begins = None if x_0 is None else x_0[own]
-        how: dict[str, Any] = {"guidance": guidance, "seed": seed, "progress": progress, "x_0": begins}
-        trajectory = self.follow(condition, own, self.sample.sampler, **how)
+        begun = None if x_0 is None else x_0[own]
+        trajectory = self.follow(
+            condition, own, self.sample.sampler, guidance=guidance, seed=seed, progress=progress, x_0=begun
+        )
         states = self.parts.data_of(trajectory.final)
         return gathered(states, group).flatten(0, 1)[:num].cpu()
 

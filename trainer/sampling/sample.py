@@ -129,7 +129,7 @@ class Drawing:
 def between(flow: TrainedFlow, ends: Condition, num: int, *, seed: int) -> Tensor:
     """States [N, *shape] at equal distances from where paths of one caption begin to where those of another do.
 
-    Both have the same noise. Liu et al., "Flowing from Words to Pixels", arXiv 2412.15213, section 4.3.
+    Both have the same noise. Liu et al., "Flowing from Words to Pixels", arXiv 2412.15213, latent arithmetic.
     """
     first, last = flow.starts(ends, torch.zeros(2, dtype=torch.int64), seed=seed)
     return torch.stack([torch.lerp(first, last, share) for share in torch.linspace(0, 1, num).tolist()])

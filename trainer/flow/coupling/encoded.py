@@ -20,7 +20,7 @@ class Encoded(BuiltIn):
     captions, so that the encoder gets gradients, and samples begin at what :meth:`encode` makes of it.
 
     Source: Liu et al., "Flowing from Words to Pixels: A Noise-Free Framework for Cross-Modality Evolution", arXiv
-    2412.15213 (CrossFlow), section 3.
+    2412.15213 (CrossFlow).
     """
 
     kind: Literal["encoded"] = "encoded"

@@ -31,8 +31,8 @@ class EncodedSource(BuiltIn):
     then learns to go anywhere from it, and guidance leads away from that.
 
     Source: Liu et al., "Flowing from Words to Pixels: A Noise-Free Framework for Cross-Modality Evolution", arXiv
-    2412.15213, sections 3.2 and 3.3. There such rows exchange data points among themselves, so that one which is alone
-    stays as it is.
+    2412.15213 (CrossFlow), with the terms of the published code. There such rows exchange data points among themselves,
+    so that one which is alone stays as it is.
     """
 
     kind: Literal["encoded_source"] = "encoded_source"
