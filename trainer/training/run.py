@@ -1,8 +1,9 @@
 """One rank of a run, from the checks before it joins the others to its last step."""
 
 import sys
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
 from typing import Any
 
 import trainer.data
@@ -14,13 +15,12 @@ from trainer.checkpoint.intact import newest_intact_collective
 from trainer.checkpoint.manifest import Manifest
 from trainer.config.layout import Layout
 from trainer.config.run import RunConfig
-from trainer.data import Dataset
 from trainer.data.protocol import TooManyBadExamples
 from trainer.distributed.consistency import compare_for_good
 from trainer.distributed.groups import TIMEOUT_S, Launch, joined, limit_collectives
 from trainer.distributed.process.debug import dump_failure
 from trainer.distributed.process.exit_status import conclude
-from trainer.distributed.process.hang_detector import hang_detector_over_run, watchdog
+from trainer.distributed.process.hang_detector import Watchdog, hang_detector_over_run, watchdog
 from trainer.distributed.process.lock import locked
 from trainer.distributed.process.signals import EX_TEMPFAIL, StopRequest
 from trainer.observe.protocol import Sink
@@ -60,34 +60,47 @@ def run(config: RunConfig, launch: Launch, task: Callable[[RunConfig], Task[Any]
         def sinks(started: int) -> list[Sink]:
             return [*claimed, *_files(config, started, closing)] if launch.rank == 0 else []
 
+        # Megatron takes seconds to import: not before the input is known to be good and the folder is locked.
+        from trainer.training.assembly import assembled
+        from trainer.training.loop import train
+
         try:
-            return _train_joined(config, checked.layout, launch, task, dataset, sinks, stop)
+            with _joined_ranks(config, checked.layout, launch) as watch:
+                if config.run.verify_data and dataset.files:
+                    verify(config.run.dir, dataset.files, watch.beat)
+                layout, newest = _resumed(config, checked.layout)
+                started, steps = step_of(newest), config.optim.steps
+                if newest is not None and started >= steps:
+                    if launch.rank == 0:
+                        print(f"{config.run.dir}: finished at step {started}; nothing to do", file=sys.stderr)
+                    return 0
+                training = assembled(config, layout, launch, task(config), dataset, sinks(started), newest, stop)
+                limit_collectives(config.guard.collective_timeout_s)
+                stop.listen()  # a stop before that has nothing to save
+                with deterministic_operations(config.run.deterministic):
+                    last = train(training, watch.beat)
+                failure = training.guard.failure
+                stopped = last < steps and failure is None
+                if stopped:
+                    nodes = launch.world_size // launch.local_world_size
+                    conclude(EX_TEMPFAIL, stop.farewell(config.run.dir, f"saved at step {last}", nodes))
+            training.trace.finish(stopped=stopped or failure is not None)
         except Refusal:
             raise
         except ValueError as error:
             raise RuntimeError("the run failed; its input was good") from error
+        if failure is not None:
+            raise RunFailed(failure)
+        return EX_TEMPFAIL if stopped else 0
 
 
-def _train_joined(
-    config: RunConfig,
-    layout: Layout,
-    launch: Launch,
-    task: Callable[[RunConfig], Task[Any]],
-    dataset: Dataset,
-    sinks: Callable[[int], list[Sink]],
-    stop: StopRequest,
-) -> int:
-    """Trains to the last step from the newest whole checkpoint, if any: 0, or 75 if stopped and saved.
+@contextmanager
+def _joined_ranks(config: RunConfig, layout: Layout, launch: Launch) -> Iterator[Watchdog]:
+    """All ranks of a run, joined and watched; an error leaves the stacks of this one in the folder.
 
-    `sinks` opens what rank 0 sends figures to, from the step that the run resumes after. Raises Refusal if the run
-    cannot resume from the whole checkpoint, RunFailed after too many skipped steps or bad examples, and Unreachable if
-    the server of the examples does not answer.
+    RunFailed after too many bad examples; Unreachable if the server of the examples does not answer.
     """
-    # Megatron takes seconds to import: not before the input is known to be good.
-    from trainer.training.assembly import assembled
-    from trainer.training.loop import train
-
-    folder, limits, steps = config.run.dir, config.guard, config.optim.steps
+    folder, limits = config.run.dir, config.guard
     with watchdog(folder, launch.rank, limits.hang_timeout_s) as watch:
         try:
             with (
@@ -100,35 +113,24 @@ def _train_joined(
                 ),
                 hang_detector_over_run(folder, launch.rank, limits.collective_timeout_s),
             ):
-                if config.run.verify_data and dataset.files:
-                    verify(folder, dataset.files, watch.beat)
-                resumes = newest_intact_collective(folder / "checkpoints", allow_rng_loss=config.run.allow_rng_loss)
-                started = step_of(resumes)
-                if resumes is not None:
-                    Manifest.read(resumes).check_identity(resumes, identity_of(config))
-                    layout = resumed_layout(config, layout, resumes)
-                    if started >= steps:
-                        if launch.rank == 0:
-                            print(f"{folder}: finished at step {started}; nothing to do", file=sys.stderr)
-                        return 0
-                run = assembled(config, layout, launch, task(config), dataset, sinks(started), resumes, stop)
-                limit_collectives(limits.collective_timeout_s)
-                stop.listen()  # a stop before that has nothing to save
-                with deterministic_operations(config.run.deterministic):
-                    last = train(run, watch.beat)
-                stopped = last < steps and run.guard.failure is None
-                if stopped:
-                    nodes = launch.world_size // launch.local_world_size
-                    conclude(EX_TEMPFAIL, stop.farewell(folder, f"saved at step {last}", nodes))
+                yield watch
         except Exception as error:
             dump_failure(folder, launch.rank, launch.world_size, error)
             if isinstance(error, TooManyBadExamples):
                 raise RunFailed(str(error)) from error
             raise
-    run.trace.finish(stopped=stopped or run.guard.failure is not None)
-    if run.guard.failure is not None:
-        raise RunFailed(run.guard.failure)
-    return EX_TEMPFAIL if stopped else 0
+
+
+def _resumed(config: RunConfig, layout: Layout) -> tuple[Layout, Path | None]:
+    """The newest whole checkpoint, if any, and the division of work that it allows; collective.
+
+    Raises Refusal if the run cannot resume from it.
+    """
+    resumes = newest_intact_collective(config.run.dir / "checkpoints", allow_rng_loss=config.run.allow_rng_loss)
+    if resumes is None:
+        return layout, None
+    Manifest.read(resumes).check_identity(resumes, identity_of(config))
+    return resumed_layout(config, layout, resumes), resumes
 
 
 def _claim(config: RunConfig, started: int, closing: ExitStack) -> list[Sink]:
