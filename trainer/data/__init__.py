@@ -12,7 +12,7 @@ from trainer.data.mixture import MixtureConfig
 from trainer.data.pairs import PairsConfig
 from trainer.data.protocol import BadExamples, Batch, Dataset, first_data_points
 from trainer.data.shard.index import SPLITS, Split
-from trainer.data.shard.writer import write_shards
+from trainer.data.shard.writer import Examples, write_shards
 from trainer.data.shards import Shards, ShardsConfig
 from trainer.data.text_windows import TextConfig
 from trainer.data.webdataset import WebDatasetConfig
@@ -35,5 +35,5 @@ def parts_of(config: AnyConfig) -> tuple[AnyConfig, ...]:
     return config.parts if isinstance(config, MixtureConfig) else (config,)
 
 
-__all__ = ["BadExamples", "Batch", "Dataset", "write_shards"]
+__all__ = ["BadExamples", "Batch", "Dataset", "Examples", "write_shards"]
 """What a class of a user's is written with; the package itself imports the kinds, too."""
