@@ -17,7 +17,7 @@ from tests.trainer.data.test_pairs import written
 from tests.trainer.parallel_runs import Figures
 from trainer.config.file import resolve
 from trainer.config.run import RunConfig
-from trainer.data import write_shards
+from trainer.data import Examples, write_shards
 
 STEPS, SAVED = 5, 2
 INTERPOLANT = {
@@ -41,6 +41,8 @@ FLOWS: dict[str, dict[str, Any]] = {
         "coupling": {"kind": "minibatch_ot", "solver": "unbalanced", "scope": "global_batch"}
     },
     "labels in states": {"coupling": {"kind": "symmetric", "label": {"kind": "one_hot"}}},
+    "masks in states": {"coupling": {"kind": "symmetric", "label": {"kind": "channels"}}},
+    "first frames": {"context": {"kind": "first_frame"}},
     "letters": {
         "path": {"kind": "gumbel_softmax"},
         "target": {"kind": "token"},
@@ -74,6 +76,7 @@ def config(folder: Path, name: str, engine: str, run: str) -> RunConfig:
     model: dict[str, Any] = {"kind": "mlp", "hidden": 16, "num_layers": 1, "dropout": 0.1}
     if name == "labels in states":
         model = {**model, "label_dropout": 0.0}
+    dit = {"kind": "dit", "patch_size": 1, "hidden": 16, "num_layers": 1, "num_heads": 2, "dropout": 0.1}
     flow, optim = FLOWS[name], {"steps": STEPS, "global_batch": 8, "micro_batch": 2, "lr": 1e-2, "ema_decay": 0.5}
     if name == "captions":  # told apart within micro batches, which are the same on any number of ranks
         model, optim = {**model, "kind": "encoded_mlp"}, {**optim, "global_batch": 32, "micro_batch": 8}
@@ -87,7 +90,15 @@ def config(folder: Path, name: str, engine: str, run: str) -> RunConfig:
     kind = "points"
     if name == "letters":
         kind, points = "sequences", {"kind": "sequences", "path": folder / "sequences.txt", "held_out": 5}
-        model = {"kind": "dit", "patch_size": 1, "hidden": 16, "num_layers": 1, "num_heads": 2, "dropout": 0.1}
+        model = dit
+    masked = {"kind": "shards", "path": folder / "masked", "held_out": 5}
+    if name == "masks in states":
+        kind, points, model = "images", masked, {**dit, "label_dropout": 0.0}
+    if name == "first frames":
+        moving = {"kind": "moving_pictures", "pictures": masked, "pad": 1, "window": 3, "frames": 2, "clips": 1}
+        kind, points, model = "clips", moving, dit
+    guidance = {"guidance": 1.0} if name == "masks in states" else {}
+    drawn = {"per_class": 3} if kind == "images" else {"num": 6}
     document = {
         "run": {"dir": folder / run},
         "model": model,
@@ -98,7 +109,7 @@ def config(folder: Path, name: str, engine: str, run: str) -> RunConfig:
         "checkpoint": {"every": SAVED, "keep": 9},
         "observe": {"log_every": 1, "tensorboard": False},
         "evaluate": {"every": STEPS},
-        "sample": {"kind": kind, "every": STEPS, "num": 6, "sampler": sampler},
+        "sample": {"kind": kind, "every": STEPS, "sampler": sampler, **drawn, **guidance},
     }
     return RunConfig.model_validate(resolve(document).document)
 
@@ -141,6 +152,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     written(folder / "pairs")
     captioned(folder / "captions", 22)
     write_shards(folder / "points", [(np.random.default_rng(0).normal(size=(22, 2)).astype(np.float32), None)])
+    images, masks = np.random.default_rng(1).normal(size=(2, 22, 1, 4, 4)).astype(np.float32)
+    write_shards(folder / "masked", [Examples(images, None, masks)])
     (folder / "sequences.txt").write_text("CAG\t9\nGAU\t8\nUUU\t5\n")
     written(folder / "chords", nodes=(0.0, 0.1, 0.45, 1.0))
     return folder
