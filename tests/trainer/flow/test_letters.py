@@ -56,7 +56,7 @@ def test_a_state_is_the_logarithm_of_the_published_one_times_its_temperature(con
     weight = t.view(-1, 1, 1, 1) if config is ANNEALED else 1.0
     tau = (10 * (-3 * t).exp()).view(-1, 1, 1, 1)
     published = ((weight * letters() + gumbel(given.x_0) / signal.beta) / tau).softmax(1)
-    state = tau * published.log()
+    state = signal.beta * tau * published.log()
     torch.testing.assert_close(sample.x_t, state - state.mean(1, keepdim=True))
     assert float(sample.x_t.sum(1).abs().max()) < 1e-12
 
@@ -70,14 +70,15 @@ def test_the_annealed_velocity_is_the_derivative_of_the_path():
 
 
 def test_the_constant_velocity_is_that_of_the_paper_without_the_noise():
-    """dx = rate / tau x_k (e_k - x) of the paper is dy = rate (e_k - y) in y = tau log x, up to a number for all."""
+    """dx = rate / tau x_k (e_k - x) of the paper is dy = rate (e_k - y) in y = tau log x; states are beta y."""
     t, rate = torch.full((7,), 0.4, dtype=torch.float64), 3.0
     sample = CONSTANT.build().sample(pairs(), t, generator=generator())
     tau = 10 * math.exp(-rate * 0.4)
-    x, one_hot = (sample.x_t / tau).softmax(1), letters()
+    y, one_hot = sample.x_t / CONSTANT.signal.beta, letters()
+    x = (y / tau).softmax(1)
     published = rate / tau * (one_hot * x).sum(1, keepdim=True) * (one_hot - x)
-    dy = tau * published / x - rate * sample.x_t
-    torch.testing.assert_close(dy - dy.mean(1, keepdim=True), sample.velocity)
+    dy = tau * published / x - rate * y
+    torch.testing.assert_close(CONSTANT.signal.beta * (dy - dy.mean(1, keepdim=True)), sample.velocity)
 
 
 @along
@@ -109,10 +110,9 @@ def test_the_noise_of_letters_has_no_score():
 
 
 def exact(prior: Tensor, z: Tensor, t: Tensor, beta: float) -> Tensor:
-    """Logits [B, V] of the letter given its centred state [B, V]: the ExpConcrete density of Maddison et al., 2017."""
+    """Logits [B, V] of the letter given its state [B, V]: the ExpConcrete density of Maddison et al., 2017."""
     gain = torch.expm1(beta * t)[:, None].clamp_min(1e-30).log()
-    total = (-beta * z).logsumexp(1, keepdim=True)
-    return prior.log() - prior.numel() * torch.logaddexp(total, -beta * z + gain)
+    return prior.log() - prior.numel() * torch.logaddexp((-z).logsumexp(1, keepdim=True), gain - z)
 
 
 def test_the_exact_posterior_is_that_of_the_relaxed_categorical():
@@ -120,7 +120,7 @@ def test_the_exact_posterior_is_that_of_the_relaxed_categorical():
     z = centred(torch.rand(1, 3, generator=generator()).double())
     densities = torch.stack(
         [
-            ExpRelaxedCategorical(torch.tensor(beta).double(), logits=beta * t * row).log_prob(z - z.logsumexp(1))
+            ExpRelaxedCategorical(torch.tensor(1.0).double(), logits=beta * t * row).log_prob(z - z.logsumexp(1))
             for row in torch.eye(3).double()
         ]
     )

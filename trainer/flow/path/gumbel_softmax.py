@@ -1,9 +1,9 @@
 """The path of Gumbel-Softmax flows: one-hot letters beside Gumbel noise, the signal growing or constant.
 
 The published path lies in the simplex, x = softmax((a e_k + g / beta) / tau(t)) with a temperature that falls. All
-pairs have the same temperature, so that it changes coordinates and nothing else: tau log x is a e_k + g / beta up to a
-number that is the same for all letters. States are this, with sum 0 over the letters. They are of the size of 1 at all
-times, and a step of a solver is exact in what the temperature would do.
+pairs have the same temperature, so that it changes coordinates and nothing else: beta tau log x is a beta e_k + g up to
+a number that is the same for all letters. States are this, with sum 0 over the letters. Their noise is of the size of 1
+at all times, and a step of a solver is exact in what the temperature would do.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ class Annealed(Section):
 
     kind: Literal["annealed"] = "annealed"
     beta: float = Field(default=10.0, gt=0, allow_inf_nan=False)
-    """What the noise is divided by. Of V letters the one at the end of a path is its own with probability e^beta /
-    (e^beta + V - 1)."""
+    """Weight of the letter at t = 1, in units of the noise. Of V letters the largest at the end of a path is its own
+    with probability e^beta / (e^beta + V - 1)."""
 
     def followed(self, t: Tensor) -> Coefficients:
         one = torch.ones_like(t)
-        return without_noise(one / self.beta, t, da=torch.zeros_like(t), db=one)
+        return without_noise(one, self.beta * t, da=torch.zeros_like(t), db=self.beta * one)
 
     def learned(self, t: Tensor) -> Coefficients:
         return self.followed(t)
@@ -45,18 +45,19 @@ class Constant(Section):
 
     kind: Literal["constant"] = "constant"
     beta: float = Field(default=2.0, gt=0, allow_inf_nan=False)
-    """What the noise is divided by."""
+    """Weight of the letter, in units of the noise."""
     rate: float = Field(default=3.0, gt=0, allow_inf_nan=False)
     """Of the exponential fall of the temperature."""
 
     def followed(self, t: Tensor) -> Coefficients:
-        """dx/dt = rate (e_k - x) from g / beta on."""
+        """dx/dt = rate (beta e_k - x) from g on."""
         rest = (-self.rate * t).exp()
-        return without_noise(rest / self.beta, 1 - rest, da=-self.rate * rest / self.beta, db=self.rate * rest)
+        change = self.rate * rest
+        return without_noise(rest, self.beta * (1 - rest), da=-change, db=self.beta * change)
 
     def learned(self, t: Tensor) -> Coefficients:
         one, zero = torch.ones_like(t), torch.zeros_like(t)
-        return without_noise(one / self.beta, one, da=zero, db=zero)
+        return without_noise(one, self.beta * one, da=zero, db=zero)
 
 
 class GumbelSoftmaxConfig(Section):
@@ -88,7 +89,7 @@ class GumbelSoftmax(Affine):
         self._signal = signal
 
     def start(self, source: Tensor) -> Tensor:
-        return gumbel(source) / self._signal.beta
+        return gumbel(source)
 
     def sample(self, pairs: Pairs, t: Tensor, *, generator: torch.Generator) -> PathSample:  # noqa: ARG002
         x_0, x_1 = gumbel(pairs.x_0), pairs.x_1
