@@ -30,7 +30,7 @@ class SourceEncoder(nn.Module):
 
     def __init__(self, config: EncoderConfig, *, caption_width: int, values: int) -> None:
         super().__init__()
-        self.deviation, self.values = config.deviation, values
+        self.deviation, self.values = config.deviation or 0.0, values  # read where none is learned
         widths = [caption_width, *[config.hidden] * config.layers]
         self.layers = nn.ModuleList(map(nn.Linear, widths[:-1], widths[1:]))
         self.output = nn.Linear(config.hidden, values if config.deviation is not None else 2 * values)

@@ -174,6 +174,7 @@ def test_rows_without_a_caption_keep_it_and_have_another_label(tmp_path: Path) -
     assert batch.captions is not None
     assert 150 < int(drawn.condition.label.sum()) < 250
     assert drawn.condition.label.max() == 1
+    assert drawn.condition.caption is not None
     assert torch.equal(drawn.condition.caption, batch.captions)
 
 
