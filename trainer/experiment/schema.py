@@ -182,7 +182,7 @@ class _Generator(GenerateJsonSchema):
         built = super().model_schema(schema)
         section = schema["cls"]
         if issubclass(section, OwnClass):
-            return built
+            return {"type": "object", "properties": {"class": CLASS}, "required": ["class"]}
         required = set(built.pop("required", ()))
         texts = meanings(section)
         built.pop("title", None)
@@ -256,6 +256,9 @@ def _with_kinds(node: Any) -> Any:
     }
 
 
+CLASS: Node = {"type": "string", "pattern": r"^[\w.]+:\w+$", "description": "Your own class, as module:Class."}
+
+
 def _or_class(node: Node) -> Node:
     """A node, or a section that names a class of the user's and holds its settings; so in a list or a mapping."""
     if node.get("type") == "array":
@@ -267,7 +270,7 @@ def _or_class(node: Node) -> Node:
     inner = {key: value for key, value in node.items() if key not in outer}
     own = {
         "properties": {
-            "class": {"type": "string", "pattern": r"^[\w.]+:\w+$", "description": "Your own class, as module:Class."},
+            "class": CLASS,
             "kind": False,
         }
     }
