@@ -104,7 +104,7 @@ class MovingPictures(Listed):
                 labels = self._pictures.get(ids).labels
                 assert labels is not None
                 ids = ids[torch.isin(labels, torch.tensor(config.classes))]
-            self.splits[split] = (ids[:, None] * config.clips + clips).flatten()
+            self.splits[split] = (ids * config.clips + clips[:, None]).flatten()  # neighbours are of other pictures
 
     def get(self, indices: Tensor) -> Batch:
         config = self._config

@@ -54,10 +54,11 @@ def evaluation_page(found: Evaluation, *, run_dir: str, data: str, images: bool,
     if picture is not None:
         sections.append(Section("What it draws", [Figure(picture, _DRAWN)]))
     sections += [reading.section() for reading in found.readings]
+    nearest = "comes" if best.evaluations == 1 else "come"
     return page(
         f"What {run_dir} draws",
-        f"{_named(best)} come nearest to the data: {PANELS[measure]} {best.figures[measure]:.3g}; two sets of real "
-        f"examples are {floor:.3g} apart.",
+        f"{_named(best)} {nearest} nearest to the data: {PANELS[measure]} {best.figures[measure]:.3g}; two sets of "
+        f"real examples are {floor:.3g} apart.",
         sections,
         kicker=f"{data}; {found.checkpoint}, {found.num:,} samples of each set, seed {found.seed}"
         + (f", {under}" if (under := under_controls(found)) else ""),
