@@ -4,9 +4,9 @@ from collections.abc import Iterator
 from itertools import chain, islice, starmap
 
 from trainer.config.layout import Layout
-from trainer.config.rules.composition import advice
 from trainer.config.rules.drawing import learns_steps
 from trainer.config.rules.objection import message
+from trainer.config.rules.partners import advice
 from trainer.config.rules.parts import composition_of
 from trainer.config.run import RunConfig
 from trainer.config.task import AdjointMatchingConfig

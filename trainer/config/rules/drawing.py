@@ -5,9 +5,10 @@ from collections.abc import Iterator
 from netsim.foundation.refusal import Refusal
 from trainer.config.derived import drawable
 from trainer.config.model import GPTConfig
-from trainer.config.rules.composition import advice, open_at_the_data
+from trainer.config.rules.composition import open_at_the_data
 from trainer.config.rules.objection import Objections
 from trainer.config.rules.pairing import of_source
+from trainer.config.rules.partners import advice
 from trainer.config.rules.parts import composition_of, of_blocks, of_causal_network, of_composition, of_distillation
 from trainer.config.run import RunConfig
 from trainer.config.sample import FlowSample, ImageSample, ObjectSample, ReconstructionSample, TextSample

@@ -6,8 +6,9 @@ from netsim.foundation.refusal import problem_and_remedy
 from trainer.config.derived import sampler_of, several_shapes
 from trainer.config.model import GPTConfig
 from trainer.config.model.protocol import divisors
-from trainer.config.rules.composition import built, follows_score, kinds_without_noise, listed
+from trainer.config.rules.composition import built, follows_score
 from trainer.config.rules.objection import Objections
+from trainer.config.rules.partners import kinds_without_noise, listed
 from trainer.config.run import RunConfig
 from trainer.config.sample import ImageSample
 from trainer.data import MixtureConfig, PairsConfig, ShardsConfig, TextConfig, ToyConfig, parts_of

@@ -6,8 +6,9 @@ from itertools import pairwise
 from netsim.foundation.own_class import OwnClass
 from trainer.config.derived import sampler_of
 from trainer.config.model import BY_KIND, BlockwiseConfig, CausalTransitionConfig, SegmentNetworkConfig
-from trainer.config.rules.composition import Composition, Distillation, objections
+from trainer.config.rules.composition import Composition, Distillation
 from trainer.config.rules.objection import Objections
+from trainer.config.rules.partners import objections
 from trainer.config.run import RunConfig
 from trainer.data import PairsConfig
 from trainer.flow import objective, path, sampler

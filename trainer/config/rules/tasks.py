@@ -7,9 +7,10 @@ from typing import Any
 from netsim.foundation.refusal import Refusal
 from trainer.config.derived import routed_adapters, several_shapes, sources_of, states_of, task_names
 from trainer.config.model import AutoencoderConfig, BlockwiseConfig, BlockwiseMLPConfig, GPTConfig
-from trainer.config.rules.composition import Distillation, listed, name, partners, reasons, separate
+from trainer.config.rules.composition import Distillation, reasons
 from trainer.config.rules.drawing import of_cost, of_no_class
 from trainer.config.rules.objection import Objections
+from trainer.config.rules.partners import listed, name, partners, separate
 from trainer.config.rules.parts import composition_of
 from trainer.config.run import RunConfig
 from trainer.config.task import AdjointMatchingConfig, GRPOConfig, TrajectoryBalanceTaskConfig

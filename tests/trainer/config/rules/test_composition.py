@@ -18,18 +18,10 @@ from tests.trainer.flow.paths import name as path_name
 from tests.trainer.flow.unions import OF_LETTERS, members
 from trainer.config.model.mlp import AutoencoderConfig
 from trainer.config.rules.cautions import of_composition
-from trainer.config.rules.composition import (
-    ADVICE,
-    ALTERNATIVES,
-    QUANTITIES,
-    Composition,
-    name,
-    objections,
-    partners,
-    reasons,
-)
+from trainer.config.rules.composition import ALTERNATIVES, QUANTITIES, Composition, reasons
 from trainer.config.rules.objection import message, refuse
 from trainer.config.rules.pairing import of_context
+from trainer.config.rules.partners import ADVICE, name, objections, partners
 from trainer.config.rules.plan import plan_layout
 from trainer.config.run import RunConfig
 from trainer.data import Batch
