@@ -246,6 +246,11 @@ class RunConfig(Section):
         return getattr(self.data, "frame_channels", 0)
 
     @property
+    def species(self) -> tuple[int, ...]:
+        """Atomic numbers of the atoms of reactions; empty: the data are no reactions."""
+        return getattr(self.data, "species", ())
+
+    @property
     def alphabet(self) -> str:
         """Letters of sequences, one-hot in dimension 0 of an example; empty: the data are no sequences."""
         return getattr(self.data, "alphabet", "")

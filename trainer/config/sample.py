@@ -132,6 +132,22 @@ class ClipSample(Section):
     """What changes the field on the way, the first one first: the gradient of a cost, or a class of yours."""
 
 
+class ReactionSample(Section):
+    """Transition states as extended XYZ with their ends, beside a picture, from the moving average of the weights."""
+
+    kind: Literal["reactions"] = "reactions"
+    every: Every | None = None
+    """Steps between two files while training, or such a share of the run as 1/3; null: none."""
+    num: PositiveInt = 16
+    """Reactions of a file."""
+    guidance: float = Field(default=1.0, ge=0)
+    """Of no effect, since no class is read."""
+    sampler: trainer.flow.sampler.Config = trainer.flow.sampler.Euler(steps=20)
+    """How noise is taken to data; times of steps lie between 0 (source) and 1 (data)."""
+    controls: Controls = ()
+    """What changes the field on the way, the first one first: a class of yours."""
+
+
 class ReconstructionSample(Section):
     """Held-out images above what the moving average of the weights makes of them."""
 
@@ -159,9 +175,16 @@ class ObjectSample(Section):
     """Of the reward, where it varies; null: the largest."""
 
 
-FlowSample = ImageSample | PointSample | SequenceSample | ClipSample
+FlowSample = ImageSample | PointSample | SequenceSample | ClipSample | ReactionSample
 """Samples that follow a flow, by a sampler, under guidance and controls."""
 Sample = Annotated[
-    ImageSample | TextSample | PointSample | SequenceSample | ClipSample | ReconstructionSample | ObjectSample,
+    ImageSample
+    | TextSample
+    | PointSample
+    | SequenceSample
+    | ClipSample
+    | ReactionSample
+    | ReconstructionSample
+    | ObjectSample,
     Field(discriminator="kind"),
 ]

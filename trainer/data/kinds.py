@@ -11,6 +11,7 @@ from trainer.data.image_folder import ImageFolderConfig
 from trainer.data.moving_pictures import MovingPicturesConfig
 from trainer.data.pairs import PairsConfig
 from trainer.data.protocol import Dataset
+from trainer.data.reactions import ReactionsConfig
 from trainer.data.sequences import SequencesConfig
 from trainer.data.shards import ShardsConfig
 from trainer.data.text_windows import TextConfig
@@ -54,6 +55,17 @@ class OwnDataset(OwnClass, frozen=True):
         """Channels of a frame of clips, whose frames are channels; 0 where the class says nothing of it."""
         return self.setting("frame_channels", 0)
 
+    @property
+    def species(self) -> tuple[int, ...]:
+        """Atomic numbers of the atoms of reactions; empty where the class gives none."""
+        return tuple(self.setting("species", ()))
+
+    @property
+    def context_shape(self) -> tuple[int, int, int] | None:
+        """(C, H, W) of what is beside each example; None where the class says nothing of it."""
+        shape = self.setting("context_shape", None)
+        return None if shape is None else tuple(shape)
+
     @model_validator(mode="after")
     def _states_shape_and_classes(self) -> "OwnDataset":
         remedy = "give its Config a field or a property of that name"
@@ -86,6 +98,7 @@ AnyOneConfig = (
     | MovingPicturesConfig
     | PairsConfig
     | PythonSourceConfig
+    | ReactionsConfig
     | SequencesConfig
     | ShardsConfig
     | TextConfig

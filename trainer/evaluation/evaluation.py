@@ -20,6 +20,7 @@ from trainer.evaluation.judgement import FeatureJudge, distances, parted, real_e
 from trainer.evaluation.label_reading import read_labels
 from trainer.evaluation.likelihood import bits_per_dimension, log_density, random_signs
 from trainer.evaluation.quality import ClassJudge
+from trainer.evaluation.reaction_reading import read_reactions
 from trainer.evaluation.reading import Reading
 from trainer.evaluation.sequence_reading import read_sequences
 from trainer.evaluation.transport import (
@@ -219,6 +220,7 @@ def evaluate(
     readings += read_labels(flow, seed=seed, progress=progress)
     readings += read_sequences(flow, num=num, seed=seed, progress=progress)
     readings += read_clips(flow, num=num, seed=seed, progress=progress)
+    readings += read_reactions(flow, num=num, seed=seed, progress=progress)
     return Evaluation(
         checkpoint=flow.checkpoint,
         num=num,

@@ -128,6 +128,11 @@ def _check_likelihood(config: RunConfig) -> None:
         raise ValueError(
             f"--likelihood: {config.run.dir} starts at noise beside a class, which has no density; leave it out"
         )
+    if config.species:
+        raise ValueError(
+            f"--likelihood: {config.run.dir} draws atoms, some of which stay where they are and have no density; leave "
+            "it out"
+        )
     if config.encodes_captions:
         raise ValueError(f"--likelihood: {config.run.dir} starts at captions, whose density nobody knows; leave it out")
     if config.sample.controls:

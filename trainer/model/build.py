@@ -17,7 +17,7 @@ from trainer.config.run import RunConfig
 from trainer.config.sections import fits
 from trainer.flow import target
 from trainer.flow.context import FirstFrame, SemanticMap
-from trainer.model import autoencoder, blockwise, dit, encoded, gpt, mlp, transition
+from trainer.model import autoencoder, blockwise, dit, encoded, equivariant, gpt, mlp, transition
 from trainer.model.adapted import adapt
 from trainer.model.conditioning import SpatialRescaler
 from trainer.model.first_frame import FirstFrameReader
@@ -33,6 +33,7 @@ NETWORKS: Builders = (
     | autoencoder.NETWORKS
     | transition.NETWORKS
     | encoded.NETWORKS
+    | equivariant.NETWORKS
 )
 """The networks by their settings, as the file of each lists them; a custom class of settings has a `network`."""
 
@@ -186,6 +187,7 @@ def _network(
             context_channels=config.context_channels,
             read_context=_context_reader(config),
             caption_width=config.caption_width,
+            predicts_data=config.flow is not None and isinstance(config.flow.target, target.Data),
             generator=generator,
         )
     )

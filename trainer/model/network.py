@@ -107,6 +107,7 @@ class NetworkSpec(Generic[C]):
         read_context: called with the state and its context, makes the input [B, C + C', H, W] of the network of them;
             None: they are put side by side.
         caption_width: of the vectors of captions that the condition holds; 0: it holds none.
+        predicts_data: whether a prediction is a data point, which lies where the examples do, and no difference of two.
         generator: for a network that draws its initial weights itself; None: there is nothing to draw.
     """
 
@@ -118,6 +119,7 @@ class NetworkSpec(Generic[C]):
     context_channels: int = 0
     read_context: nn.Module | None = None
     caption_width: int = 0
+    predicts_data: bool = False
     generator: torch.Generator | None = None
 
     @property

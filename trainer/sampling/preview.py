@@ -10,18 +10,19 @@ from torch import Tensor
 import trainer.data
 from trainer.config.derived import several_shapes, with_shape
 from trainer.config.run import RunConfig
-from trainer.config.sample import ClipSample, ImageSample, ReconstructionSample, SequenceSample
+from trainer.config.sample import ClipSample, ImageSample, ReactionSample, ReconstructionSample, SequenceSample
 from trainer.model.autoencoder import Autoencoder
 from trainer.sampling.clips import show_clips
 from trainer.sampling.draw import TrainedFlow
 from trainer.sampling.flow import source_examples
 from trainer.sampling.logos import show_sequences
 from trainer.sampling.pictures import image_grid, scatter_plot
+from trainer.sampling.transition_states import show_reactions
 
 
 def preview(flow: TrainedFlow, path: Path, *, seed: int) -> None:
-    """Draws the section ``sample``: a grid with a column a class, one for each shape, a scatter plot, clips, or logos;
-    collective."""
+    """Draws the section ``sample``: a grid with a column a class, one for each shape, a scatter plot, clips, logos
+    or reactions; collective."""
     for _, height, width in several_shapes(flow.config):
         config = with_shape(flow.config, height, width)
         _preview(replace(flow, config=config), path.with_stem(f"{path.stem}_{height}x{width}"), seed=seed)
@@ -46,6 +47,8 @@ def _preview(flow: TrainedFlow, path: Path, *, seed: int) -> None:
         image_grid(images.numpy(), columns, path, conditioning.headings(config.data.class_names, columns))
     elif isinstance(sample, ClipSample):
         show_clips(config, flow.decode(states, conditioning), conditioning, path)
+    elif isinstance(sample, ReactionSample):
+        show_reactions(config, flow.decode(states, conditioning), conditioning, path)
     elif isinstance(sample, SequenceSample):
         show_sequences(config, flow.decode(states, conditioning), conditioning.labels, path)
     else:

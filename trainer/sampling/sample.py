@@ -13,7 +13,7 @@ from netsim.foundation.refusal import Refusal
 from netsim.foundation.terminal import Terminal
 from trainer.config.derived import drawable, with_controls, with_shape
 from trainer.config.run import RunConfig
-from trainer.config.sample import ClipSample, FlowSample, ImageSample, PointSample, SequenceSample
+from trainer.config.sample import ClipSample, FlowSample, ImageSample, PointSample, ReactionSample, SequenceSample
 from trainer.data.companions import CaptionsIndex
 from trainer.data.shard.index import INDEX
 from trainer.flow import Condition
@@ -28,6 +28,7 @@ from trainer.sampling.pictures import image_grid
 from trainer.sampling.preview import plot_points
 from trainer.sampling.sampler_choice import SamplerChoice, check_chosen_controls
 from trainer.sampling.trained import SharedFlow, restored_flow, shared
+from trainer.sampling.transition_states import show_reactions
 from trainer.trace.drawing import DrawingTrace
 
 
@@ -109,12 +110,14 @@ class Drawing:
             return flow.decode(states, self.conditioning) if launch.rank == 0 else None
 
     def write(self, examples: Tensor, out: Path) -> None:
-        """Writes drawn examples [N, *shape] as a PNG, sequences as FASTA and clips as GIF too; prints a line."""
+        """Writes drawn examples [N, *shape] as a PNG, also as FASTA, GIF or extended XYZ; prints a line."""
         config, num = self.flow.config, len(examples)
         if isinstance(config.sample, PointSample):
             plot_points(config, examples, self.conditioning.labels, out, seed=self.seed)
         elif isinstance(config.sample, ClipSample):
             show_clips(config, examples, self.conditioning, out)
+        elif isinstance(config.sample, ReactionSample):
+            show_reactions(config, examples, self.conditioning, out)
         elif isinstance(config.sample, SequenceSample):
             show_sequences(config, examples, self.conditioning.labels, out)
         else:

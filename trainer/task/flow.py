@@ -71,6 +71,7 @@ class FlowTask(Task[DrawnPoints]):
             reference=named[0] if named else None,
             chain=parts.chain,
             tokens=config.model.tokens(config.state_shape),
+            start=getattr(self.coupling, "start", None),
             fields=self.parts.fields,
         )
         self.objective = chosen.build(inputs)

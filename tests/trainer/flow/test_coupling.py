@@ -5,9 +5,9 @@ from scipy import stats
 from tests.trainer.flow.unions import members
 from trainer.flow import UNCONDITIONAL, Condition, coupling
 
-OF_LABELS = {"symmetric"}
-"""Their states have a label beside the data; their laws are in test_symmetric."""
-CONFIGS = {member().kind: member() for member in members(coupling.Config) if member().kind not in OF_LABELS} | {
+OTHER_STATES = {"symmetric", "ends"}
+"""Their states have a label beside the data, or are of atoms; their laws are in test_symmetric and test_ends."""
+CONFIGS = {member().kind: member() for member in members(coupling.Config) if member().kind not in OTHER_STATES} | {
     "minibatch_ot, sinkhorn": coupling.MinibatchOT(solver="sinkhorn"),
     "minibatch_ot, unbalanced": coupling.MinibatchOT(solver="unbalanced"),
     "minibatch_ot, whole step": coupling.MinibatchOT(scope="global_batch"),

@@ -267,6 +267,11 @@ def _flow_use(config: RunConfig) -> tuple[list[str], tuple[str, ...]]:
     assert config.flow is not None
     if config.labels_in_state:
         return [], ("A state has a code of the class beside the image: `trainer.sampling.draw` draws and reads it.",)
+    if config.species:
+        return [], (
+            f"States are positions of atoms in angstrom between ends in the context, of the atomic numbers "
+            f"{', '.join(map(str, config.species))}; `trainer.sampling.draw` draws transition states.",
+        )
     if config.alphabet:
         along = f"it predicts {config.flow.target.kind} on a {config.flow.path.kind} path"
         return [], (

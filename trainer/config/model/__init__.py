@@ -13,9 +13,10 @@ from pydantic import SerializerFunctionWrapHandler, ValidatorFunctionWrapHandler
 from netsim.foundation.contract import check_allowed, imported_class
 from netsim.foundation.own_class import class_and_settings, read_settings
 from netsim.foundation.settings import by_kind
-from trainer.config.model import dit, encoded, gpt, mlp, transition
+from trainer.config.model import dit, encoded, equivariant, gpt, mlp, transition
 from trainer.config.model.dit import BlockwiseConfig, BlockwiseMLPConfig, DiTConfig, SegmentNetworkConfig
 from trainer.config.model.encoded import EncodedDiTConfig, EncodedMLPConfig
+from trainer.config.model.equivariant import EquivariantConfig
 from trainer.config.model.gpt import GPTConfig
 from trainer.config.model.mlp import AutoencoderConfig, MLPConfig, PolicyMLPConfig
 from trainer.config.model.protocol import REQUIRED, NetworkConfig
@@ -62,7 +63,7 @@ def _settings_class(path: str) -> type[NetworkConfig]:
     return CustomNetworkConfig
 
 
-AnyNetworkConfig = dit.Config | gpt.Config | mlp.Config | transition.Config | encoded.Config
+AnyNetworkConfig = dit.Config | gpt.Config | mlp.Config | transition.Config | encoded.Config | equivariant.Config
 """The built-in networks, told apart by their kind: of each file the union `Config`."""
 BY_KIND: dict[str, type[NetworkConfig]] = by_kind(AnyNetworkConfig)
 

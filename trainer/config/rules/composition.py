@@ -47,7 +47,7 @@ def _kinds(union: Any) -> tuple[Any, ...]:
 
 PATHS: tuple[path.Config, ...] = _kinds(path.Config)
 ALTERNATIVES: dict[str, tuple[Any, ...]] = {
-    "coupling": _kinds(coupling.Config),
+    "coupling": tuple(one for one in _kinds(coupling.Config) if not isinstance(one, coupling.Ends)),
     "path": PATHS,
     "target": _kinds(target.Config),
     "objective": (
@@ -115,6 +115,7 @@ def reasons(parts: Composition) -> Reasons:
     yield from _of_fields(parts)
     yield from _of_letters(parts)
     yield from _of_encoder(parts)
+    yield from _of_ends(parts)
     yield from _of_pairs_and_prediction(parts)
     yield from _of_losses(parts)
     yield from _of_steps(parts)
@@ -199,6 +200,20 @@ def _of_encoder(parts: Composition) -> Reasons:
         yield ("objective", "target"), "it compares velocities"
 
 
+def _of_ends(parts: Composition) -> Reasons:
+    if not isinstance(parts.coupling, coupling.Ends):
+        return
+    if parts.path != path.LinearConfig():
+        yield ("coupling", "path"), "atoms that are not free stay where they are on a straight path alone"
+    match parts.objective:
+        case objective.Regression(antithetic=False, monge_gap=None) | objective.OwnObjective():
+            pass
+        case _:
+            yield ("coupling", "objective"), "it supposes source points that are noise alone, and these have places"
+    if not isinstance(parts.sampler, sampler.Euler | sampler.Heun | sampler.Dopri5 | sampler.OwnSampler):
+        yield ("coupling", "sampler"), "it draws noise at atoms that are not free"
+
+
 def _of_pairs_and_prediction(parts: Composition) -> Reasons:
     along, predicted = built(parts.path), target.class_of(parts.target)
     if not isinstance(parts.coupling, coupling.Independent) and not along.has_source:
@@ -225,6 +240,15 @@ def _of_losses(parts: Composition) -> Reasons:
         case objective.Regression(antithetic=True) if not along.has_noise:
             reason = "antithetic points differ in the path's own noise, and this path adds none"
             yield ("objective", "path"), reason
+        case objective.Regression(spread=objective.Spread(), antithetic=antithetic, monge_gap=gap):
+            if antithetic or gap is not None or along.has_noise or not along.affine:
+                reason = "its further source points lie on paths without noise of their own, with no mirrors and no gap"
+                yield ("objective", "path"), reason
+            if not isinstance(parts.coupling, coupling.Independent | coupling.Ends | coupling.OwnCoupling):
+                reason = "it draws further source points for a data point, which this coupling would not pair"
+                yield ("objective", "coupling"), reason
+            if not target.class_of(parts.target).determines("velocity", along):
+                yield ("objective", "target", "path"), "it compares velocities, which the prediction leaves open"
         case objective.FeatureResidual() if not along.affine:
             reason = "it computes states at other times of the same path, which needs the coefficients of the path"
             yield ("objective", "path"), reason

@@ -209,6 +209,9 @@ def of_source(config: RunConfig) -> Objections:
         starts = "the data themselves" if flow.path.kind == "mirror_interpolant" else "noise of its own"
         problem = f"flow.path {flow.path.kind} starts at {starts}"
         yield "flow.source", problem, "remove it, or use path stochastic_interpolant"
+    if getattr(flow.objective, "spread", None) is not None:
+        problem = "it draws further source points, and flow.source gives each example one"
+        yield "flow.objective.spread", problem, "leave it out, or remove flow.source"
     if isinstance(flow.coupling, KNN):
         problem = "knn chooses among draws of a standard normal of its own, and flow.source gives one point each"
         yield "flow.coupling.kind", problem, "use assignment, minibatch_ot, gibbs_weighted or independent"

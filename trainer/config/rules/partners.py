@@ -18,6 +18,7 @@ from trainer.config.rules.composition import (
     open_at_the_source,
     reasons,
 )
+from trainer.flow import coupling
 
 KEYS = {"sampler": "sample.sampler.kind", "controls": "sample.controls"}
 
@@ -61,6 +62,8 @@ def partners(parts: Composition, named: tuple[str, ...], *also: Rule) -> dict[st
     among = {
         part: [one for one in ALTERNATIVES[part] if of_letters or not isinstance(one, OF_LETTERS)] for part in named
     }
+    if isinstance(parts.coupling, coupling.Ends) and "coupling" in among:
+        among["coupling"] = []  # reactions have no other
     fitting = {part: [one for one in among[part] if fits(replace(parts, **{part: one}))] for part in named}
     return {part: ones for part, ones in fitting.items() if ones}
 

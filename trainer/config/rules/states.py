@@ -2,16 +2,16 @@
 
 from trainer.config.rules.objection import Objections
 from trainer.config.run import RunConfig
-from trainer.config.sample import ClipSample, SequenceSample
+from trainer.config.sample import ClipSample, ReactionSample, SequenceSample
 from trainer.config.task.policy import AdjointMatchingConfig, GRPOConfig
 from trainer.data import PairsConfig
 from trainer.flow import objective
 from trainer.flow.context import FirstFrame
-from trainer.flow.coupling import Symmetric
+from trainer.flow.coupling import Ends, OwnCoupling, Symmetric
 from trainer.flow.label_field import Channels
 from trainer.flow.objective import CrossEntropy
 from trainer.flow.path import GumbelSoftmaxConfig
-from trainer.flow.target import Token
+from trainer.flow.target import Data, OwnTarget, Token, Velocity
 
 LEAST_CONTRASTED = 8
 """Examples of a micro batch among which a caption is found again."""
@@ -104,6 +104,37 @@ def of_clips(config: RunConfig) -> Objections:
         yield "task.kind", problem, "use flow, and controls of samples"
 
 
+def of_reactions(config: RunConfig) -> Objections:
+    """Parts that are of reactions where the data have none, and what has no meaning for positions of atoms."""
+    flow, atoms = config.flow, bool(config.species)
+    if flow is None:
+        return
+    if atoms != isinstance(config.sample, ReactionSample):
+        what = "reactions" if atoms else f"no reactions but {config.data.kind}"
+        remedy = "use reactions" if atoms else f"use {config.model.sample_kinds[0]}"
+        yield "sample.kind", f"{config.sample.kind}, and the data are {what}", remedy
+    if isinstance(flow.coupling, Ends) and not atoms:
+        problem = f"ends begins at atoms of a reaction, and {config.data.kind} data have none"
+        yield "flow.coupling.kind", problem, "use data.kind reactions, or another flow.coupling"
+    if not atoms:
+        return
+    if not isinstance(flow.coupling, Ends | OwnCoupling):
+        problem = f"{flow.coupling.kind} moves the atoms that are not free away from where they stay"
+        yield "flow.coupling.kind", problem, "use ends"
+    if config.model.kind == "equivariant" and not isinstance(flow.target, Velocity | Data | OwnTarget):
+        problem = f"{flow.target.kind} is no vector of an atom, nor its place, which an equivariant model predicts"
+        yield "flow.target.kind", problem, "use data or velocity"
+    for name in ("source", "context", "latent"):
+        if getattr(flow, name) is not None:
+            yield f"flow.{name}", "it is of images or points, and the data are reactions", "remove the section"
+    if flow.data_scale != 1:
+        problem = f"{flow.data_scale:g} scales states, and the ends beside them are in angstrom"
+        yield "flow.data_scale", problem, "use 1"
+    if isinstance(config.task, GRPOConfig | AdjointMatchingConfig):
+        problem = f"{config.task.kind} shows images or points, and the data are reactions"
+        yield "task.kind", problem, "use flow, and controls of samples"
+
+
 def of_encoded_captions(config: RunConfig) -> Objections:
     """What a path from a caption lacks, and what it has no use for."""
     flow = config.flow
@@ -149,5 +180,7 @@ def of_pictures_alone(config: RunConfig, verb: str) -> Objections:
         yield "run_dir", problem, "use a run with another flow.coupling than symmetric"
     if config.frame_channels:
         yield "run_dir", f"its states are clips, and {verb} is for pictures and points", "use a run of such data"
+    if config.species:
+        yield "run_dir", f"its states are of atoms, and {verb} is for pictures and points", "use a run of such data"
     if config.alphabet:
         yield "run_dir", f"its states are of letters, and {verb} is for pictures and points", "use a run of such data"

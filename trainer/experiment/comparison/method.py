@@ -99,8 +99,8 @@ def read_base(path: Path, overrides: Sequence[str], folder: Path) -> Base:
     sample = {"sampler": {"kind": "euler", "steps": 20}, **(document.get("sample") or {}), "every": None}
     document["sample"] = sample
     config = validated(path, document)
-    if config.alphabet or config.frame_channels:
-        what = "letters" if config.alphabet else "clips"
+    if config.alphabet or config.frame_channels or config.species:
+        what = "letters" if config.alphabet else "clips" if config.frame_channels else "reactions"
         raise Refusal(
             path, "data.kind", f"is of {what}, and methods are compared by pictures or plots", "use other data"
         )
@@ -149,7 +149,7 @@ def _check_task(own: dict[str, Any], base: Base) -> None:
         raise ValueError(f"model.kind: {FLOWLESS[kind]} and follows no flow")
     for stage in own.get("stages") or ():
         _check_stage(stage)
-    if data.get("kind") in ("sequences", "moving_pictures"):
+    if data.get("kind") in ("sequences", "moving_pictures", "reactions"):
         raise ValueError(f"data.kind: it learns {data['kind']}, which have no picture or plot to be compared by")
     if data.get("kind") == "shards" and base.config.data.kind != "shards":
         raise ValueError(

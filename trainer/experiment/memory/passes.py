@@ -150,7 +150,7 @@ def _allocate(network: nn.Module, dtype: torch.dtype) -> None:
 
 def _alone(config: RunConfig) -> RunConfig:
     """The same run with pairs that need no values to be found; what is drawn has the same sizes."""
-    if config.flow is None or config.labels_in_state or config.encodes_captions:
+    if config.flow is None or config.labels_in_state or config.encodes_captions or config.species:
         return config
     flow = config.flow.model_copy(update={"coupling": Independent()})
     return config.model_copy(update={"flow": flow})

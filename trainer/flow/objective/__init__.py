@@ -16,6 +16,7 @@ from trainer.flow.objective.regression import (
     FeatureResidual,
     PseudoHuber,
     Regression,
+    Spread,
     Squared,
     Transition,
 )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar, NamedTuple, Protocol, Self
 
@@ -80,6 +80,7 @@ class ObjectiveInputs:
         reference: the flow of another run, for an objective whose settings name one.
         chain: the states that the network draws, for `CausalTransition`.
         tokens: of a state, for an objective that draws by token.
+        start: draws source points of a shape, for conditions and keys [B], as `Coupling.start` does.
         fields: channels of each part of a state, in their order; empty if it is one.
     """
 
@@ -89,6 +90,7 @@ class ObjectiveInputs:
     reference: FrozenFlow | None = None
     chain: Chain | None = None
     tokens: int = 1
+    start: Callable[[Sequence[int], Condition, Tensor], Tensor] | None = None
     fields: Mapping[str, int] = field(default_factory=dict)
 
 

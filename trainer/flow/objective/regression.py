@@ -12,6 +12,7 @@ from pydantic import Field, PositiveInt
 from torch import Tensor, nn
 from torch.nn import functional
 
+from moe.seeds import fold_in
 from netsim.foundation.settings import Section
 from trainer.flow.chain import Chain, by_value
 from trainer.flow.condition import Condition, keyed_normal, keyed_uniform
@@ -85,6 +86,19 @@ class FieldWeights(Section):
     """Of the mean error of the label's planes."""
 
 
+class Spread(Section):
+    """Keeps velocities from depending on where a path begins, so that all paths of a condition end at one point.
+
+    The mean of 1 - cos over pairs of predictions at one time on the ways to one data point, from several source points;
+    directions are those of dimension 1, such as the axes of an atom. TS-GEN.
+    """
+
+    draws: int = Field(default=5, ge=2)
+    """Source points of each example; the network is evaluated on so many times as many states."""
+    weight: float = Field(default=1.0, gt=0, allow_inf_nan=False)
+    """Beside the mean error."""
+
+
 class Regression(BuiltIn):
     """The mean error of the prediction.
 
@@ -107,6 +121,14 @@ class Regression(BuiltIn):
     field_weights: Annotated[FieldWeights, Field(exclude_if=lambda weights: weights == FieldWeights())] = FieldWeights()
     """Of the mean errors of image and label, where a state has both."""
 
+    spread: Annotated[Spread | None, Field(exclude_if=lambda spread: spread is None)] = None
+    """Also keep paths of one condition together; null: they end wherever the data are."""
+
+    @property
+    def draws(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """Further source points are drawn by keys."""
+        return self.spread is not None
+
     def build(self, inputs: ObjectiveInputs) -> Self | Regularised:
         built = super().build(inputs)
         return built if self.monge_gap is None else Regularised(built, inputs.target, self.monge_gap)
@@ -116,6 +138,8 @@ class Regression(BuiltIn):
         if self.antithetic:
             assert sample.mirror is not None, "the rules of composition exclude other paths"
             sample, condition = sample.beside(sample.mirror), condition.beside(condition)
+        if self.spread is not None:
+            return self._with_spread(model, sample, condition, self.spread)
         estimate, truth = self._compared(model(sample.x_t, sample.t, condition), sample)
         errors = self.error(estimate - truth)
         if self._inputs.fields:
@@ -127,6 +151,26 @@ class Regression(BuiltIn):
         fields = errors.detach().chunk(self._inputs.target.num_fields, dim=1)
         named = zip(self._inputs.target.quantities, fields, strict=True)
         return LossTerms(values, {f"{quantity}_{name}": field.mean() for quantity, field in named})
+
+    def _with_spread(self, model: Model, sample: PathSample, condition: Condition, spread: Spread) -> LossTerms:
+        path, start, keys = self._inputs.path, self._inputs.start, sample.keys
+        assert path is not None
+        assert start is not None
+        assert keys is not None, "an objective that draws gets keys"
+        share, points = path.coefficients(sample.t).broadcast(sample.x_t).a, [(sample.x_t, sample.t)]
+        for number in range(1, spread.draws):
+            other = start(sample.x_0.shape[1:], condition, fold_in(keys, number)).to(sample.x_0)
+            points.append((sample.x_t + share * (other - sample.x_0), sample.t))
+        predictions = at_points(model, condition, *points)
+        estimate, truth = self._compared(predictions[0], sample)
+        velocities = torch.stack(
+            [
+                self._quantity(one, sample._replace(x_t=x_t), "velocity")
+                for one, (x_t, _) in zip(predictions, points, strict=True)
+            ]
+        )
+        apart = disagreement(velocities)
+        return LossTerms(self.error(estimate - truth) + spread.weight * apart, {"spread": apart.detach().mean()})
 
     def _weighted(self, errors: Tensor) -> LossTerms:
         """The mean error [B] of each example, a weighted sum over the fields of a state [B, C + P, *rest]."""
@@ -153,6 +197,16 @@ class Regression(BuiltIn):
 
     def _quantity(self, prediction: Tensor, sample: PathSample, to: Quantity) -> Tensor:
         return self._inputs.target.convert(prediction.to(sample.x_t.dtype), sample.x_t, sample.t, to)
+
+
+def disagreement(velocities: Tensor) -> Tensor:
+    """The mean of 1 - cos over pairs of velocities [K, B, C, *rest], [B, 1, *rest]; 0 where all are 0, as at rest."""
+    number = len(velocities)
+    lengths = velocities.square().sum(2, keepdim=True)
+    directions = velocities / (lengths + 1e-12).sqrt()
+    pairs = number * (number - 1)
+    cosines = (directions.sum(0).square().sum(1, keepdim=True) - number) / pairs
+    return torch.where((lengths > 0).any(0), 1 - cosines, 0.0)
 
 
 class Aligned(BuiltIn):

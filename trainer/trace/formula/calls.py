@@ -11,7 +11,7 @@ from trainer.config.layout import Layout
 from trainer.config.run import RunConfig
 from trainer.config.sections import DeepSpeedConfig, FSDPConfig
 from trainer.config.task import Calls, FlowTaskConfig
-from trainer.flow.coupling import Assignment, Coupling, GibbsWeighted, MinibatchOT, OwnCoupling
+from trainer.flow.coupling import Assignment, Coupling, Ends, GibbsWeighted, MinibatchOT, OwnCoupling
 from trainer.flow.reward import Distance, Ink
 from trainer.model.build import tokens_per_example
 from trainer.trace.formula.network import layers
@@ -41,7 +41,7 @@ def weighing(config: RunConfig, layout: Layout) -> Iterator[Collective]:
     A task says by an attribute ``weighs`` of its settings, or of a user's class, whether what it collects has weights.
     """
     match _coupling(config):
-        case MinibatchOT(solver="unbalanced") | GibbsWeighted():
+        case MinibatchOT(solver="unbalanced") | GibbsWeighted() | Ends():
             weighed = True
         case OwnCoupling() as coupling:
             weighed = getattr(coupling.imported(), "weighs", False)

@@ -21,6 +21,7 @@ from trainer.flow.objective import (
     MongeGap,
     OwnObjective,
     Regression,
+    Spread,
     Transition,
     VelocityDistillation,
 )
@@ -248,6 +249,8 @@ def _tokens_of_a_loss(config: RunConfig, layout: Layout) -> int:
     match config.flow and config.flow.objective:
         case Regression(antithetic=True) | Regression(monge_gap=MongeGap()):
             states = 2  # of a pair; no regression has both settings
+        case Regression(spread=Spread(draws=draws)):
+            states = draws
         case _:
             states = 1
     return states * layout.micro_batch * tokens_per_example(config)

@@ -398,6 +398,7 @@ def test_every_kind_of_every_part_is_among_the_alternatives():
         found = {type(one) for one in ALTERNATIVES[part]}
         elsewhere = of_features | of_maps | taught | encoding | of_chains if part == "objective" else set()
         elsewhere |= of_heads.get(part, set())
+        elsewhere |= {coupling.Ends} if part == "coupling" else set()  # of reactions alone; in test_states.py
         assert found | elsewhere == set(members(union))
     within = next(type(one) for one in ALTERNATIVES["sampler"] if one.kind == "segmented").model_fields["within"]
     others = {sampler.Segmented, sampler.Renoise, sampler.CausalTransition}  # of no segment

@@ -204,3 +204,71 @@ def test_letters_are_guided_where_logits_are_predicted(tmp_path: Path) -> None:
         ValueError, match=r"sample\.controls: \[straight_through\] does not go with flow\.target\.kind velocity .*token"
     ):
         plan_layout(of_letters(tmp_path, sample=sample, flow={}), 1)
+
+
+REACTIONS: dict[str, Any] = {
+    "run": {"dir": "unused"},
+    "model": {"kind": "equivariant"},
+    "data": {"kind": "reactions", "held_out": 9},
+    "flow": {"coupling": {"kind": "ends"}},
+    "optim": {"steps": 1, "global_batch": 4},
+}
+
+
+def of_reactions(**sections: Any) -> RunConfig:
+    flow = {**REACTIONS["flow"], **sections.pop("flow", {})}
+    return RunConfig.model_validate(resolve({**REACTIONS, **sections, "flow": flow}).document)
+
+
+@pytest.mark.parametrize(
+    ("flow", "message"),
+    [
+        ({"coupling": {"kind": "independent"}}, r"flow\.coupling\.kind: independent moves the atoms .*; use ends"),
+        ({"target": {"kind": "noise"}}, r"flow\.target\.kind: noise is no vector of an atom, .*; use data or velocity"),
+        ({"data_scale": 2}, r"flow\.data_scale: 2 scales states, and the ends beside them are in angstrom; use 1"),
+        (
+            {"path": {"kind": "trigonometric"}},
+            r"flow\.coupling\.kind: ends does not go with .* flow\.path\.kind linear",
+        ),
+        ({"path": {"sigma_min": 0.1}}, r"flow\.coupling\.kind: ends does not go with flow\.path\.kind linear \(sigma"),
+        ({"objective": {"kind": "monge_map"}}, r"flow\.coupling\.kind: ends does not go with flow\.objective\.kind"),
+    ],
+)
+def test_what_would_move_atoms_that_are_not_free_is_refused(flow: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        plan_layout(of_reactions(flow=flow), 1)
+
+
+def test_reactions_need_ends_and_ends_reactions() -> None:
+    plan_layout(of_reactions(), 1)
+    plan_layout(of_reactions(flow={"objective": {"spread": {"draws": 2}}}), 1)
+    with pytest.raises(
+        ValueError, match=r"sample\.sampler\.kind renoise .*use sample\.sampler\.kind euler, heun or dopri5"
+    ):
+        plan_layout(of_reactions(sample={"kind": "reactions", "sampler": {"kind": "renoise", "steps": 2}}), 1)
+    digits = {
+        "run": {"dir": "unused"},
+        "model": {},
+        "optim": {"steps": 1, "global_batch": 4},
+        "flow": {"coupling": {"kind": "ends"}},
+    }
+    with pytest.raises(ValueError, match=r"flow\.coupling\.kind: ends begins at atoms of a reaction, and digits data"):
+        plan_layout(RunConfig.model_validate(digits), 1)
+    with pytest.raises(ValueError, match=r"data\.kind: digits is not for a equivariant model; use reactions"):
+        of_reactions(data={"kind": "digits"})
+
+
+def test_further_source_points_are_refused_where_pairs_are_matched_or_given() -> None:
+    spread = {"objective": {"spread": {"draws": 2}}}
+    digits: dict[str, Any] = {"run": {"dir": "unused"}, "optim": {"steps": 1, "global_batch": 4}, "model": {}}
+    plan_layout(RunConfig.model_validate({**digits, "flow": spread}), 1)
+    for flow, message in (
+        ({"coupling": {"kind": "minibatch_ot"}}, r"flow\.objective\.kind: .* does not go with flow\.coupling\.kind"),
+        ({"source": {"kind": "digits"}}, r"flow\.objective\.spread: it draws further source points, and flow\.source"),
+        (
+            {"path": {"kind": "stochastic_interpolant"}, "target": {"kind": "velocity_and_noise"}},
+            r"flow\.objective\.kind",
+        ),
+    ):
+        with pytest.raises(ValueError, match=message):
+            plan_layout(RunConfig.model_validate({**digits, "flow": {**spread, **flow}}), 1)

@@ -1,0 +1,64 @@
+"""Settings of networks of atoms in space."""
+
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+from pydantic import PositiveFloat, PositiveInt, model_validator
+
+from trainer.config.model.protocol import Layers, NetworkConfig, Shape, Width
+
+DISTANCES, VECTORS = 3, 3
+"""Of two atoms: in the state, the reactant and the product."""
+OTHERS = 7
+"""Channels of a context that are no species: reactant, product, and whether an atom is free."""
+
+
+class EquivariantConfig(NetworkConfig):
+    """Messages between the atoms of a reaction, that turn, shift and mirror with it.
+
+    The network reads distances in the state, the reactant and the product, and writes a sum of the vectors between
+    their atoms. Satorras et al., "E(n) Equivariant Graph Neural Networks", arXiv 2102.09844; TS-GEN.
+    """
+
+    kind: Literal["equivariant"] = "equivariant"
+    hidden: Width = 48
+    """Width, an even number."""
+    num_layers: Layers = 3
+    """Rounds of messages."""
+    radius: PositiveFloat = 8.0
+    """Angstrom up to which distances are told apart, by bells beside each other."""
+    bells: PositiveInt = 12
+    """Bells of a distance."""
+    init_from: Path | None = None
+    """An ema.safetensors whose weights this run starts with, or the folder of the run that has it."""
+
+    data_kinds = ("reactions",)
+    sample_kinds = ("reactions",)
+    label_dropout: ClassVar[float] = 0.0
+    reads_context = True
+    no_division = "share attention heads, which equivariant lacks"
+    unseen_in_shapes = ("radius",)
+
+    @model_validator(mode="after")
+    def _waves_come_in_pairs(self) -> "EquivariantConfig":
+        if self.hidden % 2:
+            raise ValueError(f"hidden: {self.hidden} is odd, and time takes sines and cosines; use {self.hidden + 1}")
+        return self
+
+    def check_states(self, shape: Shape) -> None:
+        if len(shape) != 3 or shape[:2] != (3, 1):
+            raise ValueError(
+                f"data.path: its examples have shape {list(shape)}, and an equivariant model takes the positions "
+                "[3, 1, N] of atoms; use data of kind reactions"
+            )
+
+    def multiply_adds(self, state_shape: Shape, *, context_channels: int = 0, **_: Any) -> int:
+        atoms, width = state_shape[2], self.hidden
+        of_pair = DISTANCES * self.bells * width + width**2
+        of_atom = 5 * width**2
+        embedding = (context_channels - OTHERS + 1 + DISTANCES * self.bells) * width + width**2
+        written = atoms**2 * (DISTANCES * self.bells * width + VECTORS * width) + atoms * (2 * width**2 + 2 * width)
+        return atoms * embedding + 2 * width**2 + self.num_layers * (atoms**2 * of_pair + atoms * of_atom) + written
+
+
+Config = EquivariantConfig

@@ -1,0 +1,227 @@
+"""How far drawn transition states are from those of held-out reactions, and their energies."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from importlib.util import find_spec
+from typing import Any, ClassVar
+
+import matplotlib as mpl
+import numpy as np
+import torch
+from matplotlib.figure import Figure as Picture
+from numpy.typing import NDArray
+
+from moe.report.figures import STYLE, to_svg
+from moe.report.page import Facts, Figure, Section, Table
+from trainer.config.sample import ReactionSample
+from trainer.data.reaction_files import Reactions, laid_upon
+from trainer.evaluation.reading import Reading
+from trainer.sampling.draw import TrainedFlow
+from trainer.sampling.transition_states import reactions_of
+
+EMT_METALS = {13, 28, 29, 46, 47, 78, 79}
+"""Atomic numbers that effective medium theory is fitted to."""
+MOST_ENERGIES = 200
+SHOWN, POINTS = 4, 9
+"""Reactions whose energy along the way is shown, and points of a way."""
+
+Positions = NDArray[np.floating]
+
+
+@dataclass(frozen=True)
+class Distances:
+    """Means over reactions, in angstrom.
+
+    Attributes:
+        free: root mean square distance of the free atoms, in the frame of the ends.
+        turned: of all atoms, when one structure is turned and shifted onto the other (Kabsch).
+        mirrored: the same where it may be a mirror image too.
+    """
+
+    free: float
+    turned: float
+    mirrored: float
+
+    def to_dict(self) -> dict[str, float]:
+        return {"free": self.free, "turned": self.turned, "mirrored": self.mirrored}
+
+
+@dataclass(frozen=True, eq=False)
+class ReactionReading:
+    """Figures of transition states drawn by the run's own sampler, one for each held-out reaction.
+
+    Attributes:
+        drawn: how far they are from the true ones.
+        midpoint: the same of the middles of reactant and product.
+        spread: root mean square deviation of the free atoms over two draws of a reaction, in angstrom.
+        barriers: [M, 2] eV from the reactant to the true and to the drawn state; None: no potential is known.
+        ways: eV along straight lines by way of the true and of the drawn state [K, 2, points], above the reactant.
+    """
+
+    reactions: int
+    drawn: Distances
+    midpoint: Distances
+    spread: float
+    barriers: NDArray[np.float64] | None
+    ways: NDArray[np.float64] | None
+    name: ClassVar[str] = "reactions"
+
+    @property
+    def barrier_error(self) -> float | None:
+        """Mean absolute error in eV."""
+        return None if self.barriers is None else float(np.abs(np.diff(self.barriers)).mean())
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "reactions": self.reactions,
+            "drawn": self.drawn.to_dict(),
+            "midpoint": self.midpoint.to_dict(),
+            "spread": self.spread,
+            "barrier_error": self.barrier_error,
+        }
+
+    def remarks(self) -> list[str]:
+        line = (
+            f"free atoms {self.drawn.free:.3f} angstrom from the true transition states (middle of the ends "
+            f"{self.midpoint.free:.3f}); two draws differ by {self.spread:.3f}"
+        )
+        return [line if self.barrier_error is None else f"{line}; barriers off by {self.barrier_error:.3f} eV"]
+
+    def section(self) -> Section:
+        rows = [
+            (name, *(f"{value:.4f}" for value in one.to_dict().values()))
+            for name, one in (("drawn", self.drawn), ("middle of the ends", self.midpoint))
+        ]
+        caption = (
+            f"Root mean square distances in angstrom from the transition states of {self.reactions} held-out reactions."
+        )
+        columns = ("", "free atoms", "all, turned", "all, turned or mirrored")
+        blocks: list[Any] = [Table(columns, rows, caption)]
+        facts = [("Spread", f"{self.spread:.4f}", "angstrom between two draws of a reaction, free atoms")]
+        if self.barriers is not None and self.ways is not None and self.barrier_error is not None:
+            facts.append(("Barriers", f"{self.barrier_error:.3f} eV", "mean absolute error (EMT)"))
+            about = "Barriers by effective medium theory: a point for each reaction, on the line where they agree."
+            blocks.append(Figure(parity(self.barriers), about, half=True))
+            about = "Energy along straight lines by way of the true (dashed) and of the drawn transition state."
+            blocks.append(Figure(ways_chart(self.ways), about, half=True))
+        return Section("Transition states", [Facts(facts), *blocks])
+
+
+def distances(states: Positions, true: Reactions) -> Distances:
+    """Of states [M, N, 3] from the transition states of reactions."""
+    free, turned, mirrored = [], [], []
+    for state, positions, numbers, moves in zip(states, true.positions, true.numbers, true.free, strict=True):
+        present = numbers > 0
+        truth = positions[1]
+        free.append(rms(state[moves], truth[moves]))
+        plain = rms(laid_upon(state[present], truth[present]), truth[present])
+        turned.append(plain)
+        mirrored.append(min(plain, rms(laid_upon(state[present], truth[present], mirror=True), truth[present])))
+    return Distances(*(float(np.mean(ones)) for ones in (free, turned, mirrored)))
+
+
+def rms(first: Positions, second: Positions) -> float:
+    """Root mean square distance of points [N, 3]."""
+    return float(np.sqrt(np.square(first - second).sum(-1).mean()))
+
+
+@torch.no_grad()
+def read_reactions(flow: TrainedFlow, *, num: int, seed: int, progress: Callable[[str], None]) -> list[Reading]:
+    """Draws for the first `num` held-out reactions; empty if the run draws none."""
+    config, sample = flow.config, flow.sample
+    if not isinstance(sample, ReactionSample):
+        return []
+    conditioning = flow.conditioning(num, seed=seed)
+    progress(f"drawing {len(conditioning.labels)} transition states, twice")
+    condition, originals = conditioning.condition, conditioning.originals
+    assert condition.context is not None
+    assert originals is not None, "data of kind reactions have contexts"
+    both = [flow.draw(condition, guidance=sample.guidance, seed=seed + again).cpu() for again in range(2)]
+    first, second = (reactions_of(states, condition.context, config.species) for states in both)
+    true = reactions_of(originals, condition.context, config.species)
+    differences = [
+        rms(one[1, free], other[1, free]) / np.sqrt(2)
+        for one, other, free in zip(first.positions, second.positions, first.free, strict=True)
+    ]
+    barriers = ways = None
+    if set(config.species) <= EMT_METALS and find_spec("ase") is not None:
+        progress("energies by effective medium theory")
+        barriers = np.array(
+            [
+                [energy(numbers, place) - energy(numbers, true_positions[0]) for place in (true_positions[1], drawn[1])]
+                for numbers, true_positions, drawn in _some(true, first, MOST_ENERGIES)
+            ]
+        )
+        ways = np.array(
+            [
+                [along(numbers, positions) for positions in (true_positions, drawn)]
+                for numbers, true_positions, drawn in _some(true, first, SHOWN)
+            ]
+        )
+    middles = true.positions[:, ::2].mean(1)
+    return [
+        ReactionReading(
+            len(originals),
+            distances(first.positions[:, 1], true),
+            distances(middles, true),
+            float(np.mean(differences)),
+            barriers,
+            ways,
+        )
+    ]
+
+
+def _some(true: Reactions, drawn: Reactions, most: int) -> Sequence[tuple[NDArray[np.int64], Positions, Positions]]:
+    return list(zip(true.numbers, true.positions, drawn.positions, strict=True))[:most]
+
+
+def energy(numbers: NDArray[np.int64], positions: Positions) -> float:
+    """eV of atoms, by effective medium theory as ASE has it."""
+    from ase import Atoms  # pyright: ignore[reportMissingImports]  the extra `science`
+    from ase.calculators.emt import EMT  # pyright: ignore[reportMissingImports]
+
+    present = numbers > 0
+    atoms = Atoms(numbers=numbers[present], positions=positions[present])
+    atoms.calc = EMT()
+    return float(atoms.get_potential_energy())
+
+
+def along(numbers: NDArray[np.int64], positions: Positions) -> list[float]:
+    """eV above the reactant along straight lines by way of a transition state; positions [3, N, 3]."""
+    shares = np.linspace(0, 1, POINTS // 2 + 1)[:, None, None]
+    way = np.concatenate(
+        [
+            positions[0] + shares * (positions[1] - positions[0]),
+            (positions[1] + shares * (positions[2] - positions[1]))[1:],
+        ]
+    )
+    found = [energy(numbers, place) for place in way]
+    return [value - found[0] for value in found]
+
+
+def parity(barriers: NDArray[np.float64]) -> str:
+    """SVG of drawn over true barriers [M, 2]."""
+    with mpl.rc_context(STYLE):
+        picture = Picture(figsize=(5.4, 3.7), layout="constrained")
+        axes = picture.subplots()
+        low, high = float(barriers.min()), float(barriers.max())
+        axes.plot([low, high], [low, high], color="#9aa3ab", linewidth=1)
+        axes.scatter(*barriers.T, s=18, linewidths=0, alpha=0.8)
+        axes.set(xlabel="true barrier, eV", ylabel="barrier of the drawn state, eV")
+        return to_svg(picture)
+
+
+def ways_chart(ways: NDArray[np.float64]) -> str:
+    """SVG of energies [K, 2, points] by way of true and drawn states."""
+    with mpl.rc_context(STYLE):
+        picture = Picture(figsize=(5.4, 3.7), layout="constrained")
+        axes = picture.subplots()
+        for number, (true, drawn) in enumerate(ways):
+            axes.plot(drawn, color=f"C{number}")
+            axes.plot(true, color=f"C{number}", linestyle="dashed", linewidth=1)
+        middle = ways.shape[2] // 2
+        axes.set_xticks([0, middle, 2 * middle], ["reactant", "transition", "product"])
+        axes.set(ylabel="energy above the reactant, eV")
+        return to_svg(picture)

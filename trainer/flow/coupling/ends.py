@@ -1,0 +1,53 @@
+"""Source points of transition states between two ends that a context holds."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from trainer.flow.condition import Condition
+from trainer.flow.coupling.protocol import BuiltIn, Pairs, keyed_normals, standard_normal
+
+
+class Ends(BuiltIn):
+    """Each transition state with noise at its free atoms; those that are not free begin where they end.
+
+    Pairs weigh as the inverse of their share of free atoms, so that the mean over all values is one over free ones.
+    TS-GEN, whose source is normal, at the origin; around the middle of the ends less is left to learn.
+    """
+
+    kind: Literal["ends"] = "ends"
+    begin: Literal["noise", "midpoint"] = "midpoint"
+    """What the noise is added to: nothing, or the middle of reactant and product."""
+    deviation: float = Field(default=0.5, gt=0, allow_inf_nan=False)
+    """Standard deviation of the noise, in angstrom."""
+
+    def draw(
+        self, x_1: Tensor, condition: Condition, *, x_0: Tensor | None = None, generator: torch.Generator
+    ) -> Pairs:
+        if x_0 is not None:
+            raise ValueError("x_0: a coupling of kind ends draws its source points itself; give none")
+        noise = standard_normal(x_1, None, generator)
+        x_0 = self._around(noise, condition)
+        shares = _free(condition).float().flatten(1).mean(1)
+        return Pairs(x_0, x_1, condition, -shares.log())
+
+    def start(self, shape: Sequence[int], condition: Condition, keys: Tensor) -> Tensor:
+        return self._around(keyed_normals(shape, keys), condition)
+
+    def _around(self, noise: Tensor, condition: Condition) -> Tensor:
+        """Source points [B, 3, 1, N] of standard normal noise."""
+        assert condition.context is not None, "data of kind reactions have contexts"
+        reactant, product = condition.context[:, :3], condition.context[:, 3:6]
+        middle = (reactant + product) / 2 if self.begin == "midpoint" else torch.zeros_like(reactant)
+        return torch.where(_free(condition), middle + self.deviation * noise, reactant)
+
+
+def _free(condition: Condition) -> Tensor:
+    """Whether each atom [B, 1, 1, N] is free, by the last channel of the context."""
+    assert condition.context is not None
+    return condition.context[:, -1:] > 0
