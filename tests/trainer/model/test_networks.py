@@ -41,6 +41,9 @@ def small(kind: str) -> RunConfig:
     if kind.startswith("encoded"):
         captions = {"path": "unused", "width": 6, "digest": "0"}
         sections = {"flow": {"coupling": {"kind": "encoded"}, "captions": captions}}
+    if kind == "equivariant":
+        data = {"kind": "reactions", "held_out": 1, "atoms": 5, "species": [1, 6]}
+        sections = {"data": data, "flow": {"coupling": {"kind": "ends"}}}
     return configuration({"kind": kind, "hidden": 16}, **sections)
 
 
@@ -54,7 +57,8 @@ def arguments(config: RunConfig) -> list[Any]:
         return given
     asked = questions(config) if isinstance(config.model, CausalTransitionConfig | EncodedNetworkConfig) else ()
     caption = torch.zeros(1, config.caption_width) if config.caption_width else None
-    return [*given, Condition(segment=0, caption=caption), *asked]
+    context = torch.zeros(1, *config.context_shape) if config.context_shape else None
+    return [*given, Condition(segment=0, caption=caption, context=context), *asked]
 
 
 def test_each_class_of_settings_has_a_builder() -> None:

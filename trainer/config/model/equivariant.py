@@ -56,8 +56,8 @@ class EquivariantConfig(NetworkConfig):
         atoms, width = state_shape[2], self.hidden
         of_pair = DISTANCES * self.bells * width + width**2
         of_atom = 5 * width**2
-        embedding = (context_channels - OTHERS + 1 + DISTANCES * self.bells) * width + width**2
-        written = atoms**2 * (DISTANCES * self.bells * width + VECTORS * width) + atoms * (2 * width**2 + 2 * width)
+        embedding = (context_channels - OTHERS + 1 + DISTANCES * self.bells) * width
+        written = atoms**2 * (DISTANCES * self.bells * width + VECTORS * width) + atoms * (3 * width**2 + 2 * width)
         return atoms * embedding + 2 * width**2 + self.num_layers * (atoms**2 * of_pair + atoms * of_atom) + written
 
 
