@@ -49,11 +49,6 @@ FLOWS: dict[str, dict[str, Any]] = {
         "objective": {"kind": "cross_entropy"},
     },
     "captions": {"coupling": {"kind": "encoded"}},
-    "reactions": {
-        "coupling": {"kind": "ends"},
-        "target": {"kind": "data"},
-        "objective": {"kind": "regression", "spread": {"draws": 2}},
-    },
     "pairs": {"coupling": {"kind": "paired"}},
     "chords": {"coupling": {"kind": "paired"}, "time": {"kind": "grid", "steps": 1}},
     "interpolant": {**INTERPOLANT, **SOURCE},
@@ -104,9 +99,6 @@ def config(folder: Path, name: str, engine: str, run: str) -> RunConfig:
         kind, points, model = "clips", moving, dit
     guidance = {"guidance": 1.0} if name == "masks in states" else {}
     drawn = {"per_class": 3} if kind == "images" else {"num": 6}
-    if name == "reactions":  # of 165 that ship, so that an epoch ends within a step
-        kind, points = "reactions", {"kind": "reactions", "held_out": 148}
-        model = {"kind": "equivariant", "hidden": 8, "num_layers": 1}
     document = {
         "run": {"dir": folder / run},
         "model": model,
