@@ -70,7 +70,7 @@ def test_the_base_installation_is_what_netsim_and_placement_import() -> None:
 
 def test_every_package_that_is_imported_belongs_to_an_installation_that_its_refusal_names() -> None:
     of_extra = {name: requirements(lines) for name, lines in PROJECT["optional-dependencies"].items()}
-    users = ("train", "hf", "cluster", "wandb")
+    users = ("train", "hf", "cluster", "science", "wandb")
     offered = requirements(PROJECT["dependencies"]).keys() | {package for name in users for package in of_extra[name]}
     assert imported(set(Tree().modules)) - {"_typeshed"} <= offered
     for package, extra in EXTRAS.items():

@@ -16,6 +16,7 @@ _OF_EXTRA = {
         "torchdiffeq",
     ),
     "hf": ("datasets", "diffusers", "tokenizers", "transformers"),
+    "science": ("ase",),
     "wandb": ("wandb",),
 }
 EXTRAS = {package: extra for extra, packages in _OF_EXTRA.items() for package in packages}

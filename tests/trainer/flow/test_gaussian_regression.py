@@ -97,6 +97,7 @@ CASES = {
 }
 UNKNOWN = {
     "assignment": "in one dimension many assignments have the least sum of distances",
+    "ends": "its source points lie between two ends; its laws are in test_ends",
     "encoded": "its source points are made by a network; their laws are in test_encoded",
     "symmetric": "its states have a label beside the data; its laws are in test_symmetric",
 }

@@ -41,7 +41,8 @@ def test_every_kind_is_tested():
     of_heads = {objective.Transition}  # in test_transition.py
     of_chains = {objective.CausalTransition}  # in test_causal_transition.py
     of_letters = {objective.CrossEntropy}  # in test_letters.py
-    elsewhere = of_features | of_maps | taught | of_heads | of_chains | of_letters
+    of_captions = {objective.EncodedSource}  # in test_encoded.py
+    elsewhere = of_features | of_maps | taught | of_heads | of_chains | of_letters | of_captions
     assert {type(config) for config in SETTINGS} | elsewhere == set(members(objective.Config))
 
 

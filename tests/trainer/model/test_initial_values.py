@@ -26,6 +26,7 @@ SAID: dict[str, list[tuple[str, float | str]]] = {
     "blockwise": [(r"^(unembed_patches|residual_output)", 0.0), *STEERED],
     "encoded_dit": [(r"^likeness\.log_scale", math.log(1 / 0.07)), (r"^unembed_patches", 0.0), *STEERED],
     "encoded_mlp": [(r"^likeness\.log_scale", math.log(1 / 0.07)), (r"^unembed_values", 0.0), *STEERED],
+    "equivariant": [(r"^(pair_weights|end_weights\.2)\.weight$", 0.0), *STEERED],
     "transition_dit": [(r"^head\.output", 0.0), *STEERED],
     "transition_mlp": [(r"^head\.output", 0.0), *STEERED],
     "causal_transition": [(r"^head\.output", 0.0), (r"^embed_state", TABLE), *STEERED],

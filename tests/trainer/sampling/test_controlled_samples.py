@@ -233,7 +233,10 @@ REFUSED: dict[str, tuple[tuple[str, ...], str]] = {
         ("--controls", f'{{class: "{MODULE}:OfPicture"}}'),
         f"--controls.0.class: {MODULE}:OfPicture leads to a picture",
     ),
-    "unknown": (("--controls", "[{kind: pul}]"), "--controls.0.kind: must be 'cost_gradient' ('pul')"),
+    "unknown": (
+        ("--controls", "[{kind: pul}]"),
+        "--controls.0.kind: 'pul' is not one of cost_gradient, straight_through; use one of them",
+    ),
     "no kind": (("--controls", "[{}]"), "--controls.0.cost: is required but missing"),
     "a setting": (
         ("--controls", f'[{{class: "{MODULE}:Towards", strngth: 1}}]'),

@@ -145,4 +145,5 @@ def test_teachers_of_what_no_pair_holds_are_refused(
     monkeypatch.setattr(frozen_run, "newest_checkpoint", lambda folder: folder)
     monkeypatch.setattr(frozen_run, "load_run", lambda *_: RunConfig.model_validate(document))
     line = refused(capsys, "pairs", "r", "--num-pairs", "4", "--out", tmp_path / "p", *more)
-    assert line.startswith(f"run_dir: r has a flow.{part}, {said}")
+    had = "reads a context" if part == "context" else f"has a flow.{part}"
+    assert line.startswith(f"run_dir: r {had}, {said}")
