@@ -89,7 +89,7 @@ class Trial:
     @property
     def guidances(self) -> tuple[float, ...]:
         """Those that it goes with: a class in the state is always there."""
-        return (1.0,) if self.parts.coupling.labels_in_state else GUIDANCES
+        return (1.0,) if getattr(self.parts.coupling, "labels_in_state", False) else GUIDANCES
 
     def pairs(self) -> set[Pair]:
         """Every two values of different factors that the run has."""
@@ -198,7 +198,7 @@ class Inputs:
         tabulated = {"kind": "tabulated", "path": str(self.table)}
         flow["path"] = tabulated if along.kind == "tabulated" else along.model_dump(mode="json")
         model, sample = dict(HEADS[trial.head]), {"sampler": trial.samplers[0].model_dump(mode="json")}
-        if trial.parts.coupling.labels_in_state:
+        if trial.guidances != GUIDANCES:
             model["label_dropout"], sample["guidance"] = 0.0, 1.0
         name = "points" if model["kind"].endswith("mlp") else "images"
         paired = {"kind": "pairs", "path": str(self.pairs[name]), "held_out": 40}

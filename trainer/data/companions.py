@@ -19,16 +19,36 @@ from trainer.data.protocol import Batch, Dataset, Split
 from trainer.data.shard.file import mapped_file
 from trainer.data.shard.index import INDEX, FolderIndex, completed
 
-MEMBERS = {name for name in (*Dataset.__annotations__, *vars(Dataset)) if not name.startswith("_")}
-"""Attributes and methods of data sets."""
-
 
 class Accompanied(Dataset):
-    """A data set that gives its examples in another form; all members that a subclass does not define are of `data`."""
+    """A data set that gives its examples in another form; all else is that of `data`."""
 
     def __init__(self, data: Dataset) -> None:
+        self.num_classes, self.shape, self.endless = data.num_classes, data.shape, data.endless
+        self.keyed_order, self.source, self.augment = data.keyed_order, data.source, data.augment
+        self.mix, self.files = data.mix, data.files
         self._data = data
-        vars(self).update({name: getattr(data, name) for name in MEMBERS - vars(type(self)).keys()})
+
+    def indices(self, split: Split) -> Tensor:
+        return self._data.indices(split)
+
+    def count(self, split: Split) -> int:
+        return self._data.count(split)
+
+    def data_points(self, split: Split) -> Tensor:
+        return self._data.data_points(split)
+
+    def groups(self, split: Split) -> tuple[Tensor, ...]:
+        return self._data.groups(split)
+
+    def order(self, split: Split, *, seed: int, epoch: int, global_batch: int) -> Tensor:
+        return self._data.order(split, seed=seed, epoch=epoch, global_batch=global_batch)
+
+    def augmented(self, batch: Batch, positions: Tensor, *, seed: int) -> Batch:
+        return self._data.augmented(batch, positions, seed=seed)
+
+    def get(self, indices: Tensor) -> Batch:
+        return self._data.get(indices)
 
 
 class Sourced(Accompanied):

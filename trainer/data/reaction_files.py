@@ -24,7 +24,7 @@ _IN_ORDER = (
     "Pt Au Hg Tl Pb Bi Po At Rn Fr Ra Ac Th Pa U Np Pu Am Cm Bk Cf Es Fm Md No Lr Rf Db Sg Bh Hs Mt Ds Rg Cn Nh "
     "Fl Mc Lv Ts Og"
 )
-SYMBOLS = _IN_ORDER.split()
+SYMBOLS: list[str] = list(_IN_ORDER.split())
 """Of the elements 1, 2, ..."""
 
 

@@ -20,6 +20,8 @@ class Equivariant(Network):
     turns and is mirrored with state and ends, and is the same wherever they are. At first the sum is 0.
     """
 
+    centers: Tensor
+
     def __init__(self, spec: NetworkSpec[EquivariantConfig]) -> None:
         super().__init__()
         config = spec.config

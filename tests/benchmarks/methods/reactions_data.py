@@ -10,12 +10,12 @@ import argparse
 from pathlib import Path
 
 import numpy as np
-from ase import Atoms
-from ase.build import fcc100
-from ase.calculators.emt import EMT
-from ase.constraints import FixAtoms
-from ase.mep import NEB
-from ase.optimize import FIRE
+from ase import Atoms  # pyright: ignore[reportMissingImports]
+from ase.build import fcc100  # pyright: ignore[reportMissingImports]
+from ase.calculators.emt import EMT  # pyright: ignore[reportMissingImports]
+from ase.constraints import FixAtoms  # pyright: ignore[reportMissingImports]
+from ase.mep import NEB  # pyright: ignore[reportMissingImports]
+from ase.optimize import FIRE  # pyright: ignore[reportMissingImports]
 from numpy.typing import NDArray
 
 ELEMENTS = (29, 47, 46)

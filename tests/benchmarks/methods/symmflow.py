@@ -56,7 +56,9 @@ def read(task: FlowTask, network: PlainNetwork, images: Tensor, noises: int, see
         noise = torch.randn(len(images), planes, generator=generator)
         velocity = network(torch.cat([images, noise], dim=1), torch.ones(len(images)), Condition())
         codes.append(noise - velocity[:, -planes:])
-    return coupling.label.decode(torch.stack(codes).mean(0), 10)
+    classes = coupling.label.decode(torch.stack(codes).mean(0), 10)
+    assert classes is not None
+    return classes
 
 
 @torch.no_grad()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path as FilePath
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 import torch
 from pydantic import Field, PositiveInt
@@ -17,7 +17,7 @@ from netsim.foundation.settings import Section
 from trainer.flow.chain import Chain, by_value
 from trainer.flow.condition import Condition, keyed_normal, keyed_uniform
 from trainer.flow.objective.monge import MongeGap, Regularised
-from trainer.flow.objective.protocol import BuiltIn, LossTerms, Model, ObjectiveInputs
+from trainer.flow.objective.protocol import BuiltIn, LossTerms, Model, Objective, ObjectiveInputs
 from trainer.flow.path.protocol import PathSample
 from trainer.flow.question import Approximation, HeadVelocities, NextStates, WithProjection
 from trainer.flow.target import Quantity
@@ -120,17 +120,13 @@ class Regression(BuiltIn):
     """Also keep the map of one step from moving points more than it has to."""
     field_weights: Annotated[FieldWeights, Field(exclude_if=lambda weights: weights == FieldWeights())] = FieldWeights()
     """Of the mean errors of image and label, where a state has both."""
-
     spread: Annotated[Spread | None, Field(exclude_if=lambda spread: spread is None)] = None
     """Also keep paths of one condition together; null: they end wherever the data are."""
 
-    @property
-    def draws(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
-        """Further source points are drawn by keys."""
-        return self.spread is not None
-
-    def build(self, inputs: ObjectiveInputs) -> Self | Regularised:
+    def build(self, inputs: ObjectiveInputs) -> Self | Regularised | KeptTogether:
         built = super().build(inputs)
+        if self.spread is not None:
+            return KeptTogether(built, inputs, self.spread)
         return built if self.monge_gap is None else Regularised(built, inputs.target, self.monge_gap)
 
     def loss(self, model: Model, sample: PathSample, condition: Condition) -> LossTerms:
@@ -138,8 +134,6 @@ class Regression(BuiltIn):
         if self.antithetic:
             assert sample.mirror is not None, "the rules of composition exclude other paths"
             sample, condition = sample.beside(sample.mirror), condition.beside(condition)
-        if self.spread is not None:
-            return self._with_spread(model, sample, condition, self.spread)
         estimate, truth = self._compared(model(sample.x_t, sample.t, condition), sample)
         errors = self.error(estimate - truth)
         if self._inputs.fields:
@@ -151,26 +145,6 @@ class Regression(BuiltIn):
         fields = errors.detach().chunk(self._inputs.target.num_fields, dim=1)
         named = zip(self._inputs.target.quantities, fields, strict=True)
         return LossTerms(values, {f"{quantity}_{name}": field.mean() for quantity, field in named})
-
-    def _with_spread(self, model: Model, sample: PathSample, condition: Condition, spread: Spread) -> LossTerms:
-        path, start, keys = self._inputs.path, self._inputs.start, sample.keys
-        assert path is not None
-        assert start is not None
-        assert keys is not None, "an objective that draws gets keys"
-        share, points = path.coefficients(sample.t).broadcast(sample.x_t).a, [(sample.x_t, sample.t)]
-        for number in range(1, spread.draws):
-            other = start(sample.x_0.shape[1:], condition, fold_in(keys, number)).to(sample.x_0)
-            points.append((sample.x_t + share * (other - sample.x_0), sample.t))
-        predictions = at_points(model, condition, *points)
-        estimate, truth = self._compared(predictions[0], sample)
-        velocities = torch.stack(
-            [
-                self._quantity(one, sample._replace(x_t=x_t), "velocity")
-                for one, (x_t, _) in zip(predictions, points, strict=True)
-            ]
-        )
-        apart = disagreement(velocities)
-        return LossTerms(self.error(estimate - truth) + spread.weight * apart, {"spread": apart.detach().mean()})
 
     def _weighted(self, errors: Tensor) -> LossTerms:
         """The mean error [B] of each example, a weighted sum over the fields of a state [B, C + P, *rest]."""
@@ -197,6 +171,32 @@ class Regression(BuiltIn):
 
     def _quantity(self, prediction: Tensor, sample: PathSample, to: Quantity) -> Tensor:
         return self._inputs.target.convert(prediction.to(sample.x_t.dtype), sample.x_t, sample.t, to)
+
+
+class KeptTogether(Objective):
+    """A regression plus weight x disagreement of the velocities on the ways from several source points to one end."""
+
+    draws: ClassVar[bool] = True
+
+    def __init__(self, regression: Objective, inputs: ObjectiveInputs, spread: Spread) -> None:
+        self.regression, self.inputs, self.spread = regression, inputs, spread
+
+    def loss(self, model: Model, sample: PathSample, condition: Condition) -> LossTerms:
+        path, start, keys = self.inputs.path, self.inputs.start, sample.keys
+        assert path is not None
+        assert start is not None
+        assert keys is not None, "an objective that draws gets keys"
+        share, states = path.coefficients(sample.t).broadcast(sample.x_t).a, [sample.x_t]
+        for number in range(1, self.spread.draws):
+            other = start(sample.x_0.shape[1:], condition, fold_in(keys, number)).to(sample.x_0)
+            states.append(sample.x_t + share * (other - sample.x_0))
+        predictions = at_points(model, condition, *((x_t, sample.t) for x_t in states))
+        regression = self.regression.loss(lambda *_: predictions[0], sample, condition)
+        pairs = zip(predictions, states, strict=True)
+        convert = self.inputs.target.convert
+        apart = disagreement(torch.stack([convert(one.to(x_t.dtype), x_t, sample.t, "velocity") for one, x_t in pairs]))
+        terms = regression.terms | {"spread": apart.detach().mean()}
+        return LossTerms(regression.values + self.spread.weight * apart, terms)
 
 
 def disagreement(velocities: Tensor) -> Tensor:
