@@ -159,14 +159,16 @@ def recordings(tmp_path_factory: pytest.TempPathFactory) -> Callable[[int, str],
 
 def computed(ranks: int, name: str, folder: Path) -> tuple[TraceHeader, list[CollectiveRecord]]:
     from trainer.config.rules.plan import plan_layout
+    from trainer.config.trust import trusting
     from trainer.trace.formula import formula
     from trainer.trace.formula.plan import trace_spec
 
     config = configuration(ranks, name, folder)
     with patch("trainer.config.rules.tasks._of_base"):
         layout = plan_layout(config, ranks)
-    header, records = formula(trace_spec(config, layout, ranks_per_node=2, steps=STEPS))
-    return header, list(records)
+    with trusting(folders=True):
+        header, records = formula(trace_spec(config, layout, ranks_per_node=2, steps=STEPS))
+        return header, list(records)
 
 
 @pytest.mark.parametrize(("ranks", "name"), CHOSEN)
