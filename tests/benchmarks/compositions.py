@@ -84,6 +84,8 @@ class Trial:
         legal = legal_samplers(parts.coupling, parts.path, parts.target)
         if "blockwise" in self.head:
             return [sampler.Segmented(segments=SEGMENTS, within=one) for one in legal]
+        if self.guidances != GUIDANCES:
+            return legal
         return [*legal, sampler.Segmented(segments=SEGMENTS, within=sampler.Euler(steps=2))]
 
     @property
@@ -137,8 +139,8 @@ def trials() -> Iterator[Trial]:
         composition = Composition(coupled, along, predicted, minimised, SAMPLERS[0])
         if not any(reasons(composition)):
             for head in HEADS:
-                reads_alone = "context" in head and coupled.labels_in_state
-                if not reads_alone and ("latent" not in head or not {coupled.kind, along.kind} & ON_IMAGES):
+                unfit = coupled.labels_in_state and {"context", "blockwise"} & set(head)
+                if not unfit and ("latent" not in head or not {coupled.kind, along.kind} & ON_IMAGES):
                     yield Trial(composition, head)
 
 
