@@ -282,7 +282,7 @@ class RunConfig(Section):
 
     @property
     def context_shape(self) -> tuple[int, int, int] | None:
-        """Shape of what the network is conditioned on besides the class: None: nothing."""
+        """Shape of what the network is conditioned on besides the class; None: nothing."""
         context = self.flow and self.flow.context
         if context is None:
             return None if self.flow is None or self.labels_in_state else self.data_context_shape

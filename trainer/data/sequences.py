@@ -176,7 +176,7 @@ def _lines(path: Path, written: Sequence[tuple[int, str]]) -> Iterator[Row]:
         yield number, row["sequence"], int(count), row.get("label")
 
 
-def codes(found: SequenceFile, alphabet: str, pad: str | None, length: int) -> NDArray[np.uint8]:
+def codes(found: SequenceFile, alphabet: str, pad: str | None, length: int) -> NDArray[np.integer]:
     """The numbers of the letters of sequences [N, L], shorter ones padded; a Refusal where they do not fit."""
     for line, sequence in zip(found.lines, found.sequences, strict=True):
         fits = len(sequence) == length or (pad is not None and len(sequence) < length)
@@ -190,7 +190,7 @@ def codes(found: SequenceFile, alphabet: str, pad: str | None, length: int) -> N
             raise Refusal(found.path, f"line {line}", problem, "remove the line, or leave data.alphabet out")
     numbers = {letter: number for number, letter in enumerate(alphabet)}
     rows = [[numbers[letter] for letter in sequence.ljust(length, pad or " ")] for sequence in found.sequences]
-    return np.array(rows, np.uint8)
+    return np.array(rows, np.uint8 if len(alphabet) <= 256 else np.int32)
 
 
 def _examined(path: Path, pad: str | None, alphabet: str | None) -> dict[str, Any]:

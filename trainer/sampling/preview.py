@@ -13,6 +13,7 @@ from trainer.config.run import RunConfig
 from trainer.config.sample import ClipSample, ImageSample, ReactionSample, ReconstructionSample, SequenceSample
 from trainer.model.autoencoder import Autoencoder
 from trainer.sampling.clips import show_clips
+from trainer.sampling.conditioning import Conditioning
 from trainer.sampling.draw import TrainedFlow
 from trainer.sampling.flow import source_examples
 from trainer.sampling.logos import show_sequences
@@ -42,17 +43,32 @@ def _preview(flow: TrainedFlow, path: Path, *, seed: int) -> None:
     states = flow.draw(conditioning.condition, guidance=sample.guidance, seed=seed)
     if dist.get_rank() > 0:
         return
-    if isinstance(sample, ImageSample):
-        images = conditioning.pictures(flow.decode(states, conditioning), columns)
-        image_grid(images.numpy(), columns, path, conditioning.headings(config.data.class_names, columns))
-    elif isinstance(sample, ClipSample):
-        show_clips(config, flow.decode(states, conditioning), conditioning, path)
-    elif isinstance(sample, ReactionSample):
-        show_reactions(config, flow.decode(states, conditioning), conditioning, path)
-    elif isinstance(sample, SequenceSample):
-        show_sequences(config, flow.decode(states, conditioning), conditioning.labels, path)
-    else:
-        plot_points(config, states, conditioning.labels, path, seed=seed)
+    headings = conditioning.headings(config.data.class_names, columns) if columns else ()
+    show(config, flow.decode(states, conditioning), conditioning, path, columns, headings, seed=seed)
+
+
+def show(
+    config: RunConfig,
+    examples: Tensor,
+    conditioning: Conditioning,
+    path: Path,
+    columns: int,
+    headings: tuple[str, ...],
+    *,
+    seed: int,
+) -> None:
+    """Writes drawn examples [N, *shape] as their kind is shown; `columns` and `headings` are of images."""
+    match config.sample:
+        case ImageSample():
+            image_grid(conditioning.pictures(examples, columns).numpy(), columns, path, headings)
+        case ClipSample():
+            show_clips(config, examples, conditioning, path)
+        case ReactionSample():
+            show_reactions(config, examples, conditioning, path)
+        case SequenceSample():
+            show_sequences(config, examples, conditioning.labels, path)
+        case _:
+            plot_points(config, examples, conditioning.labels, path, seed=seed)
 
 
 def preview_reconstructions(config: RunConfig, model: Autoencoder, path: Path) -> None:

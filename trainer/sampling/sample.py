@@ -13,22 +13,18 @@ from netsim.foundation.refusal import Refusal
 from netsim.foundation.terminal import Terminal
 from trainer.config.derived import drawable, with_controls, with_shape
 from trainer.config.run import RunConfig
-from trainer.config.sample import ClipSample, FlowSample, ImageSample, PointSample, ReactionSample, SequenceSample
+from trainer.config.sample import FlowSample, ImageSample
 from trainer.data.companions import CaptionsIndex
 from trainer.data.shard.index import INDEX
 from trainer.flow import Condition
 from trainer.flow.control import AnyConfig as AnyControl
 from trainer.flow.sampler import AnyConfig
 from trainer.model.text_encoder import TextEncoder
-from trainer.sampling.clips import show_clips
 from trainer.sampling.conditioning import Conditioning, chosen_classes, names_or_numbers, task_number
 from trainer.sampling.draw import TrainedFlow
-from trainer.sampling.logos import show_sequences
-from trainer.sampling.pictures import image_grid
-from trainer.sampling.preview import plot_points
+from trainer.sampling.preview import show
 from trainer.sampling.sampler_choice import SamplerChoice, check_chosen_controls
 from trainer.sampling.trained import SharedFlow, restored_flow, shared
-from trainer.sampling.transition_states import show_reactions
 from trainer.trace.drawing import DrawingTrace
 
 
@@ -112,18 +108,9 @@ class Drawing:
     def write(self, examples: Tensor, out: Path) -> None:
         """Writes drawn examples [N, *shape] as a PNG, also as FASTA, GIF or extended XYZ; prints a line."""
         config, num = self.flow.config, len(examples)
-        if isinstance(config.sample, PointSample):
-            plot_points(config, examples, self.conditioning.labels, out, seed=self.seed)
-        elif isinstance(config.sample, ClipSample):
-            show_clips(config, examples, self.conditioning, out)
-        elif isinstance(config.sample, ReactionSample):
-            show_reactions(config, examples, self.conditioning, out)
-        elif isinstance(config.sample, SequenceSample):
-            show_sequences(config, examples, self.conditioning.labels, out)
-        else:
-            columns = self.conditioning.columns()
-            headings = self.conditioning.headings(names_or_numbers(config), columns)
-            image_grid(self.conditioning.pictures(examples, columns).numpy(), columns, out, headings)
+        columns = self.conditioning.columns() if isinstance(config.sample, ImageSample) else 0
+        headings = self.conditioning.headings(names_or_numbers(config), columns) if columns else ()
+        show(config, examples, self.conditioning, out, columns, headings, seed=self.seed)
         kind = config.sample.kind
         under = f", under {' and '.join(one.kind for one in self.controls)}" if self.controls else ""
         print(f"{out}: {num} {kind} of {self.flow.checkpoint}, guidance {self.guidance:g}{under}")
