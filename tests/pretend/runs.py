@@ -11,7 +11,7 @@ import torch
 
 from tests.pretend.synchronisation import Watch
 from tests.ranks import run_ranks
-from tests.trainer.parallel_runs import DENSE, Division, train
+from tests.trainer.parallel_runs import DENSE, FEW_STEPS, Division, train
 from trainer.config.run import RunConfig
 
 OWN = ("trainer/", "moe/", "megatron/", "tests/")
@@ -23,6 +23,16 @@ Device = Literal["cpu", "pretend"]
 
 TWO_SEGMENTS = {"flow": {"time": {"kind": "stratified", "segments": 2}}}
 SEGMENTED = {"kind": "segmented", "segments": 2, "within": {"kind": "euler", "steps": 2}}
+ENCODER = {"label_dropout": 0.1, "encoder": {"hidden": 16, "layers": 1}}
+FROM_CAPTIONS = {
+    "flow": {
+        "captions": {"path": "captions", "width": 6, "digest": 16 * "0"},
+        "coupling": {"kind": "encoded"},
+        "objective": {"kind": "encoded_source"},
+    },
+    "optim": {"global_batch": 32, "micro_batch": 8},
+}
+HOPS = {"atoms": 17, "species": [29, 46, 47]}
 NETWORKS: dict[str, dict[str, Any]] = {
     **DENSE,
     "blockwise": {
@@ -41,8 +51,23 @@ NETWORKS: dict[str, dict[str, Any]] = {
         "task": {"kind": "trajectory_balance", "environment": {"kind": "hypergrid", "side": 4}},
         "sample": {"every": 4, "num": 4},
     },
+    "encoded_dit": {
+        "model": {"kind": "encoded_dit", "hidden": 16, "num_layers": 1, "num_heads": 2, **ENCODER},
+        **FROM_CAPTIONS,
+    },
+    "encoded_mlp": {
+        "model": {"kind": "encoded_mlp", "hidden": 16, "num_layers": 1, **ENCODER},
+        "data": {"kind": "toy"},
+        **FROM_CAPTIONS,
+    },
+    "equivariant": {
+        "model": {"kind": "equivariant", "hidden": 16, "num_layers": 1},
+        "data": {"kind": "reactions", "held_out": 7, **HOPS},
+        "flow": {"coupling": {"kind": "ends"}, "target": {"kind": "data"}},
+        "sample": {"kind": "reactions", "every": 4, "num": 4, "sampler": FEW_STEPS},
+    },
 }
-"""A small run of every network."""
+"""A small run of every network; those that read captions draw nothing, since a preview reads captions from files."""
 
 
 @dataclass(frozen=True)

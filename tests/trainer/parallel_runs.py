@@ -111,6 +111,7 @@ class Division:
                     "clip_norm": CLIP_NORM,
                     "weight_decay": 0.01,
                     "ema_decay": 0.0,
+                    **parts.get("optim", {}),
                 },
                 "engine": self.engine,
                 "parallel": {"tensor": self.tensor, "expert": self.expert},
@@ -131,7 +132,9 @@ class Noise(Dataset):
             self.values = torch.randint(256, (EXAMPLES, *self.shape), generator=generator)
         else:
             self.values = torch.randn(EXAMPLES, *self.shape, generator=generator)
-            self.labels = torch.arange(EXAMPLES) % self.num_classes
+            self.labels = torch.arange(EXAMPLES) % self.num_classes if self.num_classes else None
+        width = config.flow.captions.width if config.flow and config.flow.captions else None
+        self.captions = None if width is None else torch.randn(EXAMPLES, width, generator=generator)
 
     def indices(self, split: Split) -> torch.Tensor:
         """The last seven examples are held out, which no batch divides."""
@@ -139,7 +142,8 @@ class Noise(Dataset):
 
     def get(self, ids: torch.Tensor) -> Batch:
         """Examples and labels."""
-        return Batch(self.values[ids], None if self.labels is None else self.labels[ids], ids)
+        labels, captions = (None if of_all is None else of_all[ids] for of_all in (self.labels, self.captions))
+        return Batch(self.values[ids], labels, ids, captions=captions)
 
 
 class Figures(Sink):
@@ -171,7 +175,8 @@ def train(rank: int, world_size: int, config: RunConfig) -> tuple[list[dict[str,
     divide_ranks(layout.expert_parallel, layout.tensor_parallel)
     launch = Launch(rank=rank, local_rank=rank, world_size=world_size, local_world_size=world_size)
     figures = Figures()
-    dataset = trainer.data.build(config.data) if config.data.kind == "numbers" else Noise(config)
+    read = config.data.kind in ("numbers", "reactions")
+    dataset = trainer.data.build(config.data) if read else Noise(config)
     train(assembled(config, layout, launch, trainer.task.build(config), dataset, [figures], None))
     unite_ranks()
     weights = load_file(config.run.dir / "checkpoints" / f"step_{config.optim.steps:08d}" / "ema.safetensors")

@@ -87,6 +87,15 @@ def test_the_generator_decides_everything(config):
     assert not torch.equal(drawn[0], drawn[2])
 
 
+@drawing
+def test_the_order_of_the_data_in_memory_changes_no_draw(config):
+    (x_1, condition), built = batch(), coupling.build(config)
+    turned = x_1.transpose(0, 3).contiguous().transpose(0, 3)
+    assert turned.stride() != x_1.stride()
+    drawn = [built.draw(data, condition, generator=generator()).x_0 for data in (x_1, turned)]
+    assert torch.equal(*drawn)
+
+
 @couplings
 def test_a_source_of_another_shape_is_refused(config):
     x_1, condition = batch()

@@ -162,7 +162,8 @@ class Paired(BuiltIn):
 def standard_normal(x_1: Tensor, x_0: Tensor | None, generator: torch.Generator) -> Tensor:
     """The source points [B, *D], or normal draws in their place; a ValueError if their shape is not that of `x_1`."""
     if x_0 is None:
-        drawn = torch.empty_like(x_1, device=generator.device).normal_(generator=generator)
+        # By shape and not like x_1: values would be drawn in the order of its memory.
+        drawn = torch.randn(x_1.shape, generator=generator, dtype=x_1.dtype, device=generator.device)
         return to_device(drawn, x_1.device)
     if x_0.shape != x_1.shape:
         raise ValueError(f"x_0: shape {tuple(x_0.shape)} is not that of x_1, {tuple(x_1.shape)}; give one per row")
