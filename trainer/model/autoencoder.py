@@ -52,6 +52,10 @@ class Autoencoder(Network):
         mean, log_variance = self.to_latents(values).float().chunk(2, dim=1)
         return mean, log_variance.clamp(*LOG_VARIANCES)
 
+    def features(self, images: Tensor) -> Tensor:
+        """The means of the latents."""
+        return self.encode(images)[0].flatten(1)
+
     def decode(self, latents_BZhw: Tensor) -> Tensor:
         values = self.from_latents(latents_BZhw.to(self.enter.weight.dtype))
         for block in self.blocks[len(self.blocks) // 2 :]:

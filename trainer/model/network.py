@@ -93,6 +93,15 @@ class Network(nn.Module):
     blocks: nn.ModuleList
 
 
+@runtime_checkable
+class GivesFeatures(Protocol):
+    """A network that was trained without labels, and by whose hidden values examples are compared."""
+
+    def features(self, images: Tensor) -> Tensor:
+        """Features of images [B, C, H, W]: float32 [B, W]."""
+        ...
+
+
 @dataclass(frozen=True, kw_only=True)
 class NetworkSpec(Generic[C]):
     """Everything that a network is built from.

@@ -21,7 +21,7 @@ from trainer.data.shard.index import ShardIndex
 from trainer.evaluation.judgement import judge_features
 from trainer.model.autoencoder import Autoencoder
 from trainer.model.feature_extractor.extractor import write_extractor
-from trainer.model.network import NetworkSpec
+from trainer.model.network import GivesFeatures, NetworkSpec
 from trainer.model.values import initialised
 from trainer.sampling.flow import build_space
 from trainer.task import ReconstructionTask
@@ -46,6 +46,14 @@ def test_shapes_and_what_noise_does() -> None:
     assert torch.equal(restored, model.decode(mean)), "without noise the mean is decoded"
     noise = torch.randn(quiet.shape, generator=torch.Generator().manual_seed(2))
     torch.testing.assert_close(model(images(), noise)[0], model.decode(mean + noise * log_variance.exp().sqrt()))
+
+
+def test_features_are_the_means_of_the_latents() -> None:
+    model = network()
+    assert isinstance(model, GivesFeatures)
+    features = model.features(images())
+    assert features.dtype == torch.float32
+    assert torch.equal(features, model.encode(images())[0].reshape(5, -1))
 
 
 def test_the_initial_weights_are_a_function_of_the_seed() -> None:
