@@ -19,6 +19,7 @@ from moe.seeds import derive_seed, fold_in, uniform
 from netsim.foundation.refusal import Refusal
 from netsim.foundation.settings import Section
 from trainer.data.files import DataFiles
+from trainer.data.imbalance import Imbalance, ImbalanceConfig, kept
 from trainer.data.picture import Augment, AugmentConfig, check_augment
 from trainer.data.protocol import Batch, Listed, Split, shuffled_splits
 
@@ -36,6 +37,7 @@ class DigitsConfig(Section):
         size: pixels a side; 16 and 32 repeat every pixel 2 and 4 times each way.
         augment: flips and crops of the images that are trained on; null: none.
         rotate: degrees that every image is turned by, held-out ones included, against the clock.
+        imbalance: fewer training images of later classes; null: all.
     """
 
     num_classes: ClassVar[int] = 10
@@ -46,6 +48,7 @@ class DigitsConfig(Section):
     size: Literal[8, 16, 32] = 8
     augment: Augment = None
     rotate: Rotation = 0
+    imbalance: Imbalance = None
 
     @model_validator(mode="after")
     def _can_be_augmented(self) -> DigitsConfig:
@@ -57,7 +60,7 @@ class DigitsConfig(Section):
         return 1, self.size, self.size
 
     def open(self) -> Digits:
-        return Digits(self.held_out, self.size, self.augment, self.rotate)
+        return Digits(self.held_out, self.size, self.augment, self.rotate, self.imbalance)
 
 
 class Digits(Listed):
@@ -69,7 +72,12 @@ class Digits(Listed):
     num_classes = 10
 
     def __init__(
-        self, held_out: int, size: Literal[8, 16, 32], augment: AugmentConfig | None = None, rotate: int = 0
+        self,
+        held_out: int,
+        size: Literal[8, 16, 32],
+        augment: AugmentConfig | None = None,
+        rotate: int = 0,
+        imbalance: ImbalanceConfig | None = None,
     ) -> None:
         from sklearn.datasets import load_digits  # nearly a second to import, needed only here
 
@@ -79,7 +87,9 @@ class Digits(Listed):
         self._images = images.repeat_interleave(size // 8, dim=2).repeat_interleave(size // 8, dim=3)
         self._labels = torch.from_numpy(labels).to(torch.int64)
         self.shape, self.augment = (1, size, size), augment
-        self.splits = shuffled_splits(NUM_DIGITS, held_out)
+        splits = shuffled_splits(NUM_DIGITS, held_out)
+        train = kept(imbalance, splits["train"], self._labels[splits["train"]], self.num_classes)
+        self.splits = {**splits, "train": train}
 
     def get(self, indices: Tensor) -> Batch:
         return Batch(self._images[indices], self._labels[indices], indices)

@@ -17,6 +17,7 @@ from torch import Tensor
 from netsim.foundation.refusal import Refusal
 from netsim.foundation.settings import Section
 from trainer.data.files import DataFiles, found_once
+from trainer.data.imbalance import Imbalance, check_imbalance, kept
 from trainer.data.picture import Augment, check_augment
 from trainer.data.protocol import Batch, Listed
 from trainer.data.shard.index import ClassNames, check_class_names
@@ -46,6 +47,8 @@ class IdxConfig(Section):
     """Black pixels added on each side, such as 2 to make 32 of 28."""
     augment: Augment = None
     """Flips and crops of the images that are trained on; null: none."""
+    imbalance: Imbalance = None
+    """Fewer training images of later classes, among the `num_examples`; null: all of these."""
     class_names: ClassNames = ()
     """Of the classes 0, 1, ...; empty: their numbers."""
     shape: tuple[Literal[1], PositiveInt, PositiveInt]
@@ -57,6 +60,7 @@ class IdxConfig(Section):
     def _can_be_augmented(self) -> IdxConfig:
         check_augment(self.augment, self.shape)
         check_class_names(self.class_names, self.num_classes)
+        check_imbalance(self.imbalance, self.num_classes)
         return self
 
     @classmethod
@@ -100,9 +104,9 @@ class Idx(Listed):
         self._images = torch.from_numpy(np.concatenate([images for images, _ in parts]))
         self._labels = torch.from_numpy(np.concatenate([labels for _, labels in parts]).astype(np.int64))
         train, test = (len(labels) for _, labels in parts)
-        shuffled = torch.randperm(train, generator=torch.Generator().manual_seed(SHUFFLE_SEED))
+        shuffled = torch.randperm(train, generator=torch.Generator().manual_seed(SHUFFLE_SEED))[: config.num_examples]
         self.splits = {
-            "train": shuffled[: config.num_examples],
+            "train": kept(config.imbalance, shuffled, self._labels[shuffled], self.num_classes),
             "held_out": torch.arange(train, train + min(config.held_out, test)),
         }
 

@@ -14,6 +14,7 @@ from moe.seeds import derive_seed
 from netsim.foundation.refusal import Refusal
 from netsim.foundation.settings import Section
 from trainer.data.files import DataFiles, found_once
+from trainer.data.imbalance import Imbalance, check_imbalance, kept
 from trainer.data.picture import (
     Augment,
     BadPicture,
@@ -54,6 +55,8 @@ class ImageFolderConfig(Section):
     """Sub-folders that are the classes 0, 1, ...; left out: all, in the order of their names. Empty: no labels."""
     augment: Augment = None
     """Flips and crops of the pictures that are trained on; null: none."""
+    imbalance: Imbalance = None
+    """Fewer training pictures of later classes; null: all."""
     digest: str
     """Of the names of the pictures, so that a run goes on with the data it began with; left out: taken from them."""
 
@@ -77,6 +80,7 @@ class ImageFolderConfig(Section):
             check_buckets_differ(self.buckets)
         for shape in self.shapes:
             check_augment(self.augment, shape)
+        check_imbalance(self.imbalance, self.num_classes)
         return self
 
     @property
@@ -141,12 +145,13 @@ class ImageFolder(OfShapes):
             raise Refusal(config.path, "data.held_out", problem, "hold out fewer")
         order = sorted(range(len(self._names)), key=lambda number: derive_seed("split", self._names[number]))
         held_out, train = torch.tensor(order).split([config.held_out, len(order) - config.held_out])
-        self.splits = {"train": train, "held_out": held_out}
         numbers = {name: number for number, name in enumerate(config.classes)}
+        self._labels = torch.tensor([numbers.get(name.partition("/")[0], 0) for name in self._names])
+        train = kept(config.imbalance, train, self._labels[train], self.num_classes)
+        self.splits = {"train": train, "held_out": held_out}
         self.shapes, self.shape_of = config.shapes, torch.zeros(len(self._names), dtype=torch.int64)
         if len(self.shapes) > 1:
             self.shape_of = torch.tensor(self._nearest(config))
-        self._labels = torch.tensor([numbers.get(name.partition("/")[0], 0) for name in self._names])
 
     def get(self, indices: Tensor) -> Batch:
         images, reasons = [], {}

@@ -225,9 +225,13 @@ def augmented(augment: AugmentConfig, images: Tensor, ids: Tensor, positions: Te
     """Flips and crops images [B, C, H, W]; draws depend on seed, id and position alone, not on batch or rank."""
     keys = fold_in(fold_in(torch.tensor(derive_seed(seed, "augment")), ids), positions)
     flipped, down, right = (uniform(fold_in(keys, number))[:, None] for number in range(3))
-    rows = _reflected(_shift(down, augment.crop), images.shape[2])
-    columns = _reflected(_shift(right, augment.crop), images.shape[3])
-    columns = torch.where(flipped < augment.flip, columns.flip(1), columns)
+    return moved(images, _shift(down, augment.crop), _shift(right, augment.crop), flipped < augment.flip)
+
+
+def moved(images: Tensor, down: Tensor, right: Tensor, flipped: Tensor) -> Tensor:
+    """Images [B, C, H, W], each shifted by pixels of its own, int64 [B, 1], then mirrored where bool [B, 1] says."""
+    rows, columns = _reflected(down, images.shape[2]), _reflected(right, images.shape[3])
+    columns = torch.where(flipped, columns.flip(1), columns)
     taken = images.gather(2, rows[:, None, :, None].expand_as(images))
     return taken.gather(3, columns[:, None, None].expand_as(images))
 
@@ -239,5 +243,5 @@ def _shift(drawn: Tensor, most: int) -> Tensor:
 
 def _reflected(shift: Tensor, length: int) -> Tensor:
     """Which pixels [B, length] stand where, each picture shifted by its own [B, 1] and mirrored at its border."""
-    places = (torch.arange(length) + shift).abs()
+    places = (torch.arange(length, device=shift.device) + shift).abs()
     return length - 1 - (length - 1 - places).abs()

@@ -17,6 +17,7 @@ from torch import Tensor
 from netsim.foundation.refusal import Refusal
 from netsim.foundation.settings import Section
 from trainer.data.files import DataFiles, found_once
+from trainer.data.imbalance import Imbalance, check_imbalance, kept
 from trainer.data.picture import Augment, check_augment
 from trainer.data.protocol import BadExamples, Batch, Listed, OfShapes, shuffled_splits
 from trainer.data.shard.file import Array, open_shard
@@ -158,6 +159,8 @@ class ShardsConfig(Section):
     """(C, H, W) of what belongs to each example and is not drawn, such as a mask; left out: what the index says."""
     augment: Augment = None
     """Flips and crops of the images that are trained on; null: none."""
+    imbalance: Imbalance = None
+    """Fewer training examples of later classes; null: all."""
     digest: str
     """Of the index, so that a run goes on with the data it began with; left out: taken from it."""
 
@@ -181,6 +184,7 @@ class ShardsConfig(Section):
     @model_validator(mode="after")
     def _fits_the_examples(self) -> ShardsConfig:
         check_class_names(self.class_names, self.num_classes)
+        check_imbalance(self.imbalance, self.num_classes)
         for shape in (self.shape, *self.shapes):
             check_augment(self.augment, shape)
         if self.context_shape is not None and self.augment is not None:
@@ -202,6 +206,10 @@ class Shards(RowsOfShards, OfShapes):
         of_shards = [self.shapes.index(entry.shape or index.shape) for entry in index.shards]
         lengths = torch.tensor([entry.num_examples for entry in index.shards])
         self.shape_of = torch.tensor(of_shards).repeat_interleave(lengths)
+        if config.imbalance is not None:
+            train = self.splits["train"]
+            labels = torch.from_numpy(np.concatenate([open_shard(file)["labels"].whole() for file in self._files]))
+            self.splits = {**self.splits, "train": kept(config.imbalance, train, labels[train], self.num_classes)}
         if index.latents is not None and config.augment is not None:
             raise Refusal(config.path, "data.augment", *_no_images(config.path))
         self._dtype, self.augment, self._context = index.dtype, config.augment, index.context

@@ -24,21 +24,22 @@ _NAMES["I8"] = "int8"
 
 @dataclass(frozen=True)
 class Array:
-    """An array in a file: shape of the whole array, numpy's name of its elements' type, and a reader of single rows."""
+    """An array in a file: its shape, numpy's name of its elements' type, readers of single rows and of all."""
 
     shape: tuple[int, ...]
     dtype: str
     row: Callable[[int], NDArray[Any]]
+    whole: Callable[[], NDArray[Any]]
 
     @classmethod
     def of_slices(cls, values: Any) -> Self:
         """An array of a safetensors file."""
         dtype = _NAMES.get(values.get_dtype(), "of a type that numpy lacks")
-        return cls(tuple(values.get_shape()), dtype, lambda number: values[number : number + 1][0])
+        return cls(tuple(values.get_shape()), dtype, lambda number: values[number : number + 1][0], lambda: values[:])
 
     @classmethod
     def mapped(cls, values: NDArray[Any]) -> Self:
-        return cls(values.shape, values.dtype.name, lambda number: np.array(values[number]))
+        return cls(values.shape, values.dtype.name, lambda number: np.array(values[number]), lambda: np.array(values))
 
 
 def open_shard(path: Path) -> Mapping[str, Array]:
