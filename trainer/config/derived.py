@@ -32,7 +32,7 @@ def sampler_of(config: RunConfig) -> sampler.AnyConfig:
 
 def drawable(config: RunConfig) -> bool:
     """Whether what an image model draws can be shown: grey, or red, green and blue, or latents of such images."""
-    return config.decoded_shape[0] in (1, 3)
+    return len(config.decoded_shape) == 3 and config.decoded_shape[0] in (1, 3)
 
 
 def states_of(config: RunConfig) -> dict[str, Any]:

@@ -162,6 +162,16 @@ class ReconstructionSample(Section):
     """Images of a grid."""
 
 
+class ExampleSample(Section):
+    """Held-out images in columns, by what the moving average of the weights says of them, such as their cluster."""
+
+    kind: Literal["examples"] = "examples"
+    every: Every | None = None
+    """Steps between two grids while training, or such a share of the run as 1/3; null: none."""
+    per_column: PositiveInt = 8
+    """Images of a column; blank where there are fewer."""
+
+
 class ObjectSample(Section):
     """Objects that are built for some preferences, by the moving average of the weights and the same draws each time.
 
@@ -189,6 +199,7 @@ Sample = Annotated[
     | ClipSample
     | ReactionSample
     | ReconstructionSample
+    | ExampleSample
     | ObjectSample,
     Field(discriminator="kind"),
 ]

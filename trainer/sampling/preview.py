@@ -1,5 +1,6 @@
 """Pictures of what a network draws: grids of images, scatter plots of points, reconstructions."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,7 +11,14 @@ from torch import Tensor
 import trainer.data
 from trainer.config.derived import several_shapes, with_shape
 from trainer.config.run import RunConfig
-from trainer.config.sample import ClipSample, ImageSample, ReactionSample, ReconstructionSample, SequenceSample
+from trainer.config.sample import (
+    ClipSample,
+    ExampleSample,
+    ImageSample,
+    ReactionSample,
+    ReconstructionSample,
+    SequenceSample,
+)
 from trainer.model.autoencoder import Autoencoder
 from trainer.sampling.clips import show_clips
 from trainer.sampling.conditioning import Conditioning
@@ -86,6 +94,20 @@ def reconstructions(config: RunConfig, model: Autoencoder, num: int) -> Tensor:
     images = dataset.get(dataset.indices("held_out")[:num]).x_1
     mean, _ = model.encode(images.to(next(model.parameters()).device))
     return torch.cat([images, model.decode(mean).cpu()])
+
+
+def preview_groups(config: RunConfig, images: Tensor, groups: Tensor, headings: Sequence[str], path: Path) -> None:
+    """Writes images [N, C, H, W] in columns by group, int64 [N], as many as `sample` says, blank where there are fewer.
+
+    The numbers of groups are those of `headings`.
+    """
+    assert isinstance(config.sample, ExampleSample)
+    rows, columns = config.sample.per_column, len(headings)
+    grid = torch.ones(rows, columns, *images.shape[1:])
+    for column in range(columns):
+        own = images[groups == column][:rows].cpu()
+        grid[: len(own), column] = own
+    image_grid(grid.flatten(0, 1).numpy(), columns, path, headings)
 
 
 def plot_points(config: RunConfig, points: Tensor, labels: Tensor, path: Path, *, seed: int) -> None:

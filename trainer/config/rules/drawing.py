@@ -11,7 +11,14 @@ from trainer.config.rules.pairing import of_source
 from trainer.config.rules.partners import advice
 from trainer.config.rules.parts import composition_of, of_blocks, of_causal_network, of_composition, of_distillation
 from trainer.config.run import RunConfig
-from trainer.config.sample import FlowSample, ImageSample, ObjectSample, ReconstructionSample, TextSample
+from trainer.config.sample import (
+    ExampleSample,
+    FlowSample,
+    ImageSample,
+    ObjectSample,
+    ReconstructionSample,
+    TextSample,
+)
 from trainer.config.task import TrajectoryBalanceTaskConfig
 from trainer.data import PairsConfig
 from trainer.data.text_windows import run_tokenizer
@@ -25,7 +32,10 @@ def of_samples(config: RunConfig, world_size: int) -> Objections:
     shared = config.parallel.expert * config.parallel.tensor > 1
     shared |= config.engine.shards_parameters and world_size > 1
     match config.sample, config.model:
-        case ((ImageSample(every=int()) | ReconstructionSample(every=int())), _) if not drawable(config):
+        case (
+            (ImageSample(every=int()) | ReconstructionSample(every=int()) | ExampleSample(every=int())),
+            _,
+        ) if not drawable(config):
             problem = f"{config.sample.every}, but examples of {config.decoded_shape[0]} channels are no picture"
             yield "sample.every", problem, "use null"
         case sample, _ if isinstance(sample, FlowSample) and sample.every and shared and _chooses_steps(sample.sampler):
