@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
 import torch
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import BeforeValidator, Field, PositiveInt, model_validator
 from torch import Tensor
 
 from netsim.foundation.documents import JsonFile
@@ -29,6 +29,7 @@ from trainer.data.protocol import (
     id_of,
     source_of,
 )
+from trainer.data.revealed import Revealed, counts_of
 from trainer.data.shards import latents_of
 
 TOLERANCE = 1e-6
@@ -103,6 +104,9 @@ class MixtureConfig(Section):
     labels: Annotated[Literal["own", "source"], Field(exclude_if=lambda labels: labels == "own")] = "own"
     """own: labels are those of the sources, which have the same classes; source: the class of an example is its source.
     """
+    size: Annotated[PositiveInt | None, Field(exclude_if=lambda size: size is None)] = None
+    """Training examples in all: of each source the first of a fixed shuffle, its share of them by largest remainders,
+    so that a larger size contains a smaller one; null: every example of each. Held-out examples stay."""
 
     @classmethod
     def resolved(cls, document: dict[str, Any]) -> dict[str, Any]:
@@ -222,6 +226,11 @@ class Mixture(Dataset):
         self._by_source = config.labels == "source"
         self._sources = tuple(sources.values())
         shares = config.shares or _by_size(sources)
+        if config.size is not None:
+            counts = revealed_counts(sources, shares, config.size)
+            sources = {name: Revealed(source, counts[name]) for name, source in sources.items()}
+            shares = {name: count / config.size for name, count in counts.items()}
+            self._sources = tuple(sources.values())
         for name, source in sources.items():
             if shares[name] > 0 and not source.endless and source.count("train") == 0:
                 raise ValueError(f"data.sources.{name}: has no training example; give it the share 0, or leave it out")
@@ -335,6 +344,18 @@ def _by_size(sources: Mapping[str, Dataset]) -> dict[str, float]:
     shares = {name: count / max(1, sum(counts.values())) for name, count in counts.items()}
     _check_rarest(shares, "data.shares: by size")
     return shares
+
+
+def revealed_counts(sources: Mapping[str, Dataset], shares: Mapping[str, float], size: int) -> dict[str, int]:
+    """Training examples of each source in a mixture of so many; refuses a source that has fewer."""
+    counts = dict(zip(sources, counts_of([shares[name] for name in sources], size), strict=True))
+    for name, source in sources.items():
+        if not source.endless and counts[name] > (most := source.count("train")):
+            raise ValueError(
+                f"data.size: {name} has {most} training examples, and its share of {size} is {counts[name]}; use "
+                f"{int(most / shares[name])} or less, or another share"
+            )
+    return counts
 
 
 def _sizeless(name: str) -> str:

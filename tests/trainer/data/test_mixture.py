@@ -35,6 +35,7 @@ from trainer.data.mixture import Mixture, MixtureFile
 from trainer.data.order import BLOCK, Dealing
 from trainer.data.picture import AugmentConfig, augmented
 from trainer.data.protocol import SOURCE_BIT, TooManyBadExamples, id_of, source_of
+from trainer.data.revealed import counts_of
 from trainer.data.text_windows import run_tokenizer
 from trainer.task import NextTokenTask
 
@@ -399,3 +400,43 @@ def test_source_points_are_dealt_beside_a_mixture() -> None:
     assert sourced.sources is not None
     assert alone.sources is not None
     assert torch.equal(sourced.sources, alone.sources)
+
+
+@given(weights=SHARES, size=st.integers(1, 5000))
+@settings(max_examples=60, deadline=None)
+def test_counts_are_whole_have_the_exact_sum_and_miss_a_share_by_less_than_one(weights: list[int], size: int) -> None:
+    shares = [weight / sum(weights) for weight in weights]
+    counts = counts_of(shares, size)
+    assert sum(counts) == size
+    assert all(abs(count - share * size) < 1 for count, share in zip(counts, shares, strict=True))
+    assert all(share > 0 or count == 0 for count, share in zip(counts, shares, strict=True))
+
+
+@pytest.mark.parametrize("size", [10, 100])
+def test_a_mixture_of_a_size_takes_the_first_of_each_source_and_all_that_is_held_out(size: int) -> None:
+    shares = {"a": 0.25, "b": 0.55, "c": 0.2}
+    sources: dict[str, Dataset] = {"a": Numbers(62), "b": Keyed(5000), "c": Endless(1)}
+
+    def of(size: int | None) -> Any:
+        section = {name: {"kind": "digits"} for name in sources}
+        config = MixtureConfig.model_validate({"kind": "mixture", "sources": section, "shares": shares, "size": size})
+        return Mixture(config, sources)
+
+    cut, larger, whole = of(size), of(120), of(None)
+    assert cut.count("train") == size
+    assert set(cut.indices("train").tolist()) < set(larger.indices("train").tolist())
+    assert torch.equal(cut.indices("held_out"), whole.indices("held_out"))
+    counts = source_of(cut.indices("train"))[0].bincount().tolist()
+    assert counts == counts_of(list(shares.values()), size)
+    assert cut.mix.shares == pytest.approx([count / size for count in counts])
+    dealt_ids = dealt(cut, 2 * size, batch=size)
+    assert set(dealt_ids) == set(cut.indices("train").tolist()), "every one of them is dealt, and no other"
+    assert sorted(cut.data_points("train").tolist()) == sorted(cut.indices("train").tolist())
+    with pytest.raises(ValueError, match=r"^data\.size: a has 31 training examples, and its share of 200 is 50; use"):
+        of(200)
+
+
+def test_a_size_is_no_part_of_a_configuration_that_has_none() -> None:
+    config = run(sources={"a": {}, "b": {}})
+    assert "size" not in config.model_dump(mode="json")["data"]
+    assert run(sources={"a": {}, "b": {}}, size=30).data.open().count("train") == 30
