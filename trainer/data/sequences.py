@@ -99,9 +99,13 @@ class Sequences(Listed):
 
     def get(self, indices: Tensor) -> Batch:
         rows = self._sequence_of[indices]
-        one_hot = torch.nn.functional.one_hot(self._letters[rows].long(), self.shape[0]).float()
         labels = None if self._labels is None else self._labels[rows]
-        return Batch(one_hot.transpose(1, 2)[:, :, None], labels, indices)
+        return Batch(one_hot(self._letters[rows], self.shape[0]), labels, indices)
+
+
+def one_hot(letters: Tensor, num_letters: int) -> Tensor:
+    """Sequences of numbers of letters [B, L] as float32 [B, V, 1, L]."""
+    return torch.nn.functional.one_hot(letters.long(), num_letters).float().transpose(1, 2)[:, :, None]
 
 
 def texts(sequences: Tensor, alphabet: str, pad: str | None = None) -> list[str]:

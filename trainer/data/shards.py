@@ -20,9 +20,11 @@ from trainer.data.files import DataFiles, found_once
 from trainer.data.imbalance import Imbalance, check_imbalance, kept
 from trainer.data.picture import Augment, check_augment
 from trainer.data.protocol import BadExamples, Batch, Listed, OfShapes, shuffled_splits
+from trainer.data.sequences import one_hot
 from trainer.data.shard.file import Array, open_shard
 from trainer.data.shard.index import (
     REMEDY,
+    Alphabet,
     ClassNames,
     LatentsEntry,
     PairIndex,
@@ -157,6 +159,8 @@ class ShardsConfig(Section):
         tuple[PositiveInt, PositiveInt, PositiveInt] | None, Field(exclude_if=lambda one: one is None)
     ] = None
     """(C, H, W) of what belongs to each example and is not drawn, such as a mask; left out: what the index says."""
+    alphabet: Alphabet = ""
+    """Of sequences, which are read one-hot; left out: what the index says."""
     augment: Augment = None
     """Flips and crops of the images that are trained on; null: none."""
     imbalance: Imbalance = None
@@ -176,6 +180,8 @@ class ShardsConfig(Section):
         optional: dict[str, Any] = {"shapes": index.shapes} if len(index.shapes) > 1 else {}
         if index.context is not None:
             optional["context_shape"] = index.context.shape
+        if index.alphabet:
+            optional["alphabet"] = index.alphabet
         return completed(document, {name: getattr(index, name) for name in names} | optional)
 
     def of_shape(self, shape: tuple[int, ...]) -> ShardsConfig:
@@ -187,6 +193,8 @@ class ShardsConfig(Section):
         check_imbalance(self.imbalance, self.num_classes)
         for shape in (self.shape, *self.shapes):
             check_augment(self.augment, shape)
+        if self.alphabet and self.augment is not None:
+            raise ValueError("augment: is for images, and these examples are letters; leave it out")
         if self.context_shape is not None and self.augment is not None:
             raise ValueError("augment: would move images and leave their contexts where they are; leave it out")
         return self
@@ -200,7 +208,7 @@ class Shards(RowsOfShards, OfShapes):
 
     def __init__(self, config: ShardsConfig) -> None:
         index = ShardIndex.read(config.path)
-        check_same(config.path, index, config, ("digest", "shape", "num_classes", "context_shape"))
+        check_same(config.path, index, config, ("digest", "shape", "num_classes", "context_shape", "alphabet"))
         super().__init__(config.path, index, config.held_out, lambda: _check_shards(config.path, index))
         self.shapes = index.shapes
         of_shards = [self.shapes.index(entry.shape or index.shape) for entry in index.shards]
@@ -213,11 +221,15 @@ class Shards(RowsOfShards, OfShapes):
         if index.latents is not None and config.augment is not None:
             raise Refusal(config.path, "data.augment", *_no_images(config.path))
         self._dtype, self.augment, self._context = index.dtype, config.augment, index.context
+        self._num_letters = len(index.alphabet)
         self._shift, self._scale = (_by_channel(values, index) for values in (index.shift, index.scale))
 
     def get(self, indices: Tensor) -> Batch:
         values, labels, contexts = zip(*self.rows(indices, self._row), strict=True)
-        x_1 = _as_read(values, self._dtype)
+        if self._num_letters:
+            x_1 = one_hot(torch.from_numpy(np.stack(values)), self._num_letters)
+        else:
+            x_1 = _as_read(values, self._dtype)
         if self._shift is not None:
             x_1 = x_1 - self._shift
         if self._scale is not None:
@@ -231,6 +243,8 @@ class Shards(RowsOfShards, OfShapes):
         for name, read in (("data", values), ("context", context)):
             if read is not None and not np.isfinite(read).all():
                 raise ValueError(f"{name}: contains values that are not finite")
+        if self._num_letters and values.max() >= self._num_letters:
+            raise ValueError(f"data: {values.max()} is no number of the {self._num_letters} letters")
         label = int(arrays["labels"].row(row)) if self.num_classes else 0
         if label not in range(max(1, self.num_classes)):
             raise ValueError(f"labels: {label} is not one of the {self.num_classes} classes")
@@ -254,7 +268,7 @@ def _check_shards(folder: Path, index: ShardIndex) -> None:
     for entry in index.shards:
         path = folder / entry.file
         arrays = open_shard(path)
-        rows = {"data": (entry.shape or index.shape, index.dtype)}
+        rows = {"data": (entry.shape or index.stored_shape, index.dtype)}
         if index.context is not None:
             rows["context"] = index.context.shape, index.context.dtype
         for key in (*rows, *(("labels",) if index.num_classes else ())):

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -10,8 +11,13 @@ import trainer.data
 from netsim.foundation.refusal import Refusal
 from trainer.config.file import resolve
 from trainer.config.run import RunConfig
+from trainer.data import write_shards
+from trainer.data.protocol import BadExamples
 from trainer.data.sequences import SequencesConfig, texts
+from trainer.data.shard.writer import save_shard
+from trainer.data.shards import ShardsConfig
 
+NUMBERS = np.array([[1, 0, 2], [2, 0, 3], [3, 3, 3]], np.uint8)
 COUNTED = "# from a genome\nsequence\tcount\nCAG\t3\nGAU\t1\n\nUUU\t2\n"
 
 
@@ -115,6 +121,35 @@ def test_a_file_that_is_missing_or_has_changed_is_refused(tmp_path: Path) -> Non
     written(tmp_path, "CAGA\nGAUA\n")
     with pytest.raises(Refusal, match="line 1: has 4 letters, where the length is 3"):
         trainer.data.build(found)
+
+
+def shards(folder: Path, numbers: np.ndarray = NUMBERS, **settings: Any) -> ShardsConfig:
+    write_shards(folder, [(numbers, np.arange(len(numbers)) % 2)], num_classes=2, alphabet="ACGU", shard_examples=2)
+    document = ShardsConfig.resolved({"kind": "shards", "path": folder, "held_out": 1, **settings})
+    return ShardsConfig.model_validate(document)
+
+
+def test_shards_hold_numbers_of_letters(tmp_path: Path) -> None:
+    found = shards(tmp_path)
+    assert (found.alphabet, found.shape) == ("ACGU", (4, 1, 3))
+    batch = trainer.data.build(found).get(torch.tensor([2, 0, 1]))
+    assert texts(batch.x_1, found.alphabet) == ["UUU", "CAG", "GAU"]
+    assert batch.labels is not None
+    assert batch.labels.tolist() == [0, 0, 1]
+    assert torch.equal(batch.x_1.sum(1), torch.ones(3, 1, 3))
+
+
+def test_letters_of_shards_that_do_not_fit_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="examples: 4 is no number of the 4 letters from 0"):
+        shards(tmp_path / "number", NUMBERS + 1)
+    with pytest.raises(ValueError, match=r"examples: float32 \[2, 3\] are no sequences of letters"):
+        shards(tmp_path / "type", NUMBERS.astype(np.float32))
+    with pytest.raises(ValueError, match="augment: is for images, and these examples are letters"):
+        shards(tmp_path / "augmented", augment={"flip": 0.5})
+    found = shards(tmp_path / "changed")
+    save_shard(tmp_path / "changed/shard_00000.safetensors", {"data": NUMBERS[:2] + 1, "labels": np.array([0, 1])})
+    with pytest.raises(BadExamples, match="data: 4 is no number of the 4 letters"):
+        trainer.data.build(found).get(torch.tensor([0, 1]))
 
 
 def test_a_mixture_of_sequences_has_one_alphabet(tmp_path: Path) -> None:

@@ -23,6 +23,8 @@ LISTED = 20
 ClassNames = Annotated[tuple[str, ...], Field(exclude_if=lambda names: not names)]
 """Of the classes 0, 1, ...; empty: they have none. Empty ones are not written: files from before there were names keep
 their digests."""
+Alphabet = Annotated[str, Field(exclude_if=lambda letters: not letters)]
+"""Not written where there are no letters, for the same reason."""
 
 
 def check_class_names(names: tuple[str, ...], num_classes: int) -> None:
@@ -159,12 +161,13 @@ class ShardIndex(FolderIndex):
 
     A shard has the key ``data``, [num_examples, *shape], where there are classes ``labels``, integers [num_examples],
     and where examples have one ``context``. What a network sees is (data - shift) / scale; bytes are first brought from
-    0..255 to [-1, 1].
+    0..255 to [-1, 1]. With an alphabet ``data`` are numbers of letters, uint8 [num_examples, L], which a network sees
+    one-hot.
     """
 
     format: Literal["flowfabric.shards/1"] = "flowfabric.shards/1"
     shape: Annotated[tuple[PositiveInt, ...], Field(min_length=1)]
-    """Of an example: (C, H, W) or (D,). Where images have several shapes, the largest."""
+    """Of an example: (C, H, W) or (D,). Where images have several shapes, the largest. Of letters (V, 1, L)."""
     dtype: Literal["float32", "float16", "uint8"]
     """Of the data in every shard."""
     num_classes: NonNegativeInt
@@ -179,6 +182,8 @@ class ShardIndex(FolderIndex):
     """Of images; None: the examples are no latents."""
     context: Annotated[ContextEntry | None, Field(exclude_if=lambda entry: entry is None)] = None
     """Of the examples; left out: they have none."""
+    alphabet: Alphabet = ""
+    """Letters of the numbers 0, 1, ...; left out: the data are no letters."""
     shards: Annotated[tuple[ShapedShardEntry, ...], Field(min_length=1)]
 
     @model_validator(mode="after")
@@ -187,6 +192,13 @@ class ShardIndex(FolderIndex):
         for name, values in (("shift", self.shift), ("scale", self.scale)):
             if values is not None and len(values) != self.shape[0]:
                 raise ValueError(f"{name}: {len(values)} values do not fit the {self.shape[0]} channels; {REMEDY}")
+        if len(set(self.alphabet)) < len(self.alphabet):
+            raise ValueError(f"alphabet: {self.alphabet} has a letter twice; {REMEDY}")
+        if self.alphabet and (
+            len(self.shape) != 3 or self.shape[:2] != (len(self.alphabet), 1) or self.dtype != "uint8"
+        ):
+            problem = f"{len(self.alphabet)} letters do not fit {self.dtype} {list(self.shape)}"
+            raise ValueError(f"alphabet: {problem}; {REMEDY}")
         if self.latents is not None:
             numbers = len(self.latents.shift), len(self.latents.scale)
             if len(self.shape) != 3 or any(2 * number != self.shape[0] for number in numbers):
@@ -212,6 +224,11 @@ class ShardIndex(FolderIndex):
     @property
     def num_examples(self) -> int:
         return sum(shard.num_examples for shard in self.shards)
+
+    @property
+    def stored_shape(self) -> tuple[int, ...]:
+        """Of an example in a shard, where its entry gives none."""
+        return self.shape[2:] if self.alphabet else self.shape
 
     @property
     def context_shape(self) -> tuple[int, int, int] | None:

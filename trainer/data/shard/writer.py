@@ -49,6 +49,7 @@ def write_shards(
     file_type: Literal["safetensors", "npz"] = "safetensors",
     standardise: bool = False,
     latents: Callable[[], LatentsEntry] | None = None,
+    alphabet: str = "",
 ) -> ShardIndex:
     """Writes a folder that ``data: {kind: shards, path: FOLDER}`` reads, the index last; no more than a shard is held.
 
@@ -60,10 +61,12 @@ def write_shards(
         shard_examples: examples of each shard but the last.
         standardise: whether readers see each channel with mean 0 and variance 1.
         latents: says, when all examples have been taken, what they are latents of; None: they are none.
+        alphabet: letters of sequences, whose data are their numbers, uint8 [B, L]; empty: they are no sequences.
 
     Raises:
         Refusal: the folder holds shards already or cannot be written.
-        ValueError: there are no examples, their shapes or types differ, values are not finite, or a label is no class.
+        ValueError: there are no examples, their shapes or types differ, values are not finite, a label is no class,
+            or a number is no letter.
     """
     if (folder / INDEX).exists():
         raise Refusal(folder / INDEX, "output", "already exists", "give another folder, or delete this one")
@@ -78,15 +81,20 @@ def write_shards(
                 "give examples of one shape and type"
             )
         shape, dtype, context_entry = data.shape[1:], data.dtype.name, of_context
+        if alphabet:
+            _check_letters(data, alphabet)
         entry = ShapedShardEntry(file=f"shard_{len(entries):05d}.{file_type}", num_examples=len(data))
         arrays = {"data": data, "labels": None if labels is None else labels.astype(np.int64), "context": context}
         save_shard(folder / entry.file, {name: values for name, values in arrays.items() if values is not None})
         entries.append(entry)
-        moments.append(moments_of(data))
+        if standardise:
+            moments.append(moments_of(data))
     if not entries:
         raise ValueError("examples: there are none; give at least one")
     shift, scale = statistics_of(moments) if standardise else (None, None)
     said = {"num_classes": num_classes, "class_names": class_names, "shift": shift, "scale": scale}
+    if alphabet:
+        shape, said["alphabet"] = (len(alphabet), 1, *shape), alphabet
     index = ShardIndex.model_validate(
         {
             **{"shape": shape, "dtype": dtype, "context": context_entry, **said},
@@ -95,6 +103,14 @@ def write_shards(
     )
     index.write(folder)
     return index
+
+
+def _check_letters(numbers: NDArray[Any], alphabet: str) -> None:
+    if numbers.dtype != np.uint8 or numbers.ndim != 2:
+        found = f"{numbers.dtype.name} {list(numbers.shape)}"
+        raise ValueError(f"examples: {found} are no sequences of letters; give their numbers, uint8 [B, L]")
+    if numbers.size and numbers.max() >= len(alphabet):
+        raise ValueError(f"examples: {numbers.max()} is no number of the {len(alphabet)} letters from 0; correct them")
 
 
 def _pieces(examples: Iterable[Examples | Labelled], length: int, num_classes: int) -> Iterator[Examples]:
