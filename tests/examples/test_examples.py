@@ -12,8 +12,8 @@ from tests.trainer.untrained import save_untrained, untrained_run
 from trainer import load_config
 from trainer.__main__ import main
 from trainer.config.run import RunConfig
+from trainer.flow import Condition, target
 from trainer.flow import path as flow_path
-from trainer.flow import target
 from trainer.flow.field import NetworkField
 
 EXAMPLES = ROOT / "configs" / "examples"
@@ -142,6 +142,16 @@ def test_the_coupling_shortens_the_way() -> None:
     assert torch.equal(pairs.x_1, x_1)
     assert torch.equal(pairs.x_0.sort(0).values, x_0.sort(0).values)
     assert (pairs.x_1 - pairs.x_0).square().sum(1).mean() < 0.8 * (x_1 - x_0).square().sum(1).mean()
+
+
+def test_a_code_on_the_circle_is_read_back() -> None:
+    program = runpy.run_path(str(EXAMPLES / "own_label_field.py"))
+    circle, label = program["Circle"](program["Circle"].Config()), torch.arange(12)
+    for rest in ((), (3, 3)):
+        uniform = torch.rand(12, 2, *rest, generator=torch.Generator().manual_seed(0))
+        field = circle.encode(Condition(label), uniform, 12)
+        assert torch.equal(circle.decode(field, 12), label)
+        assert torch.allclose(field.square().sum(1), torch.tensor(1.5**2))
 
 
 def test_the_velocity_of_the_path_is_its_derivative() -> None:

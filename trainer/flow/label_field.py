@@ -6,17 +6,18 @@ Shape legend: B examples, P planes of a field, *rest rows and columns of an imag
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal, Protocol
 
 import torch
 from pydantic import Field, PositiveFloat, PositiveInt
 from torch import Tensor
 
+from netsim.foundation.own_class import KindOrClass, OwnClass
 from netsim.foundation.settings import Section
 from trainer.flow.condition import Condition
 
 
-class LabelField(Section):
+class LabelField(Protocol):
     """A code of labels, whose gaps uniform noise fills: a flow can tell a lattice from normal noise at any time."""
 
     @abstractmethod
@@ -24,15 +25,23 @@ class LabelField(Section):
         """How many planes P a label fills."""
 
     @abstractmethod
+    def fill(self, noise: Tensor) -> Tensor:
+        """Noise of fields, of independent values [B, P, *rest].
+
+        Where a code is the same in all pixels, so is its noise: else the mean of a plane says the class until nearly
+        t = 1, and the network does not learn to read it from the image.
+        """
+
+    @abstractmethod
     def encode(self, condition: Condition, uniform: Tensor, num_classes: int) -> Tensor:
-        """The fields [B, P, *rest] of the classes or contexts of a condition, with noise in [0, 1) of that shape."""
+        """The fields [B, P, *rest] of a condition, with noise in [0, 1) that :meth:`fill` gave."""
 
     @abstractmethod
     def decode(self, field: Tensor, num_classes: int) -> Tensor | None:
         """The classes int64 [B] of fields [B, P, *rest], from their means over `rest`; None if they have none."""
 
 
-class Scalar(LabelField):
+class Scalar(Section):
     """The number of a class, from -spread / 2 to spread / 2, the same in every plane and pixel.
 
     Neighbouring numbers have neighbouring codes. Symmetrical Flow Matching, arXiv 2506.10634, with spread 4.
@@ -47,6 +56,9 @@ class Scalar(LabelField):
     def planes(self, num_classes: int) -> int:  # noqa: ARG002
         return self.repeats
 
+    def fill(self, noise: Tensor) -> Tensor:
+        return even(noise)
+
     def encode(self, condition: Condition, uniform: Tensor, num_classes: int) -> Tensor:
         assert condition.label is not None
         half = self.spread / 2
@@ -58,7 +70,7 @@ class Scalar(LabelField):
         return ((mean / self.spread + 0.5) * (num_classes - 1)).round().long().clamp(0, num_classes - 1)
 
 
-class OneHot(LabelField):
+class OneHot(Section):
     """A plane for each class, `spread` / 2 in that of the label and its negative in the others: no class is nearer."""
 
     kind: Literal["one_hot"] = "one_hot"
@@ -69,6 +81,9 @@ class OneHot(LabelField):
 
     def planes(self, num_classes: int) -> int:
         return num_classes
+
+    def fill(self, noise: Tensor) -> Tensor:
+        return even(noise)
 
     def encode(self, condition: Condition, uniform: Tensor, num_classes: int) -> Tensor:
         assert condition.label is not None
@@ -82,7 +97,7 @@ class OneHot(LabelField):
 ClassField = Annotated[Scalar | OneHot, Field(discriminator="kind")]
 
 
-class Channels(LabelField):
+class Channels(Section):
     """Masks or other maps that the data have beside each image, and perhaps a code of its class.
 
     Source: Symmetrical Flow Matching, arXiv 2506.10634, with uniform noise 10 / 127.5 wide.
@@ -99,6 +114,11 @@ class Channels(LabelField):
     def planes(self, num_classes: int) -> int:
         return self.num + (0 if self.classes is None else self.classes.planes(num_classes))
 
+    def fill(self, noise: Tensor) -> Tensor:
+        if self.classes is None:
+            return noise
+        return torch.cat([noise[:, : self.num], self.classes.fill(noise[:, self.num :])], dim=1)
+
     def encode(self, condition: Condition, uniform: Tensor, num_classes: int) -> Tensor:
         assert condition.context is not None
         maps = condition.context + self.noise * (uniform[:, : self.num] - 0.5)
@@ -110,7 +130,18 @@ class Channels(LabelField):
         return None if self.classes is None else self.classes.decode(field[:, self.num :], num_classes)
 
 
-AnyLabelField = Annotated[Scalar | OneHot | Channels, Field(discriminator="kind")]
+class OwnLabelField(OwnClass, frozen=True):
+    """A code of classes that keeps `LabelField`."""
+
+    protocol: ClassVar[str] = "trainer.flow.label_field.LabelField"
+
+
+AnyLabelField = Annotated[Scalar | OneHot | Channels | OwnLabelField, KindOrClass()]
+
+
+def even(values: Tensor) -> Tensor:
+    """The first value of each plane [B, P, *rest] in all of its pixels."""
+    return _beside(values.reshape(*values.shape[:2], -1)[..., 0], values)
 
 
 def _beside(code: Tensor, uniform: Tensor) -> Tensor:

@@ -90,6 +90,20 @@ def test_the_label_becomes_noise_while_the_image_comes_from_it(field: Any) -> No
 
 
 @fields
+def test_no_mean_over_pixels_says_the_class(field: Any) -> None:
+    """Close to t = 1 the planes of a state are as noisy as a single value."""
+    x_1, condition = batch(4000, (8, 8))
+    pairs = built(field).draw(x_1, condition, generator=generator(1))
+    noise = pairs.x_1[:, 2:].flatten(2)
+    assert torch.equal(noise, noise[..., :1].expand_as(noise))
+    assert noise.mean(2).std().item() == pytest.approx(1, abs=0.03)
+    masks = Condition(condition.label, torch.zeros(4000, 1, 8, 8))
+    of_masks = built(Channels(classes=field)).draw(x_1, masks, generator=generator(1)).x_1[:, 2:]
+    assert of_masks[:, :1].flatten(1).mean(1).std().item() == pytest.approx(1 / 8, abs=0.01)
+    assert torch.equal(of_masks[:, 1:, :1, :1].expand(-1, -1, 8, 8), of_masks[:, 1:])
+
+
+@fields
 def test_samples_begin_at_noise_and_the_code_of_their_class_by_key_alone(field: Any) -> None:
     made, keys, labels = built(field), torch.arange(30) * 7919, torch.arange(30) % 10
     shape = made.state_shape((2, 4, 4), 10)
