@@ -47,6 +47,16 @@ class Evaluate(OfRuns):
     statistics: Annotated[Path | None, "NPZ"] = None
     """with --features: statistics of the real examples, as the fid verb writes them or pytorch-fid and
     guided-diffusion publish them (default: of up to 10,000 training examples)"""
+    episodes: Annotated[int, "N"] = 0
+    """play so many episodes instead: a few classes with a few labelled examples each, and queries, all held out, on the
+    features of an autoencoder's run, or with --features of a file (default: 0, none; papers play 600 to 3,000)"""
+    ways: Annotated[int, "N"] = 5
+    """with --episodes: classes of an episode (default: 5)"""
+    shots: Annotated[str, "N,N,..."] = "1,5"
+    """with --episodes: labelled examples of a class, each number with the same queries (default: 1,5)"""
+    queries: Annotated[str, "N,N,..."] = "15"
+    """with --episodes: queries of each class, or of each of the classes of an episode, such as 27,20,15,9,4 (default:
+    15)"""
     out: Annotated[Path, "JSON"]
     """the figures"""
     page: Annotated[Path | None, "HTML"] = None
@@ -56,6 +66,11 @@ class Evaluate(OfRuns):
 def _evaluate(options: Evaluate) -> int:
     evaluations = numbers_of_evaluations(options.evaluations)
     check_outputs({"--out": options.out, "--page": options.page})
+    if options.episodes:
+        return _play(options)
+    for name in EPISODES:
+        if getattr(options, name) != getattr(Evaluate, name):
+            raise ValueError(f"--{name}: it is of episodes, which are not played; give --episodes too")
     if options.statistics is not None and options.features is None:
         raise ValueError(f"--statistics: {options.statistics} would be used for nothing; give --features too")
     controls = read_controls(options.controls)
@@ -76,6 +91,35 @@ def _evaluate(options: Evaluate) -> int:
         controls=controls,
     )
     return run(options.run_dir, spec, options.data_from, options.out, options.page)
+
+
+EPISODES = ("ways", "shots", "queries")
+
+
+def _play(options: Evaluate) -> int:
+    """Plays episodes; refuses what is said about a flow besides."""
+    for name in ("evaluations", "num", "likelihood", "steps", "controls", "statistics"):
+        if getattr(options, name) != getattr(Evaluate, name):
+            raise ValueError(f"--{name}: it is of samples, which --episodes does not draw; leave one of them out")
+    from trainer.evaluation.few_shot.episodes import Episodes
+    from trainer.experiment.evaluate import run_episodes
+
+    episodes = Episodes(
+        num=options.episodes,
+        ways=options.ways,
+        shots=_numbers("--shots", options.shots),
+        queries=_numbers("--queries", options.queries),
+        seed=options.seed,
+    )
+    episodes.check()
+    return run_episodes(options.run_dir, episodes, options.features, options.data_from, options.out, options.page)
+
+
+def _numbers(option: str, text: str) -> tuple[int, ...]:
+    words = text.split(",")
+    if not all(word.strip().isdecimal() for word in words):
+        raise ValueError(f"{option}: {text!r} are not numbers with commas between them; use for example 1,5")
+    return tuple(int(word) for word in words)
 
 
 def _check_run(options: Evaluate) -> None:
@@ -119,9 +163,11 @@ EVALUATE = verb(
     "The averaged weights of the newest complete checkpoint draw on this process alone. Distances are measured "
     "on samples without guidance, class accuracy on samples with the run's own guidance. Of a policy that builds "
     "objects, --num are built for each of a lattice of preferences: hypervolume, R2, diversity, and where all objects "
-    "can be listed how far the policy's distribution is from the one that it is to learn, exactly.",
+    "can be listed how far the policy's distribution is from the one that it is to learn, exactly. --episodes tells "
+    "classes apart by a few labelled examples, on features that were learned without labels and on the examples "
+    "themselves, with prototypes moved to the queries and without.",
     outputs=lambda options: [
-        (OutputFile("--out", ("flowfabric.evaluation/", "flowfabric.objects/")), options.out),
+        (OutputFile("--out", ("flowfabric.evaluation/", "flowfabric.objects/", "flowfabric.few_shot/")), options.out),
         (OutputFile("--page", (page_mark("evaluate"),)), options.page),
     ],
     following=SHOW_RUN,

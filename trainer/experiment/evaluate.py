@@ -6,25 +6,35 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import trainer.task
 from netsim.foundation.files import replacing
 from netsim.foundation.run_reference import ReferenceConfig
 from netsim.foundation.terminal import Terminal
+from trainer.checkpoint.intact import newest_checkpoint
 from trainer.config.derived import with_controls
+from trainer.config.file import load_run
 from trainer.config.rules.drawing import of_drawn
 from trainer.config.rules.objection import refuse
 from trainer.config.run import RunConfig
-from trainer.config.sample import FlowSample
+from trainer.config.sample import ExampleSample, FlowSample, ObjectSample
+from trainer.evaluation.few_shot.episodes import Episodes
+from trainer.evaluation.few_shot.features import in_words, measure_features, played_examples
+from trainer.evaluation.few_shot.measurement import FewShotMeasurement
 from trainer.evaluation.judgement import check_features
-from trainer.experiment.built.objects import builds_objects, opened_policy
+from trainer.experiment.built.objects import builds_objects
 from trainer.flow.sampler import Dopri5, Segmented
+from trainer.model.build import meta_network
+from trainer.model.feature_extractor.extractor import check_extractor, read_extractor
+from trainer.model.network import GivesFeatures
 from trainer.observe.measurement import Measurement, MeasurementSpec, Progress
 from trainer.sampling.reference import Reference
 from trainer.sampling.sample import MOST_SAMPLES
 from trainer.sampling.sampler_choice import check_chosen_controls, check_made_of, sampler_of
-from trainer.sampling.trained import compared_with, opened, restored_flow
+from trainer.sampling.trained import compared_with, opened, opened_network, restored_flow
 from trainer.training.networks import TrainedNetworks
+from trainer.training.task import Task
 
 WIDTH = 100
 """Of what is printed into a file, in characters."""
@@ -41,6 +51,20 @@ def run(run_dir: Path, spec: MeasurementSpec, data_from: Path | None, out: Path,
         stem = Path(folder) / "drawn"
         measurement = measure_run(run_dir, spec, picture=stem if page else None, progress=status.update)
         picture = next((path.read_bytes() for path in stem.parent.glob("drawn.png")), None)
+    return _written(measurement, run_dir, picture, out, page)
+
+
+def run_episodes(
+    run_dir: Path, episodes: Episodes, features: Path | None, data_from: Path | None, out: Path, page: Path | None
+) -> int:
+    """Plays episodes on one process, and prints and writes as :func:`run` does."""
+    with Terminal(stderr=True).status("") as status:
+        measurement = play_run(run_dir, episodes, features, data_from, progress=status.update)
+    return _written(measurement, run_dir, None, out, page)
+
+
+def _written(measurement: Measurement, run_dir: Path, picture: bytes | None, out: Path, page: Path | None) -> int:
+    """Prints a table, and writes a JSON and a page if given."""
     with replacing(out) as temporary:
         temporary.write_text(json.dumps(measurement.to_dict(), indent=1) + "\n", encoding="utf-8")
     console = Terminal(width=None if sys.stdout.isatty() else WIDTH)
@@ -68,8 +92,8 @@ def measure_run(
     for name, value, least in (("--num", spec.num, 2), ("--likelihood", spec.likelihood, 0), ("--seed", spec.seed, 0)):
         if value < least:
             raise ValueError(f"{name}: {value} is below {least}; use {least} or more")
-    if builds_objects(run_dir):
-        return _measure_objects(run_dir, spec, picture, progress)
+    if _measured_by_task(run_dir):
+        return _measure_network(run_dir, spec, picture, progress)
     config = restored_flow(run_dir)[1]
     assert isinstance(config.sample, FlowSample)
     sample, controls = config.sample, config.sample.controls
@@ -90,28 +114,71 @@ def measure_run(
         if picture is not None:
             progress("drawing a picture")
             task.show(networks, picture, seed=flow.config.run.seed)
-        measurement = task.measure(networks, replace(spec, checkpoint=flow.checkpoint), progress)
+        return _measured(run_dir, task, networks, replace(spec, checkpoint=flow.checkpoint), progress)
+
+
+def play_run(
+    run_dir: Path,
+    episodes: Episodes,
+    features: Path | None = None,
+    data_from: Path | None = None,
+    *,
+    progress: Progress = lambda _: None,
+) -> FewShotMeasurement:
+    """Plays episodes on what a run, or a file of the features verb, makes of its held-out examples or another run's."""
+    config = load_run(newest_checkpoint(run_dir))
+    data = config.data if data_from is None else load_run(newest_checkpoint(data_from)).data
+    if tuple(data.shape) != tuple(config.data.shape):
+        problem = f"has examples of shape {list(data.shape)}, and {run_dir} {list(config.data.shape)}"
+        raise ValueError(f"--data-from: {data_from} {problem}; give a run of the same shape")
+    if features is not None:
+        check_extractor(features, data.shape)
+    elif not isinstance(meta_network(config), GivesFeatures):
+        raise ValueError(
+            f"run_dir: {run_dir} holds a {config.model.kind} model, which gives no features; name some by --features "
+            "(the features verb trains a classifier for them), or give the run of an autoencoder"
+        )
+    batch = played_examples(data, episodes)
+    with opened_network(run_dir) as found:
+        device = next(found.model.parameters()).device
+        if features is not None:
+            extract, name = read_extractor(features, device), f"features of {features.name}"
+        else:
+            assert isinstance(found.model, GivesFeatures)
+            extract, name = found.model.features, "features of the run"
+        of_run = {"checkpoint": found.checkpoint, "device": device, "progress": progress}
+        return measure_features(extract, name, batch, episodes, about=in_words(data), **of_run)
+
+
+def check_options(run_dir: Path, given: Sequence[str]) -> None:
+    """Refuses options that say how a flow is measured, for a run that follows none."""
+    if given and _measured_by_task(run_dir):
+        does = "builds objects" if builds_objects(run_dir) else "groups examples"
+        raise ValueError(f"{given[0]}: {run_dir} {does} and follows no flow; leave it out (--num and --seed are read)")
+
+
+def _measure_network(run_dir: Path, spec: MeasurementSpec, picture: Path | None, progress: Progress) -> Measurement:
+    """Measures a run that follows no flow, by its task."""
+    with opened_network(run_dir) as found:
+        task, networks = trainer.task.build(found.config), TrainedNetworks(found.model)
+        if picture is not None:
+            progress("drawing a picture")
+            task.show(networks, picture, seed=found.config.run.seed)
+        return _measured(run_dir, task, networks, replace(spec, checkpoint=found.checkpoint), progress)
+
+
+def _measured(
+    run_dir: Path, task: Task[Any], networks: TrainedNetworks, spec: MeasurementSpec, progress: Progress
+) -> Measurement:
+    measurement = task.measure(networks, spec, progress)
     if measurement is None:
         raise ValueError(f"run_dir: the task of {run_dir} has nothing to measure; write its method measure")
     return measurement
 
 
-def check_options(run_dir: Path, given: Sequence[str]) -> None:
-    """Refuses options that say how a flow is measured, for a run that follows none."""
-    if given and builds_objects(run_dir):
-        raise ValueError(
-            f"{given[0]}: {run_dir} builds objects and follows no flow; leave it out (--num and --seed are read)"
-        )
-
-
-def _measure_objects(run_dir: Path, spec: MeasurementSpec, picture: Path | None, progress: Progress) -> Measurement:
-    """Measures a run that builds objects."""
-    with opened_policy(run_dir) as policy:
-        networks = TrainedNetworks(policy.model)
-        if picture is not None:
-            progress("drawing a picture")
-            policy.task.show(networks, picture, seed=policy.config.run.seed)
-        return policy.task.measure(networks, replace(spec, checkpoint=policy.checkpoint), progress)
+def _measured_by_task(run_dir: Path) -> bool:
+    """Whether a run follows no flow and its task measures it."""
+    return run_dir.exists() and isinstance(load_run(newest_checkpoint(run_dir)).sample, ObjectSample | ExampleSample)
 
 
 def _check_likelihood(config: RunConfig) -> None:

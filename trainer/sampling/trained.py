@@ -146,6 +146,30 @@ def shared(run_dir: Path, chosen: sampler.AnyConfig) -> Iterator[SharedFlow]:
         yield SharedFlow(flow, found.layout, launch)
 
 
+@dataclass(frozen=True)
+class TrainedNetwork:
+    """The averaged weights of a run of any task, in evaluation mode on the device of this process."""
+
+    config: RunConfig
+    model: Network
+    checkpoint: str
+
+
+@contextmanager
+def opened_network(run_dir: Path) -> Iterator[TrainedNetwork]:
+    """Restores the averaged weights of a run's newest intact checkpoint, whole on each process."""
+
+    def checked(folder: Path) -> RunConfig:
+        config = load_run(folder)
+        check_restorable(config, folder)
+        return config
+
+    config, launch = with_newest(run_dir, checked), Launch.from_environment()
+    with joined(launch):
+        folder, model = with_newest(run_dir, lambda folder: (folder, restore(config, Layout.single(config), folder)))
+        yield TrainedNetwork(config, model.to(launch.device), folder.name)
+
+
 @contextmanager
 def opened(run_dir: Path, data: trainer.data.AnyConfig | None = None) -> Iterator[TrainedFlow]:
     """Restores the averaged weights of a run's newest intact checkpoint on this process alone."""

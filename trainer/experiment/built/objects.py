@@ -11,14 +11,12 @@ from torch import Tensor
 
 from netsim.foundation.terminal import Terminal
 from trainer.checkpoint.intact import with_newest
-from trainer.checkpoint.pretrained import check_restorable, restore
 from trainer.config.file import load_run
-from trainer.config.layout import Layout
 from trainer.config.run import RunConfig
 from trainer.config.sample import ObjectSample
 from trainer.config.task.trajectory_balance import SingleConfig
-from trainer.distributed.groups import Launch, joined
 from trainer.model.network import Network
+from trainer.sampling.trained import opened_network
 from trainer.task import TrajectoryBalanceTask
 from trainer.task.objects import draw_objects, drawable, write_objects
 
@@ -84,16 +82,8 @@ def builds_objects(run_dir: Path) -> bool:
 @contextmanager
 def opened_policy(run_dir: Path) -> Iterator[TrainedPolicy]:
     """Restores the averaged weights of a run's newest intact checkpoint, whole on each process."""
-
-    def checked(folder: Path) -> RunConfig:
-        config = _config(folder)
-        check_restorable(config, folder)
-        return config
-
-    config, launch = with_newest(run_dir, checked), Launch.from_environment()
-    with joined(launch):
-        folder, model = with_newest(run_dir, lambda folder: (folder, restore(config, Layout.single(config), folder)))
-        yield TrainedPolicy(config, TrajectoryBalanceTask(config), model.to(launch.device), folder.name)
+    with opened_network(run_dir) as found:
+        yield TrainedPolicy(found.config, TrajectoryBalanceTask(found.config), found.model, found.checkpoint)
 
 
 def run(request: ObjectsRequest) -> int:

@@ -1,0 +1,103 @@
+"""Episodes: a few classes with a few labelled examples each, and queries that are to be classified.
+
+Shape suffixes: E episodes, W classes of an episode, S labelled examples of a class, Q queries of an episode.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from moe.seeds import derive_seed, fold_in, uniform
+
+MOST_EPISODES = 100_000
+MOST_SHOTS = 1_000
+
+
+class Drawn(NamedTuple):
+    """Rows int64 of the labelled examples [E, W, S] and of the queries [E, Q], and the queries' classes [Q]."""
+
+    shots: Tensor
+    queries: Tensor
+    truth: Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class Episodes:
+    """Request for episodes; each is a function of the seed and its own number, so that more of them contain fewer.
+
+    Attributes:
+        num: episodes.
+        ways: classes of an episode.
+        shots: numbers of labelled examples of a class, each played with the same queries; more contain fewer.
+        queries: of each class, or by class in the order in which an episode draws its classes.
+        seed: of all draws.
+    """
+
+    num: int = 600
+    ways: int = 5
+    shots: tuple[int, ...] = (1, 5)
+    queries: tuple[int, ...] = (15,)
+    seed: int = 0
+
+    @property
+    def by_class(self) -> tuple[int, ...]:
+        """Queries of each class of an episode."""
+        return self.queries * self.ways if len(self.queries) == 1 else self.queries
+
+    def check(self) -> None:
+        """Refuses, with a ValueError, numbers that no data could serve."""
+        for option, values, least, most in (
+            ("--episodes", (self.num,), 2, MOST_EPISODES),
+            ("--ways", (self.ways,), 2, MOST_SHOTS),
+            ("--shots", self.shots, 1, MOST_SHOTS),
+            ("--queries", self.queries, 1, MOST_SHOTS),
+            ("--seed", (self.seed,), 0, 2**63 - 1),
+        ):
+            for value in values:
+                if not least <= value <= most:
+                    raise ValueError(f"{option}: {value} is not from {least} to {most:,}; use a number between")
+        if len(set(self.shots)) < len(self.shots):
+            raise ValueError(f"--shots: {','.join(map(str, self.shots))} has a number twice; give each once")
+        if len(self.queries) not in (1, self.ways):
+            raise ValueError(
+                f"--queries: {len(self.queries)} numbers for the {self.ways} classes of an episode (--ways); give one "
+                f"for all, or {self.ways}"
+            )
+
+    def check_labels(self, labels: Tensor | None) -> Tensor:
+        """Refuses examples, of classes int64 [N], that episodes cannot be drawn from."""
+        if labels is None:
+            raise ValueError("--episodes: the examples have no labels; give data with classes by --data-from")
+        found, counts = labels.unique(return_counts=True)
+        if len(found) < self.ways:
+            remedy = f"use {len(found)} or less" if len(found) > 1 else "give data with classes by --data-from"
+            raise ValueError(f"--ways: {self.ways}, and held-out examples are of {len(found)} classes; {remedy}")
+        needed, least = max(self.shots) + max(self.queries), int(counts.argmin())
+        if counts[least] < needed:
+            raise ValueError(
+                f"--queries: {max(self.queries)} beside {max(self.shots)} labelled examples are {needed} of a class, "
+                f"and class {int(found[least])} has {int(counts[least])} held-out examples; use fewer --queries or "
+                "--shots, or raise data.held_out"
+            )
+        return labels
+
+    def draw(self, labels: Tensor | None) -> Drawn:
+        """Draws rows of examples whose classes are int64 [N]."""
+        labels = self.check_labels(labels)
+        classes = labels.unique()
+        rows = [(labels == one).nonzero()[:, 0] for one in classes]
+        seed = torch.tensor(derive_seed(self.seed, "episodes"))
+        most, by_class, shots, queries = max(self.shots), self.by_class, [], []
+        for number in range(self.num):
+            key = fold_in(seed, number)
+            ways = uniform(fold_in(key, -1 - classes)).argsort(stable=True)[: self.ways].tolist()
+            orders = [rows[way][uniform(fold_in(key, rows[way])).argsort(stable=True)] for way in ways]
+            shots.append(torch.stack([order[:most] for order in orders]))
+            wanted = zip(orders, by_class, strict=True)
+            queries.append(torch.cat([order[most : most + num] for order, num in wanted]))
+        truth = torch.arange(self.ways).repeat_interleave(torch.tensor(by_class))
+        return Drawn(torch.stack(shots), torch.stack(queries), truth)
