@@ -14,6 +14,7 @@ from trainer.data.protocol import Dataset
 from trainer.data.reactions import ReactionsConfig
 from trainer.data.sequences import SequencesConfig
 from trainer.data.shards import ShardsConfig
+from trainer.data.surfaces import SurfacesConfig
 from trainer.data.text_windows import TextConfig
 from trainer.data.webdataset import WebDatasetConfig
 
@@ -101,6 +102,7 @@ AnyOneConfig = (
     | ReactionsConfig
     | SequencesConfig
     | ShardsConfig
+    | SurfacesConfig
     | TextConfig
     | ToyConfig
     | WebDatasetConfig
