@@ -32,6 +32,7 @@ FROM_CAPTIONS = {
     },
     "optim": {"global_batch": 32, "micro_batch": 8},
 }
+SPHERES = {"analytic": {"pairs": 12, "halvings": 1}, "eigenfunctions": 12, "waves": 20, "signatures": 8}
 HOPS = {"atoms": 17, "species": [29, 46, 47]}
 NETWORKS: dict[str, dict[str, Any]] = {
     **DENSE,
@@ -50,6 +51,12 @@ NETWORKS: dict[str, dict[str, Any]] = {
         "model": {"kind": "policy_mlp", "hidden": 16, "num_layers": 1},
         "task": {"kind": "trajectory_balance", "environment": {"kind": "hypergrid", "side": 4}},
         "sample": {"every": 4, "num": 4},
+    },
+    "descriptor_mlp": {
+        "model": {"kind": "descriptor_mlp", "hidden": 16, "num_layers": 1, "features": 8},
+        "data": {"kind": "surfaces", "points": 42, "num_pairs": 12, **SPHERES},
+        "task": {"kind": "correspondence", "sliced": 1.0, "slices": 5},
+        "sample": {"every": 4},
     },
     "encoded_dit": {
         "model": {"kind": "encoded_dit", "hidden": 16, "num_layers": 1, "num_heads": 2, **ENCODER},

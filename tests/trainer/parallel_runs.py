@@ -175,7 +175,7 @@ def train(rank: int, world_size: int, config: RunConfig) -> tuple[list[dict[str,
     divide_ranks(layout.expert_parallel, layout.tensor_parallel)
     launch = Launch(rank=rank, local_rank=rank, world_size=world_size, local_world_size=world_size)
     figures = Figures()
-    read = config.data.kind in ("numbers", "reactions")
+    read = config.data.kind in ("numbers", "reactions", "surfaces")
     dataset = trainer.data.build(config.data) if read else Noise(config)
     train(assembled(config, layout, launch, trainer.task.build(config), dataset, [figures], None))
     unite_ranks()

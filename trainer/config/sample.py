@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, AliasChoices, BeforeValidator, Field, PositiveFloat, PositiveInt
+from pydantic import AfterValidator, AliasChoices, BeforeValidator, Field, NonNegativeInt, PositiveFloat, PositiveInt
 
 import trainer.flow.sampler
 from netsim.foundation.own_class import KindOrClass, OwnClass
@@ -172,6 +172,33 @@ class ExampleSample(Section):
     """Images of a column; blank where there are fewer."""
 
 
+class SurfaceSample(Section):
+    """Correspondences of held-out pairs of surfaces, as pictures of both with colours carried from one to the other.
+
+    What is found from features is made finer eigenfunction by eigenfunction, see Melzi et al., "ZoomOut", 2019.
+    """
+
+    kind: Literal["surfaces"] = "surfaces"
+    every: Every | None = None
+    """Steps between two pictures while training, or such a share of the run as 1/3; null: none."""
+    num: PositiveInt = 1
+    """Pairs of a picture, and those that are measured at most."""
+    upsampling: Literal["entropic", "nearest"] = "entropic"
+    """How points follow functions on the way: by the rows of an entropic transport plan between the areas, or by the
+    nearest neighbour."""
+    first: PositiveInt = 8
+    """Eigenfunctions that are matched first."""
+    step: PositiveInt = 4
+    """Eigenfunctions that are added at a time."""
+    deviation: float = Field(default=0.1, gt=0)
+    """Of the kernel of an entropic plan, where the mean squared distance is 1."""
+    iterations: PositiveInt = 10
+    """Of each plan."""
+    landmarks: NonNegativeInt = 0
+    """Points of which the correspondence is given, spread out over the second surface, for maps that begin at the
+    distances to them; these are measured beside the others. Needs known pairs."""
+
+
 class ObjectSample(Section):
     """Objects that are built for some preferences, by the moving average of the weights and the same draws each time.
 
@@ -200,6 +227,7 @@ Sample = Annotated[
     | ReactionSample
     | ReconstructionSample
     | ExampleSample
+    | SurfaceSample
     | ObjectSample,
     Field(discriminator="kind"),
 ]

@@ -1,4 +1,4 @@
-"""Networks without attention: of vectors, and one that chooses actions.
+"""Networks without attention: of vectors, of points of surfaces, and one that chooses actions.
 
 Shape suffixes: B batch, P values of a vector, D width, 1 the only token of an example; of the policy B objects, T
 states on the path to each, F features of a state, C condition, A actions.
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from trainer.config.model import MLPConfig, PolicyMLPConfig
-from trainer.config.model.mlp import INPUT_WAVES
+from trainer.config.model.mlp import INPUT_WAVES, DescriptorMLPConfig
 from trainer.flow.condition import Condition
 from trainer.model.conditioning import modulate, steering, time_embedding, with_waves
 from trainer.model.dit import FeedForward
@@ -114,6 +114,27 @@ class PolicyMLP(Network):
         return Policy(self.to_forward(read_BTD).float(), backward, self.log_partition(condition_BC)[:, 0].float())
 
 
+class DescriptorMLP(Network):
+    """Residual blocks over the signatures of points; features of length 1 tell points apart by their cosine."""
+
+    def __init__(self, spec: NetworkSpec[DescriptorMLPConfig]) -> None:
+        super().__init__()
+        config, (*_, signatures) = spec.config, spec.state_shape
+        self.embed_signatures = nn.Linear(signatures, config.hidden)
+        self.blocks = nn.ModuleList(PolicyBlock(config.hidden) for _ in range(config.num_layers))
+        self.to_features = nn.Linear(config.hidden, config.features)
+
+    def initial(self, name: str, shape: tuple[int, ...]) -> Initial:
+        return Constant(0.0) if name.endswith("bias") else xavier(shape)
+
+    def forward(self, signatures: Tensor) -> Tensor:
+        """Float32 [*, W] of length 1 of signatures [*, S]."""
+        read = self.embed_signatures(signatures.to(self.embed_signatures.weight.dtype))
+        for block in self.blocks:
+            read = block(read)
+        return functional.normalize(self.to_features(functional.silu(read)).float(), dim=-1)
+
+
 class PolicyBlock(nn.Module):
     """A linear layer of what is above zero, added to what came in."""
 
@@ -125,4 +146,4 @@ class PolicyBlock(nn.Module):
         return read_BTD + self.linear(functional.silu(read_BTD))
 
 
-NETWORKS: Builders = {MLPConfig: MLP, PolicyMLPConfig: PolicyMLP}
+NETWORKS: Builders = {MLPConfig: MLP, PolicyMLPConfig: PolicyMLP, DescriptorMLPConfig: DescriptorMLP}

@@ -5,14 +5,21 @@ from typing import Any
 from netsim.foundation.own_class import build_own
 from trainer.config.run import RunConfig
 from trainer.config.task import OwnTask
-from trainer.task import flow, supervised, trajectory_balance
+from trainer.task import correspondence, flow, supervised, trajectory_balance
 from trainer.task.flow import FlowTask
 from trainer.task.policy import adjoint_matching, grpo
 from trainer.task.supervised import NextTokenTask, ReconstructionTask
 from trainer.task.trajectory_balance import TrajectoryBalanceTask
 from trainer.training.task import Builders, Drawn, Networks, Task
 
-TASKS: Builders = flow.TASKS | supervised.TASKS | trajectory_balance.TASKS | grpo.TASKS | adjoint_matching.TASKS
+TASKS: Builders = (
+    flow.TASKS
+    | supervised.TASKS
+    | trajectory_balance.TASKS
+    | grpo.TASKS
+    | adjoint_matching.TASKS
+    | correspondence.TASKS
+)
 """The tasks by their settings, as the file of each lists them."""
 
 

@@ -33,6 +33,7 @@ SAID: dict[str, list[tuple[str, float | str]]] = {
     "blockwise_mlp": [(r"^embed_label", TABLE), (r"", SEGMENT)],
     "autoencoder": [(r"norm\.weight$", 1.0), (r"bias$", 0.0), (r"\.second\.weight$", 0.0), (r"", CONVOLUTION)],
     "policy_mlp": [(r"(bias|to_forward\.weight|to_backward\.weight|log_partition\.2\.weight)$", 0.0), (r"", MATRIX)],
+    "descriptor_mlp": [(r"bias$", 0.0), (r"", MATRIX)],
     "gpt": [(r"norm\.weight$", 1.0), (r"(projection|feed_forward\.2)\.weight$", "stream"), (r"", TABLE)],
 }
 """From part of a name to the value everywhere, or the kind of the draw; the first that is found counts."""

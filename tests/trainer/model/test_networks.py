@@ -44,6 +44,8 @@ def small(kind: str) -> RunConfig:
     if kind == "equivariant":
         data = {"kind": "reactions", "held_out": 1, "atoms": 5, "species": [1, 6]}
         sections = {"data": data, "flow": {"coupling": {"kind": "ends"}}}
+    if kind == "descriptor_mlp":
+        sections = {"data": {"kind": "surfaces", "points": 42, "num_pairs": 1}}
     return configuration({"kind": kind, "hidden": 16}, **sections)
 
 

@@ -54,6 +54,7 @@ FLOWS: dict[str, dict[str, Any]] = {
         "target": {"kind": "data"},
         "objective": {"kind": "regression", "spread": {"draws": 2}},
     },
+    "surfaces": {},
     "pairs": {"coupling": {"kind": "paired"}},
     "chords": {"coupling": {"kind": "paired"}, "time": {"kind": "grid", "steps": 1}},
     "interpolant": {**INTERPOLANT, **SOURCE},
@@ -119,6 +120,13 @@ def config(folder: Path, name: str, engine: str, run: str) -> RunConfig:
         "evaluate": {"every": STEPS},
         "sample": {"kind": kind, "every": STEPS, "sampler": sampler, **drawn, **guidance},
     }
+    if name == "surfaces":  # which no flow is learned from
+        spheres = {"analytic": {"pairs": 7, "halvings": 1}, "eigenfunctions": 12, "waves": 20, "signatures": 8}
+        document["data"] = {"kind": "surfaces", "held_out": 2, **spheres}
+        document["model"] = {"kind": "descriptor_mlp", "hidden": 16, "num_layers": 1, "features": 8}
+        document["task"] = {"kind": "correspondence", "sliced": 1.0, "slices": 5}
+        document["sample"] = {"every": STEPS}
+        del document["flow"]
     return RunConfig.model_validate(resolve(document).document)
 
 

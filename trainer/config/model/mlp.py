@@ -125,6 +125,40 @@ class PolicyMLPConfig(NetworkConfig):
         return sizes.states * state + width * (2 * sizes.condition + 1)
 
 
+class DescriptorMLPConfig(NetworkConfig):
+    """Residual blocks over the signatures of a point of a surface, each point by itself, that give it a feature."""
+
+    kind: Literal["descriptor_mlp"] = "descriptor_mlp"
+    hidden: Width = 128
+    """Width."""
+    num_layers: Layers = 3
+    """Residual blocks."""
+    features: Width = 128
+    """Values of the feature of a point."""
+    init_from: Path | None = None
+    """An ema.safetensors whose weights this run starts with, or the folder of the run that has it."""
+
+    data_kinds = ("surfaces",)
+    sample_kinds = ("surfaces",)
+    task_kinds = ("correspondence",)
+    flowless = "a descriptor_mlp learns features of points"
+    no_mixture = "a descriptor_mlp has no feed-forward layers to make experts of"
+    no_division = "share attention heads, which descriptor_mlp lacks"
+
+    def check_states(self, shape: Shape) -> None:
+        if len(shape) != 3 or shape[0] != 2:
+            raise ValueError(
+                f"data: examples of shape {list(shape)} are no signatures of two surfaces; use data.kind surfaces"
+            )
+
+    def inputs(self, state_shape: Shape) -> tuple[Input, ...]:
+        return (Input(state_shape),)
+
+    def multiply_adds(self, state_shape: Shape, **_: Any) -> int:
+        surfaces, points, signatures = state_shape
+        return surfaces * points * self.hidden * (signatures + self.num_layers * self.hidden + self.features)
+
+
 LARGEST_FACTOR = 16
 
 
@@ -179,4 +213,4 @@ class AutoencoderConfig(NetworkConfig):
         return squares(state_shape, self.factor) * place
 
 
-Config = MLPConfig | PolicyMLPConfig | AutoencoderConfig
+Config = MLPConfig | PolicyMLPConfig | DescriptorMLPConfig | AutoencoderConfig

@@ -1,0 +1,172 @@
+"""Points of one surface that a network, its input, or landmarks give those of another, and how far off they are.
+
+Shape suffixes: N points of the second surface, V vertices, K eigenfunctions, W values of a feature.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from trainer.config.sample import SurfaceSample
+from trainer.data.spectra import distances
+from trainer.data.surfaces import Examined, Pair
+from trainer.evaluation.correspondence.upsampling import Points, functional_map, nearest, point_map, upsampled
+
+MEASURED = 500
+"""Points of the second surface whose errors are measured."""
+UPSAMPLINGS = ("nearest", "entropic")
+SIGNATURES, FEATURES, LANDMARKS = "signatures", "features", "distances to landmarks"
+
+Floats = NDArray[np.float64]
+Ids = NDArray[np.int64]
+Features = tuple[Floats, Floats]
+"""What a network gives the vertices of both surfaces of a pair, float64 [V, W] each."""
+
+
+@dataclass(frozen=True, eq=False)
+class Matched:
+    """A map from points of the second surface to vertices of the first.
+
+    Attributes:
+        begins: what the map begins with.
+        by: how it is made of that: by the nearest neighbour, through a functional map, or by an upsampling.
+        vertices: int64 [N].
+        errors: float64 [M] lengths of the shortest ways to the true vertices, where the area is 1; None: these are
+            unknown.
+        mirrored: the same to the true ones or to their mirror images, whichever are nearer; None: there is no mirror.
+    """
+
+    begins: str
+    by: str
+    vertices: Ids
+    errors: Floats | None = None
+    mirrored: Floats | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class MatchedPair:
+    """The maps of a pair, and the functional map [K, K] that the run's own upsampling of features ends with.
+
+    `random` is the mean error of a vertex that is drawn by area, None if the true ones are unknown.
+    """
+
+    pair: Pair
+    own: Matched
+    carries: Tensor
+    matches: tuple[Matched, ...]
+    random: float | None
+
+
+def own_map(pair: Pair, features: Features, sample: SurfaceSample) -> tuple[Matched, Tensor]:
+    """The map that the section ``sample`` describes, and the functional map behind it."""
+    return _grown(pair, FEATURES, _begun(pair, *features), sample)
+
+
+def matched(
+    pair: Pair, features: Features, sample: SurfaceSample, *, temperature: float, mirror: str | None
+) -> MatchedPair:
+    """All maps of a pair, with their errors where it is known."""
+    values = {
+        SIGNATURES: (pair.first.signatures, pair.second.signatures),
+        FEATURES: features,
+    }
+    if sample.landmarks and pair.truth is not None:
+        values[LANDMARKS] = _to_landmarks(pair, pair.truth, sample.landmarks)
+    found, own = [], None
+    for begins, (first, second) in values.items():
+        found.append(Matched(begins, "nearest neighbour", nearest(second[pair.second.chosen], first)))
+        if begins == FEATURES:
+            found.append(_through_map(pair, first, second, temperature))
+        begun = _begun(pair, first, second)
+        for upsampling in UPSAMPLINGS:
+            made, carries = _grown(pair, begins, begun, sample.model_copy(update={"upsampling": upsampling}))
+            found.append(made)
+            if begins == FEATURES and upsampling == sample.upsampling:
+                own = len(found) - 1, carries
+    assert own is not None
+    matches, random = _measured(pair, found, mirror)
+    return MatchedPair(pair, matches[own[0]], own[1], matches, random)
+
+
+def _begun(pair: Pair, first: Floats, second: Floats) -> Ids:
+    """Between the chosen points of both surfaces, by the nearest neighbour."""
+    return nearest(second[pair.second.chosen], first[pair.first.chosen])
+
+
+def _points(side: Examined) -> Points:
+    areas, functions = torch.from_numpy(side.chosen_areas), torch.from_numpy(side.functions[side.chosen])
+    return Points(areas.float(), functions.float())
+
+
+def _grown(pair: Pair, begins: str, begun: Ids, sample: SurfaceSample) -> tuple[Matched, Tensor]:
+    carries = upsampled(_points(pair.first), _points(pair.second), begun, sample)
+    return Matched(begins, f"{sample.upsampling} upsampling", _vertices(pair, carries)), carries
+
+
+def _through_map(pair: Pair, first: Floats, second: Floats, temperature: float) -> Matched:
+    """By the functional map of the points whose features are alike, as training aligns it."""
+    alike = torch.from_numpy(second[pair.second.chosen] @ first[pair.first.chosen].T / temperature).float()
+    num = pair.first.functions.shape[1]
+    carries = functional_map(_points(pair.first), _points(pair.second), alike.softmax(-1), num)
+    return Matched(FEATURES, "functional map", _vertices(pair, carries))
+
+
+def _vertices(pair: Pair, carries_KK: Tensor) -> Ids:
+    """Of all vertices of the first surface, those that a functional map gives the chosen points of the second."""
+    whole = Points(torch.empty(0), torch.from_numpy(pair.first.functions).float())
+    return point_map(whole, _points(pair.second), carries_KK)
+
+
+def _known(pair: Pair, truth: Ids) -> Ids:
+    """Places among the chosen points of the second surface whose true vertex is known; spread out from the first on."""
+    return np.flatnonzero(truth[pair.second.chosen] >= 0)
+
+
+def _to_landmarks(pair: Pair, truth: Ids, num: int) -> tuple[Floats, Floats]:
+    """Distances [V, num] to points that are given on both surfaces."""
+    given = pair.second.chosen[_known(pair, truth)[:num]]
+    return distances(pair.first.surface, truth[given]).T, distances(pair.second.surface, given).T
+
+
+def _measured(pair: Pair, found: list[Matched], mirror: str | None) -> tuple[tuple[Matched, ...], float | None]:
+    """The maps with their errors, and the error of chance."""
+    if pair.truth is None or not len(known := _known(pair, pair.truth)[:MEASURED]):
+        return tuple(found), None
+    truth, first = pair.truth[pair.second.chosen[known]], pair.first
+    lengths = distances(first.surface, truth)
+    row = np.arange(len(truth))
+    image = None if mirror is None else mirror_images(first.surface.vertices, "xyz".index(mirror))
+    measured = []
+    for one in found:
+        vertices = one.vertices[known]
+        errors = lengths[row, vertices]
+        # From a mirror image to the true vertex it is as far as from the vertex to the true one's image.
+        mirrored = None if image is None else np.minimum(errors, lengths[row, image[vertices]])
+        measured.append(Matched(one.begins, one.by, one.vertices, errors, mirrored))
+    return tuple(measured), float((lengths @ first.spectrum.areas).mean())
+
+
+def mirror_images(vertices: Floats, axis: int) -> Ids:
+    """The vertex nearest to the mirror image of each, about the middle along an axis."""
+    middle = (vertices[:, axis].max() + vertices[:, axis].min()) / 2
+    reflected = vertices.copy()
+    reflected[:, axis] = 2 * middle - reflected[:, axis]
+    return nearest(reflected, vertices)
+
+
+def carried(whole: Pair, own: Matched) -> Iterator[tuple[str, Examined, Floats]]:
+    """What a picture shows: both surfaces, and for each vertex the place [V, 3] in the first that gives its colour."""
+    places = whole.first.surface.vertices
+    yield "first", whole.first, places
+    near = nearest(whole.second.surface.vertices, whole.second.surface.vertices[whole.second.chosen])
+    yield "second, by the map", whole.second, places[own.vertices[near]]
+    if whole.truth is not None:
+        true = places[np.maximum(whole.truth, 0)].copy()
+        true[whole.truth < 0] = np.nan
+        yield "second, truly", whole.second, true

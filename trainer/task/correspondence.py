@@ -1,0 +1,192 @@
+"""Features of points of two surfaces whose functional maps agree with each other.
+
+Shape suffixes: B pairs, P points, K eigenfunctions, W values of a feature, S directions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cached_property
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+import trainer.data
+from moe.host_copies import to_device
+from moe.ot import wasserstein_1d
+from trainer.config.model.mlp import DescriptorMLPConfig
+from trainer.config.run import RunConfig
+from trainer.config.sample import SurfaceSample
+from trainer.config.task import CorrespondenceTaskConfig
+from trainer.data import Batch
+from trainer.data.surfaces import Pair, SurfacePairs
+from trainer.evaluation.correspondence.matching import Features, matched, own_map
+from trainer.evaluation.correspondence.measurement import CorrespondenceMeasurement
+from trainer.evaluation.correspondence.pictures import show_pairs
+from trainer.flow.objective import LossTerms
+from trainer.model.network import Network
+from trainer.observe.measurement import Measurement, MeasurementSpec, Progress
+from trainer.training.task import Builders, MicroBatchTask, Networks
+
+LEAST = 1e-6
+"""Added to the diagonal of matrices that are inverted, beside the mean of it."""
+
+
+class DrawnPairs(NamedTuple):
+    """Pairs of surfaces, as data of kind surfaces give them.
+
+    Attributes:
+        signatures: [B, 2, P, D].
+        context: [B, 2, P + 1, 1 + K].
+        directions: [S, W] of length 1; None: there is no sliced transport.
+    """
+
+    log_weight: None
+    signatures: Tensor
+    context: Tensor
+    directions: Tensor | None
+    sources: Tensor | None = None
+
+
+class Side(NamedTuple):
+    """One surface of each pair: areas [B, P], eigenvalues [B, K], eigenfunctions [B, P, K], features [B, P, W]."""
+
+    areas: Tensor
+    eigenvalues: Tensor
+    functions: Tensor
+    features: Tensor
+
+    @classmethod
+    def of(cls, context: Tensor, features: Tensor) -> Side:
+        return cls(context[:, 1:, 0], context[:, 0, 1:], context[:, 1:, 1:], features)
+
+    def spectral(self, values_BPW: Tensor) -> Tensor:
+        """Coefficients [B, K, W] of functions at the points; of some of the vertices, functions are not orthonormal."""
+        weighted_BKP = (self.areas[..., None] * self.functions).mT
+        return _solved(weighted_BKP @ self.functions, weighted_BKP @ values_BPW)
+
+
+def functional_maps(first: Side, second: Side, smoothness: float) -> Tensor:
+    """[B, K, K] from functions on the first to functions on the second, to which they carry its features best.
+
+    A row is C_i = b_i A' (A A' + smoothness diag(D_i))^-1, D_ij the squared difference of eigenvalues in units of the
+    largest: Ren et al., "Structured regularization of functional map computations", 2019, section 3.
+    """
+    a_BKW, b_BKW = first.spectral(first.features), second.spectral(second.features)
+    largest = torch.maximum(first.eigenvalues.amax(1), second.eigenvalues.amax(1))[:, None, None]
+    apart_BKK = ((second.eigenvalues[:, :, None] - first.eigenvalues[:, None]) / largest).square()
+    gram_BKK = a_BKW @ a_BKW.mT
+    penalised = gram_BKK[:, None] + smoothness * apart_BKK.diag_embed()
+    return _solved(penalised, (a_BKW @ b_BKW.mT).mT[..., None])[..., 0]
+
+
+def likened(of: Side, among: Side, temperature: float) -> Tensor:
+    """[B, P, P] how much each point is like each of the other surface, rows of 1; filled up points are like none."""
+    absent = among.areas[:, None] == 0
+    alike = (of.features @ among.features.mT / temperature).masked_fill(absent, torch.finfo(torch.float32).min)
+    return alike.softmax(-1)
+
+
+def _solved(matrix: Tensor, right: Tensor) -> Tensor:
+    """Of positive matrices; the host does not wait to learn whether they are."""
+    diagonal = matrix.diagonal(dim1=-2, dim2=-1)
+    lifted = matrix + (LEAST * diagonal.mean(-1, keepdim=True)).expand_as(diagonal).diag_embed()
+    return torch.linalg.solve_ex(lifted, right).result
+
+
+class CorrespondenceTask(MicroBatchTask[DrawnPairs]):
+    """What functional maps must be to come from a map of points there and back that keeps areas."""
+
+    def __init__(self, config: RunConfig) -> None:
+        assert isinstance(config.task, CorrespondenceTaskConfig)
+        assert isinstance(config.model, DescriptorMLPConfig)
+        self.config, self.settings, self._width = config, config.task, config.model.features
+
+    def draw_one(self, batch: Batch, generator: torch.Generator) -> DrawnPairs:
+        assert batch.context is not None, "data of kind surfaces have eigenfunctions"
+        directions = None
+        if self.settings.sliced:
+            drawn = torch.randn(self.settings.slices, self._width, generator=generator)
+            directions = to_device(torch.nn.functional.normalize(drawn, dim=1), batch.x_1.device)
+        return DrawnPairs(None, batch.x_1, batch.context, directions, batch.sources)
+
+    def loss(self, model: Callable[..., Any], drawn: DrawnPairs) -> LossTerms:
+        settings, features = self.settings, model(drawn.signatures)
+        sides = [Side.of(drawn.context[:, side], features[:, side]) for side in range(2)]
+        identity = torch.eye(drawn.context.shape[-1] - 1, device=features.device)
+        maps, per_term = [], {name: [] for name in ("orthogonality", "alignment", "sliced")}
+        for first, second in (sides, sides[::-1]):
+            carries = functional_maps(first, second, settings.smoothness)
+            plan = likened(second, first, settings.temperature)
+            maps.append(carries)
+            per_term["orthogonality"].append(_squared(carries.mT @ carries - identity))
+            per_term["alignment"].append(_squared(carries - second.spectral(plan @ first.functions)))
+            if drawn.directions is not None:
+                carried = plan.detach() @ first.features
+                per_term["sliced"].append(sliced(second, carried, drawn.directions))
+        terms = {name: torch.stack(both).sum(0) for name, both in per_term.items() if both}
+        terms["bijectivity"] = _squared(maps[0] @ maps[1] - identity) + _squared(maps[1] @ maps[0] - identity)
+        loss = torch.stack([getattr(settings, name) * values for name, values in terms.items()]).sum(0)
+        return LossTerms(loss, {name: values.detach().mean() for name, values in terms.items()})
+
+    def show(self, networks: Networks, stem: Path, *, seed: int) -> None:  # noqa: ARG002
+        pairs = self._shown
+        with networks.average() as model:
+            features = [features_of(model, pair) for pair in pairs]
+        if dist.get_rank() == 0:
+            found = (own_map(pair, values, self._sample)[0] for pair, values in zip(pairs, features, strict=True))
+            show_pairs([*zip(pairs, found, strict=True)], stem)
+
+    def measure(self, networks: Networks, spec: MeasurementSpec, progress: Progress) -> Measurement:
+        found = []
+        for number, pair in enumerate(self._shown, 1):
+            progress(f"matching pair {number} of {len(self._shown)}")
+            with networks.average() as model:
+                features = features_of(model, pair)
+            mirror, temperature = self._dataset.config.mirror, self.settings.temperature
+            found.append(matched(pair, features, self._sample, temperature=temperature, mirror=mirror))
+        return CorrespondenceMeasurement(spec.checkpoint, found)
+
+    @property
+    def _sample(self) -> SurfaceSample:
+        assert isinstance(self.config.sample, SurfaceSample)
+        return self.config.sample
+
+    @cached_property
+    def _dataset(self) -> SurfacePairs:
+        dataset = trainer.data.build(self.config.data)
+        assert isinstance(dataset, SurfacePairs)
+        return dataset
+
+    @cached_property
+    def _shown(self) -> list[Pair]:
+        """The first held-out pairs."""
+        return [self._dataset.pair(number) for number in self._dataset.indices("held_out")[: self._sample.num].tolist()]
+
+
+def features_of(model: Network, pair: Pair) -> Features:
+    """Of all vertices of both surfaces; collective where ranks share the network."""
+    device = next(model.parameters()).device
+    first, second = (
+        model(torch.from_numpy(side.signatures).float().to(device)).double().cpu().numpy()
+        for side in (pair.first, pair.second)
+    )
+    return first, second
+
+
+def sliced(side: Side, carried: Tensor, directions_SW: Tensor) -> Tensor:
+    """[B] squared sliced transport distances of the features of points and those carried to them, by their areas."""
+    masses = side.areas[:, None]
+    along = (directions_SW @ values.mT for values in (side.features, carried))
+    return wasserstein_1d(*along, masses, masses).mean(-1)
+
+
+def _squared(matrix_BKK: Tensor) -> Tensor:
+    """[B] squared norms, a row."""
+    return matrix_BKK.square().sum((1, 2)) / matrix_BKK.shape[-1]
+
+
+TASKS: Builders = {CorrespondenceTaskConfig: CorrespondenceTask}
