@@ -10,7 +10,7 @@ from torch import Tensor
 
 from moe.host_copies import to_device
 from trainer.checkpoint.frozen_run import OBJECTIVE, references_of
-from trainer.config.derived import drawable
+from trainer.config.derived import drawable, task_names
 from trainer.config.model.gpt import GPTConfig
 from trainer.config.model.mlp import AutoencoderConfig, PolicyMLPConfig
 from trainer.config.run import RunConfig
@@ -76,7 +76,7 @@ class FlowTask(Task[DrawnPoints]):
         )
         self.objective = chosen.build(inputs)
         self.objective_draws = getattr(self.objective, "draws", False)  # a user's need not have the attribute
-        self.label_dropout = config.model.label_dropout
+        self.label_dropout, self.reads_tasks = config.model.label_dropout, bool(task_names(config))
 
     def source(self, batch: Batch, generator: torch.Generator) -> Tensor | None:
         """Standard normal source points, where the coupling would draw them."""
@@ -134,9 +134,9 @@ class FlowTask(Task[DrawnPoints]):
             if captions is not None and not self.config.encodes_captions:
                 captions = captions.masked_fill(hidden[:, None], 0.0)
         context = self.parts.context_of(batch, generator)
-        task = tasks_of(self.config, batch)
-        kept = batch.sources if task is None else task  # where no adapters read it, losses by source do
-        return Condition(labels, context, caption=captions, task=kept)
+        # Where no adapters read the task, losses by source do.
+        task = tasks_of(self.config, batch) if self.reads_tasks else batch.sources
+        return Condition(labels, context, caption=captions, task=task)
 
     def _points(self, pairs: Pairs, interval: Tensor | None, generator: torch.Generator) -> DrawnPoints:
         t = self.time.sample(pairs.x_1.shape[0], generator=generator, device=pairs.x_1.device)
