@@ -47,7 +47,8 @@ def sinkhorn(
         column_weight: price of a column's deviation, one for all or [..., M].
         reference: R, either a b' or the matrix of ones. They differ by more than a constant where sums are not exact.
         warm_start: `potentials` of an earlier plan; only those of the columns are used.
-        tolerance: largest violation of a column's optimality, over the mean column mass, to stop at.
+        tolerance: largest violation of a column's optimality, over the mean column mass, to stop at; 0: all iterations
+            are made, values are not checked, and the host never waits for a device.
         max_iterations: pairs of updates at most.
         gradient: "envelope" or "unrolled".
 
@@ -64,9 +65,10 @@ def sinkhorn(
         raise ValueError(f"epsilon: not positive ({epsilon}); give about 0.15 of the spread of the costs")
     if gradient not in ("envelope", "unrolled") or reference not in ("product", "uniform"):
         raise ValueError(f"gradient, reference: unknown ({gradient}, {reference}); see the documentation of sinkhorn")
-    rows = _Side(a, _weight("row_weight", row_weight, a), reference, epsilon)
-    columns = _Side(b, _weight("column_weight", column_weight, b), reference, epsilon)
-    if rows.exact.all() and columns.exact.all():
+    watched = tolerance > 0
+    rows = _Side(a, _weight("row_weight", row_weight, a, watched), reference, epsilon)
+    columns = _Side(b, _weight("column_weight", column_weight, b, watched), reference, epsilon)
+    if watched and rows.exact.all() and columns.exact.all():
         check_balance(a.sum(-1), b.sum(-1))
     with torch.set_grad_enabled(gradient == "unrolled" and torch.is_grad_enabled()):
         g = torch.zeros_like(b) if warm_start is None else warm_start[1].to(b).expand_as(b)
@@ -77,7 +79,7 @@ def sinkhorn(
             gathered = rows.gather(f, cost.mT)
             error = columns.error(g, gathered)
             done = done | (error <= tolerance)
-            if iteration == max_iterations or done.all():
+            if iteration == max_iterations or (watched and done.all()):
                 break
             iterations = iterations + ~done
             g = torch.where(done[..., None], g, columns.best(gathered))
@@ -91,7 +93,7 @@ def sinkhorn(
         potentials=(f, g),
         value=value,
         marginal_error=error.detach(),
-        iterations=int(iterations.max()),
+        iterations=int(iterations.max()) if watched else max_iterations,
         evaluations=iteration + 1,
         converged=done,
         shape=(cost.shape[-2], cost.shape[-1]),
@@ -130,8 +132,8 @@ class _Side:
         return (self.mass * torch.where(self.exact, potentials, -weight * torch.expm1(-potentials / weight))).sum(-1)
 
 
-def _weight(name: str, weight: float | Tensor, mass: Tensor) -> Tensor:
+def _weight(name: str, weight: float | Tensor, mass: Tensor, watched: bool) -> Tensor:
     weight = torch.as_tensor(weight, dtype=mass.dtype, device=mass.device)
-    if not (weight > 0).all():
+    if watched and not (weight > 0).all():
         raise ValueError(f"{name}: not positive ({float(weight.min())}); give a positive number or infinity")
     return weight.expand_as(mass)
