@@ -67,6 +67,11 @@ NETWORKS: dict[str, dict[str, Any]] = {
         "data": {"kind": "toy"},
         **FROM_CAPTIONS,
     },
+    "prototypes": {
+        "model": {"kind": "prototypes", "hidden": 16, "num_layers": 1, "clusters": 3},
+        "task": {"kind": "clustering", "labels": {"neighbours": 2, "rounds": 2}, "memory": 1},
+        "sample": {"every": 4},
+    },
     "equivariant": {
         "model": {"kind": "equivariant", "hidden": 16, "num_layers": 1},
         "data": {"kind": "reactions", "held_out": 7, **HOPS},

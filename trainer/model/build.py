@@ -17,7 +17,7 @@ from trainer.config.run import RunConfig
 from trainer.config.sections import fits
 from trainer.flow import target
 from trainer.flow.context import FirstFrame, SemanticMap
-from trainer.model import autoencoder, blockwise, dit, encoded, equivariant, gpt, mlp, transition
+from trainer.model import autoencoder, blockwise, dit, encoded, equivariant, gpt, mlp, prototypes, transition
 from trainer.model.adapted import adapt
 from trainer.model.conditioning import SpatialRescaler
 from trainer.model.first_frame import FirstFrameReader
@@ -34,6 +34,7 @@ NETWORKS: Builders = (
     | transition.NETWORKS
     | encoded.NETWORKS
     | equivariant.NETWORKS
+    | prototypes.NETWORKS
 )
 """The networks by their settings, as the file of each lists them; a custom class of settings has a `network`."""
 

@@ -46,7 +46,10 @@ def small(kind: str) -> RunConfig:
         sections = {"data": data, "flow": {"coupling": {"kind": "ends"}}}
     if kind == "descriptor_mlp":
         sections = {"data": {"kind": "surfaces", "points": 42, "num_pairs": 1}}
-    return configuration({"kind": kind, "hidden": 16}, **sections)
+    more: dict[str, Any] = {}
+    if kind == "prototypes":
+        more, sections = {"clusters": 3}, {"task": {"labels": {"neighbours": 3}}}
+    return configuration({"kind": kind, "hidden": 16, **more}, **sections)
 
 
 def arguments(config: RunConfig) -> list[Any]:

@@ -13,13 +13,14 @@ from pydantic import SerializerFunctionWrapHandler, ValidatorFunctionWrapHandler
 from netsim.foundation.contract import check_allowed, imported_class
 from netsim.foundation.own_class import class_and_settings, read_settings
 from netsim.foundation.settings import by_kind
-from trainer.config.model import dit, encoded, equivariant, gpt, mlp, transition
+from trainer.config.model import dit, encoded, equivariant, gpt, mlp, prototypes, transition
 from trainer.config.model.dit import BlockwiseConfig, BlockwiseMLPConfig, DiTConfig, SegmentNetworkConfig
 from trainer.config.model.encoded import EncodedDiTConfig, EncodedMLPConfig
 from trainer.config.model.equivariant import EquivariantConfig
 from trainer.config.model.gpt import GPTConfig
 from trainer.config.model.mlp import AutoencoderConfig, MLPConfig, PolicyMLPConfig
 from trainer.config.model.protocol import REQUIRED, NetworkConfig
+from trainer.config.model.prototypes import PrototypesConfig
 from trainer.config.model.transition import CausalTransitionConfig
 
 
@@ -63,7 +64,9 @@ def _settings_class(path: str) -> type[NetworkConfig]:
     return CustomNetworkConfig
 
 
-AnyNetworkConfig = dit.Config | gpt.Config | mlp.Config | transition.Config | encoded.Config | equivariant.Config
+AnyNetworkConfig = (
+    dit.Config | gpt.Config | mlp.Config | transition.Config | encoded.Config | equivariant.Config | prototypes.Config
+)
 """The built-in networks, told apart by their kind: of each file the union `Config`."""
 BY_KIND: dict[str, type[NetworkConfig]] = by_kind(AnyNetworkConfig)
 

@@ -63,6 +63,7 @@ def validated_layout(config: RunConfig, world_size: int, *, ranks_per_node: int 
         tasks.of_adjoint_matching(config),
         tasks.of_policy(config),
         tasks.of_surrogate(config),
+        tasks.of_clustering(config),
         *([caught(accumulation_steps, batch, 1, data_parallel)] if uneven else ()),
         pairing.of_times(config, micro_batch),
         parts.of_one_step(config, micro_batch),

@@ -6,14 +6,15 @@ from typing import Any
 
 from netsim.foundation.refusal import Refusal
 from trainer.config.derived import routed_adapters, several_shapes, sources_of, states_of, task_names
-from trainer.config.model import AutoencoderConfig, BlockwiseConfig, BlockwiseMLPConfig, GPTConfig
+from trainer.config.model import AutoencoderConfig, BlockwiseConfig, BlockwiseMLPConfig, GPTConfig, PrototypesConfig
 from trainer.config.rules.composition import Distillation, reasons
 from trainer.config.rules.drawing import of_cost, of_no_class
 from trainer.config.rules.objection import Objections
 from trainer.config.rules.partners import listed, name, partners, separate
 from trainer.config.rules.parts import composition_of
 from trainer.config.run import RunConfig
-from trainer.config.task import AdjointMatchingConfig, GRPOConfig, TrajectoryBalanceTaskConfig
+from trainer.config.task import AdjointMatchingConfig, ClusteringTaskConfig, GRPOConfig, TrajectoryBalanceTaskConfig
+from trainer.config.task.clustering import MOST_EXAMPLES, SemanticLabels
 from trainer.data.kinds import OwnDataset
 from trainer.flow import coupling, path
 from trainer.flow.objective import MongeMap
@@ -175,6 +176,26 @@ def of_surrogate(config: RunConfig) -> Objections:
             f"is {made.get(differing)}, and task.environment.{differing} of the run is {now.get(differing)}",
             "measure objects of the run's environment, or use theirs",
         )
+
+
+def of_clustering(config: RunConfig) -> Objections:
+    """Plans of too few examples or too many, and views of examples that are not moved so."""
+    task, model = config.task, config.model
+    if not isinstance(task, ClusteringTaskConfig) or not isinstance(model, PrototypesConfig):
+        return
+    task.views.check_examples(config.state_shape)
+    steps, batch = task.steps_of_a_plan, config.optim.global_batch
+    examples = batch * steps * (1 + task.memory)
+    made = f"{batch}, so that a plan labels the {examples:,} examples of {steps * (1 + task.memory)} steps"
+    if examples < 2 * model.clusters:
+        problem = f"{made}, fewer than 2 for each of model.clusters {model.clusters}"
+        yield "optim.global_batch", problem, f"use {-(-2 * model.clusters * batch // examples)} or more"
+    if examples > MOST_EXAMPLES:
+        problem = f"{made}, and {MOST_EXAMPLES:,} are the most"
+        yield "optim.global_batch", problem, "use fewer, fewer task.steps_of_a_plan, or less task.memory"
+    if isinstance(task.labels, SemanticLabels) and task.labels.neighbours >= batch * steps:
+        problem = f"{task.labels.neighbours} are no fewer than the {batch * steps} examples of a plan"
+        yield "task.labels.neighbours", problem, f"use {max(1, (batch * steps - 1) // 10)}, or a larger global_batch"
 
 
 def of_teacher(config: RunConfig, teacher: RunConfig, world_size: int) -> Objections:

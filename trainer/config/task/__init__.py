@@ -5,6 +5,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from netsim.foundation.own_class import KindOrClass, OwnClass
 from netsim.foundation.settings import kind_of, sections_in
 from trainer.config.task import policy
+from trainer.config.task.clustering import ClusteringTaskConfig
 from trainer.config.task.correspondence import CorrespondenceTaskConfig
 from trainer.config.task.policy import AdjointMatchingConfig, GRPOConfig
 from trainer.config.task.protocol import Base, Calls, TaskSettings
@@ -80,6 +81,7 @@ AnyTaskConfig = (
     | ReconstructionTaskConfig
     | TrajectoryBalanceTaskConfig
     | CorrespondenceTaskConfig
+    | ClusteringTaskConfig
     | OwnTask
 )
 TaskConfig = Annotated[AnyTaskConfig, KindOrClass()]

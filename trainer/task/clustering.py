@@ -1,0 +1,138 @@
+"""Clustering: each view of an example learns the cluster that a transport plan gives the other one.
+
+Shape suffixes: B examples of a micro batch, N of a plan, K clusters, W features; V the two views.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+import trainer.data
+from trainer.config.model import PrototypesConfig
+from trainer.config.run import RunConfig
+from trainer.config.task import ClusteringTaskConfig
+from trainer.data import Batch
+from trainer.flow.coupling.protocol import gathered
+from trainer.flow.objective import LossTerms
+from trainer.sampling.preview import preview_groups
+from trainer.task.transport_labels import labelled
+from trainer.task.views import two_views
+from trainer.training.task import Builders, MicroBatchTask, Networks
+
+SHOWN, MOST_COLUMNS = 1000, 20
+"""Held-out images that are clustered for a picture, and its columns at most."""
+
+
+class DrawnViews(NamedTuple):
+    """Both views [2 B, *D] of a micro batch and, once collected, labels of the clusters of each [2 B, K]."""
+
+    log_weight: None
+    views: Tensor
+    sources: Tensor | None = None
+    labels: Tensor | None = None
+    figures: Mapping[str, Tensor] | None = None
+
+
+class ClusteringTask(MicroBatchTask[DrawnViews]):
+    """Cross-entropy of each view with the label of the other, whose rows sum to how sure the plan is of an example.
+
+    A plan is of all examples of a cycle and of all ranks, and the same on every rank.
+    """
+
+    def __init__(self, config: RunConfig) -> None:
+        assert isinstance(config.task, ClusteringTaskConfig)
+        assert isinstance(config.model, PrototypesConfig)
+        self.config, self.settings = config, config.task
+        self.settings.views.check_examples(config.state_shape)
+        self.cycle = self.settings.cycle
+        self._plans = max(1, config.optim.steps // self.cycle)
+        self.load(None)
+
+    def draw_one(self, batch: Batch, generator: torch.Generator) -> DrawnViews:
+        views = torch.cat(two_views(batch.x_1, generator, self.settings.views))
+        return DrawnViews(None, views, batch.sources)
+
+    def collect(
+        self, drawn: Sequence[DrawnViews], networks: Networks, ranks: dist.ProcessGroup | None = None
+    ) -> list[DrawnViews]:
+        with networks.average() as model:
+            answers = [model(one.views) for one in drawn]
+        logits_VNK, features_VNW = (
+            torch.cat([part.unflatten(0, (2, -1)) for part in parts], dim=1) for parts in zip(*answers, strict=True)
+        )
+        own = slice(0, logits_VNK.shape[1])
+        if ranks is not None:
+            first = ranks.rank() * own.stop
+            own = slice(first, first + own.stop)
+            logits_VNK, features_VNW = (
+                gathered(values, ranks).transpose(0, 1).flatten(1, 2) for values in (logits_VNK, features_VNW)
+            )
+        num = logits_VNK.shape[1]
+        logits_VNK, features_VNW = self._with_memory(logits_VNK, features_VNW)
+        found = labelled(logits_VNK, features_VNW, self.settings.labels, self._taken / self._plans, self._potentials)
+        self._taken, self._potentials = self._taken + 1, found.potentials
+        labels_VNK = found.labels[:, :num][:, own].flip(0)
+        figures = {
+            "plan_mass": found.labels.sum(-1).mean(),
+            "plan_objective": found.objective.mean(),
+            "plan_descent": (found.first_objective - found.objective).mean(),
+            "largest_cluster": found.labels.sum(-2).amax(-1).mean() / found.labels.sum((-2, -1)).mean(),
+        }
+        pieces = labels_VNK.split([len(one.views) // 2 for one in drawn], dim=1)
+        return [
+            one._replace(labels=labels.flatten(0, 1), figures=figures)
+            for one, labels in zip(drawn, pieces, strict=True)
+        ]
+
+    def loss(self, model: Callable[..., Any], drawn: DrawnViews) -> LossTerms:
+        assert drawn.labels is not None, "examples are learned from once they are labelled"
+        logits, _ = model(drawn.views)
+        loss = -(drawn.labels * logits.log_softmax(-1)).sum(-1)
+        return LossTerms(loss.unflatten(0, (2, -1)).mean(0), terms=dict(drawn.figures or {}))
+
+    def examine(self, model: Callable[..., Any], drawn: DrawnViews) -> Mapping[str, Tensor]:
+        """How well one view says what the network thinks of the other, and whether both are in one cluster."""
+        logits_VBK = model(drawn.views)[0].unflatten(0, (2, -1))
+        swapped = -(logits_VBK.softmax(-1).flip(0) * logits_VBK.log_softmax(-1)).sum(-1).mean(0)
+        first, second = logits_VBK.argmax(-1)
+        return {"held_out_loss": swapped, "held_out_agreement": (first == second).float()}
+
+    def show(self, networks: Networks, stem: Path, *, seed: int) -> None:  # noqa: ARG002
+        dataset = trainer.data.build(self.config.data)
+        images = dataset.get(trainer.data.first_data_points(dataset, "held_out", SHOWN)).x_1
+        with networks.average() as model:
+            clusters = model(images.to(next(model.parameters()).device))[0].argmax(-1).cpu()
+        if dist.get_rank() == 0:
+            assert isinstance(self.config.model, PrototypesConfig)
+            headings = tuple(map(str, range(min(self.config.model.clusters, MOST_COLUMNS))))
+            preview_groups(self.config, images, clusters, headings, stem.with_suffix(".png"))
+
+    def state(self) -> dict[str, Any]:
+        return {"taken": self._taken, "potentials": self._potentials, "memory": self._memory}
+
+    def load(self, state: dict[str, Any] | None) -> None:
+        state = state or {"taken": 0, "potentials": None, "memory": None}
+        self._taken, self._potentials, self._memory = state["taken"], state["potentials"], state["memory"]
+
+    def _with_memory(self, logits_VNK: Tensor, features_VNW: Tensor) -> tuple[Tensor, Tensor]:
+        """What a plan labels: the examples of this one in front, behind them those of earlier ones as they were."""
+        kept = logits_VNK.shape[1] * self.settings.memory
+        if not kept:
+            return logits_VNK, features_VNW
+        together = logits_VNK, features_VNW
+        if self._memory is not None:
+            together = tuple(
+                torch.cat([new, old.to(new)], dim=1) for new, old in zip(together, self._memory, strict=True)
+            )
+        self._memory = tuple(values[:, :kept].contiguous() for values in together)
+        logits, features = together
+        return logits, features
+
+
+TASKS: Builders = {ClusteringTaskConfig: ClusteringTask}
