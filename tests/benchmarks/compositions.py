@@ -1,9 +1,10 @@
 """Every two parts of a flow that go together, together in a run: python -m tests.benchmarks.compositions --out DIR
 
 Couplings, paths, targets, errors, spaces, antithetic points, latents, contexts, blocks by segment, samplers and
-guidance in at most 46 runs, so that every pair of values that some legal composition has is in one of them. Each trains
-30 steps through the train verb and then draws with every sampler that it goes with, plainly and with guidance.
-Objectives about the features of a trunk need a teacher or a finished trunk, and are not among them.
+guidance on points and images, and what goes with letters, captions and reactions of atoms, in at most 63 runs, so that
+every pair of values that some legal composition has is in one of them. Each trains 30 steps through the train verb and
+then draws with every sampler that it goes with, plainly and with guidance. Objectives about the features of a trunk
+need a teacher or a finished trunk, and are not among them.
 """
 
 import argparse
@@ -23,6 +24,8 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
+import trainer.data
+from tests.trainer.data.test_captions import written as captioned
 from trainer.__main__ import main as command
 from trainer.checkpoint.pretrained import restore
 from trainer.config.rules.composition import ALTERNATIVES, OF_LETTERS, Composition, reasons
@@ -30,14 +33,14 @@ from trainer.config.rules.plan import plan_layout
 from trainer.config.run import RunConfig
 from trainer.config.sample import FlowSample
 from trainer.distributed.groups import Launch, joined
-from trainer.flow import objective, sampler
+from trainer.flow import coupling, objective, sampler
 from trainer.observe.metrics import read_metrics
 from trainer.sampling.draw import TrainedFlow
 from trainer.sampling.flow import FlowParts
 from trainer.sampling.trained import restored_flow
 
-MOST_RUNS = 48
-START = 10
+MOST_RUNS = 63
+START = 18
 """Of the seeds that are tried one after the other until one needs few enough runs."""
 STEPS = 30
 SEGMENTS = 2
@@ -63,6 +66,13 @@ HEADS: dict[tuple[str, ...], dict[str, Any]] = {
     **{("blockwise", *extra): BLOCKWISE for extra in (("latent",), ("context",), ("latent", "context"))},
 }
 """What stands between network and field, and the network; a target of two fields makes a head of two by itself."""
+OF_OTHER_STATES: dict[str, dict[str, Any]] = {
+    "letters": DIT,
+    "captions": {"kind": "encoded_mlp", "hidden": 16, "num_layers": 1},
+    "reactions": {"kind": "equivariant", "hidden": 8, "num_layers": 1},
+}
+"""Networks of states that are neither points nor images, or begin at captions; the heads of their runs."""
+SAMPLES = {"letters": "sequences", "reactions": "reactions"}
 
 ON_IMAGES = {"paired", "mirror_interpolant"}
 """A coupling and a path that the legality of latents refuses: their source points are images."""
@@ -81,7 +91,7 @@ class Trial:
     def samplers(self) -> list[Any]:
         """All that it goes with, within segments where its blocks belong to them."""
         parts: Any = self.parts  # frozen settings have a hash, which type checkers do not see
-        legal = legal_samplers(parts.coupling, parts.path, parts.target)
+        legal = legal_samplers(parts.coupling, parts.path, parts.target, parts.objective)
         if "blockwise" in self.head:
             return [sampler.Segmented(segments=SEGMENTS, within=one) for one in legal]
         if self.guidances != GUIDANCES:
@@ -90,20 +100,26 @@ class Trial:
 
     @property
     def guidances(self) -> tuple[float, ...]:
-        """Those that it goes with: a class in the state is always there."""
-        return (1.0,) if getattr(self.parts.coupling, "labels_in_state", False) else GUIDANCES
+        """Those that it goes with: a class in the state is always there, and reactions have none."""
+        always = getattr(self.parts.coupling, "labels_in_state", False) or self.head == ("reactions",)
+        return (1.0,) if always else GUIDANCES
+
+    @property
+    def of_regression(self) -> dict[str, Any]:
+        """Error, space and antithetic points, if the objective has them."""
+        match self.parts.objective:
+            case objective.Regression(error=error, space=space, antithetic=antithetic):
+                return {"error": error.kind, "space": space, "antithetic": antithetic}
+        return {}
 
     def pairs(self) -> set[Pair]:
         """Every two values of different factors that the run has."""
-        minimised = self.parts.objective
-        assert isinstance(minimised, objective.Regression)
         values: dict[str, Sequence[str]] = {
             "coupling": [self.parts.coupling.kind],
             "path": [self.parts.path.kind],
             "target": [self.parts.target.kind],
-            "error": [minimised.error.kind],
-            "space": [minimised.space],
-            "antithetic": [str(minimised.antithetic)],
+            "objective": [self.parts.objective.kind],
+            **{name: [str(value)] for name, value in self.of_regression.items()},
             "head": self.head,
             "sampler": sorted({kind for one in self.samplers for kind in kinds(one)}),
             "guidance": [str(guidance) for guidance in self.guidances],
@@ -117,27 +133,35 @@ def kinds(one: Any) -> tuple[str, ...]:
 
 
 @cache
-def legal_samplers(coupled: Any, along: Any, predicted: Any) -> list[Any]:
+def legal_samplers(coupled: Any, along: Any, predicted: Any, minimised: Any) -> list[Any]:
     """Those that go with a flow."""
-    plain = objective.Regression()
-    return [one for one in SAMPLERS if not any(reasons(Composition(coupled, along, predicted, plain, one)))]
+    return [one for one in SAMPLERS if not any(reasons(Composition(coupled, along, predicted, minimised, one)))]
 
 
 def trials() -> Iterator[Trial]:
     """Every legal run."""
-    objectives = [
+    regressions = [
         objective.Regression.model_validate({"error": {"kind": error}, "space": space, "antithetic": antithetic})
         for error, space, antithetic in product(
             ("squared", "pseudo_huber"), ("prediction", "data", "velocity"), (False, True)
         )
     ]
-    coupled_with = [one for one in ALTERNATIVES["coupling"] if not one.encodes_captions]  # which need captions
-    paths, targets = (  # parts of letters need sequences
-        [one for one in ALTERNATIVES[part] if not isinstance(one, OF_LETTERS)] for part in ("path", "target")
-    )
-    for coupled, along, predicted, minimised in product(coupled_with, paths, targets, objectives):
-        composition = Composition(coupled, along, predicted, minimised, SAMPLERS[0])
-        if not any(reasons(composition)):
+    couplings = [coupling.Ends(), coupling.Ends(begin="noise"), *ALTERNATIVES["coupling"]]
+    objectives = [objective.CrossEntropy(), objective.EncodedSource(), *regressions]
+    for parts in product(couplings, ALTERNATIVES["path"], ALTERNATIVES["target"], objectives):
+        composition = Composition(*parts, SAMPLERS[0])
+        if any(reasons(composition)):
+            continue
+        coupled, along, predicted, minimised = parts
+        if isinstance(minimised, objective.CrossEntropy):
+            if coupled.kind != "paired":  # pairs are of points and images
+                yield Trial(composition, ("letters",))
+        elif coupled.encodes_captions:
+            yield Trial(composition, ("captions",))
+        elif isinstance(coupled, coupling.Ends):
+            if not isinstance(predicted, OF_LETTERS):
+                yield Trial(composition, ("reactions",))
+        elif not any(isinstance(one, OF_LETTERS) for one in parts):
             for head in HEADS:
                 unfit = coupled.labels_in_state and {"context", "blockwise"} & set(head)
                 if not unfit and ("latent" not in head or not {coupled.kind, along.kind} & ON_IMAGES):
@@ -172,7 +196,7 @@ def _greedy(has: NDArray[np.bool_], generator: np.random.Generator) -> list[int]
 
 
 class Inputs:
-    """What runs read: latents of digits, pairs of points and of digits, and a path in a file."""
+    """What runs read: latents of digits, pairs of points and of digits, captions, letters, and a path in a file."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -183,7 +207,20 @@ class Inputs:
         self._run("encode", str(folder / "coder"), "--out", str(self.latents))
         self.pairs: dict[str, Path] = {}
         points = {"kind": "toy", "name": "eight_gaussians", "held_out": 100, "classes": True}
-        self.data: dict[str, dict[str, Any]] = {"points": points, "images": digits}
+        letters = folder / "letters.txt"
+        rows = np.random.default_rng(0).choice(list("ACGU"), (400, 6)).tolist()
+        lines = [f"{''.join(row)}\t1\t{'ab'[number % 2]}" for number, row in enumerate(rows)]
+        letters.write_text("\n".join(["sequence\tcount\tlabel", *lines]))
+        sequences = {"kind": "sequences", "path": str(letters), "held_out": 100}
+        reactions = {"kind": "reactions", "held_out": 40}
+        self.data: dict[str, dict[str, Any]] = {
+            "points": points,
+            "images": digits,
+            "letters": sequences,
+            "reactions": reactions,
+        }
+        self.captions = folder / "captions"
+        captioned(self.captions, trainer.data.ToyConfig().num_examples)
         for name, model in (("points", MLP), ("images", DIT)):
             self._train(f"{name}_teacher", {"model": model, "data": self.data[name]})
             self.pairs[name] = folder / f"{name}_pairs"
@@ -199,16 +236,23 @@ class Inputs:
         along = trial.parts.path
         tabulated = {"kind": "tabulated", "path": str(self.table)}
         flow["path"] = tabulated if along.kind == "tabulated" else along.model_dump(mode="json")
-        model, sample = dict(HEADS[trial.head]), {"sampler": trial.samplers[0].model_dump(mode="json")}
+        of_head = HEADS | {(head,): network for head, network in OF_OTHER_STATES.items()}
+        model, sample = dict(of_head[trial.head]), {"sampler": trial.samplers[0].model_dump(mode="json")}
         if trial.guidances != GUIDANCES:
-            model["label_dropout"], sample["guidance"] = 0.0, 1.0
-        name = "points" if model["kind"].endswith("mlp") else "images"
+            sample["guidance"] = 1.0
+        if getattr(trial.parts.coupling, "labels_in_state", False):
+            model["label_dropout"] = 0.0
+        (head, *_), name = trial.head, "points" if model["kind"].endswith("mlp") else "images"
+        if head == "captions":
+            flow["captions"] = {"path": str(self.captions)}
+        if head in SAMPLES:
+            sample["kind"] = SAMPLES[head]
         paired = {"kind": "pairs", "path": str(self.pairs[name]), "held_out": 40}
         if "latent" in trial.head:
             flow["latent"] = {"path": str(self.latents)}
         if "context" in trial.head:
             flow["context"] = {"kind": "inpainting"}
-        data = paired if trial.parts.coupling.kind == "paired" else self.data[name]
+        data = paired if trial.parts.coupling.kind == "paired" else self.data.get(head, self.data[name])
         return self._train(f"run_{number:02d}", {"model": model, "data": data, "flow": flow, "sample": sample})
 
     def _train(self, name: str, sections: dict[str, Any]) -> Path:
@@ -275,9 +319,9 @@ def main() -> int:
     for heading in ("run", "coupling", "path", "target", "objective", "head", "held-out loss", "sets drawn"):
         shown.add_column(heading)
     for number, trial in enumerate(chosen, start=1):
-        minimised = trial.parts.objective
-        assert isinstance(minimised, objective.Regression)
-        about = [minimised.error.kind, minimised.space, *["antithetic"] * minimised.antithetic]
+        of_regression = trial.of_regression
+        antithetic = of_regression.pop("antithetic", False)
+        about = [*map(str, of_regression.values()), *["antithetic"] * antithetic] or [trial.parts.objective.kind]
         row = [f"{number}", *(getattr(trial.parts, name).kind for name in ("coupling", "path", "target"))]
         row += [", ".join(about), ", ".join(trial.head)]
         try:
