@@ -23,7 +23,9 @@ from trainer.checkpoint.storage import FIRST_FORMAT
 from trainer.config.file import load_config
 from trainer.config.run import RunConfig
 from trainer.data import write_shards
+from trainer.data.analytic_surfaces import icosphere
 from trainer.data.shard.index import LatentsEntry, PairIndex, ShardEntry
+from trainer.data.surface_files import Surface, write_surface
 from trainer.model.build import parameter_shapes
 from trainer.model.feature_extractor.extractor import write_extractor
 
@@ -81,6 +83,21 @@ def shards(folder: Path, file_type: str, *, latents: bool = False) -> None:
     entry = LatentsEntry(autoencoder="autoencoder", image_shape=(1, 8, 8), shift=(0.5,), scale=(2.0,))
     options = {"latents": lambda: entry} if latents else {"standardise": True}
     write_shards(folder, [(data, labels)], num_classes=3, shard_examples=7, file_type=file_type, **options)  # pyright: ignore
+
+
+def surfaces(folder: Path) -> None:
+    """A sphere in three formats, and two pairs, one of them with a map."""
+    folder.mkdir()
+    vertices, triangles = icosphere(0)
+    every = np.arange(len(vertices))
+    write_surface(folder / "c.ply", Surface(vertices, triangles, every, len(every)), np.zeros((12, 3), np.uint8))
+    places = [" ".join(f"{value:.6f}" for value in row) for row in vertices]
+    faces = ["3 " + " ".join(map(str, row)) for row in triangles]
+    (folder / "a.off").write_text("\n".join([f"OFF\n12 {len(faces)} 0", *places, *faces, ""]), encoding="utf-8")
+    faces = ["f " + " ".join(map(str, row)) for row in triangles + 1]
+    (folder / "b.obj").write_text("\n".join([*(f"v {row}" for row in places), *faces, ""]), encoding="utf-8")
+    (folder / "map").write_text("\n".join(map(str, every)), encoding="utf-8")
+    (folder / "list").write_text("a.off b.obj map\nb.obj c.ply same\n", encoding="utf-8")
 
 
 def pairs(folder: Path) -> None:

@@ -34,6 +34,7 @@ from trainer.model.values import initialise_from
 from trainer.model.weight_files import part_of
 from trainer.observe.metrics import read_metrics
 
+SURFACES = {"kind": "surfaces", "path": "surfaces", "pairs": "surfaces/list", "eigenfunctions": 8, "waves": 9}
 RANKS = {"digits_moe.yaml": 2, "gpt_moe.yaml": 2, "dit_moe_64.yaml": 64}
 RUNS = ("digits_autoencoder", "digits_moe", "dit_moe_64", "gpt_moe", "toy")
 STAGED = ("boss", "digits_reflow", "kinetic_optimal", "mdt_dist", "rectified_diffusion_phased", "rectified_flow")
@@ -300,6 +301,12 @@ def readers() -> Iterator[Reader]:
         {"pairs/index.json": "json", "pairs/p.safetensors": "safetensors"},
         _folder("pairs", sound_files.pairs),
         _read_dataset("pairs", "pairs"),
+    )
+    yield Reader(
+        "surfaces",
+        {f"surfaces/{name}": "bytes" for name in ("a.off", "b.obj", "c.ply", "list", "map")},
+        _folder("surfaces", sound_files.surfaces),
+        reading(lambda _: _rows(SURFACES)),
     )
     for kind in ("safetensors", "npz"):
         yield Reader(

@@ -17,6 +17,9 @@ from trainer.command.options import (
     verb,
 )
 
+WRITTEN = ("flowfabric.evaluation/", "flowfabric.objects/", "flowfabric.few_shot/", "flowfabric.correspondence/")
+"""Formats of what evaluate writes."""
+
 
 class Evaluate(OfRuns):
     """Options of evaluate."""
@@ -167,7 +170,7 @@ EVALUATE = verb(
     "classes apart by a few labelled examples, on features that were learned without labels and on the examples "
     "themselves, with prototypes moved to the queries and without.",
     outputs=lambda options: [
-        (OutputFile("--out", ("flowfabric.evaluation/", "flowfabric.objects/", "flowfabric.few_shot/")), options.out),
+        (OutputFile("--out", WRITTEN), options.out),
         (OutputFile("--page", (page_mark("evaluate"),)), options.page),
     ],
     following=SHOW_RUN,

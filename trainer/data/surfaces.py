@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import sys
 import zipfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import combinations
@@ -108,10 +108,9 @@ class SurfacesConfig(Section):
         elif isinstance(pairs, str | Path | None):
             says = "points" not in document  # else the run is resolved already, and was told
             try:
-                facts = found_once(f"{path} {pairs}", lambda: _examined(Path(path), pairs and Path(pairs), says))
                 wanted = [document.get(name, cls.model_fields[name].default) for name in FITTED]
-                for name, num, closed in facts["extremes"]:
-                    _check_fits(Path(path) / name, num, closed, *wanted)
+                files = Path(path), pairs and Path(pairs)
+                facts = found_once(f"{path} {pairs} {wanted}", lambda: _examined(*files, wanted, says))
             except Refusal as error:
                 raise ValueError(f"path: {error}") from error
         else:
@@ -217,8 +216,7 @@ class SurfacePairs(Listed):
             raise Refusal(config.pairs or folder, "pairs", problem, back)
         self._surfaces = _read(folder, self._lines)
         for name, surface in self._surfaces.items():
-            wanted = (getattr(config, name) for name in FITTED)
-            _check_fits(folder / name, len(surface.vertices), surface.closed, *wanted)
+            _check_fits(folder / name, surface, [getattr(config, name) for name in FITTED])
         maps = dict.fromkeys(known for _, _, known in self._lines if known not in (None, SAME))
         self.files = (DataFiles(folder, [*self._surfaces, *map(str, maps)]),)
         for line in self._lines:
@@ -366,20 +364,25 @@ FITTED = ("eigenfunctions", "waves", "closed")
 """Settings that surfaces must fit."""
 
 
-def _check_fits(file: Path, num: int, is_closed: bool, eigenfunctions: Any, waves: Any, closed: Any) -> None:
-    """Refuses a surface of `num` vertices; settings that are not valid say so themselves."""
+def _check_fits(file: Path, surface: Surface, wanted: Sequence[Any]) -> None:
+    """Refuses a surface that is too small or has a border; settings that are not valid say so themselves."""
+    (eigenfunctions, waves, closed), num = wanted, len(surface.vertices)
     for field, value in (("eigenfunctions", eigenfunctions), ("waves", waves)):
         if isinstance(value, int) and value >= num:
             problem = f"are {num}, and data.{field} are {value}"
             raise Refusal(file, "vertices", problem, f"use data.{field}={num - 1} or less, or leave the surface out")
-    if closed is True and not is_closed:
+    if closed is True and not surface.closed:
         raise Refusal(file, "surface", "has a border, and data.closed is true", "close it, or use data.closed=false")
 
 
-def _examined(folder: Path, pairs: Path | None, says: bool) -> dict[str, Any]:
+def _examined(folder: Path, pairs: Path | None, wanted: Sequence[Any], says: bool) -> dict[str, Any]:
     """Looks at the files, and says once from which of them parts are left out."""
     lines = _listed(folder, pairs)
     surfaces = _read(folder, lines)
+    for name, surface in surfaces.items():
+        _check_fits(folder / name, surface, wanted)
+    for line in lines:
+        _truth(folder, surfaces, line)
     several = {name: surface for name, surface in surfaces.items() if surface.parts > 1}
     if several and says:
         name, surface = next(iter(several.items()))
@@ -390,12 +393,4 @@ def _examined(folder: Path, pairs: Path | None, says: bool) -> dict[str, Any]:
             file=sys.stderr,
             flush=True,
         )
-    for line in lines:
-        _truth(folder, surfaces, line)
-    by_size = sorted((len(surface.vertices), name) for name, surface in surfaces.items())
-    extremes = [by_size[0][1], *[name for name, surface in surfaces.items() if not surface.closed][:1]]
-    return {
-        "largest": by_size[-1][0],
-        "pairs": len(lines),
-        "extremes": [(name, len(surfaces[name].vertices), surfaces[name].closed) for name in extremes],
-    }
+    return {"largest": max(len(surface.vertices) for surface in surfaces.values()), "pairs": len(lines)}

@@ -18,7 +18,7 @@ from trainer.config.file import load_run
 from trainer.config.rules.drawing import of_drawn
 from trainer.config.rules.objection import refuse
 from trainer.config.run import RunConfig
-from trainer.config.sample import ExampleSample, FlowSample, ObjectSample
+from trainer.config.sample import ExampleSample, FlowSample, ObjectSample, SurfaceSample
 from trainer.evaluation.few_shot.episodes import Episodes
 from trainer.evaluation.few_shot.features import in_words, measure_features, played_examples
 from trainer.evaluation.few_shot.measurement import FewShotMeasurement
@@ -153,7 +153,7 @@ def play_run(
 def check_options(run_dir: Path, given: Sequence[str]) -> None:
     """Refuses options that say how a flow is measured, for a run that follows none."""
     if given and _measured_by_task(run_dir):
-        does = "builds objects" if builds_objects(run_dir) else "groups examples"
+        does = "builds objects" if builds_objects(run_dir) else "learns features"
         raise ValueError(f"{given[0]}: {run_dir} {does} and follows no flow; leave it out (--num and --seed are read)")
 
 
@@ -178,7 +178,9 @@ def _measured(
 
 def _measured_by_task(run_dir: Path) -> bool:
     """Whether a run follows no flow and its task measures it."""
-    return run_dir.exists() and isinstance(load_run(newest_checkpoint(run_dir)).sample, ObjectSample | ExampleSample)
+    if not run_dir.exists():
+        return False
+    return isinstance(load_run(newest_checkpoint(run_dir)).sample, ObjectSample | ExampleSample | SurfaceSample)
 
 
 def _check_likelihood(config: RunConfig) -> None:

@@ -17,7 +17,6 @@ from torch import Tensor
 import trainer.data
 from moe.host_copies import to_device
 from moe.ot import wasserstein_1d
-from trainer.config.model.mlp import DescriptorMLPConfig
 from trainer.config.run import RunConfig
 from trainer.config.sample import SurfaceSample
 from trainer.config.task import CorrespondenceTaskConfig
@@ -102,8 +101,8 @@ class CorrespondenceTask(MicroBatchTask[DrawnPairs]):
 
     def __init__(self, config: RunConfig) -> None:
         assert isinstance(config.task, CorrespondenceTaskConfig)
-        assert isinstance(config.model, DescriptorMLPConfig)
-        self.config, self.settings, self._width = config, config.task, config.model.features
+        self.config, self.settings = config, config.task
+        self._width: int = getattr(config.model, "features", 0)  # the layout is refused without
 
     def draw_one(self, batch: Batch, generator: torch.Generator) -> DrawnPairs:
         assert batch.context is not None, "data of kind surfaces have eigenfunctions"

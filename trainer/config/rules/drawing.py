@@ -17,10 +17,12 @@ from trainer.config.sample import (
     ImageSample,
     ObjectSample,
     ReconstructionSample,
+    SurfaceSample,
     TextSample,
 )
-from trainer.config.task import TrajectoryBalanceTaskConfig
+from trainer.config.task import CorrespondenceTaskConfig, TrajectoryBalanceTaskConfig
 from trainer.data import PairsConfig
+from trainer.data.surfaces import SurfacesConfig
 from trainer.data.text_windows import run_tokenizer
 from trainer.flow import cost, sampler
 from trainer.flow.control import CostGradientConfig
@@ -52,6 +54,29 @@ def of_samples(config: RunConfig, world_size: int) -> Objections:
                     f"{num_tokens} tokens after a prompt of {longest} exceed model.context {context}",
                     f"use at most {context - longest}" if longest < context else "use shorter sample.prompts",
                 )
+
+
+def of_surfaces(config: RunConfig) -> Objections:
+    """Maps between surfaces that data, network or sample have no means for."""
+    if not isinstance(config.task, CorrespondenceTaskConfig):
+        return
+    data, sample, model = config.data, config.sample, config.model
+    if not isinstance(getattr(model, "features", None), int):
+        problem = f"{model.kind} does not say how many values the feature of a point has"
+        yield "model", problem, "use descriptor_mlp, or give the Config of your class a field features"
+    if not isinstance(data, SurfacesConfig):
+        yield "data.kind", f"{data.kind} data have no eigenfunctions", "use surfaces"
+        return
+    if not isinstance(sample, SurfaceSample):
+        return
+    if sample.first >= data.eigenfunctions:
+        problem = f"{sample.first} of {data.eigenfunctions} eigenfunctions, to which none is added"
+        yield "sample.first", problem, f"use {data.eigenfunctions - 1} or less"
+    if sample.landmarks > data.points:
+        yield "sample.landmarks", f"{sample.landmarks} of {data.points} points", f"use {data.points} or less"
+    if sample.landmarks and data.path is not None and data.pairs is None:
+        problem = f"{sample.landmarks} points are given where the correspondence is known, and it is for no pair"
+        yield "sample.landmarks", problem, "use 0, or name known pairs in data.pairs"
 
 
 def of_profile(config: RunConfig) -> Objections:

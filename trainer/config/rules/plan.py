@@ -55,6 +55,7 @@ def validated_layout(config: RunConfig, world_size: int, *, ranks_per_node: int 
         drawing.of_grids(config),
         drawing.of_controls(config),
         drawing.of_samples(config, world_size),
+        drawing.of_surfaces(config),
         of_dispatch(config),
         drawing.of_profile(config),
         pairing.of_pairing(config),
