@@ -144,6 +144,10 @@ class SurfacesConfig(Section):
         return 2, self.points, self.signatures
 
     @property
+    def context_shape(self) -> tuple[int, int, int]:
+        return 2, self.points + 1, 1 + self.eigenfunctions
+
+    @property
     def num_classes(self) -> int:
         return 0
 

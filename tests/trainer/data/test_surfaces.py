@@ -84,6 +84,7 @@ def test_analytic_pairs_are_known_and_depend_on_their_seed_alone() -> None:
     batch = made.get(torch.tensor([1, 0]))
     assert batch.context is not None
     assert (batch.x_1.shape, batch.context.shape) == ((2, 2, 162, 5), (2, 2, 163, 9))
+    assert (made.config.shape, made.config.context_shape) == ((2, 162, 5), (2, 163, 9))
     torch.testing.assert_close(batch.context[:, :, 1:, 0].sum(-1), torch.ones(2, 2))
     other = surfaces(analytic={"halvings": 2, "seed": 1})
     again = other.get(torch.tensor([0]))
