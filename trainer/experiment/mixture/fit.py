@@ -107,12 +107,12 @@ def projections(shares: Values, distances: Values, values: Values, sizes: tuple[
     """Fits of values [2, P] of mixes [P, M] with distances [2, P], one for each model, those that miss left-out mixes
     least first."""
     return sorted(
-        (_fitted(name, shares, distances, values, sizes) for name in permitted(*shares.shape)),
+        (fitted(name, shares, distances, values, sizes) for name in permitted(*shares.shape)),
         key=lambda one: one.error,
     )
 
 
-def _fitted(name: str, shares: Values, distances: Values, values: Values, sizes: tuple[int, int]) -> Projection:
+def fitted(name: str, shares: Values, distances: Values, values: Values, sizes: tuple[int, int]) -> Projection:
     """A model with the penalty by which it misses left-out mixes least."""
     found = []
     for penalty in RIDGES:

@@ -37,7 +37,7 @@ def page_of(found: Found) -> str:
             Section("At a glance", [_facts(found), *_cautions(found)]),
             Section("Measured and projected", _pictures(found), _MEASURED.format(wanted=wanted)),
             Section("The best mixes", [_best(found)]),
-            Section("The fit", [Figure(_left_out(found), _LEFT_OUT, half=True), _models(found)], _FIT),
+            Section("The fit", [_models(found)], _FIT),
             Section("The pilots", [_pilots(found)]),
             Section(
                 "How to reproduce it", [Listing(_commands(found), "Pilots that are finished are not trained again.")]
@@ -60,7 +60,6 @@ _FIT = (
     "ridge regression on the distance to the wanted examples and, in larger models, on shares; the model that misses "
     "left-out mixes least is chosen, and goes on linearly in the logarithm of the size."
 )
-_LEFT_OUT = "Measured, and fitted at the same size; the dashed line is where they are equal."
 
 
 def _facts(found: Found) -> Facts:
@@ -179,29 +178,12 @@ def _place(mix: Sequence[float]) -> tuple[float, float]:
     return mix[1] + mix[2] / 2, HALF * mix[2]
 
 
-def _left_out(found: Found) -> str:
-    """Measured against fitted, with colours by size."""
-    with mpl.rc_context(STYLE):
-        drawing = Drawing(figsize=(5.2, 4.2), layout="constrained")
-        axes = drawing.subplots()
-        for row, size in enumerate(found.sizes):
-            fitted = [found.search.at_size(mix, size) for mix in found.plan.mixes]
-            values = figure(found.request.measure, np.array(fitted))
-            axes.scatter(found.measured[row], values, color=COLOURS[row], s=18, label=f"{size:,} examples")
-        ends = [float(found.measured.min()), float(found.measured.max())]
-        axes.plot(ends, ends, color=INK, linewidth=0.8, linestyle=(0, (4, 2)))
-        axes.set(xlabel="measured", ylabel="fitted")
-        axes.legend(frameon=False)
-        return to_svg(drawing)
-
-
 def _models(found: Found) -> Table:
     return Table(
         ("model", "penalty", "error of left-out mixes"),
         [(one.features, f"{one.penalty:g}", f"{one.error:.3f}") for one in found.projections],
         f"Errors are those of the logarithm, over both sizes. Models with fewer than {MIXES_OF_A_PARAMETER} mixes for "
         "each parameter are not tried.",
-        half=True,
         best={(0, 2)},
     )
 
