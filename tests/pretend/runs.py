@@ -58,6 +58,11 @@ NETWORKS: dict[str, dict[str, Any]] = {
         "task": {"kind": "correspondence", "sliced": 1.0, "slices": 5},
         "sample": {"every": 4},
     },
+    "contrastive": {
+        "model": {"kind": "contrastive", "hidden": 16, "num_layers": 1},
+        "task": {"positives": {"kind": "dynamic_clusters", "memory": 8, "clusters": 2, "neighbours": 2, "begin": 0}},
+        "sample": {"every": 4, "per_column": 3},
+    },
     "encoded_dit": {
         "model": {"kind": "encoded_dit", "hidden": 16, "num_layers": 1, "num_heads": 2, **ENCODER},
         **FROM_CAPTIONS,

@@ -17,7 +17,18 @@ from trainer.config.run import RunConfig
 from trainer.config.sections import fits
 from trainer.flow import target
 from trainer.flow.context import FirstFrame, SemanticMap
-from trainer.model import autoencoder, blockwise, dit, encoded, equivariant, gpt, mlp, prototypes, transition
+from trainer.model import (
+    autoencoder,
+    blockwise,
+    contrastive,
+    dit,
+    encoded,
+    equivariant,
+    gpt,
+    mlp,
+    prototypes,
+    transition,
+)
 from trainer.model.adapted import adapt
 from trainer.model.conditioning import SpatialRescaler
 from trainer.model.first_frame import FirstFrameReader
@@ -35,6 +46,7 @@ NETWORKS: Builders = (
     | encoded.NETWORKS
     | equivariant.NETWORKS
     | prototypes.NETWORKS
+    | contrastive.NETWORKS
 )
 """The networks by their settings, as the file of each lists them; a custom class of settings has a `network`."""
 

@@ -5,7 +5,7 @@ from typing import Any
 from netsim.foundation.own_class import build_own
 from trainer.config.run import RunConfig
 from trainer.config.task import OwnTask
-from trainer.task import clustering, correspondence, flow, supervised, trajectory_balance
+from trainer.task import clustering, contrastive, correspondence, flow, supervised, trajectory_balance
 from trainer.task.flow import FlowTask
 from trainer.task.policy import adjoint_matching, grpo
 from trainer.task.supervised import NextTokenTask, ReconstructionTask
@@ -20,6 +20,7 @@ TASKS: Builders = (
     | adjoint_matching.TASKS
     | correspondence.TASKS
     | clustering.TASKS
+    | contrastive.TASKS
 )
 """The tasks by their settings, as the file of each lists them."""
 

@@ -9,6 +9,7 @@ import itertools
 import math
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, cast
 
 import torch
@@ -153,7 +154,7 @@ def train(
     network.train()
     for step in range(1, steps + 1):
         if not shares:
-            shares.extend(_cycle(task, data, network, batch, generator))
+            shares.extend(_cycle(task, data, network, average, batch, generator))
         for group in optimizer.param_groups:
             falling = final_lr + (lr - final_lr) * (1 + math.cos(math.pi * (step - 1) / steps)) / 2
             group["lr"] = group["rate"] * falling
@@ -173,6 +174,19 @@ def train(
     return (network if average is None else average).eval()
 
 
+class PlainNetworks(TrainedNetworks):
+    """A network that learns, and another with its averaged weights."""
+
+    def __init__(self, network: Network, average: Network) -> None:
+        super().__init__(network)
+        self._average = average
+
+    @contextmanager
+    def average(self) -> Iterator[Network]:
+        with torch.no_grad():
+            yield self._average.eval()
+
+
 def _groups(network: nn.Module, rates: Mapping[str, float]) -> list[dict[str, Any]]:
     """The parameters, those of one factor of the learning rate together."""
     optim, by_rate = OptimConfig(steps=1, global_batch=1, rates=dict(rates)), dict[float, list[nn.Parameter]]()
@@ -182,12 +196,17 @@ def _groups(network: nn.Module, rates: Mapping[str, float]) -> list[dict[str, An
 
 
 def _cycle(
-    task: Task, data: Data, network: nn.Module, batch: int, generator: torch.Generator
+    task: Task,
+    data: Data,
+    network: nn.Module,
+    average: nn.Module | None,
+    batch: int,
+    generator: torch.Generator,
 ) -> Iterator[Sequence[Drawn]]:
     """What each step of a cycle learns from, an entry for each pass."""
     drawn = [one for _ in range(task.cycle) for one in task.draw([data(batch, generator)], [generator])]
     network.eval()
-    collected = task.collect(drawn, TrainedNetworks(cast(Network, network)))
+    collected = task.collect(drawn, PlainNetworks(cast(Network, network), cast(Network, average or network)))
     network.train()
     for first in range(0, len(collected), task.passes):
         yield collected[first : first + task.passes]

@@ -33,6 +33,11 @@ SAID: dict[str, list[tuple[str, float | str]]] = {
     "blockwise_mlp": [(r"^embed_label", TABLE), (r"", SEGMENT)],
     "autoencoder": [(r"norm\.weight$", 1.0), (r"bias$", 0.0), (r"\.second\.weight$", 0.0), (r"", CONVOLUTION)],
     "prototypes": [(r"norm\.weight$", 1.0), (r"(bias|feed_forward\.2\.weight)$", 0.0), (r"", CONVOLUTION)],
+    "contrastive": [
+        (r"(norm|projector\.1|predictor\.1)\.weight$", 1.0),
+        (r"(bias|\.second\.weight)$", 0.0),
+        (r"", CONVOLUTION),
+    ],
     "policy_mlp": [(r"(bias|to_forward\.weight|to_backward\.weight|log_partition\.2\.weight)$", 0.0), (r"", MATRIX)],
     "descriptor_mlp": [(r"bias$", 0.0), (r"", MATRIX)],
     "gpt": [(r"norm\.weight$", 1.0), (r"(projection|feed_forward\.2)\.weight$", "stream"), (r"", TABLE)],

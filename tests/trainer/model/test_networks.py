@@ -38,6 +38,8 @@ def small(kind: str) -> RunConfig:
     sections: dict[str, Any] = {"sample": IN_SEGMENTS} if kind.startswith("blockwise") else {}
     if kind == "causal_transition":
         sections = {"sample": {"sampler": {"kind": kind}}, "flow": {"objective": {"draws": 1}}}
+    if kind == "contrastive":
+        sections = {"task": {"positives": {"kind": "views"}}}
     if kind.startswith("encoded"):
         captions = {"path": "unused", "width": 6, "digest": "0"}
         sections = {"flow": {"coupling": {"kind": "encoded"}, "captions": captions}}

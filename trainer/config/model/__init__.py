@@ -13,7 +13,7 @@ from pydantic import SerializerFunctionWrapHandler, ValidatorFunctionWrapHandler
 from netsim.foundation.contract import check_allowed, imported_class
 from netsim.foundation.own_class import class_and_settings, read_settings
 from netsim.foundation.settings import by_kind
-from trainer.config.model import dit, encoded, equivariant, gpt, mlp, prototypes, transition
+from trainer.config.model import contrastive, dit, encoded, equivariant, gpt, mlp, prototypes, transition
 from trainer.config.model.dit import BlockwiseConfig, BlockwiseMLPConfig, DiTConfig, SegmentNetworkConfig
 from trainer.config.model.encoded import EncodedDiTConfig, EncodedMLPConfig
 from trainer.config.model.equivariant import EquivariantConfig
@@ -65,7 +65,14 @@ def _settings_class(path: str) -> type[NetworkConfig]:
 
 
 AnyNetworkConfig = (
-    dit.Config | gpt.Config | mlp.Config | transition.Config | encoded.Config | equivariant.Config | prototypes.Config
+    dit.Config
+    | gpt.Config
+    | mlp.Config
+    | transition.Config
+    | encoded.Config
+    | equivariant.Config
+    | prototypes.Config
+    | contrastive.Config
 )
 """The built-in networks, told apart by their kind: of each file the union `Config`."""
 BY_KIND: dict[str, type[NetworkConfig]] = by_kind(AnyNetworkConfig)

@@ -70,6 +70,7 @@ def validated_layout(config: RunConfig, world_size: int, *, ranks_per_node: int 
         parts.of_one_step(config, micro_batch),
         states.of_rows_together(config, micro_batch),
         parts.of_blocks(config, micro_batch),
+        tasks.of_contrastive(config, micro_batch),
     )
     if not divides:
         return None

@@ -9,12 +9,19 @@ from trainer.config.derived import routed_adapters, several_shapes, sources_of, 
 from trainer.config.model import AutoencoderConfig, BlockwiseConfig, BlockwiseMLPConfig, GPTConfig, PrototypesConfig
 from trainer.config.rules.composition import Distillation, reasons
 from trainer.config.rules.drawing import of_cost, of_no_class
-from trainer.config.rules.objection import Objections
+from trainer.config.rules.objection import Objections, caught
 from trainer.config.rules.partners import listed, name, partners, separate
 from trainer.config.rules.parts import composition_of
 from trainer.config.run import RunConfig
-from trainer.config.task import AdjointMatchingConfig, ClusteringTaskConfig, GRPOConfig, TrajectoryBalanceTaskConfig
+from trainer.config.task import (
+    AdjointMatchingConfig,
+    ClusteringTaskConfig,
+    ContrastiveTaskConfig,
+    GRPOConfig,
+    TrajectoryBalanceTaskConfig,
+)
 from trainer.config.task.clustering import MOST_EXAMPLES, SemanticLabels
+from trainer.config.task.contrastive import NearestNeighbours
 from trainer.data.kinds import OwnDataset
 from trainer.flow import coupling, path
 from trainer.flow.objective import MongeMap
@@ -136,6 +143,25 @@ def _of_base(config: RunConfig, task: GRPOConfig) -> Objections:
             f"{task.base.run} is not what model.adapters.base adapts, {adapters.base.run}, which this run is kept near",
             "leave one of the two out",
         )
+
+
+def of_contrastive(config: RunConfig, micro_batch: int | None) -> Objections:
+    """Views that examples cannot have, a memory smaller than a step, and neighbours that never count."""
+    task, optim = config.task, config.optim
+    if not isinstance(task, ContrastiveTaskConfig):
+        return
+    yield from caught(task.views.check_examples, tuple(config.data.shape))
+    if micro_batch == 1:
+        yield "optim.micro_batch", "1 example has no other that it is kept apart from", "use 2 or more"
+    if not isinstance(task.positives, NearestNeighbours):
+        return
+    if task.positives.memory < optim.global_batch:
+        problem = f"{task.positives.memory} is less than the {optim.global_batch} examples of a step"
+        yield "task.positives.memory", problem, f"use {optim.global_batch} or more, or a smaller optim.global_batch"
+    full = max(task.positives.begin, -(-task.positives.memory // optim.global_batch))
+    if full >= optim.steps:
+        problem = f"neighbours count from step {full + 1} on, once the memory is full, and there are {optim.steps}"
+        yield "task.positives", problem, "use a smaller begin or memory, more optim.steps, or kind views"
 
 
 def of_adjoint_matching(config: RunConfig) -> Objections:

@@ -10,7 +10,7 @@ from trainer.checkpoint.pretrained import restored_layout
 from trainer.config.layout import Layout
 from trainer.config.run import RunConfig
 from trainer.config.sections import DeepSpeedConfig, FSDPConfig
-from trainer.config.task import Calls, ClusteringTaskConfig, FlowTaskConfig
+from trainer.config.task import Calls, ClusteringTaskConfig, ContrastiveTaskConfig, FlowTaskConfig
 from trainer.flow.coupling import Assignment, Coupling, Ends, GibbsWeighted, MinibatchOT, OwnCoupling
 from trainer.flow.reward import Distance, Ink
 from trainer.model.build import tokens_per_example
@@ -84,6 +84,8 @@ def without_formula(config: RunConfig) -> str | None:
         )
     if isinstance(config.task, ClusteringTaskConfig):
         return f"task.kind: {config.task.kind} gathers what it labels, for which there is no formula; {_REMEDY}"
+    if isinstance(config.task, ContrastiveTaskConfig):
+        return f"task.kind: {config.task.kind} gathers what it compares, for which there is no formula; {_REMEDY}"
     learn = [one for one in calls if one.phase == "learn"]
     for one in learn:
         if one.gradient == one.reference:

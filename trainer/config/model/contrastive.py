@@ -1,0 +1,61 @@
+"""Settings of networks that learn features by comparing views."""
+
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, model_validator
+
+from trainer.config.model.protocol import IMAGES, Input, Layers, NetworkConfig, Shape, Width, check_image, squares
+
+LARGEST_FACTOR = 16
+NARROWING = 4
+"""What the layer inside the predictor is narrower by."""
+
+
+class ContrastiveConfig(NetworkConfig):
+    """An encoder of images whose output is their features, a projector and a predictor, which training alone needs."""
+
+    kind: Literal["contrastive"] = "contrastive"
+    hidden: Width = 32
+    """Channels inside the encoder, a multiple of 8."""
+    num_layers: Layers = 2
+    """Residual blocks of the encoder."""
+    factor: Literal[1, 2, 4, 8, 16] = 2
+    """Pixels a side of the image for a place of the encoder."""
+    features: Width = 128
+    """Features of an image."""
+    projected: Width = Field(default=64, multiple_of=NARROWING)
+    """Values in which views are compared, a multiple of 4."""
+    init_from: Path | None = None
+    """An ema.safetensors whose weights this run starts with, or the folder of the run that has it."""
+
+    data_kinds = IMAGES
+    sample_kinds = ("examples",)
+    task_kinds = ("contrastive",)
+    takes_images = True
+    flowless = "a contrastive network learns features"
+    no_mixture = "a contrastive network has no feed-forward layers to make experts of"
+    no_division = "share attention heads, which contrastive lacks"
+
+    @model_validator(mode="after")
+    def _channels_come_in_groups(self) -> "ContrastiveConfig":
+        if self.hidden % 8:
+            raise ValueError(f"hidden: {self.hidden} is not a multiple of 8; use {8 * (self.hidden // 8 + 1)}")
+        return self
+
+    def check_states(self, shape: Shape) -> None:
+        check_image(shape, "model.factor", self.factor, limit=LARGEST_FACTOR, otherwise="give images")
+
+    def inputs(self, state_shape: Shape) -> tuple[Input, ...]:
+        return (Input(state_shape),)
+
+    def multiply_adds(self, state_shape: Shape, **_: Any) -> int:
+        """Convolutions count as matrix products."""
+        places = squares(state_shape, self.factor)
+        encoded = 9 * state_shape[0] * self.factor**2 * self.hidden + self.num_layers * 18 * self.hidden**2
+        projecting = 2 * self.projected * (self.features + self.projected)
+        predicting = 2 * self.projected * self.projected // NARROWING
+        return places * (encoded + self.hidden * self.features) + projecting + predicting
+
+
+Config = ContrastiveConfig

@@ -1,0 +1,206 @@
+"""Features without labels: what a network predicts of a view is what its moving average makes of the positives.
+
+Shape suffixes: B examples of a micro batch, G of all micro batches of a step, S positives, P projected values.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.nn import functional
+
+import trainer.data
+from trainer.config.run import RunConfig
+from trainer.config.sample import ExampleSample
+from trainer.config.task.contrastive import ContrastiveTaskConfig, DynamicClusters, NearestNeighbours
+from trainer.data import Batch
+from trainer.evaluation.few_shot.episodes import Episodes
+from trainer.evaluation.few_shot.features import in_words, measure_features, played_examples
+from trainer.flow.coupling.protocol import gathered_rows
+from trainer.flow.objective import LossTerms
+from trainer.model.contrastive import Contrastive
+from trainer.observe.measurement import Measurement, MeasurementSpec, Progress
+from trainer.sampling.conditioning import names_or_numbers
+from trainer.sampling.preview import preview_groups
+from trainer.task.neighbours import ClusteredMemory, Memory
+from trainer.task.views import two_views
+from trainer.training.task import Builders, MicroBatchTask, Networks
+
+COLUMNS = 10
+"""Of a picture: images, each above those that are nearest to it."""
+SHOWN = 1_000
+"""Held-out examples among which they are found."""
+
+
+class Compared(NamedTuple):
+    """What two views are compared with: unit vectors that the teacher makes.
+
+    Attributes:
+        positives: [B, S, P] of the first and of the second view; the view itself is the first of each.
+        others: [2 G, P] both views of all examples of the step, the first views before the second.
+        rows: int64 [B] places of this micro batch among the G examples.
+        figures: of the memory.
+    """
+
+    positives: tuple[Tensor, Tensor]
+    others: Tensor
+    rows: Tensor
+    figures: Mapping[str, Tensor]
+
+
+class DrawnViews(NamedTuple):
+    """Two views [B, C, H, W] of each example, and what they are compared with once that is collected."""
+
+    log_weight: None
+    views: tuple[Tensor, Tensor]
+    sources: Tensor | None = None
+    compared: Compared | None = None
+
+
+class ContrastiveTask(MicroBatchTask[DrawnViews]):
+    """The negative cosine to the positives of the other view, and the uniformity among the examples of a step.
+
+    Poulakakis-Daktylidis and Jamali-Rad, "BECLR", ICLR 2024, section 4.1. Predictions are kept apart from what the
+    teacher makes of the other examples of all ranks (as in MoCo v3), so that an example's loss depends on no division
+    of the work; the student's projections would run away from a teacher that follows them. In the published programme
+    neighbours have no prediction and no gradient, so that they act by uniformity alone; here predictions go to them.
+    """
+
+    def __init__(self, config: RunConfig) -> None:
+        assert isinstance(config.task, ContrastiveTaskConfig)
+        self.config, self.settings = config, config.task
+        self._memory = self._new_memory()
+        self._loaded: dict[str, Any] | None = None
+
+    def draw_one(self, batch: Batch, generator: torch.Generator) -> DrawnViews:
+        return DrawnViews(None, two_views(batch.x_1, generator, self.settings.views), batch.sources)
+
+    def collect(
+        self, drawn: Sequence[DrawnViews], networks: Networks, ranks: dist.ProcessGroup | None = None
+    ) -> list[DrawnViews]:
+        with networks.average() as model:
+            pairs = [_projected(model, one.views) for one in drawn]
+        own = tuple(torch.cat(view) for view in zip(*pairs, strict=True))
+        every = tuple(gathered_rows(view, ranks) for view in own)
+        positives = tuple(view[:, None] for view in own)
+        figures: Mapping[str, Tensor] = {}
+        if self._memory is not None:
+            self._take_up(own[0].device)
+            if self._memory.begun:
+                near = (self._memory.neighbours(view) for view in own)
+                positives = tuple(torch.cat(both, dim=1) for both in zip(positives, near, strict=True))
+            self._memory.write(every[0])
+            figures = self._memory.figures()
+        sizes = [len(one.views[0]) for one in drawn]
+        first = 0 if ranks is None else ranks.rank() * sum(sizes)
+        rows = torch.arange(first, first + sum(sizes), device=own[0].device).split(sizes)
+        split = zip(*(view.split(sizes) for view in positives), strict=True)
+        others = torch.cat(every)
+        return [
+            one._replace(compared=Compared((near_1, near_2), others, places, figures))
+            for one, (near_1, near_2), places in zip(drawn, split, rows, strict=True)
+        ]
+
+    def loss(self, model: Callable[..., Any], drawn: DrawnViews) -> LossTerms:
+        compared = drawn.compared
+        assert compared is not None, "views are compared once they are collected"
+        predicted = functional.normalize(model(torch.cat(drawn.views))[1], dim=1).chunk(2)
+        others = zip(predicted, reversed(compared.positives), strict=True)
+        cosines = [(one[:, None] * positives).sum(2) for one, positives in others]
+        alignment = -sum(one.mean(1) for one in cosines) / 2
+        uniformity = sum(self._uniformity(one, compared) for one in predicted) / 2
+        terms = {
+            "view_cosine": sum(one[:, 0].mean() for one in cosines) / 2,
+            "uniformity": uniformity.mean(),
+            **compared.figures,
+        }
+        if cosines[0].shape[1] > 1:
+            terms["neighbour_cosine"] = sum(one[:, 1:].mean() for one in cosines) / 2
+        loss = alignment + self.settings.uniformity * uniformity
+        return LossTerms(loss, {name: value.detach() for name, value in terms.items()})
+
+    def examine(self, model: Callable[..., Any], drawn: DrawnViews) -> Mapping[str, Tensor]:
+        """Of views alone, among the examples of a micro batch."""
+        own = _projected(model, drawn.views)
+        rows = torch.arange(len(own[0]), device=own[0].device)
+        compared = Compared((own[0][:, None], own[1][:, None]), torch.cat(own), rows, {})
+        return {"held_out_loss": self.loss(model, drawn._replace(compared=compared)).per_example}
+
+    @torch.no_grad()
+    def show(self, networks: Networks, stem: Path, *, seed: int) -> None:  # noqa: ARG002
+        """The first held-out images above those that are nearest to them."""
+        sample = self.config.sample
+        assert isinstance(sample, ExampleSample)
+        dataset = trainer.data.build(self.config.data)
+        batch = dataset.get(trainer.data.first_data_points(dataset, "held_out", SHOWN))
+        with networks.average() as model:
+            assert isinstance(model, Contrastive)
+            device = next(model.parameters()).device
+            features = torch.cat([model.features(part.to(device)).cpu() for part in batch.x_1.split(250)])
+        if dist.get_rank() > 0:
+            return
+        columns = min(COLUMNS, len(features))
+        nearest = torch.cdist(features[:columns], features).argsort(1)[:, : sample.per_column]
+        names = names_or_numbers(self.config)
+        headings = [
+            str(number + 1) if batch.labels is None else names[batch.labels[number]] for number in range(columns)
+        ]
+        groups = torch.arange(columns).repeat_interleave(nearest.shape[1])
+        preview_groups(self.config, batch.x_1[nearest.flatten()], groups, headings, stem.with_suffix(".png"))
+
+    def measure(self, networks: Networks, spec: MeasurementSpec, progress: Progress) -> Measurement:
+        """Episodes on held-out examples."""
+        episodes = Episodes(seed=spec.seed)
+        batch = played_examples(self.config.data, episodes)
+        with networks.average() as model:
+            assert isinstance(model, Contrastive)
+            of_run = {"checkpoint": spec.checkpoint, "device": next(model.parameters()).device, "progress": progress}
+            about = in_words(self.config.data)
+            return measure_features(model.features, "features of the run", batch, episodes, about=about, **of_run)
+
+    def state(self) -> dict[str, Any]:
+        if self._memory is None:
+            return {}
+        return self._memory.state() if self._loaded is None else self._loaded
+
+    def load(self, state: dict[str, Any] | None) -> None:
+        self._memory, self._loaded = self._new_memory(), state or None
+
+    def _new_memory(self) -> Memory | None:
+        seed = self.config.run.seed
+        match self.settings.positives:
+            case DynamicClusters() as clusters:
+                return ClusteredMemory(clusters, seed)
+            case NearestNeighbours() as nearest:
+                return Memory(nearest, seed)
+            case _:
+                return None
+
+    def _take_up(self, device: torch.device) -> None:
+        """Brings what was loaded to where the network computes."""
+        if self._loaded is not None and self._memory is not None:
+            self._memory.load(self._loaded, device)
+            self._loaded = None
+
+    def _uniformity(self, predicted_BP: Tensor, compared: Compared) -> Tensor:
+        """[B] soft maximum of the cosines to both views of all other examples."""
+        logits = predicted_BP @ compared.others.mT / self.settings.temperature
+        every = len(compared.others) // 2
+        places = torch.arange(2 * every, device=logits.device) % every
+        logits = logits.masked_fill(places == compared.rows[:, None], -torch.inf)
+        mean = logits.logsumexp(1) - torch.full((), 2.0 * every - 2, device=logits.device).log()
+        return self.settings.temperature * mean
+
+
+def _projected(model: Callable[..., Any], views: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+    """What a network makes of both views, unit vectors [B, P] without a gradient."""
+    first, second = functional.normalize(model(torch.cat(views))[0].detach(), dim=1).chunk(2)
+    return first, second
+
+
+TASKS: Builders = {ContrastiveTaskConfig: ContrastiveTask}
