@@ -54,6 +54,7 @@ FLOWS: dict[str, dict[str, Any]] = {
         "target": {"kind": "data"},
         "objective": {"kind": "regression", "spread": {"draws": 2}},
     },
+    "clusters of a memory": {},
     "surfaces": {},
     "pairs": {"coupling": {"kind": "paired"}},
     "chords": {"coupling": {"kind": "paired"}, "time": {"kind": "grid", "steps": 1}},
@@ -125,6 +126,13 @@ def config(folder: Path, name: str, engine: str, run: str) -> RunConfig:
         document["data"] = {"kind": "surfaces", "held_out": 2, **spheres}
         document["model"] = {"kind": "descriptor_mlp", "hidden": 16, "num_layers": 1, "features": 8}
         document["task"] = {"kind": "correspondence", "sliced": 1.0, "slices": 5}
+        document["sample"] = {"every": STEPS}
+        del document["flow"]
+    if name == "clusters of a memory":
+        near = {"kind": "dynamic_clusters", "memory": 8, "clusters": 2, "neighbours": 2, "begin": 0}
+        document["data"] = masked
+        document["model"] = {"kind": "contrastive", "hidden": 8, "num_layers": 1, "features": 8, "projected": 32}
+        document["task"] = {"kind": "contrastive", "positives": near}
         document["sample"] = {"every": STEPS}
         del document["flow"]
     return RunConfig.model_validate(resolve(document).document)
