@@ -17,6 +17,7 @@ PROGRAMS = {"moe": MOE, "trainer": trainer.__main__.program()}
 FOLDERS = {
     ("moe", "price"): ("t.jsonl", "--routing", "r.npz", "--placement", "p.json", "--scenario", "s.yaml", "--out"),
     ("trainer", "compare"): ("a.yaml", "b.yaml", "--out"),
+    ("trainer", "mixture"): ("c.yaml", "--sizes", "2,4", "--target", "8", "--out", "m.json", "--pilots"),
     ("trainer", "encode"): ("run", "--out"),
     ("trainer", "encode-captions"): ("texts", "--encoder", "t5", "--out"),
     ("trainer", "encode-text"): ("texts", "--out"),
@@ -40,6 +41,7 @@ FILES = {
     ("trainer", "report"): ("run", "--out"),
     ("trainer", "steps"): ("run", "--evaluations", "2", "--out", "s.json", "--page"),
     ("trainer", "evaluate"): ("run", "--out"),
+    ("trainer", "mixture"): ("c.yaml", "--sizes", "2,4", "--target", "8", "--out"),
     ("trainer", "fid"): ("run", "--features", "f", "--out"),
     ("trainer", "sample"): ("run", "--out", "grid.png", "--quality"),
     ("trainer", "trace"): ("configs/runs/digits_moe.yaml", "--world-size", "2", "--out"),

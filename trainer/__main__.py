@@ -19,6 +19,7 @@ from trainer.command.data import ENCODE_TEXT, INDEX_TARS, SHARDS
 from trainer.command.draw import GENERATE, SAMPLE
 from trainer.command.latents import ENCODE, ENCODE_CAPTIONS, PAIRS
 from trainer.command.measure import EVALUATE, FID, STEPS
+from trainer.command.mixture import MIXTURE
 from trainer.command.networks import EXPORT, FEATURES, FIT_PATH, IMPORT_FEATURES, IMPORT_WEIGHTS
 from trainer.command.pictures import EDIT, RESTORE
 from trainer.command.report import REPORT, TRACE
@@ -39,6 +40,7 @@ VERBS = (
     EVALUATE,
     FID,
     COMPARE,
+    MIXTURE,
     GENERATE,
     SHARDS,
     ENCODE,

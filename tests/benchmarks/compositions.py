@@ -24,7 +24,6 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
-import trainer.data
 from tests.trainer.data.test_captions import written as captioned
 from trainer.__main__ import main as command
 from trainer.checkpoint.pretrained import restore
@@ -217,10 +216,11 @@ class Inputs:
             "points": points,
             "images": digits,
             "letters": sequences,
+            "captions": {**points, "num_examples": 400},
             "reactions": reactions,
         }
         self.captions = folder / "captions"
-        captioned(self.captions, trainer.data.ToyConfig().num_examples)
+        captioned(self.captions, 500)
         for name, model in (("points", MLP), ("images", DIT)):
             self._train(f"{name}_teacher", {"model": model, "data": self.data[name]})
             self.pairs[name] = folder / f"{name}_pairs"

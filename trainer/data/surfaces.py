@@ -18,7 +18,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
+from pydantic import Field, NonNegativeInt, PositiveInt, ValidationError, model_validator
 from torch import Tensor
 
 from netsim.foundation.digests import file_digest
@@ -96,15 +96,11 @@ class SurfacesConfig(Section):
         """Fills in what the files say, and refuses what is no set of surfaces."""
         path, pairs, analytic = document.get("path"), document.get("pairs"), document.get("analytic")
         if not isinstance(path, str | Path):
-            made = analytic if isinstance(analytic, AnalyticConfig) else None
-            written = analytic if isinstance(analytic, Mapping) else {}
-            halvings, num = (
-                getattr(made, name) if made is not None else written.get(name, getattr(AnalyticConfig(), name))
-                for name in ("halvings", "pairs")
-            )
-            if not isinstance(halvings, int) or not 0 < halvings < 10 or not isinstance(num, int):
-                return document  # its validation says what is wrong
-            facts = {"largest": sphere_vertices(halvings), "pairs": num}
+            try:
+                made = AnalyticConfig.model_validate(analytic or {})
+            except ValidationError:
+                return document  # its validation says so again
+            facts = {"largest": sphere_vertices(made.halvings), "pairs": made.pairs}
         elif isinstance(pairs, str | Path | None):
             says = "points" not in document  # else the run is resolved already, and was told
             try:

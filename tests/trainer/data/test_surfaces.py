@@ -236,7 +236,11 @@ def test_settings_of_analytic_pairs_that_do_not_fit_are_refused(settings: dict[s
         ("a.off", {}, r"line 1: has 1 words; give two files and, where it is known, same or a map"),
         ("", {}, r"pairs: are none; give a line for each"),
         ("a.off b.off same", {}, None),
-        ("a.off c.off same", {}, r"c.off: vertices: are 12, those of a.off are 42, and the pair has no map but same"),
+        (
+            "a.off c.off same",
+            {"waves": 11},
+            r"c.off: vertices: are 12, those of a.off are 42, and the pair has no map but same",
+        ),
         ("a.off b.off short", {}, r"short: numbers: are 2, and the second surface has 42 vertices"),
         ("a.off b.off outside", {}, r"outside: number 0: is 42, and the first surface has the vertices from 0 to 41"),
         ("a.off b.off gone", {}, r"gone: file: cannot be read"),

@@ -19,7 +19,7 @@ class UniformLabels(Section):
     kind: Literal["uniform"] = "uniform"
     epsilon: PositiveFloat = 0.1
     """Entropy of the plan in units of its cost, the negative log-probability of a cluster: large: softer labels."""
-    iterations: PositiveInt = 20
+    iterations: PositiveInt = 10
     """Of Sinkhorn's algorithm in each plan, which starts where the last one ended."""
 
     def mass(self, progress: float) -> float:
@@ -70,9 +70,10 @@ class SemanticLabels(PartialLabels):
     kind: Literal["semantic"] = "semantic"
     neighbours: PositiveInt = 20
     """Nearest examples of the same plan, by the cosine of features, that an example likes to be with."""
-    attraction: PositiveFloat = 1.0
-    """Weight of that, in units of the number of examples; it falls with the share of them that is not labelled."""
-    rounds: PositiveInt = 10
+    attraction: PositiveFloat = 0.05
+    """Weight of that, in units of the number of examples; it falls with the share of them that is not labelled. Too
+    large, and few clusters take all. 2 in the publication, which begins with trained features."""
+    rounds: PositiveInt = 5
     """Plans that follow each other, each for the cost that the last one makes of the neighbours."""
 
 

@@ -1,34 +1,26 @@
 """The compare verb: many methods, one data set, one budget, one page."""
 
-import itertools
 import json
 import os
 import shlex
 import sys
-import time
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
-import yaml
 from numpy.typing import NDArray
 
 import trainer.data
-from netsim.foundation.files import replacing
-from netsim.foundation.refusal import Refusal
 from netsim.foundation.terminal import Terminal
-from trainer.config.document import read_document
 from trainer.config.sample import PointSample
-from trainer.distributed.process.children import Stopped, Supervisor
-from trainer.distributed.process.signals import EX_TEMPFAIL, SIGNALS
+from trainer.distributed.process.children import Stopped
+from trainer.distributed.process.signals import EX_TEMPFAIL
 from trainer.evaluation.evaluation import Progress
 from trainer.experiment.comparison.measurement import CallPrices, MeasurementSpec, floor, measure_network
 from trainer.experiment.comparison.method import (
     SECONDS,
     Base,
     Candidate,
-    Method,
     candidates,
     step_seconds,
     training_seconds,
@@ -36,14 +28,13 @@ from trainer.experiment.comparison.method import (
 from trainer.experiment.comparison.page import write_page
 from trainer.experiment.comparison.plan import CompareRequest, prepare
 from trainer.experiment.comparison.results import CallTraffic, Comparison, Entry, Fabric, Outcome, SampleCost
-from trainer.experiment.comparison.training import Piece, TimeLeft, Training, folder_of
-from trainer.experiment.stage import ConfiguredStage, difference
+from trainer.experiment.comparison.training import folder_of, keep, train_all, trained_file
+from trainer.experiment.stage import ConfiguredStage
 from trainer.observe.metrics import read_metrics
-from trainer.observe.units import duration
 from trainer.training.guard import RunFailed
 
 SHOWN = 1000
-TRAINED, FIGURES, PAGE = "method.yaml", "compare.json", "index.html"
+FIGURES, PAGE = "compare.json", "index.html"
 
 
 def run(request: CompareRequest) -> int:
@@ -60,11 +51,11 @@ def run(request: CompareRequest) -> int:
         print(f"{name} is left out: {reason}", file=sys.stderr)
     prices = CallPrices(request.priced_on)
     prices.of(plan.base.config)  # a fabric that netsim refuses is refused before anything is trained
-    _keep(plan.methods, out)
+    keep(plan.methods, out, "--out")
     first = plan.base.config.run.seed
     every_seed = range(first, first + request.seeds)
     try:
-        failed = _train(plan.methods, out, every_seed, request.ranks, request.jobs)
+        failed = train_all(plan.methods, out, every_seed, request.ranks, request.jobs)
     except Stopped:
         return EX_TEMPFAIL
     networks = [network for method in plan.methods if method.name not in failed for network in candidates(method)]
@@ -96,74 +87,6 @@ def run(request: CompareRequest) -> int:
     return 1 if failed else 0
 
 
-def _keep(methods: Sequence[Method], out: Path) -> None:
-    """Writes the file that is trained of each method; refuses a folder where other settings have been trained."""
-    for method in methods:
-        path = _trained(out, method)
-        differing = path.exists() and difference(read_document(path), yaml.safe_load(method.to_yaml()))
-        if differing:
-            name, was, now = differing
-            remedy = f"give another --out, or delete {path.parent}"
-            raise Refusal(path, name, f"was {was} when its runs were trained, and is {now} now", remedy)
-    for method in methods:
-        with replacing(_trained(out, method)) as temporary:
-            temporary.write_text(method.to_yaml(), encoding="utf-8")
-
-
-def _trained(out: Path, method: Method) -> Path:
-    """The file that is trained of a method, in the folder of its runs."""
-    return out / method.name / TRAINED
-
-
-def _train(methods: Sequence[Method], out: Path, seeds: Sequence[int], ranks: int, jobs: int) -> dict[str, str]:
-    """Trains what is not finished; returns the methods that failed, and why."""
-    work = [
-        (method, seed)
-        for seed, method in itertools.product(seeds, methods)
-        if not all(stage.finished for stage in method.stages(folder_of(_trained(out, method), seed), seed))
-    ]
-    kept = len(methods) * len(seeds) - len(work)
-    if kept:
-        print(f"{kept} runs are finished already", file=sys.stderr)
-    supervisor, failed, finished = Supervisor(SIGNALS), dict[str, str](), list[str]()
-    pieces = [
-        Piece(method.name, seed, stage)
-        for method, seed in work
-        for stage in method.stages(folder_of(_trained(out, method), seed), seed)
-        if not stage.finished
-    ]
-    left = TimeLeft(pieces, jobs)
-    training = Training(supervisor, ranks, jobs, left)
-
-    with Terminal(stderr=True).status("") as status:
-
-        def train(method: Method, seed: int) -> None:
-            name, begun, config = f"{method.name}, seed {seed}", time.monotonic(), _trained(out, method)
-
-            def show(line: str) -> None:
-                status.update(f"{name}: {line}{_about(left.seconds())}")
-
-            try:
-                training.run(method, config, folder_of(config, seed), seed, show)
-            except RunFailed as error:
-                failed[method.name] = str(error)
-                left.dropped(method.name, seed)
-                return
-            finished.append(name)
-            took, ending = duration(time.monotonic() - begun), _about(left.seconds())
-            print(f"trained {len(finished)} of {len(work)}: {name}, {took}{ending}", file=sys.stderr, flush=True)
-
-        with supervisor.listening(), ThreadPoolExecutor(jobs) as pool:
-            futures = [pool.submit(train, *one) for one in work]
-            for future in futures:
-                future.result()
-    return failed
-
-
-def _about(seconds: float | None) -> str:
-    return f"; about {duration(seconds)} left" if seconds else ""
-
-
 def _measure(
     networks: Sequence[Candidate], spec: MeasurementSpec, out: Path, seeds: Sequence[int], prices: CallPrices
 ) -> list[Entry]:
@@ -174,7 +97,7 @@ def _measure(
             for seed in seeds:
                 name = f"measuring {network.name}, seed {seed} ({place} of {len(networks)})"
                 status.update(name)
-                folder = folder_of(_trained(out, network.method), seed)
+                folder = folder_of(trained_file(out, network.method), seed)
                 outcomes.append(
                     _outcome(network, folder, spec, seed, lambda said, name=name: status.update(f"{name}: {said}"))
                 )
@@ -207,7 +130,7 @@ def _real(base: Base) -> NDArray[np.floating]:
 
 def _entry(network: Candidate, out: Path, outcomes: Sequence[Outcome], prices: CallPrices) -> Entry:
     method, seed = network.method, outcomes[0].seed
-    trained = _trained(out, method)
+    trained = trained_file(out, method)
     stages = network.stages(folder_of(trained, seed), seed)
     own = stages[-1]
     assert isinstance(own, ConfiguredStage), "a network is the result of a run"

@@ -1,5 +1,6 @@
 """Training the runs of a comparison, each stage as a process of its own, and the time that is left."""
 
+import itertools
 import json
 import os
 import re
@@ -7,19 +8,25 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
 
 import torch
+import yaml
 
 from netsim.foundation.files import replacing
 from netsim.foundation.outputs import OPTION
+from netsim.foundation.refusal import Refusal
+from netsim.foundation.terminal import Terminal
+from trainer.config.document import read_document
 from trainer.config.trust import options
 from trainer.distributed.process.children import Stopped, Supervisor, killed_with_parent
-from trainer.distributed.process.signals import EX_TEMPFAIL, STAGE
+from trainer.distributed.process.signals import EX_TEMPFAIL, SIGNALS, STAGE
 from trainer.experiment.comparison.method import SECONDS, Method
-from trainer.experiment.stage import Stage
+from trainer.experiment.stage import Stage, difference
+from trainer.observe.units import duration
 from trainer.training.guard import RunFailed
 
 LEAST_SHARE = 0.02
@@ -113,7 +120,7 @@ class TimeLeft:
         return remaining if remaining > 0 else None
 
 
-LOG = "train.log"
+LOG, TRAINED = "train.log", "method.yaml"
 ESCAPES = re.compile(r"\x1b\[[0-9;?]*[a-zA-Z]")
 
 
@@ -155,6 +162,74 @@ class Training:
 
         with log.open("ab") as output:
             return self._supervisor.run(program, environment, output, meanwhile=told)
+
+
+def keep(methods: Sequence[Method], out: Path, option: str) -> None:
+    """Writes the file that is trained of each method; refuses a folder of an option where others have been trained."""
+    for method in methods:
+        path = trained_file(out, method)
+        differing = path.exists() and difference(read_document(path), yaml.safe_load(method.to_yaml()))
+        if differing:
+            name, was, now = differing
+            remedy = f"give another {option}, or delete {path.parent}"
+            raise Refusal(path, name, f"was {was} when its runs were trained, and is {now} now", remedy)
+    for method in methods:
+        with replacing(trained_file(out, method)) as temporary:
+            temporary.write_text(method.to_yaml(), encoding="utf-8")
+
+
+def trained_file(out: Path, method: Method) -> Path:
+    """The file that is trained of a method, in the folder of its runs."""
+    return out / method.name / TRAINED
+
+
+def train_all(methods: Sequence[Method], out: Path, seeds: Sequence[int], ranks: int, jobs: int) -> dict[str, str]:
+    """Trains what is not finished; returns the methods that failed, and why."""
+    work = [
+        (method, seed)
+        for seed, method in itertools.product(seeds, methods)
+        if not all(stage.finished for stage in method.stages(folder_of(trained_file(out, method), seed), seed))
+    ]
+    kept = len(methods) * len(seeds) - len(work)
+    if kept:
+        print(f"{kept} runs are finished already", file=sys.stderr)
+    supervisor, failed, finished = Supervisor(SIGNALS), dict[str, str](), list[str]()
+    pieces = [
+        Piece(method.name, seed, stage)
+        for method, seed in work
+        for stage in method.stages(folder_of(trained_file(out, method), seed), seed)
+        if not stage.finished
+    ]
+    left = TimeLeft(pieces, jobs)
+    training = Training(supervisor, ranks, jobs, left)
+
+    with Terminal(stderr=True).status("") as status:
+
+        def train(method: Method, seed: int) -> None:
+            name, begun, config = f"{method.name}, seed {seed}", time.monotonic(), trained_file(out, method)
+
+            def show(line: str) -> None:
+                status.update(f"{name}: {line}{_about(left.seconds())}")
+
+            try:
+                training.run(method, config, folder_of(config, seed), seed, show)
+            except RunFailed as error:
+                failed[method.name] = str(error)
+                left.dropped(method.name, seed)
+                return
+            finished.append(name)
+            took, ending = duration(time.monotonic() - begun), _about(left.seconds())
+            print(f"trained {len(finished)} of {len(work)}: {name}, {took}{ending}", file=sys.stderr, flush=True)
+
+        with supervisor.listening(), ThreadPoolExecutor(jobs) as pool:
+            futures = [pool.submit(train, *one) for one in work]
+            for future in futures:
+                future.result()
+    return failed
+
+
+def _about(seconds: float | None) -> str:
+    return f"; about {duration(seconds)} left" if seconds else ""
 
 
 def folder_of(config: Path, seed: int) -> Path:

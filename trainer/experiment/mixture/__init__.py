@@ -1,0 +1,1 @@
+"""Shares of the sources of a mixture, picked by small pilots and what they project to."""

@@ -1,0 +1,124 @@
+"""A measure of pilots as a function of shares and distance, and its projection to a larger size.
+
+Kang, Just, Sahu, Jia, "Performance scaling via optimal transport: enabling data selection from partially revealed
+sources", arXiv 2307.02460: at two sizes N_0 < N_1 the measure is fitted over the mixes, and it is linear in log N.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+Values = NDArray[np.float64]
+MIXES_OF_A_PARAMETER = 3
+MOST_AMPLIFIED = 10.0
+RIDGES = (1e-6, 1e-3, 1e-2, 1e-1, 1.0, 10.0)
+"""Penalties that are tried, times the number of mixes, of features of variance 1."""
+FEATURES: dict[str, Callable[[Values, Values], list[Values]]] = {
+    "distance": lambda _, distance: [distance],
+    "distance and shares": lambda shares, distance: [distance, *shares],
+    "shares times distance": lambda shares, distance: [distance, *shares, *(shares * distance)],
+    "squares of shares": lambda shares, distance: [distance, *shares, *(shares * distance), *shares**2],
+}
+"""Nested models: features of the shares but the last, [M - 1, P], which the others decide, and of distances [P]."""
+
+
+def amplification(sizes: tuple[int, int], target: int) -> float:
+    """By how much an error of the fits is multiplied at most where they are projected."""
+    small, large = sizes
+    return (math.log(target / small) + math.log(target / large)) / math.log(large / small)
+
+
+@dataclass(frozen=True)
+class Ridge:
+    """One fit at one size: intercept, and coefficients of features shifted and scaled to variance 1."""
+
+    intercept: float
+    coefficients: Values
+    shift: Values
+    scale: Values
+
+    def at(self, features: Values) -> Values:
+        """Fitted values [P] of features [P, F]."""
+        return self.intercept + (features - self.shift) / self.scale @ self.coefficients
+
+
+def ridge(features: Values, values: Values, penalty: float) -> tuple[Ridge, Values]:
+    """A fit of values [P] by features [P, F], and the errors [P] of fits without each of the mixes."""
+    num = len(values)
+    shift, scale = features.mean(0), features.std(0)
+    scale = np.where(scale > 1e-12, scale, 1.0)
+    x = (features - shift) / scale
+    inverse = np.linalg.inv(x.T @ x + penalty * num * np.eye(x.shape[1]))
+    coefficients = inverse @ x.T @ (values - values.mean())
+    leverage = 1 / num + np.einsum("pf,fg,pg->p", x, inverse, x)
+    residuals = values - values.mean() - x @ coefficients
+    return Ridge(float(values.mean()), coefficients, shift, scale), residuals / np.maximum(1 - leverage, 1e-6)
+
+
+@dataclass(frozen=True)
+class Projection:
+    """Fits at two sizes with the same features.
+
+    Attributes:
+        features: key of `FEATURES`.
+        error: root of the mean squared error of fits without each mix, over both sizes.
+    """
+
+    sizes: tuple[int, int]
+    features: str
+    penalty: float
+    fits: tuple[Ridge, Ridge]
+    error: float
+
+    def at(self, shares: Values, distances: Values, size: int) -> Values:
+        """Values [P] of mixes [P, M] with distances [2, P] at the two sizes, linear in the logarithm of a size."""
+        small, large = (
+            fit.at(features_of(self.features, shares, own)) for fit, own in zip(self.fits, distances, strict=True)
+        )
+        beyond = math.log(size / self.sizes[0]) / math.log(self.sizes[1] / self.sizes[0])
+        return small + beyond * (large - small)
+
+    def deviation(self, size: int) -> float:
+        """Standard deviation of a projected value: the error of the fits times the amplification."""
+        return self.error * amplification(self.sizes, size)
+
+
+def features_of(name: str, shares: Values, distance: Values) -> Values:
+    """Features [P, F] of mixes [P, M] and their distances [P]."""
+    return np.stack(FEATURES[name](shares[:, :-1].T, distance), axis=1)
+
+
+def permitted(num_mixes: int, num_sources: int) -> list[str]:
+    """The models that so many mixes determine, with three for each parameter; none: not even the smallest."""
+    distances, shares = np.zeros(1), np.zeros((1, num_sources))
+    return [
+        name
+        for name in FEATURES
+        if MIXES_OF_A_PARAMETER * (1 + features_of(name, shares, distances).shape[1]) <= num_mixes
+    ]
+
+
+def projections(shares: Values, distances: Values, values: Values, sizes: tuple[int, int]) -> list[Projection]:
+    """Fits of values [2, P] of mixes [P, M] with distances [2, P], one for each model, those that miss left-out mixes
+    least first."""
+    return sorted(
+        (fitted(name, shares, distances, values, sizes) for name in permitted(*shares.shape)),
+        key=lambda one: one.error,
+    )
+
+
+def fitted(name: str, shares: Values, distances: Values, values: Values, sizes: tuple[int, int]) -> Projection:
+    """A model with the penalty by which it misses left-out mixes least."""
+    found = []
+    for penalty in RIDGES:
+        small, large = (
+            ridge(features_of(name, shares, own), of, penalty) for own, of in zip(distances, values, strict=True)
+        )
+        error = float(np.sqrt(np.mean(np.square([small[1], large[1]]))))
+        found.append(Projection(sizes, name, penalty, (small[0], large[0]), error))
+    return min(found, key=lambda one: one.error)

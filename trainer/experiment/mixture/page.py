@@ -1,0 +1,229 @@
+"""The page of a search for shares: what was measured of the pilots, what is projected, and how sure that is."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure as Drawing
+
+from moe.report.figures import INK, STYLE, to_svg
+from moe.report.page import Block, Facts, Figure, Listing, Note, Section, Table, page
+from trainer.experiment.mixture.fit import MIXES_OF_A_PARAMETER
+from trainer.experiment.mixture.pilots import TITLES, figure
+from trainer.experiment.mixture.plan import Mix
+from trainer.experiment.mixture.results import Found
+from trainer.observe.units import duration
+
+SHOWN = 10
+"""Mixes of a table."""
+COLOURS, PICKED, GRID = ("#56b4e9", "#0072b2", "#1c2733"), "#d55e00", "#eef1f4"
+HALF = math.sqrt(3) / 2
+
+
+def page_of(found: Found) -> str:
+    """The whole document."""
+    request, name = found.request, TITLES[found.request.measure]
+    low, high = sorted((found.projected(found.pick, -1), found.projected(found.pick, 1)))
+    wanted = f"the held-out examples of {request.wanted}" if request.wanted else "the held-out examples of all sources"
+    return page(
+        f"Shares for {request.config.stem}",
+        f"{_mix(found, found.pick)}: {name} is projected to {found.projected(found.pick):.4g} at {request.target:,} "
+        f"examples, {low:.4g} to {high:.4g} within one standard deviation.",
+        [
+            Section("At a glance", [_facts(found), *_cautions(found)]),
+            Section("Measured and projected", _pictures(found), _MEASURED.format(wanted=wanted)),
+            Section("The best mixes", [_best(found)]),
+            Section("The fit", [_models(found)], _FIT),
+            Section("The pilots", [_pilots(found)]),
+            Section(
+                "How to reproduce it", [Listing(_commands(found), "Pilots that are finished are not trained again.")]
+            ),
+        ],
+        kicker=f"{len(found.plan.mixes)} mixes of {', '.join(found.plan.mixed)} at {found.sizes[0]:,} and "
+        f"{found.sizes[1]:,} examples",
+        footer="Every figure on this page is in the JSON of the same search; nothing is loaded from a network. Kang, "
+        "Just, Sahu, Jia, Performance scaling via optimal transport, 2023.",
+        verb="mixture",
+    )
+
+
+_MEASURED = (
+    "Each pilot takes the first examples of every source, as its shares say, and as many passes over them as the "
+    "planned run. Judged by {wanted}."
+)
+_FIT = (
+    "The logarithm of the measure (of the share of wrong samples where it is an accuracy) is fitted at both sizes by "
+    "ridge regression on the distance to the wanted examples and, in larger models, on shares; the model that misses "
+    "left-out mixes least is chosen, and goes on linearly in the logarithm of the size."
+)
+
+
+def _facts(found: Found) -> Facts:
+    cost = found.cost
+    return Facts(
+        [
+            *(
+                (name, f"{share:.0%}", "of the examples")
+                for name, share in zip(found.plan.mixed, found.pick, strict=True)
+            ),
+            ("Projected", f"{found.projected(found.pick):.4g}", TITLES[found.request.measure]),
+            ("Amplification", f"{found.amplification:.1f}", "of the errors of pilots, at most"),
+            ("Pilots", f"{cost.share:.1f}", f"times the steps of the run; {duration(cost.seconds)} of steps"),
+        ]
+    )
+
+
+def _cautions(found: Found) -> list[Block]:
+    notes: list[Block] = []
+    if (others := len(found.alike) - 1) > 0:
+        spans = [
+            f"{name} {min(shares):.0%} to {max(shares):.0%}"
+            for name, shares in zip(found.plan.mixed, zip(*found.alike, strict=True), strict=True)
+        ]
+        notes.append(
+            Note(
+                f"{others} other mixes are projected within one standard deviation of the pick ({', '.join(spans)}). "
+                "The deviation is that of left-out mixes times the amplification."
+            )
+        )
+    short = [
+        f"{name} has {count:,} of {round(share * found.request.target):,}"
+        for name, share in zip(found.plan.mixed, found.pick, strict=True)
+        if (count := found.plan.sources[name].count("train")) < round(share * found.request.target)
+    ]
+    if short:
+        notes.append(Note(f"The sources do not hold so many examples yet: {'; '.join(short)}."))
+    return notes
+
+
+def _pictures(found: Found) -> list[Block]:
+    """Pictures over the mixes of two or three sources; none of more, which no plane shows."""
+    if len(found.plan.mixed) == 2:
+        return [Figure(_lines(found), _LINES)]
+    if len(found.plan.mixed) == 3:
+        return [Figure(_triangles(found), _TRIANGLES)]
+    return [Note(f"{len(found.plan.mixed)} sources have no picture in a plane; the tables below have the figures.")]
+
+
+_LINES = "Dots: measured. Lines: fitted at the two sizes and projected, with one standard deviation. Star: the pick."
+_TRIANGLES = "Measured at both sizes, and projected; a corner is one source alone. Star: the pick."
+
+
+def _lines(found: Found) -> str:
+    first, second = found.plan.mixed
+    measure, target = found.request.measure, found.request.target
+    with mpl.rc_context(STYLE):
+        drawing = Drawing(figsize=(11.0, 4.4), layout="constrained")
+        axes = drawing.subplots()
+        for row, size in enumerate(found.sizes):
+            axes.scatter(
+                [mix[0] for mix in found.plan.mixes], found.measured[row], color=COLOURS[row], label=f"{size:,}"
+            )
+        mixes = sorted(found.search.known)
+        x, y = [mix[0] for mix in mixes], np.array([found.search.at(mix) for mix in mixes])
+        for row, size in enumerate(found.sizes):
+            fitted = [found.search.at_size(mix, size) for mix in mixes]
+            axes.plot(x, figure(measure, np.array(fitted)), color=COLOURS[row], linewidth=1)
+        deviation = found.projection.deviation(target)
+        axes.plot(x, figure(measure, y), color=COLOURS[2], linewidth=2, label=f"projected to {target:,}")
+        axes.fill_between(
+            x, figure(measure, y - deviation), figure(measure, y + deviation), color=COLOURS[2], alpha=0.12
+        )
+        axes.plot(found.pick[0], found.projected(found.pick), marker="*", markersize=16, color=PICKED)
+        axes.set(xlabel=f"share of {first}, the rest {second}", ylabel=TITLES[measure])
+        axes.legend(frameon=False)
+        axes.grid(axis="y", color=GRID)
+        return to_svg(drawing)
+
+
+def _triangles(found: Found) -> str:
+    surface = sorted(found.search.known)
+    panels: list[tuple[str, Sequence[Mix], Sequence[float]]] = [
+        (f"measured, {size:,} examples", found.plan.mixes, list(found.measured[row]))
+        for row, size in enumerate(found.sizes)
+    ]
+    panels.append((f"projected, {found.request.target:,} examples", surface, [found.projected(mix) for mix in surface]))
+    with mpl.rc_context(STYLE):
+        drawing = Drawing(figsize=(11.0, 3.7), layout="constrained")
+        for axes, (title, mixes, values) in zip(drawing.subplots(1, 3), panels, strict=True):
+            _triangle(axes, found, mixes, values)
+            axes.set_title(title, fontsize=10)
+        return to_svg(drawing)
+
+
+def _triangle(axes: Axes, found: Found, mixes: Sequence[Mix], values: Sequence[float]) -> None:
+    places = np.array([_place(mix) for mix in mixes])
+    colours = "viridis" if found.request.measure == "class_accuracy" else "viridis_r"
+    corners = np.array([_place(mix) for mix in ((1, 0, 0), (0, 1, 0), (0, 0, 1), (1, 0, 0))])
+    axes.plot(corners[:, 0], corners[:, 1], color="#8a949e", linewidth=0.8, zorder=1)
+    marks = axes.scatter(
+        places[:, 0], places[:, 1], c=values, cmap=colours, s=4200 / len(mixes) ** 0.8, linewidths=0, zorder=2
+    )
+    bar = axes.figure.colorbar(marks, ax=axes, shrink=0.75, pad=0.02)
+    bar.outline.set_visible(False)
+    picked = _place(found.pick)
+    axes.plot(*picked, marker="*", markersize=15, color=PICKED, markeredgecolor="white", zorder=3)
+    for name, (x, y), up in zip(found.plan.mixed, corners, (-1, -1, 1), strict=False):
+        axes.annotate(name, (x, y), (0, 11 * up), textcoords="offset points", ha="center", va="center", color=INK)
+    axes.set(xlim=(-0.14, 1.14), ylim=(-0.16, HALF + 0.16), aspect="equal")
+    axes.axis("off")
+
+
+def _place(mix: Sequence[float]) -> tuple[float, float]:
+    """Where a mix of three stands: the first source at the left, the second at the right, the third on top."""
+    return mix[1] + mix[2] / 2, HALF * mix[2]
+
+
+def _models(found: Found) -> Table:
+    return Table(
+        ("model", "penalty", "error of left-out mixes"),
+        [(one.features, f"{one.penalty:g}", f"{one.error:.3f}") for one in found.projections],
+        f"Errors are those of the logarithm, over both sizes. Models with fewer than {MIXES_OF_A_PARAMETER} mixes for "
+        "each parameter are not tried.",
+        best={(0, 2)},
+    )
+
+
+def _best(found: Found) -> Table:
+    shown = sorted(found.search.known, key=found.search.at)[:SHOWN]
+    rows = []
+    for mix in shown:
+        low, high = sorted((found.projected(mix, -1), found.projected(mix, 1)))
+        rows.append((_mix(found, mix), f"{found.projected(mix):.4g}", f"{low:.4g} to {high:.4g}"))
+    return Table(
+        ("mix", f"projected to {found.request.target:,}", "one standard deviation"),
+        rows,
+        f"Of {len(found.search.known)} mixes that were projected.",
+    )
+
+
+def _pilots(found: Found) -> Table:
+    small, large = found.sizes
+    columns = (f"at {small:,}", f"at {large:,}", f"distance at {small:,}", f"distance at {large:,}", "projected")
+    rows = [
+        (
+            _mix(found, mix),
+            *(f"{one:.4g}" for one in (*found.measured[:, place], *found.distances[:, place], found.projected(mix))),
+        )
+        for place, mix in enumerate(found.plan.mixes)
+    ]
+    return Table(("mix", *columns), rows, dense=True)
+
+
+def _mix(found: Found, mix: Mix) -> str:
+    return ", ".join(f"{name} {share:.0%}" for name, share in zip(found.plan.mixed, mix, strict=True) if share > 0)
+
+
+def _commands(found: Found) -> str:
+    return "\n".join(
+        [
+            str((found.file().figures or {})["command"]),
+            "",
+            "# the run with the picked shares",
+            f"python -m trainer train {found.request.config} data.shares={found.request.out}",
+        ]
+    )

@@ -1,0 +1,222 @@
+"""Which pilots are trained for a mixture, and what is refused before anything is."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from copy import deepcopy
+from dataclasses import dataclass
+from itertools import combinations, pairwise
+from math import comb
+from pathlib import Path
+from typing import Any, Literal
+
+from netsim.foundation.refusal import Refusal, nearest
+from trainer.config.document import apply_override, read_document
+from trainer.config.file import validated
+from trainer.config.rules.plan import plan_layout
+from trainer.config.run import RunConfig
+from trainer.config.sample import FlowSample
+from trainer.data import Dataset, MixtureConfig
+from trainer.experiment.comparison.method import Method
+from trainer.experiment.mixture.fit import MOST_AMPLIFIED, amplification, permitted
+from trainer.experiment.stage import check_stages
+
+Measure = Literal["class_accuracy", "frechet_distance", "held_out_loss"]
+Mix = tuple[float, ...]
+"""Shares of the sources that are mixed, in their order."""
+LEAST_RATIO = 2
+MOST_PILOTS = 1_000
+
+
+@dataclass(frozen=True, kw_only=True)
+class MixtureRequest:
+    """A search for shares, in the words of its command line.
+
+    Attributes:
+        overrides: ``dotted.key=value`` for the configuration.
+        sizes: training examples of small and of large pilots.
+        target: training examples of the run that is planned.
+        wanted: source whose held-out examples pilots are judged by; None: those of all sources.
+        grid: shares of pilots are multiples of 1 over this number.
+        num: samples that a pilot is measured by.
+        pilots: folder of the runs.
+        features: file of the network on whose features distances are; None: values of the examples.
+    """
+
+    config: Path
+    overrides: Sequence[str]
+    sizes: tuple[int, ...]
+    target: int
+    measure: Measure
+    wanted: str | None
+    grid: int
+    seeds: int
+    ranks: int
+    jobs: int
+    num: int
+    pilots: Path
+    features: Path | None
+    out: Path
+    page: Path | None
+
+    def check(self) -> None:
+        """Refuses numbers that are too small, and sizes that project badly."""
+        options = {"--grid": (self.grid, 1), "--seeds": (self.seeds, 1), "--nproc": (self.ranks, 1)}
+        options |= {"--jobs": (self.jobs, 1), "--num": (self.num, 2)}
+        for name, (value, least) in options.items():
+            if value < least:
+                raise ValueError(f"{name}: {value} is below {least}; use {least} or more")
+        if len(self.sizes) != 2:
+            raise ValueError(f"--sizes: {len(self.sizes)} are given; give a small and a large one, such as 200,400")
+        small, large = self.sizes
+        if large <= small:
+            raise ValueError(f"--sizes: {small},{large} do not grow; give the small one first")
+        if large < LEAST_RATIO * small:
+            problem = f"{large} is less than {LEAST_RATIO} times {small}, and errors would grow where it is projected"
+            raise ValueError(f"--sizes: {problem}; use {small},{LEAST_RATIO * small} or further apart")
+        if self.target <= large:
+            raise ValueError(f"--target: {self.target} is not above --sizes; use more than {large}")
+        if (factor := amplification((small, large), self.target)) > MOST_AMPLIFIED:
+            raise ValueError(
+                f"--target: errors of pilots would be multiplied by {factor:.1f} from {small},{large} to "
+                f"{self.target}, more than {MOST_AMPLIFIED:g}; use larger --sizes or a smaller target"
+            )
+
+    @property
+    def command(self) -> list[str]:
+        """The command line that asks for it, behind ``python -m trainer``."""
+        choices = {"sizes": ",".join(map(str, self.sizes)), "target": self.target, "measure": self.measure}
+        choices |= {"wanted": self.wanted, "grid": self.grid, "seeds": self.seeds, "nproc": self.ranks}
+        choices |= {"jobs": self.jobs, "num": self.num, "pilots": self.pilots, "features": self.features}
+        given = {**choices, "out": self.out, "page": self.page}
+        options = [f"--{name}={value}" for name, value in given.items() if value is not None]
+        return ["mixture", str(self.config), *self.overrides, *options]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The pilots of a request.
+
+    Attributes:
+        config: the configuration, whose shares are those of nothing yet.
+        mixed: names of the sources that are mixed.
+        mixes: shares of the pilots.
+        pilots: one run for each size and mix, in that order.
+        sources: every source, opened.
+    """
+
+    config: RunConfig
+    data: MixtureConfig
+    mixed: tuple[str, ...]
+    mixes: list[Mix]
+    pilots: tuple[list[Method], list[Method]]
+    sources: dict[str, Dataset]
+
+    def shares(self, mix: Mix) -> dict[str, float]:
+        """Shares of all sources."""
+        return dict.fromkeys(self.sources, 0.0) | dict(zip(self.mixed, mix, strict=True))
+
+
+def simplex(parts: int, sources: int) -> list[Mix]:
+    """All mixes whose shares are multiples of 1 / parts, by falling first share."""
+    bars = combinations(range(parts + sources - 1), sources - 1)
+    ends = [(-1, *places, parts + sources - 1) for places in bars]
+    counts = [tuple(end - begin - 1 for begin, end in pairwise(one)) for one in ends]
+    return [tuple(count / parts for count in one) for one in sorted(counts, reverse=True)]
+
+
+def prepare(request: MixtureRequest) -> Plan:
+    """Reads the configuration, opens its sources and decides on the pilots; writes nothing."""
+    path, document = request.config, read_document(request.config)
+    if "stages" in document:
+        raise Refusal(path, "stages", "are several runs, and a pilot is one", "give a configuration of one run")
+    for override in request.overrides:
+        apply_override(path, document, override)
+    config = validated(path, document)
+    data = config.data
+    if not isinstance(data, MixtureConfig):
+        raise Refusal(path, "data.kind", f"is {data.kind}, and shares are of a mixture", "use kind: mixture")
+    if data.size is not None:
+        raise Refusal(path, "data.size", f"is {data.size}, and each pilot has a size of its own", "leave it out")
+    mixed = tuple(name for name in data.sources if data.shares is None or data.shares[name] > 0)
+    _check_sources(request, data, mixed)
+    _check_measure(request, config)
+    mixes = _mixes(request, len(mixed))
+    sources = dict(_opened(data))
+    for name in mixed:
+        count = sources[name].count("train")
+        if count < request.sizes[1]:
+            raise ValueError(
+                f"--sizes: {name} has {count} training examples, and pilots of {request.sizes[1]} are of it alone; "
+                f"use {count} or less, or give it the share 0 to leave it out"
+            )
+    plan_layout(config, request.ranks)
+    plan = Plan(config, data, mixed, mixes, ([], []), sources)
+    for size, pilots in zip(request.sizes, plan.pilots, strict=True):
+        pilots += [_pilot(request, plan, document, size, mix) for mix in mixes]
+    first = plan.pilots[0][0]
+    check_stages(first.stages(request.pilots / first.name / "seed", config.run.seed), request.ranks)
+    return plan
+
+
+def _check_sources(request: MixtureRequest, data: MixtureConfig, mixed: Sequence[str]) -> None:
+    path = request.config
+    if len(mixed) < 2:
+        problem = f"only {mixed[0]} is mixed, the others have the share 0"
+        raise Refusal(path, "data.sources", problem, "give two or more with shares above 0, or no shares")
+    if data.vocabulary is not None:
+        raise Refusal(path, "data.sources", "are text, of which no distance is defined", "give images or points")
+    for name in mixed:
+        if getattr(data.sources[name], "endless", False):
+            remedy = "give it a number of examples, such as num_examples: 1000"
+            raise Refusal(path, f"data.sources.{name}", "is endless, and no size reveals a part of it", remedy)
+    if request.wanted is not None and request.wanted not in data.sources:
+        near = nearest(request.wanted, data.sources)
+        remedy = f"write {near}" if near else f"use {', '.join(data.sources)}"
+        raise ValueError(f"--wanted: {request.wanted} is no source; {remedy}")
+
+
+def _check_measure(request: MixtureRequest, config: RunConfig) -> None:
+    if request.measure == "held_out_loss":
+        return
+    drawn = isinstance(config.sample, FlowSample) and config.flow is not None
+    unshown = config.alphabet or config.frame_channels or config.species
+    if not drawn or unshown:
+        raise ValueError(f"--measure: {request.measure} is of pictures or points that a flow draws; use held_out_loss")
+    if request.measure == "class_accuracy" and config.data.num_classes < 2:
+        raise ValueError("--measure: class_accuracy needs classes, and the data have none; use frechet_distance")
+
+
+def _mixes(request: MixtureRequest, num_sources: int) -> list[Mix]:
+    count = comb(request.grid + num_sources - 1, num_sources - 1)
+    if count > MOST_PILOTS:
+        raise ValueError(f"--grid: {request.grid} makes {count} mixes of {num_sources} sources; use a smaller one")
+    if not permitted(count, num_sources):
+        raise ValueError(
+            f"--grid: {request.grid} makes {count} mixes of {num_sources} sources, fewer than three for each of two "
+            "parameters; use a larger one"
+        )
+    return simplex(request.grid, num_sources)
+
+
+def _opened(data: MixtureConfig) -> dict[str, Dataset]:
+    opened = data.open()
+    assert opened.mix is not None
+    return dict(opened.mix.sources)
+
+
+def _pilot(request: MixtureRequest, plan: Plan, document: dict[str, Any], size: int, mix: Mix) -> Method:
+    """The run of a size and a mix: as many passes over its examples as the planned run takes."""
+    named = "_".join(f"{name}{share:.3f}" for name, share in zip(plan.mixed, mix, strict=True) if share > 0)
+    name = f"{size}_{named}"
+    optim, own = plan.config.optim, deepcopy(document)
+    steps = max(1, round(optim.steps * size / request.target))
+    own["data"] |= {"shares": plan.shares(mix), "size": size}
+    own["optim"] |= {"steps": steps, "warmup_steps": round(optim.warmup_steps * size / request.target)}
+    own["checkpoint"] = {**(own.get("checkpoint") or {}), "every": min(plan.config.checkpoint.every, steps)}
+    own["evaluate"] = {"every": steps if request.measure == "held_out_loss" else None}
+    own["sample"] = {**(own.get("sample") or {}), "every": None}
+    own["trace"] = {**(own.get("trace") or {}), "steps": []}
+    own["run"] = {**own["run"], "dir": str(request.pilots / name)}
+    about = f"A pilot of {size} examples for {request.config}."
+    return Method(name, request.config, about, own)

@@ -1,0 +1,111 @@
+"""What a search for shares has found: the figures of mixture.json, from which the page is drawn."""
+
+from __future__ import annotations
+
+import shlex
+from dataclasses import dataclass
+from typing import Any
+
+from trainer.data.mixture import MixtureFile
+from trainer.experiment.mixture.fit import Projection, Values, amplification
+from trainer.experiment.mixture.pick import Search
+from trainer.experiment.mixture.pilots import figure
+from trainer.experiment.mixture.plan import Mix, MixtureRequest, Plan
+
+FORMAT = "flowfabric.mixture/1"
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What pilots took beside the run that is planned.
+
+    Attributes:
+        steps: optimiser steps of all pilots.
+        run_steps: of the run, as long.
+        seconds: wall time of the pilots' steps, s.
+    """
+
+    steps: int
+    run_steps: int
+    seconds: float
+
+    @property
+    def share(self) -> float:
+        """Steps of the pilots by those of the run."""
+        return self.steps / self.run_steps
+
+
+@dataclass(frozen=True)
+class Found:
+    """A search that has ended.
+
+    Attributes:
+        measured: of each mix at the two sizes, [2, P].
+        distances: to the wanted examples, [2, P].
+        projections: of each model, the chosen one first.
+        search: what was projected of which mix.
+    """
+
+    request: MixtureRequest
+    plan: Plan
+    measured: Values
+    distances: Values
+    projections: list[Projection]
+    search: Search
+    pick: Mix
+    cost: Cost
+
+    @property
+    def projection(self) -> Projection:
+        """The chosen one."""
+        return self.projections[0]
+
+    @property
+    def sizes(self) -> tuple[int, int]:
+        """Examples of small and of large pilots."""
+        return self.projection.sizes
+
+    @property
+    def amplification(self) -> float:
+        """By how much errors are multiplied at most."""
+        return amplification(self.sizes, self.request.target)
+
+    def projected(self, mix: Mix, deviations: float = 0.0) -> float:
+        """The measure that is projected, so many standard deviations worse."""
+        worse = self.search.at(mix) + deviations * self.projection.deviation(self.request.target)
+        return float(figure(self.request.measure, worse))
+
+    @property
+    def alike(self) -> list[Mix]:
+        """Mixes that were projected within a standard deviation of the pick, the best first."""
+        reach = self.search.at(self.pick) + self.projection.deviation(self.request.target)
+        return sorted((mix for mix, at in self.search.known.items() if at <= reach), key=self.search.at)
+
+    def file(self) -> MixtureFile:
+        """The document of mixture.json."""
+        figures: dict[str, Any] = {
+            "command": shlex.join(["python", "-m", "trainer", *self.request.command]),
+            "measure": self.request.measure,
+            "wanted": self.request.wanted,
+            "sizes": list(self.sizes),
+            "target": self.request.target,
+            "projected": self.projected(self.pick),
+            "one_deviation": sorted([self.projected(self.pick, -1), self.projected(self.pick, 1)]),
+            "alike": len(self.alike),
+            "amplification": self.amplification,
+            "left_out_errors": {one.features: one.error for one in self.projections},
+            "penalty": self.projection.penalty,
+            "pilot_steps": self.cost.steps,
+            "run_steps": self.cost.run_steps,
+            "pilot_seconds": self.cost.seconds,
+            "pilots": [
+                {
+                    "shares": self.plan.shares(mix),
+                    "measured": [float(one) for one in self.measured[:, place]],
+                    "distances": [float(one) for one in self.distances[:, place]],
+                    "projected": self.projected(mix),
+                }
+                for place, mix in enumerate(self.plan.mixes)
+            ],
+        }
+        return MixtureFile(format=FORMAT, shares=self.plan.shares(self.pick), figures=figures)

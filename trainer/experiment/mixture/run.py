@@ -1,0 +1,116 @@
+"""The mixture verb: pilots at two sizes, a projection to the target, shares as a file and a page."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from functools import cache
+from statistics import fmean
+
+import numpy as np
+
+from netsim.foundation.files import replacing
+from netsim.foundation.terminal import Terminal
+from trainer.distributed.process.children import Stopped
+from trainer.distributed.process.signals import EX_TEMPFAIL
+from trainer.experiment.comparison.method import Method, training_seconds
+from trainer.experiment.comparison.training import folder_of, keep, train_all, trained_file
+from trainer.experiment.mixture.distance import Points, Reader, mixed, transport_distance
+from trainer.experiment.mixture.fit import Values, projections
+from trainer.experiment.mixture.page import page_of
+from trainer.experiment.mixture.pick import Search
+from trainer.experiment.mixture.pilots import Judge, logarithm
+from trainer.experiment.mixture.plan import Mix, MixtureRequest, Plan, prepare
+from trainer.experiment.mixture.results import Cost, Found
+from trainer.observe.metrics import read_metrics
+from trainer.training.guard import RunFailed
+
+
+def run(request: MixtureRequest) -> int:
+    """Trains and measures the pilots that are missing, and writes shares and page; 75 if stopped.
+
+    Raises RunFailed if a pilot failed.
+    """
+    request.check()
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise ValueError("environment: WORLD_SIZE is set; start mixture without torchrun, and give --nproc")
+    plan = prepare(request)
+    distance = _distances(request, plan)
+    judge = Judge(request, plan)
+    every = [pilot for pilots in plan.pilots for pilot in pilots]
+    keep(every, request.pilots, "--pilots")
+    seeds = range(plan.config.run.seed, plan.config.run.seed + request.seeds)
+    try:
+        failed = train_all(every, request.pilots, seeds, request.ranks, request.jobs)
+    except Stopped:
+        return EX_TEMPFAIL
+    if failed:
+        raise RunFailed(f"{len(failed)} of {len(every)} pilots failed: {next(iter(failed.values()))}")
+    with Terminal(stderr=True).status("") as status:
+        measured = _measured(request, plan, judge, seeds, status.update)
+        found = _found(request, plan, distance, measured, _cost(request, plan, seeds), status.update)
+    found.file().write(request.out)
+    if request.page is not None:
+        with replacing(request.page) as temporary:
+            temporary.write_text(page_of(found), encoding="utf-8")
+    shares = ", ".join(f"{name} {share:.3g}" for name, share in found.plan.shares(found.pick).items())
+    low, high = sorted((found.projected(found.pick, -1), found.projected(found.pick, 1)))
+    print(
+        f"{request.out}: {shares}; {request.measure} at {request.target} examples about "
+        f"{found.projected(found.pick):.4g} ({low:.4g} to {high:.4g}), errors of pilots amplified "
+        f"{found.amplification:.1f} times, {len(found.alike)} mixes within one deviation"
+    )
+    return 0
+
+
+def _distances(request: MixtureRequest, plan: Plan) -> Callable[[Mix, int], float]:
+    """The distance of a mix of a size to what is wanted, computed once."""
+    reader = Reader(request.features, labelled=plan.data.num_classes > 0 and plan.data.labels == "own")
+    sources: list[Points] = [reader.revealed(plan.sources[name], request.sizes[1]) for name in plan.mixed]
+    whole = plan.data.open() if request.wanted is None else plan.sources[request.wanted]
+    wanted = reader.held_out(whole)
+
+    @cache
+    def distance(mix: Mix, size: int) -> float:
+        return transport_distance(mixed(sources, mix, size), wanted)
+
+    return distance
+
+
+def _measured(
+    request: MixtureRequest, plan: Plan, judge: Judge, seeds: range, progress: Callable[[str], None]
+) -> Values:
+    """The measure of the mixes at both sizes, [2, P], means over the seeds."""
+
+    def of(pilot: Method) -> float:
+        progress(f"measuring {pilot.name}")
+        config = trained_file(request.pilots, pilot)
+        return fmean(judge.measured(folder_of(config, seed), seed) for seed in seeds)
+
+    return np.array([[of(pilot) for pilot in pilots] for pilots in plan.pilots])
+
+
+def _found(
+    request: MixtureRequest,
+    plan: Plan,
+    distance: Callable[[Mix, int], float],
+    measured: Values,
+    cost: Cost,
+    progress: Callable[[str], None],
+) -> Found:
+    small, large = request.sizes
+    progress("distances of the pilots")
+    distances = np.array([[distance(mix, size) for mix in plan.mixes] for size in request.sizes])
+    logarithms = logarithm(request.measure, measured, request.num)
+    fits = projections(np.array(plan.mixes), distances, logarithms, (small, large))
+    search = Search(fits[0], distance, request.target)
+    pick = search.best(plan.mixes, lambda number: progress(f"{number} mixes are projected"))
+    return Found(request, plan, measured, distances, fits, search, pick, cost)
+
+
+def _cost(request: MixtureRequest, plan: Plan, seeds: range) -> Cost:
+    every = [pilot for pilots in plan.pilots for pilot in pilots]
+    folders = [folder_of(trained_file(request.pilots, pilot), seed) for pilot in every for seed in seeds]
+    seconds = sum(training_seconds(read_metrics(folder / "metrics.jsonl")) for folder in folders)
+    steps = len(seeds) * sum(pilot.document["optim"]["steps"] for pilot in every)
+    return Cost(steps, plan.config.optim.steps, seconds)
