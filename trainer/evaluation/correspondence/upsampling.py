@@ -51,7 +51,7 @@ def functional_map(first: Points, second: Points, plan_NM: Tensor, num: int) -> 
 
 
 def upsampled(first: Points, second: Points, begun: Ids, settings: SurfaceSample) -> Tensor:
-    """The functional map of all K eigenfunctions [K, K] that a point map grows into, one eigenfunction at a time.
+    """The functional map of all K eigenfunctions [K, K] that a point map grows into, some eigenfunctions at a time.
 
     `begun` are points of the first surface, int64 [N]. Each step makes points of functions by nearest neighbours
     (Melzi et al., "ZoomOut", 2019, equation 5), or by the rows of an entropic transport plan of the areas.
