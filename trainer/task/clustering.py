@@ -86,7 +86,7 @@ class ClusteringTask(MicroBatchTask[DrawnViews]):
         figures = {
             "plan_mass": found.labels.sum(-1).mean(),
             "plan_objective": found.objective.mean(),
-            "plan_descent": (found.first_objective - found.objective).mean(),
+            "first_plan_objective": found.first_objective.mean(),
             "largest_cluster": found.labels.sum(-2).amax(-1).mean() / found.labels.sum((-2, -1)).mean(),
         }
         pieces = labels_VNK.split([len(one.views) // 2 for one in drawn], dim=1)

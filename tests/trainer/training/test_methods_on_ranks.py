@@ -56,6 +56,7 @@ FLOWS: dict[str, dict[str, Any]] = {
     },
     "clusters of a memory": {},
     "surfaces": {},
+    "clusters": {},
     "pairs": {"coupling": {"kind": "paired"}},
     "chords": {"coupling": {"kind": "paired"}, "time": {"kind": "grid", "steps": 1}},
     "interpolant": {**INTERPOLANT, **SOURCE},
@@ -134,6 +135,12 @@ def config(folder: Path, name: str, engine: str, run: str) -> RunConfig:
         document["model"] = {"kind": "contrastive", "hidden": 8, "num_layers": 1, "features": 8, "projected": 32}
         document["task"] = {"kind": "contrastive", "positives": near}
         document["sample"] = {"every": STEPS}
+        del document["flow"]
+    if name == "clusters":
+        document["data"] = masked
+        document["model"] = {"kind": "prototypes", "hidden": 16, "num_layers": 1, "clusters": 3}
+        document["task"] = {"kind": "clustering", "labels": {"neighbours": 3}, "memory": 1}
+        document["sample"] = {"every": STEPS, "per_column": 3}
         del document["flow"]
     return RunConfig.model_validate(resolve(document).document)
 
