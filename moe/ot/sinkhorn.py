@@ -133,7 +133,7 @@ class _Side:
 
 
 def _weight(name: str, weight: float | Tensor, mass: Tensor, watched: bool) -> Tensor:
-    weight = torch.as_tensor(weight, dtype=mass.dtype, device=mass.device)
+    weight = weight.to(mass) if isinstance(weight, Tensor) else mass.new_full((), weight)
     if watched and not (weight > 0).all():
         raise ValueError(f"{name}: not positive ({float(weight.min())}); give a positive number or infinity")
     return weight.expand_as(mass)

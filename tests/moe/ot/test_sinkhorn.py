@@ -148,6 +148,18 @@ def test_a_warm_start_saves_iterations() -> None:
     assert 0 < near.iterations < cold.iterations
 
 
+def test_without_a_tolerance_all_iterations_are_made_and_none_is_looked_at() -> None:
+    cost, a, b = problem()
+    exact_columns: dict[str, Any] = {"epsilon": 0.1, "max_iterations": 7}
+    blind = sinkhorn(cost, a, b, tolerance=0, **exact_columns)
+    watched = sinkhorn(cost, a, b, tolerance=1e-300, **exact_columns)
+    assert torch.equal(blind.values, watched.values)
+    assert blind.iterations == watched.iterations == 7
+    with torch.device("meta"):  # where a look would raise
+        shapes = sinkhorn(torch.empty(3, 2), torch.empty(3), torch.empty(2), epsilon=0.1, tolerance=0)
+    assert shapes.values.shape == (3, 2)
+
+
 def test_float32_stays_finite_at_a_small_epsilon_and_without_mass() -> None:
     cost, a, b = (part.float() for part in problem(seed=6))
     a = torch.cat([a[:-1], a.new_zeros(1)])
