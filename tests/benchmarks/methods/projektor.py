@@ -49,7 +49,7 @@ def images(name: str) -> tuple[Values, np.ndarray]:
         from sklearn.datasets import load_digits
 
         x, y = load_digits(return_X_y=True)
-        return x / 8 - 1, y
+        return np.asarray(x) / 8 - 1, np.asarray(y)
     pixels, labels = (
         np.frombuffer(gzip.decompress((FASHION / f"train-{kind}-ubyte.gz").read_bytes()), np.uint8, offset=offset)
         for kind, offset in (("images-idx3", 16), ("labels-idx1", 8))

@@ -84,10 +84,11 @@ def _cautions(found: Found) -> list[Block]:
             f"{name} {min(shares):.0%} to {max(shares):.0%}"
             for name, shares in zip(found.plan.mixed, zip(*found.alike, strict=True), strict=True)
         ]
+        blurred = "The pilots do not tell mixes apart. " if others + 1 == len(found.search.known) else ""
         notes.append(
             Note(
-                f"{others} other mixes are projected within one standard deviation of the pick ({', '.join(spans)}). "
-                "The deviation is that of left-out mixes times the amplification."
+                f"{blurred}{others} other mixes are projected within one standard deviation of the pick "
+                f"({', '.join(spans)}). The deviation is that of left-out mixes times the amplification."
             )
         )
     short = [
@@ -161,14 +162,14 @@ def _triangle(axes: Axes, found: Found, mixes: Sequence[Mix], values: Sequence[f
     corners = np.array([_place(mix) for mix in ((1, 0, 0), (0, 1, 0), (0, 0, 1), (1, 0, 0))])
     axes.plot(corners[:, 0], corners[:, 1], color="#8a949e", linewidth=0.8, zorder=1)
     marks = axes.scatter(
-        places[:, 0], places[:, 1], c=values, cmap=colours, s=4200 / len(mixes) ** 0.8, linewidths=0, zorder=2
+        places[:, 0], places[:, 1], c=values, cmap=colours, s=min(420, 4200 / len(mixes) ** 0.8), linewidths=0, zorder=2
     )
     bar = axes.figure.colorbar(marks, ax=axes, shrink=0.75, pad=0.02)
     bar.outline.set_visible(False)
     picked = _place(found.pick)
     axes.plot(*picked, marker="*", markersize=15, color=PICKED, markeredgecolor="white", zorder=3)
     for name, (x, y), up in zip(found.plan.mixed, corners, (-1, -1, 1), strict=False):
-        axes.annotate(name, (x, y), (0, 11 * up), textcoords="offset points", ha="center", va="center", color=INK)
+        axes.annotate(name, (x, y), (0, 17 * up), textcoords="offset points", ha="center", va="center", color=INK)
     axes.set(xlim=(-0.14, 1.14), ylim=(-0.16, HALF + 0.16), aspect="equal")
     axes.axis("off")
 

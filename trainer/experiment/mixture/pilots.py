@@ -46,8 +46,8 @@ def logarithm(measure: Measure, values: Values, num: int) -> Values:
 
 
 def figure(measure: Measure, logarithms: Values) -> Values:
-    """The measure itself again."""
-    return 1 - np.exp(logarithms) if measure == "class_accuracy" else np.exp(logarithms)
+    """The measure itself again, no accuracy below 0."""
+    return np.maximum(1 - np.exp(logarithms), 0) if measure == "class_accuracy" else np.exp(logarithms)
 
 
 class Judge:

@@ -6,6 +6,8 @@ import shlex
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from trainer.data.mixture import MixtureFile
 from trainer.experiment.mixture.fit import Projection, Values, amplification
 from trainer.experiment.mixture.pick import Search
@@ -73,7 +75,7 @@ class Found:
     def projected(self, mix: Mix, deviations: float = 0.0) -> float:
         """The measure that is projected, so many standard deviations worse."""
         worse = self.search.at(mix) + deviations * self.projection.deviation(self.request.target)
-        return float(figure(self.request.measure, worse))
+        return float(figure(self.request.measure, np.array(worse)))
 
     @property
     def alike(self) -> list[Mix]:
