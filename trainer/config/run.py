@@ -150,8 +150,8 @@ class RunConfig(Section):
     task: TaskConfig
     """What the network learns."""
     flow: Flow | None = None
-    """Present with every model but three: a gpt predicts the next token, an autoencoder what it was shown, and a
-    policy_mlp chooses actions."""
+    """Present with every model that learns a flow: absent with gpt, autoencoder, policy_mlp, prototypes, contrastive
+    and descriptor_mlp."""
     optim: OptimConfig
     """Optimiser, its schedule, and how many steps of how many examples."""
     engine: Annotated[DeepSpeedConfig | FSDPConfig, Field(discriminator="kind")] = DeepSpeedConfig()
