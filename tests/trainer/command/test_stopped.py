@@ -17,7 +17,7 @@ WORDS = {
     "evaluate": ["runs/a", "--out", "a.json"],
     "pairs": ["runs/a", "--num", "4", "--out", "pairs"],
     "compare": ["a.yaml", "b.yaml", "--out", "out"],
-    "mixture": ["a.yaml", "--sizes", "2,4", "--target", "8", "--out", "m.json"],
+    "mixture": ["toy", "--sizes", "2,4", "--target", "8", "--out", "m.json"],
     "encode": ["runs/a", "--out", "latents"],
 }
 
