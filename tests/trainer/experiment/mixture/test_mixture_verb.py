@@ -15,8 +15,11 @@ from tests.trainer.commands import contents, refused
 from trainer.__main__ import main
 from trainer.config.file import load_config
 from trainer.data.mixture import MixtureFile
+from trainer.distributed.process.children import Stopped
+from trainer.distributed.process.signals import EX_TEMPFAIL
 from trainer.experiment.comparison.training import Training
 from trainer.experiment.mixture.pilots import KEPT, Judge
+from trainer.training.guard import RunFailed
 
 SCHEMA = json.loads((ROOT / "configs" / "schemas" / "mixture.schema.json").read_text())
 MOONS = {"kind": "toy", "name": "moons", "num_examples": 200, "held_out": 20, "classes": True}
@@ -182,6 +185,30 @@ def test_pilots_of_other_settings_are_refused(
     assert "optim.lr: was None when its runs were trained, and is 0.5 now; give another --pilots, or delete" in line
     assert contents(tmp_path) == before
     assert len(trained) == 12
+
+
+def test_what_was_stopped_goes_on_and_a_pilot_that_fails_ends_the_search(
+    trained: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    request, done = words(written(tmp_path), grid="2"), Training.run
+
+    def stopped(own: Training, method: Any, *rest: Any) -> None:
+        if len(trained) == 3:
+            raise Stopped
+        done(own, method, *rest)
+
+    monkeypatch.setattr(Training, "run", stopped)
+    assert main(request) == EX_TEMPFAIL
+    assert not (tmp_path / "mixture.json").exists()
+
+    def failed(_: Training, method: Any, *__: Any) -> None:
+        raise RunFailed(f"{method.name} broke")
+
+    monkeypatch.setattr(Training, "run", failed)
+    assert main(request) == 1
+    assert "12 of 12 pilots failed: 10_moons1.000 broke" in capsys.readouterr().err
+    monkeypatch.setattr(Training, "run", done)
+    assert main(request) == 0
 
 
 @pytest.mark.slow
