@@ -147,7 +147,7 @@ def select() -> int:
     """Prints accuracy and NMI on mixtures of other seeds, for some settings of semantic labels."""
     rows = {}
     for gamma in (0.3, 1.0):
-        for attraction in (0.05, 0.2):
+        for attraction in (0.02, 0.05):
             labels = {"kind": "semantic", "gamma": gamma, "attraction": attraction}
             ones = [figures(run(mixture(seed), labels, seed)) for seed in SELECTED_ON]
             rows[f"gamma {gamma:g}, attraction {attraction:g}"] = {k: [one[k] for one in ones] for k in ones[0]}
