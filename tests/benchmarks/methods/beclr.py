@@ -1,17 +1,19 @@
 """Few labelled examples, and features learned without labels: python -m tests.benchmarks.methods.beclr
 
 Episodes are 5 classes with 15 queries each, or 27, 20, 15, 9 and 4 in turn ("skewed"), on principal components of the
-pixels (30 of digits, 50 of Fashion-MNIST) and on features that were trained on the classes 0 to 4 of digits and are
-tested on 5 to 9: contrastive with dynamic clusters, with nearest neighbours, with views alone, and of an autoencoder,
-equal steps each. Gains are in points over nearest prototypes of the same episodes, with half of a 95 % interval; the
-rivals are k-means and logistic regression. "purity" is the share of positives of the example's own class, of digits
-with noise of .35, beside the load of the clusters. What does not come out as the paper says is printed too.
+pixels (30 of digits, 50 of Fashion-MNIST) and on features that were trained on the classes 0 to 4 and are tested on 5
+to 9, and on other examples of 0 to 4: contrastive with dynamic clusters, with nearest neighbours, with views alone, and
+of an autoencoder, equal steps each. Gains are in points over nearest prototypes of the same episodes, with half of a
+95 % interval; the rivals are k-means and logistic regression. "purity" is the share of positives of the example's own
+class, of digits with noise of .35, beside the load of the clusters. What does not come out as the paper says is printed
+too.
 
 Source: Poulakakis-Daktylidis and Jamali-Rad, "BECLR", ICLR 2024.
 """
 
 import argparse
 import gzip
+import math
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -42,12 +44,15 @@ SKEWED = (27, 20, 15, 9, 4)
 ONE, FIVE, UNBALANCED = "transport, 1 pass", "transport, 5 passes", "unbalanced, 1 pass"
 SEEN = 5
 """Classes that features are trained on, the first ones."""
-STEPS, BATCH, LR = 600, 128, 2e-3
+STEPS, BATCH, LR = 300, 128, 1e-3
+VIEWS = {"shift": 0, "noise": 0.5}
+"""As seed 10 liked best; seed 10 is not reported."""
 NETWORK = {"hidden": 32, "num_layers": 2}
-CLUSTERS = {"kind": "dynamic_clusters", "memory": 600, "clusters": 30, "begin": 100}
+CLUSTERS = {"kind": "dynamic_clusters", "memory": 600, "clusters": 30, "begin": 50}
+WITHOUT_REGRESSION = {name: how for name, how in METHODS.items() if "regression" not in name}
 TRAINED: dict[str, tuple[str, dict[str, Any]]] = {
     "dynamic clusters": ("contrastive", CLUSTERS),
-    "nearest": ("contrastive", {"kind": "nearest", "memory": 600, "begin": 100}),
+    "nearest": ("contrastive", {"kind": "nearest", "memory": 600, "begin": 50}),
     "views": ("contrastive", {"kind": "views"}),
     "autoencoder": ("autoencoder", {}),
 }
@@ -89,36 +94,50 @@ def on_pixels(num: int, seed: int) -> dict[str, Shares]:
     return found
 
 
-def features_of(name: str, seed: int, steps: int) -> Tensor:
-    """Features [N, F] of all digits by a network that has seen the first classes alone."""
+def features_of(name: str, images: Tensor, learned: Tensor, seed: int, steps: int) -> Tensor:
+    """Features [N, F] of images [N, 1, H, W] by a network that has seen those of some rows alone."""
     kind, positives = TRAINED[name]
     document: dict[str, Any] = {
         "run": {"dir": "unused", "seed": seed},
         "data": {"kind": "digits"},
-        "model": {"kind": kind, **NETWORK, **({"num_layers": 4} if kind == "autoencoder" else {})},
+        "model": {
+            "kind": kind,
+            **NETWORK,
+            **({"num_layers": 4} if kind == "autoencoder" else {}),
+            "factor": max(2, images.shape[-1] // 7),
+        },
         "optim": {"steps": steps, "global_batch": BATCH},
     }
     if kind == "contrastive":
-        document["task"] = {"kind": kind, "positives": positives}
+        document["task"] = {"kind": kind, "positives": positives, "views": VIEWS}
     config = RunConfig.model_validate(document)
     network = {"contrastive": Contrastive, "autoencoder": Autoencoder}[kind]
-    images, labels = digits()
-    model = initialised(network(NetworkSpec(config=config.model, state_shape=(1, 8, 8))), seed)
-    task, known = trainer.task.build(config), rows(images[labels < SEEN])
+    model = initialised(network(NetworkSpec(config=config.model, state_shape=tuple(images.shape[1:]))), seed)
+    task, known = trainer.task.build(config), rows(images[learned])
     trained = train(task, known, model, steps=steps, batch=BATCH, lr=LR, seed=seed, ema=0.99, clip_norm=1.0)
     assert isinstance(trained, Contrastive | Autoencoder)
     with torch.no_grad():
-        return trained.features(images)
+        return torch.cat([trained.features(part) for part in images.split(500)])
 
 
-def on_features(num: int, seeds: list[int], steps: int) -> dict[str, list[Shares]]:
-    """Episodes of the classes that no network has seen, by features and seed."""
-    images, labels = digits()
-    new, episodes = labels >= SEEN, Episodes(num=num)
-    found = {"pixels": [play(images[new].flatten(1), labels[new], episodes)]}
+def on_features(data: str, num: int, seeds: list[int], steps: int) -> dict[str, dict[str, list[Shares]]]:
+    """Episodes by the classes that they are of, features and seed; no network has seen any of their examples."""
+    images, labels = digits() if data == "digits" else fashion()
+    images = images.reshape(len(images), 1, math.isqrt(images[0].numel()), -1)
+    first = torch.arange(len(images)) < 0.6 * len(images)
+    learned, kinds = first & (labels < SEEN), {"new classes": labels >= SEEN, "seen classes": ~first & (labels < SEEN)}
+    sets = {"pixels": [images.flatten(1)]}
     for name in TRAINED:
-        found[name] = [play(features_of(name, seed, steps)[new], labels[new], episodes) for seed in seeds]
-    return found
+        sets[name] = [features_of(name, images, learned, seed, steps) for seed in seeds]
+    asked = Episodes(num=num)
+
+    def played(features: Tensor, few: Tensor) -> Shares:
+        return play(features[few], labels[few], asked, methods=WITHOUT_REGRESSION)
+
+    return {
+        of: {name: [played(features, few) for features in of_seeds] for name, of_seeds in sets.items()}
+        for of, few in kinds.items()
+    }
 
 
 def purity(noise: float, seed: int) -> dict[str, float]:
@@ -155,7 +174,8 @@ def print_shares(title: str, found: dict[str, Shares]) -> None:
     for name, shares in found.items():
         for shots in shares:
             table.add_column(f"{name}, {shots}", justify="right")
-    for method in METHODS:
+    first = next(iter(found.values()))
+    for method in next(iter(first.values())):
         cells = []
         for shares in found.values():
             for of_shots in shares.values():
@@ -177,6 +197,7 @@ def main() -> int:
     parser.add_argument("--episodes", type=int, default=150)
     parser.add_argument("--steps", type=int, default=STEPS)
     parser.add_argument("--part", choices=["pixels", "features", "purity"], action="append")
+    parser.add_argument("--data", choices=["digits", "Fashion-MNIST"], default="digits", help="of the part features")
     options = parser.parse_args()
     torch.set_num_threads(1)
     parts, bars = options.part or ["pixels", "purity", "features"], list[Bar]()
@@ -201,17 +222,19 @@ def main() -> int:
         bars.append(Bar("load by transport", noisy["load, transport"], noisy["load, nearest"]))
         show("purity of positives and load of clusters", table, [])
     if "features" in parts:
-        trained = on_features(options.episodes, options.seeds, options.steps)
-        for place, seed in enumerate(options.seeds):
-            of_seed = {name: ones[place % len(ones)] for name, ones in trained.items()}
-            print_shares(f"digits of new classes, seed {seed}, {options.steps} steps", of_seed)
-        columns = {"1 labelled": (1, RIVAL), "1, one pass": (1, ONE), "5 labelled": (5, RIVAL), "5, one pass": (5, ONE)}
-        means = {
-            name: {column: [100 * float(one[at][how].mean()) for one in ones] for column, (at, how) in columns.items()}
-            for name, ones in trained.items()
-        }
-        show(f"digits of new classes, {options.steps} steps", means, [])
-    return show("BECLR", {}, bars)
+        for of, trained in on_features(options.data, options.episodes, options.seeds, options.steps).items():
+            title = f"{options.data}, {of}, {options.steps} steps"
+            print_shares(f"{title}, seed {options.seeds[0]}", {name: ones[0] for name, ones in trained.items()})
+            means = {
+                name: {
+                    f"{shots} labelled, {how}": [100 * float(one[shots][how].mean()) for one in ones]
+                    for shots in (1, 5)
+                    for how in (RIVAL, ONE)
+                }
+                for name, ones in trained.items()
+            }
+            show(title, means, [])
+    return show("bars", {}, bars)
 
 
 if __name__ == "__main__":

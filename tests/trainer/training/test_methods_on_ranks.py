@@ -132,7 +132,7 @@ def config(folder: Path, name: str, engine: str, run: str) -> RunConfig:
     if name == "clusters of a memory":
         near = {"kind": "dynamic_clusters", "memory": 8, "clusters": 2, "neighbours": 2, "begin": 0}
         document["data"] = masked
-        document["model"] = {"kind": "contrastive", "hidden": 8, "num_layers": 1, "features": 8, "projected": 32}
+        document["model"] = {"kind": "contrastive", "hidden": 16, "num_layers": 1, "features": 8, "projected": 32}
         document["task"] = {"kind": "contrastive", "positives": near}
         document["sample"] = {"every": STEPS}
         del document["flow"]

@@ -54,11 +54,17 @@ Shares = dict[int, dict[str, NDArray[np.float64]]]
 """Of queries that are classified right, [episodes], by labelled examples of a class and by method."""
 
 
-def play(features: Tensor, labels: Tensor | None, episodes: Episodes, progress: Progress = lambda _: None) -> Shares:
+def play(
+    features: Tensor,
+    labels: Tensor | None,
+    episodes: Episodes,
+    progress: Progress = lambda _: None,
+    methods: Mapping[str, Classify] = METHODS,
+) -> Shares:
     """Plays episodes on the features [N, D] of examples of classes int64 [N]."""
     drawn, shares = episodes.draw(labels), {shots: {} for shots in episodes.shots}
     for shots, of_shots in shares.items():
-        for name, classify in METHODS.items():
+        for name, classify in methods.items():
             progress(f"playing {episodes.num} episodes, {shots} labelled examples of a class, {name}")
             parts = zip(drawn.shots[:, :, :shots].split(TOGETHER), drawn.queries.split(TOGETHER), strict=True)
             right = [(classify(features[few], features[asked]) == drawn.truth).double().mean(1) for few, asked in parts]
