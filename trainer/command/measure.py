@@ -29,7 +29,8 @@ class Evaluate(OfRuns):
     evaluations: Annotated[str, "N,N,..."] = "1,2,3,5,10,20,100"
     """function evaluations of a sample, with commas between them (default: 1,2,3,5,10,20,100)"""
     num: int = 1000
-    """samples of each set, the classes in turn; objects of each preference (default: 1000)"""
+    """samples of each set, the classes in turn; objects of each preference; episodes of a contrastive run (default:
+    1000)"""
     seed: int = 0
     """of all draws (default: 0)"""
     likelihood: Annotated[int, "N"] = 0

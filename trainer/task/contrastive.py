@@ -154,8 +154,8 @@ class ContrastiveTask(MicroBatchTask[DrawnViews]):
         preview_groups(self.config, batch.x_1[nearest.flatten()], groups, headings, stem.with_suffix(".png"))
 
     def measure(self, networks: Networks, spec: MeasurementSpec, progress: Progress) -> Measurement:
-        """Episodes on held-out examples."""
-        episodes = Episodes(seed=spec.seed)
+        """`spec.num` episodes on held-out examples."""
+        episodes = Episodes(num=spec.num, seed=spec.seed)
         batch = played_examples(self.config.data, episodes)
         with networks.average() as model:
             assert isinstance(model, Contrastive)

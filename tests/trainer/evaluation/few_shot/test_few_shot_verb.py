@@ -50,6 +50,17 @@ def test_episodes_are_played_printed_and_shown(
     assert "<svg" in page.read_text()
 
 
+def test_a_contrastive_run_is_measured_by_its_task(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model = {"kind": "contrastive", "hidden": 8, "num_layers": 1, "features": 12, "projected": 16}
+    run = untrained_run(tmp_path / "run", {"model": model, "task": {"positives": {"kind": "views"}}})
+    out, page = tmp_path / "figures.json", tmp_path / "page.html"
+    assert main(["evaluate", str(run), "--num", "4", "--out", str(out), "--page", str(page)]) == 0
+    assert json.loads(out.read_text())["episodes"] == 4
+    assert "data:image/png;base64," in page.read_text(), "held-out images above those that are nearest to them"
+    said = refused(capsys, "evaluate", run, "--likelihood", "3", "--out", out)
+    assert said.startswith(f"--likelihood: {run} ")
+
+
 def test_gains_are_paired_by_episode(autoencoder: Path) -> None:
     episodes = Episodes(num=4, shots=(1,), queries=(6,), seed=2)
     found = play_run(autoencoder, episodes)
