@@ -195,7 +195,9 @@ def trained(folder: Path, seeds: Sequence[int]) -> int:
     rows: dict[str, dict[str, list[float]]] = {}
     for name, shares in mixes.items():
         for seed in seeds:
-            run = folder / f"{name.replace(' ', '_')}_{seed}"
+            run = folder / "_".join(
+                [*(f"{share:.2f}" for _, share in sorted(shares.items())), str(seed)]
+            )  # equal mixes share it
             settings = [f"run.dir={run}", f"run.seed={seed}", f"data.size={RUN_TARGET}"]
             settings.append(f"data.shares={yaml.safe_dump(shares, default_flow_style=True).strip()}")
             subprocess.run([sys.executable, "-m", "trainer", "train", str(config), *settings], check=True)

@@ -431,6 +431,9 @@ def test_a_mixture_of_a_size_takes_the_first_of_each_source_and_all_that_is_held
     assert cut.mix.shares == pytest.approx([count / size for count in counts])
     dealt_ids = dealt(cut, 2 * size, batch=size)
     assert set(dealt_ids) == set(cut.indices("train").tolist()), "every one of them is dealt, and no other"
+    for rank in range(2):
+        loader = Loader(cut, global_batch=size, micro_batch=size // 2, rank=rank, world_size=2, seed=0)
+        assert loader.batch(1, 0).ids.tolist() == dealt_ids[size:][rank * size // 2 :][: size // 2]
     assert sorted(cut.data_points("train").tolist()) == sorted(cut.indices("train").tolist())
     with pytest.raises(ValueError, match=r"^data\.size: a has 31 training examples, and its share of 200 is 50; use"):
         of(200)
