@@ -14,7 +14,6 @@ from matplotlib.figure import Figure as Drawing
 from numpy.typing import NDArray
 from rich.box import SIMPLE
 from rich.table import Table as TerminalTable
-from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from moe.report.figures import INK, STYLE, to_svg
@@ -47,6 +46,8 @@ class Judged:
 
     @classmethod
     def of(cls, clusters: NDArray[np.int64], classes: NDArray[np.int64], num_clusters: int, num_classes: int) -> Judged:
+        from scipy.optimize import linear_sum_assignment  # a third of a second to import
+
         confusion = np.zeros((num_classes, max(num_clusters, num_classes)), np.int64)
         np.add.at(confusion, (classes, clusters), 1)
         _, matched = linear_sum_assignment(-confusion)
