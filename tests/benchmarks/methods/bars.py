@@ -49,7 +49,8 @@ def show(title: str, rows: Mapping[str, Mapping[str, Sequence[float]]], bars: Se
         table.add_column(column, justify="right")
     for name, figures in rows.items():
         table.add_row(name, *(_cell(figures[column]) if column in figures else "" for column in columns))
-    console.print(table)
+    if rows:
+        console.print(table)
     for bar in bars:
         relation = "at least" if bar.at_least else "at most"
         verdict = "met" if bar.met else "MISSED"
