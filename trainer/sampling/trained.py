@@ -19,7 +19,7 @@ from trainer.config.rules.drawing import of_drawn_together
 from trainer.config.rules.objection import refuse
 from trainer.config.rules.pairing import of_context
 from trainer.config.run import RunConfig
-from trainer.config.sample import FlowSample, ObjectSample, SurfaceSample, TextSample
+from trainer.config.sample import ExampleSample, FlowSample, ObjectSample, SurfaceSample, TextSample
 from trainer.data import PairsConfig
 from trainer.distributed.groups import Launch, joined
 from trainer.flow import sampler
@@ -82,7 +82,8 @@ def _config_of(run_dir: Path, folder: Path) -> RunConfig:
     """The configuration of a checkpoint of a run that draws images or points."""
     config = load_run(folder)
     if not isinstance(config.sample, FlowSample):
-        verbs = {TextSample: "generate", ObjectSample: "sample", SurfaceSample: "evaluate"}
+        measured = dict.fromkeys((SurfaceSample, ExampleSample), "evaluate")
+        verbs = {TextSample: "generate", ObjectSample: "sample", **measured}
         verb = verbs.get(type(config.sample), "encode")
         raise ValueError(
             f"run_dir: {run_dir} holds a model of kind {config.model.kind}, which draws no images; use the {verb} verb"
