@@ -28,7 +28,7 @@ def page_of(found: Found) -> str:
     """The whole document."""
     request, name = found.request, TITLES[found.request.measure]
     low, high = sorted((found.projected(found.pick, -1), found.projected(found.pick, 1)))
-    wanted = f"the held-out examples of {request.wanted}" if request.wanted else "the held-out examples of all sources"
+    wanted = f"the examples of {request.wanted}" if request.wanted else "the examples of all sources"
     return page(
         f"Shares for {request.config.stem}",
         f"{_mix(found, found.pick)}: {name} is projected to {found.projected(found.pick):.4g} at {request.target:,} "
@@ -53,7 +53,7 @@ def page_of(found: Found) -> str:
 
 _MEASURED = (
     "Each pilot takes the first examples of every source, as its shares say, and as many passes over them as the "
-    "planned run. Judged by {wanted}."
+    "planned run. Judged by {wanted}; distances are to the held-out ones."
 )
 _FIT = (
     "The logarithm of the measure (of the share of wrong samples where it is an accuracy) is fitted at both sizes by "
