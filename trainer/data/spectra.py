@@ -54,7 +54,7 @@ def laplacian(surface: Surface) -> tuple[csc_array, Floats]:
         columns += [triangles[:, second], triangles[:, first]]
         weights += [cotangent, cotangent]
     between = coo_array((np.concatenate(weights), (np.concatenate(rows), np.concatenate(columns))), shape=(num, num))
-    areas = np.bincount(triangles.ravel(), np.repeat(doubled / 6, 3), minlength=num)
+    areas = np.bincount(triangles.ravel(), np.repeat(doubled / 6, 3), minlength=num).astype(np.float64)
     return csc_array(diags_array(np.asarray(between.sum(1))) - between), areas
 
 
@@ -117,7 +117,7 @@ def spread_out(places: Floats, num: int) -> NDArray[np.int64]:
 
 def areas_around(places: Floats, areas: Floats, chosen: NDArray[np.int64]) -> Floats:
     """The areas [V] of the vertices nearest to each of the chosen ones."""
-    from scipy.spatial import cKDTree
+    from scipy.spatial import KDTree
 
-    nearest = cKDTree(places[chosen]).query(places)[1]
-    return np.bincount(nearest, areas, minlength=len(chosen))
+    nearest = KDTree(places[chosen]).query(places)[1]
+    return np.bincount(nearest, areas, minlength=len(chosen)).astype(np.float64)

@@ -284,8 +284,10 @@ def _columns(
     if isinstance(source, bytes):
         fields: list[tuple[str, str] | tuple[str, str, int]] = []
         for name, types in element.properties.items():
-            fields += [(f"#{name}", order + types[0])] * (len(types) == 2)
-            fields.append((name, order + types[-1], *([3] if len(types) == 2 else [])))
+            if len(types) == 2:
+                fields += [(f"#{name}", order + types[0]), (name, order + types[1], 3)]
+            else:
+                fields.append((name, order + types[0]))
         rows = np.dtype(fields)
         end = place + rows.itemsize * element.count
         if rows.itemsize and end <= len(source):

@@ -105,8 +105,8 @@ class SurfacesConfig(Section):
             says = "points" not in document  # else the run is resolved already, and was told
             try:
                 wanted = [document.get(name, cls.model_fields[name].default) for name in FITTED]
-                files = Path(path), pairs and Path(pairs)
-                facts = found_once(f"{path} {pairs} {wanted}", lambda: _examined(*files, wanted, says))
+                listed = None if pairs is None else Path(pairs)
+                facts = found_once(f"{path} {pairs} {wanted}", lambda: _examined(Path(path), listed, wanted, says))
             except Refusal as error:
                 raise ValueError(f"path: {error}") from error
         else:
@@ -232,8 +232,8 @@ class SurfacePairs(Listed):
                 names = f"{shape.seed + number} straight", f"{shape.seed + number} bent"
                 return Pair(self._examined(names[0], first), self._examined(names[1], second), truth)
             first, second, _ = line = self._lines[number]
-            sides = (self._examined(name, self._surfaces[name]) for name in (first, second))
-            return Pair(*sides, _truth(config.path, self._surfaces, line))
+            one, other = (self._examined(name, self._surfaces[name]) for name in (first, second))
+            return Pair(one, other, _truth(config.path, self._surfaces, line))
 
     def get(self, indices: Tensor) -> Batch:
         pairs = [self.pair(number) for number in indices.tolist()]

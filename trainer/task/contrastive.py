@@ -112,15 +112,15 @@ class ContrastiveTask(MicroBatchTask[DrawnViews]):
         predicted = functional.normalize(model(torch.cat(drawn.views))[1], dim=1).chunk(2)
         others = zip(predicted, reversed(compared.positives), strict=True)
         cosines = [(one[:, None] * positives).sum(2) for one, positives in others]
-        alignment = -sum(one.mean(1) for one in cosines) / 2
-        uniformity = sum(self._uniformity(one, compared) for one in predicted) / 2
+        alignment = -torch.stack([one.mean(1) for one in cosines]).mean(0)
+        uniformity = torch.stack([self._uniformity(one, compared) for one in predicted]).mean(0)
         terms = {
-            "view_cosine": sum(one[:, 0].mean() for one in cosines) / 2,
+            "view_cosine": torch.stack([one[:, 0] for one in cosines]).mean(),
             "uniformity": uniformity.mean(),
             **compared.figures,
         }
         if cosines[0].shape[1] > 1:
-            terms["neighbour_cosine"] = sum(one[:, 1:].mean() for one in cosines) / 2
+            terms["neighbour_cosine"] = torch.stack([one[:, 1:] for one in cosines]).mean()
         loss = alignment + self.settings.uniformity * uniformity
         return LossTerms(loss, {name: value.detach() for name, value in terms.items()})
 

@@ -179,8 +179,8 @@ def features_of(model: Network, pair: Pair) -> Features:
 def sliced(side: Side, carried: Tensor, directions_SW: Tensor) -> Tensor:
     """[B] squared sliced transport distances of the features of points and those carried to them, by their areas."""
     masses = side.areas[:, None]
-    along = (directions_SW @ values.mT for values in (side.features, carried))
-    return wasserstein_1d(*along, masses, masses).mean(-1)
+    own, other = (directions_SW @ values.mT for values in (side.features, carried))
+    return wasserstein_1d(own, other, masses, masses).mean(-1)
 
 
 def _squared(matrix_BKK: Tensor) -> Tensor:

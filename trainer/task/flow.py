@@ -11,8 +11,6 @@ from torch import Tensor
 from moe.host_copies import to_device
 from trainer.checkpoint.frozen_run import OBJECTIVE, references_of
 from trainer.config.derived import drawable, task_names
-from trainer.config.model.gpt import GPTConfig
-from trainer.config.model.mlp import AutoencoderConfig, PolicyMLPConfig
 from trainer.config.run import RunConfig
 from trainer.config.sample import ImageSample
 from trainer.config.task import FlowTaskConfig
@@ -56,7 +54,6 @@ class FlowTask(Task[DrawnPoints]):
 
     def __init__(self, config: RunConfig) -> None:
         assert config.flow is not None
-        assert not isinstance(config.model, GPTConfig | AutoencoderConfig | PolicyMLPConfig)
         self.config = config
         self.parts = FlowParts(config)
         self.coupling = self.parts.coupling
@@ -76,7 +73,8 @@ class FlowTask(Task[DrawnPoints]):
         )
         self.objective = chosen.build(inputs)
         self.objective_draws = getattr(self.objective, "draws", False)  # a user's need not have the attribute
-        self.label_dropout, self.reads_tasks = config.model.label_dropout, bool(task_names(config))
+        self.label_dropout: float = getattr(config.model, "label_dropout", 0.0)  # every network of flows has it
+        self.reads_tasks = bool(task_names(config))
 
     def source(self, batch: Batch, generator: torch.Generator) -> Tensor | None:
         """Standard normal source points, where the coupling would draw them."""

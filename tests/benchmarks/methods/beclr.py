@@ -148,9 +148,8 @@ def purity(noise: float, seed: int) -> dict[str, float]:
     noised = images.flatten(1) + 2 * noise * torch.randn(len(images), 64, generator=generator)  # of pixels in [0, 1]
     points, labels = functional.normalize(noised - noised.mean(0), dim=1)[order], labels[order]
     asked, kept = points[:256], points[256:]
-    size = {"memory": len(kept), "neighbours": 5, "begin": 0}
-    plain = Memory(NearestNeighbours(**size), seed)
-    clusters = ClusteredMemory(DynamicClusters(**size, clusters=30), seed)
+    plain = Memory(NearestNeighbours(memory=len(kept), neighbours=5, begin=0), seed)
+    clusters = ClusteredMemory(DynamicClusters(memory=len(kept), neighbours=5, begin=0, clusters=30), seed)
     places = {tuple(point): label for point, label in zip(kept.tolist(), labels[256:].tolist(), strict=True)}
     for part in kept.split(256):
         plain.write(part)

@@ -46,7 +46,7 @@ class CorrespondenceMeasurement(Measurement):
         rows = []
         # Landmarks need known points, of which a pair may have none.
         for number, one in enumerate(min((pair.matches for pair in known), key=len)):
-            errors = [np.mean(pair.matches[number].errors) for pair in known]  # pyright: ignore[reportArgumentType]
+            errors = [errors.mean() for pair in known if (errors := pair.matches[number].errors) is not None]
             mirrored = [pair.matches[number].mirrored for pair in known]
             up_to = [values.mean() for values in mirrored if values is not None]
             rows.append((one.begins, one.by, float(np.mean(errors)), float(np.mean(up_to)) if up_to else None))

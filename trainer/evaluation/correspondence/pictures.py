@@ -75,7 +75,7 @@ def _drawn(surface: Surface, colours: Floats) -> PolyCollection:
     shade = 0.6 + 0.4 * np.abs(normals @ LIGHT)
     shown = colours[surface.triangles].mean(1) * shade[:, None]
     behind = np.argsort(corners[:, :, 2].mean(1), kind="stable")
-    return PolyCollection(corners[behind][:, :, :2], facecolors=shown[behind], edgecolors="face", linewidths=0.2)
+    return PolyCollection([*corners[behind][:, :, :2]], facecolors=shown[behind], edgecolors="face", linewidths=0.2)
 
 
 def matrix_svg(carries: Tensor) -> str:

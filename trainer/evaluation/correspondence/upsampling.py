@@ -40,9 +40,9 @@ class Points:
 
 def nearest(of_ND: Floats, among_MD: Floats) -> Ids:
     """The nearest of the rows of `among` for each row of `of`, int64 [N]."""
-    from scipy.spatial import cKDTree
+    from scipy.spatial import KDTree
 
-    return cKDTree(among_MD).query(of_ND)[1]
+    return np.asarray(KDTree(among_MD).query(of_ND)[1], np.int64)
 
 
 def functional_map(first: Points, second: Points, plan_NM: Tensor, num: int) -> Tensor:
