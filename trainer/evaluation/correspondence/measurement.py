@@ -70,9 +70,10 @@ class CorrespondenceMeasurement(Measurement):
     def table(self) -> TerminalTable:
         title = f"Maps of {self.checkpoint} on {len(self.pairs)} pairs; errors in roots of the area"
         shown = TerminalTable(box=SIMPLE, padding=(0, 1, 0, 0), show_edge=False, title=title, title_justify="left")
-        for name in COLUMNS:
+        columns, rows = self._written()
+        for name in columns:
             shown.add_column(name, justify="left" if name in COLUMNS[:2] else "right", no_wrap=True)
-        for row in self._written():
+        for row in rows:
             shown.add_row(*row)
         return shown
 
@@ -92,7 +93,7 @@ class CorrespondenceMeasurement(Measurement):
             facts = [("Error x 100", f"{100 * error:.2f}", f"{own.begins}, {own.by}")]
             facts.append(("By chance", f"{100 * self.random:.1f}", "vertices drawn by area"))
             caption = "Mean length of the shortest way along edges to the true vertex, on surfaces of area 1."
-            blocks = [Facts(facts), Table(COLUMNS, self._written(), caption)]
+            blocks = [Facts(facts), Table(*self._written(), caption)]
             blocks.append(Figure(curves_svg(known, mirrored=False), "Errors, cumulated.", half=True))
             if any(one.mirrored is not None for one in known[0].matches):
                 about = "Errors up to the mirror, cumulated: left and right look alike from inside a surface."
@@ -105,8 +106,11 @@ class CorrespondenceMeasurement(Measurement):
         footer = "Every figure on this page is in the JSON of the same evaluation; nothing is loaded from a network."
         return page(f"What {run_dir} matches", finding, sections, kicker=names, footer=footer, verb="evaluate")
 
-    def _written(self) -> list[tuple[str, str, str, str]]:
-        return [
+    def _written(self) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
+        """Columns and rows of a table, without the errors up to the mirror where there is none."""
+        rows = [
             (begins, by, f"{100 * error:.2f}", "" if mirrored is None else f"{100 * mirrored:.2f}")
             for begins, by, error, mirrored in self.rows()
         ]
+        shown = len(COLUMNS) if any(row[-1] for row in rows) else len(COLUMNS) - 1
+        return COLUMNS[:shown], [row[:shown] for row in rows]
