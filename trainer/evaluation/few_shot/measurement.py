@@ -144,9 +144,11 @@ class FewShotMeasurement(Measurement):
             if name == RIVAL
         ]
         rows = [(f"{features}, {name}", *self._cells(features, name)) for features in self.shares for name in METHODS]
+        shots = self.episodes.shots[0]
+        plural = "s" * (shots > 1)
         return page(
             f"What {run_dir} tells apart by a few examples",
-            f"With {self.episodes.shots[0]} labelled example(s) of a class, {best} gains most over the {RIVAL}: "
+            f"With {shots} labelled example{plural} of a class, {best} gains most over the {RIVAL}: "
             f"{_points(gains[best])} points.",
             [
                 Section("At a glance", [Facts(facts)]),
@@ -188,7 +190,7 @@ class FewShotMeasurement(Measurement):
                 axes.set_title(f"{shots} labelled of a class", loc="left", fontsize=10.5, color=INK)
                 axes.set_xlabel("gain in points")
             panels[0].invert_yaxis()
-            panels[0].legend(frameon=False, loc="best")
+            figure.legend(*panels[0].get_legend_handles_labels(), frameon=False, loc="outside lower center", ncols=2)
             return to_svg(figure)
 
 
