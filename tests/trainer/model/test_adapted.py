@@ -20,6 +20,8 @@ from trainer.model.network import computing_dtype, freeze, frozen_tensors, put_f
 
 NO_LINEAR_LAYERS = ("autoencoder", "blockwise_mlp")
 """Networks of convolutions, and of layers that have a matrix for each segment of time."""
+ELSEWHERE = "contrastive"
+"""A network whose blocks are convolutions and whose linear layers are behind them."""
 DIT: dict[str, Any] = {"kind": "dit", "hidden": 16, "num_heads": 2, "num_layers": 2}
 
 
@@ -55,7 +57,7 @@ def outputs(network: nn.Module, config: RunConfig) -> Tensor:
     return found[0] if isinstance(found, tuple) else found
 
 
-@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind not in NO_LINEAR_LAYERS])
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind not in (*NO_LINEAR_LAYERS, ELSEWHERE)])
 def test_of_every_network_adapters_alone_are_parameters_and_state(kind: str) -> None:
     plain = small(kind)
     config = with_adapters(plain)
@@ -73,6 +75,13 @@ def test_of_every_network_adapters_alone_are_parameters_and_state(kind: str) -> 
 def test_a_network_without_linear_layers_takes_none(kind: str) -> None:
     with pytest.raises(ValueError, match=r"model.adapters: \w+ has no layer of the class torch.nn.Linear.*; remove"):
         parameter_shapes(with_adapters(small(kind)))
+
+
+def test_linear_layers_outside_the_blocks_are_adapted_if_they_are_named() -> None:
+    with pytest.raises(ValueError, match=r"on: is empty.*; name some of predictor, projector, to_features"):
+        parameter_shapes(with_adapters(small(ELSEWHERE)))
+    shapes = parameter_shapes(with_adapters(small(ELSEWHERE), on=["to_features"]))
+    assert {name.rpartition(".")[0] for name in shapes} == {"to_features"}
 
 
 @pytest.mark.parametrize("kind", ["dit", "mlp", "gpt"])
