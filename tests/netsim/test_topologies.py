@@ -62,7 +62,7 @@ def names(topology: Topology, way: tuple[int, ...]) -> list[str]:
 
 
 def all_shortest(topology: Topology) -> Callable[[int, int], set[tuple[int, ...]]]:
-    """All shortest ways between leaves, by networkx."""
+    """All shortest paths between leaves, by networkx."""
     cables: dict[tuple[str, str], list[int]] = defaultdict(list)
     for index, link in enumerate(topology.links):
         cables[link.src, link.dst].append(index)

@@ -93,7 +93,7 @@ def standardised(values: Floats, areas: Floats) -> Floats:
 
 
 def distances(surface: Surface, sources: NDArray[np.int64]) -> Floats:
-    """Lengths [S, V] of the shortest ways along edges from some vertices, on the surface scaled to an area of 1."""
+    """Lengths [S, V] of the shortest paths along edges from some vertices, on the surface scaled to an area of 1."""
     from scipy.sparse.csgraph import dijkstra
 
     corners = surface.vertices[surface.triangles]

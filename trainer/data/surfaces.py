@@ -102,7 +102,7 @@ class SurfacesConfig(Section):
                 return document  # its validation says so again
             facts = {"largest": sphere_vertices(made.halvings), "pairs": made.pairs}
         elif isinstance(pairs, str | Path | None):
-            says = "points" not in document  # else the run is resolved already, and was told
+            says = "points" not in document  # else the run is resolved already, and the line was printed
             try:
                 wanted = [document.get(name, cls.model_fields[name].default) for name in FITTED]
                 listed = None if pairs is None else Path(pairs)

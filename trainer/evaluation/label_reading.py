@@ -133,7 +133,7 @@ def read_labels(flow: TrainedFlow, *, seed: int, progress: Callable[[str], None]
             of_noises.append(codes[:noises].mean(0))
     fields = {noises: torch.cat(of_noises) for noises, of_noises in parts.items()}
     readings: list[Reading] = []
-    read = {noises: coupling.code.decode(field, config.data.num_classes) for noises, field in fields.items()}
+    read = {noises: coupling.field().decode(field, config.data.num_classes) for noises, field in fields.items()}
     classes = {noises: one.numpy() for noises, one in read.items() if one is not None}
     if classes:
         readings.append(_of_classes(config, learned, batch, classes))
@@ -173,7 +173,7 @@ def _codes(flow: TrainedFlow, images: torch.Tensor, rows: torch.Tensor, noise: i
     planes = flow.parts.fields["label"]
     drawn = keyed_normals((planes, *images.shape[2:]), fold_in(keys_of(rows, "reading", seed=seed), noise))
     assert isinstance(flow.parts.coupling, Symmetric)
-    drawn = flow.parts.coupling.code.fill(drawn.to(flow.device))
+    drawn = flow.parts.coupling.field().fill(drawn.to(flow.device))
     time = torch.ones(len(images), device=flow.device)
     velocity = flow.model(torch.cat([images, drawn], dim=1), time, Condition()).to(drawn.dtype)
     return (drawn - velocity[:, -planes:]).cpu()

@@ -1,7 +1,7 @@
 """Correspondences between surfaces beside their rivals: python -m tests.benchmarks.methods.correspondence
 
-Errors are mean lengths of shortest ways along edges from the vertex that is found to the true one, times 100, where the
-area of the surface is 1; "up to the mirror" takes the nearer of the true vertex and its mirror image.
+Errors are mean lengths of shortest paths along edges from a vertex that a map gives to the true one, times 100, where
+the area of the surface is 1; "up to the mirror" takes the nearer of the true vertex and its mirror image.
 
 Analytic pairs, one for each seed: a sphere with bumps of 642 vertices, and the same cut anew and bent. A perceptron of
 wave kernel signatures learns from the one pair, without its correspondence, and is measured on it ("chance" is a vertex

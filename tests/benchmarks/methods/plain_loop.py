@@ -1,4 +1,4 @@
-"""The shortest way from the parts of a method to a trained network: one process, one small network, no files.
+"""The shortest path from the parts of a method to a trained network: one process, one small network, no files.
 
 Whatever the training loop of a run would ask of a task is asked of it here too, so that a benchmark measures the parts
 that runs are made of.

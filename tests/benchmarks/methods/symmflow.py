@@ -56,7 +56,7 @@ def read(task: FlowTask, network: PlainNetwork, images: Tensor, noises: int, see
         noise = torch.randn(len(images), planes, generator=generator)
         velocity = network(torch.cat([images, noise], dim=1), torch.ones(len(images)), Condition())
         codes.append(noise - velocity[:, -planes:])
-    classes = coupling.code.decode(torch.stack(codes).mean(0), 10)
+    classes = coupling.field().decode(torch.stack(codes).mean(0), 10)
     assert classes is not None
     return classes
 

@@ -122,7 +122,7 @@ def read(task: FlowTask, network: nn.Module, images: Tensor, noises: int, seed: 
         keys, x = keys_of(rows, "reading", seed=seed), images[rows]
         codes = []
         for number in range(noises):
-            noise = coupling.code.fill(keyed_normals((planes, *x.shape[2:]), fold_in(keys, number)))
+            noise = coupling.field().fill(keyed_normals((planes, *x.shape[2:]), fold_in(keys, number)))
             velocity = network(torch.cat([x, noise], dim=1), torch.ones(len(x)), Condition())
             codes.append(noise - velocity[:, -planes:])
         fields.append(torch.stack(codes).mean(0))
@@ -153,7 +153,7 @@ def run(learned: Batch, held_out: Batch, seed: int) -> dict[str, dict[str, float
         fields = read(task, network, held_out.x_1, noises, seed)
         coupling = task.coupling
         assert isinstance(coupling, Symmetric)
-        classes = coupling.code.decode(fields, 10)
+        classes = coupling.field().decode(fields, 10)
         assert classes is not None
         figures[of_class] = float((classes == held_out.labels).float().mean())
         figures[of_mask] = overlap(fields[:, :1], held_out.context)

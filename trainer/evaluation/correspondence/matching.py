@@ -37,7 +37,7 @@ class Matched:
         begins: what the map begins with.
         by: how it is made of that: by the nearest neighbour, through a functional map, or by an upsampling.
         vertices: int64 [N].
-        errors: float64 [M] lengths of the shortest ways to the true vertices, where the area is 1; None: these are
+        errors: float64 [M] lengths of the shortest paths to the true vertices, where the area is 1; None: these are
             unknown.
         mirrored: the same to the true ones or to their mirror images, whichever are nearer; None: there is no mirror.
     """

@@ -92,7 +92,7 @@ class CorrespondenceMeasurement(Measurement):
             finding += f"{100 * self.random:.1f}."
             facts = [("Error x 100", f"{100 * error:.2f}", f"{own.begins}, {own.by}")]
             facts.append(("By chance", f"{100 * self.random:.1f}", "vertices drawn by area"))
-            caption = "Mean length of the shortest way along edges to the true vertex, on surfaces of area 1."
+            caption = "Mean length of the shortest path along edges to the true vertex, on surfaces of area 1."
             blocks = [Facts(facts), Table(*self._written(), caption)]
             blocks.append(Figure(curves_svg(known, mirrored=False), "Errors, cumulated.", half=True))
             if any(one.mirrored is not None for one in known[0].matches):

@@ -34,9 +34,8 @@ class Symmetric(BuiltIn):
     labels_in_state: ClassVar[bool] = True
     _num_classes: ClassVar[int] = 0
 
-    @property
-    def code(self) -> LabelField:
-        """What makes fields of labels, and reads them."""
+    def field(self) -> LabelField:
+        """Makes fields of labels, and reads them; a custom class is built anew."""
         return build_own(self.label) if isinstance(self.label, OwnLabelField) else self.label
 
     def of_classes(self, num_classes: int) -> Self:
@@ -47,26 +46,26 @@ class Symmetric(BuiltIn):
 
     def state_shape(self, example: Sequence[int], num_classes: int) -> tuple[int, ...]:
         channels, *rest = example
-        return channels + self.code.planes(num_classes), *rest
+        return channels + self.field().planes(num_classes), *rest
 
     def draw(
         self, x_1: Tensor, condition: Condition, *, x_0: Tensor | None = None, generator: torch.Generator
     ) -> Pairs:
         if x_0 is not None:
             raise ValueError("x_0: a symmetric coupling draws its source points itself; give none")
-        size = (len(x_1), self.code.planes(self._num_classes), *x_1.shape[2:])
+        field = self.field()
+        size = (len(x_1), field.planes(self._num_classes), *x_1.shape[2:])
         like = {"generator": generator, "dtype": x_1.dtype, "device": generator.device}
         made = torch.randn(x_1.shape, **like), torch.rand(size, **like), torch.randn(size, **like)
         drawn, uniform, label_noise = (to_device(one, x_1.device) for one in made)
-        uniform, label_noise = self.code.fill(uniform), self.code.fill(label_noise)
-        code = self.code.encode(condition, uniform, self._num_classes)
-        x_0, x_1 = torch.cat([drawn, code], dim=1), torch.cat([x_1, label_noise], dim=1)
+        code = field.encode(condition, field.fill(uniform), self._num_classes)
+        x_0, x_1 = torch.cat([drawn, code], dim=1), torch.cat([x_1, field.fill(label_noise)], dim=1)
         return Pairs(x_0, x_1, replace(condition, label=None, context=None))
 
     def start(self, shape: Sequence[int], condition: Condition, keys: Tensor) -> Tensor:
-        planes, (channels, *rest) = self.code.planes(self._num_classes), shape
+        field, (channels, *rest) = self.field(), shape
+        planes = field.planes(self._num_classes)
         noise = keyed_normals((channels - planes, *rest), keys)
         size = torch.Size((planes, *rest))
         uniform = keyed_uniform(fold_in(keys, LABEL_NOISE), size.numel(), 0).reshape(len(keys), *size)
-        uniform = self.code.fill(uniform)
-        return torch.cat([noise, self.code.encode(condition, uniform, self._num_classes)], dim=1)
+        return torch.cat([noise, field.encode(condition, field.fill(uniform), self._num_classes)], dim=1)
