@@ -8,8 +8,8 @@ import pytest
 import moe.__main__
 import trainer.__main__
 from moe.command.program import PROGRAM as MOE
-from moe.report.page import page
 from netsim.foundation.outputs import OutputFile, OutputFolder, page_mark
+from netsim.foundation.page import page
 from netsim.foundation.refusal import Refusal
 
 MAINS = {"moe": moe.__main__, "trainer": trainer.__main__}

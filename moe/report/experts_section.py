@@ -28,7 +28,7 @@ from moe.report.drawing import (
     percent,
     png,
 )
-from moe.report.page import Block, Figure, Section
+from netsim.foundation.page import Block, Figure, Section
 
 MOST_ROWS = 64
 """Experts of a layer that still have a row each; more are added up by rank."""

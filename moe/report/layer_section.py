@@ -26,7 +26,7 @@ from moe.report.drawing import (
     percent,
     png,
 )
-from moe.report.page import Block, Figure, Section, Table
+from netsim.foundation.page import Block, Figure, Section, Table
 
 _STRIP, _GAP = 118, 44
 _FEW, _LISTED = 8, 3

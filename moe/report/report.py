@@ -11,9 +11,9 @@ from moe.report.context import Context, HeldOut
 from moe.report.drawing import ALARM, BEFORE, FULL_WIDTH, INK, PLACED, SOFT, Drawing, Panel, Scale, text_width
 from moe.report.experts_section import affinity_section, sharing_section
 from moe.report.layer_section import against_cap, layer_section, load_section
-from moe.report.page import Block, Facts, Figure, Note, Section, Table, page
 from moe.report.summary import DISPATCH_NAMES, byte_unit, share_saved, summarise
 from moe.report.traffic_section import cost_bars, moving_section, volume_section
+from netsim.foundation.page import Block, Facts, Figure, Note, Section, Table, page
 
 
 def tradeoff_section(

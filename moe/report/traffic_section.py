@@ -32,8 +32,8 @@ from moe.report.drawing import (
     png,
     text_width,
 )
-from moe.report.page import Block, Facts, Figure, Note, Section, Table
 from moe.report.summary import LINKS, byte_unit
+from netsim.foundation.page import Block, Facts, Figure, Note, Section, Table
 
 _MOST_NUMBERED = 8  # ranks whose cells have room for numbers
 _SIDE, _TOP = 420, 42

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 import trainer.data
 from moe.adapters import RoutedLinear
 from moe.report.drawing import AMOUNTS, FULL_WIDTH, PAPER, RULE, SOFT, Drawing, draw_scale, png, text_width
-from moe.report.page import Facts, Figure, Section, Table
 from moe.seeds import derive_seed
+from netsim.foundation.page import Facts, Figure, Section, Table
 from trainer.config.derived import task_names
 from trainer.config.sample import ImageSample
 from trainer.evaluation.judgement import COLUMNS, JUDGED, PANELS, parted

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 import trainer.data
-from moe.report.page import Facts, Section
+from netsim.foundation.page import Facts, Section
 from trainer.config.sample import ClipSample
 from trainer.evaluation.reading import Reading
 from trainer.model.first_frame import FirstFrameReader

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 
 import trainer.data
 from moe.report.figures import INK, STYLE, to_svg
-from moe.report.page import Facts, Figure, Section
 from moe.seeds import fold_in
+from netsim.foundation.page import Facts, Figure, Section
 from trainer.config.run import RunConfig
 from trainer.data import Batch
 from trainer.evaluation.mask_reading import as_shown, noises_in_words, read_masks

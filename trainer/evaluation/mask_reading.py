@@ -13,7 +13,7 @@ from matplotlib.figure import Figure as Picture
 from numpy.typing import NDArray
 
 from moe.report.figures import INK, STYLE, to_svg
-from moe.report.page import Facts, Figure, Section
+from netsim.foundation.page import Facts, Figure, Section
 from trainer.config.derived import drawable
 from trainer.config.run import RunConfig
 from trainer.data import Batch

@@ -16,7 +16,7 @@ from rich.box import SIMPLE
 from rich.table import Table as TerminalTable
 
 from moe.report.figures import INK, STYLE, to_svg
-from moe.report.page import Block, Facts, Figure, Section, Table, page
+from netsim.foundation.page import Block, Facts, Figure, Section, Table, page
 from trainer.config.run import RunConfig
 from trainer.config.sample import ImageSample
 from trainer.evaluation.evaluation import Evaluation, Measured, evaluate

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure as Picture
 from numpy.typing import NDArray
 
 from moe.report.figures import STYLE, to_svg
-from moe.report.page import Facts, Figure, Section, Table
+from netsim.foundation.page import Facts, Figure, Section, Table
 from trainer.config.sample import ReactionSample
 from trainer.data.reaction_files import Reactions, laid_upon
 from trainer.evaluation.reading import Reading

@@ -2,7 +2,7 @@
 
 from typing import Any, ClassVar, Protocol
 
-from moe.report.page import Section
+from netsim.foundation.page import Section
 
 
 class Reading(Protocol):

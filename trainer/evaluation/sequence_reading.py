@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 import trainer.data
-from moe.report.page import Facts, Section, Table
+from netsim.foundation.page import Facts, Section, Table
 from trainer.config.sample import SequenceSample
 from trainer.evaluation.reading import Reading
 from trainer.sampling.draw import TrainedFlow

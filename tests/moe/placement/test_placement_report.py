@@ -17,10 +17,10 @@ from moe.placement.solver.solve import solve
 from moe.placement.topology import Topology
 from moe.report.context import Context, Volume, find_moving, read_current, read_simulations
 from moe.report.figures import to_svg
-from moe.report.page import Facts, Figure, Note, Section, Table, page
 from moe.report.report import placement_report
 from moe.report.summary import DISPATCH_LAWS, DISPATCH_NAMES, byte_unit, summarise
 from moe.routing_trace import RoutingTrace
+from netsim.foundation.page import Facts, Figure, Note, Section, Table, page
 from tests.moe.traces import dropping_trace, markov_trace, trace
 
 VOID = {"meta", "img", "br", "link", "path", "use", "image"}

@@ -11,7 +11,7 @@ import numpy as np
 from rich.box import SIMPLE
 from rich.table import Table as TerminalTable
 
-from moe.report.page import Block, Facts, Figure, Section, Table, page
+from netsim.foundation.page import Block, Facts, Figure, Section, Table, page
 from trainer.evaluation.correspondence.matching import MatchedPair
 from trainer.evaluation.correspondence.pictures import curves_svg, matrix_svg, pairs_png
 from trainer.observe.measurement import Measurement

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from moe.report.page import Block, Choice, Facts, Figure, Section, Table, page
+from netsim.foundation.page import Block, Choice, Facts, Figure, Section, Table, page
 from trainer.config.run import RunConfig
 from trainer.evaluation.editing.figures import EditFigures, Level, Point
 from trainer.evaluation.editing.pictures import edit_grid, errors_chart, iterates_chart, plane_chart

@@ -17,7 +17,7 @@ from rich.table import Table as TerminalTable
 from torch import Tensor
 
 from moe.report.figures import INK, STYLE, to_svg
-from moe.report.page import Facts, Figure, Section, Table, page
+from netsim.foundation.page import Facts, Figure, Section, Table, page
 from trainer.evaluation.few_shot.adaptation import LEFT_AT, k_means, nearest, regressed, transported
 from trainer.evaluation.few_shot.episodes import Episodes
 from trainer.observe.measurement import Measurement, Progress

@@ -19,7 +19,7 @@ from rich.box import SIMPLE
 from rich.table import Table as TerminalTable
 
 from moe.report.figures import INK, STYLE, to_svg
-from moe.report.page import Block, Facts, Figure, Section, Table, page
+from netsim.foundation.page import Block, Facts, Figure, Section, Table, page
 from trainer.evaluation.pareto.figures import BEST, ParetoFigures, Points, cell, front, preference
 from trainer.observe.measurement import Measurement
 

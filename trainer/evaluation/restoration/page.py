@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from moe.report.page import Block, Facts, Figure, Listing, Note, Section, Table, page
+from netsim.foundation.page import Block, Facts, Figure, Listing, Note, Section, Table, page
 from trainer.evaluation.restoration.figures import Figures, Kinds, power
 from trainer.evaluation.restoration.pictures import (
     columns_of,

@@ -9,8 +9,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from moe.report.page import Facts, Figure, Section, Table, page
 from netsim.foundation.files import replacing
+from netsim.foundation.page import Facts, Figure, Section, Table, page
 from netsim.foundation.run_reference import ReferenceConfig
 from netsim.foundation.terminal import Terminal
 from trainer.config.rules.objection import refuse

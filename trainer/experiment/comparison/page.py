@@ -11,8 +11,8 @@ from matplotlib.figure import Figure as Drawing
 from numpy.typing import NDArray
 
 from moe.report.figures import STYLE, to_svg
-from moe.report.page import Block, Choice, Figure, Listing, Note, Section, Table, page
 from netsim.foundation.files import replacing
+from netsim.foundation.page import Block, Choice, Figure, Listing, Note, Section, Table, page
 from trainer.experiment.comparison.charts import CostAxis, axes, bars, figures, quality_chart, style
 from trainer.experiment.comparison.measurement import PER_CLASS, TRAJECTORIES, drawn
 from trainer.experiment.comparison.results import QUALITY, Comparison, Entry

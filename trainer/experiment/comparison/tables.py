@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from statistics import fmean, median
 from typing import NamedTuple
 
-from moe.report.page import Facts, Note, Table
+from netsim.foundation.page import Facts, Note, Table
 from trainer.experiment.comparison.charts import axes, counted, figures, microseconds, transports
 from trainer.experiment.comparison.results import QUALITY, Comparison, Entry, SampleCost, spread
 

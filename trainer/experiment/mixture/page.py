@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Drawing
 
 from moe.report.figures import INK, STYLE, to_svg
-from moe.report.page import Block, Facts, Figure, Listing, Note, Section, Table, page
+from netsim.foundation.page import Block, Facts, Figure, Listing, Note, Section, Table, page
 from trainer.experiment.mixture.fit import MIXES_OF_A_PARAMETER
 from trainer.experiment.mixture.pilots import TITLES, figure
 from trainer.experiment.mixture.plan import Mix

@@ -10,9 +10,9 @@ from moe.price.price import Price, recorded_under
 from moe.price.table import change, megabytes
 from moe.price.traffic import Traffic
 from moe.replay import replay
-from moe.report.page import Figure, Section
 from moe.routing_trace import RoutingTrace
 from netsim.foundation.digests import file_digest
+from netsim.foundation.page import Figure, Section
 from netsim.foundation.refusal import Refusal
 from trainer.experiment.report.part import Part, continuation_curves
 from trainer.experiment.report.run_files import RunFiles, forked

@@ -9,7 +9,7 @@ from moe.collective_trace import CollectiveRecord, read
 from moe.placement.placement import Placement
 from moe.price.table import change, megabytes
 from moe.price.traffic import Traffic
-from moe.report.page import Block, Figure, Section, Table
+from netsim.foundation.page import Block, Figure, Section, Table
 from netsim.foundation.refusal import Refusal
 from netsim.foundation.run_reference import ReferenceConfig
 from trainer.evaluation.steps.measured import Measured, ratio

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from moe.collective_trace import PHASES, ROLLOUT
-from moe.report.page import Block, Figure, Section, Table
+from netsim.foundation.page import Block, Figure, Section, Table
 from trainer.experiment.report.part import Part
 from trainer.experiment.report.simulation import Simulation
 

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from moe.report.figures import STYLE, to_svg
-from moe.report.page import Section
+from netsim.foundation.page import Section
 from trainer.observe.metrics import Record
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from moe.report.page import Block, Figure, Link, Section, Table
+from netsim.foundation.page import Block, Figure, Link, Section, Table
 from netsim.foundation.refusal import Refusal
 from netsim.foundation.run_reference import ReferenceConfig
 from trainer.config.trust import importing_trusted

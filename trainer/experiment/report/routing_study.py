@@ -16,9 +16,9 @@ from matplotlib.figure import Figure as Drawing
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from moe.report.figures import INK, STYLE, to_svg
-from moe.report.page import Block, Facts, Figure, Section, Table
 from netsim.foundation.complaint import first_complaint
 from netsim.foundation.documents import parse_json
+from netsim.foundation.page import Block, Facts, Figure, Section, Table
 from netsim.foundation.refusal import Refusal
 
 _REMEDY = "write it with `python -m tests.benchmarks.placement_aware_routing --out DIR`"

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from rich.table import Table as ConsoleTable
 
-from moe.report.page import Block, Facts, Figure, Link, Section, page
 from netsim.foundation.files import replacing
+from netsim.foundation.page import Block, Facts, Figure, Link, Section, page
 from netsim.foundation.refusal import Refusal, lies_in
 from netsim.foundation.terminal import Terminal
 from trainer.experiment.comparison.charts import quality_chart

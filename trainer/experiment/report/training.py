@@ -10,7 +10,7 @@ import matplotlib as mpl
 from matplotlib.figure import Figure as Plot
 
 from moe.report.figures import STYLE, to_svg
-from moe.report.page import Block, Figure, Listing, Section, Table
+from netsim.foundation.page import Block, Figure, Listing, Section, Table
 from netsim.foundation.refusal import Refusal
 from netsim.foundation.run_reference import ReferenceConfig
 from trainer.checkpoint.frozen_run import references_of

@@ -13,7 +13,7 @@ import pytest
 import torch
 import yaml
 
-from moe.report.page import Listing
+from netsim.foundation.page import Listing
 from tests.forked import ROOT
 from trainer.__main__ import main
 from trainer.data import ToyConfig

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from moe.report.page import Choice, Figure, Note
+from netsim.foundation.page import Choice, Figure, Note
 from trainer.experiment.comparison.charts import CALLS, axes
 from trainer.experiment.comparison.page import _quality
 from trainer.experiment.comparison.results import CallTraffic, Comparison, Entry, Fabric, Outcome, SampleCost
@@ -69,15 +69,6 @@ def test_each_of_the_four_axes_has_a_chart_that_says_its_unit() -> None:
     for own, defined in zip(used, names, strict=True):
         assert own <= defined, "a chart that is hidden would define what another one shows"
     assert len(set.union(*used)) == sum(map(len, used))
-
-
-def test_the_charts_need_no_script_and_are_all_printed() -> None:
-    html = Choice("axis", [("one", Note("first")), ("other", Note("second"))]).html()
-    assert "script" not in html
-    assert html.count("checked") == 1
-    assert re.findall(r'<input type="radio" name="axis" id="(.+?)"', html) == ["axis-0", "axis-1"]
-    assert re.findall(r'<label for="(.+?)">', html) == ["axis-0", "axis-1"]
-    assert html.index("first") < html.index("second")
 
 
 def test_what_nobody_sends_or_knows_is_said_in_words() -> None:

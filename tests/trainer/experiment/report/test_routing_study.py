@@ -9,7 +9,7 @@ from typing import Any
 import jsonschema
 import pytest
 
-from moe.report.page import page
+from netsim.foundation.page import page
 from netsim.foundation.refusal import Refusal
 from trainer.experiment.report.routing_study import RoutingStudy, routing_study_section
 

@@ -1,0 +1,235 @@
+"""Marks of charts: colours, lines, dots, bars, maps. Each draws itself on the axes of a panel."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.colors import Colormap
+
+INK, SOFT, RULE, FAINT, PAPER = "#1c2733", "#5b6875", "#dde3e9", "#e6eaee", "#ffffff"
+BLUE, RED, GREEN, PINK, AMBER, SKY, GREY = "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#9aa5b1"
+COLOURS = (BLUE, RED, GREEN, PINK, AMBER, SKY, "#8c6d31", "#6a51a3", "#9e1b4a", "#7a7f85")
+"""Seven of Okabe and Ito, which colour-blind readers can distinguish, and four darker ones."""
+MARKERS = "osD^vPX"
+SOLID, DASHED, DOTTED = "-", "--", ":"
+AMOUNTS = ("#ffffff", "#c6dbef", "#6baed6", "#2171b5", "#08306b")
+"""Colours of a map: white for nothing, dark blue for the most."""
+DEVIATIONS = ("#2166ac", "#92c5de", "#f8f8f8", "#f4a582", "#b2182b")
+"""Colours of a map: blue below the middle, red above it."""
+
+
+class Mark(Protocol):
+    """Shapes on a panel."""
+
+    def draw(self, axes: Axes) -> None:
+        """Adds the shapes to the axes of a panel."""
+        ...
+
+
+@dataclass(frozen=True)
+class Line:
+    """A line through points, or a staircase that changes at each of them; with a name it is in the legend."""
+
+    x: ArrayLike
+    y: ArrayLike
+    colour: str = BLUE
+    name: str = ""
+    dash: str = SOLID
+    marker: str = ""
+    width: float = 1.8
+    steps: bool = False
+    alpha: float = 1.0
+
+    def draw(self, axes: Axes) -> None:
+        drawn = "steps-post" if self.steps else "default"
+        axes.plot(
+            self.x, self.y, color=self.colour, label=self.name or None, linestyle=self.dash, linewidth=self.width,
+            marker=self.marker or None, markersize=5.5, markeredgecolor=PAPER, markeredgewidth=0.7,
+            drawstyle=drawn, alpha=self.alpha,
+        )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Dots:
+    """Dots of one colour, or of one each; `size` is their area in square points, one number or one for each."""
+
+    x: ArrayLike
+    y: ArrayLike
+    colour: Any = BLUE
+    name: str = ""
+    size: Any = 16
+    marker: str = "o"
+    edge: str = PAPER
+    alpha: float = 1.0
+
+    def draw(self, axes: Axes) -> None:
+        edge = None if self.marker in "|_x+" else self.edge
+        axes.scatter(
+            self.x, self.y, c=self.colour, s=self.size, marker=self.marker, label=self.name or None, alpha=self.alpha,
+            edgecolors=edge, linewidths=1.6 if edge is None else 0.7, zorder=3,
+        )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Band:
+    """The area between two curves."""
+
+    x: ArrayLike
+    low: ArrayLike
+    high: ArrayLike
+    colour: str = BLUE
+    steps: bool = False
+    alpha: float = 0.16
+
+    def draw(self, axes: Axes) -> None:
+        step = "post" if self.steps else None
+        axes.fill_between(
+            self.x, self.low, self.high, color=self.colour, alpha=self.alpha, linewidth=0, step=step, zorder=1
+        )  # pyright: ignore[reportArgumentType]
+
+
+@dataclass(frozen=True)
+class Level:
+    """A value across the panel, horizontal or vertical, or with `to` the zone between two."""
+
+    value: float
+    name: str = ""
+    colour: str = SOFT
+    dash: str = DASHED
+    upright: bool = False
+    to: float | None = None
+    width: float = 1.1
+
+    def draw(self, axes: Axes) -> None:
+        if self.to is not None:
+            zone = axes.axvspan if self.upright else axes.axhspan
+            zone(self.value, self.to, color=self.colour, linewidth=0, zorder=0, label=self.name or None)
+            return
+        line = axes.axvline if self.upright else axes.axhline
+        line(self.value, color=self.colour, linestyle=self.dash, linewidth=self.width, label=self.name or None)
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Horizontal bars, the first on top: the mean of each row of values, a dot for each where there are several.
+
+    Texts stand behind the bars; an empty row has no bar.
+    """
+
+    values: Sequence[Sequence[float]]
+    texts: Sequence[str] = ()
+    colours: Sequence[str] = (BLUE,)
+
+    def draw(self, axes: Axes) -> None:
+        reach = max((max(row) for row in self.values if row), default=0.0) or 1.0
+        for place, row in enumerate(self.values):
+            if row:
+                axes.barh(place, sum(row) / len(row), color=self.colours[place % len(self.colours)], height=0.62)
+            if len(row) > 1:
+                axes.scatter(row, [place] * len(row), s=13, color=PAPER, edgecolor=INK, linewidth=0.8, zorder=3)
+            if self.texts:
+                end = (max(row, default=0.0), place)
+                axes.annotate(self.texts[place], end, (8, 0), textcoords="offset points", va="center", weight="bold")
+        axes.set_xlim(min(0.0, min((min(row) for row in self.values if row), default=0.0)), 1.25 * reach)
+        axes.set_ylim(len(self.values) - 0.5, -0.5)
+        axes.tick_params(axis="y", length=0)
+        axes.spines["left"].set_visible(False)
+
+
+@dataclass(frozen=True)
+class Histogram:
+    """Amounts between edges, one more than amounts: filled columns, or their outline."""
+
+    edges: ArrayLike
+    amounts: ArrayLike
+    colour: str = BLUE
+    name: str = ""
+    fill: bool = True
+
+    def draw(self, axes: Axes) -> None:
+        axes.stairs(
+            np.asarray(self.amounts), np.asarray(self.edges), color=self.colour, fill=self.fill, linewidth=1.8,
+            label=self.name or None,
+        )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class HeatMap:
+    """A coloured cell for each value [R, C], with its number where a form is given, such as `"{:.0%}"`.
+
+    `colours` are those from the lowest to the highest value, or the name of a matplotlib colour map; `extent` is left,
+    right, bottom and top in units of the axes (default: cells are numbered from 0).
+    """
+
+    values: NDArray[Any]
+    colours: Sequence[str] | str = AMOUNTS
+    low: float = 0.0
+    high: float = 1.0
+    form: str = ""
+    extent: tuple[float, float, float, float] | None = None
+    log: bool = False
+    fill: bool = True
+
+    def draw(self, axes: Axes) -> None:
+        from matplotlib.colors import LogNorm, Normalize
+
+        scale = (LogNorm if self.log else Normalize)(self.low, self.high)
+        axes.imshow(
+            self.values, cmap=colour_map(self.colours), norm=scale, extent=self.extent, interpolation="nearest",
+            aspect="auto" if self.fill else "equal",
+        )  # fmt: skip
+        axes.spines[:].set_visible(False)
+        axes.tick_params(length=0)
+        if self.form:
+            for (row, column), value in np.ndenumerate(self.values):
+                if np.isfinite(value):
+                    dark = np.dot(colour_map(self.colours)(scale(value))[:3], (0.299, 0.587, 0.114)) < 0.55
+                    ink = "#fefefe" if dark else "#1b2631"  # not those that change with the page
+                    axes.text(column, row, self.form.format(value), ha="center", va="center", color=ink, fontsize=8.5)
+
+
+@dataclass(frozen=True)
+class Picture:
+    """An image [H, W] or [H, W, 3] of values from 0 to 1."""
+
+    image: NDArray[Any]
+
+    def draw(self, axes: Axes) -> None:
+        axes.imshow(np.clip(self.image, 0, 1), cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+
+
+@dataclass(frozen=True)
+class Words:
+    """A text beside a point, `offset` points away from it; in `share` of the axes where that is set."""
+
+    x: float
+    y: float
+    text: str
+    colour: str = INK
+    offset: tuple[float, float] = (0, 0)
+    align: Literal["left", "center", "right"] = "left"
+    bold: bool = False
+    share: bool = False
+
+    def draw(self, axes: Axes) -> None:
+        axes.annotate(
+            self.text, (self.x, self.y), self.offset, "axes fraction" if self.share else "data", "offset points",
+            color=self.colour, ha=self.align, va="center", weight="bold" if self.bold else "normal", fontsize=9.5,
+        )  # fmt: skip
+
+
+def colour_map(colours: Sequence[str] | str) -> Colormap:
+    """The colours from the lowest to the highest value; what is no number is clear."""
+    from matplotlib import colormaps
+    from matplotlib.colors import LinearSegmentedColormap
+
+    if isinstance(colours, str):
+        return colormaps[colours]
+    return LinearSegmentedColormap.from_list("amounts", list(colours))
