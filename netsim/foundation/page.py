@@ -146,7 +146,6 @@ def page(
 @cache
 def _template() -> tuple[Template, str]:
     from jinja2 import Environment, StrictUndefined
-    from markupsafe import Markup
 
     here = Path(__file__).parent
     environment = Environment(autoescape=True, undefined=StrictUndefined, keep_trailing_newline=True)
