@@ -146,7 +146,7 @@ def test_every_entry_point_of_the_sizes_is_defined_in_one_place() -> None:
         "netsim.__main__",
         "trainer.__main__",
         "trainer.config.model",
-        "trainer.trace.formula",
+        "trainer.experiment.forecast.trace",
     ],
 )
 def test_a_fresh_interpreter_stays_light(module: str) -> None:

@@ -21,14 +21,18 @@ from rich.table import Table
 
 from moe.collective_trace import CollectiveRecord, read
 from tests.ranks import run_ranks
-from tests.trainer.trace.test_formula_equals_recording import all_to_all_totals, record_run, steps_of, without_sizes
-from tests.trainer.trace.test_formula_of_tensor_parallel import issued
+from tests.trainer.experiment.forecast.test_formula_equals_recording import (
+    all_to_all_totals,
+    record_run,
+    steps_of,
+    without_sizes,
+)
+from tests.trainer.experiment.forecast.test_formula_of_tensor_parallel import issued
 from trainer.config.layout import Layout
 from trainer.config.rules.plan import plan_layout
 from trainer.config.run import RunConfig
-from trainer.trace.formula import formula
-from trainer.trace.formula.plan import trace_spec
-from trainer.trace.formula.trace import TraceSpec
+from trainer.experiment.forecast.spec import trace_spec
+from trainer.experiment.forecast.trace import TraceSpec, formula
 from trainer.trace.merge import merge
 
 MICRO_BATCH = 2

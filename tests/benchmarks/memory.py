@@ -14,9 +14,9 @@ from rich.console import Console
 from rich.table import Table
 
 from tests.ranks import run_ranks
-from tests.trainer.experiment.memory.cases import legal
-from tests.trainer.experiment.memory.measured import Measured, measure
-from tests.trainer.experiment.memory.test_memory_on_ranks import told
+from tests.trainer.experiment.forecast.cases import legal
+from tests.trainer.experiment.forecast.measured import Measured, measure
+from tests.trainer.experiment.forecast.test_memory_on_ranks import told
 from trainer.config.run import RunConfig
 from trainer.observe.units import scaled
 

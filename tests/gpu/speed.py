@@ -143,7 +143,7 @@ def _memory() -> Iterator[Measure]:
     """What `check` tells of a run, against what the card's allocator saw."""
     from tests.gpu.runs import CASES, train
     from trainer.config.rules.plan import plan_layout
-    from trainer.experiment.memory.estimate import Estimator
+    from trainer.experiment.forecast.memory import Estimator
 
     for name in ("dit, ZeRO 1", "dit, FSDP2", "dit, top_k, home"):
         import tempfile

@@ -10,9 +10,9 @@ import jsonschema
 import pytest
 
 from moe.collective_trace import CollectiveRecord, TraceHeader, read, write
-from tests.trainer.trace.specs import zero_spec
+from tests.trainer.experiment.forecast.specs import zero_spec
 from trainer.__main__ import main
-from trainer.trace.formula import formula
+from trainer.experiment.forecast.trace import formula
 
 SCHEMA = json.loads(Path("configs/schemas/collectives.schema.json").read_text())
 GOLDEN = Path("tests/files/collectives.jsonl")

@@ -40,7 +40,7 @@ class Trace(Configured):
 
 
 def _trace(options: Trace) -> int:
-    from trainer.trace.formula.write import TraceRequest, run
+    from trainer.experiment.forecast.write import TraceRequest, run
 
     return run(request_of(TraceRequest, options))
 

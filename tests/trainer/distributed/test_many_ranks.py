@@ -24,10 +24,10 @@ from trainer.config.layout import Layout
 from trainer.config.rules.plan import plan_layout
 from trainer.config.run import RunConfig
 from trainer.distributed.groups import divide_ranks, unite_ranks
+from trainer.experiment.forecast.spec import trace_spec
+from trainer.experiment.forecast.trace import formula
 from trainer.model.build import bare_network, dense_shapes, expert_parameters, parameter_shapes
 from trainer.model.parallel.state import Region, StatePiece, named_parameters
-from trainer.trace.formula import formula
-from trainer.trace.formula.plan import trace_spec
 
 CONFIG = ROOT / "configs" / "runs" / "gpt_moe_512.yaml"
 RANKS, RANK = 512, 317

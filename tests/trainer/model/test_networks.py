@@ -17,13 +17,13 @@ from trainer.config.model import AnyNetworkConfig, CausalTransitionConfig, Netwo
 from trainer.config.model.encoded import EncodedNetworkConfig
 from trainer.config.rules.plan import plan_layout
 from trainer.config.run import RunConfig
+from trainer.experiment.forecast.spec import questions, trace_spec
+from trainer.experiment.forecast.trace import formula
 from trainer.flow import Condition
 from trainer.model.build import NETWORKS, build_model, meta_network, parameter_shapes
 from trainer.model.flops import forward_multiply_adds
 from trainer.model.network import NetworkSpec
 from trainer.observe.speed import Speed
-from trainer.trace.formula import formula
-from trainer.trace.formula.plan import questions, trace_spec
 
 KINDS = [kind_of(settings) for settings in sections_in(AnyNetworkConfig)]
 IN_SEGMENTS = {"sampler": {"kind": "segmented", "segments": 6, "within": {"kind": "euler", "steps": 1}}}

@@ -9,11 +9,11 @@ from torch.nn import functional
 from trainer.config.rules.plan import plan_layout
 from trainer.config.run import RunConfig
 from trainer.data import Batch
+from trainer.experiment.forecast.calls import without_formula
 from trainer.model.contrastive import Contrastive
 from trainer.model.network import GivesFeatures, NetworkSpec
 from trainer.model.values import initialised
 from trainer.task.contrastive import ContrastiveTask, DrawnViews
-from trainer.trace.formula.calls import without_formula
 from trainer.training.networks import TrainedNetworks
 
 NEAREST = {"kind": "nearest", "memory": 8, "neighbours": 2, "begin": 1}

@@ -15,6 +15,8 @@ from trainer.__main__ import main
 from trainer.config.file import load_config
 from trainer.config.rules.plan import plan_sampling
 from trainer.config.run import RunConfig
+from trainer.experiment.forecast.sampling import sampling_bytes, sampling_spec
+from trainer.experiment.forecast.trace import TraceSpec, formula
 from trainer.flow.sampler import (
     Dopri5,
     Euler,
@@ -25,8 +27,6 @@ from trainer.flow.sampler import (
     Segmented,
     Trajectory,
 )
-from trainer.trace.formula import TraceSpec, formula
-from trainer.trace.formula.sampling import sampling_bytes, sampling_spec
 
 DIT_64 = "configs/runs/dit_moe_64.yaml"
 TOY = "configs/runs/toy.yaml"

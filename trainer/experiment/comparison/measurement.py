@@ -30,12 +30,12 @@ from trainer.evaluation.judgement import parted, real_examples
 from trainer.evaluation.quality import frechet_distance
 from trainer.evaluation.transport import wasserstein_2
 from trainer.experiment.comparison.results import CallTraffic, Fabric
+from trainer.experiment.forecast.protocol import Operation
+from trainer.experiment.forecast.sampling import Sampling, sampling_bytes, sampling_spec
+from trainer.experiment.forecast.trace import TraceSpec, formula
 from trainer.flow import sampler
 from trainer.sampling.draw import TrainedFlow
 from trainer.sampling.trained import opened
-from trainer.trace.formula import TraceSpec, formula
-from trainer.trace.formula.protocol import Operation
-from trainer.trace.formula.sampling import Sampling, sampling_bytes, sampling_spec
 from trainer.training.guard import RunFailed
 
 

@@ -14,15 +14,15 @@ from trainer.config.rules.objection import result_or_all
 from trainer.config.rules.plan import describe
 from trainer.config.run import RunConfig
 from trainer.data.shard.index import listed
-from trainer.experiment.memory.estimate import Estimator, UnknownMemory
-from trainer.experiment.memory.fit import fit
-from trainer.experiment.memory.peak import memory_table, summary
+from trainer.experiment.forecast.fit import fit
+from trainer.experiment.forecast.memory import Estimator, UnknownMemory
+from trainer.experiment.forecast.peak import memory_table, summary
+from trainer.experiment.forecast.spec import trace_spec, without_formula
+from trainer.experiment.forecast.trace import TraceSpec, formula
 from trainer.model.build import dense_parameters, expert_parameters, frozen_parameters
 from trainer.model.feature_extractor.teacher import describe_teacher
 from trainer.model.foreign import exports
 from trainer.observe.units import scaled
-from trainer.trace.formula import TraceSpec, formula
-from trainer.trace.formula.plan import trace_spec, without_formula
 from trainer.training.preflight import preflight, validated
 
 READ_BYTES = 1_000_000_000

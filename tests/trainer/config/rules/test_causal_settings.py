@@ -9,8 +9,8 @@ from trainer.config.rules.drawing import of_drawn
 from trainer.config.rules.objection import refuse
 from trainer.config.rules.plan import plan_layout
 from trainer.config.run import RunConfig
+from trainer.experiment.forecast.sampling import sampling_spec
 from trainer.flow import sampler
-from trainer.trace.formula.sampling import sampling_spec
 
 TOKENS = {"kind": "causal_transition", "head": {"kind": "euler", "steps": 2}}
 RINGS = {"source": {"kind": "toy", "name": "rings", "held_out": 5}}

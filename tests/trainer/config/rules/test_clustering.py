@@ -7,7 +7,7 @@ import pytest
 from trainer.config.file import resolve
 from trainer.config.rules.plan import plan_layout
 from trainer.config.run import RunConfig
-from trainer.trace.formula.plan import trace_spec
+from trainer.experiment.forecast.spec import trace_spec
 
 CLUSTERS: dict[str, Any] = {
     "run": {"dir": "unused"},

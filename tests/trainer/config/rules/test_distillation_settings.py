@@ -9,8 +9,8 @@ from trainer.config.rules.objection import refuse
 from trainer.config.rules.plan import plan_layout
 from trainer.config.rules.tasks import of_teacher
 from trainer.config.run import RunConfig
+from trainer.experiment.forecast.spec import without_formula
 from trainer.flow import sampler
-from trainer.trace.formula.plan import without_formula
 
 POINTS: dict[str, Any] = {
     "run": {"dir": "runs/any"},

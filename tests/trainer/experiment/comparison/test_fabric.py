@@ -11,7 +11,7 @@ from trainer.config.run import RunConfig
 from trainer.experiment.comparison import measurement as priced
 from trainer.experiment.comparison.measurement import CallPrices, calls_on
 from trainer.experiment.comparison.results import CallTraffic, Fabric, SampleCost
-from trainer.trace.formula import formula
+from trainer.experiment.forecast.trace import formula
 
 EXPERTS = {"num_experts": 6, "top_k": 2, "expert_hidden": 8}
 SCENARIO = """

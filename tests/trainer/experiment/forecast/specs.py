@@ -1,0 +1,52 @@
+"""A run for computed traces, described by a few numbers."""
+
+from typing import Any, Literal
+
+from trainer.experiment.forecast.layers import TokenTraffic
+from trainer.experiment.forecast.protocol import Passage
+from trainer.experiment.forecast.trace import RankGroups, TraceSpec
+from trainer.experiment.forecast.training import LossCall, TrainingStep
+from trainer.experiment.forecast.zero import ZeroTraffic, optimizer_groups
+
+DENSE, EXPERT = (100, 7, 1000, 30), (64, 64, 64)
+
+
+def zero_spec(
+    *,
+    world_size: int = 8,
+    expert_parallel: int = 4,
+    zero_stage: Literal[0, 1, 2] = 1,
+    precision: Any = "fp32",
+    accumulation: int = 1,
+    bucket_elements: int = 10_000,
+    moe_layers: tuple[int, ...] = (1, 3),
+    steps: tuple[int, ...] = (1,),
+    **tokens: Any,
+) -> TraceSpec:
+    """Four blocks under ZeRO 0 to 2, two of them with experts as a rule; further settings are those of the tokens."""
+    copies = world_size // expert_parallel
+    engine = ZeroTraffic(
+        stage=zero_stage,
+        parameters=optimizer_groups(DENSE, EXPERT if moe_layers else ()),
+        num_ranks={"data": world_size, "expert_data": copies},
+        precision=precision,
+        bucket_elements=bucket_elements,
+        accumulation=accumulation,
+    )
+    settings: dict[str, Any] = {"num_experts": 16, "top_k": 2, "tokens": 33, "hidden": 10, **tokens}
+    travelling = TokenTraffic(expert_parallel=expert_parallel, moe_layers=moe_layers, precision=precision, **settings)
+    return TraceSpec(
+        world_size=world_size,
+        ranks_per_node=2,
+        groups={
+            "data": RankGroups(world_size),
+            "expert": RankGroups(expert_parallel),
+            "expert_data": RankGroups(copies, stride=expert_parallel),
+        },
+        program=TrainingStep(
+            calls=(LossCall(Passage(4, (travelling,) if moe_layers else ())),),
+            engine=engine,
+            accumulation=accumulation,
+        ),
+        steps=steps,
+    )

@@ -1,0 +1,209 @@
+"""What the layers of a run's network send in its passes."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from moe.config import MoEConfig, SparseOTRouterConfig
+from moe.dispatch.coherent_messages import MODES, expected_exchanges
+from moe.dispatch.messages import Borrowing, Exchange, Sizes
+from moe.ot import summed_elements
+from trainer.config.layout import Layout
+from trainer.config.run import RunConfig
+from trainer.experiment.forecast.protocol import (
+    DTYPES,
+    ELEMENT_BYTES,
+    Collective,
+    LayerTraffic,
+    Phase,
+    Place,
+    all_gather,
+    all_reduce,
+)
+from trainer.model.build import expert_parameters
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TensorTraffic:
+    """Sums over the parts of divided layers.
+
+    A pair of divided layers sums its output in the forward pass and the gradient of its input in the backward pass.
+    """
+
+    pairs: int
+    summed: Collective
+
+    def inside(self, _phase: Phase, place: Place, /) -> Iterator[Collective]:
+        if isinstance(place, int):
+            for _ in range(self.pairs):
+                yield self.summed
+
+
+def tensor_sum(tokens: int, hidden: int, precision: str) -> Collective:
+    """A sum over the parts of a divided layer's result; all ranks of the group have the same tokens of a micro step."""
+    return all_reduce("tensor", DTYPES[precision], tokens * hidden * ELEMENT_BYTES[precision])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TokenTraffic:
+    """The collectives of mixture layers.
+
+    Tokens are spread evenly over the ranks of their expert group, what does not divide in rotation; a recording has
+    uneven splits. Its totals are the same where the number of visits is: always in home-return dispatch, elsewhere
+    where `Visits.even` is exact. Capped dispatch sends the same whatever the routing, to the last split. A router that
+    decides itself how many experts a token visits, or that drops choices, is taken at its top_k; in coherent dispatch
+    tokens are taken to remain as many on each rank.
+
+    Attributes:
+        expert_parallel: ranks that share the experts of a layer; 1 issues no collectives for tokens.
+        moe_layers: indices of the model blocks that hold experts.
+        num_nodes: nodes that they are on.
+        dispatch: how tokens travel: home, capped, copies, hierarchical or coherent.
+        most_choices: capacity of a message of coherent dispatch, in choices.
+        key_value_width: elements of a token's keys and values in a layer, gathered in coherent dispatch.
+        target_bytes: of a target that ranks send each other in coherent dispatch, 1 or 4.
+        dropout: whether ranks in coherent dispatch send each other a seed.
+        router_sums: element type and bytes of each all-reduce over the data ranks by which a router balances the tokens
+            of a layer's forward pass.
+        tokens: tokens of a rank and micro step.
+        hidden: width of a token.
+        borrowings: replicas of each layer with experts; empty: there are none.
+        expert_elements: elements of an expert's weights.
+        seats: choices that each expert takes from each rank, for capped dispatch.
+    """
+
+    expert_parallel: int
+    num_nodes: int = 1
+    moe_layers: tuple[int, ...]
+    dispatch: str = "home"
+    num_experts: int
+    top_k: int
+    most_choices: int = 0
+    key_value_width: int = 0
+    target_bytes: int = 1
+    dropout: bool = False
+    router_sums: tuple[tuple[str, int], ...] = ()
+    tokens: int
+    hidden: int
+    precision: str
+    borrowings: tuple[Borrowing | None, ...] = ()
+    expert_elements: int = 0
+    seats: int | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse modes that no formula covers."""
+        if self.dispatch not in MODES:
+            raise ValueError(f"moe.dispatch: has no formula ({self.dispatch}); use one of {', '.join(MODES)}")
+
+    def inside(self, phase: Phase, place: Place, /) -> Iterator[Collective]:
+        if place == "before":
+            if phase == "forward" and self.dispatch == "coherent" and self.dropout and self.expert_parallel > 1:
+                yield all_gather("expert", "int64", 8, self.expert_parallel)
+        elif phase == "forward" and self.expert_parallel == 1 and place in self.moe_layers:
+            yield from self._router_sums()
+        layer = None if place == "after" else place
+        tells_counts = phase == "forward" and layer is not None
+        for of_layer, exchange in self._exchanges(phase, layer):
+            if of_layer == layer:
+                if tells_counts and "int" in exchange.dtype:  # counts follow the choices
+                    yield from self._router_sums()
+                    tells_counts = False
+                yield Collective(exchange.group, exchange=exchange)
+
+    def _exchanges(self, phase: Phase, layer: Place | None) -> Iterator[tuple[int | None, Exchange]]:
+        """Exchanges of a pass, at least those of a layer, each with its block."""
+        layers: Sequence[int] = self.moe_layers
+        borrowings: Sequence[Borrowing | None] = self.borrowings
+        if self.dispatch != "coherent":  # where layers follow from one another
+            own = [number for number, one in enumerate(layers) if one == layer]
+            layers = [layers[number] for number in own]
+            borrowings = [borrowings[number] for number in own if borrowings]
+        element_bytes, dtype = ELEMENT_BYTES[self.precision], DTYPES[self.precision]
+        keys_and_values = self.key_value_width * element_bytes
+        sizes = Sizes(
+            self.hidden,
+            element_bytes,
+            self.num_experts,
+            dtype,
+            key_value_bytes=keys_and_values,
+            expert_bytes=self.expert_elements * element_bytes,
+            target_bytes=self.target_bytes,
+        )
+        return expected_exchanges(
+            self.dispatch,
+            phase,
+            sizes,
+            layers,
+            num_ranks=self.expert_parallel,
+            num_nodes=self.num_nodes,
+            tokens=self.tokens,
+            top_k=self.top_k,
+            most_choices=self.most_choices,
+            borrowings=borrowings,
+            seats=self.seats,
+        )
+
+    def _router_sums(self) -> Iterator[Collective]:
+        for dtype, size in self.router_sums:
+            yield all_reduce("data", dtype, size)
+
+
+def layers(
+    config: RunConfig,
+    layout: Layout,
+    *,
+    tokens: int,
+    precision: str,
+    evaluates: bool = False,
+    replays: bool = False,
+    sums: bool = True,
+) -> Iterator[LayerTraffic]:
+    """Traffic of the layers of a network in its passes.
+
+    Args:
+        tokens: that a rank gives its network in one call.
+        precision: element type of tokens, fp32 or bf16.
+        evaluates: whether passes are in evaluation mode, where routers do not balance and nothing is dropped out.
+        replays: whether routers choose what they chose in rollouts, so that they limit nothing.
+        sums: whether sums over divided layers are among it, and not left to an engine that knows their places among its
+            gathers.
+    """
+    if layout.tensor_parallel > 1 and sums:
+        summed = tensor_sum(tokens, config.model.hidden, precision)
+        yield TensorTraffic(pairs=2 if config.moe is None else 1, summed=summed)
+    if config.moe is not None:
+        yield _tokens(config, config.moe, layout, tokens, precision, evaluates=evaluates, replays=replays)
+
+
+def _tokens(
+    config: RunConfig, moe: MoEConfig, layout: Layout, tokens: int, precision: str, *, evaluates: bool, replays: bool
+) -> TokenTraffic:
+    balances = layout.world_size > 1 and not evaluates
+    return TokenTraffic(
+        expert_parallel=layout.expert_parallel,
+        num_nodes=layout.expert_parallel // (layout.relay_ranks or layout.expert_parallel),
+        moe_layers=tuple(range(config.model.num_layers)),
+        dispatch="home" if (evaluates or replays) and moe.dispatch == "capped" else moe.dispatch,
+        num_experts=moe.num_experts,
+        top_k=moe.top_k,
+        most_choices=moe.most_choices,
+        key_value_width=config.model.key_value_width,
+        target_bytes=config.model.token_bytes,
+        dropout=config.model.keyed_dropout and not evaluates,
+        router_sums=_router_sums(moe, chooses=not replays) if balances else (),
+        tokens=tokens,
+        hidden=config.model.hidden,
+        precision=precision,
+        borrowings=tuple(Borrowing.of(slots, moe.replicas) for slots in layout.slots),
+        expert_elements=expert_parameters(config),
+        seats=moe.seats(tokens),
+    )
+
+
+def _router_sums(moe: MoEConfig, *, chooses: bool) -> tuple[tuple[str, int], ...]:
+    """Spread of the logits, each evaluation of the potentials, and the choices of each expert."""
+    match moe.router:
+        case SparseOTRouterConfig(potentials="global", evaluations=evaluations):
+            solve = (("float32", 4 * elements) for elements in summed_elements(moe.num_experts, evaluations))
+            choices = (("int64", 8 * moe.num_experts),) if chooses else ()
+            return ("float64", 16), *solve, *choices
+    return ()

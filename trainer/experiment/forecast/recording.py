@@ -1,0 +1,276 @@
+"""The memory of one forward and backward pass, found by running it on tensors that hold no values."""
+
+import math
+import weakref
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any, Literal, Self
+
+import torch
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from trainer.model.parallel.state import HoldsExperts
+
+
+class Storages(TorchDispatchMode):
+    """Follows the memory of every tensor that an operation makes while the mode is entered, until it is given back.
+
+    Operations are seen as PyTorch dispatches them: what a kernel needs inside itself is not, nor what other threads
+    make. The memory is followed by weak references to the storages, so that nothing is kept alive. It works alike on
+    real tensors and under a `FakeTensorMode` that is entered before.
+    """
+
+    def __init__(self, changed: Callable[[int, int], None]) -> None:
+        """Calls `changed` with a storage's number and its growth in bytes; below zero where given back."""
+        super().__init__()
+        self.live: dict[int, int] = {}
+        self._changed = changed
+        self._numbers: weakref.WeakKeyDictionary[torch.UntypedStorage, int] = weakref.WeakKeyDictionary()
+        self._references: dict[int, weakref.ref[torch.UntypedStorage]] = {}
+        self._seen = 0
+
+    def __enter__(self) -> Self:
+        """Begins to follow."""
+        self._resize = torch.UntypedStorage.resize_
+        resize = self._resize
+
+        def resized(storage: torch.UntypedStorage, size: int) -> Any:
+            result = resize(storage, size)
+            number = self._number(storage)
+            if number is not None:
+                self._set(number, size)
+            return result
+
+        torch.UntypedStorage.resize_ = resized  # pyright: ignore[reportAttributeAccessIssue]  dispatched nowhere
+        return super().__enter__()
+
+    def __exit__(self, *raised: Any) -> None:
+        """Follows no further operations."""
+        torch.UntypedStorage.resize_ = self._resize  # pyright: ignore[reportAttributeAccessIssue]
+        super().__exit__(*raised)
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Computes, and takes note of the results; what tensors are made of is seen when it is computed itself."""
+        if DTensor in types:
+            return NotImplemented
+        result = func(*args, **(kwargs or {}))
+        self.see(result)
+        return result
+
+    def see(self, tensors: Any) -> None:
+        """Follows tensors that exist already, in any nest."""
+        for tensor in tree_leaves(tensors):
+            if isinstance(tensor, DTensor):
+                self.see(tensor.to_local())
+            elif isinstance(tensor, Tensor) and tensor.device.type != "meta":
+                self.number(tensor)
+
+    def number(self, tensor: Tensor) -> int:
+        """Number of a tensor's storage, which is followed from now on."""
+        storage = tensor.untyped_storage()
+        number = self._number(storage)
+        if number is None:
+            number = self._seen = self._seen + 1
+            self._numbers[storage] = number
+            weakref.finalize(storage, self._set, number, 0).atexit = False
+            self._set(number, storage.nbytes())
+        return number
+
+    def held(self, tensors: Iterable[Tensor]) -> int:
+        """Bytes of the storages of some tensors, each counted once."""
+        return sum(self.live.get(number, 0) for number in {self.number(tensor) for tensor in tensors})
+
+    def _number(self, storage: torch.UntypedStorage) -> int | None:
+        return self._numbers.get(storage)
+
+    def _set(self, number: int, size: int) -> None:
+        before = self.live.pop(number, 0)
+        if size:
+            self.live[number] = size
+        if size != before:
+            self._changed(number, size - before)
+
+
+Place = int | Literal["before", "after"]
+"""A block of the network by its index, or what a pass computes before the first or behind the last."""
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """A storage grows by so many bytes; below zero where it is given back."""
+
+    storage: int
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class Moment:
+    """An event that engines act upon.
+
+    Attributes:
+        kind: a module starts ("enter") or ends ("leave") its part of a pass, or the gradient of a parameter is there
+            ("gradient").
+        place: block that the module or the parameter belongs to.
+        parameters: numbers of the module's own parameters in the order of the network, or of the one with a gradient.
+        storage: of that gradient; 0 otherwise.
+        whole: whether the module is a whole block, or the network.
+    """
+
+    kind: Literal["enter", "leave", "gradient"]
+    place: Place
+    parameters: tuple[int, ...]
+    storage: int = 0
+    whole: bool = False
+
+
+Event = Change | Moment
+
+
+@dataclass(frozen=True, slots=True)
+class Owned:
+    """A parameter of a rank's network in its shape there; place "before" for none; names of experts without numbers."""
+
+    shape: tuple[int, ...]
+    place: Place
+    is_expert: bool
+    name: str
+
+    @property
+    def size(self) -> int:
+        """Elements."""
+        return math.prod(self.shape)
+
+
+@dataclass(frozen=True)
+class Recording:
+    """What happens in a micro batch, in order.
+
+    Attributes:
+        drawn: bytes of what the loss is computed from, which are held before the pass and after it.
+        forward: until the loss is there.
+        backward: until the last gradient.
+        kinds: of the storages that are no activations, by number.
+    """
+
+    parameters: tuple[Owned, ...]
+    drawn: int
+    forward: tuple[Event, ...]
+    backward: tuple[Event, ...]
+    kinds: dict[int, str]
+
+
+class Recorder:
+    """Records a pass while it is entered; see :func:`trainer.experiment.forecast.passes.record`."""
+
+    def __init__(self, network: nn.Module, blocks: nn.ModuleList) -> None:
+        self.events: list[Event] = []
+        self.kinds: dict[int, str] = {}
+        self.kind: str | None = None
+        self.storages = Storages(self._changed)
+        self._network, self._blocks = network, blocks
+        self._numbers = {id(parameter): number for number, parameter in enumerate(network.parameters())}
+        self._places: dict[int, Place] = {id(part): i for i, block in enumerate(blocks) for part in block.modules()}
+        self._places[id(network)] = "before"
+        self._owners: dict[int, Place] = {
+            self._numbers[id(parameter)]: i for i, block in enumerate(blocks) for parameter in block.parameters()
+        }
+        self._place: Place = "before"
+
+    @property
+    def owned(self) -> tuple[Owned, ...]:
+        """The parameters of the network."""
+        layers = [(path, one) for path, one in self._network.named_modules() if isinstance(one, HoldsExperts)]
+        stacks = {
+            id(parameter): f"{path}.experts.{name}"
+            for path, layer in layers
+            for name, parameter in layer.expert_stacks().items()
+        }
+        return tuple(
+            Owned(
+                tuple(parameter.shape),
+                self._owners.get(number, "before"),
+                id(parameter) in stacks,
+                stacks.get(id(parameter), name),
+            )
+            for number, (name, parameter) in enumerate(self._network.named_parameters())
+        )
+
+    @contextmanager
+    def recording(self) -> Iterator[None]:
+        """While entered, events are noted."""
+        with ExitStack() as stack:
+            for module in self._network.modules():
+                stack.callback(module.register_forward_pre_hook(self._before).remove)
+                stack.callback(module.register_forward_hook(self._after).remove)
+            for parameter in self._network.parameters():
+                stack.callback(parameter.register_post_accumulate_grad_hook(self._gradient).remove)
+            stack.enter_context(self.storages)
+            yield
+
+    def take(self) -> tuple[Event, ...]:
+        """The events since the last call."""
+        events = tuple(self.events)
+        self.events.clear()
+        return events
+
+    def _changed(self, storage: int, size: int) -> None:
+        if size > 0 and self.kind is not None:
+            self.kinds[storage] = self.kind
+        self.events.append(Change(storage, size))
+
+    def _note(self, kind: Any, module: nn.Module) -> None:
+        if isinstance(module, HoldsExperts):
+            self.kind = "dispatch" if kind == "enter" else None
+        after = isinstance(self._place, int) or self._place == "after"
+        self._place = self._places.setdefault(id(module), "after" if after else "before")
+        own = tuple(self._numbers[id(parameter)] for parameter in module.parameters(recurse=False))
+        whole = module is (self._blocks[self._place] if isinstance(self._place, int) else self._network)
+        self.events.append(Moment(kind, self._place, own, whole=whole))
+
+    def _before(self, module: nn.Module, values: tuple[Any, ...]) -> tuple[Any, ...]:
+        self._note("enter", module)
+        return _marked(values, self, "leave", module)
+
+    def _after(self, module: nn.Module, _values: tuple[Any, ...], output: Any) -> Any:
+        self._note("leave", module)
+        return _marked(output, self, "enter", module)
+
+    def _gradient(self, parameter: Tensor) -> None:
+        assert parameter.grad is not None
+        storage = self.storages.number(parameter.grad)
+        number = self._numbers[id(parameter)]
+        self.events.append(Moment("gradient", self._owners.get(number, "before"), (number,), storage))
+        parameter.grad = None
+
+
+class _Mark(torch.autograd.Function):
+    """The identity; its backward pass tells that it was reached."""
+
+    @staticmethod
+    def forward(ctx: Any, value: Tensor, recorder: Recorder, kind: str, module: nn.Module) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
+        ctx.told = recorder, kind, module
+        return value.view_as(value)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Any) -> Any:
+        recorder, kind, module = ctx.told
+        recorder._note(kind, module)
+        return *gradients, None, None, None
+
+
+def _marked(values: Any, recorder: Recorder, kind: str, module: nn.Module) -> Any:
+    """Marks the first tensor that has a gradient; a module is reached when that is."""
+    if isinstance(values, Tensor):
+        return _Mark.apply(values, recorder, kind, module) if values.requires_grad else values
+    if not isinstance(values, tuple):
+        return values
+    marked = list(values)
+    for index, value in enumerate(values):
+        if isinstance(value, Tensor) and value.requires_grad:
+            marked[index] = _Mark.apply(value, recorder, kind, module)
+            break
+    return tuple(marked)
