@@ -149,5 +149,4 @@ def _template() -> tuple[Template, str]:
 
     here = Path(__file__).parent
     environment = Environment(autoescape=True, undefined=StrictUndefined, keep_trailing_newline=True)
-    style = Markup((here / "page.css").read_text())
-    return environment.from_string((here / "page.html.j2").read_text()), style
+    return environment.from_string((here / "page.html.j2").read_text()), (here / "page.css").read_text()
