@@ -9,8 +9,8 @@ begin alike. Bytes are those of the recorded trace: dispatch, attention where it
 all-reduces by which the router balances; not the gradients, which are alike in all runs.
 
 A strength costs nothing measurable, "free", where the loss, compared with that of the same seed without hop cost,
-rises by no more than the standard error of the rise. Prints a table, writes ``study.json``, which the report of a run
-draws. Runs that are there already are not trained again.
+rises by no more than the standard error of the rise. Prints a table, writes ``study.json``, of which
+``python -m tests.benchmarks.routing_study`` makes a page. Runs that are there already are not trained again.
 """
 
 import argparse
@@ -31,8 +31,8 @@ from rich.table import Table
 from moe.__main__ import main as moe
 from moe.collective_trace import CollectiveRecord, TraceHeader, read
 from netsim.foundation.files import replacing
+from tests.benchmarks.routing_study import BYTES_PER_MB, Experiment, RoutingStudy
 from tests.forked import command
-from trainer.experiment.report.routing_study import BYTES_PER_MB, Experiment, RoutingStudy
 from trainer.observe.metrics import read_metrics
 
 RANKS = 2

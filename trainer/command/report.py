@@ -97,8 +97,6 @@ class Report(OfRuns):
     there is one)"""
     comparison: Annotated[Path | None, "DIR"] = None
     """what compare wrote (default: comparison in the run's folder, where there is one)"""
-    routing_study: Annotated[Path | None, "JSON"] = None
-    """what tests.benchmarks.placement_aware_routing wrote: hop costs of the router"""
     memory: bool = False
     """tell the memory of a rank, by formula; some seconds"""
     out: Annotated[Path | None, "HTML"] = None

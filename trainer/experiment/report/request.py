@@ -38,7 +38,6 @@ class ReportRequest:
         simulation: folder that netsim wrote for the run's own traffic.
         other_simulation: folder that netsim wrote for other traffic, which the page says.
         comparison: folder that ``compare`` wrote.
-        routing_study: file of a study of hop costs in the router.
     """
 
     run_dir: Path
@@ -58,7 +57,6 @@ class ReportRequest:
     simulation: Path | None = None
     other_simulation: Path | None = None
     comparison: Path | None = None
-    routing_study: Path | None = None
     out: Path | None = None
 
     @property

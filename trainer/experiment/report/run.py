@@ -20,7 +20,6 @@ from trainer.experiment.report.part import Part
 from trainer.experiment.report.pictures import edited_part, restored_part
 from trainer.experiment.report.placing import placement_part
 from trainer.experiment.report.request import ReportRequest
-from trainer.experiment.report.routing_study import routing_study_section
 from trainer.experiment.report.run_files import RunFiles
 from trainer.experiment.report.simulation import Simulation
 from trainer.experiment.report.training import memory_part, migration_part, policy_part, training_part
@@ -98,8 +97,6 @@ def _parts(request: ReportRequest) -> list[Part]:
         parts.append(fabric_part(request.other_simulation, other, of_the_run=False))
     if request.comparison is not None:
         parts.append(_comparison(request.comparison, request.page))
-    if request.routing_study is not None:
-        parts.append(Part([], [], [routing_study_section(request.routing_study)]))
     return parts
 
 

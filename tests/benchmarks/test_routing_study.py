@@ -1,4 +1,4 @@
-"""The study of routing that knows distances: its file, its rule for a free strength, its section of a page."""
+"""The study of routing that knows distances: its file, its rule for a free strength, its page."""
 
 import copy
 import json
@@ -6,14 +6,11 @@ from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
-import jsonschema
 import pytest
 
-from netsim.foundation.page import page
 from netsim.foundation.refusal import Refusal
-from trainer.experiment.report.routing_study import RoutingStudy, routing_study_section
+from tests.benchmarks.routing_study import RoutingStudy, main, routing_study_page
 
-SCHEMA = json.loads(Path("configs/schemas/routing_study.schema.json").read_text())
 SEEDS = (0, 1, 2)
 OWN_LOSS = {0: 0.50, 1: 0.52, 2: 0.54}
 """Without hop cost; their standard deviation is 0.02."""
@@ -89,25 +86,17 @@ def test_a_larger_strength_is_not_free_behind_one_that_costs(tmp_path: Path) -> 
     assert [study.free_strength(placed) for placed in (False, True)] == [0.1, 0.3]
 
 
-def test_the_section_shows_curves_and_figures(tmp_path: Path) -> None:
-    jsonschema.validate(SOUND, SCHEMA)
-    section = routing_study_section(written(tmp_path / "study.json", SOUND))
-    markup = page("title", "finding", [section])
-    assert section.title.endswith("0.1 with experts by number, 0.3 with experts placed")
-    assert markup.count("<svg") == 1
-    for text in (
-        "contiguous",
-        "placed",
-        "top-k",
-        "held-out loss",
-        "MB between ranks in a step",
-        "sparse OT, hop cost 3",
-    ):
+def test_the_page_shows_curves_and_figures(tmp_path: Path) -> None:
+    study = written(tmp_path / "study.json", SOUND)
+    assert main([str(study)]) == 0
+    markup = (tmp_path / "study.html").read_text()
+    assert "0.1 without a measurable loss with experts by number, and of 0.3 with experts placed" in markup
+    for text in ("top-k", "held-out loss", "MB between ranks in a step", "sparse OT, hop cost 3"):
         assert text in markup, text
     assert "-62%" in markup, "2 MB become 0.77 placed at 0.3"
-    assert markup == page("title", "finding", [routing_study_section(tmp_path / "study.json")]), "same bytes again"
+    assert markup == routing_study_page(study), "same bytes again"
     none_free = document(experiment({0.0: (0, 0), 0.1: (1, 1)}))
-    assert routing_study_section(written(tmp_path / "none.json", none_free)).title.count(" 0 with") == 2
+    assert "hop cost of 0 without" in routing_study_page(written(tmp_path / "none.json", none_free))
 
 
 def without(key: str) -> dict[str, Any]:
@@ -149,11 +138,11 @@ def one_seed() -> dict[str, Any]:
 def test_a_malformed_file_is_refused_in_one_line(content: object, says: str, tmp_path: Path) -> None:
     path = written(tmp_path / "study.json", content)
     with pytest.raises(Refusal) as refusal:
-        routing_study_section(path)
+        routing_study_page(path)
     assert str(refusal.value).startswith(f"{path}: {says}"), refusal.value
     assert "\n" not in str(refusal.value)
 
 
 def test_a_missing_file_is_refused(tmp_path: Path) -> None:
     with pytest.raises(Refusal, match="file: cannot be read"):
-        routing_study_section(tmp_path / "study.json")
+        routing_study_page(tmp_path / "study.json")

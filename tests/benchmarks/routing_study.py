@@ -1,24 +1,25 @@
-"""The section of a page about routing that knows distances: what it saves between ranks, what that costs in loss.
+"""Routing that knows distances: what it saves between ranks, what that costs in loss, on one page.
 
-``python -m tests.benchmarks.placement_aware_routing`` writes its file: held-out loss and bytes by hop cost.
+``python -m tests.benchmarks.routing_study STUDY.json [--out PAGE.html]``; ``placement_aware_routing`` writes the file:
+held-out loss and bytes by hop cost.
 """
 
+import argparse
+import sys
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Annotated, Literal, Self
 
-import matplotlib as mpl
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure as Drawing
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from moe.report.figures import INK, STYLE, to_svg
+from netsim.foundation.chart import Panel, chart
 from netsim.foundation.complaint import first_complaint
 from netsim.foundation.documents import parse_json
-from netsim.foundation.page import Block, Facts, Figure, Section, Table
+from netsim.foundation.files import replacing
+from netsim.foundation.marks import BLUE, FAINT, GREY, INK, RED, SOFT, Dots, Level, Line, Words
+from netsim.foundation.page import Block, Facts, Figure, Section, Table, page
 from netsim.foundation.refusal import Refusal
 
 _REMEDY = "write it with `python -m tests.benchmarks.placement_aware_routing --out DIR`"
@@ -149,90 +150,18 @@ class RoutingStudy(_Record):
         return free
 
 
-_CONTIGUOUS, _PLACED, _RING = "#9aa5b1", "#0072b2", "#d55e00"
-_BAND, _GRID, _SOFT = "#e6eaee", "#eef1f4", "#5b6875"
-_FULL_WIDTH = 11.0
-
-
-@dataclass(frozen=True)
-class Point:
-    """A setting of the router: mean MB between ranks in a step (x), mean held-out loss (y), the same of each seed."""
-
-    label: str
-    x: float
-    y: float
-    seeds: Sequence[tuple[float, float]]
-
-
-@dataclass(frozen=True)
-class Curve:
-    """The settings under one placement by rising hop cost; `marked` is the place of the largest free one."""
-
-    points: Sequence[Point]
-    marked: int | None
-    rival: Point
-
-
-@dataclass(frozen=True)
-class Panel:
-    """One data set; `band` has losses that differ from those without hop cost by chance alone."""
-
-    title: str
-    contiguous: Curve
-    placed: Curve
-    band: tuple[float, float]
-
-
-def routing_study_figure(panels: Sequence[Panel]) -> str:
-    with mpl.rc_context(STYLE):
-        figure = Drawing(figsize=(_FULL_WIDTH, 4.8), layout="constrained")
-        for axes, panel in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
-            _draw(axes, panel)
-        handles, labels = figure.axes[0].get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside lower center", ncols=3, frameon=False)
-        return to_svg(figure)
-
-
-def _draw(axes: Axes, panel: Panel) -> None:
-    axes.axhspan(*panel.band, color=_BAND, linewidth=0, zorder=0, label="spread of seeds, no hop cost")
-    for curve, colour, name in ((panel.contiguous, _CONTIGUOUS, "contiguous"), (panel.placed, _PLACED, "placed")):
-        for point in (*curve.points, curve.rival):
-            axes.plot(*zip(*point.seeds, strict=True), ".", color=colour, alpha=0.4, markersize=5, zorder=2)
-        xs, ys = [point.x for point in curve.points], [point.y for point in curve.points]
-        axes.plot(xs, ys, "o-", color=colour, markersize=5.5, linewidth=1.6, label=f"sparse OT, {name}", zorder=3)
-        rival = {"color": colour, "markersize": 7, "markeredgecolor": INK, "linestyle": "none"}
-        axes.plot([curve.rival.x], [curve.rival.y], "D", label=f"top-k, {name}", zorder=3, **rival)
-        below = curve is panel.placed
-        for point in curve.points:
-            axes.annotate(
-                point.label,
-                (point.x, point.y),
-                (-8, -11) if below else (8, 6),
-                textcoords="offset points",
-                ha="right" if below else "left",
-                fontsize=9,
-                color=_PLACED if below else _SOFT,
-            )
-        if curve.marked is not None:
-            ring = {"markersize": 13, "markerfacecolor": "none", "markeredgecolor": _RING, "markeredgewidth": 1.6}
-            label = None if below else "largest hop cost that is free"
-            axes.plot(xs[curve.marked], ys[curve.marked], "o", linestyle="none", label=label, zorder=4, **ring)
-    axes.set_title(panel.title, loc="left", fontsize=10)
-    axes.set(xlabel="MB between ranks in a step", ylabel="held-out loss")
-    axes.margins(x=0.08, y=0.12)
-    axes.grid(color=_GRID, linewidth=0.8)
-    axes.set_axisbelow(True)
-
-
 BYTES_PER_MB = 1e6
 _PLACEMENTS = {False: "contiguous", True: "placed"}
 
 
-def routing_study_section(path: Path) -> Section:
-    """The section of a page about a study: the trade-off as a picture, and its figures."""
+def routing_study_page(path: Path) -> str:
+    """The page about a study: the trade-off as a picture, and its figures."""
     study = RoutingStudy.read(path)
     free = {placed: study.free_strength(placed) for placed in _PLACEMENTS}
-    title = f"Free hop cost of the router: {free[False]:g} with experts by number, {free[True]:g} with experts placed"
+    finding = (
+        f"The router may pay a hop cost of {free[False]:g} without a measurable loss with experts by number, and of "
+        f"{free[True]:g} with experts placed."
+    )
     caption = (
         "Lower is better on both axes. A line joins the hop costs of sparse-OT routing, in standard deviations of the "
         "logits; faint points are seeds. The band is the loss without hop cost, its mean and the standard deviation of "
@@ -245,10 +174,10 @@ def routing_study_section(path: Path) -> Section:
     )
     blocks: list[Block] = [
         Facts([fact for one in study.experiments for fact in _facts(one, free)]),
-        Figure(routing_study_figure([_panel(one, free) for one in study.experiments]), caption),
+        Figure(chart([_panel(one, free) for one in study.experiments], size=(11.0, 4.8), name="study"), caption),
         *(_table(one, free) for one in study.experiments),
     ]
-    return Section(title, blocks, text)
+    return page("Routing that knows distances", finding, [Section("Bytes against loss", blocks, text)])
 
 
 def _facts(one: Experiment, free: dict[bool, float]) -> list[tuple[str, str, str]]:
@@ -262,22 +191,29 @@ def _facts(one: Experiment, free: dict[bool, float]) -> list[tuple[str, str, str
 
 
 def _panel(one: Experiment, free: dict[bool, float]) -> Panel:
-    def point(strength: float | None, placed: bool) -> Point:
-        label = "" if strength is None else f"{strength:g}"
-        seeds = [(run.cross_rank_bytes / BYTES_PER_MB, run.held_out_loss) for run in one.of(strength, placed)]
-        return Point(label, one.bytes(strength, placed) / BYTES_PER_MB, one.loss(strength, placed), seeds)
-
-    curves = [
-        Curve(
-            [point(strength, placed) for strength in one.strengths],
-            one.strengths.index(free[placed]) if free[placed] in one.strengths else None,
-            point(None, placed),
-        )
-        for placed in _PLACEMENTS
-    ]
     without, spread = one.loss(0.0, False), one.spread(False)
+    marks: list[Dots | Level | Line | Words] = [
+        Level(without - spread, "spread of seeds, no hop cost", FAINT, to=without + spread)
+    ]
+    for placed, where in _PLACEMENTS.items():
+        colour, side = (BLUE, -1) if placed else (GREY, 1)
+        of_seeds = [run for strength in (*one.strengths, None) for run in one.of(strength, placed)]
+        megabytes = [run.cross_rank_bytes / BYTES_PER_MB for run in of_seeds]
+        marks.append(Dots(megabytes, [run.held_out_loss for run in of_seeds], colour, size=9, alpha=0.4))
+        x = [one.bytes(strength, placed) / BYTES_PER_MB for strength in one.strengths]
+        y = [one.loss(strength, placed) for strength in one.strengths]
+        marks.append(Line(x, y, colour, f"sparse OT, {where}", marker="o"))
+        rival = one.bytes(None, placed) / BYTES_PER_MB
+        marks.append(Dots([rival], [one.loss(None, placed)], colour, f"top-k, {where}", size=44, marker="D", edge=INK))
+        for strength, at_x, at_y in zip(one.strengths, x, y, strict=True):
+            align = "right" if placed else "left"
+            marks.append(Words(at_x, at_y, f"{strength:g}", BLUE if placed else SOFT, (9 * side, 9 * side), align))
+        if free[placed] in one.strengths:
+            at = one.strengths.index(free[placed])
+            name = "" if placed else "largest hop cost that is free"
+            marks.append(Dots([x[at]], [y[at]], "none", name, size=150, edge=RED))
     title = f"{one.name}: {one.dispatch} dispatch, {one.steps} steps, {one.ranks} ranks"
-    return Panel(title, curves[0], curves[1], (without - spread, without + spread))
+    return Panel(marks, title, x="MB between ranks in a step", y="held-out loss", legend="best", grid="both")
 
 
 def _table(one: Experiment, free: dict[bool, float]) -> Table:
@@ -312,3 +248,20 @@ def _table(one: Experiment, free: dict[bool, float]) -> Table:
         (one.strengths.index(strength), 1 + placed) for placed, strength in free.items() if strength in one.strengths
     ]
     return Table(columns, rows, caption, best=best, dense=True)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Writes the page of a study beside its file, or where `--out` says."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("study", type=Path, metavar="STUDY.json")
+    parser.add_argument("--out", type=Path, metavar="PAGE.html")
+    given = parser.parse_args(argv)
+    out = given.out or given.study.with_suffix(".html")
+    with replacing(out) as temporary:
+        temporary.write_text(routing_study_page(given.study), encoding="utf-8")
+    print(f"{out}: open it in a browser")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
