@@ -44,7 +44,7 @@ FLOORS: dict[str, tuple[tuple[str, ...], ...]] = {
         ("scenario",),
         ("prepare", "results"),
         ("compare", "observe", "report"),
-        ("against", "bench", "grid", "sweep"),
+        ("against", "grid", "sweep"),
         ("command",),
         ("__main__",),
     ),

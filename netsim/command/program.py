@@ -1,25 +1,14 @@
-"""The program netsim: its verbs, and its speed and compilation on this machine."""
+"""The program netsim: its verbs, and compilation ahead of use."""
 
 import argparse
 import sys
-from pathlib import Path
-from typing import Annotated
+from typing import Any
 
-from netsim.command.files import EXPORT, IMPORT, KEYS, refuse_folder
+from netsim.command.files import EXPORT, IMPORT, KEYS
 from netsim.command.simulate import COMPARE, SWEEP
 from netsim.documents import LimitError
-from netsim.foundation.command import DONE, FAILED, Program, Request, Verb
-from netsim.foundation.refusal import Refusal
+from netsim.foundation.command import FAILED, Program, Request, Verb
 
-_BENCH = """\
-Measures how many packet-hops (a packet over a link) each engine simulates in a second of CPU time, on this machine.
-
-example:
-  python -m netsim bench --out bench.json
-
-Every case runs in a process of its own: once at a small size, which compiles the engine, then several times at full
-size. The median of these is reported. Takes a few minutes.
-"""
 _COMPILE = """\
 Compiles every engine, two to four minutes once for each version, so that no later command waits for it. For images of
 containers and for machines that many use; the compiled code lies beside the sources.
@@ -29,44 +18,32 @@ example:
 """
 
 
-class Bench(Request):
-    """How often is measured."""
-
-    out: Annotated[Path | None, "FILE"] = None
-    """also write the figures there, JSON"""
-    repeats: Annotated[int, "N"] = 5
-    """timed runs a case (default: 5)"""
-
-
-def _bench(request: Bench) -> int:
-    from netsim.bench.bench import bench, print_figures, write_figures
-
-    if request.repeats < 1:
-        raise Refusal("command line", "--repeats", f"must be at least 1 ({request.repeats})", "use 1 or more")
-    if request.out:
-        refuse_folder(request.out)
-    figures = bench(request.repeats)
-    print_figures(figures)
-    if request.out:
-        write_figures(figures, request.out)
-    return FAILED if figures.unmeasured else DONE
-
-
-_FIRST = "python -m netsim compare configs/scenarios/all_to_all_64.yaml --out runs/fabric"
-BENCH = Verb(
-    name="bench",
-    summary="packet-hops per second of CPU time, by engine",
-    description=_BENCH,
-    request=Bench,
-    run=_bench,
-    following=_FIRST,
-)
+_FABRIC = {"kind": "leaf_spine", "leaves": 2, "spines": 2, "hosts_per_leaf": 2}
+_EXCHANGE = {"kind": "collective", "op": "all_to_all", "bytes_per_rank": "16KB"}
+_RING = {"kind": "collective", "op": "all_reduce", "bytes_per_rank": "16KB"}
+_COMPILED: dict[str, dict[str, Any]] = {
+    "event": {"engine": "event"},
+    "windowed": {"engine": "windowed"},
+    "event, with pauses": {"engine": "event", "flow_control": {"kind": "pfc"}},
+    "windowed, with pauses": {"engine": "windowed", "flow_control": {"kind": "pfc"}},
+    "exact": {"engine": "exact"},
+    "fluid": {"engine": "fluid"},
+    "fast-forward": {"workload": _RING},
+    "flows that have ended": {"engine": "event", "topology": {**_FABRIC, "hosts_per_leaf": 70}},
+}
+"""Code, and the scenario that compiles it; two engines have code for queues only where links need them."""
 
 
 def _compile(request: Request) -> None:  # noqa: ARG001
-    from netsim.bench.compilation import compile_engines
+    from netsim.compare import run_one
+    from netsim.prepare import prepare
+    from netsim.scenario import read_scenario
 
-    compile_engines(lambda name: print(f"netsim compile: {name}", file=sys.stderr, flush=True))
+    for name, changes in _COMPILED.items():
+        print(f"netsim compile: {name}", file=sys.stderr, flush=True)
+        fabric = {"format": "flowfabric.scenario/1", "topology": _FABRIC, "workload": _EXCHANGE}
+        scenario = read_scenario(fabric | {"transports": ["ecmp"], "seeds": [0]} | changes)
+        run_one(prepare(scenario, "scenario"), scenario.transports[0], seed=0)
 
 
 COMPILE = Verb(
@@ -75,7 +52,7 @@ COMPILE = Verb(
     description=_COMPILE,
     request=Request,
     run=_compile,
-    following=_FIRST,
+    following="python -m netsim compare configs/scenarios/all_to_all_64.yaml --out runs/fabric",
 )
 
 
@@ -94,7 +71,7 @@ class _Netsim(Program):
 
 PROGRAM = _Netsim(
     "netsim",
-    (COMPARE, SWEEP, BENCH, COMPILE, EXPORT, IMPORT, KEYS),
+    (COMPARE, SWEEP, COMPILE, EXPORT, IMPORT, KEYS),
     "Predicts what a network does with the traffic of distributed training.",
     prog="netsim",
 )

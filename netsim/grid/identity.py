@@ -12,7 +12,7 @@ import netsim
 from netsim.foundation.digests import file_digest
 from netsim.scenario import Scenario
 
-_NO_PART_OF_A_RESULT = {"command", "report", "observe", "bench"}
+_NO_PART_OF_A_RESULT = {"command", "report", "observe"}
 
 
 class Input(NamedTuple):

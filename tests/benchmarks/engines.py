@@ -1,12 +1,12 @@
 """Ratios of the engines on one case, whatever its size: python -m tests.benchmarks.engines --hosts-per-leaf 16.
 
-``python -m netsim bench`` measures the fixed cases; this says how a ratio changes with fabric and message.
+`tests.benchmarks.engine_speed` measures the fixed cases; this says how a ratio changes with fabric and message.
 """
 
 import argparse
 
-from netsim.bench.bench import bench, print_figures
-from netsim.bench.cases import Case, Shape, all_to_all, permutation
+from tests.benchmarks.engine_cases import Case, Shape, all_to_all, permutation
+from tests.benchmarks.engine_speed import bench, print_figures
 
 PATTERNS = {"all_to_all": all_to_all, "permutation": permutation}
 

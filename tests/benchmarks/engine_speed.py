@@ -1,5 +1,12 @@
-"""The benchmark of the engines: time and memory of each on every case, beside figures of other simulators."""
+"""Packet-hops (a packet over a link) that each engine simulates in a second of CPU time, on this machine.
 
+    python -m tests.benchmarks.engine_speed [--repeats N] [--out FILE]
+
+Every case runs in a process of its own: once at a small size, which compiles the engine, then several times at full
+size. The median of these is reported, beside figures of other simulators. Takes a few minutes.
+"""
+
+import argparse
 import json
 import os
 import platform
@@ -21,12 +28,12 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from netsim.bench.cases import CASES, Case
 from netsim.engine.protocol import Outcome, Scene
 from netsim.results import replacing
 from netsim.transport.config import EcmpConfig
 from netsim.transport.ecmp import Ecmp
 from netsim.workers import end_with_parent, without_interrupts
+from tests.benchmarks.engine_cases import CASES, Case
 
 _FEW = 3
 """Repeats of the slow reference engine."""
@@ -267,3 +274,24 @@ def _table(title: str, columns: Sequence[str]) -> Table:
 def _millions(per_second: float) -> str:
     """A number in millions, or a dash for flow-level engines, which have no packets."""
     return f"{per_second / 1e6:.3g}" if per_second else "-"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Measures, prints and writes; 1 if an engine could not be measured."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, metavar="FILE", help="also write the figures there, JSON")
+    parser.add_argument("--repeats", type=int, default=5, metavar="N", help="timed runs a case (default: 5)")
+    given = parser.parse_args(arguments)
+    if given.repeats < 1:
+        parser.error(f"--repeats: must be at least 1 ({given.repeats}); use 1 or more")
+    if given.out and given.out.is_dir():
+        parser.error(f"--out: is a folder ({given.out}); name a file")
+    figures = bench(given.repeats)
+    print_figures(figures)
+    if given.out:
+        write_figures(figures, given.out)
+    return 1 if figures.unmeasured else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -8,10 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from netsim.__main__ import main
-from netsim.bench import bench as benchmark
-from netsim.bench.bench import Figures, Measurement, Unmeasured, bench, print_figures, write_figures
-from netsim.bench.cases import CASES, PACKET_BYTES, Case, Shape, all_to_all, permutation
+from tests.benchmarks import engine_speed
+from tests.benchmarks.engine_cases import CASES, PACKET_BYTES, Case, Shape, all_to_all, permutation
+from tests.benchmarks.engine_speed import Figures, Measurement, Unmeasured, bench, main, print_figures, write_figures
 
 SMALL = Case("all-to-all, 8 hosts", Shape(2, 4, 2), all_to_all, 2, ("simpy", "exact"))
 
@@ -20,7 +19,7 @@ SMALL = Case("all-to-all, 8 hosts", Shape(2, 4, 2), all_to_all, 2, ("simpy", "ex
 def figures() -> Figures:
     """Compiled code is loaded where an earlier process kept it."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(benchmark, "nothing_compiled", nullcontext)
+        patch.setattr(engine_speed, "nothing_compiled", nullcontext)
         return bench(2, [SMALL, SMALL._replace(name="odd", engines=("no such engine",))])
 
 
@@ -81,17 +80,19 @@ def test_table_and_file_say_the_same(figures, tmp_path, capsys):
 def test_the_command_fails_if_an_engine_does(whole, tmp_path, monkeypatch, capsys):
     one = Measurement("a", "simpy", 10, 0, 1, 5, 0.1, 0.5, (0.5,), 10**8)
     found = Figures([one], [] if whole else [Unmeasured("a", "exact", "its process died")])
-    monkeypatch.setattr(benchmark, "bench", lambda _: found)
+    monkeypatch.setattr(engine_speed, "bench", lambda _: found)
     out = tmp_path / "bench.json"
-    assert main(["bench", "--out", str(out)]) == (0 if whole else 1)
+    assert main(["--out", str(out)]) == (0 if whole else 1)
     assert json.loads(out.read_text())["measured"][0]["case"] == "a"
     assert ("its process died" in capsys.readouterr().out) != whole
 
 
 @pytest.mark.parametrize("arguments", [["--repeats", "0"], ["--repeats", "x"], ["--out", "tests"]])
-def test_wrong_arguments_are_one_line(arguments, capsys):
-    assert main(["bench", *arguments]) == 2
-    assert capsys.readouterr().err.count("\n") == 1
+def test_wrong_arguments_end_with_a_line_that_names_them(arguments, capsys):
+    with pytest.raises(SystemExit) as ended:
+        main(arguments)
+    assert ended.value.code == 2
+    assert arguments[0] in capsys.readouterr().err.splitlines()[-1]
 
 
 def test_compiled_code_has_an_empty_place_of_its_own(monkeypatch):
@@ -100,7 +101,7 @@ def test_compiled_code_has_an_empty_place_of_its_own(monkeypatch):
             monkeypatch.setenv("NUMBA_CACHE_DIR", before)
         else:
             monkeypatch.delenv("NUMBA_CACHE_DIR")
-        with benchmark.nothing_compiled():
+        with engine_speed.nothing_compiled():
             folder = Path(os.environ["NUMBA_CACHE_DIR"])
             assert list(folder.iterdir()) == []
         assert not folder.exists()
