@@ -114,8 +114,8 @@ def _times(text: str) -> tuple[float, ...] | None:
 def _pairs(options: Pairs) -> int:
     import yaml
 
-    from trainer.sampling.pairs.request import PairsRequest
-    from trainer.sampling.pairs.run import run
+    from trainer.sampling.pairs import run
+    from trainer.sampling.pairs_request import PairsRequest
 
     names = ("guidance", "seed", "segments", "evaluations", "begin", "dtype", "shard_examples")
     document = {"run": options.run_dir, "num": options.num_pairs, **{name: getattr(options, name) for name in names}}

@@ -261,7 +261,7 @@ def _steps(options: Steps) -> int:
     evaluations = numbers_of_evaluations(options.evaluations)
     check_outputs({"--out": options.out, "--page": options.page})
     from trainer.evaluation.steps.run import run
-    from trainer.sampling.steps.request import StepsRequest
+    from trainer.sampling.step_search import StepsRequest
 
     names = ("search", "nodes", "num", "fresh", "guidance", "seed")
     document = {"run": options.run_dir, "evaluations": evaluations} | {name: getattr(options, name) for name in names}

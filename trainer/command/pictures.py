@@ -29,7 +29,7 @@ class Edit(OfRuns):
 def _edit(options: Edit) -> int:
     from trainer.config.document import load_request
     from trainer.evaluation.editing.run import run
-    from trainer.sampling.editing.request import EditRequest
+    from trainer.sampling.edit_request import EditRequest
 
     if options.num is not None and options.num < 1:
         raise ValueError(f"--num: {options.num} is below 1; use 1 or more")
@@ -82,7 +82,7 @@ def _restore(options: Restore) -> int:
     from trainer.config.document import load_request
     from trainer.evaluation.restoration.run import run
     from trainer.sampling.requested_pictures import pictures_change
-    from trainer.sampling.restoration.request import RestoreRequest
+    from trainer.sampling.restore_request import RestoreRequest
 
     pictures = pictures_change(options.images, options.num)
     request = load_request(options.request, options.overrides, RestoreRequest, pictures=pictures)

@@ -19,7 +19,7 @@ from trainer.config.sample import ReactionSample
 from trainer.data.reaction_files import Reactions, laid_upon
 from trainer.evaluation.reading import Reading
 from trainer.sampling.draw import TrainedFlow
-from trainer.sampling.transition_states import reactions_of
+from trainer.sampling.showing import reactions_of
 
 EMT_METALS = {13, 28, 29, 46, 47, 78, 79}
 """Atomic numbers that effective medium theory is fitted to."""

@@ -29,10 +29,9 @@ from trainer.model.build import meta_network
 from trainer.model.feature_extractor.extractor import check_extractor, read_extractor
 from trainer.model.network import GivesFeatures
 from trainer.observe.measurement import Measurement, MeasurementSpec, Progress
-from trainer.sampling.reference import Reference
 from trainer.sampling.sample import MOST_SAMPLES
 from trainer.sampling.sampler_choice import check_chosen_controls, check_made_of, sampler_of
-from trainer.sampling.trained import compared_with, opened, opened_network, restored_flow
+from trainer.sampling.trained import Reference, compared_with, opened, opened_network, restored_flow
 from trainer.training.networks import TrainedNetworks
 from trainer.training.task import Task
 

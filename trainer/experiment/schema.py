@@ -19,10 +19,10 @@ from netsim.foundation.schema import meanings, summary
 from netsim.foundation.settings import sections_in
 from trainer.config.run import RunConfig
 from trainer.config.task.environment import MeasureRequest
-from trainer.sampling.editing.request import EditRequest
-from trainer.sampling.pairs.request import PairsRequest
-from trainer.sampling.restoration.request import RestoreRequest
-from trainer.sampling.steps.request import StepsRequest
+from trainer.sampling.edit_request import EditRequest
+from trainer.sampling.pairs_request import PairsRequest
+from trainer.sampling.restore_request import RestoreRequest
+from trainer.sampling.step_search import StepsRequest
 from trainer.training.path_fit.request import FitRequest
 
 Node = dict[str, Any]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,6 +17,27 @@ from netsim.foundation.files import replacing
 
 if TYPE_CHECKING:
     from PIL.ImageFont import FreeTypeFont
+
+
+def pixels(images: NDArray[np.floating]) -> NDArray[np.uint8]:
+    """Images [..., 1 or 3, H, W] from -1 (black) to 1 as pixels [..., H, W] if grey and [..., H, W, 3] if coloured."""
+    values = np.round((np.nan_to_num(images).clip(-1, 1) + 1) * 127.5).astype(np.uint8)
+    return values[..., 0, :, :] if values.shape[-3] == 1 else np.moveaxis(values, -3, -1)
+
+
+def png(image: NDArray[np.floating]) -> bytes:
+    """The bytes of a PNG file of an image [1 or 3, H, W] from -1 to 1."""
+    from PIL import Image
+
+    stream = io.BytesIO()
+    Image.fromarray(pixels(image)).save(stream, format="PNG")
+    return stream.getvalue()
+
+
+def write_png(path: Path, image: NDArray[np.floating]) -> None:
+    """Writes an image [1 or 3, H, W] from -1 to 1."""
+    with replacing(path) as temporary:
+        temporary.write_bytes(png(image))
 
 
 CELL_PIXELS = 64
@@ -174,13 +196,12 @@ def image_grid(images: NDArray[np.floating], columns: int, path: Path, headings:
         raise ValueError(f"images: shape {images.shape} is not [N, 1 or 3, H, W]; add or move the channels")
     if columns < 1:
         raise ValueError(f"columns: {columns} is not a number of images a row; use 1 or more")
-    channels, height, width = images.shape[1:]
+    height, width = images.shape[2:]
     layout = grid_layout(len(images), height, width, columns, HEADING_PIXELS if headings else 0)
-    cells = np.round((np.nan_to_num(images).clip(-1, 1) + 1) * 127.5).astype(np.uint8)
-    cells = cells.repeat(layout.enlarged, axis=2).repeat(layout.enlarged, axis=3).transpose(0, 2, 3, 1)
+    cells = pixels(images).repeat(layout.enlarged, axis=1).repeat(layout.enlarged, axis=2)
     bands = []
     for band in layout.bands:
-        canvas = np.full((layout.band_height, layout.band_width, channels), 255, dtype=np.uint8)
+        canvas = np.full((layout.band_height, layout.band_width, *cells.shape[3:]), 255, dtype=np.uint8)
         for row in range(layout.rows):
             for place, cell in enumerate(cells[row * columns :][:columns][band.start : band.stop]):
                 top = layout.gap + row * (layout.height + layout.gap)
@@ -189,21 +210,17 @@ def image_grid(images: NDArray[np.floating], columns: int, path: Path, headings:
         if headings:
             words = headings[band.start : band.stop]
             above = headings_above(words, layout.width, layout.gap, layout.band_width)
-            bands.append(above[:, :, None].repeat(channels, axis=2))
+            bands.append(np.stack([above] * 3, axis=2) if cells.ndim == 4 else above)
         bands.append(canvas)
-    picture = np.concatenate(bands)
     with replacing(path) as temporary:
-        Image.fromarray(picture.squeeze(2) if channels == 1 else picture).save(temporary, format="PNG")
+        Image.fromarray(np.concatenate(bands)).save(temporary, format="PNG")
 
 
 def _reduced(cell: NDArray[np.uint8], factor: int) -> NDArray[np.uint8]:
-    """A cell [H, W, C] with the means of squares of pixels."""
+    """A cell with the means of squares of pixels."""
     from PIL import Image
 
-    if factor == 1:
-        return cell
-    picture = Image.fromarray(cell.squeeze(2) if cell.shape[2] == 1 else cell).reduce(factor)
-    return np.asarray(picture).reshape(picture.height, picture.width, -1)
+    return cell if factor == 1 else np.asarray(Image.fromarray(cell).reduce(factor))
 
 
 PANEL_INCHES, TITLE_INCHES = 4.0, 0.4

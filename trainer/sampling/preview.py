@@ -20,13 +20,11 @@ from trainer.config.sample import (
     SequenceSample,
 )
 from trainer.model.autoencoder import Autoencoder
-from trainer.sampling.clips import show_clips
 from trainer.sampling.conditioning import Conditioning
 from trainer.sampling.draw import TrainedFlow
 from trainer.sampling.flow import source_examples
-from trainer.sampling.logos import show_sequences
 from trainer.sampling.pictures import image_grid, scatter_plot
-from trainer.sampling.transition_states import show_reactions
+from trainer.sampling.showing import show_clips, show_reactions, show_sequences
 
 
 def preview(flow: TrainedFlow, path: Path, *, seed: int) -> None:

@@ -33,7 +33,7 @@ from trainer.flow.sampler import (
     Segmented,
 )
 from trainer.flow.sampler.protocol import StepsFile
-from trainer.sampling.reference import Reference
+from trainer.sampling.trained import Reference
 
 
 def segments_of(own: AnyConfig) -> int:

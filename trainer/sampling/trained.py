@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
+import torch
 import torch.distributed as dist
 from safetensors import SafetensorError
 
 import trainer.data
+from trainer.checkpoint.frozen_run import FrozenRun
 from trainer.checkpoint.intact import ATTEMPTS, is_pruned, newest_checkpoint, with_newest
 from trainer.checkpoint.pretrained import check_restorable, check_sharing, restore, restored_layout
 from trainer.config.file import load_run
@@ -22,10 +25,28 @@ from trainer.config.run import RunConfig
 from trainer.config.sample import ExampleSample, FlowSample, ObjectSample, SurfaceSample, TextSample
 from trainer.data import PairsConfig
 from trainer.distributed.groups import Launch, joined
-from trainer.flow import sampler
+from trainer.flow import Condition, sampler
+from trainer.flow.sampler import Field
 from trainer.model.network import Network
 from trainer.sampling.draw import TrainedFlow
 from trainer.sampling.flow import FlowParts, check_latents
+
+
+class Reference(FrozenRun):
+    """Averaged weights of another run, ready to draw."""
+
+    @cached_property
+    def parts(self) -> FlowParts:
+        """The flow of the run, without its network."""
+        return FlowParts(self.config)
+
+    def flow(self, device: torch.device) -> TrainedFlow:
+        """The flow with its network on a device."""
+        return TrainedFlow(self.config, self.parts, self.model(device), self.folder.name)
+
+    def field(self, condition: Condition, guidance: float, device: torch.device) -> Field:
+        """The field that a sampler follows to draw examples of a condition; see `FlowParts.field`."""
+        return self.parts.field(self.model(device), condition, guidance)
 
 
 @dataclass(frozen=True)

@@ -26,8 +26,7 @@ from trainer.sampling.conditioning import tasks_of
 from trainer.sampling.draw import TrainedFlow
 from trainer.sampling.flow import FlowParts
 from trainer.sampling.preview import preview
-from trainer.sampling.reference import Reference
-from trainer.sampling.trained import compared_with
+from trainer.sampling.trained import Reference, compared_with
 from trainer.training.task import Builders, Networks, Task
 from trainer.training.weighting import few_count
 

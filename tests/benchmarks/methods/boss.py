@@ -38,8 +38,8 @@ from trainer.evaluation.quality import energy_distance
 from trainer.flow import UNCONDITIONAL, Condition
 from trainer.flow.sampler import Euler, Field, Heun, Sampler
 from trainer.flow.target import Quantity
-from trainer.sampling.steps.fine import FineSolution, Grid, fine_solution, times_of, uniform_grid
-from trainer.sampling.steps.search import chord_cost, chord_grid, cost_matrix, endpoint_grid
+from trainer.sampling.fine_grid import FineSolution, Grid, fine_solution, times_of, uniform_grid
+from trainer.sampling.step_search import chord_cost, chord_grid, cost_matrix, endpoint_grid
 
 COUNTS, NODES = (2, 4, 6, 8), 100
 NUM, FRESH, TRAJECTORIES, STRAIGHTENED, OCTAVES = 300, 2000, 5000, 4, 4

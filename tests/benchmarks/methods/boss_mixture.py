@@ -27,9 +27,8 @@ from trainer.evaluation.quality import frechet_distance
 from trainer.flow import sampler
 from trainer.flow.sampler import Euler, Heun
 from trainer.sampling.draw import TrainedFlow
-from trainer.sampling.steps.fine import Noises, times_of
-from trainer.sampling.steps.request import StepsRequest
-from trainer.sampling.steps.search import search
+from trainer.sampling.fine_grid import Noises, times_of
+from trainer.sampling.step_search import StepsRequest, search
 from trainer.sampling.trained import opened
 
 COUNTS, NUM, NODES, TOGETHER = (4, 6), 1000, 100, 500

@@ -33,7 +33,7 @@ from trainer.config.document import load_request
 from trainer.flow.inverse import FlairConfig
 from trainer.flow.operator import AveragePool, MaskConfig
 from trainer.flow.path import Linear
-from trainer.sampling.restoration.request import RestoreRequest
+from trainer.sampling.restore_request import RestoreRequest
 
 STEPS, SCALES, LASTS = 400, (0.25, 0.5, 0.8, 1.0, 1.1, 1.25), (0.18, 0.05)
 WEIGHTS: tuple[Literal["calibrated"], Literal["ramp"]] = ("calibrated", "ramp")

@@ -31,7 +31,7 @@ from trainer.flow.operator import Mask
 from trainer.flow.sampler import Euler
 from trainer.sampling.draw import TrainedFlow
 from trainer.sampling.flow import states_of_images
-from trainer.sampling.restoration.restoring import measured_errors
+from trainer.sampling.restoration import measured_errors
 from trainer.sampling.trained import opened
 
 SEEDS, SAMPLES, EVALUATIONS, NUM = (0, 1, 2), 4, 50, 360

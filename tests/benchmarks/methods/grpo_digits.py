@@ -32,7 +32,7 @@ from trainer.flow import Condition
 from trainer.flow.reward import Classifier
 from trainer.observe.metrics import read_metrics
 from trainer.sampling.draw import TrainedFlow
-from trainer.sampling.reference import Reference
+from trainer.sampling.trained import Reference
 from trainer.task.policy.policy import reward_of
 
 CONFIG = "configs/methods/flow_grpo.yaml"

@@ -44,7 +44,7 @@ from trainer.flow import UNCONDITIONAL, Condition
 from trainer.flow.condition import keyed_normal, random_keys
 from trainer.flow.objective import LossTerms
 from trainer.model.network import Network
-from trainer.sampling.reference import Reference
+from trainer.sampling.trained import Reference
 from trainer.task.policy.grpo import GRPOTask, Prompts, ValuedChoices
 from trainer.task.policy.rollout import GroupKeys, full_sde
 from trainer.training.networks import TrainedNetworks

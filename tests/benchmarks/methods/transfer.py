@@ -46,8 +46,8 @@ from trainer.evaluation.transport import transport_cost
 from trainer.flow import Condition
 from trainer.flow.sampler import Euler
 from trainer.sampling.draw import TrainedFlow
-from trainer.sampling.pairs.drawing import PairDrawing
-from trainer.sampling.pairs.request import PairsRequest
+from trainer.sampling.pairs import PairDrawing
+from trainer.sampling.pairs_request import PairsRequest
 from trainer.task import FlowTask
 
 SEEDS = (0, 1, 2)

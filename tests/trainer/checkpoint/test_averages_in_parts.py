@@ -21,7 +21,7 @@ from trainer.checkpoint.storage import SavedState
 from trainer.checkpoint.writers import write_averages
 from trainer.model.values import check_weights
 from trainer.model.weight_files import belongs_to, files_of, index_of, open_weights, part_of
-from trainer.sampling.reference import Reference
+from trainer.sampling.trained import Reference
 
 ELEMENTS = sum(map(math.prod, SHAPES.values()))
 

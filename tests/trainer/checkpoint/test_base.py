@@ -24,7 +24,7 @@ from trainer.config.run import RunConfig
 from trainer.flow import Condition
 from trainer.model.adapted import without_adapters
 from trainer.model.network import Network
-from trainer.sampling.reference import Reference
+from trainer.sampling.trained import Reference
 
 NETWORK: dict[str, Any] = {"kind": "dit", "hidden": 16, "num_heads": 2, "num_layers": 2}
 SECTIONS: dict[str, Any] = {

@@ -35,7 +35,7 @@ from trainer.flow.path import (
 from trainer.flow.path import Path as FlowPath
 from trainer.flow.sampler import Field
 from trainer.flow.target import Quantity
-from trainer.sampling.restoration.request import RestoreRequest
+from trainer.sampling.restore_request import RestoreRequest
 
 SHAPE = (1, 4, 4)
 PATHS: list[Any] = [LinearConfig(), LinearConfig(sigma_min=0.05), TrigonometricConfig(), VariancePreservingConfig()]

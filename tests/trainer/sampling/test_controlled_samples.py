@@ -26,8 +26,8 @@ from trainer.flow.sampler.protocol import StepsFile
 from trainer.model.flops import sample_multiply_adds
 from trainer.sampling.draw import TrainedFlow
 from trainer.sampling.flow import FlowParts
-from trainer.sampling.pairs.request import PairsRequest
-from trainer.sampling.pairs.run import run as draw_pairs
+from trainer.sampling.pairs import run as draw_pairs
+from trainer.sampling.pairs_request import PairsRequest
 from trainer.sampling.preview import preview
 from trainer.sampling.sample import DrawingRequest, drawing
 from trainer.sampling.sampler_choice import SamplerChoice, read_controls

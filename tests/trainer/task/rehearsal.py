@@ -13,7 +13,7 @@ from trainer.config.run import RunConfig
 from trainer.data import Batch
 from trainer.flow import Condition
 from trainer.flow.objective import LossTerms
-from trainer.sampling.reference import Reference
+from trainer.sampling.trained import Reference
 from trainer.task import Networks, Task
 
 

@@ -20,7 +20,7 @@ from trainer.checkpoint import storage
 from trainer.checkpoint.directory import step_of
 from trainer.checkpoint.manifest import FileRecord
 from trainer.checkpoint.storage import write_tensors
-from trainer.sampling.pairs import run as pairs_run
+from trainer.sampling import pairs as pairs_run
 from trainer.training import loop
 from trainer.training.rank import Training
 

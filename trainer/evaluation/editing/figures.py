@@ -14,8 +14,8 @@ from trainer.config.run import RunConfig
 from trainer.evaluation.judgement import real_examples
 from trainer.evaluation.quality import ClassJudge
 from trainer.flow.context import Space
-from trainer.sampling.editing.edits import Calls, PictureEdits
-from trainer.sampling.editing.plan import EditPlan
+from trainer.sampling.edit_request import EditPlan
+from trainer.sampling.edits import Calls, PictureEdits
 
 RANGE = 2.0
 """Between black, -1, and white, 1."""

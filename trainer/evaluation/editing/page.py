@@ -12,8 +12,8 @@ from trainer.evaluation.editing.figures import EditFigures, Level, Point
 from trainer.evaluation.editing.pictures import edit_grid, errors_chart, iterates_chart, plane_chart
 from trainer.model.flops import forward_multiply_adds
 from trainer.observe.units import scaled
-from trainer.sampling.editing.edits import PictureEdits
-from trainer.sampling.editing.plan import EditPlan
+from trainer.sampling.edit_request import EditPlan
+from trainer.sampling.edits import PictureEdits
 
 Shown = tuple[tuple[str, int | None], PictureEdits]
 """Name and class of a picture, and its edits."""

@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 
 from moe.report.figures import INK, STYLE, to_svg
 from trainer.evaluation.editing.figures import EditFigures, Point, psnr
-from trainer.sampling.editing.edits import PictureEdits, pixels
-from trainer.sampling.editing.plan import EditPlan
+from trainer.sampling.edit_request import EditPlan
+from trainer.sampling.edits import PictureEdits
+from trainer.sampling.pictures import pixels
 
 MOST_COLUMNS, MOST_ROWS = 12, 8
 """Classes and levels of a grid."""

@@ -24,13 +24,11 @@ from trainer.distributed.process.signals import end_with_launcher
 from trainer.evaluation.editing.figures import EditFigures, Level, Point, figures_of, judge_of, psnr
 from trainer.evaluation.editing.page import edits_page
 from trainer.sampling.draw import TrainedFlow
-from trainer.sampling.editing.edits import EDITED, Editor, PictureEdits, padded, write_pictures
-from trainer.sampling.editing.plan import EditPlan, planned
-from trainer.sampling.editing.request import EditRequest
+from trainer.sampling.edit_request import EditPlan, EditRequest, planned
+from trainer.sampling.edits import EDITED, Editor, PictureEdits, padded, write_pictures
 from trainer.sampling.flow import build_space, check_latents
-from trainer.sampling.picture_work import work_through
 from trainer.sampling.requested_pictures import HeldOutPictures, Pictures, open_pictures
-from trainer.sampling.results_folder import ResultsFolder
+from trainer.sampling.results_folder import ResultsFolder, work_through
 from trainer.sampling.trained import restored_flow, shared
 
 FORMAT = "flowfabric.edits/1"

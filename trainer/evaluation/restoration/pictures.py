@@ -21,7 +21,7 @@ from torch import Tensor
 from moe.report.figures import INK, STYLE, to_svg
 from netsim.foundation.files import replacing
 from trainer.evaluation.restoration.figures import power
-from trainer.sampling.restoration.restoring import variance
+from trainer.sampling.restoration import variance
 
 SOFT = "#5b6875"
 HIDDEN = "#e7a33e"

@@ -25,12 +25,10 @@ from trainer.flow.operator import AveragePool, BlurConfig, Identity, MaskConfig
 from trainer.flow.sampler import Euler
 from trainer.sampling.draw import TrainedFlow
 from trainer.sampling.flow import build_space, check_latents
-from trainer.sampling.picture_work import work_through
 from trainer.sampling.requested_pictures import Pictures, open_pictures
-from trainer.sampling.restoration.plan import RestorePlan, built, planned, weights_of
-from trainer.sampling.restoration.request import RestoreRequest
-from trainer.sampling.restoration.restoring import CALIBRATION, EXAMPLES, Restoration, measured_errors, read_errors
-from trainer.sampling.results_folder import ResultsFolder
+from trainer.sampling.restoration import CALIBRATION, EXAMPLES, Restoration, measured_errors, read_errors
+from trainer.sampling.restore_request import RestorePlan, RestoreRequest, built, planned, weights_of
+from trainer.sampling.results_folder import ResultsFolder, work_through
 from trainer.sampling.trained import SharedFlow, restored_flow, shared
 
 WIDTH = 100

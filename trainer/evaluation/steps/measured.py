@@ -14,8 +14,8 @@ from torch import Tensor
 from netsim.foundation.refusal import Refusal
 from trainer.evaluation.quality import energy_distance
 from trainer.flow.sampler.protocol import StepsFile
-from trainer.sampling.steps.fine import Noises, fine_times, times_of
-from trainer.sampling.steps.search import Progress, Search, chord_cost
+from trainer.sampling.fine_grid import Noises, fine_times, times_of
+from trainer.sampling.step_search import Progress, Search, chord_cost
 
 COMPARED = 1_000
 """Ends that the energy distance is computed from."""

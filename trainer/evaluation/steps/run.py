@@ -18,11 +18,9 @@ from trainer.distributed.groups import Launch
 from trainer.evaluation.steps.measured import Measured, grids_table, measured, ratio
 from trainer.evaluation.steps.pictures import cost_chart, errors_chart, image_rows, ladders_chart, point_panels
 from trainer.flow.sampler.protocol import StepsFile
-from trainer.sampling.reference import Reference
-from trainer.sampling.steps.fine import Noises, fine_times, times_of
-from trainer.sampling.steps.request import StepsRequest
-from trainer.sampling.steps.search import Search, of_search, search
-from trainer.sampling.trained import opened, restored_flow
+from trainer.sampling.fine_grid import Noises, fine_times, times_of
+from trainer.sampling.step_search import Search, StepsRequest, of_search, search
+from trainer.sampling.trained import Reference, opened, restored_flow
 
 SHOWN = 4
 """Evaluations of the grids that are drawn, or the nearest number to it."""

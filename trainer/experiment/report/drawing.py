@@ -17,8 +17,8 @@ from trainer.evaluation.steps.pictures import errors_chart
 from trainer.experiment.report.part import Part, before_after_bars
 from trainer.experiment.report.run_files import RunFiles, shown
 from trainer.flow.sampler.protocol import StepsFile
-from trainer.sampling.reference import Reference
 from trainer.sampling.sampler_choice import check_made_of
+from trainer.sampling.trained import Reference
 
 RECORDED, FORMULA = "collectives.jsonl", "formula.jsonl"
 """In the folder of a drawing: what ``sample --trace`` recorded, and what ``trace --sampling`` wrote."""

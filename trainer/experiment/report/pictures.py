@@ -18,11 +18,10 @@ from trainer.evaluation.restoration.figures import power
 from trainer.evaluation.restoration.pictures import columns_of, picture_rows, uncertainty_of
 from trainer.experiment.report.part import Part
 from trainer.experiment.report.run_files import RunFiles, shown
-from trainer.sampling.editing.edits import PictureEdits
-from trainer.sampling.editing.plan import planned
-from trainer.sampling.editing.request import OWN, EditRequest
-from trainer.sampling.reference import Reference
+from trainer.sampling.edit_request import OWN, EditRequest, planned
+from trainer.sampling.edits import PictureEdits
 from trainer.sampling.results_folder import RECORD, ResultsFolder
+from trainer.sampling.trained import Reference
 
 RESULTS, PAGE = "results.json", "index.html"
 SHOWN = 3

@@ -24,7 +24,7 @@ from trainer.experiment.report.part import HELD_OUT, Part, loss_curves, reward_c
 from trainer.experiment.report.run_files import RunFiles, shown
 from trainer.observe.metrics import Record
 from trainer.observe.units import scaled
-from trainer.sampling.reference import Reference
+from trainer.sampling.trained import Reference
 
 
 def training_part(run: RunFiles, quality: Path | None) -> Part:

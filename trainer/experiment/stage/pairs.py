@@ -15,7 +15,7 @@ from trainer.config.rules.objection import Objections, caught
 from trainer.data.shard.index import INDEX, PairIndex
 from trainer.distributed.groups import Launch
 from trainer.experiment.stage.protocol import Cost, Provenance, Stage, TaughtStage, filled, until_awaited
-from trainer.sampling.pairs.request import PairsRequest
+from trainer.sampling.pairs_request import PairsRequest
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ class PairsStage(TaughtStage):
         yield from self._of_held_out(request.num, stages)
 
     def run(self, launch: Launch) -> int:  # noqa: ARG002  the verb asks the launcher itself
-        from trainer.sampling.pairs.run import run as draw_pairs
+        from trainer.sampling.pairs import run as draw_pairs
 
         return draw_pairs(self.request(), self.folder)
 

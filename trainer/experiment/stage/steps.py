@@ -17,8 +17,7 @@ from trainer.experiment.stage.pairs import PairsStage
 from trainer.experiment.stage.protocol import Cost, Provenance, Stage, TaughtStage, filled
 from trainer.flow.sampler.protocol import StepsFile
 from trainer.sampling.sampler_choice import segments_of
-from trainer.sampling.steps.request import StepsRequest
-from trainer.sampling.steps.search import of_search
+from trainer.sampling.step_search import StepsRequest, of_search
 
 STEPS = "steps.json"
 """Name of the file that it writes."""

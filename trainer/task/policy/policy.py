@@ -32,8 +32,7 @@ from trainer.sampling.draw import TrainedFlow
 from trainer.sampling.flow import FlowParts
 from trainer.sampling.pictures import CELL_PIXELS, headings_above, image_grid, scatter_plot
 from trainer.sampling.preview import preview
-from trainer.sampling.reference import Reference
-from trainer.sampling.trained import compared_with
+from trainer.sampling.trained import Reference, compared_with
 from trainer.training.task import D, MicroBatchTask, Networks
 
 

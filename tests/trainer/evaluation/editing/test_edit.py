@@ -22,9 +22,8 @@ from trainer.evaluation.editing.run import ALIKE
 from trainer.flow import Condition
 from trainer.flow.control import PullConfig
 from trainer.flow.sampler import Euler
-from trainer.sampling.editing.edits import Calls, PictureEdits, padded
-from trainer.sampling.editing.plan import EditPlan, planned
-from trainer.sampling.editing.request import EditRequest
+from trainer.sampling.edit_request import EditPlan, EditRequest, planned
+from trainer.sampling.edits import Calls, PictureEdits, padded
 from trainer.sampling.trained import opened, restored_flow
 
 SCHEMA = json.loads((ROOT / "configs" / "schemas" / "edits.schema.json").read_text())

@@ -15,7 +15,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 import trainer.evaluation.restoration.run
-import trainer.sampling.restoration.restoring
+import trainer.sampling.restoration
 from tests.forked import ROOT
 from tests.trainer.commands import contents, refused
 from tests.trainer.untrained import untrained_run
@@ -122,7 +122,7 @@ def test_what_was_deleted_is_made_again_bit_for_bit_and_shown_on_a_terminal(
 def test_a_calibration_is_kept_and_a_vanished_weight_is_said(
     run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(trainer.sampling.restoration.restoring, "EXAMPLES", 16)
+    monkeypatch.setattr(trainer.sampling.restoration, "EXAMPLES", 16)
     monkeypatch.setattr(trainer.evaluation.restoration.run, "SHOWN", 1)
     words = ("flair_inpainting", "--num", "2", "samples=1", "method.steps=3", "method.scale=0.1")
     out = restored(run, *words, out=tmp_path / "out")

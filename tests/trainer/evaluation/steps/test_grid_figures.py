@@ -11,10 +11,9 @@ from trainer.evaluation.quality import energy_distance
 from trainer.evaluation.steps.measured import measured, ratio
 from trainer.model.build import build_model
 from trainer.sampling.draw import TrainedFlow
+from trainer.sampling.fine_grid import Noises
 from trainer.sampling.flow import FlowParts
-from trainer.sampling.steps.fine import Noises
-from trainer.sampling.steps.request import StepsRequest
-from trainer.sampling.steps.search import endpoint_error, search
+from trainer.sampling.step_search import StepsRequest, endpoint_error, search
 
 
 def flow_of(sections: dict[str, object]) -> TrainedFlow:

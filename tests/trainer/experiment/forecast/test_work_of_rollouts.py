@@ -20,7 +20,7 @@ from trainer.experiment.forecast.training import TrainingStep
 from trainer.experiment.forecast.work import Work
 from trainer.model.build import build_model
 from trainer.model.flops import training_flops
-from trainer.sampling.reference import Reference
+from trainer.sampling.trained import Reference
 from trainer.task.policy.grpo import GRPOTask
 from trainer.training.networks import TrainedNetworks
 

@@ -23,10 +23,10 @@ from trainer.config.run import RunConfig
 from trainer.data import PairsConfig
 from trainer.distributed.process.signals import EX_TEMPFAIL
 from trainer.flow import Condition, sampler
+from trainer.sampling import pairs as pairs_run
 from trainer.sampling.flow import FlowParts
-from trainer.sampling.pairs import run as pairs_run
-from trainer.sampling.pairs.drawing import PairDrawing
-from trainer.sampling.pairs.request import PairsRequest
+from trainer.sampling.pairs import PairDrawing
+from trainer.sampling.pairs_request import PairsRequest
 from trainer.task import FlowTask
 
 TOY = str(ROOT / "configs" / "runs" / "toy.yaml")

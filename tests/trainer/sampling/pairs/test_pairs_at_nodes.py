@@ -29,7 +29,7 @@ from trainer.flow import Condition
 from trainer.flow.sampler import Euler
 from trainer.flow.sampler.protocol import StepsFile
 from trainer.sampling.flow import FlowParts
-from trainer.sampling.pairs.request import PairsRequest, places_of
+from trainer.sampling.pairs_request import PairsRequest, places_of
 from trainer.sampling.trained import opened
 from trainer.task import FlowTask
 

@@ -14,11 +14,11 @@ from tests.trainer.commands import refused
 from trainer.checkpoint import frozen_run
 from trainer.config.run import RunConfig
 from trainer.flow import Condition
+from trainer.sampling import pairs as pairs_run
 from trainer.sampling.draw import TrainedFlow
 from trainer.sampling.flow import FlowParts
-from trainer.sampling.pairs import run as pairs_run
-from trainer.sampling.pairs.drawing import TOGETHER, PairDrawing
-from trainer.sampling.pairs.request import PairsRequest
+from trainer.sampling.pairs import TOGETHER, PairDrawing
+from trainer.sampling.pairs_request import PairsRequest
 
 PLACES = torch.tensor([[1.0, 0.0], [-2.0, 1.0], [0.5, 3.0]])
 """Where moon 0, moon 1 and what has no class are pulled to."""

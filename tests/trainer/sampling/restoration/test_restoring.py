@@ -16,11 +16,10 @@ from tests.trainer.untrained import untrained_run
 from trainer.data import ImageFolderConfig
 from trainer.sampling.draw import TrainedFlow
 from trainer.sampling.flow import Latents
-from trainer.sampling.reference import Reference
 from trainer.sampling.requested_pictures import open_pictures
-from trainer.sampling.restoration.plan import built, planned
-from trainer.sampling.restoration.request import RestoreRequest
-from trainer.sampling.restoration.restoring import Restoration, variance
+from trainer.sampling.restoration import Restoration, variance
+from trainer.sampling.restore_request import RestoreRequest, built, planned
+from trainer.sampling.trained import Reference
 
 DIT = {"kind": "dit", "patch_size": 4, "hidden": 8, "num_layers": 1, "num_heads": 2, "label_dropout": 0.1}
 QUICK = {"kind": "flair", "weight": "constant", "scale": 0.2, "steps": 4}

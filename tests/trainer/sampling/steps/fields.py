@@ -5,7 +5,7 @@ from torch import Tensor
 
 from trainer.flow.sampler import Field
 from trainer.flow.target import Quantity
-from trainer.sampling.steps.fine import FineSolution, fine_solution
+from trainer.sampling.fine_grid import FineSolution, fine_solution
 
 
 class VelocityAlone(Field):

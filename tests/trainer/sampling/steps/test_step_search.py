@@ -8,8 +8,8 @@ import torch
 
 from tests.trainer.sampling.steps.fields import Bent, Constant, Jumping, solutions
 from trainer.flow.sampler import Euler, Segmented
-from trainer.sampling.steps.fine import FineSolution, check_evaluations, fine_solution, times_of, uniform_grid
-from trainer.sampling.steps.search import chord_cost, chord_grid, cost_matrix, endpoint_error, endpoint_grid
+from trainer.sampling.fine_grid import FineSolution, check_evaluations, fine_solution, times_of, uniform_grid
+from trainer.sampling.step_search import chord_cost, chord_grid, cost_matrix, endpoint_error, endpoint_grid
 
 NODES = 12
 

@@ -20,7 +20,7 @@ from trainer.config.rules.plan import plan_layout
 from trainer.data.shard.index import INDEX
 from trainer.flow import sampler
 from trainer.flow.sampler.protocol import StepsFile
-from trainer.sampling.pairs.request import PairsRequest
+from trainer.sampling.pairs_request import PairsRequest
 from trainer.sampling.trained import opened
 
 SCHEMA = json.loads((ROOT / "configs" / "schemas" / "steps.schema.json").read_text())

@@ -14,7 +14,7 @@ from trainer.data import Batch
 from trainer.flow import Condition
 from trainer.flow.sampler import Euler
 from trainer.model.network import Network
-from trainer.sampling.reference import Reference
+from trainer.sampling.trained import Reference
 from trainer.task.policy.grpo import Compared, GRPOTask, Prompts, ValuedChoices
 from trainer.task.policy.policy import with_words
 from trainer.training.networks import TrainedNetworks

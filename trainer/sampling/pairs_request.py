@@ -1,4 +1,4 @@
-"""What is asked of a teacher."""
+"""Request for pairs of a teacher."""
 
 from __future__ import annotations
 

@@ -8,12 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
-from netsim.foundation.files import replacing
 from trainer.flow import Condition
 from trainer.flow.condition import keyed_normal
 from trainer.flow.control import ControlInputs, controlled
@@ -21,8 +18,9 @@ from trainer.flow.inversion import Inverted, zero_order
 from trainer.flow.question import Question
 from trainer.flow.sampler import Field
 from trainer.sampling.draw import TrainedFlow
-from trainer.sampling.editing.plan import HOLD, EditPlan, held_states, scaled
+from trainer.sampling.edit_request import HOLD, EditPlan, held_states, scaled
 from trainer.sampling.flow import states_of_images
+from trainer.sampling.pictures import write_png
 
 ROWS = 64
 """Edits that pass through the network at once; memory, and nothing else, depends on it."""
@@ -250,13 +248,10 @@ class PictureEdits:
 
 def write_pictures(out: Path, name: str, edits: PictureEdits, plan: EditPlan) -> None:
     """Writes the edits of a picture as PNG, one file for each level and class."""
-    from PIL import Image
-
     for level, images in zip(plan.levels, edits.edited.numpy(), strict=True):
         for target, image in zip(file_names(plan), images, strict=True):
             words = [f"{plan.level_name}_{level:.4g}", *([target] if target else [])]
-            with replacing(out / EDITED / name / f"{'_'.join(words)}.png") as temporary:
-                Image.fromarray(pixels(image)).save(temporary, format="PNG")
+            write_png(out / EDITED / name / f"{'_'.join(words)}.png", image)
 
 
 def file_names(plan: EditPlan) -> Sequence[str]:
@@ -265,9 +260,3 @@ def file_names(plan: EditPlan) -> Sequence[str]:
     if len(set(plain)) == len(plain):
         return plain
     return [f"{name}_{target}" for name, target in zip(plain, plan.targets, strict=True)]
-
-
-def pixels(image: NDArray[np.floating]) -> NDArray[np.uint8]:
-    """An image [C, H, W] from -1 to 1 as pixels, uint8 [H, W] if grey and [H, W, 3] if coloured."""
-    values = np.round((np.nan_to_num(image).clip(-1, 1) + 1) * 127.5).astype(np.uint8)
-    return values[0] if len(values) == 1 else values.transpose(1, 2, 0)

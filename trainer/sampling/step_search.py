@@ -1,27 +1,66 @@
-"""Searches grids of few steps whose ends are near those of the fine solution."""
+"""Search for grids of few steps whose ends are near those of the fine solution."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import NamedTuple
+from pathlib import Path
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from pydantic import Field, NonNegativeInt, PositiveInt, field_validator
 from torch import Tensor
 
+from netsim.foundation.settings import Section
 from trainer.config.derived import with_controls
 from trainer.config.rules.drawing import of_drawn
 from trainer.config.rules.objection import Objections, caught
 from trainer.config.rules.states import of_pictures_alone
 from trainer.config.run import RunConfig
 from trainer.config.sample import FlowSample
-from trainer.flow.sampler import Euler, Field
+from trainer.flow import sampler
+from trainer.sampling.fine_grid import FineSolution, Grid, check_evaluations, uniform_grid
 from trainer.sampling.sampler_choice import euler_of, segments_of
-from trainer.sampling.steps.fine import FineSolution, Grid, check_evaluations, uniform_grid
-from trainer.sampling.steps.request import StepsRequest
+
+NODES = 100
+
+
+class StepsRequest(Section):
+    """Grids of times for the averaged weights of a run's newest whole checkpoint."""
+
+    run: Path
+    """Folder of the run."""
+    evaluations: tuple[PositiveInt, ...] = Field(default=(2, 4, 6, 8), min_length=1)
+    """Evaluations of the field, one a step; a grid is searched for each."""
+    search: Literal["endpoint", "chord"] = "endpoint"
+    """`endpoint`: the ends come near to those of the fine grid; `chord`: the steps together cost least."""
+    nodes: PositiveInt | None = None
+    """Equal steps of the fine grid; null: 100, or the next multiple of the segments that the run samples by."""
+    num: PositiveInt = 100
+    """Noises that the grids are searched with."""
+    fresh: int = Field(default=1000, ge=2)
+    """Other noises that they are measured with."""
+    guidance: float | None = Field(default=None, ge=0, allow_inf_nan=False)
+    """Scale of classifier-free guidance; null: that of the run."""
+    seed: NonNegativeInt = 0
+    """Of the noises."""
+
+    @field_validator("evaluations")
+    @classmethod
+    def _stand_there_once(cls, evaluations: tuple[int, ...]) -> tuple[int, ...]:
+        for number in evaluations:
+            if evaluations.count(number) > 1:
+                raise ValueError(f"{number} is given twice; give each number once")
+        return tuple(sorted(evaluations))
+
+    def nodes_for(self, segments: int) -> int:
+        return -(-NODES // segments) * segments if self.nodes is None else self.nodes
+
+    def guidance_for(self, sample: FlowSample) -> float:
+        return sample.guidance if self.guidance is None else self.guidance
 
 
 @torch.no_grad()
@@ -126,7 +165,7 @@ class _Point(NamedTuple):
     node: int
     x: Tensor
     velocity: Tensor
-    field: Field
+    field: sampler.Field
 
 
 class _Ladder(NamedTuple):
@@ -223,7 +262,7 @@ def of_search(config: RunConfig, request: StepsRequest) -> Objections:
         yield "nodes", problem, f"use {-(-nodes // segments) * segments}, or leave it out"
     for evaluations in request.evaluations:
         yield from caught(check_evaluations, evaluations, nodes, segments)
-    yield from of_drawn(with_controls(config, ()), euler_of(own, Euler()), request.guidance_for(config.sample))
+    yield from of_drawn(with_controls(config, ()), euler_of(own, sampler.Euler()), request.guidance_for(config.sample))
 
 
 def search(solutions: Sequence[FineSolution], request: StepsRequest, progress: Progress = lambda _: None) -> Search:

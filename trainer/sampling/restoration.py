@@ -1,9 +1,9 @@
-"""Restores batches of pictures with a trained flow."""
+"""Restorations of batches of pictures by a trained flow."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,45 +12,32 @@ import torch
 from torch import Tensor
 
 import trainer.data
-import trainer.flow.control
-import trainer.flow.operator
 from moe.seeds import fold_in
 from netsim.foundation.refusal import Refusal
 from trainer.flow import Condition
 from trainer.flow.condition import keyed_normal
 from trainer.flow.context import Identity
+from trainer.flow.control import ControlInputs, controlled
 from trainer.flow.inverse import Consistency, InverseSolver, agreeing, calibration_errors
 from trainer.flow.operator import Mask, Operator
 from trainer.flow.sampler import Field
+from trainer.model.network import Network
 from trainer.sampling.draw import TrainedFlow
 from trainer.sampling.flow import keys_of, states_of_images
 from trainer.sampling.requested_pictures import Pictures
-from trainer.sampling.restoration.plan import RestorePlan
+from trainer.sampling.restore_request import RestorePlan
 
 CALIBRATION = "calibration.json"
 EXAMPLES = 256
 """Of the training split, by which the errors are measured."""
-
 DIGITS = 6
 """Of an error."""
 
 
-def measured_errors(
-    flow: TrainedFlow,
-    *,
-    labelled: bool,
-    guidance: float,
-    seed: int,
-    together: int,
-    progress: Callable[[int], None] = lambda _: None,
-) -> Tensor:
-    """Means over examples that the run has learned from of `calibration_errors`: float64 [L].
+def measured_errors(flow: TrainedFlow, *, labelled: bool, guidance: float, seed: int, together: int) -> Tensor:
+    """Means over training examples of `calibration_errors`, float64 [L], so rounded that all ranks agree.
 
-    They have so many digits that ranks which round differently agree.
-
-    Args:
-        labelled: whether the field gets the class of each example, or none.
-        together: examples that pass through the network at once.
+    `labelled`: whether the field gets the class of each example; `together` examples pass through the network at once.
     """
     try:
         dataset = trainer.data.build(flow.config.data)
@@ -70,7 +57,6 @@ def measured_errors(
         condition = Condition(label=label, caption=no_captions(flow, len(own))).to(flow.device)
         field = flow.parts.field(flow.model, condition, guidance)
         found.append(calibration_errors(field, states, flow.parts.path, keys).cpu())
-        progress(int(own[-1]) + 1)
     means = torch.cat(found).mean(0).tolist()
     return torch.tensor([float(f"{mean:.{DIGITS}g}") for mean in means], dtype=torch.float64)
 
@@ -94,7 +80,7 @@ def read_errors(folder: Path) -> Tensor | None:
 
 @dataclass(frozen=True)
 class Restored:
-    """What was made of one observation.
+    """Result for one observation.
 
     Attributes:
         arrays: ``observed`` and its ``pseudo_inverse`` [C, H, W], ``restored`` [S, C, H, W], and where they are known
@@ -104,11 +90,37 @@ class Restored:
             samples, and ``evaluations``, int64 [1], counts those of the network for all samples. Where states are
             latents, ``decoded_residuals``, float64 [S], are those of the decoded samples before they are brought into
             agreement.
-        problem: why there is nothing; empty: there is.
+        problem: why there are no arrays; empty if there are.
     """
 
     arrays: Mapping[str, Tensor]
     problem: str = ""
+
+
+@dataclass(frozen=True)
+class _Samples:
+    """S samples of each of B observations.
+
+    Attributes:
+        images: [B, S, C, H, W].
+        decoded_residuals: float64 [B, S] of the images as they are decoded, before they are brought into agreement.
+        evaluations: of the network for one observation.
+    """
+
+    images: Tensor
+    decoded_residuals: Tensor
+    evaluations: int
+
+
+class _CountedNetwork:
+    """A network, and the number of examples that it has computed."""
+
+    def __init__(self, network: Network) -> None:
+        self.network, self.examples = network, 0
+
+    def __call__(self, x: Tensor, t: Tensor, condition: Condition, *questions: Any) -> Tensor:
+        self.examples += len(x)
+        return self.network(x, t, condition, *questions)
 
 
 class Restoration:
@@ -117,50 +129,39 @@ class Restoration:
     def __init__(self, flow: TrainedFlow, plan: RestorePlan, pictures: Pictures, solver: InverseSolver) -> None:
         self._flow, self._plan, self._pictures, self._solver = flow, plan, pictures, solver
         self._request = plan.request
+        self._coded = not isinstance(flow.parts.space, Identity)
+        """Whether states are latents."""
 
     @torch.no_grad()
     def restored(self, rows: Tensor) -> list[Restored]:
         """Restores the pictures at places int64 [B], as a function of them alone."""
-        flow, samples = self._flow, self._request.samples
         images, problems = self._pictures.readable(rows)
-        operator = self._operator(rows)
-        observed = self._observed(rows, images.to(flow.device), operator)
-        all_rows = rows.repeat_interleave(samples)
-        repeated = observed.repeat_interleave(samples, dim=0)
-        wide = self._operator(all_rows)
-        agreement = self._consistency(wide, repeated)
-        field, evaluated = self._field(all_rows, agreement)
-        keys = self._pictures.keys(rows, "restored", seed=self._request.seed)
-        keys = fold_in(keys[:, None], torch.arange(samples)).flatten().to(flow.device)
-        states = self._solver.solve(field, agreement, keys=keys).states
-        drawn = flow.parts.space.decode(flow.parts.data_of(states))
-        lost = _mean_square((wide.apply(drawn) - repeated)[:, None]).reshape(len(rows), samples)
-        if self._coded and self._request.method.consistency == "hard":
-            drawn = agreeing(wide, repeated, drawn)
-        drawn = drawn.unflatten(0, (len(rows), samples))
-        first = operator.pseudo_inverse(observed)
-        shown = torch.cat([first[:, None], drawn, drawn.mean(dim=1, keepdim=True)], dim=1)
-        missed = torch.stack([operator.apply(one) - observed for one in shown.unbind(1)], dim=1)
+        images, operator = images.to(self._flow.device), self._operator(rows)
+        observed = self._observed(rows, images, operator)
+        pseudo_inverse, samples = operator.pseudo_inverse(observed), self._samples(rows, observed)
+        candidates = torch.cat(
+            [pseudo_inverse[:, None], samples.images, samples.images.mean(dim=1, keepdim=True)], dim=1
+        )
+        residuals = torch.stack([operator.apply(images) - observed for images in candidates.unbind(1)], dim=1)
         arrays = {
             "observed": observed,
-            "pseudo_inverse": first,
-            "restored": drawn,
-            "residuals": _mean_square(missed),
-            "spread": torch.stack([variance(one).mean() for one in drawn])[:, None],
-            "evaluations": torch.full((len(rows), 1), evaluated[0] // len(rows)),
+            "pseudo_inverse": pseudo_inverse,
+            "restored": samples.images,
+            "residuals": _mean_square(residuals),
+            "spread": torch.stack([variance(one).mean() for one in samples.images])[:, None],
+            "evaluations": torch.full((len(rows), 1), samples.evaluations),
         }
         if self._coded:
-            arrays["decoded_residuals"] = lost
+            arrays["decoded_residuals"] = samples.decoded_residuals
         if not self._request.observed:
-            truth = images.to(flow.device)
-            arrays |= {"truth": truth, "errors": _mean_square(shown - truth[:, None])}
+            arrays |= {"truth": images, "errors": _mean_square(candidates - images[:, None])}
         if isinstance(operator, Mask):
             arrays["hole"] = operator.hole.expand(len(rows), -1, -1, -1)
-        held = {name: values.cpu() for name, values in arrays.items()}
+        arrays = {name: values.cpu() for name, values in arrays.items()}
         return [
             Restored({}, problems[row])
             if row in problems
-            else Restored({name: values[place] for name, values in held.items()})
+            else Restored({name: values[place] for name, values in arrays.items()})
             for place, row in enumerate(rows.tolist())
         ]
 
@@ -181,12 +182,23 @@ class Restoration:
                 observed = observed + self._request.noise * keyed_normal(observed, keys, 0)
         return operator.apply(operator.pseudo_inverse(observed))
 
-    @property
-    def _coded(self) -> bool:
-        """Whether states are latents."""
-        return not isinstance(self._flow.parts.space, Identity)
+    def _samples(self, rows: Tensor, observed: Tensor) -> _Samples:
+        """Solves the inverse problem of each observation [B, ...] as often as there are samples, all at once."""
+        flow, count = self._flow, self._request.samples
+        rows_of_samples, repeated = rows.repeat_interleave(count), observed.repeat_interleave(count, dim=0)
+        operator, network = self._operator(rows_of_samples), _CountedNetwork(flow.model)
+        agreement = self._agreement(operator, repeated)
+        field = self._field(network, rows_of_samples, agreement)
+        keys = self._pictures.keys(rows, "restored", seed=self._request.seed)
+        keys = fold_in(keys[:, None], torch.arange(count)).flatten().to(flow.device)
+        states = self._solver.solve(field, agreement, keys=keys).states
+        images = flow.parts.space.decode(flow.parts.data_of(states))
+        residuals = _mean_square((operator.apply(images) - repeated)[:, None]).reshape(len(rows), count)
+        if self._coded and self._request.method.consistency == "hard":
+            images = agreeing(operator, repeated, images)
+        return _Samples(images.unflatten(0, (len(rows), count)), residuals, network.examples // len(rows))
 
-    def _consistency(self, operator: Operator, observed: Tensor) -> Consistency:
+    def _agreement(self, operator: Operator, observed: Tensor) -> Consistency:
         parts, method = self._flow.parts, self._request.method
         if not self._coded:
             return method.agreement(operator, observed, scale=parts.data_scale)
@@ -197,26 +209,19 @@ class Restoration:
             initial=states_of_images(parts.space, operator.pseudo_inverse(observed)) * parts.data_scale,
         )
 
-    def _field(self, rows: Tensor, agreement: Consistency) -> tuple[Field, list[int]]:
-        """The field of some rows under the request's controls, and the rows that the network has computed so far."""
-        flow = self._flow
-        label = torch.full((len(rows),), flow.parts.null_label if self._plan.label is None else self._plan.label)
-        if self._plan.label is None and self._plan.labelled:
+    def _field(self, network: _CountedNetwork, rows: Tensor, agreement: Consistency) -> Field:
+        """The field of some pictures under the request's controls."""
+        flow, plan = self._flow, self._plan
+        label = torch.full((len(rows),), flow.parts.null_label if plan.label is None else plan.label)
+        if plan.label is None and plan.labelled:
             assert self._pictures.labels is not None
             label = self._pictures.labels[rows]
         condition = Condition(label=label, caption=no_captions(flow, len(rows))).to(flow.device)
-        evaluated = [0]
-
-        def counted(x: Tensor, t: Tensor, condition: Condition, *questions: Any) -> Tensor:
-            evaluated[0] += len(x)
-            return flow.model(x, t, condition, *questions)
-
-        field = flow.parts.field(counted, condition, self._plan.guidance)
+        field = flow.parts.field(network, condition, plan.guidance)
         if not self._request.controls:
-            return field, evaluated
-        inputs = trainer.flow.control.ControlInputs(flow.parts.path, condition, counted, agreement.initial())
-        controls = [config.build(inputs) for config in self._request.controls]
-        return trainer.flow.control.controlled(field, controls), evaluated
+            return field
+        inputs = ControlInputs(flow.parts.path, condition, network, agreement.initial())
+        return controlled(field, [config.build(inputs) for config in self._request.controls])
 
 
 def _mean_square(differences: Tensor) -> Tensor:
