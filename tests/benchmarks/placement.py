@@ -18,20 +18,20 @@ from moe.placement.cost.evaluation import evaluate
 from moe.placement.cost.objective import coherent_cost
 from moe.placement.counts import RoutingStatistics
 from moe.placement.ranks import contiguous_ranks
-from moe.placement.solver.coherent import solve_pair, solve_staged, solve_sweep
+from moe.placement.solver.coherent import solve_pair, solve_sweep
 from moe.placement.solver.enumeration import solve_viterbi
-from moe.placement.solver.programmes import solve_milp
 from moe.placement.solver.protocol import Assignment, PlacementSolver
 from moe.placement.solver.solve import SOLVERS, choose_solver
 from moe.placement.topology import Topology
 from tests.moe.traces import coherent_walk, dropping_trace, markov_trace
+from tests.oracle.integer_programme import solve_milp
 
 TOKENS = 20_000
 SIZES = [
     *((8, 24, 4, 2), (8, 24, 8, 2), (16, 12, 4, 2), (16, 24, 8, 2), (16, 24, 16, 4)),
     *((32, 12, 8, 2), (64, 12, 8, 2), (64, 12, 16, 4), (64, 24, 16, 4)),
 ]
-SEARCHES: dict[str, PlacementSolver] = {"sweep": solve_sweep, "pair": solve_pair, "staged": solve_staged}
+SEARCHES: dict[str, PlacementSolver] = {"sweep": solve_sweep, "pair": solve_pair}
 PROGRAMMES = [(8, 4, 2, 1), (8, 4, 4, 2), (8, 12, 4, 1)]
 
 

@@ -105,7 +105,7 @@ def solve_viterbi(
     if states > MOST_STATES:
         raise ValueError(
             f"solver: viterbi tries all balanced assignments of a layer, at most {MOST_STATES:,} "
-            f"({states:,} for {statistics.num_experts} experts on {topology.num_ranks} ranks); choose pair or staged"
+            f"({states:,} for {statistics.num_experts} experts on {topology.num_ranks} ranks); choose pair"
         )
     ranks, cost = cheapest_path(statistics, topology.cost, limits)
     if len(statistics.jumps) == 0:

@@ -13,24 +13,18 @@ from moe.placement.cost.replicas import replicated_moves
 from moe.placement.counts import RoutingStatistics
 from moe.placement.placement import Dispatch, LoadRecord, ObjectiveRecord, Placement, SolverRecord, slots_per_rank
 from moe.placement.ranks import contiguous_ranks, relabel
-from moe.placement.solver.coherent import solve_pair, solve_staged, solve_sweep
+from moe.placement.solver.assignment import solve_assignment
+from moe.placement.solver.coherent import solve_pair, solve_sweep
 from moe.placement.solver.enumeration import MOST_STATES, num_states, solve_enumeration, solve_viterbi
 from moe.placement.solver.load_limits import load_limits
 from moe.placement.solver.packing import busiest
-from moe.placement.solver.programmes import solve_assignment, solve_milp
 from moe.placement.solver.protocol import PlacementSolver
 from moe.placement.solver.replication import pack, replicate, replicate_within, replicated_home_bound
 from moe.placement.solver.swaps import search_layers, solve_node_swaps, solve_swaps
 from moe.placement.topology import Topology
 
 SOLVERS: dict[Dispatch, dict[str, PlacementSolver]] = {
-    "coherent": {
-        "sweep": solve_sweep,
-        "pair": solve_pair,
-        "staged": solve_staged,
-        "viterbi": solve_viterbi,
-        "milp": solve_milp,
-    },
+    "coherent": {"sweep": solve_sweep, "pair": solve_pair, "viterbi": solve_viterbi},
     "home": {"assignment": solve_assignment, "enumeration": partial(solve_enumeration, "home")},
     "copies": {"swaps": solve_swaps, "enumeration": partial(solve_enumeration, "copies")},
     "hierarchical": {"swaps": solve_node_swaps, "enumeration": partial(solve_enumeration, "hierarchical")},

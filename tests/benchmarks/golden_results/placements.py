@@ -16,7 +16,7 @@ TWO_NODES = ROOT / "configs" / "scenarios" / "two_nodes.yaml"
 
 OBJECTIVES = ("coherent", "home", "copies", "hierarchical")
 SOLVERS = (
-    "auto", "sweep", "pair", "staged", "viterbi", "milp", "assignment", "enumeration", "swaps", "contiguous", "packing"
+    "auto", "sweep", "pair", "viterbi", "assignment", "enumeration", "swaps", "contiguous", "packing"
 )  # fmt: skip
 ROUTING = {
     "recorded": lambda: None,

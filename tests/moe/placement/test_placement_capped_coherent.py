@@ -11,18 +11,18 @@ from moe.placement.cost.objective import coherent_cost, coherent_moves, coherent
 from moe.placement.counts import RoutingStatistics
 from moe.placement.placement import Dispatch
 from moe.placement.ranks import contiguous_ranks
-from moe.placement.solver.coherent import solve_pair, solve_staged, solve_sweep
+from moe.placement.solver.coherent import solve_pair, solve_sweep
 from moe.placement.solver.descent import Annealing, anchor_visits
 from moe.placement.solver.enumeration import cheapest_path, solve_viterbi
 from moe.placement.solver.load_limits import keeps, start_within
-from moe.placement.solver.programmes import solve_milp
 from moe.placement.solver.protocol import PlacementSolver
 from moe.placement.topology import Topology
 from moe.routing_trace import RoutingTrace
 from tests.moe.exhaustive import balanced_layers, is_balanced, random_ranks, uneven_topology
 from tests.moe.traces import coherent_walk, dropping_trace, trace
+from tests.oracle.integer_programme import solve_milp
 
-SEARCHES: list[PlacementSolver] = [solve_sweep, solve_pair, solve_staged]
+SEARCHES: list[PlacementSolver] = [solve_sweep, solve_pair]
 
 
 def affine_trace(experts: int, layers: int, top_k: int, tokens: int, *, seed: int, drop: float = 0.0) -> RoutingTrace:

@@ -11,10 +11,10 @@ from moe.placement.cost.evaluation import evaluate
 from moe.placement.cost.objective import OBJECTIVES
 from moe.placement.counts import RoutingStatistics
 from moe.placement.placement import Dispatch, Placement
+from moe.placement.solver.assignment import solve_assignment
 from moe.placement.solver.enumeration import balanced_assignments, solve_enumeration
 from moe.placement.solver.load_limits import least_load, load_limits
 from moe.placement.solver.packing import busiest
-from moe.placement.solver.programmes import solve_assignment
 from moe.placement.solver.solve import SOLVERS, solve
 from moe.placement.solver.swaps import search_layers
 from moe.placement.solver.tradeoff import trade_off, tradeoff_points
@@ -98,8 +98,6 @@ def test_searches_come_near_the_optimum_of_every_case_and_keep_the_cap(
 def test_every_solver_keeps_the_cap_and_the_file_says_what_it_reached(objective: Dispatch, topology: Topology) -> None:
     statistics = clustered(8, 3, 300, seed=1)
     for solver in ("auto", "packing", *SOLVERS[objective]):
-        if solver == "milp":
-            continue
         placement = solve(statistics, topology, objective=objective, solver=solver, max_load=1.1)
         assert (loads_of(statistics, placement.expert_ranks(), 4) <= load_limits(statistics, 4, 1.1)).all()
         record = Placement.model_validate_json(placement.model_dump_json()).load

@@ -159,7 +159,7 @@ def test_numba_and_scipy_wait_until_a_solver_needs_them() -> None:
     modules = (
         "solver.coherent",
         "solver.enumeration",
-        "solver.programmes",
+        "solver.assignment",
         "bound.coherent",
         "ranks",
         "solver.solve",

@@ -32,7 +32,7 @@ EVERY_SOLVER = [
 )
 @pytest.mark.parametrize("drop", [pytest.param(0.0, marks=pytest.mark.slow), 0.4])
 def test_every_solver_keeps_the_contract(objective: Dispatch, solver: str, topology: Topology, drop: float) -> None:
-    experts, layers = (4, 2) if solver == "milp" else (8, 5)
+    experts, layers = 8, 5
     routing = dropping_trace(experts, layers, 2, 400, seed=4, world_size=4, drop=drop)
     statistics = RoutingStatistics.collect(routing, topology.num_ranks)
     one, same = (solve(statistics, topology, objective=objective, solver=solver, seed=7) for _ in range(2))

@@ -1,7 +1,4 @@
-"""Placements by linear programmes.
-
-Home-return dispatch is an assignment problem in each layer, exact where loads are free. Coherent dispatch is a
-mixed-integer programme: slow, but with its own bound; it checks the searches.
+"""Coherent placements by a mixed-integer programme: slow, but exact with its own bound; it checks the searches.
 
 Shape legend: L MoE layers, E experts per layer, G ranks of one expert-parallel group, S experts of one rank and layer.
 """
@@ -10,78 +7,22 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.optimize import Bounds, LinearConstraint, milp
+from scipy.sparse import block_array, block_diag, csr_array, diags_array, eye_array, kron, vstack
 
 from moe.placement.bound.coherent import best_bound
-from moe.placement.cost.objective import coherent_cost, home_cost, require_sources
+from moe.placement.cost.objective import coherent_cost
 from moe.placement.counts import RoutingStatistics, Tally, layer_blocks
-from moe.placement.ranks import cheapest_ranks, contiguous_ranks
+from moe.placement.ranks import cheapest_ranks
 from moe.placement.solver.load_limits import keeps, start_within
 from moe.placement.solver.protocol import Assignment
-from moe.placement.solver.swaps import layer_problems
 from moe.placement.topology import Topology
 from moe.routing_trace import DROPPED
 
-_ROUNDS = 60
-MOST_BINARIES = 512
-_NODES = 3 * 10**6  # times binaries squared: branch-and-bound nodes, each dearer the more binaries there are
+NODES = 3 * 10**6
+"""Times binaries squared: branch-and-bound nodes, each dearer the more binaries there are."""
 _ROUNDING = 1e-9  # of a limit, which is a product of a mean load and a cap
 _TOLERANCE = 1e-5  # some ten times that of HiGHS; taken off its bound for every expert, in units of the programme
-
-
-def solve_assignment(
-    statistics: RoutingStatistics, topology: Topology, *, seed: int, limits: NDArray[np.float64] | None = None
-) -> Assignment:
-    """Minimise the home-return cost; a `PlacementSolver` that draws nothing unless a limit binds.
-
-    With the tokens of every source rank fixed, an expert's cost on a rank does not depend on where the others are,
-    so a linear assignment of experts to slots is optimal. A layer stays contiguous if that costs no more. Where that
-    assignment breaks a limit, the load of each rank gets a price that rises until the limit is kept (Lagrangian
-    relaxation, Held, Karp 1970, which also bounds the cost), and exchanges improve what comes out.
-    """
-    sources = require_sources(statistics)
-    contiguous = contiguous_ranks(statistics.num_layers, statistics.num_experts, topology.num_ranks)
-    there_and_back = topology.cost + topology.cost.T
-    best = np.stack([cheapest_ranks(tokens.T @ there_and_back) for tokens in sources])
-    better = home_cost(statistics, best, topology.cost) < home_cost(statistics, contiguous, topology.cost)
-    ranks = np.where(better[:, None], best, contiguous)
-    bounds = home_cost(statistics, ranks, topology.cost)
-    kept = start_within(statistics.loads, topology.num_ranks, limits)
-    for layer, problem in enumerate(layer_problems(statistics, topology, "home", limits)):
-        if not problem.keeps_limit(ranks[layer]):
-            relaxed, bound = _relax(problem.base.T, problem.loads, problem.limit)
-            starts = [kept[layer], problem.packed(), *relaxed]
-            ranks[layer] = problem.search(starts, seed * statistics.num_layers + layer)
-            bounds[layer] = max(bounds[layer], min(bound, problem.price(ranks[layer])))
-    return Assignment(ranks, float(bounds.sum()))
-
-
-def _relax(
-    prices: NDArray[np.float64], loads: NDArray[np.float64], limit: float
-) -> tuple[list[NDArray[np.int64]], float]:
-    """Price the load of each rank until the limit is kept.
-
-    Returns the assignments met whose busiest rank computes least and that cost least together, [E] each; and a lower
-    bound on the cost of every assignment within the limit. Prices are [E, G].
-    """
-    num_ranks = prices.shape[1]
-    rates = np.zeros(num_ranks)
-    experts = np.arange(len(loads))
-    bound, step = -np.inf, 1.0
-    scale = max(float(np.ptp(prices, axis=1).sum()), 1e-300) / max(float(loads.sum()), 1.0)
-    met: dict[bytes, tuple[float, NDArray[np.int64]]] = {}
-    for _ in range(_ROUNDS):
-        ranks = cheapest_ranks(prices + loads[:, None] * rates)
-        cost = float(prices[experts, ranks].sum())
-        over = np.bincount(ranks, weights=loads, minlength=num_ranks) - limit
-        value = cost + float(rates @ over)
-        met.setdefault(ranks.tobytes(), (max(float(over.max()), 0.0) * scale * num_ranks + cost, ranks))
-        if value > bound:
-            bound = value
-        else:
-            step *= 0.8
-        rates = np.maximum(rates + step * scale * over / limit, 0.0)
-    nearest = sorted(met.values(), key=lambda found: found[0])[:2]
-    return [ranks for _, ranks in nearest], bound
 
 
 def solve_milp(
@@ -101,11 +42,6 @@ def solve_milp(
     del seed
     num_ranks = topology.num_ranks
     ranks = start_within(statistics.loads, num_ranks, limits)
-    binaries = ranks.size * num_ranks
-    if binaries > MOST_BINARIES:
-        raise ValueError(
-            f"solver: milp takes at most {MOST_BINARIES:,} choices of expert and rank ({binaries:,}); choose pair"
-        )
     bound = best_bound(statistics, topology, limits)
     tokens = statistics.moves if statistics.visits is None else int(statistics.visits.tokens.sum())
     unit = tokens * topology.cost.max() / ranks.size
@@ -121,8 +57,6 @@ def _branch_and_bound(
     statistics: RoutingStatistics, topology: Topology, unit: float, limits: NDArray[np.float64] | None
 ) -> tuple[NDArray[np.int64] | None, float]:
     """The best assignment found, [L, E], and a lower bound on the optimum, in units."""
-    from scipy.optimize import Bounds, LinearConstraint, milp
-    from scipy.sparse import block_diag, eye_array, kron, vstack
 
     num_layers, num_experts, num_ranks = statistics.num_layers, statistics.num_experts, topology.num_ranks
     size = num_layers * num_experts
@@ -153,7 +87,7 @@ def _branch_and_bound(
             LinearConstraint(rows, lb=least),  # pyright: ignore[reportArgumentType]
             LinearConstraint(balance, low, high),  # pyright: ignore[reportArgumentType]
         ],
-        options={"node_limit": max(_NODES // binaries**2, 1), "mip_rel_gap": 0.0},
+        options={"node_limit": max(NODES // binaries**2, 1), "mip_rel_gap": 0.0},
     )
     if answer.x is None:
         return None, answer.mip_dual_bound or 0.0
@@ -165,7 +99,6 @@ def _anchors_programme(
     statistics: RoutingStatistics, topology: Topology, unit: float
 ) -> tuple[NDArray[np.float64], Any, NDArray[np.float64]]:
     """Costs of x and t, rows of constraints on both, and the least value of each row."""
-    from scipy.sparse import block_array, diags_array, eye_array, kron
 
     blocks = layer_blocks(statistics, 0, statistics.num_layers) / unit
     size = statistics.num_layers * statistics.num_experts
@@ -188,7 +121,6 @@ def visits_programme(
 
     Returns the costs of all variables, x first, rows of constraints, and the least value of each row.
     """
-    from scipy.sparse import csr_array
 
     num_ranks = len(cost)
     binaries = num_layers * num_experts * num_ranks

@@ -4,12 +4,12 @@ import pytest
 from moe.placement.cost.objective import coherent_cost
 from moe.placement.counts import RoutingStatistics
 from moe.placement.ranks import contiguous_ranks
-from moe.placement.solver import programmes
 from moe.placement.solver.enumeration import solve_viterbi
-from moe.placement.solver.programmes import solve_milp
 from moe.placement.topology import Topology
 from tests.moe.exhaustive import is_balanced, optimum, uneven_topology
 from tests.moe.traces import dropping_trace, markov_trace
+from tests.oracle import integer_programme
+from tests.oracle.integer_programme import solve_milp
 
 
 @pytest.mark.parametrize(
@@ -28,7 +28,7 @@ def test_the_programme_has_the_optimum_found_by_trying_all(topology: Topology, d
 
 @pytest.mark.parametrize("topology", [Topology.hops(2, 1), Topology.hops(2, 2), uneven_topology(2, 2, 1)])
 def test_a_programme_cut_short_encloses_the_optimum(topology: Topology, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(programmes, "_NODES", 0)
+    monkeypatch.setattr(integer_programme, "NODES", 0)
     statistics = RoutingStatistics.collect(markov_trace(8, 3, 0.8, 500, seed=1), topology.num_ranks)
     one, same = (solve_milp(statistics, topology, seed=seed) for seed in (0, 1))
     np.testing.assert_array_equal(one.expert_ranks, same.expert_ranks)
@@ -44,9 +44,3 @@ def test_nothing_to_pay_needs_no_programme() -> None:
     found = solve_milp(statistics, Topology.hops(1, 1), seed=0)
     assert found.lower_bound == 0
     np.testing.assert_array_equal(found.expert_ranks, 0)
-
-
-def test_what_is_too_large_for_a_programme_is_refused_with_another_solver() -> None:
-    statistics = RoutingStatistics.collect(markov_trace(16, 20, 0.5, 10, seed=0), 4)
-    with pytest.raises(ValueError, match=r"solver: milp takes at most .* \(1,280\); choose pair"):
-        solve_milp(statistics, Topology.hops(1, 4), seed=0)
