@@ -14,28 +14,17 @@ from numpy.typing import NDArray
 from moe.placement.cost.evaluation import Evaluation
 from moe.placement.counts import RoutingStatistics
 from moe.placement.placement import Dispatch, Placement
-from moe.report.drawing import (
-    ALARM,
-    AMOUNTS,
-    FULL_WIDTH,
-    INK,
-    PAPER,
-    SOFT,
-    Drawing,
-    draw_scale,
-    is_dark,
-    name_column,
-    percent,
-    png,
-)
+from netsim.foundation.chart import Key, Panel, chart
+from netsim.foundation.marks import Frames, HeatMap
 from netsim.foundation.page import Block, Figure, Section
 
 MOST_ROWS = 64
 """Experts of a layer that still have a row each; more are added up by rank."""
 _EXPONENT = 0.6  # brings out the small shares, which are many
-_LEFT, _KEY = 30, 60
 _MOST_MAPS = 6
-_ROW = 30
+_MOST_NUMBERED = 24
+_ABREAST = 2
+_NO_TICKS = {0.0: ""}
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,6 +48,14 @@ class BlockMap:
         tokens = self.tokens[np.ix_(rows, columns)]
         return tokens / np.maximum(tokens.sum(axis=1, keepdims=True), 1)
 
+    def frames(self) -> list[tuple[float, float, float, float]]:
+        """Edges of the block of each rank, in cells of the ordered map."""
+        rows, columns = np.sort(self.row_ranks), np.sort(self.column_ranks)
+        return [
+            (*(np.searchsorted(columns, [rank, rank + 1]) - 0.5), *(np.searchsorted(rows, [rank, rank + 1]) - 0.5))
+            for rank in np.unique(rows)
+        ]
+
     def by_rank(self) -> Self:
         """The same tokens with one row and one column a rank."""
         ranks = np.arange(int(max(self.row_ranks.max(), self.column_ranks.max())) + 1)
@@ -80,41 +77,29 @@ def block_maps(
 
     `name` is that of the placement in use; `kept` says what the tokens in the frames do.
     """
-    shares = [[block_map.ordered_shares() for block_map in maps] for maps in (before, after)]
-    chance = 1 / shares[0][0].shape[1]  # below four times that, shades would make much of noise
-    usual = [np.quantile(share, 0.998) for share in shares[0]]
-    reach = max(float(max(usual)), min(4 * chance, 1.0))
-    per_row = min(2, len(titles))
-    gap = 14
-    side = min((FULL_WIDTH - _LEFT - _KEY) / per_row / 2 - gap - 8, 300)
-    pair_width, pair_height = 2 * (side + gap) + 16, side + 64
-    drawing = Drawing(FULL_WIDTH, -(-len(titles) // per_row) * pair_height + 16)
-    for index, title in enumerate(titles):
-        left, top = _LEFT + index % per_row * pair_width, index // per_row * pair_height + 48
-        drawing.text(left, top - 28, title, bold=True)
-        for half, (label, block_map) in enumerate(((name, before[index]), ("placed", after[index]))):
-            x = left + half * (side + gap)
-            drawing.text(x, top - 8, f"{label}: {block_map.staying:.0%} {kept}", size=12, colour=SOFT)
-            drawing.image(x, top, side, side, png((shares[half][index] / reach) ** _EXPONENT, AMOUNTS))
-            drawing.rect(x, top, side, side, "none", stroke="#c5ced6")
-            _frame_blocks(drawing, x, top, side, block_map)
-    drawing.text(16, drawing.height / 2, f"{row_name}, by rank", anchor="middle", colour=SOFT, turned=True)
-    drawing.text(_LEFT, drawing.height - 4, f"{column_name}, by rank", colour=SOFT)
-    labels = [(place, percent(float(f"{reach * place:.2g}"))) for place in (0.0, 0.5, 1.0)]
-    draw_scale(drawing, FULL_WIDTH - 58, 48, min(side, 160), AMOUNTS, labels, "share", lambda s: s**_EXPONENT)
-    return drawing.markup()
+    shares = [one.ordered_shares() for one in before]
+    chance = 1 / shares[0].shape[1]  # below four times that, shades would make much of noise
+    reach = max(float(max(np.quantile(share, 0.998) for share in shares)), min(4 * chance, 1.0))
 
-
-def _frame_blocks(drawing: Drawing, x: float, y: float, side: float, block_map: BlockMap) -> None:
-    rows, columns = np.sort(block_map.row_ranks), np.sort(block_map.column_ranks)
-    width = 1.4 if len(np.unique(rows)) <= 8 else 0.7
-    pieces = []
-    for rank in np.unique(rows):
-        top, bottom = y + np.searchsorted(rows, [rank, rank + 1]) * side / len(rows)
-        left, right = x + np.searchsorted(columns, [rank, rank + 1]) * side / len(columns)
-        pieces += [(left, top, right, top), (right, top, right, bottom)]
-        pieces += [(right, bottom, left, bottom), (left, bottom, left, top)]
-    drawing.segments(pieces, ALARM, width=width)
+    rows: list[list[Panel]] = []
+    for number, title in enumerate(titles):
+        pair = []
+        for label, block_map in ((name, before[number]), ("placed", after[number])):
+            first = label == name and number % _ABREAST == 0
+            frames = Frames(block_map.frames(), width=1.4 if len(np.unique(block_map.row_ranks)) <= 8 else 0.7)
+            cells = HeatMap((block_map.ordered_shares() / reach).clip(0, 1) ** _EXPONENT)
+            panel = Panel(
+                (cells, frames), title if label == name else "", f"{label}: {block_map.staying:.0%} {kept}",
+                x=f"{column_name}, by rank" if first else "", y=f"{row_name}, by rank" if first else "",
+                x_ticks=_NO_TICKS, y_ticks=_NO_TICKS, grid="",
+            )  # fmt: skip
+            pair.append(panel)
+        if number % _ABREAST:
+            rows[-1].extend(pair)
+        else:
+            rows.append(pair)
+    key = Key("share", texts={place**_EXPONENT: f"{100 * reach * place:.2g} %" for place in (0.0, 0.25, 1.0)})
+    return chart(*rows, size=(11.0, 3.5 * len(rows)), name="blocks", gap=0.06, key=key)
 
 
 def sharing_section(
@@ -209,15 +194,15 @@ def affinity_section(
         "each expert are what one rank could keep if experts did not compete for it. "
         f"Chance to stay is {affinity['chance_to_stay']:.1%}."
     )
-    if placement.dispatch != "coherent":
-        text = "For information: affinity does not change home-return traffic; context-coherent dispatch could use it."
-        return Section("Affinity between consecutive layers", (Figure(affinity_strip(rows, 0), explained),), text)
-    stays = [_staying(statistics, traffic) for traffic in (before, placed)]
-    rows |= {f"stays, {name}": stays[0], "stays, placed": stays[1]}
-    then, now = (float(np.mean(shares)) for shares in stays)
-    text = (
-        f"{now:.0%} of the first choices are on the rank of the one before; with the {name} placement {then:.0%} are."
-    )
+    text = "For information: affinity does not change home-return traffic; context-coherent dispatch could use it."
+    if placement.dispatch == "coherent":
+        stays = [_staying(statistics, traffic) for traffic in (before, placed)]
+        rows |= {f"stays, {name}": stays[0], "stays, placed": stays[1]}
+        then, now = (float(np.mean(shares)) for shares in stays)
+        text = (
+            f"{now:.0%} of the first choices are on the rank of the one before; with the {name} placement {then:.0%} "
+            "are."
+        )
     return Section("Affinity between consecutive layers", (Figure(affinity_strip(rows, 0), explained),), text)
 
 
@@ -233,29 +218,15 @@ def _staying(statistics: RoutingStatistics, traffic: Evaluation) -> list[float]:
 
 
 def affinity_strip(rows: Mapping[str, Sequence[float]], first_layer: int) -> str:
-    """Draw shares by gap between layers as a strip: a row for each quantity, a column for each gap.
+    """Draw shares by gap between layers: a row for each quantity, a column for each gap.
 
-    The darkest shade is the largest share, and the mean of a row is at its end.
+    The darkest shade is the largest share; the mean of a row is beside its name.
     """
     shares = np.array(list(rows.values()))
-    shades = 0.85 * shares / max(float(shares.max()), 1e-9)
     gaps = shares.shape[1]
-    left, right = name_column(list(rows)), FULL_WIDTH - 84
-    cell = (right - left) / gaps
-    drawing = Drawing(FULL_WIDTH, len(rows) * (_ROW + 4) + 44)
-    for row, (name, values) in enumerate(rows.items()):
-        top = row * (_ROW + 4)
-        drawing.text(left - 10, top + 19, name, anchor="end")
-        drawing.image(left, top, right - left, _ROW, png(shades[row : row + 1], AMOUNTS))
-        drawing.text(right + 10, top + 19, f"mean {shares[row].mean():.0%}", colour=SOFT)
-        for gap, value in enumerate(values):
-            if cell >= 26:
-                colour = PAPER if is_dark(AMOUNTS, float(shades[row, gap])) else INK
-                text = f"{value:.0%}" if cell < 60 else f"{value:.1%}"
-                drawing.text(left + (gap + 0.5) * cell, top + 19, text, anchor="middle", size=11, colour=colour)
-    bottom = len(rows) * (_ROW + 4) + 12
-    for gap in range(0, gaps, -(-gaps // max(int((right - left) / 70), 1))):
-        label = f"{first_layer + gap}→{first_layer + gap + 1}"
-        drawing.text(left + (gap + 0.5) * cell, bottom, label, anchor="middle", size=12, colour=SOFT)
-    drawing.text((left + right) / 2, bottom + 24, "MoE layer → next MoE layer", anchor="middle", colour=SOFT)
-    return drawing.markup()
+    form = "{:.0%}" if gaps <= _MOST_NUMBERED else ""
+    cells = HeatMap(shares, high=max(float(shares.max()), 1e-9) / 0.85, form=form)
+    names = [f"{name}, mean {row.mean():.0%}" for name, row in zip(rows, shares, strict=True)]
+    ticks = {float(gap): f"{first_layer + gap}→{first_layer + gap + 1}" for gap in range(0, gaps, -(-gaps // 14))}
+    panel = Panel([cells], x="MoE layer → next MoE layer", x_ticks=ticks, rows=names, grid="")
+    return chart([panel], size=(11.0, 0.9 + 0.42 * len(rows)), name="affinity")

@@ -3,32 +3,16 @@
 Shape legend: L MoE layers, G ranks of one expert-parallel group.
 """
 
-from itertools import pairwise
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from moe.placement.cost.evaluation import Evaluation
-from moe.report.drawing import (
-    ALARM,
-    BEFORE,
-    DEVIATIONS,
-    FULL_WIDTH,
-    INK,
-    PAPER,
-    PLACED,
-    SOFT,
-    Drawing,
-    Panel,
-    Scale,
-    draw_scale,
-    is_dark,
-    percent,
-    png,
-)
+from netsim.foundation.chart import Key, Panel, chart
+from netsim.foundation.marks import BLUE, DEVIATIONS, GREY, INK, RED, SOLID, HeatMap, Histogram, Level, Line
 from netsim.foundation.page import Block, Figure, Section, Table
 
-_STRIP, _GAP = 118, 44
 _FEW, _LISTED = 8, 3
 _BINS = 40
 _MOST_NUMBERED = 128
@@ -63,33 +47,25 @@ def layer_section(before: Evaluation, placed: Evaluation, unit: str, name: str, 
 
 def layer_strips(before: Evaluation, placed: Evaluation, unit: str, *, name: str, first: int) -> str:
     """Draw cost, moves and busiest rank over the layers."""
-    pair = before, placed
-    rows = [(f"cost per token [{unit}]", first, *(traffic.cost_by_layer for traffic in pair), 0.0)]
-    if not _cost_is_moves(*pair):
-        rows.append(("moves of a token to other ranks", first, *map(_crossings, pair), 0.0))
+    rows: list[tuple[str, int, NDArray[np.float64], NDArray[np.float64], float]] = [
+        (f"cost per token [{unit}]", first, before.cost_by_layer, placed.cost_by_layer, 0.0)
+    ]
+    if not _cost_is_moves(before, placed):
+        rows.append(("moves of a token to other ranks", first, _crossings(before), _crossings(placed), 0.0))
     rows.append(("busiest rank / mean load of a rank", 0, before.imbalance, placed.imbalance, 1.0))
-    layers = len(before.cost_by_layer)
-    drawing = Drawing(FULL_WIDTH, len(rows) * (_STRIP + _GAP) + 46)
-    across = Scale(-0.5, layers - 0.5, 50, FULL_WIDTH - 20)
-    for row, (label, start, then, now, floor) in enumerate(rows):
-        bottom = (row + 1) * (_STRIP + _GAP) - 4
-        reach = max(float(max(then.max(), now.max())), floor + 1e-9)
-        panel = Panel(drawing, across, Scale(floor, floor + 1.06 * (reach - floor), bottom, bottom - _STRIP))
-        panel.mark_y(label)
-        for values, colour, who in ((then, BEFORE, name), (now, PLACED, "placed")):
-            _line(panel, values, start, colour, f"{who}, {label}")
-        if row == len(rows) - 1:
-            panel.mark_x("MoE layer", whole=True)
-    drawing.legend(FULL_WIDTH - 20, 16, [(name, BEFORE), ("placed", PLACED)])
-    return drawing.markup()
 
+    def panel(label: str, start: int, then: NDArray[np.float64], now: NDArray[np.float64], least: float) -> Panel:
+        lines = [
+            Line(range(start, len(of)), of[start:], colour, who, marker="o")
+            for of, colour, who in ((then, GREY, name), (now, BLUE, "placed"))
+        ]
+        top = max(float(max(then.max(), now.max())), least + 1e-9)
+        return Panel(lines, label, y_limits=(least, least + 1.06 * (top - least)))
 
-def _line(panel: Panel, values: NDArray[np.float64], start: int, colour: str, label: str) -> None:
-    places = [(panel.x(layer), panel.y(float(value))) for layer, value in enumerate(values)][start:]
-    panel.drawing.line(places, colour, width=1.8)
-    radius = 3.4 if len(places) <= 64 else 2
-    for layer, (x, y) in enumerate(places, start):
-        panel.drawing.dot(x, y, radius, colour, title=f"{label}, layer {layer}: {values[layer]:.4g}", width=0.6)
+    panels = [panel(*row) for row in rows]
+    panels[0] = replace(panels[0], legend="right")
+    panels[-1] = replace(panels[-1], x="MoE layer", x_ticks=_every(len(before.cost_by_layer)))
+    return chart(*([one] for one in panels), size=(11.0, 0.4 + 1.75 * len(rows)), name="layers", share="x")
 
 
 def _table(order: list[int], before: Evaluation, placed: Evaluation, name: str, caption: str) -> Table:
@@ -164,25 +140,16 @@ def load_histogram(
     relative = [_relative(loads).reshape(-1) for loads in (before, placed)]
     reach = max(float(max(loads.max() for loads in relative)), 1.2)
     edges = np.linspace(0, reach, _BINS + 1)
-    shares = [np.histogram(loads, edges)[0] / len(loads) for loads in relative]
-    drawing = Drawing(FULL_WIDTH, 250)
-    highest = max(float(max(share.max() for share in shares)), 1e-9)
-    panel = Panel(drawing, Scale(0, reach, 56, FULL_WIDTH - 20), Scale(0, 1.05 * highest, 196, 42))
-    panel.mark_y("share of the ranks", form=percent, most=4)
-    places = [panel.x(float(edge)) for edge in edges]
-    for (begin, end), share in zip(pairwise(places), shares[0], strict=True):
-        drawing.rect(begin + 0.5, panel.y(share), end - begin - 1, panel.y(0) - panel.y(share), BEFORE)
-    steps = [(places[0], panel.y(0))]
-    for (begin, end), share in zip(pairwise(places), shares[1], strict=True):
-        steps += [(begin, panel.y(share)), (end, panel.y(share))]
-    drawing.line([*steps, (places[-1], panel.y(0))], PLACED, width=2)
-    drawing.line([(panel.x(1), panel.y.start), (panel.x(1), panel.y.end)], INK, dash="2 3")
+    shares = [100 * np.histogram(loads, edges)[0] / len(loads) for loads in relative]
+    marks = [
+        Histogram(edges, shares[0], GREY, name),
+        Histogram(edges, shares[1], BLUE, "placed", fill=False),
+        Level(1.0, colour=INK, upright=True),
+    ]
     if cap is not None and cap <= reach:
-        drawing.line([(panel.x(cap), panel.y.start), (panel.x(cap), panel.y.end)], ALARM, width=1.4)
-        drawing.text(panel.x(cap) + 5, panel.y.end + 4, f"cap {cap:.4g}", size=12, colour=ALARM)
-    panel.mark_x("load of a rank / mean of its layer")
-    drawing.legend(FULL_WIDTH - 20, 16, [(name, BEFORE), ("placed", PLACED)])
-    return drawing.markup()
+        marks += [Level(cap, f"cap {cap:.4g}", RED, SOLID, upright=True)]
+    shown = Panel(marks, x="load of a rank / mean of its layer", y="share of the ranks, %", legend="best")
+    return chart([shown], size=(11.0, 2.9), name="loads")
 
 
 def load_maps(before: NDArray[np.float64], placed: NDArray[np.float64], *, name: str = "contiguous") -> str:
@@ -190,39 +157,25 @@ def load_maps(before: NDArray[np.float64], placed: NDArray[np.float64], *, name:
     relative = [_relative(loads) for loads in (before, placed)]
     reach = max(float(max(np.abs(ratio - 1).max() for ratio in relative)), 0.25)
     layers, ranks = placed.shape
-    width, height, top = 430, min(max(20 * layers, 60), 440), 36
-    drawing = Drawing(FULL_WIDTH, top + height + 46)
-    for index, (ratio, label) in enumerate(zip(relative, (name, "placed"), strict=True)):
-        left = 46 + index * (width + 36)
-        drawing.text(left, 22, f"{label}: at most {ratio.max():.2f} of the mean", size=13)
-        drawing.image(left, top, width, height, png((ratio - 1 + reach) / (2 * reach), DEVIATIONS))
-        if layers * ranks <= _MOST_NUMBERED:
-            _number(drawing, ratio, left, top, width / ranks, height / layers, reach)
-        for rank in range(0, ranks, -(-ranks // 16)):
-            x = left + (rank + 0.5) * width / ranks
-            drawing.text(x, top + height + 16, str(rank), anchor="middle", size=11, colour=SOFT)
-        drawing.text(left + width / 2, top + height + 36, "rank of the group", anchor="middle", colour=SOFT)
-        for layer in range(0, layers, -(-layers // 16)):
-            y = top + (layer + 0.5) * height / layers + 4
-            drawing.text(left - 5, y, str(layer), anchor="end", size=11, colour=SOFT)
-    drawing.text(14, top + height / 2, "MoE layer", anchor="middle", colour=SOFT, turned=True)
-    least = max(1 - reach, 0.0)  # no load is below 0, although the colours go on
-    lowest, span = (least - 1 + reach) / (2 * reach), 1 + reach - least
-    labels = [(0.0, f"{least:.2g}"), ((1 - least) / span, "1"), (1.0, f"{1 + reach:.2g}")]
-    draw_scale(
-        drawing, FULL_WIDTH - 50, top, min(height, 160), DEVIATIONS, labels, "load", lambda s: lowest + s * (1 - lowest)
-    )
-    return drawing.markup()
+    form = "{:.2f}" if layers * ranks <= _MOST_NUMBERED else ""
+    panels = [
+        Panel(
+            [HeatMap(ratio, DEVIATIONS, 1 - reach, 1 + reach, form)], label, f"at most {ratio.max():.2f} of the mean",
+            x="rank of the group", y="MoE layer" if label == name else "", grid="",
+            x_ticks=_every(ranks),
+            y_ticks=_every(layers),
+        )
+        for ratio, label in zip(relative, (name, "placed"), strict=True)
+    ]  # fmt: skip
+    texts = {load: f"{load:.2g}" for load in (max(1 - reach, 0.0), 1.0, 1 + reach)}  # no load is below 0
+    key = Key("load / mean", DEVIATIONS, 1 - reach, 1 + reach, texts)
+    return chart(panels, size=(11.0, min(max(0.28 * layers, 0.9), 5.5) + 1.1), name="ranks", gap=0.04, key=key)
+
+
+def _every(count: int) -> dict[float, str]:
+    """Numbers from 0 that an axis has space for."""
+    return {float(number): str(number) for number in range(0, count, -(-count // 16))}
 
 
 def _relative(loads: NDArray[np.float64]) -> NDArray[np.float64]:
     return loads / np.maximum(loads.mean(axis=1, keepdims=True), 1e-9)
-
-
-def _number(
-    drawing: Drawing, ratio: NDArray[np.float64], left: float, top: float, width: float, height: float, reach: float
-) -> None:
-    for (layer, rank), value in np.ndenumerate(ratio):
-        colour = PAPER if is_dark(DEVIATIONS, float((value - 1 + reach) / (2 * reach))) else INK
-        x, y = left + (rank + 0.5) * width, top + (layer + 0.5) * height + 4
-        drawing.text(x, y, f"{value:.2f}", anchor="middle", size=11, colour=colour)

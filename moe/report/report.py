@@ -3,17 +3,23 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 from moe.placement.cost.evaluation import Evaluation, TradeoffPoint
 from moe.placement.counts import RoutingStatistics
 from moe.placement.placement import Placement
 from moe.placement.topology import Topology
 from moe.report.context import Context, HeldOut
-from moe.report.drawing import ALARM, BEFORE, FULL_WIDTH, INK, PLACED, SOFT, Drawing, Panel, Scale, text_width
 from moe.report.experts_section import affinity_section, sharing_section
 from moe.report.layer_section import against_cap, layer_section, load_section
 from moe.report.summary import DISPATCH_NAMES, byte_unit, share_saved, summarise
 from moe.report.traffic_section import cost_bars, moving_section, volume_section
+from netsim.foundation.chart import Panel, chart
+from netsim.foundation.marks import BLUE, GREY, INK, RED, SOFT, Dots, Line, Mark, Words
 from netsim.foundation.page import Block, Facts, Figure, Note, Section, Table, page
+
+_APART = 0.08
+"""Distance of points that are named, in parts of the curve's width and height."""
 
 
 def tradeoff_section(
@@ -55,46 +61,31 @@ def tradeoff_curve(
     points: Sequence[TradeoffPoint], chosen: TradeoffPoint, compared: Mapping[str, TradeoffPoint], unit: str
 ) -> str:
     """Draw cost against the load of the busiest rank, the chosen placement marked."""
-    drawing = Drawing(FULL_WIDTH, 400)
-    every = [*points, chosen, *compared.values()]
-    costs, loads = [point.cost for point in every], [point.busiest for point in every]
-    least, most = _padded(loads, 0.02)
-    panel = Panel(drawing, Scale(max(least, 1.0), most, 60, FULL_WIDTH - 30), Scale(*_padded(costs, 1e-9), 350, 34))
-    panel.mark_y(f"cost per token [{unit}]")
-    panel.mark_x("busiest rank of the worst layer / mean load of a rank")
     curve = sorted(points, key=lambda point: point.busiest)
-    places = [(panel.x(point.busiest), panel.y(point.cost)) for point in curve]
-    if places:
-        drawing.line(places, PLACED, width=1.6)
-    taken = [(panel.x(point.busiest), panel.y(point.cost)) for point in (chosen, *compared.values())]
-    for point, (x, y) in zip(curve, places, strict=True):
-        drawing.dot(x, y, 4.5, PLACED, title=_told(point, unit))
-        if all(abs(x - other[0]) + abs(y - other[1]) > 60 for other in taken):
-            taken.append((x, y))
-            drawing.text(x + 7, y - 8, _cap(point), size=12, colour=SOFT)
-    marks = {"placed": (chosen, ALARM)} | {name: (point, BEFORE) for name, point in compared.items()}
-    for name, (point, colour) in marks.items():
-        x, y = panel.x(point.busiest), panel.y(point.cost)
-        drawing.dot(x, y, 7, colour, stroke=INK, title=f"{name}: {_told(point, unit)}")
-        left = x + 12 + text_width(name) > FULL_WIDTH
-        drawing.text(x + (-9 if left else 9), y - 9, name, anchor="end" if left else "start", bold=True)
-    return drawing.markup()
-
-
-def _padded(values: Sequence[float], least: float) -> tuple[float, float]:
-    margin = max(0.08 * (max(values) - min(values)), 0.02 * abs(max(values)), least)
-    return max(min(values) - margin, 0.0), max(values) + margin
+    loads, costs = [point.busiest for point in curve], [point.cost for point in curve]
+    marks: list[Mark] = [Line(loads, costs, BLUE, marker="o")]
+    every = (chosen, *compared.values(), *points)
+    spans = [max(np.ptp(values), 1e-12) for values in zip(*((one.busiest, one.cost) for one in every), strict=True)]
+    taken = [chosen, *compared.values()]
+    for point in curve:
+        away = [abs(point.busiest - one.busiest) / spans[0] + abs(point.cost - one.cost) / spans[1] for one in taken]
+        if min(away) > _APART:
+            taken.append(point)
+            marks.append(Words(point.busiest, point.cost, _cap(point), SOFT, (6, 9)))
+    for name, point, colour in (("placed", chosen, RED), *((name, point, GREY) for name, point in compared.items())):
+        marks.append(Dots([point.busiest], [point.cost], colour, size=70, edge=INK))
+        marks.append(Words(point.busiest, point.cost, name, offset=(8, -9), bold=True))
+    panel = Panel(
+        marks,
+        x="busiest rank of the worst layer / mean load of a rank",
+        y=f"cost per token [{unit}]",
+        grid="both",
+    )
+    return chart([panel], size=(11.0, 4.2), name="tradeoff")
 
 
 def _cap(point: TradeoffPoint) -> str:
     return "no cap" if point.max_load is None else f"cap {point.max_load:.4g}"
-
-
-def _told(point: TradeoffPoint, unit: str) -> str:
-    return (
-        f"{_cap(point)}: {point.cost:.4g} {unit} and {point.cross_rank:.4g} moves to other ranks a token, busiest rank "
-        f"{point.busiest:.3f}"
-    )
 
 
 def held_out_section(before: Evaluation, placed: Evaluation, held_out: HeldOut, unit: str, name: str) -> Section:

@@ -12,166 +12,73 @@ from numpy.typing import NDArray
 
 from moe.placement.cost.evaluation import Evaluation
 from moe.report.context import Context, Moving
-from moe.report.drawing import (
-    ALARM,
-    AMOUNTS,
-    BEFORE,
-    FULL_WIDTH,
-    HATCH,
-    INK,
-    PAPER,
-    PLACED,
-    RULE,
-    SOFT,
-    Drawing,
-    Panel,
-    Scale,
-    draw_scale,
-    is_dark,
-    name_column,
-    png,
-    text_width,
-)
 from moe.report.summary import LINKS, byte_unit
+from netsim.foundation.chart import Key, Panel, chart
+from netsim.foundation.marks import AMBER, BLUE, FAINT, GREY, RED, SKY, Frames, HeatMap, Histogram, Rows, Stacks
 from netsim.foundation.page import Block, Facts, Figure, Note, Section, Table
 
 _MOST_NUMBERED = 8  # ranks whose cells have room for numbers
-_SIDE, _TOP = 420, 42
-_BAR, _PITCH = 26, 40
-_MOST_NUMBERS = 64
 _MAP_CAPTION = (
     "Who sends to whom: moves of a token from rank to rank in the forward pass, over all layers, darker for more. What "
-    "stays on its rank is left grey."
+    "stays on its rank is left out."
 )
 _MOST_LISTED = 400
 
 
 def rank_maps(traffic: Mapping[str, Evaluation], ranks_per_node: int) -> str:
-    """Draw for each of two placements the moves of a token from rank to rank, all layers and exchanges together.
-
-    All maps share one scale; the diagonal, what stays on its rank, is left blank; nodes are framed.
-    """
+    """Draw for each of two placements the moves of a token from rank to rank on one scale; nodes are framed."""
     sent = {name: _sent(evaluation) for name, evaluation in traffic.items()}
-    reach = max(float(max(moves.max() for moves in sent.values())), 1e-30)
-    drawing = Drawing(FULL_WIDTH, _TOP + _SIDE + 44)
-    for index, (name, moves) in enumerate(sent.items()):
-        left = 40 + index * (_SIDE + 56)
-        between = float((moves * traffic[name].off_node).sum())
-        text = f"{moves.sum():.3g} moves a token to other ranks"
-        text += f", {between:.3g} of them to other nodes" if traffic[name].off_node.any() else ""
-        drawing.text(left, 14, name, bold=True, size=14)
-        drawing.text(left, 32, text, colour=SOFT)
-        _map(drawing, left, moves / reach, moves, ranks_per_node)
-    drawing.text(16, _TOP + _SIDE / 2, "from rank", anchor="middle", colour=SOFT, turned=True)
-    labels = [(0.0, "0"), (0.5, f"{reach / 2:.2g}"), (1.0, f"{reach:.2g}")]
-    draw_scale(drawing, FULL_WIDTH - 52, _TOP + 16, 160, AMOUNTS, labels, "moves")
-    return drawing.markup()
+    reach = max(float(max(np.nanmax(moves, initial=0.0) for moves in sent.values())), 1e-30)
+    panels = []
+    for name, moves in sent.items():
+        ranks = len(moves)
+        between = float(np.nansum(moves * traffic[name].off_node))
+        note = f"{np.nansum(moves):.3g} moves a token to other ranks"
+        note += f", {between:.3g} of them to other nodes" if traffic[name].off_node.any() else ""
+        form = "{:.2g}" if ranks <= _MOST_NUMBERED else ""
+        marks: list[HeatMap | Frames] = [HeatMap(moves, high=reach, form=form)]
+        if ranks_per_node < ranks:
+            corners = np.arange(0, ranks, ranks_per_node) - 0.5
+            marks.append(Frames([(low, low + ranks_per_node, low, low + ranks_per_node) for low in corners]))
+        ticks = {float(rank): str(rank) for rank in range(0, ranks, -(-ranks // 16))}
+        panels.append(Panel(marks, name, note, "to rank", "from rank", x_ticks=ticks, y_ticks=ticks, grid=""))
+    key = Key("moves", high=reach, texts={reach * share: f"{reach * share:.2g}" for share in (0.0, 0.5, 1.0)})
+    return chart(panels, size=(11.0, 5.2), name="moves", gap=0.05, key=key)
 
 
 def _sent(evaluation: Evaluation) -> NDArray[np.float64]:
+    """Moves of a token from rank to rank, all layers and exchanges together; no number for what stays."""
     moves = evaluation.moves.sum(axis=(0, 1)) / evaluation.num_tokens
-    return moves * (1 - np.eye(len(moves)))
-
-
-def _map(
-    drawing: Drawing, left: float, shares: NDArray[np.float64], moves: NDArray[np.float64], ranks_per_node: int
-) -> None:
-    ranks = len(shares)
-    cell = _SIDE / ranks
-    drawing.image(left, _TOP, _SIDE, _SIDE, png(shares, AMOUNTS))
-    for rank in range(ranks):
-        drawing.rect(left + rank * cell, _TOP + rank * cell, cell, cell, RULE)
-    if ranks <= _MOST_NUMBERED:
-        for (start, end), share in np.ndenumerate(shares):
-            if start != end:
-                colour = PAPER if is_dark(AMOUNTS, float(share)) else INK
-                x, y = left + (end + 0.5) * cell, _TOP + (start + 0.5) * cell + 4.5
-                drawing.text(x, y, f"{moves[start, end]:.2g}", anchor="middle", size=12, colour=colour)
-    for first in range(0, ranks, ranks_per_node) if ranks_per_node < ranks else ():
-        corner, size = first * cell, ranks_per_node * cell
-        drawing.rect(left + corner, _TOP + corner, size, size, "none", stroke=ALARM)
-    drawing.rect(left, _TOP, _SIDE, _SIDE, "none", stroke=SOFT)
-    step = -(-ranks // 16)
-    for rank in range(0, ranks, step):
-        middle = (rank + 0.5) * cell
-        drawing.text(left + middle, _TOP + _SIDE + 16, str(rank), anchor="middle", size=11, colour=SOFT)
-        drawing.text(left - 5, _TOP + middle + 4, str(rank), anchor="end", size=11, colour=SOFT)
-    drawing.text(left + _SIDE / 2, _TOP + _SIDE + 36, "to rank", anchor="middle", colour=SOFT)
+    return np.where(np.eye(len(moves), dtype=bool), np.nan, moves)
 
 
 LINK_NAMES = {"same_rank": "stays on its rank", "same_node": "inside the node", "other_node": "between nodes"}
-_LINK_COLOURS = {"same_rank": RULE, "same_node": "#7fb3d5", "other_node": ALARM}
+_LINK_COLOURS = (FAINT, SKY, RED)
 
 
 def cost_bars(costs: Mapping[str, float], unit: str) -> str:
-    """Compare costs per token from top to bottom; `placed` and `lower bound` (hatched) have their own looks."""
-    looks = {"placed": PLACED, "lower bound": HATCH}
-    height = 14 + _PITCH * len(costs)
-    drawing = Drawing(FULL_WIDTH, height + 46)
-    left = name_column(list(costs))
-    panel = Panel(drawing, Scale(0, max(*costs.values(), 1e-9), left, FULL_WIDTH - 70), Scale(0, 1, height, 0))
-    for row, (name, cost) in enumerate(costs.items()):
-        top = 8 + row * _PITCH
-        drawing.text(left - 10, top + 18, name, anchor="end")
-        stroke = INK if name == "lower bound" else ""
-        drawing.rect(left, top, panel.x(cost) - left, _BAR, looks.get(name, BEFORE), stroke=stroke)
-        drawing.text(panel.x(cost) + 7, top + 18, f"{cost:.3g}", bold=True)
-    panel.mark_x(f"cost per token [{unit}]")
-    return drawing.markup()
+    """Compare costs per token from top to bottom."""
+    looks = {"placed": BLUE, "lower bound": AMBER}
+    colours = [looks.get(name, GREY) for name in costs]
+    bars = Rows([[cost] for cost in costs.values()], [f"{cost:.3g}" for cost in costs.values()], colours)
+    panel = Panel([bars], x=f"cost per token [{unit}]", rows=list(costs), grid="x")
+    return chart([panel], size=(11.0, 0.8 + 0.38 * len(costs)), name="costs")
 
 
 def link_bars(volumes: Mapping[str, Mapping[str, float]], unit: str) -> str:
     """Stack what stays, what goes inside a node and what goes between nodes: volumes by placement and class of link."""
-    height = 30 + _PITCH * len(volumes)
-    drawing = Drawing(FULL_WIDTH, height + 46)
-    left = name_column(list(volumes))
-    reach = max(max(sum(volume.values()) for volume in volumes.values()), 1e-30)
-    panel = Panel(drawing, Scale(0, reach, left, FULL_WIDTH - 20), Scale(0, 1, height, 0))
-    for row, (name, volume) in enumerate(volumes.items()):
-        top, end = 26 + row * _PITCH, 0.0
-        drawing.text(left - 10, top + 18, name, anchor="end")
-        for kind, amount in volume.items():
-            begin, stop = panel.x(end), panel.x(end + amount)
-            title = f"{name}, {LINK_NAMES[kind]}: {amount:.4g}"
-            if amount:
-                drawing.rect(begin, top, stop - begin, _BAR, _LINK_COLOURS[kind], title=title)
-            label = f"{amount:.3g}"
-            if stop - begin > text_width(label) + 8:
-                colour = "#ffffff" if kind == "other_node" else INK
-                drawing.text((begin + stop) / 2, top + 18, label, anchor="middle", colour=colour)
-            end += amount
-    kinds = [kind for kind in LINK_NAMES if any(volume[kind] for volume in volumes.values())]
-    drawing.legend(FULL_WIDTH - 20, 14, [(LINK_NAMES[kind], _LINK_COLOURS[kind]) for kind in kinds])
-    panel.mark_x(unit)
-    return drawing.markup()
+    amounts = [[volume[kind] for kind in LINK_NAMES] for volume in volumes.values()]
+    stacks = Stacks(amounts, tuple(LINK_NAMES.values()), _LINK_COLOURS, "{:.3g}")
+    panel = Panel([stacks], x=unit, rows=list(volumes), grid="", legend="right")
+    return chart([panel], size=(11.0, 0.9 + 0.42 * len(volumes)), name="links")
 
 
 def arrivals_by_layer(arrivals: NDArray[np.int64], experts: int) -> str:
     """Draw by layer the number of experts that move to a rank which does not hold them yet."""
-    drawing = Drawing(FULL_WIDTH, 240)
-    layers = len(arrivals)
-    panel = Panel(drawing, Scale(-0.5, layers - 0.5, 50, FULL_WIDTH - 20), Scale(0, experts, 196, 40))
-    panel.mark_y("experts", whole=True)
-    width = min(0.74 * (panel.x(1) - panel.x(0)), 46)
-    for layer, moving in enumerate(arrivals.tolist()):
-        left = panel.x(layer) - width / 2
-        drawing.rect(left, panel.y(experts), width, panel.y(moving) - panel.y(experts), _LINK_COLOURS["same_rank"])
-        title = f"layer {layer}: {moving} of {experts} move"
-        drawing.rect(left, panel.y(moving), width, panel.y(0) - panel.y(moving), PLACED, title=title)
-        if layers <= _MOST_NUMBERS and width > text_width(str(moving), 11) - 4:
-            inside = moving > experts / 8
-            colour = "#ffffff" if inside else SOFT
-            drawing.text(
-                panel.x(layer),
-                panel.y(moving) + (13 if inside else -4),
-                str(moving),
-                anchor="middle",
-                size=11,
-                colour=colour,
-            )
-    panel.mark_x("MoE layer", whole=True)
-    drawing.legend(FULL_WIDTH - 20, 16, [("stay", _LINK_COLOURS["same_rank"]), ("move", PLACED)])
-    return drawing.markup()
+    edges = np.arange(len(arrivals) + 1) - 0.5
+    marks = Histogram(edges, np.full(len(arrivals), experts), FAINT, "stay"), Histogram(edges, arrivals, BLUE, "move")
+    panel = Panel(marks, x="MoE layer", y="experts", y_limits=(0, experts), legend="right")
+    return chart([panel], size=(11.0, 2.6), name="arrivals")
 
 
 def volume_section(numbers: dict[str, Any], before: Evaluation, placed: Evaluation, context: Context) -> Section:

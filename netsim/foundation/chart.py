@@ -144,6 +144,7 @@ def chart(
     share: Literal["", "x", "y", "both"] = "",
     widths: Sequence[float] | None = None,
     heights: Sequence[float] | None = None,
+    gap: float = 0.02,
     key: Key | None = None,
 ) -> str:
     """Draws rows of panels; a shorter row leaves empty space.
@@ -156,6 +157,7 @@ def chart(
         share: Axes that all panels have in common; their texts stand at the outer panels alone.
         widths: Of the columns, relative to each other.
         heights: Of the rows, relative to each other.
+        gap: Space between columns, in widths of a panel.
         key: Colours of maps, right of the panels.
 
     Returns:
@@ -163,9 +165,10 @@ def chart(
     """
     import matplotlib as mpl
     from matplotlib.figure import Figure
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
 
     with mpl.rc_context({**STYLE, "svg.hashsalt": name}):
-        figure = Figure(figsize=size, layout="constrained")
+        figure = Figure(figsize=size, layout=ConstrainedLayoutEngine(wspace=gap))
         if title:
             figure.suptitle(textwrap.fill(title, 9 * round(size[0])), x=0.012, ha="left", weight="bold", size=13)
         columns = max(len(row) for row in rows)

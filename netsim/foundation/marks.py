@@ -144,6 +144,40 @@ class Rows:
 
 
 @dataclass(frozen=True)
+class Stacks:
+    """Horizontal bars of parts, the first on top: amounts [rows][parts], and name and colour of each part.
+
+    Parts that are wide enough hold their amount, written in `form`; texts stand behind the bars.
+    """
+
+    amounts: Sequence[Sequence[float]]
+    names: Sequence[str]
+    colours: Sequence[str] = COLOURS
+    form: str = ""
+    texts: Sequence[str] = ()
+
+    def draw(self, axes: Axes) -> None:
+        places = list(range(len(self.amounts)))
+        ends = [0.0] * len(self.amounts)
+        reach = max((sum(row) for row in self.amounts), default=0.0) or 1.0
+        for part, name in enumerate(self.names):
+            sizes = [row[part] for row in self.amounts]
+            if not any(sizes):
+                continue
+            bars = axes.barh(places, sizes, left=ends, color=self.colours[part], height=0.62, label=name)
+            if self.form:
+                texts = [self.form.format(size) if size > 0.06 * reach else "" for size in sizes]
+                axes.bar_label(bars, texts, label_type="center", color="#1b2631", fontsize=9)
+            ends = [end + size for end, size in zip(ends, sizes, strict=True)]
+        for place, text in enumerate(self.texts):
+            axes.annotate(text, (ends[place], place), (8, 0), textcoords="offset points", va="center", weight="bold")
+        axes.set_xlim(0, (1.15 if self.texts else 1.0) * reach)
+        axes.set_ylim(len(self.amounts) - 0.5, -0.5)
+        axes.tick_params(axis="y", length=0)
+        axes.spines["left"].set_visible(False)
+
+
+@dataclass(frozen=True)
 class Histogram:
     """Amounts between edges, one more than amounts: filled columns, or their outline."""
 
@@ -193,6 +227,22 @@ class HeatMap:
                     dark = np.dot(colour_map(self.colours)(scale(value))[:3], (0.299, 0.587, 0.114)) < 0.55
                     ink = "#fefefe" if dark else "#1b2631"  # not those that change with the page
                     axes.text(column, row, self.form.format(value), ha="center", va="center", color=ink, fontsize=8.5)
+
+
+@dataclass(frozen=True)
+class Frames:
+    """Rectangles around parts of a map: left, right, bottom and top of each, in units of the axes."""
+
+    edges: Sequence[tuple[float, float, float, float]]
+    colour: str = RED
+    width: float = 1.2
+
+    def draw(self, axes: Axes) -> None:
+        for left, right, bottom, top in self.edges:
+            axes.plot(
+                (left, right, right, left, left), (bottom, bottom, top, top, bottom), color=self.colour,
+                linewidth=self.width, solid_joinstyle="miter", clip_on=False,
+            )  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -1,20 +1,15 @@
-"""Pictures of the placement report, read back as shapes and pixels."""
+"""Pictures of the placement report: their texts, and the figures behind them."""
 
-import base64
-import io
-import re
 from dataclasses import replace
 from xml.etree import ElementTree
 
 import numpy as np
 import pytest
-from matplotlib.image import imread
 
 from moe.placement.cost.evaluation import Evaluation, TradeoffPoint, evaluate
 from moe.placement.counts import RoutingStatistics
 from moe.placement.ranks import contiguous_ranks
 from moe.placement.topology import Topology
-from moe.report.drawing import ALARM, AMOUNTS, BEFORE, DEVIATIONS, PLACED, Drawing, Scale, png
 from moe.report.experts_section import BlockMap, block_maps
 from moe.report.layer_section import layer_strips, load_histogram, load_maps
 from moe.report.report import price_of_balance, tradeoff_curve, tradeoff_section
@@ -25,18 +20,8 @@ from tests.moe.traces import markov_trace
 SVG = "{http://www.w3.org/2000/svg}"
 
 
-def shapes(markup: str, kind: str, **look: str) -> list[ElementTree.Element]:
-    root = ElementTree.fromstring(markup)
-    return [shape for shape in root.iter(SVG + kind) if all(shape.get(key) == value for key, value in look.items())]
-
-
 def texts(markup: str) -> list[str]:
-    return [shape.text or "" for shape in shapes(markup, "text")]
-
-
-def pixels(markup: str) -> list[np.ndarray]:
-    files = [base64.b64decode((image.get("href") or "").partition(",")[2]) for image in shapes(markup, "image")]
-    return [np.round(imread(io.BytesIO(file), format="png")[:, :, :3] * 255) for file in files]
+    return ["".join(text.itertext()) for text in ElementTree.fromstring(markup).iter(SVG + "text")]
 
 
 def traffic(cost: str = "hops", num_nodes: int = 2) -> tuple[Evaluation, Evaluation]:
@@ -49,85 +34,35 @@ def traffic(cost: str = "hops", num_nodes: int = 2) -> tuple[Evaluation, Evaluat
     return evaluate(statistics, topology, contiguous, "coherent"), evaluate(statistics, topology, other, "coherent")
 
 
-def test_a_png_has_the_colours_of_its_palette_in_every_cell() -> None:
-    shares = np.random.default_rng(0).random((7, 5))
-    read = np.round(imread(io.BytesIO(png(shares, AMOUNTS)), format="png")[:, :, :3] * 255)
-    np.testing.assert_array_equal(read, AMOUNTS[np.round(shares * (len(AMOUNTS) - 1)).astype(int)])
-    outside = np.round(imread(io.BytesIO(png(np.array([[-3.0, 9.0]]), AMOUNTS)), format="png")[:, :, :3] * 255)
-    np.testing.assert_array_equal(outside[0], AMOUNTS[[0, -1]])
+def test_pictures_are_the_same_bytes_each_time() -> None:
+    once, again = (layer_strips(*traffic(), "hops", name="now", first=1) for _ in range(2))
+    assert once == again
 
 
-@pytest.mark.parametrize(("low", "high"), [(0, 1), (0, 7.3), (1, 1.04), (-0.5, 57.5), (0, 3e-9), (0.93, 2e6)])
-@pytest.mark.parametrize("most", [2, 5, 12])
-def test_marks_are_round_lie_on_the_axis_and_are_not_too_many(low: float, high: float, most: int) -> None:
-    scale = Scale(low, high, 0, 100)
-    marks = scale.marks(most)
-    assert 1 <= len(marks) <= most + 1
-    steps = np.diff(marks)
-    assert steps == pytest.approx(np.full(len(steps), steps[0])) if len(steps) else True
-    if len(steps):
-        assert f"{steps[0]:.6e}"[0] in "125"
-    assert all(-1e-6 <= scale(mark) <= 100 + 1e-6 for mark in marks)
-    assert all(mark == int(mark) for mark in scale.marks(most, whole=True))
-
-
-def test_texts_are_escaped_and_pictures_are_the_same_bytes_each_time() -> None:
-    drawing = Drawing(10, 10)
-    drawing.text(1, 1, "<b> & co")
-    drawing.rect(0, 0, 1, 1, PLACED, title='"<i>"')
-    assert texts(drawing.markup()) == ["<b> & co"]
-    assert shapes(drawing.markup(), "title")[0].text == '"<i>"'
-    assert layer_strips(*traffic(), "hops", name="now", first=1) == layer_strips(
-        *traffic(), "hops", name="now", first=1
-    )
-
-
-def test_bars_are_as_long_as_their_values() -> None:
-    costs = {"contiguous": 4.0, "placed": 3.0, "lower bound": 0.5}
-    widths = [
-        float(bar.get("width", 0)) for bar in shapes(cost_bars(costs, "hops"), "rect") if bar.get("height") == "26"
-    ]
-    assert np.array(widths) / widths[0] == pytest.approx(np.array(list(costs.values())) / 4, rel=0.01)
-    volumes = {"contiguous": {"same_rank": 2.0, "same_node": 3.0, "other_node": 5.0}}
+def test_bars_have_their_values_beside_them() -> None:
+    written = texts(cost_bars({"contiguous": 4.0, "placed": 3.0, "lower bound": 0.5}, "hops"))
+    assert {"contiguous", "placed", "lower bound", "4", "3", "0.5", "cost per token [hops]"} <= set(written)
+    volumes = {"contiguous": {"same_rank": 2.0, "same_node": 3.0, "other_node": 5.25}}
     volumes["placed"] = {"same_rank": 6.0, "same_node": 1.0, "other_node": 0.0}
-    bars = [float(bar.get("width", 0)) for bar in shapes(link_bars(volumes, "GB"), "rect") if bar.get("height") == "26"]
-    assert np.array(bars) / bars[0] * 2 == pytest.approx([2, 3, 5, 6, 1], rel=0.01)
-    assert {"between nodes", "inside the node"} <= set(texts(link_bars(volumes, "GB")))
+    assert {"between nodes", "inside the node", "5.25", "GB"} <= set(texts(link_bars(volumes, "GB")))
     del volumes["contiguous"]
     assert "between nodes" not in texts(link_bars(volumes, "GB"))
-
-
-def test_moving_experts_fill_their_share_of_a_layer() -> None:
-    moving = np.array([0, 2, 8])
-    heights = [float(bar.get("height", 0)) for bar in shapes(arrivals_by_layer(moving, 8), "rect", fill=PLACED)]
-    assert np.array(heights[:3]) / heights[2] == pytest.approx(moving / 8, abs=0.01)
+    assert {"stay", "move", "experts"} <= set(texts(arrivals_by_layer(np.array([0, 2, 8]), 8)))
 
 
 @pytest.mark.parametrize("num_nodes", [1, 2])
 def test_a_map_of_ranks_shows_every_pair_and_leaves_out_what_stays(num_nodes: int) -> None:
     before, placed = traffic(num_nodes=num_nodes)
-    markup = rank_maps({"now": before, "placed": placed}, 4 // num_nodes)
+    written = texts(rank_maps({"now": before, "placed": placed}, 4 // num_nodes))
     sent = [(of.moves.sum(axis=(0, 1)) / 600) * (1 - np.eye(4)) for of in (before, placed)]
-    reach = max(float(moves.max()) for moves in sent)
-    for image, moves in zip(pixels(markup), sent, strict=False):
-        np.testing.assert_array_equal(image, AMOUNTS[np.round(moves / reach * (len(AMOUNTS) - 1)).astype(int)])
-    written = [float(text) for text in texts(markup) if re.fullmatch(r"\d?\.?\d+", text)]
-    assert all(float(f"{value:.2g}") in written for moves in sent for value in moves[moves > 0])
-    frames = shapes(markup, "rect", stroke=ALARM)
-    assert len(frames) == (4 if num_nodes == 2 else 0)
-    assert any("of them to other nodes" in text for text in texts(markup)) == (num_nodes == 2)
+    assert all(f"{value:.2g}" in written for moves in sent for value in moves[moves > 0])
+    assert any("of them to other nodes" in text for text in written) == (num_nodes == 2)
 
 
 def test_strips_show_the_moves_only_where_they_differ_from_the_cost() -> None:
     hops, flat = traffic(), traffic(num_nodes=1)
     assert "moves of a token to other ranks" in texts(layer_strips(*hops, "hops", name="now", first=1))
     assert "moves of a token to other ranks" not in texts(layer_strips(*flat, "hops", name="now", first=1))
-    dots = shapes(layer_strips(*flat, "hops", name="now", first=1), "circle", fill=BEFORE)
-    assert len(dots) == 4 + 5, "no cost in layer 0, a load in every layer"
-    titles = [title.text or "" for title in shapes(layer_strips(*flat, "hops", name="now", first=1), "title")]
-    for layer in range(1, 5):
-        assert any(t.startswith("now, cost") and t.endswith(f"layer {layer}: {flat[0].cost_by_layer[layer]:.4g}")
-                   for t in titles)  # fmt: skip
 
 
 def test_a_block_map_sorts_by_rank_and_counts_what_stays() -> None:
@@ -150,23 +85,21 @@ def test_pairs_of_maps_say_what_stays() -> None:
     assert {"layer 3", "layer 5", f"now: {one.staying:.0%} stays", f"placed: {other.staying:.0%} stays"} <= set(
         texts(markup)
     )
-    assert [image.shape for image in pixels(markup)][:4] == [(16, 16, 3)] * 4
+    assert one.frames() == [(4 * rank - 0.5, 4 * rank + 3.5, 4 * rank - 0.5, 4 * rank + 3.5) for rank in range(4)]
 
 
 def test_loads_are_shown_relative_to_the_mean_of_their_layer() -> None:
     loads = np.array([[10.0, 30, 20], [5, 5, 5]])
     markup = load_maps(loads, loads[:, ::-1], name="now")
-    assert "now: at most 1.50 of the mean" in texts(markup)
+    assert texts(markup).count("at most 1.50 of the mean") == 2
     assert texts(markup).count("1.50") == texts(markup).count("0.50") == 2
-    first, second, _ = pixels(markup)
-    np.testing.assert_array_equal(first[:, ::-1], second)
-    np.testing.assert_array_equal(first[0, 1], DEVIATIONS[-1])
-    assert any(text.endswith("%") for text in texts(load_histogram(loads, loads)))
+    assert "cap 1.2" in texts(load_histogram(loads, loads, cap=1.2))
+    assert not any("cap" in text for text in texts(load_histogram(loads, loads)))
 
 
 def test_no_key_of_loads_goes_below_zero() -> None:
     loads = np.array([[0.0, 0, 0, 40]])
-    assert not any(text.startswith("-") for text in texts(load_maps(loads, loads)))
+    assert not any(text.startswith(("-", "\N{MINUS SIGN}")) for text in texts(load_maps(loads, loads)))
 
 
 POINTS = tuple(
@@ -176,17 +109,10 @@ POINTS = tuple(
 CONTIGUOUS = TradeoffPoint(None, 20.0, 20.0, 1.3)
 
 
-def test_the_curve_puts_every_placement_where_its_load_and_cost_are() -> None:
-    markup = tradeoff_curve(POINTS, POINTS[1], {"contiguous": CONTIGUOUS}, "hops")
-    dots = {(float(dot.get("cx", 0)), float(dot.get("cy", 0))): dot.get("fill") for dot in shapes(markup, "circle")}
-    curve = sorted(place for place, fill in dots.items() if fill != BEFORE)
-    (grey,) = (place for place, fill in dots.items() if fill == BEFORE)
-    assert [y for _, y in curve] == sorted(y for _, y in curve), "less balance, lower cost: further down"
-    assert grey[1] < curve[0][1]
-    along = (curve[1][0] - curve[0][0]) / (curve[2][0] - curve[0][0])
-    assert along == pytest.approx((1.18 - 1.04) / (1.6 - 1.04), abs=0.01)
-    assert (grey[1] - curve[2][1]) / (curve[0][1] - curve[2][1]) == pytest.approx((20 - 10) / (12 - 10), rel=0.01)
-    assert {"placed", "contiguous", "no cap"} <= set(texts(markup))
+def test_the_curve_names_its_placements() -> None:
+    written = texts(tradeoff_curve(POINTS, POINTS[1], {"contiguous": CONTIGUOUS}, "hops"))
+    assert {"placed", "contiguous", "no cap", "cap 1.05"} <= set(written)
+    assert "cap 1.2" not in written, "the placed one"
 
 
 def test_the_price_of_balance_is_a_sentence() -> None:

@@ -7,7 +7,6 @@ from typing import Any, get_args
 
 import numpy as np
 import pytest
-from matplotlib.figure import Figure as Drawing
 
 from moe.placement.cost.evaluation import evaluate, evaluate_placement
 from moe.placement.counts import RoutingStatistics
@@ -16,10 +15,11 @@ from moe.placement.ranks import contiguous_ranks
 from moe.placement.solver.solve import solve
 from moe.placement.topology import Topology
 from moe.report.context import Context, Volume, find_moving, read_current, read_simulations
-from moe.report.figures import to_svg
 from moe.report.report import placement_report
 from moe.report.summary import DISPATCH_LAWS, DISPATCH_NAMES, byte_unit, summarise
 from moe.routing_trace import RoutingTrace
+from netsim.foundation.chart import Panel, chart
+from netsim.foundation.marks import Words
 from netsim.foundation.page import Facts, Figure, Note, Section, Table, page
 from tests.moe.traces import dropping_trace, markov_trace, trace
 
@@ -291,13 +291,11 @@ def test_packing_is_reported_by_the_load_that_it_evens_out() -> None:
 
 
 def test_a_page_escapes_what_it_is_given() -> None:
-    drawing = Drawing(figsize=(1, 1))
-    drawing.text(0.5, 0.5, "<b>")
     blocks = [
         Facts((("<name>", "1 < 2", "&"),)),
         Note("a <note>"),
         Table(("<column>", "x"), [("<cell>", "1")], caption="<caption>", half=True),
-        Figure(to_svg(drawing), "<figure>", half=True),
+        Figure(chart([Panel([Words(0.5, 0.5, "<b>")])]), "<figure>", half=True),
         Figure(b"\x89PNG", 'a "quoted" picture'),
     ]
     text = page("<title>", "<finding>", [Section("<section>", blocks, text="<text>")], kicker="<kicker>", footer="<f>")
