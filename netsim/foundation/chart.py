@@ -184,8 +184,13 @@ def chart(
                     grid[row, column].remove()
         if key is not None:
             key.draw(figure, [axes for row, panels in zip(grid, rows, strict=True) for axes in row[: len(panels)]])
-        stream = io.StringIO()
-        figure.savefig(stream, format="svg", metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
+        return svg_of(figure)
+
+
+def svg_of(figure: Figure, dpi: float = 72) -> str:
+    """The `svg` element of a figure, without a date; `dpi` are the dots per inch of the pictures in it."""
+    stream = io.StringIO()
+    figure.savefig(stream, format="svg", dpi=dpi, metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
     text = stream.getvalue()
     return text[text.index("<svg") :]
 

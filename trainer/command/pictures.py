@@ -28,7 +28,7 @@ class Edit(OfRuns):
 
 def _edit(options: Edit) -> int:
     from trainer.config.document import load_request
-    from trainer.evaluation.editing.run import run
+    from trainer.evaluation.editing import run
     from trainer.sampling.edit_request import EditRequest
 
     if options.num is not None and options.num < 1:
@@ -80,7 +80,7 @@ class Restore(OfRuns):
 
 def _restore(options: Restore) -> int:
     from trainer.config.document import load_request
-    from trainer.evaluation.restoration.run import run
+    from trainer.evaluation.restoration import run
     from trainer.sampling.requested_pictures import pictures_change
     from trainer.sampling.restore_request import RestoreRequest
 

@@ -1,10 +1,11 @@
 """What the evaluate verb asks of a task, and what it gets."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from rich.box import SIMPLE
 from rich.table import Table
 
 from trainer.data import AnyConfig
@@ -12,6 +13,8 @@ from trainer.flow.control import AnyConfig as AnyControl
 
 Progress = Callable[[str], None]
 """Is called with what is being done, for a person."""
+FOOTER = "Every figure on this page is in the JSON of the same evaluation; nothing is loaded from a network."
+"""At the end of the page of a measurement."""
 
 
 @dataclass(frozen=True)
@@ -65,3 +68,20 @@ class Measurement(Protocol):
             picture: a PNG of what the run draws, or None.
         """
         ...
+
+
+def figures_table(
+    columns: Sequence[str],
+    rows: Iterable[Sequence[str]],
+    *,
+    words: int = 1,
+    title: str = "",
+    ends: Collection[int] = (),
+) -> Table:
+    """A table for a terminal: the first columns hold words, the others numbers; a line follows the rows of `ends`."""
+    table = Table(box=SIMPLE, padding=(0, 1, 0, 0), show_edge=False, title=title or None, title_justify="left")
+    for place, heading in enumerate(columns):
+        table.add_column(heading, justify="left" if place < words else "right", no_wrap=True)
+    for place, row in enumerate(rows):
+        table.add_row(*row, end_section=place in ends)
+    return table

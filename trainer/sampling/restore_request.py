@@ -24,6 +24,7 @@ from trainer.config.rules.states import of_pictures_alone
 from trainer.config.run import RunConfig
 from trainer.config.sample import ImageSample
 from trainer.flow.inverse import Config, Flair, calibration_levels, check_path
+from trainer.flow.operator import AveragePool, BlurConfig, Identity, MaskConfig
 from trainer.flow.path import Path
 from trainer.sampling.conditioning import class_number
 from trainer.sampling.requested_pictures import FolderPictures, HeldOutPictures, PicturesConfig
@@ -35,7 +36,7 @@ OWN = "own"
 class RestoreRequest(Section):
     """Pictures that a trained flow makes of observations: with holes, at a low resolution, out of focus."""
 
-    operator: trainer.flow.operator.Config = trainer.flow.operator.MaskConfig()
+    operator: trainer.flow.operator.Config = MaskConfig()
     """What an observation shows of a picture."""
     noise: float = Field(default=0.0, ge=0)
     """Standard deviation of the noise that is added to the observations, where black is -1 and white is 1."""
@@ -85,7 +86,7 @@ def built(config: Config, path: Path, errors: Tensor | None) -> Flair:
         raise ValueError(f"method.{error}") from error
 
 
-def weights_of(config: Config, errors: Tensor | None) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def prior_weights(config: Config, errors: Tensor | None) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Noise levels from the last step's to 1, and the weights in parts of these, by errors [L] of a calibration."""
     weight = config.weight_of(None if errors is None else errors[None])
     levels = calibration_levels()
@@ -114,8 +115,24 @@ class RestorePlan:
 
     @property
     def labelled(self) -> bool:
-        """Whether the network is asked about a class."""
+        """Whether the network gets a class."""
         return self.label is not None or self.request.label == OWN
+
+    @property
+    def in_words(self) -> str:
+        """The kind of restoration, in a few words."""
+        match self.request.operator:
+            case MaskConfig(mask=mask):
+                names = {"centre": "Filling in the centre", "boxes": "Filling in boxes"}
+                return names.get(mask.kind, "Filling in a mask")
+            case AveragePool(factor=factor):
+                return f"{factor} times the resolution"
+            case BlurConfig(deviation=deviation):
+                return f"Sharpening a blur of {deviation:g} pixel{'s' * (deviation != 1)}"
+            case Identity():
+                return "Restoring"
+            case custom:
+                return f"Restoring ({custom.class_path.rpartition(':')[2]})"
 
 
 def planned(request: RestoreRequest, config: RunConfig) -> RestorePlan:

@@ -13,9 +13,9 @@ from netsim.foundation.page import Block, Figure, Link, Section, Table
 from netsim.foundation.refusal import Refusal
 from netsim.foundation.run_reference import ReferenceConfig
 from trainer.config.trust import importing_trusted
-from trainer.evaluation.editing.pictures import edit_grid
-from trainer.evaluation.restoration.figures import power
-from trainer.evaluation.restoration.pictures import columns_of, picture_rows, uncertainty_of
+from trainer.evaluation.editing_page import edit_sheet
+from trainer.evaluation.restoration import power
+from trainer.evaluation.restoration_page import restored_sheet
 from trainer.experiment.report.part import Part
 from trainer.experiment.report.run_files import RunFiles, shown
 from trainer.sampling.edit_request import OWN, EditRequest, planned
@@ -53,7 +53,7 @@ def restored_part(files: RunFiles, folder: Path, out: Path) -> Part:
         "observation. Uncertainty: their standard deviation, brighter is larger."
     )
     blocks: list[Block] = [
-        Figure(picture_rows(columns_of(names[:SHOWN], pictures), uncertainty_of(pictures)), caption),
+        Figure(restored_sheet(names[:SHOWN], pictures), caption),
         Table(("", "squared error", "residual"), rows, "Residual: mean squared difference from what was observed."),
         Link(os.path.relpath(folder / PAGE, out.parent), "Every restored picture, and what it cost"),
     ]
@@ -97,7 +97,7 @@ def edited_part(files: RunFiles, folder: Path, out: Path) -> Part:
         f"{level}; last: draws that know nothing of the picture."
     )
     blocks: list[Block] = [
-        Figure(edit_grid(edits, name, None, plan, "edited"), caption),
+        Figure(edit_sheet(edits, None, plan, "edited"), caption),
         Table(
             ("", "error", "of the class"),
             rows,

@@ -14,8 +14,6 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-import trainer.evaluation.restoration.run
-import trainer.sampling.restoration
 from tests.forked import ROOT
 from tests.trainer.commands import contents, refused
 from tests.trainer.untrained import untrained_run
@@ -122,8 +120,8 @@ def test_what_was_deleted_is_made_again_bit_for_bit_and_shown_on_a_terminal(
 def test_a_calibration_is_kept_and_a_vanished_weight_is_said(
     run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(trainer.sampling.restoration, "EXAMPLES", 16)
-    monkeypatch.setattr(trainer.evaluation.restoration.run, "SHOWN", 1)
+    monkeypatch.setattr("trainer.sampling.restoration.EXAMPLES", 16)
+    monkeypatch.setattr("trainer.evaluation.restoration.SHOWN", 1)
     words = ("flair_inpainting", "--num", "2", "samples=1", "method.steps=3", "method.scale=0.1")
     out = restored(run, *words, out=tmp_path / "out")
     said = capsys.readouterr()
@@ -155,7 +153,7 @@ def people_pictures(folder: Path) -> Path:
 def test_a_folder_of_pictures_is_restored_and_a_mended_one_is_made_alone(
     run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(trainer.evaluation.restoration.run, "restoration_page", lambda *_: "a page")
+    monkeypatch.setattr("trainer.evaluation.restoration_page.restoration_page", lambda *_: "a page")
     folder = people_pictures(tmp_path / "pictures")
     words = ("flair_deblurring", "--images", str(folder), *QUICK, "together=1")
     out = restored(run, *words, out=tmp_path / "out")

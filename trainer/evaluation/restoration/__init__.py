@@ -1,1 +1,0 @@
-"""What restored pictures are worth, in figures and on a page."""
