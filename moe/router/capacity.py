@@ -110,7 +110,7 @@ def serve(keys_TE: Tensor, slots_E: Tensor | int, due: int, counted_T: Tensor | 
 
 def map_of(indices_TK: Tensor, num_experts: int) -> Tensor:
     """Turns lists of experts, int64, into a routing map, bool [T, E]."""
-    return indices_TK.new_zeros([len(indices_TK), num_experts], dtype=torch.bool).scatter_(1, indices_TK, True)
+    return indices_TK.new_zeros([indices_TK.shape[0], num_experts], dtype=torch.bool).scatter_(1, indices_TK, True)
 
 
 def _largest(keys_TE: Tensor, slots_E: Tensor | int) -> Tensor:

@@ -196,7 +196,7 @@ class PortableRouter(TopKRouter, Generic[RouterSettings]):
     def unserved(self, map_TE: Tensor, counted_T: Tensor | None) -> Tensor:
         """Due choices of the tokens that visit no expert, int64 []."""
         served = map_TE.any(dim=1).sum()
-        due = self.topk * (len(map_TE) if counted_T is None else counted_T.sum())
+        due = self.topk * (map_TE.shape[0] if counted_T is None else counted_T.sum())
         return torch.rsub(served, due, alpha=self.topk)
 
     def slots(self, counted_T: Tensor, factor: float) -> Tensor:

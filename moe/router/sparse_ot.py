@@ -136,7 +136,7 @@ class SparseOTRouter(PortableRouter[SparseOTRouterConfig]):
 
     def _tokens(self, logits_TE: Tensor, counted_T: Tensor | None) -> int | Tensor:
         """Number of this rank's tokens: float64 [] where a device alone knows it."""
-        return len(logits_TE) if counted_T is None else counted_T.sum(dtype=torch.float64)
+        return logits_TE.shape[0] if counted_T is None else counted_T.sum(dtype=torch.float64)
 
     def _spread(self, centred_TE: Tensor, tokens: int | Tensor) -> tuple[Tensor, int | Tensor]:
         """Standard deviation of the logits and number of the tokens that are balanced together."""

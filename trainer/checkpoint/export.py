@@ -17,6 +17,7 @@ from trainer.checkpoint.directory import step_of
 from trainer.checkpoint.intact import newest_checkpoint
 from trainer.checkpoint.model_card import model_card
 from trainer.checkpoint.pretrained import check_restorable
+from trainer.checkpoint.program import write_programs
 from trainer.checkpoint.storage import write_tensors
 from trainer.config.file import load_run
 from trainer.config.run import RunConfig
@@ -91,17 +92,18 @@ class _Source:
     step: int | None
 
 
-def run(run_dir: Path, out: Path, to: str | None = None, dtype: str = "float32") -> int:
+def run(run_dir: Path, out: Path, to: str | None = None, dtype: str = "float32", *, program: bool = False) -> int:
     """Copies the averaged weights of a run, with the routers' state, the configuration and a model card, to a folder.
 
     Args:
         run_dir: folder of the run, or one that this verb or the import-weights verb wrote.
         to: a package of :data:`trainer.model.foreign.FOREIGN` whose form they take; None: that of this one.
         dtype: of the values in that form.
+        program: whether the folder also gets the network as a program of torch.export.
 
     Raises:
-        ValueError: the run has no intact checkpoint, its network has no counterpart there, or the folder cannot be
-            written.
+        ValueError: the run has no intact checkpoint, its network has no counterpart there or is no program, or the
+            folder cannot be written.
     """
     if out.resolve() == run_dir.resolve():
         raise ValueError(f"--out: {out} is the folder that is read; give another")
@@ -114,6 +116,7 @@ def run(run_dir: Path, out: Path, to: str | None = None, dtype: str = "float32")
     if to is not None:
         return _run_foreign(source, out, to, DTYPES[dtype])
     config, folder = source.config, source.weights.parent
+    programs = write_programs(config, source.weights, out) if program else []
     elements = _elements(source.weights)
     first, *parts = copied(source.weights, out / EXPORTED)
     tokenizer = [TOKENIZER] if (folder / TOKENIZER).exists() else []
@@ -121,7 +124,9 @@ def run(run_dir: Path, out: Path, to: str | None = None, dtype: str = "float32")
         with replacing(out / name) as temporary:
             shutil.copyfile(folder / name, temporary)
     routers = config.moe is not None
-    card = model_card(config, source.step, elements, routers=routers, weights=first.name, parts=len(parts))
+    card = model_card(
+        config, source.step, elements, routers=routers, weights=first.name, parts=len(parts), programs=programs
+    )
     with replacing(out / "README.md") as temporary:
         temporary.write_text(card, encoding="utf-8")
     what = "weights" if config.model.adapters is None else "adapters, without the weights that they stand beside,"

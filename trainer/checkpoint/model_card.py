@@ -1,9 +1,17 @@
 """The page beside averaged weights that says what they are."""
 
-from trainer.checkpoint.recipe.choice import page, recipe_for
+from collections.abc import Iterator, Sequence
+
+from trainer.checkpoint.program import unsuited
+from trainer.config.model import AutoencoderConfig, GPTConfig
 from trainer.config.model.protocol import AdaptersConfig
 from trainer.config.run import RunConfig
 from trainer.data.shard.index import listed
+
+SAMPLES, STEPS = 4, 20
+"""Examples of a flow that a card draws, in so many steps where the sampler of the run has none."""
+BYTES = 256
+"""Tokens of a vocabulary of bytes."""
 
 
 def model_card(
@@ -15,10 +23,11 @@ def model_card(
     weights: str,
     parts: int = 0,
     origin: str | None = None,
+    programs: Sequence[str] = (),
 ) -> str:
     """Describes averaged weights to whoever finds them, in Markdown: the same for the same run, wherever it is written.
 
-    Its block of Python computes the same as the network here, from the files beside it, with torch and safetensors.
+    Its blocks of Python read the files beside it, with torch and safetensors alone.
 
     Args:
         step: optimiser steps done; None if unknown.
@@ -26,6 +35,7 @@ def model_card(
         weights: name of their file, or of their index.
         parts: files that the index names; 0: there is one file and no index.
         origin: the network of another package that they are from; None: they were trained here.
+        programs: files beside the weights that :func:`trainer.checkpoint.program.write_programs` wrote.
     """
     model, moe = config.model, config.moe
     experts = (
@@ -71,7 +81,8 @@ def model_card(
 
 `config.yaml` holds the whole configuration.
 {beside}
-{_recipe(config, weights)}
+{_loading(weights, parts)}
+{_program(config, programs)}
 A run whose network has the same sizes starts from them with `model.init_from={weights}` and the folder before it.
 """
 
@@ -93,23 +104,116 @@ def _history(config: RunConfig, step: int | None, origin: str | None) -> str:
     return f"The moving average (largest decay {config.optim.ema_decay:g}) of the weights of a training run{done}."
 
 
-def _recipe(config: RunConfig, weights: str) -> str:
-    """How the network is rebuilt, or at least how the weights are read."""
-    recipe = recipe_for(config, weights)
-    notes = "".join(f"\n{note}\n" for note in recipe.notes)
-    if recipe.program:
-        return f"""## The network in plain PyTorch
+def _loading(weights: str, parts: int) -> str:
+    if not parts:
+        lines = ["from safetensors.torch import load_file", "", f'weights = load_file("{weights}")']
+    else:
+        lines = [
+            "import json",
+            "from pathlib import Path",
+            "",
+            "from safetensors.torch import load_file",
+            "",
+            f'index = json.loads(Path("{weights}").read_text())',
+            'parts = sorted(set(index["weight_map"].values()))',
+            "weights = {name: tensor for part in parts for name, tensor in load_file(part).items()}",
+        ]
+    return f"## The weights\n\n{_block(lines)}"
 
-Run this page in this folder, with torch and safetensors alone.
-{notes}
-```python
-{recipe.program}```
-"""
-    return f"""## Loading
-{notes}
-```python
-{page(["weights"])}
 
-weights = read("{weights}")
-```
-"""
+def _program(config: RunConfig, programs: Sequence[str]) -> str:
+    if not programs:
+        reason = unsuited(config)
+        if reason is not None:
+            return f"No program of torch.export computes this network: {reason}."
+        return "`python -m trainer export RUN --program --out DIR` writes the network as a program of torch.export."
+    notes = "".join(f"{note}\n" for note in _notes(config))
+    lines = ["import torch", "", *_use(config)]
+    return f"## The network\n\nRun this in this folder, with torch alone.\n{notes}\n{_block(lines)}"
+
+
+def _block(lines: Sequence[str]) -> str:
+    return "\n".join(["```python", *lines, "```", ""])
+
+
+def _use(config: RunConfig) -> list[str]:
+    """Lines of Python that draw with the programs of a network, or call them."""
+    match config.model:
+        case AutoencoderConfig():
+            shape = ", ".join(map(str, config.state_shape))
+            return [
+                'encode, decode = (torch.export.load(f"{name}.pt2").module() for name in ("encode", "decode"))',
+                "with torch.no_grad():",
+                f"    mean, log_variance = encode(torch.zeros(1, {shape}))",
+                "    images = decode(mean)",
+            ]
+        case GPTConfig() as model:
+            return _text(model)
+    if config.flow is not None:
+        return _samples(config)
+    inputs = ", ".join(f"[B, {', '.join(map(str, one.shape))}]" for one in config.model.inputs(config.state_shape))
+    return [f'network = torch.export.load("program.pt2").module()  # of inputs {inputs}']
+
+
+def _text(model: GPTConfig) -> list[str]:
+    of_bytes = model.vocabulary == BYTES
+    prompt, written = ('list(b"def ")', "bytes(tokens[0].tolist())") if of_bytes else ("[1]", "tokens[0].tolist()")
+    return [
+        'network = torch.export.load("program.pt2").module()',
+        "generator = torch.Generator().manual_seed(0)",
+        f"tokens = torch.tensor([{prompt}])",
+        "for _ in range(50):",
+        "    with torch.no_grad():",
+        f"        logits = network(tokens[:, -{model.context}:])[:, -1]",
+        "    following = torch.multinomial((logits / 0.8).softmax(dim=1), 1, generator=generator)",
+        "    tokens = torch.cat([tokens, following], dim=1)",
+        f"print({written})",
+    ]
+
+
+def _samples(config: RunConfig) -> list[str]:
+    """Samples of a flow by Euler's method, under the guidance of the run."""
+    assert config.flow is not None
+    classes = config.num_labels
+    sampler, guidance = getattr(config.sample, "sampler", None), getattr(config.sample, "guidance", 1.0)
+    inputs, given = ["x", "t.expand(len(x))"], []
+    if not config.labels_in_state:
+        labels = f"torch.arange({SAMPLES}) % {classes}" if classes else f"torch.zeros({SAMPLES}, dtype=torch.int64)"
+        given.append(f"label = {labels}  # {classes} stands for none")
+        inputs.append("label")
+    for name, shape in (("context", config.context_shape), ("caption", (config.caption_width,))):
+        if shape and shape[0]:
+            given.append(f"{name} = torch.zeros({SAMPLES}, {', '.join(map(str, shape))})  # yours")
+            inputs.append(name)
+    called = ", ".join(inputs)
+    moves = [f"        speed = velocity({called})"]
+    if classes and guidance != 1:
+        given.append(f"nothing = torch.full_like(label, {classes})")
+        unlabelled = called.replace("label", "nothing")
+        moves.append(f"        speed += {guidance - 1:g} * (speed - velocity({unlabelled}))  # guidance")
+    return [
+        'velocity = torch.export.load("program.pt2").module()',
+        "generator = torch.Generator().manual_seed(0)",
+        f"x = torch.randn({SAMPLES}, {', '.join(map(str, config.state_shape))}, generator=generator)",
+        *given,
+        f"times = torch.linspace(0, 1, {getattr(sampler, 'steps', STEPS) + 1})",
+        "for t, t_next in zip(times[:-1], times[1:]):",
+        "    with torch.no_grad():",
+        *moves,
+        "    x = x + (t_next - t) * speed",
+        f"samples = x / {config.flow.data_scale:g}",
+    ]
+
+
+def _notes(config: RunConfig) -> Iterator[str]:
+    """Sentences about a flow whose samples need more than its velocity."""
+    if config.flow is None:
+        return
+    if config.source_data is not None or config.species:
+        yield "Paths begin at examples of another data set: put them in place of `x`."
+    if config.alphabet:
+        yield f"Channels are the letters {config.alphabet}; where paths begin, the path in `config.yaml` says."
+    if config.labels_in_state:
+        yield "A state has a code of the class behind the image."
+    if config.flow.latent is not None:
+        yield "Samples are latents, shifted and scaled as the index.json of `flow.latent.path` says."

@@ -51,10 +51,10 @@ def check_restorable(config: RunConfig, folder: Path) -> None:
     check_weights(folder / WEIGHTS, parameter_shapes(config))
 
 
-def restore(config: RunConfig, layout: Layout, folder: Path) -> Network:
-    """Builds this rank's network with the averaged weights and the routers of a checkpoint, in evaluation mode."""
+def restore(config: RunConfig, layout: Layout, folder: Path, weights: str = WEIGHTS) -> Network:
+    """Builds this rank's network with the averaged weights and the routers of a folder, in evaluation mode."""
     model = bare_network(config, layout).eval()
     give_memory(model, lambda parameter: torch.empty(parameter.shape, dtype=parameter.dtype))
     write_base(model, config, torch.device("cpu"), trains=False)
-    initialise_from(model, folder / WEIGHTS)
+    initialise_from(model, folder / weights)
     return model

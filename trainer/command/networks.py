@@ -160,9 +160,15 @@ class Export(OfRuns):
     merged: bool = False
     """add the adapters of a run to the weights that they stand beside, and write a finished run of the network that
     this makes, for sample, evaluate, model.init_from, export --to and whatever else reads a run"""
+    program: bool = False
+    """also write the network as a program of torch.export (.pt2), which computes with torch alone"""
 
 
 def _export(options: Export) -> int:
+    if options.program and options.merged:
+        raise ValueError("--program: does not go with --merged; export --program the folder that --merged writes")
+    if options.program and options.to is not None:
+        raise ValueError(f"--program: has no form of {options.to}; leave it out, or --to")
     if options.merged:
         from trainer.checkpoint import merged
 
@@ -173,7 +179,7 @@ def _export(options: Export) -> int:
 
     from trainer.checkpoint.export import run
 
-    return run(options.run_dir, options.out, options.to, options.dtype)
+    return run(options.run_dir, options.out, options.to, options.dtype, program=options.program)
 
 
 EXPORT = verb(
@@ -182,9 +188,10 @@ EXPORT = verb(
     "python -m trainer export runs/digits_moe --out digits_moe",
     Export,
     _export,
-    "The folder holds model.safetensors, from which model.init_from starts another run, config.yaml, and a README.md "
-    "with a page of plain PyTorch that computes the same without this package. Of a run with adapters it holds these "
-    "alone; with --merged it is that of a run of the network with the adapters in its weights.",
+    "The folder holds model.safetensors, from which model.init_from starts another run, config.yaml, and a README.md. "
+    "With --program it holds a program of torch.export, too, and the README.md draws with it, without this package. Of "
+    "a run with adapters it holds these alone; with --merged it is that of a run of the network with the adapters in "
+    "its weights.",
     outputs=lambda options: [(OutputFolder("--out", ("README.md",)), options.out)],
     following="python -m trainer train {run_dir}/config.yaml run.dir={out}_trained model.init_from={out}",
 )

@@ -1,4 +1,4 @@
-"""How time and class steer a network of a flow, and how samples are drawn with it."""
+"""How time and class steer a network of a flow."""
 
 import math
 
@@ -36,35 +36,3 @@ class FeedForward(nn.Sequential):
         hidden, inner = settings["hidden"], settings["inner"]
         gelu = nn.GELU(approximate="tanh" if settings["feed_forward"] == "gelu_tanh" else "none")
         super().__init__(nn.Linear(hidden, inner), gelu, nn.Linear(inner, hidden))
-
-
-@torch.no_grad()
-def sample(network: nn.Module, x: Tensor, label: Tensor, settings: dict, *, steps: int, guidance: float) -> Tensor:
-    """Follows the flow from the source (time 0) to the data (time 1) by Euler's method.
-
-    Args:
-        network: predicts what `settings["predicts"]` says: the velocity dx/dt; or, on the straight path
-            (1 - t) noise + t data, the noise or the data, which give the velocity.
-        x: starts [B, ...].
-        label: classes [B]; `settings["num_classes"]` stands for none.
-        settings: of the network.
-        steps: of the same length.
-        guidance: 1: as the class says; 0: as no class; above 1: sharper and less varied.
-
-    Returns:
-        Samples in the units of the data.
-    """
-    times = torch.linspace(0, 1, steps + 1)
-    for step in range(steps):
-        t, t_next = times[step], times[step + 1]
-        now = t.expand(len(x))
-        found = network(x, now, label)
-        if guidance != 1:
-            unlabelled = network(x, now, torch.full_like(label, settings["num_classes"]))
-            found = unlabelled + guidance * (found - unlabelled)
-        if settings["predicts"] == "data":
-            found = found - (x - t * found) / (1 - t).clamp_min(1e-3)
-        elif settings["predicts"] == "noise":
-            found = (x - (1 - t) * found) / t.clamp_min(1e-3) - found
-        x = x + (t_next - t) * found
-    return x / settings["data_scale"]

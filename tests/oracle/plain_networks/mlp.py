@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from trainer.checkpoint.recipe.flow import modulate, steering, time_layers
+from tests.oracle.plain_networks.flow import modulate, steering, time_layers
 
 
 class Block(nn.Module):

@@ -94,18 +94,3 @@ def norm(settings: dict) -> nn.Module:
     """RMSNorm or LayerNorm."""
     kind = nn.RMSNorm if settings["norm"] == "rms" else nn.LayerNorm
     return kind(settings["hidden"], eps=settings["norm_epsilon"])
-
-
-@torch.no_grad()
-def continued(
-    network: nn.Module, tokens: Tensor, settings: dict, *, num: int, temperature: float, generator: torch.Generator
-) -> Tensor:
-    """Writes on behind prompts of one length, int64 [B, N]; temperature 0 takes the likeliest token each time."""
-    for _ in range(num):
-        logits = network(tokens[:, -settings["context"] :])[:, -1]
-        if temperature == 0:
-            following = logits.argmax(dim=1, keepdim=True)
-        else:
-            following = torch.multinomial((logits / temperature).softmax(dim=1), 1, generator=generator)
-        tokens = torch.cat([tokens, following], dim=1)
-    return tokens

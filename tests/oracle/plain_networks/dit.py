@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from trainer.checkpoint.recipe.flow import modulate, steering, time_layers, waves
+from tests.oracle.plain_networks.flow import modulate, steering, time_layers, waves
 
 
 class Block(nn.Module):

@@ -1,0 +1,147 @@
+"""Programs of exported networks compute what the networks do, in a process that cannot import the trainer."""
+
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from tests.oracle.small_networks import CASES, DIT, GPT, arguments, experts, run_with_weights
+from trainer.__main__ import main
+from trainer.checkpoint.intact import newest_checkpoint
+from trainer.checkpoint.pretrained import restore
+from trainer.config.layout import Layout
+from trainer.config.run import RunConfig
+from trainer.config.sample import FlowSample
+from trainer.distributed.groups import Launch, joined
+from trainer.flow import Condition
+from trainer.flow.field import NetworkField, guided
+from trainer.flow.sampler import Euler
+from trainer.model.autoencoder import Autoencoder
+from trainer.sampling.flow import FlowParts
+
+EXPORTED = {
+    name: CASES[name]
+    for name in ("dit of data", "dit of two fields", "dit of experts and a shared one", "dit, sparse_ot")
+} | {
+    "mlp of experts, sinkhorn": {**CASES["mlp of experts"], "moe": experts(kind="sinkhorn")},
+    "gpt of moving tokens": {"model": GPT, "moe": {**experts(kind="top_k"), "dispatch": "coherent"}},
+    **{name: CASES[name] for name in ("gpt as Llama", "autoencoder")},
+}
+UNSUITED: dict[str, tuple[dict[str, Any], str]] = {
+    "expert choice": ({"model": DIT, "moe": experts(kind="expert_choice")}, "its expert_choice router chooses"),
+    "capacity": ({"model": DIT, "moe": experts(kind="top_k", capacity_factor=1.0)}, "its top_k router chooses"),
+    "blockwise": ({"model": {"kind": "blockwise", "hidden": 32}}, "a blockwise chooses its blocks by the time"),
+    "chain": ({"model": {"kind": "causal_transition", **DIT}}, "a causal_transition draws one token after the other"),
+    "captions": (
+        {
+            "model": {"kind": "encoded_dit", **DIT},
+            "flow": {"coupling": {"kind": "encoded"}, "captions": {"path": "unused", "width": 6, "digest": "0"}},
+        },
+        "paths of an encoded_dit begin at",
+    ),
+}
+WITHOUT_TRAINER = """
+import sys
+sys.modules.update(dict.fromkeys(("trainer", "moe", "netsim", "megatron")))
+import torch
+from safetensors.torch import load_file, save_file
+given = load_file("given.safetensors")
+found = {}
+for name in sys.argv[1:]:
+    program = torch.export.load(name).module()
+    inputs = [given[key] for key in sorted(given) if key.startswith(name)]
+    outputs = program(*inputs)
+    for number, output in enumerate([outputs] if isinstance(outputs, torch.Tensor) else outputs):
+        found[f"{name}.{number}"] = output.contiguous()
+save_file(found, "found.safetensors")
+"""
+
+
+def executed_alone(script: str, folder: Path, *words: str) -> None:
+    """Runs a script in a folder and in a process of its own."""
+    subprocess.run([sys.executable, "-c", script, *words], cwd=folder, check=True, timeout=300)
+
+
+def network_of(folder: Path, config: RunConfig) -> Any:
+    return restore(config, Layout.single(config), newest_checkpoint(folder))
+
+
+def expected_of(config: RunConfig, network: Any) -> dict[str, tuple[tuple[Tensor, ...], tuple[Tensor, ...]]]:
+    """Inputs and outputs of each program."""
+    given = arguments(config)
+    if isinstance(network, Autoencoder):
+        mean, log_variance = network.encode(*given)
+        return {"encode.pt2": (given, (mean, log_variance)), "decode.pt2": ((mean,), (network.decode(mean),))}
+    if config.flow is None:
+        return {"program.pt2": (given, (network(*given),))}
+    x, t, label = given
+    field = NetworkField(guided(network, Condition(label=label), Condition(), 1.0), FlowParts(config).target)
+    return {"program.pt2": (given, (field(x, t),))}
+
+
+@pytest.fixture
+def _alone() -> Iterator[None]:
+    with joined(Launch(0, 0, 1, 1)):
+        yield
+
+
+@pytest.mark.parametrize("case", EXPORTED)
+@torch.no_grad()
+def test_a_program_computes_what_the_network_does_without_the_trainer(case: str, tmp_path: Path) -> None:
+    with joined(Launch(0, 0, 1, 1)):
+        config = run_with_weights(tmp_path, EXPORTED[case])
+        expected = expected_of(config, network_of(tmp_path / "run", config))
+    folder = tmp_path / "exported"
+    assert main(["export", str(tmp_path / "run"), "--program", "--out", str(folder)]) == 0
+    given = {f"{name}.{number}": one for name, (inputs, _) in expected.items() for number, one in enumerate(inputs)}
+    save_file({name: tensor.contiguous() for name, tensor in given.items()}, folder / "given.safetensors")
+    executed_alone(WITHOUT_TRAINER, folder, *expected)
+    found = load_file(folder / "found.safetensors")
+    for name, (_, outputs) in expected.items():
+        for number, output in enumerate(outputs):
+            assert output.std() > 0.01
+            torch.testing.assert_close(found[f"{name}.{number}"], output, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("case", ["dit", "gpt", "autoencoder"])
+def test_the_card_draws_with_the_program(case: str, tmp_path: Path) -> None:
+    with joined(Launch(0, 0, 1, 1)):
+        config = run_with_weights(tmp_path, CASES[case])
+        network = network_of(tmp_path / "run", config)
+    folder = tmp_path / "exported"
+    assert main(["export", str(tmp_path / "run"), "--program", "--out", str(folder)]) == 0
+    reading, drawing = re.findall(r"```python\n(.*?)```", (folder / "README.md").read_text(), re.DOTALL)
+    executed_alone(reading + "assert weights", folder)
+    save = "torch.save(samples, 'samples.pt')" if case == "dit" else ""
+    executed_alone("import sys; sys.modules['trainer'] = None\n" + drawing + save, folder)
+    if case != "dit":
+        return
+    parts, x = FlowParts(config), torch.randn(4, *config.state_shape, generator=torch.Generator().manual_seed(0))
+    label = torch.arange(4) % config.data.num_classes
+    nothing = Condition(label=torch.full_like(label, config.data.num_classes))
+    field = NetworkField(guided(network, Condition(label=label), nothing, 1.5), parts.target)
+    assert isinstance(config.sample, FlowSample)
+    euler = Euler(steps=getattr(config.sample.sampler, "steps", 0))
+    with torch.no_grad():
+        expected = parts.data_of(euler.build(parts.path).sample(field, x, euler.grid()).final)
+    drawn = torch.load(folder / "samples.pt")
+    torch.testing.assert_close(drawn, expected, rtol=1e-4, atol=1e-4 * float(expected.abs().max()))
+
+
+@pytest.mark.parametrize("case", UNSUITED)
+@pytest.mark.usefixtures("_alone")
+def test_what_is_no_program_is_refused_by_name(case: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    sections, reason = UNSUITED[case]
+    run_with_weights(tmp_path, sections)
+    out = tmp_path / "exported"
+    assert main(["export", str(tmp_path / "run"), "--program", "--out", str(out)]) == 2
+    assert f"--program: {reason}" in capsys.readouterr().err
+    assert main(["export", str(tmp_path / "run"), "--out", str(out)]) == 0
+    assert reason in (out / "README.md").read_text()
