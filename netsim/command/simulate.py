@@ -170,9 +170,8 @@ class Compare(Request):
 def _compare(request: Compare) -> int:
     from netsim.against import simulate_change, simulate_pair
     from netsim.compare import simulate
-    from netsim.report.against import print_changes, sections
     from netsim.report.comparison import write_report
-    from netsim.report.terminal import print_table, watching
+    from netsim.report.terminal import print_changes, print_table, watching
 
     jobs = _checked(request.jobs)
     refuse_foreign(request.out, "compare", "results.json", request.overwrite)
@@ -203,7 +202,7 @@ def _compare(request: Compare) -> int:
     for notice in results.notices:
         print(f"netsim compare: {notice}", file=sys.stderr)
     results.write(request.out)
-    write_report(results, request.out, beside=() if pair is None else sections(pair))
+    write_report(results, request.out, pair)
     print_table(results)
     if pair is not None:
         pair.second.write(request.out / "against")

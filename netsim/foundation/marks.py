@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
@@ -23,6 +23,8 @@ AMOUNTS = ("#ffffff", "#c6dbef", "#6baed6", "#2171b5", "#08306b")
 """Colours of a map: white for nothing, dark blue for the most."""
 DEVIATIONS = ("#2166ac", "#92c5de", "#f8f8f8", "#f4a582", "#b2182b")
 """Colours of a map: blue below the middle, red above it."""
+_MOST_STROKES = 1000
+"""Of one look, as shapes that a viewer can still scale."""
 
 
 class Mark(Protocol):
@@ -178,6 +180,44 @@ class Stacks:
 
 
 @dataclass(frozen=True)
+class Spans:
+    """Bars from begins to ends [N, 2] in a row."""
+
+    place: float
+    spans: ArrayLike
+    colour: str = BLUE
+    height: float = 0.62
+
+    def draw(self, axes: Axes) -> None:
+        bars = [(begin, end - begin) for begin, end in np.asarray(self.spans, dtype=np.float64).reshape(-1, 2).tolist()]
+        axes.broken_barh(bars, (self.place - self.height / 2, self.height), color=self.colour, linewidth=0)
+
+
+@dataclass(frozen=True)
+class Strokes:
+    """Straight lines of two points and curves of three, all of one look; very many become an image."""
+
+    lines: Sequence[Sequence[tuple[float, float]]]
+    colour: str = BLUE
+    width: float = 1.1
+    dash: str = SOLID
+    alpha: float = 1.0
+
+    def draw(self, axes: Axes) -> None:
+        from matplotlib.patches import PathPatch
+        from matplotlib.path import Path
+
+        codes = {2: (Path.MOVETO, Path.LINETO), 3: (Path.MOVETO, Path.CURVE3, Path.CURVE3)}
+        kinds = [code for line in self.lines for code in codes[len(line)]]
+        path = Path([point for line in self.lines for point in line], kinds)
+        patch = PathPatch(
+            path, facecolor="none", edgecolor=self.colour, linewidth=self.width, linestyle=self.dash,
+            alpha=self.alpha, rasterized=len(self.lines) > _MOST_STROKES,
+        )  # fmt: skip
+        axes.add_patch(patch)
+
+
+@dataclass(frozen=True)
 class Histogram:
     """Amounts between edges, one more than amounts: filled columns, or their outline."""
 
@@ -198,8 +238,9 @@ class Histogram:
 class HeatMap:
     """A coloured cell for each value [R, C], with its number where a form is given, such as `"{:.0%}"`.
 
-    `colours` are those from the lowest to the highest value, or the name of a matplotlib colour map; `extent` is left,
-    right, bottom and top in units of the axes (default: cells are numbered from 0).
+    `texts` [R, C] are written in place of numbers, those of the cells `bold` in bold. `colours` are those from the
+    lowest to the highest value, or the name of a matplotlib colour map; `extent` is left, right, bottom and top in
+    units of the axes (default: cells are numbered from 0).
     """
 
     values: NDArray[Any]
@@ -210,6 +251,8 @@ class HeatMap:
     extent: tuple[float, float, float, float] | None = None
     log: bool = False
     fill: bool = True
+    texts: Sequence[Sequence[str]] | None = None
+    bold: Collection[tuple[int, int]] = ()
 
     def draw(self, axes: Axes) -> None:
         from matplotlib.colors import LogNorm, Normalize
@@ -221,12 +264,14 @@ class HeatMap:
         )  # fmt: skip
         axes.spines[:].set_visible(False)
         axes.tick_params(length=0)
-        if self.form:
-            for (row, column), value in np.ndenumerate(self.values):
-                if np.isfinite(value):
-                    dark = np.dot(colour_map(self.colours)(scale(value))[:3], (0.299, 0.587, 0.114)) < 0.55
-                    ink = "#fefefe" if dark else "#1b2631"  # not those that change with the page
-                    axes.text(column, row, self.form.format(value), ha="center", va="center", color=ink, fontsize=8.5)
+        if not self.form and self.texts is None:
+            return
+        for (row, column), value in np.ndenumerate(self.values):
+            if np.isfinite(value):
+                text = self.form.format(value) if self.texts is None else self.texts[int(row)][int(column)]
+                ink = _readable(colour_map(self.colours)(scale(value)))
+                weight = "bold" if (row, column) in self.bold else "normal"
+                axes.text(column, row, text, ha="center", va="center", color=ink, weight=weight, fontsize=8.5)
 
 
 @dataclass(frozen=True)
@@ -267,11 +312,13 @@ class Words:
     align: Literal["left", "center", "right"] = "left"
     bold: bool = False
     share: bool = False
+    size: float = 9.5
 
     def draw(self, axes: Axes) -> None:
         axes.annotate(
             self.text, (self.x, self.y), self.offset, "axes fraction" if self.share else "data", "offset points",
-            color=self.colour, ha=self.align, va="center", weight="bold" if self.bold else "normal", fontsize=9.5,
+            color=self.colour, ha=self.align, va="center", weight="bold" if self.bold else "normal",
+            fontsize=self.size,
         )  # fmt: skip
 
 
@@ -283,3 +330,10 @@ def colour_map(colours: Sequence[str] | str) -> Colormap:
     if isinstance(colours, str):
         return colormaps[colours]
     return LinearSegmentedColormap.from_list("amounts", list(colours))
+
+
+def _readable(ground: Any) -> str:
+    """A colour for text on a ground: not one of those that change with the page."""
+    from matplotlib.colors import to_rgb
+
+    return "#fefefe" if np.dot(to_rgb(ground), (0.299, 0.587, 0.114)) < 0.55 else "#1b2631"

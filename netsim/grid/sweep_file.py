@@ -13,7 +13,7 @@ from netsim.documents import Section, first_refusal, load_yaml
 from netsim.foundation.refusal import Refusal
 from netsim.foundation.schema import described
 from netsim.grid.identity import Identity, content_hash, identify
-from netsim.report.sweep_map import SweepMap
+from netsim.report.sweep import SweepMap
 from netsim.scenario import Scenario, read_scenario
 
 MOST_CELLS = 100_000

@@ -1,99 +1,94 @@
-"""Pictures of the time of each operation, and of each phase of steps that begin with rollouts."""
+"""The time of collectives: over the run, by operation, and by phase of steps that begin with rollouts."""
 
 from collections import defaultdict
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import TYPE_CHECKING
+from heapq import heappop, heappush
+from typing import NamedTuple
 
-from netsim.report.drawing import (
-    FAINT,
-    GRID,
-    INK,
-    STYLE,
-    bars,
+import numpy as np
+
+from netsim.foundation.chart import Panel, chart
+from netsim.foundation.marks import BLUE, COLOURS, GREY, RED, RULE, SOLID, Level, Rows, Spans, Stacks
+from netsim.report.completion import labels
+from netsim.report.summary import (
+    LIGHT_BLUE,
+    CollectivesSummary,
     colours,
-    name_rows,
-    new_figure,
+    extreme_runs,
+    extremes,
+    operations,
     rounded,
+    summarise,
     time_unit,
-    to_svg,
 )
-from netsim.report.summary import CollectivesSummary, extremes, operations, summarise
 from netsim.results import Results, Run
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-
 
 _PANELS_A_ROW = 3
 _SIZE_UNITS = ((1e12, "TB"), (1e9, "GB"), (1e6, "MB"), (1e3, "KB"), (1, "B"))
+_MOST_LANES = 6
+_LANE, _BETWEEN = 0.11, 0.1
+"""Height of a lane and of the gap between operations, in inches."""
+_SPOTS = 1200
+"""Bars that are closer than this part of the picture's width are drawn as one."""
+ROLLOUT = "rollout"
+_FILLS = {ROLLOUT: RED, "forward": BLUE, "backward": LIGHT_BLUE, "optimizer": GREY}
+_OTHER = "#7a7f85"
 
 
 def operations_title(results: Results) -> str:
-    """The finding of `operations_svg`: where the slowest transport loses most, or else what takes longest."""
-    panels = operations(results)
+    """Where the slowest transport loses most, or else what takes longest."""
+    kinds = operations(results)
     fastest, slowest = (summary.name for summary in extremes(summarise(results)))
-    worst = max(panels, key=lambda panel: panel.mean_us(slowest) - panel.mean_us(fastest))
+    worst = max(kinds, key=lambda kind: kind.mean_us(slowest) - kind.mean_us(fastest))
     behind = 100 * worst.above(slowest, fastest)
     if behind < 0.5:
-        share = panels[0].mean_us(fastest) / (sum(panel.mean_us(fastest) for panel in panels) or 1)
-        return f"{panels[0].name} takes {100 * share:.0f} % of the time of all operations"
-    finding = f"{slowest} spends {behind:.0f} % longer in {worst.name} than {fastest}"
-    rest = [panel for panel in panels if panel is not worst]
-    least = sum(panel.mean_us(fastest) for panel in rest)
+        share = kinds[0].mean_us(fastest) / (sum(kind.mean_us(fastest) for kind in kinds) or 1)
+        return f"{kinds[0].name} takes {100 * share:.0f} % of the time of all operations"
+    said = f"{slowest} spends {behind:.0f} % longer in {worst.name} than {fastest}"
+    rest = [kind for kind in kinds if kind is not worst]
+    least = sum(kind.mean_us(fastest) for kind in rest)
     if not least:
-        return finding
-    beyond = 100 * (sum(panel.mean_us(slowest) for panel in rest) / least - 1)
-    return f"{finding}, {abs(beyond):.0f} % {'longer' if beyond >= 0 else 'shorter'} in all else"
+        return said
+    beyond = 100 * (sum(kind.mean_us(slowest) for kind in rest) / least - 1)
+    return f"{said}, {abs(beyond):.0f} % {'longer' if beyond >= 0 else 'shorter'} in all else"
 
 
 def operations_svg(results: Results) -> str:
     """Time of all collectives of each operation, by transport; dots are seeds. Needs several collectives."""
-    import matplotlib
-
-    summaries, panels = summarise(results), operations(results)
+    summaries, kinds = summarise(results), operations(results)
     fastest = extremes(summaries)[0].name
-    longest = max(max(values) for panel in panels for values in panel.times_us.values())
+    longest = max(max(values) for kind in kinds for values in kind.times_us.values())
     scale, unit = time_unit(longest)
-    columns = min(_PANELS_A_ROW, len(panels))
-    rows = -(-len(panels) // columns)
-    with matplotlib.rc_context(STYLE):
-        figure = new_figure(10, 0.6 + rows * (1.1 + 0.4 * len(summaries)), operations_title(results))
-        figure.set_layout_engine("constrained", h_pad=0.1)
-        grid = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).flat
-        for axes, panel in zip(grid, panels, strict=False):
-            times = [[us / scale for us in panel.times_us[summary.name]] for summary in summaries]
-            bars(axes, colours(summaries), times, [_label(panel, s.name, fastest, scale) for s in summaries])
-            axes.set_title(panel.name, loc="left", weight="bold", size=10, pad=19)
-            axes.annotate(_amount(panel), (0, 1), (0, 5), "axes fraction", "offset points", color=FAINT, size=9)
-            axes.set_xlabel(f"time ({unit})")
-            axes.xaxis.set_tick_params(labelbottom=True)
-            axes.locator_params(axis="x", nbins=4)
-        for unused in figure.axes[len(panels) :]:
-            unused.remove()
-        name_rows(figure.axes[0], summaries)
-        figure.axes[0].set_xlim(0, 1.75 * max(longest, 1) / scale)
-        return to_svg(figure, "operations")
+    panels = [
+        Panel(
+            [
+                Rows(
+                    [[us / scale for us in kind.times_us[summary.name]] for summary in summaries],
+                    [_excess(kind, summary.name, fastest, scale) for summary in summaries],
+                    colours(summaries),
+                )
+            ],
+            title=kind.name, note=_amount(kind), x=f"time ({unit})", rows=labels(summaries), grid="x",
+            x_limits=(0, 1.75 * max(longest, 1) / scale),
+        )
+        for kind in kinds
+    ]  # fmt: skip
+    rows = [panels[start : start + _PANELS_A_ROW] for start in range(0, len(panels), _PANELS_A_ROW)]
+    return chart(*rows, size=(11, 0.4 + len(rows) * (1.1 + 0.4 * len(summaries))), share="both", name="operations")
 
 
-def _label(panel: CollectivesSummary, name: str, fastest: str, scale: float) -> str:
-    mean, above = rounded(panel.mean_us(name) / scale, 3), panel.above(name, fastest)
+def _excess(kind: CollectivesSummary, name: str, fastest: str, scale: float) -> str:
+    mean, above = rounded(kind.mean_us(name) / scale, 3), kind.above(name, fastest)
     if name == fastest:
         return mean
     return f"{mean}  ×{rounded(1 + above, 2)}" if above >= 2 else f"{mean}  {100 * above:+.1f} %".replace("-", "−")
 
 
-def _amount(panel: CollectivesSummary) -> str:
-    scale, unit = next((scale, unit) for scale, unit in _SIZE_UNITS if panel.payload_bytes >= scale or scale == 1)
-    plural = "s" if panel.collectives > 1 else ""
-    return f"{panel.collectives} collective{plural}, {panel.payload_bytes / scale:.3g} {unit}"
-
-
-ROLLOUT = "rollout"
-_FILLS = {ROLLOUT: "#d55e00", "forward": "#0072b2", "backward": "#8fb8d6", "optimizer": "#c9ccd1"}
-_OTHER = "#7a7f85"
-_LABELLED = 0.07
-"""Least share of a bar that a label fits in."""
+def _amount(kind: CollectivesSummary) -> str:
+    scale, unit = next((scale, unit) for scale, unit in _SIZE_UNITS if kind.payload_bytes >= scale or scale == 1)
+    plural = "s" if kind.collectives > 1 else ""
+    return f"{kind.collectives} collective{plural}, {kind.payload_bytes / scale:.3g} {unit}"
 
 
 @lru_cache(maxsize=1)
@@ -105,20 +100,27 @@ def phases(results: Results) -> tuple[CollectivesSummary, ...]:
     """
     if all(span.phase != ROLLOUT for span in results.spans):
         return ()
-    counts: dict[str, int] = defaultdict(int)
-    payloads: dict[str, int] = defaultdict(int)
-    for span in results.spans:
-        counts[_phase(span.phase)] += 1
-        payloads[_phase(span.phase)] += span.bytes
-    times: dict[str, dict[str, list[float]]] = {phase: defaultdict(list) for phase in counts}
+    members: dict[str, list[int]] = defaultdict(list)
+    for index, span in enumerate(results.spans):
+        members[span.phase or "other"].append(index)
+    times: dict[str, dict[str, list[float]]] = {phase: defaultdict(list) for phase in members}
     for run in results.runs:
-        of_phase = _times_ps(results, run)
-        for phase in counts:
-            times[phase][run.transport].append(of_phase[phase] / 1e6)
-    order = [*_FILLS, *sorted(counts.keys() - _FILLS.keys())]
-    return tuple(
-        CollectivesSummary(phase, counts[phase], payloads[phase], times[phase]) for phase in order if phase in counts
-    )
+        ends = np.array([times_of.end_ps for times_of in run.collectives], dtype=np.int64)
+        order = np.argsort(ends, kind="stable")
+        took = np.empty_like(ends)
+        took[order] = np.diff(ends[order], prepend=0)
+        for phase, indices in members.items():
+            times[phase][run.transport].append(int(took[indices].sum()) / 1e6)
+    payload = {phase: sum(results.spans[index].bytes for index in indices) for phase, indices in members.items()}
+    order = [phase for phase in [*_FILLS, *sorted(members.keys() - _FILLS.keys())] if phase in members]
+    return tuple(CollectivesSummary(phase, len(members[phase]), payload[phase], times[phase]) for phase in order)
+
+
+def time_share(results: Results) -> float:
+    """Share of rollouts in the time of the transport that completes first, 0 to 1."""
+    fastest = extremes(summarise(results))[0].name
+    whole = sum(one.mean_us(fastest) for one in phases(results))
+    return _rollouts(results).mean_us(fastest) / whole if whole else 0.0
 
 
 def rollout_sentence(results: Results) -> str:
@@ -129,19 +131,17 @@ def rollout_sentence(results: Results) -> str:
     return f"rollouts take {shares} of the steps under {extremes(summarise(results))[0].name}"
 
 
-def time_share(results: Results) -> float:
-    """Share of rollouts in the time of the transport that completes first, 0 to 1."""
-    fastest = extremes(summarise(results))[0].name
-    whole = sum(one.mean_us(fastest) for one in phases(results))
-    return _rollouts(results).mean_us(fastest) / whole if whole else 0.0
+def phases_title(results: Results) -> str:
+    """The shares of rollouts, rounded."""
+    shares = f"{100 * time_share(results):.0f} % of the time and {100 * _payload_share(results):.0f} % of the bytes"
+    return f"Rollouts take {shares} of a step"
 
 
-def rows(results: Results) -> list[tuple[str, ...]]:
+def phase_rows(results: Results) -> list[tuple[str, ...]]:
     """A row of text a phase: its collectives, its bytes, and its time with each transport, with their shares."""
-    found = phases(results)
-    payload = sum(one.payload_bytes for one in found) or 1
-    names = [summary.name for summary in summarise(results)]
-    wholes = {name: sum(one.mean_us(name) for one in found) or 1 for name in names}
+    parts, names = phases(results), [summary.name for summary in summarise(results)]
+    payload = sum(one.payload_bytes for one in parts) or 1
+    wholes = {name: sum(one.mean_us(name) for one in parts) or 1 for name in names}
     return [
         (
             one.name,
@@ -149,72 +149,23 @@ def rows(results: Results) -> list[tuple[str, ...]]:
             f"{one.payload_bytes / 1e6:,.1f} ({100 * one.payload_bytes / payload:.1f} %)",
             *(f"{one.mean_us(name):,.1f} ({100 * one.mean_us(name) / wholes[name]:.1f} %)" for name in names),
         )
-        for one in found
+        for one in parts
     ]
-
-
-def heads(results: Results) -> tuple[str, ...]:
-    """What stands above the columns of `rows`."""
-    return "phase", "collectives", "payload, MB", *(f"{summary.name}, µs" for summary in summarise(results))
 
 
 def phases_svg(results: Results) -> str:
     """A bar for the time of each transport and one for the payload, cut into phases. Needs rollouts."""
-    import matplotlib
-    from matplotlib.patches import Patch
-
-    found, summaries = phases(results), summarise(results)
+    parts, summaries = phases(results), summarise(results)
     scale, unit = time_unit(max(summary.mean_us for summary in summaries))
-    title = (
-        f"Rollouts take {100 * time_share(results):.0f} % of the time and "
-        f"{100 * _payload_share(results):.0f} % of the bytes of a step"
-    )
-    with matplotlib.rc_context(STYLE):
-        height = 1.9 + 0.45 * (len(summaries) + 1)
-        figure = new_figure(10, height, title)
-        upper, lower = figure.subplots(2, 1, gridspec_kw={"height_ratios": [len(summaries) + 0.3, 1.3]})
-        for row, summary in enumerate(summaries):
-            _bar(upper, row, [(one.name, one.mean_us(summary.name) / scale) for one in found])
-        name_rows(upper, summaries)
-        upper.set_xlabel(f"time ({unit})")
-        _bar(lower, 0, [(one.name, one.payload_bytes / 1e6) for one in found])
-        lower.set_yticks([0], ["payload"])
-        lower.set_ylim(0.5, -0.5)
-        lower.set_xlabel("payload of all messages (MB)")
-        for axes in (upper, lower):
-            axes.margins(x=0.01)
-            axes.tick_params(axis="y", length=0)
-            axes.spines["left"].set_visible(False)
-            axes.grid(axis="x", color=GRID, linewidth=0.8)
-        handles = [Patch(color=_FILLS.get(one.name, _OTHER), label=one.name) for one in found]
-        figure.legend(handles=handles, loc="outside lower left", ncols=len(handles), frameon=False, fontsize=9)
-        return to_svg(figure, "phases")
-
-
-def _bar(axes: "Axes", row: int, parts: Sequence[tuple[str, float]]) -> None:
-    """A bar cut into phases; those that are wide enough say their share."""
-    whole, begin = sum(size for _, size in parts) or 1, 0.0
-    for phase, size in parts:
-        axes.barh(row, size, left=begin, color=_FILLS.get(phase, _OTHER), height=0.62)
-        if size / whole >= _LABELLED:
-            ink = "white" if phase in (ROLLOUT, "forward") else INK
-            text = f"{phase} {rounded(100 * size / whole, 2)} %"
-            axes.annotate(text, (begin + size / 2, row), ha="center", va="center", color=ink, size=9, weight="bold")
-        begin += size
-
-
-def _times_ps(results: Results, run: Run) -> dict[str, int]:
-    """Time of each phase in a run; what a collective adds to the run's time counts for its phase."""
-    times: dict[str, int] = defaultdict(int)
-    ended = 0
-    for end, index in sorted((times_of.end_ps, index) for index, times_of in enumerate(run.collectives)):
-        times[_phase(results.spans[index].phase)] += end - ended
-        ended = end
-    return times
-
-
-def _phase(name: str | None) -> str:
-    return name or "other"
+    names, fills = [one.name for one in parts], [_FILLS.get(one.name, _OTHER) for one in parts]
+    times = [[one.mean_us(summary.name) / scale for one in parts] for summary in summaries]
+    payload = [[one.payload_bytes / 1e6 for one in parts]]
+    bars, bytes_ = Stacks(times, names, fills, "{:.3g}"), Stacks(payload, names, fills, "{:.3g}")
+    return chart(
+        [Panel([bars], x=f"time ({unit})", rows=labels(summaries), grid="x", legend="right")],
+        [Panel([bytes_], x="payload of all messages (MB)", rows=["payload"], grid="x")],
+        size=(11, 1.6 + 0.42 * (len(summaries) + 1)), heights=[len(summaries) + 0.3, 1.3], name="phases",
+    )  # fmt: skip
 
 
 def _rollouts(results: Results) -> CollectivesSummary:
@@ -224,3 +175,115 @@ def _rollouts(results: Results) -> CollectivesSummary:
 def _payload_share(results: Results) -> float:
     whole = sum(one.payload_bytes for one in phases(results))
     return _rollouts(results).payload_bytes / whole if whole else 0.0
+
+
+class _Row(NamedTuple):
+    """The collectives of an operation: its name, how many there are, and the bars of each lane, in picoseconds."""
+
+    op: str
+    collectives: int
+    lanes: Sequence[np.ndarray]
+
+    @property
+    def height(self) -> float:
+        return _LANE * max(2, len(self.lanes))
+
+
+def has_timeline(results: Results) -> bool:
+    """Whether there are several collectives."""
+    return len(results.spans) > 1
+
+
+def timeline_title(results: Results) -> str:
+    """For how long collectives are under way."""
+    (fastest, share), *slower = [(run.transport, _busy(run)) for run in extreme_runs(results)]
+    said = f"Under {fastest}, collectives are under way for {share} of the time"
+    return said + "".join(f"; under {name}, for {other}" for name, other in slower)
+
+
+def timeline_svg(results: Results) -> str:
+    """Collectives of the first seed from first arrival to last end, a panel for the fastest and the slowest transport.
+
+    Collectives of an operation that overlap are in lanes; where there are more than fit, the last lane holds the rest.
+    """
+    runs = extreme_runs(results)
+    longest = max(1, *(run.completion_ps for run in runs))
+    scale, unit = time_unit(longest / 1e6)
+    kinds = [_rows(results, run, longest) for run in runs]
+    fills = {row.op: COLOURS[2:][number % len(COLOURS[2:])] for number, row in enumerate(kinds[0])}
+    heights = [sum(_BETWEEN + row.height for row in rows) for rows in kinds]
+    panels = [
+        [_lanes_panel(run, rows, fills, scale, unit, 1.01 * longest / 1e6 / scale)]
+        for run, rows in zip(runs, kinds, strict=True)
+    ]
+    return chart(*panels, size=(11, 0.9 + sum(heights) + 0.5 * len(runs)), share="x", heights=heights, name="timeline")
+
+
+def _lanes_panel(run: Run, rows: Sequence[_Row], fills: dict[str, str], scale: float, unit: str, end: float) -> Panel:
+    """Bars of each operation, from the top down."""
+    top, ticks = 0.0, {}
+    done = run.completion_ps / 1e6 / scale
+    marks: list[Spans | Level] = [Level(done, upright=True)]
+    for row in rows:
+        thick = row.height / len(row.lanes)
+        marks += [
+            Spans(top + (lane + 0.5) * thick, bars / 1e6 / scale, fills[row.op], height=0.82 * thick)
+            for lane, bars in enumerate(row.lanes)
+        ]
+        ticks[top + row.height / 2] = f"{row.op} ({row.collectives:,})"
+        top += row.height + _BETWEEN
+        marks.append(Level(top - _BETWEEN / 2, colour=RULE, dash=SOLID, width=0.8))
+    return Panel(
+        marks, title=f"{run.transport}: done at {rounded(done, 3)} {unit}", x=f"time ({unit})", grid="x",
+        x_limits=(0, end), y_limits=(top - _BETWEEN / 2, -_BETWEEN / 2), y_ticks=ticks,
+    )  # fmt: skip
+
+
+def _busy(run: Run) -> str:
+    busy = int(np.diff(_merged(_times(run), 0)).sum())
+    return f"{100 * busy / max(run.completion_ps, 1):.0f} %"
+
+
+def _times(run: Run) -> np.ndarray:
+    """Begin and end of each collective, [collective, 2]."""
+    return np.array([(times.start_ps, times.end_ps) for times in run.collectives], dtype=np.int64).reshape(-1, 2)
+
+
+def _rows(results: Results, run: Run, longest_ps: int) -> list[_Row]:
+    """A row an operation, the one with the most time first."""
+    members: dict[str, list[int]] = defaultdict(list)
+    for index, span in enumerate(results.spans):
+        members[span.op].append(index)
+    times, spot = _times(run), longest_ps // _SPOTS
+    work = {op: int(np.diff(times[indices]).sum()) for op, indices in members.items()}
+    order = sorted(members, key=lambda op: -work[op])
+    return [_Row(op, len(members[op]), lanes(times[members[op]], spot)) for op in order]
+
+
+def lanes(times: np.ndarray, spot_ps: int) -> list[np.ndarray]:
+    """Deals collectives [collective, 2] to lanes so that those of a lane do not overlap, as long as there are lanes."""
+    dealt: list[list[tuple[int, int]]] = []
+    free: list[tuple[int, int]] = []
+    for begin, end in sorted(map(tuple, times.tolist())):
+        if free and free[0][0] <= begin:
+            _, lane = heappop(free)
+        elif len(dealt) < _MOST_LANES:
+            lane = len(dealt)
+            dealt.append([])
+        else:
+            dealt[-1].append((begin, end))
+            continue
+        dealt[lane].append((begin, end))
+        heappush(free, (end, lane))
+    return [_merged(np.array(lane, dtype=np.int64), spot_ps) for lane in dealt]
+
+
+def _merged(times: np.ndarray, spot_ps: int) -> np.ndarray:
+    """The union of intervals, those no further than a spot from each other as one."""
+    bars: list[list[int]] = []
+    for begin, end in sorted(map(tuple, times.tolist())):
+        if bars and begin <= bars[-1][1] + spot_ps:
+            bars[-1][1] = max(bars[-1][1], end)
+        else:
+            bars.append([begin, end])
+    return np.array(bars, dtype=np.int64).reshape(-1, 2)

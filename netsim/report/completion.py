@@ -1,87 +1,111 @@
-"""Pictures of how long each transport and its flows take, and how far that is above the lower bound."""
+"""How long each transport and its flows take, and how far that is above the lower bound."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 
-from netsim.report.drawing import (
-    GRID,
-    INK,
-    STYLE,
-    bars,
+from netsim.foundation.chart import Panel, chart
+from netsim.foundation.marks import COLOURS, DASHED, DOTTED, INK, SOLID, Level, Line, Rows, Words
+from netsim.report.summary import (
+    TransportSummary,
     behind,
+    by_transport,
     colours,
-    name_rows,
-    new_figure,
+    differ,
+    extremes,
+    in_unit,
     rounded,
-    steps,
+    signed,
+    summarise,
     time_unit,
-    to_svg,
 )
-from netsim.report.summary import TransportSummary, differ, extremes, summarise
 from netsim.results import Results
 
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
+_LEVELS = np.linspace(0, 1, 301)
+_WIDE = 30
+"""Ratio of the slowest flow to the first percentile from which the axis is logarithmic."""
+_OTHERS, _DASHES = COLOURS[2:6], (SOLID, DASHED, DOTTED)
 
 
 def completion_title(results: Results) -> str:
-    """The finding of `completion_svg` in one line."""
+    """How far apart the transports are, in one line."""
     summaries = summarise(results)
     fastest, slowest = extremes(summaries)
     if len(summaries) == 1:
-        scale, unit = time_unit(fastest.mean_us)
         above = f"{100 * fastest.above_bound:.1f} % above the lower bound"
-        return (
-            f"{fastest.name} takes {rounded(fastest.mean_us / scale, 4)} {unit}, {above}"
-            if fastest.mean_us
-            else "Nothing to do"
-        )
+        return f"{fastest.name} takes {in_unit(fastest.mean_us)}, {above}" if fastest.mean_us else "Nothing to do"
     if not differ(summaries):
         return "All transports take the same time, to half a percent"
     return f"{slowest.name} takes {behind(slowest.mean_us, fastest.mean_us)} {fastest.name}"
 
 
+def finding(results: Results) -> str:
+    """Which transport completes first, by what margin, and how sure that is, in one sentence."""
+    summaries = summarise(results)
+    fastest, slowest = extremes(summaries)
+    seeds = len(fastest.completions_us)
+    runs = "one seed" if seeds == 1 else f"means over {seeds} seeds"
+    bound = f"{100 * fastest.above_bound:.1f} % above the lower bound that no routing of packets can beat"
+    rivals = sorted((s for s in summaries if not s.flow_level and s is not fastest), key=lambda s: s.mean_us)
+    if not rivals:
+        return f"{fastest.label} completes in {in_unit(fastest.mean_us)}, {bound} ({runs})."
+    if not differ(summaries):
+        return f"All transports complete in {in_unit(fastest.mean_us)}, to half a percent, {bound} ({runs})."
+    apart = max(fastest.completions_us) < min(rivals[0].completions_us)
+    sure = "one seed" if seeds == 1 else f"{seeds} seeds, which {'do not overlap' if apart else 'overlap'}"
+    margin = f"{100 * (rivals[0].mean_us / fastest.mean_us - 1):.1f} % before {rivals[0].name} ({sure})"
+    last = "" if rivals[0] is slowest else f"; {slowest.name} takes {behind(slowest.mean_us, fastest.mean_us)} that"
+    return f"{fastest.name} completes first, in {in_unit(fastest.mean_us)}, {bound}, and {margin}{last}."
+
+
 def completion_svg(results: Results) -> str:
     """Completion time of each transport, and how far it lies above the lower bound; dots are seeds."""
-    import matplotlib
-
     summaries = summarise(results)
-    _, slowest = extremes(summaries)
-    scale, unit = time_unit(slowest.mean_us)
-    fill = colours(summaries)
-    completions = [[us / scale for us in summary.completions_us] for summary in summaries]
-    above = [_above_bound(summary) for summary in summaries]
-    with matplotlib.rc_context(STYLE):
-        figure = new_figure(10, 1.9 + 0.44 * len(summaries), completion_title(results))
-        times, excess = figure.subplots(1, 2, sharey=True, width_ratios=(3, 2))
-        bars(times, fill, completions, [f"{rounded(summary.mean_us / scale, 4)} {unit}" for summary in summaries])
-        bars(excess, fill, above, [f"{sum(values) / len(values):+.1f} %".replace("-0.0", "+0.0") for values in above])
-        _mark(times, max(summary.bound_us for summary in summaries) / scale, unit)
-        name_rows(times, summaries)
-        times.set_ylim(top=-1)
-        times.set_xlim(0, 1.22 * max(map(max, completions)) or 1)
-        excess.set_xlim(0, 1.25 * max(0.4, *map(max, above)))
-        times.set_xlabel(f"completion time ({unit})")
-        excess.set_xlabel("above the lower bound (%)")
-        return to_svg(figure, "completion")
+    scale, unit = time_unit(extremes(summaries)[1].mean_us)
+    fill, low = colours(summaries), len(summaries) - 0.5
+    times = [[us / scale for us in summary.completions_us] for summary in summaries]
+    above = [[100 * _over(us, summary.bound_us) for us in summary.completions_us] for summary in summaries]
+    bound = max(summary.bound_us for summary in summaries) / scale
+    right = bound > 0.4 * max(map(max, times))
+    words = Words(
+        bound, -0.75, f"lower bound {bound:.4g} {unit}", offset=(-6 if right else 6, 0),
+        align="right" if right else "left",
+    )  # fmt: skip
+    bars = Rows(times, [f"{rounded(summary.mean_us / scale, 4)} {unit}" for summary in summaries], fill)
+    excess = Rows(above, [signed(summary.above_bound) for summary in summaries], fill)
+    most = 1.25 * max(0.4, *map(max, above))
+    return chart(
+        [
+            Panel(
+                [bars, Level(bound, upright=True, colour=INK), words], x=f"completion time ({unit})", grid="x",
+                rows=labels(summaries), y_limits=(low, -1.1),
+            ),
+            Panel(
+                [excess], x="above the lower bound (%)", grid="x", x_limits=(min(0, *map(min, above)), most),
+                y_limits=(low, -1.1),
+            ),
+        ],
+        size=(11, 1.5 + 0.4 * len(summaries)), widths=(3, 2), share="y", name="completion",
+    )  # fmt: skip
 
 
-def _mark(axes: "Axes", bound: float, unit: str) -> None:
-    """The lower bound as a dashed line with its value."""
-    axes.axvline(bound, color=INK, linewidth=1.1, linestyle=(0, (4, 3)))
-    text = f"lower bound {bound:.4g} {unit}"
-    axes.annotate(text, (bound, -0.72), (-5, 0), textcoords="offset points", ha="right", va="center", size=9)
+def labels(summaries: Sequence[TransportSummary]) -> list[str]:
+    """Names of the transports, the first on top, for the side of a panel."""
+    return [summary.label for summary in summaries]
 
 
-def _above_bound(summary: TransportSummary) -> list[float]:
-    return [100 * (us / summary.bound_us - 1) if summary.bound_us else 0.0 for us in summary.completions_us]
-
-
-_LEVELS = np.linspace(0, 1, 301)
-_WIDE = 30
-"""Ratio of the slowest flow to the first percentile from which the axis is logarithmic."""
+def curves(summaries: Sequence[TransportSummary], points: Sequence[tuple[np.ndarray, np.ndarray]]) -> list[Line]:
+    """A staircase for each transport; the fastest and the slowest stand out."""
+    ends = [summary.name for summary in extremes(summaries)] if differ(summaries) else []
+    lines, others = [], 0
+    for summary, colour, (xs, ys) in zip(summaries, colours(summaries), points, strict=True):
+        if summary.name in ends or summary.flow_level:
+            lines.append(Line(xs, ys, colour, summary.label, width=1.6 if summary.flow_level else 2.2, steps=True))
+            continue
+        look = _OTHERS[others % len(_OTHERS)], _DASHES[others // len(_OTHERS) % len(_DASHES)]
+        lines.append(Line(xs, ys, look[0], summary.label, look[1], width=1.3, steps=True))
+        others += 1
+    return lines
 
 
 def has_flows(results: Results) -> bool:
@@ -90,42 +114,30 @@ def has_flows(results: Results) -> bool:
 
 
 def flows_title(results: Results) -> str:
-    """The finding of `flows_svg` in one line."""
+    """How far apart the slowest flows are, in one line."""
     fastest, slowest = extremes(summarise(results))
     if slowest.flow_p99_us <= 1.005 * fastest.flow_p99_us:
-        scale, unit = time_unit(fastest.flow_p99_us)
-        return f"99 % of the flows of {fastest.name} take at most {rounded(fastest.flow_p99_us / scale, 3)} {unit}"
+        return f"99 % of the flows of {fastest.name} take at most {in_unit(fastest.flow_p99_us, 3)}"
     longer = behind(slowest.flow_p99_us, fastest.flow_p99_us)
     return f"99th percentile of flows: {slowest.name} takes {longer} {fastest.name}"
 
 
 def flows_svg(results: Results) -> str:
     """For each transport, the part of its flows that is done within a time; flows of all seeds. Needs flows."""
-    import matplotlib
-
-    summaries = summarise(results)
-    curves = [_quantiles(results, summary.name) for summary in summaries]
-    longest = max(float(curve[-1]) for curve in curves)
-    low = min(float(curve[3]) for curve in curves)
+    summaries, runs = summarise(results), by_transport(results)
+    done = [np.concatenate([run.flows["end_ps"] - run.flows["start_ps"] for run in runs[s.name]]) for s in summaries]
+    times = [np.quantile(durations, _LEVELS, method="inverted_cdf") / 1e6 for durations in done]
+    low, longest = min(float(curve[3]) for curve in times), max(float(curve[-1]) for curve in times)
     scale, unit = time_unit(longest)
-    with matplotlib.rc_context(STYLE):
-        figure = new_figure(10, max(3.7, 1.0 + 0.24 * len(summaries)), flows_title(results))
-        axes = figure.subplots()
-        steps(axes, summaries, [(curve / scale, 100 * _LEVELS) for curve in curves])
-        if low > 0 and longest > _WIDE * low:
-            axes.set_xscale("log")
-        else:
-            axes.set_xlim(0.97 * low if low > 0.4 * longest else 0, None)
-        axes.set_ylim(0, 101)
-        axes.set_xlabel(f"completion time of a flow ({unit})")
-        axes.set_ylabel("flows done (%)")
-        axes.grid(color=GRID, linewidth=0.8)
-        return to_svg(figure, "flows")
+    logarithmic = low > 0 and longest > _WIDE * low
+    begin = None if logarithmic else 0.97 * low / scale if low > 0.4 * longest else 0
+    panel = Panel(
+        curves(summaries, [(curve / scale, 100 * _LEVELS) for curve in times]),
+        x=f"completion time of a flow ({unit})", y="flows done (%)", log="x" if logarithmic else "",
+        x_limits=(begin, None), y_limits=(0, 101), legend="right", grid="both",
+    )  # fmt: skip
+    return chart([panel], size=(11, max(3.9, 1.0 + 0.24 * len(summaries))), name="flows")
 
 
-def _quantiles(results: Results, transport: str) -> np.ndarray:
-    """Durations of flows at `_LEVELS`, in microseconds, of all seeds."""
-    durations: Sequence[np.ndarray] = [
-        run.flows["end_ps"] - run.flows["start_ps"] for run in results.runs if run.transport == transport
-    ]
-    return np.quantile(np.concatenate(durations), _LEVELS, method="inverted_cdf") / 1e6
+def _over(time_us: float, bound_us: float) -> float:
+    return time_us / bound_us - 1 if bound_us else 0.0

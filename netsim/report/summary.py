@@ -1,4 +1,4 @@
-"""The runs in a few numbers, for the table, the page and the pictures."""
+"""The runs in a few numbers, and how a page writes and colours them."""
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -6,7 +6,11 @@ from functools import lru_cache
 from statistics import fmean
 from typing import NamedTuple
 
+from netsim.foundation.marks import BLUE, GREY, RED
 from netsim.results import Results, Run
+
+LIGHT_BLUE = "#8fb8d6"
+_TIME_UNITS = ((1e6, "s"), (1e3, "ms"), (1.0, "µs"))
 
 
 class TransportSummary(NamedTuple):
@@ -30,6 +34,11 @@ class TransportSummary(NamedTuple):
     paused_us: float
     flow_p50_us: float
     flow_p99_us: float
+
+    @property
+    def label(self) -> str:
+        """Name of the transport, marked if it has no packets."""
+        return f"{self.name} (flow level)" if self.flow_level else self.name
 
     @property
     def mean_us(self) -> float:
@@ -62,10 +71,15 @@ class CollectivesSummary(NamedTuple):
 @lru_cache(maxsize=1)
 def summarise(results: Results) -> tuple[TransportSummary, ...]:
     """One summary a transport, in the order of the scenario."""
+    return tuple(_summary(results, name, seeds) for name, seeds in by_transport(results).items())
+
+
+def by_transport(results: Results) -> dict[str, list[Run]]:
+    """The runs of each transport, a run a seed."""
     runs: dict[str, list[Run]] = {}
     for run in results.runs:
         runs.setdefault(run.transport, []).append(run)
-    return tuple(_summary(results, name, seeds) for name, seeds in runs.items())
+    return runs
 
 
 def operations(results: Results) -> list[CollectivesSummary]:
@@ -93,6 +107,50 @@ def differ(summaries: Sequence[TransportSummary]) -> bool:
     """The fastest and the slowest transport lie more than half a percent apart."""
     fastest, slowest = extremes(summaries)
     return slowest.mean_us > 1.005 * fastest.mean_us
+
+
+def extreme_runs(results: Results) -> list[Run]:
+    """The first seeds of the fastest and of the slowest transport, or of any if they do not differ."""
+    fastest, slowest = extremes(summarise(results))
+    names = dict.fromkeys((fastest.name, slowest.name) if differ(summarise(results)) else (fastest.name,))
+    first = {run.transport: run for run in results.first_runs()}
+    return [first[name] for name in names]
+
+
+def colours(summaries: Sequence[TransportSummary]) -> list[str]:
+    """A colour for each transport: the fastest and the slowest with packets stand out; flow level is grey."""
+    fastest, slowest = extremes(summaries)
+    ends = {fastest.name: BLUE, slowest.name: RED} if differ(summaries) else {}
+    return [GREY if summary.flow_level else ends.get(summary.name, LIGHT_BLUE) for summary in summaries]
+
+
+def time_unit(largest_us: float) -> tuple[float, str]:
+    """Microseconds in the unit that suits a picture, and its name."""
+    return next((scale, unit) for scale, unit in _TIME_UNITS if largest_us >= scale or scale == 1)
+
+
+def in_unit(time_us: float, digits: int = 4) -> str:
+    """A time with so many digits, in the unit that suits it."""
+    scale, unit = time_unit(time_us)
+    return f"{rounded(time_us / scale, digits)} {unit}"
+
+
+def rounded(value: float, digits: int) -> str:
+    """A positive number with so many digits, zeros at the end included."""
+    return f"{value:#.{digits}g}".rstrip(".")
+
+
+def signed(share: float) -> str:
+    """A share as a percentage with its sign."""
+    return f"{100 * share:+.1f} %".replace("-0.0", "+0.0")
+
+
+def behind(slower: float, faster: float) -> str:
+    """How much longer one of two positive times is, such as ``20 % longer than`` or ``2.4 times as long as``."""
+    if slower >= 2 * faster:
+        return f"{slower / faster:.1f} times as long as"
+    percent = 100 * (slower / faster - 1)
+    return f"{percent:.{0 if percent >= 10 else 1}f} % longer than"
 
 
 def _operation(results: Results, op: str, indices: Sequence[int]) -> CollectivesSummary:

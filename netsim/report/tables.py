@@ -1,14 +1,24 @@
-"""The comparison as text, for the page and the terminal: its table, recorded times of steps, and algorithms."""
+"""A comparison as text, for the page and the terminal: its table, recorded steps, algorithms, and changes of a pair."""
 
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from html import escape
 from typing import NamedTuple
 
-from netsim.report.page import Section, table
-from netsim.report.summary import TransportSummary, summarise
-from netsim.results import Results, Run
+from netsim.foundation.page import Note, Section, Table
+from netsim.report.summary import TransportSummary, by_transport, operations, signed, summarise
+from netsim.results import Pair, Results, Run
 from netsim.units import format_size
+
+_SIZES = (
+    "Size: of all_reduce the vector, of all_gather the whole result, of reduce_scatter a rank's whole input, of "
+    "broadcast the buffer, of all_to_all the largest input of a rank. A row stands for neighbouring sizes that "
+    "took the same algorithm."
+)
+_CHOSEN = {
+    "auto": "auto: the least estimate from the rates and delays of this fabric",
+    "nccl": "nccl: the choice of NCCL's model of latencies and bandwidths",
+    "table": "table: the last row of the table that holds",
+}
 
 
 class Column(NamedTuple):
@@ -21,9 +31,9 @@ class Column(NamedTuple):
 
 
 COLUMNS = (
-    Column("transport", lambda s: transport_name(s)),
+    Column("transport", lambda s: s.label),
     Column("completion, mean [min, max]", lambda s: spread(s.completions_us)),
-    Column("above bound", lambda s: f"{100 * s.above_bound:+.1f} %".replace("-0.0", "+0.0")),
+    Column("above bound", lambda s: signed(s.above_bound)),
     Column("flow p99", lambda s: f"{microseconds(s.flow_p99_us)} µs"),
     Column("longest queue", lambda s: _size(s.max_queue_bytes), True, lambda s: s.packets),
     Column("reordered", lambda s: _part(s.reordered_packets, s.packets), True, lambda s: s.packets),
@@ -46,11 +56,6 @@ def table_rows(results: Results) -> list[tuple[str, ...]]:
         tuple("-" if column.packets and summary.flow_level else column.cell(summary) for column in columns(results))
         for summary in summarise(results)
     ]
-
-
-def transport_name(summary: TransportSummary) -> str:
-    """Name of the transport, marked if it has no packets."""
-    return f"{summary.name} (flow level)" if summary.flow_level else summary.name
 
 
 def spread(times_us: Sequence[float]) -> str:
@@ -83,16 +88,13 @@ class Step(NamedTuple):
 
 def steps(results: Results) -> list[Step]:
     """Every step whose recorded time is known."""
-    runs: dict[str, list[Run]] = {}
-    for run in results.runs:
-        runs.setdefault(run.transport, []).append(run)
     recorded_steps = []
     for number, recorded_ps in results.recorded_ps.items():
         indices = [index for index, span in enumerate(results.spans) if span.step == number]
         if indices and recorded_ps:
             predicted = {
                 name: sum(_duration_ps(run, indices) for run in seeds) / len(seeds) / 1e6
-                for name, seeds in runs.items()
+                for name, seeds in by_transport(results).items()
             }
             recorded_steps.append(Step(number, recorded_ps / 1e6, predicted))
     return recorded_steps
@@ -109,8 +111,8 @@ def ratios(results: Results) -> dict[str, float]:
     }
 
 
-def sentence(results: Results) -> str:
-    """The comparison in one sentence, empty if nothing was recorded."""
+def recorded_sentence(results: Results) -> str:
+    """Predicted beside recorded times in one sentence, empty if nothing was recorded."""
     known = steps(results)
     if not known:
         return ""
@@ -125,35 +127,24 @@ def _duration_ps(run: Run, indices: list[int]) -> int:
     return max(time.end_ps for time in times) - min(time.start_ps for time in times)
 
 
-_NOTE = (
-    "Size: of all_reduce the vector, of all_gather the whole result, of reduce_scatter a rank's whole input, of "
-    "broadcast the buffer, of all_to_all the largest input of a rank. A row stands for neighbouring sizes that "
-    "took the same algorithm."
-)
-_CHOSEN = {
-    "auto": "auto: the least estimate from the rates and delays of this fabric",
-    "nccl": "nccl: the choice of NCCL's model of latencies and bandwidths",
-    "table": "table: the last row of the table that holds",
-}
-
 Row = tuple[str, int, int, int, str, int]
 """Collective, ranks, least and largest size in bytes, algorithm, number of collectives."""
 
 
 def algorithm_rows(results: Results) -> list[Row]:
     """Algorithms by collective, number of ranks and size; neighbouring sizes with one algorithm share a row."""
-    found: dict[tuple[str, int], list[Row]] = defaultdict(list)
+    rows: dict[tuple[str, int], list[Row]] = defaultdict(list)
     for (op, ranks, size, algorithm), count in sorted(results.algorithms.items()):
-        of_op = found[op, ranks]
+        of_op = rows[op, ranks]
         if of_op and of_op[-1][4] == algorithm:
             of_op[-1] = (op, ranks, of_op[-1][2], size, algorithm, of_op[-1][5] + count)
         else:
             of_op.append((op, ranks, size, size, algorithm, count))
-    return [row for of_op in found.values() for row in of_op]
+    return [row for of_op in rows.values() for row in of_op]
 
 
-def algorithm_sections(results: Results) -> list[Section]:
-    """The section of the page; none for a workload of one collective with an algorithm by name."""
+def algorithm_sections(results: Results, of: str = "") -> list[Section]:
+    """Which algorithms collectives took; none for a workload of one collective with an algorithm by name."""
     chosen = [by for by in _CHOSEN if by in results.scenario["algorithms"].values()]
     if not results.algorithms or (not chosen and sum(results.algorithms.values()) == 1):
         return []
@@ -162,9 +153,74 @@ def algorithm_sections(results: Results) -> list[Section]:
         (op, f"{ranks:,}", _sizes(least, most), algorithm, f"{count:,}")
         for op, ranks, least, most, algorithm, count in algorithm_rows(results)
     ]
-    note = " ".join([_NOTE, *(f"{_CHOSEN[by]}." for by in chosen)])
-    return [Section("Algorithms of collectives", table(head, lines) + f'<p class="note">{escape(note)}</p>')]
+    note = " ".join([_SIZES, *(f"{_CHOSEN[by]}." for by in chosen)])
+    return [Section(f"Algorithms: {of}" if of else "Algorithms of collectives", [Table(head, lines, note)])]
 
 
 def _sizes(least: int, most: int) -> str:
     return format_size(least) if least == most else f"{format_size(least)} to {format_size(most)}"
+
+
+class Change(NamedTuple):
+    """One transport, or an operation under it, in both simulations of a pair; times are means over the seeds, us."""
+
+    name: str
+    first_us: float
+    second_us: float
+
+    @property
+    def share(self) -> float:
+        """The second time over the first, less one."""
+        return self.second_us / self.first_us - 1 if self.first_us else 0.0
+
+    def cells(self) -> tuple[str, ...]:
+        """Name, both times and the change, as text."""
+        return self.name, f"{self.first_us / 1000:,.4f}", f"{self.second_us / 1000:,.4f}", f"{self.share:+.2%}"
+
+
+def changes(pair: Pair) -> list[Change]:
+    """Every transport of the scenario, in its order."""
+    both = zip(summarise(pair.first), summarise(pair.second), strict=True)
+    return [Change(first.name, first.mean_us, second.mean_us) for first, second in both]
+
+
+def operation_changes(pair: Pair) -> list[Change]:
+    """Every operation that both workloads have, under each transport."""
+    others = {kind.name: kind for kind in operations(pair.second)}
+    return [
+        Change(f"{kind.name}, {transport}", kind.mean_us(transport), others[kind.name].mean_us(transport))
+        for kind in operations(pair.first)
+        if kind.name in others
+        for transport in kind.times_us
+    ]
+
+
+def change_columns(pair: Pair, of: str) -> tuple[str, ...]:
+    """The heads of a table of changes."""
+    return of, *(f"{name}, ms" for name in pair.names), "change"
+
+
+def change_finding(pair: Pair) -> str:
+    """How the completion of all transports changes, in one sentence."""
+    ordered = sorted(changes(pair), key=lambda change: change.share)
+    least, most = ordered[0], ordered[-1]
+    both = f"{least.share:+.1%} ({least.name})"
+    both += f" to {most.share:+.1%} ({most.name})" if len(ordered) > 1 else ""
+    return f"With {pair.names[1]} in place of {pair.names[0]}, completion changes by {both}."
+
+
+def change_sections(pair: Pair) -> list[Section]:
+    """Both simulations side by side, for the page of the first."""
+    blocks = [
+        Table(change_columns(pair, "transport"), [change.cells() for change in changes(pair)]),
+        Note(f"{pair.said} The report of {pair.names[1]} is in the folder against."),
+    ]
+    if by_operation := operation_changes(pair):
+        caption = "Time of a rank in the collectives of each operation, with waiting for others."
+        rows = [change.cells() for change in by_operation]
+        blocks.insert(1, Table(change_columns(pair, "operation"), rows, caption))
+    sections = [Section(f"Against {pair.names[1]}", blocks)]
+    if pair.first.algorithms != pair.second.algorithms:
+        for name, results in zip(pair.names, (pair.first, pair.second), strict=True):
+            sections += algorithm_sections(results, name)
+    return sections

@@ -12,8 +12,8 @@ from rich.progress import Progress, SpinnerColumn, TaskID, TextColumn, TimeElaps
 from rich.table import Table
 
 from netsim.report.collectives import rollout_sentence
-from netsim.report.tables import columns, sentence, table_rows
-from netsim.results import Results, RunEvent
+from netsim.report.tables import change_columns, changes, columns, recorded_sentence, table_rows
+from netsim.results import Pair, Results, RunEvent
 
 SECONDS_BETWEEN_LINES = 10.0
 _WIDE = 240
@@ -89,10 +89,20 @@ def print_table(results: Results) -> None:
     for row in table_rows(results):
         table.add_row(*row)
     Console(width=None if Console().is_terminal else _WIDE, markup=False, emoji=False).print(table)
-    if recorded := sentence(results):
-        print(recorded)
-    if rollouts := rollout_sentence(results):
-        print(rollouts)
+    for sentence in (recorded_sentence(results), rollout_sentence(results)):
+        if sentence:
+            print(sentence)
+
+
+def print_changes(pair: Pair) -> None:
+    """Prints how the transports complete in both simulations."""
+    table = Table(box=SIMPLE_HEAD)
+    for index, head in enumerate(change_columns(pair, "transport")):
+        table.add_column(head, justify="right" if index else "left")
+    for change in changes(pair):
+        table.add_row(*change.cells())
+    Console(width=None if Console().is_terminal else 160, markup=False, emoji=False).print(table)
+    print(pair.said)
 
 
 def _in_two_lines(head: str) -> str:

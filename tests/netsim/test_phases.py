@@ -63,7 +63,7 @@ def test_the_share_of_rollouts_is_printed_drawn_and_in_the_table(tmp_path: Path,
     assert main(["compare", str(file), "--out", str(out), "--jobs", "1"]) == 0
     assert "rollouts take 60.0 % of the time and 60.0 % of the bytes of the steps under ecmp" in capsys.readouterr().out
     assert (out / "figures" / "phases.svg").exists()
-    assert "Time by phase: rollouts" in (out / "report.html").read_text()
+    assert "Rollouts take 60 % of the time and 60 % of the bytes of a step" in (out / "report.html").read_text()
     with (out / "collectives.csv").open() as rows:
         assert [row["phase"] for row in csv.DictReader(rows)][:4] == ["rollout"] * 3 + ["backward"]
 

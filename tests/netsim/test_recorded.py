@@ -60,4 +60,4 @@ def test_compare_prints_it_and_the_page_says_it(tmp_path, capsys):
     assert main(["compare", str(path), "--out", str(tmp_path / "out"), "--jobs", "1"]) == 0
     told = "predicted / recorded step time, 2 steps of 0.00132 ms: ecmp 0.67, spray_random 0.67"
     assert told in capsys.readouterr().out
-    assert told in (tmp_path / "out" / "report.html").read_text()
+    assert f"P{told[1:]}." in (tmp_path / "out" / "report.html").read_text()

@@ -9,13 +9,12 @@ import numpy as np
 import pytest
 
 from netsim import Results, simulate
-from netsim.report import about, over_time, perfetto
-from netsim.report.comparison import PICTURES, write_report
-from netsim.report.completion import completion_svg, completion_title, flows_svg, flows_title
+from netsim.report import perfetto
+from netsim.report.comparison import PICTURES, fabric, workload, write_report
+from netsim.report.completion import completion_svg, completion_title, finding, flows_svg, flows_title
 from netsim.report.layout import Stroke, drawings
 from netsim.report.links import links_svg, links_title, loads_svg, loads_title, usage
-from netsim.report.over_time import queues_svg, queues_title
-from netsim.report.page import Section, page, table
+from netsim.report.over_time import queues_svg, queues_title, widened
 from netsim.report.summary import summarise
 from netsim.report.tables import columns, spread, table_rows
 from netsim.topology.fat_tree import FatTreeConfig
@@ -186,7 +185,7 @@ def test_queues_of_seeds_meet_on_the_widest_intervals():
     for length in (1, 7, 128, 255):
         fine = rng.integers(0, 1000, length)
         for factor in (1, 2, 8):
-            wide = over_time._widened(fine, factor)
+            wide = widened(fine, factor)
             assert wide.tolist() == [fine[at : at + factor].max() for at in range(0, length, factor)]
 
 
@@ -202,8 +201,8 @@ def test_every_kind_of_fabric_is_told_and_drawn(topology, said, tmp_path):
     pair = {"workload": BASE["workload"] | {"op": "send", "bytes_per_rank": "8KB"}, "ranks": [0, 1]}
     scenario = {key: value for key, value in BASE.items() if key != "workload"} | {"jobs": [pair]}
     told = simulate(scenario | {"topology": topology, "transports": ["ecmp"], "seeds": [0]})
-    assert about.fabric(told).startswith(said)
-    assert about.workload(told) == "send of 8KB a rank"
+    assert fabric(told).startswith(said)
+    assert workload(told) == "send of 8KB a rank"
     write_report(told, tmp_path)
     assert "<svg" in (tmp_path / "report.html").read_text()
 
@@ -217,12 +216,12 @@ def test_the_title_names_background_traffic_beside_the_other_jobs(tmp_path):
     scenario = {key: value for key, value in BASE.items() if key != "workload"} | {"jobs": jobs}
     results = simulate(scenario | {"transports": ["ecmp"], "seeds": [0]})
     write_report(results, tmp_path)
-    assert about.workload(results) == "all_gather of 16KB a rank and background traffic"
+    assert workload(results) == "all_gather of 16KB a rank and background traffic"
 
 
 def test_flow_level_alone_has_no_queues(tmp_path):
     write_report(simulated(transports=["ideal"], seeds=[0]), tmp_path)
-    assert "Longest queue at any switch" not in (tmp_path / "report.html").read_text()
+    assert PICTURES["queues"].caption not in (tmp_path / "report.html").read_text()
     assert not (tmp_path / "figures" / "queues.svg").exists()
 
 
@@ -241,13 +240,17 @@ def test_a_report_without_flows_is_a_report(tmp_path):
     assert links_title(still) == "No traffic crosses the fabric"
 
 
-def test_page_needs_no_network_and_escapes_text():
-    text = page("a < b", [Section("x & y", table(["<i>"], [["1"], ["2"]], best=1))])
-    assert "a &lt; b" in text
-    assert "x &amp; y" in text
-    assert "&lt;i&gt;" in text
-    assert '<tr class="best"><td>2</td></tr>' in text
-    assert "http" not in text
+def test_the_page_begins_with_who_wins_by_what_margin_and_how_sure_that_is(results, tmp_path):
+    first, second = sorted((s for s in summarise(results) if not s.flow_level), key=lambda s: s.mean_us)
+    said = finding(results)
+    assert said.startswith(f"{first.name} completes first, in ")
+    assert f"and {100 * (second.mean_us / first.mean_us - 1):.1f} % before {second.name} (2 seeds, which " in said
+    assert ("do not overlap" in said) == (max(first.completions_us) < min(second.completions_us))
+    write_report(results, tmp_path)
+    text = (tmp_path / "report.html").read_text()
+    assert said in text
+    for row in table_rows(results):
+        assert all(f">{cell}</td>" in text for cell in row)
 
 
 def test_the_report_is_one_file(results, tmp_path):

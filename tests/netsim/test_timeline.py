@@ -5,8 +5,8 @@ from random import Random
 import numpy as np
 import pytest
 
+from netsim.report.collectives import has_timeline, lanes, timeline_svg, timeline_title
 from netsim.report.comparison import write_report
-from netsim.report.timeline import has_timeline, timeline_svg, timeline_title
 from tests.netsim.test_spans import one_leaf
 from tests.netsim.traces import TraceWriter
 
@@ -27,18 +27,16 @@ def covered(bars, moments):
 
 @pytest.mark.parametrize("seed", range(5))
 def test_lanes_hold_each_moment_of_each_collective_and_do_not_overlap(seed):
-    from netsim.report.timeline import _lanes
-
     random = Random(seed)
     begins = [random.randrange(1000) for _ in range(random.randrange(1, 40))]
     times = np.array([(begin, begin + random.randrange(1, 200)) for begin in begins])
-    lanes = _lanes(times, 0)
+    dealt = lanes(times, 0)
     moments = np.arange(1300)
-    assert np.array_equal(np.any([covered(bars, moments) for bars in lanes], axis=0), covered(times, moments))
-    for bars in lanes:
+    assert np.array_equal(np.any([covered(bars, moments) for bars in dealt], axis=0), covered(times, moments))
+    for bars in dealt:
         assert (bars[1:, 0] > bars[:-1, 1]).all()
     deepest = max(sum(int(begin <= moment < end) for begin, end in times.tolist()) for moment in moments)
-    assert len(lanes) == min(6, deepest)
+    assert len(dealt) == min(6, deepest)
 
 
 def test_the_title_says_for_how_long_collectives_are_under_way(ringing):
@@ -50,7 +48,7 @@ def test_the_title_says_for_how_long_collectives_are_under_way(ringing):
 
 def test_the_picture_is_there_only_where_there_are_several_collectives(ringing, tmp_path):
     write_report(ringing, tmp_path)
-    assert "Collectives over time" in (tmp_path / "report.html").read_text()
+    assert timeline_title(ringing) in (tmp_path / "report.html").read_text()
     single = one_leaf({"kind": "collective", "op": "all_to_all", "bytes_per_rank": "32KB"}, 4)
     assert not has_timeline(single)
     write_report(single, tmp_path)
