@@ -34,7 +34,7 @@ from trainer.model.conditioning import SpatialRescaler
 from trainer.model.first_frame import FirstFrameReader
 from trainer.model.network import Builders, Network, NetworkSpec, frozen_tensors
 from trainer.model.parallel.division import LinearShare, divide_blocks
-from trainer.model.values import bare_parameters, give_memory, initialised
+from trainer.model.values import NothingDrawn, bare_parameters, give_memory, initialised
 
 NETWORKS: Builders = (
     dit.NETWORKS
@@ -122,7 +122,7 @@ def meta_network(config: RunConfig, tensor_parallel: int = 1) -> Network:
     """The network of one rank without values and without experts, on the meta device."""
     moe = config.moe
     mixture = None if moe is None else lambda _: _without_experts(config.model.hidden, moe)
-    with torch.device("meta"):
+    with torch.device("meta"), NothingDrawn():
         model = _network(config, mixture, generator=None)
         if tensor_parallel > 1:
             divide_blocks(

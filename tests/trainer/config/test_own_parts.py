@@ -20,7 +20,7 @@ from trainer.checkpoint.contents import identity_of
 from trainer.config.rules.plan import plan_layout
 from trainer.config.run import RunConfig
 from trainer.data import Batch, build
-from trainer.experiment.forecast.spec import without_formula
+from trainer.experiment.forecast.unknown import without_formula
 from trainer.experiment.stage.reading import stages_of
 from trainer.experiment.stage.train import TrainStage
 from trainer.flow import sampler

@@ -9,7 +9,7 @@ from torch.nn import functional
 from trainer.config.rules.plan import plan_layout
 from trainer.config.run import RunConfig
 from trainer.data import Batch
-from trainer.experiment.forecast.calls import without_formula
+from trainer.experiment.forecast.unknown import without_formula
 from trainer.model.contrastive import Contrastive
 from trainer.model.network import GivesFeatures, NetworkSpec
 from trainer.model.values import initialised

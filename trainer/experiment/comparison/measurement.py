@@ -51,7 +51,7 @@ class NetworkCalls:
     calls: int = 1
 
     def operations(self) -> Iterator[Operation]:
-        of_a_call = list(self.sampling.call())
+        of_a_call = list(self.sampling.passages[0].forward())
         for number in range(self.calls):
             yield from (Operation(number, "forward", layer, collective) for layer, collective in of_a_call)
 

@@ -9,14 +9,15 @@ from trainer.checkpoint.frozen_run import FrozenRun, references_of
 from trainer.checkpoint.pretrained import restored_layout
 from trainer.config.layout import Layout
 from trainer.config.run import RunConfig
-from trainer.config.sections import DeepSpeedConfig, FSDPConfig
-from trainer.config.task import Calls, ClusteringTaskConfig, ContrastiveTaskConfig, FlowTaskConfig
+from trainer.config.sections import DeepSpeedConfig
+from trainer.config.task import Calls
 from trainer.experiment.forecast.layers import layers
 from trainer.experiment.forecast.protocol import Collective, Passage, all_gather, broadcast
 from trainer.experiment.forecast.training import Collecting, LossCall, RolloutCall
+from trainer.experiment.forecast.unknown import adapts, learns_flow
 from trainer.experiment.forecast.work import Computation, computation
-from trainer.flow.coupling import Assignment, Coupling, Ends, GibbsWeighted, MinibatchOT, OwnCoupling
-from trainer.flow.reward import Distance, Ink
+from trainer.flow.coupling import Assignment, Ends, GibbsWeighted, MinibatchOT, OwnCoupling
+from trainer.flow.objective import MongeGap, Regression, Spread
 from trainer.model.build import tokens_per_example
 
 
@@ -51,63 +52,9 @@ def weighing(config: RunConfig, layout: Layout) -> Iterator[Collective]:
         yield all_gather("world", "float64", 8, layout.world_size)
 
 
-def may_communicate(coupling: OwnCoupling) -> bool:
-    """Whether the collectives of a user's coupling are unknown: it draws whole steps, or does not say if it weighs.
-
-    A class says by an attribute ``weighs`` whether its pairs have weights.
-    """
-    own = coupling.imported()
-    draws_steps = getattr(own, "draw_step", None) is not Coupling.draw_step
-    return draws_steps or not isinstance(getattr(own, "weighs", None), bool)
-
-
 def _coupling(config: RunConfig) -> object:
     """What pairs source and data where the task learns a flow; None: nothing does."""
-    learns_flow = isinstance(config.task, FlowTaskConfig)
-    return config.flow.coupling if learns_flow and config.flow is not None else None
-
-
-_TASK = "task."
-_REMEDY = "record such a run with trace.steps"
-
-
-def without_formula(config: RunConfig) -> str | None:
-    """Why no formula gives the collectives of what a task calls, with the remedy; None: one does.
-
-    ZeRO 3 and FSDP send parameters and gradients around each call, so that their order depends on what is called.
-    """
-    calls = config.task.calls
-    if calls is None:
-        return (
-            f"task.class: {config.task.kind} may call the network in other ways than training does; {_REMEDY}, or give "
-            "the class an attribute calls, a tuple of trainer.config.task.Calls"
-        )
-    if isinstance(config.task, ClusteringTaskConfig):
-        return f"task.kind: {config.task.kind} gathers what it labels, for which there is no formula; {_REMEDY}"
-    if isinstance(config.task, ContrastiveTaskConfig):
-        return f"task.kind: {config.task.kind} gathers what it compares, for which there is no formula; {_REMEDY}"
-    learn = [one for one in calls if one.phase == "learn"]
-    for one in learn:
-        if one.gradient == one.reference:
-            kind = "the frozen network with" if one.reference else "its own network without"
-            return f"task.kind: a loss of {config.task.kind} calls {kind} gradient, which no formula knows; {_REMEDY}"
-    if getattr(config.task, "cost", None) is not None and config.moe is not None:
-        return f"task.cost: asks the experts of the base how often its class likes, which no formula knows; {_REMEDY}"
-    shares = isinstance(config.engine, FSDPConfig) or config.engine.zero_stage == 3
-    if not shares:
-        return None
-    name = "fsdp" if isinstance(config.engine, FSDPConfig) else "zero_stage 3"
-    own = [one for one in calls if not one.reference or _adapts(config)]
-    rollouts = [one for one in own if one.phase == "rollout"]
-    if sum(one.count for one in own if one.gradient and one.phase == "learn") != 1:
-        return f"engine: {name} has no formula for several calls in a loss of {config.task.kind}; {_REMEDY}"
-    if config.model.adapters is not None and any(one.reference for one in calls):
-        return f"engine: {name} has no formula for calls of the network without its adapters; {_REMEDY}"
-    if any(one.gradient for one in rollouts):
-        return f"engine: {name} has no formula for the gradients that {config.task.kind} takes in rollouts; {_REMEDY}"
-    if rollouts and isinstance(config.engine, DeepSpeedConfig) and config.parallel.tensor > 1:
-        return f"parallel.tensor: has no formula for rollouts under {name} ({config.parallel.tensor}); {_REMEDY}"
-    return None
+    return config.flow.coupling if learns_flow(config) and config.flow is not None else None
 
 
 def collecting(config: RunConfig, layout: Layout, *, work: bool = False) -> Collecting | None:
@@ -125,12 +72,24 @@ def collecting(config: RunConfig, layout: Layout, *, work: bool = False) -> Coll
 def loss_calls(config: RunConfig, layout: Layout, *, work: bool = False) -> tuple[LossCall, ...]:
     """The calls of one loss; :func:`without_formula` is None."""
     calls = [one for one in config.task.calls or () if one.phase == "learn"]
+    if learns_flow(config):
+        calls = [Calls("learn", rows=states_of_a_loss(config), gradient=True)]
     passages = _passages(config, layout, calls)
     return tuple(
         LossCall(passage, one.gradient, _computation(config, layout, one) if work else None)
         for one, (passage, _) in zip(calls, passages, strict=True)
         for _ in range(one.count)
     )
+
+
+def states_of_a_loss(config: RunConfig) -> int:
+    """States of an example in the only call of a loss of a flow."""
+    match config.flow and config.flow.objective:
+        case Regression(antithetic=True) | Regression(monge_gap=MongeGap()):
+            return 2  # of a pair; no regression has both settings
+        case Regression(spread=Spread(draws=draws)):
+            return draws
+    return 1
 
 
 def losses(config: RunConfig, layout: Layout) -> int:
@@ -168,26 +127,16 @@ def _passages(config: RunConfig, layout: Layout, calls: Sequence[Calls]) -> Iter
 
     for one in calls:
         states = one.rows * layout.micro_batch
-        if not one.reference or _adapts(config):
+        if not one.reference or adapts(config):
             yield own(states, one.phase == "rollout"), True
         else:
             yield frozen(states), False
 
 
-def without_work(config: RunConfig) -> str | None:
-    """Why no formula gives what a task computes; None: one does."""
-    task, kind = config.task, config.task.kind
-    if any(one.phase == "rollout" and one.gradient for one in config.task.calls or ()):
-        return f"the gradients that {kind} takes in rollouts have no formula"
-    if not isinstance(getattr(task, "reward", None), Ink | Distance | None):
-        return "a reward that is a network, or of your own, has no formula"
-    return None
-
-
 def _computation(config: RunConfig, layout: Layout, one: Calls) -> Computation:
     """What a rank computes in a call; a frozen network computes in fp32, and without experts on every rank alone."""
     states = one.rows * layout.micro_batch
-    if not one.reference or _adapts(config):
+    if not one.reference or adapts(config):
         return computation(config, layout, states=states)
     reference = _reference(config)
     named = config if reference is None else reference.config
@@ -198,12 +147,7 @@ def _computation(config: RunConfig, layout: Layout, one: Calls) -> Computation:
     return whole.without_blocks(named.model.num_layers)
 
 
-def _adapts(config: RunConfig) -> bool:
-    """Whether the frozen network is the run's own, with its adapters switched off."""
-    return config.model.adapters is not None
-
-
 def _reference(config: RunConfig) -> FrozenRun | None:
-    """The run whose network a task asks; None: the task names none."""
-    named = [value for name, value in references_of(config).items() if name.startswith(_TASK)]
+    """The run whose network a task calls; None: the task names none."""
+    named = [value for name, value in references_of(config).items() if name.startswith("task.")]
     return FrozenRun.of_run(named[0]) if named else None

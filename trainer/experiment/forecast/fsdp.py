@@ -1,13 +1,24 @@
-"""What FSDP2 sends, whose ranks keep rows of every parameter."""
+"""FSDP2, whose ranks keep rows of every parameter: what a step sends, and what a rank holds.
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+As PyTorch 2.13 does it in torch/distributed/fsdp/_fully_shard.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
 from math import prod
+from typing import Literal, NamedTuple
 
 from trainer.experiment.forecast.protocol import (
     DTYPES,
     ELEMENT_BYTES,
+    FLOAT32,
     Collective,
+    Growth,
+    Micro,
+    Moment,
+    Part,
     Phase,
     Place,
     all_gather,
@@ -15,28 +26,84 @@ from trainer.experiment.forecast.protocol import (
     reduce_scatter,
 )
 
-Shapes = Sequence[tuple[int, ...]]
+ROOT = -1
+"""Number of the unit of parameters that belong to no block."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True)
+class Unit:
+    """Parameters that are gathered together, by their shapes: those of a block, or those of none."""
+
+    shapes: Sequence[tuple[int, ...]]
+    num_ranks: int
+
+    @property
+    def rows(self) -> int:
+        """Elements of the rows of a rank, filled up to as many on every rank."""
+        return sum(-(-shape[0] // self.num_ranks) * prod(shape[1:]) for shape in self.shapes)
+
+    @property
+    def whole(self) -> int:
+        """Elements of all rows, filled up."""
+        return self.rows * self.num_ranks
+
+
+class Act(NamedTuple):
+    """A unit is gathered, used by its block, given up, or its gradients are reduced at the end of its backward pass."""
+
+    kind: Literal["gather", "use", "free", "reduce"]
+    unit: int
+
+
+class FSDPStep:
+    """The acts of micro steps, in order.
+
+    In the backward pass a block's parameters are gathered while the block behind it computes. What has no parameters,
+    since they are frozen, sends nothing.
+    """
+
+    def __init__(self, units: Sequence[Unit], *, reshard_after_forward: bool) -> None:
+        """`units` of all blocks, and that of no block."""
+        self._units, self._reshard = units, reshard_after_forward
+        self._gathered: set[int] = set()
+        self._in_flight: set[int] = set()
+
+    def enter(self, unit: int, *, forward: bool) -> Iterator[Act]:
+        """A pass arrives at a unit."""
+        if unit not in self._gathered:
+            yield from self._gather(unit)
+            self._in_flight.remove(unit)
+            self._gathered.add(unit)
+            yield Act("use", unit)
+        if not forward and self._units[unit].rows:
+            before = range(len(self._units) - 1 if unit == ROOT else unit)
+            for other in [one for one in before if self._units[one].rows][-1:]:
+                yield from self._gather(other)
+
+    def leave(self, unit: int, *, forward: bool, last: bool) -> Iterator[Act]:
+        """A pass leaves a unit, in the last micro step or in an earlier one."""
+        if not forward and last:
+            yield Act("reduce", unit)
+        if not forward or (self._reshard and unit != ROOT):
+            self._gathered.discard(unit)
+            yield Act("free", unit)
+
+    def _gather(self, unit: int) -> Iterator[Act]:
+        if unit not in self._gathered and unit not in self._in_flight:
+            self._in_flight.add(unit)
+            yield Act("gather", unit)
+
+
+@dataclass(frozen=True, kw_only=True)
 class FSDPTraffic:
-    """A gathering and a reduction of each block and of what belongs to none.
-
-    In the backward pass a block's parameters are gathered while the block behind it computes. The rows of a parameter
-    are divided evenly, the last parts filled up. What has no parameters, since they are frozen, sends nothing.
+    """A gathering and a reduction of each block and of what belongs to none; gradients are reduced in float32.
 
     Attributes:
-        blocks: shapes of the parameters of each block.
-        root: shapes of the parameters that belong to no block.
-        num_ranks: ranks of the group data; one alone gathers and reduces nothing.
-        precision: element type of gathered parameters, fp32 or bf16; gradients are reduced in float32.
-        reshard_after_forward: whether blocks let go of their parameters after their forward pass.
         accumulation: micro steps of an optimiser step; the last one reduces the gradients.
         tensor_parallel: ranks that share the blocks, whose parts of the norm are added up.
     """
 
-    blocks: tuple[Shapes, ...]
-    root: Shapes
+    units: Sequence[Unit]
     num_ranks: int
     precision: str
     reshard_after_forward: bool = True
@@ -44,25 +111,16 @@ class FSDPTraffic:
     tensor_parallel: int = 1
 
     def entering(self, phase: Phase, place: Place, _micro: int, /) -> Iterator[Collective]:
-        if self.num_ranks == 1:
-            return
-        if phase == "forward":
-            if place != "after" and self._rows(place):
-                yield self._gathered(place)
-        elif self.reshard_after_forward and place != "before":
-            for block in self._asked_for(place):
-                yield self._gathered(block)
+        yield from self._collectives["enter", phase, place]
 
     def leaving(self, phase: Phase, place: Place, micro: int, /) -> Iterator[Collective]:
-        reduces = self.num_ranks > 1 and micro == self.accumulation - 1
-        if reduces and phase == "backward" and place != "after" and self._rows(place):
-            yield reduce_scatter("data", "float32", self._rows(place) * ELEMENT_BYTES["fp32"], self.num_ranks)
+        if micro == self.accumulation - 1:
+            yield from self._collectives["leave", phase, place]
 
     def evaluating(self, calls: int, /) -> Iterator[Mapping[Place, Sequence[Collective]]]:
         """What belongs to no block is whole throughout, and so are blocks that keep parameters."""
-        places: tuple[Place, ...] = () if self.num_ranks == 1 else ("before", *range(len(self.blocks)))
         first: dict[Place, Sequence[Collective]] = {
-            place: (self._gathered(place),) for place in places if self._rows(place)
+            place: sent for (_, phase, place), sent in self._collectives.items() if phase == "forward" and sent
         }
         later: dict[Place, Sequence[Collective]] = {
             place: sent for place, sent in first.items() if self.reshard_after_forward and place != "before"
@@ -75,29 +133,177 @@ class FSDPTraffic:
             yield all_reduce("tensor", "float32", 4)
         yield all_reduce("data", "float32", 4)
 
-    def _asked_for(self, place: Place) -> Iterator[int]:
-        """The blocks that are gathered as the backward pass reaches a place.
+    @cached_property
+    def _collectives(self) -> dict[tuple[str, Phase, Place], list[Collective]]:
+        """The collectives of the last micro step where a pass enters and leaves its places."""
+        step = FSDPStep(self.units, reshard_after_forward=self.reshard_after_forward)
+        sent: dict[tuple[str, Phase, Place], list[Collective]] = defaultdict(list)
+        blocks = range(len(self.units) - 1)
+        sent["enter", "forward", "before"] = self._sent(step.enter(ROOT, forward=True))
+        for block in blocks:
+            sent["enter", "forward", block] = self._sent(step.enter(block, forward=True))
+            sent["leave", "forward", block] = self._sent(step.leave(block, forward=True, last=True))
+        sent["enter", "backward", "after"] = self._sent(step.enter(ROOT, forward=False))
+        for block in reversed(blocks):
+            sent["enter", "backward", block] = self._sent(step.enter(block, forward=False))
+            sent["leave", "backward", block] = self._sent(step.leave(block, forward=False, last=True))
+        sent["leave", "backward", "before"] = self._sent(step.leave(ROOT, forward=False, last=True))
+        return sent
 
-        That is the one before it that has parameters, or the place's own where nothing behind it has gathered it.
-        """
-        number = len(self.blocks) if place == "after" else place
-        assert isinstance(number, int)
-        own = number < len(self.blocks)
-        if (
-            own
-            and self._rows(number)
-            and not self.root
-            and not any(map(self._rows, range(number + 1, len(self.blocks))))
-        ):
-            yield number
-        if self._rows(number) if own else self.root:
-            yield from [block for block in range(number) if self._rows(block)][-1:]
+    def _sent(self, acts: Iterable[Act]) -> list[Collective]:
+        """One rank alone, and what has no parameters, sends nothing."""
+        sent: list[Collective] = []
+        for act in acts:
+            rows = self.units[act.unit].rows
+            if rows and self.num_ranks > 1 and act.kind == "gather":
+                size = rows * ELEMENT_BYTES[self.precision]
+                sent.append(all_gather("data", DTYPES[self.precision], size, self.num_ranks))
+            if rows and self.num_ranks > 1 and act.kind == "reduce":
+                sent.append(reduce_scatter("data", "float32", rows * FLOAT32, self.num_ranks))
+        return sent
 
-    def _gathered(self, place: Place) -> Collective:
-        size = self._rows(place) * ELEMENT_BYTES[self.precision]
-        return all_gather("data", DTYPES[self.precision], size, self.num_ranks)
 
-    def _rows(self, place: Place) -> int:
-        """Elements of a rank's rows of the parameters of a block or of the rest."""
-        shapes = self.blocks[place] if isinstance(place, int) else self.root
-        return sum(-(-shape[0] // self.num_ranks) * prod(shape[1:]) for shape in shapes)
+@dataclass(kw_only=True)
+class FSDPMemory:
+    """Blocks that are gathered and reduced one by one.
+
+    Attributes:
+        units: of all blocks, and that of no block.
+        element_bytes: of a gathered parameter and of its gradient before the ranks' are summed up.
+        copies_input: whether a reduction makes a copy of what it sums up, as gloo does.
+    """
+
+    units: Sequence[Unit]
+    element_bytes: int
+    reshard_after_forward: bool = True
+    copies_input: bool = False
+    _gathered: dict[int, int] = field(default_factory=dict, init=False)
+    _in_flight: dict[int, int] = field(default_factory=dict, init=False)
+    _forward_buffer: int = field(default=0, init=False)
+    _unreduced: dict[int, int] = field(default_factory=dict, init=False)
+    _block_gradients: dict[int, int] = field(default_factory=dict, init=False)
+    _reduced: set[int] = field(default_factory=set, init=False)
+    _input: int = field(default=0, init=False)
+
+    def __post_init__(self) -> None:
+        self._step = FSDPStep(self.units, reshard_after_forward=self.reshard_after_forward)
+
+    def held(self) -> Mapping[Part, int]:
+        return {"parameters": self._rows * FLOAT32, "optimizer": 2 * self._rows * FLOAT32}
+
+    def average(self) -> int:
+        return self._rows * FLOAT32
+
+    def begin(self) -> None:
+        """Every micro step ends as it began, with rows alone."""
+
+    def moment(self, moment: Moment, size: int, forward: bool, micro: Micro, /) -> Iterator[Growth]:
+        unit = moment.place if isinstance(moment.place, int) else ROOT
+        match moment.kind:
+            case "gradient":
+                yield from self._collect(moment, size)
+            case _ if not moment.whole:
+                return
+            case "enter":
+                yield from self._follow(self._step.enter(unit, forward=forward), forward, micro)
+            case "leave" if forward and unit == ROOT:
+                yield Growth("buffers", -self._forward_buffer)
+                self._forward_buffer = 0
+            case "leave" if forward or unit != ROOT:
+                yield from self._follow(self._step.leave(unit, forward=forward, last=micro.last), forward, micro)
+
+    def after(self, micro: Micro, /) -> Iterator[Growth]:
+        """What belongs to no block comes last."""
+        for unit in [*(one for one in self._block_gradients if one != ROOT), ROOT]:
+            yield from self._follow(self._step.leave(unit, forward=False, last=micro.last), False, micro)
+        yield Growth("buffers", -self._input)
+        self._input = 0
+
+    def update(self) -> Iterator[Growth]:
+        largest = max(Unit([shape], one.num_ranks).rows for one in self.units for shape in one.shapes) * FLOAT32
+        yield Growth("buffers", largest)  # its squares, for the norm
+        yield Growth("buffers", -largest)
+        yield Growth("gradients", -self._rows * FLOAT32)
+        self._reduced.clear()
+
+    @property
+    def _rows(self) -> int:
+        return sum(unit.rows for unit in self.units)
+
+    def _follow(self, acts: Iterable[Act], forward: bool, micro: Micro) -> Iterator[Growth]:
+        for act in acts:
+            match act.kind:
+                case "gather":
+                    yield from self._start(act.unit)
+                case "use":
+                    yield from self._place(act.unit, forward)
+                case "free":
+                    yield Growth("buffers", -self._gathered.pop(act.unit, 0))
+                    if not forward and not micro.last:
+                        yield from self._keep(act.unit)
+                case "reduce":
+                    yield from self._reduce(act.unit)
+
+    def _start(self, number: int) -> Iterator[Growth]:
+        """Begins to gather a unit; one rank alone has nothing to gather."""
+        unit = self.units[number]
+        if unit.num_ranks == 1:
+            return
+        rounded = unit.rows * self.element_bytes * (self.element_bytes < FLOAT32)
+        yield Growth("buffers", rounded)
+        self._in_flight[number] = unit.whole * self.element_bytes
+        yield Growth("buffers", self._in_flight[number])
+        yield Growth("buffers", -rounded)
+
+    def _place(self, number: int, forward: bool) -> Iterator[Growth]:
+        """Values are copied out of the buffer of the gathering, which a forward pass keeps until the next unit's."""
+        if forward:
+            yield Growth("buffers", -self._forward_buffer)
+            self._forward_buffer = self._in_flight.pop(number, 0)
+        self._gathered[number] = self.units[number].whole * self.element_bytes
+        yield Growth("buffers", self._gathered[number])
+        if not forward:
+            yield Growth("buffers", -self._in_flight.pop(number, 0))
+
+    def _collect(self, moment: Moment, size: int) -> Iterator[Growth]:
+        """A gradient stays with its unit until the unit's backward pass ends."""
+        unit = moment.place if isinstance(moment.place, int) else ROOT
+        (parameter,) = moment.parameters
+        yield Growth("gradients", size)
+        if self.element_bytes == FLOAT32 and parameter in self._unreduced:
+            yield Growth("gradients", -size)  # added to the one that is there
+            return
+        self._block_gradients[unit] = self._block_gradients.get(unit, 0) + size
+        if self.element_bytes == FLOAT32:
+            self._unreduced[parameter] = size
+
+    def _keep(self, number: int) -> Iterator[Growth]:
+        """Keeps a unit's gradients in float32 until those of all micro steps are there."""
+        if self.element_bytes == FLOAT32:
+            return
+        if number not in self._unreduced:
+            self._unreduced[number] = sum(prod(shape) for shape in self.units[number].shapes) * FLOAT32
+            yield Growth("gradients", self._unreduced[number])
+        yield Growth("gradients", -self._block_gradients.pop(number, 0))
+
+    def _reduce(self, number: int) -> Iterator[Growth]:
+        """Sums a unit's gradients up over the ranks."""
+        unit = self.units[number]
+        gradients = self._block_gradients.pop(number, 0)
+        if self.element_bytes < FLOAT32 and number in self._unreduced:
+            yield Growth("gradients", -gradients)
+            gradients = self._unreduced.pop(number)
+        if number in self._reduced:
+            return
+        self._reduced.add(number)
+        yield Growth("buffers", -self._gathered.pop(number, 0))
+        yield Growth("buffers", -self._input)
+        self._input = unit.whole * FLOAT32
+        yield Growth("buffers", self._input)
+        yield Growth("gradients", -gradients)
+        yield Growth("gradients", unit.rows * FLOAT32)
+        copied = self._input * (self.copies_input and unit.num_ranks > 1)
+        yield Growth("buffers", copied)
+        yield Growth("buffers", -copied)
+        if number == ROOT:
+            self._unreduced.clear()

@@ -54,20 +54,13 @@ class TokenTraffic:
     tokens are taken to remain as many on each rank.
 
     Attributes:
-        expert_parallel: ranks that share the experts of a layer; 1 issues no collectives for tokens.
-        moe_layers: indices of the model blocks that hold experts.
-        num_nodes: nodes that they are on.
-        dispatch: how tokens travel: home, capped, copies, hierarchical or coherent.
-        most_choices: capacity of a message of coherent dispatch, in choices.
-        key_value_width: elements of a token's keys and values in a layer, gathered in coherent dispatch.
-        target_bytes: of a target that ranks send each other in coherent dispatch, 1 or 4.
-        dropout: whether ranks in coherent dispatch send each other a seed.
+        num_nodes: nodes that the ranks of an expert group are on.
+        most_choices, key_value_width, target_bytes, dropout: of coherent dispatch: capacity of a message in choices,
+            elements of a token's keys and values in a layer, bytes of a target, and whether ranks share a seed.
         router_sums: element type and bytes of each all-reduce over the data ranks by which a router balances the tokens
             of a layer's forward pass.
-        tokens: tokens of a rank and micro step.
-        hidden: width of a token.
+        tokens: of a rank and micro step.
         borrowings: replicas of each layer with experts; empty: there are none.
-        expert_elements: elements of an expert's weights.
         seats: choices that each expert takes from each rank, for capped dispatch.
     """
 
@@ -157,15 +150,10 @@ def layers(
     replays: bool = False,
     sums: bool = True,
 ) -> Iterator[LayerTraffic]:
-    """Traffic of the layers of a network in its passes.
+    """Traffic of the layers of a network while a rank gives it so many tokens in a pass.
 
-    Args:
-        tokens: that a rank gives its network in one call.
-        precision: element type of tokens, fp32 or bf16.
-        evaluates: whether passes are in evaluation mode, where routers do not balance and nothing is dropped out.
-        replays: whether routers choose what they chose in rollouts, so that they limit nothing.
-        sums: whether sums over divided layers are among it, and not left to an engine that knows their places among its
-            gathers.
+    In evaluation mode routers do not balance and nothing is dropped out; where they replay the choices of rollouts they
+    limit nothing. `sums` over divided layers may be left to an engine that knows their places among its gathers.
     """
     if layout.tensor_parallel > 1 and sums:
         summed = tensor_sum(tokens, config.model.hidden, precision)

@@ -8,15 +8,14 @@ from trainer.config.layout import Layout
 from trainer.config.run import Flow, RunConfig
 from trainer.config.sections import FSDPConfig
 from trainer.config.task import OwnTask
-from trainer.experiment.forecast.engine_memory import EngineMemory
-from trainer.experiment.forecast.fsdp_memory import FSDPMemory, Unit
+from trainer.experiment.forecast.fsdp import FSDPMemory, Unit
+from trainer.experiment.forecast.partitions import Partition, optimizer_groups
 from trainer.experiment.forecast.passes import DTYPES, record
 from trainer.experiment.forecast.peak import StepMemory, step_memory
-from trainer.experiment.forecast.protocol import ELEMENT_BYTES
+from trainer.experiment.forecast.protocol import ELEMENT_BYTES, FLOAT32, EngineMemory, Moment
 from trainer.experiment.forecast.recording import Change, Event, Recording
-from trainer.experiment.forecast.zero import optimizer_groups
-from trainer.experiment.forecast.zero3_memory import Zero3Memory
-from trainer.experiment.forecast.zero_memory import Partition, ZeroMemory
+from trainer.experiment.forecast.zero import ZeroMemory
+from trainer.experiment.forecast.zero3 import Zero3Memory
 from trainer.flow.objective import ConsistencyDistillation, OwnObjective, VelocityDistillation
 from trainer.model.build import frozen_parameters
 
@@ -32,19 +31,17 @@ def engine_memory(
     element_bytes = ELEMENT_BYTES[engine.precision]
     if isinstance(engine, FSDPConfig):
         places = [*range(config.model.num_layers), "before"]
-        *blocks, root = (Unit([one.shape for one in parameters if one.place == place], ranks) for place in places)
         return FSDPMemory(
-            blocks=tuple(blocks),
-            root=root,
+            units=[Unit([one.shape for one in parameters if one.place == place], ranks) for place in places],
             element_bytes=element_bytes,
             reshard_after_forward=engine.reshard_after_forward,
             copies_input=copies_input,
         )
-    sum_bytes = ELEMENT_BYTES["fp32"] if layout.accumulation > 1 else element_bytes
+    sum_bytes = FLOAT32 if layout.accumulation > 1 else element_bytes
     if engine.zero_stage == 3:
         return Zero3Memory(
             sizes=tuple(one.size for one in parameters),
-            events=(*recording.forward, *recording.backward),
+            moments=[one for one in (*recording.forward, *recording.backward) if isinstance(one, Moment)],
             num_ranks=ranks,
             element_bytes=element_bytes,
             sum_bytes=sum_bytes,

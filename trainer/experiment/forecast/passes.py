@@ -16,6 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 import trainer.task
+from moe.config import MoEConfig
 from moe.dispatch.exchange import Splits
 from trainer.config.derived import task_names
 from trainer.config.layout import Layout
@@ -115,7 +116,8 @@ def _recorded(config: RunConfig, layout: Layout, micro_batch: int, network: Netw
     recorder = Recorder(network, network.blocks)
     recorder.storages.see([*network.parameters(), *network.buffers()])
     recorder.take()
-    with even_routing(*_visits(config, layout, micro_batch)), recorder.recording():
+    routing = nullcontext() if config.moe is None else even_routing(*_visits(config, config.moe, layout, micro_batch))
+    with routing, recorder.recording(memory=True):
         drawing = task.draw([_batch(config, micro_batch)], [torch.Generator().manual_seed(0)])
         drawn = task.collect(drawing, TrainedNetworks(network))[0]
         size = recorder.storages.held(leaf for leaf in tree_leaves(drawn) if isinstance(leaf, Tensor))
@@ -128,12 +130,10 @@ def _recorded(config: RunConfig, layout: Layout, micro_batch: int, network: Netw
     return Recording(recorder.owned, size, forward, backward, recorder.kinds)
 
 
-def _visits(config: RunConfig, layout: Layout, micro_batch: int) -> tuple[int, int]:
+def _visits(config: RunConfig, moe: MoEConfig, layout: Layout, micro_batch: int) -> tuple[int, int]:
     """Choices of the tokens of a rank in a layer, and ranks that the tokens are sent to, by even chance."""
-    if config.moe is None:
-        return 0, 0
-    tokens, choices = micro_batch * tokens_per_example(config), config.moe.top_k
-    experts, ranks = config.moe.num_experts, layout.expert_parallel
+    tokens, choices = micro_batch * tokens_per_example(config), moe.top_k
+    experts, ranks = moe.num_experts, layout.expert_parallel
     unvisited = math.comb(experts - experts // ranks, choices) / math.comb(experts, choices)
     return tokens * choices, round(tokens * ranks * (1 - unvisited))
 

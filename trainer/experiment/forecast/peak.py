@@ -6,14 +6,14 @@ from dataclasses import dataclass
 
 from rich.table import Table
 
-from trainer.experiment.forecast.engine_memory import PARTS, EngineMemory, Growth, Micro, Part
-from trainer.experiment.forecast.recording import Change, Event, Moment, Recording
+from trainer.experiment.forecast.protocol import PARTS, EngineMemory, Growth, Micro, Moment, Part
+from trainer.experiment.forecast.recording import Change, Event, Recording
 from trainer.observe.units import scaled
 
 
 @dataclass(frozen=True)
 class Peak:
-    """The moment of a step at which a rank holds most, by part; phases are forward, backward, optimizer and average."""
+    """The moment of a step at which a rank holds most, by part; phases are forward, backward and optimizer."""
 
     parts: dict[Part, int]
     phase: str
@@ -26,7 +26,8 @@ class Peak:
 
 @dataclass(frozen=True)
 class StepMemory:
-    """The memory of a step in bytes: between two steps, at the peak of each phase, on the host for a checkpoint."""
+    """The memory of a step in bytes: between two steps, at the peak of each phase, and what a checkpoint copies to the
+    host: float32 weights, both moments and the average."""
 
     held: dict[Part, int]
     peaks: dict[str, Peak]
@@ -47,16 +48,14 @@ def step_memory(recording: Recording, engine: EngineMemory, accumulation: int, *
         micro = Micro(number == 0, number == accumulation - 1)
         ledger.begin(recording)
         ledger.phase = "forward"
-        ledger.grow(engine.before(micro))
+        engine.begin()
         ledger.follow(recording.forward, engine, True, micro)
         ledger.phase = "backward"
         ledger.follow(recording.backward, engine, False, micro)
         ledger.grow(engine.after(micro))
     ledger.phase = "optimizer"
     ledger.grow(engine.update())
-    ledger.phase = "average"
-    ledger.grow(engine.averaging())
-    return StepMemory(held, ledger.peaks, engine.snapshot())
+    return StepMemory(held, ledger.peaks, 4 * engine.average())
 
 
 class _Ledger:
@@ -127,5 +126,4 @@ PHASES = {
     "forward": "forward pass",
     "backward": "backward pass",
     "optimizer": "optimiser's step",
-    "average": "update of the moving average",
 }

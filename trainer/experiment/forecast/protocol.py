@@ -1,8 +1,8 @@
-"""What the parts of a run say about the collectives that they issue."""
+"""What the parts of a run say about a step: the collectives that they issue, and the memory that they hold."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, NamedTuple, Protocol, get_args
 
 from moe.dispatch.messages import Exchange
 
@@ -10,8 +10,29 @@ Phase = Literal["forward", "backward"]
 Place = int | Literal["before", "after"]
 """A block of the model by its index, or what a forward pass computes before the first or after the last one."""
 
-ELEMENT_BYTES = {"fp32": 4, "bf16": 2}
+FLOAT32, FLOAT64 = 4, 8
+ELEMENT_BYTES = {"fp32": FLOAT32, "bf16": 2}
 DTYPES = {"fp32": "float32", "bf16": "bfloat16"}
+
+
+@dataclass(frozen=True, slots=True)
+class Moment:
+    """An event of a pass that engines act upon.
+
+    Attributes:
+        kind: a module starts ("enter") or ends ("leave") its part of a pass, ranks add up what they computed in a
+            divided layer ("sum"), or the gradient of a parameter is there ("gradient").
+        place: block that the module belongs to.
+        parameters: numbers of the module's own parameters in the order of the network, or of the one with a gradient.
+        storage: of that gradient, where memory is followed; 0 otherwise.
+        whole: whether the module is a whole block, or the network.
+    """
+
+    kind: Literal["enter", "leave", "sum", "gradient"]
+    place: Place
+    parameters: tuple[int, ...]
+    storage: int = 0
+    whole: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +43,7 @@ class Collective:
         group: meaning of its process group.
         op, dtype, bytes_in, bytes_out: as in a trace's record; unused with an exchange.
         exchange: tokens from each rank to each, or None.
+        handle: number by which an `Awaited` of the same pass means it; None: a rank computes no further before its end.
     """
 
     group: str
@@ -30,6 +52,7 @@ class Collective:
     bytes_in: int = 0
     bytes_out: int = 0
     exchange: Exchange | None = None
+    handle: int | None = None
 
     def fields(self, rank: int, ranks: tuple[int, ...]) -> dict[str, Any]:
         """Operation, type and sizes in the record of a rank, given the ranks of its group."""
@@ -61,6 +84,12 @@ def reduce_scatter(group: str, dtype: str, size: int, num_ranks: int) -> Collect
     return Collective(group, "reduce_scatter", dtype, size * num_ranks, size)
 
 
+class Awaited(NamedTuple):
+    """From here on a rank needs what the collectives with these handles bring."""
+
+    handles: tuple[int, ...]
+
+
 @dataclass(frozen=True, slots=True)
 class Operation:
     """A collective and where in a step it is issued.
@@ -71,6 +100,7 @@ class Operation:
         layer: index of the block; None outside the blocks.
         flops: floating-point operations of a rank since its last collective; None if not computed.
         memory_bytes: bytes to and from its memory since then.
+        awaited: number of the operation in the step before which a rank waits for it; None: it waits at once.
     """
 
     micro: int
@@ -79,6 +109,7 @@ class Operation:
     collective: Collective
     flops: int | None = None
     memory_bytes: int | None = None
+    awaited: int | None = None
 
 
 class Program(Protocol):
@@ -100,7 +131,7 @@ class LayerTraffic(Protocol):
 class EngineTraffic(Protocol):
     """What an engine sends around the layers: parameters before they are used, gradients, the update."""
 
-    def entering(self, phase: Phase, place: Place, micro: int, /) -> Iterable[Collective]:
+    def entering(self, phase: Phase, place: Place, micro: int, /) -> Iterable[Collective | Awaited]:
         """Collectives before a pass computes in a place.
 
         Args:
@@ -110,11 +141,11 @@ class EngineTraffic(Protocol):
         """
         ...
 
-    def leaving(self, phase: Phase, place: Place, micro: int, /) -> Iterable[Collective]:
+    def leaving(self, phase: Phase, place: Place, micro: int, /) -> Iterable[Collective | Awaited]:
         """Collectives after a pass has computed in a place."""
         ...
 
-    def evaluating(self, calls: int, /) -> Iterable[Mapping[Place, Sequence[Collective]]]:
+    def evaluating(self, calls: int, /) -> Iterable[Mapping[Place, Sequence[Collective | Awaited]]]:
         """Collectives of forward passes in evaluation mode between two steps, without gradient.
 
         Args:
@@ -155,3 +186,59 @@ class Passage:
 def layer_of(place: Place) -> int | None:
     """Index of the block that a place is; None outside the blocks."""
     return place if isinstance(place, int) else None
+
+
+Part = Literal["parameters", "frozen", "gradients", "optimizer", "average", "activations", "dispatch", "buffers"]
+PARTS: tuple[Part, ...] = get_args(Part)
+"""What the memory of a rank is made of: the weights that a network computes with and learns, and those that are frozen;
+gradients; AdamW's moments and float32 weights; the moving average; what a pass keeps and works with; tokens on the way
+to their experts; and what engines gather, reduce and copy."""
+
+
+class Growth(NamedTuple):
+    """A part of the memory grows by so many bytes; below zero where they are given back."""
+
+    part: Part
+    size: int
+
+
+class Micro(NamedTuple):
+    """Place of a micro batch in an optimiser step; the backward pass of the last one averages the gradients."""
+
+    first: bool
+    last: bool
+
+
+class EngineMemory(Protocol):
+    """What an engine holds around the layers while a step is taken, on the rank that holds most."""
+
+    def held(self) -> Mapping[Part, int]:
+        """Bytes by part that are held between steps, the moving average left out."""
+        ...
+
+    def begin(self) -> None:
+        """A micro step begins."""
+        ...
+
+    def moment(self, moment: Moment, size: int, forward: bool, micro: Micro, /) -> Iterable[Growth]:
+        """What happens at a moment of a pass.
+
+        Args:
+            moment: of the pass.
+            size: bytes of the gradient that is there; it belongs to the engine from now on.
+            forward: whether it is the forward pass.
+            micro: micro batch of the pass.
+        """
+        ...
+
+    def after(self, micro: Micro, /) -> Iterable[Growth]:
+        """What happens at the end of a backward pass."""
+        ...
+
+    def update(self) -> Iterable[Growth]:
+        """What happens in the optimiser's step; afterwards no more is held than :meth:`held` says."""
+        ...
+
+    def average(self) -> int:
+        """Bytes of the moving average, in float32."""
+        ...

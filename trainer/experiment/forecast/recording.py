@@ -1,18 +1,23 @@
-"""The memory of one forward and backward pass, found by running it on tensors that hold no values."""
+"""What happens in a forward and a backward pass, in order, by running them on tensors that hold no values."""
 
 import math
+import sys
 import weakref
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import Any, Literal, Self
+from functools import partial
+from typing import Any, Self
+from unittest.mock import patch
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor
+from torch.nn import functional
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from trainer.experiment.forecast.protocol import Moment, Place
+from trainer.model.parallel.division import LinearShare
 from trainer.model.parallel.state import HoldsExperts
 
 
@@ -55,7 +60,7 @@ class Storages(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Computes, and takes note of the results; what tensors are made of is seen when it is computed itself."""
-        if DTensor in types:
+        if any(issubclass(one, _distributed_tensor()) for one in types):
             return NotImplemented
         result = func(*args, **(kwargs or {}))
         self.see(result)
@@ -64,7 +69,7 @@ class Storages(TorchDispatchMode):
     def see(self, tensors: Any) -> None:
         """Follows tensors that exist already, in any nest."""
         for tensor in tree_leaves(tensors):
-            if isinstance(tensor, DTensor):
+            if isinstance(tensor, _distributed_tensor()):
                 self.see(tensor.to_local())
             elif isinstance(tensor, Tensor) and tensor.device.type != "meta":
                 self.number(tensor)
@@ -95,8 +100,10 @@ class Storages(TorchDispatchMode):
             self._changed(number, size - before)
 
 
-Place = int | Literal["before", "after"]
-"""A block of the network by its index, or what a pass computes before the first or behind the last."""
+def _distributed_tensor() -> Any:
+    """PyTorch's DTensor, or no class where nobody has imported it, which takes a second."""
+    module = sys.modules.get("torch.distributed.tensor")
+    return () if module is None else module.DTensor
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,26 +112,6 @@ class Change:
 
     storage: int
     size: int
-
-
-@dataclass(frozen=True, slots=True)
-class Moment:
-    """An event that engines act upon.
-
-    Attributes:
-        kind: a module starts ("enter") or ends ("leave") its part of a pass, or the gradient of a parameter is there
-            ("gradient").
-        place: block that the module or the parameter belongs to.
-        parameters: numbers of the module's own parameters in the order of the network, or of the one with a gradient.
-        storage: of that gradient; 0 otherwise.
-        whole: whether the module is a whole block, or the network.
-    """
-
-    kind: Literal["enter", "leave", "gradient"]
-    place: Place
-    parameters: tuple[int, ...]
-    storage: int = 0
-    whole: bool = False
 
 
 Event = Change | Moment
@@ -164,7 +151,7 @@ class Recording:
 
 
 class Recorder:
-    """Records a pass while it is entered; see :func:`trainer.experiment.forecast.passes.record`."""
+    """Records a pass while it is entered: starts, ends, sums, and gradients in autograd's order; memory on demand."""
 
     def __init__(self, network: nn.Module, blocks: nn.ModuleList) -> None:
         self.events: list[Event] = []
@@ -175,9 +162,6 @@ class Recorder:
         self._numbers = {id(parameter): number for number, parameter in enumerate(network.parameters())}
         self._places: dict[int, Place] = {id(part): i for i, block in enumerate(blocks) for part in block.modules()}
         self._places[id(network)] = "before"
-        self._owners: dict[int, Place] = {
-            self._numbers[id(parameter)]: i for i, block in enumerate(blocks) for parameter in block.parameters()
-        }
         self._place: Place = "before"
 
     @property
@@ -189,26 +173,25 @@ class Recorder:
             for path, layer in layers
             for name, parameter in layer.expert_stacks().items()
         }
+        blocks = {id(parameter): i for i, block in enumerate(self._blocks) for parameter in block.parameters()}
         return tuple(
-            Owned(
-                tuple(parameter.shape),
-                self._owners.get(number, "before"),
-                id(parameter) in stacks,
-                stacks.get(id(parameter), name),
-            )
-            for number, (name, parameter) in enumerate(self._network.named_parameters())
+            Owned(tuple(one.shape), blocks.get(id(one), "before"), id(one) in stacks, stacks.get(id(one), name))
+            for name, one in self._network.named_parameters()
         )
 
     @contextmanager
-    def recording(self) -> Iterator[None]:
-        """While entered, events are noted."""
+    def recording(self, *, memory: bool) -> Iterator[None]:
+        """While entered, events are noted, and changes of memory where they are wanted."""
         with ExitStack() as stack:
+            owners = {id(one): module for module in self._network.modules() for one in module.parameters(recurse=False)}
             for module in self._network.modules():
                 stack.callback(module.register_forward_pre_hook(self._before).remove)
                 stack.callback(module.register_forward_hook(self._after).remove)
             for parameter in self._network.parameters():
-                stack.callback(parameter.register_post_accumulate_grad_hook(self._gradient).remove)
-            stack.enter_context(self.storages)
+                hook = partial(self._gradient, owners[id(parameter)], memory)
+                stack.callback(parameter.register_post_accumulate_grad_hook(hook).remove)
+            if memory:
+                stack.enter_context(self.storages)
             yield
 
     def take(self) -> tuple[Event, ...]:
@@ -225,52 +208,92 @@ class Recorder:
     def _note(self, kind: Any, module: nn.Module) -> None:
         if isinstance(module, HoldsExperts):
             self.kind = "dispatch" if kind == "enter" else None
-        after = isinstance(self._place, int) or self._place == "after"
-        self._place = self._places.setdefault(id(module), "after" if after else "before")
+        self._arrive(module)
         own = tuple(self._numbers[id(parameter)] for parameter in module.parameters(recurse=False))
         whole = module is (self._blocks[self._place] if isinstance(self._place, int) else self._network)
         self.events.append(Moment(kind, self._place, own, whole=whole))
 
+    def _arrive(self, module: nn.Module) -> None:
+        """What is first seen behind a block, and belongs to none, is behind all of them."""
+        after = isinstance(self._place, int) or self._place == "after"
+        self._place = self._places.setdefault(id(module), "after" if after else "before")
+
     def _before(self, module: nn.Module, values: tuple[Any, ...]) -> tuple[Any, ...]:
         self._note("enter", module)
-        return _marked(values, self, "leave", module)
+        return _marked(values, partial(self._note, "leave", module))
 
     def _after(self, module: nn.Module, _values: tuple[Any, ...], output: Any) -> Any:
+        """The backward pass meets the marks in turn."""
+        sums = module.sums if isinstance(module, LinearShare) else None
+        if sums == "forward":
+            self._note("sum", module)
         self._note("leave", module)
-        return _marked(output, self, "enter", module)
+        if sums == "backward":
+            output = _marked(output, partial(self._note, "sum", module))
+        return _marked(output, partial(self._note, "enter", module))
 
-    def _gradient(self, parameter: Tensor) -> None:
+    def _gradient(self, module: nn.Module, memory: bool, parameter: Tensor) -> None:
         assert parameter.grad is not None
-        storage = self.storages.number(parameter.grad)
-        number = self._numbers[id(parameter)]
-        self.events.append(Moment("gradient", self._owners.get(number, "before"), (number,), storage))
+        storage = self.storages.number(parameter.grad) if memory else 0
+        self._arrive(module)
+        self.events.append(Moment("gradient", self._place, (self._numbers[id(parameter)],), storage))
         parameter.grad = None
 
 
 class _Mark(torch.autograd.Function):
-    """The identity; its backward pass tells that it was reached."""
+    """The identity; its backward pass says that it was reached."""
 
     @staticmethod
-    def forward(ctx: Any, value: Tensor, recorder: Recorder, kind: str, module: nn.Module) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
-        ctx.told = recorder, kind, module
+    def forward(ctx: Any, value: Tensor, reached: Callable[[], None]) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
+        ctx.reached = reached
         return value.view_as(value)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Any) -> Any:
-        recorder, kind, module = ctx.told
-        recorder._note(kind, module)
-        return *gradients, None, None, None
+        ctx.reached()
+        return *gradients, None
 
 
-def _marked(values: Any, recorder: Recorder, kind: str, module: nn.Module) -> Any:
+def _marked(values: Any, reached: Callable[[], None]) -> Any:
     """Marks the first tensor that has a gradient; a module is reached when that is."""
     if isinstance(values, Tensor):
-        return _Mark.apply(values, recorder, kind, module) if values.requires_grad else values
+        return _Mark.apply(values, reached) if values.requires_grad else values
     if not isinstance(values, tuple):
         return values
     marked = list(values)
     for index, value in enumerate(values):
         if isinstance(value, Tensor) and value.requires_grad:
-            marked[index] = _Mark.apply(value, recorder, kind, module)
+            marked[index] = _Mark.apply(value, reached)
             break
     return tuple(marked)
+
+
+def moments(
+    network: nn.Module, blocks: nn.ModuleList, call: Callable[[nn.Module], Tensor]
+) -> tuple[tuple[Moment, ...], tuple[Moment, ...]]:
+    """The moments of a forward and a backward pass of a network on the meta device, under DeepSpeed's linear layer."""
+    recorder = Recorder(network, blocks)
+    with recorder.recording(memory=False), patch.object(functional, "linear", _Linear.apply):
+        loss = call(network)
+        forward = recorder.take()
+        loss.backward()
+        backward = recorder.take()
+    first, second = ([one for one in events if isinstance(one, Moment)] for events in (forward, backward))
+    return tuple(first), tuple(second)
+
+
+_linear_of_torch = functional.linear
+
+
+class _Linear(torch.autograd.Function):
+    """What DeepSpeed puts in the place of torch's own: the gradient of its bias comes behind that of its weight."""
+
+    @staticmethod
+    def forward(ctx: Any, *given: Any) -> Tensor:
+        ctx.save_for_backward(*given)
+        return _linear_of_torch(*given)
+
+    @staticmethod
+    def backward(ctx: Any, *_: Any) -> Any:
+        pairs = zip(ctx.saved_tensors, ctx.needs_input_grad, strict=True)
+        return tuple(torch.empty_like(value) if needed else None for value, needed in pairs)

@@ -40,10 +40,6 @@ class Sampling:
         """Calls of the network."""
         return len(self.passages)
 
-    def call(self) -> Iterator[tuple[int | None, Collective]]:
-        """The collectives of the first call in order, each with its block; no call sends more."""
-        return self.passages[0].forward()
-
     def operations(self) -> Iterator[Operation]:
         """Calls that are alike share their collectives, which fill much memory on many ranks."""
         made = {passage: list(passage.forward()) for passage in dict.fromkeys(self.passages)}
@@ -66,15 +62,10 @@ def sampling_spec(
     examples: int,
     ranks_per_node: int,
 ) -> TraceSpec:
-    """Collects what the formula needs for a drawing, as the sample verb draws under torchrun.
+    """What the formula needs for a drawing, as the sample verb draws under torchrun.
 
-    The layout is that of `plan_sampling`, and each rank draws examples of its own. The trace has one step, and each
-    call of the network is a micro step of it.
-
-    Args:
-        sampler: what draws, or how often it calls the network.
-        guidance: scale of classifier-free guidance. Any but 0 and 1 doubles the rows of each call.
-        examples: that a data rank draws.
+    The layout is that of `plan_sampling`. Each data rank draws examples by a sampler, or by so many calls; guidance by
+    any scale but 0 and 1 doubles the rows of a call. Each call is a micro step of the only step.
     """
     if config.flow is None:
         raise ValueError(f"flow: a {config.model.kind} model follows none, so that no sampler draws from it")

@@ -4,37 +4,30 @@ from dataclasses import replace
 
 import torch
 
-from trainer.config.derived import several_shapes, task_names
+from trainer.config.derived import task_names
 from trainer.config.layout import Layout
 from trainer.config.model import transition
-from trainer.config.run import Flow, RunConfig
+from trainer.config.run import RunConfig
 from trainer.config.sections import FSDPConfig, in_order
-from trainer.config.task import FlowTaskConfig
 from trainer.experiment.forecast import calls
-from trainer.experiment.forecast.calls import drawing, may_communicate, weighing
-from trainer.experiment.forecast.fsdp import FSDPTraffic
-from trainer.experiment.forecast.layers import layers, tensor_sum
-from trainer.experiment.forecast.protocol import Collective, EngineTraffic, Passage
+from trainer.experiment.forecast.calls import drawing, states_of_a_loss, weighing
+from trainer.experiment.forecast.fsdp import FSDPTraffic, Unit
+from trainer.experiment.forecast.layers import tensor_sum
+from trainer.experiment.forecast.partitions import optimizer_groups
+from trainer.experiment.forecast.protocol import Collective, EngineTraffic, Moment
+from trainer.experiment.forecast.recording import moments
 from trainer.experiment.forecast.trace import RankGroups, TraceSpec
-from trainer.experiment.forecast.training import LossCall, TrainingStep
-from trainer.experiment.forecast.walk import Walk, walk
+from trainer.experiment.forecast.training import TrainingStep
+from trainer.experiment.forecast.unknown import learns_flow, without_formula, without_work
 from trainer.experiment.forecast.work import computation
-from trainer.experiment.forecast.zero import ZeroTraffic, optimizer_groups
+from trainer.experiment.forecast.zero import ZeroTraffic
 from trainer.experiment.forecast.zero3 import Zero3Traffic
 from trainer.flow import Condition
-from trainer.flow.coupling import OwnCoupling
 from trainer.flow.objective import (
     Aligned,
     CausalTransition,
-    ConsistencyDistillation,
     EncodedSource,
-    FeatureResidual,
-    MongeGap,
-    OwnObjective,
-    Regression,
-    Spread,
     Transition,
-    VelocityDistillation,
 )
 from trainer.flow.question import FromSource, HeadVelocities, NextStates, Question, WithProjection
 from trainer.model.build import (
@@ -62,12 +55,12 @@ def trace_spec(
     missing = without_formula(config)
     if missing is not None:
         raise ValueError(missing)
-    if work and (unknown := calls.without_work(config)) is not None:
+    if work and (unknown := without_work(config)) is not None:
         raise ValueError(f"--work: {unknown}; leave it out, and take gaps from a recording by --times, or by --gap-ns")
     collecting, cycle = calls.collecting(config, layout, work=work), config.task.cycle
     micro_steps = replace(layout, accumulation=calls.losses(config, layout))
     step = TrainingStep(
-        calls=_of_flow(config, layout, work) if _learns_flow(config) else calls.loss_calls(config, layout, work=work),
+        calls=calls.loss_calls(config, layout, work=work),
         engine=_engine(config, micro_steps),
         repeats_forward=config.engine.activation_checkpointing,
         accumulation=micro_steps.accumulation,
@@ -102,55 +95,14 @@ def rank_groups(layout: Layout) -> dict[str, RankGroups]:
     }
 
 
-def without_formula(config: RunConfig) -> str | None:
-    """Why no formula gives the collectives of a run, with the remedy; None: one may.
-
-    Where only the residual network of a trunk learns, most parameters have no gradient to reduce and some blocks do not
-    run, which the engines' formulas leave out. A user's coupling may send anything, and a user's objective or task may
-    call the network any number of times, unless the task says how often.
-    """
-    if several_shapes(config):
-        return (
-            "data: steps on images of several shapes send messages of several sizes, and none stands for the others; "
-            "give images of one shape"
-        )
-    remedy = "record such a run with trace.steps"
-    missing = calls.without_formula(config)
-    if missing is not None or not _learns_flow(config):
-        return missing
-    match config.flow:
-        case Flow(objective=FeatureResidual()):
-            return (
-                "flow.objective.kind: feature_residual leaves blocks out and most parameters without gradient, for "
-                f"which there is no formula; {remedy}"
-            )
-        case Flow(objective=(VelocityDistillation() | ConsistencyDistillation()) as distilled):
-            return (
-                f"flow.objective.kind: {distilled.kind} calls the network several times a micro batch, and a teacher, "
-                f"for which there is no formula; {remedy}"
-            )
-        case Flow(objective=OwnObjective(class_path=path)):
-            return f"flow.objective.class: {path} may ask the network more than once a micro batch; {remedy}"
-        case Flow(coupling=OwnCoupling(class_path=path) as coupling) if may_communicate(coupling):
-            return (
-                f"flow.coupling.class: {path} may gather points or weigh pairs over all ranks; {remedy}, or where it "
-                "inherits draw_step set its attribute weighs to true or false"
-            )
-    return None
-
-
-def _learns_flow(config: RunConfig) -> bool:
-    """Whether the objective of a flow calls the network, and not a task that says how."""
-    return isinstance(config.task, FlowTaskConfig)
-
-
 def _engine(config: RunConfig, layout: Layout) -> EngineTraffic:
     if isinstance(config.engine, FSDPConfig):
         network = meta_network(config, layout.tensor_parallel)
         inside = {id(parameter) for parameter in network.blocks.parameters()}
+        root = [parameter for parameter in network.parameters() if id(parameter) not in inside]
+        units = (*(block.parameters() for block in network.blocks), root)
         return FSDPTraffic(
-            blocks=tuple([tuple(parameter.shape) for parameter in block.parameters()] for block in network.blocks),
-            root=[tuple(parameter.shape) for parameter in network.parameters() if id(parameter) not in inside],
+            units=[Unit([tuple(one.shape) for one in unit], layout.data_parallel) for unit in units],
             num_ranks=layout.data_parallel,
             precision=config.engine.precision,
             reshard_after_forward=config.engine.reshard_after_forward,
@@ -160,9 +112,11 @@ def _engine(config: RunConfig, layout: Layout) -> EngineTraffic:
     stage = config.engine.zero_stage
     rates = [config.optim.rate_of(name) for name in dense_shapes(config, layout.tensor_parallel)]
     if stage == 3:
+        forward, backward = _moments(config, layout.tensor_parallel)
         return Zero3Traffic(
             sizes=tuple(dense_parameters(config, layout.tensor_parallel)),
-            walk=_walk(config, layout.tensor_parallel),
+            forward=forward,
+            backward=backward,
             num_ranks=layout.data_parallel,
             precision=config.engine.precision,
             bucket_elements=config.engine.bucket_elements,
@@ -187,8 +141,8 @@ def _engine(config: RunConfig, layout: Layout) -> EngineTraffic:
     )
 
 
-def _walk(config: RunConfig, tensor_parallel: int) -> Walk:
-    """A micro batch of one example; how many there are does not change the order."""
+def _moments(config: RunConfig, tensor_parallel: int) -> tuple[tuple[Moment, ...], tuple[Moment, ...]]:
+    """Of a micro batch of one example; how many there are does not change the order."""
     network = meta_network(config, tensor_parallel).eval()
     if config.engine.activation_checkpointing:
         prepare_blocks(network.blocks, config.engine)
@@ -202,12 +156,12 @@ def _walk(config: RunConfig, tensor_parallel: int) -> Walk:
             caption = torch.empty(1, config.caption_width) if config.caption_width else None
             task = torch.empty(1, dtype=torch.int64) if task_names(config) else None
             inputs += [Condition(context=context, caption=caption, task=task), *questions(config)]
-        return walk(network, network.blocks, lambda module: _total(module(*inputs)))
+        return moments(network, network.blocks, lambda module: _total(module(*inputs)))
 
 
 def questions(config: RunConfig) -> tuple[Question, ...]:
     """The questions that the objective of a run puts to its network."""
-    match config.flow and _learns_flow(config) and config.flow.objective:
+    match config.flow and learns_flow(config) and config.flow.objective:
         case Aligned():
             return (WithProjection(),)
         case CausalTransition(draws=draws) if isinstance(config.model, transition.CausalTransitionConfig):
@@ -232,25 +186,5 @@ def _sum(config: RunConfig, layout: Layout) -> Collective | None:
     """The sum over the parts of a divided layer in a loss; None: no layer is divided."""
     if layout.tensor_parallel == 1:
         return None
-    return tensor_sum(_tokens_of_a_loss(config, layout), config.model.hidden, config.engine.precision)
-
-
-def _of_flow(config: RunConfig, layout: Layout, work: bool) -> tuple[LossCall, ...]:
-    """The only call of a loss of a flow; sums over divided layers are left to an engine that gathers between them."""
-    tokens = _tokens_of_a_loss(config, layout)
-    shares = not isinstance(config.engine, FSDPConfig) and config.engine.zero_stage == 3
-    found = layers(config, layout, tokens=tokens, precision=config.engine.precision, sums=not shares)
-    computes = computation(config, layout, states=tokens // tokens_per_example(config)) if work else None
-    return (LossCall(Passage(config.model.num_layers, tuple(found)), computation=computes),)
-
-
-def _tokens_of_a_loss(config: RunConfig, layout: Layout) -> int:
-    """Tokens that a rank gives its network in the only call of a loss."""
-    match config.flow and config.flow.objective:
-        case Regression(antithetic=True) | Regression(monge_gap=MongeGap()):
-            states = 2  # of a pair; no regression has both settings
-        case Regression(spread=Spread(draws=draws)):
-            states = draws
-        case _:
-            states = 1
-    return states * layout.micro_batch * tokens_per_example(config)
+    tokens = states_of_a_loss(config) * layout.micro_batch * tokens_per_example(config)
+    return tensor_sum(tokens, config.model.hidden, config.engine.precision)

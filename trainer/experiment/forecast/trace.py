@@ -66,12 +66,8 @@ class RankGroups:
 class TraceSpec:
     """Everything that decides the collectives of a program.
 
-    Attributes:
-        groups: meaning to how the ranks are cut into such groups.
-        program: what every rank does in a step; in the first step of a cycle, where steps share what was collected.
-        later: the same in the other steps of a cycle; None: all steps are alike.
-        cycle: steps of a cycle; the first one begins with step 1.
-        steps: steps to write, ascending.
+    Steps of a cycle share what the first of them collects, which the program of the `later` ones lacks; without it all
+    steps are alike. The first cycle begins with step 1.
     """
 
     world_size: int
@@ -129,6 +125,7 @@ def _records(
     for rank, own in enumerate(groups):
         seq = 0
         for step, operations in programs.items():
+            first = seq
             for operation in operations:
                 meaning = operation.collective.group
                 ranks = own[meaning]
@@ -140,6 +137,8 @@ def _records(
                     phase=operation.phase,
                     group=names[meaning, ranks],
                     size1=len(ranks) == 1,
+                    asynchronous=operation.awaited is not None,
+                    wait_seq=None if operation.awaited is None else first + operation.awaited,
                     layer=operation.layer,
                     flops=operation.flops,
                     memory_bytes=operation.memory_bytes,

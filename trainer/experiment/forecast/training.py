@@ -4,19 +4,24 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from moe.collective_trace import ROLLOUT
-from trainer.experiment.forecast.protocol import Collective, EngineTraffic, Operation, Passage, Phase, Place, layer_of
+from trainer.experiment.forecast.protocol import (
+    Awaited,
+    Collective,
+    EngineTraffic,
+    Operation,
+    Passage,
+    Phase,
+    Place,
+    layer_of,
+)
 from trainer.experiment.forecast.work import Computation, Work, events
+
+Event = Operation | Work | Awaited
 
 
 @dataclass(frozen=True, slots=True)
 class RolloutCall:
-    """Calls of a network that are alike, one after the other.
-
-    Args:
-        passage: what the layers send in one of them.
-        own: whether the network is the run's own, and not a frozen one.
-        computation: what a rank computes in one of them; None: nobody asks.
-    """
+    """Calls of the run's own network, or of a frozen one, that are alike, one after the other."""
 
     passage: Passage
     count: int = 1
@@ -36,7 +41,7 @@ class Collecting:
     calls: tuple[RolloutCall, ...]
     micro_batches: int = 1
 
-    def operations(self, engine: EngineTraffic) -> Iterator[Operation | Work]:
+    def events(self, engine: EngineTraffic) -> Iterator[Event]:
         """The collectives in order, and the computation between them."""
         calls = [call for call in self.calls for _ in range(call.count)] * self.micro_batches
         made = {call: _Made(call) for call in self.calls}
@@ -61,21 +66,15 @@ class _Made:
         self.backward = {place: tuple(events(passage, "backward", place, computes)) for place in passage.places}
 
 
-def _operation(call: RolloutCall, place: Place, event: Collective | Work) -> Operation | Work:
-    if isinstance(event, Work):
+def _operation(call: RolloutCall, place: Place, event: Collective | Awaited | Work) -> Event:
+    if not isinstance(event, Collective):
         return event
     return Operation(0, ROLLOUT, layer_of(place) if call.own else None, event)
 
 
 @dataclass(frozen=True, slots=True)
 class LossCall:
-    """A call of a network in a loss.
-
-    Attributes:
-        own: whether the network is the run's own, whose backward pass follows; else it is a frozen one, which is called
-            without gradient.
-        computation: of a rank in it; None if not computed.
-    """
+    """A call in a loss: of the run's own network, whose backward pass follows, or of a frozen one without gradient."""
 
     passage: Passage
     own: bool = True
@@ -86,15 +85,9 @@ class LossCall:
 class TrainingStep:
     """Forward and backward passes, then the update.
 
-    Attributes:
-        calls: of networks in one loss, in their order; the backward passes follow after the last of them, from the last
-            call to the first.
-        repeats_forward: whether a block computes its forward pass again when its backward pass is due.
-        accumulation: micro steps of an optimiser step.
-        drawing: exchanges of the ranks while they draw, before the first micro step.
-        collecting: rollouts that come before the first micro step; None if absent.
-        weighing: exchanges about the weights of what was drawn, behind the rollouts.
-        update: computation of a rank in the update, for operations that have it.
+    The backward passes of a loss follow after the last of its calls, from the last to the first. What the ranks
+    exchange while they draw, the rollouts, and what is exchanged about weights come before the first micro step. Where
+    the computation of the update is known, operations say what is computed before them.
     """
 
     calls: tuple[LossCall, ...]
@@ -107,22 +100,35 @@ class TrainingStep:
     update: Work | None = None
 
     def operations(self) -> Iterator[Operation]:
+        """A collective with a handle is awaited where that is said, or at the end of the step."""
+        issued: list[Operation] = []
+        under_way: dict[int, int] = {}
         since = Work()
         for event in self._events():
-            if isinstance(event, Work):
-                since += event
-            elif self.update is None:
-                yield event
-            else:
-                yield replace(event, flops=since.flops, memory_bytes=since.memory_bytes)
-                since = Work()
+            match event:
+                case Work():
+                    since += event
+                case Awaited(handles):
+                    for handle in handles:
+                        number = under_way.pop(handle)
+                        issued[number] = replace(issued[number], awaited=len(issued))
+                case Operation():
+                    if event.collective.handle is not None:
+                        under_way[event.collective.handle] = len(issued)
+                    if self.update is not None:
+                        event = replace(event, flops=since.flops, memory_bytes=since.memory_bytes)
+                        since = Work()
+                    issued.append(event)
+        for one in issued:
+            never = one.collective.handle is not None and one.awaited is None
+            yield replace(one, awaited=len(issued)) if never else one
 
-    def _events(self) -> Iterator[Operation | Work]:
-        """Collectives, and what is computed between them."""
+    def _events(self) -> Iterator[Event]:
+        """Collectives, what is computed between them, and where they are awaited."""
         for collective in self.drawing:
             yield Operation(0, "forward", None, collective)
         if self.collecting is not None:
-            yield from self.collecting.operations(self.engine)
+            yield from self.collecting.events(self.engine)
         for collective in self.weighing:
             yield Operation(0, "forward", None, collective)
         for micro in range(self.accumulation):
@@ -134,7 +140,7 @@ class TrainingStep:
                 yield self.update
             yield Operation(self.accumulation - 1, "optimizer", None, collective)
 
-    def _micro_step(self, micro: int) -> Iterator[Operation | Work]:
+    def _micro_step(self, micro: int) -> Iterator[Event]:
         own = [call for call in self.calls if call.own]
         for call in self.calls:
             for place in call.passage.places:
@@ -147,16 +153,14 @@ class TrainingStep:
             for place in reversed(call.passage.places):
                 yield from self._place(call, "backward", place, micro, ends=number == 0)
 
-    def _place(
-        self, call: LossCall, phase: Phase, place: Place, micro: int, *, ends: bool = True
-    ) -> Iterator[Operation | Work]:
+    def _place(self, call: LossCall, phase: Phase, place: Place, micro: int, *, ends: bool = True) -> Iterator[Event]:
         """A pass through a place; gradients are whole once the last backward pass of a loss ends there."""
         layer = layer_of(place)
         repeats = self.repeats_forward and phase == "backward" and layer is not None
-        for collective in self.engine.entering(phase, place, micro):
-            yield Operation(micro, phase, layer, collective)
+        for event in self.engine.entering(phase, place, micro):
+            yield Operation(micro, phase, layer, event) if isinstance(event, Collective) else event
         for again in ("forward", phase) if repeats else (phase,):
             for event in events(call.passage, again, place, call.computation):
                 yield event if isinstance(event, Work) else Operation(micro, phase, layer, event)
-        for collective in self.engine.leaving(phase, place, micro) if ends else ():
-            yield Operation(micro, phase, layer, collective)
+        for event in self.engine.leaving(phase, place, micro) if ends else ():
+            yield Operation(micro, phase, layer, event) if isinstance(event, Collective) else event

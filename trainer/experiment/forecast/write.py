@@ -23,16 +23,8 @@ LONGEST_GAP_NS = 24 * 3600 * 10**9
 
 @dataclass(frozen=True, kw_only=True)
 class TraceRequest:
-    """The run whose collectives are written, and where to.
-
-    Attributes:
-        gap_ns: compute before each collective, ns; None: unknown.
-        steps: optimiser steps to write, parted by commas; None: the first.
-        sampling: sampler in YAML that draws, or empty for the run's own; None: a step of training is written.
-        examples: that each data rank draws; None: as many as in a training step's pass.
-        guidance: scale of classifier-free guidance of a drawing; None: the run's own.
-        work: whether records say what is computed before them.
-        times: recorded trace whose mean gaps are used instead, or None.
+    """The run whose collectives are written, as the options of the verb say; `sampling` is empty for its own sampler,
+    and None where a step of training is written.
     """
 
     config: Path

@@ -1,159 +1,142 @@
-"""Collectives of DeepSpeed while every rank holds all parameters: ZeRO 0, 1 and 2.
+"""DeepSpeed while every rank has all parameters, ZeRO 0, 1 and 2: what a step sends, and what a rank holds.
 
-DeepSpeed all-reduces gradients in every ZeRO stage up to 2, so the stages move the same bytes; they differ in the
-pieces. Stages 1 and 2 fill buckets of limited size, cut their content at the borders of the ranks' partitions and
-reduce what belongs to one process group together; stage 0 reduces each group as a whole.
+Every one of these stages all-reduces gradients, so that all move the same bytes; they differ in the pieces. Stages 1
+and 2 fill buckets of limited size, cut their content at the borders of the ranks' partitions and reduce what belongs
+to one process group together; stage 0 reduces each group as a whole. As DeepSpeed 0.19.8 does it in
+runtime/zero/stage_1_and_2.py and runtime/engine.py.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from itertools import accumulate
-from typing import Literal
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal, NamedTuple
 
-from trainer.config.sections import in_order
-from trainer.experiment.forecast.protocol import DTYPES, ELEMENT_BYTES, Collective, Phase, Place, all_gather, all_reduce
+from trainer.experiment.forecast.partitions import ParameterGroup, Partition
+from trainer.experiment.forecast.protocol import (
+    DTYPES,
+    ELEMENT_BYTES,
+    FLOAT32,
+    FLOAT64,
+    Collective,
+    Growth,
+    Micro,
+    Moment,
+    Part,
+    Phase,
+    Place,
+    all_gather,
+    all_reduce,
+)
 
 _STAGE_0_ELEMENTS = 500_000_000
-_EXPERT_GROUP_ELEMENTS = 178_956_971
-_ALIGNMENT = 2
+
+Name = tuple[int, int]
+"""Number of a partition, and of a parameter in it."""
 
 
-@dataclass(frozen=True, slots=True)
-class ParameterGroup:
-    """One parameter group of the optimiser.
-
-    Attributes:
-        group: process group over which its gradients are reduced and its optimiser state is sharded.
-        sizes: elements of each parameter on one rank, in the optimiser's order.
-        rate: factor of their learning rate.
-    """
-
-    group: Literal["data", "expert_data"]
-    sizes: tuple[int, ...]
-    rate: float = 1.0
-
-    def padded_elements(self, num_ranks: int) -> int:
-        """Elements of the flat buffer that `num_ranks` ranks share: a multiple of twice their number."""
-        unit = _ALIGNMENT * num_ranks
-        return -(-sum(self.sizes) // unit) * unit
-
-
-def optimizer_groups(
-    dense: Sequence[int],
-    expert: Sequence[int],
-    dense_rates: Sequence[float] | None = None,
-    expert_rates: Sequence[float] | None = None,
-) -> tuple[ParameterGroup, ...]:
-    """The optimiser's parameter groups as DeepSpeed splits them: dense parameters, then experts in groups of limited
-    size.
-
-    Elements and factors of the learning rate (None: all 1) are in the order of the model, experts those of one rank.
-    Each group has parameters of one rate.
-    """
-    dense_rates, expert_rates = dense_rates or [1.0] * len(dense), expert_rates or [1.0] * len(expert)
-    found = [ParameterGroup("data", tuple(_of_rate(rate, dense, dense_rates)), rate) for rate in in_order(dense_rates)]
-    for rate in in_order(expert_rates):
-        groups: list[list[int]] = []
-        for size in _of_rate(rate, expert, expert_rates):
-            if not groups or sum(groups[-1]) + size > _EXPERT_GROUP_ELEMENTS:
-                groups.append([])
-            groups[-1].append(size)
-        found += [ParameterGroup("expert_data", tuple(sizes), rate) for sizes in groups]
-    return tuple(found)
-
-
-def _of_rate(rate: float, sizes: Sequence[int], rates: Sequence[float]) -> list[int]:
-    return [size for size, own in zip(sizes, rates, strict=True) if own == rate]
-
-
-def gradient_reductions(
-    parameters: Sequence[ParameterGroup],
-    num_ranks: Mapping[str, int],
-    *,
-    zero_stage: int,
-    bucket_elements: int,
-    overlaps: bool = False,
-) -> list[tuple[str, int]]:
-    """Process group and elements of the all-reduces of one gradient reduction, in order.
-
-    Exact while everything fits one bucket, and where reductions wait for the end of the backward pass. Otherwise
-    buckets are filled as autograd delivers the gradients, dense and expert ones mixed; here each group comes in the
-    reverse order of its parameters, so the pieces may differ while their sum does not. `overlaps`: gradients are
-    reduced during the backward pass, which stage 2 always does.
-    """
-    if zero_stage == 0:
-        return _whole_groups(parameters)
-    gradients = []
-    for owner in parameters:
-        ranks = num_ranks[owner.group]
-        partition = owner.padded_elements(ranks) // ranks
-        stretches = zip(owner.sizes, accumulate(owner.sizes), strict=True)
-        of_group = [_Gradient(owner.group, size, end - size, partition) for size, end in stretches]
-        gradients += reversed(of_group) if overlaps or zero_stage == 2 else of_group
-    pieces: list[tuple[str, int]] = []
-    bucket: list[_Gradient] = []
-    for gradient in gradients:
-        if bucket and sum(item.size for item in bucket) + gradient.size > bucket_elements:
-            pieces.extend(_bucket_reductions(bucket, bucket_elements))
-            bucket = []
-        bucket.append(gradient)
-    pieces.extend(_bucket_reductions(bucket, bucket_elements))
-    return pieces
-
-
-@dataclass(frozen=True, slots=True)
-class _Gradient:
-    """A parameter's gradient: its process group, elements, offset in the flat buffer and a partition's elements."""
+class Piece(NamedTuple):
+    """An all-reduce over a process group, of elements that were so many tensors."""
 
     group: str
-    size: int
-    offset: int
-    partition: int
-
-    def slices(self) -> Iterator[tuple[int, int]]:
-        """Partition and elements of each stretch that one rank owns."""
-        start, end = self.offset, self.offset + self.size
-        while start < end:
-            owner = start // self.partition
-            border = min(end, (owner + 1) * self.partition)
-            yield owner, border - start
-            start = border
+    elements: int
+    tensors: int
 
 
-def _bucket_reductions(bucket: Sequence[_Gradient], bucket_elements: int) -> Iterator[tuple[str, int]]:
-    """Adjacent slices of one owner are one; a group's slices go together until they exceed the bucket size."""
-    slices: dict[str, list[int]] = {}
-    previous = None
-    for gradient in bucket:
-        for owner, size in gradient.slices():
-            sizes = slices.setdefault(gradient.group, [])
-            if (gradient.group, owner) == previous:
-                sizes[-1] += size
-            else:
-                sizes.append(size)
-            previous = gradient.group, owner
-    for group, sizes in slices.items():
-        yield from ((group, elements) for elements in _until_exceeded(sizes, bucket_elements))
+@dataclass(frozen=True, slots=True)
+class Reduction:
+    """Gradients that leave the bucket, and the all-reduces that take them."""
+
+    names: tuple[Name, ...]
+    pieces: tuple[Piece, ...]
 
 
-def _whole_groups(parameters: Sequence[ParameterGroup]) -> list[tuple[str, int]]:
-    sizes = {name: [size for owner in parameters if owner.group == name for size in owner.sizes] for name in _ORDER}
-    return [(name, elements) for name in _ORDER for elements in _until_exceeded(sizes[name], _STAGE_0_ELEMENTS)]
+@dataclass(kw_only=True)
+class ZeroStep:
+    """The order in which a step puts gradients into the bucket (a name) and empties it (a reduction).
+
+    Exact while everything fits one bucket, and where reductions wait for the end of the backward pass. Otherwise
+    autograd delivers the gradients, dense and expert ones mixed.
+
+    Attributes:
+        overlaps: whether gradients are reduced during the last backward pass, which stage 2 does in each.
+        apart: number of the rank in each partition whose part is reduced alone; None: adjacent parts are one.
+    """
+
+    stage: int
+    partitions: tuple[Partition, ...]
+    bucket_elements: int
+    overlaps: bool = False
+    apart: tuple[int, ...] | None = None
+    _bucket: list[Name] = field(default_factory=list, init=False)
+
+    def gradient(self, name: Name, *, last: bool) -> Iterator[Name | Reduction]:
+        """Autograd delivers a gradient, in the last backward pass of a step or an earlier one."""
+        if self.stage == 2 or (self.stage == 1 and self.overlaps and last):
+            yield from self._put(name)
+
+    def end(self, *, last: bool) -> Iterator[Name | Reduction]:
+        """A backward pass has ended."""
+        if self.stage == 0 and last:
+            yield Reduction((), tuple(self._whole_groups()))
+        if self.stage == 1 and last and not self.overlaps:
+            for name in self.names():
+                yield from self._put(name)
+        yield from self._emptied()
+
+    def names(self) -> Iterator[Name]:
+        """All parameters, group after group."""
+        for index, partition in enumerate(self.partitions):
+            yield from ((index, place) for place in range(len(partition.group.sizes)))
+
+    def size(self, name: Name) -> int:
+        index, place = name
+        return self.partitions[index].group.sizes[place]
+
+    def _put(self, name: Name) -> Iterator[Name | Reduction]:
+        """A gradient goes into the bucket, which is emptied before where it has no space left."""
+        if sum(map(self.size, self._bucket)) + self.size(name) > self.bucket_elements:
+            yield from self._emptied()
+        self._bucket.append(name)
+        yield name
+
+    def _emptied(self) -> Iterator[Reduction]:
+        if self._bucket:
+            yield Reduction(tuple(self._bucket), tuple(self._pieces()))
+            self._bucket.clear()
+
+    def _pieces(self) -> Iterator[Piece]:
+        """Adjacent parts of one owner are one; those of a process group go together until they exceed the bucket."""
+        parts: dict[str, list[int]] = {}
+        previous = None
+        for index, place in self._bucket:
+            partition = self.partitions[index]
+            group = partition.group.group
+            of_group = parts.setdefault(group, [])
+            for rank in partition.owners(place):
+                alone = self.apart is not None and rank == self.apart[index]
+                if (group, rank) == previous and not alone:
+                    of_group[-1] += partition.overlap(place, rank)
+                else:
+                    of_group.append(partition.overlap(place, rank))
+                previous = group, rank
+        for group, sizes in parts.items():
+            yield from _runs(group, sizes, self.bucket_elements)
+
+    def _whole_groups(self) -> Iterator[Piece]:
+        for group in ("data", "expert_data"):
+            sizes = [size for one in self.partitions if one.group.group == group for size in one.group.sizes]
+            yield from _runs(group, sizes, _STAGE_0_ELEMENTS)
 
 
-_ORDER = ("data", "expert_data")
-
-
-def _until_exceeded(sizes: Sequence[int], limit: int) -> Iterator[int]:
-    """Sums of runs of sizes, each ended by the size that takes it above the limit."""
-    total = 0
+def _runs(group: str, sizes: Iterable[int], limit: int) -> Iterator[Piece]:
+    """Sums of sizes that go together, each ended by the size that takes it above the limit."""
+    total = count = 0
     for size in sizes:
-        total += size
+        total, count = total + size, count + 1
         if total > limit:
-            yield total
-            total = 0
-    if total:
-        yield total
+            yield Piece(group, total, count)
+            total = count = 0
+    if count:
+        yield Piece(group, total, count)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -161,12 +144,9 @@ class ZeroTraffic:
     """All-reduces of gradients and the gathering of new parameters.
 
     Attributes:
-        stage: 0, 1 or 2.
         parameters: the optimiser's parameter groups; expert parameters are those of one rank.
         num_ranks: ranks of the groups data and expert_data.
         precision: element type of parameters; gradients are reduced in float32, and bf16 adds an overflow check.
-        bucket_elements: DeepSpeed's reduce_bucket_size.
-        accumulation: micro steps of an optimiser step.
         tensor_parallel: ranks that share the dense parameters, whose parts of the norm are added up.
     """
 
@@ -182,18 +162,25 @@ class ZeroTraffic:
         yield from ()
 
     def leaving(self, phase: Phase, place: Place, micro: int, /) -> Iterator[Collective]:
-        """Gradients are reduced at the end of the backward pass."""
-        ends = phase == "backward" and place == "before"
-        if not ends or (self.stage < 2 and micro < self.accumulation - 1):
+        """Gradients are reduced at the end of the backward pass, each group in the reverse order of its parameters
+        where that goes on during the pass.
+        """
+        if phase != "backward" or place != "before":
             return
-        for group, elements in gradient_reductions(
-            self.parameters,
-            self.num_ranks,
-            zero_stage=self.stage,
+        for piece in self.reductions(last=micro == self.accumulation - 1):
+            yield all_reduce(piece.group, "float32", piece.elements * FLOAT32)
+
+    def reductions(self, *, last: bool = True) -> Iterator[Piece]:
+        """The all-reduces of a backward pass."""
+        step = ZeroStep(
+            stage=self.stage,
+            partitions=self._partitions,
             bucket_elements=self.bucket_elements,
             overlaps=self.precision == "bf16",
-        ):
-            yield all_reduce(group, "float32", elements * ELEMENT_BYTES["fp32"])
+        )
+        backwards = sorted(step.names(), key=lambda name: (name[0], -name[1]))
+        events = [*(event for name in backwards for event in step.gradient(name, last=last)), *step.end(last=last)]
+        return (piece for event in events if isinstance(event, Reduction) for piece in event.pieces)
 
     def evaluating(self, calls: int, /) -> Iterator[Mapping[Place, Sequence[Collective]]]:
         """All parameters are whole."""
@@ -219,20 +206,202 @@ class ZeroTraffic:
             yield from self._over_parts("float32", 4)
         for _ in experts:
             yield all_reduce("expert_data", "float32", 4)
-        for owner in self.parameters:
-            num_ranks = self.num_ranks[owner.group]
-            if num_ranks > 1:
-                size = owner.padded_elements(num_ranks) * self._element_bytes // num_ranks
-                yield all_gather(owner.group, self._dtype, size, num_ranks)
+        for one in self._partitions:
+            if one.num_ranks > 1:
+                size = one.own * ELEMENT_BYTES[self.precision]
+                yield all_gather(one.group.group, DTYPES[self.precision], size, one.num_ranks)
 
     def _over_parts(self, dtype: str, size: int) -> Iterator[Collective]:
         if self.tensor_parallel > 1:
             yield all_reduce("tensor", dtype, size)
 
     @property
-    def _dtype(self) -> str:
-        return DTYPES[self.precision]
+    def _partitions(self) -> tuple[Partition, ...]:
+        return tuple(Partition(group, self.num_ranks[group.group]) for group in self.parameters)
+
+
+@dataclass(kw_only=True)
+class ZeroMemory:
+    """Gradients in buckets, and an optimiser on the elements of a rank.
+
+    Attributes:
+        partitions: of the optimiser's parameter groups; those of experts are over the ranks that hold copies.
+        ranks: number of this rank among those that share each partition.
+        owner: partition of each parameter of the network, and its index there.
+        element_bytes: of a parameter and its gradient.
+        sum_bytes: of an element of the gradients of several micro batches.
+        overlaps: whether gradients are reduced during the backward pass in stage 1, too.
+    """
+
+    stage: int
+    partitions: tuple[Partition, ...]
+    ranks: tuple[int, ...]
+    owner: tuple[Name, ...]
+    element_bytes: int
+    sum_bytes: int
+    bucket_elements: int
+    overlaps: bool = False
+    _buffers: int = field(default=0, init=False)
+    _gradients: dict[Name, int] = field(default_factory=dict, init=False)
+    _own_gradients: dict[int, int] = field(default_factory=dict, init=False)
+    _kept: int = field(default=0, init=False)
+
+    def __post_init__(self) -> None:
+        self._step = ZeroStep(
+            stage=self.stage,
+            partitions=self.partitions,
+            bucket_elements=min(self.bucket_elements, self._elements),
+            overlaps=self.overlaps,
+            apart=self.ranks if self._is_compact else None,
+        )
+
+    def held(self) -> Mapping[Part, int]:
+        if self.stage == 0:
+            return {"parameters": self._elements * self.element_bytes, "optimizer": 2 * self._elements * FLOAT32}
+        whole, own = (sum(getattr(one, name) for one in self.partitions) for name in ("whole", "own"))
+        return {"parameters": whole * self.element_bytes, "optimizer": 3 * own * FLOAT32}
+
+    def average(self) -> int:
+        own = self._elements if self.stage == 0 else sum(partition.own for partition in self.partitions)
+        return own * FLOAT32
+
+    def begin(self) -> None:
+        """Every rank has all parameters."""
+
+    def moment(self, moment: Moment, size: int, _forward: bool, micro: Micro, /) -> Iterator[Growth]:
+        if moment.kind != "gradient":
+            return
+        name = self.owner[moment.parameters[0]]
+        yield Growth("gradients", size)
+        if self.stage > 0 and not self._buffers:
+            self._buffers = self._bucket_bytes * (2 if self.overlaps else 1)
+            yield Growth("buffers", self._buffers)
+        yield from self._add(name, size)
+        yield from self._follow(self._step.gradient(name, last=micro.last))
+
+    def after(self, micro: Micro, /) -> Iterator[Growth]:
+        yield from self._follow(self._step.end(last=micro.last))
+        if self.stage == 0 or (self.stage == 1 and not micro.last):
+            return
+        lingering = 0
+        if self._in_float32 and not all(map(self._is_own, self.owner)):
+            lingering = self._bucket_bytes  # sums that belong to other ranks lie there until the optimiser's step
+        yield Growth("gradients", -sum(self._gradients.values()))
+        yield Growth("buffers", lingering - self._buffers)
+        self._gradients.clear()
+        self._buffers = lingering
+        if self._is_compact:
+            return
+        if self._kept:  # added to those of the micro batches before
+            yield Growth("gradients", -self._kept)
+        self._kept = sum(self._own_gradients.values())
+        self._own_gradients.clear()
+
+    def update(self) -> Iterator[Growth]:
+        if self.stage == 0:
+            largest = max(self._gradients.values())
+            yield Growth("buffers", largest)  # its squares, for the norm
+            yield Growth("buffers", -largest)
+            yield Growth("gradients", -sum(self._gradients.values()))
+            self._gradients.clear()
+            return
+        pieces = [self._parts(index) for index in range(len(self.partitions))]
+        largest = max((size for of_group in pieces for size in of_group), default=0) * FLOAT64
+        yield Growth("buffers", largest)
+        yield Growth("buffers", -largest)
+        for index, partition in enumerate(self.partitions):
+            is_last = index == len(self.partitions) - 1
+            if is_last:
+                yield Growth("buffers", -self._buffers)
+                self._buffers = 0
+            if self._is_compact:
+                yield Growth("gradients", -self._own_gradients.pop(index, 0))
+                continue
+            copied = partition.own * self.element_bytes * (len(pieces[index]) > 1)
+            yield Growth("gradients", copied)
+            if self.element_bytes < FLOAT32:
+                yield Growth("gradients", partition.own * FLOAT32)
+                yield Growth("gradients", -copied)
+                copied = partition.own * FLOAT32
+            if is_last:
+                yield Growth("gradients", -self._kept)
+                self._kept = 0
+            yield Growth("gradients", -copied)
 
     @property
-    def _element_bytes(self) -> int:
-        return ELEMENT_BYTES[self.precision]
+    def _elements(self) -> int:
+        return sum(sum(partition.group.sizes) for partition in self.partitions)
+
+    @property
+    def _is_compact(self) -> bool:
+        """Whether a rank's sums of gradients are kept in float32, of its own elements alone."""
+        return self.stage > 0 and self.element_bytes < self.sum_bytes
+
+    @property
+    def _in_float32(self) -> bool:
+        """Whether gradients are added up in float32 before they are reduced."""
+        return self._is_compact and self.stage == 1
+
+    @property
+    def _bucket_element_bytes(self) -> int:
+        return FLOAT32 if self._in_float32 else self.element_bytes
+
+    @property
+    def _bucket_bytes(self) -> int:
+        return self._step.bucket_elements * self._bucket_element_bytes
+
+    def _is_own(self, name: Name) -> bool:
+        index, place = name
+        return self.ranks[index] in self.partitions[index].owners(place)
+
+    def _add(self, name: Name, size: int) -> Iterator[Growth]:
+        """Adds a gradient to the one that is there."""
+        if self._in_float32:
+            wide = self._step.size(name) * FLOAT32
+            yield Growth("gradients", wide)
+            yield Growth("gradients", -size)
+            size = wide
+        if name in self._gradients:
+            yield Growth("gradients", -size)
+        else:
+            self._gradients[name] = size
+
+    def _follow(self, events: Iterable[Name | Reduction]) -> Iterator[Growth]:
+        """A gradient is copied into the bucket where it fits; what belongs to this rank is copied out of it."""
+        for event in events:
+            if not isinstance(event, Reduction):
+                if event in self._gradients and self._step.size(event) <= self._step.bucket_elements:
+                    yield Growth("gradients", -self._gradients.pop(event))
+                continue
+            own = [name for name in event.names if self._is_own(name)]
+            if self._is_compact:
+                yield from self._own_memory(own)
+            for piece in event.pieces:
+                copied = piece.elements * self._bucket_element_bytes * (piece.tensors > 1)
+                wide = piece.elements * FLOAT32 * (self.stage > 0 and self._bucket_element_bytes < FLOAT32)
+                yield Growth("buffers", copied)
+                yield Growth("buffers", wide)
+                yield Growth("buffers", -copied - wide)
+            if not self._is_compact:
+                yield from self._own_memory(own)
+            for name in event.names if self.stage == 2 else own:
+                yield Growth("gradients", -self._gradients.pop(name, 0))
+
+    def _own_memory(self, own: Sequence[Name]) -> Iterator[Growth]:
+        """Where this rank's gradients are kept; in float32 exactly its elements, else its parameters whole."""
+        if self._is_compact:
+            for index in sorted({index for index, _ in own} - self._own_gradients.keys()):
+                self._own_gradients[index] = self.partitions[index].own * FLOAT32
+                yield Growth("gradients", self._own_gradients[index])
+        elif own and not self._own_gradients:
+            shares = zip(self.partitions, self.ranks, strict=True)
+            elements = sum(one.group.sizes[place] for one, rank in shares for place in one.touched(rank))
+            self._own_gradients[0] = elements * self.element_bytes
+            yield Growth("gradients", self._own_gradients[0])
+
+    def _parts(self, index: int) -> list[int]:
+        """Elements of each parameter of a group that lie in this rank's part, and of what fills it up."""
+        partition, rank = self.partitions[index], self.ranks[index]
+        parts = [partition.overlap(place, rank) for place in partition.touched(rank)]
+        filled = partition.own - sum(parts)
+        return [*parts, filled] if filled else parts

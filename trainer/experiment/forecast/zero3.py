@@ -1,26 +1,47 @@
-"""What DeepSpeed sends while every rank holds a part of each parameter: ZeRO 3."""
+"""DeepSpeed while every rank has a part of each parameter, ZeRO 3: what a step sends, and what a rank holds.
+
+As DeepSpeed 0.19.8 does it in runtime/zero/stage3.py, partition_parameters.py and partitioned_param_coordinator.py.
+"""
 
 from collections import defaultdict, deque
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
+from typing import Literal, NamedTuple
 
 from trainer.experiment.forecast.protocol import (
     DTYPES,
     ELEMENT_BYTES,
+    FLOAT32,
+    FLOAT64,
+    Awaited,
     Collective,
+    Growth,
+    Micro,
+    Moment,
+    Part,
     Phase,
     Place,
     all_gather,
     all_reduce,
     reduce_scatter,
 )
-from trainer.experiment.forecast.walk import Use, Walk
+
+_SUB_GROUP_ELEMENTS = 1_000_000_000
+"""Elements of a rank that the optimiser updates together."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Zero3Traffic:
-    """Gathers before modules compute and reductions of gradients in buckets.
+class Act(NamedTuple):
+    """A deed of the engine with parameters: they are gathered, used by a module, given up, or their gradients reduced;
+    a gradient is put into the bucket; ranks add up their parts of a divided layer's result.
+    """
+
+    kind: Literal["gather", "use", "free", "put", "reduce", "sum"]
+    parameters: Sequence[int] = ()
+
+
+class Zero3Step:
+    """The acts of passes over a network, in order.
 
     What a module needs is gathered together when it starts, followed by what the next modules need until that fills a
     bucket. A module's parameters are given up when it ends, unless one of the next modules within a bucket's size, or
@@ -28,46 +49,81 @@ class Zero3Traffic:
 
     Gradients fill a bucket in the order in which autograd delivers them, whatever module they belong to. One that would
     take the bucket above its size has what is in it reduced first; a gradient larger than a bucket fills one alone.
+    """
+
+    def __init__(self, sizes: tuple[int, ...], bucket_elements: int, num_ranks: int, moments: Sequence[Moment]) -> None:
+        """`moments` of a forward and a backward pass; one rank alone gathers nothing."""
+        self._sizes, self._bucket_elements, self._num_ranks = sizes, bucket_elements, num_ranks
+        self._parameters = GatheredParameters(sizes, bucket_elements, moments)
+        self._bucket: list[int] = []
+
+    def begin(self) -> None:
+        """Begins another pass; parameters that the last one left whole are not gathered again."""
+        self._parameters.begin()
+
+    def moment(self, moment: Moment) -> Iterator[Act]:
+        match moment.kind:
+            case "enter" if self._num_ranks > 1:
+                fetched = list(self._parameters.fetch(moment.parameters))
+                own = [numbers for numbers in fetched if set(numbers) <= set(moment.parameters)]
+                yield from (Act("gather", numbers) for numbers in own)
+                yield Act("use", moment.parameters)
+                yield from (Act("gather", numbers) for numbers in fetched[len(own) :])
+            case "leave" if self._num_ranks > 1:
+                yield Act("free", self._parameters.release(moment.parameters))
+            case "sum":
+                yield Act("sum")
+            case "gradient":
+                (number,) = moment.parameters
+                if self._bucket and sum(self._sizes[n] for n in [*self._bucket, number]) > self._bucket_elements:
+                    yield self._reduced()
+                self._bucket.append(number)
+                yield Act("put", moment.parameters)
+
+    def end(self) -> Iterator[Act]:
+        """A backward pass has ended."""
+        yield self._reduced()
+
+    def _reduced(self) -> Act:
+        numbers, self._bucket = self._bucket, []
+        return Act("reduce", numbers)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Zero3Traffic:
+    """Gathers before modules compute and reductions of gradients in buckets.
 
     Attributes:
         sizes: elements of each parameter in the order of the network.
-        walk: order in which a pass uses them.
-        num_ranks: ranks of the group data.
-        precision: element type of parameters, fp32 or bf16; gradients are reduced in float32.
-        bucket_elements: elements of one gradient reduction and of one gathering ahead.
+        forward, backward: moments of a pass.
         summed: what ranks send that add up their parts of a divided layer's result; None: no layer is divided. Sums are
             in the midst of a block, between the gathers of its layers.
         groups: of parameters in the optimiser, whose norms are added up one by one.
     """
 
     sizes: tuple[int, ...]
-    walk: Walk
+    forward: tuple[Moment, ...]
+    backward: tuple[Moment, ...]
     num_ranks: int
     precision: str
     bucket_elements: int
     summed: Collective | None = None
     groups: int = 1
 
-    def entering(self, _phase: Phase, _place: Place, _micro: int, /) -> Iterator[Collective]:
-        yield from ()
+    def entering(self, phase: Phase, place: Place, _micro: int, /) -> Iterator[Collective | Awaited]:
+        yield from self._collectives["enter", phase, place]
 
-    def leaving(self, phase: Phase, place: Place, _micro: int, /) -> Iterator[Collective]:
-        yield from self._collectives[phase, place]
+    def leaving(self, phase: Phase, place: Place, _micro: int, /) -> Iterator[Collective | Awaited]:
+        yield from self._collectives["leave", phase, place]
 
-    def evaluating(self, calls: int, /) -> Iterator[Mapping[Place, Sequence[Collective]]]:
+    def evaluating(self, calls: int, /) -> Iterator[Mapping[Place, Sequence[Collective | Awaited]]]:
         """Parameters that a pass leaves whole are not gathered again by the next one."""
-        parameters = GatheredParameters(self.sizes, self.bucket_elements, [*self.walk.forward, *self.walk.backward])
+        step, in_flight = self._step(), _InFlight()
         for _ in range(calls):
-            parameters.begin()
-            sent: dict[Place, list[Collective]] = defaultdict(list)
-            for use in self.walk.forward:
-                if use.kind == "enter" and self.num_ranks > 1:
-                    sent[use.place].extend(self._gathered(numbers) for numbers in parameters.fetch(use.parameters))
-                elif use.kind == "leave" and self.num_ranks > 1:
-                    parameters.release(use.parameters)
-                elif use.kind == "sum":
-                    assert self.summed is not None
-                    sent[use.place].append(self.summed)
+            step.begin()
+            sent: dict[Place, list[Collective | Awaited]] = defaultdict(list)
+            for moment in self.forward:
+                sent[moment.place].extend(self._sent(step.moment(moment), in_flight))
             yield sent
 
     def update(self) -> Iterator[Collective]:
@@ -78,52 +134,235 @@ class Zero3Traffic:
                 yield all_reduce(self.summed.group, "float64", 8)
 
     @cached_property
-    def _collectives(self) -> dict[tuple[Phase, Place], list[Collective]]:
-        """The collectives of a micro step where a pass issues them."""
-        sent: dict[tuple[Phase, Place], list[Collective]] = defaultdict(list)
-        parameters = GatheredParameters(self.sizes, self.bucket_elements, [*self.walk.forward, *self.walk.backward])
-        bucket: list[int] = []
-        phases: tuple[tuple[Phase, tuple[Use, ...]], ...] = (
-            ("forward", self.walk.forward),
-            ("backward", self.walk.backward),
-        )
-        for phase, uses in phases:
-            for use in uses:
-                here = sent[phase, use.place]
-                if use.kind == "enter" and self.num_ranks > 1:
-                    here.extend(self._gathered(numbers) for numbers in parameters.fetch(use.parameters))
-                elif use.kind == "leave" and self.num_ranks > 1:
-                    parameters.release(use.parameters)
-                elif use.kind == "sum":
-                    assert self.summed is not None
-                    here.append(self.summed)
-                for number in use.parameters if use.kind == "gradient" else ():
-                    if bucket and sum(self.sizes[n] for n in bucket) + self.sizes[number] > self.bucket_elements:
-                        here.append(self._reduced(bucket))
-                        bucket.clear()
-                    bucket.append(number)
-        sent["backward", "before"].append(self._reduced(bucket))
+    def _collectives(self) -> dict[tuple[str, Phase, Place], list[Collective | Awaited]]:
+        """The collectives of a micro step where a pass issues them, and where it needs them.
+
+        A block's gatherings come before it computes, until its first gradient is there, and its reductions behind that.
+        """
+        step, in_flight = self._step(), _InFlight()
+        sent: dict[tuple[str, Phase, Place], list[Collective | Awaited]] = defaultdict(list)
+        passes: tuple[tuple[Phase, tuple[Moment, ...]], ...] = (("forward", self.forward), ("backward", self.backward))
+        for phase, moments in passes:
+            computed: set[Place] = set()
+            for moment in moments:
+                if moment.kind in ("gradient", "sum"):
+                    computed.add(moment.place)
+                edge = "leave" if moment.place in computed else "enter"
+                sent[edge, phase, moment.place].extend(self._sent(step.moment(moment), in_flight))
+        sent["leave", "backward", "before"].extend(self._sent(step.end(), in_flight))
         return sent
 
-    def _gathered(self, numbers: list[int]) -> Collective:
-        part_bytes = self._part_elements(numbers) * ELEMENT_BYTES[self.precision]
-        return all_gather("data", DTYPES[self.precision], part_bytes, self.num_ranks)
+    def _step(self) -> Zero3Step:
+        return Zero3Step(self.sizes, self.bucket_elements, self.num_ranks, [*self.forward, *self.backward])
 
-    def _reduced(self, numbers: list[int]) -> Collective:
-        return reduce_scatter("data", "float32", self._part_elements(numbers) * ELEMENT_BYTES["fp32"], self.num_ranks)
+    def _sent(self, acts: Iterable[Act], in_flight: "_InFlight") -> Iterator[Collective | Awaited]:
+        """A pass goes on while parameters are gathered, until a module uses the first of those that come together."""
+        for act in acts:
+            match act.kind:
+                case "gather":
+                    size = self._part_elements(act.parameters) * ELEMENT_BYTES[self.precision]
+                    gathering = all_gather("data", DTYPES[self.precision], size, self.num_ranks)
+                    yield replace(gathering, handle=in_flight.sent(act.parameters))
+                case "use":
+                    if arrived := in_flight.arrived(act.parameters):
+                        yield Awaited(arrived)
+                case "reduce":
+                    size = self._part_elements(act.parameters) * FLOAT32
+                    yield reduce_scatter("data", "float32", size, self.num_ranks)
+                case "sum":
+                    assert self.summed is not None
+                    yield self.summed
 
-    def _part_elements(self, numbers: list[int]) -> int:
+    def _part_elements(self, numbers: Sequence[int]) -> int:
         """Elements of a rank's parts of some parameters, each cut evenly and the last part filled up."""
         return sum(-(-self.sizes[number] // self.num_ranks) for number in numbers)
+
+
+class _InFlight:
+    """Gatherings under way, by the parameters that they bring."""
+
+    def __init__(self) -> None:
+        self._handles: dict[int, int] = {}
+        self._sent = 0
+
+    def sent(self, numbers: Sequence[int]) -> int:
+        """Handle of a gathering that begins."""
+        self._sent += 1
+        self._handles |= dict.fromkeys(numbers, self._sent)
+        return self._sent
+
+    def arrived(self, numbers: Sequence[int]) -> tuple[int, ...]:
+        """Handles of the gatherings that end, since some of their parameters are needed."""
+        ended = {self._handles[number] for number in numbers if number in self._handles}
+        self._handles = {number: handle for number, handle in self._handles.items() if handle not in ended}
+        return tuple(sorted(ended))
+
+
+@dataclass
+class _Gathering:
+    """Parameters that arrive in one buffer; `waiting`: their module has not started; `arrived`: copied out."""
+
+    numbers: list[int]
+    size: int
+    waiting: set[int]
+    arrived: bool = False
+
+
+@dataclass(kw_only=True)
+class Zero3Memory:
+    """Parameters that are gathered before modules compute, and gradients in a bucket.
+
+    Attributes:
+        sizes: elements of each parameter in the order of the network.
+        moments: of a pass forward and back.
+        element_bytes: of a parameter and its gradient.
+        sum_bytes: of an element of the gradients of several micro batches.
+        bucket_elements: of one gradient reduction, in float32, and of one gathering ahead.
+        copies_input: whether a reduction makes a copy of what it sums up, as gloo does.
+    """
+
+    sizes: tuple[int, ...]
+    moments: Sequence[Moment]
+    num_ranks: int
+    element_bytes: int
+    sum_bytes: int
+    bucket_elements: int
+    copies_input: bool = False
+    _gatherings: dict[int, _Gathering] = field(default_factory=dict, init=False)
+    _whole: dict[int, int] = field(default_factory=dict, init=False)
+    _large: dict[int, int] = field(default_factory=dict, init=False)
+
+    def held(self) -> Mapping[Part, int]:
+        """Gradients and their bucket are there all the time."""
+        return {
+            "parameters": self._own * self.element_bytes,
+            "gradients": self._own * self.sum_bytes,
+            "optimizer": 3 * self._own * FLOAT32,
+            "buffers": self._bucket_size * FLOAT32,
+        }
+
+    def average(self) -> int:
+        return self._own * FLOAT32
+
+    def begin(self) -> None:
+        self._step = Zero3Step(self.sizes, self.bucket_elements, self.num_ranks, self.moments)
+
+    def moment(self, moment: Moment, size: int, _forward: bool, _micro: Micro, /) -> Iterator[Growth]:
+        if moment.kind == "gradient":
+            yield Growth("gradients", size)
+        yield from self._follow(self._step.moment(moment), size)
+
+    def after(self, _micro: Micro, /) -> Iterator[Growth]:
+        yield from self._follow(self._step.end(), 0)
+
+    def update(self) -> Iterator[Growth]:
+        for gathering in {id(one): one for one in self._gatherings.values()}.values():
+            yield Growth("buffers", -gathering.size)
+        self._gatherings.clear()
+        yield Growth("buffers", -sum(self._whole.values()))
+        self._whole.clear()
+        largest = max(map(self._part, range(len(self.sizes)))) * FLOAT64
+        yield Growth("buffers", largest)
+        yield Growth("buffers", -largest)
+        for parts in self._sub_groups():
+            flat = sum(parts)
+            copied = flat * self.sum_bytes * (len(parts) > 1)
+            yield Growth("gradients", copied)
+            if self.sum_bytes < FLOAT32:
+                yield Growth("gradients", flat * FLOAT32)
+                yield Growth("gradients", -copied)
+                copied = flat * FLOAT32
+            yield Growth("gradients", -copied)
+
+    @property
+    def _own(self) -> int:
+        return sum(map(self._part, range(len(self.sizes))))
+
+    def _part(self, number: int) -> int:
+        """Elements of a rank's part of a parameter, filled up."""
+        return -(-self.sizes[number] // self.num_ranks)
+
+    def _sub_groups(self) -> Iterator[list[int]]:
+        parts: list[int] = []
+        for number in range(len(self.sizes)):
+            parts.append(self._part(number))
+            if sum(parts) >= _SUB_GROUP_ELEMENTS:
+                yield parts
+                parts = []
+        if parts:
+            yield parts
+
+    def _follow(self, acts: Iterable[Act], size: int) -> Iterator[Growth]:
+        """The acts of a moment, at which a gradient of so many bytes may be there."""
+        for act in acts:
+            match act.kind:
+                case "gather":
+                    yield from self._gather(list(act.parameters))
+                case "use":
+                    for number in act.parameters:
+                        yield from self._wait(number)
+                case "free":
+                    yield from (Growth("buffers", -self._whole.pop(number, 0)) for number in act.parameters)
+                case "put":
+                    (number,) = act.parameters
+                    if self.sizes[number] <= self._bucket_size:
+                        yield Growth("gradients", -size)  # copied into the bucket
+                    else:
+                        self._large[number] = size
+                case "reduce":
+                    yield from self._reduce(act.parameters)
+
+    def _gather(self, numbers: list[int]) -> Iterator[Growth]:
+        size = sum(map(self._part, numbers)) * self.num_ranks * self.element_bytes
+        gathering = _Gathering(numbers, size, set(numbers))
+        for number in numbers:
+            self._gatherings[number] = gathering
+        yield Growth("buffers", size)
+
+    def _wait(self, number: int) -> Iterator[Growth]:
+        """A module that needs a parameter copies all that came with it; one that came alone stays where it is."""
+        gathering = self._gatherings.pop(number, None)
+        if gathering is None:
+            return
+        alone = len(gathering.numbers) == 1
+        if not gathering.arrived:
+            gathering.arrived = True
+            for other in gathering.numbers:
+                self._whole[other] = gathering.size if alone else self.sizes[other] * self.element_bytes
+                if not alone:
+                    yield Growth("buffers", self._whole[other])
+        gathering.waiting.discard(number)
+        if not gathering.waiting and not alone:
+            yield Growth("buffers", -gathering.size)
+
+    def _reduce(self, bucket: Sequence[int]) -> Iterator[Growth]:
+        parts = sum(map(self._part, bucket))
+        wide = sum(self.sizes[number] for number in self._large) * FLOAT32 * (self.element_bytes < FLOAT32)
+        joined = parts * self.num_ranks * FLOAT32
+        if len(bucket) == 1 and self.sizes[bucket[0]] % self.num_ranks == 0:
+            joined = 0
+        rounded = parts * self.sum_bytes * (self.sum_bytes < FLOAT32)
+        copied = parts * self.num_ranks * FLOAT32 * self.copies_input
+        yield Growth("buffers", wide + joined)
+        yield Growth("buffers", copied)
+        yield Growth("buffers", -copied)
+        yield Growth("buffers", rounded)
+        yield Growth("buffers", -wide - joined - rounded)
+        yield Growth("gradients", -sum(self._large.values()))
+        self._large.clear()
+
+    @property
+    def _bucket_size(self) -> int:
+        return min(self.bucket_elements, sum(self.sizes))
 
 
 class GatheredParameters:
     """Numbers of the parameters that are whole at a moment of a pass."""
 
-    def __init__(self, sizes: tuple[int, ...], ahead_elements: int, uses: list[Use]) -> None:
+    def __init__(self, sizes: tuple[int, ...], ahead_elements: int, moments: Sequence[Moment]) -> None:
         """Begins where none is whole; `ahead_elements` is the size of one gathering ahead."""
         self._sizes, self._ahead_elements = sizes, ahead_elements
-        self._visits = [tuple(sorted(use.parameters)) for use in uses if use.kind == "enter"]
+        self._visits = [tuple(sorted(one.parameters)) for one in moments if one.kind == "enter"]
         self.whole: set[int] = set()
         self._not_used: set[int] = set()
         self._given_up: dict[tuple[int, tuple[int, ...]], set[int]] = {}
@@ -160,11 +399,13 @@ class GatheredParameters:
             yield ahead
         self._visit += 1
 
-    def release(self, used: tuple[int, ...]) -> None:
+    def release(self, used: tuple[int, ...]) -> list[int]:
         """Gives parameters up that no near module uses again; what the first pass gives up, all others do."""
         if (self._visit, used) not in self._given_up:
             self._given_up[self._visit, used] = set(used) - self._kept(used)
-        self.whole -= self._given_up[self._visit, used]
+        freed = self.whole & self._given_up[self._visit, used]
+        self.whole -= freed
+        return sorted(freed)
 
     def _kept(self, used: tuple[int, ...]) -> set[int]:
         """Parameters that one of the next modules uses, or that were to be fetched again."""

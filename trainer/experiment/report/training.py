@@ -16,10 +16,10 @@ from netsim.foundation.run_reference import ReferenceConfig
 from trainer.checkpoint.frozen_run import references_of
 from trainer.config.rules.plan import plan_layout
 from trainer.evaluation.judgement import compared, headline, read_judgement
-from trainer.experiment.forecast.engine_memory import PARTS
-from trainer.experiment.forecast.engine_memory import Part as MemoryPart
 from trainer.experiment.forecast.memory import Estimator, UnknownMemory
 from trainer.experiment.forecast.peak import PHASES, StepMemory
+from trainer.experiment.forecast.protocol import PARTS
+from trainer.experiment.forecast.protocol import Part as MemoryPart
 from trainer.experiment.report.part import HELD_OUT, Part, loss_curves, reward_curves, sources_in
 from trainer.experiment.report.run_files import RunFiles, shown
 from trainer.observe.metrics import Record

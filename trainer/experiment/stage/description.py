@@ -17,8 +17,9 @@ from trainer.data.shard.index import listed
 from trainer.experiment.forecast.fit import fit
 from trainer.experiment.forecast.memory import Estimator, UnknownMemory
 from trainer.experiment.forecast.peak import memory_table, summary
-from trainer.experiment.forecast.spec import trace_spec, without_formula
+from trainer.experiment.forecast.spec import trace_spec
 from trainer.experiment.forecast.trace import TraceSpec, formula
+from trainer.experiment.forecast.unknown import without_formula
 from trainer.model.build import dense_parameters, expert_parameters, frozen_parameters
 from trainer.model.feature_extractor.teacher import describe_teacher
 from trainer.model.foreign import exports

@@ -9,7 +9,7 @@ from trainer.config.rules.objection import refuse
 from trainer.config.rules.plan import plan_layout
 from trainer.config.rules.tasks import of_teacher
 from trainer.config.run import RunConfig
-from trainer.experiment.forecast.spec import without_formula
+from trainer.experiment.forecast.unknown import without_formula
 from trainer.flow import sampler
 
 POINTS: dict[str, Any] = {

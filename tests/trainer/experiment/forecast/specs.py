@@ -3,10 +3,11 @@
 from typing import Any, Literal
 
 from trainer.experiment.forecast.layers import TokenTraffic
+from trainer.experiment.forecast.partitions import optimizer_groups
 from trainer.experiment.forecast.protocol import Passage
 from trainer.experiment.forecast.trace import RankGroups, TraceSpec
 from trainer.experiment.forecast.training import LossCall, TrainingStep
-from trainer.experiment.forecast.zero import ZeroTraffic, optimizer_groups
+from trainer.experiment.forecast.zero import ZeroTraffic
 
 DENSE, EXPERT = (100, 7, 1000, 30), (64, 64, 64)
 

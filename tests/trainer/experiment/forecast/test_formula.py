@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 
 from moe.collective_trace import CollectiveRecord, read, write
 from tests.trainer.experiment.forecast.specs import DENSE, EXPERT, zero_spec
+from trainer.experiment.forecast.partitions import ParameterGroup, optimizer_groups
 from trainer.experiment.forecast.trace import TraceSpec, constant_gaps, formula, recorded_gaps
-from trainer.experiment.forecast.zero import ParameterGroup, gradient_reductions, optimizer_groups
+from trainer.experiment.forecast.zero import ZeroTraffic
 from trainer.trace.groups import canonical_names
 from trainer.trace.merge import check
 
@@ -247,6 +248,20 @@ def test_the_same_run_gives_the_same_bytes_without_torch(tmp_path: Path) -> None
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
+def reductions(
+    groups: tuple[ParameterGroup, ...], copies: int, zero_stage: Any, bucket_elements: int
+) -> list[tuple[str, int]]:
+    """Process group and elements of the all-reduces of a backward pass."""
+    traffic = ZeroTraffic(
+        stage=zero_stage,
+        parameters=groups,
+        num_ranks={"data": 2 * copies, "expert_data": copies},
+        precision="fp32",
+        bucket_elements=bucket_elements,
+    )
+    return [(piece.group, piece.elements) for piece in traffic.reductions()]
+
+
 @settings(max_examples=60, deadline=None)
 @given(
     dense=st.lists(st.integers(1, 400), min_size=1, max_size=12),
@@ -258,10 +273,7 @@ def test_the_same_run_gives_the_same_bytes_without_torch(tmp_path: Path) -> None
 def test_pieces_add_up_and_respect_the_bucket(
     dense: list[int], expert: list[int], copies: int, zero_stage: int, bucket: int
 ) -> None:
-    groups = optimizer_groups(dense, expert)
-    pieces = gradient_reductions(
-        groups, {"data": 2 * copies, "expert_data": copies}, zero_stage=zero_stage, bucket_elements=bucket
-    )
+    pieces = reductions(optimizer_groups(dense, expert), copies, zero_stage, bucket)
     sums = Counter[str]()
     for group, elements in pieces:
         sums[group] += elements
@@ -271,9 +283,9 @@ def test_pieces_add_up_and_respect_the_bucket(
 
 def test_an_oversized_gradient_is_cut_where_its_owner_changes() -> None:
     """Twelve elements on two ranks: six a rank; each slice alone exceeds a bucket of three."""
-    group = ParameterGroup("data", (12,))
-    assert gradient_reductions([group], {"data": 2}, zero_stage=1, bucket_elements=3) == [("data", 6), ("data", 6)]
-    assert gradient_reductions([group], {"data": 2}, zero_stage=1, bucket_elements=12) == [("data", 12)]
+    groups = (ParameterGroup("data", (12,)),)
+    assert reductions(groups, 1, 1, 3) == [("data", 6), ("data", 6)]
+    assert reductions(groups, 1, 1, 12) == [("data", 12)]
 
 
 def test_experts_are_split_into_groups_of_limited_size() -> None:

@@ -265,7 +265,7 @@ REFUSED: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
 
 @pytest.mark.parametrize("name", REFUSED)
 def test_calls_that_no_formula_covers_are_refused_by_name(name: str, tmp_path: Path) -> None:
-    from trainer.experiment.forecast.spec import without_formula
+    from trainer.experiment.forecast.unknown import without_formula
 
     engine, task, said = REFUSED[name]
     document = configuration(2, "FSDP2", tmp_path).model_dump(by_alias=True)

@@ -69,7 +69,7 @@ def computed(config: RunConfig) -> tuple[int, int]:
     step = spec.program
     assert isinstance(step, TrainingStep)
     assert step.collecting is not None
-    rollouts = sum(event.flops for event in step.collecting.operations(step.engine) if isinstance(event, Work))
+    rollouts = sum(event.flops for event in step.collecting.events(step.engine) if isinstance(event, Work))
     whole = sum(operation.flops or 0 for operation in step.operations())
     return rollouts, whole - rollouts
 
@@ -107,7 +107,7 @@ def test_rollouts_compute_what_torch_counts_while_a_task_collects(network: dict[
     ],
 )
 def test_what_no_formula_counts_is_refused_in_one_line(task: dict[str, Any], said: str, tmp_path: Path) -> None:
-    from trainer.experiment.forecast.calls import without_work
+    from trainer.experiment.forecast.unknown import without_work
 
     document = configured(DIT).model_dump(by_alias=True)
     kept = {} if "kind" in task else document["task"]

@@ -1,0 +1,96 @@
+"""Parameter groups of DeepSpeed's optimiser, and the parts of each that ranks own."""
+
+from bisect import bisect_left, bisect_right
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import accumulate
+from typing import Literal
+
+from trainer.config.sections import in_order
+
+_EXPERT_GROUP_ELEMENTS = 178_956_971
+_ALIGNMENT = 2
+
+
+@dataclass(frozen=True, slots=True)
+class ParameterGroup:
+    """One parameter group of the optimiser.
+
+    Attributes:
+        group: process group over which its gradients are reduced and its optimiser state is sharded.
+        sizes: elements of each parameter on one rank, in the optimiser's order.
+        rate: factor of their learning rate.
+    """
+
+    group: Literal["data", "expert_data"]
+    sizes: tuple[int, ...]
+    rate: float = 1.0
+
+
+def optimizer_groups(
+    dense: Sequence[int],
+    expert: Sequence[int],
+    dense_rates: Sequence[float] | None = None,
+    expert_rates: Sequence[float] | None = None,
+) -> tuple[ParameterGroup, ...]:
+    """The optimiser's parameter groups as DeepSpeed splits them: dense parameters, then experts in groups of limited
+    size.
+
+    Elements and factors of the learning rate (None: all 1) are in the order of the model, experts those of one rank.
+    Each group has parameters of one rate.
+    """
+    dense_rates, expert_rates = dense_rates or [1.0] * len(dense), expert_rates or [1.0] * len(expert)
+    found = [ParameterGroup("data", tuple(_of_rate(rate, dense, dense_rates)), rate) for rate in in_order(dense_rates)]
+    for rate in in_order(expert_rates):
+        groups: list[list[int]] = []
+        for size in _of_rate(rate, expert, expert_rates):
+            if not groups or sum(groups[-1]) + size > _EXPERT_GROUP_ELEMENTS:
+                groups.append([])
+            groups[-1].append(size)
+        found += [ParameterGroup("expert_data", tuple(sizes), rate) for sizes in groups]
+    return tuple(found)
+
+
+def _of_rate(rate: float, sizes: Sequence[int], rates: Sequence[float]) -> list[int]:
+    return [size for size, own in zip(sizes, rates, strict=True) if own == rate]
+
+
+@dataclass(frozen=True)
+class Partition:
+    """The parameters of an optimiser group in a flat buffer, of which each rank owns an equal part."""
+
+    group: ParameterGroup
+    num_ranks: int
+
+    @cached_property
+    def ends(self) -> list[int]:
+        """Where each parameter ends in the buffer."""
+        return list(accumulate(self.group.sizes))
+
+    @cached_property
+    def whole(self) -> int:
+        """Elements of the buffer: a multiple of twice the number of ranks."""
+        unit = _ALIGNMENT * self.num_ranks
+        return -(-sum(self.group.sizes) // unit) * unit
+
+    @property
+    def own(self) -> int:
+        """Elements of a rank's part."""
+        return self.whole // self.num_ranks
+
+    def touched(self, rank: int) -> range:
+        """Numbers of the parameters that lie in the part of a rank, wholly or not."""
+        first = bisect_right(self.ends, rank * self.own)
+        starts_before = bisect_left(self.ends, (rank + 1) * self.own) + 1
+        return range(first, min(starts_before, len(self.ends)))
+
+    def owners(self, index: int) -> range:
+        """The ranks in whose part a parameter lies, wholly or not."""
+        end = self.ends[index]
+        return range((end - self.group.sizes[index]) // self.own, -(-end // self.own))
+
+    def overlap(self, index: int, rank: int) -> int:
+        """Elements of a parameter in the part of a rank."""
+        end = self.ends[index]
+        return min(end, (rank + 1) * self.own) - max(end - self.group.sizes[index], rank * self.own)
