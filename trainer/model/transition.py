@@ -170,23 +170,31 @@ class CausalTransition(Network):
     def initial(self, name: str, shape: tuple[int, ...]) -> Initial:
         return steered(name, shape, embeddings=("embed_label", "embed_state"))
 
-    def forward(self, x_t: Tensor, t: Tensor, condition: Condition, question: Question | None = None) -> Tensor:
-        """Answers `NextStates` about [B, *D], `NextToken` about tokens [B, S, P], `OfToken` about a head's states."""
+    def forward(self, given: Tensor, t: Tensor, condition: Condition, question: Question | None = None) -> Tensor:
+        """Answers a question about what is given with it.
+
+        That is states [B, *D] with `NextStates`, tokens [B, S, P] with `NextToken`, and states [B, P] of the head with
+        `OfToken`.
+        """
         match question:
             case NextStates():
-                return self._next_states(x_t, t, condition, question)
-            case NextToken(past=past):
-                before = past.length
-                values_BSP = x_t if before else self._started(x_t)
-                past.length += values_BSP.shape[1]
-                return self._features(values_BSP, t, condition, before, past)[:, -1]
-            case OfToken(features=features_BD):
-                return self.head(x_t[:, None], t[:, None], features_BD[:, None])[:, 0]
+                return self._next_states(given, t, condition, question)
+            case NextToken(past):
+                return self._next_features(given, t, condition, past)
+            case OfToken(features_BD):
+                return self.head(given[:, None], t[:, None], features_BD[:, None])[:, 0]
             case _:
                 raise ValueError(
                     "question: a causal_transition network draws tokens and predicts nothing at a state alone; "
                     "ask for NextStates, NextToken or OfToken"
                 )
+
+    def _next_features(self, tokens_BSP: Tensor, t: Tensor, condition: Condition, past: Past) -> Tensor:
+        """Features [B, D] of the token behind these, which are added to the past; the first are a whole state."""
+        before = past.length
+        values_BSP = tokens_BSP if before else self._started(tokens_BSP)
+        past.length += values_BSP.shape[1]
+        return self._features(values_BSP, t, condition, before, past)[:, -1]
 
     @property
     def _start(self) -> int:

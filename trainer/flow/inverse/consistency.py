@@ -89,27 +89,21 @@ class DecodedConsistency(Consistency):
         return self.start
 
     def enforced(self, states: Tensor, weight: float, /) -> Tensor:  # noqa: ARG002
-        states = states.detach()
-        missing, downhill = self._difference(states)
-        direction, trust = downhill, states.new_ones(())
+        here = self._at(states.detach())
+        direction, trust = here.downhill, states.new_ones(())
         for number in range(self.iterations):
-            active = _mean(missing) > self.tolerance
+            active = here.distance > self.tolerance
             # The host waits from the second step on, which costs less than decoding for examples that all rest.
             if number and not bool(active.any()):
                 break
-            length = trust * self.share * self._best_length(states, missing, direction)
-            tried = states + torch.where(per_value(active, states), length * direction, 0)
-            tried_missing, tried_downhill = self._difference(tried)
-            nearer = active & (_mean(tried_missing) < _mean(missing))
-            turned = _dot(tried_downhill, tried_downhill - downhill) / _dot(downhill, downhill).clamp(min=TINY)
-            conjugate = tried_downhill + turned.clamp(min=0) * direction
+            length = trust * self.share * self._best_length(here, direction)
+            tried = self._at(here.states + torch.where(per_value(active, states), length * direction, 0))
+            nearer = active & (tried.distance < here.distance)
             accepted = per_value(nearer, states)
-            direction = torch.where(accepted, conjugate, downhill)
+            direction = torch.where(accepted, tried.conjugate(here, direction), here.downhill)
             trust = torch.where(accepted, 1.0, trust * SHRINK)
-            states = torch.where(accepted, tried, states)
-            downhill = torch.where(accepted, tried_downhill, downhill)
-            missing = torch.where(per_value(nearer, missing), tried_missing, missing)
-        return states
+            here = here.replaced(tried, nearer)
+        return here.states
 
     @torch.no_grad()
     def residual(self, states: Tensor, /) -> Tensor:
@@ -118,21 +112,50 @@ class DecodedConsistency(Consistency):
     def _missing(self, states: Tensor) -> Tensor:
         return self.observed - self.operator.apply(self.decode(states))
 
-    def _difference(self, states: Tensor) -> tuple[Tensor, Tensor]:
-        """The missing part of the observations, and the direction J' missing in which its square falls fastest."""
+    def _at(self, states: Tensor) -> _Point:
         with torch.enable_grad():
             leaf = states.detach().requires_grad_()
             missing = self._missing(leaf)
             (gradient,) = torch.autograd.grad(missing.square().sum(), leaf)
-        return missing.detach(), -0.5 * gradient
+        return _Point(states, missing.detach(), -0.5 * gradient)
 
-    def _best_length(self, states: Tensor, missing: Tensor, direction: Tensor) -> Tensor:
+    def _best_length(self, here: _Point, direction: Tensor) -> Tensor:
+        """The length of a step along a direction that is right for a linear decoder."""
+        states, missing = here.states, here.missing
         size = (_dot(states, states) / _dot(direction, direction).clamp(min=TINY)).sqrt()
         move = PROBE * size.clamp(min=TINY)
         with torch.no_grad():
             effect = (missing - self._missing(states + move * direction)) / per_value(move, missing)
         best = _dot(missing, effect) / _dot(effect, effect).clamp(min=TINY)
         return per_value(best.clamp(min=0), states)
+
+
+@dataclass(frozen=True)
+class _Point:
+    """States of a descent, the missing part of the observations there, and J' missing, along which its square falls."""
+
+    states: Tensor
+    missing: Tensor
+    downhill: Tensor
+
+    @property
+    def distance(self) -> Tensor:
+        return _mean(self.missing)
+
+    def conjugate(self, before: _Point, direction: Tensor) -> Tensor:
+        """The next direction behind a step along another one (Polak and Ribière)."""
+        turned = _dot(self.downhill, self.downhill - before.downhill)
+        share = turned / _dot(before.downhill, before.downhill).clamp(min=TINY)
+        return self.downhill + share.clamp(min=0) * direction
+
+    def replaced(self, other: _Point, where: Tensor) -> _Point:
+        """The other point for the examples in `where`, bool [B], this one for the rest."""
+        states, missing = per_value(where, self.states), per_value(where, self.missing)
+        return _Point(
+            torch.where(states, other.states, self.states),
+            torch.where(missing, other.missing, self.missing),
+            torch.where(states, other.downhill, self.downhill),
+        )
 
 
 def _dot(x: Tensor, y: Tensor) -> Tensor:

@@ -124,6 +124,25 @@ class Rollout:
     figures: Mapping[str, Tensor]
 
 
+class LentNetwork:
+    """A network that a cost is built on before there is one; it can be called while one is lent."""
+
+    def __init__(self) -> None:
+        self._network: Callable[..., Any] | None = None
+
+    def __call__(self, *arguments: Any) -> Any:
+        assert self._network is not None
+        return self._network(*arguments)
+
+    @contextmanager
+    def of(self, network: Callable[..., Any]) -> Iterator[None]:
+        self._network = network
+        try:
+            yield
+        finally:
+            self._network = None
+
+
 class AdjointMatching(PolicyTask[Beginnings | Nodes]):
     """The velocity of a flow whose distribution is that of a base, times exp(reward - running cost), both weighted.
 
@@ -145,8 +164,8 @@ class AdjointMatching(PolicyTask[Beginnings | Nodes]):
         self._chosen, self.passes = chosen, chosen.passes
         self._step = Memoryless(diffusion=MemorylessDiffusion(floor=chosen.floor))
         self._base = base
-        self._frozen: Callable[..., Any] | None = None
-        self._cost = None if chosen.cost is None else chosen.cost.build(self._call_frozen)
+        self._lent = LentNetwork()
+        self._cost = None if chosen.cost is None else chosen.cost.build(self._lent)
         self._times = {torch.device("cpu"): torch.linspace(0.0, 1.0, chosen.steps + 1)}
         self.paths = 0
 
@@ -257,19 +276,11 @@ class AdjointMatching(PolicyTask[Beginnings | Nodes]):
 
     @contextmanager
     def _frozen_network(self, network: Callable[..., Any]) -> Iterator[Callable[..., Any]]:
-        """The network of the base: another run's, or the run's own without its adapters."""
+        """The network of the base, lent to the cost: another run's, or the run's own without its adapters."""
         with self.base_of(cast(Network, network)) if self._base is None else nullcontext(self._base) as frozen:
             assert frozen is not None, "settings without a base are refused"
-            self._frozen = frozen
-            try:
+            with self._lent.of(frozen):
                 yield frozen
-            finally:
-                self._frozen = None
-
-    def _call_frozen(self, *arguments: Any) -> Any:
-        """The base's network, for a cost; it is there while adjoints are followed back."""
-        assert self._frozen is not None
-        return self._frozen(*arguments)
 
     def _times_on(self, device: torch.device) -> Tensor:
         """The times of the steps, [K + 1], copied once to a device."""

@@ -174,32 +174,16 @@ class GRPOTask(PolicyTask["Prompts | ValuedChoices"]):
         self.reward_calls, self.network_calls = state["reward_calls"], state["network_calls"]
 
     def _rolled_out(self, prompts: Prompts, model: Network) -> list[ValuedChoices]:
-        """Draws the groups of some prompts, and their rewards: the choices of each step."""
-        settings, num = self.settings, len(prompts.keys)
-        keys = GroupKeys.of(prompts.keys, seeds=settings.seeds, branches=settings.branches)
-        noise = keys.noise(self.config.state_shape)
-        own, of_group = (_each(prompts, times) for times in (settings.states, settings.group))
-        field, field_of_group = (self.field(model, condition) for condition, _ in (own, of_group))
-        if settings.rollout == "full_sde":
-            choices, ends = full_sde(self.steps, model, field, noise, keys)
-            compared = [self._compared(ends, of_group, num)] * self.passes
-        else:
-            choices = to_the_branches(self.steps, model, field, noise, keys)
-            compared = []
-            for number, choice in enumerate(choices):
-                ends = self.steps.follow(field_of_group, choice.y.flatten(0, 1), number + 1, settings.steps)
-                compared.append(self._compared(ends, of_group, num))
-        base_means = self._base_means(choices, own[0], model)
-        figures = {
-            "reward": torch.stack([one.reward for one in compared]).mean(),
-            "reward_spread": torch.stack([one.spread for one in compared]).mean(),
-        }
-        if settings.rollout == "branch":
-            figures |= {f"reward_spread_{number}": one.spread for number, one in enumerate(compared)}
+        """The choices of each step in the groups of some prompts, and what their ends are worth."""
+        of_states, _ = _each(prompts, self.settings.states)
+        rollout = self._trajectories if self.settings.rollout == "full_sde" else self._branches
+        choices, compared = rollout(prompts, of_states, model)
+        base_means = self._base_means(choices, of_states, model)
+        figures = self._figures(compared)
         return [
             ValuedChoices(
                 log_weight=torch.where(worth.counts.reshape(len(choice.x), -1)[:, 0], 0.0, NOT_COUNTED),
-                condition=own[0],
+                condition=of_states,
                 number=number,
                 choice=choice,
                 advantage=worth.advantage.reshape(choice.log_density.shape),
@@ -209,10 +193,44 @@ class GRPOTask(PolicyTask["Prompts | ValuedChoices"]):
             for number, (choice, worth, base_mean) in enumerate(zip(choices, compared, base_means, strict=True))
         ]
 
-    def _compared(self, ends: Tensor, of_group: tuple[Condition, Seen | None], num: int) -> Compared:
-        """What examples of `num` groups, [B S M, *D], are worth beside each other."""
-        rewards = self.rewards(ends, *of_group).view(num, self.settings.seeds, self.settings.branches)
+    def _trajectories(
+        self, prompts: Prompts, of_states: Condition, model: Network
+    ) -> tuple[list[Choice], list[Compared]]:
+        """Trajectories with noise in every step: their ends value the choices of all steps alike."""
+        keys, noise = self._begun(prompts)
+        choices, ends = full_sde(self.steps, model, self.field(model, of_states), noise, keys)
+        return choices, [self._compared(ends, _each(prompts, self.settings.group))] * self.passes
+
+    def _branches(self, prompts: Prompts, of_states: Condition, model: Network) -> tuple[list[Choice], list[Compared]]:
+        """Trajectories without noise, and choices that branch off: each step has ends of its own."""
+        keys, noise = self._begun(prompts)
+        choices = to_the_branches(self.steps, model, self.field(model, of_states), noise, keys)
+        of_group = _each(prompts, self.settings.group)
+        field, compared = self.field(model, of_group[0]), []
+        for number, choice in enumerate(choices):
+            ends = self.steps.follow(field, choice.y.flatten(0, 1), number + 1, self.settings.steps)
+            compared.append(self._compared(ends, of_group))
+        return choices, compared
+
+    def _begun(self, prompts: Prompts) -> tuple[GroupKeys, Tensor]:
+        """Keys of the draws of the groups, and the noises that they begin at."""
+        keys = GroupKeys.of(prompts.keys, seeds=self.settings.seeds, branches=self.settings.branches)
+        return keys, keys.noise(self.config.state_shape)
+
+    def _compared(self, ends: Tensor, of_group: tuple[Condition, Seen | None]) -> Compared:
+        """Examples [B S M, *D] compared within their groups."""
+        rewards = self.rewards(ends, *of_group).view(-1, self.settings.seeds, self.settings.branches)
         return Compared.of(rewards, among=self.settings.groups, limit=self.settings.advantage_limit)
+
+    def _figures(self, compared: Sequence[Compared]) -> dict[str, Tensor]:
+        """Scalars of the rollouts, for the metrics."""
+        figures = {
+            "reward": torch.stack([one.reward for one in compared]).mean(),
+            "reward_spread": torch.stack([one.spread for one in compared]).mean(),
+        }
+        if self.settings.rollout == "branch":
+            figures |= {f"reward_spread_{number}": one.spread for number, one in enumerate(compared)}
+        return figures
 
     def _base_means(self, choices: Sequence[Choice], condition: Condition, model: Network) -> list[Tensor | None]:
         """Means [N, *D] of the base's steps from the same states; None each without `kl`."""

@@ -21,6 +21,7 @@ from moe.seeds import fold_in
 from trainer.config.task import GRPOConfig
 from trainer.flow.condition import keyed_normal
 from trainer.flow.sampler import EulerMaruyama, Field, mean_log_density
+from trainer.flow.sampler.sde import inside
 from trainer.flow.target import Quantity
 from trainer.model.parallel.state import HoldsExperts
 
@@ -65,6 +66,25 @@ class Choice:
     routes: Routes | None
 
 
+@dataclass(frozen=True)
+class Evaluated(Field):
+    """Velocity and score [N, *D] of a field at the states and the time where a step begins, whatever is given to it.
+
+    `routes` are the experts that the network chose for them; None if absent.
+    """
+
+    velocity: Tensor
+    score: Tensor
+    routes: Routes | None
+
+    def __call__(self, x: Tensor, t: Tensor, /) -> Tensor:  # noqa: ARG002
+        return self.velocity
+
+    def estimate(self, x: Tensor, t: Tensor, *quantities: Quantity) -> tuple[Tensor, ...]:  # noqa: ARG002
+        known: dict[Quantity, Tensor] = {"velocity": self.velocity, "score": self.score}
+        return tuple(known[quantity] for quantity in quantities)
+
+
 class NoisySteps:
     """The steps of a flow from noise to data, all but the last normally distributed (Flow-GRPO, section 4.2)."""
 
@@ -90,13 +110,19 @@ class NoisySteps:
         means = mean[:, None].expand_as(y)
         return mean_log_density(y.flatten(0, 1), means.flatten(0, 1), std).view(y.shape[:2])
 
-    def choose(self, network: nn.Module, field: Field, x: Tensor, number: int, keys: Tensor) -> Choice:
-        """Draws choices of a step of a network in evaluation mode; each draw is a function of its key, int64 [N, M]."""
+    def evaluated(self, network: nn.Module, field: Field, x: Tensor, number: int) -> Evaluated:
+        """The field where step `number` begins, of a network in evaluation mode: one call of it."""
+        t = inside(self.times(x.device)[number]).expand(len(x))
         with recorded(network) as routes:
-            mean, std = self.moments(field, x, number)
+            velocity, score = field.estimate(x, t, "velocity", "score")
+        return Evaluated(velocity, score, routes)
+
+    def choose(self, begun: Evaluated, x: Tensor, number: int, keys: Tensor) -> Choice:
+        """Draws choices of a step; each draw is a function of its key, int64 [N, M]."""
+        mean, std = self.moments(begun, x, number)
         y = mean[:, None].expand(*keys.shape, *x.shape[1:])
         y = y + std * keyed_normal(y.flatten(0, 1), keys.flatten(), number).view_as(y)
-        return Choice(x, y, self.log_density(y, mean, std), routes)
+        return Choice(x, y, self.log_density(y, mean, std), begun.routes)
 
     def follow(self, field: Field, x: Tensor, first: int, last: int) -> Tensor:
         """The states [N, *D] that steps without noise lead to, from step `first` to before step `last`."""
@@ -154,7 +180,7 @@ def full_sde(
     x = noise[:, None].expand(*keys.choose.shape, *noise.shape[1:]).flatten(0, 1)
     choices = []
     for number in range(steps.passes):
-        choices.append(steps.choose(network, field, x, number, own))
+        choices.append(steps.choose(steps.evaluated(network, field, x, number), x, number, own))
         x = choices[-1].y[:, 0]
     return choices, steps.follow(field, x, steps.passes, steps.passes + 1)
 
@@ -168,23 +194,7 @@ def to_the_branches(
     """
     x, choices = noise, []
     for number in range(steps.passes):
-        known = _CalledOnce(field)
-        choices.append(steps.choose(network, known, x, number, keys.choose))
-        x = steps.follow(known, x, number, number + 1)
+        begun = steps.evaluated(network, field, x, number)
+        choices.append(steps.choose(begun, x, number, keys.choose))
+        x = steps.follow(begun, x, number, number + 1)
     return choices
-
-
-class _CalledOnce(Field):
-    """A field at one state and time, for which it is evaluated once."""
-
-    def __init__(self, field: Field) -> None:
-        self._field = field
-        self._known: tuple[Tensor, ...] = ()
-
-    def __call__(self, x: Tensor, t: Tensor, /) -> Tensor:
-        return self.estimate(x, t, "velocity")[0]
-
-    def estimate(self, x: Tensor, t: Tensor, *quantities: Quantity) -> tuple[Tensor, ...]:
-        self._known = self._known or self._field.estimate(x, t, "velocity", "score")
-        known: dict[Quantity, Tensor] = dict(zip(("velocity", "score"), self._known, strict=True))
-        return tuple(known[quantity] for quantity in quantities)
