@@ -12,8 +12,8 @@ from netsim.foundation.marks import BLUE, DOTTED, GREY, INK, RED, SOFT, Dots, Le
 from netsim.foundation.page import Choice, Facts, Figure, Section, Table, page
 from netsim.foundation.sheet import Column, sheet
 from trainer.config.run import RunConfig
-from trainer.evaluation.editing import EditFigures, Point, psnr
-from trainer.evaluation.editing import Level as EditLevel
+from trainer.evaluation.editing_figures import EditFigures, Point, psnr
+from trainer.evaluation.editing_figures import Level as EditLevel
 from trainer.model.flops import forward_multiply_adds
 from trainer.observe.units import scaled
 from trainer.sampling.edit_request import EditPlan

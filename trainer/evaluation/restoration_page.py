@@ -13,7 +13,7 @@ from netsim.foundation.chart import Panel, chart
 from netsim.foundation.marks import BLUE, DASHED, GREEN, INK, RED, SOFT, Band, Dots, Level, Line, Words, colour_map
 from netsim.foundation.page import Block, Facts, Figure, Listing, Note, Section, Table, page
 from netsim.foundation.sheet import Column, sheet
-from trainer.evaluation.restoration import VANISHED, ByKind, Prior, RestorationFigures, power
+from trainer.evaluation.restoration_figures import VANISHED, ByKind, Prior, RestorationFigures, power
 from trainer.sampling.restoration import variance
 from trainer.sampling.restore_request import RestorePlan
 

@@ -14,7 +14,7 @@ from netsim.foundation.refusal import Refusal
 from netsim.foundation.run_reference import ReferenceConfig
 from trainer.config.trust import importing_trusted
 from trainer.evaluation.editing_page import edit_sheet
-from trainer.evaluation.restoration import power
+from trainer.evaluation.restoration_figures import power
 from trainer.evaluation.restoration_page import restored_sheet
 from trainer.experiment.report.part import Part
 from trainer.experiment.report.run_files import RunFiles, shown

@@ -17,7 +17,8 @@ from tests.forked import ROOT
 from tests.trainer.commands import contents, refused
 from tests.trainer.untrained import untrained_run
 from trainer.__main__ import main
-from trainer.evaluation.editing import ALIKE, figures_of
+from trainer.evaluation.editing import ALIKE
+from trainer.evaluation.editing_figures import figures_of
 from trainer.flow import Condition
 from trainer.flow.control import PullConfig
 from trainer.flow.sampler import Euler

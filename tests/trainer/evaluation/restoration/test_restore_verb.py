@@ -153,7 +153,7 @@ def people_pictures(folder: Path) -> Path:
 def test_a_folder_of_pictures_is_restored_and_a_mended_one_is_made_alone(
     run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("trainer.evaluation.restoration_page.restoration_page", lambda *_: "a page")
+    monkeypatch.setattr("trainer.evaluation.restoration.restoration_page", lambda *_: "a page")
     folder = people_pictures(tmp_path / "pictures")
     words = ("flair_deblurring", "--images", str(folder), *QUICK, "together=1")
     out = restored(run, *words, out=tmp_path / "out")
