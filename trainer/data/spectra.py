@@ -6,12 +6,15 @@ Shape suffixes: V vertices, F triangles, K eigenfunctions, D signatures.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.sparse import coo_array, csc_array, diags_array
 
 from trainer.data.surface_files import Surface
+
+if TYPE_CHECKING:
+    from scipy.sparse import csc_array
 
 Floats = NDArray[np.float64]
 STEEPEST = 5.0
@@ -42,6 +45,8 @@ def laplacian(surface: Surface) -> tuple[csc_array, Floats]:
 
     Pinkall and Polthier, "Computing discrete minimal surfaces", 1993.
     """
+    from scipy.sparse import coo_array, csc_array, diags_array
+
     num, triangles = len(surface.vertices), surface.triangles
     corners = surface.vertices[triangles]
     rows, columns, weights = [], [], []
@@ -61,6 +66,7 @@ def laplacian(surface: Surface) -> tuple[csc_array, Floats]:
 def spectrum(surface: Surface, num: int) -> Spectrum:
     """The `num` smoothest eigenfunctions; fewer than vertices."""
     from scipy.linalg import eigh
+    from scipy.sparse import csc_array, diags_array
     from scipy.sparse.linalg import eigsh
 
     stiffness, areas = laplacian(surface)
@@ -94,6 +100,7 @@ def standardised(values: Floats, areas: Floats) -> Floats:
 
 def distances(surface: Surface, sources: NDArray[np.int64]) -> Floats:
     """Lengths [S, V] of the shortest paths along edges from some vertices, on the surface scaled to an area of 1."""
+    from scipy.sparse import coo_array
     from scipy.sparse.csgraph import dijkstra
 
     corners = surface.vertices[surface.triangles]

@@ -8,12 +8,12 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from math import prod
-from typing import Literal, NamedTuple
 
 from trainer.experiment.forecast.protocol import (
     DTYPES,
     ELEMENT_BYTES,
     FLOAT32,
+    Act,
     Collective,
     Growth,
     Micro,
@@ -48,13 +48,6 @@ class Unit:
         return self.rows * self.num_ranks
 
 
-class Act(NamedTuple):
-    """A unit is gathered, used by its block, given up, or its gradients are reduced at the end of its backward pass."""
-
-    kind: Literal["gather", "use", "free", "reduce"]
-    unit: int
-
-
 class FSDPStep:
     """The acts of micro steps, in order.
 
@@ -74,7 +67,7 @@ class FSDPStep:
             yield from self._gather(unit)
             self._in_flight.remove(unit)
             self._gathered.add(unit)
-            yield Act("use", unit)
+            yield Act("use", (unit,))
         if not forward and self._units[unit].rows:
             before = range(len(self._units) - 1 if unit == ROOT else unit)
             for other in [one for one in before if self._units[one].rows][-1:]:
@@ -83,15 +76,15 @@ class FSDPStep:
     def leave(self, unit: int, *, forward: bool, last: bool) -> Iterator[Act]:
         """A pass leaves a unit, in the last micro step or in an earlier one."""
         if not forward and last:
-            yield Act("reduce", unit)
+            yield Act("reduce", (unit,))
         if not forward or (self._reshard and unit != ROOT):
             self._gathered.discard(unit)
-            yield Act("free", unit)
+            yield Act("free", (unit,))
 
     def _gather(self, unit: int) -> Iterator[Act]:
         if unit not in self._gathered and unit not in self._in_flight:
             self._in_flight.add(unit)
-            yield Act("gather", unit)
+            yield Act("gather", (unit,))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -153,12 +146,12 @@ class FSDPTraffic:
     def _sent(self, acts: Iterable[Act]) -> list[Collective]:
         """One rank alone, and what has no parameters, sends nothing."""
         sent: list[Collective] = []
-        for act in acts:
-            rows = self.units[act.unit].rows
-            if rows and self.num_ranks > 1 and act.kind == "gather":
+        for kind, (unit,) in acts:
+            rows = self.units[unit].rows
+            if rows and self.num_ranks > 1 and kind == "gather":
                 size = rows * ELEMENT_BYTES[self.precision]
                 sent.append(all_gather("data", DTYPES[self.precision], size, self.num_ranks))
-            if rows and self.num_ranks > 1 and act.kind == "reduce":
+            if rows and self.num_ranks > 1 and kind == "reduce":
                 sent.append(reduce_scatter("data", "float32", rows * FLOAT32, self.num_ranks))
         return sent
 
@@ -231,18 +224,18 @@ class FSDPMemory:
         return sum(unit.rows for unit in self.units)
 
     def _follow(self, acts: Iterable[Act], forward: bool, micro: Micro) -> Iterator[Growth]:
-        for act in acts:
-            match act.kind:
+        for kind, (unit,) in acts:
+            match kind:
                 case "gather":
-                    yield from self._start(act.unit)
+                    yield from self._start(unit)
                 case "use":
-                    yield from self._place(act.unit, forward)
+                    yield from self._place(unit, forward)
                 case "free":
-                    yield Growth("buffers", -self._gathered.pop(act.unit, 0))
+                    yield Growth("buffers", -self._gathered.pop(unit, 0))
                     if not forward and not micro.last:
-                        yield from self._keep(act.unit)
+                        yield from self._keep(unit)
                 case "reduce":
-                    yield from self._reduce(act.unit)
+                    yield from self._reduce(unit)
 
     def _start(self, number: int) -> Iterator[Growth]:
         """Begins to gather a unit; one rank alone has nothing to gather."""

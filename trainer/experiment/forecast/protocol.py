@@ -84,6 +84,17 @@ def reduce_scatter(group: str, dtype: str, size: int, num_ranks: int) -> Collect
     return Collective(group, "reduce_scatter", dtype, size * num_ranks, size)
 
 
+class Act(NamedTuple):
+    """A deed of an engine in a step, with parameters by their numbers, or with units of them.
+
+    They are gathered, used by a module, given up, or their gradients put into a bucket and reduced; or ranks add up
+    their parts of a divided layer's result.
+    """
+
+    kind: Literal["gather", "use", "free", "put", "reduce", "sum"]
+    numbers: Sequence[int] = ()
+
+
 class Awaited(NamedTuple):
     """From here on a rank needs what the collectives with these handles bring."""
 

@@ -8,6 +8,7 @@ runtime/zero/stage_1_and_2.py and runtime/engine.py.
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Literal, NamedTuple
 
 from trainer.experiment.forecast.partitions import ParameterGroup, Partition
@@ -82,14 +83,12 @@ class ZeroStep:
                 yield from self._put(name)
         yield from self._emptied()
 
-    def names(self) -> Iterator[Name]:
+    def names(self) -> list[Name]:
         """All parameters, group after group."""
-        for index, partition in enumerate(self.partitions):
-            yield from ((index, place) for place in range(len(partition.group.sizes)))
+        return [(index, place) for index, one in enumerate(self.partitions) for place in range(len(one.group.sizes))]
 
     def size(self, name: Name) -> int:
-        index, place = name
-        return self.partitions[index].group.sizes[place]
+        return self.partitions[name[0]].group.sizes[name[1]]
 
     def _put(self, name: Name) -> Iterator[Name | Reduction]:
         """A gradient goes into the bucket, which is emptied before where it has no space left."""
@@ -145,7 +144,6 @@ class ZeroTraffic:
 
     Attributes:
         parameters: the optimiser's parameter groups; expert parameters are those of one rank.
-        num_ranks: ranks of the groups data and expert_data.
         precision: element type of parameters; gradients are reduced in float32, and bf16 adds an overflow check.
         tensor_parallel: ranks that share the dense parameters, whose parts of the norm are added up.
     """
@@ -179,8 +177,10 @@ class ZeroTraffic:
             overlaps=self.precision == "bf16",
         )
         backwards = sorted(step.names(), key=lambda name: (name[0], -name[1]))
-        events = [*(event for name in backwards for event in step.gradient(name, last=last)), *step.end(last=last)]
-        return (piece for event in events if isinstance(event, Reduction) for piece in event.pieces)
+        during = (event for name in backwards for event in step.gradient(name, last=last))
+        for event in chain(during, step.end(last=last)):
+            if isinstance(event, Reduction):
+                yield from event.pieces
 
     def evaluating(self, calls: int, /) -> Iterator[Mapping[Place, Sequence[Collective]]]:
         """All parameters are whole."""
@@ -195,17 +195,17 @@ class ZeroTraffic:
         experts = [owner for owner in self.parameters if owner.group == "expert_data"]
         if self.stage == 0:
             if experts:
-                yield all_reduce("expert", "float32", 4)
-            yield from self._over_parts("float32", 4)
+                yield all_reduce("expert", "float32", FLOAT32)
+            yield from self._over_parts("float32", FLOAT32)
             return
         if self.precision == "bf16":
             yield all_reduce("data", "uint8", 1)
             yield from self._over_parts("uint8", 1)
         for _ in self.parameters:
-            yield all_reduce("data", "float32", 4)
-            yield from self._over_parts("float32", 4)
+            yield all_reduce("data", "float32", FLOAT32)
+            yield from self._over_parts("float32", FLOAT32)
         for _ in experts:
-            yield all_reduce("expert_data", "float32", 4)
+            yield all_reduce("expert_data", "float32", FLOAT32)
         for one in self._partitions:
             if one.num_ranks > 1:
                 size = one.own * ELEMENT_BYTES[self.precision]
@@ -274,7 +274,7 @@ class ZeroMemory:
         name = self.owner[moment.parameters[0]]
         yield Growth("gradients", size)
         if self.stage > 0 and not self._buffers:
-            self._buffers = self._bucket_bytes * (2 if self.overlaps else 1)
+            self._buffers = self._step.bucket_elements * self._bucket_element_bytes * (1 + self.overlaps)
             yield Growth("buffers", self._buffers)
         yield from self._add(name, size)
         yield from self._follow(self._step.gradient(name, last=micro.last))
@@ -285,7 +285,7 @@ class ZeroMemory:
             return
         lingering = 0
         if self._in_float32 and not all(map(self._is_own, self.owner)):
-            lingering = self._bucket_bytes  # sums that belong to other ranks lie there until the optimiser's step
+            lingering = self._step.bucket_elements * FLOAT32  # sums of other ranks lie there until the optimiser's step
         yield Growth("gradients", -sum(self._gradients.values()))
         yield Growth("buffers", lingering - self._buffers)
         self._gradients.clear()
@@ -346,13 +346,8 @@ class ZeroMemory:
     def _bucket_element_bytes(self) -> int:
         return FLOAT32 if self._in_float32 else self.element_bytes
 
-    @property
-    def _bucket_bytes(self) -> int:
-        return self._step.bucket_elements * self._bucket_element_bytes
-
     def _is_own(self, name: Name) -> bool:
-        index, place = name
-        return self.ranks[index] in self.partitions[index].owners(place)
+        return self.ranks[name[0]] in self.partitions[name[0]].owners(name[1])
 
     def _add(self, name: Name, size: int) -> Iterator[Growth]:
         """Adds a gradient to the one that is there."""

@@ -3,17 +3,18 @@
 As DeepSpeed 0.19.8 does it in runtime/zero/stage3.py, partition_parameters.py and partitioned_param_coordinator.py.
 """
 
-from collections import defaultdict, deque
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Literal, NamedTuple
 
+from trainer.experiment.forecast.gathered import GatheredParameters
 from trainer.experiment.forecast.protocol import (
     DTYPES,
     ELEMENT_BYTES,
     FLOAT32,
     FLOAT64,
+    Act,
     Awaited,
     Collective,
     Growth,
@@ -29,15 +30,6 @@ from trainer.experiment.forecast.protocol import (
 
 _SUB_GROUP_ELEMENTS = 1_000_000_000
 """Elements of a rank that the optimiser updates together."""
-
-
-class Act(NamedTuple):
-    """A deed of the engine with parameters: they are gathered, used by a module, given up, or their gradients reduced;
-    a gradient is put into the bucket; ranks add up their parts of a divided layer's result.
-    """
-
-    kind: Literal["gather", "use", "free", "put", "reduce", "sum"]
-    parameters: Sequence[int] = ()
 
 
 class Zero3Step:
@@ -160,14 +152,14 @@ class Zero3Traffic:
         for act in acts:
             match act.kind:
                 case "gather":
-                    size = self._part_elements(act.parameters) * ELEMENT_BYTES[self.precision]
+                    size = self._part_elements(act.numbers) * ELEMENT_BYTES[self.precision]
                     gathering = all_gather("data", DTYPES[self.precision], size, self.num_ranks)
-                    yield replace(gathering, handle=in_flight.sent(act.parameters))
+                    yield replace(gathering, handle=in_flight.sent(act.numbers))
                 case "use":
-                    if arrived := in_flight.arrived(act.parameters):
+                    if arrived := in_flight.arrived(act.numbers):
                         yield Awaited(arrived)
                 case "reduce":
-                    size = self._part_elements(act.parameters) * FLOAT32
+                    size = self._part_elements(act.numbers) * FLOAT32
                     yield reduce_scatter("data", "float32", size, self.num_ranks)
                 case "sum":
                     assert self.summed is not None
@@ -297,20 +289,20 @@ class Zero3Memory:
         for act in acts:
             match act.kind:
                 case "gather":
-                    yield from self._gather(list(act.parameters))
+                    yield from self._gather(list(act.numbers))
                 case "use":
-                    for number in act.parameters:
+                    for number in act.numbers:
                         yield from self._wait(number)
                 case "free":
-                    yield from (Growth("buffers", -self._whole.pop(number, 0)) for number in act.parameters)
+                    yield from (Growth("buffers", -self._whole.pop(number, 0)) for number in act.numbers)
                 case "put":
-                    (number,) = act.parameters
+                    (number,) = act.numbers
                     if self.sizes[number] <= self._bucket_size:
                         yield Growth("gradients", -size)  # copied into the bucket
                     else:
                         self._large[number] = size
                 case "reduce":
-                    yield from self._reduce(act.parameters)
+                    yield from self._reduce(act.numbers)
 
     def _gather(self, numbers: list[int]) -> Iterator[Growth]:
         size = sum(map(self._part, numbers)) * self.num_ranks * self.element_bytes
@@ -354,66 +346,3 @@ class Zero3Memory:
     @property
     def _bucket_size(self) -> int:
         return min(self.bucket_elements, sum(self.sizes))
-
-
-class GatheredParameters:
-    """Numbers of the parameters that are whole at a moment of a pass."""
-
-    def __init__(self, sizes: tuple[int, ...], ahead_elements: int, moments: Sequence[Moment]) -> None:
-        """Begins where none is whole; `ahead_elements` is the size of one gathering ahead."""
-        self._sizes, self._ahead_elements = sizes, ahead_elements
-        self._visits = [tuple(sorted(one.parameters)) for one in moments if one.kind == "enter"]
-        self.whole: set[int] = set()
-        self._not_used: set[int] = set()
-        self._given_up: dict[tuple[int, tuple[int, ...]], set[int]] = {}
-        self.begin()
-
-    def begin(self) -> None:
-        """Begins a pass; what was fetched ahead and never used is given up, what else is whole remains so."""
-        self.whole -= self._not_used
-        self._not_used.clear()
-        self._queue = deque((number, visit) for visit, numbers in enumerate(self._visits) for number in numbers)
-        self._last_visit: dict[int, int] = defaultdict(lambda: -1)
-        self._visit = 0
-
-    def fetch(self, needed: tuple[int, ...]) -> Iterator[list[int]]:
-        """What is gathered together when a module starts: its own parameters, then those of the next ones."""
-        missing = [number for number in needed if number not in self.whole]
-        self._not_used.difference_update(needed)
-        if missing:
-            self.whole.update(missing)
-            yield missing
-        not_fetched_ahead = sum(self._last_visit[number] < self._visit for number in needed)
-        for _ in range(not_fetched_ahead):
-            number, visit = self._queue.popleft()
-            self._last_visit[number] = visit
-        ahead: list[int] = []
-        while self._queue and sum(self._sizes[number] for number in ahead) < self._ahead_elements:
-            number, visit = self._queue.popleft()
-            self._last_visit[number] = max(self._last_visit[number], visit)
-            if number not in self.whole:
-                self.whole.add(number)
-                self._not_used.add(number)
-                ahead.append(number)
-        if ahead:
-            yield ahead
-        self._visit += 1
-
-    def release(self, used: tuple[int, ...]) -> list[int]:
-        """Gives parameters up that no near module uses again; what the first pass gives up, all others do."""
-        if (self._visit, used) not in self._given_up:
-            self._given_up[self._visit, used] = set(used) - self._kept(used)
-        freed = self.whole & self._given_up[self._visit, used]
-        self.whole -= freed
-        return sorted(freed)
-
-    def _kept(self, used: tuple[int, ...]) -> set[int]:
-        """Parameters that one of the next modules uses, or that were to be fetched again."""
-        kept = {number for number in used if self._last_visit[number] > self._visit}
-        passed = 0
-        for numbers in self._visits[self._visit :]:
-            if passed >= self._ahead_elements:
-                break
-            kept.update(numbers)
-            passed += sum(self._sizes[number] for number in numbers)
-        return kept

@@ -100,7 +100,7 @@ def computed(name: str) -> tuple[TraceHeader, list[CollectiveRecord]]:
 def issued(record: CollectiveRecord) -> tuple[object, ...]:
     return (
         *(record.rank, record.step, record.micro, record.phase, record.layer, record.group),
-        *(record.op, record.dtype, record.bytes_in, record.bytes_out),
+        *(record.op, record.dtype, record.bytes_in, record.bytes_out, record.wait_seq),
     )
 
 
