@@ -23,11 +23,11 @@ from tests.multinode.namespaces import obstacle
 from trainer.checkpoint.storage import write_tensors
 from trainer.data import write_shards
 from trainer.distributed.process.debug import dump_failure
-from trainer.distributed.process.lock import locked
+from trainer.distributed.run_folder import locked
+from trainer.observe.dashboards import TensorBoard
 from trainer.observe.metrics import MetricsFile, read_metrics, truncate_after
-from trainer.observe.tensorboard import TensorBoard
 from trainer.sampling.results_folder import ResultsFolder
-from trainer.trace import merging
+from trainer.trace import merge as merging
 
 pytestmark = pytest.mark.skipif(obstacle() is not None, reason=f"mounts a small file system: {obstacle()}")
 MUCH = torch.zeros(50_000)

@@ -14,14 +14,11 @@ from typing import Any
 
 from netsim.foundation.command import WRONG_INPUT, Program
 from netsim.foundation.refusal import DiskFull, Refusal
-from trainer.command.compare import COMPARE
-from trainer.command.data import ENCODE_TEXT, INDEX_TARS, SHARDS
-from trainer.command.draw import GENERATE, SAMPLE
-from trainer.command.latents import ENCODE, ENCODE_CAPTIONS, PAIRS
+from trainer.command.compare import COMPARE, MIXTURE
+from trainer.command.data import ENCODE, ENCODE_CAPTIONS, ENCODE_TEXT, INDEX_TARS, PAIRS, SHARDS
+from trainer.command.draw import EDIT, GENERATE, RESTORE, SAMPLE
 from trainer.command.measure import EVALUATE, FID, STEPS
-from trainer.command.mixture import MIXTURE
 from trainer.command.networks import EXPORT, FEATURES, FIT_PATH, IMPORT_FEATURES, IMPORT_WEIGHTS
-from trainer.command.pictures import EDIT, RESTORE
 from trainer.command.report import REPORT, TRACE
 from trainer.command.run import CHECK, KEYS, TRAIN
 from trainer.config.rules.objection import errors_in

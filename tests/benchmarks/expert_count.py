@@ -120,7 +120,7 @@ def configuration(stage: int, experts: int) -> RunConfig:
 def build(config: RunConfig, world_size: int) -> Turn:
     """A network on its engine, with the moving average of its weights."""
     from trainer.config.rules.plan import plan_layout
-    from trainer.distributed.engine.build import build_engine
+    from trainer.distributed.engine import build_engine
     from trainer.distributed.engine.ema import MovingAverage
     from trainer.flow import Condition
     from trainer.model.build import build_model

@@ -135,7 +135,7 @@ def _trainer(config: Any, layout: Any, rank: int) -> Steps:
 
 
 def _bare(config: Any, layout: Any, rank: int) -> Steps:
-    from trainer.distributed.engine.build import build_engine
+    from trainer.distributed.engine import build_engine
     from trainer.model.build import build_model
     from trainer.model.parallel.state import HoldsExperts
 

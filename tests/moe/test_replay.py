@@ -123,9 +123,9 @@ def record(folder: Path, rank: int, world_size: int, kind: str, placed: Placemen
     from trainer.model.gpt import GPT
     from trainer.model.network import NetworkSpec
     from trainer.trace.context import phase
+    from trainer.trace.merge import merge_routing
     from trainer.trace.recorder import Recorder
     from trainer.trace.routing import RoutingRecorder
-    from trainer.trace.routing_files import merge_routing
 
     config = MoEConfig(
         num_experts=EXPERTS,

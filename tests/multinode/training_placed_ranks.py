@@ -187,7 +187,7 @@ class Training:
     def __init__(self, case: Case, config: RunConfig, half: Half, bytes_N: Tensor) -> None:
         """Builds the engine on the process groups that exist."""
         from trainer.config.rules.plan import plan_layout
-        from trainer.distributed.engine.build import build_engine
+        from trainer.distributed.engine import build_engine
         from trainer.model.build import build_model
 
         assert config.moe is not None

@@ -170,12 +170,12 @@ def _export(options: Export) -> int:
     if options.program and options.to is not None:
         raise ValueError(f"--program: has no form of {options.to}; leave it out, or --to")
     if options.merged:
-        from trainer.checkpoint import merged
+        from trainer.checkpoint.export import run_merged
 
         if options.to is not None:
             remedy = f"leave it out, then export --to {options.to} the folder that --merged writes"
             raise ValueError(f"--to: {options.to} does not go with --merged; {remedy}")
-        return merged.run(options.run_dir, options.out)
+        return run_merged(options.run_dir, options.out)
 
     from trainer.checkpoint.export import run
 
@@ -216,8 +216,7 @@ class FitPath(Configured):
 def _fit_path(options: FitPath) -> int:
     from trainer.config.document import apply_override, read_document
     from trainer.config.file import validated as config_of
-    from trainer.training.path_fit.request import FitRequest, without_path
-    from trainer.training.path_fit.run import run
+    from trainer.training.path_fit import FitRequest, run, without_path
 
     document = read_document(options.config)
     for override in options.overrides:

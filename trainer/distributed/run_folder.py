@@ -1,18 +1,23 @@
-"""The folder of a run before anything is written to it: can it be written, and is it one folder on all nodes?"""
+"""The folder of a run: can it be written, is it one folder on all nodes, and does one run alone write to it?"""
 
+import fcntl
 import json
 import os
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from netsim.foundation.files import writing
 from netsim.foundation.refusal import Refusal
 from trainer.distributed.start_store import ARRIVAL_S, PAUSE_S, StartStore
 
 PATIENCE_S = 3.0
 """For a network file system to show a file that another node has just made."""
+LOCK_PATIENCE_S = 5.0
+"""For the ranks of an earlier start, which may be about to end."""
 
 
 def check_writable(folder: Path) -> None:
@@ -72,3 +77,42 @@ def _existing(folder: Path) -> Path:
     """The folder, or its nearest parent that is there, whatever it is."""
     folder = folder.absolute()
     return next(place for place in (folder, *folder.parents) if os.path.lexists(place))
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Keeps every other run out of a folder, which is made; the system releases the lock however the process ends.
+
+    Raises:
+        Refusal: it cannot be written, or another run still has it after :data:`LOCK_PATIENCE_S`.
+    """
+    with writing(folder / ".lock"):
+        folder.mkdir(parents=True, exist_ok=True)
+        handle = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT)
+    try:
+        _take(handle, folder)
+        yield
+    finally:
+        os.close(handle)
+
+
+def _take(handle: int, folder: Path) -> None:
+    if _taken(handle):
+        return
+    print(
+        f"{folder}: in use; waits up to {LOCK_PATIENCE_S:g} s for an earlier start to end", file=sys.stderr, flush=True
+    )
+    until = time.monotonic() + LOCK_PATIENCE_S
+    while time.monotonic() < until:
+        time.sleep(PAUSE_S)
+        if _taken(handle):
+            return
+    raise Refusal(folder, "run.dir", "is in use by another run", "wait for it, or choose another folder")
+
+
+def _taken(handle: int) -> bool:
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from moe.report.figures import STYLE, to_svg
 from netsim.foundation.page import Facts, Figure, Section, Table
 from trainer.config.sample import ReactionSample
-from trainer.data.reaction_files import Reactions, laid_upon
+from trainer.data.reactions import Reactions, laid_upon
 from trainer.evaluation.reading import Reading
 from trainer.sampling.draw import TrainedFlow
 from trainer.sampling.showing import reactions_of

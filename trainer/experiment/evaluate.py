@@ -32,8 +32,7 @@ from trainer.observe.measurement import Measurement, MeasurementSpec, Progress
 from trainer.sampling.sample import MOST_SAMPLES
 from trainer.sampling.sampler_choice import check_chosen_controls, check_made_of, sampler_of
 from trainer.sampling.trained import Reference, compared_with, opened, opened_network, restored_flow
-from trainer.training.networks import TrainedNetworks
-from trainer.training.task import Task
+from trainer.training.task import Task, TrainedNetworks
 
 WIDTH = 100
 """Of what is printed into a file, in characters."""

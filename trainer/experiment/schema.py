@@ -23,7 +23,7 @@ from trainer.sampling.edit_request import EditRequest
 from trainer.sampling.pairs_request import PairsRequest
 from trainer.sampling.restore_request import RestoreRequest
 from trainer.sampling.step_search import StepsRequest
-from trainer.training.path_fit.request import FitRequest
+from trainer.training.path_fit import FitRequest
 
 Node = dict[str, Any]
 PREFIX = "#/$defs/"

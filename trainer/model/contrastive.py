@@ -8,7 +8,7 @@ import math
 from torch import Tensor, nn
 from torch.nn import functional
 
-from trainer.config.model.contrastive import NARROWING, ContrastiveConfig
+from trainer.config.model.representation import NARROWING, ContrastiveConfig
 from trainer.model.autoencoder import Block
 from trainer.model.network import Builders, Constant, Initial, Network, NetworkSpec, by_inputs
 

@@ -8,7 +8,7 @@ import math
 from torch import Tensor, nn
 from torch.nn import functional
 
-from trainer.config.model.prototypes import PrototypesConfig
+from trainer.config.model.representation import PrototypesConfig
 from trainer.model.dit import FeedForward
 from trainer.model.network import Builders, Constant, Initial, Network, NetworkSpec, by_inputs, computing_dtype
 

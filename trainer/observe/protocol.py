@@ -30,7 +30,7 @@ class Sink(Protocol):
 
     A name is a plain word (`loss`, `grad_norm`, `lr`, `held_out_loss`; `skipped_steps` and `bad_samples`, counted
     since the run began; what a loss is made of, as `LossTerms.terms` names it; where pairs have weights,
-    `effective_share` and, as `Tilt` in trainer/training/tilt.py says, `data_mean_tilt`, `data_variance_tilt`,
+    `effective_share` and, as `Tilt` in trainer/training/weighting.py says, `data_mean_tilt`, `data_variance_tilt`,
     `source_mean_tilt`, `source_variance_tilt`), or `time.` or `memory.` and a word
     for what differs between two equal runs: `time.step_s`, `time.data_wait_s` (seconds a step), `time.samples_per_s`,
     `time.tokens_per_s` (of text), `time.model_flops_per_s`, `time.mfu` (share of the devices' peak),

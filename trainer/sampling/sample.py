@@ -25,7 +25,7 @@ from trainer.sampling.draw import TrainedFlow
 from trainer.sampling.preview import show
 from trainer.sampling.sampler_choice import SamplerChoice, check_chosen_controls
 from trainer.sampling.trained import SharedFlow, restored_flow, shared
-from trainer.trace.drawing import DrawingTrace
+from trainer.trace.session import DrawingTrace
 
 
 def captioned(

@@ -13,7 +13,7 @@ from torch import Tensor
 import trainer.data
 from netsim.foundation.files import replacing
 from trainer.config.run import RunConfig
-from trainer.data.reaction_files import Reactions, write_reactions
+from trainer.data.reactions import Reactions, write_reactions
 from trainer.data.sequences import texts
 from trainer.sampling.conditioning import Conditioning
 from trainer.sampling.pictures import image_grid, pixels

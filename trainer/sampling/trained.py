@@ -13,9 +13,8 @@ import torch.distributed as dist
 from safetensors import SafetensorError
 
 import trainer.data
-from trainer.checkpoint.frozen_run import FrozenRun
 from trainer.checkpoint.intact import ATTEMPTS, is_pruned, newest_checkpoint, with_newest
-from trainer.checkpoint.pretrained import check_restorable, check_sharing, restore, restored_layout
+from trainer.checkpoint.pretrained import FrozenRun, check_restorable, check_sharing, restore, restored_layout
 from trainer.config.file import load_run
 from trainer.config.layout import Layout
 from trainer.config.rules.drawing import of_drawn_together

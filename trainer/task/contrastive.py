@@ -17,7 +17,7 @@ from torch.nn import functional
 import trainer.data
 from trainer.config.run import RunConfig
 from trainer.config.sample import ExampleSample
-from trainer.config.task.contrastive import ContrastiveTaskConfig, DynamicClusters, NearestNeighbours
+from trainer.config.task.representation import ContrastiveTaskConfig, DynamicClusters, NearestNeighbours
 from trainer.data import Batch
 from trainer.evaluation.few_shot.episodes import Episodes
 from trainer.evaluation.few_shot.features import in_words, measure_features, played_examples

@@ -9,7 +9,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from moe.host_copies import to_device
-from trainer.checkpoint.frozen_run import OBJECTIVE, references_of
+from trainer.checkpoint.pretrained import OBJECTIVE, references_of
 from trainer.config.derived import drawable, task_names
 from trainer.config.run import RunConfig
 from trainer.config.sample import ImageSample

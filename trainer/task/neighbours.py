@@ -14,7 +14,7 @@ from torch.nn import functional
 from moe.host_copies import to_device
 from moe.ot import euclidean, sinkhorn
 from moe.seeds import derive_seed, fold_in
-from trainer.config.task.contrastive import DynamicClusters, NearestNeighbours
+from trainer.config.task.representation import DynamicClusters, NearestNeighbours
 
 ROUNDS = 10
 """Of k-means, once the memory is full."""

@@ -13,7 +13,7 @@ from torch.nn import functional
 
 from moe.host_copies import to_device
 from moe.ot import sinkhorn
-from trainer.config.task.clustering import SemanticLabels, UniformLabels
+from trainer.config.task.representation import SemanticLabels, UniformLabels
 
 LARGEST_COST = 30.0
 """Nothing is decided by clusters that are that unlikely."""

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from moe.host_copies import to_device
-from trainer.config.task.views import Views
+from trainer.config.task.representation import Views
 from trainer.data.picture import moved
 
 

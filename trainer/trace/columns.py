@@ -1,17 +1,22 @@
-"""Records of a rank as columns of numbers, the form in which merging compares them.
+"""A rank's file as columns of numbers, the form in which merging compares them, read many lines at a time.
 
-R records, S sizes in the splits of all of them. Words (phase, op, group, dtype) are told apart by numbers of 64 bits
-that :func:`word_code` makes of their bytes.
+Reads what :func:`moe.collective_trace.write` writes, and only that: the keys in their order, no blanks, no escapes. In
+such a line every quotation mark has its fixed number, which tells where each value lies. Anything else, right or wrong,
+is left to :func:`moe.collective_trace.read`, which knows how to object.
+
+R records or lines of a block, C bytes of it, S sizes in the splits of all records. Words (phase, op, group, dtype) are
+told apart by numbers of 64 bits that :func:`word_code` makes of their bytes.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
+from itertools import accumulate
 from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from moe.collective_trace import CollectiveRecord
+from moe.collective_trace import OPERATIONS, PHASES, CollectiveRecord, TraceHeader
 
 Codes = NDArray[np.uint64]
 NONE = np.uint64(2**64 - 1)
@@ -125,3 +130,221 @@ def mixed(first: Codes, *others: Codes) -> Codes:
     for column in others:
         codes = stirred(codes ^ column)
     return codes
+
+
+Places = NDArray[np.int64]
+
+_KEYS = (
+    *("rank", "seq", "step", "micro", "phase", "op", "group", "size1", "dtype", "bytes_in", "bytes_out"),
+    *("in_splits", "out_splits", "root", "peer", "tag", "async", "wait_seq", "gap_ns", "t_issue_ns", "t_done_ns"),
+    "layer",
+)
+_NULLABLE = frozenset({"root", "peer", "tag", "wait_seq", "gap_ns", "t_issue_ns", "t_done_ns", "layer"})
+_INTEGERS = ("rank", "seq", "step", "micro", "bytes_in", "bytes_out", *_NULLABLE)
+_MARKS = (*accumulate((4 if key in WORDS else 2 for key in _KEYS), initial=0),)
+"""Which quotation mark of a line opens each key, and how many there are in all."""
+_PAD = 16
+"""Bytes before and behind a block, so that eight can be read around every place in it."""
+_MOST_DIGITS = 16
+_NULL = np.uint64(int.from_bytes(b"null", "little"))
+_TRUE, _FALSE = (np.uint64(int.from_bytes(word, "little")) for word in (b"true", b"false"))
+_PHASES = {word: word_code(word.encode()) for word in PHASES}
+_OPERATIONS = {word: word_code(word.encode()) for word in OPERATIONS}
+_FIRST = np.array([2 ** (8 * length) - 1 for length in range(9)], np.uint64)
+"""Masks of the first bytes of eight, by their number."""
+_LAST = ~_FIRST[::-1]
+"""Masks of the last bytes of eight, by their number."""
+
+
+class Odd(Exception):  # noqa: N818  it may be right
+    """A block holds something that is not exactly as this project writes it."""
+
+
+def parse(block: bytes, header: TraceHeader, rank: int, last: int) -> Columns:
+    """Reads whole lines behind the header, and checks in them all that :func:`moe.collective_trace.read` checks.
+
+    Raises Odd if the lines are wrong or merely unusual. `last` is the `seq` of the record before, -1 if absent.
+    """
+    text = _Text(block)
+    numbers = {key: text.number(key, nullable=key in _NULLABLE) for key in _INTEGERS}
+    words = {key: text.word(key) for key in WORDS}
+    sent, got = text.splits("in_splits"), text.splits("out_splits")
+    size1, asynchronous = text.flag("size1"), text.flag("async")
+    columns = Columns(**{name: numbers[name] for name in NUMBERS}, **words, in_splits=sent, out_splits=got)
+    _check(columns, header, rank, last, size1)
+    waits = numbers["wait_seq"]
+    _require((waits != NONE) == asynchronous)
+    _require(~asynchronous | (waits > columns.seq))
+    return columns
+
+
+def _require(holds: NDArray[np.bool_] | bool | np.bool_) -> None:
+    if not np.all(holds):
+        raise Odd
+
+
+def _check(columns: Columns, header: TraceHeader, rank: int, last: int, size1: NDArray[np.bool_]) -> None:
+    """That records fit the header, each other and their own fields."""
+    _require(columns.rank == np.uint64(rank))
+    _require(np.isin(columns.step, np.array(header.steps, np.uint64)))
+    _require(np.isin(columns.phase, np.array([_PHASES[word] for word in header.phases])))
+    _require(int(columns.seq[0]) > last)
+    _require(columns.seq[1:] > columns.seq[:-1])
+    known = {word: columns.op == code for word, code in _OPERATIONS.items()}
+    _require(np.logical_or.reduce(list(known.values())))
+    _require(~known["all_reduce"] | (columns.bytes_in == columns.bytes_out))
+    _require((columns.root != NONE) == known["broadcast"])
+    to_one = known["send"] | known["recv"]
+    for addressed in (columns.peer, columns.tag):
+        _require((addressed != NONE) == to_one)
+    to_all = known["all_to_all"]
+    members = _members(columns, header.groups, rank, size1)
+    for splits, total in ((columns.in_splits, columns.bytes_in), (columns.out_splits, columns.bytes_out)):
+        lengths = np.diff(splits.starts)
+        _require(lengths == np.where(to_all, members, 0))
+        sums = np.concatenate([[np.uint64(0)], np.cumsum(splits.sizes)])
+        _require(~to_all | (sums[splits.starts[1:]] - sums[splits.starts[:-1]] == total))
+
+
+def _members(
+    columns: Columns, groups: Mapping[str, tuple[int, ...]], rank: int, size1: NDArray[np.bool_]
+) -> NDArray[np.int64]:
+    """How many ranks the group of each record has; root and peer are among them."""
+    members = np.zeros(len(columns), np.int64)
+    for name, ranks in groups.items():
+        (rows,) = np.nonzero(columns.group == word_code(name.encode()))
+        if not len(rows):
+            continue
+        _require(rank in ranks)
+        members[rows] = len(ranks)
+        _require(size1[rows] == (len(ranks) == 1))
+        for addressed in (columns.root[rows], columns.peer[rows]):
+            if (addressed != NONE).any():
+                _require(np.isin(addressed, np.array([*ranks, NONE], np.uint64)))
+    _require(members > 0)
+    return members
+
+
+class _Text:
+    """A block of lines, and where in each of them the values lie."""
+
+    def __init__(self, block: bytes) -> None:
+        self._bytes = np.frombuffer(bytes(_PAD) + block + bytes(_PAD), np.uint8)
+        self._eights = np.ndarray((self._bytes.size - 7,), np.dtype("<u8"), self._bytes, strides=(1,))
+        _require(block.isascii() and b"\\" not in block)
+        (ends,) = np.nonzero(self._bytes == ord("\n"))
+        (marks,) = np.nonzero(self._bytes == ord('"'))
+        _require(marks.size == len(ends) * _MARKS[-1])
+        self._ends: Places = ends
+        self._marks: Places = np.ascontiguousarray(marks.reshape(len(ends), _MARKS[-1]).T)
+        begins = np.concatenate([[_PAD], ends[:-1] + 1])
+        _require(self._marks[0] == begins + 1)
+        _require(self._marks[-1] < ends)
+        _require(self._eights[ends - 1] & _FIRST[2] == np.uint64(int.from_bytes(b"}\n", "little")))
+        for index, key in enumerate(_KEYS):
+            self._require_key(index, f'{"," if index else "{"}"{key}":'.encode())
+
+    def _require_key(self, index: int, literal: bytes) -> None:
+        """The literal stands around the quotation mark that opens a key, eight bytes at a time."""
+        begins = self._marks[_MARKS[index]] - 1
+        for start in range(0, len(literal), 8):
+            part = literal[start : start + 8]
+            wanted = np.uint64(int.from_bytes(part, "little"))
+            _require(self._eights[begins + start] & _FIRST[len(part)] == wanted)
+
+    def _span(self, key: str) -> tuple[Places, Places]:
+        """Where the value of a key begins and ends in each line."""
+        index = _KEYS.index(key)
+        opens, following = _MARKS[index], _MARKS[index + 1]
+        last = following == _MARKS[-1]
+        return self._marks[opens] + len(key) + 3, self._ends - 1 if last else self._marks[following] - 1
+
+    def flag(self, key: str) -> NDArray[np.bool_]:
+        """Values that are true or false."""
+        begins, ends = self._span(key)
+        held = self._eights[begins] & _FIRST[np.minimum(ends - begins, 8)]
+        _require((held == _TRUE) | (held == _FALSE))
+        return held == _TRUE
+
+    def word(self, key: str) -> Codes:
+        """Codes of values that are words, see :func:`trainer.trace.columns.word_code`."""
+        mark = _MARKS[_KEYS.index(key)] + 2
+        begins, lengths = self._marks[mark] + 1, self._marks[mark + 1] - self._marks[mark] - 1
+        around, ends = self._span(key)
+        _require((begins == around + 1) & (self._marks[mark + 1] + 1 == ends) & (lengths > 0))
+        codes = lengths.astype(np.uint64)
+        for start in range(0, int(lengths.max()), 8):
+            rest = np.clip(lengths - start, 0, 8)
+            held = self._eights[np.minimum(begins + start, self._eights.size - 1)] & _FIRST[rest]
+            _require(_no_controls(held, rest))
+            further = stirred(codes ^ held)
+            codes = further if (rest > 0).all() else np.where(rest > 0, further, codes)
+        return codes
+
+    def number(self, key: str, *, nullable: bool) -> Codes:
+        """Values that are whole numbers or null."""
+        begins, ends = self._span(key)
+        if not nullable:
+            return self._numbers(begins, ends)
+        null = (ends - begins == 4) & (self._eights[begins] & _FIRST[4] == _NULL)
+        if null.all():
+            return np.full(len(begins), NONE)
+        if not null.any():
+            return self._numbers(begins, ends)
+        numbers = np.full(len(begins), NONE)
+        numbers[~null] = self._numbers(begins[~null], ends[~null])
+        return numbers
+
+    def splits(self, key: str) -> Splits:
+        """Values that are lists of numbers or null."""
+        begins, ends = self._span(key)
+        null = (ends - begins == 4) & (self._eights[begins] & _FIRST[4] == _NULL)
+        (rows,) = np.nonzero(~null)
+        starts = np.zeros(len(begins) + 1, np.int64)
+        if not len(rows):
+            return Splits(starts, np.zeros(0, np.uint64))
+        begins, ends = begins[rows], ends[rows]
+        _require((self._bytes[begins] == ord("[")) & (self._bytes[ends - 1] == ord("]")) & (ends - begins > 2))
+        low, high = int(begins[0]), int(ends[-1])
+        (commas,) = np.nonzero(self._bytes[low:high] == ord(","))
+        commas += low
+        first, behind = np.searchsorted(commas, begins), np.searchsorted(commas, ends)
+        inside = np.zeros(len(commas) + 1, np.int64)
+        np.add.at(inside, first, 1)
+        np.add.at(inside, behind, -1)
+        commas = commas[np.cumsum(inside[:-1]) > 0]
+        starts[rows + 1] = behind - first + 1
+        sizes = self._numbers(
+            np.sort(np.concatenate([begins, commas])) + 1, np.sort(np.concatenate([commas, ends - 1]))
+        )
+        return Splits(np.cumsum(starts), sizes)
+
+    def _numbers(self, begins: Places, ends: Places) -> Codes:
+        """Whole numbers of at most 16 digits, without a needless zero."""
+        lengths = ends - begins
+        _require((lengths > 0) & (lengths <= _MOST_DIGITS))
+        _require((lengths == 1) | (self._bytes[begins] != ord("0")))
+        numbers = _eight_digits(self._eights[ends - 8], np.minimum(lengths, 8))
+        (long,) = np.nonzero(lengths > 8)
+        if len(long):
+            numbers[long] += np.uint64(10**8) * _eight_digits(self._eights[ends[long] - 16], lengths[long] - 8)
+        return numbers
+
+
+def _eight_digits(eights: Codes, lengths: Places) -> Codes:
+    """The number that the last of eight characters make, the first of them in the lowest byte.
+
+    Neighbours are joined: digits to pairs, pairs to fours, fours to eight.
+    """
+    mask = _LAST[lengths]
+    digits = (eights ^ np.uint64(0x3030303030303030)) & mask
+    _require((digits + np.uint64(0x7676767676767676)) & np.uint64(0x8080808080808080) == 0)
+    pairs = digits * np.uint64(10) + (digits >> np.uint64(8)) & np.uint64(0x00FF00FF00FF00FF)
+    fours = pairs * np.uint64(100) + (pairs >> np.uint64(16)) & np.uint64(0x0000FFFF0000FFFF)
+    return fours * np.uint64(10_000) + (fours >> np.uint64(32)) & np.uint64(0x00000000FFFFFFFF)
+
+
+def _no_controls(eights: Codes, lengths: Places) -> NDArray[np.bool_]:
+    """Whether the first of eight ASCII characters are printable: none of them is below a blank."""
+    filled = eights | (~_FIRST[lengths] & np.uint64(0x2020202020202020))
+    return filled + np.uint64(0x6060606060606060) & np.uint64(0x8080808080808080) == np.uint64(0x8080808080808080)

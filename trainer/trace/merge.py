@@ -1,7 +1,14 @@
-"""Merging the ranks' files into one trace, refused unless they tell one story."""
+"""Merging the ranks' files into one trace, refused unless they agree, in a process beside the run.
+
+python -m trainer.trace.merge FOLDER [routing]
+"""
 
 import json
+import os
 import re
+import subprocess
+import sys
+import zipfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -9,14 +16,15 @@ from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
+from numpy.lib import format as npy
 
 from moe.collective_trace import CollectiveRecord, TraceHeader, rank_path, read, read_header
+from moe.routing_trace import ARRAYS, RoutingHeader, RoutingTrace
 from netsim.foundation.files import replacing
-from netsim.foundation.refusal import Refusal
-from trainer.trace.agreement import REMEDY, Agreement
-from trainer.trace.columns import Codes, Columns, mixed, word_code
-from trainer.trace.groups import Ranks, canonical_names
-from trainer.trace.lines import Odd, parse
+from netsim.foundation.refusal import DiskFull, Refusal
+from trainer.distributed.process.children import killed_with_parent
+from trainer.trace.agreement import REMEDY, Agreement, Ranks, canonical_names
+from trainer.trace.columns import Codes, Columns, Odd, mixed, parse, word_code
 
 _ALL_TO_ALL, _ALL_GATHER, _REDUCE_SCATTER = (word_code(op) for op in (b"all_to_all", b"all_gather", b"reduce_scatter"))
 
@@ -142,3 +150,140 @@ def _records(paths: Sequence[Path], names: Mapping[tuple[str, Ranks], str], rank
     """A rank's records, which name their groups as the merged trace does."""
     header, records = read(paths[rank])
     return (replace(record, group=names[record.group, header.groups[record.group]]) for record in records)
+
+
+def routing_path(folder: Path, rank: int) -> Path:
+    """Where a rank's own routing lies until it is merged."""
+    return folder / f"routing.rank_{rank:05d}.npz"
+
+
+def merge_routing(folder: Path, world_size: int) -> None:
+    """Joins the ranks' files to ``routing.npz``, in the order of ranks; one of them is in memory at a time."""
+    paths = [routing_path(folder, rank) for rank in range(world_size)]
+    header, forms = _form(paths[0])
+    for path in paths[1:]:
+        other, of_rank = _form(path)
+        if other != header:
+            raise Refusal(path, "header", "differs from rank 0's", REMEDY)
+        if of_rank.keys() != forms.keys():
+            raise Refusal(path, "arrays", f"must be {', '.join(forms)} ({', '.join(of_rank)})", REMEDY)
+        for name, (dtype, shape) in of_rank.items():
+            known, (tokens, *inner) = forms[name]
+            forms[name] = np.promote_types(known, dtype), (tokens + shape[0], *inner)
+    with replacing(folder / "routing.npz") as unfinished, zipfile.ZipFile(unfinished, "w", allowZip64=True) as archive:
+        with archive.open("header.npy", "w", force_zip64=True) as member, np.load(paths[0]) as first:
+            npy.write_array(member, first["header"])
+        for name, (dtype, shape) in forms.items():
+            with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
+                described = {"descr": npy.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
+                npy.write_array_header_1_0(member, described)
+                for path in paths:
+                    with np.load(path) as arrays:
+                        member.write(np.ascontiguousarray(arrays[name], dtype).data)
+
+
+def _form(path: Path) -> tuple[RoutingHeader, dict[str, tuple[np.dtype, tuple[int, ...]]]]:
+    """Header of a rank's file, and the types and shapes of its arrays, all of it checked."""
+    trace = RoutingTrace.read(path)
+    arrays = {name: getattr(trace, name) for name in ARRAYS}
+    return trace.header, {name: (array.dtype, array.shape) for name, array in arrays.items() if array is not None}
+
+
+PATIENCE_S = 5.0
+"""For a merge when the run was told to stop."""
+NICENESS = 10
+
+
+class Merging:
+    """Merges what the ranks recorded, in a process that ends with this one.
+
+    ``collectives.jsonl`` is the last file that it writes. So long as it is missing or holds other steps, the traces are
+    not merged, and the next start of the run merges them. What was merged of other steps before is kept in a folder
+    named after them, such as ``steps_00000017-00000019``.
+    """
+
+    def __init__(self, folder: Path, *, routing: bool) -> None:
+        """Starts a process, and returns at once; `routing`: the ranks recorded the routing as well."""
+        self._folder = folder
+        _keep_former(folder)
+        command = killed_with_parent([sys.executable, "-m", "trainer.trace.merge", str(folder), *["routing"] * routing])
+        # Its own session: a signal to the run's ranks does not end it.
+        self._process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True)
+
+    @classmethod
+    def outstanding(cls, folder: Path, *, routing: bool) -> "Merging | None":
+        """Starts if an earlier process of the run left traces that are not merged; the arguments are the same."""
+        begun = rank_path(folder, 0).exists() and _steps(folder / "collectives.jsonl") != _steps(rank_path(folder, 0))
+        return cls(folder, routing=routing) if begun else None
+
+    def finish(self, *, stopped: bool) -> None:
+        """Waits until it is done, and prints the result.
+
+        If the run is being stopped, a merge that is not done within :data:`PATIENCE_S` is left to its next start.
+        Raises Refusal if the files cannot be merged, DiskFull, and RuntimeError if the process ended early.
+        """
+        try:
+            told, _ = self._process.communicate(timeout=PATIENCE_S)
+        except subprocess.TimeoutExpired:
+            if stopped:
+                self._process.kill()
+                self._process.communicate()
+                print(f"{self._folder}: not yet merged; the next start merges it", file=sys.stderr, flush=True)
+                return
+            print(f"{self._folder}: waits for the merge of what was recorded", file=sys.stderr, flush=True)
+            told, _ = self._process.communicate()
+        if not told:
+            raise RuntimeError(f"{self._folder}: the process that merges ended with {self._process.returncode}")
+        answer = json.loads(told)
+        if "refused" in answer:
+            raise Refusal(*answer["refused"])
+        if "full" in answer:
+            raise DiskFull(answer["full"])
+        if not answer["steady"]:
+            print(
+                f"{self._folder}: the recorded steps are not alike, so none may be typical; "
+                "give two or more steps in a row (trace.steps), not the first two; "
+                "where steps share rollouts, those of a cycle and one more",
+                file=sys.stderr,
+            )
+
+
+def _steps(trace: Path) -> tuple[int, ...]:
+    """Optimiser steps that a trace holds; none where it is missing or damaged."""
+    try:
+        return read_header(trace).steps
+    except Refusal:
+        return ()
+
+
+def _keep_former(folder: Path) -> None:
+    """Moves merged traces of other steps to a folder named after these; a trace of the same steps makes room."""
+    merged = folder / "collectives.jsonl"
+    former = _steps(merged)
+    if not former or former == _steps(rank_path(folder, 0)):
+        merged.unlink(missing_ok=True)
+        return
+    kept = folder / f"steps_{former[0]:08}-{former[-1]:08}"
+    kept.mkdir(exist_ok=True)
+    for file in (folder / "routing.npz", merged):  # the collectives last: until then the new traces are not merged
+        if file.exists():
+            file.replace(kept / file.name)
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Merges a folder (and its ``routing``); prints as JSON whether it is steady or why it was refused."""
+    folder = Path(arguments[0])
+    try:
+        world_size = read_header(rank_path(folder, 0)).world_size
+        if "routing" in arguments[1:]:
+            merge_routing(folder, world_size)
+        print(json.dumps({"steady": merge(folder, world_size)}))
+    except Refusal as error:
+        print(json.dumps({"refused": [error.file, error.field, error.problem, error.remedy]}))
+    except DiskFull as error:
+        print(json.dumps({"full": str(error)}))
+
+
+if __name__ == "__main__":
+    os.nice(NICENESS)  # the ranks compute meanwhile
+    main(sys.argv[1:])

@@ -19,7 +19,7 @@ from moe.repetition import repeats
 from moe.routing_trace import RoutingHeader, RoutingTrace
 from trainer.flow.time import segment_of
 from trainer.model.parallel.state import HoldsExperts
-from trainer.trace.routing_files import rank_path
+from trainer.trace.merge import routing_path
 
 
 class RoutingRecorder:
@@ -36,7 +36,7 @@ class RoutingRecorder:
         training: bool = True,
     ) -> None:
         """`training` is the mode of the recorded passes: in a loss an objective may also call in evaluation mode."""
-        self._path = rank_path(folder, dist.get_rank())
+        self._path = routing_path(folder, dist.get_rank())
         self._layers, self._header = layers, header
         self._steps, self._micro_batch = frozenset(steps), micro_batch
         self._training = training

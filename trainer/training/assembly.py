@@ -18,7 +18,7 @@ from trainer.config.run import RunConfig
 from trainer.data import SPLITS, Dataset, Loader
 from trainer.data.loader import BadExampleList
 from trainer.data.text_windows import tokenizer_file
-from trainer.distributed.engine.build import build_engine
+from trainer.distributed.engine import build_engine
 from trainer.distributed.engine.ema import MovingAverage
 from trainer.distributed.engine.protocol import Engine
 from trainer.distributed.groups import Launch, data_ranks
@@ -33,10 +33,9 @@ from trainer.observe.protocol import Sink
 from trainer.observe.speed import OwnWork
 from trainer.trace.session import TraceSession
 from trainer.training.guard import Guard
-from trainer.training.networks import TrainingNetworks
 from trainer.training.rank import Training
 from trainer.training.shares import Shares, reading_ahead
-from trainer.training.task import Task
+from trainer.training.task import Task, TrainingNetworks
 
 if TYPE_CHECKING:
     from trainer.training.migration.live import LiveMigration

@@ -9,12 +9,11 @@ from torch import Tensor
 
 from trainer.config.rules.plan import describe
 from trainer.observe.speed import Speed, Stragglers, peak_memory
-from trainer.training import tilt
 from trainer.training.rank import Training
 from trainer.training.reduction import mean_terms, means
 from trainer.training.schedule import due, learning_rate
 from trainer.training.validation import HeldOut
-from trainer.training.weighting import effective_share
+from trainer.training.weighting import effective_share, tilt_cautions, tilt_figures, tilts_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,7 +66,7 @@ class StepLog:
         """Sends the figures of a step to the sinks, with the mean time of the steps since the last one; collective."""
         run = self._run
         share = effective_share(figures.weights)
-        tilts = tilt.tilts(figures.weighted, figures.weights, run.data_ranks)
+        tilts = tilts_of(figures.weighted, figures.weights, run.data_ranks)
         terms, by_source = mean_terms(figures.terms, figures.by_source)
         values = {
             "loss": figures.loss,
@@ -77,7 +76,7 @@ class StepLog:
             "lr": learning_rate(run.config.optim, step),
             "skipped_steps": run.guard.skipped,
             **share,
-            **tilt.figures(tilts),
+            **tilt_figures(tilts),
             **self._speed.figures(step_s),
             "time.data_wait_s": run.prefetcher.waited_s(),
             **peak_memory(run.launch.device),
@@ -87,7 +86,7 @@ class StepLog:
         }
         if due(step, [run.config.evaluate.every]):
             values |= self._held_out.figures(step, run.task, run.networks, run.launch.device)
-        self._caution(step, {**run.task.cautions(values), **tilt.cautions(tilts)})
+        self._caution(step, {**run.task.cautions(values), **tilt_cautions(tilts)})
         values["bad_samples"] = run.bad_examples.count()
         for sink in run.sinks:
             sink.write(step, values)

@@ -10,8 +10,8 @@ from netsim.foundation.extra import require
 from netsim.foundation.run_reference import ReferenceConfig
 from trainer.checkpoint.base import check_base, check_beginning, check_modules
 from trainer.checkpoint.directory import step_of
-from trainer.checkpoint.frozen_run import FrozenRun, pinned
 from trainer.checkpoint.intact import origin, weights_file
+from trainer.checkpoint.pretrained import FrozenRun, pinned
 from trainer.config.layout import Layout
 from trainer.config.rules import plan
 from trainer.config.rules.cautions import cautions

@@ -21,8 +21,8 @@ from trainer.distributed.groups import TIMEOUT_S, Launch, joined, limit_collecti
 from trainer.distributed.process.debug import dump_failure
 from trainer.distributed.process.exit_status import conclude
 from trainer.distributed.process.hang_detector import Watchdog, hang_detector_over_run, watchdog
-from trainer.distributed.process.lock import locked
 from trainer.distributed.process.signals import EX_TEMPFAIL, StopRequest
+from trainer.distributed.run_folder import locked
 from trainer.observe.protocol import Sink
 from trainer.training.data_record import NAME as DATA
 from trainer.training.data_record import sampled, verify
@@ -151,10 +151,9 @@ def _claim(config: RunConfig, started: int, closing: ExitStack) -> list[Sink]:
 
 def _files(config: RunConfig, started: int, closing: ExitStack) -> list[Sink]:
     """Opens the files that rank 0 writes to, cut back to the step that the run does resume from, and its terminal."""
+    from trainer.observe.dashboards import TensorBoard, Wandb
     from trainer.observe.metrics import MetricsFile, truncate_after
-    from trainer.observe.tensorboard import TensorBoard
     from trainer.observe.terminal import terminal
-    from trainer.observe.weights_and_biases import Wandb
 
     sinks: list[Sink] = []
 

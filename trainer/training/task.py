@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
@@ -15,6 +15,8 @@ from torch import Tensor
 from trainer.config.run import RunConfig
 from trainer.config.task import TaskSettings
 from trainer.data import Batch
+from trainer.distributed.engine.ema import MovingAverage
+from trainer.distributed.engine.protocol import Engine
 from trainer.flow.objective import LossTerms
 from trainer.model.network import Network
 from trainer.observe.measurement import Measurement, MeasurementSpec, Progress
@@ -210,3 +212,37 @@ class MicroBatchTask(Task[D]):
 
 Builders = dict[type[TaskSettings], Callable[[RunConfig], Task[Any]]]
 """From the settings of tasks to their classes."""
+
+
+class TrainingNetworks(Networks):
+    """The network of a run that trains, with the weights that learn or with their moving average."""
+
+    def __init__(self, engine: Engine, average: MovingAverage) -> None:
+        self._engine, self._average = engine, average
+
+    @contextmanager
+    def current(self) -> Iterator[Network]:
+        with torch.no_grad(), self._engine.evaluating():
+            yield self._engine.module
+
+    @contextmanager
+    def average(self) -> Iterator[Network]:
+        with torch.no_grad(), self._average.in_place():
+            yield self._engine.module
+
+
+class TrainedNetworks(Networks):
+    """A network that no longer learns: its weights are the averaged ones."""
+
+    def __init__(self, model: Network) -> None:
+        self._model = model
+
+    @contextmanager
+    def current(self) -> Iterator[Network]:
+        with torch.no_grad():
+            yield self._model
+
+    @contextmanager
+    def average(self) -> Iterator[Network]:
+        with torch.no_grad():
+            yield self._model

@@ -29,7 +29,7 @@ import trainer.task
 from tests.benchmarks.methods.bars import Bar, show
 from tests.benchmarks.methods.plain_loop import rows, train
 from trainer.config.run import RunConfig
-from trainer.config.task.contrastive import DynamicClusters, NearestNeighbours
+from trainer.config.task.representation import DynamicClusters, NearestNeighbours
 from trainer.data import DigitsConfig, build
 from trainer.evaluation.few_shot.episodes import Episodes
 from trainer.evaluation.few_shot.measurement import METHODS, RIVAL, Shares, interval, play

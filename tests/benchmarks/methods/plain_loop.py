@@ -26,7 +26,7 @@ from trainer.flow import UNCONDITIONAL, Condition, sampler
 from trainer.flow.sampler import Euler, Trajectory
 from trainer.model.network import Network
 from trainer.task import Drawn, FlowTask, Task
-from trainer.training.networks import TrainedNetworks
+from trainer.training.task import TrainedNetworks
 
 Data = Callable[[int, torch.Generator], Batch]
 """Number of examples and generator to a batch of them."""

@@ -47,7 +47,7 @@ from trainer.model.network import Network
 from trainer.sampling.trained import Reference
 from trainer.task.policy.grpo import GRPOTask, Prompts, ValuedChoices
 from trainer.task.policy.rollout import GroupKeys, full_sde
-from trainer.training.networks import TrainedNetworks
+from trainer.training.task import TrainedNetworks
 
 RATES = (3e-4, 1e-3, 3e-3)
 UPDATES, EVERY, NUM, FOLLOWED = 59, 4, 2000, 500

@@ -28,7 +28,7 @@ from tests.benchmarks.methods.plain_loop import (
 from trainer.flow import UNCONDITIONAL
 from trainer.flow.coupling import GibbsWeighted
 from trainer.task import FlowTask
-from trainer.training.tilt import tilt
+from trainer.training.weighting import tilt
 
 SEEDS = (0, 1, 2)
 STEPS, BATCH, POINTS = 2500, 256, 2000

@@ -15,9 +15,8 @@ from tests.trainer.commands import contents, refused
 from tests.trainer.model.test_networks import configuration
 from tests.trainer.untrained import save_untrained, untrained_run
 from trainer.__main__ import main
-from trainer.checkpoint.frozen_run import pinned
 from trainer.checkpoint.intact import newest_checkpoint, weights_file
-from trainer.checkpoint.pretrained import restore
+from trainer.checkpoint.pretrained import pinned, restore
 from trainer.config.file import load_config
 from trainer.config.layout import Layout
 from trainer.config.run import RunConfig

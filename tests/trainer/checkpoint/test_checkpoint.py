@@ -118,7 +118,7 @@ def train(config: RunConfig, world_size: int, steps: range, *, save: Path, load:
     from trainer.checkpoint.resuming import load_checkpoint
     from trainer.checkpoint.saving import Checkpointer
     from trainer.config.rules.plan import plan_layout
-    from trainer.distributed.engine.build import build_engine
+    from trainer.distributed.engine import build_engine
     from trainer.distributed.engine.ema import MovingAverage
     from trainer.model.build import build_model
 

@@ -29,7 +29,7 @@ def restored(rank: int, world_size: int) -> dict[str, Any]:
     """What the pieces of this rank are after loading, by engine; and the loss of the next step."""
     from trainer.checkpoint.resuming import load_checkpoint
     from trainer.config.rules.plan import plan_layout
-    from trainer.distributed.engine.build import build_engine
+    from trainer.distributed.engine import build_engine
     from trainer.distributed.engine.ema import MovingAverage
     from trainer.distributed.groups import divide_ranks, unite_ranks
     from trainer.model.build import build_model

@@ -169,7 +169,7 @@ def test_a_stage_may_go_on_from_an_earlier_one(tmp_path: Path) -> None:
 
 def test_a_base_that_a_run_only_began_with_may_be_gone(tmp_path: Path) -> None:
     """Its digest stays; a run that asks its base, or has yet to pin it, needs it."""
-    from trainer.checkpoint.frozen_run import pinned
+    from trainer.checkpoint.pretrained import pinned
 
     recorded(tmp_path / "base")
     named = {"run": str(tmp_path / "base"), "digest": "0" * 64}

@@ -9,8 +9,15 @@ import torch
 
 from netsim.foundation.refusal import Refusal
 from trainer.data import build
-from trainer.data.reaction_files import Reactions, laid_upon, read_reactions, write_reactions
-from trainer.data.reactions import ReactionsConfig, ReactionSet, swapped
+from trainer.data.reactions import (
+    Reactions,
+    ReactionsConfig,
+    ReactionSet,
+    laid_upon,
+    read_reactions,
+    swapped,
+    write_reactions,
+)
 
 
 def config(**settings: Any) -> ReactionsConfig:

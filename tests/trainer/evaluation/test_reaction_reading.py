@@ -11,7 +11,7 @@ from tests.forked import ROOT
 from tests.trainer.untrained import untrained_run
 from trainer.__main__ import main
 from trainer.config.file import resolve
-from trainer.data.reaction_files import Reactions, read_reactions
+from trainer.data.reactions import Reactions, read_reactions
 from trainer.evaluation.reaction_reading import distances
 
 RUN = {

@@ -22,7 +22,7 @@ from trainer.checkpoint.contents import division_of, identity_of
 from trainer.checkpoint.directory import complete_steps, prune, step_folder
 from trainer.checkpoint.manifest import Manifest, records
 from trainer.config.rules.plan import plan_layout
-from trainer.distributed.process import lock
+from trainer.distributed import run_folder
 from trainer.experiment.stage import description
 from trainer.model.build import parameter_shapes
 
@@ -41,7 +41,7 @@ def test_a_port_in_use_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[
 def test_a_run_folder_in_use_is_refused(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(lock, "PATIENCE_S", 0.2)
+    monkeypatch.setattr(run_folder, "LOCK_PATIENCE_S", 0.2)
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         free = probe.getsockname()[1]

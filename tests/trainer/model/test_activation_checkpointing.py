@@ -57,8 +57,7 @@ class MergedHere:
     """Merges the traces of two ranks at once, where a run starts a process for it."""
 
     def __init__(self, folder: Path, *, routing: bool) -> None:
-        from trainer.trace.merge import merge
-        from trainer.trace.routing_files import merge_routing
+        from trainer.trace.merge import merge, merge_routing
 
         if routing:
             merge_routing(folder, 2)
@@ -72,7 +71,7 @@ def train(folder: Path, name: str, world_size: int, *, checkpointing: bool) -> d
     import torch.distributed as dist
 
     from trainer.config.rules.plan import plan_layout
-    from trainer.distributed.engine.build import build_engine
+    from trainer.distributed.engine import build_engine
     from trainer.distributed.engine.ema import MovingAverage
     from trainer.distributed.groups import Launch
     from trainer.model.build import build_model

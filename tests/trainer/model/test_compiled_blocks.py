@@ -21,7 +21,7 @@ def train(config: RunConfig, world_size: int, folder: Path, recorded: tuple[int,
     import torch.distributed as dist
 
     from trainer.config.rules.plan import plan_layout
-    from trainer.distributed.engine.build import build_engine
+    from trainer.distributed.engine import build_engine
     from trainer.model.build import build_model
     from trainer.trace.context import phase
     from trainer.trace.recorder import Recorder

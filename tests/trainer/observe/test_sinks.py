@@ -9,10 +9,10 @@ from prometheus_client.parser import text_string_to_metric_families
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from trainer.observe import Sink
+from trainer.observe.dashboards import TensorBoard
 from trainer.observe.metrics import MetricsFile
 from trainer.observe.prometheus import COUNTERS, GAUGES, NAMES, Prometheus
 from trainer.observe.protocol import ExpertUse
-from trainer.observe.tensorboard import TensorBoard
 from trainer.observe.terminal import Dashboard, LogLines
 
 VALUES = {"loss": 0.5, "grad_norm": 2.0, "lr": 1e-3, "time.step_s": 0.07, "time.samples_per_s": 914.0}

@@ -14,7 +14,7 @@ from netsim.foundation.extra import require
 from tests.imports import Tree
 from tests.trainer.commands import ALONE, DIGITS, refused
 from trainer.config.sections import WandbConfig
-from trainer.observe.weights_and_biases import Wandb
+from trainer.observe.dashboards import Wandb
 
 
 class RefusalError(Exception):
@@ -120,7 +120,7 @@ def test_the_stand_in_satisfies_what_is_asked_before() -> None:
 def test_only_its_sink_knows_the_package_and_the_extra_exists() -> None:
     tree = Tree()
     users = {path for path in tree.files if "wandb" in tree.roots(path)}
-    assert users == {Path("trainer/observe/weights_and_biases.py")}
+    assert users == {Path("trainer/observe/dashboards.py")}
     metadata = tomllib.loads(Path("pyproject.toml").read_text(encoding="utf-8"))["project"]
     assert any(requirement.startswith("wandb>=") for requirement in metadata["optional-dependencies"]["wandb"])
     assert not any(requirement.startswith("wandb") for requirement in metadata["dependencies"])

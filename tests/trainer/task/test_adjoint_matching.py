@@ -20,7 +20,7 @@ from trainer.flow.cost import RunningCost
 from trainer.flow.field import NetworkField
 from trainer.flow.reward import Reward
 from trainer.task.policy.adjoint_matching import AdjointMatching, LeanAdjoint, Nodes, lean_adjoint
-from trainer.training.networks import TrainedNetworks
+from trainer.training.task import TrainedNetworks
 
 MEAN, STD, SLOPE = torch.tensor([1.0, -0.5]), 0.6, torch.tensor([1.5, -1.0])
 LINEAR, FLOOR = path.LinearConfig().build(), 1e-3

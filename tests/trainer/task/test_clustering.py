@@ -14,7 +14,7 @@ from trainer.model.build import build_model
 from trainer.model.network import GivesFeatures, Network
 from trainer.observe.measurement import MeasurementSpec
 from trainer.task.clustering import ClusteringTask, DrawnViews
-from trainer.training.networks import TrainedNetworks
+from trainer.training.task import TrainedNetworks
 
 
 def config(**task: Any) -> RunConfig:

@@ -14,7 +14,7 @@ from trainer.model.contrastive import Contrastive
 from trainer.model.network import GivesFeatures, NetworkSpec
 from trainer.model.values import initialised
 from trainer.task.contrastive import ContrastiveTask, DrawnViews
-from trainer.training.networks import TrainedNetworks
+from trainer.training.task import TrainedNetworks
 
 NEAREST = {"kind": "nearest", "memory": 8, "neighbours": 2, "begin": 1}
 

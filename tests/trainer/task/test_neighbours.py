@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from trainer.config.task.contrastive import DynamicClusters, NearestNeighbours
+from trainer.config.task.representation import DynamicClusters, NearestNeighbours
 from trainer.task.neighbours import ClusteredMemory, Memory
 
 PLAIN = NearestNeighbours(memory=12, neighbours=3, begin=2)

@@ -19,7 +19,7 @@ from trainer.observe.measurement import MeasurementSpec
 from trainer.task import TrajectoryBalanceTask
 from trainer.task.objects import divisions
 from trainer.task.rewards import Preferences
-from trainer.training.networks import TrainedNetworks
+from trainer.training.task import TrainedNetworks
 
 SCHEMA = json.loads((ROOT / "configs" / "schemas" / "objects.schema.json").read_text())
 SPEC = MeasurementSpec((1,), num=60, checkpoint="step_00000001")

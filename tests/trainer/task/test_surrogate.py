@@ -24,7 +24,7 @@ from trainer.model.build import build_model
 from trainer.task import TrajectoryBalanceTask
 from trainer.task.environment import HyperGrid
 from trainer.task.rewards import LENGTHS, NOISE, GaussianProcess, Surrogate
-from trainer.training.networks import TrainedNetworks
+from trainer.training.task import TrainedNetworks
 
 CONFIG = HyperGridConfig(side=4)
 GRID = HyperGrid(CONFIG)

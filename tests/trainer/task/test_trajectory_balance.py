@@ -22,7 +22,7 @@ from trainer.model.mlp import Policy
 from trainer.model.network import Network
 from trainer.task import TrajectoryBalanceTask
 from trainer.task.rewards import Preferences, dirichlet, lattice, log_scalar, thermometer
-from trainer.training.networks import TrainedNetworks
+from trainer.training.task import TrainedNetworks
 
 SMALL = {"kind": "hypergrid", "side": 4}
 

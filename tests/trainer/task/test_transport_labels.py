@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from trainer.config.task.clustering import PartialLabels, SemanticLabels, UnbalancedLabels, UniformLabels
+from trainer.config.task.representation import PartialLabels, SemanticLabels, UnbalancedLabels, UniformLabels
 from trainer.task.transport_labels import labelled, neighbours
 
 NUM, CLUSTERS, WIDTH = 60, 5, 8

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from trainer.config.task.views import Views
+from trainer.config.task.representation import Views
 from trainer.task.views import two_views
 
 STILL = Views(shift=0, flip=0, scale=0, noise=0)

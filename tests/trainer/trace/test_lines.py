@@ -11,8 +11,7 @@ import pytest
 
 from moe.collective_trace import CollectiveRecord, TraceHeader, read, write
 from netsim.foundation.refusal import Refusal
-from trainer.trace.columns import Columns, Splits, word_code
-from trainer.trace.lines import Odd, parse
+from trainer.trace.columns import Columns, Odd, Splits, parse, word_code
 
 GROUPS = {"data": (0, 1, 4), "expert_1": (0, 4), "alone": (4,), "a name of more than sixteen letters": (3, 4)}
 HEADER = TraceHeader("recorded", 5, 1, GROUPS, (3, 4), None, "2")

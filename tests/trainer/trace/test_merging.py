@@ -13,10 +13,8 @@ from moe.collective_trace import rank_path, read_header, write
 from moe.routing_trace import RoutingTrace
 from netsim.foundation.refusal import Refusal
 from tests.trainer.trace.test_merge import WORLD, edit, story
-from trainer.trace import merging, routing_files
-from trainer.trace.merge import merge
-from trainer.trace.merging import Merging
-from trainer.trace.routing_files import merge_routing
+from trainer.trace import merge as merging
+from trainer.trace.merge import Merging, merge, merge_routing
 
 ROUTING = Path("tests/files/routing.npz")
 
@@ -27,7 +25,7 @@ def recorded(folder: Path, *, fault: bool = False) -> None:
     for rank in range(WORLD):
         write(rank_path(folder, rank), headers[rank], programs[rank])
     for rank, part in enumerate(parts()):
-        part.write(routing_files.rank_path(folder, rank))
+        part.write(merging.routing_path(folder, rank))
 
 
 def parts() -> list[RoutingTrace]:
@@ -126,8 +124,8 @@ def test_routing_of_two_runs_is_refused(change: dict[str, Any], place: str, tmp_
         change = {"header": part.header.model_copy(update={"model": "another"})}
     elif all(getattr(part, name) is None for name in change):
         change = {"weights": np.ones(part.expert_ids.shape, np.float32)}
-    replace(part, **change).write(routing_files.rank_path(tmp_path, 1))
+    replace(part, **change).write(merging.routing_path(tmp_path, 1))
     with pytest.raises(Refusal, match=place) as refusal:
         merge_routing(tmp_path, WORLD)
-    assert str(routing_files.rank_path(tmp_path, 1)) in str(refusal.value)
+    assert str(merging.routing_path(tmp_path, 1)) in str(refusal.value)
     assert not (tmp_path / "routing.npz").exists()

@@ -13,7 +13,7 @@ from torch import Tensor
 from tests.ranks import run_ranks
 from tests.trainer.training.test_methods_on_ranks import train
 from tests.trainer.untrained import untrained_run
-from trainer.checkpoint.frozen_run import pinned
+from trainer.checkpoint.pretrained import pinned
 from trainer.config.file import load_config, resolve
 from trainer.config.run import RunConfig
 from trainer.model.build import frozen_parameters, parameter_shapes

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from tests.ranks import run_ranks
 from tests.trainer.training.test_methods_on_ranks import train
-from trainer.checkpoint.frozen_run import pinned
+from trainer.checkpoint.pretrained import pinned
 from trainer.config.file import resolve
 from trainer.config.run import RunConfig
 

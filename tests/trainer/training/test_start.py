@@ -36,7 +36,7 @@ def configuration(engine: dict[str, Any], init_from: Path | None = None, tensor:
 def bare_engine(config: RunConfig, world_size: int) -> Any:
     """An engine whose weights are not numbers yet."""
     from trainer.config.rules.plan import plan_layout
-    from trainer.distributed.engine.build import build_engine
+    from trainer.distributed.engine import build_engine
     from trainer.model.build import bare_network
     from trainer.model.values import kept_weights
 

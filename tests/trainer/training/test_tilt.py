@@ -13,7 +13,7 @@ import torch.distributed as dist
 
 from tests.ranks import run_ranks
 from trainer.flow import UNCONDITIONAL, coupling
-from trainer.training.tilt import Tilt, cautions, figures, tilt, tilts
+from trainer.training.weighting import Tilt, tilt, tilt_cautions, tilt_figures, tilts_of
 
 
 def generator(seed: int) -> torch.Generator:
@@ -90,13 +90,13 @@ def test_equal_points_and_equal_weights_are_not_tilted() -> None:
         assert found.mean == pytest.approx(0, abs=1e-12)
         assert found.variance == pytest.approx(0, abs=1e-12)
         assert not found.large
-    assert tilts([{}, {}], [None, None]) == {}
-    assert figures({}) == {}
-    assert cautions({}) == {}
+    assert tilts_of([{}, {}], [None, None]) == {}
+    assert tilt_figures({}) == {}
+    assert tilt_cautions({}) == {}
 
 
 def test_the_caution_names_what_is_tilted_in_one_line() -> None:
-    lines = cautions({"source": Tilt(0.01, 0.0, 0.01, 0.01), "data": Tilt(0.27, -0.14, 0.02, 0.02)})
+    lines = tilt_cautions({"source": Tilt(0.01, 0.0, 0.01, 0.01), "data": Tilt(0.27, -0.14, 0.02, 0.02)})
     assert lines.keys() == {"tilt"}
     text = lines["tilt"]
     assert "mean of the data by 0.27 of a standard deviation" in text
@@ -116,7 +116,7 @@ def piece(number: int) -> tuple[torch.Tensor, torch.Tensor]:
 def on_ranks(rank: int, world_size: int) -> Tilt:
     share = PIECES // world_size
     own = [piece(number) for number in range(rank * share, (rank + 1) * share)]
-    found = tilts([{"data": x} for x, _ in own], [w for _, w in own], dist.group.WORLD)["data"]
+    found = tilts_of([{"data": x} for x, _ in own], [w for _, w in own], dist.group.WORLD)["data"]
     x, w = (torch.cat(parts).double().numpy() for parts in zip(*map(piece, range(PIECES)), strict=True))
     x = x.reshape(len(x), -1)
     mean, weighted = x.mean(0), np.average(x, axis=0, weights=w)

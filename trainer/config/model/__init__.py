@@ -13,14 +13,14 @@ from pydantic import SerializerFunctionWrapHandler, ValidatorFunctionWrapHandler
 from netsim.foundation.contract import check_allowed, imported_class
 from netsim.foundation.own_class import class_and_settings, read_settings
 from netsim.foundation.settings import by_kind
-from trainer.config.model import contrastive, dit, encoded, equivariant, gpt, mlp, prototypes, transition
+from trainer.config.model import dit, encoded, equivariant, gpt, mlp, representation, transition
 from trainer.config.model.dit import BlockwiseConfig, BlockwiseMLPConfig, DiTConfig, SegmentNetworkConfig
 from trainer.config.model.encoded import EncodedDiTConfig, EncodedMLPConfig
 from trainer.config.model.equivariant import EquivariantConfig
 from trainer.config.model.gpt import GPTConfig
 from trainer.config.model.mlp import AutoencoderConfig, MLPConfig, PolicyMLPConfig
 from trainer.config.model.protocol import REQUIRED, NetworkConfig
-from trainer.config.model.prototypes import PrototypesConfig
+from trainer.config.model.representation import PrototypesConfig
 from trainer.config.model.transition import CausalTransitionConfig
 
 
@@ -71,8 +71,7 @@ AnyNetworkConfig = (
     | transition.Config
     | encoded.Config
     | equivariant.Config
-    | prototypes.Config
-    | contrastive.Config
+    | representation.Config
 )
 """The built-in networks, told apart by their kind: of each file the union `Config`."""
 BY_KIND: dict[str, type[NetworkConfig]] = by_kind(AnyNetworkConfig)

@@ -20,8 +20,7 @@ from trainer.config.task import (
     GRPOConfig,
     TrajectoryBalanceTaskConfig,
 )
-from trainer.config.task.clustering import MOST_EXAMPLES, SemanticLabels
-from trainer.config.task.contrastive import NearestNeighbours
+from trainer.config.task.representation import MOST_EXAMPLES, NearestNeighbours, SemanticLabels
 from trainer.data.kinds import OwnDataset
 from trainer.flow import coupling, path
 from trainer.flow.objective import MongeMap

@@ -5,11 +5,9 @@ from typing import Annotated, Any, ClassVar, Literal
 from netsim.foundation.own_class import KindOrClass, OwnClass
 from netsim.foundation.settings import kind_of, sections_in
 from trainer.config.task import policy
-from trainer.config.task.clustering import ClusteringTaskConfig
-from trainer.config.task.contrastive import ContrastiveTaskConfig
-from trainer.config.task.correspondence import CorrespondenceTaskConfig
 from trainer.config.task.policy import AdjointMatchingConfig, GRPOConfig
 from trainer.config.task.protocol import Base, Calls, TaskSettings
+from trainer.config.task.representation import ClusteringTaskConfig, ContrastiveTaskConfig, CorrespondenceTaskConfig
 from trainer.config.task.trajectory_balance import TrajectoryBalanceTaskConfig
 
 

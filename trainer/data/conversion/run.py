@@ -21,9 +21,8 @@ from safetensors import SafetensorError, safe_open
 
 from netsim.foundation.refusal import Refusal, lies_in
 from netsim.foundation.terminal import Terminal
-from trainer.data.conversion.arrays import ArraySource
 from trainer.data.conversion.pictures import PictureFolder, SavedDataset, is_saved_dataset
-from trainer.data.conversion.source import Reading, Source, Unreadable
+from trainer.data.conversion.source import ArraySource, Reading, Source, Unreadable
 from trainer.data.shard.index import INDEX, ShardIndex, largest, listed
 from trainer.data.shard.writer import moments_of, save_shard, statistics_of
 

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
+import shutil
+import tempfile
+import zipfile
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Protocol
@@ -11,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from netsim.foundation.refusal import Refusal
+from trainer.data.shard.file import mapped_array, member_array, reading_arrays
 
 
 @dataclass(frozen=True)
@@ -115,3 +121,128 @@ def listed(names: Sequence[str]) -> str:
     """Names in words, of many the first."""
     shown = ", ".join(names[:10]) or "none"
     return f"{shown}, ..." if len(names) > 10 else shown
+
+
+SAMPLED = 64
+"""Rows whose values enter the identity of a file."""
+FAR = 10.0
+"""From 0: no values of images that were scaled for a network."""
+WRITTEN_AS = {"float64": "float32", "float32": "float32", "float16": "float16", "uint8": "uint8"}
+LAYOUTS = "[N, D] vectors, [N, H, W] grey images or [N, C, H, W] images"
+
+
+class ArraySource(Source):
+    """Rows of an npz or npy array, and their labels; compressed arrays are unpacked to `scratch`, then left empty."""
+
+    def __init__(self, path: Path, reading: Reading, scratch: Path) -> None:
+        if path.suffix == ".npz":
+            used = ("data_key", "labels_key", "no_labels", "channels_last", "class_names")
+            reading.check_only("an npz file", path, *used)
+            values, labels, self._field = _of_npz(path, reading, scratch)
+        else:
+            reading.check_only("an npy file", path, "labels", "no_labels", "channels_last", "class_names")
+            values, self._field = _array(path, "array"), "array"
+            labels = None if reading.labels is None or reading.no_labels else _array(reading.labels, "labels")
+        self._path = path
+        if len(values.shape) == 0 or len(values) == 0:
+            raise Refusal(path, self._field, f"has shape {list(values.shape)}, which contains no examples", "give some")
+        if values.dtype.name not in WRITTEN_AS:
+            remedy = "save float32 (or float16, float64), or uint8 for pixels from 0 to 255"
+            raise Refusal(path, self._field, f"is {values.dtype}, which is not read", remedy)
+        self._values = _in_layout(path, self._field, values, last=bool(reading.channels_last))
+        self.shapes, self.dtype = (self._values.shape[1:],), WRITTEN_AS[values.dtype.name]
+        self.num_examples, self.shape_numbers = len(values), np.zeros(len(values), np.int64)
+        self._labels = None if labels is None else np.asarray(labels)
+        self.num_classes = 0
+        if self._labels is not None:
+            said = reading.labels_key or "labels"
+            self.num_classes = classes_of(reading.labels or path, said, self._labels, len(values))
+        self.class_names = names_in(reading.class_names, self.num_classes)
+        self.identity = self._identity()
+        reach = float(np.abs(self._values[:SAMPLED].astype(np.float64)).max())
+        if self.dtype != "uint8" and self._values.ndim == 4 and reach > FAR:
+            self.caution = (
+                f"{path}: {self._field}: has values as far as {reach:g} from 0, which runs see as they are; give "
+                "pixels as uint8, scale them to [-1, 1], or add --standardise"
+            )
+
+    def row(self, number: int) -> tuple[NDArray[Any], int]:
+        """One bad value makes the whole file wrong, as whoever wrote it did not mean it."""
+        with np.errstate(over="ignore"):  # what is beyond float32 is found below
+            values = np.ascontiguousarray(self._values[number]).astype(self.dtype)
+        if not np.isfinite(values).all():
+            remedy = "mend or leave out such examples (numpy.isfinite)"
+            raise Refusal(self._path, self._field, f"example {number} contains values that are not finite", remedy)
+        return values, 0 if self._labels is None else int(self._labels[number])
+
+    def _identity(self) -> str:
+        sample = np.linspace(0, self.num_examples - 1, min(SAMPLED, self.num_examples)).astype(int)
+        said = hashlib.sha256(f"{self._values.shape} {self._values.dtype.str}".encode())
+        for number in sample.tolist():
+            said.update(np.ascontiguousarray(self._values[number]).tobytes())
+        if self._labels is not None:
+            said.update(self._labels.astype(np.int64).tobytes())
+        return said.hexdigest()
+
+
+def _in_layout(path: Path, field: str, values: NDArray[Any], *, last: bool) -> NDArray[Any]:
+    """The array as [N, D] or [N, C, H, W]."""
+    shape = list(values.shape)
+    if last:
+        if values.ndim != 4:
+            raise Refusal(path, field, f"has shape {shape}, not [N, H, W, C]", "leave --channels-last out")
+        return values.transpose(0, 3, 1, 2)
+    if values.ndim == 4 and shape[3] in (1, 3, 4) and shape[1] not in (1, 3, 4):
+        remedy = "add --channels-last, or save [N, C, H, W]"
+        raise Refusal(path, field, f"has shape {shape}, whose last axis looks like channels", remedy)
+    if values.ndim == 3:
+        return values[:, None]
+    if values.ndim not in (2, 4) or min(shape) == 0:
+        raise Refusal(path, field, f"has shape {shape}, which is not a shape of examples", f"save {LAYOUTS}")
+    return values
+
+
+def _of_npz(path: Path, reading: Reading, scratch: Path) -> tuple[NDArray[Any], NDArray[Any] | None, str]:
+    key = reading.data_key or "data"
+    with _blamed(path, "npz file"), zipfile.ZipFile(path) as archive:
+        members = {member.filename.removesuffix(".npy"): member for member in archive.infolist()}
+        names = list(members)
+        if key not in members:
+            raise Refusal(path, key, f"is missing (there are {listed(names)})", "name the array with --data-key")
+        values = _member(path, archive, members[key], scratch)
+        labels_key = reading.labels_key or "labels"
+        if reading.no_labels:
+            return values, None, key
+        if labels_key not in members:
+            others = [name for name in names if name != key]
+            if reading.labels_key is None and not others:
+                return values, None, key
+            problem = f"is missing (there are {listed(names)})"
+            raise Refusal(path, labels_key, problem, "name it with --labels-key, or give --no-labels")
+        return values, _member(path, archive, members[labels_key], scratch), key
+
+
+def _member(path: Path, archive: zipfile.ZipFile, member: zipfile.ZipInfo, scratch: Path) -> NDArray[Any]:
+    """An array of an npz file: where it lies, or, if it is compressed, in a file that vanishes with the process."""
+    with _blamed(path, member.filename.removesuffix(".npy")):
+        if member.compress_type == zipfile.ZIP_STORED:
+            with path.open("rb") as file:
+                return member_array(file, member, path.name)
+        free = shutil.disk_usage(scratch).free
+        if member.file_size > free:
+            raise ValueError(f"unpacks to {member.file_size / 1e9:,.1f} GB, and {scratch} has {free / 1e9:,.1f} GB")
+        with tempfile.TemporaryFile(dir=scratch) as unpacked:  # the array keeps it
+            with archive.open(member) as packed:
+                shutil.copyfileobj(packed, unpacked, 1 << 20)
+            unpacked.seek(0)
+            return mapped_array(unpacked, path.name)
+
+
+def _array(path: Path, field: str) -> NDArray[Any]:
+    with _blamed(path, field), path.open("rb") as file:
+        return mapped_array(file, path.name)
+
+
+def _blamed(path: Path, field: str) -> AbstractContextManager[None]:
+    again = "save it again with numpy.savez or numpy.save"
+    return reading_arrays(path, field, absent="give a file that can be read", damaged=again)

@@ -5,8 +5,7 @@ from dataclasses import replace
 from functools import cache
 from math import prod
 
-from trainer.checkpoint.frozen_run import FrozenRun, references_of
-from trainer.checkpoint.pretrained import restored_layout
+from trainer.checkpoint.pretrained import FrozenRun, references_of, restored_layout
 from trainer.config.layout import Layout
 from trainer.config.run import RunConfig
 from trainer.config.sections import DeepSpeedConfig

@@ -26,8 +26,7 @@ from trainer.experiment.forecast.recording import Recorder, Recording
 from trainer.flow.coupling import Independent
 from trainer.model.build import bare_network, tokens_per_example
 from trainer.model.network import Network, prepare_blocks
-from trainer.training.networks import TrainedNetworks
-from trainer.training.task import Task
+from trainer.training.task import Task, TrainedNetworks
 
 _MOST_KNOWN = 2**20
 """Elements of a tensor whose values a `FakeTensorMode` still follows: the counts of rows of all ranks are known."""

@@ -7,7 +7,7 @@ from statistics import fmean
 
 from moe.collective_trace import ROLLOUT, CollectiveRecord, TraceHeader
 from trainer.experiment.forecast.protocol import Operation, Program
-from trainer.trace.groups import canonical_names
+from trainer.trace.agreement import canonical_names
 
 Gaps = Callable[[CollectiveRecord], int | None]
 """Compute before a record, ns; None if unknown."""

@@ -13,7 +13,7 @@ from moe.report.figures import STYLE, to_svg
 from netsim.foundation.page import Block, Figure, Listing, Section, Table
 from netsim.foundation.refusal import Refusal
 from netsim.foundation.run_reference import ReferenceConfig
-from trainer.checkpoint.frozen_run import references_of
+from trainer.checkpoint.pretrained import references_of
 from trainer.config.rules.plan import plan_layout
 from trainer.evaluation.judgement import compared, headline, read_judgement
 from trainer.experiment.forecast.memory import Estimator, UnknownMemory

@@ -7,8 +7,8 @@ from pathlib import Path
 from rich.table import Table
 
 from netsim.foundation.terminal import Terminal
-from trainer.checkpoint.frozen_run import FrozenRun, held_by
 from trainer.checkpoint.manifest import Manifest
+from trainer.checkpoint.pretrained import FrozenRun, held_by
 from trainer.config.layout import Layout
 from trainer.config.rules.objection import result_or_all
 from trainer.config.rules.plan import describe

@@ -10,7 +10,7 @@ from trainer.config.rules.objection import Objections, caught
 from trainer.distributed.groups import Launch
 from trainer.experiment.stage.protocol import ConfiguredStage, Provenance, Stage, filled
 from trainer.flow.path.kinetic_optimal import read_table
-from trainer.training.path_fit.request import TABLE, FitRequest, check_fitted_to, without_path
+from trainer.training.path_fit import TABLE, FitRequest, check_fitted_to, without_path
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class FitPathStage(ConfiguredStage):
             yield from self._blamed(caught(check_fitted_to, self.config()))
 
     def run(self, launch: Launch) -> int:  # noqa: ARG002  the verb asks the launcher itself
-        from trainer.training.path_fit.run import run as fit_path
+        from trainer.training.path_fit import run as fit_path
 
         return fit_path(self.config(), self.request(), self.table)
 

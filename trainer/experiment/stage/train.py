@@ -95,7 +95,7 @@ class TrainStage(ConfiguredStage):
 
     def provenance(self) -> Provenance:
         """The configuration of its last checkpoint is the record; a teacher decides, too."""
-        from trainer.checkpoint.frozen_run import pinned  # brings the networks, which only a finished stage needs
+        from trainer.checkpoint.pretrained import pinned  # brings the networks, which only a finished stage needs
 
         root = self.folder / "checkpoints"
         path = step_folder(root, complete_steps(root)[-1]) / "config.yaml"

@@ -50,7 +50,7 @@ def trained(engine_settings: dict[str, Any], world_size: int, *, examined: bool)
         and averages, in the last evaluation and behind it.
     """
     from trainer.config.rules.plan import plan_layout
-    from trainer.distributed.engine.build import build_engine
+    from trainer.distributed.engine import build_engine
     from trainer.distributed.engine.ema import MovingAverage
     from trainer.distributed.groups import divide_ranks, unite_ranks
     from trainer.model.build import build_model

@@ -42,7 +42,7 @@ class Run:
 
     def __init__(self, config: RunConfig, world_size: int) -> None:
         from trainer.config.rules.plan import plan_layout
-        from trainer.distributed.engine.build import build_engine
+        from trainer.distributed.engine import build_engine
         from trainer.distributed.engine.ema import MovingAverage
         from trainer.model.build import build_model
 

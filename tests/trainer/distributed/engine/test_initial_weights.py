@@ -61,7 +61,7 @@ def whole_values(moe: bool) -> dict[str, torch.Tensor]:
 def begun(config: RunConfig, world_size: int, whole: dict[str, torch.Tensor]) -> dict[str, Any]:
     """Names whose values differ from those of the whole network, and what the start sent."""
     from trainer.config.rules.plan import plan_layout
-    from trainer.distributed.engine.build import build_engine
+    from trainer.distributed.engine import build_engine
     from trainer.distributed.groups import divide_ranks, unite_ranks
     from trainer.model.build import bare_network
     from trainer.model.values import kept_weights
@@ -115,7 +115,7 @@ def test_every_engine_begins_with_the_bits_of_the_whole_network(world_size: int)
 def memory(_rank: int, world_size: int) -> dict[str, tuple[int, int, int]]:
     """Most bytes at once while each engine starts, the bytes that stay, and those of the largest parameter."""
     from trainer.config.rules.plan import plan_layout
-    from trainer.distributed.engine.build import build_engine
+    from trainer.distributed.engine import build_engine
     from trainer.distributed.groups import divide_ranks
     from trainer.model.build import bare_network
     from trainer.training.assembly import write_initial_weights

@@ -12,8 +12,8 @@ import pytest
 
 from netsim.foundation.refusal import Refusal
 from tests.forked import ROOT, alive, eventually
-from trainer.distributed.process import lock
-from trainer.distributed.process.lock import locked
+from trainer.distributed import run_folder
+from trainer.distributed.run_folder import locked
 
 WATCHED = """
 import sys, threading
@@ -104,6 +104,6 @@ def test_a_start_waits_for_an_earlier_one_to_end(tmp_path: Path, capsys: pytest.
 
 
 def test_a_folder_that_stays_in_use_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lock, "PATIENCE_S", 0.2)
+    monkeypatch.setattr(run_folder, "LOCK_PATIENCE_S", 0.2)
     with locked(tmp_path), pytest.raises(Refusal, match="is in use by another run"), locked(tmp_path):
         pass

@@ -18,7 +18,7 @@ from tests.trainer.experiment.forecast.specs import DENSE, EXPERT, zero_spec
 from trainer.experiment.forecast.partitions import ParameterGroup, optimizer_groups
 from trainer.experiment.forecast.trace import TraceSpec, constant_gaps, formula, recorded_gaps
 from trainer.experiment.forecast.zero import ZeroTraffic
-from trainer.trace.groups import canonical_names
+from trainer.trace.agreement import canonical_names
 from trainer.trace.merge import check
 
 GOLDEN = Path("tests/files/collectives.jsonl")

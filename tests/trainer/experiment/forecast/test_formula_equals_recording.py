@@ -353,7 +353,7 @@ def record_run(folder: Path, config: RunConfig, world_size: int) -> None:
     from megatron.core import parallel_state
 
     from trainer.config.rules.plan import plan_layout
-    from trainer.distributed.engine.build import build_engine
+    from trainer.distributed.engine import build_engine
     from trainer.model.build import build_model
     from trainer.model.network import frozen_tensors, put_frozen
     from trainer.trace.context import phase

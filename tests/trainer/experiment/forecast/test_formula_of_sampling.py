@@ -124,7 +124,7 @@ def record_case(rank: int, world_size: int, name: str, folder: Path) -> tuple[to
     from trainer.model.build import parameter_shapes
     from trainer.sampling.draw import TrainedFlow
     from trainer.sampling.flow import FlowParts
-    from trainer.trace.drawing import DrawingTrace
+    from trainer.trace.session import DrawingTrace
 
     config, (*_, guidance, num) = configuration(world_size, name), CASES[world_size][name]
     launch = Launch(rank=rank, local_rank=rank, world_size=world_size, local_world_size=world_size)

@@ -22,7 +22,7 @@ from trainer.model.build import build_model
 from trainer.model.flops import training_flops
 from trainer.sampling.trained import Reference
 from trainer.task.policy.grpo import GRPOTask
-from trainer.training.networks import TrainedNetworks
+from trainer.training.task import TrainedNetworks
 
 PROMPTS = 2
 OWN = "tests.trainer.task.test_adjoint_matching:Sloping"

@@ -44,7 +44,7 @@ def configuration(name: str) -> RunConfig:
 def trained(config: RunConfig, world_size: int, *, controlled: bool) -> tuple[list[Tensor], list[float]]:
     """What the control subtracts after each of three steps, and the losses of these steps."""
     from trainer.config.rules.plan import plan_layout
-    from trainer.distributed.engine.build import build_engine
+    from trainer.distributed.engine import build_engine
     from trainer.distributed.groups import divide_ranks, unite_ranks
     from trainer.model.build import build_model
 

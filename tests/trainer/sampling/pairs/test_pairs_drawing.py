@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 import trainer.data
 from tests.trainer.commands import refused
-from trainer.checkpoint import frozen_run
+from trainer.checkpoint import pretrained
 from trainer.config.run import RunConfig
 from trainer.flow import Condition
 from trainer.sampling import pairs as pairs_run
@@ -142,8 +142,8 @@ def test_teachers_of_what_no_pair_holds_are_refused(
         "optim": {"steps": 1, "global_batch": 8},
         "flow": {part: parts[part]},
     }
-    monkeypatch.setattr(frozen_run, "newest_checkpoint", lambda folder: folder)
-    monkeypatch.setattr(frozen_run, "load_run", lambda *_: RunConfig.model_validate(document))
+    monkeypatch.setattr(pretrained, "newest_checkpoint", lambda folder: folder)
+    monkeypatch.setattr(pretrained, "load_run", lambda *_: RunConfig.model_validate(document))
     line = refused(capsys, "pairs", "r", "--num-pairs", "4", "--out", tmp_path / "p", *more)
     had = "reads a context" if part == "context" else f"has a flow.{part}"
     assert line.startswith(f"run_dir: r {had}, {said}")

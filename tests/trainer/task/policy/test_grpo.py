@@ -17,7 +17,7 @@ from trainer.model.network import Network
 from trainer.sampling.trained import Reference
 from trainer.task.policy.grpo import Compared, GRPOTask, Prompts, ValuedChoices
 from trainer.task.policy.policy import with_words
-from trainer.training.networks import TrainedNetworks
+from trainer.training.task import TrainedNetworks
 
 
 class Field(Network):

@@ -15,7 +15,7 @@ from torch import Tensor
 import trainer.task.policy.grpo
 from tests.ranks import run_ranks
 from tests.trainer.training.test_methods_on_ranks import train
-from trainer.checkpoint.frozen_run import pinned
+from trainer.checkpoint.pretrained import pinned
 from trainer.config.file import validated
 from trainer.config.run import RunConfig
 from trainer.flow import Condition

@@ -70,7 +70,7 @@ class Run:
         from trainer.checkpoint.contents import resumed_layout
         from trainer.checkpoint.resuming import load_checkpoint
         from trainer.config.rules.plan import plan_layout
-        from trainer.distributed.engine.build import build_engine
+        from trainer.distributed.engine import build_engine
         from trainer.distributed.engine.ema import MovingAverage
         from trainer.model.build import build_model
         from trainer.training.migration.live import LiveMigration

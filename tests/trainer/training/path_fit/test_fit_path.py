@@ -16,7 +16,7 @@ from trainer.config.rules.parts import of_composition
 from trainer.experiment.stage import FitPathStage, TrainStage, load_stages
 from trainer.flow.path.kinetic_optimal import read_table
 from trainer.task import FlowTask
-from trainer.training.path_fit.run import data_points
+from trainer.training.path_fit import data_points
 
 DOCUMENT: dict[str, Any] = {
     "run": {"dir": "unset"},

@@ -1,1 +1,0 @@
-"""Fitting a path to the data of a run."""
