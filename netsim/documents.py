@@ -12,7 +12,7 @@ import yaml
 from pydantic import BaseModel, BeforeValidator, ValidationError, model_validator
 
 from netsim.foundation.complaint import also_wrong, written
-from netsim.foundation.documents import MISTAGGED, TOO_DEEP, UniqueKeys, check_document, syntax_problem
+from netsim.foundation.documents import UNREADABLE, UniqueKeys, check_document, unreadable
 from netsim.foundation.refusal import Refusal, listed, nearest
 from netsim.foundation.settings import kinds_of, sections_at, takes_numbers_alone
 from netsim.foundation.shipped import located
@@ -59,17 +59,8 @@ def load_yaml(path: Path, content: str, folder: str | None = None) -> object:
         raise Refusal(path, "file", f"cannot be read ({error.strerror})", remedy) from None
     except UnicodeDecodeError:
         raise Refusal(path, "file", "is not text", f"give the path of {content} in YAML") from None
-    except ValueError as error:
-        raise Refusal(path, "file", f"contains an impossible date ({error})", "quote it") from None
-    except MISTAGGED:
-        raise Refusal(path, "file", "contains a value that does not fit its YAML tag", "leave the tag out") from None
-    except RecursionError:
-        raise Refusal(path, "file", TOO_DEEP, "nest less") from None
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        line = f"line {mark.line + 1}" if mark else "file"
-        problem = syntax_problem(getattr(error, "problem", None) or str(error))
-        raise Refusal(path, line, f"is not YAML ({problem})", "correct the line") from None
+    except UNREADABLE as error:
+        raise unreadable(path, error, "file", "correct the line") from None
     try:
         check_document(document)
     except Refusal as found:

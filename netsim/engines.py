@@ -73,11 +73,7 @@ def run_engine(
     report: Callable[[Pulse], None] | None = None,
     cores: int = 1,
 ) -> tuple[Outcome, str]:
-    """Simulates one transport with one seed by an engine that can; the outcome does not depend on `cores`.
-
-    Returns:
-        The outcome, and the name of the engine.
-    """
+    """The outcome of one transport with one seed by an engine that can, whatever `cores`, and that engine's name."""
     if transport.kind == "ideal":
         return _fluid(scene, transport, seed, most_paths, report), "fluid"
     scene = seen_by(scene, transport)
@@ -126,11 +122,7 @@ def run_forward(
     report: Callable[[Pulse], None] | None = None,
     cores: int = 1,
 ) -> tuple[Outcome, str, Skipped]:
-    """Simulates one transport with one seed, as `netsim.engines.run_engine` with auto does, to the last bit.
-
-    Returns:
-        The outcome, the name of the engine that a run without skipping takes, and what was skipped.
-    """
+    """As `run_engine` with auto, to the last bit: outcome, engine of a run without skipping, and what was skipped."""
     if transport.kind == "ideal":
         return *run_engine("auto", scene, transport, seed, most_paths, report), Skipped()
     from netsim.engine.forward.engine import ForwardEngine

@@ -21,9 +21,8 @@ from netsim.transport.protocol import Transport
 from netsim.workload.background import BackgroundConfig, BackgroundWorkload
 from netsim.workload.chakra.workload import ChakraConfig, ChakraWorkload
 from netsim.workload.collective import CollectiveConfig, CollectiveWorkload
-from netsim.workload.flows import FlowsConfig, FlowsWorkload
+from netsim.workload.flows import FlowsConfig, FlowsWorkload, MatrixConfig, MatrixWorkload
 from netsim.workload.goal import GoalConfig, GoalWorkload
-from netsim.workload.matrix import MatrixConfig, MatrixWorkload
 from netsim.workload.program import Program, Span, TraceOrigin, keys_of
 from netsim.workload.protocol import Workload
 from netsim.workload.simccl import SimcclConfig, SimcclWorkload

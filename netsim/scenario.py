@@ -23,9 +23,8 @@ from netsim.units import Duration
 from netsim.workload.background import BackgroundConfig
 from netsim.workload.chakra.workload import ChakraConfig
 from netsim.workload.collective import CollectiveConfig
-from netsim.workload.flows import FlowsConfig
+from netsim.workload.flows import FlowsConfig, MatrixConfig
 from netsim.workload.goal import GoalConfig
-from netsim.workload.matrix import MatrixConfig
 from netsim.workload.simccl import SimcclConfig
 from netsim.workload.trace import TraceConfig
 

@@ -14,11 +14,10 @@ from typing import Any, NamedTuple
 
 from netsim.foundation.refusal import Refusal
 from netsim.grid.folder import RESULTS, Summary, SweepFolder
-from netsim.grid.job import Executor, Failed, Files, Job, attempt
-from netsim.grid.layouts import layout_key
+from netsim.grid.job import Executor, Failed, Files, Job, attempt, layout_key
 from netsim.grid.processes import Processes
 from netsim.grid.sweep_file import Cell, SweepFile, read_sweep
-from netsim.observe.status import Status, Watcher
+from netsim.observe import Status, Watcher
 from netsim.report.sweep_page import sweep_page
 from netsim.results import replacing
 
@@ -246,7 +245,7 @@ class Cluster:
         future.add_done_callback(self._over.put)
 
     def finished(self) -> Iterator[tuple[Job, Files | Failed]]:
-        """See `Executor.finished`; Dask itself moves the jobs of a worker that is lost to another."""
+        """Yields answers as they arrive; Dask itself moves the jobs of a worker that is lost to another."""
         future = self._over.get()
         job = self._running.pop(future)
         if future.status == "finished":

@@ -10,11 +10,13 @@ import numpy as np
 
 from netsim.collective.algorithms import (
     barrier,
+    binary_tree_all_reduce,
     direct_all_gather,
     direct_all_reduce,
     direct_all_to_all,
     direct_broadcast,
     direct_reduce_scatter,
+    double_tree_all_reduce,
     halving_doubling_all_gather,
     halving_doubling_all_reduce,
     halving_doubling_reduce_scatter,
@@ -26,12 +28,10 @@ from netsim.collective.algorithms import (
     send,
     tree_broadcast,
 )
-from netsim.collective.binary_tree import binary_tree_all_reduce, double_tree_all_reduce
-from netsim.collective.channels import CHANNELLED, Orders, orders, share, side_by_side, worthwhile
 from netsim.collective.columns import IN_COLUMNS, MessageColumns, message_columns
 from netsim.collective.config import Algorithms
 from netsim.collective.fastest import fastest
-from netsim.collective.group import Group, size_of
+from netsim.collective.group import CHANNELLED, Group, Orders, orders, share, side_by_side, size_of, worthwhile
 from netsim.collective.nccl import nccl
 from netsim.collective.protocol import CollectiveAlgorithm, Operation
 from netsim.collective.table import Table, read_table

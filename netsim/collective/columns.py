@@ -8,7 +8,7 @@ from weakref import WeakValueDictionary
 
 import numpy as np
 
-from netsim.collective.binary_tree import Edges, both_ways, one_tree, two_trees
+from netsim.collective.algorithms import Edges, both_ways, one_tree, two_trees
 from netsim.collective.protocol import Message, Operation
 
 
@@ -167,7 +167,7 @@ def _direct_all_reduce(operation: Operation) -> MessageColumns:
 
 
 def _on_tree(tree: Edges, cut: list[int]) -> MessageColumns:
-    """The columns of `netsim.collective.binary_tree._up_and_down`; all pieces take the same edges in the same order."""
+    """The columns of `netsim.collective.algorithms._up_and_down`; all pieces take the same edges in the same order."""
     ways = both_ways(tree)
     count, pieces = len(ways), len(cut)
     before = _into_sources(ways)

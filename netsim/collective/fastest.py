@@ -9,8 +9,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from netsim.collective.algorithms import pieces, teams
-from netsim.collective.binary_tree import in_order_tree
+from netsim.collective.algorithms import in_order_tree, pieces, teams
 from netsim.collective.group import Group
 
 Estimate = Callable[[Group, int], float]

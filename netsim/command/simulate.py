@@ -10,7 +10,7 @@ from netsim.foundation.command import DONE, FAILED, WORD, Either, Request, Verb
 from netsim.foundation.refusal import Refusal
 
 if TYPE_CHECKING:
-    from netsim.observe.status import Status, Watcher
+    from netsim.observe import Status, Watcher
     from netsim.results import RunEvent
 
 _COMPARE = """\
@@ -117,13 +117,7 @@ input.
 
 
 def refuse_foreign(folder: Path, verb: str, mark: str, overwrite: bool, option: str = "--out") -> None:
-    """Refuses an output folder that is a file, or that has contents without `mark`, which each folder of the verb has.
-
-    Args:
-        mark: Pattern of a path.
-        overwrite: Whether any folder is taken.
-        option: Names the folder.
-    """
+    """Refuses an output folder that is a file, or has contents of another verb: none that fits the pattern `mark`."""
     if folder.exists() and not folder.is_dir():
         raise Refusal("command line", option, f"is a file ({folder})", "name a folder")
     if overwrite or not folder.exists() or any(folder.glob(mark)):
@@ -240,8 +234,7 @@ class Sweep(Request):
 
 
 def _sweep(request: Sweep) -> int:
-    from netsim.observe.prometheus import Gauges
-    from netsim.observe.terminal import watching
+    from netsim.observe import Gauges, watching
     from netsim.sweep import sweep
 
     jobs = _checked(request.jobs)

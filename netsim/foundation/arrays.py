@@ -27,13 +27,7 @@ def quietly() -> Iterator[None]:
 
 
 def oversize(archive: zipfile.ZipFile) -> str | None:
-    """What is wrong with an archive whose members do not fit into memory; None: they do.
-
-    A few megabytes of zeros may unpack to more than any machine has.
-
-    Args:
-        archive: of which only the directory is read.
-    """
+    """Why the members of an archive, of which only the directory is read, do not fit into memory; None if they do."""
     unpacked, memory = sum(member.file_size for member in archive.infolist()), _memory_bytes()
     if unpacked <= memory:
         return None

@@ -151,29 +151,14 @@ def _cause(detail: "ErrorDetails") -> ValueError | None:
 
 
 def of_unknown_key(key: object, names: Iterable[str], others: Mapping[str, str]) -> str:
-    """What to do about a key that a section does not have.
-
-    Args:
-        key: the key.
-        names: the keys of the section.
-        others: what to write for the names that other programs have for settings.
-    """
+    """What to do about a key that is not among `names`; `others` has remedies for names of other programs."""
     written = others.get(str(key).lower().replace("-", "_"))
     near = nearest(key, names)
     return f"{written or f'write {near}'}, or remove it" if written or near else "correct its name or remove it"
 
 
 def remedy(details: "list[ErrorDetails]", field: str, model: type[BaseModel] | None) -> str | None:
-    """What to do about one field.
-
-    Args:
-        details: all errors about it, one for each type that the value might have been of.
-        field: its dotted path.
-        model: what the document is; None: keys and kinds that are missing or misspelt are not named.
-
-    Returns:
-        What to write; None: nobody knows.
-    """
+    """What to write in a field, by all errors about it, one for each type that it might have been of."""
     first = details[0]
     context = first.get("ctx", {})
     match first["type"]:

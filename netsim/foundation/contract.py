@@ -17,12 +17,7 @@ _ALLOWED: ContextVar[tuple[Collection[str], str] | None] = ContextVar("allowed",
 
 @contextmanager
 def importing_only(paths: Collection[str] | None, remedy: str) -> Iterator[None]:
-    """A block in which no other class is imported than these.
-
-    Args:
-        paths: ``module:Class`` of each; None: all.
-        remedy: for who wants another one.
-    """
+    """A block in which only classes at these ``module:Class`` paths are imported (None: all); others get the remedy."""
     token = _ALLOWED.set(None if paths is None else (paths, remedy))
     try:
         yield
@@ -31,29 +26,14 @@ def importing_only(paths: Collection[str] | None, remedy: str) -> Iterator[None]
 
 
 def check_allowed(path: str) -> None:
-    """Refuses a class that a block of `importing_only` leaves out.
-
-    Args:
-        path: module and class.
-
-    Raises:
-        ValueError: it does.
-    """
+    """Refuses a class that a block of `importing_only` leaves out, with a ValueError."""
     allowed = _ALLOWED.get()
     if allowed is not None and path not in allowed[0]:
         raise ValueError(f"{path} is code of whoever wrote this file, and is not imported unasked; {allowed[1]}")
 
 
 def imported_class(path: str) -> type:
-    """The class that ``module:Class`` names, in the working directory or an installed package.
-
-    Args:
-        path: module and class.
-
-    Raises:
-        ValueError: it is no such path, it is not allowed here, the module cannot be imported or ends the program, or it
-            has no such class.
-    """
+    """The class that ``module:Class`` names, in the working directory or an installed package, or a ValueError."""
     module_name, colon, class_name = path.partition(":")
     if not colon or not all(part.isidentifier() for part in (*module_name.split("."), class_name)):
         raise ValueError(f"{path!r} does not name a class; write module:Class")
@@ -81,12 +61,9 @@ def imported_protocol(path: str) -> type:
 
 
 def breach(found: type, path: str) -> str | None:
-    """How a class breaks a protocol, with the remedy; None: as far as a class tells, it keeps it.
+    """How a class breaks the protocol at a dotted path, with the remedy; None if it keeps it, as far as a class tells.
 
-    Args:
-        found: the class.
-        path: dotted path of the protocol. A class that extends it inherits the methods that the protocol defines; one
-            that does not has to offer them too.
+    A class that extends the protocol inherits the methods that it defines; another one has to offer them too.
     """
     protocol = imported_protocol(path)
     abstract: frozenset[str] = getattr(protocol, "__abstractmethods__", frozenset())
@@ -108,12 +85,7 @@ def breach(found: type, path: str) -> str | None:
 
 
 def missing_attributes(part: object, path: str) -> list[str]:
-    """The attributes that a protocol declares and an object lacks.
-
-    Args:
-        part: an instance of a class that keeps the protocol.
-        path: dotted path of the protocol.
-    """
+    """The attributes that the protocol at a dotted path declares and an instance lacks."""
     protocol = imported_protocol(path)
     annotated = [name for base in _bases(protocol) for name in inspect.get_annotations(base)]
     read = [name for name, member in _members(protocol).items() if isinstance(member, property)]
@@ -124,9 +96,7 @@ def missing_attributes(part: object, path: str) -> list[str]:
 def settings_of(found: type, reserved: tuple[str, ...]) -> type[BaseModel]:
     """The model of a class's settings: its own `Config` where unknown keys are refused, or one made of its `__init__`.
 
-    Args:
-        found: the class.
-        reserved: parameters of `__init__` that are no settings.
+    `reserved` are parameters of `__init__` that are no settings.
     """
     own = own_config(found)
     if own is not None:

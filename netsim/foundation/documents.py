@@ -28,14 +28,7 @@ _LONG = re.compile(r"\d{19}")
 
 
 def check_document(document: Any) -> None:
-    """Refuses a document that a reader could not walk through.
-
-    Args:
-        document: What was read: mappings, lists and values; parts may stand in several places, or in themselves.
-
-    Raises:
-        Refusal: Without a file, and without a field if the whole document is to blame.
-    """
+    """Refuses, without a file, a document with endless nesting, too many values or numbers of more than 64 bits."""
     waiting: list[tuple[Any, tuple[Any, ...]]] = [(document, ())]
     count = 0
     while waiting:
@@ -51,15 +44,7 @@ def check_document(document: Any) -> None:
 
 
 def parse_json(text: str, parse_constant: Callable[[str], Any] | None = None) -> Any:
-    """Reads JSON.
-
-    Args:
-        text: The whole document.
-        parse_constant: What to make of NaN and infinities; as in `json.loads`.
-
-    Raises:
-        ValueError: It is no JSON, it is nested too deep, or a whole number has more than 64 bits.
-    """
+    """Reads JSON that is neither too deep nor has whole numbers of more than 64 bits; ValueError otherwise."""
     whole = _whole if _LONG.search(text) else None
     try:
         document = json.loads(text, parse_constant=parse_constant, parse_int=whole)
@@ -103,7 +88,7 @@ class UniqueKeys(yaml.SafeLoader):
     twice: ClassVar[str] = "{} is written twice"
 
     def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
-        """See yaml.SafeLoader; what is merged into a mapping later on does not stand twice in it."""
+        """Composes a mapping; what is merged into it later on does not stand twice in it."""
         node = super().compose_mapping_node(anchor)
         keys = set()
         for key in (key for key, _ in node.value if isinstance(key, yaml.ScalarNode)):
@@ -114,37 +99,13 @@ class UniqueKeys(yaml.SafeLoader):
 
 
 def read_yaml(path: Path, wanted: str) -> Any:
-    """Reads a YAML file of whatever is in it.
-
-    Args:
-        path: the file.
-        wanted: what to give in its place, for what is said of it.
-
-    Raises:
-        OSError: it cannot be read.
-        Refusal: it is malformed.
-    """
+    """Reads a YAML file; refusals of a malformed one ask for what is `wanted`."""
     try:
         document = yaml.load(path.read_text(encoding="utf-8"), UniqueKeys)
     except UnicodeDecodeError as error:
         raise Refusal(path, "file", "is not UTF-8 text", f"save it as UTF-8, or give {wanted}") from error
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f"line {mark.line + 1}" if mark else "document"
-        raise Refusal(
-            path,
-            where,
-            f"is not YAML ({syntax_problem(getattr(error, 'problem', None) or str(error))})",
-            "correct the syntax",
-        ) from error
-    except ValueError as error:
-        raise Refusal(path, "document", f"contains an impossible date ({error})", "quote it") from error
-    except MISTAGGED as error:
-        raise Refusal(
-            path, "document", "contains a value that does not fit its YAML tag", "leave the tag out"
-        ) from error
-    except RecursionError as error:
-        raise Refusal(path, "document", TOO_DEEP, "nest less") from error
+    except UNREADABLE as error:
+        raise unreadable(path, error, "document", "correct the syntax") from error
     try:
         check_document(document)
     except Refusal as error:
@@ -152,16 +113,26 @@ def read_yaml(path: Path, wanted: str) -> Any:
     return document
 
 
+UNREADABLE = (yaml.YAMLError, ValueError, RecursionError, *MISTAGGED)
+"""Of a YAML file that could be opened."""
+
+
+def unreadable(path: Path, error: Exception, whole: str, remedy: str) -> Refusal:
+    """The refusal of a YAML file, by what PyYAML raised; `whole` is the field of a file whose line is not known."""
+    match error:
+        case yaml.YAMLError():
+            mark = getattr(error, "problem_mark", None)
+            problem = syntax_problem(getattr(error, "problem", None) or str(error))
+            return Refusal(path, f"line {mark.line + 1}" if mark else whole, f"is not YAML ({problem})", remedy)
+        case ValueError():
+            return Refusal(path, whole, f"contains an impossible date ({error})", "quote it")
+        case RecursionError():
+            return Refusal(path, whole, TOO_DEEP, "nest less")
+    return Refusal(path, whole, "contains a value that does not fit its YAML tag", "leave the tag out")
+
+
 def parse_yaml(text: str) -> Any:
-    """Reads YAML of the command line.
-
-    Args:
-        text: the whole value.
-
-    Raises:
-        Refusal: it contains what no setting takes.
-        ValueError: it is malformed; the message says why.
-    """
+    """Reads a YAML value of the command line; the ValueError of a malformed one says why."""
     try:
         value = yaml.load(text, UniqueKeys)
     except (yaml.YAMLError, *MISTAGGED) as error:
@@ -193,14 +164,7 @@ class JsonFile(Section):
 
     @classmethod
     def read(cls, path: Path) -> Self:
-        """Reads a file.
-
-        Args:
-            path: the file.
-
-        Raises:
-            Refusal: it is missing or malformed.
-        """
+        """Reads and checks a file."""
         try:
             document = parse_json(path.read_text(encoding="utf-8"))
             check_document(document)
@@ -214,10 +178,6 @@ class JsonFile(Section):
             raise Refusal(path, found.field, found.problem, found.remedy or cls.remedy) from found.cause or error
 
     def write(self, path: Path) -> None:
-        """Writes the file.
-
-        Args:
-            path: its place.
-        """
+        """Writes the file, whole or not at all."""
         with replacing(path) as temporary:
             temporary.write_text(json.dumps(self.model_dump(mode="json"), indent=1) + "\n", encoding="utf-8")

@@ -24,16 +24,7 @@ EXTRAS = {package: extra for extra, packages in _OF_EXTRA.items() for package in
 
 
 def require(package: str, *, field: str, otherwise: str = "") -> None:
-    """Makes sure that a package is there, without importing it.
-
-    Args:
-        package: one of :data:`EXTRAS`.
-        field: the setting or option that needs it.
-        otherwise: what does without it, in a message.
-
-    Raises:
-        ValueError: it is not.
-    """
+    """Refuses a `field` whose package of `EXTRAS` is missing, without importing it; `otherwise` does without it."""
     if importlib.util.find_spec(package) is None:
         without = f", or {otherwise}" if otherwise else ""
         raise ValueError(

@@ -12,15 +12,7 @@ from netsim.foundation.refusal import DiskFull, Refusal
 
 @contextmanager
 def writing(path: Path | str) -> Iterator[None]:
-    """While entered, an error of the system is about a file that is being written.
-
-    Args:
-        path: The file, or the folder of those that are written.
-
-    Raises:
-        DiskFull: There is no space for it.
-        Refusal: It cannot be written for another reason.
-    """
+    """While entered, an error of the system becomes `DiskFull` or a `Refusal` about the written file or folder."""
     try:
         yield
     except Exception as error:
@@ -34,12 +26,7 @@ def writing(path: Path | str) -> Iterator[None]:
 
 
 def is_full(error: BaseException, path: Path | None = None) -> bool:
-    """Whether an error says that there is no space left, in the words of the system or of a library that wrote.
-
-    Args:
-        error: What was raised.
-        path: The file that was written; its file system is looked at where numpy keeps the reason to itself.
-    """
+    """Whether an error says that there is no space left; the file system is looked at where numpy keeps the reason."""
     if not isinstance(error, OSError):
         return f"(os error {errno.ENOSPC})" in str(error)  # safetensors
     if error.errno is not None or path is None:
@@ -51,17 +38,9 @@ def is_full(error: BaseException, path: Path | None = None) -> bool:
 
 @contextmanager
 def replacing(path: Path | str) -> Iterator[Path]:
-    """Write a file under a temporary name in its folder and rename it when the block ends well.
+    """Yields a temporary name in the folder of `path`, made if missing, and renames that file when the block ends well.
 
-    Args:
-        path: Where the finished file shall be; its folder is made if missing.
-
-    Yields:
-        The temporary name to write to. It is removed if the block raises.
-
-    Raises:
-        DiskFull: There is no space for the file.
-        Refusal: The folder cannot be made or the file cannot be put in place.
+    Whatever is written there is removed if the block raises; a full disk is a `DiskFull`, all else a `Refusal`.
     """
     path = Path(path)
     with unfinished(path) as temporary, writing(path):
@@ -82,16 +61,9 @@ def unfinished(path: Path) -> Iterator[Path]:
 
 
 def flush(paths: Iterable[Path]) -> None:
-    """Bring files and the entries of folders from the system's memory to the disk, which a power cut spares.
+    """Brings files and folders in their order from the system's memory to the disk, which a power cut spares.
 
     The name of a file is an entry of its folder: a new file needs both.
-
-    Args:
-        paths: Files and folders, in the order in which they are flushed.
-
-    Raises:
-        DiskFull: There is no space for one.
-        Refusal: One cannot be flushed for another reason.
     """
     for path in paths:
         with writing(path):

@@ -68,22 +68,12 @@ class Group(NamedTuple):
         return f"{dotted(self.place)} ({self.condition})" if self.condition else dotted(self.place)
 
     def matches(self, prefix: tuple[str, ...], key: str = "") -> bool:
-        """Whether a dotted prefix, which may name kinds like keys and leave them out, leads to a key of this group.
-
-        Args:
-            prefix: its parts.
-            key: last part of the key's name; empty: whether it leads to the group itself.
-        """
+        """Whether parts of a prefix, which may leave kinds out, lead to the last part of a key or to the group."""
         return _leads(prefix, (*self.place, *([Part(key)] if key else [])))
 
 
 def groups(schema: Node, *, whole: bool = False) -> list[Group]:
-    """The groups of a schema, from the top down.
-
-    Args:
-        schema: the document.
-        whole: describe a section wherever it may stand, not only where it stands first.
-    """
+    """The groups of a schema, from the top down; with `whole` a section is described wherever it may stand."""
     above = {node.get("$ref", "").rpartition("/properties/")[0] for node in schema["properties"].values()}
     return list(_Walk(schema, whole=whole).object(schema, (), schema.get("description", ""), tuple(above)))
 
@@ -121,15 +111,7 @@ class _Walk:
     def object(
         self, node: Node, place: tuple[Part, ...], meaning: str, above: tuple[str, ...], first: Sequence[Key] = ()
     ) -> Iterator[Group]:
-        """The group of a section, and those below it.
-
-        Args:
-            node: the section.
-            place: where it stands.
-            meaning: what it is for.
-            above: names of the sections that it stands in.
-            first: keys that stand before those of the section itself.
-        """
+        """The group of a section inside the sections `above`, with `first` before its keys, and the groups below."""
         keys: list[Key] = list(first)
         below: list[Group] = []
         for name, inner in node["properties"].items():
@@ -242,12 +224,7 @@ def _items(node: Node) -> Node | None:
 
 
 def values_text(node: Node, deref: Callable[[Node], Node]) -> str:
-    """The values that a key takes, such as ``int ≥ 1``.
-
-    Args:
-        node: of the key.
-        deref: what a node refers to.
-    """
+    """The values that a key takes, such as ``int ≥ 1``."""
     node = deref(node)
     if "x-values" in node:
         return node["x-values"]

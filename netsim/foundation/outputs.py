@@ -30,15 +30,7 @@ class Output(Protocol):
     def option(self) -> str: ...
 
     def check(self, path: Path, *, overwrite: bool = False) -> None:
-        """Refuse a path that holds something else than earlier results of the verb; nothing is changed.
-
-        Args:
-            path: The folder or file.
-            overwrite: Whether the user wants that replaced.
-
-        Raises:
-            Refusal: It does, or it is a file where a folder is due or the reverse.
-        """
+        """Refuses a path that holds something else than earlier results of the verb; nothing is changed."""
         ...
 
 
@@ -107,14 +99,9 @@ def add_overwrite(parser: argparse.ArgumentParser) -> None:
 
 
 def check_outputs(outputs: Iterable[tuple[Output, Path | None]], *, overwrite: bool) -> None:
-    """Refuse what another verb wrote; of several ranks the first one looks, before any has begun to write.
+    """Refuses what another verb wrote, unless the user wants it replaced; outputs at None are not written.
 
-    Args:
-        outputs: What the verb writes, and where; None: it does not.
-        overwrite: Whether the user wants that replaced.
-
-    Raises:
-        Refusal: A folder or file holds something else than earlier results of the verb.
+    Of several ranks the first one looks, before any has begun to write.
     """
     if os.environ.get("RANK", "0") != "0":
         return

@@ -77,23 +77,11 @@ class OwnClass(BaseModel, frozen=True, extra="forbid"):
         return self.class_path
 
     def setting(self, name: str, default: Any = None) -> Any:
-        """The value of one setting, field or property of the settings.
-
-        Args:
-            name: of the setting.
-            default: what a class without it has.
-        """
+        """The value of one setting, field or property of the settings, or the default of a class without it."""
         return getattr(self.settings, name, default)
 
     def with_settings(self, **changes: Any) -> Self:
-        """The same class with other settings.
-
-        Args:
-            **changes: settings by name.
-
-        Raises:
-            ValueError: the class does not take them.
-        """
+        """The same class with other settings; ValueError if it does not take them."""
         return type(self).model_validate({**self.model_dump(), **changes})
 
     def imported(self) -> type:
@@ -172,7 +160,7 @@ class KindOrClass:
     """
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
-        """See pydantic; complaints about kinds are the ones of a union without the `OwnClass`."""
+        """Validates by pydantic; complaints about kinds are the ones of a union without the `OwnClass`."""
         members = get_args(source)
         (own,) = (member for member in members if issubclass(member, OwnClass))
         kinds = [member for member in members if member is not own]
@@ -187,13 +175,8 @@ class KindOrClass:
 def build_own(config: OwnClass, **passed: Any) -> Any:
     """An instance of a user's class: ``Mine(config)`` where it has a `Config`, or else ``Mine(**settings)``.
 
-    Args:
-        config: the section that names it.
-        **passed: what its constructor may ask for beside the settings, by the names in `OwnClass.passed`; left out
-            where it has no parameter of that name.
-
-    Raises:
-        ValueError: it ends the program, or lacks an attribute of the protocol; names class, attribute and remedy.
+    `passed` is what its constructor may take beside the settings, by the names in `OwnClass.passed`; a ValueError
+    names what is missing.
     """
     found = config.imported()
     parameters = init_parameters(found)

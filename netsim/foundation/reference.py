@@ -16,16 +16,7 @@ WIDEST = 120
 
 
 def matching(schema: dict[str, Any], prefix: str | None, document: str) -> list[Group]:
-    """The groups of a schema whose keys begin with a prefix.
-
-    Args:
-        schema: the document.
-        prefix: dotted, may name a kind like a key; None: all.
-        document: what the schema describes, for a refusal.
-
-    Raises:
-        Refusal: no key begins so; names the nearest one.
-    """
+    """The groups of a schema whose keys begin with a dotted prefix; a refusal names the nearest key of the document."""
     if not prefix:
         return groups(schema)
     everything = groups(schema, whole=True)
@@ -46,12 +37,7 @@ def matching(schema: dict[str, Any], prefix: str | None, document: str) -> list[
 
 
 def print_groups(shown: list[Group], *, whole: bool) -> None:
-    """Prints groups of keys.
-
-    Args:
-        shown: the groups.
-        whole: print the whole meaning of each key, not only its first sentence.
-    """
+    """Prints groups of keys, with the whole meaning of each or its first sentence."""
     console = Console(highlight=False, soft_wrap=False)
     if not console.is_terminal:
         try:
@@ -71,13 +57,7 @@ def print_groups(shown: list[Group], *, whole: bool) -> None:
 
 
 def plain(group: Group, key: Key, *, whole: bool) -> str:
-    """A key on one line.
-
-    Args:
-        group: that it belongs to.
-        key: the key.
-        whole: print its whole meaning.
-    """
+    """A key on one line, with its whole meaning or its first sentence."""
     condition = f" ({group.condition})" if group.condition else ""
     facts = ", ".join(part for part in (key.values, _default(key), key.unit) if part)
     return f"{key.name}{condition}: {facts}. {key.meaning if whole else _first(key.meaning)}".strip()

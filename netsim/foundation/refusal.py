@@ -46,14 +46,9 @@ def _shortened(text: str) -> str:
 
 
 def problem_and_remedy(error: ValueError) -> tuple[str, str]:
-    """The two parts of what an error says.
+    """What is wrong by an error, and what can be done about it, empty if the error does not say.
 
-    Args:
-        error: A `Refusal`, an error that was raised from one and ends in its words, or one that says
-            `problem; remedy`.
-
-    Returns:
-        What is wrong, and what can be done about it; the second is empty if the error does not say.
+    It is a `Refusal`, was raised from one and ends in its words, or says `problem; remedy`.
     """
     text = str(error)
     for told in (error, error.__cause__):

@@ -19,20 +19,12 @@ _ENTRY = re.compile(r"(?ms)^ {4}(\w+): (.*?)(?=^ {4}\w+: |\Z)")
 
 
 def described(document: type[BaseModel]) -> dict[str, Any]:
-    """The JSON Schema of a document, with the meaning of each key.
-
-    Args:
-        document: the section that is the whole file.
-    """
+    """The JSON Schema of the section that is a whole document, with the meaning of each key."""
     return _DRAFT | document.model_json_schema(by_alias=True, schema_generator=_Generator)
 
 
 def described_kinds(kinds: Any) -> dict[str, Any]:
-    """The same of a document that is one of several sections.
-
-    Args:
-        kinds: their union, with its validators.
-    """
+    """The same of a document that is one of several sections: their union, with its validators."""
     return _DRAFT | TypeAdapter(kinds).json_schema(by_alias=True, schema_generator=_Generator)
 
 
@@ -66,16 +58,10 @@ def _default(field: FieldInfo) -> Any:
 
 
 def meanings(section: type[BaseModel]) -> dict[str, str]:
-    """The meaning of each field of a section, on one line.
+    """The meaning of each field of a section on one line, by name, as far as it has one.
 
-    It is the text under the field, or its entry under ``Args`` or ``Attributes`` in the docstring of the class; that of
-    a subclass comes before that of its base.
-
-    Args:
-        section: a class of the packages, whose source can be read.
-
-    Returns:
-        The meanings by the names of the fields; a field without one is missing.
+    It is the text under the field, or its entry under ``Args`` or ``Attributes`` in the docstring of the class; that
+    of a subclass comes before that of its base.
     """
     found: dict[str, str] = {}
     for base in reversed(section.__mro__):

@@ -8,11 +8,7 @@ from pydantic.fields import FieldInfo
 
 
 def sections_in(annotation: Any) -> list[type[BaseModel]]:
-    """The models that a value of a type may be.
-
-    Args:
-        annotation: a type, such as a union whose members are told apart by their `kind`.
-    """
+    """The models that a value of a type may be, such as those of a union."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return [annotation]
     return [section for part in get_args(annotation) for section in sections_in(part)]
@@ -25,11 +21,9 @@ def kind_of(section: type[BaseModel]) -> str | None:
 
 
 def sections_at(model: type[BaseModel], path: Sequence[int | str]) -> list[type[BaseModel]]:
-    """The sections that may stand at a place.
+    """The sections of a model that may stand at a path.
 
-    Args:
-        model: what the document is.
-        path: keys, also those of a mapping to sections, numbers of a list, and the kinds that pydantic puts in.
+    It consists of keys, also those of a mapping to sections, numbers of a list, and the kinds that pydantic puts in.
     """
     found, mapped = [model], False
     for part in path:
@@ -67,11 +61,7 @@ def _sections_of(field: FieldInfo) -> list[type[BaseModel]]:
 def with_kinds(model: type[BaseModel], document: Any) -> Any:
     """A document in which sections without a kind have that of their default, and what the default sets besides.
 
-    A section that names a class has no kind, see `netsim.foundation.own_class`.
-
-    Args:
-        model: what the document is.
-        document: what was read.
+    A section that names a class has no kind.
     """
     if not isinstance(document, dict):
         return document
@@ -118,11 +108,7 @@ class Section(BaseModel):
 
 
 def takes_numbers_alone(annotation: Any) -> bool:
-    """Whether a field of a type takes numbers, but neither true nor false.
-
-    Args:
-        annotation: the type.
-    """
+    """Whether a field of a type takes numbers, but neither true nor false."""
     parts = get_args(annotation) or (annotation,)
     found = {inner for part in parts for inner in (get_args(part) or (part,))}
     return bool(found & {int, float}) and bool not in found

@@ -9,15 +9,10 @@ SHIPPED = next((folder for name in ("flowfabric_configs", "configs") if (folder 
 
 
 def located(path: Path, *folders: str) -> Path:
-    """The file that a path or a name stands for.
+    """The file that a path stands for, or a name such as ``digits_moe`` in folders of ``configs``, first one first.
 
-    Args:
-        path: a file; a name such as ``digits_moe``; or a path that begins with ``configs/``, which an installed package
-            has elsewhere.
-        *folders: of ``configs`` where a name is looked up, such as ``runs``, the first one first; ``*``: all.
-
-    Returns:
-        The path itself where there is such a file, or where nothing of that name comes with the package.
+    A path that begins with ``configs/`` is elsewhere in an installed package. A path without a file is returned as it
+    is.
     """
     if path.exists() or path.is_absolute():
         return path

@@ -1,5 +1,11 @@
-"""The jobs of a sweep: check whether a cell can be simulated, or simulate one run of it; and who carries them out."""
+"""The jobs of a sweep: check whether a cell can be simulated, or simulate one run of it; and who carries them out.
 
+Layouts of workloads that cells have in common are laid out once, and shared by the processes.
+"""
+
+import hashlib
+import json
+from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -9,12 +15,11 @@ from typing import NamedTuple, Protocol
 from netsim.compare import run_one
 from netsim.documents import LimitError
 from netsim.foundation.refusal import Refusal
-from netsim.grid.identity import Identity, identify
-from netsim.grid.layouts import LastLayout
-from netsim.prepare import Prepared, prepare
+from netsim.grid.sweep_file import Identity, identify
+from netsim.prepare import LaidOut, Prepared, prepare
 from netsim.results import Results
 from netsim.scenario import Scenario
-from netsim.workers import Handle
+from netsim.workers import Handle, Shared, attached, free
 
 Files = dict[str, bytes]
 """Contents of files by name: what `Results.write` writes for one run."""
@@ -48,6 +53,87 @@ class Failed(NamedTuple):
     wrong_input: Refusal | None = None
 
 
+_OF_RUNS = {
+    *("transports", "seeds", "nic", "congestion", "recovery", "flow_control", "acknowledgement"),
+    *("limits", "watch", "engine", "fast_forward"),
+}
+"""Sections of a scenario on which its layout does not depend; it does on all others."""
+_OF_LINKS = {"queue", "buffer", "failures", "link_errors"}
+"""Keys of a topology on which it does not."""
+_MOST = 4
+
+
+def layout_key(scenario: Scenario, identity: Identity) -> str:
+    """Equal for two cells only if their workloads are laid out alike."""
+    written = scenario.resolved()
+    content = {name: section for name, section in written.items() if name not in _OF_RUNS}
+    content["topology"] = {name: value for name, value in written["topology"].items() if name not in _OF_LINKS}
+    return hashlib.sha256(json.dumps([content, identity.inputs], sort_keys=True).encode()).hexdigest()
+
+
+class LastLayout:
+    """The layout with which a process has worked last."""
+
+    def __init__(self) -> None:
+        self._key: str | None = None
+        self._laid_out: LaidOut | None = None
+        self._own = False
+
+    def of(self, key: str) -> LaidOut | None:
+        """The layout of a key, if it is the last one."""
+        return self._laid_out if key == self._key else None
+
+    def keep(self, key: str, laid_out: LaidOut) -> None:
+        """Keeps a layout in place of the last one."""
+        if key != self._key:
+            self._key, self._laid_out, self._own = key, laid_out, True
+
+    def borrow(self, key: str, handle: Handle) -> None:
+        """Takes part in a layout of another process, unless it is the last one, or freed."""
+        if key != self._key:
+            self._key = self._laid_out = None
+            try:
+                self._laid_out = attached(handle)
+            except FileNotFoundError:
+                return
+            self._key, self._own = key, False
+
+    def lend(self, key: str) -> Handle | None:
+        """A copy for other processes, if the last layout is that of the key and of this process itself."""
+        if key != self._key or not self._own:
+            return None
+        self._own = False
+        shared = Shared(self._laid_out)
+        shared.leave()
+        return shared.handle
+
+
+class Lent:
+    """The layouts that processes have lent to others: the latest ones."""
+
+    def __init__(self) -> None:
+        self._handles: OrderedDict[str, Handle] = OrderedDict()
+
+    def of(self, key: str) -> Handle | None:
+        """The handle of a layout, if there is one."""
+        if key in self._handles:
+            self._handles.move_to_end(key)
+        return self._handles.get(key)
+
+    def keep(self, key: str, handle: Handle) -> None:
+        """Keeps a handle, and frees another one where there are too many, or two of a key."""
+        if key in self._handles:
+            free(self._handles.pop(key))
+        self._handles[key] = handle
+        if len(self._handles) > _MOST:
+            free(self._handles.popitem(last=False)[1])
+
+    def close(self) -> None:
+        """Frees all."""
+        while self._handles:
+            free(self._handles.popitem()[1])
+
+
 _ONE_AT_A_TIME = Lock()
 _last: dict[str, Prepared] = {}
 _layout = LastLayout()
@@ -74,8 +160,7 @@ def attempt(job: Job) -> Files | Failed:
 def attempt_together(job: Job, lent: Handle | None, lends: bool) -> tuple[Files | Failed, Handle | None]:
     """Carries out a job beside other processes of the machine, with the layout that one of them has `lent`.
 
-    Returns:
-        The answer, and the layout if it is new and others want it (`lends`).
+    Returns the answer, and the layout if it is new and others want it (`lends`).
     """
     if lent is not None and job.key not in _last:
         _last.clear()

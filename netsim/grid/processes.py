@@ -4,8 +4,7 @@ from collections.abc import Iterator, Sequence
 from multiprocessing import get_context
 from multiprocessing.connection import Connection, wait
 
-from netsim.grid.job import Failed, Files, Job, attempt_together
-from netsim.grid.layouts import Lent
+from netsim.grid.job import Failed, Files, Job, Lent, attempt_together
 from netsim.workers import Handle, end_with_parent, without_interrupts
 
 

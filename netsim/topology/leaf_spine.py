@@ -6,9 +6,9 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, PositiveInt, model_validator
 
 from netsim.documents import Section
+from netsim.topology.cabled import Machines, ends_of, refuse_misfit, with_defaults
 from netsim.topology.failure import FailureConfig
 from netsim.topology.keys import LinkErrorsConfig, Queue, RanksPerHost, SharedBufferConfig, refuse_too_many
-from netsim.topology.machines import Machines, ends_of, refuse_misfit, with_defaults
 from netsim.topology.protocol import Link, Path
 from netsim.units import Duration, Rate
 

@@ -5,11 +5,13 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from netsim.collective.algorithms import (
+    binary_tree_all_reduce,
     direct_all_gather,
     direct_all_reduce,
     direct_all_to_all,
     direct_broadcast,
     direct_reduce_scatter,
+    double_tree_all_reduce,
     halving_doubling_all_gather,
     halving_doubling_all_reduce,
     halving_doubling_reduce_scatter,
@@ -20,7 +22,6 @@ from netsim.collective.algorithms import (
     ring_reduce_scatter,
     tree_broadcast,
 )
-from netsim.collective.binary_tree import binary_tree_all_reduce, double_tree_all_reduce
 from netsim.collective.protocol import CollectiveAlgorithm, Message, Operation
 from netsim.collective.two_level import (
     hierarchical_all_gather,

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from netsim import simulate
-from netsim.workload.matrix import MatrixConfig, MatrixWorkload
+from netsim.workload.flows import MatrixConfig, MatrixWorkload
 from tests.benchmarks import roce
 from tests.benchmarks.htsim import cases
 from tests.benchmarks.htsim.__main__ import scenario

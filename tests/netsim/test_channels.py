@@ -6,11 +6,10 @@ import pytest
 from netsim import simulate
 from netsim.collective.algorithms import LEAST_PIECE_BYTES
 from netsim.collective.build import ALGORITHMS, Schedules
-from netsim.collective.channels import CHANNELLED, orders, share
 from netsim.collective.columns import message_columns
 from netsim.collective.config import Algorithms
 from netsim.collective.fastest import estimates
-from netsim.collective.group import Group, size_of
+from netsim.collective.group import CHANNELLED, Group, orders, share, size_of
 from netsim.seats import Seats, seats_of
 from netsim.workload.collective import operation
 from tests.netsim.scenes import fabric

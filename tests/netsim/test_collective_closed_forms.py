@@ -4,8 +4,7 @@ from collections import Counter
 
 import pytest
 
-from netsim.collective.algorithms import LEAST_PIECE_BYTES, MOST_PIECES, pieces
-from netsim.collective.binary_tree import in_order_tree
+from netsim.collective.algorithms import LEAST_PIECE_BYTES, MOST_PIECES, in_order_tree, pieces
 from tests.netsim.schedules import ALGORITHMS, algorithms, depth, finish, received, schedule, sent
 
 SIZES = [2, 3, 4, 5, 7, 8, 9, 12, 16, 17, 31, 32]

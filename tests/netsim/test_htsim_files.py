@@ -12,7 +12,7 @@ from netsim.foundation.refusal import Refusal
 from netsim.topology.htsim import read_topology, replaced, section
 from netsim.topology.leaf_spine import LeafSpineConfig
 from netsim.workload.connections import read_matrix
-from netsim.workload.matrix import MatrixConfig, MatrixWorkload
+from netsim.workload.flows import MatrixConfig, MatrixWorkload
 from tests.netsim.foreign import FILES, INSIDE, SERVICE, damaged, foreign, laid_out, refused_or_sound, run
 
 MATRIX = (FILES / "htsim.cm").read_text()

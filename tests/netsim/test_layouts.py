@@ -7,9 +7,8 @@ from multiprocessing.shared_memory import SharedMemory
 import pytest
 
 from netsim.grid import job as jobs
-from netsim.grid.identity import identify
-from netsim.grid.job import Job, attempt_together
-from netsim.grid.layouts import LastLayout, Lent, layout_key
+from netsim.grid.job import Job, LastLayout, Lent, attempt_together, layout_key
+from netsim.grid.sweep_file import identify
 from netsim.scenario import Scenario, read_scenario
 from netsim.workers import Handle, Shared, attached
 from tests.netsim.test_layout_at_size import SCENARIO

@@ -12,8 +12,7 @@ import yaml
 import netsim.sweep
 from netsim.__main__ import main
 from netsim.foundation.refusal import Refusal
-from netsim.grid.identity import identify
-from netsim.grid.sweep_file import SweepConfig, read_sweep
+from netsim.grid.sweep_file import SweepConfig, identify, read_sweep
 from tests.netsim.sweeps import ALL_TO_ALL, SCENARIO, written
 
 MALFORMED = {

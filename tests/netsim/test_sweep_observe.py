@@ -7,9 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from netsim.__main__ import main
-from netsim.observe.prometheus import Gauges
-from netsim.observe.status import Status
-from netsim.observe.terminal import PlainLines
+from netsim.observe import Gauges, PlainLines, Status
 from netsim.sweep import sweep
 from tests.netsim.sweeps import rows, written
 

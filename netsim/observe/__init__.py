@@ -1,1 +1,0 @@
-"""Progress of a long sweep while it runs."""
