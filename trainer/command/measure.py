@@ -105,7 +105,7 @@ def _play(options: Evaluate) -> int:
     for name in ("evaluations", "num", "likelihood", "steps", "controls", "statistics"):
         if getattr(options, name) != getattr(Evaluate, name):
             raise ValueError(f"--{name}: it is of samples, which --episodes does not draw; leave one of them out")
-    from trainer.evaluation.few_shot.episodes import Episodes
+    from trainer.evaluation.episodes import Episodes
     from trainer.experiment.evaluate import run_episodes
 
     episodes = Episodes(
@@ -260,7 +260,7 @@ class Steps(OfRuns):
 def _steps(options: Steps) -> int:
     evaluations = numbers_of_evaluations(options.evaluations)
     check_outputs({"--out": options.out, "--page": options.page})
-    from trainer.evaluation.steps.run import run
+    from trainer.evaluation.steps import run
     from trainer.sampling.step_search import StepsRequest
 
     names = ("search", "nodes", "num", "fresh", "guidance", "seed")

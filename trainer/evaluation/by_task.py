@@ -10,18 +10,17 @@ from numpy.typing import NDArray
 
 import trainer.data
 from moe.adapters import RoutedLinear
-from moe.report.drawing import AMOUNTS, FULL_WIDTH, PAPER, RULE, SOFT, Drawing, draw_scale, png, text_width
 from moe.seeds import derive_seed
+from netsim.foundation.chart import Key, Panel, chart
+from netsim.foundation.marks import HeatMap, Level, Mark
 from netsim.foundation.page import Facts, Figure, Section, Table
 from trainer.config.derived import task_names
 from trainer.config.sample import ImageSample
 from trainer.evaluation.judgement import COLUMNS, JUDGED, PANELS, parted
+from trainer.evaluation.readings import drawn_states
 from trainer.model.network import frozen_tensors
 from trainer.sampling.conditioning import tasks_of
 from trainer.sampling.draw import TrainedFlow
-
-TOGETHER = 250
-"""Samples that are drawn at once."""
 
 Distances = Callable[[NDArray[np.floating], NDArray[np.floating], int], dict[str, float]]
 
@@ -96,11 +95,8 @@ def by_task(
             continue
         progress(f"drawing {of_each} of task {name}, {number + 1} of {len(names)}")
         conditioning = flow.conditioning(of_each, seed=seed, shown=False).of_task(number)
-        drawn = [
-            flow.follow(conditioning.condition, some, flow.sample.sampler, guidance=1.0, seed=seed).final.cpu()
-            for some in torch.arange(of_each).split(TOGETHER)
-        ]
-        samples = flow.decode(flow.parts.data_of(torch.cat(drawn)), conditioning).numpy()
+        states = drawn_states(flow, conditioning, guidance=1.0, seed=seed)
+        samples = flow.decode(flow.parts.data_of(states), conditioning).numpy()
         figures[name] = distances(samples, own, seed)
         floors[name] = distances(*parted(own, of_each, seed=seed), seed)
     layers = {name: module for name, module in flow.model.named_modules() if isinstance(module, RoutedLinear)}
@@ -118,28 +114,20 @@ def by_task(
     )
 
 
-_KEY, _GAP, _ROW, _PER_ROW = 70, 24, 14, 3
+PER_ROW = 3
+"""Layers beside each other."""
 
 
 def _task_maps(tasks: Sequence[str], weights: Mapping[str, NDArray[np.floating]]) -> str:
-    """Draw the weights of modules by task, layer by layer: [tasks, heads, modules], each head's sum is 1."""
-    most = max(float(of_layer.max()) for of_layer in weights.values())
-    left = 12 + max(text_width(task, 12) for task in tasks)
-    width = (FULL_WIDTH - left - _KEY) / _PER_ROW - _GAP
-    height = _ROW * len(tasks)
-    rows = -(-len(weights) // _PER_ROW)
-    drawing = Drawing(FULL_WIDTH, rows * (height + 34) + 20)
+    """The weights of modules by task, layer by layer: [tasks, heads, modules], each head's sum is 1."""
+    most, panels = max(float(of_layer.max()) for of_layer in weights.values()), []
     for number, (layer, of_layer) in enumerate(weights.items()):
-        x, y = left + number % _PER_ROW * (width + _GAP), number // _PER_ROW * (height + 34) + 30
-        heads = of_layer.shape[1]
-        drawing.text(x, y - 8, layer, size=12)
-        drawing.image(x, y, width, height, png(of_layer.reshape(len(of_layer), -1).astype(np.float64) / most, AMOUNTS))
-        edges = [x + width * head / heads for head in range(1, heads)]
-        drawing.segments([(edge, y, edge, y + height) for edge in edges], PAPER, width=2)
-        drawing.segments([(edge, y, edge, y + height) for edge in edges], RULE)
-        if number % _PER_ROW == 0:
-            for task, name in enumerate(tasks):
-                drawing.text(x - 6, y + _ROW * (task + 0.5) + 4, name, anchor="end", size=12, colour=SOFT)
-    labels = [(0.0, "0"), (1.0, f"{most:.2g}")]
-    draw_scale(drawing, FULL_WIDTH - _KEY + 12, 34, max(height, 40), AMOUNTS, labels, "weight")
-    return drawing.markup()
+        heads, modules = of_layer.shape[1:]
+        marks: list[Mark] = [HeatMap(of_layer.reshape(len(of_layer), -1), high=most)]
+        marks += [Level(modules * head - 0.5, upright=True, dash="-") for head in range(1, heads)]
+        names = tasks if number % PER_ROW == 0 else [""] * len(tasks)
+        limits = (-0.5, heads * modules - 0.5)
+        panels.append(Panel(marks, layer, rows=names, x_ticks={-1.0: ""}, x_limits=limits, grid=""))
+    rows = [panels[first : first + PER_ROW] for first in range(0, len(panels), PER_ROW)]
+    height = len(rows) * (0.5 + 0.16 * len(tasks)) + 0.2
+    return chart(*rows, size=(11.0, height), name="tasks", key=Key("weight", high=most))

@@ -15,14 +15,12 @@ from numpy.typing import NDArray
 import trainer.data
 from moe.seeds import derive_seed
 from trainer.evaluation.by_task import by_task
-from trainer.evaluation.clip_reading import read_clips
 from trainer.evaluation.judgement import FeatureJudge, distances, parted, real_examples
 from trainer.evaluation.label_reading import read_labels
 from trainer.evaluation.likelihood import bits_per_dimension, log_density, random_signs
 from trainer.evaluation.quality import ClassJudge
 from trainer.evaluation.reaction_reading import read_reactions
-from trainer.evaluation.reading import Reading
-from trainer.evaluation.sequence_reading import read_sequences
+from trainer.evaluation.readings import Reading, read_clips, read_sequences
 from trainer.evaluation.transport import (
     MongeGaps,
     measure_gaps,

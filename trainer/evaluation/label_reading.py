@@ -6,21 +6,20 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-import matplotlib as mpl
 import numpy as np
 import torch
-from matplotlib.figure import Figure as Picture
 from numpy.typing import NDArray
 
 import trainer.data
-from moe.report.figures import INK, STYLE, to_svg
 from moe.seeds import fold_in
-from netsim.foundation.page import Facts, Figure, Section
+from netsim.foundation.page import Block, Facts, Figure, Section
+from netsim.foundation.sheet import Column, sheet
+from trainer.config.derived import drawable
 from trainer.config.run import RunConfig
 from trainer.data import Batch
-from trainer.evaluation.mask_reading import as_shown, noises_in_words, read_masks
+from trainer.evaluation.clustering import confusion_chart
 from trainer.evaluation.quality import ClassJudge
-from trainer.evaluation.reading import Reading
+from trainer.evaluation.readings import Reading
 from trainer.flow import Condition
 from trainer.flow.coupling import Symmetric
 from trainer.flow.coupling.protocol import keyed_normals
@@ -29,10 +28,107 @@ from trainer.sampling.conditioning import names_or_numbers
 from trainer.sampling.draw import TrainedFlow
 from trainer.sampling.flow import keys_of
 
+PICTURES = 10
+"""Images that a page shows with their masks."""
+THRESHOLDS = 64
+"""Levels of brightness among which the rival takes the best one on the training images."""
+
+
+@dataclass(frozen=True, eq=False)
+class MaskReading:
+    """How well masks are read.
+
+    Attributes:
+        images: held-out images that were read.
+        overlap: intersection over union of what is above 0, over all pixels and channels, by the number of noises whose
+            fields are averaged.
+        threshold: the same of the images' own brightness above or below the best threshold of the training images.
+        shown: some images [H, W] or [H, W, 3] in [0, 1], each with its mask and the mask that is read, [H, W] of the
+            first channel; empty where examples are no images.
+    """
+
+    images: int
+    overlap: dict[int, float]
+    threshold: float
+    shown: Sequence[tuple[NDArray[np.floating], NDArray[np.bool_], NDArray[np.bool_]]]
+    name: ClassVar[str] = "masks"
+
+    def to_dict(self) -> dict[str, Any]:
+        overlap = {str(noises): value for noises, value in self.overlap.items()}
+        return {"images": self.images, "intersection_over_union": overlap, "threshold": self.threshold}
+
+    def remarks(self) -> list[str]:
+        values = ", ".join(f"{value:.3f} with {noises_in_words(number)}" for number, value in self.overlap.items())
+        rival = f"a threshold on the brightness {self.threshold:.3f}"
+        return [f"masks of {self.images:,} held-out images: intersection over union {values}; {rival}"]
+
+    def section(self) -> Section:
+        facts = [
+            (noises_in_words(number).capitalize(), f"{value:.3f}", "intersection over union of the masks that are read")
+            for number, value in self.overlap.items()
+        ]
+        facts.append(("Threshold", f"{self.threshold:.3f}", "on the brightness of the image, best on training images"))
+        caption = "Held-out images, their masks, and the masks that are read in one evaluation."
+        shown = [Figure(self._sheet(), caption)] if self.shown else []
+        return Section("Masks it reads", [Facts(facts), *shown])
+
+    def _sheet(self) -> str:
+        columns = [Column("", [image, mask.astype(float), read.astype(float)]) for image, mask, read in self.shown]
+        return sheet(columns, rows=("image", "mask", "read"), name="masks")
+
+
+def read_masks(
+    config: RunConfig, learned: Batch, batch: Batch, fields: Mapping[int, torch.Tensor], channels: int
+) -> MaskReading:
+    """Compares the first channels of fields [N, P, H, W], by number of noises, with the contexts of held-out images."""
+    assert batch.context is not None
+    assert learned.context is not None
+    truth = (batch.context > 0).numpy()
+    read = {noises: (field[:, :channels] > 0).numpy() for noises, field in fields.items()}
+    most = max(read)
+    shown = [
+        (image, truth[n, 0], read[most][n, 0]) for n, image in enumerate(as_shown(config, batch.x_1.numpy()[:PICTURES]))
+    ]
+    overlap = {noises: _overlap(one, truth) for noises, one in read.items()}
+    return MaskReading(len(truth), overlap, _by_threshold(learned, batch), shown)
+
+
+def as_shown(config: RunConfig, images: NDArray[np.floating]) -> list[NDArray[np.floating]]:
+    """Images [N, C, H, W] in [-1, 1] as [H, W] or [H, W, 3] in [0, 1]; none of latents and of other channels."""
+    if images.ndim != 4 or not drawable(config) or config.data_are_latents:
+        return []
+    shown = (images.transpose(0, 2, 3, 1).clip(-1, 1) + 1) / 2
+    return [image.squeeze(-1) if image.shape[-1] == 1 else image for image in shown]
+
+
+def noises_in_words(number: int) -> str:
+    """A number of noises, for a person."""
+    return f"{number} noise{'s' * (number > 1)}"
+
+
+def _overlap(read: NDArray[np.bool_], truth: NDArray[np.bool_]) -> float:
+    union = (read | truth).sum()
+    return float((read & truth).sum() / union) if union else 1.0
+
+
+def _by_threshold(learned: Batch, batch: Batch) -> float:
+    """Overlap of held-out masks with a threshold on the brightness that is the best one on the training images."""
+    assert learned.context is not None
+    assert batch.context is not None
+    bright, masks = learned.x_1.mean(1, keepdim=True).numpy(), (learned.context > 0).numpy()
+    levels = np.linspace(bright.min(), bright.max(), THRESHOLDS + 2)[1:-1]
+    side, level = max(
+        ((side, level) for side in (1, -1) for level in levels),
+        key=lambda one: _overlap(np.broadcast_to(one[0] * (bright - one[1]) > 0, masks.shape), masks),
+    )
+    unseen, truth = batch.x_1.mean(1, keepdim=True).numpy(), (batch.context > 0).numpy()
+    return _overlap(np.broadcast_to(side * (unseen - level) > 0, truth.shape), truth)
+
+
 TOGETHER = 250
 """Images that are read at once."""
 MOST_IMAGES = 10_000
-ROWS, COLUMNS = 4, 6
+ROWS, COLUMNS = 2, 12
 """Of the pictures of images that are read wrong."""
 AVERAGED = 8
 """Noises whose codes are averaged before they are decoded."""
@@ -86,32 +182,23 @@ class LabelReading:
         most = ""
         if wrong.any():
             most = f"{self.names[row]} is read as {self.names[column]} most often ({wrong.max()} times). "
-        caption = f"Left: images by class and by the class that is read with {AVERAGED} noises. {most}"
-        caption += "Right: images that are read wrong, under the class that is read." if self.misread else ""
-        return Section("What it reads", [Facts(facts), Figure(self._chart(), caption.strip())])
+        caption = f"Shares of the images of a class, which is a row, by the class that is read with {AVERAGED} noises."
+        blocks: list[Block] = [
+            Facts(facts),
+            Figure(confusion_chart(self.confusion, self.names, "class that is read"), f"{caption} {most}".strip()),
+        ]
+        if self.misread:
+            blocks.append(Figure(self._wrong(), "Images that are read wrong, above the class that is read."))
+        return Section("What it reads", blocks)
 
-    def _chart(self) -> str:
-        count = len(self.names)
-        with mpl.rc_context(STYLE):
-            picture = Picture(figsize=(11.0, 4.6), layout="constrained")
-            left, right = np.asarray(picture.subfigures(1, 2)).tolist()
-            axes = left.subplots()
-            shares = self.confusion / self.confusion.sum(1, keepdims=True).clip(1)
-            axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
-            axes.set_xticks(range(count), self.names, rotation=45 if max(map(len, self.names)) > 2 else 0)
-            axes.set_yticks(range(count), self.names)
-            axes.set(xlabel="read", ylabel="class")
-            for row, column in np.argwhere(self.confusion > 0).tolist():
-                ink, number = "white" if shares[row, column] > 0.5 else INK, str(self.confusion[row, column])
-                axes.text(column, row, number, ha="center", va="center", color=ink, fontsize=8)
-            if self.misread:
-                grid = right.subplots(ROWS, COLUMNS, squeeze=False)
-                for axes in grid.flat:
-                    axes.set_axis_off()
-                for axes, (image, read) in zip(grid.flat, self.misread, strict=False):
-                    axes.imshow(image, cmap="gray", vmin=0, vmax=1)
-                    axes.set_title(self.names[read], fontsize=8, color=INK, pad=2)
-            return to_svg(picture)
+    def _wrong(self) -> str:
+        columns = [self.misread[column::COLUMNS] for column in range(min(COLUMNS, len(self.misread)))]
+        rows, places = len(columns[0]), list[Column]()
+        for column in columns:
+            images, names = [image for image, _ in column], [self.names[read] for _, read in column]
+            empty = rows - len(column)
+            places.append(Column("", [*images, *[None] * empty], [*names, *[""] * empty]))
+        return sheet(places, name="misread")
 
 
 def read_labels(flow: TrainedFlow, *, seed: int, progress: Callable[[str], None]) -> list[Reading]:

@@ -8,28 +8,25 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-import matplotlib as mpl
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure as Drawing
-from matplotlib.ticker import LogLocator, NullLocator
-from rich.box import SIMPLE
+import numpy as np
 from rich.table import Table as TerminalTable
 
-from moe.report.figures import INK, STYLE, to_svg
+from netsim.foundation.chart import Panel, chart
+from netsim.foundation.marks import BLUE, DASHED, DOTTED, GREEN, RED, SOFT, SOLID, Level, Line, Mark
 from netsim.foundation.page import Block, Facts, Figure, Section, Table, page
 from trainer.config.run import RunConfig
 from trainer.config.sample import ImageSample
 from trainer.evaluation.evaluation import Evaluation, Measured, evaluate
 from trainer.evaluation.judgement import COLUMNS, PANELS
 from trainer.flow.reward import Reward
-from trainer.observe.measurement import Measurement, MeasurementSpec, Progress
+from trainer.observe.measurement import FOOTER, Measurement, MeasurementSpec, Progress, figures_table
 from trainer.observe.units import scaled
 from trainer.sampling.draw import TrainedFlow
 
 SHARES = ("class_accuracy", "precision", "recall")
 """Figures of which more is better, from 0 to 1."""
-LINES = (("#0072b2", "o", "solid"), ("#d55e00", "s", (0, (4, 1.5))), ("#009e73", "D", (0, (1, 1))))
-FLOOR, GRID = "#5b6875", "#eef1f4"
+LINES = ((BLUE, "o", SOLID), (RED, "s", DASHED), (GREEN, "D", DOTTED))
+"""Colour, marker and dash of each sampler."""
 NO_PATHS = "samples follow no velocity: there is no straightness, no path energy, no likelihood and no Euler's method"
 """Said where the tokens of samples are drawn one after the other."""
 LEAST = 1e-6
@@ -62,7 +59,7 @@ def evaluation_page(found: Evaluation, *, run_dir: str, data: str, images: bool,
         sections,
         kicker=f"{data}; {found.checkpoint}, {found.num:,} samples of each set, seed {found.seed}"
         + (f", {under}" if (under := under_controls(found)) else ""),
-        footer="Every figure on this page is in the JSON of the same evaluation; nothing is loaded from a network.",
+        footer=FOOTER,
         verb="evaluate",
     )
 
@@ -102,19 +99,9 @@ def _facts(found: Evaluation, best: Measured, measure: str) -> list[tuple[str, s
 def table(found: Evaluation) -> Block:
     """All figures of all sets; the best of each distance stands out."""
     names = [name for name in COLUMNS if any(name in one.figures for one in found.results)]
-    costs = costs_of(found.results)
-    rows = [("real examples", *("" for _ in costs), *(cell(name, found.floor.get(name)) for name in names), "")]
-    rows += [
-        (
-            one.sampler,
-            *(written(one) for written in costs.values()),
-            *(cell(name, one.figures.get(name)) for name in names),
-            f"{1e3 * one.seconds_per_sample:.2g}",
-        )
-        for one in found.results
-    ]
+    columns, rows = _rows(found, names, "real examples")
     stands_out = set()
-    for column, name in enumerate(names, start=1 + len(costs)):
+    for column, name in enumerate(names, start=len(columns) - 1 - len(names)):
         chosen = max if name in (*SHARES, "reward") else min
         values = [one.figures.get(name) for one in found.results]
         stands_out.add((1 + values.index(chosen(value for value in values if value is not None)), column))
@@ -129,7 +116,18 @@ def table(found: Evaluation) -> Block:
     if guided:
         are = "are those" if len(guided) > 1 else "is that"
         caption += f" {' and '.join(guided)} {are} of samples with guidance {found.guidance:g}; all else is without."
-    return Table(("sampler", *costs, *(COLUMNS[name] for name in names), "ms"), rows, caption, best=stands_out)
+    return Table(columns, rows, caption, best=stands_out, dense=len(columns) > 10)
+
+
+def _rows(found: Evaluation, names: Sequence[str], real: str) -> tuple[list[str], list[list[str]]]:
+    """Columns of a table, and rows of the real examples and of each set of samples."""
+    costs = costs_of(found.results)
+    rows = [[real, *("" for _ in costs), *(cell(name, found.floor.get(name)) for name in names), ""]]
+    for one in found.results:
+        figures = (cell(name, one.figures.get(name)) for name in names)
+        spent = (written(one) for written in costs.values())
+        rows.append([one.sampler, *spent, *figures, f"{1e3 * one.seconds_per_sample:.2g}"])
+    return ["sampler", *costs, *(COLUMNS[name] for name in names), "ms"], rows
 
 
 def costs_of(results: Sequence[Measured]) -> dict[str, Callable[[Measured], str]]:
@@ -156,38 +154,18 @@ def _named(one: Measured) -> str:
 
 
 def _chart(found: Evaluation) -> str:
-    """Two panels with a line for each sampler, and the floor."""
-    with mpl.rc_context(STYLE):
-        figure = Drawing(figsize=(11.0, 4.2), layout="constrained")
-        for axes, (measure, title) in zip(figure.subplots(1, len(PANELS)), PANELS.items(), strict=True):
-            _panel(axes, found.results, measure, found.floor[measure])
-            axes.set_title(title, loc="left", fontsize=10.5, color=INK)
-            axes.set_xlabel("function evaluations of a sample")
-        figure.axes[0].legend(frameon=False, loc="best")
-        return to_svg(figure)
-
-
-def _panel(axes: Axes, results: Sequence[Measured], measure: str, floor: float) -> None:
-    axes.set(xscale="log", yscale="log")
-    axes.axhline(max(floor, LEAST), color=FLOOR, linewidth=1.2, linestyle=(0, (1, 2)), label="real examples")
-    for (sampler, group), (colour, marker, dashes) in zip(
-        groupby(results, key=lambda one: one.sampler), LINES, strict=False
-    ):
-        of_sampler = list(group)
-        evaluations = [one.evaluations for one in of_sampler]
-        distances = [max(one.figures[measure], LEAST) for one in of_sampler]
-        axes.plot(
-            evaluations, distances, color=colour, linestyle=dashes, linewidth=1.8, marker=marker, ms=5, label=sampler
-        )
-    numbers = sorted({one.evaluations for one in results})
-    axes.set_xticks(numbers, [str(number) for number in numbers])
-    axes.xaxis.set_minor_locator(NullLocator())
-    bottom, top = axes.get_ylim()
-    axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if top / bottom < 1e3 else (1.0,)))
-    axes.yaxis.set_minor_locator(NullLocator())
-    axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
-    axes.grid(axis="y", color=GRID, linewidth=0.8)
-    axes.set_axisbelow(True)
+    """A panel for each distance, with a line for each sampler, and the floor."""
+    panels = []
+    for place, (measure, title) in enumerate(PANELS.items()):
+        marks: list[Mark] = [Level(max(found.floor[measure], LEAST), "real examples", SOFT, DOTTED)]
+        groups = groupby(found.results, key=lambda one: one.sampler)
+        for (sampler, group), (colour, marker, dash) in zip(groups, LINES, strict=False):
+            points = np.array([(one.evaluations, max(one.figures[measure], LEAST)) for one in group])
+            marks.append(Line(points[:, 0], points[:, 1], colour, sampler, dash, marker))
+        ticks = {float(number): str(number) for number in sorted({one.evaluations for one in found.results})}
+        x, legend = "function evaluations of a sample", "" if place else "best"
+        panels.append(Panel(marks, title, x=x, log="xy", x_ticks=ticks, legend=legend))
+    return chart(panels, size=(11.0, 4.2), name="quality")
 
 
 MINOR = ("sliced_wasserstein", "energy_distance", "mmd")
@@ -225,33 +203,14 @@ class FlowMeasurement(Measurement):
 
     def table(self) -> TerminalTable:
         """A row for each set of samples, real examples above them."""
-        results, floor = self.evaluation.results, self.evaluation.floor
-        title = (
-            f"{self.evaluation.num:,} samples of {self.evaluation.checkpoint} against the data, by function "
-            "evaluations (NFE)"
-        )
-        shown = TerminalTable(box=SIMPLE, padding=(0, 1, 0, 0), show_edge=False, title=title, title_justify="left")
-        shown.add_column("sampler", no_wrap=True)
-        names = [name for name in COLUMNS if any(name in one.figures for one in results)]
+        found = self.evaluation
+        title = f"{found.num:,} samples of {found.checkpoint} against the data, by function evaluations (NFE)"
+        names = [name for name in COLUMNS if any(name in one.figures for one in found.results)]
         if "fid" in names:  # with all of them a line would be too long
             names = [name for name in names if name not in MINOR]
-        costs = costs_of(results)
-        for heading in (*costs, *(COLUMNS[name] for name in names), "ms"):
-            shown.add_column(heading, justify="right", no_wrap=True)
-        shown.add_row(
-            "real data", *("" for _ in costs), *(cell(name, floor.get(name)) for name in names), "", end_section=True
-        )
-        for place, one in enumerate(results, start=1):
-            figures = (cell(name, one.figures.get(name)) for name in names)
-            last = place < len(results) and results[place].sampler != one.sampler
-            shown.add_row(
-                one.sampler,
-                *(written(one) for written in costs.values()),
-                *figures,
-                f"{1e3 * one.seconds_per_sample:.2g}",
-                end_section=last,
-            )
-        return shown
+        columns, rows = _rows(found, names, "real data")
+        ends = [0, *(place for place in range(1, len(rows) - 1) if rows[place][0] != rows[place + 1][0])]
+        return figures_table(columns, rows, title=title, ends=ends)
 
     def remarks(self) -> list[str]:
         """What holds for every sampler."""

@@ -7,17 +7,16 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Any, ClassVar
 
-import matplotlib as mpl
 import numpy as np
 import torch
-from matplotlib.figure import Figure as Picture
 from numpy.typing import NDArray
 
-from moe.report.figures import STYLE, to_svg
+from netsim.foundation.chart import Panel, chart
+from netsim.foundation.marks import COLOURS, DASHED, GREY, Dots, Line, Mark
 from netsim.foundation.page import Facts, Figure, Section, Table
 from trainer.config.sample import ReactionSample
 from trainer.data.reactions import Reactions, laid_upon
-from trainer.evaluation.reading import Reading
+from trainer.evaluation.readings import Reading
 from trainer.sampling.draw import TrainedFlow
 from trainer.sampling.showing import reactions_of
 
@@ -202,26 +201,18 @@ def along(numbers: NDArray[np.int64], positions: Positions) -> list[float]:
 
 
 def parity(barriers: NDArray[np.float64]) -> str:
-    """SVG of drawn over true barriers [M, 2]."""
-    with mpl.rc_context(STYLE):
-        picture = Picture(figsize=(5.4, 3.7), layout="constrained")
-        axes = picture.subplots()
-        low, high = float(barriers.min()), float(barriers.max())
-        axes.plot([low, high], [low, high], color="#9aa3ab", linewidth=1)
-        axes.scatter(*barriers.T, s=18, linewidths=0, alpha=0.8)
-        axes.set(xlabel="true barrier, eV", ylabel="barrier of the drawn state, eV")
-        return to_svg(picture)
+    """Drawn over true barriers [M, 2]."""
+    ends = [float(barriers.min()), float(barriers.max())]
+    marks = [Line(ends, ends, GREY, width=1.0), Dots(*barriers.T, size=18, alpha=0.8)]
+    panel = Panel(marks, x="true barrier, eV", y="barrier of the drawn state, eV", grid="both")
+    return chart([panel], size=(5.4, 3.7), name="barriers")
 
 
 def ways_chart(ways: NDArray[np.float64]) -> str:
-    """SVG of energies [K, 2, points] by way of true and drawn states."""
-    with mpl.rc_context(STYLE):
-        picture = Picture(figsize=(5.4, 3.7), layout="constrained")
-        axes = picture.subplots()
-        for number, (true, drawn) in enumerate(ways):
-            axes.plot(drawn, color=f"C{number}")
-            axes.plot(true, color=f"C{number}", linestyle="dashed", linewidth=1)
-        middle = ways.shape[2] // 2
-        axes.set_xticks([0, middle, 2 * middle], ["reactant", "transition", "product"])
-        axes.set(ylabel="energy above the reactant, eV")
-        return to_svg(picture)
+    """Energies [K, 2, points] by way of true and drawn states."""
+    places, marks = np.arange(ways.shape[2]), list[Mark]()
+    for (true, drawn), colour in zip(ways, COLOURS, strict=False):
+        marks += [Line(places, drawn, colour), Line(places, true, colour, dash=DASHED, width=1.0)]
+    ticks = {0.0: "reactant", float(places[-1] // 2): "transition", float(places[-1]): "product"}
+    panel = Panel(marks, y="energy above the reactant, eV", x_ticks=ticks)
+    return chart([panel], size=(5.4, 3.7), name="ways")

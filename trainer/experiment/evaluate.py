@@ -19,9 +19,8 @@ from trainer.config.rules.drawing import of_drawn
 from trainer.config.rules.objection import refuse
 from trainer.config.run import RunConfig
 from trainer.config.sample import ExampleSample, FlowSample, ObjectSample, SurfaceSample
-from trainer.evaluation.few_shot.episodes import Episodes
-from trainer.evaluation.few_shot.features import in_words, measure_features, played_examples
-from trainer.evaluation.few_shot.measurement import FewShotMeasurement
+from trainer.evaluation.episodes import Episodes
+from trainer.evaluation.few_shot import FewShotMeasurement, in_words, measure_features, played_examples
 from trainer.evaluation.judgement import check_features
 from trainer.experiment.built.objects import builds_objects
 from trainer.flow.sampler import Dopri5, Segmented

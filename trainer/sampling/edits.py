@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -205,45 +205,21 @@ class PictureEdits:
     @classmethod
     def of(cls, pictures: Tensor, edits: Edits, row: int) -> Self:
         """Those of one row of a batch, whose pictures are [B, C, H, W]."""
-        inverted, corrected = edits.inversion_errors, edits.edit_errors
-        return cls(
-            picture=pictures[row],
-            edited=edits.edited[row],
-            reconstructed=edits.reconstructed[row],
-            fresh=edits.fresh[row],
-            coded=edits.coded[row],
-            inversion_errors=None if inverted is None else inverted[row],
-            edit_errors=None if corrected is None else corrected[row],
-            calls=edits.calls,
-        )
+        batch: dict[str, Any] = {name: values for name, values in vars(edits).items() if name != "calls"}
+        of_row: dict[str, Any] = {name: None if values is None else values[row] for name, values in batch.items()}
+        return cls(picture=pictures[row], calls=edits.calls, **of_row)
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, Tensor]) -> Self:
-        """What `arrays` gave."""
+        """The edits that `arrays` was called on."""
         inverted, drawn, *levels = arrays["calls"].tolist()
-        return cls(
-            arrays["picture"],
-            arrays["edited"],
-            arrays["reconstructed"],
-            arrays["fresh"],
-            arrays["coded"],
-            arrays.get("inversion_errors"),
-            arrays.get("edit_errors"),
-            Calls(inverted, drawn, tuple(levels)),
-        )
+        held: dict[str, Any] = {one.name: arrays.get(one.name) for one in fields(cls) if one.name != "calls"}
+        return cls(**held, calls=Calls(inverted, drawn, tuple(levels)))
 
     def arrays(self) -> dict[str, Tensor]:
         """All of it as tensors, to be kept in a file."""
         calls = torch.tensor([self.calls.inversion, self.calls.drawing, *self.calls.levels])
-        optional = {"inversion_errors": self.inversion_errors, "edit_errors": self.edit_errors}
-        return {
-            "picture": self.picture,
-            "edited": self.edited,
-            "reconstructed": self.reconstructed,
-            "fresh": self.fresh,
-            "coded": self.coded,
-            "calls": calls,
-        } | {name: values for name, values in optional.items() if values is not None}
+        return {name: values for name, values in {**vars(self), "calls": calls}.items() if values is not None}
 
 
 def write_pictures(out: Path, name: str, edits: PictureEdits, plan: EditPlan) -> None:

@@ -19,7 +19,7 @@ from trainer.config.run import RunConfig
 from trainer.config.task import ClusteringTaskConfig
 from trainer.data import SPLITS, Batch
 from trainer.evaluation.clustering import ClusteringMeasurement, clustered
-from trainer.evaluation.few_shot.features import in_words
+from trainer.evaluation.few_shot import in_words
 from trainer.flow.coupling.protocol import gathered
 from trainer.flow.objective import LossTerms
 from trainer.observe.measurement import MeasurementSpec, Progress

@@ -19,8 +19,8 @@ from trainer.config.run import RunConfig
 from trainer.config.sample import ExampleSample
 from trainer.config.task.representation import ContrastiveTaskConfig, DynamicClusters, NearestNeighbours
 from trainer.data import Batch
-from trainer.evaluation.few_shot.episodes import Episodes
-from trainer.evaluation.few_shot.features import in_words, measure_features, played_examples
+from trainer.evaluation.episodes import Episodes
+from trainer.evaluation.few_shot import in_words, measure_features, played_examples
 from trainer.flow.coupling.protocol import gathered_rows
 from trainer.flow.objective import LossTerms
 from trainer.model.contrastive import Contrastive

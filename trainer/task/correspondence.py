@@ -22,9 +22,8 @@ from trainer.config.sample import SurfaceSample
 from trainer.config.task import CorrespondenceTaskConfig
 from trainer.data import Batch
 from trainer.data.surfaces import Pair, SurfacePairs
-from trainer.evaluation.correspondence.matching import Features, matched, own_map
-from trainer.evaluation.correspondence.measurement import CorrespondenceMeasurement
-from trainer.evaluation.correspondence.pictures import show_pairs
+from trainer.evaluation.correspondence import Features, matched, own_map
+from trainer.evaluation.correspondence_page import CorrespondenceMeasurement, show_pairs
 from trainer.flow.objective import LossTerms
 from trainer.model.network import Network
 from trainer.observe.measurement import Measurement, MeasurementSpec, Progress

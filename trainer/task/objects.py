@@ -21,8 +21,8 @@ from netsim.foundation.files import replacing
 from trainer.config.run import RunConfig
 from trainer.config.sample import ObjectSample
 from trainer.config.task.trajectory_balance import ExponentRange, SingleConfig, TrajectoryBalanceTaskConfig
-from trainer.evaluation.pareto.figures import BEST, Exact, OfPreference, ParetoFigures, best_distinct, mean_pairwise
-from trainer.evaluation.pareto.measurement import ParetoMeasurement
+from trainer.evaluation.pareto import BEST, Exact, OfPreference, ParetoFigures, best_distinct, mean_pairwise
+from trainer.evaluation.pareto_page import ParetoMeasurement
 from trainer.model.mlp import Policy
 from trainer.model.network import Network
 from trainer.observe.measurement import Measurement, MeasurementSpec, Progress

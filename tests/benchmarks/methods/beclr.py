@@ -31,8 +31,8 @@ from tests.benchmarks.methods.plain_loop import rows, train
 from trainer.config.run import RunConfig
 from trainer.config.task.representation import DynamicClusters, NearestNeighbours
 from trainer.data import DigitsConfig, build
-from trainer.evaluation.few_shot.episodes import Episodes
-from trainer.evaluation.few_shot.measurement import METHODS, RIVAL, Shares, interval, play
+from trainer.evaluation.episodes import Episodes
+from trainer.evaluation.few_shot import METHODS, RIVAL, Shares, interval, play
 from trainer.model.autoencoder import Autoencoder
 from trainer.model.contrastive import Contrastive
 from trainer.model.network import NetworkSpec

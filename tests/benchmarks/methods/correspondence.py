@@ -43,8 +43,7 @@ from trainer.config.sample import SurfaceSample
 from trainer.data import Batch, build
 from trainer.data.spectra import distances
 from trainer.data.surfaces import Pair, SurfacePairs
-from trainer.evaluation.correspondence.matching import MEASURED, MatchedPair, matched, mirror_images, own_map
-from trainer.evaluation.correspondence.upsampling import nearest
+from trainer.evaluation.correspondence import MEASURED, MatchedPair, matched, mirror_images, nearest, own_map
 from trainer.model.build import build_model
 from trainer.task.correspondence import CorrespondenceTask, features_of
 

@@ -25,7 +25,7 @@ from tests.benchmarks.methods.bars import Bar, show
 from tests.benchmarks.methods.plain_loop import flow_task, train
 from trainer.config.rules.plan import plan_layout
 from trainer.data import Batch, build
-from trainer.evaluation.clip_reading import motion
+from trainer.evaluation.readings import motion
 from trainer.flow import Condition
 from trainer.flow.coupling import Pairs
 from trainer.flow.sampler import Euler

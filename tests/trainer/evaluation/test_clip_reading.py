@@ -11,7 +11,7 @@ from PIL import Image
 from tests.forked import ROOT
 from tests.trainer.untrained import untrained_run
 from trainer.__main__ import main
-from trainer.evaluation.clip_reading import motion
+from trainer.evaluation.readings import motion
 
 RUN = {
     "data": {"kind": "moving_pictures", "pictures": {"kind": "digits", "held_out": 30}, "pad": 4, "window": 12},

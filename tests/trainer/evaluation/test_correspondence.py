@@ -4,10 +4,12 @@ import json
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import numpy as np
 import pytest
 import torch
 
+from tests.forked import ROOT
 from tests.trainer.commands import refused
 from tests.trainer.task.test_correspondence import config, surfaces
 from tests.trainer.untrained import save_untrained
@@ -16,9 +18,16 @@ from trainer.config.sample import SurfaceSample
 from trainer.data.analytic_surfaces import analytic_pair, icosphere
 from trainer.data.surface_files import Surface, read_surface
 from trainer.data.surfaces import Pair
-from trainer.evaluation.correspondence.matching import matched, mirror_images, own_map
-from trainer.evaluation.correspondence.pictures import show_pairs
-from trainer.evaluation.correspondence.upsampling import Points, functional_map, point_map, upsampled
+from trainer.evaluation.correspondence import (
+    Points,
+    functional_map,
+    matched,
+    mirror_images,
+    own_map,
+    point_map,
+    upsampled,
+)
+from trainer.evaluation.correspondence_page import show_pairs
 
 HARD = {"eigenfunctions": 30, "waves": 60, "signatures": 60, "analytic": {"halvings": 2, "seed": 12}}
 
@@ -100,6 +109,7 @@ def test_the_verb_writes_figures_and_a_page(run_dir: Path, tmp_path: Path, capsy
     said = capsys.readouterr().out
     assert "vertices drawn by chance are off by" in said
     found = json.loads(out.read_text())
+    jsonschema.validate(found, json.loads((ROOT / "configs" / "schemas" / "correspondence.schema.json").read_text()))
     assert found["format"] == "flowfabric.correspondence/1"
     assert len(found["pairs"]) == 2
     assert len(found["maps"]) == 10

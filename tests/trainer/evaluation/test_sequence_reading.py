@@ -11,7 +11,7 @@ from tests.forked import ROOT
 from tests.trainer.untrained import untrained_run
 from trainer.__main__ import main
 from trainer.config.file import resolve
-from trainer.evaluation.sequence_reading import divergence
+from trainer.evaluation.readings import divergence
 
 FLOW = {"path": {"kind": "gumbel_softmax"}, "target": {"kind": "token"}, "objective": {"kind": "cross_entropy"}}
 

@@ -13,7 +13,7 @@ from tests.forked import ROOT
 from tests.trainer.task.enumeration import Enumerated, action_probabilities, total_variation
 from tests.trainer.task.test_trajectory_balance import OfStates, run_config
 from trainer.config.rules.plan import plan_layout
-from trainer.evaluation.pareto.measurement import ParetoMeasurement
+from trainer.evaluation.pareto_page import ParetoMeasurement
 from trainer.model.build import build_model
 from trainer.observe.measurement import MeasurementSpec
 from trainer.task import TrajectoryBalanceTask

@@ -12,8 +12,8 @@ from moe.price.traffic import Traffic
 from netsim.foundation.page import Block, Figure, Section, Table
 from netsim.foundation.refusal import Refusal
 from netsim.foundation.run_reference import ReferenceConfig
-from trainer.evaluation.steps.measured import Measured, ratio
-from trainer.evaluation.steps.pictures import errors_chart
+from trainer.evaluation.step_figures import StepFigures, ratio
+from trainer.evaluation.steps_page import errors_chart
 from trainer.experiment.report.part import Part, before_after_bars
 from trainer.experiment.report.run_files import RunFiles, shown
 from trainer.flow.sampler.protocol import StepsFile
@@ -30,7 +30,7 @@ def steps_part(files: RunFiles, path: Path) -> Part:
     """Gains of the searched times of steps."""
     check_made_of(path, Reference.of_run(ReferenceConfig(run=files.folder)).digest)
     file = StepsFile.read(path)
-    found = Measured.of(path, file)
+    found = StepFigures.of(path, file)
     search = file.made_by.get("search", "endpoint")
     few = min(found.grids, key=lambda number: abs(number - FEW))
     shares = {

@@ -71,7 +71,7 @@ class StepsStage(TaughtStage):
             yield from self._of_guidance(request, config, stages)
 
     def run(self, launch: Launch) -> int:  # noqa: ARG002  the verb asks the launcher itself
-        from trainer.evaluation.steps.run import run as search_steps
+        from trainer.evaluation.steps import run as search_steps
 
         return search_steps(self.request(), self.file)
 

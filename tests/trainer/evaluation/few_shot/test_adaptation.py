@@ -7,7 +7,7 @@ from scipy.optimize import linear_sum_assignment
 from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 
-from trainer.evaluation.few_shot.adaptation import KEPT, k_means, nearest, regressed, transported
+from trainer.evaluation.episodes import KEPT, k_means, nearest, regressed, transported
 
 EPISODES, WAYS, SHOTS, QUERIES, WIDTH = 3, 4, 2, 6, 5
 

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 import torch
 
-from trainer.evaluation.few_shot.episodes import Episodes
+from trainer.evaluation.episodes import Episodes
 
 LABELS = torch.arange(400) % 8
 

@@ -4,19 +4,22 @@ import json
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import numpy as np
 import pytest
 import torch
 
+from tests.forked import ROOT
 from tests.trainer.commands import refused
 from tests.trainer.untrained import untrained_run
 from trainer.__main__ import main
 from trainer.config.file import resolve
 from trainer.data import DigitsConfig, build, write_shards
-from trainer.evaluation.few_shot.episodes import Episodes
-from trainer.evaluation.few_shot.measurement import METHODS, RIVAL, interval, play
+from trainer.evaluation.episodes import Episodes
+from trainer.evaluation.few_shot import METHODS, RIVAL, interval, play
 from trainer.experiment.evaluate import play_run
 
+SCHEMA = json.loads((ROOT / "configs" / "schemas" / "few_shot.schema.json").read_text())
 AUTOENCODER: dict[str, Any] = {
     "model": {"kind": "autoencoder", "hidden": 8, "num_layers": 2, "latent_channels": 3},
     "data": {"kind": "digits"},
@@ -39,6 +42,7 @@ def test_episodes_are_played_printed_and_shown(
     out, page = tmp_path / "figures.json", tmp_path / "page.html"
     assert main(["evaluate", str(autoencoder), *FEW, str(out), "--page", str(page)]) == 0
     said, found = capsys.readouterr().out, json.loads(out.read_text())
+    jsonschema.validate(found, SCHEMA)
     assert found["format"] == "flowfabric.few_shot/1"
     assert found["examples"] == 360
     assert found["queries"] == [6] * 5

@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import pytest
 
-from trainer.evaluation.pareto.figures import Points, best_distinct, front, hypervolume, mean_pairwise, r2
+from trainer.evaluation.pareto import Points, best_distinct, front, hypervolume, mean_pairwise, r2
 
 
 def points_of(seed: int, num: int, objectives: int) -> Points:

@@ -8,7 +8,7 @@ from tests.trainer.evaluation.test_evaluation import TOY
 from trainer.config.rules.plan import plan_layout
 from trainer.config.run import RunConfig
 from trainer.evaluation.quality import energy_distance
-from trainer.evaluation.steps.measured import measured, ratio
+from trainer.evaluation.step_figures import measured, ratio
 from trainer.model.build import build_model
 from trainer.sampling.draw import TrainedFlow
 from trainer.sampling.fine_grid import Noises

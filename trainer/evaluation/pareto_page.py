@@ -8,24 +8,35 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import matplotlib as mpl
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.colors import to_rgb
-from matplotlib.figure import Figure as Drawing
-from matplotlib.lines import Line2D
 from numpy.typing import NDArray
-from rich.box import SIMPLE
 from rich.table import Table as TerminalTable
 
-from moe.report.figures import INK, STYLE, to_svg
+from netsim.foundation.chart import Panel, chart
+from netsim.foundation.marks import (
+    AMBER,
+    BLUE,
+    DASHED,
+    DOTTED,
+    GREEN,
+    GREY,
+    INK,
+    PINK,
+    RED,
+    SKY,
+    SOFT,
+    SOLID,
+    Dots,
+    Level,
+    Line,
+    Mark,
+)
 from netsim.foundation.page import Block, Facts, Figure, Section, Table, page
-from trainer.evaluation.pareto.figures import BEST, ParetoFigures, Points, cell, front, preference
-from trainer.observe.measurement import Measurement
+from trainer.evaluation.pareto import BEST, ParetoFigures, Points, cell, front, preference
+from trainer.observe.measurement import FOOTER, Measurement, figures_table
 
-HUES = ("#d55e00", "#0072b2", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
+HUES = (RED, BLUE, GREEN, PINK, AMBER, SKY)
 """Of the single objectives; between them colours are mixed."""
-FLOOR, GRID, REACHABLE = "#5b6875", "#eef1f4", "#c9d1d9"
 MOST_PANELS = 3
 """Pairs of objectives that are drawn."""
 
@@ -35,18 +46,18 @@ def pareto_page(found: ParetoFigures, *, run_dir: str, picture: bytes | None) ->
     sections = [Section("At a glance", [Facts(_facts(found))])]
     if len(found.names) > 1:
         sections.append(Section("The front that it reaches", [Figure(_fronts(found), _front_caption(found))]))
-        sections.append(Section("It builds what it is asked for", [Figure(_answers(found), _answers_caption(found))]))
+        sections.append(Section("It builds by the preference", [Figure(_answers(found), _answers_caption(found))]))
     if picture is not None:
         sections.append(Section("What it builds, cell by cell", [Figure(picture, _CELLS)]))
     sections.append(Section("By preference", [_table(found)]))
     return page(
-        f"What {run_dir} builds",
+        f"Objects built by {run_dir}",
         _finding(found),
         sections,
         kicker=f"{', '.join(found.names)}; {found.checkpoint}, {found.num:,} objects of each of "
         f"{len(found.preferences)} preferences, exponent {found.exponent:g}, seed {found.seed}"
         + (f"; rewards are {found.rewards_are}" if found.rewards_are else ""),
-        footer="Every figure on this page is in the JSON of the same evaluation; nothing is loaded from a network.",
+        footer=FOOTER,
         verb="evaluate",
     )
 
@@ -63,7 +74,7 @@ def _finding(found: ParetoFigures) -> str:
         found.mean(lambda one: one.exact and one.exact.total_variation),
         found.mean(lambda one: one.exact and one.exact.wanted),
     )
-    said = f"Its objects are worth {reward:.3f} by the preference they were asked for; those of even choices {even:.3f}"
+    said = f"Its objects are worth {reward:.3f} by their preference; those of even choices {even:.3f}"
     if variation is None:
         return f"{said}."
     return (
@@ -137,54 +148,51 @@ def _fronts(found: ParetoFigures) -> str:
     pairs = list(itertools.combinations(range(len(found.names)), 2))[:MOST_PANELS]
     weights = np.repeat([one.weights for one in found.preferences], found.num, axis=0)
     sets: list[tuple[str, Points, NDArray[np.float64] | None, tuple[int, int]]]
+    sets = [("" if place else "built", found.built, weights, pair) for place, pair in enumerate(pairs)]
     if len(pairs) == 1:
-        sets = [("built", found.built, weights, pairs[0]), ("even choices, as many", found.even, None, pairs[0])]
-    else:
-        sets = [("built" if place == 0 else "", found.built, weights, pair) for place, pair in enumerate(pairs)]
-    seen = [found.built, found.even] + ([] if found.reachable is None else [found.reachable])
-    least, most = (bound(np.concatenate(seen), axis=0) for bound in (np.min, np.max))
-    with mpl.rc_context(STYLE):
-        figure = Drawing(figsize=(11.0, 5.2 if len(sets) == 2 else 4.0), layout="constrained")
-        for axes, (title, points, asked, pair) in zip(figure.subplots(1, len(sets)), sets, strict=True):
-            _front_panel(axes, found, points, asked, pair)
-            axes.set_title(title, loc="left", fontsize=10.5, color=INK)
-            axes.set_xlabel(found.names[pair[0]])
-            axes.set_ylabel(found.names[pair[1]])
-            for bound, number in ((axes.set_xlim, pair[0]), (axes.set_ylim, pair[1])):
-                margin = 0.04 * max(most[number] - min(least[number], 0.0), 1e-3)
-                bound(min(least[number], 0.0) - margin, most[number] + margin)
-        _legend(figure, found.names)
-        return to_svg(figure)
+        sets.append(("even choices, as many", found.even, None, pairs[0]))
+    points = np.concatenate([found.built, found.even, *([] if found.reachable is None else [found.reachable])])
+    least, most = np.minimum(points.min(axis=0), 0.0), points.max(axis=0)
+    margin = 0.04 * np.maximum(most - least, 1e-3)
+    limits = [(float(low), float(high)) for low, high in zip(least - margin, most + margin, strict=True)]
+    panels = []
+    for number, (title, points, asked, (x, y)) in enumerate(sets):
+        marks = _front_marks(found, points, asked, [x, y])
+        if not number:
+            marks += [Dots([], [], HUES[k % len(HUES)], f"preference for {name}") for k, name in enumerate(found.names)]
+        names, legend = (found.names[x], found.names[y]), "" if number else "best"
+        panels.append(
+            Panel(
+                marks, title, x=names[0], y=names[1], x_limits=limits[x], y_limits=limits[y], grid="both", legend=legend
+            )
+        )
+    return chart(panels, size=(11.0, 5.2 if len(panels) == 2 else 4.0), name="fronts")
 
 
-def _front_panel(
-    axes: Axes,
-    found: ParetoFigures,
-    points: Points,
-    weights: NDArray[np.float64] | None,
-    pair: tuple[int, int],
-) -> None:
-    two = list(pair)
+def _front_marks(
+    found: ParetoFigures, points: Points, weights: NDArray[np.float64] | None, pair: Sequence[int]
+) -> list[Mark]:
+    """Objects by two rewards, the larger the more often built, coloured by the preferences they were built for."""
+    marks: list[Mark] = []
     if found.reachable is not None:
-        places = np.unique(found.reachable[:, two], axis=0)
-        axes.scatter(*places.T, s=7, color=REACHABLE, linewidths=0, zorder=1)
-    places, which, counts = np.unique(points[:, two], axis=0, return_inverse=True, return_counts=True)
+        x, y = np.unique(found.reachable[:, pair], axis=0).T
+        marks.append(Dots(x, y, GREY, size=7, alpha=0.5))
+    places, which, counts = np.unique(points[:, pair], axis=0, return_inverse=True, return_counts=True)
     which = which.reshape(-1)
-    if weights is None:
-        colours = np.array(to_rgb(FLOOR))
-    else:
+    sizes, order = 10 + 190 * np.sqrt(counts / max(len(points) / 8, counts.max())), np.argsort(-counts)
+    colours: Any = SOFT
+    if weights is not None:
         sums = np.stack([np.bincount(which, column, len(places)) for column in weights.T], axis=1)
-        colours = _mixed(sums / counts[:, None])
-    sizes = 10 + 190 * np.sqrt(counts / max(len(points) / 8, counts.max()))
-    order = np.argsort(-counts)
-    shown = colours[order] if colours.ndim == 2 else [colours]
-    axes.scatter(*places[order].T, s=sizes[order], c=shown, alpha=0.75, edgecolors="white", linewidths=0.5, zorder=3)
+        colours = _mixed(sums / counts[:, None])[order]
+    x, y = places[order].T
+    marks.append(Dots(x, y, colours, size=sizes[order], alpha=0.75))
     if len(found.names) == 2:
         if found.reachable is not None:
-            axes.plot(*_staircase(found.reachable).T, color=INK, linewidth=1.0, linestyle=(0, (4, 3)), zorder=4)
-        axes.plot(*_staircase(points).T, color=INK, linewidth=1.1, zorder=5)
-    axes.grid(color=GRID, linewidth=0.8)
-    axes.set_axisbelow(True)
+            x, y = _staircase(found.reachable).T
+            marks.append(Line(x, y, INK, dash=DASHED, width=1.0))
+        x, y = _staircase(points).T
+        marks.append(Line(x, y, INK, width=1.1))
+    return marks
 
 
 def _staircase(points: Points) -> Points:
@@ -198,42 +206,26 @@ def _staircase(points: Points) -> Points:
 
 def _answers(found: ParetoFigures) -> str:
     """A panel for each objective: its mean against its weight."""
-    with mpl.rc_context(STYLE):
-        figure = Drawing(figsize=(11.0, 3.6), layout="constrained")
-        weights = np.array([one.weights for one in found.preferences])
-        means = np.array([one.means for one in found.preferences])
-        panels: Sequence[Axes] = figure.subplots(1, len(found.names), squeeze=False)[0]
-        wanted = [one.exact.wanted_rewards for one in found.preferences if one.exact is not None]
-        for number, (axes, name) in enumerate(zip(panels, found.names, strict=True)):
-            order = np.argsort(weights[:, number], kind="stable")
-            at, colour = weights[order, number], HUES[number % len(HUES)]
-            joined = "solid" if len(found.names) == 2 else "none"
-            axes.axhline(found.even[:, number].mean(), color=FLOOR, linestyle=(0, (1, 2)), label="even choices")
-            axes.plot(at, means[order, number], color=colour, linestyle=joined, marker="o", ms=5, label="built")
-            if wanted:
-                exact = np.array(wanted)[order, number]
-                axes.plot(at, exact, color=INK, linestyle="none", marker="x", ms=6, label="wanted")
-            axes.set_title(f"mean {name}", loc="left", fontsize=10.5, color=INK)
-            axes.set_xlabel(f"weight of {name}")
-            axes.grid(axis="y", color=GRID, linewidth=0.8)
-            axes.set_axisbelow(True)
-        panels[0].legend(frameon=False, loc="best")
-        return to_svg(figure)
-
-
-def _legend(figure: Drawing, names: Sequence[str]) -> None:
-    """Says which colour stands for which single objective."""
-    handles = [
-        Line2D([], [], color=HUES[number % len(HUES)], marker="o", linestyle="none", label=f"asked for {name}")
-        for number, name in enumerate(names)
-    ]
-    figure.axes[0].legend(handles=handles, frameon=False, loc="best")
+    weights, means = (np.array([getattr(one, name) for one in found.preferences]) for name in ("weights", "means"))
+    wanted = np.array([one.exact.wanted_rewards for one in found.preferences if one.exact is not None])
+    panels = []
+    for number, name in enumerate(found.names):
+        order = np.argsort(weights[:, number], kind="stable")
+        at, colour = weights[order, number], HUES[number % len(HUES)]
+        marks: list[Mark] = [Level(float(found.even[:, number].mean()), "even choices", dash=DOTTED)]
+        dash = SOLID if len(found.names) == 2 else "none"
+        marks.append(Line(at, means[order, number], colour, "built", dash, "o"))
+        if len(wanted):
+            marks.append(Dots(at, wanted[order, number], INK, "wanted", 36, "x"))
+        legend = "" if number else "best"
+        panels.append(Panel(marks, f"mean {name}", x=f"weight of {name}", legend=legend))
+    return chart(panels, size=(11.0, 3.6), name="answers")
 
 
 def _mixed(weights: NDArray[np.float64]) -> NDArray[np.float64]:
     """Colours [N, 3] that mix those of the objectives by weights [N, K]."""
-    hues = np.array([to_rgb(HUES[number % len(HUES)]) for number in range(weights.shape[1])])
-    return np.clip(weights @ hues, 0.0, 1.0)
+    hues = [bytes.fromhex(HUES[number % len(HUES)][1:]) for number in range(weights.shape[1])]
+    return np.clip(weights @ (np.array([[*hue] for hue in hues]) / 255), 0.0, 1.0)
 
 
 @dataclass(frozen=True)
@@ -249,16 +241,10 @@ class ParetoMeasurement(Measurement):
         """A row for each preference, and their mean."""
         found = self.figures
         title = f"{found.num:,} objects of {found.checkpoint} for each preference, exponent {found.exponent:g}"
-        shown = TerminalTable(box=SIMPLE, padding=(0, 1, 0, 0), show_edge=False, title=title, title_justify="left")
         columns = found.columns()
-        shown.add_column(" ".join(found.names), no_wrap=True)
-        for heading in columns:
-            shown.add_column(heading, justify="right", no_wrap=True)
-        for place, one in enumerate(found.preferences, start=1):
-            cells = (cell(figure(one)) for figure in columns.values())
-            shown.add_row(preference(one), *cells, end_section=place == len(found.preferences))
-        shown.add_row("mean", *(cell(found.mean(figure)) for figure in columns.values()))
-        return shown
+        rows = [(preference(one), *(cell(figure(one)) for figure in columns.values())) for one in found.preferences]
+        rows.append(("mean", *(cell(found.mean(figure)) for figure in columns.values())))
+        return figures_table((" ".join(found.names), *columns), rows, title=title, ends=[len(rows) - 2])
 
     def remarks(self) -> list[str]:
         """The indicators of all preferences together, and what the columns are."""
@@ -288,6 +274,4 @@ class ParetoMeasurement(Measurement):
         return lines
 
     def page(self, run_dir: Path, picture: bytes | None) -> str:
-        from trainer.evaluation.pareto.measurement import pareto_page  # matplotlib takes a second to import
-
         return pareto_page(self.figures, run_dir=str(run_dir), picture=picture if self.figures.has_picture else None)

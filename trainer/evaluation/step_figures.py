@@ -43,14 +43,14 @@ class GridFigures:
 
 
 @dataclass(frozen=True)
-class Measured:
+class StepFigures:
     """Figures of the grids of a search by number of evaluations and kind, from so many fresh noises."""
 
     fresh: int
     grids: dict[int, dict[str, GridFigures]]
 
     @classmethod
-    def of(cls, path: Path, file: StepsFile) -> Measured:
+    def of(cls, path: Path, file: StepsFile) -> StepFigures:
         """Reads the figures in a file of grids."""
         try:
             grids = {
@@ -71,7 +71,7 @@ class Measured:
         return {"fresh": self.fresh, "grids": grids}
 
 
-def measured(found: Search, noises: Noises, searched: Tensor, fresh: Tensor, progress: Progress) -> Measured:
+def measured(found: Search, noises: Noises, searched: Tensor, fresh: Tensor, progress: Progress) -> StepFigures:
     """Measures all grids of a search, on the noises int64 that they were searched with and on fresh ones."""
     progress(f"following {len(fresh)} fresh noises through {found.nodes} steps")
     fine = [noises.ends(numbers, fine_times(found.nodes)) for numbers in (fresh, searched)]
@@ -89,7 +89,7 @@ def measured(found: Search, noises: Noises, searched: Tensor, fresh: Tensor, pro
             exact = times_of(tuple(range(evaluations + 1)), evaluations)
             listed = exact if kind == "uniform" else times_of(grid, found.nodes)
             grids[evaluations][kind] = GridFigures(listed, error, search_error, distance, chord_cost(found.cost, grid))
-    return Measured(len(fresh), grids)
+    return StepFigures(len(fresh), grids)
 
 
 def _squared(ends: Tensor, fine: Tensor) -> float:
@@ -101,27 +101,27 @@ def ratio(error: float, uniform: float) -> float:
     return error / uniform if uniform > 0 else 1.0
 
 
-def grids_table(file: StepsFile, found: Measured) -> Table:
+def grids_table(file: StepsFile, figures: StepFigures) -> Table:
     """A row for each grid: how far its ends are from those of the fine grid, and where its steps end."""
     title = (
-        f"steps against {file.made_by['nodes']} equal ones, guidance {file.guidance:g}, from {found.fresh:,} noises "
+        f"steps against {file.made_by['nodes']} equal ones, guidance {file.guidance:g}, from {figures.fresh:,} noises "
         "that no search has seen"
     )
-    shown = Table(box=SIMPLE, padding=(0, 1, 0, 0), show_edge=False, title=title, title_justify="left")
-    shown.add_column("NFE", justify="right")
-    shown.add_column("grid")
+    table = Table(box=SIMPLE, padding=(0, 1, 0, 0), show_edge=False, title=title, title_justify="left")
+    table.add_column("NFE", justify="right")
+    table.add_column("grid")
     for heading in ("error", "of uniform", "energy"):
-        shown.add_column(heading, justify="right", no_wrap=True)
-    shown.add_column("times")
-    for evaluations, kinds in found.grids.items():
-        for place, (kind, figures) in enumerate(kinds.items(), start=1):
-            shown.add_row(
+        table.add_column(heading, justify="right", no_wrap=True)
+    table.add_column("times")
+    for evaluations, kinds in figures.grids.items():
+        for place, (kind, one) in enumerate(kinds.items(), start=1):
+            table.add_row(
                 str(evaluations) if place == 1 else "",
                 kind,
-                f"{figures.error:.4g}",
-                f"{ratio(figures.error, kinds['uniform'].error):.3f}",
-                f"{figures.energy_distance:.4f}",
-                " ".join(f"{time:.3g}" for time in figures.times),
+                f"{one.error:.4g}",
+                f"{ratio(one.error, kinds['uniform'].error):.3f}",
+                f"{one.energy_distance:.4f}",
+                " ".join(f"{time:.3g}" for time in one.times),
                 end_section=place == len(kinds),
             )
-    return shown
+    return table

@@ -1,32 +1,73 @@
-"""Episodes played on some features beside the examples themselves: a table, lines below it and a page."""
+"""Episodes played on features beside the examples themselves: a table, lines below it and a page."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import matplotlib as mpl
 import numpy as np
 import torch
-from matplotlib.figure import Figure as Drawing
 from numpy.typing import NDArray
-from rich.box import SIMPLE
 from rich.table import Table as TerminalTable
 from torch import Tensor
 
-from moe.report.figures import INK, STYLE, to_svg
+import trainer.data
+from netsim.foundation.chart import Panel, chart
+from netsim.foundation.marks import BLUE, GREEN, RED, SOLID, Dots, Level, Line, Mark
 from netsim.foundation.page import Facts, Figure, Section, Table, page
-from trainer.evaluation.few_shot.adaptation import LEFT_AT, k_means, nearest, regressed, transported
-from trainer.evaluation.few_shot.episodes import Episodes
-from trainer.observe.measurement import Measurement, Progress
+from trainer.data import AnyConfig, Batch
+from trainer.evaluation.episodes import LEFT_AT, Episodes, k_means, nearest, regressed, transported
+from trainer.observe.measurement import FOOTER, Measurement, Progress, figures_table
 
-TOGETHER = 100
+MOST_EXAMPLES = 20_000
+TOGETHER = 250
+"""Examples whose features are computed at once."""
+
+
+def played_examples(data: AnyConfig, episodes: Episodes) -> Batch:
+    """The held-out examples that episodes are drawn from; raises a ValueError if they cannot be."""
+    episodes.check()
+    dataset = trainer.data.build(data)
+    batch = dataset.get(trainer.data.first_data_points(dataset, "held_out", MOST_EXAMPLES))
+    episodes.check_labels(batch.labels)
+    return batch
+
+
+@torch.no_grad()
+def measure_features(
+    extract: Callable[[Tensor], Tensor],
+    name: str,
+    batch: Batch,
+    episodes: Episodes,
+    *,
+    about: str,
+    checkpoint: str,
+    device: torch.device,
+    progress: Progress,
+) -> FewShotMeasurement:
+    """Plays episodes on features [B, W], called `name`, of examples [B, *D], and on these as they are.
+
+    `about` says in a few words what the examples are.
+    """
+    progress(f"features of {len(batch.x_1)} held-out examples")
+    parts = [extract(part.to(device)).float().flatten(1).cpu() for part in batch.x_1.split(TOGETHER)]
+    sets = {name: torch.cat(parts), "examples themselves": batch.x_1.float().flatten(1)}
+    shares = {each: play(values, batch.labels, episodes, progress) for each, values in sets.items()}
+    return FewShotMeasurement(checkpoint, about, len(batch.x_1), episodes, shares)
+
+
+def in_words(data: AnyConfig) -> str:
+    """Kind and place of data."""
+    return " ".join(str(word) for word in (data.kind, getattr(data, "path", None)) if word is not None)
+
+
+AT_ONCE = 100
 """Episodes that are played at once."""
 SURE = 1.96
 """Standard errors of a 95 % interval."""
-FLOOR, COLOURS = "#5b6875", ("#0072b2", "#d55e00", "#009e73")
+COLOURS = BLUE, RED, GREEN
 
 Classify = Callable[[Tensor, Tensor], Tensor]
 """From labelled examples [E, W, S, D] and queries [E, Q, D] to classes [E, Q]."""
@@ -66,7 +107,7 @@ def play(
     for shots, of_shots in shares.items():
         for name, classify in methods.items():
             progress(f"playing {episodes.num} episodes, {shots} labelled examples of a class, {name}")
-            parts = zip(drawn.shots[:, :, :shots].split(TOGETHER), drawn.queries.split(TOGETHER), strict=True)
+            parts = zip(drawn.shots[:, :, :shots].split(AT_ONCE), drawn.queries.split(AT_ONCE), strict=True)
             right = [(classify(features[few], features[asked]) == drawn.truth).double().mean(1) for few, asked in parts]
             of_shots[name] = torch.cat(right).numpy()
     return shares
@@ -116,16 +157,10 @@ class FewShotMeasurement(Measurement):
 
     def table(self) -> TerminalTable:
         title = f"{self.episodes.num} episodes of {self.episodes.ways} classes, {self.checkpoint}"
-        shown = TerminalTable(box=SIMPLE, padding=(0, 1, 0, 0), show_edge=False, title=title, title_justify="left")
-        for heading in ("features", "classified by"):
-            shown.add_column(heading, no_wrap=True)
-        for heading in self._headings():
-            shown.add_column(heading, justify="right", no_wrap=True)
-        for features in self.shares:
-            for name in METHODS:
-                last = name == list(METHODS)[-1]
-                shown.add_row(features, name, *self._cells(features, name), end_section=last)
-        return shown
+        columns = ("features", "classified by", *self._headings())
+        rows = [(features, name, *self._cells(features, name)) for features in self.shares for name in METHODS]
+        ends = range(len(METHODS) - 1, len(rows), len(METHODS))
+        return figures_table(columns, rows, title=title, words=2, ends=ends)
 
     def remarks(self) -> list[str]:
         queries = ", ".join(map(str, self.episodes.by_class))
@@ -147,9 +182,9 @@ class FewShotMeasurement(Measurement):
         shots = self.episodes.shots[0]
         plural = "s" * (shots > 1)
         return page(
-            f"What {run_dir} tells apart by a few examples",
+            f"Few-shot classification by {run_dir}",
             f"With {shots} labelled example{plural} of a class, {best} gains most over the {RIVAL}: "
-            f"{_points(gains[best])} points.",
+            f"{_points(gains[best])} points (95 %, {self.episodes.num} episodes).",
             [
                 Section("At a glance", [Facts(facts)]),
                 Section("What adaptation gains", [Figure(self._chart(), f"{self.remarks()[1]}. Lines: 95 %.")]),
@@ -158,7 +193,7 @@ class FewShotMeasurement(Measurement):
             ],
             kicker=f"{self.about}; {self.checkpoint}, {self.examples:,} held-out examples, {self.episodes.num} "
             f"episodes of {self.episodes.ways} classes, {self.remarks()[0]}",
-            footer="Every figure on this page is in the JSON of the same evaluation; nothing is loaded from a network.",
+            footer=FOOTER,
             verb="evaluate",
         )
 
@@ -173,25 +208,21 @@ class FewShotMeasurement(Measurement):
         return cells
 
     def _chart(self) -> str:
-        """A panel for each number of labelled examples; gains of the methods, by features."""
-        names: Sequence[str] = [name for name in METHODS if name != RIVAL]
-        with mpl.rc_context(STYLE):
-            figure = Drawing(figsize=(11.0, 3.6), layout="constrained")
-            panels = figure.subplots(1, len(self.episodes.shots), sharey=True, squeeze=False)[0]
-            for axes, shots in zip(panels, self.episodes.shots, strict=True):
-                for number, (features, colour) in enumerate(zip(self.shares, COLOURS, strict=False)):
-                    of_shots = self.shares[features][shots]
-                    gains = [interval(of_shots[name] - of_shots[RIVAL]) for name in names]
-                    places = np.arange(len(names)) + 0.2 * number
-                    means, halves = (100 * np.array(one) for one in zip(*gains, strict=True))
-                    axes.errorbar(means, places, xerr=halves, fmt="o", color=colour, label=features, ms=5)
-                axes.axvline(0, color=FLOOR, linewidth=1)
-                axes.set_yticks(range(len(names)), names)
-                axes.set_title(f"{shots} labelled of a class", loc="left", fontsize=10.5, color=INK)
-                axes.set_xlabel("gain in points")
-            panels[0].invert_yaxis()
-            figure.legend(*panels[0].get_legend_handles_labels(), frameon=False, loc="outside lower center", ncols=2)
-            return to_svg(figure)
+        """A panel for each number of labelled examples; gains of the methods with their intervals, by features."""
+        names, panels = [name for name in METHODS if name != RIVAL], []
+        for place, shots in enumerate(self.episodes.shots):
+            marks: list[Mark] = [Level(0, upright=True, dash=SOLID, width=1.0)]
+            for number, (features, colour) in enumerate(zip(self.shares, COLOURS, strict=False)):
+                of_shots = self.shares[features][shots]
+                for row, name in enumerate(names):
+                    mean, half = (100 * one for one in interval(of_shots[name] - of_shots[RIVAL]))
+                    y = row + 0.2 * number
+                    marks.append(Line([mean - half, mean + half], [y, y], colour, width=1.4))
+                    marks.append(Dots([mean], [y], colour, "" if row else features, 30))
+            title, legend = f"{shots} labelled of a class", "" if place else "best"
+            rows, limits = names if not place else (), (len(names) - 0.5, -0.5)
+            panels.append(Panel(marks, title, x="gain in points", rows=rows, y_limits=limits, grid="x", legend=legend))
+        return chart(panels, size=(11.0, 3.6), name="gains", share="y")
 
 
 def _points(gain: tuple[float, float]) -> str:

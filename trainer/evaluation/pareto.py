@@ -1,8 +1,6 @@
-"""The figures of a policy that builds objects, for several preferences.
+"""Figures of a policy that builds objects, for several preferences: rewards, Pareto front, indicators.
 
-The Pareto front and its indicators are of rewards that are to be large.
-
-Shape suffixes: N objects or points, K objectives or rewards, W weights.
+Rewards are to be large. Shape suffixes: N objects or points, K objectives or rewards, W weights.
 """
 
 from __future__ import annotations
