@@ -19,9 +19,9 @@ from moe.seeds import derive_seed, fold_in, uniform
 from netsim.foundation.refusal import Refusal
 from netsim.foundation.settings import Section
 from trainer.data.files import DataFiles
-from trainer.data.imbalance import Imbalance, ImbalanceConfig, kept
 from trainer.data.picture import Augment, AugmentConfig, check_augment
 from trainer.data.protocol import Batch, Listed, Split, shuffled_splits
+from trainer.data.subsets import Imbalance, ImbalanceConfig, kept
 
 NUM_DIGITS = 1797
 

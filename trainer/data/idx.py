@@ -17,10 +17,10 @@ from torch import Tensor
 from netsim.foundation.refusal import Refusal
 from netsim.foundation.settings import Section
 from trainer.data.files import DataFiles, found_once
-from trainer.data.imbalance import Imbalance, check_imbalance, kept
 from trainer.data.picture import Augment, check_augment
 from trainer.data.protocol import Batch, Listed
 from trainer.data.shard.index import ClassNames, check_class_names
+from trainer.data.subsets import Imbalance, check_imbalance, kept
 
 UNSIGNED_BYTES = 8
 """Type code of the magic number's third byte; the fourth is the number of dimensions."""

@@ -14,7 +14,6 @@ from moe.seeds import derive_seed
 from netsim.foundation.refusal import Refusal
 from netsim.foundation.settings import Section
 from trainer.data.files import DataFiles, found_once
-from trainer.data.imbalance import Imbalance, check_imbalance, kept
 from trainer.data.picture import (
     Augment,
     BadPicture,
@@ -31,6 +30,7 @@ from trainer.data.picture import (
 )
 from trainer.data.protocol import BadExamples, Batch, OfShapes
 from trainer.data.shard.index import check_held_out, largest
+from trainer.data.subsets import Imbalance, check_imbalance, kept
 
 
 class ImageFolderConfig(Section):

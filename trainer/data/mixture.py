@@ -29,8 +29,8 @@ from trainer.data.protocol import (
     id_of,
     source_of,
 )
-from trainer.data.revealed import Revealed, counts_of
 from trainer.data.shards import latents_of
+from trainer.data.subsets import Revealed, counts_of
 
 TOLERANCE = 1e-6
 """By which the sum of shares may miss 1."""

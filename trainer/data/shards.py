@@ -17,7 +17,6 @@ from torch import Tensor
 from netsim.foundation.refusal import Refusal
 from netsim.foundation.settings import Section
 from trainer.data.files import DataFiles, found_once
-from trainer.data.imbalance import Imbalance, check_imbalance, kept
 from trainer.data.picture import Augment, check_augment
 from trainer.data.protocol import BadExamples, Batch, Listed, OfShapes, shuffled_splits
 from trainer.data.sequences import one_hot
@@ -33,6 +32,7 @@ from trainer.data.shard.index import (
     check_held_out,
     completed,
 )
+from trainer.data.subsets import Imbalance, check_imbalance, kept
 
 Row = TypeVar("Row")
 

@@ -35,7 +35,7 @@ from trainer.data.mixture import Mixture, MixtureFile
 from trainer.data.order import BLOCK, Dealing
 from trainer.data.picture import AugmentConfig, augmented
 from trainer.data.protocol import SOURCE_BIT, TooManyBadExamples, id_of, source_of
-from trainer.data.revealed import counts_of
+from trainer.data.subsets import counts_of
 from trainer.data.text_windows import run_tokenizer
 from trainer.task import NextTokenTask
 

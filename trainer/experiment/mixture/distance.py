@@ -12,7 +12,7 @@ from torch import Tensor
 from moe.ot import exact, squared_euclidean
 from trainer.data import Dataset
 from trainer.data.order import keyed_order
-from trainer.data.revealed import KEY, counts_of, first_revealed
+from trainer.data.subsets import KEY, counts_of, first_revealed
 from trainer.model.feature_extractor.extractor import read_extractor
 
 MOST = 1_000
