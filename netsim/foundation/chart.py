@@ -61,6 +61,7 @@ class Panel:
         grid: Axes whose ticks have lines: "x", "y", "both" or empty.
         bare: Whether no axis is shown.
         equal: Whether a unit is as long on both axes.
+        pixels: Whether dots and lines are kept as pixels, as suits thousands of them.
     """
 
     marks: Sequence[Mark]
@@ -78,6 +79,7 @@ class Panel:
     grid: Literal["", "x", "y", "both"] = "y"
     bare: bool = False
     equal: bool = False
+    pixels: bool = False
 
     def draw(self, axes: Axes) -> None:
         """Draws axes and marks."""
@@ -85,6 +87,8 @@ class Panel:
             axes.grid(axis=self.grid)
         for mark in self.marks:
             mark.draw(axes)
+        for artist in (*axes.collections, *axes.lines) if self.pixels else ():
+            artist.set_rasterized(True)
         for name, one, limits, texts in (
             ("x", axes.xaxis, self.x_limits, self.x_ticks),
             ("y", axes.yaxis, self.y_limits, self.y_ticks or dict(enumerate(self.rows))),
@@ -168,7 +172,7 @@ def chart(
     from matplotlib.layout_engine import ConstrainedLayoutEngine
 
     with mpl.rc_context({**STYLE, "svg.hashsalt": name}):
-        figure = Figure(figsize=size, layout=ConstrainedLayoutEngine(wspace=gap))
+        figure = Figure(figsize=size, dpi=150, layout=ConstrainedLayoutEngine(wspace=gap))
         if title:
             figure.suptitle(textwrap.fill(title, 9 * round(size[0])), x=0.012, ha="left", weight="bold", size=13)
         columns = max(len(row) for row in rows)

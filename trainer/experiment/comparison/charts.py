@@ -1,18 +1,42 @@
-"""The charts of a comparison, as SVG that is the same for the same figures."""
+"""The charts of a comparison: quality against the cost of a sample, paths and steps, samples side by side."""
 
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from statistics import fmean, median
+from pathlib import Path
+from statistics import fmean
 
-import matplotlib as mpl
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.ticker import FixedFormatter, FixedLocator, LogLocator, NullLocator
+import numpy as np
+from numpy.typing import NDArray
 
-from moe.report.figures import INK, STYLE, to_svg
+from netsim.foundation.chart import Panel, bent, chart
+from netsim.foundation.marks import (
+    COLOURS,
+    DASHED,
+    FAINT,
+    GREY,
+    INK,
+    MARKERS,
+    SOLID,
+    Band,
+    Dots,
+    Level,
+    Line,
+    Mark,
+    Picture,
+    Rows,
+)
+from trainer.experiment.comparison.measurement import PER_CLASS, TRAJECTORIES, drawn
 from trainer.experiment.comparison.results import QUALITY, Comparison, Entry, SampleCost, spread
 from trainer.observe.units import scaled
+
+Array = NDArray[np.floating]
+NOTHING = "–"
+"""Of a network that has no such figure."""
+LEAST = 1e-6
+"""In place of a distance that is 0, which no logarithmic axis has."""
+ABREAST = 5
+"""Networks that share a row of samples at most."""
 
 
 @dataclass(frozen=True)
@@ -32,17 +56,10 @@ class CostAxis:
 
     def of(self, entry: Entry, evaluations: int) -> float | None:
         """The figure of a network's samples at so many evaluations of the field; None if unknown."""
+        if self is CALLS:  # which comparisons without costs have too
+            return float(evaluations)
         cost = entry.cost(evaluations)
         return None if cost is None else self.figure(cost)
-
-
-@dataclass(frozen=True)
-class CallAxis(CostAxis):
-    """Calls of the network, which are known of comparisons without costs too."""
-
-    def of(self, entry: Entry, evaluations: int) -> float | None:
-        del entry
-        return float(evaluations)
 
 
 def counted(value: float) -> str:
@@ -55,23 +72,18 @@ def microseconds(value: float) -> str:
     return f"{value:,.0f}" if value >= 1000 else f"{value:.3g}"
 
 
-CALLS = CallAxis("network calls", "network calls of a sample", lambda cost: float(cost.evaluations), "{:.0f}".format)
+CALLS = CostAxis("network calls", "network calls of a sample", lambda cost: float(cost.evaluations), "{:.0f}".format)
 
 
 def axes(comparison: Comparison) -> tuple[CostAxis, ...]:
     """The measures, those unknown of every network included; time is that of the first transport of the fabric."""
     transport = next(iter(transports(comparison)), None)
-    by = "" if transport is None else f", with {transport}"
+    drawn_by = "microseconds until a sample is drawn" + ("" if transport is None else f", with {transport}")
     return (
         CALLS,
-        CostAxis("multiply-adds", "multiply-adds of a sample", lambda cost: _float(cost.multiply_adds), counted),
+        CostAxis("multiply-adds", "multiply-adds of a sample", lambda cost: cost.multiply_adds, counted),
         CostAxis("bytes", "bytes that ranks send each other, for a sample", lambda cost: cost.sent_bytes, counted),
-        CostAxis(
-            "microseconds",
-            f"microseconds until a sample is drawn{by}",
-            lambda cost: cost.total_us(transport),
-            microseconds,
-        ),
+        CostAxis("microseconds", drawn_by, lambda cost: cost.total_us(transport), microseconds),
     )
 
 
@@ -83,103 +95,43 @@ def transports(comparison: Comparison) -> list[str]:
 
 def figures(comparison: Comparison, axis: CostAxis) -> list[float]:
     """Every figure of a measure that is known."""
-    return [
-        figure
-        for entry in comparison.entries
-        for number in entry.quality(comparison.measure)
-        if (figure := axis.of(entry, number)) is not None
-    ]
-
-
-def _float(value: int | None) -> float | None:
-    return None if value is None else float(value)
-
-
-COLOURS = (
-    *("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00"),
-    *("#56b4e9", "#1c2733", "#8c6d31", "#6a51a3", "#9e1b4a"),
-)
-"""Those of Okabe and Ito, which colour-blind readers can distinguish, without yellow, and four darker ones."""
-MARKERS, DASHES = "osD^vPX", ("solid", (0, (4, 1.5)))
-FLOOR, SOFT, GRID = "#e6eaee", "#5b6875", "#eef1f4"
-LABEL_POINTS = 12.5
-NOTHING = "–"
-"""Stands where a network has no such figure."""
-LEAST = 1e-6
-"""What is drawn of a distance that is 0."""
-
-
-def style(number: int) -> tuple[str, str, object]:
-    """Colour, marker and dashes of the network with a number from 0."""
-    return COLOURS[number % len(COLOURS)], MARKERS[number % len(MARKERS)], DASHES[number // len(COLOURS) % len(DASHES)]
+    costs = (axis.of(entry, at) for entry in comparison.entries for at in entry.quality(comparison.measure))
+    return [cost for cost in costs if cost is not None]
 
 
 def quality_chart(comparison: Comparison, axis: CostAxis = CALLS) -> str:
-    """Draws quality against the cost of a sample: a line for each network, its spread over the seeds, the floor.
+    """Quality against the cost of a sample: a line for each network, its spread over the seeds, the floor.
 
-    Points whose cost on this axis is not above 0 are left out.
+    What costs nothing is at the left edge.
     """
-    measure = comparison.measure
-    with mpl.rc_context(STYLE):
-        height = max(4.8, 1.6 + 0.26 * len(comparison.entries))
-        figure = Figure(figsize=(11.0, height))
-        axes = figure.add_axes((0.065, 0.62 / height, 0.71, 1 - 0.9 / height))
-        axes.set_yscale("log")
-        _scale(axes, comparison, axis)
-        mean, low, high = (max(value, LEAST) for value in spread(comparison.floor))
-        if high > low:
-            axes.axhspan(low, high, color=FLOOR, linewidth=0, zorder=0)
-        axes.axhline(mean, color=SOFT, linewidth=1, linestyle=(0, (2, 2)), zorder=1)
-        ends = []
-        for number, entry in enumerate(comparison.entries):
-            colour, marker, dashes = style(number)
-            points = [
-                (x, *spread([max(value, LEAST) for value in values]))
-                for at, values in entry.quality(measure).items()
-                if (x := axis.of(entry, at)) is not None
-            ]
-            if not points:
-                continue
-            xs, means, lows, highs = (list(values) for values in zip(*points, strict=True))
-            axes.fill_between(xs, lows, highs, color=colour, alpha=0.16, linewidth=0)
-            size = 4.5 if len(xs) > 1 else 8
-            axes.plot(xs, means, color=colour, linestyle=dashes, linewidth=1.8, marker=marker, markersize=size)
-            ends.append((xs[-1], means[-1], entry.name, colour))
-        _numbers(axes, comparison, axis)
-        _plain_decades(axes)
-        bottom, top = axes.get_ylim()
-        axes.set_ylim(bottom * (bottom / top) ** 0.06, top)
-        axes.grid(axis="y", color=GRID, linewidth=0.8)
-        axes.set_axisbelow(True)
-        axes.set_xlabel(axis.label)
-        axes.set_ylabel(QUALITY[measure])
-        ends.append((axes.get_xlim()[1], mean, "two sets of real samples", SOFT))
-        _label(axes, ends)
-        return to_svg(figure, salt=axis.name)
-
-
-def _scale(axes: Axes, comparison: Comparison, axis: CostAxis) -> None:
-    """Makes the horizontal axis logarithmic, and linear next to a cost of 0."""
-    xs = figures(comparison, axis)
-    if min(xs) == 0:
-        axes.set_xscale("symlog", linthresh=min(x for x in xs if x > 0), linscale=0.3)
-    else:
-        axes.set_xscale("log")
-
-
-def _numbers(axes: Axes, comparison: Comparison, axis: CostAxis) -> None:
-    """Sets the limits and the numbers of the horizontal axis."""
-    xs = figures(comparison, axis)
-    least, most = min(x for x in xs if x > 0), max(xs)
+    known = figures(comparison, axis)
+    least = min(cost for cost in known if cost > 0)
+    edge = least / 4
+    mean, low, high = (max(value, LEAST) for value in spread(comparison.floor))
+    marks: list[Mark] = [Level(low, colour=FAINT, to=high), Level(mean, "two sets of real samples")]
+    for number, entry in enumerate(comparison.entries):
+        points = [
+            (cost or edge, *spread([max(value, LEAST) for value in values]))
+            for at, values in entry.quality(comparison.measure).items()
+            if (cost := axis.of(entry, at)) is not None
+        ]
+        if points:
+            x, means, lows, highs = zip(*points, strict=True)
+            dash = DASHED if number // len(COLOURS) % 2 else SOLID
+            marks.append(Band(x, lows, highs, colour_of(number)))
+            marks.append(Line(x, means, colour_of(number), entry.name, dash, MARKERS[number % len(MARKERS)]))
+    ticks = {cost: _short(cost) for cost in _round_numbers(least, max(known))}
     if axis is CALLS:
-        axes.xaxis.set_major_locator(FixedLocator(comparison.evaluations))
-        axes.xaxis.set_major_formatter(FixedFormatter([str(number) for number in comparison.evaluations]))
-    else:
-        axes.xaxis.set_major_locator(FixedLocator([0.0, *_round_numbers(least, most)]))
-        axes.xaxis.set_major_formatter(lambda value, _: _short(value))
-    axes.xaxis.set_minor_locator(NullLocator())
-    margin = (most / least) ** 0.03 if most > least else 2.0
-    axes.set_xlim(0.0 if min(xs) == 0 else least / margin**2, most * margin)
+        ticks = {float(number): str(number) for number in comparison.evaluations}
+    if min(known) == 0:
+        ticks[edge] = "0"
+    panel = Panel(marks, x=axis.label, y=QUALITY[comparison.measure], log="xy", x_ticks=ticks, legend="right")
+    return chart([panel], size=(11.0, max(4.8, 1.6 + 0.26 * len(comparison.entries))), name=axis.name)
+
+
+def colour_of(number: int) -> str:
+    """Colour of the network with a number from 0."""
+    return COLOURS[number % len(COLOURS)]
 
 
 def _short(value: float) -> str:
@@ -200,107 +152,83 @@ def _round_numbers(low: float, high: float) -> list[float]:
     return numbers
 
 
-def _plain_decades(axes: Axes) -> None:
-    """Numbers such as 0.2 and 1, where a logarithmic axis would write powers."""
-    bottom, top = axes.get_ylim()
-    axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if top / bottom < 1e3 else (1.0,)))
-    axes.yaxis.set_minor_locator(NullLocator())
-    axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
-
-
-def _label(axes: Axes, ends: Sequence[tuple[float, float, str, str]]) -> None:
-    """Names lines at their ends, on the right of the axes, each at least a line of text from the next."""
-    figure = axes.figure
-    box = axes.get_window_extent()
-    points = 72 / figure.dpi
-    left, right = box.x0 * points, box.x1 * points
-    places = [axes.transData.transform((x, y)) * points for x, y, _, _ in ends]
-    marked = [(float(x), float(y), name, colour) for (x, y), (_, _, name, colour) in zip(places, ends, strict=True)]
-    marked.sort(key=lambda one: one[1])
-    heights = _apart([one[1] for one in marked], LABEL_POINTS, box.y0 * points, box.y1 * points)
-    for (x, y, name, colour), height in zip(marked, heights, strict=True):
-        axes.annotate(
-            name,
-            xy=(x - left, y - box.y0 * points),
-            xycoords="axes points",
-            xytext=(right - left + 26, height - box.y0 * points),
-            textcoords="axes points",
-            color=colour,
-            va="center",
-            weight="normal" if colour == SOFT else "bold",
-            fontsize=9.5,
-            arrowprops={
-                "arrowstyle": "-",
-                "color": colour,
-                "linewidth": 0.7,
-                "relpos": (0.0, 0.5),
-                "shrinkA": 2,
-                "shrinkB": 3,
-            },
-            annotation_clip=False,
-        )
-
-
-def _apart(wanted: Sequence[float], gap: float, low: float, high: float) -> list[float]:
-    """Rising heights near those wanted, rising too, at least a gap apart and between two bounds if there is room.
-
-    Runs of neighbours that would overlap are centred on the mean of what they want.
-    """
-    groups: list[list[float]] = []
-    for height in wanted:
-        groups.append([height])
-        while len(groups) > 1 and _first(groups[-1], gap, low, high) < _last(groups[-2], gap, low, high) + gap:
-            groups[-2:] = [groups[-2] + groups[-1]]
-    return [_first(group, gap, low, high) + gap * place for group in groups for place in range(len(group))]
-
-
-def _first(group: Sequence[float], gap: float, low: float, high: float) -> float:
-    extent = gap * (len(group) - 1)
-    return max(low, min(sum(group) / len(group) - extent / 2, high - extent))
-
-
-def _last(group: Sequence[float], gap: float, low: float, high: float) -> float:
-    return _first(group, gap, low, high) + gap * (len(group) - 1)
-
-
 def bars(comparison: Comparison) -> str:
-    """Draws straightness, path energy and, where compared, step time: a bar for each network, a dot for each seed."""
+    """Straightness, path energy and, where compared, step time: a bar for each network, a dot for each seed."""
     entries = comparison.entries
-    panels: list[tuple[str, Callable[[Sequence[float]], float], list[list[float]]]] = [
-        ("straightness of the paths\n0: straight", fmean, [entry.path_figure("straightness") for entry in entries]),
-        ("path energy\n|: what their ends need", fmean, [entry.path_figure("path_energy") for entry in entries]),
+    names = bent([entry.name for entry in entries])
+    shown = [
+        ("straightness of the paths", "0: straight", [entry.path_figure("straightness") for entry in entries]),
+        ("path energy", "|: what their ends need", [entry.path_figure("path_energy") for entry in entries]),
+        ("time of an optimiser step, ms", "", [comparison.step_times(entry) for entry in entries]),
     ]
-    times = [comparison.step_times(entry) for entry in entries]
-    if any(times):
-        panels.append(("time of an optimiser step, ms", median, times))
-    needed = [entry.path_figure("transport_cost") for entry in entries]
-    with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(11.0, 1.0 + 0.34 * len(entries)), layout="constrained")
-        for axes, (title, middle, seeds) in zip(figure.subplots(1, len(panels), sharey=True), panels, strict=True):
-            _panel(axes, middle, seeds)
-            axes.set_title(title, loc="left", fontsize=10)
-        first, energy, *_ = figure.axes
-        costs = [fmean(values) if values else math.nan for values in needed]
-        energy.scatter(costs, range(len(entries)), marker="|", s=190, color=INK, linewidth=1.6, zorder=4)
-        first.set_yticks(range(len(entries)), [entry.name for entry in entries])
-        first.set_ylim(len(entries) - 0.45, -0.55)
-        return to_svg(figure)
-
-
-def _panel(axes: Axes, middle: Callable[[Sequence[float]], float], seeds: Sequence[Sequence[float]]) -> None:
-    reach = max((max(values) for values in seeds if values), default=0.0) or 1.0
-    for row, values in enumerate(seeds):
-        if not values:
-            axes.annotate(NOTHING, (0, row), (7, 0), textcoords="offset points", va="center", fontsize=9)
+    panels = []
+    for title, note, seeds in shown:
+        if title.startswith("time") and not any(seeds):
             continue
-        colour, _, _ = style(row)
-        axes.barh(row, middle(values), color=colour, alpha=0.85, height=0.6)
-        axes.scatter(values, [row] * len(values), s=11, color="white", edgecolor=INK, linewidth=0.7, zorder=3)
-        axes.annotate(
-            f"{middle(values):.3g}", (max(values), row), (7, 0), textcoords="offset points", va="center", fontsize=9
+        texts = [f"{fmean(values):.3g}" if values else NOTHING for values in seeds]
+        marks: list[Mark] = [Rows(seeds, texts, [colour_of(number) for number in range(len(entries))])]
+        if title == "path energy":
+            needed = [entry.path_figure("transport_cost") for entry in entries]
+            least = [fmean(values) if values else math.nan for values in needed]
+            marks.append(Dots(least, range(len(entries)), INK, size=190, marker="|"))
+        panels.append(Panel(marks, title, note, rows=names, grid="x"))
+    return chart(panels, size=(11.0, 1.2 + 0.34 * len(entries)), name="paths", share="y", gap=0.05)
+
+
+def pictures(entries: Sequence[Entry], real: Array) -> list[str]:
+    """Samples of few and of many evaluations, in several pictures, and of points in the plane trajectories."""
+    rows = -(-len(entries) // ABREAST)
+    abreast = -(-len(entries) // rows)
+    side = 10.4 / max(4, abreast)
+    columns = [_column(entry, real, colour_of(number)) for number, entry in enumerate(entries)]
+    found = []
+    for first in range(0, len(entries), abreast):
+        some = columns[first : first + abreast]
+        some += [[Panel((), bare=True)] * 3] * (max(4, abreast) - len(some))
+        panels = list(zip(*some, strict=False))  # paths are shown where all networks of the row have them
+        high, wide = (
+            (1, 1) if real.ndim == 2 else _sheet(drawn(Path(entries[first].outcomes[0].run_dir))["few"]).shape[:2]
         )
-    axes.set_xlim(0, 1.22 * reach)
-    axes.tick_params(axis="y", length=0)
-    axes.spines["left"].set_visible(False)
-    axes.grid(axis="x", color=GRID, linewidth=0.8)
-    axes.set_axisbelow(True)
+        found.append(chart(*panels, size=(11.0, len(panels) * (side * high / wide + 0.5)), name=f"samples {first}"))
+    return found
+
+
+def _column(entry: Entry, real: Array, colour: str) -> list[Panel]:
+    """Panels of one network, from top to bottom."""
+    sets = drawn(Path(entry.outcomes[0].run_dir))
+    few, many = (f"{number} evaluation{'s' * (number > 1)}" for number in map(int, sets["evaluations"]))
+    (name,) = bent([entry.name], 22)
+    if real.ndim > 2:
+        return [
+            Panel([Picture(_sheet(sets["few"]))], name, few, bare=True),
+            Panel([Picture(_sheet(sets["many"]))], "", many, bare=True),
+        ]
+    reach = 1.25 * float(np.quantile(np.abs(real), 0.999))
+    behind = Dots(real[:, 0], real[:, 1], FAINT, size=4, edge="none")
+
+    def panel(marks: Sequence[Mark], title: str, note: str, reach: float = reach) -> Panel:
+        limits = -reach, reach
+        return Panel(
+            (behind, *marks), title, note, x_limits=limits, y_limits=limits, bare=True, equal=True, pixels=True
+        )
+
+    def cloud(points: Array) -> list[Mark]:
+        return [Dots(points[:, 0], points[:, 1], colour, size=4, alpha=0.65, edge="none")]
+
+    panels = [panel(cloud(sets["few"]), name, few), panel(cloud(sets["many"]), "", many)]
+    if TRAJECTORIES in sets:
+        states = sets[TRAJECTORIES]
+        marks: list[Mark] = [Line(states[:, :, 0], states[:, :, 1], colour, width=0.7, alpha=0.75)]
+        for state, look in ((states[0], GREY), (states[-1], INK)):
+            marks.append(Dots(state[:, 0], state[:, 1], look, size=6, edge="none"))
+        panels.append(panel(marks, "", f"paths, {many}", max(reach, 1.02 * float(np.abs(states[0]).max()))))
+    return panels
+
+
+def _sheet(images: Array) -> Array:
+    """Images [N, C, H, W] from -1 to 1 below and beside each other, [H, W] or [H, W, 3] from 0 to 1."""
+    cells = np.pad(np.clip((images + 1) / 2, 0, 1), ((0, 0), (0, 0), (0, 1), (0, 1)), constant_values=1.0)
+    columns = len(cells) // PER_CLASS
+    lines = [np.concatenate(list(line), axis=-1) for line in cells.reshape(PER_CLASS, columns, *cells.shape[1:])]
+    canvas = np.concatenate(lines, axis=-2).transpose(1, 2, 0)
+    return canvas.squeeze(-1) if canvas.shape[-1] == 1 else canvas

@@ -1,32 +1,67 @@
-"""The tables of a comparison, the floor above the networks and the best of each column marked."""
+"""The finding and the tables of a comparison, the floor above the networks and the best of each column marked."""
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from statistics import fmean, median
-from typing import NamedTuple
 
 from netsim.foundation.page import Facts, Note, Table
-from trainer.experiment.comparison.charts import axes, counted, figures, microseconds, transports
+from trainer.experiment.comparison.charts import NOTHING, axes, counted, figures, microseconds, transports
 from trainer.experiment.comparison.results import QUALITY, Comparison, Entry, SampleCost, spread
 
-NOTHING = "–"
 FLOOR = "two sets of real samples"
 NAMED = 3
 """Networks that a sentence names at most."""
+MARKED = "Blue: the best of a column, and what is as near to the data as real samples are to each other."
 
 
-class Column(NamedTuple):
+@dataclass(frozen=True)
+class Column:
     """A figure of all networks.
 
     Attributes:
-        figure: of a network; None where it has none.
-        good: figures up to it stand out, as does the least in any case; None: nothing does.
+        values: of a network with each seed; empty where it has none.
+        written: of the values.
+        middle: of the values, by which networks are compared.
+        good: middles up to it stand out, as does the least in any case; None: nothing does.
+        floor: text of two sets of real samples.
     """
 
     heading: str
-    figure: Callable[[Entry], float | None]
-    written: Callable[[float], str]
+    values: Callable[[Entry], Sequence[float]]
+    written: Callable[[Sequence[float]], str]
+    middle: Callable[[Sequence[float]], float] = fmean
     good: float | None = -math.inf
+    floor: str = NOTHING
+
+
+def _table(
+    comparison: Comparison, columns: Sequence[Column], caption: str, *, corner: str = "method", dense: bool = False
+) -> Table:
+    """A row for each network, and one for the floor if any column has it; columns without a figure are left out."""
+    columns = [column for column in columns if any(column.values(entry) for entry in comparison.entries)]
+    rows, best = list[tuple[str, ...]](), set[tuple[int, int]]()
+    if any(column.floor != NOTHING for column in columns):
+        rows.append((FLOOR, *(column.floor for column in columns)))
+    above = len(rows)
+    cells = [[column.values(entry) for column in columns] for entry in comparison.entries]
+    for entry, row in zip(comparison.entries, cells, strict=True):
+        texts = (column.written(values) if values else NOTHING for column, values in zip(columns, row, strict=True))
+        rows.append((entry.name, *texts))
+    for place, column in enumerate(columns):
+        middles = [column.middle(row[place]) if row[place] else math.inf for row in cells]
+        least = rows[above + middles.index(min(middles))][place + 1]
+        if column.good is not None and len(cells) > 1:
+            best |= {
+                (above + row, place + 1)
+                for row, value in enumerate(middles)
+                if value <= column.good or rows[above + row][place + 1] == least
+            }
+    return Table((corner, *(column.heading for column in columns)), rows, caption, best=best, dense=dense)
+
+
+def _middle(form: str, middle: Callable[[Sequence[float]], float] = fmean) -> Callable[[Sequence[float]], str]:
+    return lambda values: form.format(middle(values))
 
 
 def finding(comparison: Comparison) -> str:
@@ -47,8 +82,7 @@ def _nearest(comparison: Comparison, evaluations: int, floor: float) -> str:
         return f"{ranked[0][0].name} comes nearest to the data ({ranked[0][1]:.3g})"
     others = len(near) - NAMED
     names = [*near[:NAMED], f"{others} other{'s' * (others > 1)}"] if others > 0 else near
-    listed = names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
-    return f"{listed} {'are' if len(names) > 1 else 'is'} as near to the data as real samples"
+    return f"{_listed(names)} {'are' if len(names) > 1 else 'is'} as near to the data as real samples"
 
 
 def _with(*numbers: int) -> str:
@@ -68,134 +102,81 @@ def facts(comparison: Comparison) -> Facts:
 
 def glance(comparison: Comparison) -> Table:
     """The figures that a choice is made by: means over the seeds, or medians of times."""
+    floor = fmean(comparison.floor)
     columns = [
-        Column(f"at {number}", _quality(comparison, number), _distance, fmean(comparison.floor))
+        Column(f"at {number}", _quality(comparison, number), _mean_distance, good=floor, floor=f"{floor:.3f}")
         for number in shown_numbers(comparison)
     ]
+    wrong = [value for entry in comparison.entries for value in _wrong_class(entry)]
     columns += [
-        Column("wrong class", _wrong_class, "{:.1%}".format),
-        Column("straightness", _of_paths("straightness"), "{:.3f}".format),
-        Column("path energy", _of_paths("path_energy"), "{:.2f}".format),
-        Column("step, ms", lambda entry: _median(comparison.step_times(entry)), "{:.1f}".format),
+        Column("wrong class", _wrong_class, _middle("{:.1%}")),
+        Column("straightness", lambda entry: entry.path_figure("straightness"), _middle("{:.3f}")),
+        Column("path energy", lambda entry: entry.path_figure("path_energy"), _middle("{:.2f}")),
+        Column("step, ms", comparison.step_times, _middle("{:.1f}", median), median),
     ]
-    floor = f"{fmean(comparison.floor):.3f}"
-    columns = [column for column in columns if any(column.figure(entry) is not None for entry in comparison.entries)]
-    empty = [NOTHING] * (len(columns) - len(shown_numbers(comparison)))
-    rows, best = _rows(comparison, columns)
     judged = (
         " Wrong class: share of the samples, drawn with guidance and the most evaluations, that a classifier of the "
         "data takes for another class."
     )
-    classes = judged if any(column.heading == "wrong class" for column in columns) else ""
-    return Table(
-        ("method", *(column.heading for column in columns)),
-        [(FLOOR, *(floor for _ in shown_numbers(comparison)), *empty), *rows],
+    pathless = [entry.name for entry in comparison.entries if not entry.path_figure("straightness")]
+    unmoved = f" {', '.join(pathless)}: tokens are drawn one after the other, which are no paths." if pathless else ""
+    return _table(
+        comparison,
+        columns,
         f"At N: {QUALITY[comparison.measure]} of samples drawn in N function evaluations, means over the seeds; "
-        f"medians of times. {_MARKED}{classes}{_unmoved(comparison)}",
-        best={(row + 1, column) for row, column in best},
+        f"medians of times. {MARKED}{judged if wrong else ''}{unmoved}",
     )
 
 
-def _median(values: Sequence[float]) -> float | None:
-    return median(values) if values else None
-
-
-def _unmoved(comparison: Comparison) -> str:
-    """Which networks have no paths, in a sentence; empty if all have."""
-    names = [entry.name for entry in comparison.entries if not entry.path_figure("straightness")]
-    return f" {', '.join(names)}: tokens are drawn one after the other, which are no paths." if names else ""
-
-
 def budget(comparison: Comparison) -> Table:
-    """What each network cost."""
-    columns = [
-        Column("steps in all", lambda entry: float(entry.steps), "{:,.0f}".format, None),
-        Column("training, s", lambda entry: entry.median(lambda one: one.training_s), "{:.0f}".format, None),
-        Column("pairs drawn", lambda entry: float(entry.pairs) or None, "{:,.0f}".format, None),
-        Column("preparing, s", lambda entry: entry.median(lambda one: one.preparing_s) or None, "{:.0f}".format, None),
-    ]
-    rows, _ = _rows(comparison, columns)
-    return Table(
-        ("method", *(column.heading for column in columns)),
-        rows,
+    """Training and preparation of each network."""
+
+    def seconds(name: str, heading: str) -> Column:
+        def values(entry: Entry) -> list[float]:
+            found = [getattr(outcome, name) for outcome in entry.outcomes]
+            return found if median(found) else []
+
+        return Column(heading, values, _middle("{:.0f}", median), median, None)
+
+    return _table(
+        comparison,
+        [
+            Column("steps in all", lambda entry: [entry.steps], _middle("{:,.0f}"), good=None),
+            seconds("training_s", "training, s"),
+            Column("pairs drawn", lambda entry: [entry.pairs] if entry.pairs else [], _middle("{:,.0f}"), good=None),
+            seconds("preparing_s", "preparing, s"),
+        ],
         "Steps and training include what came before: those of a student include its teachers'. Preparing is drawing "
         "pairs or fitting a path, the start of processes included. Times are medians over the seeds.",
     )
 
 
-_MARKED = "Blue: the best of a column, and what is as near to the data as real samples are to each other."
+def every_number(comparison: Comparison) -> Table:
+    """Mean and range over the seeds at every number of evaluations."""
+    good, floor = fmean(comparison.floor), _range(comparison.floor)
+    return _table(
+        comparison,
+        [
+            Column(str(number), _quality(comparison, number), _range, good=good, floor=floor)
+            for number in comparison.evaluations
+        ],
+        f"Mean ± half of the range over the seeds, and over pairs of sets of real samples. {MARKED} – : the sampler "
+        "cannot come out at that number.",
+        corner="function evaluations",
+        dense=True,
+    )
 
 
-def _quality(comparison: Comparison, evaluations: int) -> Callable[[Entry], float | None]:
-    def figure(entry: Entry) -> float | None:
-        distances = entry.quality(comparison.measure).get(evaluations)
-        return fmean(distances) if distances else None
-
-    return figure
-
-
-def _of_paths(name: str) -> Callable[[Entry], float | None]:
-    def figure(entry: Entry) -> float | None:
-        return fmean(values) if (values := entry.path_figure(name)) else None
-
-    return figure
+def _quality(comparison: Comparison, evaluations: int) -> Callable[[Entry], Sequence[float]]:
+    return lambda entry: entry.quality(comparison.measure).get(evaluations, [])
 
 
 def _distance(value: float) -> str:
     return f"{value:.3f}" if value < 1000 else f"{value:,.0f}"
 
 
-def _wrong_class(entry: Entry) -> float | None:
-    """Share of the samples of most evaluations that are not of the class asked for; None without classes."""
-    measured = [one.evaluation["results"] for one in entry.outcomes]
-    last = [[one for one in results if one["sampler"] == entry.sampler][-1]["figures"] for results in measured]
-    return None if "class_accuracy" not in last[0] else fmean(1 - figures["class_accuracy"] for figures in last)
-
-
-def _rows(comparison: Comparison, columns: Sequence[Column]) -> tuple[list[tuple[str, ...]], set[tuple[int, int]]]:
-    """Cells of all networks, and which of them stand out."""
-    values = [[column.figure(entry) for column in columns] for entry in comparison.entries]
-    best = set[tuple[int, int]]()
-    for place, column in enumerate(columns):
-        present = [row[place] for row in values]
-        least = min((value for value in present if value is not None), default=math.nan)
-        if column.good is not None and len(comparison.entries) > 1:
-            best |= {
-                (row, place + 1)
-                for row, value in enumerate(present)
-                if value is not None and (value <= column.good or column.written(value) == column.written(least))
-            }
-    rows = [
-        (
-            entry.name,
-            *(NOTHING if value is None else column.written(value) for value, column in zip(row, columns, strict=True)),
-        )
-        for entry, row in zip(comparison.entries, values, strict=True)
-    ]
-    return rows, best
-
-
-def every_number(comparison: Comparison) -> Table:
-    """Mean and range over the seeds at every number of evaluations."""
-    numbers = comparison.evaluations
-    floor = _range(comparison.floor)
-    good = fmean(comparison.floor)
-    columns = [Column(str(number), _quality(comparison, number), "{:.4f}".format, good) for number in numbers]
-    _, best = _rows(comparison, columns)
-    rows = [(FLOOR, *(floor for _ in numbers))]
-    for entry in comparison.entries:
-        distances = entry.quality(comparison.measure)
-        rows.append(
-            (entry.name, *(_range(distances[number]) if number in distances else NOTHING for number in numbers))
-        )
-    return Table(
-        ("function evaluations", *map(str, numbers)),
-        rows,
-        f"Mean ± half of the range over the seeds, and over pairs of sets of real samples. {_MARKED} – : the sampler "
-        "cannot come out at that number.",
-        dense=True,
-        best={(row + 1, column) for row, column in best},
-    )
+def _mean_distance(values: Sequence[float]) -> str:
+    return _distance(fmean(values))
 
 
 def _range(values: Sequence[float]) -> str:
@@ -205,10 +186,17 @@ def _range(values: Sequence[float]) -> str:
     return f"{_distance(mean)}\N{NO-BREAK SPACE}±\N{NO-BREAK SPACE}{_distance((high - low) / 2)}"
 
 
+def _wrong_class(entry: Entry) -> list[float]:
+    """Share of the samples of most evaluations that are of another class than wanted; none without classes."""
+    measured = [one.evaluation["results"] for one in entry.outcomes]
+    last = [[one for one in results if one["sampler"] == entry.sampler][-1]["figures"] for results in measured]
+    return [1 - figures["class_accuracy"] for figures in last if "class_accuracy" in figures]
+
+
 def _ranked(comparison: Comparison, evaluations: int) -> list[tuple[Entry, float]]:
     """Networks and their mean distances with so many evaluations, the nearest first."""
     quality = _quality(comparison, evaluations)
-    ranked = [(entry, value) for entry in comparison.entries if (value := quality(entry)) is not None]
+    ranked = [(entry, fmean(values)) for entry in comparison.entries if (values := quality(entry))]
     return sorted(ranked, key=lambda one: one[1])
 
 

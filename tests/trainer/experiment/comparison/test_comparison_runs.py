@@ -22,7 +22,7 @@ from trainer.distributed.process.signals import EX_TEMPFAIL, SIGNALS
 from trainer.experiment.comparison import measurement, training
 from trainer.experiment.comparison.measurement import MeasurementSpec, measure_network
 from trainer.experiment.comparison.method import training_seconds
-from trainer.experiment.comparison.page import _reproduce
+from trainer.experiment.comparison.page import reproduction
 from trainer.experiment.comparison.plan import prepare
 from trainer.experiment.comparison.results import Comparison, Entry, Outcome
 from trainer.experiment.comparison.training import LOG, TimeLeft, Training, folder_of, last_line
@@ -188,7 +188,7 @@ def test_what_the_page_says_trains_the_very_run_and_measures_it_by_the_data_comp
     outcome = Outcome(3, str(folder / "reflow"), 1.0, 0.0, 0.1, {"results": results})
     entry = Entry("rf reflow", "", None, str(path), str(config), "euler", 6, 10, (outcome,))
     data = {"kind": "toy", "name": "moons"}
-    section = _reproduce(
+    section = reproduction(
         Comparison("compare x", str(base), data, 6, 8, ranks, 1, 40, "wasserstein_2", (1.0,), (entry,), {})
     )
     (listing,) = section.blocks

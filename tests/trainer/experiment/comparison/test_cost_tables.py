@@ -9,7 +9,7 @@ import pytest
 
 from netsim.foundation.page import Choice, Figure, Note
 from trainer.experiment.comparison.charts import CALLS, axes
-from trainer.experiment.comparison.page import _quality
+from trainer.experiment.comparison.page import quality_blocks
 from trainer.experiment.comparison.results import CallTraffic, Comparison, Entry, Fabric, Outcome, SampleCost
 from trainer.experiment.comparison.tables import assumptions, cheapest, costs
 
@@ -42,7 +42,7 @@ def comparison(*entries: Entry, fabric: Fabric | None = FABRIC) -> Comparison:
 
 
 def options(found: Comparison) -> dict[str, Figure | Note]:
-    choice = _quality(found)[0]
+    choice = quality_blocks(found)[0]
     assert isinstance(choice, Choice)
     return dict(choice.options)
 
@@ -149,7 +149,7 @@ def test_files_of_the_first_version_are_read_and_show_calls(tmp_path: Path) -> N
     read = Comparison.read(path)
     assert read.fabric is None
     assert read.entries[0].costs == ()
-    chart, _ = _quality(read)
+    chart, _ = quality_blocks(read)
     assert isinstance(chart, Figure)
     assert CALLS.label in str(chart.image)
     assert assumptions(read) == ""
