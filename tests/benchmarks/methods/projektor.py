@@ -32,9 +32,9 @@ from trainer.data import Examples, write_shards
 from trainer.data.mixture import MixtureFile
 from trainer.data.protocol import shuffled_splits
 from trainer.experiment.mixture.distance import Points, mixed, transport_distance
-from trainer.experiment.mixture.fit import FEATURES, Projection, Values, amplification, fitted, permitted
+from trainer.experiment.mixture.fit import FEATURES, Mix, Projection, Values, amplification, fitted, permitted, simplex
 from trainer.experiment.mixture.pilots import Judge, figure, logarithm
-from trainer.experiment.mixture.plan import Mix, MixtureRequest, prepare, simplex
+from trainer.experiment.mixture.plan import MixtureRequest, prepare
 
 FASHION = Path("/usr/share/datasets/fashion-mnist")
 SIZES, TARGET, HELD_OUT = (100, 200), 800, 180

@@ -1,4 +1,4 @@
-"""A measure of pilots as a function of shares and distance, and its projection to a larger size.
+"""A measure of pilots as a function of shares and distance, its projection to a larger size, and the mix that is best.
 
 Kang, Just, Sahu, Jia, "Performance scaling via optimal transport: enabling data selection from partially revealed
 sources", arXiv 2307.02460: at two sizes N_0 < N_1 the measure is fitted over the mixes, and it is linear in log N.
@@ -7,13 +7,21 @@ sources", arXiv 2307.02460: at two sizes N_0 < N_1 the measure is fitted over th
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from itertools import combinations, pairwise
+from math import comb
 
 import numpy as np
 from numpy.typing import NDArray
 
 Values = NDArray[np.float64]
+Mix = tuple[float, ...]
+"""Shares of the sources that are mixed, in their order."""
+STEPS = 20
+"""A share changes by 1 over this number."""
+MOST_SHOWN = 250
+"""Mixes that are all projected where the sources have no more: two or three sources."""
 MIXES_OF_A_PARAMETER = 3
 MOST_AMPLIFIED = 10.0
 RIDGES = (1e-6, 1e-3, 1e-2, 1e-1, 1.0, 10.0)
@@ -122,3 +130,54 @@ def fitted(name: str, shares: Values, distances: Values, values: Values, sizes: 
         error = float(np.sqrt(np.mean(np.square([small[1], large[1]]))))
         found.append(Projection(sizes, name, penalty, (small[0], large[0]), error))
     return min(found, key=lambda one: one.error)
+
+
+def simplex(parts: int, sources: int) -> list[Mix]:
+    """All mixes whose shares are multiples of 1 / parts, by falling first share."""
+    bars = combinations(range(parts + sources - 1), sources - 1)
+    ends = [(-1, *places, parts + sources - 1) for places in bars]
+    counts = [tuple(end - begin - 1 for begin, end in pairwise(one)) for one in ends]
+    return [tuple(count / parts for count in one) for one in sorted(counts, reverse=True)]
+
+
+class Search:
+    """Projected logarithms of mixes at the target, each computed once; less is better."""
+
+    def __init__(self, projection: Projection, distance: Callable[[Mix, int], float], target: int) -> None:
+        self._projection, self._distance, self._target = projection, distance, target
+        self.known: dict[Mix, float] = {}
+
+    def at(self, mix: Mix) -> float:
+        """The projected logarithm of a mix."""
+        if mix not in self.known:
+            self.known[mix] = self.at_size(mix, self._target)
+        return self.known[mix]
+
+    def at_size(self, mix: Mix, size: int) -> float:
+        """The logarithm of a mix at another size."""
+        distances = np.array([[self._distance(mix, one)] for one in self._projection.sizes])
+        return float(self._projection.at(np.array([mix]), distances, size)[0])
+
+    def best(self, starts: Iterable[Mix], progress: Callable[[int], None]) -> Mix:
+        """The best of some mixes, improved by moving a part of a share from one source to another while that helps."""
+        starts = list(starts)
+        if comb(STEPS + len(starts[0]) - 1, STEPS) <= MOST_SHOWN:
+            starts += simplex(STEPS, len(starts[0]))
+        for mix in starts:
+            self.at(mix)
+            progress(len(self.known))
+        best = min(starts, key=self.at)
+        while (better := min(self._neighbours(best), key=self.at)) and self.at(better) < self.at(best):
+            best = better
+            progress(len(self.known))
+        return best
+
+    def _neighbours(self, mix: Mix) -> list[Mix]:
+        found = []
+        for giver, share in enumerate(mix):
+            for taker in range(len(mix)):
+                if giver != taker and share > 0:
+                    moved, new = min(share, 1 / STEPS), list(mix)
+                    new[giver], new[taker] = round(share - moved, 9), round(mix[taker] + moved, 9)
+                    found.append(tuple(new))
+        return found

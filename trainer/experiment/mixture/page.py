@@ -5,22 +5,18 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-import matplotlib as mpl
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure as Drawing
 
-from moe.report.figures import INK, STYLE, to_svg
+from netsim.foundation.chart import Key, Panel, chart
+from netsim.foundation.marks import BLUE, GREY, INK, RED, SKY, Band, Dots, Line, Mark, Words, colour_map
 from netsim.foundation.page import Block, Facts, Figure, Listing, Note, Section, Table, page
-from trainer.experiment.mixture.fit import MIXES_OF_A_PARAMETER
+from trainer.experiment.mixture.fit import MIXES_OF_A_PARAMETER, Mix
 from trainer.experiment.mixture.pilots import TITLES, figure
-from trainer.experiment.mixture.plan import Mix
 from trainer.experiment.mixture.results import Found
 from trainer.observe.units import duration
 
 SHOWN = 10
 """Mixes of a table."""
-COLOURS, PICKED, GRID = ("#56b4e9", "#0072b2", "#1c2733"), "#d55e00", "#eef1f4"
 HALF = math.sqrt(3) / 2
 
 
@@ -117,61 +113,51 @@ _TRIANGLES = "Measured at both sizes, and projected; a corner is one source alon
 def _lines(found: Found) -> str:
     first, second = found.plan.mixed
     measure, target = found.request.measure, found.request.target
-    with mpl.rc_context(STYLE):
-        drawing = Drawing(figsize=(11.0, 4.4), layout="constrained")
-        axes = drawing.subplots()
-        for row, size in enumerate(found.sizes):
-            axes.scatter(
-                [mix[0] for mix in found.plan.mixes], found.measured[row], color=COLOURS[row], label=f"{size:,}"
-            )
-        mixes = sorted(found.search.known)
-        x, y = [mix[0] for mix in mixes], np.array([found.search.at(mix) for mix in mixes])
-        for row, size in enumerate(found.sizes):
-            fitted = [found.search.at_size(mix, size) for mix in mixes]
-            axes.plot(x, figure(measure, np.array(fitted)), color=COLOURS[row], linewidth=1)
-        deviation = found.projection.deviation(target)
-        axes.plot(x, figure(measure, y), color=COLOURS[2], linewidth=2, label=f"projected to {target:,}")
-        axes.fill_between(
-            x, figure(measure, y - deviation), figure(measure, y + deviation), color=COLOURS[2], alpha=0.12
-        )
-        axes.plot(found.pick[0], found.projected(found.pick), marker="*", markersize=16, color=PICKED)
-        axes.set(xlabel=f"share of {first}, the rest {second}", ylabel=TITLES[measure])
-        axes.legend(frameon=False)
-        axes.grid(axis="y", color=GRID)
-        return to_svg(drawing)
+    mixes = sorted(found.search.known)
+    x, y = [mix[0] for mix in mixes], np.array([found.search.at(mix) for mix in mixes])
+    marks: list[Mark] = []
+    for row, (size, colour) in enumerate(zip(found.sizes, (SKY, BLUE), strict=True)):
+        fitted = np.array([found.search.at_size(mix, size) for mix in mixes])
+        marks.append(Dots([mix[0] for mix in found.plan.mixes], found.measured[row], colour, f"{size:,}", size=36))
+        marks.append(Line(x, figure(measure, fitted), colour, width=1))
+    deviation = found.projection.deviation(target)
+    marks += [
+        Band(x, figure(measure, y - deviation), figure(measure, y + deviation), INK, alpha=0.12),
+        Line(x, figure(measure, y), INK, f"projected to {target:,}"),
+        Dots([found.pick[0]], [found.projected(found.pick)], RED, "the pick", size=240, marker="*"),
+    ]
+    panel = Panel(marks, x=f"share of {first}, the rest {second}", y=TITLES[measure], legend="right")
+    return chart([panel], size=(11.0, 4.4), name="mixes")
 
 
 def _triangles(found: Found) -> str:
+    """One scale of colours for all panels, so that they compare."""
     surface = sorted(found.search.known)
-    panels: list[tuple[str, Sequence[Mix], Sequence[float]]] = [
+    shown: list[tuple[str, Sequence[Mix], Sequence[float]]] = [
         (f"measured, {size:,} examples", found.plan.mixes, list(found.measured[row]))
         for row, size in enumerate(found.sizes)
     ]
-    panels.append((f"projected, {found.request.target:,} examples", surface, [found.projected(mix) for mix in surface]))
-    with mpl.rc_context(STYLE):
-        drawing = Drawing(figsize=(11.0, 3.7), layout="constrained")
-        for axes, (title, mixes, values) in zip(drawing.subplots(1, 3), panels, strict=True):
-            _triangle(axes, found, mixes, values)
-            axes.set_title(title, fontsize=10)
-        return to_svg(drawing)
-
-
-def _triangle(axes: Axes, found: Found, mixes: Sequence[Mix], values: Sequence[float]) -> None:
-    places = np.array([_place(mix) for mix in mixes])
+    shown.append((f"projected, {found.request.target:,} examples", surface, [found.projected(mix) for mix in surface]))
+    every = [value for _, _, values in shown for value in values]
+    low, high = min(every), max(max(every), min(every) + 1e-12)
     colours = "viridis" if found.request.measure == "class_accuracy" else "viridis_r"
     corners = np.array([_place(mix) for mix in ((1, 0, 0), (0, 1, 0), (0, 0, 1), (1, 0, 0))])
-    axes.plot(corners[:, 0], corners[:, 1], color="#8a949e", linewidth=0.8, zorder=1)
-    marks = axes.scatter(
-        places[:, 0], places[:, 1], c=values, cmap=colours, s=min(420, 4200 / len(mixes) ** 0.8), linewidths=0, zorder=2
-    )
-    bar = axes.figure.colorbar(marks, ax=axes, shrink=0.75, pad=0.02)
-    bar.outline.set_visible(False)
-    picked = _place(found.pick)
-    axes.plot(*picked, marker="*", markersize=15, color=PICKED, markeredgecolor="white", zorder=3)
-    for name, (x, y), up in zip(found.plan.mixed, corners, (-1, -1, 1), strict=False):
-        axes.annotate(name, (x, y), (0, 17 * up), textcoords="offset points", ha="center", va="center", color=INK)
-    axes.set(xlim=(-0.14, 1.14), ylim=(-0.16, HALF + 0.16), aspect="equal")
-    axes.axis("off")
+    at_x, at_y = _place(found.pick)
+    panels = []
+    for title, mixes, values in shown:
+        x, y = zip(*map(_place, mixes), strict=True)
+        dyed = colour_map(colours)((np.array(values) - low) / (high - low))
+        marks: list[Mark] = [
+            Line(corners[:, 0], corners[:, 1], GREY, width=0.8),
+            Dots(x, y, dyed, size=min(420, 4200 / len(mixes) ** 0.8), edge="none"),
+            Dots([at_x], [at_y], RED, size=220, marker="*"),
+        ]
+        for name, (corner_x, corner_y), up in zip(found.plan.mixed, corners, (-1, -1, 1), strict=False):
+            marks.append(Words(corner_x, corner_y, name, offset=(0, 17 * up), align="center"))
+        limits = (-0.14, 1.14), (-0.16, HALF + 0.16)
+        panels.append(Panel(marks, title, x_limits=limits[0], y_limits=limits[1], bare=True, equal=True))
+    key = Key(TITLES[found.request.measure], colours, low, high)
+    return chart(panels, size=(11.0, 3.7), name="mixes", key=key)
 
 
 def _place(mix: Sequence[float]) -> tuple[float, float]:

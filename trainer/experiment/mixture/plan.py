@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import dataclass
-from itertools import combinations, pairwise
 from math import comb
 from pathlib import Path
 from typing import Any, Literal
@@ -18,12 +17,10 @@ from trainer.config.run import RunConfig
 from trainer.config.sample import FlowSample
 from trainer.data import Dataset, MixtureConfig
 from trainer.experiment.comparison.method import Method
-from trainer.experiment.mixture.fit import MOST_AMPLIFIED, amplification, permitted
+from trainer.experiment.mixture.fit import MOST_AMPLIFIED, Mix, amplification, permitted, simplex
 from trainer.experiment.stage import check_stages
 
 Measure = Literal["class_accuracy", "frechet_distance", "held_out_loss"]
-Mix = tuple[float, ...]
-"""Shares of the sources that are mixed, in their order."""
 LEAST_RATIO = 2
 MOST_PILOTS = 1_000
 
@@ -115,14 +112,6 @@ class Plan:
     def shares(self, mix: Mix) -> dict[str, float]:
         """Shares of all sources."""
         return dict.fromkeys(self.sources, 0.0) | dict(zip(self.mixed, mix, strict=True))
-
-
-def simplex(parts: int, sources: int) -> list[Mix]:
-    """All mixes whose shares are multiples of 1 / parts, by falling first share."""
-    bars = combinations(range(parts + sources - 1), sources - 1)
-    ends = [(-1, *places, parts + sources - 1) for places in bars]
-    counts = [tuple(end - begin - 1 for begin, end in pairwise(one)) for one in ends]
-    return [tuple(count / parts for count in one) for one in sorted(counts, reverse=True)]
 
 
 def prepare(request: MixtureRequest) -> Plan:

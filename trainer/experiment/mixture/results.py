@@ -9,10 +9,9 @@ from typing import Any
 import numpy as np
 
 from trainer.data.mixture import MixtureFile
-from trainer.experiment.mixture.fit import Projection, Values, amplification
-from trainer.experiment.mixture.pick import Search
+from trainer.experiment.mixture.fit import Mix, Projection, Search, Values, amplification
 from trainer.experiment.mixture.pilots import figure
-from trainer.experiment.mixture.plan import Mix, MixtureRequest, Plan
+from trainer.experiment.mixture.plan import MixtureRequest, Plan
 
 FORMAT = "flowfabric.mixture/1"
 

@@ -7,10 +7,17 @@ import pytest
 import torch
 
 from trainer.experiment.mixture.distance import MOST, Points, mixed, transport_distance
-from trainer.experiment.mixture.fit import FEATURES, amplification, features_of, permitted, projections, ridge
-from trainer.experiment.mixture.pick import Search
+from trainer.experiment.mixture.fit import (
+    FEATURES,
+    Search,
+    amplification,
+    features_of,
+    permitted,
+    projections,
+    ridge,
+    simplex,
+)
 from trainer.experiment.mixture.pilots import figure, logarithm
-from trainer.experiment.mixture.plan import simplex
 
 
 def test_left_out_errors_are_those_of_fits_without_each_mix() -> None:
