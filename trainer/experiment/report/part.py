@@ -4,12 +4,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import matplotlib as mpl
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
-
-from moe.report.figures import STYLE, to_svg
+from netsim.foundation.chart import Panel, chart
+from netsim.foundation.marks import BLUE, COLOURS, DASHED, GREY, RED, Line, Mark, Rows
 from netsim.foundation.page import Section
 from trainer.observe.metrics import Record
 
@@ -24,48 +20,42 @@ class Part:
     finding: str = ""
 
 
-COLORS = ("#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#f0e442", "#000000")
 HELD_OUT = "held_out_loss_"
 """What names of the held-out losses of sources begin with."""
 
 
 def loss_curves(records: Sequence[Record]) -> str:
     """Draws training loss, held-out loss and learning rate over the steps; of a mixture, also those of its sources."""
-    with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(5.4, 4.2), layout="constrained")
-        losses, rates = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
-        _line(losses, records, "loss", color="#9aa5b1", linewidth=1.2, label="training")
-        _line(losses, records, "held_out_loss", color="#0072b2", marker="o", markersize=4, label="held out, averaged")
-        sources = sources_in(records)
-        for number, name in enumerate(sources):
-            color = COLORS[number % len(COLORS)]
-            _line(losses, records, f"loss_{name}", color=color, linewidth=0.7, alpha=0.4)
-            _line(losses, records, f"held_out_loss_{name}", color=color, linestyle="--", linewidth=1.2, label=name)
-        losses.set(ylabel="loss", ylim=(0, None))
-        losses.legend(frameon=False, **({"fontsize": "small", "ncols": 2} if sources else {}))
-        _line(rates, records, "lr", color="#d55e00", linewidth=1.2)
-        rates.set(xlabel="optimiser step", ylabel="learning rate", ylim=(0, None))
-        rates.ticklabel_format(axis="y", style="sci", scilimits=(0, 0))
-        return to_svg(figure)
+    losses: list[Mark] = [
+        _line(records, "loss", GREY, name="training", width=1.2),
+        _line(records, "held_out_loss", BLUE, name="held out, averaged", marker="o"),
+    ]
+    for number, name in enumerate(sources_in(records)):
+        colour = COLOURS[(2 + number) % len(COLOURS)]
+        losses.append(_line(records, f"loss_{name}", colour, width=0.7, alpha=0.4))
+        losses.append(_line(records, f"{HELD_OUT}{name}", colour, name=name, dash=DASHED, width=1.2))
+    rates = Panel([_line(records, "lr", RED, width=1.2)], x="optimiser step", y="learning rate", y_limits=(0, None))
+    above = Panel(losses, y="loss", y_limits=(0, None), legend="best")
+    return chart([above], [rates], size=(5.4, 4.2), name="loss", share="x", heights=(3, 1))
 
 
 def reward_curves(records: Sequence[Record]) -> str:
     """Draws the reward over its calls (or steps) and against the distance from the base."""
-    told = [record for record in records if "reward" in record.values]
-    spent = [record.values.get("reward_calls", float(record.step)) for record in told]
-    counts = "reward_calls" in told[-1].values
-    with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(11.0, 3.0), layout="constrained")
-        panels = figure.subplots(1, 2, sharey=True)
-        panels[0].plot(spent, [record.values["reward"] for record in told], color="#9aa5b1", linewidth=1.4)
-        held_out = [(x, one.values) for x, one in zip(spent, told, strict=True) if "held_out_reward" in one.values]
-        averaged = {"color": "#0072b2", "marker": "o", "markersize": 4}
-        panels[0].plot([x for x, _ in held_out], [one["held_out_reward"] for _, one in held_out], **averaged)
-        panels[0].set(xlabel="rewards asked for" if counts else "optimiser step", ylabel="mean reward")
-        away = [one.values for one in told if "path_kl" in one.values]
-        panels[1].plot([one["path_kl"] for one in away], [one["reward"] for one in away], color="#9aa5b1", marker=".")
-        panels[1].set(xlabel="divergence of a path from the base, nats")
-        return to_svg(figure)
+    known = [record for record in records if "reward" in record.values]
+    spent = [record.values.get("reward_calls", float(record.step)) for record in known]
+    held_out = [(x, one.values) for x, one in zip(spent, known, strict=True) if "held_out_reward" in one.values]
+    away = [one.values for one in known if "path_kl" in one.values]
+    over_calls = [
+        Line(spent, [record.values["reward"] for record in known], GREY, "learned from", width=1.4),
+        Line([x for x, _ in held_out], [one["held_out_reward"] for _, one in held_out], BLUE, "held out", marker="o"),
+    ]
+    from_base = Line([one["path_kl"] for one in away], [one["reward"] for one in away], GREY, marker=".")
+    counted = "rewards asked for" if "reward_calls" in known[-1].values else "optimiser step"
+    panels = (
+        Panel(over_calls, x=counted, y="mean reward", legend="best"),
+        Panel([from_base], x="divergence of a path from the base, nats"),
+    )
+    return chart(panels, size=(11.0, 3.0), name="reward", share="y")
 
 
 def sources_in(records: Sequence[Record]) -> list[str]:
@@ -77,42 +67,26 @@ def sources_in(records: Sequence[Record]) -> list[str]:
 
 def continuation_curves(steps: Sequence[int], plain: Sequence[float], placed: Sequence[float]) -> str:
     """Draws the losses of two continuations of one run."""
-    with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(11.0, 2.6), layout="constrained")
-        axes = figure.add_subplot()
-        axes.plot(steps, plain, color="#9aa5b1", linewidth=5, label="experts where they were")
-        axes.plot(steps, placed, color="#0072b2", linewidth=1.2, marker="o", markersize=4, label="experts placed")
-        axes.set(xlabel="optimiser step", ylabel="training loss")
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        axes.legend(frameon=False, ncols=2)
-        return to_svg(figure)
+    lines = (
+        Line(steps, plain, GREY, "experts where they were", width=5),
+        Line(steps, placed, BLUE, "experts placed", width=1.2, marker="o"),
+    )
+    shown = {float(step): str(step) for step in steps[:: -(-len(steps) // 12)]}
+    panel = Panel(lines, x="optimiser step", y="training loss", x_ticks=shown, legend="right")
+    return chart([panel], size=(11.0, 2.6), name="continued")
 
 
-def before_after_bars(
-    groups: Mapping[str, Mapping[str, float]], units: str | Sequence[str], *, across: bool = False
-) -> str:
-    """Draws pairs of bars, each pair on a scale of its own height, with their values.
-
-    `across`: the pairs are side by side, over the whole width of a page, and not below each other on half of it.
-    """
-    each = [units] * len(groups) if isinstance(units, str) else units
-    with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(11.0, 1.3) if across else (5.4, 0.5 + 0.95 * len(groups)), layout="constrained")
-        shape = (1, len(groups)) if across else (len(groups), 1)
-        panels = figure.subplots(*shape, sharey=across, squeeze=False).ravel()
-        for axes, unit, (name, pair) in zip(panels, each, groups.items(), strict=True):
-            bars = axes.barh(list(pair), list(pair.values()), color=["#9aa5b1", "#0072b2"], height=0.66)
-            axes.bar_label(bars, fmt=f"{{:,.2f}} {unit}", padding=4)
-            if not axes.yaxis_inverted():
-                axes.invert_yaxis()
-            axes.set(title=name, xlim=(0, 1.3 * max(*pair.values(), 1e-12)), xticks=[])
-            axes.title.set_ha("left")
-            axes.title.set_x(0)
-            axes.spines[:].set_visible(False)
-            axes.tick_params(length=0)
-        return to_svg(figure)
+def before_after_bars(groups: Mapping[str, Mapping[str, float]], units: Sequence[str]) -> str:
+    """Draws pairs of bars beside each other, each pair on a scale of its own, with their values."""
+    panels = []
+    for unit, (name, pair) in zip(units, groups.items(), strict=True):
+        texts = [f"{value:,.2f} {unit}" for value in pair.values()]
+        bars = Rows([[value] for value in pair.values()], texts, (GREY, BLUE))
+        rows = list(pair) if not panels else ["", ""]
+        panels.append(Panel([bars], name, rows=rows, x_ticks={0.0: ""}, grid=""))
+    return chart(panels, size=(11.0, 1.3), name="before and after", gap=0.06)
 
 
-def _line(axes: Axes, records: Sequence[Record], name: str, **style: Any) -> None:
-    points = [(record.step, record.values[name]) for record in records if name in record.values]
-    axes.plot([step for step, _ in points], [value for _, value in points], **style)
+def _line(records: Sequence[Record], key: str, colour: str, **look: Any) -> Line:
+    points = [(record.step, record.values[key]) for record in records if key in record.values]
+    return Line([step for step, _ in points], [value for _, value in points], colour, **look)

@@ -1,15 +1,21 @@
-"""The part about a placement: its saving in one sentence, its dispatch mode and its load."""
+"""The parts about a placement: its saving in one sentence, its load, and two continuations of the run beside it."""
+
+from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
+from moe.collective_trace import CollectiveRecord, TraceHeader, read
 from moe.placement.cost.evaluation import Evaluation, evaluate, evaluate_placement
 from moe.placement.counts import RoutingStatistics
 from moe.placement.placement import Placement
 from moe.placement.ranks import contiguous_ranks
 from moe.placement.topology import Topology
-from moe.price.price import Price
+from moe.price.price import Price, recorded_under
 from moe.price.table import change, megabytes, names, rows
+from moe.price.traffic import Traffic
+from moe.replay import replay
 from moe.report.experts_section import sharing_section
 from moe.report.layer_section import load_section
 from moe.report.summary import DISPATCH_NAMES
@@ -17,13 +23,118 @@ from moe.routing_trace import RoutingTrace
 from netsim.foundation.digests import file_digest
 from netsim.foundation.page import Block, Figure, Note, Section, Table
 from netsim.foundation.refusal import Refusal
-from trainer.experiment.report.continuing import Continuations
-from trainer.experiment.report.part import Part, before_after_bars
-from trainer.experiment.report.run_files import RunFiles, shown
+from trainer.experiment.report.part import Part, before_after_bars, continuation_curves
+from trainer.experiment.report.run_files import RunFiles, forked, shown
 
 
 @dataclass(frozen=True)
-class Money:
+class Continuations:
+    """A run continued twice: with its experts where they were, and under a placement.
+
+    Attributes:
+        steps: those that both took after they parted.
+        traffic: of the expert layers of each in a recorded step, None where not both recorded the same steps.
+        predicted: of the latter by the replay of the former under the placement.
+        exact: whether that is what the latter recorded, to the byte, record by record.
+    """
+
+    plain: RunFiles
+    placed: RunFiles
+    steps: list[int]
+    traffic: tuple[Traffic, Traffic] | None = None
+    predicted: Traffic | None = None
+    exact: bool = False
+
+    COLUMNS: ClassVar = ("", "where they were, recorded", "placed, predicted", "placed, recorded", "change")
+
+    @classmethod
+    def of(cls, run: RunFiles, plain: RunFiles, placed: RunFiles, placement: Path | None) -> Continuations:
+        """Reads both; without a placement file, traffic is not compared."""
+        if plain.folder != run.folder:
+            run.check_continuation(plain, placed=False)
+        plain.check_continuation(placed, placed=True)
+        wanted = None if placement is None else Placement.read(placement)
+        if placement is not None and wanted is not None:
+            _check_continued(placed, placement, wanted)
+        steps = forked(plain, placed)
+        found = cls(plain, placed, steps)
+        if wanted is None or not all(one.trace.exists() and one.routing.exists() for one in (plain, placed)):
+            return found
+        (header, records), recorded = read(plain.trace), read(placed.trace)
+        if header.steps != recorded[0].steps:
+            return found
+        routing = RoutingTrace.read(plain.routing)
+        replayed = replay(header, records, routing, wanted, routing.header.dispatch or wanted.dispatch)
+        mode = routing.header.dispatch or wanted.dispatch
+
+        def traffic(traced: tuple[TraceHeader, list[CollectiveRecord]]) -> Traffic:
+            return Traffic.of(*traced, wanted.ranks_per_node)
+
+        exact = recorded_under(*recorded, routing, wanted, mode)
+        pair = traffic((header, records)), traffic(recorded)
+        return cls(plain, placed, steps, pair, traffic(replayed), exact)
+
+    def part(self) -> Part:
+        """The losses of both."""
+        plain, placed = (
+            {record.step: record.values["loss"] for record in run.records} for run in (self.plain, self.placed)
+        )
+        difference = max(abs(plain[step] - placed[step]) for step in self.steps)
+        picture = continuation_curves(self.steps, *([run[step] for step in self.steps] for run in (plain, placed)))
+        text = (
+            "The run was resumed from the same checkpoint twice, with its experts where they were and under the "
+            f"placement; the largest difference of {len(self.steps)} losses is {difference:.1g}."
+        )
+        caption = "Training loss of both continuations, step by step, from the first step that they took apart."
+        steps = f"{len(self.steps)} steps"
+        return Part(
+            [("loss, placed against unplaced", f"largest difference {difference:.1g} over {steps}")],
+            [("Loss under placement", f"{difference:.1g}", f"largest difference over {steps} after the fork")],
+            [Section("Moving the experts does not change what is learned", [Figure(picture, caption)], text)],
+        )
+
+    def lines(self) -> list[tuple[str, str, str, str, str]]:
+        """Bytes of a step: where the experts were, predicted under the placement, recorded there, and the change."""
+        assert self.traffic is not None
+        assert self.predicted is not None
+        lines = []
+        for name, field in {"bytes between ranks": "rank_bytes", "bytes between nodes": "node_bytes"}.items():
+            first, predicted, last = (
+                getattr(traffic, field) for traffic in (self.traffic[0], self.predicted, self.traffic[1])
+            )
+            lines.append((name, megabytes(first), megabytes(predicted), megabytes(last), change(first, last)))
+        return lines
+
+    def caption(self) -> str:
+        """What the lines are means of, and whether the prediction is what was recorded."""
+        steps = ", ".join(map(str, read(self.placed.trace)[0].steps))
+        equal = "to the byte, record by record" if self.exact else "but for what is routed otherwise after rounding"
+        return (
+            f"One step, mean of the recorded steps {steps} of both continuations. The prediction replays the unplaced "
+            f"one under the placement; it is what the placed one sent, {equal}."
+        )
+
+    def priced_by(self, price: Price) -> bool:
+        """Whether a price is that of the continuation with the experts where they were."""
+        return self.plain.trace.exists() and price.trace_sha256 == file_digest(self.plain.trace)
+
+
+def _check_continued(placed: RunFiles, path: Path, wanted: Placement) -> None:
+    if not (placed.folder / "config.yaml").exists():
+        return
+    moe = placed.config.moe
+    used = None if moe is None or moe.placement is None else Placement.read(moe.placement)
+    if used is None or used.rank_experts != wanted.rank_experts:
+        raise Refusal(
+            placed.folder / "config.yaml",
+            "moe.placement",
+            f"is not {path} ({'none' if moe is None else moe.placement})",
+            "give the continuation under this placement",
+        )
+
+
+@dataclass(frozen=True)
+class PlacementSavings:
     """Known effects of a placement; the more is recorded, the less is predicted.
 
     Attributes:
@@ -99,7 +210,7 @@ class Money:
             units += ["ms"] * (len(pairs) - 1)
             caption += ", the time of those exchanges, and that of the whole step with its computation"
         bars = {name: {"where they were": one, "placed": other} for name, (one, other) in pairs.items()}
-        return [Figure(before_after_bars(bars, units, across=True), f"{caption}.")]
+        return [Figure(before_after_bars(bars, units), f"{caption}.")]
 
     def _tables(self) -> list[Block]:
         priced, continued = self.priced, self.continued
@@ -166,8 +277,8 @@ def placement_part(
     cap = None if placement.load is None else placement.load.max_load
     remark = f"times the mean; contiguous {before.imbalance.max():.2f}"
     facts = [("Busiest rank, worst layer", load, remark if cap is None else f"{remark}; cap {cap:.4g}")]
-    money = Money(placement, before, placed, priced, continued)
-    sections = [money.section()]
+    savings = PlacementSavings(placement, before, placed, priced, continued)
+    sections = [savings.section()]
     shared = sharing_section(statistics, placement.dispatch, before, placed, "contiguous", placement.has_replicas)
     sections += [] if shared is None else [shared]
     idle = int((statistics.loads == 0).sum())
@@ -175,12 +286,12 @@ def placement_part(
     mode = DISPATCH_NAMES[placement.dispatch]
     return Part(
         [
-            (f"placement, {mode}", money.saving()),
+            (f"placement, {mode}", savings.saving()),
             ("busiest rank, worst layer", f"{before.imbalance.max():.2f} -> {load} x mean"),
         ],
-        [money.headline(), *facts],
+        [savings.headline(), *facts],
         sections,
-        f"{money.saving()}, while the busiest rank computes {load} times the mean in the worst layer",
+        f"{savings.saving()}, while the busiest rank computes {load} times the mean in the worst layer",
     )
 
 

@@ -23,18 +23,7 @@ _REMEDY = "write it with `python -m netsim compare SCENARIO --out FOLDER`"
 
 
 class SimulatedRun(BaseModel):
-    """One transport with one seed.
-
-    Attributes:
-        transport: name of the transport.
-        seed: seed of its draws.
-        engine: what simulated it; fluid is flow level, the others move packets.
-        completion_ns: when the last message had arrived, ns.
-        bound_ns: what no packet-level run can be faster than, ns.
-        packet_hops: packets times links crossed.
-        max_queue_bytes: longest queue of any link.
-        reordered_packets: packets that overtook an earlier one of their flow.
-    """
+    """One transport with one seed; the bound is that of packet-level runs, and the engine fluid is flow level."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -49,23 +38,7 @@ class SimulatedRun(BaseModel):
 
 
 class SimulatedCollective(BaseModel):
-    """One collective of one run, as a row of collectives.csv has it.
-
-    Attributes:
-        transport: name of the transport.
-        seed: seed of its draws.
-        collective: its number in the workload.
-        op: operation, such as all_to_all.
-        group: name of the process group, or None.
-        ranks: members.
-        step: optimiser step, or None.
-        phase: rollout, forward, backward or optimizer, or None.
-        layer: model block, or None.
-        bytes: payload of all its messages.
-        start_ns: when the first member came to it, ns.
-        end_ns: when the last member was done, ns.
-        member_ns: time from coming to it to its being over, mean over the members, ns.
-    """
+    """A row of collectives.csv: one collective of one run; `member_ns` is the mean time of a rank in it."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -92,13 +65,7 @@ class SimulatedCollective(BaseModel):
 
 
 class SimulatedTrace(BaseModel):
-    """A collective trace that was simulated.
-
-    Attributes:
-        sha256: of its file.
-        config_sha256: of the configuration of the traced run, or None.
-        steps: optimiser steps that were replayed.
-    """
+    """A collective trace that was simulated: digests of its file and of the traced run, optimiser steps replayed."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -108,15 +75,7 @@ class SimulatedTrace(BaseModel):
 
 
 class Simulation(BaseModel):
-    """What lies in a folder of the simulator, but for the pictures.
-
-    Attributes:
-        format: name and version of results.json.
-        scenario: what was simulated.
-        traces: the traces that were simulated; empty if the workload was another.
-        runs: every transport with every seed.
-        collectives: those of all runs; empty if the folder does not tell.
-    """
+    """Figures in a folder of the simulator, without traces for other workloads and collectives where unknown."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -218,50 +177,48 @@ class Simulation(BaseModel):
 
 def _read_collectives(path: Path, runs: Sequence[tuple[str, int]]) -> Iterator[SimulatedCollective]:
     """Reads collectives.csv: the same collectives for each run of results.json, in its order."""
+
+    def refused(field: str, problem: str, remedy: str | None = None) -> Refusal:
+        return Refusal(path, field, problem, remedy or _REMEDY)
+
     try:
         text = path.read_text(encoding="utf-8")
     except OSError as error:
-        raise Refusal(path, "file", f"cannot be read ({error.strerror})", _REMEDY) from error
+        raise refused("file", f"cannot be read ({error.strerror})") from error
     except UnicodeDecodeError as error:
-        raise Refusal(path, "file", "is not UTF-8 text", _REMEDY) from error
+        raise refused("file", "is not UTF-8 text") from error
     if not text.endswith("\n"):
-        raise Refusal(path, "file", "is empty or its last line is cut off", _REMEDY)
+        raise refused("file", "is empty or its last line is cut off")
     names = list(SimulatedCollective.model_fields)
     rows = csv.reader(io.StringIO(text, newline=""), strict=True)
     counts = dict.fromkeys(runs, 0)
     try:
         if next(rows) != names:
-            raise Refusal(path, "line 1", f"does not name the columns {','.join(names)}", _REMEDY)
+            raise refused("line 1", f"does not name the columns {','.join(names)}")
         for row in rows:
             place = f"line {rows.line_num}"
             if len(row) != len(names):
-                raise Refusal(path, place, f"does not have {len(names)} cells ({len(row)})", _REMEDY)
+                raise refused(place, f"does not have {len(names)} cells ({len(row)})")
             cells = {name: cell or None for name, cell in zip(names, row, strict=True)}
             try:
                 collective = SimulatedCollective.model_validate(cells)
             except ValidationError as error:
                 found = first_complaint(error)
-                raise Refusal(path, f"{place}: {found.field}", found.problem, found.remedy or _REMEDY) from error
+                raise refused(f"{place}: {found.field}", found.problem, found.remedy) from error
             run = collective.transport, collective.seed
             if run not in counts:
-                raise Refusal(
-                    path, f"{place}: transport", f"{run[0]} with seed {run[1]} is not a run of results.json", _REMEDY
-                )
+                raise refused(f"{place}: transport", f"{run[0]} with seed {run[1]} is not a run of results.json")
             if collective.collective != counts[run]:
-                raise Refusal(
-                    path,
-                    f"{place}: collective",
-                    f"is not the run's next, {counts[run]} ({collective.collective})",
-                    _REMEDY,
-                )
+                problem = f"is not the run's next, {counts[run]} ({collective.collective})"
+                raise refused(f"{place}: collective", problem)
             counts[run] += 1
             yield collective
     except csv.Error as error:
-        raise Refusal(path, f"line {rows.line_num}", f"is not a line of the table ({error})", _REMEDY) from error
+        raise refused(f"line {rows.line_num}", f"is not a line of the table ({error})") from error
     most = max(counts.values())
     for (transport, seed), count in counts.items():
         if count < most:
-            raise Refusal(path, "collectives", f"lacks {most - count} of {transport} with seed {seed}", _REMEDY)
+            raise refused("collectives", f"lacks {most - count} of {transport} with seed {seed}")
 
 
 def _no_number(name: str) -> float:

@@ -6,10 +6,8 @@ from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
 
-import matplotlib as mpl
-from matplotlib.figure import Figure as Plot
-
-from moe.report.figures import STYLE, to_svg
+from netsim.foundation.chart import Panel, chart
+from netsim.foundation.marks import AMBER, BLUE, GREEN, GREY, PINK, RED, SKY, Stacks
 from netsim.foundation.page import Block, Figure, Listing, Section, Table
 from netsim.foundation.refusal import Refusal
 from netsim.foundation.run_reference import ReferenceConfig
@@ -170,13 +168,13 @@ def _check_base(files: RunFiles, policy: RunFiles) -> None:
 
 
 _COLOURS: dict[MemoryPart, str] = {
-    "parameters": "#0072b2",
-    "gradients": "#56b4e9",
-    "optimizer": "#009e73",
-    "average": "#f0e442",
-    "activations": "#e69f00",
-    "dispatch": "#d55e00",
-    "buffers": "#9aa5b1",
+    "parameters": BLUE,
+    "gradients": SKY,
+    "optimizer": GREEN,
+    "average": PINK,
+    "activations": AMBER,
+    "dispatch": RED,
+    "buffers": GREY,
 }
 _MEGABYTE = 1e6
 
@@ -207,19 +205,8 @@ def memory_bars(memory: StepMemory) -> str:
     """Draws the parts that a rank holds: between steps, and at the largest moment of each phase."""
     columns = {"between steps": memory.held, **{PHASES[phase]: one.parts for phase, one in memory.peaks.items()}}
     parts: list[MemoryPart] = [part for part in PARTS if any(column[part] for column in columns.values())]
-    with mpl.rc_context(STYLE):
-        figure = Plot(figsize=(11.0, 2.8), layout="constrained")
-        axes = figure.add_subplot()
-        names = list(columns)[::-1]
-        before = [0.0] * len(names)
-        for part in parts:
-            sizes = [columns[name][part] / _MEGABYTE for name in names]
-            axes.barh(names, sizes, left=before, color=_COLOURS[part], height=0.62, label=part)
-            before = [first + size for first, size in zip(before, sizes, strict=True)]
-        for name, total in zip(names, before, strict=True):
-            axes.annotate(
-                scaled(total * _MEGABYTE, "B"), (total, name), (4, 0), textcoords="offset points", va="center"
-            )
-        axes.set(xlabel="MB", xlim=(0, 1.12 * max(before)))
-        axes.legend(frameon=False, ncols=len(parts), loc="lower center", bbox_to_anchor=(0.45, 1.0))
-        return to_svg(figure)
+    amounts = [[column[part] / _MEGABYTE for part in parts] for column in columns.values()]
+    totals = [scaled(sum(row) * _MEGABYTE, "B") for row in amounts]
+    stacks = Stacks(amounts, parts, [_COLOURS[part] for part in parts], texts=totals)
+    panel = Panel([stacks], x="MB", rows=list(columns), grid="x", legend="right")
+    return chart([panel], size=(11.0, 2.8), name="memory")

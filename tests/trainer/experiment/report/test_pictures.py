@@ -10,8 +10,8 @@ from netsim.foundation.refusal import Refusal
 from tests.trainer.untrained import save_untrained, untrained_run
 from trainer.__main__ import main
 from trainer.config.file import load_config
+from trainer.experiment.report.drawing import edited_part, restored_part
 from trainer.experiment.report.part import Part
-from trainer.experiment.report.pictures import edited_part, restored_part
 from trainer.experiment.report.run_files import RunFiles
 
 RUN = {
