@@ -4,7 +4,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple, Self, TypeVar
+from typing import Any, ClassVar, Generic, NamedTuple, Self, TypeVar, cast
 
 from pydantic import BaseModel, ValidationError
 
@@ -103,7 +103,7 @@ class Stage(ABC):
 
     @abstractmethod
     def objections(self, world_size: int, stages: "Sequence[Stage]") -> Objections:
-        """What speaks against it, as far as can be known before the stages that it reads from are finished.
+        """What speaks against it, as far as is known before the stages that it reads from are finished.
 
         Args:
             world_size: ranks that run it.
@@ -114,11 +114,8 @@ class Stage(ABC):
     def run(self, launch: Launch) -> int:
         """Does it on this rank, or what is left of it.
 
-        Args:
-            launch: what the launcher said.
-
         Returns:
-            0 if it is done, 75 if it was told to stop, has saved and wants to be started again.
+            0 if it is done, 75 if it was stopped, has saved and is to be started again.
 
         Raises:
             ValueError: it is wrong; nothing has been joined or written.
@@ -126,34 +123,14 @@ class Stage(ABC):
 
     @abstractmethod
     def describe(self, world_size: int, stages: "Sequence[Stage]") -> None:
-        """Prints what it will do, for the check verb.
-
-        Args:
-            world_size: ranks that run it.
-            stages: all stages of the file, in their order.
-
-        Raises:
-            ValueError: it is wrong.
-        """
+        """Prints what it will do, for the check verb; ValueError if it is wrong."""
 
     def propose(self, world_size: int, limit: int) -> None:
-        """Prints settings with which a rank fits into a memory; the default is for a stage that trains nothing.
-
-        Args:
-            world_size: ranks that run it.
-            limit: bytes.
-
-        Raises:
-            ValueError: nothing fits.
-        """
+        """Prints settings with which a rank fits into so many bytes; ValueError if none does."""
         del world_size, limit
 
     def detail(self, world_size: int) -> None:
-        """Prints every setting and every collective of a step; the default is for a stage that trains nothing.
-
-        Args:
-            world_size: ranks that run it.
-        """
+        """Prints every setting and every collective of a step."""
         del world_size
 
     @abstractmethod
@@ -180,21 +157,13 @@ class Stage(ABC):
         return None
 
     def read_from(self, stages: "Sequence[Stage]") -> "list[Stage]":
-        """The stages that this one reads from.
-
-        Args:
-            stages: all stages of the file, in their order.
-        """
+        """The stages that this one reads from."""
         texts = {Path(text) for text in _texts(self.document)}
         earlier = stages[: stages.index(self)]
         return [stage for stage in earlier if any(stage.folder in (text, *text.parents) for text in texts)]
 
     def awaited(self, stages: "Sequence[Stage]") -> "list[Stage]":
-        """The stages that this one reads from and that are not finished.
-
-        Args:
-            stages: all stages of the file, in their order.
-        """
+        """The stages that this one reads from and that are not finished."""
         return [stage for stage in self.read_from(stages) if not stage.finished]
 
     def _blamed(self, rule: Objections) -> Objections:
@@ -258,8 +227,52 @@ def _texts(value: Any) -> Iterator[str]:
 
 
 @dataclass(frozen=True)
-class TaughtStage(Stage):
-    """A stage that asks the network of an earlier stage, or of a run that is there already."""
+class RequestedStage(Stage, Generic[R]):
+    """A stage that trains nothing: it answers a request, and is finished with the last file that it writes.
+
+    Attributes:
+        asks: class of the request.
+        result: name of the last file.
+    """
+
+    asks: ClassVar[type[BaseModel]]
+    result: ClassVar[str]
+
+    @property
+    def file(self) -> Path:
+        """The last file that it writes."""
+        return self.folder / self.result
+
+    @property
+    def finished(self) -> bool:
+        return self.file.exists()
+
+    def request(self) -> R:
+        """What is to be done, validated."""
+        return cast("R", self._validated(self.asks, self.document))
+
+    def describe(self, world_size: int, stages: Sequence[Stage]) -> None:
+        """Prints the request; any number of ranks may wait for it."""
+        del world_size, stages
+        print(self.request().model_dump_json())
+
+
+@dataclass(frozen=True)
+class TaughtStage(RequestedStage[R]):
+    """A stage that asks the network of an earlier stage, or of a run that is there already.
+
+    The other sections of the file say nothing about it.
+    """
+
+    @classmethod
+    def of(cls, path: Path, name: str, base: str, shared: dict[str, Any], settings: dict[str, Any]) -> Self:
+        del shared
+        return cls(name, path, Path(base) / name, filled(settings, base))
+
+    @property
+    def teacher(self) -> Path | None:
+        run = self.document.get("run")
+        return None if run is None else Path(str(run))
 
     def _check_teacher(self, stages: Sequence[Stage]) -> RunConfig | None:
         """Configuration of the teacher's stage; None: another file trains it, or that stage waits for others."""

@@ -9,11 +9,8 @@ from netsim.foundation.refusal import Refusal
 from trainer.checkpoint.directory import check_possible
 from trainer.config.document import apply_override, read_document
 from trainer.config.trust import trust
-from trainer.experiment.stage.fit_path import FitPathStage
-from trainer.experiment.stage.measure import MeasureStage
-from trainer.experiment.stage.pairs import PairsStage
+from trainer.experiment.stage.prepare import FitPathStage, MeasureStage, PairsStage, StepsStage
 from trainer.experiment.stage.protocol import Stage
-from trainer.experiment.stage.steps import StepsStage
 from trainer.experiment.stage.train import TrainStage
 
 _ALL: tuple[type[Stage], ...] = (TrainStage, PairsStage, FitPathStage, StepsStage, MeasureStage)

@@ -302,7 +302,7 @@ def test_a_fitted_path_of_other_settings_is_refused(tmp_path: Path) -> None:
     slopes = torch.tensor([[-1.0, 1.0], [-1.0, 1.0]], dtype=torch.float64)
     stages[0].folder.mkdir(parents=True)
     made_by = stages[0].request().what_decides(stages[0].config())
-    PathTable(ends, slopes, {**made_by, "points": 20}).write(stages[0].table)
+    PathTable(ends, slopes, {**made_by, "points": 20}).write(stages[0].file)
     check_stages(stages, 1)
     check_stages(load_stages(path, ["optim.lr=0.5", "stages.run.flow.time.kind=logit_normal"]), 1)
     for override, field, was in [
