@@ -169,14 +169,7 @@ class Import(Request):
 
 @dataclass(frozen=True)
 class _Format:
-    """How one format is read.
-
-    Attributes:
-        needed: Options that it needs, by the names of their values.
-        optional: Options that it takes besides.
-        read: Reads the sources that the arguments name.
-        several: Whether there may be several of them.
-    """
+    """How one format is read: options that it needs and takes besides, its reader, whether of several sources."""
 
     needed: tuple[str, ...]
     optional: tuple[str, ...]

@@ -204,7 +204,7 @@ def _column(entry: Entry, real: Array, colour: str) -> list[Panel]:
             Panel([Picture(_sheet(sets["many"]))], "", many, bare=True),
         ]
     reach = 1.25 * float(np.quantile(np.abs(real), 0.999))
-    behind = Dots(real[:, 0], real[:, 1], FAINT, size=4, edge="none")
+    behind = Dots(real[:, 0], real[:, 1], GREY, size=4, edge="none", alpha=0.5)
 
     def panel(marks: Sequence[Mark], title: str, note: str, reach: float = reach) -> Panel:
         limits = -reach, reach

@@ -31,13 +31,7 @@ TASK = ("latent", "context", "captions", "source")
 
 @dataclass(frozen=True)
 class Base:
-    """Settings that all methods of a comparison share.
-
-    Attributes:
-        document: its sections without `flow` and `stages`.
-        task: the settings of its flow that :data:`TASK` names.
-        config: the sections, validated.
-    """
+    """Settings that all methods share: sections without flow and stages, those of its flow in `TASK`, all validated."""
 
     path: Path
     document: dict[str, Any]
@@ -47,13 +41,7 @@ class Base:
 
 @dataclass(frozen=True)
 class Method:
-    """One configuration of a comparison.
-
-    Attributes:
-        name: of its file, without the ending.
-        about: the sentences at the head of the file, before the first command.
-        document: its flow and its stages among the sections of the comparison.
-    """
+    """A configuration: its name, its file, the sentences at its head, its flow and stages among the shared sections."""
 
     name: str
     path: Path

@@ -44,10 +44,7 @@ def write_page(comparison: Comparison, real: NDArray[np.floating], out: Path) ->
         temporary.write_text(document, encoding="utf-8")
 
 
-_BARS = (
-    "Bars are means over the seeds, or medians of times; dots are the seeds. Step time is that of the network itself, "
-    "without its teachers."
-)
+_BARS = "Bars are means over the seeds; dots are the seeds. Step time is that of the network, without its teachers."
 _DRAWN = "Samples of the first seed from the same noise, of few and of many evaluations"
 _POINTS = f"{_DRAWN}, before real ones in grey; paths lead from noise (grey) to samples (black)."
 _IMAGES = f"{_DRAWN}, a column for each class where there are classes; drawn with the guidance of the base."

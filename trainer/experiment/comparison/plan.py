@@ -18,18 +18,7 @@ FABRIC = Path("configs/scenarios/sampling_64.yaml")
 
 @dataclass(frozen=True, kw_only=True)
 class CompareRequest:
-    """A comparison, in the words of its command line.
-
-    Attributes:
-        words: configurations of methods, and ``dotted.key=value``.
-        base: configuration that data, model and budget are taken from.
-        seeds: runs of each method, 1 or more.
-        jobs: runs that are trained at a time, 1 or more.
-        fabric: scenario of netsim on which samples are priced; None: :data:`FABRIC`.
-        fabric_ranks: that draw there, 1 or more.
-        fabric_examples: that each of them draws at once, 1 or more.
-        teraflops: arithmetic that a rank sustains there, TFLOP/s, above 0.
-    """
+    """A comparison, in the words of its command line; without a fabric it is priced on `FABRIC`."""
 
     words: Sequence[str]
     base: Path

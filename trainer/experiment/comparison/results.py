@@ -15,13 +15,7 @@ from trainer.model.flops import OPERATIONS_PER_MULTIPLY_ADD
 
 @dataclass(frozen=True)
 class Fabric:
-    """Ranks that draw samples on a fabric.
-
-    Attributes:
-        scenario: a scenario of netsim: the fabric, the transports and the seeds.
-        examples: that each rank draws at once, 1 or more.
-        teraflops: arithmetic that a rank sustains, TFLOP/s.
-    """
+    """Ranks that draw on the fabric of a scenario: samples of each at once, arithmetic that it sustains, TFLOP/s."""
 
     scenario: str
     ranks: int
@@ -35,12 +29,7 @@ class Fabric:
 
 @dataclass(frozen=True)
 class CallTraffic:
-    """What one call of a network sends between ranks.
-
-    Attributes:
-        sent_bytes: that leave their rank, divided by the examples of all ranks.
-        network_us: time of its collectives on the fabric by transport, us; empty where nothing is sent.
-    """
+    """Bytes of a call that leave their rank, by sample, and times of its collectives by transport, us, if any."""
 
     sent_bytes: float
     network_us: Mapping[str, float]
@@ -48,14 +37,9 @@ class CallTraffic:
 
 @dataclass(frozen=True)
 class SampleCost:
-    """What drawing one sample costs without guidance.
+    """Cost of a sample without guidance: calls of each part of the network, arithmetic, bytes that leave their rank.
 
-    Attributes:
-        calls: how often each part of the network is called, see :class:`trainer.flow.sampler.Trajectory`.
-        multiply_adds: of those calls; None: not known.
-        sent_bytes: that leave their rank.
-        compute_us: time of the arithmetic for all examples of a rank, us; None: not known.
-        network_us: time of the collectives of all calls by transport, us; empty where nothing is sent.
+    Times are those of all samples of a rank, us, by transport for collectives; None: not known.
     """
 
     evaluations: int
@@ -101,12 +85,8 @@ QUALITY = {
 class Outcome:
     """One trained network.
 
-    Attributes:
-        training_s: wall time in s of all optimiser steps up to it, those of its teachers included.
-        preparing_s: wall time in s of the stages before it that do not train, in which pairs are drawn or a path is
-            fitted; starts of processes included.
-        step_s: median time of an optimiser step of the network itself, s.
-        evaluation: the document that ``evaluate`` writes.
+    Seconds of training are those of all steps up to it, those of preparing of stages that do not train, both with its
+    teachers; the time of a step is a median; the evaluation is the document that ``evaluate`` writes.
     """
 
     seed: int
@@ -119,18 +99,7 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Entry:
-    """One network of the comparison with every seed.
-
-    Attributes:
-        name: of its method, with the stage behind it where the method has several networks.
-        about: the method, in the words of its configuration.
-        paper: number at arXiv, or None.
-        config: the file that the method was read from.
-        trained: the file that was trained, with the data and the budget of the comparison.
-        steps: optimiser steps up to it, those of its teachers included.
-        pairs: pairs of points that teachers have drawn for it.
-        costs: of a sample, by rising evaluations; empty if unknown.
-    """
+    """One network with every seed: its method, file and trained file, steps and drawn pairs with those of teachers."""
 
     name: str
     about: str
@@ -170,17 +139,7 @@ class Entry:
 class Comparison:
     """Results of a comparison, the document of compare.json.
 
-    Attributes:
-        command: behind ``python -m trainer``.
-        base: the configuration of data, model and budget.
-        steps: most optimiser steps of a method.
-        global_batch: examples of a step.
-        jobs: runs that were trained at a time.
-        num: samples of each set.
-        measure: the distance by which a set of samples is judged.
-        floor: the distances between two sets of real examples, for several such pairs.
-        left_out: the other methods, and why.
-        fabric: the ranks that bytes and times are those of; None: neither is known.
+    The floor is the distances between pairs of sets of real samples, by the measure that samples are judged by.
     """
 
     command: str

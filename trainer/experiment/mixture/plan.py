@@ -27,18 +27,7 @@ MOST_PILOTS = 1_000
 
 @dataclass(frozen=True, kw_only=True)
 class MixtureRequest:
-    """A search for shares, in the words of its command line.
-
-    Attributes:
-        overrides: ``dotted.key=value`` for the configuration.
-        sizes: training examples of small and of large pilots.
-        target: training examples of the run that is planned.
-        wanted: source whose held-out examples pilots are judged by; None: those of all sources.
-        grid: shares of pilots are multiples of 1 over this number.
-        num: samples that a pilot is measured by.
-        pilots: folder of the runs.
-        features: file of the network on whose features distances are; None: values of the examples.
-    """
+    """A search for shares, in the words of its command line."""
 
     config: Path
     overrides: Sequence[str]

@@ -18,13 +18,7 @@ FORMAT = "flowfabric.mixture/1"
 
 @dataclass(frozen=True)
 class Cost:
-    """What pilots took beside the run that is planned.
-
-    Attributes:
-        steps: optimiser steps of all pilots.
-        run_steps: of the run, as long.
-        seconds: wall time of the pilots' steps, s.
-    """
+    """Optimiser steps of all pilots and of the planned run, and wall time of the pilots' steps."""
 
     steps: int
     run_steps: int
@@ -38,14 +32,7 @@ class Cost:
 
 @dataclass(frozen=True)
 class Found:
-    """A search that has ended.
-
-    Attributes:
-        measured: of each mix at the two sizes, [2, P].
-        distances: to the wanted examples, [2, P].
-        projections: of each model, the chosen one first.
-        search: what was projected of which mix.
-    """
+    """A search that has ended; figures of the mixes are [2, P], at the two sizes; the chosen projection is first."""
 
     request: MixtureRequest
     plan: Plan

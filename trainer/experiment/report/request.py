@@ -22,23 +22,7 @@ FOUND = {
 
 @dataclass(frozen=True, kw_only=True)
 class ReportRequest:
-    """Files of a report, and its page; None: the file of the run's folder by the name in `FOUND`, or nothing.
-
-    Attributes:
-        memory: whether the memory of a rank is computed, by formula.
-        quality: judgement that ``sample --quality`` wrote.
-        steps: grids of times that ``steps`` wrote for the run.
-        drawing: folder with collectives.jsonl of ``sample --trace`` and formula.jsonl of ``trace --sampling``.
-        policy: a run that continues this one and learns from a reward.
-        routing: routing trace that the placement is measured on; None: the run's own.
-        unplaced_run: a continuation of the run without the placement; None: the run itself.
-        placed_run: a continuation of the run under the placement.
-        price: folder that ``moe price`` wrote for the run and the placement.
-        decoding: folder with what ``generate --record`` wrote under two placements, in contiguous/ and placed/.
-        simulation: folder that netsim wrote for the run's own traffic.
-        other_simulation: folder that netsim wrote for other traffic, which the page says.
-        comparison: folder that ``compare`` wrote.
-    """
+    """Files of a report, and its page; None: the file of the run's folder by the name in `FOUND`, or nothing."""
 
     run_dir: Path
     memory: bool = False

@@ -33,13 +33,9 @@ class TrainedPolicy:
 
 @dataclass(frozen=True, kw_only=True)
 class ObjectsRequest:
-    """What is built by a run.
+    """Objects that a run is to build: of each preference, with a reward to an exponent, as lines and a picture.
 
-    Attributes:
-        num: objects of each preference; None: as many as the run's own files have.
-        preferences: weights of the objectives with commas between them; empty: those of the run's own files.
-        exponent: of the reward; None: the run's own, or the largest that it has learned.
-        out: file of the lines; a picture has the same name with another ending.
+    None or empty: as the run shows its objects itself.
     """
 
     run_dir: Path
