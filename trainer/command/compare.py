@@ -43,8 +43,7 @@ class Compare(OfRuns):
 
 def _compare(options: Compare) -> int:
     evaluations = numbers_of_evaluations(options.evaluations)
-    from trainer.experiment.comparison.plan import CompareRequest
-    from trainer.experiment.comparison.run import run
+    from trainer.experiment.comparison.run import CompareRequest, run
 
     return run(request_of(CompareRequest, options, words=options.overrides, evaluations=evaluations))
 

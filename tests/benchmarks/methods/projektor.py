@@ -31,9 +31,8 @@ from trainer.__main__ import main as trainer
 from trainer.data import Examples, write_shards
 from trainer.data.mixture import MixtureFile
 from trainer.data.protocol import shuffled_splits
-from trainer.experiment.mixture.distance import Points, mixed, transport_distance
 from trainer.experiment.mixture.fit import FEATURES, Mix, Projection, Values, amplification, fitted, permitted, simplex
-from trainer.experiment.mixture.pilots import Judge, figure, logarithm
+from trainer.experiment.mixture.pilots import Judge, Points, figure, logarithm, mixed, transport_distance
 from trainer.experiment.mixture.plan import MixtureRequest, prepare
 
 FASHION = Path("/usr/share/datasets/fashion-mnist")

@@ -15,10 +15,9 @@ from trainer.distributed.process.children import Stopped
 from trainer.distributed.process.signals import EX_TEMPFAIL
 from trainer.experiment.comparison.method import Method, training_seconds
 from trainer.experiment.comparison.training import folder_of, keep, train_all, trained_file
-from trainer.experiment.mixture.distance import Points, Reader, mixed, transport_distance
 from trainer.experiment.mixture.fit import Mix, Search, Values, projections
 from trainer.experiment.mixture.page import page_of
-from trainer.experiment.mixture.pilots import Judge, logarithm
+from trainer.experiment.mixture.pilots import Judge, Points, Reader, logarithm, mixed, transport_distance
 from trainer.experiment.mixture.plan import MixtureRequest, Plan, prepare
 from trainer.experiment.mixture.results import Cost, Found
 from trainer.observe.metrics import read_metrics

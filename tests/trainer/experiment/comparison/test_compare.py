@@ -15,8 +15,8 @@ from tests.forked import ROOT
 from tests.trainer.commands import contents, refused
 from trainer.__main__ import main
 from trainer.experiment.comparison.method import candidates, shares
-from trainer.experiment.comparison.plan import prepare
 from trainer.experiment.comparison.results import Comparison, Entry, Outcome, spread
+from trainer.experiment.comparison.run import prepare
 from trainer.experiment.comparison.training import Training
 from trainer.experiment.stage import TrainStage
 from trainer.observe.metrics import read_metrics

@@ -23,8 +23,8 @@ from trainer.experiment.comparison import measurement, training
 from trainer.experiment.comparison.measurement import MeasurementSpec, measure_network
 from trainer.experiment.comparison.method import training_seconds
 from trainer.experiment.comparison.page import reproduction
-from trainer.experiment.comparison.plan import prepare
 from trainer.experiment.comparison.results import Comparison, Entry, Outcome
+from trainer.experiment.comparison.run import prepare
 from trainer.experiment.comparison.training import LOG, TimeLeft, Training, folder_of, last_line
 from trainer.experiment.stage import TrainStage, load_stages
 from trainer.observe.metrics import Record

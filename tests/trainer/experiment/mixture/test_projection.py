@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 import torch
 
-from trainer.experiment.mixture.distance import MOST, Points, mixed, transport_distance
 from trainer.experiment.mixture.fit import (
     FEATURES,
     Search,
@@ -17,7 +16,7 @@ from trainer.experiment.mixture.fit import (
     ridge,
     simplex,
 )
-from trainer.experiment.mixture.pilots import figure, logarithm
+from trainer.experiment.mixture.pilots import MOST, Points, figure, logarithm, mixed, transport_distance
 
 
 def test_left_out_errors_are_those_of_fits_without_each_mix() -> None:
