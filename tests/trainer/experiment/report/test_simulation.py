@@ -4,6 +4,7 @@ import hashlib
 import json
 import shutil
 from collections.abc import Callable
+from html import unescape
 from pathlib import Path
 from typing import Any
 
@@ -320,8 +321,8 @@ def test_the_page_tells_the_share_of_rollouts(run_dir, tmp_path, capsys):
     assert simulation.phase_bytes() == {"rollout": 64_000, "backward": 65_000}
     status, out = report(run_dir, folder)
     assert status == 0
-    page, printed = out.read_text(), " ".join(capsys.readouterr().out.split())
+    page, printed = unescape(out.read_text()), " ".join(capsys.readouterr().out.split())
     assert '<svg id="by-phase">' in page
-    assert "<dt>Rollouts</dt><dd>20%<small>of the simulated step&#x27;s time</small>" in page
+    assert "<dt>Rollouts</dt><dd>20%<small>of the simulated step's time</small>" in page
     assert "rollouts take 20.0% of the time and 49.6% of the bytes of the simulated step" in page
     assert "rollouts in the simulated" in printed
