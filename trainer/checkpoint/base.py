@@ -25,11 +25,7 @@ _REMEDY = f"give the run with the same model settings to {FIELD}"
 
 
 def base_weights(base: ReferenceConfig, field: str = FIELD) -> Path:
-    """The averaged weights of a base: of a run's newest intact checkpoint, or of a folder that the export verb wrote.
-
-    Raises:
-        Refusal: there are none, or they are others than those that the section names.
-    """
+    """The averaged weights of a base: of a run's newest intact checkpoint, or of a folder that export wrote."""
     path = weights_file(base.run)
     if path == base.run or not all(file.is_file() for file in files_of(path)):
         problem = "holds neither a checkpoint nor exported weights" if base.run.is_dir() else "is no folder of a run"
@@ -118,9 +114,6 @@ def write_base(network: nn.Module, config: RunConfig, device: torch.device, *, t
     """Fills the frozen weights of this rank's network, one after the other; nothing without adapters.
 
     `trains`: whether an engine is going to train it, in its own type.
-
-    Raises:
-        Refusal: the weights of the base are gone, or others than those that the run began with.
     """
     if config.model.adapters is None:
         return

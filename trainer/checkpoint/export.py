@@ -107,10 +107,6 @@ def run(run_dir: Path, out: Path, to: str | None = None, dtype: str = "float32",
         to: a package of :data:`trainer.model.foreign.FOREIGN` whose form they take; None: that of this one.
         dtype: of the values in that form.
         program: whether the folder also gets the network as a program of torch.export.
-
-    Raises:
-        ValueError: the run has no intact checkpoint, its network has no counterpart there or is no program, or the
-            folder cannot be written.
     """
     if out.resolve() == run_dir.resolve():
         raise ValueError(f"--out: {out} is the folder that is read; give another")
@@ -186,12 +182,7 @@ def _elements(path: Path) -> int:
 
 
 def run_merged(run_dir: Path, out: Path) -> int:
-    """Adds the averaged adapters of a run to their base, and writes the result as the run `out`.
-
-    Raises:
-        ValueError: the run has no adapters or no intact checkpoint, its base is gone or another one, or the folder
-            already holds a run or cannot be written.
-    """
+    """Adds the averaged adapters of a run to their base, and writes the result as the run `out`."""
     if (out / "checkpoints").exists():
         raise ValueError(f"--out: {out} already holds checkpoints; give another folder")
     folder = newest_checkpoint(run_dir)

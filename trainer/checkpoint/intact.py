@@ -27,9 +27,6 @@ def newest_apparently_intact(root: Path, *, allow_rng_loss: bool, read_bytes: in
     """The newest checkpoint whose files have the right length, and the smallest, up to `read_bytes`, the right content.
 
     Also a line for each newer one, which says what is wrong with it. None if no save has ever ended.
-
-    Raises:
-        Refusal: there are complete checkpoints, and none seems intact.
     """
     needed = _needed(allow_rng_loss)
 
@@ -44,11 +41,7 @@ def newest_apparently_intact(root: Path, *, allow_rng_loss: bool, read_bytes: in
 
 
 def newest_intact_collective(root: Path, *, allow_rng_loss: bool) -> Path | None:
-    """The newest intact checkpoint, the same on every rank; None if no save has ever ended; collective.
-
-    Raises:
-        Refusal: there are complete checkpoints, and none is intact.
-    """
+    """The newest intact checkpoint, the same on every rank; None if no save has ever ended; collective."""
     rank, world_size = dist.get_rank(), dist.get_world_size()
     needed = _needed(allow_rng_loss)
 
@@ -189,10 +182,6 @@ def origin(config: RunConfig, *, read_bytes: int = 0) -> tuple[Path | None, list
     """The checkpoint that a run resumes from, unless its ranks find damage beyond `read_bytes` of a checkpoint.
 
     The lengths of its files are always compared. None if the run starts; a line for each newer one that is damaged.
-
-    Raises:
-        ValueError: the run may not resume and there are checkpoints.
-        Refusal: none of the checkpoints is intact, or the newest that is belongs to another run.
     """
     run, root = config.run, config.run.dir / "checkpoints"
     if run.resume == "never" and complete_steps(root):

@@ -87,11 +87,7 @@ def unsuited(config: RunConfig) -> str | None:
 
 
 def write_programs(config: RunConfig, weights: Path, folder: Path) -> list[str]:
-    """Writes the programs of a network with averaged weights, and returns the names of their files.
-
-    Raises:
-        ValueError: the network is :func:`unsuited`.
-    """
+    """Writes the programs of a network with averaged weights, and returns the names of their files."""
     reason = unsuited(config)
     if reason is not None:
         raise ValueError(f"--program: {reason}; leave it out")

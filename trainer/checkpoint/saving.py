@@ -96,9 +96,6 @@ class Checkpointer:
 
         In the background, it waits for the checkpoint before this one and returns when the state has been copied to
         the host.
-
-        Raises:
-            SaveError: this checkpoint could not be written, or the one before it in the background.
         """
         self.wait()
         snapshot = self._snapshot(step)

@@ -36,9 +36,6 @@ def together(act: Callable[[], Result], group: dist.ProcessGroup | None = None) 
 
     Returns:
         Results by rank.
-
-    Raises:
-        RankError: it failed somewhere.
     """
     result, complaint = None, None
     try:

@@ -69,11 +69,7 @@ class Drawn(Request):
     none"""
 
     def choice(self) -> "SamplerChoice":
-        """What is said about the sampler.
-
-        Raises:
-            ValueError: the options contradict each other, or a number is out of range.
-        """
+        """What is said about the sampler."""
         from trainer.sampling.sampler_choice import SamplerChoice
 
         choice = SamplerChoice(self.sampler, self.steps, self.evaluations)
@@ -118,11 +114,7 @@ def named(options: Request) -> dict[str, Any]:
 
 
 def validated(kind: type[S], document: Mapping[str, Any], **other: str) -> S:
-    """A request of a driver that checks itself, of options; `other` has the options that are called otherwise.
-
-    Raises:
-        ValueError: names the option and the remedy.
-    """
+    """A request of a driver that checks itself, of options; `other` has the options that are called otherwise."""
     from pydantic import ValidationError
 
     from netsim.foundation.complaint import first_complaint
@@ -138,12 +130,7 @@ def validated(kind: type[S], document: Mapping[str, Any], **other: str) -> S:
 
 
 def read_controls(controls: str | None) -> "tuple[AnyControl, ...] | None":
-    """The controls of `--controls`; None: the run's own.
-
-    Raises:
-        Refusal: their file is missing or malformed.
-        ValueError: they are malformed.
-    """
+    """The controls of `--controls`; None: the run's own."""
     if controls is None:
         return None
     from trainer.sampling import sampler_choice
@@ -156,9 +143,6 @@ def numbers_of_evaluations(listed: str) -> tuple[int, ...]:
 
     Args:
         listed: numbers with commas between them.
-
-    Raises:
-        ValueError: it is no list of numbers, or a number is out of range or stands there twice.
     """
     words = [word.strip().lstrip("0") for word in listed.split(",")]
     if not all(word.isdecimal() for word in words):
@@ -180,9 +164,6 @@ def check_outputs(files: Mapping[str, Path | None]) -> None:
 
     Args:
         files: the file of each option; None: the option is not given.
-
-    Raises:
-        ValueError: two are the same, one is a folder, or its folder cannot be written.
     """
     taken: dict[Path, str] = {}
     for option, file in files.items():
