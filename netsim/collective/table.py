@@ -40,53 +40,38 @@ class Row(Section, frozen=True):
 
 
 class AllReduceRow(Row, frozen=True):
-    """A row of ``all_reduce``.
-
-    Args:
-        algorithm: What is taken then.
-    """
+    """A row of ``all_reduce``."""
 
     algorithm: AllReduce
+    """What is taken then."""
 
 
 class AllGatherRow(Row, frozen=True):
-    """A row of ``all_gather``.
-
-    Args:
-        algorithm: What is taken then.
-    """
+    """A row of ``all_gather``."""
 
     algorithm: AllGather
+    """What is taken then."""
 
 
 class ReduceScatterRow(Row, frozen=True):
-    """A row of ``reduce_scatter``.
-
-    Args:
-        algorithm: What is taken then.
-    """
+    """A row of ``reduce_scatter``."""
 
     algorithm: ReduceScatter
+    """What is taken then."""
 
 
 class AllToAllRow(Row, frozen=True):
-    """A row of ``all_to_all``.
-
-    Args:
-        algorithm: What is taken then.
-    """
+    """A row of ``all_to_all``."""
 
     algorithm: AllToAll
+    """What is taken then."""
 
 
 class BroadcastRow(Row, frozen=True):
-    """A row of ``broadcast``.
-
-    Args:
-        algorithm: What is taken then.
-    """
+    """A row of ``broadcast``."""
 
     algorithm: Broadcast
+    """What is taken then."""
 
 
 class Table(Section, frozen=True):

@@ -79,11 +79,7 @@ def _dotted(path: tuple[Any, ...]) -> str:
 
 
 class UniqueKeys(yaml.SafeLoader):
-    """Refuses a key that is written twice, where YAML would silently keep the last one.
-
-    Attributes:
-        twice: what is said of such a key.
-    """
+    """Refuses a key that is written twice, in the words `twice`, where YAML would silently keep the last one."""
 
     twice: ClassVar[str] = "{} is written twice"
 

@@ -96,12 +96,7 @@ def _leads(prefix: tuple[str, ...], place: tuple[Part, ...]) -> bool:
 
 
 class _Walk:
-    """One walk over a schema.
-
-    Args:
-        schema: the document.
-        whole: as in :func:`groups`.
-    """
+    """One walk over a schema, with `whole` as in `groups`."""
 
     def __init__(self, schema: Node, *, whole: bool) -> None:
         self._schema = schema

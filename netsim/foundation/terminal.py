@@ -14,11 +14,7 @@ _CLEAR = "\r\x1b[K"
 
 
 class Terminal(Console):
-    """A console of rich that reads no markup and no names of emoji in what it prints.
-
-    Args:
-        **options: of `rich.console.Console`.
-    """
+    """A console of rich that reads no markup and no names of emoji in what it prints."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__(markup=False, emoji=False, **options)
@@ -43,12 +39,7 @@ def _text(status: RenderableType) -> RenderableType:
 class Progress:
     """A line with the phase of long work and the seconds passed, which is replaced and in the end removed.
 
-    It is silent while the work is short, and where the stream is no terminal.
-
-    Args:
-        name: Program and verb.
-        stream: stderr by default.
-        after_s: Seconds that pass before the first line.
+    It begins with the name of program and verb after some seconds, and is silent where the stream is no terminal.
     """
 
     def __init__(self, name: str, stream: TextIO | None = None, after_s: float = 2.0) -> None:

@@ -126,10 +126,10 @@ def _heat(sweep: Sweep) -> str:
             )
         )  # fmt: skip
     rows = [panels[start : start + beside] for start in range(0, len(panels), beside)]
-    key = Key(
-        "times the lower bound", _EXCESS, 1, most, {tick: f"{tick:g}" for tick in _TICKS if tick <= most}, log=True
-    )
-    height = 0.9 + len(rows) * (0.75 + max(0.26 * len(grids[0].rows), 0.6))
+    ticks = {tick: f"{tick:g}" for tick in _TICKS if tick <= most and (most < 2 or tick in (1, 1.5) or tick >= 2)}
+    key = Key("times the lower bound", _EXCESS, 1, most, ticks, log=True)
+    line = 0.36 if max(map(len, grids[0].rows)) > 26 else 0.26  # in inches; longer names take two lines
+    height = 0.9 + len(rows) * (0.75 + max(line * len(grids[0].rows), 0.9))
     return chart(*rows, size=(11, height), share="both", key=key, name="sweep")
 
 
