@@ -25,7 +25,6 @@ from trainer.flow.objective import LossTerms
 from trainer.observe.measurement import MeasurementSpec, Progress
 from trainer.sampling.preview import preview_groups
 from trainer.task.transport_labels import labelled
-from trainer.task.views import two_views
 from trainer.training.task import Builders, MicroBatchTask, Networks
 
 SHOWN, MOST_COLUMNS = 1000, 20
@@ -60,7 +59,7 @@ class ClusteringTask(MicroBatchTask[DrawnViews]):
         self.load(None)
 
     def draw_one(self, batch: Batch, generator: torch.Generator) -> DrawnViews:
-        views = torch.cat(two_views(batch.x_1, generator, self.settings.views))
+        views = torch.cat(self.settings.views.pair(batch.x_1, generator))
         return DrawnViews(None, views, batch.sources)
 
     def collect(

@@ -28,7 +28,6 @@ from trainer.observe.measurement import Measurement, MeasurementSpec, Progress
 from trainer.sampling.conditioning import names_or_numbers
 from trainer.sampling.preview import preview_groups
 from trainer.task.neighbours import ClusteredMemory, Memory
-from trainer.task.views import two_views
 from trainer.training.task import Builders, MicroBatchTask, Networks
 
 COLUMNS = 10
@@ -78,7 +77,7 @@ class ContrastiveTask(MicroBatchTask[DrawnViews]):
         self._loaded: dict[str, Any] | None = None
 
     def draw_one(self, batch: Batch, generator: torch.Generator) -> DrawnViews:
-        return DrawnViews(None, two_views(batch.x_1, generator, self.settings.views), batch.sources)
+        return DrawnViews(None, self.settings.views.pair(batch.x_1, generator), batch.sources)
 
     def collect(
         self, drawn: Sequence[DrawnViews], networks: Networks, ranks: dist.ProcessGroup | None = None

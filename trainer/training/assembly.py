@@ -28,9 +28,8 @@ from trainer.model.parallel.state import HoldsExperts
 from trainer.model.values import DrawnValues, SavedModules, SavedValues, fill, kept_weights, load_routers
 from trainer.model.weight_files import open_weights
 from trainer.observe.expert_load import ExpertLoad
-from trainer.observe.profile import ProfileWindow
 from trainer.observe.protocol import Sink
-from trainer.observe.speed import OwnWork
+from trainer.observe.speed import OwnWork, ProfileWindow
 from trainer.trace.session import TraceSession
 from trainer.training.guard import Guard
 from trainer.training.rank import Training

@@ -18,9 +18,8 @@ from trainer.distributed.engine.protocol import Engine
 from trainer.distributed.groups import Launch
 from trainer.distributed.process.signals import StopRequest
 from trainer.observe.expert_load import ExpertLoad
-from trainer.observe.profile import ProfileWindow
 from trainer.observe.protocol import Sink
-from trainer.observe.speed import OwnWork
+from trainer.observe.speed import OwnWork, ProfileWindow
 from trainer.trace.session import TraceSession
 from trainer.training.guard import Guard
 from trainer.training.schedule import logs

@@ -7,8 +7,7 @@ from pydantic import ValidationError
 
 from tests.trainer.commands import DIGITS, refused
 from trainer.config.sections import ProfileConfig
-from trainer.observe.profile import ProfileWindow
-from trainer.observe.speed import resident_peak_bytes
+from trainer.observe.speed import ProfileWindow, resident_peak_bytes
 
 LAST = 6
 

@@ -4,10 +4,14 @@ import math
 from collections.abc import Sequence
 from typing import Annotated, Literal
 
+import torch
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
+from torch import Tensor
 
+from moe.host_copies import to_device
 from netsim.foundation.settings import Section
 from trainer.config.task.protocol import Calls, TaskSettings
+from trainer.data.picture import moved
 
 
 class Views(Section):
@@ -21,6 +25,25 @@ class Views(Section):
     """Share by which all values of an example are made larger or smaller at most."""
     noise: float = Field(default=0.1, ge=0)
     """Standard deviation of normal noise that is added to each value."""
+
+    def pair(self, x_1: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Two views of examples [B, *D]; drawn from a CPU generator alone, of whatever device they are."""
+        return self._view(x_1, generator), self._view(x_1, generator)
+
+    def _view(self, x_1: Tensor, generator: torch.Generator) -> Tensor:
+        """One view. Draws are of the host, so that they are the same on any device, and are copied without a wait."""
+        num, view = len(x_1), x_1
+        if self.shift or self.flip:
+            shifts = torch.randint(-self.shift, self.shift + 1, (2, num, 1), generator=generator)
+            flipped = torch.rand(num, 1, generator=generator) < self.flip
+            down, right = to_device(shifts, x_1.device)
+            view = moved(view, down, right, to_device(flipped, x_1.device))
+        if self.scale:
+            factors = 1 + self.scale * (2 * torch.rand(num, *[1] * (x_1.ndim - 1), generator=generator) - 1)
+            view = view * to_device(factors, x_1.device)
+        if self.noise:
+            view = view + self.noise * to_device(torch.randn(x_1.shape, generator=generator), x_1.device)
+        return view
 
     def check_examples(self, shape: Sequence[int]) -> None:
         """Refuses, with a ValueError, examples that are not moved so."""
