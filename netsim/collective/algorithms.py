@@ -9,7 +9,7 @@ edge colours, which schedule single ports where here messages share links.
 """
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 
 from netsim.collective.protocol import Message, Operation
 from netsim.units import split_bytes
@@ -59,39 +59,6 @@ def in_rounds(rounds: Iterable[Sequence[tuple[int, int]]], blocks: Sequence[int]
     return messages
 
 
-def direct_all_to_all(operation: Operation) -> list[Message]:
-    """One message for each ordered pair; none waits for another, and a participant's own block stays."""
-    blocks = [(j,) for j in range(operation.size)]
-    return [Message(n, i, j, operation.matrix[i][j], blocks[j], ()) for n, (i, j) in enumerate(_pairs(operation.size))]
-
-
-def direct_reduce_scatter(operation: Operation) -> list[Message]:
-    """Every participant sends its part of block j to participant j, which sums the parts."""
-    sizes, blocks = operation.blocks, [(j,) for j in range(operation.size)]
-    return [Message(n, i, j, sizes[j], blocks[j], ()) for n, (i, j) in enumerate(_pairs(operation.size))]
-
-
-def direct_all_gather(operation: Operation) -> list[Message]:
-    """Every participant sends its block to all others."""
-    sizes, blocks = operation.blocks, [(j,) for j in range(operation.size)]
-    return [Message(n, i, j, sizes[i], blocks[i], ()) for n, (i, j) in enumerate(_pairs(operation.size))]
-
-
-def direct_all_reduce(operation: Operation) -> list[Message]:
-    """Reduce-scatter, then all-gather; participant j sends block j once it has received all parts of it."""
-    size, sizes, blocks = operation.size, operation.blocks, [(j,) for j in range(operation.size)]
-    if size == 1:
-        return []
-    parts = direct_reduce_scatter(operation)
-    needed: list[list[int]] = [[] for _ in range(size)]
-    for message in parts:
-        needed[message.dst].append(message.id)
-    sums = [Message(len(parts) + j, j, j, 0, (), tuple(needed[j])) for j in range(size)]
-    ready = [(message.id,) for message in sums]
-    results = enumerate(_pairs(size), start=len(parts) + size)
-    return [*parts, *sums, *(Message(n, i, j, sizes[i], blocks[i], ready[i]) for n, (i, j) in results)]
-
-
 def direct_broadcast(operation: Operation) -> list[Message]:
     """The root sends to all others."""
     size, root, size_bytes = operation.size, operation.root, operation.blocks[0]
@@ -101,11 +68,6 @@ def direct_broadcast(operation: Operation) -> list[Message]:
 def send(operation: Operation) -> list[Message]:
     """One message from participant 0 to participant 1."""
     return [Message(0, 0, 1, operation.blocks[0], (0,), ())]
-
-
-def _pairs(size: int) -> Iterator[tuple[int, int]]:
-    """Each participant with all others, its successor first."""
-    return ((i, j) for i in range(size) for j in (*range(i + 1, size), *range(i)))
 
 
 def ring_reduce_scatter(operation: Operation) -> list[Message]:
@@ -262,17 +224,11 @@ def barrier(operation: Operation) -> list[Message]:
 
 Edges = list[tuple[int, int]]
 Pipeline = tuple[Edges, list[int]]
-"""A tree, and the bytes of the pieces that go over it one after another."""
+"""A tree, and the bytes of the pieces that go over it one after another.
 
-
-def binary_tree_all_reduce(operation: Operation) -> list[Message]:
-    """One tree of height h = floor(log2(size)): k pieces take 2 h + k - 1 rounds; a small vector goes whole, k = 1."""
-    return _up_and_down(one_tree(operation))
-
-
-def double_tree_all_reduce(operation: Operation) -> list[Message]:
-    """Two trees, each with half of the vector, so that no participant sends or receives more than twice the vector."""
-    return _up_and_down(two_trees(operation))
+On one tree of height h = floor(log2(size)) k pieces take 2 h + k - 1 rounds; a small vector goes whole, k = 1. On two
+trees no participant sends or receives more than twice the vector.
+"""
 
 
 def one_tree(operation: Operation) -> list[Pipeline]:
@@ -310,21 +266,3 @@ def in_order_tree(size: int) -> Edges:
             edges.append((place - 1, parent - 1))
         lowest *= 2
     return edges
-
-
-def _up_and_down(pipelines: list[Pipeline]) -> list[Message]:
-    """The messages of each piece, one tree after the other; on every edge a piece follows the piece before it."""
-    messages: list[Message] = []
-    number = 0
-    for tree, cut in pipelines:
-        ways, ahead = both_ways(tree), dict[tuple[int, int], tuple[int, ...]]()
-        for piece, size_bytes in enumerate(cut, start=number):
-            received: dict[int, tuple[int, ...]] = {}
-            for src, dst in ways:
-                message = len(messages)
-                after = ahead.get((src, dst), ()) + received.get(src, ())
-                messages.append(Message(message, src, dst, size_bytes, (piece,), after))
-                ahead[src, dst] = (message,)
-                received[dst] = (*received.get(dst, ()), message)
-        number += len(cut)
-    return messages

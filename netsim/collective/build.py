@@ -10,21 +10,12 @@ import numpy as np
 
 from netsim.collective.algorithms import (
     barrier,
-    binary_tree_all_reduce,
-    direct_all_gather,
-    direct_all_reduce,
-    direct_all_to_all,
     direct_broadcast,
-    direct_reduce_scatter,
-    double_tree_all_reduce,
     halving_doubling_all_gather,
     halving_doubling_all_reduce,
     halving_doubling_reduce_scatter,
     recursive_doubling_all_reduce,
-    ring_all_gather,
-    ring_all_reduce,
     ring_broadcast,
-    ring_reduce_scatter,
     send,
     tree_broadcast,
 )
@@ -49,34 +40,26 @@ from netsim.topology.protocol import Topology, adapters_of
 
 ALGORITHMS: dict[str, dict[str, CollectiveAlgorithm]] = {
     "all_reduce": {
-        "ring": ring_all_reduce,
-        "tree": binary_tree_all_reduce,
-        "double_tree": double_tree_all_reduce,
         "recursive_doubling": recursive_doubling_all_reduce,
         "halving_doubling": halving_doubling_all_reduce,
-        "direct": direct_all_reduce,
         "hierarchical": hierarchical_all_reduce,
     },
     "all_gather": {
-        "ring": ring_all_gather,
-        "direct": direct_all_gather,
         "halving_doubling": halving_doubling_all_gather,
         "hierarchical": hierarchical_all_gather,
     },
     "reduce_scatter": {
-        "ring": ring_reduce_scatter,
-        "direct": direct_reduce_scatter,
         "halving_doubling": halving_doubling_reduce_scatter,
         "hierarchical": hierarchical_reduce_scatter,
     },
     "all_to_all": {
-        "direct": direct_all_to_all,
         "two_phase": two_phase_all_to_all,
         "hierarchical": hierarchical_all_to_all,
         "pxn": rails_all_to_all,
     },
     "broadcast": {"tree": tree_broadcast, "ring": ring_broadcast, "direct": direct_broadcast},
 }
+"""Beside those of `IN_COLUMNS`."""
 
 
 MOST_MESSAGES = 1 << 24

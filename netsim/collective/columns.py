@@ -110,7 +110,7 @@ _rings: WeakValueDictionary[tuple[int, int], Shape] = WeakValueDictionary()
 
 
 def _ring(operation: Operation, rounds: int, shift: int) -> MessageColumns:
-    """The columns of `netsim.collective.algorithms._rounds`."""
+    """In each round every participant sends its successor the block that it got in the round before."""
     size = operation.size
     turn, src = (part.ravel() for part in np.indices((rounds, size), dtype=np.int32))
     size_bytes = np.array(operation.blocks, dtype=np.int64)[(src + shift - turn) % size]
@@ -123,7 +123,7 @@ def _ring(operation: Operation, rounds: int, shift: int) -> MessageColumns:
 
 
 def _pairs(size: int) -> tuple[np.ndarray, np.ndarray]:
-    """The columns of `netsim.collective.algorithms._pairs`."""
+    """Each participant with all others, its successor first."""
     src, ahead = (part.ravel() for part in np.indices((size, size - 1)))
     ahead += src
     ahead += 1
@@ -146,7 +146,7 @@ def _all_at_once(operation: Operation, size_bytes: Callable[[np.ndarray, np.ndar
 
 
 def _direct_all_reduce(operation: Operation) -> MessageColumns:
-    """The columns of `netsim.collective.algorithms.direct_all_reduce`."""
+    """Reduce-scatter, then all-gather; participant j sends block j once it has received all parts of it."""
     size = operation.size
     parts = IN_COLUMNS["reduce_scatter", "direct"](operation)
     results = IN_COLUMNS["all_gather", "direct"](operation)
@@ -167,7 +167,7 @@ def _direct_all_reduce(operation: Operation) -> MessageColumns:
 
 
 def _on_tree(tree: Edges, cut: list[int]) -> MessageColumns:
-    """The columns of `netsim.collective.algorithms._up_and_down`; all pieces take the same edges in the same order."""
+    """Pieces up to the root and down again; on every edge a piece follows the piece before it."""
     ways = both_ways(tree)
     count, pieces = len(ways), len(cut)
     before = _into_sources(ways)
@@ -205,7 +205,4 @@ IN_COLUMNS: dict[tuple[str, str], Callable[[Operation], MessageColumns]] = {
     ("all_gather", "direct"): lambda op: _all_at_once(op, lambda src, _: _blocks(op)[src]),
     ("all_reduce", "direct"): _direct_all_reduce,
 }
-"""Algorithms of many messages, by operation and name, in arrays.
-
-Each gives the messages of the plain definition of its name in this package, in the same order.
-"""
+"""Algorithms of many messages, by operation and name, in arrays."""

@@ -9,7 +9,6 @@ import pytest
 
 from netsim.collective.algorithms import (
     barrier,
-    direct_all_to_all,
     ring_all_gather,
     ring_all_reduce,
     ring_reduce_scatter,
@@ -21,6 +20,7 @@ from netsim.engine.protocol import Outcome
 from netsim.foundation.refusal import Refusal
 from netsim.workload.program import Program
 from netsim.workload.protocol import Workload
+from tests.netsim.plain_schedules import direct_all_to_all
 from tests.netsim.scenes import fabric, scene, simulate
 
 ROOT = Path(__file__).parents[2]

@@ -3,7 +3,6 @@
 from random import Random
 from typing import Any
 
-from netsim.collective.build import ALGORITHMS
 from netsim.collective.columns import message_columns
 from netsim.collective.protocol import Operation
 from netsim.engine.protocol import Scene
@@ -11,6 +10,7 @@ from netsim.topology.failure import FailureConfig
 from netsim.topology.leaf_spine import LeafSpineConfig
 from netsim.workload.program import Program, keys_of
 from tests.netsim.scenes import scene
+from tests.netsim.schedules import ALGORITHMS
 
 ROUTINGS: list[Any] = [
     {"kind": "ethereal", "order": "staggered"},
@@ -74,7 +74,7 @@ def repeated_scene(random: Random, fewest: int = 2, most: int = 6, *, alike: boo
         members = order[first : first + operation.size]
         come = [program.wait(rank, ends[rank], random.choice(gaps)) for rank in members]
         over = program.carry_out(
-            message_columns(ALGORITHMS[operation.op][names[operation.op]](operation)), members, come
+            message_columns(ALGORITHMS[operation.op, names[operation.op]](operation)), members, come
         )
         for rank, end in zip(members, over, strict=True):
             ends[rank] = (end,)

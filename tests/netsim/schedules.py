@@ -5,13 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from netsim.collective.algorithms import (
-    binary_tree_all_reduce,
-    direct_all_gather,
-    direct_all_reduce,
-    direct_all_to_all,
     direct_broadcast,
-    direct_reduce_scatter,
-    double_tree_all_reduce,
     halving_doubling_all_gather,
     halving_doubling_all_reduce,
     halving_doubling_reduce_scatter,
@@ -30,6 +24,14 @@ from netsim.collective.two_level import (
     hierarchical_reduce_scatter,
     rails_all_to_all,
     two_phase_all_to_all,
+)
+from tests.netsim.plain_schedules import (
+    binary_tree_all_reduce,
+    direct_all_gather,
+    direct_all_reduce,
+    direct_all_to_all,
+    direct_reduce_scatter,
+    double_tree_all_reduce,
 )
 
 ALGORITHMS: dict[tuple[str, str], CollectiveAlgorithm] = {

@@ -5,7 +5,7 @@ import pytest
 
 from netsim import simulate
 from netsim.collective.algorithms import LEAST_PIECE_BYTES
-from netsim.collective.build import ALGORITHMS, Schedules
+from netsim.collective.build import Schedules
 from netsim.collective.columns import message_columns
 from netsim.collective.config import Algorithms
 from netsim.collective.fastest import estimates
@@ -13,6 +13,7 @@ from netsim.collective.group import CHANNELLED, Group, orders, share, size_of
 from netsim.seats import Seats, seats_of
 from netsim.workload.collective import operation
 from tests.netsim.scenes import fabric
+from tests.netsim.schedules import ALGORITHMS
 
 HOSTS, GPUS = 4, 4
 SHAPE = {"adapters_per_host": 4, "rails": True, "ranks_per_host": GPUS}
@@ -69,7 +70,7 @@ def test_each_channel_is_the_plain_schedule_of_its_share_and_the_shares_make_the
     made = Schedules(Algorithms.model_validate({op: name}), seats, "scenario", topology)(whole, ranks)
     first = 0
     for order, part in zip(found, parts, strict=True):
-        plain = message_columns(ALGORITHMS[op][name](part))
+        plain = message_columns(ALGORITHMS[op, name](part))
         own = slice(first, first + len(plain))
         place = np.array(order)
         assert np.array_equal(made.src[own], place[plain.src])

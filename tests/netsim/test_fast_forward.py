@@ -10,7 +10,6 @@ import pytest
 from pydantic import TypeAdapter
 
 from netsim import simulate
-from netsim.collective.algorithms import direct_all_to_all
 from netsim.collective.algorithms import ring_all_reduce as all_reduce
 from netsim.collective.columns import message_columns
 from netsim.collective.protocol import Operation
@@ -24,6 +23,7 @@ from netsim.transport.build import build_transport
 from netsim.transport.config import TransportConfig
 from netsim.workload.program import Program, keys_of
 from netsim.workload.tasks import Task
+from tests.netsim.plain_schedules import direct_all_to_all
 from tests.netsim.repeated_scenes import DRAWN, ROUTINGS, repeated_scene
 from tests.netsim.scenes import fabric, flow, scene
 

@@ -8,7 +8,6 @@ from random import Random
 import numpy as np
 import pytest
 
-from netsim.collective.build import ALGORITHMS
 from netsim.collective.columns import IN_COLUMNS, message_columns
 from netsim.collective.protocol import Message, Operation
 from netsim.congestion.nscc import NsccConfig
@@ -24,6 +23,7 @@ from netsim.workload.program import Program, Span
 from netsim.workload.tasks import Task
 from tests.netsim.random_scenes import random_scene
 from tests.netsim.scenes import fabric, flow, scene
+from tests.netsim.schedules import ALGORITHMS
 
 
 def one_by_one(program: Program, messages: Sequence[Message], ranks: Sequence[int], come: Sequence[int]) -> list[int]:
@@ -40,13 +40,13 @@ def one_by_one(program: Program, messages: Sequence[Message], ranks: Sequence[in
 
 @pytest.mark.parametrize("largest", [100, 500_000])
 @pytest.mark.parametrize("size", [1, 2, 5, 8])
-@pytest.mark.parametrize(("op", "name"), [(op, name) for op, names in ALGORITHMS.items() for name in names])
+@pytest.mark.parametrize(("op", "name"), ALGORITHMS)
 def test_messages_in_arrays_are_those_of_the_plain_definition(op, name, size, largest):
     random = Random(size)
     blocks = tuple(random.randrange(largest) for _ in range(1 if op == "broadcast" else size))
     matrix = tuple(tuple(random.randrange(9) for _ in range(size)) for _ in range(size))
     operation = Operation(op, size, blocks=blocks, matrix=matrix if op == "all_to_all" else ())
-    plain = ALGORITHMS[op][name](operation)
+    plain = ALGORITHMS[op, name](operation)
     columns = IN_COLUMNS.get((op, name), lambda _: message_columns(plain))(operation)
     for come in ([], [random.randrange(2) for _ in range(size)]):
         ranks = random.sample(range(40), size)

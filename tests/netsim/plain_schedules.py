@@ -1,0 +1,72 @@
+"""Plain definitions of algorithms whose messages netsim makes as arrays: a message after the other."""
+
+from collections.abc import Iterator
+
+from netsim.collective.algorithms import Pipeline, both_ways, one_tree, two_trees
+from netsim.collective.protocol import Message, Operation
+
+
+def direct_all_to_all(operation: Operation) -> list[Message]:
+    """One message for each ordered pair; none waits for another, and a participant's own block stays."""
+    blocks = [(j,) for j in range(operation.size)]
+    return [Message(n, i, j, operation.matrix[i][j], blocks[j], ()) for n, (i, j) in enumerate(_pairs(operation.size))]
+
+
+def direct_reduce_scatter(operation: Operation) -> list[Message]:
+    """Every participant sends its part of block j to participant j, which sums the parts."""
+    sizes, blocks = operation.blocks, [(j,) for j in range(operation.size)]
+    return [Message(n, i, j, sizes[j], blocks[j], ()) for n, (i, j) in enumerate(_pairs(operation.size))]
+
+
+def direct_all_gather(operation: Operation) -> list[Message]:
+    """Every participant sends its block to all others."""
+    sizes, blocks = operation.blocks, [(j,) for j in range(operation.size)]
+    return [Message(n, i, j, sizes[i], blocks[i], ()) for n, (i, j) in enumerate(_pairs(operation.size))]
+
+
+def direct_all_reduce(operation: Operation) -> list[Message]:
+    """Reduce-scatter, then all-gather; participant j sends block j once it has received all parts of it."""
+    size, sizes, blocks = operation.size, operation.blocks, [(j,) for j in range(operation.size)]
+    if size == 1:
+        return []
+    parts = direct_reduce_scatter(operation)
+    needed: list[list[int]] = [[] for _ in range(size)]
+    for message in parts:
+        needed[message.dst].append(message.id)
+    sums = [Message(len(parts) + j, j, j, 0, (), tuple(needed[j])) for j in range(size)]
+    ready = [(message.id,) for message in sums]
+    results = enumerate(_pairs(size), start=len(parts) + size)
+    return [*parts, *sums, *(Message(n, i, j, sizes[i], blocks[i], ready[i]) for n, (i, j) in results)]
+
+
+def _pairs(size: int) -> Iterator[tuple[int, int]]:
+    """Each participant with all others, its successor first."""
+    return ((i, j) for i in range(size) for j in (*range(i + 1, size), *range(i)))
+
+
+def binary_tree_all_reduce(operation: Operation) -> list[Message]:
+    """One tree of height h = floor(log2(size)): k pieces take 2 h + k - 1 rounds; a small vector goes whole, k = 1."""
+    return _up_and_down(one_tree(operation))
+
+
+def double_tree_all_reduce(operation: Operation) -> list[Message]:
+    """Two trees, each with half of the vector, so that no participant sends or receives more than twice the vector."""
+    return _up_and_down(two_trees(operation))
+
+
+def _up_and_down(pipelines: list[Pipeline]) -> list[Message]:
+    """The messages of each piece, one tree after the other; on every edge a piece follows the piece before it."""
+    messages: list[Message] = []
+    number = 0
+    for tree, cut in pipelines:
+        ways, ahead = both_ways(tree), dict[tuple[int, int], tuple[int, ...]]()
+        for piece, size_bytes in enumerate(cut, start=number):
+            received: dict[int, tuple[int, ...]] = {}
+            for src, dst in ways:
+                message = len(messages)
+                after = ahead.get((src, dst), ()) + received.get(src, ())
+                messages.append(Message(message, src, dst, size_bytes, (piece,), after))
+                ahead[src, dst] = (message,)
+                received[dst] = (*received.get(dst, ()), message)
+        number += len(cut)
+    return messages
