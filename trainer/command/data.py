@@ -204,9 +204,9 @@ class Encode(OfRuns):
 
 
 def _encode(options: Encode) -> int:
-    from trainer.sampling.encode import run
+    from trainer.sampling.encoding import encode_images
 
-    return run(options.run_dir, options.data, options.out)
+    return encode_images(options.run_dir, options.data, options.out)
 
 
 ENCODE = verb(
@@ -240,9 +240,9 @@ class EncodeCaptions(OfRuns):
 
 
 def _encode_captions(options: EncodeCaptions) -> int:
-    from trainer.sampling.captions import run
+    from trainer.sampling.encoding import encode_captions
 
-    return run(options.source, options.encoder, options.out, options.field, options.shards)
+    return encode_captions(options.source, options.encoder, options.out, options.field, options.shards)
 
 
 ENCODE_CAPTIONS = verb(

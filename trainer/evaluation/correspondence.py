@@ -101,7 +101,7 @@ UPSAMPLINGS = ("nearest", "entropic")
 SIGNATURES, FEATURES, LANDMARKS = "signatures", "features", "distances to landmarks"
 
 Features = tuple[Floats, Floats]
-"""What a network gives the vertices of both surfaces of a pair, float64 [V, W] each."""
+"""Of the vertices of both surfaces of a pair, float64 [V, W] each."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -236,7 +236,7 @@ def mirror_images(vertices: Floats, axis: int) -> Ids:
 
 
 def carried(whole: Pair, own: Matched) -> Iterator[tuple[str, Examined, Floats]]:
-    """What a picture shows: both surfaces, and for each vertex the place [V, 3] in the first that gives its colour."""
+    """Parts of a picture: both surfaces, and for each vertex the place [V, 3] in the first that gives its colour."""
     places = whole.first.surface.vertices
     yield "first", whole.first, places
     near = nearest(whole.second.surface.vertices, whole.second.surface.vertices[whole.second.chosen])

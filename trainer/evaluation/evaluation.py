@@ -50,7 +50,7 @@ EXACT_UP_TO = 64
 PROBES, TOLERANCE = 4, 1e-5
 
 SEARCHED = "euler, searched"
-"""What rows of Euler's method on grids of a file are called."""
+"""Name of the rows of Euler's method on grids of a file."""
 
 Progress = Callable[[str], None]
 """Takes a line of text about the progress, for a person."""
@@ -147,19 +147,13 @@ def evaluate(
     the likelihood is that of the flow without them.
 
     Args:
-        flow: the run and its network.
         evaluations: function evaluations of a sample, each 1 or more.
-        num: samples, 2 or more: the classes in turn, or a sample for each of so many held-out images where the network
-            reads a context.
-        seed: of all draws.
+        num: samples, 2 or more: the classes in turn, or one for each held-out image where the network reads a context.
         likelihood: held-out examples whose likelihood is computed; 0: none. Samples must start at noise.
-        steps: file of grids that were searched for this flow without guidance; they and all samplers are measured at
-            the numbers of evaluations of the file too.
+        steps: file of grids searched for this flow without guidance; their numbers of evaluations are measured too.
         features: file of a network on whose features samples are compared too.
-        statistics: file of statistics of the real examples on those features, with which ``fid`` compares; None: those
-            of the real examples that all else is compared with.
+        statistics: file of statistics of the real examples on those features, for ``fid``; None: of those compared.
         reward: whose mean is measured too, of the real examples and of what is drawn with the run's guidance.
-        progress: called with a line of text about the progress.
     """
     conditioning, guidance = flow.conditioning(num, seed=seed), flow.sample.guidance
     num = len(conditioning.labels)

@@ -47,10 +47,7 @@ def measure_features(
     device: torch.device,
     progress: Progress,
 ) -> FewShotMeasurement:
-    """Plays episodes on features [B, W], called `name`, of examples [B, *D], and on these as they are.
-
-    `about` says in a few words what the examples are.
-    """
+    """Plays episodes on features [B, W], called `name`, of examples [B, *D], and on these as they are."""
     progress(f"features of {len(batch.x_1)} held-out examples")
     parts = [extract(part.to(device)).float().flatten(1).cpu() for part in batch.x_1.split(TOGETHER)]
     sets = {name: torch.cat(parts), "examples themselves": batch.x_1.float().flatten(1)}

@@ -141,7 +141,7 @@ class LabelReading:
     Attributes:
         images: held-out images that were read.
         accuracy: share that is read as its class, by the number of noises whose codes are averaged.
-        regression: the same of a logistic regression on the training images, which knows nothing else.
+        regression: the same of a logistic regression on the training images alone.
         confusion: int [K, K] images by class and by the class that is read with `AVERAGED` noises.
         misread: some images [H, W] or [H, W, 3] in [0, 1] that are read wrong, each with the class that is read; empty
             where examples are no images.

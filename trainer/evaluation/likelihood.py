@@ -18,13 +18,11 @@ def log_density(
     *,
     probes: Tensor | None = None,
 ) -> Tensor:
-    """Computes log p(x_1) of a flow from a standard normal source, by the instantaneous change of variables.
+    """Computes log p(x_1) [B] of a flow from a standard normal source, by the instantaneous change of variables.
 
     log p_1(x_1) = log N(x_0; 0, I) - int_0^1 div v(x_t, t) dt along the path that ends in x_1. State and integral are
-    solved together, from the data to the source.
-
-    Source: Chen et al., "Neural Ordinary Differential Equations", 2018, theorem 1; Grathwohl et al., "FFJORD", 2019,
-    equation 7 (probes).
+    solved together, from the data to the source. Source: Chen et al., "Neural Ordinary Differential Equations", 2018,
+    theorem 1; Grathwohl et al., "FFJORD", 2019, equation 7 (probes).
 
     Args:
         field: velocity, differentiable in the state; no example depends on another. A :class:`Field` if the solver is
@@ -32,12 +30,8 @@ def log_density(
         x_1: [B, *D] examples.
         solver: of the ordinary differential equation; segmented if the field jumps between segments of time.
         times: [T] grid of times from source (0) to data (1).
-        probes: [P, B, *D] random vectors z of mean 0 and covariance 1, such as :func:`random_signs`. The divergence is
-            estimated without bias by the mean of z . (dv/dx) z, which takes P derivatives an evaluation. None: the
-            divergence is exact, which takes one derivative for each value of an example.
-
-    Returns:
-        [B] natural logarithms of the density, in the type of `x_1`.
+        probes: [P, B, *D] random vectors of mean 0 and covariance 1, by which the divergence is estimated without bias,
+            with P derivatives an evaluation. None: it is exact, with one derivative for each value of an example.
     """
     num_values = x_1[0].numel()
     start = torch.cat([x_1.flatten(1), torch.zeros_like(x_1.flatten(1)[:, :1])], dim=1)

@@ -30,16 +30,13 @@ LINES = ((BLUE, "o", SOLID), (RED, "s", DASHED), (GREEN, "D", DOTTED))
 NO_PATHS = "samples follow no velocity: there is no straightness, no path energy, no likelihood and no Euler's method"
 """Said where the tokens of samples are drawn one after the other."""
 LEAST = 1e-6
-"""What is drawn of a distance that is 0."""
+"""Height in a chart of a distance that is 0."""
 
 
 def evaluation_page(found: Evaluation, *, run_dir: str, data: str, images: bool, picture: bytes | None) -> str:
     """Composes the page, the same for the same figures but for the times.
 
-    Args:
-        data: what it learned from, in a few words.
-        images: whether it draws images, which are judged by the Fréchet distance; points are by W2.
-        picture: a PNG of what the run draws with its own sampler, or None.
+    `data` are the run's, in a few words; images are judged by the Fréchet distance, points by W2.
     """
     measure = "frechet_distance" if images else "wasserstein_2"
     best = min(found.results, key=lambda one: one.figures[measure])
@@ -65,7 +62,7 @@ def evaluation_page(found: Evaluation, *, run_dir: str, data: str, images: bool,
 
 
 def under_controls(found: Evaluation) -> str:
-    """What changed the field of all samples, in words; empty: nothing did."""
+    """Controls that changed the field of all samples, in words; empty if none."""
     kinds = [control.get("kind") or control["class"] for control in found.controls]
     return f"under {' and '.join(kinds)}" if kinds else ""
 
@@ -213,7 +210,7 @@ class FlowMeasurement(Measurement):
         return figures_table(columns, rows, title=title, ends=ends)
 
     def remarks(self) -> list[str]:
-        """What holds for every sampler."""
+        """Lines that hold for every sampler."""
         paths, bits = self.evaluation.paths, self.evaluation.bits_per_dimension
         if paths is None:
             return [NO_PATHS]

@@ -30,17 +30,11 @@ MEDIAN_POINTS = 1_000
 
 
 def energy_distance(x: NDArray[np.floating], y: NDArray[np.floating], *, paired: bool = False) -> float:
-    """Unbiased estimate of 2 E|X - Y| - E|X - X'| - E|Y - Y'|, in units of the points: no point is compared with
-    itself.
+    """Unbiased estimate of 2 E|X - Y| - E|X - X'| - E|Y - Y'| of points [N, ...] and [M, ...], in their units.
 
-    The expectation is 0 for two sets of one distribution, so the result can be negative. Source: Székely and Rizzo,
-    "Energy statistics: a class of statistics based on distances", 2013, equation 2.
-
-    Args:
-        x: [N, ...] points, flattened to [N, F]; N >= 2.
-        y: [M, ...] points with the same F; M >= 2.
-        paired: whether point i of both sets is made of the same draw, so that those two are not independent: they are
-            not compared, and M = N.
+    The expectation is 0 for two sets of one distribution, so the result can be negative. `paired`: point i of both sets
+    is made of the same draw, so that those two are not compared, and M = N. Source: Székely and Rizzo, "Energy
+    statistics: a class of statistics based on distances", 2013, equation 2.
     """
     x, y = as_pair(x, y)
     between = _distances(x, y)
@@ -51,15 +45,11 @@ def energy_distance(x: NDArray[np.floating], y: NDArray[np.floating], *, paired:
 def maximum_mean_discrepancy(
     x: NDArray[np.floating], y: NDArray[np.floating], bandwidths: tuple[float, ...] | None = None
 ) -> float:
-    """Squared maximum mean discrepancy under a mean of Gaussian kernels exp(-|x - y|^2 / (2 s^2)).
+    """Squared maximum mean discrepancy of points [N, ...] and [M, ...] under a mean of Gaussian kernels.
 
-    The expectation is 0 for two sets of one distribution, so the result can be negative. Source: Gretton et al., "A
-    kernel two-sample test", 2012, equation 3 (unbiased) and section 8 (median).
-
-    Args:
-        x: [N, ...] points, flattened to [N, F]; N >= 2.
-        y: [M, ...] points with the same F; M >= 2.
-        bandwidths: the values of s, above 0; None: the median distance between points of both sets.
+    The kernels are exp(-|x - y|^2 / (2 s^2)); `bandwidths` are the s, None: the median distance between points of both
+    sets. The expectation is 0 for two sets of one distribution, so the result can be negative. Source: Gretton et al.,
+    "A kernel two-sample test", 2012, equation 3 (unbiased) and section 8 (median).
     """
     x, y = as_pair(x, y)
     if bandwidths is None:

@@ -18,7 +18,7 @@ from trainer.config.sample import ReactionSample
 from trainer.data.reactions import Reactions, laid_upon
 from trainer.evaluation.readings import Reading
 from trainer.sampling.draw import TrainedFlow
-from trainer.sampling.showing import reactions_of
+from trainer.sampling.preview import reactions_of
 
 EMT_METALS = {13, 28, 29, 46, 47, 78, 79}
 """Atomic numbers that effective medium theory is fitted to."""

@@ -159,7 +159,7 @@ def _shown(image: Tensor) -> NDArray[np.floating]:
 
 
 def _observed(found: Mapping[str, Tensor]) -> NDArray[np.floating] | None:
-    """What was observed, with hidden pixels in another colour; None if it is no picture."""
+    """The observation, with hidden pixels in another colour; None if it is no picture."""
     values = found["observed"]
     if values.ndim != 3 or values.shape[0] not in (1, 3):
         return None

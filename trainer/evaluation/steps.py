@@ -22,10 +22,7 @@ from trainer.sampling.trained import Reference, opened, restored_flow
 
 
 def run(request: StepsRequest, out: Path, page: Path | None = None) -> int:
-    """Searches grids for the averaged weights of a run's newest intact checkpoint, measures them and writes a file.
-
-    Each rank of a launch does all of it by itself, the first one writes, and the others wait for that.
-    """
+    """Searches grids for a run's averaged weights, measures them and writes a file, which the first rank does."""
     refuse(of_search(restored_flow(request.run)[1], request))
     weights = Reference.of_run(ReferenceConfig(run=request.run)).digest
     first = Launch.from_environment().rank == 0

@@ -115,7 +115,7 @@ class MongeGaps:
 
     @property
     def explained(self) -> str:
-        """What the figure is, and that of one step."""
+        """Meaning of the figure, and that of one step."""
         one_step = "" if self.one_step is None else f"; in one step {self.one_step.share:.1%}"
         return f"of the transport cost{one_step} ({self.num} points; 0: no other pairing of them costs less)"
 

@@ -52,7 +52,7 @@ def class_number(config: RunConfig, field: str, word: str) -> int:
 
 
 def names_or_numbers(config: RunConfig) -> tuple[str, ...]:
-    """What the classes 0, 1, ... of a run are called; their numbers where they have no names."""
+    """Names of the classes 0, 1, ... of a run; their numbers where they have none."""
     return config.data.class_names or tuple(map(str, range(config.data.num_classes)))
 
 
@@ -169,18 +169,11 @@ class Conditioning:
 def conditioning_for(
     config: RunConfig, parts: FlowParts, num: int, *, seed: int, classes: Sequence[int] = (), shown: bool = True
 ) -> Conditioning:
-    """Conditions of examples: the classes in turn (0 where there are none), each turn of the next task of a run with
-    tasks.
+    """Conditions of examples: the classes in turn, 0 without any, and each turn of the next task of a run with tasks.
 
-    Where examples have a context or a caption, those of the first held-out images, perhaps fewer than `num`.
-
-    Args:
-        config: the run.
-        parts: of its flow; its context hides parts of images.
-        num: examples.
-        seed: with the number of an example, it decides what is hidden of an image.
-        classes: those that are drawn; empty: all.
-        shown: whether a person will see the examples beside what their paths begin at, which is then drawn too.
+    Where examples have a context or a caption, those of the first held-out images, perhaps fewer than `num`. The seed
+    and the number of an example decide what is hidden of its image. `shown`: whether a person will see the examples
+    beside the beginnings of their paths, which are then drawn too.
     """
     if not _of_held_out(config):
         chosen = torch.tensor(classes or range(max(1, config.data.num_classes)))

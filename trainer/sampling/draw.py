@@ -67,7 +67,7 @@ class TrainedFlow:
         return replace(self, config=with_controls(self.config, controls))
 
     def conditioning(self, num: int, *, seed: int, classes: Sequence[int] = (), shown: bool = True) -> Conditioning:
-        """Conditions of examples: the classes in turn, or the contexts of held-out images; see `conditioning_for`."""
+        """Conditions of examples: the classes in turn, or the contexts of held-out images."""
         return conditioning_for(self.config, self.parts, num, seed=seed, classes=classes, shown=shown)
 
     def draw(
@@ -81,14 +81,8 @@ class TrainedFlow:
     ) -> Tensor:
         """Draws one state for each condition by the run's own sampler, shared out over the data ranks; collective.
 
-        Args:
-            condition: of N examples, the same on every rank.
-            guidance: scale of classifier-free guidance, 0 or more.
-            progress: called at each evaluation of the network with their number so far.
-            x_0: [N, *shape] where the paths begin; None: where the run's do.
-
-        Returns:
-            float32 [N, *shape] on the CPU, on every rank: images or points, or latents of images.
+        The conditions are the same on every rank; `x_0` [N, *shape] is where the paths begin, None: where the run's do.
+        Returns float32 [N, *shape] on the CPU, on every rank: images or points, or latents of images.
         """
         from megatron.core import parallel_state
 
@@ -125,16 +119,10 @@ class TrainedFlow:
         progress: Callable[[int], None] | None = None,
         x_0: Tensor | None = None,
     ) -> sampler.Trajectory:
-        """Draws some of the examples on this rank alone, and keeps the states on their way.
+        """Draws the examples of these numbers, int64 [B], on this rank alone, and keeps the states on their way.
 
-        Args:
-            examples: int64 [B], the numbers of those that are drawn.
-            split: the part of a finite source that paths begin at.
-            x_0: [B, *shape] where the paths begin; None: where the run's do.
-
-        Returns:
-            The trajectory of the B examples, on the device of the network. Its calls of the network are all there were,
-            those that controls make included.
+        `split` is the part of a finite source that paths begin at; `x_0` [B, *shape] where they begin, None: where the
+        run's do. The calls of the network in the trajectory are all there were, those of controls included.
         """
         device, controls = self.device, self.sample.controls
         evaluations = 0

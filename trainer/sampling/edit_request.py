@@ -183,7 +183,7 @@ def _scaled(control: AnyControl, strength: float) -> AnyControl:
 
 
 HOLD = PullConfig(strength=1.0, start=0.0, stop=1.0)
-"""What leads the part of a picture that a mask holds to that part of the picture."""
+"""Control that leads the part of a picture that a mask holds to that part of the picture."""
 
 
 @dataclass(frozen=True)
@@ -219,12 +219,12 @@ class EditPlan:
         return self.request.strengths if self.request.controls else (0.0,)
 
     def class_name(self, label: int) -> str:
-        """What a class of the run is called."""
+        """Name of a class of the run."""
         return self.all_names[label]
 
     @property
     def level_name(self) -> str:
-        """What the levels are, in the singular."""
+        """Name of the levels, in the singular."""
         return "strength" if self.method is None else "iteration"
 
     def sources(self, labels: Tensor | None, num: int) -> Tensor:

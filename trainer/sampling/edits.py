@@ -28,7 +28,7 @@ ROWS = 64
 
 @dataclass(frozen=True)
 class Edits:
-    """What B pictures became at L levels under K classes.
+    """Edits of B pictures at L levels under K classes.
 
     Attributes:
         edited: [B, L, K, C, H, W] the edits.
@@ -69,13 +69,9 @@ class Editor:
 
     @torch.no_grad()
     def edits(self, pictures: Tensor, sources: Tensor, noise_keys: Tensor, fresh_keys: Tensor) -> Edits:
-        """Edits some pictures; what becomes of one is a function of its own row.
+        """Edits pictures [B, C, H, W], each as a function of its row, from their classes int64 [B], their sources.
 
-        Args:
-            pictures: [B, C, H, W] from -1 to 1.
-            sources: int64 [B] the classes that they are taken to noise under.
-            noise_keys: int64 [B] of what an inversion draws.
-            fresh_keys: int64 [B] of fresh noise.
+        The keys int64 [B] are of what an inversion draws, and of fresh noise.
         """
         flow, plan, device = self.flow, self.plan, self.flow.device
         pictures = pictures.to(device)

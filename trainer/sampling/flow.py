@@ -101,7 +101,7 @@ class PairedLatents(Latents):
         return examples
 
     def shown(self, examples: Tensor, *, generator: torch.Generator) -> Tensor:  # noqa: ARG002
-        """What the autoencoder makes of them."""
+        """Decoded by the autoencoder."""
         return self.decode(examples)
 
 
@@ -109,7 +109,7 @@ class StoredLatents(Latents):
     """The same where the examples are the Gaussians, [B, 2 Z, h, w], so that no image is encoded twice."""
 
     def shown(self, examples: Tensor, *, generator: torch.Generator) -> Tensor:
-        """What the autoencoder makes of draws from them."""
+        """Draws from them, decoded by the autoencoder."""
         return self.decode(self.encode(examples, generator=generator))
 
     def _gaussians(self, examples: Tensor) -> tuple[Tensor, Tensor | None]:
@@ -168,7 +168,7 @@ def source_examples(config: RunConfig, examples: Tensor, *, seed: int, split: Sp
 
 
 class FlowParts:
-    """What drawing needs of a flow besides its network.
+    """Parts of a flow that drawing needs besides its network.
 
     Attributes:
         space: from examples to the states of the flow and back.

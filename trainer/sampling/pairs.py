@@ -60,14 +60,7 @@ class PairDrawing:
     def draw(
         self, request: PairsRequest, numbers: Tensor, progress: Callable[[int], None]
     ) -> dict[str, NDArray[np.generic]]:
-        """Draws some of the pairs; everything that is drawn for one is a function of the seed and its number.
-
-        Args:
-            numbers: int64 [B], of the pairs.
-
-        Returns:
-            The arrays of a shard of them.
-        """
+        """The arrays of a shard of pairs of these numbers, int64 [B], each a function of the seed and its number."""
         dtype = torch.float32 if request.dtype == "float32" else torch.float16
         drawn_by = self._whole if request.nodes is None else self._at_nodes
         if request.begins_at_data:
@@ -133,7 +126,7 @@ class PairDrawing:
 
     @cached_property
     def _data(self) -> tuple[Dataset, Tensor]:
-        """What the teacher learned from, and the ids of its data points, none if it is endless."""
+        """Data of the teacher, and the ids of its data points, none if it is endless."""
         dataset = trainer.data.build(self.flow.config.data)
         return dataset, dataset.data_points("train")
 
@@ -218,7 +211,7 @@ def run(request: PairsRequest, out: Path) -> int:
 
 
 def _index(request: PairsRequest, weights: str, config: RunConfig) -> PairIndex:
-    """What the folder's index will say."""
+    """Index of the folder."""
     source, latent = config.source_data, config.flow and config.flow.latent
     ends = [*range(0, request.num, request.shard_examples), request.num]
     shards: list[dict[str, Any]] = [

@@ -178,17 +178,13 @@ def _shortened(line: str, font: FreeTypeFont, width: int) -> str:
 
 
 HEADING_PIXELS = 44
-"""What headings take at most above a row of columns."""
+"""Most pixels of headings above a row of columns."""
 
 
 def image_grid(images: NDArray[np.floating], columns: int, path: Path, headings: Sequence[str] = ()) -> None:
-    """Writes images as one PNG, row by row, with a white line between them.
+    """Writes images [N, 1 or 3, H, W] from -1 to 1 as one PNG, row by row, with a white line between them.
 
     Small images are enlarged by a whole number, to 64 pixels a side, without smoothing.
-
-    Args:
-        images: [N, C, H, W], C = 1 (grey) or 3 (red, green, blue), N >= 1; -1 is black, 1 is full, beyond is clipped.
-        headings: of the columns; empty if none.
     """
     from PIL import Image
 
@@ -232,11 +228,9 @@ def scatter_plot(
     *,
     fitting: Collection[str],
 ) -> None:
-    """Writes sets of points side by side, on equal axes, as one PNG.
+    """Writes sets of points [N, D] with their classes, by title, side by side on equal axes as one PNG.
 
-    Args:
-        panels: from a title to points [N, D], of which two coordinates are shown, and their classes int [N] or None.
-        fitting: titles of the panels whose points all are within the axes; points of others may be cut off.
+    Two coordinates are shown. All points of the panels in `fitting` are within the axes; others may be cut off.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure

@@ -1,14 +1,20 @@
-"""Pictures of what a network draws: grids of images, scatter plots of points, reconstructions."""
+"""Pictures of what a network draws, and files of clips, sequences and transition states beside them."""
 
-from collections.abc import Sequence
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import torch
 import torch.distributed as dist
+from numpy.typing import NDArray
 from torch import Tensor
 
 import trainer.data
+from netsim.foundation.files import replacing
 from trainer.config.derived import several_shapes, with_shape
 from trainer.config.run import RunConfig
 from trainer.config.sample import (
@@ -19,12 +25,13 @@ from trainer.config.sample import (
     ReconstructionSample,
     SequenceSample,
 )
+from trainer.data.reactions import Reactions, write_reactions
+from trainer.data.sequences import texts
 from trainer.model.autoencoder import Autoencoder
 from trainer.sampling.conditioning import Conditioning
 from trainer.sampling.draw import TrainedFlow
 from trainer.sampling.flow import source_examples
-from trainer.sampling.pictures import image_grid, scatter_plot
-from trainer.sampling.showing import show_clips, show_reactions, show_sequences
+from trainer.sampling.pictures import image_grid, pixels, scatter_plot
 
 
 def preview(flow: TrainedFlow, path: Path, *, seed: int) -> None:
@@ -78,7 +85,7 @@ def show(
 
 
 def preview_reconstructions(config: RunConfig, model: Autoencoder, path: Path) -> None:
-    """Reconstructs what the section ``sample`` asks for; rank 0 writes the grid; collective."""
+    """Reconstructs the number of images of the section ``sample``; rank 0 writes the grid; collective."""
     assert isinstance(config.sample, ReconstructionSample)
     images = reconstructions(config, model, config.sample.num)  # on every rank: weights may be divided among them
     if dist.get_rank() == 0:
@@ -122,3 +129,178 @@ def plot_points(config: RunConfig, points: Tensor, labels: Tensor, path: Path, *
         begun = source_examples(config, torch.arange(len(points)), seed=seed)
         panels = {"source": (begun.numpy(), None), **panels}
     scatter_plot(panels, path, fitting=panels.keys() - {"drawn"})
+
+
+MILLISECONDS = 250
+"""For which a frame is shown."""
+LEAST_SIDE = 96
+"""Pixels to which small frames of a GIF are enlarged."""
+MOST_ACROSS = 8
+"""Clips side by side in a GIF."""
+
+
+def show_clips(config: RunConfig, clips: Tensor, conditioning: Conditioning, path: Path) -> None:
+    """Writes clips [N, T C, H, W]: a sheet with a row a clip to `path`, a PNG, and a GIF of all of them beside it.
+
+    A row begins with the frame that the network reads, where it reads one, and has the frames behind it.
+    """
+    channels = config.frame_channels
+    frames = clips.unflatten(1, (-1, channels))
+    shown = frames
+    if conditioning.seen is not None:
+        first = conditioning.seen.picture[:, None, :channels]
+        shown = np.concatenate([first, frames], axis=1)
+    columns = shown.shape[1]
+    numbers = [f"frame {number}" for number in range(1, frames.shape[1] + 1)]
+    headings = tuple(["read"] * (columns - len(numbers)) + numbers)
+    image_grid(np.asarray(shown).reshape(-1, *shown.shape[2:]), columns, path, headings)
+    _animate(np.asarray(frames), path.with_suffix(".gif"))
+
+
+def _animate(clips: np.ndarray, path: Path) -> None:
+    """Writes clips [N, T, C, H, W] beside each other, with a line between them."""
+    from PIL import Image
+
+    number, length, _, height, width = clips.shape
+    across, larger = min(number, MOST_ACROSS), max(1, LEAST_SIDE // max(height, width))
+    down = -(-number // across)
+    cells = pixels(clips).repeat(larger, axis=2).repeat(larger, axis=3)
+    high, wide = height * larger + 1, width * larger + 1
+    pictures = []
+    for frame in range(length):
+        canvas = np.full((down * high - 1, across * wide - 1, *cells.shape[4:]), 255, np.uint8)
+        for place in range(number):
+            top, left = place // across * high, place % across * wide
+            canvas[top : top + high - 1, left : left + wide - 1] = cells[place, frame]
+        pictures.append(Image.fromarray(canvas))
+    with replacing(path) as temporary:
+        options = {"save_all": True, "append_images": pictures[1:], "duration": MILLISECONDS, "loop": 0}
+        pictures[0].save(temporary, format="GIF", **options)
+
+
+NUCLEOTIDES = {"A": "#009e73", "C": "#0072b2", "G": "#e69f00", "T": "#d55e00", "U": "#d55e00"}
+OTHERS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#5b6875", "#e69f00", "#56b4e9")
+LEAST_BITS = 0.01
+"""Letters that would be lower are left out."""
+PLACE_INCHES, LOGO_INCHES = 0.28, 2.0
+
+
+def show_sequences(config: RunConfig, drawn: Tensor, labels: Tensor, path: Path) -> None:
+    """Writes one-hot sequences [N, V, 1, L] as FASTA beside `path`, which gets logos of the data and of them."""
+    dataset = trainer.data.build(config.data)
+    real = dataset.get(trainer.data.first_data_points(dataset, "train", len(drawn))).x_1
+    logos({"data": _shares(real), "drawn": _shares(drawn)}, config.alphabet, path)
+    names = config.data.class_names
+    with replacing(path.with_suffix(".fasta")) as temporary:
+        lines = (
+            f">{number}{f' {names[label]}' if names else ''}\n{text}\n"
+            for number, (text, label) in enumerate(
+                zip(texts(drawn, config.alphabet, getattr(config.data, "pad", None)), labels.tolist(), strict=True), 1
+            )
+        )
+        temporary.write_text("".join(lines), encoding="utf-8")
+
+
+def _shares(sequences: Tensor) -> NDArray[np.floating]:
+    return sequences.double().mean(0).reshape(sequences.shape[1], -1).T.numpy()
+
+
+def information(shares: NDArray[np.floating]) -> NDArray[np.floating]:
+    """Bits [L, V] of letters with shares [L, V]: each share of the difference of a place's entropy from the largest."""
+    entropy = -(shares * np.log2(np.maximum(shares, 1e-12))).sum(1, keepdims=True)
+    return shares * (math.log2(shares.shape[1]) - entropy)
+
+
+def logos(panels: Mapping[str, NDArray[np.floating]], alphabet: str, path: Path) -> None:
+    """Writes a logo for each title from shares of letters [L, V], one below the other, as one PNG."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+    from matplotlib.font_manager import FontProperties
+    from matplotlib.patches import PathPatch
+    from matplotlib.textpath import TextPath
+    from matplotlib.transforms import Affine2D
+
+    font = FontProperties(family="DejaVu Sans Mono", weight="bold")
+    outlines = {letter: TextPath((0, 0), letter, size=1, prop=font) for letter in alphabet}
+    colours = dict(zip(alphabet, OTHERS * (len(alphabet) // len(OTHERS) + 1), strict=False))
+    if set(alphabet) <= {*NUCLEOTIDES, "-", "N"}:
+        colours |= NUCLEOTIDES
+    length = max(len(shares) for shares in panels.values())
+    figure = Figure(figsize=(1.2 + PLACE_INCHES * max(length, 12), LOGO_INCHES * len(panels)), dpi=120)
+    FigureCanvasAgg(figure)
+    figure.set_layout_engine("constrained")
+    for axes, (title, shares) in zip(figure.subplots(len(panels), squeeze=False).flat, panels.items(), strict=True):
+        for place, bits in enumerate(information(shares)):
+            bottom = 0.0
+            for letter in np.argsort(bits):
+                height, outline = float(bits[letter]), outlines[alphabet[letter]]
+                box = outline.get_extents()
+                if height < LEAST_BITS or not box.width or not box.height:
+                    continue
+                moved = Affine2D().translate(-box.x0, -box.y0).scale(0.9 / box.width, height / box.height)
+                shape = outline.transformed(moved.translate(place + 0.55, bottom))
+                axes.add_patch(PathPatch(shape, color=colours[alphabet[letter]], linewidth=0))
+                bottom += height
+        axes.set(xlim=(0.4, length + 0.6), ylim=(0, math.log2(len(alphabet))), title=title, ylabel="bits")
+        axes.spines[["top", "right"]].set_visible(False)
+    with replacing(path) as temporary:
+        figure.savefig(temporary, format="png")
+
+
+MOST_SHOWN = 16
+"""Reactions of a picture."""
+PANEL_INCHES = 2.2
+COLOURS = {"reactant": "#0072b2", "drawn": "#d55e00", "product": "#009e73"}
+
+
+def reactions_of(drawn: Tensor, context: Tensor, species: tuple[int, ...]) -> Reactions:
+    """Triples of transition states [M, 3, 1, N] and the ends in their contexts [M, 7 + S, 1, N]."""
+    flat = context[:, :, 0].transpose(1, 2).double().cpu().numpy()
+    states = drawn[:, :, 0].transpose(1, 2).double().cpu().numpy()
+    one_hot = flat[..., 6:-1]
+    numbers = np.where(one_hot.any(-1), np.array(species)[one_hot.argmax(-1)], 0)
+    positions = np.stack([flat[..., :3], states, flat[..., 3:6]], axis=1)
+    return Reactions(positions.astype(np.float32), numbers, flat[..., -1] > 0)
+
+
+def show_reactions(config: RunConfig, drawn: Tensor, conditioning: Conditioning, path: Path) -> None:
+    """Writes transition states [N, 3, 1, A] as extended XYZ beside `path`, which gets a picture of the first ones."""
+    context = conditioning.condition.context
+    assert context is not None
+    found = reactions_of(drawn, context, config.species)
+    write_reactions(path.with_suffix(".xyz"), found)
+    _picture(found, path)
+
+
+def _picture(found: Reactions, path: Path) -> None:
+    """Free atoms in reactant, drawn state and product in the plane in which they move most, others grey."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    number = min(len(found.positions), MOST_SHOWN)
+    across = math.isqrt(number - 1) + 1
+    down = -(-number // across)
+    figure = Figure(figsize=(PANEL_INCHES * across, PANEL_INCHES * down + 0.3), dpi=110)
+    FigureCanvasAgg(figure)
+    figure.set_layout_engine("constrained")
+    for place, axes in enumerate(figure.subplots(down, across, squeeze=False).flat):
+        axes.set_axis_off()
+        if place >= number:
+            continue
+        positions, free = found.positions[place], found.free[place]
+        still = positions[0, ~free & (found.numbers[place] > 0)] @ _plane(positions[:, free])
+        axes.scatter(*still.T, s=60, color="#d5d8db", linewidths=0)
+        flat = positions[:, free] @ _plane(positions[:, free])
+        axes.plot(*flat.transpose(2, 0, 1), color="#9aa3ab", linewidth=0.8)
+        for (name, colour), points in zip(COLOURS.items(), flat, strict=True):
+            axes.scatter(*points.T, s=26, color=colour, label=name if place == 0 else None, linewidths=0)
+        axes.set_aspect("equal")
+    figure.legend(loc="outside lower center", ncols=3, frameon=False, fontsize=8)
+    with replacing(path) as temporary:
+        figure.savefig(temporary, format="png", metadata={"Software": None})
+
+
+def _plane(positions: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Two directions [3, 2] along which atoms [3 places, F, 3] move most."""
+    moves = (positions - positions[:1]).reshape(-1, 3)
+    return np.linalg.svd(moves, full_matrices=True)[2][:2].T

@@ -1,4 +1,4 @@
-"""The pictures that somebody asks to have restored or edited: held-out examples of the run, or a folder of images."""
+"""Pictures that are restored or edited: held-out examples of the run, or a folder of images."""
 
 from __future__ import annotations
 
@@ -139,7 +139,7 @@ def _held_out(section: HeldOutPictures, config: RunConfig, space: Space, device:
     def label(row: int) -> int:
         try:
             labels = dataset.get(ids[row : row + 1]).labels
-        except BadExamples:  # whoever reads the picture is told
+        except BadExamples:  # reading the picture refuses it
             return config.data.num_classes
         return config.data.num_classes if labels is None else int(labels)
 

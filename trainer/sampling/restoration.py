@@ -35,10 +35,7 @@ DIGITS = 6
 
 
 def measured_errors(flow: TrainedFlow, *, labelled: bool, guidance: float, seed: int, together: int) -> Tensor:
-    """Means over training examples of `calibration_errors`, float64 [L], so rounded that all ranks agree.
-
-    `labelled`: whether the field gets the class of each example; `together` examples pass through the network at once.
-    """
+    """Means over training examples of `calibration_errors`, float64 [L], so rounded that all ranks agree."""
     try:
         dataset = trainer.data.build(flow.config.data)
         batch = dataset.get(trainer.data.first_data_points(dataset, "train", EXAMPLES))

@@ -202,7 +202,7 @@ def _observation_shape(request: RestoreRequest, shape: tuple[int, int, int]) -> 
 
 
 def _said_of(field: str, build: Callable[[], T]) -> T:
-    """What a builder returns; its refusal names the section."""
+    """The result of a builder; its refusal names the section."""
     try:
         return build()
     except Refusal:

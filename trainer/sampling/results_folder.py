@@ -27,7 +27,7 @@ from trainer.distributed.process.signals import EX_TEMPFAIL, StopRequest
 from trainer.sampling.requested_pictures import Pictures
 
 RECORD = "request.json"
-"""What the results are a function of."""
+"""Record of all that the results are a function of."""
 ARRAYS, ENDING = "arrays", ".safetensors"
 """Sub-folder of the results, and what the names of its files end with."""
 MADE_BY, OF_REQUEST, OF_PICTURE, PROBLEM = "made_by", "request", "picture", "problem"
@@ -94,9 +94,9 @@ class ResultsFolder:
     def write(self, name: str, results: Mapping[str, Tensor], mark: str = "", *, problem: str = "") -> None:
         """Writes the results of a picture; none where there is a problem."""
         held = {key: value.detach().cpu().contiguous() for key, value in results.items()}
-        told = {OF_REQUEST: self._mark, OF_PICTURE: mark, PROBLEM: problem}
+        mark_of = {OF_REQUEST: self._mark, OF_PICTURE: mark, PROBLEM: problem}
         with replacing(self.file_of(name)) as temporary:
-            save_file(held, temporary, metadata={MADE_BY: json.dumps(told)})  # several would stand in any order
+            save_file(held, temporary, metadata={MADE_BY: json.dumps(mark_of)})  # several would stand in any order
 
     def read(self, name: str, wanted: Collection[str] | None = None) -> dict[str, Tensor]:
         """The results of a picture that has some; `wanted` limits them to these names."""
@@ -161,15 +161,8 @@ def work_through(
 
     Pictures pass through the network in batches that depend on their order and `together` alone, so that neither ranks
     nor an earlier start that was killed change a bit. Ranks that share a network call it equally often: one that has no
-    batch left repeats another's.
-
-    Args:
-        results: the folder, which is begun; there is a file for each picture at the end.
-        do: computes the results of a batch of rows, int64 [B], and returns what writes them.
-        model: the network, at whose calls a process alone is interrupted.
-
-    Returns:
-        0 if all is done, 75 if a rank was stopped; the batches that are finished are then kept.
+    batch left repeats another's. `do` computes the results of a batch of rows, int64 [B], and returns what writes them.
+    Returns 75 if a rank was stopped; the batches that are finished are then kept.
     """
     ranks = data_ranks()
     batches = torch.arange(len(pictures)).split(together)

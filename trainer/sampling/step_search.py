@@ -160,7 +160,7 @@ def endpoint_error(solutions: Sequence[FineSolution], grid: Grid) -> float:
 
 
 class _Point(NamedTuple):
-    """Where a step begins: states and velocities [B, *D] of it, and the field that goes on from there."""
+    """Where a step begins: states and velocities [B, *D] of it, and the field of that step."""
 
     node: int
     x: Tensor

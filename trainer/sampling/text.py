@@ -55,11 +55,9 @@ def generate(
     A draw is a function of the rank's seed, the prompt's place and the token's place, whichever rank draws it.
 
     Args:
-        model: the network; used as in evaluation.
         prompts: of this rank, possibly none; each of one token or more. Bytes are tokens too.
         num_tokens: tokens to write, the same on every rank.
         temperature: 0 takes the likeliest token; 1 draws from the model.
-        generator: where the rank's seed comes from.
         vocabulary: only tokens below it are written; None: any that the network knows.
 
     Returns:
@@ -164,14 +162,7 @@ def _exchange_prompts(
 def _synchronise(
     cache: Cache, made: list[Made], tokens_S: Tensor, positions_S: Tensor, sequences_T: Tensor, group: Group
 ) -> tuple[int, ...]:
-    """Makes caches and written tokens the same on every rank, and returns how many tokens each rank chose.
-
-    Args:
-        made: what the blocks made here in this step.
-        tokens_S: the step's tokens; those of `sequences_T`, chosen here, are known.
-        positions_S: where the step's keys and values belong.
-        group: the ranks that tokens move among.
-    """
+    """Makes caches and written tokens the same on every rank, and returns how many tokens each rank chose."""
     if group is None or group.size() == 1:
         return (len(sequences_T),)
     device, size = tokens_S.device, group.size()

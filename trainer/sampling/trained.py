@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 
 import torch
@@ -44,7 +44,7 @@ class Reference(FrozenRun):
         return TrainedFlow(self.config, self.parts, self.model(device), self.folder.name)
 
     def field(self, condition: Condition, guidance: float, device: torch.device) -> Field:
-        """The field that a sampler follows to draw examples of a condition; see `FlowParts.field`."""
+        """The field that a sampler follows to draw examples of a condition."""
         return self.parts.field(self.model(device), condition, guidance)
 
 
@@ -85,11 +85,11 @@ def restored_together(
             problem, pruned = str(error), is_pruned(folder)
         problems: list[tuple[str, bool]] = [("", False)] * launch.world_size
         dist.all_gather_object(problems, (problem, pruned))
-        if not any(told for told, _ in problems):
+        if not any(problem for problem, _ in problems):
             assert restored is not None
             return restored
         if not any(gone for _, gone in problems):
-            raise ValueError(next(told for told, _ in problems if told))
+            raise ValueError(next(problem for problem, _ in problems if problem))
     raise ValueError(f"run_dir: {run_dir} deletes its checkpoints faster than they are read; raise its checkpoint.keep")
 
 
@@ -178,15 +178,21 @@ class TrainedNetwork:
 
 
 @contextmanager
-def opened_network(run_dir: Path) -> Iterator[TrainedNetwork]:
-    """Restores the averaged weights of a run's newest intact checkpoint, whole on each process."""
+def opened_network(
+    run_dir: Path, read: Callable[[Path], RunConfig] = load_run, check: Callable[[RunConfig], None] = lambda _: None
+) -> Iterator[TrainedNetwork]:
+    """Restores the averaged weights of a run's newest intact checkpoint, whole on each process.
+
+    `read` gives the configuration of a checkpoint, and `check` refuses it before any process group is joined.
+    """
 
     def checked(folder: Path) -> RunConfig:
-        config = load_run(folder)
+        config = read(folder)
         check_restorable(config, folder)
         return config
 
     config, launch = with_newest(run_dir, checked), Launch.from_environment()
+    check(config)
     with joined(launch):
         folder, model = with_newest(run_dir, lambda folder: (folder, restore(config, Layout.single(config), folder)))
         yield TrainedNetwork(config, model.to(launch.device), folder.name)
@@ -194,17 +200,12 @@ def opened_network(run_dir: Path) -> Iterator[TrainedNetwork]:
 
 @contextmanager
 def opened(run_dir: Path, data: trainer.data.AnyConfig | None = None) -> Iterator[TrainedFlow]:
-    """Restores the averaged weights of a run's newest intact checkpoint on this process alone."""
+    """Restores the flow of a run on this process alone, its samples compared with other data if given."""
 
-    def checked(folder: Path) -> RunConfig:
-        config = _config_of(run_dir, folder)
-        check_restorable(config, folder)
-        return config
+    def check(config: RunConfig) -> None:
+        compared_with(config, data)
+        check_latents(config)
 
-    config = with_newest(run_dir, checked)
-    compared = compared_with(config, data)
-    check_latents(config)
-    launch = Launch.from_environment()
-    with joined(launch):
-        folder, model = with_newest(run_dir, lambda folder: (folder, restore(config, Layout.single(config), folder)))
-        yield TrainedFlow(compared, FlowParts(compared), model.to(launch.device), folder.name)
+    with opened_network(run_dir, partial(_config_of, run_dir), check) as network:
+        compared = compared_with(network.config, data)
+        yield TrainedFlow(compared, FlowParts(compared), network.model, network.checkpoint)

@@ -34,7 +34,7 @@ from trainer.evaluation.reaction_reading import energy
 from trainer.flow import Condition
 from trainer.flow.coupling import Pairs
 from trainer.model.build import build_model
-from trainer.sampling.showing import reactions_of
+from trainer.sampling.preview import reactions_of
 from trainer.task import FlowTask
 from trainer.task.flow import DrawnPoints
 

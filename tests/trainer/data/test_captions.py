@@ -20,7 +20,7 @@ from trainer.data import ShardsConfig
 from trainer.data.companions import CaptionsConfig, CaptionsIndex
 from trainer.flow import Condition
 from trainer.model.build import build_model
-from trainer.sampling import captions
+from trainer.sampling.encoding import captions_of, in_order_of
 from trainer.sampling.flow import FlowParts
 from trainer.task.flow import FlowTask
 
@@ -140,14 +140,14 @@ def test_captions_that_are_too_few_or_others_are_refused(tmp_path: Path) -> None
 def test_texts_come_from_lines_or_from_beside_pictures(tmp_path: Path) -> None:
     (tmp_path / "lines.txt").write_text("a cat\na dog\n")
     (tmp_path / "lines.jsonl").write_text('"a cat"\n{"text": " a dog "}\n')
-    assert captions.captions_of(tmp_path / "lines.txt", "text") == ["a cat", "a dog"]
-    assert captions.captions_of(tmp_path / "lines.jsonl", "text") == ["a cat", "a dog"]
+    assert captions_of(tmp_path / "lines.txt", "text") == ["a cat", "a dog"]
+    assert captions_of(tmp_path / "lines.jsonl", "text") == ["a cat", "a dog"]
     for name in ("dogs/b", "cats/a", "cats/c"):
         path = tmp_path / "pictures" / f"{name}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch()
         path.with_suffix(".txt").write_text(f"{name}\n")
-    assert captions.captions_of(tmp_path / "pictures", "text") == ["cats/a", "cats/c", "dogs/b"]
+    assert captions_of(tmp_path / "pictures", "text") == ["cats/a", "cats/c", "dogs/b"]
 
 
 def test_captions_follow_the_order_that_the_shards_verb_drew(tmp_path: Path) -> None:
@@ -155,12 +155,12 @@ def test_captions_follow_the_order_that_the_shards_verb_drew(tmp_path: Path) -> 
     command = ["shards", tmp_path / "points.npz", "--no-labels", "--shard-examples", "8", "--out", tmp_path / "shards"]
     assert main(list(map(str, command))) == 0
     dataset = trainer.data.build(ShardsConfig.model_validate(ShardsConfig.resolved(shards_of(tmp_path / "shards"))))
-    texts = captions.in_order_of(tmp_path / "shards", [f"number {number}" for number in range(20)])
+    texts = in_order_of(tmp_path / "shards", [f"number {number}" for number in range(20)])
     found = dataset.get(torch.arange(20)).x_1[:, 0].tolist()
     assert texts == [f"number {int(value)}" for value in found]
     assert texts != sorted(texts, key=lambda text: int(text[7:])), "the verb shuffles"
     with pytest.raises(Refusal, match=r"names example .* of the source, and there are 5 captions"):
-        captions.in_order_of(tmp_path / "shards", texts[:5])
+        in_order_of(tmp_path / "shards", texts[:5])
 
 
 def shards_of(folder: Path) -> dict[str, Any]:

@@ -34,15 +34,9 @@ def precision_recall(
     """Compares features [N, F] and [M, F] by balls around their points that reach to the k-th nearest other point.
 
     A point is among a set if it is in the ball of one of its points. Distances are computed in float64, block by block,
-    and between ranks part by part: no rank holds more than its own features and those of one other rank. Source:
-    Kynkäänniemi et al., "Improved Precision and Recall Metric for Assessing Generative Models", arXiv 1904.06991,
-    equations 1 and 2; k = 3 as there.
-
-    Args:
-        real: [N, F] features of this rank's real examples.
-        samples: [M, F] features of this rank's samples.
-        neighbours: k, 1 or more.
-        group: the ranks among which the sets are divided; None: this one has all.
+    and between the ranks of `group` part by part: no rank holds more than its features and those of one other rank.
+    Source: Kynkäänniemi et al., "Improved Precision and Recall Metric for Assessing Generative Models", arXiv
+    1904.06991, equations 1 and 2; k = 3 as there.
     """
     if neighbours < 1:
         raise ValueError(f"neighbours: {neighbours} is not a number of neighbours; use 1 or more")

@@ -99,8 +99,8 @@ class Pictures:
             problem = f"holds {len(self._files)} pictures"
             raise Refusal(folder, "pictures", problem, f"give two or more files that end in {endings}")
         self.num, self.together = len(self._files), False
-        told = [f"{path.relative_to(folder)} {path.stat().st_size}" for path in self._files]
-        self.digest = hashlib.sha256("\n".join(told).encode("utf-8", "surrogateescape")).hexdigest()
+        listed = [f"{path.relative_to(folder)} {path.stat().st_size}" for path in self._files]
+        self.digest = hashlib.sha256("\n".join(listed).encode("utf-8", "surrogateescape")).hexdigest()
 
     def read(self, numbers: Tensor) -> list[Tensor]:
         """Neighbours of one size together."""
