@@ -125,8 +125,8 @@ def _program(config: RunConfig, programs: Sequence[str]) -> str:
     if not programs:
         reason = unsuited(config)
         if reason is not None:
-            return f"No program of torch.export computes this network: {reason}."
-        return "`python -m trainer export RUN --program --out DIR` writes the network as a program of torch.export."
+            return f"No program of torch.export computes this network: {reason}.\n"
+        return "`python -m trainer export RUN --program --out DIR` writes the network as a program of torch.export.\n"
     notes = "".join(f"{note}\n" for note in _notes(config))
     lines = ["import torch", "", *_use(config)]
     return f"## The network\n\nRun this in this folder, with torch alone.\n{notes}\n{_block(lines)}"
@@ -201,7 +201,7 @@ def _samples(config: RunConfig) -> list[str]:
         "    with torch.no_grad():",
         *moves,
         "    x = x + (t_next - t) * speed",
-        f"samples = x / {config.flow.data_scale:g}",
+        "samples = x" if config.flow.data_scale == 1 else f"samples = x / {config.flow.data_scale:g}",
     ]
 
 

@@ -59,8 +59,12 @@ class Program:
     def write(self, folder: Path) -> None:
         examples = tuple(given.example for given in self.inputs)
         free = (tuple(given.free for given in self.inputs),)  # all inputs are one variadic argument
-        with torch.no_grad():
-            exported = torch.export.export(self.module, examples, dynamic_shapes=free)
+        try:
+            with torch.no_grad():
+                exported = torch.export.export(self.module, examples, dynamic_shapes=free)
+        except RuntimeError as error:  # a custom network may do what no program can
+            problem = str(error).splitlines()[0]
+            raise ValueError(f"--program: torch.export refuses this network ({problem}); leave it out") from error
         with replacing(folder / self.name) as temporary:
             torch.export.save(exported, temporary)
 

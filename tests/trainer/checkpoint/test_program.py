@@ -145,3 +145,16 @@ def test_what_is_no_program_is_refused_by_name(case: str, tmp_path: Path, capsys
     assert f"--program: {reason}" in capsys.readouterr().err
     assert main(["export", str(tmp_path / "run"), "--out", str(out)]) == 0
     assert reason in (out / "README.md").read_text()
+
+
+@pytest.mark.usefixtures("_alone")
+def test_a_network_that_torch_refuses_is_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def export(*_: Any, **__: Any) -> None:
+        raise RuntimeError("it depends on data\nmore")
+
+    monkeypatch.setattr(torch.export, "export", export)
+    run_with_weights(tmp_path, CASES["mlp"])
+    assert main(["export", str(tmp_path / "run"), "--program", "--out", str(tmp_path / "exported")]) == 2
+    assert "--program: torch.export refuses this network (it depends on data)" in capsys.readouterr().err
