@@ -96,7 +96,7 @@ def _sample(options: Sample) -> int:
 
 
 def _builds_objects(run_dir: Path) -> bool:
-    from trainer.experiment.objects import builds_objects
+    from trainer.experiment.built.objects import builds_objects
 
     return builds_objects(run_dir)
 
@@ -104,7 +104,7 @@ def _builds_objects(run_dir: Path) -> bool:
 def _build(options: Sample) -> int:
     """Builds objects, by a run that has learned a policy."""
     _refuse(options, OF_FLOWS, "builds objects and follows no flow")
-    from trainer.experiment.objects import ObjectsRequest, run
+    from trainer.experiment.built.objects import ObjectsRequest, run
 
     return run(request_of(ObjectsRequest, options))
 

@@ -22,7 +22,7 @@ from trainer.config.sample import ExampleSample, FlowSample, ObjectSample, Surfa
 from trainer.evaluation.episodes import Episodes
 from trainer.evaluation.few_shot import FewShotMeasurement, in_words, measure_features, played_examples
 from trainer.evaluation.judgement import check_features
-from trainer.experiment.objects import builds_objects
+from trainer.experiment.built.objects import builds_objects
 from trainer.flow.sampler import Dopri5, Segmented
 from trainer.model.build import meta_network
 from trainer.model.feature_extractor.extractor import check_extractor, read_extractor

@@ -34,8 +34,8 @@ from tests.benchmarks.methods.bars import Bar, show
 from tests.benchmarks.methods.mogfn import task_of, trained
 from trainer.config.task.environment import HyperGridConfig, MeasuredFile, MeasureRequest
 from trainer.evaluation.pareto import hypervolume, r2
-from trainer.experiment.measuring import new_objects
-from trainer.experiment.objects import TrainedPolicy
+from trainer.experiment.built.measuring import new_objects
+from trainer.experiment.built.objects import TrainedPolicy
 from trainer.task.environment import HyperGrid
 from trainer.task.rewards import Surrogate, lattice
 

@@ -18,7 +18,7 @@ from trainer.__main__ import main
 from trainer.config.rules.plan import plan_layout
 from trainer.config.task.environment import HyperGridConfig, MeasuredFile, MeasureRequest
 from trainer.config.task.trajectory_balance import TrajectoryBalanceTaskConfig
-from trainer.experiment import measuring
+from trainer.experiment.built import measuring
 from trainer.experiment.stage import MeasureStage, TrainStage, check_stages, load_stages
 from trainer.model.build import build_model
 from trainer.task import TrajectoryBalanceTask

@@ -244,13 +244,13 @@ class MeasureStage(TaughtStage[MeasureRequest]):
             yield Refusal(self.path, f"stages.{self.name}.measured", problem, "give a file of this environment")
 
     def run(self, launch: Launch) -> int:  # noqa: ARG002  the work asks the launcher itself
-        from trainer.experiment.measuring import run as measure
+        from trainer.experiment.built.measuring import run as measure
 
         return measure(self.request(), self.file)
 
     def provenance(self) -> Provenance:
         """The file is the record, and the weights of the policy decide too."""
-        from trainer.experiment.measuring import weights_of
+        from trainer.experiment.built.measuring import weights_of
 
         request = self.request()
         return Provenance(self.file, MeasuredFile.read(self.file).made_by, request.what_decides(weights_of(request)))

@@ -21,7 +21,7 @@ from trainer.config.task.environment import MeasuredFile, MeasureRequest, OwnEnv
 from trainer.config.task.trajectory_balance import SingleConfig
 from trainer.distributed.groups import Launch, joined
 from trainer.evaluation.pareto import front, hypervolume
-from trainer.experiment.objects import TrainedPolicy, opened_policy
+from trainer.experiment.built.objects import TrainedPolicy, opened_policy
 from trainer.task import environment as environments
 from trainer.task.environment import Environment, check_laws
 from trainer.task.environment.protocol import rollout
