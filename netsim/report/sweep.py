@@ -3,7 +3,6 @@
 from collections.abc import Mapping, Sequence
 from itertools import product
 from math import log2
-from statistics import fmean
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -11,6 +10,7 @@ import numpy as np
 from netsim.foundation.chart import Key, Panel, chart
 from netsim.foundation.marks import HeatMap
 from netsim.foundation.page import Figure, Section
+from netsim.report.summary import TransportSummary, summary_of
 
 SweepCell = tuple[Mapping[str, str], Mapping[str, Any]]
 """The values of a cell by dotted key, and the content of its results.json."""
@@ -27,30 +27,11 @@ _CAPTION = (
 )
 
 
-class CellSummary(NamedTuple):
-    """One transport in one cell over its seeds: means, but the longest queue with any seed, and completions one by one.
-
-    `place` has the value of each axis; `over_bound` is mean completion over mean lower bound, 1 if there is nothing to
-    do.
-    """
-
-    place: tuple[str, ...]
-    transport: str
-    flow_level: bool
-    completions_us: Sequence[float]
-    over_bound: float
-    flow_p99_us: float
-    max_queue_bytes: int
-    dropped_packets: float
-
-    @property
-    def mean_us(self) -> float:
-        """Mean completion time."""
-        return fmean(self.completions_us)
-
-
 class Sweep:
-    """All cells: the values of each key, those that vary as `axes`, and a summary a transport and cell."""
+    """All cells: the values of each key, those that vary as `axes`, and a summary for each place and transport.
+
+    A place has the value of each axis.
+    """
 
     def __init__(self, cells: Sequence[SweepCell]) -> None:
         changes = [dict(overrides) for overrides, _ in cells]
@@ -59,38 +40,21 @@ class Sweep:
         self.axes = [key for key in keys if len(self.values[key]) > 1]
         self.constant = {key: self.values[key][0] for key in keys if len(self.values[key]) == 1}
         self.places = [tuple(change.get(axis, "-") for axis in self.axes) for change in changes]
-        rows = zip(self.places, (results["runs"] for _, results in cells), strict=True)
-        self.summaries = [summary for place, runs in rows for summary in _summarise(place, runs)]
-        self.transports = list(dict.fromkeys(summary.transport for summary in self.summaries))
-        self.by_place = {(summary.place, summary.transport): summary for summary in self.summaries}
+        self.by_place: dict[tuple[tuple[str, ...], str], TransportSummary] = {}
+        for place, (_, results) in zip(self.places, cells, strict=True):
+            seeds: dict[str, list[Mapping[str, Any]]] = {}
+            for run in results["runs"]:
+                seeds.setdefault(run["transport"], []).append(run)
+            self.by_place |= {(place, name): summary_of(name, runs) for name, runs in seeds.items()}
+        self.summaries = list(self.by_place.values())
+        self.transports = list(dict.fromkeys(summary.name for summary in self.summaries))
 
     def leaders(self, place: tuple[str, ...]) -> frozenset[str]:
         """The fastest transport of a cell and those within half a percent, with packets if there are any."""
         here = [self.by_place[place, name] for name in self.transports if (place, name) in self.by_place]
         among = [summary for summary in here if not summary.flow_level] or here
         least = min(summary.mean_us for summary in among)
-        return frozenset(summary.transport for summary in among if summary.mean_us <= (1 + _EVEN) * least)
-
-
-def _summarise(place: tuple[str, ...], runs: Sequence[Mapping[str, Any]]) -> list[CellSummary]:
-    by_transport: dict[str, list[Mapping[str, Any]]] = {}
-    for run in runs:
-        by_transport.setdefault(run["transport"], []).append(run)
-    return [_summary(place, name, seeds) for name, seeds in by_transport.items()]
-
-
-def _summary(place: tuple[str, ...], name: str, seeds: Sequence[Mapping[str, Any]]) -> CellSummary:
-    bound_ns = fmean(run["bound_ns"] for run in seeds)
-    return CellSummary(
-        place=place,
-        transport=name,
-        flow_level=seeds[0]["engine"] == "fluid",
-        completions_us=[run["completion_ns"] / 1000 for run in seeds],
-        over_bound=fmean(run["completion_ns"] for run in seeds) / bound_ns if bound_ns else 1.0,
-        flow_p99_us=fmean(run["fct_ns"]["p99"] for run in seeds) / 1000,
-        max_queue_bytes=max(run["max_queue_bytes"] for run in seeds),
-        dropped_packets=fmean(run["dropped_packets"] for run in seeds),
-    )
+        return frozenset(summary.name for summary in among if summary.mean_us <= (1 + _EVEN) * least)
 
 
 class SweepMap(NamedTuple):

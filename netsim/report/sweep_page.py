@@ -30,7 +30,7 @@ def sweep_title(sweep: Sweep) -> str:
     best = max(sweep.transports, key=leaders.count)
     packets = [summary for summary in sweep.summaries if not summary.flow_level] or sweep.summaries
     worst = max(packets, key=lambda summary: summary.over_bound)
-    worst_case = f"{worst.transport} needs up to {worst.over_bound:.3g} times the lower bound"
+    worst_case = f"{worst.name} needs up to {worst.over_bound:.3g} times the lower bound"
     if len(sweep.transports) == 1:
         return worst_case
     return f"{best} is fastest, or as fast, in {leaders.count(best)} of {len(sweep.places)} scenarios; {worst_case}"
@@ -165,17 +165,17 @@ def _table(sweep: Sweep) -> Table:
     leaders = {place: sweep.leaders(place) for place in sweep.places}
     rows = [
         (
-            *summary.place,
-            f"{summary.transport} (flow level)" if summary.flow_level else summary.transport,
+            *place,
+            summary.label,
             spread(summary.completions_us),
             f"{summary.over_bound:.3f}",
             f"{microseconds(summary.flow_p99_us)} µs",
             "-" if summary.flow_level else f"{summary.max_queue_bytes / 1000:,.0f} KB",
             *[f"{summary.dropped_packets:,.0f}"] * drops,
         )
-        for summary in sweep.summaries
+        for (place, _), summary in sweep.by_place.items()
     ]
     first = len(sweep.axes)
-    fastest = [row for row, one in enumerate(sweep.summaries) if one.transport in leaders[one.place]]
+    fastest = [row for row, (place, name) in enumerate(sweep.by_place) if name in leaders[place]]
     best = {(row, column) for row in fastest for column in (first, first + 1)}
     return Table(heads, rows, _TABLE, dense=len(heads) > 7, best=best)

@@ -21,7 +21,9 @@ def run(transport: str, completion_ns: float, seed: int = 0, **changes: Any) -> 
         "completion_ns": completion_ns,
         "bound_ns": 1000.0,
         "max_queue_bytes": 8000,
-        "dropped_packets": 0,
+        "packets": 100,
+        **{f"{what}_packets": 0 for what in ("reordered", "dropped", "trimmed", "marked", "retransmitted")},
+        "paused_ns": 0.0,
         "fct_ns": {"p50": 1.0, "p99": 900.0, "max": 1000.0},
         **changes,
     }
