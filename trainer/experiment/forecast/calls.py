@@ -52,7 +52,7 @@ def weighing(config: RunConfig, layout: Layout) -> Iterator[Collective]:
 
 
 def _coupling(config: RunConfig) -> object:
-    """What pairs source and data where the task learns a flow; None: nothing does."""
+    """The coupling of source and data; None where the task learns no flow."""
     return config.flow.coupling if learns_flow(config) and config.flow is not None else None
 
 
@@ -97,7 +97,7 @@ def losses(config: RunConfig, layout: Layout) -> int:
 
 
 def _passages(config: RunConfig, layout: Layout, calls: Sequence[Calls]) -> Iterator[tuple[Passage, bool]]:
-    """What the layers send in each call, and whether they are those of the run's own network."""
+    """Traffic of the layers in each call, and whether they are those of the run's own network."""
     precision = config.engine.precision
     zero_3 = isinstance(config.engine, DeepSpeedConfig) and config.engine.zero_stage == 3
 
@@ -133,7 +133,7 @@ def _passages(config: RunConfig, layout: Layout, calls: Sequence[Calls]) -> Iter
 
 
 def _computation(config: RunConfig, layout: Layout, one: Calls) -> Computation:
-    """What a rank computes in a call; a frozen network computes in fp32, and without experts on every rank alone."""
+    """Computation of a rank in a call; a frozen network computes in fp32, and without experts on every rank alone."""
     states = one.rows * layout.micro_batch
     if not one.reference or adapts(config):
         return computation(config, layout, states=states)

@@ -52,7 +52,7 @@ class Settings:
             raise ValueError(str(error)) from error
 
     def overrides(self, config: RunConfig, layout: Layout) -> list[str]:
-        """What these settings replace in a run, as arguments of a command line."""
+        """The settings of a run that these replace, as arguments of a command line."""
         replaced = []
         recomputes = str(self.activation_checkpointing).lower()
         if config.engine.kind != self.engine:
@@ -135,7 +135,7 @@ def _candidates(config: RunConfig, layout: Layout) -> Iterator[tuple[Settings, R
 
 
 class _Costs:
-    """What a step costs under settings, in operations of a device."""
+    """Costs of a step under settings, in operations of a device."""
 
     def __init__(self, config: RunConfig, world_size: int) -> None:
         flops = training_flops(config)

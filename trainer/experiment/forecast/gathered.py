@@ -1,4 +1,4 @@
-"""Which parameters ZeRO 3 has whole at a moment of a pass, and what it gathers and gives up next."""
+"""Parameters that ZeRO 3 has whole at a moment of a pass, and those that it gathers and gives up next."""
 
 from collections import defaultdict, deque
 from collections.abc import Iterator, Sequence
@@ -27,7 +27,7 @@ class GatheredParameters:
         self._visit = 0
 
     def fetch(self, needed: tuple[int, ...]) -> Iterator[list[int]]:
-        """What is gathered together when a module starts: its own parameters, then those of the next ones."""
+        """Parameters that are gathered together when a module starts: its own, then those of the next ones."""
         missing = [number for number in needed if number not in self.whole]
         self._not_used.difference_update(needed)
         if missing:

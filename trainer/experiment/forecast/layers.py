@@ -1,4 +1,4 @@
-"""What the layers of a run's network send in its passes."""
+"""Collectives of the layers of a network in its passes."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass

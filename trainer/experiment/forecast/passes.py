@@ -34,7 +34,7 @@ _MOST_KNOWN = 2**20
 
 @contextmanager
 def ranks_of(layout: Layout) -> Iterator[None]:
-    """also if stopped before the stage began, 128 + the number of the signal if the stage had nothing to save yet."""
+    """While entered, this process is rank 0 of a layout, whose collectives send nothing."""
     from megatron.core.transformer.moe.moe_utils import MoEAuxLossAutoScaler
     from torch.testing._internal.distributed.fake_pg import FakeStore
 

@@ -1,4 +1,4 @@
-"""What the parts of a run say about a step: the collectives that they issue, and the memory that they hold."""
+"""Protocols between the parts of a run and a forecast: collectives that they issue, and memory that they hold."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -124,7 +124,7 @@ class Operation:
 
 
 class Program(Protocol):
-    """What every rank does in one step of a trace."""
+    """Collectives of every rank in one step of a trace."""
 
     def operations(self) -> Iterable[Operation]:
         """Its collectives in program order."""
@@ -132,7 +132,7 @@ class Program(Protocol):
 
 
 class LayerTraffic(Protocol):
-    """What layers send while they compute: tokens on the way to their experts, sums over pieces of a matrix."""
+    """Collectives of layers while they compute: tokens on the way to their experts, sums over pieces of a matrix."""
 
     def inside(self, phase: Phase, place: Place, /) -> Iterable[Collective]:
         """Collectives of one pass through a place, in order."""
@@ -140,7 +140,7 @@ class LayerTraffic(Protocol):
 
 
 class EngineTraffic(Protocol):
-    """What an engine sends around the layers: parameters before they are used, gradients, the update."""
+    """Collectives of an engine around the layers: parameters before they are used, gradients, the update."""
 
     def entering(self, phase: Phase, place: Place, micro: int, /) -> Iterable[Collective | Awaited]:
         """Collectives before a pass computes in a place.
@@ -201,7 +201,7 @@ def layer_of(place: Place) -> int | None:
 
 Part = Literal["parameters", "frozen", "gradients", "optimizer", "average", "activations", "dispatch", "buffers"]
 PARTS: tuple[Part, ...] = get_args(Part)
-"""What the memory of a rank is made of: the weights that a network computes with and learns, and those that are frozen;
+"""Parts of the memory of a rank: the weights that a network computes with and learns, and those that are frozen;
 gradients; AdamW's moments and float32 weights; the moving average; what a pass keeps and works with; tokens on the way
 to their experts; and what engines gather, reduce and copy."""
 
@@ -221,7 +221,7 @@ class Micro(NamedTuple):
 
 
 class EngineMemory(Protocol):
-    """What an engine holds around the layers while a step is taken, on the rank that holds most."""
+    """Memory of an engine around the layers while a step is taken, on the rank that holds most."""
 
     def held(self) -> Mapping[Part, int]:
         """Bytes by part that are held between steps, the moving average left out."""
@@ -232,7 +232,7 @@ class EngineMemory(Protocol):
         ...
 
     def moment(self, moment: Moment, size: int, forward: bool, micro: Micro, /) -> Iterable[Growth]:
-        """What happens at a moment of a pass.
+        """Changes at a moment of a pass.
 
         Args:
             moment: of the pass.
@@ -243,11 +243,11 @@ class EngineMemory(Protocol):
         ...
 
     def after(self, micro: Micro, /) -> Iterable[Growth]:
-        """What happens at the end of a backward pass."""
+        """Changes at the end of a backward pass."""
         ...
 
     def update(self) -> Iterable[Growth]:
-        """What happens in the optimiser's step; afterwards no more is held than :meth:`held` says."""
+        """Changes in the optimiser's step; afterwards no more is held than :meth:`held` says."""
         ...
 
     def average(self) -> int:

@@ -1,4 +1,4 @@
-"""What happens in a forward and a backward pass, in order, by running them on tensors that hold no values."""
+"""Events of a forward and a backward pass, in order, by running them on tensors that hold no values."""
 
 import math
 import sys
@@ -134,7 +134,7 @@ class Owned:
 
 @dataclass(frozen=True)
 class Recording:
-    """What happens in a micro batch, in order.
+    """Events of a micro batch, in order.
 
     Attributes:
         drawn: bytes of what the loss is computed from, which are held before the pass and after it.
@@ -214,7 +214,7 @@ class Recorder:
         self.events.append(Moment(kind, self._place, own, whole=whole))
 
     def _arrive(self, module: nn.Module) -> None:
-        """What is first seen behind a block, and belongs to none, is behind all of them."""
+        """A module that is first seen behind a block, and belongs to none, is behind all of them."""
         after = isinstance(self._place, int) or self._place == "after"
         self._place = self._places.setdefault(id(module), "after" if after else "before")
 
@@ -286,7 +286,7 @@ _linear_of_torch = functional.linear
 
 
 class _Linear(torch.autograd.Function):
-    """What DeepSpeed puts in the place of torch's own: the gradient of its bias comes behind that of its weight."""
+    """The linear layer of DeepSpeed in place of torch's: the gradient of its bias comes behind that of its weight."""
 
     @staticmethod
     def forward(ctx: Any, *given: Any) -> Tensor:

@@ -62,7 +62,7 @@ def sampling_spec(
     examples: int,
     ranks_per_node: int,
 ) -> TraceSpec:
-    """What the formula needs for a drawing, as the sample verb draws under torchrun.
+    """The specification of a drawing, as the sample verb draws under torchrun.
 
     The layout is that of `plan_sampling`. Each data rank draws examples by a sampler, or by so many calls; guidance by
     any scale but 0 and 1 doubles the rows of a call. Each call is a micro step of the only step.

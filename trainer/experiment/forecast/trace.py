@@ -51,7 +51,7 @@ def recorded_gaps(records: Iterable[CollectiveRecord]) -> Gaps:
 
 @dataclass(frozen=True, slots=True)
 class RankGroups:
-    """How the ranks are cut into the groups of one meaning: ranks a group, and the distance between neighbours."""
+    """Groups of one meaning: ranks of each, and the distance between neighbours."""
 
     size: int
     stride: int = 1

@@ -58,7 +58,7 @@ class Collecting:
 
 
 class _Made:
-    """What happens in the passes of a call, made once: the messages of many calls on many ranks fill much memory."""
+    """Events in the passes of a call, made once: the messages of many calls on many ranks fill much memory."""
 
     def __init__(self, call: RolloutCall) -> None:
         passage, computes = call.passage, call.computation

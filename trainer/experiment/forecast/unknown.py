@@ -1,4 +1,4 @@
-"""Which runs send or compute what no formula knows, and what to do instead."""
+"""Runs that send or compute what no formula knows, and the remedy."""
 
 from trainer.config.derived import several_shapes
 from trainer.config.run import Flow, RunConfig

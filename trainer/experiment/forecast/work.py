@@ -1,4 +1,4 @@
-"""What a rank computes in passes of networks, by formula: operations and bytes of memory in each place of one."""
+"""Computation of a rank in passes of networks, by formula: operations and bytes of memory in each place of one."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
@@ -64,7 +64,7 @@ class Computation:
 
 
 def events(passage: Passage, phase: Phase, place: Place, computes: Computation | None) -> Iterator[Collective | Work]:
-    """What the layers of a place send, and compute in between.
+    """Collectives of the layers of a place, and computation in between.
 
     Experts compute in the middle of the exchanges of tokens: between their way there and back. What else a block
     computes comes before its exchanges in a forward pass and behind them in a backward pass, in equal parts before the
@@ -94,7 +94,7 @@ def events(passage: Passage, phase: Phase, place: Place, computes: Computation |
 
 
 def computation(config: RunConfig, layout: Layout, *, states: int, precision: str | None = None) -> Computation:
-    """What a rank computes in a micro step and an update.
+    """Computation of a rank in a micro step and an update.
 
     Operations are those of matrix products (`trainer.model.flops`). Bytes are those of the weights, and of what each
     product reads and writes; what runs along with them, such as norms and activations, is taken as fused.

@@ -116,6 +116,8 @@ class Zero3Traffic:
             sent: dict[Place, list[Collective | Awaited]] = defaultdict(list)
             for moment in self.forward:
                 sent[moment.place].extend(self._sent(step.moment(moment), in_flight))
+            if unused := in_flight.arrived(range(len(self.sizes))):
+                sent["after"].append(Awaited(unused))  # fetched ahead for a backward pass, which does not follow
             yield sent
 
     def update(self) -> Iterator[Collective]:

@@ -190,7 +190,7 @@ def issued(record: CollectiveRecord, exact: bool) -> tuple[object, ...]:
     about = record.op, record.group, record.dtype, record.root
     if record.op == "all_to_all" and not exact:
         return *place, *about
-    return *place, *about, record.bytes_in, record.bytes_out, record.in_splits, record.out_splits
+    return *place, *about, record.bytes_in, record.bytes_out, record.wait_seq, record.in_splits, record.out_splits
 
 
 def all_to_all_totals(records: list[CollectiveRecord]) -> dict[tuple[object, ...], int]:
