@@ -15,30 +15,23 @@ from netsim.workload.kineto.profile import Call, Group, Profile, read_profile
 from netsim.workload.program import Program
 from netsim.workload.trace import TraceConfig, TraceWorkload
 
-_OPERATIONS = {
-    "allreduce": "all_reduce",
-    "all_reduce": "all_reduce",
-    "allreduce_coalesced": "all_reduce",
-    "all_gather": "all_gather",
-    "allgather": "all_gather",
-    "_allgather_base": "all_gather",
-    "allgather_base": "all_gather",
-    "allgather_into_tensor_coalesced": "all_gather",
-    "reduce_scatter": "reduce_scatter",
-    "_reduce_scatter_base": "reduce_scatter",
-    "reduce_scatter_base": "reduce_scatter",
-    "reduce_scatter_tensor_coalesced": "reduce_scatter",
-    "all_to_all": "all_to_all",
-    "alltoall": "all_to_all",
-    "all_to_allv": "all_to_all",
-    "alltoallv": "all_to_all",
-    "broadcast": "broadcast",
-    "_broadcast_oop": "broadcast",
-    "send": "send",
-    "recv": "recv",
-    "barrier": "barrier",
+_NAMES = {
+    "all_reduce": ("allreduce", "all_reduce", "allreduce_coalesced"),
+    "all_gather": ("all_gather", "allgather", "_allgather_base", "allgather_base", "allgather_into_tensor_coalesced"),
+    "reduce_scatter": (
+        "reduce_scatter",
+        "_reduce_scatter_base",
+        "reduce_scatter_base",
+        "reduce_scatter_tensor_coalesced",
+    ),
+    "all_to_all": ("all_to_all", "alltoall", "all_to_allv", "alltoallv"),
+    "broadcast": ("broadcast", "_broadcast_oop"),
+    "send": ("send",),
+    "recv": ("recv",),
+    "barrier": ("barrier",),
 }
-"""By the names that ProcessGroupNCCL gives, and those that other back ends of torch give."""
+"""Names that ProcessGroupNCCL gives, and those that other back ends of torch give."""
+_OPERATIONS = {name: op for op, names in _NAMES.items() for name in names}
 _BYTES = {"double": 8, "float": 4, "half": 2, "bfloat16": 2, "long": 8, "int": 4, "short": 2, "char": 1, "byte": 1}
 _BYTES |= {"bool": 1, "complexfloat": 8, "complexdouble": 16, "int64": 8, "int32": 4, "uint64": 8, "uint32": 4}
 _FLOAT8 = "float8_"
@@ -81,7 +74,7 @@ class Arguments:
         op = _OPERATIONS.get(name.lower())
         if op is None:
             problem = f"is not a collective that can be simulated ({name!r:.40})"
-            raise self.refuse("Collective name", problem, f"use {', '.join(sorted(set(_OPERATIONS.values())))}")
+            raise self.refuse("Collective name", problem, f"use {', '.join(sorted(_NAMES))}")
         group, ranks = self._group()
         dtype = str(self._args.get("dtype", ""))
         width = 0 if op == "barrier" else self._width(dtype)
