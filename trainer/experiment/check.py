@@ -31,14 +31,7 @@ def parse_bytes(text: str, field: str) -> int:
 def run(path: Path, overrides: Sequence[str], world_size: int, fit: str | None = None, *, whole: bool = False) -> int:
     """Checks a configuration and prints what each of its stages, or its only run, will do.
 
-    Args:
-        fit: memory of a rank, such as 80GB, for which settings are proposed; None: none are.
-        whole: whether every setting and every collective is printed too.
-
-    Raises:
-        ValueError: every objection: the configuration is wrong, or does not fit that many ranks; the run folder holds
-            checkpoints that the run cannot continue; a finished stage was made by other settings; or nothing fits the
-            memory.
+    Raises ValueError with every objection, or if nothing fits the memory of a rank that `fit` says.
     """
     if world_size < 1:
         raise ValueError(f"--world-size: {world_size} ranks cannot run anything; use 1 or more")

@@ -45,21 +45,7 @@ CONVENTION = 50_000
 
 @dataclass(frozen=True, kw_only=True)
 class FidRequest:
-    """Request for a comparison of two sets.
-
-    Attributes:
-        samples: folder of a run, which draws, or of pictures.
-        features: file of the network whose features are compared.
-        real: folder of real pictures; None: the training examples of the run.
-        statistics: file of statistics of the real examples: read if it exists, written otherwise.
-        num: samples; None: 50,000 of a run, all pictures of a folder.
-        num_real: real examples; None: all.
-        compared: examples of each set that precision and recall compare.
-        batch: examples that a rank draws or reads at once.
-        classes: names or numbers of the classes that are drawn; empty: all.
-        guidance: scale of classifier-free guidance; None: the run's own.
-        controls: change the field, the first one first; None: the run's own.
-    """
+    """Samples of a run, or pictures of a folder, against real examples; None: as the options of the verb say."""
 
     samples: Path
     features: Path

@@ -29,13 +29,10 @@ from trainer.experiment.report.run_files import RunFiles, forked, shown
 
 @dataclass(frozen=True)
 class Continuations:
-    """A run continued twice: with its experts where they were, and under a placement.
+    """A run continued twice, with its experts where they were and under a placement.
 
-    Attributes:
-        steps: those that both took after they parted.
-        traffic: of the expert layers of each in a recorded step, None where not both recorded the same steps.
-        predicted: of the latter by the replay of the former under the placement.
-        exact: whether that is what the latter recorded, to the byte, record by record.
+    Traffic is that of the expert layers of each in a recorded step, None where not both recorded the same steps; the
+    prediction replays the first under the placement, and is exact if it is what the other recorded, record by record.
     """
 
     plain: RunFiles
@@ -135,14 +132,7 @@ def _check_continued(placed: RunFiles, path: Path, wanted: Placement) -> None:
 
 @dataclass(frozen=True)
 class PlacementSavings:
-    """Known effects of a placement; the more is recorded, the less is predicted.
-
-    Attributes:
-        before: traffic of the run's routing under the contiguous placement.
-        placed: the same under the placement.
-        priced: result of ``moe price``, or None.
-        continued: both continuations of the run, or None.
-    """
+    """Effects of a placement on the routing of the run: priced and recorded of both continuations, if they were."""
 
     placement: Placement
     before: Evaluation
