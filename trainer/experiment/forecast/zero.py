@@ -160,16 +160,14 @@ class ZeroTraffic:
         yield from ()
 
     def leaving(self, phase: Phase, place: Place, micro: int, /) -> Iterator[Collective]:
-        """Gradients are reduced at the end of the backward pass, each group in the reverse order of its parameters
-        where that goes on during the pass.
-        """
+        """Gradients are reduced at the end of a backward pass."""
         if phase != "backward" or place != "before":
             return
         for piece in self.reductions(last=micro == self.accumulation - 1):
             yield all_reduce(piece.group, "float32", piece.elements * FLOAT32)
 
     def reductions(self, *, last: bool = True) -> Iterator[Piece]:
-        """The all-reduces of a backward pass."""
+        """The all-reduces of a backward pass, which delivers the last parameter of a group first."""
         step = ZeroStep(
             stage=self.stage,
             partitions=self._partitions,
