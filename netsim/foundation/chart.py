@@ -30,6 +30,7 @@ STYLE: dict[Any, Any] = {
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.axisbelow": True,
+    "axes.formatter.limits": (-3, 6),
     "axes.facecolor": "none",
     "figure.facecolor": "none",
     "savefig.facecolor": "none",
