@@ -1,7 +1,7 @@
 """Collectives of the layers of a network in its passes."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from moe.config import MoEConfig, SparseOTRouterConfig
 from moe.dispatch.coherent_messages import MODES, expected_exchanges
@@ -26,16 +26,17 @@ from trainer.model.build import expert_parameters
 class TensorTraffic:
     """Sums over the parts of divided layers.
 
-    A pair of divided layers sums its output in the forward pass and the gradient of its input in the backward pass.
+    A pair of divided layers sums its output in the forward pass and the gradient of its input in the backward pass,
+    where a rank computes the gradient of the weights meanwhile.
     """
 
     pairs: int
     summed: Collective
 
-    def inside(self, _phase: Phase, place: Place, /) -> Iterator[Collective]:
+    def inside(self, phase: Phase, place: Place, /) -> Iterator[Collective]:
         if isinstance(place, int):
             for _ in range(self.pairs):
-                yield self.summed
+                yield replace(self.summed, until_next=phase == "backward")
 
 
 def tensor_sum(tokens: int, hidden: int, precision: str) -> Collective:

@@ -20,15 +20,16 @@ class Moment:
     """An event of a pass that engines act upon.
 
     Attributes:
-        kind: a module starts ("enter") or ends ("leave") its part of a pass, ranks add up what they computed in a
-            divided layer ("sum"), or the gradient of a parameter is there ("gradient").
+        kind: a module starts ("enter") or ends ("leave") its part of a pass, ranks add up their outputs ("sum") or the
+            gradients of their input ("sum gradients") in a divided layer, or the gradient of a parameter is there
+            ("gradient").
         place: block that the module belongs to.
         parameters: numbers of the module's own parameters in the order of the network, or of the one with a gradient.
         storage: of that gradient, where memory is followed; 0 otherwise.
         whole: whether the module is a whole block, or the network.
     """
 
-    kind: Literal["enter", "leave", "sum", "gradient"]
+    kind: Literal["enter", "leave", "sum", "sum gradients", "gradient"]
     place: Place
     parameters: tuple[int, ...]
     storage: int = 0
@@ -44,6 +45,7 @@ class Collective:
         op, dtype, bytes_in, bytes_out: as in a trace's record; unused with an exchange.
         exchange: tokens from each rank to each, or None.
         handle: number by which an `Awaited` of the same pass means it; None: a rank computes no further before its end.
+        until_next: whether a rank computes on until its next collective, for which it waits.
     """
 
     group: str
@@ -53,6 +55,7 @@ class Collective:
     bytes_out: int = 0
     exchange: Exchange | None = None
     handle: int | None = None
+    until_next: bool = False
 
     def fields(self, rank: int, ranks: tuple[int, ...]) -> dict[str, Any]:
         """Operation, type and sizes in the record of a rank, given the ranks of its group."""
@@ -91,7 +94,7 @@ class Act(NamedTuple):
     their parts of a divided layer's result.
     """
 
-    kind: Literal["gather", "use", "free", "put", "reduce", "sum"]
+    kind: Literal["gather", "use", "free", "put", "reduce", "sum", "sum gradients"]
     numbers: Sequence[int] = ()
 
 

@@ -229,7 +229,7 @@ class Recorder:
             self._note("sum", module)
         self._note("leave", module)
         if sums == "backward":
-            output = _marked(output, partial(self._note, "sum", module))
+            output = _marked(output, partial(self._note, "sum gradients", module))
         return _marked(output, partial(self._note, "enter", module))
 
     def _gradient(self, module: nn.Module, memory: bool, parameter: Tensor) -> None:

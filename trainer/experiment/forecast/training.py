@@ -100,7 +100,10 @@ class TrainingStep:
     update: Work | None = None
 
     def operations(self) -> Iterator[Operation]:
-        """A collective with a handle is awaited where that is said, or at the end of the step."""
+        """A collective with a handle is awaited where that is said, or at the end of the step.
+
+        One that goes on until the next is awaited before that.
+        """
         issued: list[Operation] = []
         under_way: dict[int, int] = {}
         since = Work()
@@ -115,6 +118,8 @@ class TrainingStep:
                 case Operation():
                     if event.collective.handle is not None:
                         under_way[event.collective.handle] = len(issued)
+                    elif event.collective.until_next:
+                        event = replace(event, awaited=len(issued) + 1)
                     if self.update is not None:
                         event = replace(event, flops=since.flops, memory_bytes=since.memory_bytes)
                         since = Work()

@@ -63,8 +63,8 @@ class Zero3Step:
                 yield from (Act("gather", numbers) for numbers in fetched[len(own) :])
             case "leave" if self._num_ranks > 1:
                 yield Act("free", self._parameters.release(moment.parameters))
-            case "sum":
-                yield Act("sum")
+            case "sum" | "sum gradients":
+                yield Act(moment.kind)
             case "gradient":
                 (number,) = moment.parameters
                 if self._bucket and sum(self._sizes[n] for n in [*self._bucket, number]) > self._bucket_elements:
@@ -139,7 +139,7 @@ class Zero3Traffic:
         for phase, moments in passes:
             computed: set[Place] = set()
             for moment in moments:
-                if moment.kind in ("gradient", "sum"):
+                if moment.kind in ("gradient", "sum", "sum gradients"):
                     computed.add(moment.place)
                 edge = "leave" if moment.place in computed else "enter"
                 sent[edge, phase, moment.place].extend(self._sent(step.moment(moment), in_flight))
@@ -163,9 +163,9 @@ class Zero3Traffic:
                 case "reduce":
                     size = self._part_elements(act.numbers) * FLOAT32
                     yield reduce_scatter("data", "float32", size, self.num_ranks)
-                case "sum":
+                case "sum" | "sum gradients":
                     assert self.summed is not None
-                    yield self.summed
+                    yield replace(self.summed, until_next=act.kind == "sum gradients")
 
     def _part_elements(self, numbers: Sequence[int]) -> int:
         """Elements of a rank's parts of some parameters, each cut evenly and the last part filled up."""
