@@ -7,6 +7,7 @@ depend on the data loads in seconds and can be compiled.
 Shape suffixes: T tokens, D model width, E experts, F inner width of an expert.
 """
 
+import io
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -65,8 +66,10 @@ class Program:
         except RuntimeError as error:  # a custom network may do what no program can
             problem = str(error).splitlines()[0]
             raise ValueError(f"--program: torch.export refuses this network ({problem}); leave it out") from error
+        content = io.BytesIO()  # torch warns of a temporary name
+        torch.export.save(exported, content)
         with replacing(folder / self.name) as temporary:
-            torch.export.save(exported, temporary)
+            temporary.write_bytes(content.getvalue())
 
 
 def unsuited(config: RunConfig) -> str | None:
