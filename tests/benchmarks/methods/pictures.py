@@ -9,9 +9,8 @@ sampler with a fixed number of steps has that number alone. The floor is the dis
 images. FLAIR and RF-Inversion restore and edit held-out images with the network of flow_matching, beside the rivals
 that these verbs measure.
 
-Runs and figures stay in --out, and what is there is not computed again. The images are those of Debian's dataset-
-fashion-mnist (apt install dataset-fashion-mnist); --path names another folder. All three seeds take about an hour and
-a half of one core.
+Runs and figures stay in --out, and what is there is not computed again. The images are those of Debian's package
+dataset-fashion-mnist; --path names another folder. All three seeds take about an hour and a half of one core.
 """
 
 import argparse
