@@ -87,7 +87,7 @@ class _Field(NamedTuple):
 
     @property
     def even(self) -> bool:
-        """No difference can be told."""
+        """Neither group wins: the seeds overlap, or the difference is small."""
         return not self.certain or abs(self.advantage) < log2(1 + _EVEN)
 
     @property

@@ -209,7 +209,7 @@ def parity(barriers: NDArray[np.float64]) -> str:
 
 
 def ways_chart(ways: NDArray[np.float64]) -> str:
-    """Energies [K, 2, points] by way of true and drawn states."""
+    """Energies [K, 2, points] on the path through true and drawn states."""
     places, marks = np.arange(ways.shape[2]), list[Mark]()
     for (true, drawn), colour in zip(ways, COLOURS, strict=False):
         marks += [Line(places, drawn, colour), Line(places, true, colour, dash=DASHED, width=1.0)]

@@ -119,7 +119,7 @@ class TrainedFlow:
         progress: Callable[[int], None] | None = None,
         x_0: Tensor | None = None,
     ) -> sampler.Trajectory:
-        """Draws the examples of these numbers, int64 [B], on this rank alone, and keeps the states on their way.
+        """Draws the examples of these numbers, int64 [B], on this rank alone, and keeps every state of their paths.
 
         `split` is the part of a finite source that paths begin at; `x_0` [B, *shape] where they begin, None: where the
         run's do. The calls of the network in the trajectory are all there were, those of controls included.

@@ -190,7 +190,7 @@ def _form(path: Path) -> tuple[RoutingHeader, dict[str, tuple[np.dtype, tuple[in
 
 
 PATIENCE_S = 5.0
-"""For a merge when the run was told to stop."""
+"""For a merge when the run is stopped by a signal."""
 NICENESS = 10
 
 
@@ -257,7 +257,7 @@ def _steps(trace: Path) -> tuple[int, ...]:
 
 
 def _keep_former(folder: Path) -> None:
-    """Moves merged traces of other steps to a folder named after these; a trace of the same steps makes room."""
+    """Moves merged traces of other steps to a folder named after these; a trace of the same steps is replaced."""
     merged = folder / "collectives.jsonl"
     former = _steps(merged)
     if not former or former == _steps(rank_path(folder, 0)):
