@@ -23,9 +23,9 @@ from trainer.checkpoint.storage import FIRST_FORMAT
 from trainer.config.file import load_config
 from trainer.config.run import RunConfig
 from trainer.data import write_shards
-from trainer.data.analytic_surfaces import icosphere
 from trainer.data.shard.index import LatentsEntry, PairIndex, ShardEntry
 from trainer.data.surface_files import Surface, write_surface
+from trainer.data.surface_pairs import icosphere
 from trainer.model.build import parameter_shapes
 from trainer.model.feature_extractor.extractor import write_extractor
 

@@ -13,6 +13,7 @@ from random import Random
 from typing import Any
 
 from netsim.foundation.digests import files_digest
+from netsim.foundation.refusal import Refusal
 
 Lookup = Callable[[str, Callable[[], Any], Path | None], Any]
 """From the arguments of :func:`found_once`, the value or ValueError of `find`, on whichever rank it ran."""
@@ -31,6 +32,23 @@ def found_once(key: str, find: Callable[[], Any], folder: Path | None = None) ->
     Keys are the same on every rank. Nodes that share `folder`, which it reads, with rank 0 need not look themselves.
     """
     return _lookup.get()(key, find, folder)
+
+
+def facts_of(key: str, examine: Callable[[], Any]) -> Any:
+    """Facts about the files at a section's path, looked up once; raises ValueError about the path."""
+    try:
+        return found_once(key, examine)
+    except Refusal as error:
+        raise ValueError(f"path: {error}") from error
+
+
+def text_lines(file: Path, remedy: str = "correct data.path") -> list[str]:
+    """Lines of a text in UTF-8; refuses one that cannot be read."""
+    try:
+        return file.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "it is not UTF-8"
+        raise Refusal(file, "file", f"cannot be read ({reason})", remedy) from None
 
 
 @contextmanager

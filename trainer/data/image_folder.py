@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from pydantic import PositiveInt, model_validator
 from torch import Tensor
 
@@ -16,7 +17,6 @@ from netsim.foundation.settings import Section
 from trainer.data.files import DataFiles, found_once
 from trainer.data.picture import (
     Augment,
-    BadPicture,
     Buckets,
     buckets_around,
     check_augment,
@@ -25,10 +25,11 @@ from trainer.data.picture import (
     nearest_buckets,
     picture_names,
     read_picture,
+    scaled,
     side_of,
     sub_folders,
 )
-from trainer.data.protocol import BadExamples, Batch, OfShapes
+from trainer.data.protocol import Batch, OfShapes, check_left, read_each
 from trainer.data.shard.index import check_held_out, largest
 from trainer.data.subsets import Imbalance, check_imbalance, kept
 
@@ -140,9 +141,7 @@ class ImageFolder(OfShapes):
             remedy = "bring them back, or leave data.digest out to start another run"
             raise Refusal(config.path, "data.digest", problem, remedy)
         self.files = (DataFiles(config.path, self._names),)
-        if config.held_out >= len(self._names):
-            problem = f"leaves none of its {len(self._names)} pictures to train on ({config.held_out})"
-            raise Refusal(config.path, "data.held_out", problem, "hold out fewer")
+        check_left(config.path, len(self._names), config.held_out, "pictures")
         order = sorted(range(len(self._names)), key=lambda number: derive_seed("split", self._names[number]))
         held_out, train = torch.tensor(order).split([config.held_out, len(order) - config.held_out])
         numbers = {name: number for number, name in enumerate(config.classes)}
@@ -150,27 +149,19 @@ class ImageFolder(OfShapes):
         train = kept(config.imbalance, train, self._labels[train], self.num_classes)
         self.splits = {"train": train, "held_out": held_out}
         self.shapes, self.shape_of = config.shapes, torch.zeros(len(self._names), dtype=torch.int64)
-        if len(self.shapes) > 1:
-            self.shape_of = torch.tensor(self._nearest(config))
+        if config.buckets is not None and len(config.buckets) > 1:
+            paths, buckets = [*map(self._file, range(len(order)))], config.buckets
+            key = f"{config.path}: buckets {buckets} of {config.digest}"
+            self.shape_of = torch.tensor(found_once(key, lambda: nearest_buckets(paths, buckets)))
 
     def get(self, indices: Tensor) -> Batch:
-        images, reasons = [], {}
-        for number in indices.tolist():
-            path = self._folder / self._names[number]
-            try:
-                images.append(read_picture(path, *self.shapes[int(self.shape_of[number])]))
-            except BadPicture as error:
-                reasons[number] = f"{path}: {error}"
-        if reasons:
-            raise BadExamples(reasons)
+        images = read_each(indices, self._image, self._file)
         if len(shapes := {image.shape for image in images}) > 1:
             raise ValueError(f"data.buckets: no batch holds shapes {sorted(shapes)} together; read them one by one")
-        pixels = torch.from_numpy(np.stack(images)).float().div(127.5).sub(1)
-        return Batch(pixels, self._labels[indices] if self.num_classes else None, indices)
+        return Batch(scaled(images), self._labels[indices] if self.num_classes else None, indices)
 
-    def _nearest(self, config: ImageFolderConfig) -> list[int]:
-        """The bucket of each picture, from the heads of all files."""
-        buckets = config.buckets or ()
-        paths = [self._folder / name for name in self._names]
-        key = f"{config.path}: buckets {buckets} of {config.digest}"
-        return found_once(key, lambda: nearest_buckets(paths, buckets))
+    def _file(self, number: int) -> Path:
+        return self._folder / self._names[number]
+
+    def _image(self, number: int) -> NDArray[np.uint8]:
+        return read_picture(self._file(number), *self.shapes[int(self.shape_of[number])])

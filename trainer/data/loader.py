@@ -19,7 +19,7 @@ from torch import Tensor
 from moe.seeds import derive_seed
 from netsim.foundation.files import replacing
 from netsim.foundation.settings import Section
-from trainer.data.order import Alone, Interleaved, OneByOne, Plan, Stream, streams_of
+from trainer.data.order import Interleaved, OneByOne, Stream, streams_of
 from trainer.data.protocol import BadExamples, Batch, Dataset, Split, TooManyBadExamples
 
 
@@ -92,9 +92,8 @@ class Loader:
         self._streams = streams_of(dataset, split, seed=seed, global_batch=global_batch)
         lengths = [stream.length for stream in self._streams]
         self._pass = OneByOne(lengths, global_batch)
-        self._plan: Plan = Alone()
-        if len(lengths) > 1:
-            self._plan = Interleaved(lengths, global_batch, seed) if split == "train" else self._pass
+        takes_turns = split == "train" and len(lengths) > 1
+        self._plan = Interleaved(lengths, global_batch, seed) if takes_turns else self._pass
         self._source: Loader | None = None
         if dataset.source is not None:
             batches = {"global_batch": global_batch, "micro_batch": micro_batch}

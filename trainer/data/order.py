@@ -43,22 +43,7 @@ def _permuted(numbers: Tensor, keys: Tensor, half: int) -> Tensor:
     return (left << half) | right
 
 
-class Plan(Protocol):
-    """The group of each step."""
-
-    def place(self, step: int) -> tuple[int, int]:
-        """Returns the group that a step takes, and how many steps before it have taken the same."""
-        ...
-
-
-class Alone(Plan):
-    """There is one group."""
-
-    def place(self, step: int) -> tuple[int, int]:
-        return 0, step
-
-
-class Interleaved(Plan):
+class Interleaved:
     """Groups take turns at random, each exactly as often as its size demands.
 
     Of n examples there are n / B steps in an epoch; the j-th falls within the j-th of these equal parts of time.
@@ -71,6 +56,7 @@ class Interleaved(Plan):
         self._before, self._order = lru_cache(2 * RECENT)(self._all_before), lru_cache(RECENT)(self._ordered)
 
     def place(self, step: int) -> tuple[int, int]:
+        """The group that a step takes, and how many steps before it have taken the same."""
         epoch = step * self._batch // sum(self._sizes)
         while self._before(epoch) > step:
             epoch -= 1
@@ -80,9 +66,9 @@ class Interleaved(Plan):
 
     def _all_before(self, epoch: int) -> int:
         """Steps of all groups before an epoch begins."""
-        return sum(self._own_before(group, epoch) for group in range(len(self._sizes)))
+        return sum(self._group_before(group, epoch) for group in range(len(self._sizes)))
 
-    def _own_before(self, group: int, epoch: int) -> int:
+    def _group_before(self, group: int, epoch: int) -> int:
         parts, rest = divmod(epoch * self._sizes[group], self._batch)
         return parts + (float(self._within(group, torch.tensor([parts]))) * self._batch < rest)
 
@@ -93,14 +79,14 @@ class Interleaved(Plan):
     def _ordered(self, epoch: int) -> list[tuple[int, int]]:
         timed: list[tuple[float, int, int]] = []
         for group, size in enumerate(self._sizes):
-            numbers = torch.arange(self._own_before(group, epoch), self._own_before(group, epoch + 1))
+            numbers = torch.arange(self._group_before(group, epoch), self._group_before(group, epoch + 1))
             times = (numbers + self._within(group, numbers)) * self._batch / size
             timed += [(time, group, number) for time, number in zip(times.tolist(), numbers.tolist(), strict=True)]
         return [(group, number) for _, group, number in sorted(timed)]
 
 
-class OneByOne(Plan):
-    """All of the first group, then all of the second, and so on; then again."""
+class OneByOne:
+    """All of the first group, then all of the second, and so on; then again. One group may be endless."""
 
     def __init__(self, sizes: Sequence[int], batch: int) -> None:
         self._steps = [-(-size // batch) for size in sizes]
@@ -111,6 +97,9 @@ class OneByOne(Plan):
         return self._ends[-1]
 
     def place(self, step: int) -> tuple[int, int]:
+        """The group that a step takes, and how many steps before it have taken the same."""
+        if len(self._steps) == 1:
+            return 0, step
         passes, within = divmod(step, self.steps)
         group = next(number for number, end in enumerate(self._ends) if within < end)
         before = self._ends[group - 1] if group else 0

@@ -15,7 +15,7 @@ from torch import Tensor
 from netsim.foundation.refusal import Refusal
 from netsim.foundation.settings import Section
 from trainer.data.protocol import Batch, Split
-from trainer.data.shard.file import Array, open_shard
+from trainer.data.shard.file import Array, arrays_of
 from trainer.data.shard.index import ClassNames, PairIndex, check_class_names, check_held_out
 from trainer.data.shards import RowsOfShards, check_same
 
@@ -123,10 +123,8 @@ def _check_shards(folder: Path, index: PairIndex) -> None:
     """Refuses shards that are not what the index says, without reading their rows."""
     for entry in index.shards:
         path = folder / entry.file
-        arrays = open_shard(path)
+        arrays = arrays_of(path, index.arrays, REMEDY)
         for name, (shape, dtype) in index.arrays.items():
-            if name not in arrays:
-                raise Refusal(path, name, f"is missing (there are {', '.join(arrays) or 'none'})", REMEDY)
             found, wanted = (arrays[name].shape, arrays[name].dtype), ((entry.num_examples, *shape), dtype)
             if found != wanted:
                 problem = f"is {found[1]} {list(found[0])} but the index says {wanted[1]} {list(wanted[0])}"

@@ -124,6 +124,11 @@ def read_picture(file: Path | IO[bytes], channels: int, height: int, width: int)
     return np.asarray(resized).reshape(height, width, channels).transpose(2, 0, 1)
 
 
+def scaled(images: Sequence[NDArray[np.uint8]]) -> Tensor:
+    """Images of bytes, or other values of bytes, stacked as float32 in [-1, 1]."""
+    return torch.from_numpy(np.stack(images)).float().div(127.5).sub(1)
+
+
 THREADS = 8
 """That read the sizes of pictures, which is waiting for files more than computing."""
 WIDEST = 2.0

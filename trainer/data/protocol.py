@@ -4,16 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Protocol
+from pathlib import Path
+from typing import Protocol, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from moe.host_copies import to_device
+from netsim.foundation.refusal import Refusal
 from trainer.data.files import DataFiles
 from trainer.data.picture import AugmentConfig, augmented
 from trainer.data.shard.index import Split
+
+T = TypeVar("T")
 
 SOURCE_BIT, SOURCE_BITS = 48, 14
 """Where an id has the number of its source, and in how many bits; the ids of sources themselves leave these free."""
@@ -74,6 +78,20 @@ class BadExamples(ValueError):  # noqa: N818  it is what was found
     def __init__(self, reasons: Mapping[int, str]) -> None:
         super().__init__("; ".join(reasons.values()))
         self.reasons = dict(reasons)
+
+
+def read_each(indices: Tensor, read: Callable[[int], T], place: Callable[[int], object]) -> list[T]:
+    """What `read` gives for each id, int64 [B]; BadExamples with the places of those it fails at."""
+    rows: list[T] = []
+    reasons: dict[int, str] = {}
+    for number in indices.tolist():
+        try:
+            rows.append(read(number))
+        except (OSError, ValueError) as error:
+            reasons[number] = f"{place(number)}: {error}"
+    if reasons:
+        raise BadExamples(reasons)
+    return rows
 
 
 @dataclass(frozen=True)
@@ -191,6 +209,13 @@ def shuffled_splits(num: int, held_out: int) -> dict[Split, Tensor]:
     """Ids from 0: the last of a fixed shuffle are held out, so that a larger `held_out` contains a smaller one."""
     shuffled = torch.randperm(num, generator=torch.Generator().manual_seed(SPLIT_SEED))
     return {"train": shuffled[:-held_out], "held_out": shuffled[-held_out:]}
+
+
+def check_left(source: Path, num: int, held_out: int, noun: str = "examples") -> None:
+    """Refuses data all of which are held out."""
+    if held_out >= num:
+        problem = f"leaves none of its {num} {noun} to train on ({held_out})"
+        raise Refusal(source, "data.held_out", problem, "hold out fewer")
 
 
 def data_points_up_to(num: int, dataset: Dataset, split: Split) -> Tensor:

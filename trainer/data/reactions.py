@@ -7,7 +7,7 @@ import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -19,7 +19,7 @@ from moe.seeds import derive_seed, fold_in
 from netsim.foundation.files import replacing
 from netsim.foundation.refusal import Refusal
 from netsim.foundation.settings import Section
-from trainer.data.files import DataFiles, found_once
+from trainer.data.files import DataFiles, facts_of, text_lines
 from trainer.data.protocol import Batch, Listed
 
 PLACES = ("reactant", "transition state", "product")
@@ -38,32 +38,29 @@ SYMBOLS: list[str] = list(_IN_ORDER.split())
 
 @dataclass(frozen=True)
 class Reactions:
-    """M reactions of at most N atoms.
-
-    Attributes:
-        positions: float32 [M, 3, N, 3] of reactant, transition state and product in angstrom, in one order of atoms.
-        numbers: int64 [M, N] atomic numbers; 0 where a reaction has fewer atoms, whose positions are then 0.
-        free: bool [M, N]; the others stay where they are.
-    """
+    """M reactions of at most N atoms."""
 
     positions: NDArray[np.float32]
+    """[M, 3, N, 3] of reactant, transition state and product in angstrom, in one order of atoms."""
     numbers: NDArray[np.int64]
+    """[M, N] atomic numbers; 0 where a reaction has fewer atoms, whose positions are then 0."""
     free: NDArray[np.bool_]
+    """[M, N]; the others stay where they are."""
 
     @property
     def species(self) -> tuple[int, ...]:
         return tuple(int(number) for number in np.unique(self.numbers) if number)
+
+    def __iter__(self) -> Iterator[tuple[NDArray[np.float32], NDArray[np.int64], NDArray[np.bool_]]]:
+        return zip(self.positions, self.numbers, self.free, strict=True)
 
 
 def read_reactions(file: Path) -> Reactions:
     """Reads and checks a file; a Refusal names what is wrong in it. Where all atoms are free, ends are laid upon each
     other: reactants get their middle to the origin, and the others are turned onto them."""
     found = _npz(file) if file.suffix == ".npz" else _xyz(file)
-    for number, (positions, numbers, free) in enumerate(
-        zip(found.positions, found.numbers, found.free, strict=True), 1
-    ):
-        name = f"reaction {number}"
-        present = numbers > 0
+    for number, (positions, numbers, free) in enumerate(found, 1):
+        name, present = f"reaction {number}", numbers > 0
         if not np.isfinite(positions).all():
             raise Refusal(file, name, "has positions that are not finite", "leave the reaction out")
         if not present.any() or (numbers < 0).any() or (numbers > len(SYMBOLS)).any():
@@ -151,17 +148,12 @@ def _xyz(file: Path) -> Reactions:
 
 
 def _frames(file: Path) -> Iterator[Frame]:
-    try:
-        lines = file.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "it is not UTF-8"
-        raise Refusal(file, "file", f"cannot be read ({reason})", "correct data.path") from None
-    place = 0
+    lines, place = text_lines(file), 0
     while place < len(lines):
-        if not lines[place].strip():
+        count = lines[place].strip()
+        if not count:
             place += 1
             continue
-        count = lines[place].strip()
         if not count.isdecimal() or place + 1 + int(count) >= len(lines) or int(count) == 0:
             problem = f"has {count[:20]!r}, which is no number of atoms that follow"
             raise Refusal(file, f"line {place + 1}", problem, "give extended XYZ")
@@ -202,9 +194,7 @@ def write_reactions(file: Path, found: Reactions) -> None:
     """Writes triples as extended XYZ, with which atoms are free."""
     with replacing(file) as temporary:
         lines = []
-        for number, (positions, numbers, free) in enumerate(
-            zip(found.positions, found.numbers, found.free, strict=True), 1
-        ):
+        for number, (positions, numbers, free) in enumerate(found, 1):
             present = numbers > 0
             for place, frame in zip(PLACES, positions, strict=True):
                 name = f'Properties=species:S:1:pos:R:3:move_mask:L:1 reaction={number} place="{place}"'
@@ -230,6 +220,9 @@ class ReactionsConfig(Section):
     Beside it are those of reactant and product, the species one-hot, and whether an atom is free, [7 + S, 1, N].
     """
 
+    num_classes: ClassVar[int] = 0
+    class_names: ClassVar[tuple[str, ...]] = ()
+
     kind: Literal["reactions"]
     path: Path | None = None
     """An .npz with positions [M, 3, N, 3] (reactant, transition state, product), numbers [M, N] and free [M, N], or an
@@ -253,10 +246,7 @@ class ReactionsConfig(Section):
         if not isinstance(path, str | Path | None):
             return document
         file = HOPS if path is None else Path(path)
-        try:
-            facts = found_once(str(file), lambda: _examined(file))
-        except Refusal as error:
-            raise ValueError(f"path: {error}") from error
+        facts = facts_of(str(file), lambda: _examined(file))
         held_out, total = document.get("held_out"), facts["total"]
         if isinstance(held_out, int) and held_out >= total:
             raise ValueError(f"held_out: {held_out} leaves none of the {total} reactions; use {total - 1} or less")
@@ -277,14 +267,6 @@ class ReactionsConfig(Section):
         """Reactant, product, species and whether an atom is free."""
         return OTHERS + len(self.species), 1, self.atoms
 
-    @property
-    def num_classes(self) -> int:
-        return 0
-
-    @property
-    def class_names(self) -> tuple[str, ...]:
-        return ()
-
     def open(self) -> ReactionSet:
         return ReactionSet(self)
 
@@ -297,8 +279,16 @@ class ReactionSet(Listed):
     def __init__(self, config: ReactionsConfig) -> None:
         file = config.path or HOPS
         found = read_reactions(file)
-        _check_fits(file, found, config)
         missing = config.atoms - found.positions.shape[2]
+        back = "bring the file back that the run began with"
+        if missing < 0:
+            problem = f"have {found.positions.shape[2]} atoms, where the run has {config.atoms}"
+            raise Refusal(file, "positions", problem, back)
+        if odd := sorted(set(found.species) - set(config.species)):
+            problem = f"hold atoms of the number {odd[0]}, where the run has {list(config.species)}"
+            raise Refusal(file, "numbers", problem, back)
+        if len(found.positions) <= config.held_out:
+            raise Refusal(file, "positions", f"are of {len(found.positions)} reactions, and so many are held out", back)
         positions = torch.nn.functional.pad(torch.from_numpy(found.positions), (0, 0, 0, missing))
         numbers = torch.nn.functional.pad(torch.from_numpy(found.numbers).long(), (0, missing))
         free = torch.nn.functional.pad(torch.from_numpy(found.free), (0, missing))
@@ -308,7 +298,7 @@ class ReactionSet(Listed):
         self._contexts = torch.cat(
             [by_channel[:, 0], by_channel[:, 2], one_hot.float(), free[:, None, None].float()], dim=1
         )
-        self._seed = config.swap, derive_seed(0, "swapped ends")
+        self._swaps = config.swap
         self.shape = config.shape
         self.files = () if config.path is None else (DataFiles(config.path.parent, [config.path.name]),)
         shuffled = torch.randperm(len(positions), generator=torch.Generator().manual_seed(config.split))
@@ -318,30 +308,16 @@ class ReactionSet(Listed):
         return Batch(self._states[indices], None, indices, context=self._contexts[indices])
 
     def augmented(self, batch: Batch, positions: Tensor, *, seed: int) -> Batch:
-        swaps, number = self._seed
-        if not swaps or batch.context is None:
+        if not self._swaps or batch.context is None:
             return batch
-        keys = fold_in(fold_in(torch.tensor(seed), torch.tensor(number)), positions)
-        return replace(
-            batch, context=torch.where((keys & 1).bool()[:, None, None, None], swapped(batch.context), batch.context)
-        )
+        keys = fold_in(fold_in(torch.tensor(seed), torch.tensor(derive_seed(0, "swapped ends"))), positions)
+        backwards = (keys & 1).bool()[:, None, None, None]
+        return replace(batch, context=torch.where(backwards, swapped(batch.context), batch.context))
 
 
 def swapped(context: Tensor) -> Tensor:
     """Contexts [B, 7 + S, 1, N] of the reactions backwards."""
     return torch.cat([context[:, 3:ENDS], context[:, :3], context[:, ENDS:]], dim=1)
-
-
-def _check_fits(file: Path, found: Reactions, config: ReactionsConfig) -> None:
-    back = "bring the file back that the run began with"
-    atoms, species = found.positions.shape[2], found.species
-    if atoms > config.atoms:
-        raise Refusal(file, "positions", f"have {atoms} atoms, where the run has {config.atoms}", back)
-    if odd := sorted(set(species) - set(config.species)):
-        problem = f"hold atoms of the number {odd[0]}, where the run has {list(config.species)}"
-        raise Refusal(file, "numbers", problem, back)
-    if len(found.positions) <= config.held_out:
-        raise Refusal(file, "positions", f"are of {len(found.positions)} reactions, and so many are held out", back)
 
 
 def _examined(file: Path) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from netsim.foundation.refusal import Refusal
 from netsim.foundation.settings import Section
-from trainer.data.files import DataFiles, found_once
+from trainer.data.files import DataFiles, facts_of, text_lines
 from trainer.data.protocol import Batch, Listed, shuffled_splits
 from trainer.data.shard.index import ClassNames
 
@@ -59,10 +59,7 @@ class SequencesConfig(Section):
             return document
         if pad is not None and len(pad) != 1:
             raise ValueError(f"pad: {pad!r} is not one letter; use one, or null")
-        try:
-            facts = found_once(f"{path}: {pad} {alphabet}", lambda: _examined(Path(path), pad, alphabet))
-        except Refusal as error:
-            raise ValueError(f"path: {error}") from error
+        facts = facts_of(f"{path}: {pad} {alphabet}", lambda: _examined(Path(path), pad, alphabet))
         held_out, total = document.get("held_out"), facts.pop("total")
         if isinstance(held_out, int) and held_out >= total:
             raise ValueError(f"held_out: {held_out} leaves none of the {total:,} occurrences; use {total - 1} or less")
@@ -127,13 +124,8 @@ class SequenceFile:
 
 def read_sequences(path: Path) -> SequenceFile:
     """Reads FASTA or lines; a Refusal by the line for what is neither."""
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "it is not UTF-8"
-        raise Refusal(path, "file", f"cannot be read ({reason})", "correct data.path") from None
-    written = [(number, line.rstrip()) for number, line in enumerate(text.splitlines(), 1)]
-    written = [(number, line) for number, line in written if line and not line.startswith("#")]
+    stripped = [(number, line.rstrip()) for number, line in enumerate(text_lines(path), 1)]
+    written = [(number, line) for number, line in stripped if line and not line.startswith("#")]
     fasta = bool(written) and written[0][1].startswith(">")
     rows = [*_fasta(path, written)] if fasta else [*_lines(path, written)]
     if not rows:
@@ -183,8 +175,7 @@ def _lines(path: Path, written: Sequence[tuple[int, str]]) -> Iterator[Row]:
 def codes(found: SequenceFile, alphabet: str, pad: str | None, length: int) -> NDArray[np.integer]:
     """The numbers of the letters of sequences [N, L], shorter ones padded; a Refusal where they do not fit."""
     for line, sequence in zip(found.lines, found.sequences, strict=True):
-        fits = len(sequence) == length or (pad is not None and len(sequence) < length)
-        if not fits:
+        if len(sequence) > length or (pad is None and len(sequence) < length):
             problem = f"has {len(sequence)} letters, where the length is {length}"
             remedy = "give sequences of one length, or set data.pad to a letter that fills them up, such as '-'"
             raise Refusal(found.path, f"line {line}", problem, remedy)

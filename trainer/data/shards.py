@@ -17,10 +17,10 @@ from torch import Tensor
 from netsim.foundation.refusal import Refusal
 from netsim.foundation.settings import Section
 from trainer.data.files import DataFiles, found_once
-from trainer.data.picture import Augment, check_augment
-from trainer.data.protocol import BadExamples, Batch, Listed, OfShapes, shuffled_splits
+from trainer.data.picture import Augment, check_augment, scaled
+from trainer.data.protocol import Batch, Listed, OfShapes, check_left, read_each, shuffled_splits
 from trainer.data.sequences import one_hot
-from trainer.data.shard.file import Array, open_shard
+from trainer.data.shard.file import Array, arrays_of, open_shard
 from trainer.data.shard.index import (
     REMEDY,
     Alphabet,
@@ -44,9 +44,7 @@ class RowsOfShards(Listed):
         found_once(f"{folder}: shards of {index.digest}", check, folder)
         self.shape, self.num_classes = index.shape, index.num_classes
         self.files = (DataFiles(folder, [entry.file for entry in index.shards]),)
-        if held_out >= index.num_examples:
-            problem = f"leaves none of its {index.num_examples} examples to train on ({held_out})"
-            raise Refusal(folder, "data.held_out", problem, "hold out fewer")
+        check_left(folder, index.num_examples, held_out)
         self._files = [folder / entry.file for entry in index.shards]
         self._ends = np.cumsum([entry.num_examples for entry in index.shards])
         most, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -59,18 +57,16 @@ class RowsOfShards(Listed):
 
         `row_of` reads one from the arrays of its shard, by its number there; raises ValueError if it is bad.
         """
-        rows: list[Row] = []
-        reasons: dict[int, str] = {}
-        for number in indices.tolist():
+
+        def place(number: int) -> tuple[Path, int]:
             shard = int(np.searchsorted(self._ends, number, side="right"))
-            row = number - int(self._ends[shard - 1] if shard else 0)
-            try:
-                rows.append(row_of(self._open(self._files[shard]), row))
-            except (OSError, ValueError) as error:
-                reasons[number] = f"{self._files[shard]}:{row}: {error}"
-        if reasons:
-            raise BadExamples(reasons)
-        return rows
+            return self._files[shard], number - int(self._ends[shard - 1] if shard else 0)
+
+        def read(number: int) -> Row:
+            file, row = place(number)
+            return row_of(self._open(file), row)
+
+        return read_each(indices, read, lambda number: ":".join(map(str, place(number))))
 
 
 def check_same(folder: Path, index: object, config: object, names: tuple[str, ...]) -> None:
@@ -222,7 +218,11 @@ class Shards(RowsOfShards, OfShapes):
             raise Refusal(config.path, "data.augment", *_no_images(config.path))
         self._dtype, self.augment, self._context = index.dtype, config.augment, index.context
         self._num_letters = len(index.alphabet)
-        self._shift, self._scale = (_by_channel(values, index) for values in (index.shift, index.scale))
+        by_channel = -1, *[1] * (len(index.shape) - 1)
+        self._shift, self._scale = (
+            None if values is None else torch.tensor(values).reshape(by_channel)
+            for values in (index.shift, index.scale)
+        )
 
     def get(self, indices: Tensor) -> Batch:
         values, labels, contexts = zip(*self.rows(indices, self._row), strict=True)
@@ -252,9 +252,7 @@ class Shards(RowsOfShards, OfShapes):
 
 
 def _as_read(rows: Sequence[NDArray[Any]], dtype: str) -> Tensor:
-    """Rows of one type, stacked: float32, bytes from 0..255 in [-1, 1]."""
-    values = torch.from_numpy(np.stack(rows)).float()
-    return values.div(127.5).sub(1) if dtype == "uint8" else values
+    return scaled(rows) if dtype == "uint8" else torch.from_numpy(np.stack(rows)).float()
 
 
 def _no_images(folder: str | Path) -> tuple[str, str]:
@@ -267,13 +265,10 @@ def _check_shards(folder: Path, index: ShardIndex) -> None:
     """Refuses shards that are not what the index says, without reading their rows."""
     for entry in index.shards:
         path = folder / entry.file
-        arrays = open_shard(path)
         rows = {"data": (entry.shape or index.stored_shape, index.dtype)}
         if index.context is not None:
             rows["context"] = index.context.shape, index.context.dtype
-        for key in (*rows, *(("labels",) if index.num_classes else ())):
-            if key not in arrays:
-                raise Refusal(path, key, f"is missing (there are {', '.join(arrays) or 'none'})", REMEDY)
+        arrays = arrays_of(path, [*rows, *(("labels",) if index.num_classes else ())], REMEDY)
         for key, (of_row, dtype) in rows.items():
             shape, wanted = arrays[key].shape, (entry.num_examples, *of_row)
             if shape != wanted:
@@ -286,7 +281,3 @@ def _check_shards(folder: Path, index: ShardIndex) -> None:
                 raise Refusal(path, "labels", f"has shape {labels.shape}, not {(entry.num_examples,)}", REMEDY)
             if "int" not in labels.dtype:
                 raise Refusal(path, "labels", f"is {labels.dtype}, which cannot be a count", f"use int64: {REMEDY}")
-
-
-def _by_channel(values: tuple[float, ...] | None, index: ShardIndex) -> Tensor | None:
-    return None if values is None else torch.tensor(values).reshape(-1, *[1] * (len(index.shape) - 1))

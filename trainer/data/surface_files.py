@@ -17,6 +17,7 @@ from netsim.foundation.files import replacing
 from netsim.foundation.refusal import Refusal
 
 N = TypeVar("N", int, float)
+ENDINGS = (".off", ".obj", ".ply")
 LIKE_OFF = "give triangles as OFF, OBJ or PLY"
 LEAST_AREA = 1e-14
 """Of a triangle, as a share of the square of the longest edge of the surface."""
@@ -180,7 +181,7 @@ def _off(file: Path, content: bytes) -> tuple[NDArray[np.float64], Polygons]:
     vertices = [_coordinates(file, line, words) for line, words in lines[: counts[0]]]
     polygons = []
     for line, words in lines[counts[0] : sum(counts)]:
-        corners = _numbers(file, line, words[: 1 + len(words)], float if "." in "".join(words) else int)
+        corners = _numbers(file, line, words, float if "." in "".join(words) else int)
         count = int(corners[0])
         if not 0 < count < len(corners):
             raise Refusal(file, f"line {line}", f"announces {count} corners, and has {len(corners) - 1}", LIKE_OFF)
@@ -280,11 +281,11 @@ def _columns(
 
     Lists of one length are an array [rows, length].
     """
-    lengths = {name: 3 for name, types in element.properties.items() if len(types) == 2}
+    lists = [name for name, types in element.properties.items() if len(types) == 2]
     if isinstance(source, bytes):
         fields: list[tuple[str, str] | tuple[str, str, int]] = []
         for name, types in element.properties.items():
-            if len(types) == 2:
+            if name in lists:
                 fields += [(f"#{name}", order + types[0]), (name, order + types[1], 3)]
             else:
                 fields.append((name, order + types[0]))
@@ -292,37 +293,33 @@ def _columns(
         end = place + rows.itemsize * element.count
         if rows.itemsize and end <= len(source):
             table = np.frombuffer(source, rows, element.count, place)
-            if all((table[f"#{name}"] == length).all() for name, length in lengths.items()):
+            if all((table[f"#{name}"] == 3).all() for name in lists):
                 return {name: table[name] for name in element.properties}, end
+    row = 0
+
+    def taken(kind: str, length: int) -> list[float]:
+        """The next numbers of a type; text has a word for each."""
+        nonlocal place
+        begin, size = place, np.dtype(kind).itemsize if isinstance(source, bytes) else 1
+        place += length * size
+        if length < 0 or place > len(source):
+            raise Refusal(file, f"element {element.name}", f"ends in row {row}", "bring the whole file back")
+        if isinstance(source, bytes):
+            return np.frombuffer(source, order + kind, length, begin).tolist()
+        try:
+            values = [float(word) for word in source[begin:place]]
+        except ValueError:
+            values = [np.nan]
+        if not np.isfinite(values).all():
+            problem = f"has something else than numbers in row {row}"
+            raise Refusal(file, f"element {element.name}", problem, LIKE_OFF)
+        return values
+
     found: dict[str, list[list[float]]] = {name: [] for name in element.properties}
-    for row in range(element.count):
-        for name, types in element.properties.items():
-            length = 1
-            for number, kind in enumerate(types):
-                if number == len(types) - 1:
-                    values, place = _values(file, element.name, row, source, place, order + kind, length)
-                    found[name].append(values)
-                else:
-                    (counted,), place = _values(file, element.name, row, source, place, order + kind, 1)
-                    length = int(counted)
-    of_lists = {name: [[int(one) for one in row] for row in found[name]] for name in lengths}
-    plain = {name: np.array(found[name]).reshape(-1) for name in found if name not in lengths}
+    for row in range(element.count):  # noqa: B007  a refusal names it
+        for name, (*of_length, kind) in element.properties.items():
+            length = int(taken(of_length[0], 1)[0]) if of_length else 1
+            found[name].append(taken(kind, length))
+    of_lists = {name: [[int(one) for one in row] for row in found[name]] for name in lists}
+    plain = {name: np.array(found[name]).reshape(-1) for name in found if name not in lists}
     return {**plain, **of_lists}, place
-
-
-def _values(
-    file: Path, element: str, row: int, source: bytes | list[str], place: int, kind: str, length: int
-) -> tuple[list[float], int]:
-    size = np.dtype(kind).itemsize if isinstance(source, bytes) else 1
-    end = place + length * size
-    if length < 0 or end > len(source):
-        raise Refusal(file, f"element {element}", f"ends in row {row}", "bring the whole file back")
-    if isinstance(source, bytes):
-        return np.frombuffer(source, kind, length, place).tolist(), end
-    try:
-        values = [float(word) for word in source[place:end]]
-    except ValueError:
-        values = [np.nan]
-    if not np.isfinite(values).all():
-        raise Refusal(file, f"element {element}", f"has something else than numbers in row {row}", LIKE_OFF)
-    return values, end

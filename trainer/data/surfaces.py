@@ -7,13 +7,11 @@ from __future__ import annotations
 
 import sys
 import zipfile
-from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from itertools import combinations
 from pathlib import Path
 from threading import Lock
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -25,20 +23,18 @@ from netsim.foundation.digests import file_digest
 from netsim.foundation.files import replacing
 from netsim.foundation.refusal import DiskFull, Refusal
 from netsim.foundation.settings import Section
-from trainer.data.analytic_surfaces import analytic_pair, sphere_vertices
-from trainer.data.files import DataFiles, found_once
+from trainer.data.files import DataFiles, facts_of
 from trainer.data.protocol import Batch, Listed, shuffled_splits
 from trainer.data.shard.index import SPLITS
 from trainer.data.spectra import Spectrum, areas_around, spectrum, spread_out, wave_signatures
-from trainer.data.surface_files import Surface, read_surface
+from trainer.data.surface_files import Surface
+from trainer.data.surface_pairs import Ids, PairsOfFiles, analytic_pair, sphere_vertices
 
 CACHE = "spectra"
 """Folder beside the surfaces for what is computed of them; it may be removed."""
-SAME = "same"
-"""In place of a file: both surfaces of a pair have the same vertices in one order."""
 MOST_POINTS = 1500
-ENDINGS = (".off", ".obj", ".ply")
-Ids = NDArray[np.int64]
+FITTED = ("eigenfunctions", "waves", "closed")
+"""Settings that surfaces must fit."""
 
 
 class AnalyticConfig(Section):
@@ -60,6 +56,9 @@ class SurfacesConfig(Section):
     Beside it are [2, P + 1, 1 + K]: first the eigenvalues, then of each point its area and its eigenfunctions. No
     correspondence is among them; where it is known, what is found is measured by it.
     """
+
+    num_classes: ClassVar[int] = 0
+    class_names: ClassVar[tuple[str, ...]] = ()
 
     kind: Literal["surfaces"]
     path: Path | None = None
@@ -103,12 +102,9 @@ class SurfacesConfig(Section):
             facts = {"largest": sphere_vertices(made.halvings), "pairs": made.pairs}
         elif isinstance(pairs, str | Path | None):
             says = "points" not in document  # else the run is resolved already, and the line was printed
-            try:
-                wanted = [document.get(name, cls.model_fields[name].default) for name in FITTED]
-                listed = None if pairs is None else Path(pairs)
-                facts = found_once(f"{path} {pairs} {wanted}", lambda: _examined(Path(path), listed, wanted, says))
-            except Refusal as error:
-                raise ValueError(f"path: {error}") from error
+            fitted = {name: document.get(name, cls.model_fields[name].default) for name in FITTED}
+            listed, key = None if pairs is None else Path(pairs), f"{path} {pairs} {[*fitted.values()]}"
+            facts = facts_of(key, lambda: _examined(Path(path), listed, fitted, says))
         else:
             return document
         return {"points": min(facts["largest"], MOST_POINTS), "num_pairs": facts["pairs"], **document}
@@ -142,14 +138,6 @@ class SurfacesConfig(Section):
     @property
     def context_shape(self) -> tuple[int, int, int]:
         return 2, self.points + 1, 1 + self.eigenfunctions
-
-    @property
-    def num_classes(self) -> int:
-        return 0
-
-    @property
-    def class_names(self) -> tuple[str, ...]:
-        return ()
 
     def open(self) -> SurfacePairs:
         return SurfacePairs(self)
@@ -203,37 +191,26 @@ class SurfacePairs(Listed):
             self.splits = shuffled_splits(config.num_pairs, config.held_out)
         else:
             self.splits = {split: torch.arange(config.num_pairs) for split in SPLITS}
-        self._lines: list[Line] = []
-        self._surfaces: dict[str, Surface] = {}
+        self._read = None
         if config.path is not None:
-            self._open(config.path)
-
-    def _open(self, folder: Path) -> None:
-        config, back = self.config, "bring the files back that the run began with"
-        self._lines = _listed(folder, config.pairs)
-        if len(self._lines) != config.num_pairs:
-            problem = f"has {len(self._lines)} pairs, where the run has {config.num_pairs}"
-            raise Refusal(config.pairs or folder, "pairs", problem, back)
-        self._surfaces = _read(folder, self._lines)
-        for name, surface in self._surfaces.items():
-            _check_fits(folder / name, surface, [getattr(config, name) for name in FITTED])
-        maps = dict.fromkeys(known for _, _, known in self._lines if known not in (None, SAME))
-        self.files = (DataFiles(folder, [*self._surfaces, *map(str, maps)]),)
-        for line in self._lines:
-            _truth(folder, self._surfaces, line)
+            self._read = PairsOfFiles.read(config.path, config.pairs)
+            if (num := len(self._read.lines)) != config.num_pairs:
+                problem = f"has {num} pairs, where the run has {config.num_pairs}"
+                remedy = "bring the files back that the run began with"
+                raise Refusal(config.pairs or config.path, "pairs", problem, remedy)
+            self._read.check(**{name: getattr(config, name) for name in FITTED})
+            self.files = (DataFiles(config.path, self._read.names),)
 
     def pair(self, number: int) -> Pair:
-        """A pair by its id, examined when it is first asked for."""
-        config = self.config
+        """A pair by its id, examined when it is first wanted."""
+        shape = self.config.analytic
         with self._lock:
-            if config.path is None:
-                shape = config.analytic
-                first, second, truth = analytic_pair(shape.seed + number, halvings=shape.halvings, bend=shape.bend)
-                names = f"{shape.seed + number} straight", f"{shape.seed + number} bent"
-                return Pair(self._examined(names[0], first), self._examined(names[1], second), truth)
-            first, second, _ = line = self._lines[number]
-            one, other = (self._examined(name, self._surfaces[name]) for name in (first, second))
-            return Pair(one, other, _truth(config.path, self._surfaces, line))
+            if self._read is None:
+                seed = shape.seed + number
+                first, second, truth = analytic_pair(seed, halvings=shape.halvings, bend=shape.bend)
+                return Pair(self._examined(f"{seed} straight", first), self._examined(f"{seed} bent", second), truth)
+            one, other = (self._examined(name, self._read.surfaces[name]) for name in self._read.lines[number][:2])
+            return Pair(one, other, self._read.truth(number))
 
     def get(self, indices: Tensor) -> Batch:
         pairs = [self.pair(number) for number in indices.tolist()]
@@ -285,107 +262,13 @@ class SurfacePairs(Listed):
         return found
 
 
-Line = tuple[str, str, str | None]
-"""Names of the first and of the second surface of a pair, and `same` or the name of a map, or None."""
-
-
-def _listed(folder: Path, pairs: Path | None) -> list[Line]:
-    """The pairs of a folder in their order."""
-    if pairs is None:
-        try:
-            names = sorted(one.name for one in folder.iterdir() if one.suffix.lower() in ENDINGS)
-        except OSError as error:
-            raise Refusal(folder, "folder", f"cannot be read ({error.strerror})", "correct data.path") from None
-        if len(names) < 2:
-            raise Refusal(folder, "surfaces", f"are {len(names)}", "give two or more, as OFF, OBJ or PLY")
-        return [(first, second, None) for first, second in combinations(names, 2)]
-    lines: list[Line] = []
-    for number, text in _lines_of(pairs):
-        match text.split():
-            case [first, second]:
-                lines.append((first, second, None))
-            case [first, second, known]:
-                lines.append((first, second, known))
-            case words:
-                problem = f"has {len(words)} words"
-                raise Refusal(pairs, f"line {number}", problem, "give two files and, where it is known, same or a map")
-    if not lines:
-        raise Refusal(pairs, "pairs", "are none", "give a line for each")
-    return lines
-
-
-def _truth(folder: Path, surfaces: Mapping[str, Surface], line: Line) -> Ids | None:
-    """Vertices of the first surface of a pair for those of the second; a Refusal names what is wrong in a map."""
-    first, second, known = line
-    if known is None:
-        return None
-    one, other = surfaces[first], surfaces[second]
-    if known == SAME:
-        if one.total != other.total:
-            problem = f"are {other.total}, those of {first} are {one.total}, and the pair has no map but {SAME}"
-            raise Refusal(folder / second, "vertices", problem, "name the file of a map in place of same, or nothing")
-        numbers = np.arange(other.total)
-    else:
-        numbers = _map(folder / known, of=other.total, among=one.total)
-    place = np.full(one.total + 1, -1)
-    place[one.kept] = np.arange(len(one.kept))
-    return place[numbers[other.kept]]
-
-
-def _lines_of(file: Path) -> list[tuple[int, str]]:
-    """Lines that have words, by their number."""
-    try:
-        lines = file.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "it is not UTF-8"
-        raise Refusal(file, "file", f"cannot be read ({reason})", "correct data.pairs") from None
-    return [(number, line) for number, line in enumerate(lines, 1) if line.strip()]
-
-
-def _map(file: Path, *, of: int, among: int) -> Ids:
-    """The numbers in a file, one for each of `of` vertices, from -1 to `among` - 1."""
-    words = " ".join(line for _, line in _lines_of(file)).split()
-    if len(words) != of:
-        problem = f"are {len(words)}, and the second surface has {of} vertices"
-        raise Refusal(file, "numbers", problem, "give a vertex of the first surface for each of the second, or -1")
-    for place, word in enumerate(words):
-        if not word.removeprefix("-").isdecimal() or not -1 <= int(word) < among:
-            problem = f"is {word:.20}, and the first surface has the vertices from 0 to {among - 1}"
-            raise Refusal(file, f"number {place}", problem, "correct it, or use -1 where nothing is known")
-    return np.array([int(word) for word in words])
-
-
-def _read(folder: Path, lines: Iterable[Line]) -> dict[str, Surface]:
-    """Each surface of some pairs, by its name."""
-    return {name: read_surface(folder / name) for name in dict.fromkeys(name for line in lines for name in line[:2])}
-
-
-FITTED = ("eigenfunctions", "waves", "closed")
-"""Settings that surfaces must fit."""
-
-
-def _check_fits(file: Path, surface: Surface, wanted: Sequence[Any]) -> None:
-    """Refuses a surface that is too small or has a border; settings that are not valid say so themselves."""
-    (eigenfunctions, waves, closed), num = wanted, len(surface.vertices)
-    for field, value in (("eigenfunctions", eigenfunctions), ("waves", waves)):
-        if isinstance(value, int) and value >= num:
-            problem = f"are {num}, and data.{field} are {value}"
-            raise Refusal(file, "vertices", problem, f"use data.{field}={num - 1} or less, or leave the surface out")
-    if closed is True and not surface.closed:
-        raise Refusal(file, "surface", "has a border, and data.closed is true", "close it, or use data.closed=false")
-
-
-def _examined(folder: Path, pairs: Path | None, wanted: Sequence[Any], says: bool) -> dict[str, Any]:
+def _examined(folder: Path, pairs: Path | None, fitted: dict[str, Any], says: bool) -> dict[str, Any]:
     """Looks at the files, and says once from which of them parts are left out."""
-    lines = _listed(folder, pairs)
-    surfaces = _read(folder, lines)
-    for name, surface in surfaces.items():
-        _check_fits(folder / name, surface, wanted)
-    for line in lines:
-        _truth(folder, surfaces, line)
-    several = {name: surface for name, surface in surfaces.items() if surface.parts > 1}
+    files = PairsOfFiles.read(folder, pairs)
+    files.check(**fitted)
+    several = [(name, surface) for name, surface in files.surfaces.items() if surface.parts > 1]
     if several and says:
-        name, surface = next(iter(several.items()))
+        name, surface = several[0]
         others = f", and so for {len(several) - 1} others" if len(several) > 1 else ""
         print(
             f"{folder / name}: has {surface.parts} connected parts, of which the one of most vertices "
@@ -393,4 +276,4 @@ def _examined(folder: Path, pairs: Path | None, wanted: Sequence[Any], says: boo
             file=sys.stderr,
             flush=True,
         )
-    return {"largest": max(len(surface.vertices) for surface in surfaces.values()), "pairs": len(lines)}
+    return {"largest": max(len(surface.vertices) for surface in files.surfaces.values()), "pairs": len(files.lines)}

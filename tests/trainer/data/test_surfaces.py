@@ -10,9 +10,9 @@ import torch
 
 from netsim.foundation.refusal import Refusal
 from trainer.data import build
-from trainer.data.analytic_surfaces import analytic_pair, icosphere
 from trainer.data.spectra import distances, laplacian, spectrum, wave_signatures
 from trainer.data.surface_files import Surface, read_surface, write_surface
+from trainer.data.surface_pairs import analytic_pair, icosphere
 from trainer.data.surfaces import SurfacePairs, SurfacesConfig
 
 SMALL = {"eigenfunctions": 8, "waves": 12, "signatures": 5}

@@ -15,8 +15,8 @@ from tests.trainer.task.test_correspondence import config, surfaces
 from tests.trainer.untrained import save_untrained
 from trainer.__main__ import main
 from trainer.config.sample import SurfaceSample
-from trainer.data.analytic_surfaces import analytic_pair, icosphere
 from trainer.data.surface_files import Surface, read_surface
+from trainer.data.surface_pairs import analytic_pair, icosphere
 from trainer.data.surfaces import Pair
 from trainer.evaluation.correspondence import (
     Points,

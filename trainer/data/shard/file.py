@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zipfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -49,6 +49,15 @@ def open_shard(path: Path) -> Mapping[str, Array]:
             return {name: Array.mapped(values) for name, values in _mapped_arrays(path)}
         file = safe_open(path, framework="np")
         return {name: Array.of_slices(file.get_slice(name)) for name in file.keys()}  # noqa: SIM118
+
+
+def arrays_of(path: Path, keys: Iterable[str], remedy: str) -> Mapping[str, Array]:
+    """Those of a shard, which has to have some; only the header is read."""
+    arrays = open_shard(path)
+    for key in keys:
+        if key not in arrays:
+            raise Refusal(path, key, f"is missing (there are {', '.join(arrays) or 'none'})", remedy)
+    return arrays
 
 
 def mapped_array(file: IO[bytes], name: str) -> NDArray[Any]:
