@@ -43,7 +43,11 @@ SHORT = (
 NUM_PAIRS, HELD_OUT_PAIRS, POINTS_OF_A_FIT, NOISES_OF_A_SEARCH = 600, 60, 400, 20
 RUNS = ROOT / "configs" / "runs"
 AUTOENCODER = RUNS / "digits_autoencoder.yaml"
-OVERRIDES = {"gpt_moe": ("data.held_out=10000",)}
+OVERRIDES = {
+    "gpt_moe": ("data.held_out=10000",),
+    "beclr": ("task.positives.memory=128", "task.positives.begin=10"),
+    "correspondence": ("optim.global_batch=2",),
+}
 LATENTS = {
     "latent_flow_matching": "data.path",
     "latent_inpainting": "flow.latent.path",

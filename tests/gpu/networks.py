@@ -6,6 +6,7 @@ from torch import Tensor
 from trainer.config.model import DiTConfig
 from trainer.flow.condition import Condition
 from trainer.model.dit import DiT
+from trainer.model.flops import counting
 from trainer.model.network import NetworkSpec
 
 STATE = (4, 32, 32)
@@ -40,11 +41,8 @@ def loss_of(network: DiT, examples: int) -> Tensor:
     return network(states, t.to(like.device), Condition(labels.to(like.device))).square().mean()
 
 
-def multiply_adds(network: DiT) -> float:
-    """Multiply-adds of the forward pass of one example."""
-    config = DiTConfig(
-        hidden=network.hidden, num_layers=len(network.blocks), num_heads=network.hidden // 64, patch_size=2
-    )
-    found = config.multiply_adds(STATE)
-    assert found is not None
-    return float(found)
+def forward_flops(network: DiT) -> float:
+    """Operations of the forward pass of one example."""
+    with torch.no_grad(), counting() as counter:
+        loss_of(network, 1)
+    return float(counter.get_total_flops())

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from tests.gpu.measure import Measure, milliseconds
-from tests.gpu.networks import TOKENS, diffusion_transformer, loss_of, multiply_adds
+from tests.gpu.networks import TOKENS, diffusion_transformer, forward_flops, loss_of
 
 DEVICE = torch.device("cuda")
 EXPERTS, ROWS, WIDTH, INNER, ROUTED = 64, 32_768, 2048, 4096, 16_384
@@ -48,7 +48,7 @@ def _transformer(peak: float) -> Iterator[Measure]:
     """A transformer of 1.2 billion parameters on 16,384 tokens."""
     examples = 16_384 // TOKENS
     network = diffusion_transformer(hidden=2048, layers=16, dtype=torch.bfloat16, device=DEVICE)
-    operations = 6 * multiply_adds(network) * examples
+    operations = 3 * forward_flops(network) * examples
     for name, bound in (("eager", 0.30), ("compiled", 0.45)):
         if name == "compiled":
             for block in network.blocks:

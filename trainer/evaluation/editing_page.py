@@ -14,7 +14,7 @@ from netsim.foundation.sheet import Column, sheet
 from trainer.config.run import RunConfig
 from trainer.evaluation.editing_figures import EditFigures, Point, psnr
 from trainer.evaluation.editing_figures import Level as EditLevel
-from trainer.model.flops import forward_multiply_adds
+from trainer.model.flops import OPERATIONS_PER_MULTIPLY_ADD, forward_flops
 from trainer.observe.units import scaled
 from trainer.sampling.edit_request import EditPlan
 from trainer.sampling.edits import PictureEdits
@@ -253,7 +253,7 @@ def _classes_table(figures: EditFigures, plan: EditPlan) -> Table:
 
 
 def _cost_table(figures: EditFigures, plan: EditPlan, config: RunConfig) -> Table:
-    calls, forward, count = figures.calls, forward_multiply_adds(config), len(plan.targets)
+    calls, forward, count = figures.calls, forward_flops(config), len(plan.targets)
     guided, source_guided = (1 if one in (0, 1) else 2 for one in (plan.guidance, plan.request.guidance.source))
     edits = sum(calls.levels) if plan.method is None else calls.levels[-1]
     parts = [
@@ -264,14 +264,15 @@ def _cost_table(figures: EditFigures, plan: EditPlan, config: RunConfig) -> Tabl
     ]
 
     def row(name: str, each: str, classes: str, examples: int) -> tuple[str, ...]:
-        return name, each, classes, f"{examples:,}", "" if forward is None else scaled(examples * forward, "").strip()
+        multiply_adds = "" if forward is None else scaled(examples * forward // OPERATIONS_PER_MULTIPLY_ADD, "").strip()
+        return name, each, classes, f"{examples:,}", multiply_adds
 
     rows = [row(name, f"{each:,}", f"{classes}", each * classes * by) for name, each, classes, by in parts]
     total = sum(each * classes * by for _, each, classes, by in parts)
     rows += [row("one picture in all", "", "", total), row(f"all {figures.num} pictures", "", "", figures.num * total)]
     columns = ("for one picture", "calls of the network", "classes", "examples through it", "multiply-adds")
-    caption = "Guidance other than 1 sends each example through the network twice in one call. Multiply-adds by "
-    caption += "formula, without autoencoder and gradients of controls."
+    caption = "Guidance other than 1 sends each example through the network twice in one call. Multiply-adds leave out "
+    caption += "autoencoder and gradients of controls."
     return Table(columns, rows, caption)
 
 

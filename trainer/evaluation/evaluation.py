@@ -33,7 +33,7 @@ from trainer.flow import Condition, sampler
 from trainer.flow.reward import Reward
 from trainer.flow.sampler import Dopri5, Euler, Segmented
 from trainer.flow.sampler.protocol import StepsFile
-from trainer.model.flops import sample_multiply_adds
+from trainer.model.flops import OPERATIONS_PER_MULTIPLY_ADD, counting
 from trainer.sampling.conditioning import Conditioning, tasks_of
 from trainer.sampling.draw import TrainedFlow
 from trainer.sampling.sampler_choice import euler_of
@@ -191,7 +191,7 @@ def evaluate(
                 figures["class_accuracy"] = judge.accuracy(guided, conditioning.labels.numpy())
             if reward is not None:
                 figures["reward"] = mean_reward(reward, guided, conditioning.condition, flow.device)
-        multiply_adds = sample_multiply_adds(flow.config, chosen, calls)
+        multiply_adds = sample_multiply_adds(flow, conditioning.condition, chosen, calls)
         results.append(Measured(name, calls["network"], calls, multiply_adds, seconds, figures))
     paths = gaps = None
     if along_paths:
@@ -226,6 +226,21 @@ def evaluate(
         controls=tuple(one.model_dump(mode="json") for one in flow.sample.controls),
         readings=tuple(readings),
     )
+
+
+def sample_multiply_adds(
+    flow: TrainedFlow, condition: Condition, chosen: sampler.AnyConfig, calls: Mapping[str, int]
+) -> int | None:
+    """Of a sample without guidance and decoding, whose calls are these: counted while one is drawn without controls.
+
+    None where controls add calls, or nothing was counted.
+    """
+    with counting() as counter:
+        drawn = flow.under(()).follow(condition, torch.arange(1), chosen, guidance=1.0, seed=0)
+    if flow.sample.controls and drawn.calls != calls:
+        return None
+    counted = counter.get_total_flops() // OPERATIONS_PER_MULTIPLY_ADD
+    return counted * calls["network"] // drawn.calls["network"] or None  # an adaptive sampler calls more for more
 
 
 def mean_reward(reward: Reward, examples: NDArray[np.floating], condition: Condition, device: torch.device) -> float:

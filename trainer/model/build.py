@@ -7,7 +7,7 @@ from difflib import get_close_matches
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from moe.config import MoEConfig
 from moe.seeds import derive_seed
@@ -121,7 +121,7 @@ def dense_shapes(config: RunConfig, tensor_parallel: int = 1) -> dict[str, tuple
 def meta_network(config: RunConfig, tensor_parallel: int = 1) -> Network:
     """The network of one rank without values and without experts, on the meta device."""
     moe = config.moe
-    mixture = None if moe is None else lambda _: _without_experts(config.model.hidden, moe)
+    mixture = None if moe is None else lambda _: _OnMeta(config.model.hidden, moe)
     with torch.device("meta"), NothingDrawn():
         model = _network(config, mixture, generator=None)
         if tensor_parallel > 1:
@@ -170,14 +170,25 @@ def _mixture(config: RunConfig, layout: Layout) -> Callable[[int], nn.Module] | 
     )
 
 
-def _without_experts(hidden: int, moe: MoEConfig) -> nn.Module:
-    """The part of a mixture that every rank holds, in the order and under the names of the layer itself."""
-    parts: dict[str, nn.Module] = {"router": nn.Linear(hidden, moe.num_experts, bias=False)}
-    if moe.shared_expert_hidden is not None:
-        first = nn.Linear(hidden, moe.shared_expert_hidden, bias=False)
-        second = nn.Linear(moe.shared_expert_hidden, hidden, bias=False)
-        parts["shared_experts"] = nn.ModuleDict({"linear_fc1": first, "linear_fc2": second})
-    return nn.ModuleDict(parts)
+class _OnMeta(nn.ModuleDict):
+    """The part of a mixture that every rank holds, in the order and under the names of the layer itself.
+
+    A call makes the products of the router, and of as many experts as a token visits.
+    """
+
+    def __init__(self, hidden: int, moe: MoEConfig) -> None:
+        super().__init__({"router": nn.Linear(hidden, moe.num_experts, bias=False)})
+        shared = moe.shared_expert_hidden or 0
+        if shared:
+            first, second = nn.Linear(hidden, shared, bias=False), nn.Linear(shared, hidden, bias=False)
+            self["shared_experts"] = nn.ModuleDict({"linear_fc1": first, "linear_fc2": second})
+        self._visited = hidden, moe.top_k * moe.expert_hidden + shared
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Of the shape of the tokens [.., D]."""
+        self["router"](tokens)
+        inner = tokens @ tokens.new_empty(self._visited)
+        return inner @ inner.new_empty(self._visited[::-1])
 
 
 def _builder(config: RunConfig) -> Callable[[NetworkSpec[Any]], Network]:

@@ -47,8 +47,3 @@ class FirstFrameReader(nn.Module):
         if self.details is None:
             return shifted
         return torch.cat([shifted, self.details(fine.to(self.details.weight.dtype)).to(shifted.dtype)], dim=1)
-
-    @staticmethod
-    def multiply_adds(channels: int, pixels: int, *, with_details: bool) -> int:
-        """Of one example."""
-        return pixels * channels**2 * (2 * 9 * WIDENED + with_details)

@@ -39,7 +39,7 @@ from trainer.evaluation.quality import energy_distance
 from trainer.flow import UNCONDITIONAL, Condition, sampler
 from trainer.flow.sampler import Euler, Transition
 from trainer.model.build import build_model
-from trainer.model.flops import sample_multiply_adds
+from trainer.model.flops import counting, forward_flops
 from trainer.task import FlowTask
 
 SEEDS = (0, 1, 2)
@@ -132,6 +132,19 @@ def velocity_error(network: nn.Module, seed: int) -> float:
     return float((found - exact_velocity(x, 0.5)).square().mean().sqrt())
 
 
+def operations(task: FlowTask, network: nn.Module, config: sampler.AnyConfig) -> int:
+    """Of drawing one digit."""
+    with counting() as counter:
+        follow(
+            task,
+            network,
+            torch.zeros(1, 1, 8, 8),
+            condition=Condition(torch.zeros(1, dtype=torch.int64)),
+            config=config,
+        )
+    return counter.get_total_flops()
+
+
 def digits(found: Rows, seed: int, steps: int) -> None:
     """Trains both networks, measures what each draws, and finds the calls at which flow matching is as good."""
     data = Digits(held_out=360, size=8)
@@ -144,15 +157,14 @@ def digits(found: Rows, seed: int, steps: int) -> None:
         return {"FD": frechet_distance(drawn.numpy(), real), "energy": energy_distance(drawn.numpy(), real)}
 
     note(found, "360 held-out digits", **figures(held_out.x_1))
-    arithmetic = flow_task(model=DIGITS["FM"], data={"kind": "digits"}).config.model.multiply_adds((1, 8, 8)) or 1
+    arithmetic = forward_flops(flow_task(model=DIGITS["FM"], data={"kind": "digits"}).config) or 1
     for name, model in DIGITS.items():
         task = flow_task({}, model=model, data={"kind": "digits"})
         batches = rows(learned.x_1, learned.labels)
         network = train(task, batches, untrained(task, seed), steps=steps, batch=64, lr=2e-3, seed=seed, ema=0.99)
-        settings = task.config.model
-        trunk, head = settings.multiply_adds((1, 8, 8)) or 0, settings.head_multiply_adds((1, 8, 8)) or 0
         if name == "DTM":
-            note(found, "head over trunk, a call", arithmetic=head / trunk)
+            first, second = (operations(task, network, transition(1, steps)) for steps in (1, 2))
+            note(found, "head over trunk, a call", arithmetic=(second - first) / (2 * first - second))
             chosen: dict[str, sampler.AnyConfig] = {}
             chosen |= {f"DTM, 4 calls, {n} head steps": transition(4, n) for n in DIGIT_HEAD_STEPS}
             chosen["DTM, 2 calls, 16 head steps"] = transition(2, 16)
@@ -163,7 +175,7 @@ def digits(found: Rows, seed: int, steps: int) -> None:
         for row, config in chosen.items():
             drawn = follow(task, network, x_0, condition=condition, config=config, seed=seed).final
             calls = config.calls() or {}
-            used = sample_multiply_adds(task.config, config, calls) or 0
+            used = operations(task, network, config)
             note(found, row, calls=calls["network"], arithmetic=used / arithmetic, **figures(drawn))
 
 

@@ -1,4 +1,4 @@
-"""What a sample costs by formula, against what torch counts while it is drawn."""
+"""What a sample costs: as one of many, and by the calls of a network without values."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -13,10 +13,10 @@ from trainer.config.layout import Layout
 from trainer.config.run import RunConfig
 from trainer.config.sample import FlowSample
 from trainer.distributed.groups import Launch, joined
-from trainer.evaluation.evaluation import Measured, evaluate
+from trainer.evaluation.evaluation import Measured, evaluate, sample_multiply_adds
 from trainer.evaluation.measurement import costs_of
 from trainer.model.build import build_model
-from trainer.model.flops import sample_multiply_adds
+from trainer.model.flops import forward_flops
 from trainer.sampling.draw import TrainedFlow
 from trainer.sampling.flow import FlowParts
 
@@ -52,6 +52,7 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "points by the mean of a head": ({**POINTS, **DRAWN, "model": {"kind": "transition_mlp", "hidden": 16}}, HEUN),
     "segments, two calls a step": ({**DIT, "model": {**BLOCKWISE, "residual_layers": 1}}, segmented(HEUN)),
 }
+EACH_CALL_ALIKE = [case for case in CASES if case.startswith(("points", "images")) and "by a head" not in case]
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -79,9 +80,11 @@ def test_a_sample_costs_what_torch_counts(case: str) -> None:
     chosen, conditioning = flow.sample.sampler, flow.conditioning(NUM, seed=0)
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counted:
         drawn = flow.follow(conditioning.condition, torch.arange(NUM), chosen, guidance=1.0, seed=0)
-    multiply_adds = sample_multiply_adds(flow.config, chosen, drawn.calls)
+    multiply_adds = sample_multiply_adds(flow, conditioning.condition, chosen, drawn.calls)
     assert multiply_adds is not None
     assert counted.get_total_flops() == 2 * NUM * multiply_adds
+    if case in EACH_CALL_ALIKE:
+        assert 2 * multiply_adds == drawn.calls["network"] * (forward_flops(flow.config) or 0)
     by_formula = chosen.calls()
     assert by_formula is None or drawn.calls == by_formula
 
@@ -104,5 +107,5 @@ def test_evaluate_counts_without_guidance_at_every_number_of_calls() -> None:
     guided = flow.config.model_copy(update={"sample": sample.model_copy(update={"guidance": 2.0})})
     found = evaluate(replace(flow, config=guided), evaluations=(1, 4), num=20)
     assert [one.calls for one in found.results] == [{"network": 1}, {"network": 4}]
-    one_call = sample_multiply_adds(flow.config, sample.sampler, {"network": 1})
-    assert [one.multiply_adds for one in found.results] == [one_call, 4 * (one_call or 0)]
+    one_call = (forward_flops(flow.config) or 0) // 2
+    assert [one.multiply_adds for one in found.results] == [one_call, 4 * one_call]

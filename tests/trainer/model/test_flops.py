@@ -1,4 +1,4 @@
-"""The formula of model FLOP/s against what torch counts in the network itself."""
+"""The operations of a network without values, against those of the network itself and a closed form."""
 
 import math
 from collections.abc import Callable, Iterator
@@ -15,7 +15,7 @@ from trainer.config.run import RunConfig
 from trainer.distributed.groups import Launch, joined
 from trainer.flow import Condition
 from trainer.model.build import build_model
-from trainer.model.flops import forward_multiply_adds, training_flops
+from trainer.model.flops import forward_flops, training_flops
 from trainer.observe.speed import Speed
 
 BATCH = 3
@@ -74,10 +74,10 @@ def inputs(config: RunConfig) -> tuple[Any, ...]:
     return torch.randn(BATCH, *config.data.shape), torch.rand(BATCH), condition
 
 
-def formula(config: RunConfig) -> int:
-    multiply_adds = forward_multiply_adds(config)
-    assert multiply_adds is not None
-    return multiply_adds
+def on_meta(config: RunConfig) -> int:
+    operations = forward_flops(config)
+    assert operations is not None
+    return operations
 
 
 def counted(call: Callable[[], object]) -> int:
@@ -92,22 +92,22 @@ def counted(call: Callable[[], object]) -> int:
     ("model", "mixture"),
     [(model, mixture) for model in MODELS for mixture in MIXTURES if mixture == "dense" or " as " not in model],
 )
-def test_the_formula_counts_what_the_network_computes(model: str, mixture: str) -> None:
+def test_without_values_it_computes_as_much_as_the_network(model: str, mixture: str) -> None:
     config = configuration(**MODELS[model], moe=MIXTURES[mixture])
     network = build_model(config, plan_layout(config, 1))
     arguments = inputs(config)
     forward = counted(lambda: network(*arguments))
-    assert forward == 2 * BATCH * formula(config)
+    assert forward == BATCH * on_meta(config)
     assert training_flops(config) == 3 * forward / BATCH
 
 
 @pytest.mark.usefixtures("alone")
-def test_the_formula_counts_what_an_autoencoder_computes() -> None:
+def test_without_values_it_computes_as_much_as_an_autoencoder() -> None:
     model = {"kind": "autoencoder", "hidden": 16, "num_layers": 4, "factor": 4, "latent_channels": 3}
     config = configuration(model=model, data={"size": 16})
     network = build_model(config, plan_layout(config, 1))
     images, noise = torch.randn(BATCH, 1, 16, 16), torch.randn(BATCH, 3, 4, 4)
-    assert counted(lambda: network(images, noise)) == 2 * BATCH * formula(config)
+    assert counted(lambda: network(images, noise)) == BATCH * on_meta(config)
 
 
 @pytest.mark.usefixtures("alone")
@@ -117,9 +117,19 @@ def test_a_step_is_three_forward_passes_but_for_the_gradient_of_the_input(model:
     network = build_model(config, plan_layout(config, 1))
     arguments = inputs(config)
     step = counted(lambda: network(*arguments).sum().backward())
-    expected = BATCH * 6 * formula(config)
+    expected = BATCH * 3 * on_meta(config)
     assert training_flops(config) == expected / BATCH
     assert 0.96 * expected <= step <= expected
+
+
+def test_a_text_model_costs_what_the_closed_form_says() -> None:
+    """Six operations for each weight of a matrix and token, and twelve L H Q T^2: appendix B of the paper."""
+    layers, width, tokens, vocabulary = 3, 24, 17, 256
+    config = configuration(
+        model={"kind": "gpt", "hidden": width, "num_layers": layers, "num_heads": 2}, data={"context": tokens}
+    )
+    weights = layers * 12 * width**2 + width * vocabulary
+    assert training_flops(config) == 6 * weights * tokens + 12 * layers * width * tokens**2
 
 
 def test_speed_is_over_all_ranks_and_utilisation_over_their_peak() -> None:
@@ -127,7 +137,7 @@ def test_speed_is_over_all_ranks_and_utilisation_over_their_peak() -> None:
     figures = Speed(config, world_size=4).figures(0.5)
     assert figures["time.step_s"] == 0.5
     assert figures["time.samples_per_s"] == BATCH / 0.5
-    assert figures["time.model_flops_per_s"] == BATCH * 6 * formula(config) / 0.5
+    assert figures["time.model_flops_per_s"] == BATCH * 3 * on_meta(config) / 0.5
     assert figures["time.mfu"] == pytest.approx(figures["time.model_flops_per_s"] / 4e9)
     assert all(math.isfinite(value) for value in figures.values())
 

@@ -1,8 +1,8 @@
 """What holds for every network of the list, and for one that is not in it."""
 
-import math
+from dataclasses import fields, replace
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, cast
 
 import pytest
 import torch
@@ -17,11 +17,13 @@ from trainer.config.model import AnyNetworkConfig, CausalTransitionConfig, Netwo
 from trainer.config.model.encoded import EncodedNetworkConfig
 from trainer.config.rules.plan import plan_layout
 from trainer.config.run import RunConfig
-from trainer.experiment.forecast.spec import questions, trace_spec
+from trainer.experiment.forecast.spec import trace_spec
 from trainer.experiment.forecast.trace import formula
 from trainer.flow import Condition
+from trainer.flow.question import Question
 from trainer.model.build import NETWORKS, build_model, meta_network, parameter_shapes
-from trainer.model.flops import forward_multiply_adds
+from trainer.model.call import questions_in_training
+from trainer.model.flops import forward_flops
 from trainer.model.network import NetworkSpec
 from trainer.observe.speed import Speed
 
@@ -54,6 +56,17 @@ def small(kind: str) -> RunConfig:
     return configuration({"kind": kind, "hidden": 16, **more}, **sections)
 
 
+def asked_in_training(config: RunConfig) -> bool:
+    """Whether the network does more in training than for a velocity alone, or gives none."""
+    return isinstance(config.model, CausalTransitionConfig | EncodedNetworkConfig)
+
+
+def with_values(question: Question) -> Question:
+    values = {field.name: getattr(question, field.name) for field in fields(cast(Any, question))}
+    zeros = {name: torch.zeros(one.shape) for name, one in values.items() if isinstance(one, Tensor)}
+    return replace(cast(Any, question), **zeros)
+
+
 def arguments(config: RunConfig) -> list[Any]:
     """What the settings say that the network is called with, for one example."""
     given: list[Any] = [
@@ -62,7 +75,7 @@ def arguments(config: RunConfig) -> list[Any]:
     ]
     if config.flow is None:
         return given
-    asked = questions(config) if isinstance(config.model, CausalTransitionConfig | EncodedNetworkConfig) else ()
+    asked = [with_values(one) for one in questions_in_training(config)] if asked_in_training(config) else []
     caption = torch.zeros(1, config.caption_width) if config.caption_width else None
     context = torch.zeros(1, *config.context_shape) if config.context_shape else None
     return [*given, Condition(segment=0, caption=caption, context=context), *asked]
@@ -82,11 +95,8 @@ def test_settings_tell_what_the_network_is(kind: str) -> None:
     assert list(shapes.items()) == list(parameter_shapes(config).items())
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
         network(*arguments(config))
-    mean = getattr(config.model, "mean_velocity", None)  # of a head
-    head = config.model.head_multiply_adds(config.state_shape, draws=mean.draws if mean else 1)
-    if isinstance(config.model, CausalTransitionConfig):
-        head *= config.model.drawn_tokens(config.state_shape)
-    assert counter.get_total_flops() == 2 * ((forward_multiply_adds(config) or math.nan) + head)
+    questions = questions_in_training(config) if asked_in_training(config) else ()
+    assert counter.get_total_flops() == forward_flops(config, *questions)
     if isinstance(config.model, SegmentNetworkConfig):
         by_segment = [network.blocks[place] for place in config.model.segment_blocks]
         assert all(next(block.parameters()).shape[0] == config.model.segments for block in by_segment)
@@ -151,7 +161,7 @@ def test_a_network_of_ones_own_goes_all_the_way() -> None:
         assert sum(1 for _ in records) > 0
 
 
-def test_without_multiply_adds_no_speed_in_operations_is_told() -> None:
+def test_without_products_no_speed_in_operations_is_told() -> None:
     assert set(Speed(configuration(ShiftConfig()), world_size=1).figures(0.5)) == {"time.step_s", "time.samples_per_s"}
 
 

@@ -12,9 +12,8 @@ from trainer.config.rules.plan import plan_layout
 from trainer.config.run import RunConfig
 from trainer.flow import Condition
 from trainer.flow.question import FromTokens, HeadVelocities, Tokens
-from trainer.flow.sampler import Euler, Transition
 from trainer.model.build import build_model
-from trainer.model.flops import forward_multiply_adds, sample_multiply_adds, training_flops
+from trainer.model.flops import training_flops
 
 SIZES: dict[str, dict[str, Any]] = {
     "dit": {"hidden": 16, "num_layers": 2, "num_heads": 2},
@@ -131,34 +130,18 @@ def test_a_plain_call_is_the_mean_of_draws_from_fixed_noises(trunk: str) -> None
 
 
 @trunks
-def test_the_formula_counts_trunk_and_head_apart(trunk: str) -> None:
-    config = configuration(f"transition_{trunk}", trunk)
-    network, asked = network_of(f"transition_{trunk}", trunk), arguments(trunk)
+def test_training_costs_one_call_of_the_trunk_and_one_of_the_head_for_all_draws(trunk: str) -> None:
+    config, network = configuration(f"transition_{trunk}", trunk), network_of(f"transition_{trunk}", trunk)
+    asked, draws = arguments(trunk), 4
     tokens, (y, s) = network(*asked, Tokens()), states(trunk, 3)
     found = []
-    for question in (Tokens(), FromTokens(tokens, y, s)):
+    for question in (Tokens(), FromTokens(tokens, y, s), HeadVelocities(*states(trunk, draws, 3))):
         with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
             network(*asked, question)
-        found.append(counter.get_total_flops() // 6)
-    head = config.model.head_multiply_adds(SHAPES[trunk])
-    assert found == [forward_multiply_adds(config), head]
-    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
-        network(*asked, HeadVelocities(*states(trunk, 4, 3)))
-    assert training_flops(config) == counter.get_total_flops()
-    plain = configuration(trunk, trunk)
-    assert plain.model.head_multiply_adds(SHAPES[trunk]) == 0
-
-
-@trunks
-def test_the_mean_velocity_costs_a_call_of_the_head_with_all_its_draws(trunk: str) -> None:
-    config, network = configuration(f"transition_{trunk}", trunk), network_of(f"transition_{trunk}", trunk)
-    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
-        network(*arguments(trunk))
-    followed = sample_multiply_adds(config, Euler(steps=5), {"network": 5})
-    assert followed == 5 * counter.get_total_flops() // 6
-    transitions = sample_multiply_adds(config, Transition(steps=5), {"network": 5, "head": 80})
-    trunk_alone, head = forward_multiply_adds(config), config.model.head_multiply_adds(SHAPES[trunk])
-    assert transitions == 5 * (trunk_alone or 0) + 80 * head
+        found.append(counter.get_total_flops() // 3)
+    trunk_alone, head, together = found
+    assert trunk_alone + head < together < trunk_alone + draws * head  # all draws read the features once
+    assert training_flops(config) == 3 * together
 
 
 def test_an_objective_and_a_network_that_do_not_fit_are_refused() -> None:

@@ -20,10 +20,10 @@ from trainer.checkpoint.pretrained import restore
 from trainer.config.file import load_config
 from trainer.config.layout import Layout
 from trainer.config.run import RunConfig
+from trainer.evaluation.evaluation import sample_multiply_adds
 from trainer.flow.sampler import AnyConfig as AnySampler
 from trainer.flow.sampler import Dopri5, Euler, FirstOrder, Heun, Segmented, Trajectory
 from trainer.flow.sampler.protocol import StepsFile
-from trainer.model.flops import sample_multiply_adds
 from trainer.sampling.draw import TrainedFlow
 from trainer.sampling.flow import FlowParts
 from trainer.sampling.pairs import run as draw_pairs
@@ -199,10 +199,11 @@ def test_evaluate_measures_what_is_drawn_and_says_so(
 
 
 def test_multiply_adds_are_known_where_a_control_asks_the_field_alone(flow: TrainedFlow) -> None:
-    chosen, under = Euler(steps=2), flow.under(read_controls(STRONG)).config
-    known = sample_multiply_adds(flow.config, chosen, {"network": 2})
-    assert sample_multiply_adds(under, chosen, {"network": 2}) == known is not None
-    assert sample_multiply_adds(under, chosen, {"network": 4}) is None
+    chosen, under = Euler(steps=2), flow.under(read_controls(STRONG))
+    condition = flow.conditioning(1, seed=0).condition
+    known = sample_multiply_adds(flow, condition, chosen, {"network": 2})
+    assert sample_multiply_adds(under, condition, chosen, {"network": 2}) == known is not None
+    assert sample_multiply_adds(under, condition, chosen, {"network": 4}) is None
 
 
 def test_pairs_are_those_of_the_flow_itself(run: Path, controlled: Path, tmp_path: Path, capsys: Any) -> None:

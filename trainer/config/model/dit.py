@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 
@@ -94,16 +94,6 @@ class DiTConfig(PatchesConfig):
         heads = {"model.num_heads": self.num_heads}
         return heads if mixture else {**heads, "model.feed_forward_hidden": self.inner}
 
-    def multiply_adds(self, state_shape: Shape, *, context_channels: int = 0, mixture: int | None = None) -> int:
-        tokens, width, area = self.tokens(state_shape), self.hidden, self.patch_size**2
-        patch_values = state_shape[0] * area
-        embeddings = self.num_layers if self.embeddings == "each_block" else 1
-        of_time = embeddings * (self.time_waves + width) * width
-        embedding = of_time + tokens * width * (patch_values + context_channels * area)
-        block = self.in_a_block(tokens, feed_forward=mixture) + 6 * width**2
-        unembedding = 2 * width**2 + (2 if self.predicts_variance else 1) * tokens * width * patch_values
-        return embedding + self.num_layers * block + unembedding
-
 
 class SegmentNetworkConfig(NetworkConfig):
     """Settings of a network some of whose blocks exist once for each of equal parts of the time from 0 to 1."""
@@ -184,41 +174,6 @@ class BlockwiseConfig(SegmentNetworkConfig, PatchesConfig):
                 raise ValueError(f"{field}: {value} needs the features of a trunk; use trunk_layers above 0")
         return self
 
-    def multiply_adds(self, state_shape: Shape, *, context_channels: int = 0, **_: Any) -> int:
-        """Of the trunk, the blocks of one segment and the projection; learning does not call the residual network."""
-        trunk = self.trunk_layers * self._block_multiply_adds(state_shape)
-        return self._other_multiply_adds(state_shape, context_channels) + trunk + self._projection(state_shape)
-
-    def sample_multiply_adds(
-        self, state_shape: Shape, calls: Mapping[str, int], *, segments: int = 1, context_channels: int = 0, **_: Any
-    ) -> int:
-        """With a residual network the trunk runs at the first call of a segment alone; no projection to the teacher."""
-        block, tokens = self._block_multiply_adds(state_shape), self.tokens(state_shape)
-        trunk = calls["network"] * self.trunk_layers * block
-        if self.residual_layers:
-            onward = self.residual_layers * block + tokens * self.hidden**2
-            trunk = segments * self.trunk_layers * block + (calls["network"] - segments) * onward
-        return calls["network"] * self._other_multiply_adds(state_shape, context_channels) + trunk
-
-    def _block_multiply_adds(self, state_shape: Shape) -> int:
-        return self.in_a_block(self.tokens(state_shape)) + 6 * self.hidden**2
-
-    def _other_multiply_adds(self, state_shape: Shape, context_channels: int) -> int:
-        """Multiply-adds of a call outside the blocks that make features, and outside the projection."""
-        tokens, width, area = self.tokens(state_shape), self.hidden, self.patch_size**2
-        patch_values = state_shape[0] * area
-        steering, steered_by = (tokens, 2 * width) if self.trunk_layers else (1, width)
-        embeddings = 2 if self.trunk_layers else 1
-        embedding = 2 * width**2 + embeddings * tokens * width * (patch_values + context_channels * area)
-        own = self.segment_layers * (self.in_a_block(tokens) + steering * 6 * steered_by * width)
-        return embedding + own + steering * 2 * steered_by * width + tokens * width * patch_values
-
-    def _projection(self, state_shape: Shape) -> int:
-        if self.teacher_features is None:
-            return 0
-        a_token = self.projection_inner * (self.hidden + self.projection_inner + self.teacher_features)
-        return self.tokens(state_shape) * a_token
-
 
 class BlockwiseMLPConfig(SegmentNetworkConfig):
     """A perceptron over a vector for each segment of the time."""
@@ -244,10 +199,6 @@ class BlockwiseMLPConfig(SegmentNetworkConfig):
 
     def check_states(self, shape: Shape) -> None:
         check_vector(shape, self.kind)
-
-    def multiply_adds(self, state_shape: Shape, **_: Any) -> int:
-        (values,), width = state_shape, self.hidden
-        return (values + 1) * width + (self.num_layers - 1) * width**2 + width * values
 
 
 Config = DiTConfig | BlockwiseConfig | BlockwiseMLPConfig

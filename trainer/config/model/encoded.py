@@ -1,14 +1,13 @@
 """Settings of networks with an encoder, which makes of a caption the state that a path begins at."""
 
-import math
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import Field, PositiveInt
 
 from netsim.foundation.settings import Section
 from trainer.config.model.dit import DiTConfig
 from trainer.config.model.mlp import MLPConfig
-from trainer.config.model.protocol import NetworkConfig, Shape, Width
+from trainer.config.model.protocol import NetworkConfig, Width
 
 
 class EncoderConfig(Section):
@@ -33,17 +32,6 @@ class EncodedNetworkConfig(NetworkConfig):
     objective_part = "an encoder"
     task_kinds = ("flow",)
     reads_captions = True
-
-    def caption_multiply_adds(self, state_shape: Shape, width: int, calls: int = 1) -> int:
-        """A caption is encoded once, whatever the number of calls."""
-        del calls
-        encoder, values = self.encoder, math.prod(state_shape)
-        outputs = values * (2 if encoder.deviation is None else 1)
-        return encoder.hidden * (width + (encoder.layers - 1) * encoder.hidden + outputs)
-
-    def head_multiply_adds(self, state_shape: Shape, **_: Any) -> int:
-        """Of the projection of a data point and its likeness to one source point, which only training computes."""
-        return (2 * self.encoder.hidden + 1) * math.prod(state_shape)
 
 
 class EncodedDiTConfig(EncodedNetworkConfig, DiTConfig):

@@ -1,7 +1,7 @@
 """Settings of networks of atoms in space."""
 
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 from pydantic import PositiveFloat, PositiveInt, model_validator
 
@@ -51,14 +51,6 @@ class EquivariantConfig(NetworkConfig):
                 f"data.path: its examples have shape {list(shape)}, and an equivariant model takes the positions "
                 "[3, 1, N] of atoms; use data of kind reactions"
             )
-
-    def multiply_adds(self, state_shape: Shape, *, context_channels: int = 0, **_: Any) -> int:
-        atoms, width = state_shape[2], self.hidden
-        of_pair = DISTANCES * self.bells * width + width**2
-        of_atom = 5 * width**2
-        embedding = (context_channels - OTHERS + 1 + DISTANCES * self.bells) * width
-        written = atoms**2 * (DISTANCES * self.bells * width + VECTORS * width) + atoms * (3 * width**2 + 2 * width)
-        return atoms * embedding + 2 * width**2 + self.num_layers * (atoms**2 * of_pair + atoms * of_atom) + written
 
 
 Config = EquivariantConfig

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import Field, PositiveInt, model_validator
 
@@ -130,12 +130,6 @@ class GPTConfig(TransformerConfig):
 
     def inputs(self, state_shape: Shape) -> tuple[Input, ...]:
         return (Input((self.tokens(state_shape),), integer=True),) * 2
-
-    def multiply_adds(self, state_shape: Shape, *, mixture: int | None = None, **_: Any) -> int:
-        tokens, width = self.tokens(state_shape), self.hidden
-        if mixture is None and self.feed_forward == "swiglu":
-            mixture = 3 * width * self.inner
-        return self.num_layers * self.in_a_block(tokens, feed_forward=mixture) + tokens * width * self.vocabulary
 
 
 Config = GPTConfig

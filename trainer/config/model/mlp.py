@@ -15,7 +15,6 @@ from trainer.config.model.protocol import (
     Width,
     check_image,
     check_vector,
-    squares,
 )
 
 INPUT_WAVES = 8
@@ -56,12 +55,6 @@ class MLPConfig(NetworkConfig):
 
     def check_states(self, shape: Shape) -> None:
         check_vector(shape, self.kind)
-
-    def multiply_adds(self, state_shape: Shape, *, mixture: int | None = None, **_: Any) -> int:
-        (values,), width = state_shape, self.hidden
-        feed_forward = 2 * width * self.inner if mixture is None else mixture
-        embedding = 2 * width**2 + width * values * (1 + 2 * INPUT_WAVES)
-        return embedding + self.num_layers * (3 * width**2 + feed_forward) + 2 * width**2 + width * values
 
 
 @dataclass(frozen=True)
@@ -116,14 +109,6 @@ class PolicyMLPConfig(NetworkConfig):
         del state_shape
         return Input((self.sizes.states, self.sizes.features)), Input((self.sizes.condition,))
 
-    def multiply_adds(self, state_shape: Shape, **_: Any) -> int:
-        """Of all states on the way to an object."""
-        del state_shape
-        sizes, width = self.sizes, self.hidden
-        answers = sizes.actions + (sizes.actions - 1) * sizes.backward
-        state = width * (sizes.features + self.num_layers * width + answers)
-        return sizes.states * state + width * (2 * sizes.condition + 1)
-
 
 class DescriptorMLPConfig(NetworkConfig):
     """Residual blocks over the signatures of a point of a surface, each point by itself, that give it a feature."""
@@ -153,10 +138,6 @@ class DescriptorMLPConfig(NetworkConfig):
 
     def inputs(self, state_shape: Shape) -> tuple[Input, ...]:
         return (Input(state_shape),)
-
-    def multiply_adds(self, state_shape: Shape, **_: Any) -> int:
-        surfaces, points, signatures = state_shape
-        return surfaces * points * self.hidden * (signatures + self.num_layers * self.hidden + self.features)
 
 
 LARGEST_FACTOR = 16
@@ -204,13 +185,6 @@ class AutoencoderConfig(NetworkConfig):
 
     def inputs(self, state_shape: Shape) -> tuple[Input, ...]:
         return Input(state_shape), Input(self.latent_shape(state_shape))
-
-    def multiply_adds(self, state_shape: Shape, **_: Any) -> int:
-        """Convolutions count as matrix products."""
-        folded = state_shape[0] * self.factor**2
-        latents = 2 * self.hidden * self.latent_channels + 9 * self.latent_channels * self.hidden
-        place = 18 * folded * self.hidden + latents + self.num_layers * 18 * self.hidden**2
-        return squares(state_shape, self.factor) * place
 
 
 Config = MLPConfig | PolicyMLPConfig | DescriptorMLPConfig | AutoencoderConfig

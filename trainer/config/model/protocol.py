@@ -203,43 +203,6 @@ class NetworkConfig(Section):
         """Inputs of the network for one example, without the condition of a flow and what follows it."""
         return Input(state_shape), Input(())
 
-    def multiply_adds(self, state_shape: Shape, *, context_channels: int = 0, mixture: int | None = None) -> int | None:
-        """Multiply-adds of the matrix products in the forward pass of one example; None: they are not known.
-
-        `mixture`: multiply-adds of one token in a mixture of experts; None: the feed-forward layers are dense.
-        """
-        del state_shape, context_channels, mixture
-        return None
-
-    def caption_multiply_adds(self, state_shape: Shape, width: int, calls: int = 1) -> int:
-        """Those by which so many calls for one example read its caption of some width; not in `multiply_adds`."""
-        del state_shape
-        return calls * width * self.hidden
-
-    def head_multiply_adds(self, state_shape: Shape, *, draws: int = 1) -> int:
-        """Those of one call of the head for one example and `draws` states of it, which `multiply_adds` leaves out."""
-        del state_shape, draws
-        return 0
-
-    def sample_multiply_adds(
-        self,
-        state_shape: Shape,
-        calls: Mapping[str, int],
-        *,
-        segments: int = 1,
-        context_channels: int = 0,
-        mixture: int | None = None,
-    ) -> int | None:
-        """Those of all calls, as in a `Trajectory`, that draw one example without guidance; None: they are not known.
-
-        `segments`: parts of the time that the sampler enters one after the other.
-        """
-        del segments
-        a_call = self.multiply_adds(state_shape, context_channels=context_channels, mixture=mixture)
-        if a_call is None:
-            return None
-        return calls["network"] * a_call + calls.get("head", 0) * self.head_multiply_adds(state_shape)
-
 
 class TransformerConfig(NetworkConfig):
     """Settings of a network whose blocks have attention and a feed-forward layer."""
@@ -274,16 +237,6 @@ class TransformerConfig(NetworkConfig):
                 f"choose {step * max(1, round(self.hidden / step))}"
             )
         return self
-
-    def in_a_block(self, tokens: int, *, attended: int | None = None, feed_forward: int | None = None) -> int:
-        """Multiply-adds of a block without what steers it; `attended` pairs of tokens, None: all.
-
-        `feed_forward`: multiply-adds of the feed-forward layer for a token; None: of two matrices.
-        """
-        pairs = tokens**2 if attended is None else attended
-        fed = 2 * self.hidden * self.inner if feed_forward is None else feed_forward
-        read = 2 * self.hidden + (self.key_value_width or 2 * self.hidden)
-        return tokens * (read * self.hidden + fed) + 2 * pairs * self.hidden
 
 
 Layers = Annotated[int, Field(gt=0, le=1_000)]

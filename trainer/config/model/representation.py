@@ -1,12 +1,11 @@
 """Settings of networks that learn features or clusters of images without labels."""
 
-import math
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import Field, PositiveFloat, model_validator
 
-from trainer.config.model.protocol import IMAGES, Input, Layers, NetworkConfig, Shape, Width, check_image, squares
+from trainer.config.model.protocol import IMAGES, Input, Layers, NetworkConfig, Shape, Width, check_image
 
 LARGEST_FACTOR = 16
 NARROWING = 4
@@ -50,14 +49,6 @@ class ContrastiveConfig(NetworkConfig):
     def inputs(self, state_shape: Shape) -> tuple[Input, ...]:
         return (Input(state_shape),)
 
-    def multiply_adds(self, state_shape: Shape, **_: Any) -> int:
-        """Convolutions count as matrix products."""
-        places = squares(state_shape, self.factor)
-        encoded = 9 * state_shape[0] * self.factor**2 * self.hidden + self.num_layers * 18 * self.hidden**2
-        projecting = 2 * self.projected * (self.features + self.projected)
-        predicting = 2 * self.projected * self.projected // NARROWING
-        return places * (encoded + self.hidden * self.features) + projecting + predicting
-
 
 class PrototypesConfig(NetworkConfig):
     """Residual blocks over an example as a whole, whose direction is compared with that of a prototype of each cluster.
@@ -94,10 +85,6 @@ class PrototypesConfig(NetworkConfig):
 
     def inputs(self, state_shape: Shape) -> tuple[Input, ...]:
         return (Input(state_shape),)
-
-    def multiply_adds(self, state_shape: Shape, **_: Any) -> int:
-        blocks = 2 * self.num_layers * self.hidden * self.inner
-        return math.prod(state_shape) * self.hidden + blocks + self.hidden * self.clusters
 
 
 Config = PrototypesConfig | ContrastiveConfig

@@ -2,13 +2,13 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import Field, PositiveInt, model_validator
 
 from netsim.foundation.settings import Section
 from trainer.config.model.dit import DiTConfig
-from trainer.config.model.mlp import INPUT_WAVES, MLPConfig
+from trainer.config.model.mlp import MLPConfig
 from trainer.config.model.protocol import (
     IMAGES,
     Layers,
@@ -29,12 +29,6 @@ class HeadConfig(Section):
     """Width."""
     layers: PositiveInt = 2
     """Hidden layers."""
-
-    def multiply_adds(self, values: int, features: int, *, draws: int = 1) -> int:
-        """Multiply-adds of one call for `draws` states of one token; its features are read once for all of them."""
-        state = (values + 1) * (1 + 2 * INPUT_WAVES) * self.hidden
-        behind = (self.layers - 1) * self.hidden**2 + self.hidden * values
-        return features * self.hidden + draws * (state + behind)
 
 
 class MeanVelocityConfig(Section):
@@ -58,14 +52,6 @@ class TransitionNetworkConfig(NetworkConfig):
     objective_kinds = ("transition",)
     task_kinds = ("flow",)
 
-    def sample_multiply_adds(self, state_shape: Shape, calls: Mapping[str, int], **others: Any) -> int | None:
-        """Where no head is called by itself, each call computes a mean."""
-        drawn = super().sample_multiply_adds(state_shape, calls, **others)
-        if drawn is None or "head" in calls:
-            return drawn
-        a_step = self.head_multiply_adds(state_shape, draws=self.mean_velocity.draws)
-        return drawn + calls["network"] * self.mean_velocity.steps * a_step
-
 
 class TransitionDiTConfig(TransitionNetworkConfig, DiTConfig):
     """A diffusion transformer with a head in the place of its last layer; a patch is a token."""
@@ -80,17 +66,6 @@ class TransitionDiTConfig(TransitionNetworkConfig, DiTConfig):
             raise ValueError("predicts_variance: true is of a last layer, and a head is in its place; use false")
         return self
 
-    def multiply_adds(self, state_shape: Shape, **others: Any) -> int:
-        whole = DiTConfig.multiply_adds(self, state_shape, **others)
-        return whole - self.tokens(state_shape) * self.hidden * self._patch_values(state_shape)
-
-    def head_multiply_adds(self, state_shape: Shape, *, draws: int = 1) -> int:
-        patch = self.head.multiply_adds(self._patch_values(state_shape), self.hidden, draws=draws)
-        return self.tokens(state_shape) * patch
-
-    def _patch_values(self, state_shape: Shape) -> int:
-        return state_shape[0] * self.patch_size**2
-
 
 class TransitionMLPConfig(TransitionNetworkConfig, MLPConfig):
     """A network for vectors with a head in the place of its last layer; a vector is the only token of an example."""
@@ -100,13 +75,6 @@ class TransitionMLPConfig(TransitionNetworkConfig, MLPConfig):
     """The network that draws a vector from its features."""
 
     no_division = "share attention heads, which transition_mlp lacks"
-
-    def multiply_adds(self, state_shape: Shape, **others: Any) -> int:
-        whole = MLPConfig.multiply_adds(self, state_shape, **others)
-        return whole - self.hidden * state_shape[0]
-
-    def head_multiply_adds(self, state_shape: Shape, *, draws: int = 1) -> int:
-        return self.head.multiply_adds(state_shape[0], self.hidden, draws=draws)
 
 
 class CausalTransitionConfig(TransformerConfig):
@@ -168,40 +136,6 @@ class CausalTransitionConfig(TransformerConfig):
     def tokens(self, state_shape: Shape) -> int:
         """Those of all states that are read in one pass."""
         return (1 + self.read_at_once) * self.state_tokens(state_shape)
-
-    def multiply_adds(self, state_shape: Shape, **_: Any) -> int:
-        """A pass over all tokens, as in training."""
-        tokens = self.tokens(state_shape)
-        return self._steering() + self._of_tokens(state_shape, tokens, attended=tokens**2)
-
-    def sample_multiply_adds(self, state_shape: Shape, calls: Mapping[str, int], **_: Any) -> int:
-        """The first call of a past reads a state, each other one a token."""
-        first = self.state_tokens(state_shape) + 1
-        pasts = self.transitions if self.history == "last" else 1
-        others = self.transitions * self.state_tokens(state_shape) // pasts - 1
-        attended = first**2 + others * first + others * (others + 1) // 2
-        read = pasts * self._of_tokens(state_shape, first + others, attended=attended)
-        return calls["network"] * self._steering() + read + calls["head"] * self.head_multiply_adds(state_shape)
-
-    def drawn_tokens(self, state_shape: Shape) -> int:
-        """Tokens that the head draws in one pass of training."""
-        return self.read_at_once * self.state_tokens(state_shape)
-
-    def head_multiply_adds(self, state_shape: Shape, *, draws: int = 1) -> int:
-        """A call is for one token."""
-        return self.head.multiply_adds(self._token_values(state_shape), self.hidden, draws=draws)
-
-    def _steering(self) -> int:
-        time = 2 if self.history == "last" else 0
-        return (time + 6 * self.num_layers + 2) * self.hidden**2
-
-    def _of_tokens(self, state_shape: Shape, tokens: int, *, attended: int) -> int:
-        """Multiply-adds of some tokens, and of so many pairs of tokens that attend to one another."""
-        embedding = self._token_values(state_shape) * (1 + 2 * INPUT_WAVES)
-        return tokens * self.hidden * embedding + self.num_layers * self.in_a_block(tokens, attended=attended)
-
-    def _token_values(self, state_shape: Shape) -> int:
-        return 1 if len(state_shape) == 1 else state_shape[0] * self.patch_size**2
 
 
 Config = TransitionDiTConfig | TransitionMLPConfig | CausalTransitionConfig

@@ -3,10 +3,9 @@
 from dataclasses import replace
 
 import torch
+from torch import nn
 
-from trainer.config.derived import task_names
 from trainer.config.layout import Layout
-from trainer.config.model import transition
 from trainer.config.run import RunConfig
 from trainer.config.sections import FSDPConfig, in_order
 from trainer.experiment.forecast import calls
@@ -18,18 +17,10 @@ from trainer.experiment.forecast.protocol import Collective, EngineTraffic, Mome
 from trainer.experiment.forecast.recording import moments
 from trainer.experiment.forecast.trace import RankGroups, TraceSpec
 from trainer.experiment.forecast.training import TrainingStep
-from trainer.experiment.forecast.unknown import learns_flow, without_formula, without_work
+from trainer.experiment.forecast.unknown import without_formula, without_work
 from trainer.experiment.forecast.work import computation
 from trainer.experiment.forecast.zero import ZeroTraffic
 from trainer.experiment.forecast.zero3 import Zero3Traffic
-from trainer.flow import Condition
-from trainer.flow.objective import (
-    Aligned,
-    CausalTransition,
-    EncodedSource,
-    Transition,
-)
-from trainer.flow.question import FromSource, HeadVelocities, NextStates, Question, WithProjection
 from trainer.model.build import (
     dense_parameters,
     dense_shapes,
@@ -37,8 +28,8 @@ from trainer.model.build import (
     meta_network,
     tokens_per_example,
 )
+from trainer.model.call import call_on_meta, questions_in_training
 from trainer.model.network import prepare_blocks
-from trainer.model.transition import chain_of
 
 
 def trace_spec(
@@ -146,40 +137,12 @@ def _moments(config: RunConfig, tensor_parallel: int) -> tuple[tuple[Moment, ...
     network = meta_network(config, tensor_parallel).eval()
     if config.engine.activation_checkpointing:
         prepare_blocks(network.blocks, config.engine)
-    with torch.device("meta"):
-        inputs: list[object] = [
-            torch.empty(1, *one.shape, dtype=torch.int64 if one.integer else torch.float32)
-            for one in config.model.inputs(config.state_shape)
-        ]
-        if config.flow is not None:
-            context = None if config.context_shape is None else torch.empty(1, *config.context_shape)
-            caption = torch.empty(1, config.caption_width) if config.caption_width else None
-            task = torch.empty(1, dtype=torch.int64) if task_names(config) else None
-            inputs += [Condition(context=context, caption=caption, task=task), *questions(config)]
-        return moments(network, network.blocks, lambda module: _total(module(*inputs)))
+    questions = questions_in_training(config)
 
+    def loss(module: nn.Module) -> torch.Tensor:
+        return torch.stack([part.sum() for part in call_on_meta(module, config, *questions)]).sum()
 
-def questions(config: RunConfig) -> tuple[Question, ...]:
-    """The questions that the objective of a run puts to its network."""
-    match config.flow and learns_flow(config) and config.flow.objective:
-        case Aligned():
-            return (WithProjection(),)
-        case CausalTransition(draws=draws) if isinstance(config.model, transition.CausalTransitionConfig):
-            chain = chain_of(config.model, config.state_shape)
-            following = torch.empty(chain.read_at_once, 1, *chain.shape)
-            times = torch.empty(draws, chain.read_at_once, 1, chain.num_tokens)
-            return (NextStates(following, following.expand(draws, *following.shape), times),)
-        case EncodedSource():
-            return (FromSource(torch.empty(1, *config.state_shape), lambda x_0: x_0),)
-        case Transition():
-            tokens = config.model.tokens(config.state_shape)
-            return (HeadVelocities(torch.empty(1, 1, *config.state_shape), torch.empty(1, 1, tokens)),)
-    return ()
-
-
-def _total(output: torch.Tensor | tuple[torch.Tensor, ...]) -> torch.Tensor:
-    parts = output if isinstance(output, tuple) else (output,)
-    return torch.stack([part.sum() for part in parts]).sum()
+    return moments(network, network.blocks, loss)
 
 
 def _sum(config: RunConfig, layout: Layout) -> Collective | None:

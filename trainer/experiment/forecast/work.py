@@ -101,53 +101,44 @@ def computation(config: RunConfig, layout: Layout, *, states: int, precision: st
     """
     per_step = training_flops(config)
     if per_step is None:
-        raise ValueError(f"--work: the arithmetic of model.kind {config.model.kind} has no formula; leave it out")
+        raise ValueError(f"--work: the arithmetic of model.kind {config.model.kind} is not known; leave it out")
     tokens, layers = states * tokens_per_example(config), getattr(config.model, "num_layers", 0)
-    whole, share = per_step // (PASSES * OPERATIONS_PER_MULTIPLY_ADD), layout.tensor_parallel
-    block = _of_a_block(config, layers)
-    visiting = 0 if config.moe is None else 2 * config.model.hidden * config.moe.expert_hidden * config.moe.top_k
+    whole, share = per_step // PASSES, layout.tensor_parallel
+    block = _of_a_block(config, whole, layers)
+    visited = 0 if config.moe is None else 2 * config.model.hidden * config.moe.expert_hidden * config.moe.top_k
     element = ELEMENT_BYTES[precision or config.engine.precision]
     shapes = dense_shapes(config, share)
     inner = {name: shape for name, shape in shapes.items() if name.startswith("blocks.0.")}
     outer = {name: shape for name, shape in shapes.items() if not name.startswith("blocks.")}
-    of_tokens = tokens // states * visiting
+    of_tokens = OPERATIONS_PER_MULTIPLY_ADD * tokens // states * visited
     homes = 0 if config.moe is None else config.moe.num_experts // layout.expert_parallel
     carried = (
         0 if config.moe is None else tokens * config.moe.top_k * 2 * (config.model.hidden + config.moe.expert_hidden)
     )
     return Computation(
         block=Work(
-            OPERATIONS_PER_MULTIPLY_ADD * states * (block - of_tokens) // share,
+            states * (block - of_tokens) // share,
             element * (_elements(inner.values()) + _moved(inner, tokens)),
         ),
         experts=Work(
-            OPERATIONS_PER_MULTIPLY_ADD * states * of_tokens,
+            states * of_tokens,
             element * (homes * (0 if config.moe is None else expert_parameters(config)) + carried),
         ),
         around=Work(
-            OPERATIONS_PER_MULTIPLY_ADD * states * (whole - layers * block),
+            states * (whole - layers * block),
             element * (_elements(outer.values()) + _moved(outer, tokens)),
         ),
         update=_update(config, layout, _elements(shapes.values()), homes * layers),
     )
 
 
-def _of_a_block(config: RunConfig, layers: int) -> int:
-    """Multiply-adds of one block for one example: what another one would add."""
+def _of_a_block(config: RunConfig, whole: int, layers: int) -> int:
+    """Operations of one block for one example: what another one would add, at most an equal part of the whole."""
     if not layers:
         return 0
-    mixture = None
-    if config.moe is not None:
-        width, moe = config.model.hidden, config.moe
-        inner = moe.top_k * moe.expert_hidden + (moe.shared_expert_hidden or 0)
-        mixture = width * moe.num_experts + 2 * width * inner
-    sizes = [
-        config.model.model_copy(update={"num_layers": number}).multiply_adds(
-            config.state_shape, context_channels=config.context_channels, mixture=mixture
-        )
-        for number in (layers, layers + 1)
-    ]
-    return (sizes[1] or 0) - (sizes[0] or 0)
+    deeper = config.model_copy(update={"model": config.model.model_copy(update={"num_layers": layers + 1})})
+    added = (training_flops(deeper) or 0) // PASSES - whole
+    return min(added, whole // layers)
 
 
 def _elements(shapes: Iterable[tuple[int, ...]]) -> int:

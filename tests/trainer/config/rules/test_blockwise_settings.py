@@ -14,7 +14,7 @@ from trainer.config.run import RunConfig
 from trainer.flow import Condition
 from trainer.flow.question import WithProjection
 from trainer.model.build import build_model, inherited_shapes, parameter_shapes
-from trainer.model.flops import forward_multiply_adds
+from trainer.model.flops import forward_flops
 
 
 @pytest.mark.parametrize(
@@ -35,9 +35,7 @@ def test_counted_arithmetic_is_that_of_the_products(model: dict[str, Any]) -> No
     asked = (WithProjection(),) if "teacher_features" in model else ()
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counted:
         made(x, t, Condition(torch.zeros(1, dtype=torch.int64), segment=1), *asked)
-    multiply_adds = forward_multiply_adds(config)
-    assert multiply_adds is not None
-    assert counted.get_total_flops() == 2 * multiply_adds
+    assert counted.get_total_flops() == forward_flops(config, *asked)
 
 
 def run(model: dict[str, Any], **sections: Any) -> RunConfig:
