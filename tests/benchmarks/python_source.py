@@ -36,7 +36,7 @@ def main() -> None:
     options = parser.parse_args()
     data = next((load_config(run / "config.yaml").data for run in options.runs), PythonSourceConfig(context=128))
     assert isinstance(data, PythonSourceConfig)
-    source = PythonSource(data.context, data.held_out, data.max_bytes)
+    source = data.open()
     train, held_out = stream(source, "train"), stream(source, "held_out")
     figures = {f"{name} on the held-out bytes alone": bits(press, held_out) for name, press in COMPRESSORS.items()}
     figures |= {

@@ -1,14 +1,12 @@
 """Data sets without files of a user's: digits, toy sets, bare numbers, sources of the Python library."""
 
-from __future__ import annotations
-
 import functools
 import math
 import sys
 import sysconfig
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal, NamedTuple, Self
 
 import numpy as np
 import torch
@@ -19,9 +17,9 @@ from moe.seeds import derive_seed, fold_in, uniform
 from netsim.foundation.refusal import Refusal
 from netsim.foundation.settings import Section
 from trainer.data.files import DataFiles
-from trainer.data.picture import Augment, AugmentConfig, check_augment
+from trainer.data.picture import Augment, check_augment
 from trainer.data.protocol import Batch, Listed, Split, shuffled_splits
-from trainer.data.subsets import Imbalance, ImbalanceConfig, kept
+from trainer.data.subsets import Imbalance, kept
 
 NUM_DIGITS = 1797
 
@@ -51,7 +49,7 @@ class DigitsConfig(Section):
     imbalance: Imbalance = None
 
     @model_validator(mode="after")
-    def _can_be_augmented(self) -> DigitsConfig:
+    def _can_be_augmented(self) -> Self:
         check_augment(self.augment, self.shape)
         return self
 
@@ -59,8 +57,8 @@ class DigitsConfig(Section):
     def shape(self) -> tuple[int, int, int]:
         return 1, self.size, self.size
 
-    def open(self) -> Digits:
-        return Digits(self.held_out, self.size, self.augment, self.rotate, self.imbalance)
+    def open(self) -> "Digits":
+        return Digits(self)
 
 
 class Digits(Listed):
@@ -71,24 +69,17 @@ class Digits(Listed):
 
     num_classes = 10
 
-    def __init__(
-        self,
-        held_out: int,
-        size: Literal[8, 16, 32],
-        augment: AugmentConfig | None = None,
-        rotate: int = 0,
-        imbalance: ImbalanceConfig | None = None,
-    ) -> None:
+    def __init__(self, config: DigitsConfig) -> None:
         from sklearn.datasets import load_digits  # nearly a second to import, needed only here
 
         pixels, labels = load_digits(return_X_y=True)
         images = torch.from_numpy(pixels).to(torch.float32).div(8).sub(1).reshape(NUM_DIGITS, 1, 8, 8)
-        images = images.rot90(rotate // 90, (2, 3))
-        self._images = images.repeat_interleave(size // 8, dim=2).repeat_interleave(size // 8, dim=3)
+        images, times = images.rot90(config.rotate // 90, (2, 3)), config.size // 8
+        self._images = images.repeat_interleave(times, dim=2).repeat_interleave(times, dim=3)
         self._labels = torch.from_numpy(labels).to(torch.int64)
-        self.shape, self.augment = (1, size, size), augment
-        splits = shuffled_splits(NUM_DIGITS, held_out)
-        train = kept(imbalance, splits["train"], self._labels[splits["train"]], self.num_classes)
+        self.shape, self.augment = config.shape, config.augment
+        splits = shuffled_splits(NUM_DIGITS, config.held_out)
+        train = kept(config.imbalance, splits["train"], self._labels[splits["train"]], self.num_classes)
         self.splits = {**splits, "train": train}
 
     def get(self, indices: Tensor) -> Batch:
@@ -101,20 +92,6 @@ FIRST_HELD_OUT = 2**62
 def numbered_splits(num: int, held_out: int) -> dict[Split, Tensor]:
     """Ids of examples that are functions of them: training ones from 0, held-out ones from 2**62 on."""
     return {"train": torch.arange(num), "held_out": torch.arange(FIRST_HELD_OUT, FIRST_HELD_OUT + held_out)}
-
-
-SPREAD = 0.08
-BLOB_SPREAD = 0.2
-
-PARTS: dict[str, int] = {
-    "moons": 2,
-    "rings": 2,
-    "spirals": 2,
-    "checkerboard": 8,
-    "eight_gaussians": 8,
-    "swiss_roll": 1,
-}
-"""Of how many parts, all equally likely, each set is made."""
 
 
 class ToyConfig(Section):
@@ -142,9 +119,9 @@ class ToyConfig(Section):
 
     @property
     def num_classes(self) -> int:
-        return PARTS[self.name] if self.classes else 0
+        return TOY_SETS[self.name].parts if self.classes else 0
 
-    def open(self) -> Toy:
+    def open(self) -> "Toy":
         return Toy(self)
 
 
@@ -156,18 +133,18 @@ class Toy(Listed):
     def __init__(self, config: ToyConfig) -> None:
         self.num_classes = config.num_classes
         self.endless = config.num_examples is None
-        self._name, self._parts = config.name, PARTS[config.name]
+        self._set = TOY_SETS[config.name]
         self._key = torch.tensor(derive_seed("toy", config.name, config.seed))
         self.splits = numbered_splits(config.num_examples or 0, config.held_out)
 
     def get(self, indices: Tensor) -> Batch:
         keys = fold_in(self._key, indices)
         which, along, across, *normal = (uniform(fold_in(keys, counter)) for counter in range(5))
-        part = (which * self._parts).long()
-        clean = CURVES[self._name](part.double(), along, across)
+        part = (which * self._set.parts).long()
+        clean = self._set.curve(part.double(), along, across)
         radius = (-2 * torch.log1p(-normal[0])).sqrt()  # Box and Muller, 1958
         gaussian = torch.stack([radius * (math.tau * normal[1]).cos(), radius * (math.tau * normal[1]).sin()], dim=1)
-        points = (clean + _SPREADS.get(self._name, SPREAD) * gaussian).float()
+        points = (clean + self._set.spread * gaussian).float()
         return Batch(points, part if self.num_classes else None, indices)
 
 
@@ -210,17 +187,23 @@ def _swiss_roll(_: Tensor, along: Tensor, __: Tensor) -> Tensor:
     return _polar(angle / (2.25 * math.pi), angle)
 
 
-CURVES: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
-    "moons": _moons,
-    "rings": _rings,
-    "spirals": _spirals,
-    "checkerboard": _checkerboard,
-    "eight_gaussians": _eight_gaussians,
-    "swiss_roll": _swiss_roll,
-}
-"""From part and two numbers in [0, 1), each float64 [B], to the points before spread [B, 2]."""
+class ToySet(NamedTuple):
+    """A set of points: number of its parts, all equally likely, and deviation of the points from the curve."""
 
-_SPREADS: dict[str, float] = {"checkerboard": 0.0, "eight_gaussians": BLOB_SPREAD}
+    parts: int
+    spread: float
+    curve: Callable[[Tensor, Tensor, Tensor], Tensor]
+    """From part and two numbers in [0, 1), each float64 [B], to the points before spread [B, 2]."""
+
+
+TOY_SETS = {
+    "moons": ToySet(2, 0.08, _moons),
+    "rings": ToySet(2, 0.08, _rings),
+    "spirals": ToySet(2, 0.08, _spirals),
+    "checkerboard": ToySet(8, 0.0, _checkerboard),
+    "eight_gaussians": ToySet(8, 0.2, _eight_gaussians),
+    "swiss_roll": ToySet(1, 0.08, _swiss_roll),
+}
 
 
 class NumbersConfig(Section):
@@ -234,7 +217,7 @@ class NumbersConfig(Section):
     held_out: PositiveInt = 256
     """Numbers that are kept out of training."""
 
-    def open(self) -> Numbers:
+    def open(self) -> "Numbers":
         return Numbers(self)
 
 
@@ -281,15 +264,15 @@ class PythonSourceConfig(Section):
         return (self.context + 1,)
 
     @model_validator(mode="after")
-    def _each_part_holds_a_window(self) -> PythonSourceConfig:
+    def _each_part_holds_a_window(self) -> Self:
         for field, size in (("held_out", self.held_out), ("max_bytes", self.max_bytes)):
             if size is not None and size <= self.context:
                 problem = f"{size} bytes hold no window of context {self.context} and one"
                 raise ValueError(f"{field}: {problem}; use at least {self.context + 1}")
         return self
 
-    def open(self) -> PythonSource:
-        return PythonSource(self.context, self.held_out, self.max_bytes)
+    def open(self) -> "PythonSource":
+        return PythonSource(self)
 
 
 class PythonSource(Listed):
@@ -301,14 +284,14 @@ class PythonSource(Listed):
 
     num_classes = 0
 
-    def __init__(self, context: int, held_out: int, max_bytes: int | None) -> None:
-        self.shape = (context + 1,)
+    def __init__(self, config: PythonSourceConfig) -> None:
+        self.shape, context, held_out = config.shape, config.context, config.held_out
         library = Path(sysconfig.get_path("stdlib"))
         self.files = (DataFiles(library, [*_sources(library)]),)
         sizes = [len(source) for source in _sources(library).values()]
         kept_out = int(np.searchsorted(np.cumsum(sizes), held_out)) + 1
         border = sum(sizes[:kept_out])
-        end = border + (sum(sizes[kept_out:]) if max_bytes is None else min(max_bytes, sum(sizes[kept_out:])))
+        end = min(sum(sizes), border + (config.max_bytes or sum(sizes)))
         if end - border <= context:
             problem = f"leaves {end - border} of its {sum(sizes):,} bytes of sources to training ({held_out})"
             remedy = "hold out less, or use a Python that was installed with its sources"

@@ -1,9 +1,7 @@
 """Companions of examples: source points of another data set, and captions."""
 
-from __future__ import annotations
-
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 import numpy as np
 import torch
@@ -105,7 +103,7 @@ class CaptionsIndex(FolderIndex):
     """Digest of the captions."""
 
     @model_validator(mode="after")
-    def _statistics_fit_the_width(self) -> CaptionsIndex:
+    def _statistics_fit_the_width(self) -> Self:
         for name, values in (("shift", self.shift), ("scale", self.scale)):
             if len(values) != self.width:
                 raise ValueError(f"{name}: {len(values)} values do not fit vectors of {self.width}; {REMEDY}")

@@ -1,7 +1,5 @@
 """Files of a data set: facts looked up once for all the ranks of a run, and digests of their content."""
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor

@@ -1,12 +1,10 @@
 """Grey images in the IDX format of MNIST, Fashion-MNIST and sets that took it over."""
 
-from __future__ import annotations
-
 import gzip
 import math
 import zlib
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import numpy as np
 import torch
@@ -57,7 +55,7 @@ class IdxConfig(Section):
     """Left out: one more than the largest label of the files."""
 
     @model_validator(mode="after")
-    def _can_be_augmented(self) -> IdxConfig:
+    def _can_be_augmented(self) -> Self:
         check_augment(self.augment, self.shape)
         check_class_names(self.class_names, self.num_classes)
         check_imbalance(self.imbalance, self.num_classes)
@@ -81,7 +79,7 @@ class IdxConfig(Section):
         filled = {"shape": (1, height + 2 * pad, width + 2 * pad), "num_classes": facts["num_classes"]}
         return {**filled, **document}
 
-    def open(self) -> Idx:
+    def open(self) -> "Idx":
         return Idx(self)
 
 

@@ -1,9 +1,7 @@
 """A folder of pictures, one sub-folder a class."""
 
-from __future__ import annotations
-
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import numpy as np
 import torch
@@ -76,7 +74,7 @@ class ImageFolderConfig(Section):
         return document
 
     @model_validator(mode="after")
-    def _can_be_divided_and_augmented(self) -> ImageFolderConfig:
+    def _can_be_divided_and_augmented(self) -> Self:
         if self.buckets is not None:
             check_buckets_differ(self.buckets)
         for shape in self.shapes:
@@ -95,7 +93,7 @@ class ImageFolderConfig(Section):
         """(C, H, W) of an image, known before the data set is loaded; of several, the largest."""
         return largest(self.shapes)
 
-    def of_shape(self, shape: tuple[int, ...]) -> ImageFolderConfig:
+    def of_shape(self, shape: tuple[int, ...]) -> "ImageFolderConfig":
         return self.model_copy(update={"buckets": (shape[1:],)})
 
     @property
@@ -119,7 +117,7 @@ class ImageFolderConfig(Section):
         check_held_out(document, len(names), "pictures")
         return {**document, "classes": classes, "digest": names_digest(names)}
 
-    def open(self) -> ImageFolder:
+    def open(self) -> "ImageFolder":
         return ImageFolder(self)
 
 

@@ -1,7 +1,5 @@
 """The loader: who sees which examples, read ahead, and the examples that a run could not read."""
 
-from __future__ import annotations
-
 import sys
 import time
 from collections import deque

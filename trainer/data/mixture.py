@@ -1,11 +1,9 @@
 """Several data sets that a run learns from together, each at a share of its own."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 import torch
 from pydantic import BeforeValidator, Field, PositiveInt, model_validator
@@ -29,6 +27,7 @@ from trainer.data.protocol import (
     id_of,
     source_of,
 )
+from trainer.data.shard.index import resolved_inside
 from trainer.data.shards import latents_of
 from trainer.data.subsets import Revealed, counts_of
 
@@ -52,7 +51,7 @@ class MixtureFile(JsonFile):
     """What the shares were chosen by, for a person."""
 
     @model_validator(mode="after")
-    def _make_one(self) -> MixtureFile:
+    def _make_one(self) -> Self:
         check_sum(self.shares)
         return self
 
@@ -166,7 +165,7 @@ class MixtureConfig(Section):
             raise ValueError(f"shares: {error}") from error
 
     @model_validator(mode="after")
-    def _sources_fit_together(self) -> MixtureConfig:
+    def _sources_fit_together(self) -> Self:
         first_name, first = next(iter(self.sources.items()))
         for name, source in self.sources.items():
             if isinstance(source, PairsConfig):
@@ -194,7 +193,7 @@ class MixtureConfig(Section):
         return self
 
     @model_validator(mode="after")
-    def _shares_are_those_of_the_sources(self) -> MixtureConfig:
+    def _shares_are_those_of_the_sources(self) -> Self:
         if self.shares is None:
             for name, source in self.sources.items():
                 if getattr(source, "endless", False):
@@ -212,7 +211,7 @@ class MixtureConfig(Section):
         _check_rarest(self.shares, "shares")
         return self
 
-    def open(self) -> Mixture:
+    def open(self) -> "Mixture":
         return Mixture(self, {name: source.open() for name, source in self.sources.items()})
 
 
@@ -301,19 +300,11 @@ KINDS = by_kind(AnyOneConfig)
 
 
 def _resolved(name: str, source: Any) -> Any:
-    if not isinstance(source, dict):
-        return source
     if latents_of(source) is not None:
         raise ValueError(
             f"sources.{name}.path: holds latents, whose scale is that of one folder; give images, or encode all as one"
         )
-    resolved = getattr(KINDS.get(str(source.get("kind"))), "resolved", None)
-    if resolved is None:
-        return source
-    try:
-        return resolved(source)
-    except ValueError as error:
-        raise ValueError(f"sources.{name}.{error}") from error
+    return resolved_inside(f"sources.{name}", source, KINDS)
 
 
 def _check_source(name: str, source: Dataset) -> None:

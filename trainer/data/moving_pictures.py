@@ -1,8 +1,6 @@
 """Clips of windows that move over pictures at a constant velocity."""
 
-from __future__ import annotations
-
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 import torch
 from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
@@ -15,7 +13,7 @@ from trainer.data.builtin import DigitsConfig
 from trainer.data.idx import IdxConfig
 from trainer.data.image_folder import ImageFolderConfig
 from trainer.data.protocol import Batch, Listed
-from trainer.data.shard.index import SPLITS, Split
+from trainer.data.shard.index import SPLITS, Split, resolved_inside
 from trainer.data.shards import ShardsConfig
 
 PictureConfig = DigitsConfig | IdxConfig | ImageFolderConfig | ShardsConfig
@@ -43,18 +41,12 @@ class MovingPicturesConfig(Section):
 
     @classmethod
     def resolved(cls, document: dict[str, Any]) -> dict[str, Any]:
-        pictures = document.get("pictures")
-        kind = KINDS.get(str(pictures.get("kind"))) if isinstance(pictures, dict) else None
-        resolve = getattr(kind, "resolved", None)
-        if resolve is None:
+        if "pictures" not in document:
             return document
-        try:
-            return {**document, "pictures": resolve(pictures)}
-        except ValueError as error:
-            raise ValueError(f"pictures.{error}") from error
+        return {**document, "pictures": resolved_inside("pictures", document["pictures"], KINDS)}
 
     @model_validator(mode="after")
-    def _the_window_stays_inside(self) -> MovingPicturesConfig:
+    def _the_window_stays_inside(self) -> Self:
         side, moved = min(self.pictures.shape[1:]) + 2 * self.pad, (self.frames - 1) * self.speed
         if self.window + moved > side:
             problem = f"{self.frames} frames of {self.window} pixels that move {self.speed} a frame need"
@@ -86,7 +78,7 @@ class MovingPicturesConfig(Section):
     def class_names(self) -> tuple[str, ...]:
         return tuple(self.pictures.class_names)
 
-    def open(self) -> MovingPictures:
+    def open(self) -> "MovingPictures":
         return MovingPictures(self)
 
 

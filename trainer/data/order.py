@@ -1,7 +1,5 @@
 """Orders of examples: streams of shuffled epochs, of shapes that take turns, of sources at their shares."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Collection, Sequence
 from functools import lru_cache, partial

@@ -1,10 +1,8 @@
 """Pairs of source and data points in a folder of safetensors files, read row by row."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import numpy as np
 import torch
@@ -75,11 +73,11 @@ class PairsConfig(Section):
         return {**{name: getattr(index, name) for name in (*SAID, "class_names")}, **document}
 
     @model_validator(mode="after")
-    def _names_fit_the_classes(self) -> PairsConfig:
+    def _names_fit_the_classes(self) -> Self:
         check_class_names(self.class_names, self.num_classes)
         return self
 
-    def open(self) -> PairsOfPoints:
+    def open(self) -> "PairsOfPoints":
         return PairsOfPoints(self)
 
 

@@ -1,13 +1,11 @@
 """Transition states of reactions between two known ends: positions of atoms, from those that ship or from a file."""
 
-from __future__ import annotations
-
 import re
 import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
 import torch
@@ -253,7 +251,7 @@ class ReactionsConfig(Section):
         return {"atoms": facts["atoms"], "species": facts["species"], **document}
 
     @model_validator(mode="after")
-    def _species_differ(self) -> ReactionsConfig:
+    def _species_differ(self) -> Self:
         if not self.species or len(set(self.species)) < len(self.species):
             raise ValueError(f"species: {list(self.species)} is no list of different atomic numbers; leave it out")
         return self
@@ -267,7 +265,7 @@ class ReactionsConfig(Section):
         """Reactant, product, species and whether an atom is free."""
         return OTHERS + len(self.species), 1, self.atoms
 
-    def open(self) -> ReactionSet:
+    def open(self) -> "ReactionSet":
         return ReactionSet(self)
 
 

@@ -1,11 +1,9 @@
 """Sequences of letters in a text file: lines with counts and classes, or FASTA."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import numpy as np
 import torch
@@ -44,7 +42,7 @@ class SequencesConfig(Section):
     """Of the labels; left out: those of the file in their order."""
 
     @model_validator(mode="after")
-    def _letters_differ(self) -> SequencesConfig:
+    def _letters_differ(self) -> Self:
         if len(self.alphabet) < 2 or len(set(self.alphabet)) < len(self.alphabet):
             raise ValueError(f"alphabet: {self.alphabet!r} is not two or more different letters; leave it out")
         if self.pad is not None and self.pad not in self.alphabet:
@@ -73,7 +71,7 @@ class SequencesConfig(Section):
     def num_classes(self) -> int:
         return len(self.class_names)
 
-    def open(self) -> Sequences:
+    def open(self) -> "Sequences":
         return Sequences(self)
 
 

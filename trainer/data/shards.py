@@ -1,12 +1,10 @@
 """Examples in a folder of safetensors or npz files, read row by row; latents among them."""
 
-from __future__ import annotations
-
 import functools
 import resource
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, Self, TypeVar
 
 import numpy as np
 import torch
@@ -180,11 +178,11 @@ class ShardsConfig(Section):
             optional["alphabet"] = index.alphabet
         return completed(document, {name: getattr(index, name) for name in names} | optional)
 
-    def of_shape(self, shape: tuple[int, ...]) -> ShardsConfig:
+    def of_shape(self, shape: tuple[int, ...]) -> "ShardsConfig":
         return self.model_copy(update={"shape": shape, "shapes": ()})
 
     @model_validator(mode="after")
-    def _fits_the_examples(self) -> ShardsConfig:
+    def _fits_the_examples(self) -> Self:
         check_class_names(self.class_names, self.num_classes)
         check_imbalance(self.imbalance, self.num_classes)
         for shape in (self.shape, *self.shapes):
@@ -195,7 +193,7 @@ class ShardsConfig(Section):
             raise ValueError("augment: would move images and leave their contexts where they are; leave it out")
         return self
 
-    def open(self) -> Shards:
+    def open(self) -> "Shards":
         return Shards(self)
 
 

@@ -1,7 +1,5 @@
 """Parts of a data set: that of a mixture of a given size, and fewer training examples of later classes."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Annotated
 

@@ -3,8 +3,6 @@
 Shape suffixes: V vertices, F triangles.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path

@@ -3,8 +3,6 @@
 Shape suffixes: V vertices.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path

@@ -3,15 +3,13 @@
 Shape suffixes: P points, V vertices, K eigenfunctions, D signatures.
 """
 
-from __future__ import annotations
-
 import sys
 import zipfile
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
 import torch
@@ -110,7 +108,7 @@ class SurfacesConfig(Section):
         return {"points": min(facts["largest"], MOST_POINTS), "num_pairs": facts["pairs"], **document}
 
     @model_validator(mode="after")
-    def _pairs_are_left(self) -> SurfacesConfig:
+    def _pairs_are_left(self) -> Self:
         if self.path is None and self.pairs is not None:
             raise ValueError(f"pairs: {self.pairs} without a path; name the folder of the surfaces")
         if self.path is None and self.num_pairs != self.analytic.pairs:
@@ -139,7 +137,7 @@ class SurfacesConfig(Section):
     def context_shape(self) -> tuple[int, int, int]:
         return 2, self.points + 1, 1 + self.eigenfunctions
 
-    def open(self) -> SurfacePairs:
+    def open(self) -> "SurfacePairs":
         return SurfacePairs(self)
 
 

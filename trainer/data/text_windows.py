@@ -1,10 +1,8 @@
 """Windows of the tokens of a folder that ``trainer encode-text`` wrote, and the tokenizer of a run on them."""
 
-from __future__ import annotations
-
 import functools
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
 import torch
@@ -59,7 +57,7 @@ class TextConfig(Section):
         return (self.context + 1,)
 
     @model_validator(mode="after")
-    def _a_window_is_held_out(self) -> TextConfig:
+    def _a_window_is_held_out(self) -> Self:
         if self.held_out is not None and self.held_out <= self.context:
             problem = f"{self.held_out} tokens hold no window of context {self.context} and one"
             raise ValueError(f"held_out: {problem}; use at least {self.context + 1}")
@@ -82,7 +80,7 @@ class TextConfig(Section):
         names = ("vocabulary", "bytes_per_token", "tokenizer", "digest")
         return completed(document, {name: getattr(index, name) for name in names})
 
-    def open(self) -> Text:
+    def open(self) -> "Text":
         return Text(self)
 
 

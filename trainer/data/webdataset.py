@@ -1,12 +1,10 @@
 """Pictures in WebDataset tar files, local or reached through fsspec, read as a stream."""
 
-from __future__ import annotations
-
 import io
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 import numpy as np
 import torch
@@ -104,12 +102,12 @@ class WebDatasetConfig(Section):
         return f"data.streams: each byte is fetched up to {times} times an epoch by {ranks} ranks; set {ranks} or more"
 
     @model_validator(mode="after")
-    def _can_be_augmented(self) -> WebDatasetConfig:
+    def _can_be_augmented(self) -> Self:
         check_augment(self.augment, self.shape)
         return self
 
     @model_validator(mode="after")
-    def _names_fit_the_classes(self) -> WebDatasetConfig:
+    def _names_fit_the_classes(self) -> Self:
         if self.class_names and len(self.class_names) != self.num_classes:
             problem = f"{len(self.class_names)} names do not fit the {self.num_classes} classes"
             raise ValueError(f"class_names: {problem}; give as many, or none")
@@ -134,7 +132,7 @@ class WebDatasetConfig(Section):
         check_held_out(document, index.num_examples)
         return completed(document, {name: getattr(index, name) for name in said})
 
-    def open(self) -> WebDataset:
+    def open(self) -> "WebDataset":
         return WebDataset(self)
 
 

@@ -27,7 +27,7 @@ from trainer.data import BadExamples, Dataset, ImageFolderConfig, write_shards
 from trainer.data.companions import TEXTS, VECTORS, CaptionsIndex
 from trainer.data.picture import picture_names
 from trainer.data.shard.file import open_shard
-from trainer.data.shard.index import INDEX, LatentsEntry, ShardIndex
+from trainer.data.shard.index import LatentsEntry, ShardIndex, check_new
 from trainer.data.shard.writer import Labelled
 from trainer.distributed.groups import Launch, joined
 from trainer.model.autoencoder import Autoencoder
@@ -56,8 +56,7 @@ def encode_images(run_dir: Path, data: Path | None, out: Path) -> int:
     if len(getattr(source, "shapes", ())) > 1:
         raise ValueError("--data: its images have several shapes, and latents have one; give images of one shape")
     check_restorable(config, folder)
-    if (out / INDEX).exists():
-        raise Refusal(out / INDEX, "output", "already exists", "give another folder, or delete this one")
+    check_new(out)
     dataset = trainer.data.build(source)
     launch = Launch.from_environment()
     with joined(launch, expert_parallel=1):
@@ -127,8 +126,7 @@ SPREAD = 1e-6
 
 def encode_captions(source: Path, encoder_dir: Path, out: Path, field: str, shards: Path | None = None) -> int:
     """Encodes every caption of a data set, in the order of `shards` (from the shards verb, same source) if given."""
-    if (out / INDEX).exists():
-        raise Refusal(out / INDEX, "output", "already exists", "give another folder, or delete this one")
+    check_new(out)
     texts = captions_of(source, field)
     if shards is not None:
         texts = in_order_of(shards, texts)

@@ -25,7 +25,7 @@ from torch.nn import functional
 from tests.benchmarks.methods.bars import Bar, show
 from tests.benchmarks.methods.plain_loop import eight_gaussians, flow_task, frechet_distance, rows, train
 from trainer.config.model import BlockwiseConfig, BlockwiseMLPConfig
-from trainer.data import SPLITS, Digits
+from trainer.data import SPLITS, DigitsConfig
 from trainer.evaluation.feature_classifier import trained_classifier
 from trainer.flow import UNCONDITIONAL, Condition
 from trainer.flow.coupling import Pairs
@@ -98,7 +98,7 @@ class DigitsOfASeed:
     """The digits, a teacher, and both stages of the training with one seed."""
 
     def __init__(self, seed: int, folder: Path, found: Rows) -> None:
-        digits = Digits(held_out=360, size=8)
+        digits = DigitsConfig(held_out=360, size=8).open()
         learned, held_out = (digits.get(digits.indices(split)) for split in SPLITS)
         assert learned.labels is not None
         assert held_out.labels is not None

@@ -34,7 +34,7 @@ from tests.benchmarks.methods.plain_loop import (
 )
 from trainer.config.layout import Layout
 from trainer.config.model.transition import MeanVelocityConfig
-from trainer.data import SPLITS, Digits
+from trainer.data import SPLITS, DigitsConfig
 from trainer.evaluation.quality import energy_distance
 from trainer.flow import UNCONDITIONAL, Condition, sampler
 from trainer.flow.sampler import Euler, Transition
@@ -147,7 +147,7 @@ def operations(task: FlowTask, network: nn.Module, config: sampler.AnyConfig) ->
 
 def digits(found: Rows, seed: int, steps: int) -> None:
     """Trains both networks, measures what each draws, and finds the calls at which flow matching is as good."""
-    data = Digits(held_out=360, size=8)
+    data = DigitsConfig(held_out=360, size=8).open()
     learned, held_out = (data.get(data.indices(split)) for split in SPLITS)
     assert learned.labels is not None
     real, condition = learned.x_1.numpy(), Condition(learned.labels)

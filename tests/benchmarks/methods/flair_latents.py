@@ -47,7 +47,7 @@ from tests.benchmarks.methods.latent_flow_matching import (
 )
 from tests.benchmarks.methods.plain_loop import flow_task, follow, frechet_distance
 from trainer.config.model import AutoencoderConfig
-from trainer.data import SPLITS, Digits
+from trainer.data import SPLITS, DigitsConfig
 from trainer.flow import Condition
 from trainer.flow.context import BoxesConfig, CentreConfig, Identity, Space
 from trainer.flow.inverse import Flair, FlairConfig, agreeing, calibration_errors
@@ -104,7 +104,7 @@ class Filling(Measurement):
     def __init__(self, seed: int, problem: Problem, found: Rows) -> None:
         super().__init__(seed, found)
         if problem.size == 16:
-            digits = Digits(held_out=360, size=16)
+            digits = DigitsConfig(held_out=360, size=16).open()
             self.images, self.held_out = (digits.get(digits.indices(split)).x_1 for split in SPLITS)
         self.problem, self.space = problem, self._space_of(problem)
         self.task = self._task(context={"kind": "inpainting", "mask": problem.mask.model_dump()})

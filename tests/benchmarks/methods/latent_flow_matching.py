@@ -23,7 +23,7 @@ from tests.benchmarks.methods.bars import Bar, show
 from tests.benchmarks.methods.plain_loop import PlainNetwork, flow_task, follow, frechet_distance, rows, train
 from trainer.config.model.mlp import AutoencoderConfig
 from trainer.config.run import RunConfig
-from trainer.data import SPLITS, Digits
+from trainer.data import SPLITS, DigitsConfig
 from trainer.evaluation.quality import class_accuracy
 from trainer.flow import Condition
 from trainer.flow.context import SemanticMap, Space
@@ -89,7 +89,7 @@ class Measurement:
     """All runs of one seed."""
 
     def __init__(self, seed: int, found: Rows) -> None:
-        digits = Digits(held_out=360, size=8)
+        digits = DigitsConfig(held_out=360, size=8).open()
         learned, held_out = (digits.get(digits.indices(split)) for split in SPLITS)
         assert learned.labels is not None
         assert held_out.labels is not None

@@ -34,7 +34,7 @@ from tests.benchmarks.methods import by_seed
 from tests.benchmarks.methods.bars import Bar, show
 from tests.benchmarks.methods.plain_loop import flow_task, follow, frechet_distance, rows, train
 from trainer.config.layout import Layout
-from trainer.data import SPLITS, Batch, Digits
+from trainer.data import SPLITS, Batch, DigitsConfig
 from trainer.flow import Condition
 from trainer.model.build import build_model
 from trainer.model.network import frozen_tensors, put_frozen
@@ -111,7 +111,7 @@ def distance(network: nn.Module, real: Batch, seed: int) -> float:
 
 def base_of(seed: int) -> nn.Module:
     """The network that has learned upright digits."""
-    data, task = Digits(held_out=360, size=8), task_of()
+    data, task = DigitsConfig(held_out=360, size=8).open(), task_of()
     upright = data.get(data.indices("train"))
     batches = rows(upright.x_1, upright.labels)
     return train(task, batches, untrained(task, seed), steps=BASE_STEPS, batch=BATCH, lr=2e-3, seed=seed, ema=0.99)
@@ -129,7 +129,7 @@ def learned(way: str, base: nn.Module, real: Batch, seed: int, lr: float) -> Fig
 
 def turned() -> tuple[Batch, Batch]:
     """The turned digits of training, and those held out."""
-    data = Digits(held_out=360, size=8, rotate=90)
+    data = DigitsConfig(held_out=360, size=8, rotate=90).open()
     learned, held_out = (data.get(data.indices(split)) for split in SPLITS)
     return learned, held_out
 

@@ -38,7 +38,7 @@ from torch import Tensor
 from moe.seeds import fold_in
 from tests.benchmarks.methods.bars import Bar, show
 from tests.benchmarks.methods.plain_loop import PlainNetwork, flow_task, rows, train
-from trainer.data import SPLITS, Digits
+from trainer.data import SPLITS, DigitsConfig
 from trainer.evaluation.quality import ClassJudge
 from trainer.flow import Condition, inversion, sampler
 from trainer.flow.control import Pull, PullConfig, Transport, TransportConfig, controlled
@@ -89,7 +89,7 @@ class Subject:
     """
 
     def __init__(self, seed: int) -> None:
-        digits = Digits(held_out=360, size=8)
+        digits = DigitsConfig(held_out=360, size=8).open()
         learned, held_out = (digits.get(digits.indices(split)) for split in SPLITS)
         assert learned.labels is not None
         assert held_out.labels is not None

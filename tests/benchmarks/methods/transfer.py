@@ -41,7 +41,7 @@ from tests.benchmarks.methods.plain_loop import (
     train,
     wasserstein_2,
 )
-from trainer.data import Batch, Dataset, Digits, ToyConfig, build, write_shards
+from trainer.data import Batch, Dataset, DigitsConfig, ToyConfig, build, write_shards
 from trainer.evaluation.transport import transport_cost
 from trainer.flow import Condition
 from trainer.flow.sampler import Euler
@@ -200,7 +200,7 @@ def points() -> Transfer:
 
 def digits(folder: Path) -> Transfer:
     """The transfer between digits, whose sets are written to a folder; 200 of each are kept back."""
-    every = Digits(held_out=1, size=8).get(torch.arange(1797))
+    every = DigitsConfig(held_out=1, size=8).open().get(torch.arange(1797))
     assert every.labels is not None
     lower = every.labels < 5
     written, kept = {}, {}

@@ -37,7 +37,7 @@ def part(source: PythonSource, split: data.Split) -> bytes:
 
 
 def test_windows_overlap_by_one_byte_so_that_each_byte_is_predicted_once() -> None:
-    source = PythonSource(context=64, held_out=5000, max_bytes=20_000)
+    source = PythonSourceConfig(context=64, held_out=5000, max_bytes=20_000).open()
     windows = source.get(source.indices("train")).x_1
     assert windows.dtype == torch.int64
     assert tuple(windows.shape[1:]) == source.shape == PythonSourceConfig(context=64).shape == (65,)
@@ -47,7 +47,7 @@ def test_windows_overlap_by_one_byte_so_that_each_byte_is_predicted_once() -> No
 
 
 def test_the_windows_are_what_the_files_hold() -> None:
-    source = PythonSource(context=100, held_out=5000, max_bytes=200_000)
+    source = PythonSourceConfig(context=100, held_out=5000, max_bytes=200_000).open()
     text = part(source, "train")
     files = [path.read_bytes() for path in LIBRARY.glob("*.py")]
     inside = [content for content in files if content in text]
@@ -58,7 +58,7 @@ def test_the_windows_are_what_the_files_hold() -> None:
 def test_training_never_sees_a_file_of_the_held_out_part(library: Path) -> None:
     letters = {path.read_bytes()[:1]: path.stat().st_size for path in library.rglob("*.py")}
     for held_out in range(8, 150):
-        source = PythonSource(context=7, held_out=held_out, max_bytes=None)
+        source = PythonSourceConfig(context=7, held_out=held_out).open()
         seen, kept_out = part(source, "train"), part(source, "held_out")
         assert not set(seen) & set(kept_out)
         assert len(kept_out) == (held_out - 1) // 7 * 7 + 1
@@ -67,23 +67,25 @@ def test_training_never_sees_a_file_of_the_held_out_part(library: Path) -> None:
 
 
 def test_a_larger_held_out_part_begins_with_a_smaller_one(library: Path) -> None:
-    small, large = (part(PythonSource(7, held_out, None), "held_out") for held_out in (50, 90))
+    small, large = (part(PythonSourceConfig(context=7, held_out=held_out).open(), "held_out") for held_out in (50, 90))
     assert large.startswith(small)
     assert library.exists()
 
 
 def test_the_order_is_a_function_of_the_names(library: Path) -> None:
-    before = part(PythonSource(1, 2, None), "train")
+    before = part(PythonSourceConfig(context=1, held_out=2).open(), "train")
     (library / "_sysconfigdata_of_this_machine.py").write_text("x" * 50)
     for folder in ("site-packages", "test", "json/tests", "encodings", "ensurepip"):
         (library / folder).mkdir()
         (library / folder / "more.py").write_text("x" * 50)
     (library / "json" / "notes.txt").write_text("x" * 50)
     builtin._sources.cache_clear()
-    assert part(PythonSource(1, 2, None), "train") == before
+    assert part(PythonSourceConfig(context=1, held_out=2).open(), "train") == before
     (library / "cmd.py").unlink()
     builtin._sources.cache_clear()
-    assert part(PythonSource(1, 2, None), "train").replace(b"c", b"") == before.replace(b"c", b"")
+    assert part(PythonSourceConfig(context=1, held_out=2).open(), "train").replace(b"c", b"") == before.replace(
+        b"c", b""
+    )
 
 
 def test_two_builds_are_the_same_and_ids_number_both_splits() -> None:
@@ -98,7 +100,7 @@ def test_two_builds_are_the_same_and_ids_number_both_splits() -> None:
 
 
 def test_the_bytes_look_like_python() -> None:
-    source = PythonSource(context=256, held_out=100_000, max_bytes=1_000_000)
+    source = PythonSourceConfig(context=256, held_out=100_000, max_bytes=1_000_000).open()
     counts = np.bincount(np.frombuffer(part(source, "train"), np.uint8), minlength=256)
     shares = counts / counts.sum()
     entropy = -(shares[shares > 0] * np.log2(shares[shares > 0])).sum()
@@ -116,7 +118,7 @@ def test_a_library_without_sources_is_refused(
         (tmp_path / name).write_text("x" * 90)
     monkeypatch.setattr(sysconfig, "get_path", lambda _: str(tmp_path))
     with pytest.raises(ValueError, match=r"^/.*: data\.held_out: leaves 0 of its \d+ bytes .*\(100\); hold out less"):
-        PythonSource(context=8, held_out=100, max_bytes=None)
+        PythonSourceConfig(context=8, held_out=100).open()
 
 
 def test_only_what_every_installation_of_a_version_has_is_read() -> None:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from trainer import data
 from trainer.data import Loader, ToyConfig
-from trainer.data.builtin import BLOB_SPREAD, PARTS, SPREAD
+from trainer.data.builtin import TOY_SETS
 
 NUM = 20_000
 Points = NDArray[np.float64]
@@ -64,10 +64,11 @@ CURVES = {
 @pytest.mark.parametrize("name", CURVES)
 def test_points_spread_around_their_curve(name: str) -> None:
     x, labels = points(name, 6000)
+    spread = TOY_SETS[name].spread
     for part, curve in enumerate(CURVES[name]):
         distance = polyline_distance(x[labels == part], curve)
-        assert distance.max() < 5.5 * SPREAD
-        assert abs(distance.mean() - SPREAD * math.sqrt(2 / math.pi)) < 0.006, "half a normal distribution"
+        assert distance.max() < 5.5 * spread
+        assert abs(distance.mean() - spread * math.sqrt(2 / math.pi)) < 0.006, "half a normal distribution"
 
 
 def test_the_checkerboard_is_even_on_its_dark_squares() -> None:
@@ -90,12 +91,12 @@ def test_gaussians_are_gaussian() -> None:
         blob = x[labels == part]
         centre = 2 * np.array([math.cos(part * math.pi / 4), math.sin(part * math.pi / 4)])
         np.testing.assert_allclose(blob.mean(0), centre, atol=0.02)
-        np.testing.assert_allclose(np.cov(blob.T), BLOB_SPREAD**2 * np.eye(2), atol=0.004)
+        np.testing.assert_allclose(np.cov(blob.T), TOY_SETS["eight_gaussians"].spread ** 2 * np.eye(2), atol=0.004)
         kurtosis = ((blob - blob.mean(0)) ** 4).mean(0) / blob.var(0) ** 2
         np.testing.assert_allclose(kurtosis, 3, atol=0.5)
 
 
-@pytest.mark.parametrize("name", PARTS)
+@pytest.mark.parametrize("name", TOY_SETS)
 def test_a_point_is_a_function_of_its_number(name: str) -> None:
     toy = data.build(ToyConfig.model_validate({"name": name, "held_out": 50}))
     ids = torch.cat([torch.arange(100), torch.tensor([2**40, 2**61]), toy.indices("held_out")])
@@ -111,7 +112,7 @@ def test_a_point_is_a_function_of_its_number(name: str) -> None:
 
 
 def test_parts_are_equally_likely_and_labels_are_theirs() -> None:
-    for name, parts in PARTS.items():
+    for name, (parts, *_) in TOY_SETS.items():
         _, labels = points(name, 8000)
         counts = np.bincount(labels, minlength=parts)
         assert len(counts) == parts == ToyConfig.model_validate({"name": name, "classes": True}).num_classes

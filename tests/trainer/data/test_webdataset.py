@@ -24,7 +24,7 @@ from trainer import data, load_config
 from trainer.__main__ import main
 from trainer.config.rules.cautions import cautions
 from trainer.config.rules.plan import plan_layout
-from trainer.data import BadExamples, Digits, Loader, WebDatasetConfig
+from trainer.data import BadExamples, DigitsConfig, Loader, WebDatasetConfig
 from trainer.data.image_folder import ImageFolder
 from trainer.data.loader import DataLoadingConfig, Prefetcher
 from trainer.data.tar import files, reader
@@ -408,7 +408,7 @@ def test_wrong_settings_are_refused(
 
 def test_digits_of_tars_are_the_digits(tars: tuple[str, Path]) -> None:
     """The same examples as the data set that they were written from, but for the rounding of 17 levels to 256."""
-    ours, theirs = (dataset.get(torch.arange(120)) for dataset in (WebDataset(config(*tars)), Digits(360, 8)))
+    ours, theirs = (dataset.get(torch.arange(120)) for dataset in (WebDataset(config(*tars)), DigitsConfig().open()))
     assert ours.labels is not None
     assert theirs.labels is not None
     assert torch.equal(ours.labels, theirs.labels)

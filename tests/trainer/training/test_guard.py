@@ -13,7 +13,7 @@ from tests.forked import ROOT, command
 from tests.trainer.commands import ALONE, DIGITS
 from tests.trainer.runs import assert_equal_folders, timeless, torchrun
 from trainer.config.sections import GuardConfig
-from trainer.data.builtin import Digits
+from trainer.data.builtin import DigitsConfig
 from trainer.data.loader import Loader
 from trainer.observe.metrics import read_metrics
 from trainer.observe.speed import Stragglers
@@ -123,7 +123,7 @@ def test_a_broken_step_is_skipped_and_written_down(straight: tuple[Path, Any]) -
     assert content["step"] == 3
     assert content["reason"] == "the loss is not finite on rank 1"
     for rank in range(2):
-        loader = Loader(Digits(held_out=360, size=8), global_batch=32, micro_batch=8, rank=rank, world_size=2, seed=0)
+        loader = Loader(DigitsConfig().open(), global_batch=32, micro_batch=8, rank=rank, world_size=2, seed=0)
         assert content["examples"][rank] == [loader.batch(2, local).ids.tolist() for local in range(2)]
     assert [[isinstance(loss, float) for loss in of_rank] for of_rank in content["losses"]] == [
         [True] * 2,

@@ -1,7 +1,5 @@
 """Pictures as a source: a folder, or a column of a saved Hugging Face data set."""
 
-from __future__ import annotations
-
 import hashlib
 import io
 import json

@@ -1,7 +1,5 @@
 """Conversion of a user's examples to a folder of shards."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import math
@@ -269,13 +267,13 @@ class _Conversion:
         return data[:filled], labels[:filled], examples[:filled]
 
     def _rows(self, numbers: list[int]) -> list[tuple[int, tuple[NDArray[np.generic], int] | Unreadable]]:
-        return [(number, self._row(number)) for number in numbers]
-
-    def _row(self, number: int) -> tuple[NDArray[np.generic], int] | Unreadable:
-        try:
-            return self.source.row(number)
-        except Unreadable as error:
-            return error
+        rows = []
+        for number in numbers:
+            try:
+                rows.append((number, self.source.row(number)))
+            except Unreadable as error:
+                rows.append((number, error))
+        return rows
 
     def _leave_out(self, num: int) -> None:
         self._bad += num

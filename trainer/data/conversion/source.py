@@ -1,7 +1,5 @@
 """What examples are taken from, and what a person asks for."""
 
-from __future__ import annotations
-
 import hashlib
 import shutil
 import tempfile

@@ -1,7 +1,5 @@
 """Arrays in shards: safetensors or npz files, mapped into memory."""
 
-from __future__ import annotations
-
 import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager

@@ -1,7 +1,5 @@
 """Indexes of folders of shards: examples, latents, pairs."""
 
-from __future__ import annotations
-
 import hashlib
 import math
 from collections.abc import Mapping, Sequence
@@ -98,6 +96,12 @@ class FolderIndex(Section):
             temporary.write_text(self.model_dump_json(indent=1) + "\n", encoding="utf-8")
 
 
+def check_new(folder: Path) -> None:
+    """Refuses a folder that has an index already."""
+    if (folder / INDEX).exists():
+        raise Refusal(folder / INDEX, "output", "already exists", "give another folder, or delete this one")
+
+
 def check_held_out(document: dict[str, Any], num_examples: int, noun: str = "examples") -> None:
     """Refuses a user's section that holds out all of its examples."""
     held_out = document.get("held_out")
@@ -108,6 +112,15 @@ def check_held_out(document: dict[str, Any], num_examples: int, noun: str = "exa
 def completed(document: dict[str, Any], facts: Mapping[str, Any]) -> dict[str, Any]:
     """A user's section, with facts in the place of what it leaves out."""
     return {**document, **{name: value for name, value in facts.items() if document.get(name) is None}}
+
+
+def resolved_inside(field: str, section: Any, kinds: Mapping[str, Any]) -> Any:
+    """A section inside a user's, one of some kinds, with facts in the place of what it leaves out."""
+    resolved = getattr(kinds.get(str(section.get("kind"))), "resolved", None) if isinstance(section, dict) else None
+    try:
+        return section if resolved is None else resolved(section)
+    except ValueError as error:
+        raise ValueError(f"{field}.{error}") from error
 
 
 OwnShape = Annotated[tuple[PositiveInt, PositiveInt, PositiveInt] | None, Field(exclude_if=lambda shape: shape is None)]
@@ -187,7 +200,7 @@ class ShardIndex(FolderIndex):
     shards: Annotated[tuple[ShapedShardEntry, ...], Field(min_length=1)]
 
     @model_validator(mode="after")
-    def _statistics_fit_the_shape(self) -> ShardIndex:
+    def _statistics_fit_the_shape(self) -> Self:
         check_class_names(self.class_names, self.num_classes)
         for name, values in (("shift", self.shift), ("scale", self.scale)):
             if values is not None and len(values) != self.shape[0]:
@@ -271,7 +284,7 @@ class PairIndex(FolderIndex):
     shards: Annotated[tuple[ShardEntry, ...], Field(min_length=1)]
 
     @model_validator(mode="after")
-    def _names_fit_the_classes(self) -> PairIndex:
+    def _names_fit_the_classes(self) -> Self:
         check_class_names(self.class_names, self.num_classes)
         return self
 

@@ -1,7 +1,5 @@
 """Writing examples as a folder of shards."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -11,8 +9,7 @@ from numpy.typing import NDArray
 from safetensors.numpy import save_file
 
 from netsim.foundation.files import replacing
-from netsim.foundation.refusal import Refusal
-from trainer.data.shard.index import INDEX, LatentsEntry, ShapedShardEntry, ShardIndex
+from trainer.data.shard.index import LatentsEntry, ShapedShardEntry, ShardIndex, check_new
 
 
 class Examples(NamedTuple):
@@ -29,7 +26,7 @@ class Examples(NamedTuple):
     labels: NDArray[np.integer] | None = None
     context: NDArray[Any] | None = None
 
-    def rows(self, first: int, end: int) -> Examples:
+    def rows(self, first: int, end: int) -> "Examples":
         """Those from `first` to before `end`."""
         labels, context = (None if part is None else part[first:end] for part in (self.labels, self.context))
         return Examples(self.data[first:end], labels, context)
@@ -68,8 +65,7 @@ def write_shards(
         ValueError: there are no examples, their shapes or types differ, values are not finite, a label is no class,
             or a number is no letter.
     """
-    if (folder / INDEX).exists():
-        raise Refusal(folder / INDEX, "output", "already exists", "give another folder, or delete this one")
+    check_new(folder)
     entries: list[ShapedShardEntry] = []
     moments: list[NDArray[np.float64]] = []
     shape, dtype, context_entry = (), "", None

@@ -1,7 +1,5 @@
 """Tar files by their names: patterns spelled out, local files and those that fsspec reaches."""
 
-from __future__ import annotations
-
 import os
 import posixpath
 import re

@@ -1,7 +1,5 @@
 """The index of tars, and the names of their classes."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
@@ -74,7 +72,7 @@ class TarIndex(FolderIndex):
     tars: Annotated[tuple[TarEntry, ...], Field(min_length=1)]
 
     @model_validator(mode="after")
-    def _names_fit_the_classes(self) -> TarIndex:
+    def _names_fit_the_classes(self) -> Self:
         if self.class_names and len(self.class_names) != self.num_classes:
             problem = f"{len(self.class_names)} names do not fit the {self.num_classes} classes"
             raise ValueError(f"class_names: {problem}; {REMEDY}")

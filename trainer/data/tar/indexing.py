@@ -1,14 +1,14 @@
 """The index of tars: headers and labels of each are scanned once."""
 
-from __future__ import annotations
-
 import json
 import re
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import suppress
 from dataclasses import dataclass, field
+from operator import itemgetter
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -20,7 +20,7 @@ from rich.progress import track
 from netsim.foundation.files import writing
 from netsim.foundation.refusal import Refusal
 from netsim.foundation.settings import Section
-from trainer.data.shard.index import INDEX
+from trainer.data.shard.index import check_new
 from trainer.data.tar.files import find_tars, names_of, open_tar
 from trainer.data.tar.index import ROW, MembersEntry, read_class_names, write_tar_index
 from trainer.data.tar.members import Read, TarDamage, TarExample, read_ahead, walk_examples
@@ -61,50 +61,39 @@ def scan(url: str, name: str, label: str | None) -> Scan:
     examples: list[TarExample] = []
     labels: list[int | str | None] = []
     unlabelled: str | None = None
-    kinds = _Kinds()
     try:
         for example in walk_examples(read):
             if example.end > tar.size:
                 raise TarDamage(f"is cut off: {example.key} ends at byte {example.end:,} of {tar.size:,}")
             examples.append(example)
-            kinds.add(tuple(sorted(example.members)), 1, example.key[:MOST_SHOWN])
-            if label is not None:
-                value, reason = _label(example, read, label)
-                labels.append(value)
-                unlabelled = unlabelled or (reason and f"{name}: {example.key[:MOST_SHOWN]}: {reason}")
+            value, reason = (None, None) if label is None else _label(example, read, label)
+            labels.append(value)
+            unlabelled = unlabelled or (reason and f"{name}: {example.key[:MOST_SHOWN]}: {reason}")
     except TarDamage as error:
-        remedy = "fetch or write it again, or leave it out of the path"
-        raise Refusal(url, "tar", str(error), remedy) from error
+        raise Refusal(url, "tar", str(error), "fetch or write it again, or leave it out of the path") from error
     except OSError as error:
         raise Refusal(url, "tar", f"cannot be read ({error.strerror})", "bring it back") from error
+    kinds = ((tuple(sorted(example.members)), 1, example.key[:MOST_SHOWN]) for example in examples)
     return Scan(
         name=name,
         size=tar.size,
         starts=tuple(example.start for example in examples),
         ends=tuple(example.end for example in examples),
         checks=tuple(example.check for example in examples),
-        labels=tuple(labels) or (None,) * len(examples),
+        labels=tuple(labels),
         unlabelled=unlabelled,
-        kinds=kinds.entries,
+        kinds=_by_members(sorted(kinds, key=itemgetter(0))),
     )
 
 
-class _Kinds:
-    """Examples with the same members: how many there are, and the first."""
-
-    def __init__(self) -> None:
-        self.found: dict[tuple[str, ...], tuple[int, str]] = {}
-
-    def add(self, extensions: tuple[str, ...], num: int, first: str) -> None:
-        count, first = self.found.get(extensions, (0, first))
-        self.found[extensions] = count + num, first
-
-    @property
-    def entries(self) -> tuple[MembersEntry, ...]:
-        return tuple(
-            MembersEntry(extensions=extensions, num_examples=count, first=first)
-            for extensions, (count, first) in sorted(self.found.items())
-        )
+def _by_members(kinds: Iterable[tuple[tuple[str, ...], int, str]]) -> tuple[MembersEntry, ...]:
+    """Sums numbers of examples of the same extensions, in the order of the first of each."""
+    counts: Counter[tuple[str, ...]] = Counter()
+    firsts: dict[tuple[str, ...], str] = {}
+    for extensions, num, first in kinds:
+        counts[extensions] += num
+        firsts.setdefault(extensions, first)
+    return tuple(MembersEntry(extensions=one, num_examples=counts[one], first=firsts[one]) for one in counts)
 
 
 def label_parts(label: str) -> tuple[str, str | None]:
@@ -157,8 +146,7 @@ def run(paths: Sequence[str], out: Path, label: str | None, class_names: Path | 
 
     `class_names` has the name of a class in each line; None: named by the labels, if they are names.
     """
-    if (out / INDEX).exists():
-        raise Refusal(out / INDEX, "output", "already exists", "give another folder, or delete this one")
+    check_new(out)
     if label is not None:
         label_parts(label)
     if workers < 1:
@@ -193,19 +181,19 @@ def run(paths: Sequence[str], out: Path, label: str | None, class_names: Path | 
 
 @dataclass
 class _Contents:
-    """Results of scans, in little memory: rows by tar, names of classes in the order of first sight.
-
-    Labels that are names stay numbered by `names` until all are known; `number` is the first label that is one;
-    `unlabelled` has, for the first example without a label in each tar, the reason.
-    """
+    """Results of scans, in little memory."""
 
     label: str | None
     rows: dict[str, NDArray[np.void]] = field(default_factory=dict)
+    """By tar; labels that are names are numbered by `names` until all are known."""
     sizes: dict[str, int] = field(default_factory=dict)
     kinds: dict[str, tuple[MembersEntry, ...]] = field(default_factory=dict)
     names: dict[str, int] = field(default_factory=dict)
+    """Of classes, in the order of first sight."""
     number: int | None = None
+    """The first label that is one."""
     unlabelled: list[str] = field(default_factory=list)
+    """Why the first example without a label in each tar has none."""
 
     def take(self, found: Scan) -> None:
         rows = np.zeros(len(found.starts), ROW)
@@ -272,15 +260,13 @@ class _Contents:
         return len(given) or most + 1, given
 
     def _members(self, tars: Sequence[str]) -> tuple[MembersEntry, ...]:
-        kinds = _Kinds()
-        for tar in tars:
-            for kind in self.kinds[tar]:
-                kinds.add(kind.extensions, kind.num_examples, f"{tar}: {kind.first}")
-        if len(kinds.found) > MOST_KINDS:
-            problem = f"the examples have {len(kinds.found):,} different sets of members, such as those of "
-            firsts = " and ".join(first for _, first in list(kinds.found.values())[:2])
+        told = ((one.extensions, one.num_examples, f"{tar}: {one.first}") for tar in tars for one in self.kinds[tar])
+        kinds = _by_members(told)
+        if len(kinds) > MOST_KINDS:
+            problem = f"the examples have {len(kinds):,} different sets of members, such as those of "
+            firsts = f"{kinds[0].first} and {kinds[1].first}"
             raise ValueError(f"path: {problem}{firsts}; what follows the first dot of a name must say what a member is")
-        return kinds.entries
+        return tuple(sorted(kinds, key=lambda kind: kind.extensions))
 
 
 def _scan_all(tars: Mapping[str, str], out: Path, label: str | None, workers: int, contents: _Contents) -> None:

@@ -1,7 +1,5 @@
 """Members of a tar, and the examples that they make up."""
 
-from __future__ import annotations
-
 import re
 import zlib
 from collections.abc import Callable, Iterator, Mapping

@@ -1,7 +1,5 @@
 """Examples read where an index says that they are; of remote tars in pieces."""
 
-from __future__ import annotations
-
 import functools
 import resource
 from collections import OrderedDict

@@ -1,7 +1,5 @@
 """From a chunk of files to the tokens of its documents, for the splits that these belong to."""
 
-from __future__ import annotations
-
 import io
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence

@@ -1,7 +1,5 @@
 """Encoding of text, from the beginning or from where an earlier start was broken off."""
 
-from __future__ import annotations
-
 import hashlib
 import itertools
 import json
@@ -13,27 +11,27 @@ import sys
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
 from netsim.foundation.files import replacing, writing
-from netsim.foundation.refusal import Refusal, lies_in
+from netsim.foundation.refusal import lies_in
 from netsim.foundation.terminal import Terminal
-from trainer.data.shard.index import INDEX, SPLITS, Split
+from trainer.data.shard.index import SPLITS, Split, check_new
 from trainer.data.text.documents import DocumentReader, EncodedChunk, draw_of
 from trainer.data.text.inputs import Chunk, TextFile, chunks, end_of_share, listed_files
 from trainer.data.text.shard_writer import JOURNAL, ShardWriter, discard, read_journal
 from trainer.data.text.tokens import (
     TOKENIZER,
     TextIndex,
-    Tokenizer,
     read_tokenizer,
     sha256_of,
     token_type,
@@ -104,8 +102,7 @@ def run(request: EncodeTextRequest) -> int:
     The shards are a function of the files and of the options but `workers`.
     """
     out = request.out
-    if (out / INDEX).exists():
-        raise Refusal(out / INDEX, "output", "already exists", "give another folder, or delete this one")
+    check_new(out)
     tokenizer = read_tokenizer(request.tokenizer)
     content = None if request.tokenizer is None else tokenizer_content(request.tokenizer)
     digest = None if content is None else sha256_of(content)
@@ -126,7 +123,8 @@ def run(request: EncodeTextRequest) -> int:
     begun = time.perf_counter()
     try:
         with writing(out):
-            left_out = _write(request, reader, writer, end_token)
+            encode = partial(reader.encode, tokenizer=tokenizer, end_token=end_token)
+            left_out = _write(encode, request.workers or len(os.sched_getaffinity(0)), reader, writer)
             splits = writer.finish()
             _check_splits(reader, {split: state.num_documents for split, state in splits.items()})
         index = TextIndex(
@@ -169,14 +167,15 @@ def _digest(files: Sequence[TextFile], made_by: dict[str, Any], shard_tokens: in
     return hashlib.sha256(said.encode()).hexdigest()
 
 
-def _write(request: EncodeTextRequest, reader: DocumentReader, writer: ShardWriter, end_token: int) -> list[str]:
+def _write(
+    encode: Callable[[Chunk], EncodedChunk], workers: int, reader: DocumentReader, writer: ShardWriter
+) -> list[str]:
     """Encodes what is not yet written; returns why some of what was left out was."""
     reasons: list[str] = []
     noted = time.perf_counter()
     coming = chunks(reader.files, writer.journal.place, document_end=reader.document_end)
-    workers = request.workers or len(os.sched_getaffinity(0))
     with (
-        _encoded(reader, coming, request.tokenizer, end_token, workers) as encoded,
+        _encoded(encode, coming, workers) as encoded,
         EncodingProgress([file.size for file in reader.files], writer.journal.file) as shown,
     ):
         for chunk, result in encoded:
@@ -230,65 +229,51 @@ def _report(out: Path, index: TextIndex, reasons: list[str], left_out: int, seco
     print(f"learn from it with data={{kind: text, path: {out}}}")
 
 
-# Processes that encode. Each makes its tokenizer once; the chunks come back in their order.
-
-_own: tuple[DocumentReader, Tokenizer, int] | None = None
-
-
-def _prepare(reader: DocumentReader, tokenizer: Path | None, end_token: int) -> None:
-    global _own
-    _own = reader, read_tokenizer(tokenizer), end_token
+_encode: Callable[[Chunk], EncodedChunk]
+"""Of this process; those that are forked from it have it, too."""
 
 
-def _prepare_worker(reader: DocumentReader, tokenizer: Path | None, end_token: int) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the process that started this one answers
-    threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
-    _prepare(reader, tokenizer, end_token)
+def _begin(parent: int) -> None:
+    """Makes a process of the pool end once the one that started it, which answers to interrupts, has been killed."""
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(1.0)
+        os._exit(1)
+
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=watch, daemon=True).start()
 
 
-def _end_with(parent: int) -> None:
-    """Ends this process once the one that started it has been killed."""
-    while os.getppid() == parent:
-        time.sleep(1.0)
-    os._exit(1)
-
-
-def _encode(chunk: Chunk) -> EncodedChunk:
-    assert _own is not None
-    reader, tokenizer, end_token = _own
-    return reader.encode(chunk, tokenizer, end_token)
-
-
-def _ready() -> None:
-    """A pool that has run it has started its processes."""
+def _encoded_chunk(chunk: Chunk) -> EncodedChunk:
+    return _encode(chunk)
 
 
 @contextmanager
 def _encoded(
-    reader: DocumentReader, coming: Iterator[Chunk], tokenizer: Path | None, end_token: int, workers: int
+    encode: Callable[[Chunk], EncodedChunk], coming: Iterator[Chunk], workers: int
 ) -> Iterator[Iterator[tuple[Chunk, EncodedChunk]]]:
-    """Encodes chunks in processes; no more of them are held than keep the processes busy."""
+    """Encodes chunks in processes; they come back in their order."""
+    global _encode
+    _encode = encode
     if workers == 1:
-        _prepare(reader, tokenizer, end_token)
-        yield ((chunk, _encode(chunk)) for chunk in coming)
+        yield ((chunk, encode(chunk)) for chunk in coming)
         return
-    pool = ProcessPoolExecutor(
-        workers, multiprocessing.get_context("fork"), _prepare_worker, (reader, tokenizer, end_token)
-    )
+    pool = ProcessPoolExecutor(workers, multiprocessing.get_context("fork"), _begin, (os.getpid(),))
     try:
-        pool.submit(_ready).result()  # before this process has threads, which a fork does not take along
+        pool.submit(os.getpid).result()  # starts the processes before this one has threads, which no fork takes along
         yield _in_order(pool, coming, 2 * workers)
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
 
 
 def _in_order(pool: ProcessPoolExecutor, coming: Iterator[Chunk], most: int) -> Iterator[tuple[Chunk, EncodedChunk]]:
+    """Holds no more chunks than keep the processes busy."""
     waiting: deque[tuple[Chunk, Future[EncodedChunk]]] = deque()
     for chunk in coming:
-        waiting.append((chunk, pool.submit(_encode, chunk)))
+        waiting.append((chunk, pool.submit(_encoded_chunk, chunk)))
         if len(waiting) > most:
             first, encoded = waiting.popleft()
             yield first, encoded.result()
-    while waiting:
-        first, encoded = waiting.popleft()
+    for first, encoded in waiting:
         yield first, encoded.result()

@@ -1,7 +1,5 @@
 """The files that a user names: which of them are text, in which order, and how they are cut into chunks of work."""
 
-from __future__ import annotations
-
 import codecs
 import gzip
 import os

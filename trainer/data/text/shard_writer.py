@@ -1,7 +1,5 @@
 """Tokens on their way into shards, and what is noted so that writing goes on after a crash."""
 
-from __future__ import annotations
-
 import os
 import re
 from collections.abc import Mapping, Sequence

@@ -1,13 +1,11 @@
 """Tokens of text: bytes or those of a tokenizer.json, and the index of a folder of them."""
 
-from __future__ import annotations
-
 import functools
 import hashlib
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal, Protocol
+from typing import Annotated, Any, ClassVar, Literal, Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -53,7 +51,7 @@ class TextSplit(Section):
     """In their order; a document may begin in one and end in the next."""
 
     @model_validator(mode="after")
-    def _shards_add_up(self) -> TextSplit:
+    def _shards_add_up(self) -> Self:
         held = sum(shard.num_tokens for shard in self.shards)
         if held != self.num_tokens:
             raise ValueError(f"num_tokens: the shards hold {held}, not {self.num_tokens}; {REMEDY}")
@@ -81,7 +79,7 @@ class TextIndex(FolderIndex):
     """What decided every token: the options, and how many files and documents were left out."""
 
     @model_validator(mode="after")
-    def _tokens_fit(self) -> TextIndex:
+    def _tokens_fit(self) -> Self:
         if self.end_token >= self.vocabulary:
             raise ValueError(f"end_token: {self.end_token} is not below the vocabulary of {self.vocabulary}; {REMEDY}")
         if self.dtype != token_type(self.vocabulary):
