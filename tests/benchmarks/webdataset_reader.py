@@ -37,9 +37,8 @@ from trainer.__main__ import main as trainer_main
 from trainer.data import Loader, WebDatasetConfig
 from trainer.data.loader import DataLoadingConfig, Prefetcher
 from trainer.data.picture import read_picture
-from trainer.data.tar.files import TarFile
+from trainer.data.tar.files import PIECE_BYTES, Pieces, TarFile
 from trainer.data.tar.index import ROW
-from trainer.data.tar.reader import PIECE_BYTES, Pieces
 from trainer.data.webdataset import WebDataset, streamed_order
 
 BATCH, STREAMS, SHUFFLE = 64, 16, 64

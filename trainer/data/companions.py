@@ -5,7 +5,6 @@ from typing import Annotated, Any, Literal, Self
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 from torch import Tensor
 
@@ -139,29 +138,23 @@ class Captioned(Accompanied):
 
     def __init__(self, data: Dataset, config: CaptionsConfig) -> None:
         path = config.path
-        known = found_once(f"{path}: captions", lambda: CaptionsIndex.read(path).model_dump(), path)
-        index = CaptionsIndex.model_validate(known)
+        read = found_once(f"{path}: captions", lambda: CaptionsIndex.read(path).model_dump(), path)
+        index = CaptionsIndex.model_validate(read)
         if index.digest != config.digest:
             problem = f"is {index.digest} but the run has {config.digest}"
             remedy = "bring the captions of the run back, or leave flow.captions.digest out to start another run"
-            raise Refusal(config.path / INDEX, "digest", problem, remedy)
+            raise Refusal(path / INDEX, "digest", problem, remedy)
         super().__init__(data)
-        self._vectors = _vectors(config.path, index)
-        self.files = (*data.files, DataFiles(config.path, [VECTORS]))
+        self._vectors, wanted = mapped_file(path / VECTORS, "captions", REMEDY), [index.num_captions, index.width]
+        if ([*self._vectors.shape], self._vectors.dtype.name) != (wanted, "float16"):
+            problem = f"is {self._vectors.dtype} {list(self._vectors.shape)} but the index says float16 {wanted}"
+            raise Refusal(path / VECTORS, "captions", problem, REMEDY)
+        self.files = (*data.files, DataFiles(path, [VECTORS]))
         needed = 1 + max(int(data.indices(split).max()) for split in ("train", "held_out"))
         if needed > index.num_captions:
             problem = f"is {index.num_captions} for {needed} examples"
-            raise Refusal(config.path / INDEX, "num_captions", problem, "give each example of the data a caption")
+            raise Refusal(path / INDEX, "num_captions", problem, "give each example of the data a caption")
 
     def get(self, indices: Tensor) -> Batch:
         vectors = torch.from_numpy(self._vectors[indices.numpy()].astype(np.float32))
         return self._data.get(indices).with_captions(vectors)
-
-
-def _vectors(folder: Path, index: CaptionsIndex) -> NDArray[np.float16]:
-    path = folder / VECTORS
-    vectors = mapped_file(path, "captions", REMEDY)
-    if (vectors.shape, vectors.dtype.name) != ((index.num_captions, index.width), "float16"):
-        problem = f"is {vectors.dtype} {list(vectors.shape)} but the index says float16"
-        raise Refusal(path, "captions", f"{problem} {[index.num_captions, index.width]}", REMEDY)
-    return vectors

@@ -192,9 +192,5 @@ def _examined(path: Path, pad: str | None, alphabet: str | None) -> dict[str, An
     letters = "".join(sorted(set().union(*found.sequences) - {pad})) + (pad or "")
     length = max(map(len, found.sequences))
     codes(found, alphabet or letters, pad, length)
-    return {
-        "alphabet": letters,
-        "length": length,
-        "class_names": sorted(set(found.labels)),
-        "total": int(found.counts.sum()),
-    }
+    facts = {"alphabet": letters, "length": length, "class_names": sorted(set(found.labels))}
+    return {**facts, "total": int(found.counts.sum())}

@@ -1,7 +1,5 @@
 """Examples in a folder of safetensors or npz files, read row by row; latents among them."""
 
-import functools
-import resource
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar
@@ -14,7 +12,7 @@ from torch import Tensor
 
 from netsim.foundation.refusal import Refusal
 from netsim.foundation.settings import Section
-from trainer.data.files import DataFiles, found_once
+from trainer.data.files import DataFiles, NumberedFiles, found_once
 from trainer.data.picture import Augment, check_augment, scaled
 from trainer.data.protocol import Batch, Listed, OfShapes, check_left, read_each, shuffled_splits
 from trainer.data.sequences import one_hot
@@ -43,11 +41,8 @@ class RowsOfShards(Listed):
         self.shape, self.num_classes = index.shape, index.num_classes
         self.files = (DataFiles(folder, [entry.file for entry in index.shards]),)
         check_left(folder, index.num_examples, held_out)
-        self._files = [folder / entry.file for entry in index.shards]
-        self._ends = np.cumsum([entry.num_examples for entry in index.shards])
-        most, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-        # A global shuffle asks any shard for each row: those that are open are kept, as far as half of the limit goes.
-        self._open = functools.lru_cache(maxsize=max(most // 2, 1))(open_shard)
+        self._paths = paths = [folder / entry.file for entry in index.shards]
+        self._shards = NumberedFiles((entry.num_examples for entry in index.shards), lambda one: open_shard(paths[one]))
         self.splits = shuffled_splits(index.num_examples, held_out)
 
     def rows(self, indices: Tensor, row_of: Callable[[Mapping[str, Array], int], Row]) -> list[Row]:
@@ -56,15 +51,15 @@ class RowsOfShards(Listed):
         `row_of` reads one from the arrays of its shard, by its number there; raises ValueError if it is bad.
         """
 
-        def place(number: int) -> tuple[Path, int]:
-            shard = int(np.searchsorted(self._ends, number, side="right"))
-            return self._files[shard], number - int(self._ends[shard - 1] if shard else 0)
-
         def read(number: int) -> Row:
-            file, row = place(number)
-            return row_of(self._open(file), row)
+            shard, row = self._shards.place(number)
+            return row_of(self._shards.open(shard), row)
 
-        return read_each(indices, read, lambda number: ":".join(map(str, place(number))))
+        def place(number: int) -> str:
+            shard, row = self._shards.place(number)
+            return f"{self._paths[shard]}:{row}"
+
+        return read_each(indices, read, place)
 
 
 def check_same(folder: Path, index: object, config: object, names: tuple[str, ...]) -> None:
@@ -210,7 +205,7 @@ class Shards(RowsOfShards, OfShapes):
         self.shape_of = torch.tensor(of_shards).repeat_interleave(lengths)
         if config.imbalance is not None:
             train = self.splits["train"]
-            labels = torch.from_numpy(np.concatenate([open_shard(file)["labels"].whole() for file in self._files]))
+            labels = torch.from_numpy(np.concatenate([open_shard(file)["labels"].whole() for file in self._paths]))
             self.splits = {**self.splits, "train": kept(config.imbalance, train, labels[train], self.num_classes)}
         if index.latents is not None and config.augment is not None:
             raise Refusal(config.path, "data.augment", *_no_images(config.path))

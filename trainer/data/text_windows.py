@@ -1,6 +1,5 @@
 """Windows of the tokens of a folder that ``trainer encode-text`` wrote, and the tokenizer of a run on them."""
 
-import functools
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
 
@@ -12,7 +11,7 @@ from torch import Tensor
 
 from netsim.foundation.refusal import Refusal
 from netsim.foundation.settings import Section
-from trainer.data.files import DataFiles, found_once
+from trainer.data.files import DataFiles, NumberedFiles, found_once
 from trainer.data.protocol import Batch, Dataset
 from trainer.data.shard.index import SPLITS, Split, completed
 from trainer.data.shards import check_same
@@ -26,8 +25,6 @@ from trainer.data.text.tokens import (
     sha256_of,
     tokenizer_content,
 )
-
-OPEN_SHARDS = 4096
 
 
 class TextConfig(Section):
@@ -132,24 +129,20 @@ class _Stream:
     """The tokens of a split as if they were one file."""
 
     def __init__(self, folder: Path, split: TextSplit, dtype: str) -> None:
+        def mapped(shard: int) -> NDArray[Any]:
+            return np.memmap(folder / split.shards[shard].file, np.dtype(dtype), "r").view(np.ndarray)
+
         self.num_tokens = split.num_tokens
-        self._paths = [folder / shard.file for shard in split.shards]
-        self._ends = np.cumsum([shard.num_tokens for shard in split.shards])
-        self._dtype = np.dtype(dtype)
-        self._open = functools.lru_cache(maxsize=OPEN_SHARDS)(self._mapped)
+        self._shards = NumberedFiles((shard.num_tokens for shard in split.shards), mapped)
 
     def read(self, first: int, window: NDArray[np.int64]) -> None:
         """Fills a window with the tokens from `first` on."""
-        shard, filled = int(np.searchsorted(self._ends, first, side="right")), 0
+        filled = 0
         while filled < len(window):
-            begun = int(self._ends[shard - 1]) if shard else 0
-            tokens = self._open(shard)[first + filled - begun :][: len(window) - filled]
+            shard, begin = self._shards.place(first + filled)
+            tokens = self._shards.open(shard)[begin:][: len(window) - filled]
             window[filled : filled + len(tokens)] = tokens
             filled += len(tokens)
-            shard += 1
-
-    def _mapped(self, shard: int) -> NDArray[Any]:
-        return np.memmap(self._paths[shard], self._dtype, "r").view(np.ndarray)
 
 
 def _check_files(folder: Path, index: TextIndex) -> None:

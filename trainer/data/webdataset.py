@@ -15,13 +15,12 @@ from torch import Tensor
 from netsim.foundation.refusal import Refusal
 from netsim.foundation.settings import Section
 from trainer.data.files import DataFiles, found_once
-from trainer.data.picture import Augment, check_augment, read_picture
-from trainer.data.protocol import BadExamples, Batch, Listed, Split, shuffled_splits
+from trainer.data.picture import Augment, check_augment, read_picture, scaled
+from trainer.data.protocol import BadExamples, Batch, Listed, Split, check_left, shuffled_splits
 from trainer.data.shard.index import check_held_out, completed
 from trainer.data.shards import check_same
 from trainer.data.tar.files import find_tars, local_path, names_of
-from trainer.data.tar.index import TarIndex, read_class_names
-from trainer.data.tar.reader import Example, TarReader, check_tars
+from trainer.data.tar.index import Example, TarIndex, TarReader, check_tars, read_class_names
 
 
 def streamed_order(
@@ -102,12 +101,8 @@ class WebDatasetConfig(Section):
         return f"data.streams: each byte is fetched up to {times} times an epoch by {ranks} ranks; set {ranks} or more"
 
     @model_validator(mode="after")
-    def _can_be_augmented(self) -> Self:
+    def _can_be_augmented_and_named(self) -> Self:
         check_augment(self.augment, self.shape)
-        return self
-
-    @model_validator(mode="after")
-    def _names_fit_the_classes(self) -> Self:
         if self.class_names and len(self.class_names) != self.num_classes:
             problem = f"{len(self.class_names)} names do not fit the {self.num_classes} classes"
             raise ValueError(f"class_names: {problem}; give as many, or none")
@@ -128,7 +123,11 @@ class WebDatasetConfig(Section):
             raise ValueError(f"index: is required but missing; {made}, and give DIR")
         index = TarIndex.at_path(document, said, "index")
         assert index is not None
-        _check_images(document.get("image", IMAGES), index)
+        image = document.get("image", IMAGES)
+        wanted = set(image) if isinstance(image, list | tuple) else set()
+        if wanted and not any(wanted & set(entry.extensions) for entry in index.members):
+            problem = f"no example has a member {', '.join(image)} ({index.extensions()})"
+            raise ValueError(f"image: {problem}; give one of these")
         check_held_out(document, index.num_examples)
         return completed(document, {name: getattr(index, name) for name in said})
 
@@ -148,9 +147,7 @@ class WebDataset(Listed):
         self._config, self.augment = config, config.augment
         index = TarIndex.read(config.index)
         check_same(config.index, index, config, ("digest", "num_classes"))
-        if config.held_out >= index.num_examples:
-            problem = f"leaves none of its {index.num_examples} examples to train on ({config.held_out})"
-            raise Refusal(config.index, "data.held_out", problem, "hold out fewer")
+        check_left(config.index, index.num_examples, config.held_out)
         urls = _tars(config, index)
         # Nodes may have copies of local tars; those of a server are the same for all.
         shared = config.index if all(local_path(url) is None for url in urls) else None
@@ -171,7 +168,7 @@ class WebDataset(Listed):
             return super().order(split, seed=seed, epoch=epoch, global_batch=global_batch)
         dealt_before = np.concatenate([[0], np.cumsum(self._dealt)])
         order = streamed_order(
-            np.split(np.flatnonzero(self._dealt), dealt_before[self._reader.ends[:-1]]),
+            np.split(np.flatnonzero(self._dealt), dealt_before[self._reader.tars.ends[:-1]]),
             seed=seed,
             epoch=epoch,
             global_batch=global_batch,
@@ -202,8 +199,7 @@ class WebDataset(Listed):
                 reasons[number] = f"{self._reader.where(number)}: {examples[number].key}: {error}"
         if reasons:
             raise BadExamples(reasons)
-        pixels = torch.from_numpy(np.stack(images)).float().div(127.5).sub(1)
-        return Batch(pixels, labels if self.num_classes else None, indices)
+        return Batch(scaled(images), labels if self.num_classes else None, indices)
 
     def _picture(self, example: Example) -> Any:
         content = next((example.members[name] for name in self._config.image if name in example.members), None)
@@ -211,12 +207,6 @@ class WebDataset(Listed):
             has = ", ".join(example.members)
             raise ValueError(f"has no member {' or '.join(self._config.image)}, only {has}")
         return read_picture(io.BytesIO(content), *self.shape)
-
-
-def _check_images(image: Any, index: TarIndex) -> None:
-    wanted = set(image) if isinstance(image, list | tuple) else set()
-    if wanted and not any(wanted & set(entry.extensions) for entry in index.members):
-        raise ValueError(f"image: no example has a member {', '.join(image)} ({index.extensions()}); give one of these")
 
 
 def _tars(config: WebDatasetConfig, index: TarIndex) -> list[str]:

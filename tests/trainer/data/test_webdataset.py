@@ -27,7 +27,7 @@ from trainer.config.rules.plan import plan_layout
 from trainer.data import BadExamples, DigitsConfig, Loader, WebDatasetConfig
 from trainer.data.image_folder import ImageFolder
 from trainer.data.loader import DataLoadingConfig, Prefetcher
-from trainer.data.tar import files, reader
+from trainer.data.tar import files
 from trainer.data.webdataset import WebDataset
 
 STEPS = 17
@@ -136,7 +136,7 @@ def remote(tars: tuple[str, Path]) -> Iterator[str]:
 def test_remote_tars_are_read_by_large_requests_and_once(
     tars: tuple[str, Path], remote: str, world_size: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(reader, "PIECE_BYTES", 16 << 10)  # four examples, so that a tar has nine
+    monkeypatch.setattr(files, "PIECE_BYTES", 16 << 10)  # four examples, so that a tar has nine
     expected = dealt(WebDataset(config(*tars)), 1, 0, 7)
     counted = Counted(monkeypatch)
     ranks = [WebDataset(config(remote, tars[1])) for _ in range(world_size)]
@@ -295,7 +295,7 @@ def test_tars_that_have_changed_end_a_run(tmp_path: Path) -> None:
     tar.write_bytes(sound[:-1024])
     with pytest.raises(Refusal, match=r"digits-001\.tar: size: has [\d,]+ bytes but the index says [\d,]+; bring"):
         WebDataset(resolved)
-    dataset._reader._open.cache_clear()
+    dataset._reader.tars.open.cache_clear()
     with pytest.raises(Refusal, match=r"digits-001\.tar: size: has"):
         dataset.get(torch.arange(12))
     tar.unlink()

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,16 +24,6 @@ from trainer.data.conversion.pictures import PictureFolder, SavedDataset, is_sav
 from trainer.data.conversion.source import ArraySource, Reading, Source, Unreadable
 from trainer.data.shard.index import INDEX, ShardIndex, largest, listed
 from trainer.data.shard.writer import moments_of, save_shard, statistics_of
-
-
-@contextmanager
-def progress(out: Path, num: int, kept: int) -> Iterator[Callable[[int], None]]:
-    """Shows progress on a terminal; yields a function that adds examples to the `kept` ones, which took no time."""
-    columns = TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
-    with Progress(*columns, console=Terminal(stderr=True), disable=not sys.stderr.isatty()) as shown:
-        task = shown.add_task(str(out), total=num, completed=kept)
-        yield lambda more: shown.advance(task, more)
-
 
 KINDS = "an npz or npy file, a folder of pictures, or a folder that save_to_disk of Hugging Face's datasets wrote"
 
@@ -209,7 +200,11 @@ class _Conversion:
         moments: list[NDArray[np.float64]] = []
         written: dict[int, tuple[int, tuple[int, ...]]] = {}
         done = sum(len(part) for number, (_, part) in enumerate(self._parts) if number in kept)
-        with _threads(self.request.workers) as threads, progress(self.request.out, source.num_examples, done) as add:
+        columns = TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn()
+        terminal = {"console": Terminal(stderr=True), "disable": not sys.stderr.isatty()}
+        with _threads(self.request.workers) as threads, Progress(*columns, TimeRemainingColumn(), **terminal) as shown:
+            task = shown.add_task(str(self.request.out), total=source.num_examples, completed=done)
+            add = partial(shown.advance, task)
             for number, (shape, part) in enumerate(self._parts):
                 if number in kept:
                     count = kept[number]

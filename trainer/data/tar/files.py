@@ -1,13 +1,20 @@
-"""Tar files by their names: patterns spelled out, local files and those that fsspec reaches."""
+"""Tar files by their names: patterns spelled out, local files, and those that fsspec reaches, read in pieces."""
 
 import os
 import posixpath
 import re
 import time
 import weakref
+from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from itertools import pairwise, product
+from threading import Lock
 from typing import Any, Protocol, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
 
 from netsim.foundation.refusal import Refusal, Unreachable
 
@@ -207,3 +214,91 @@ def _system(url: str) -> tuple[Any, str]:
         raise ValueError(f"path: {url}: nothing installed reads {protocol}:// ({error}); pip install it") from error
     except ValueError as error:
         raise ValueError(f"path: {url}: {error}; use a protocol that fsspec knows") from error
+
+
+PIECE_BYTES = 4 << 20
+"""Of one request: at least this where a tar goes on, so that what a journey costs is small beside it."""
+THREADS = 16
+"""Requests at once."""
+
+
+@dataclass
+class _Piece:
+    """Bytes of a piece from offset `start` on, number of its examples still to read, and the piece to fetch next."""
+
+    content: Future[bytes]
+    start: int
+    left: int
+    following: tuple[int, int] | None
+
+
+class Pieces:
+    """Reads examples of remote tars by requests for many of them at once.
+
+    A piece holds the examples that begin in the same `PIECE_BYTES`; its first reading fetches the next one. It is
+    dropped when as many examples as a run deals out have been read, when a stream has left it behind, or, least
+    recently used first, when there are more than all streams need.
+    """
+
+    def __init__(
+        self,
+        open_tar: Callable[[int], TarFile],
+        rows: NDArray[np.void],
+        ends: NDArray[np.int64],
+        dealt: NDArray[np.bool_],
+        *,
+        streams: int,
+        run_bytes: int,
+    ) -> None:
+        """Fetches nothing yet.
+
+        `rows` have start and end of each example in its tar, `ends` the number of the first example behind each tar.
+        Examples that are not `dealt` in epochs are fetched one by one. `streams` places are read side by side, in each
+        of which about `run_bytes` of neighbours come in any order.
+        """
+        self._open, self._rows, self._ends, self._dealt = open_tar, rows, ends, dealt
+        self._behind = -(-run_bytes // PIECE_BYTES) + 2
+        self._most = max(streams * (self._behind + 2), THREADS)
+        self._kept: OrderedDict[tuple[int, int], _Piece] = OrderedDict()
+        self._lock = Lock()
+        self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="tars")
+
+    def read(self, places: Sequence[tuple[int, int]]) -> list[bytes]:
+        """Reads examples at (number of the tar, id), in that order; from several threads; Refusal or Unreachable."""
+        requests = [self._requested(tar, number) for tar, number in places]
+        return [content.result()[begin : begin + size] for content, begin, size in requests]
+
+    def _requested(self, tar: int, number: int) -> tuple[Future[bytes], int, int]:
+        """What will have the example, and its offset and length there."""
+        start, end = int(self._rows["start"][number]), int(self._rows["end"][number])
+        if not self._dealt[number]:
+            return self._threads.submit(self._fetch, tar, start, end), 0, end - start
+        key = tar, start // PIECE_BYTES
+        with self._lock:
+            piece = self._kept.get(key) or self._begin(key)
+            if piece.following is not None and piece.following not in self._kept:
+                self._begin(piece.following)
+            piece.following = None
+            self._kept.move_to_end(key)
+            piece.left -= 1
+            if piece.left == 0:
+                del self._kept[key]
+            while len(self._kept) > self._most:
+                self._kept.popitem(last=False)
+        return piece.content, start - piece.start, end - start
+
+    def _begin(self, key: tuple[int, int]) -> _Piece:
+        tar, part = key
+        first = int(self._ends[tar - 1]) if tar else 0
+        starts = self._rows["start"][first : int(self._ends[tar])]
+        begin, end = np.searchsorted(starts, [part * PIECE_BYTES, (part + 1) * PIECE_BYTES]).tolist()
+        low, high = int(starts[begin]), int(self._rows["end"][first + end - 1])
+        left = int(self._dealt[first + begin : first + end].sum())
+        following = (tar, int(starts[end]) // PIECE_BYTES) if end < len(starts) else None
+        piece = _Piece(self._threads.submit(self._fetch, tar, low, high), low, left, following)
+        self._kept[key] = piece
+        self._kept.pop((tar, part - self._behind - 1), None)
+        return piece
+
+    def _fetch(self, tar: int, start: int, end: int) -> bytes:
+        return self._open(tar).read(start, end)

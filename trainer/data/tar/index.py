@@ -1,7 +1,9 @@
-"""The index of tars, and the names of their classes."""
+"""The index of tars, the names of their classes, and examples read where the index says that they are."""
 
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Literal, NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,8 +13,11 @@ from netsim.foundation.digests import file_digest
 from netsim.foundation.files import replacing
 from netsim.foundation.refusal import Refusal
 from netsim.foundation.settings import Section
+from trainer.data.files import NumberedFiles
 from trainer.data.shard.file import mapped_file
 from trainer.data.shard.index import FolderIndex
+from trainer.data.tar.files import PIECE_BYTES, THREADS, Pieces, TarFile, local_path, open_tar
+from trainer.data.tar.members import TarDamage, walk_examples
 
 
 def read_class_names(path: Path) -> tuple[str, ...]:
@@ -125,3 +130,97 @@ def check_examples(folder: Path, index: TarIndex) -> None:
     if found != index.examples_sha256:
         problem = f"is not the one that the index was written with ({found[:16]}, not {index.examples_sha256[:16]})"
         raise Refusal(folder / EXAMPLES, "examples_sha256", problem, REMEDY)
+
+
+BACK = "bring it back, or make the index again and leave data.digest out to start another run"
+
+
+class Example(NamedTuple):
+    """Contents by extension of an example in a tar, and the key that the names of its members share."""
+
+    key: str
+    members: Mapping[str, memoryview]
+
+
+class TarReader:
+    """Reads examples at the places of an index, and refuses other tars; `labels` are int32 [N], -1 if absent."""
+
+    def __init__(
+        self,
+        folder: Path,
+        index: TarIndex,
+        urls: Sequence[str],
+        dealt: NDArray[np.bool_],
+        *,
+        streams: int,
+        shuffle: int,
+    ) -> None:
+        """Maps the index into memory and opens no tar yet; `urls` are in its order, the rest is that of `Pieces`."""
+        self._urls, self._rows = urls, open_examples(folder, index)
+        self.labels: NDArray[np.int32] = self._rows["label"]
+        counts = [tar.num_examples for tar in index.tars]
+        self.tars = NumberedFiles(counts, lambda number: open_indexed(urls[number], index.tars[number]))
+        run_bytes = shuffle * sum(tar.size for tar in index.tars) // index.num_examples
+        ends = self.tars.ends
+        self._pieces = Pieces(self.tars.open, self._rows, ends, dealt, streams=streams, run_bytes=run_bytes)
+        self._expected: set[tuple[int, int]] = set()
+
+    def read(self, numbers: Sequence[int]) -> tuple[dict[int, Example], dict[int, str]]:
+        """Sound examples by id, place and fault of the others; from several threads; Refusal or Unreachable."""
+        places = [(self.tars.place(number)[0], number) for number in numbers]
+        remote = [place for place in places if local_path(self._urls[place[0]]) is None]
+        contents = dict(zip(remote, self._pieces.read(remote), strict=True)) if remote else {}
+        examples: dict[int, Example] = {}
+        reasons: dict[int, str] = {}
+        for tar, number in places:
+            try:
+                content = contents[tar, number] if (tar, number) in contents else self._local(tar, number)
+                examples[number] = self._parsed(tar, number, content)
+            except (TarDamage, OSError) as error:
+                reason = error.strerror if isinstance(error, OSError) else error
+                reasons[number] = f"{self._urls[tar]}: example {self.tars.place(number)[1]}: {reason}"
+        return examples, reasons
+
+    def where(self, number: int) -> str:
+        return self._urls[self.tars.place(number)[0]]
+
+    def _local(self, tar: int, number: int) -> bytes:
+        start, end = int(self._rows["start"][number]), int(self._rows["end"][number])
+        file, part = self.tars.open(tar), start // PIECE_BYTES
+        if (tar, part) not in self._expected:
+            if len(self._expected) > 4 * THREADS * THREADS:
+                self._expected.clear()
+            self._expected.add((tar, part))
+            file.expect(start, start + 2 * PIECE_BYTES)
+        return file.read(start, end)
+
+    def _parsed(self, tar: int, number: int, content: bytes) -> Example:
+        view = memoryview(content)
+
+        def read(start: int, end: int) -> memoryview:
+            return view[start:end]
+
+        if len(content) == self._rows["end"][number] - self._rows["start"][number]:
+            found = list(walk_examples(read, 0, len(content), verify=False))
+            if len(found) == 1 and found[0].check == self._rows["check"][number]:
+                places = found[0].members
+                return Example(found[0].key, {name: view[at : at + size] for name, (at, size) in places.items()})
+        for _ in walk_examples(read, 0, len(content)):  # raises where a header is damaged
+            pass
+        problem = f"has other headers than the index says at example {self.tars.place(number)[1]}"
+        raise Refusal(self._urls[tar], "check", problem, BACK)
+
+
+def check_tars(folder: Path, index: TarIndex, urls: Sequence[str]) -> None:
+    """Refuses tars whose sizes, or an index whose rows, are not as the index says; raises Unreachable, too."""
+    check_examples(folder, index)
+    with ThreadPoolExecutor(THREADS) as threads:
+        list(threads.map(lambda url, entry: open_indexed(url, entry).size, urls, index.tars))
+
+
+def open_indexed(url: str, entry: TarEntry) -> TarFile:
+    """Opens a tar of an index; refuses one of another size."""
+    tar = open_tar(url)
+    if tar.size != entry.size:
+        raise Refusal(url, "size", f"has {tar.size:,} bytes but the index says {entry.size:,}", BACK)
+    return tar
