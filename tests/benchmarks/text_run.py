@@ -25,7 +25,7 @@ from netsim.foundation.files import replacing
 from tests.forked import ROOT
 from tests.trainer.runs import timeless, torchrun
 from trainer.data import Loader, TextConfig
-from trainer.data.text.encode import EncodeTextRequest, run
+from trainer.data.text.encode import run
 from trainer.data.text.tokens import TextIndex
 from trainer.data.text_windows import Text
 from trainer.observe.metrics import read_metrics
@@ -109,9 +109,8 @@ def encoded(folder: Path) -> dict[str, Any]:
         outs = []
         for workers in (1, 2):
             out = folder / f"{kind} by {workers}"
-            request = EncodeTextRequest(paths=(folder / "text",), out=out, tokenizer=tokenizer, workers=workers)
             begun, cpu = time.perf_counter(), time.process_time()
-            run(request)
+            run([folder / "text"], out, tokenizer=tokenizer, workers=workers)
             cpu = time.process_time() - cpu
             index = TextIndex.read(out)
             num_tokens = index.train.num_tokens + index.held_out.num_tokens

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 from netsim.foundation.command import WORD, Group, Request
 from netsim.foundation.outputs import OutputFolder
-from trainer.command.options import OfRuns, request_of, validated, verb
+from trainer.command.options import OfRuns, named, request_of, validated, verb
 
 
 def _size(words: str) -> tuple[int, int]:
@@ -136,9 +136,9 @@ class EncodeText(Request):
 
 
 def _encode_text(options: EncodeText) -> int:
-    from trainer.data.text.encode import EncodeTextRequest, run
+    from trainer.data.text.encode import run
 
-    return run(request_of(EncodeTextRequest, options))
+    return run(**named(options))
 
 
 ENCODE_TEXT = verb(

@@ -29,7 +29,6 @@ from tests.trainer.data.texts import (
 )
 from trainer.__main__ import main
 from trainer.data.text import encode as encode_module
-from trainer.data.text.encode import EncodeTextRequest
 from trainer.data.text.inputs import Place, chunks, listed_files
 from trainer.data.text.tokens import ByteTokenizer, TextIndex, read_tokenizer, token_type
 
@@ -336,8 +335,7 @@ def test_what_other_files_or_options_began_is_not_gone_on_with(tmp_path: Path, m
 
     with monkeypatch.context() as patched:
         patched.setattr(encode_module.EncodingProgress, "encoded", stopped)
-        request = EncodeTextRequest(paths=(folder,), out=tmp_path / "out", held_out=0.2, workers=1)
-        assert encode_module.run(request) == 75
+        assert encode_module.run([folder], tmp_path / "out", held_out=0.2, workers=1) == 75
     with pytest.raises(Refusal, match=r"was begun with other files or options.*delete"):
         encoded(tmp_path / "out", folder, held_out=0.3)
     encoded(tmp_path / "out", folder, skip_bad_lines=True)

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from trainer.data import SPLITS, Split, TextConfig
-from trainer.data.text.encode import EncodeTextRequest, run
+from trainer.data.text.encode import run
 from trainer.data.text.tokens import NUMPY_TYPES, TextIndex
 
 STORIES = [f"Story {number}: {'é' * (number % 5)}{'la ' * (number % 17)}end.\n" for number in range(60)]
@@ -48,8 +48,7 @@ def small_tokenizer(path: Path, vocabulary: int = 300, end: str = "<|endoftext|>
 
 def encoded(out: Path, *paths: Path, **options: object) -> Path:
     """Encodes in this process, a fifth of the documents held out unless the options say otherwise."""
-    request = {"paths": paths, "out": out, "held_out": 0.2, "workers": 1, **options}
-    assert run(EncodeTextRequest(**request)) == 0  # pyright: ignore[reportArgumentType]
+    assert run(paths, out, **{"held_out": 0.2, "workers": 1, **options}) == 0  # pyright: ignore[reportArgumentType]
     return out
 
 

@@ -15,7 +15,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -65,72 +64,61 @@ STOPPED = 75
 """Exit code of what was stopped, has kept its work, and goes on when it is started again."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class EncodeTextRequest:
-    """Request for tokens: options of the verb.
+def run(
+    paths: Sequence[Path],
+    out: Path,
+    *,
+    tokenizer: Path | None = None,
+    end_token: str | None = None,
+    field: str = "text",
+    document_end: str | None = None,
+    endings: tuple[str, ...] = (),
+    held_out: float = 0.01,
+    shard_tokens: int = 1 << 28,
+    skip_bad_lines: bool = False,
+    workers: int | None = None,
+) -> int:
+    """Encodes files, begun or resumed: 0, or 75 if interrupted; ValueError names a wrong file or option of the verb.
 
-    None stands for bytes as tokens, the tokenizer's usual end token, files as documents, and a process for each core;
-    without `endings`, all files in UTF-8 are read.
+    The shards are a function of the files and of the options but `workers`. None stands for bytes as tokens, the
+    tokenizer's usual end token, files as documents, and a process for each core.
     """
-
-    paths: tuple[Path, ...]
-    out: Path
-    tokenizer: Path | None = None
-    end_token: str | None = None
-    field: str = "text"
-    document_end: str | None = None
-    endings: tuple[str, ...] = ()
-    held_out: float = 0.01
-    shard_tokens: int = 1 << 28
-    skip_bad_lines: bool = False
-    workers: int | None = None
-
-    def __post_init__(self) -> None:
-        if not 0 < self.held_out < 1:
-            raise ValueError(f"--held-out: {self.held_out} is not a share of the documents; use for example 0.01")
-        if self.document_end is not None and "\n" in self.document_end:
-            raise ValueError(f"--document-end: {self.document_end!r} is more than a line; give what stands in one line")
-        if self.shard_tokens < 1:
-            raise ValueError(f"--shard-tokens: {self.shard_tokens} is less than 1; use for example 268435456")
-        if self.workers is not None and self.workers < 1:
-            raise ValueError(f"--workers: {self.workers} processes encode nothing; use 1 or more")
-
-
-def run(request: EncodeTextRequest) -> int:
-    """Encodes files, begun or resumed: 0, or 75 if interrupted; ValueError names a wrong file or option.
-
-    The shards are a function of the files and of the options but `workers`.
-    """
-    out = request.out
+    if not 0 < held_out < 1:
+        raise ValueError(f"--held-out: {held_out} is not a share of the documents; use for example 0.01")
+    if document_end is not None and "\n" in document_end:
+        raise ValueError(f"--document-end: {document_end!r} is more than a line; give what stands in one line")
+    if shard_tokens < 1:
+        raise ValueError(f"--shard-tokens: {shard_tokens} is less than 1; use for example 268435456")
+    if workers is not None and workers < 1:
+        raise ValueError(f"--workers: {workers} processes encode nothing; use 1 or more")
     check_new(out)
-    tokenizer = read_tokenizer(request.tokenizer)
-    content = None if request.tokenizer is None else tokenizer_content(request.tokenizer)
+    encoder = read_tokenizer(tokenizer)
+    content = None if tokenizer is None else tokenizer_content(tokenizer)
     digest = None if content is None else sha256_of(content)
-    end_token = tokenizer.end_token(request.end_token)
-    files = listed_files(request.paths, request.endings, out)
-    document_end = None if request.document_end is None else f"\n{request.document_end}\n".encode()
-    plain = document_end is None and not any(file.has_json_lines for file in files)
-    cut = end_of_share(files[0], request.held_out) if plain and len(files) == 1 else None
-    reader = DocumentReader(files, request.field, request.held_out, request.skip_bad_lines, document_end, cut)
-    made_by = {name: getattr(request, name) for name in ("field", "document_end", "held_out")}
-    made_by["num_files"] = len(files)
+    dtype, end = token_type(encoder.vocabulary), encoder.end_token(end_token)
+    files = listed_files(paths, endings, out)
+    separator = None if document_end is None else f"\n{document_end}\n".encode()
+    plain = separator is None and not any(file.has_json_lines for file in files)
+    cut = end_of_share(files[0], held_out) if plain and len(files) == 1 else None
+    reader = DocumentReader(files, field, held_out, skip_bad_lines, separator, cut)
+    made_by = {"field": field, "document_end": document_end, "held_out": held_out, "num_files": len(files)}
     if plain and cut is None:
         _check_splits(reader, Counter(reader.split_of(draw_of(file.name)) for file in files))
-    journal = read_journal(out, _digest(files, {**made_by, "end_token": end_token}, request.shard_tokens, digest))
-    made_by["skip_bad_lines"] = request.skip_bad_lines  # may be added later: it changes nothing that was written
+    journal = read_journal(out, _digest(files, {**made_by, "end_token": end}, shard_tokens, digest))
+    made_by["skip_bad_lines"] = skip_bad_lines  # may be added later: it changes nothing that was written
     made = [folder for folder in (out, *out.parents) if not folder.exists()]
-    writer = ShardWriter(out, token_type(tokenizer.vocabulary), request.shard_tokens, journal)
+    writer = ShardWriter(out, dtype, shard_tokens, journal)
     begun = time.perf_counter()
     try:
         with writing(out):
-            encode = partial(reader.encode, tokenizer=tokenizer, end_token=end_token)
-            left_out = _write(encode, request.workers or len(os.sched_getaffinity(0)), reader, writer)
+            encode = partial(reader.encode, tokenizer=encoder, end_token=end)
+            left_out = _write(encode, workers or len(os.sched_getaffinity(0)), reader, writer)
             splits = writer.finish()
             _check_splits(reader, {split: state.num_documents for split, state in splits.items()})
         index = TextIndex(
-            vocabulary=tokenizer.vocabulary,
-            dtype=token_type(tokenizer.vocabulary),
-            end_token=end_token,
+            vocabulary=encoder.vocabulary,
+            dtype=dtype,
+            end_token=end,
             tokenizer=digest,
             train=splits["train"].split,
             held_out=splits["held_out"].split,
