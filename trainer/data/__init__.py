@@ -4,7 +4,7 @@ from typing import Annotated
 
 from netsim.foundation.own_class import KindOrClass
 from trainer.data.builtin import Digits, DigitsConfig, NumbersConfig, ToyConfig
-from trainer.data.companions import Captioned, CaptionsConfig, Sourced
+from trainer.data.derived import Captioned, CaptionsConfig, Sourced
 from trainer.data.image_folder import ImageFolderConfig
 from trainer.data.kinds import AnyOneConfig
 from trainer.data.loader import Loader

@@ -16,10 +16,10 @@ from torch import Tensor
 from moe.seeds import derive_seed, fold_in, uniform
 from netsim.foundation.refusal import Refusal
 from netsim.foundation.settings import Section
+from trainer.data.derived import Imbalance, kept
 from trainer.data.files import DataFiles
 from trainer.data.picture import Augment, check_augment
 from trainer.data.protocol import Batch, Listed, Split, shuffled_splits
-from trainer.data.subsets import Imbalance, kept
 
 NUM_DIGITS = 1797
 
@@ -114,7 +114,6 @@ class ToyConfig(Section):
 
     @property
     def endless(self) -> bool:
-        """Whether no training point comes twice."""
         return self.num_examples is None
 
     @property

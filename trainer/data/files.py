@@ -1,23 +1,18 @@
 """Files of a data set: facts looked up once for all the ranks of a run, and digests of their content."""
 
-import functools
 import hashlib
-import resource
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
-from typing import Any, Generic, TypeVar
-
-import numpy as np
+from typing import Any
 
 from netsim.foundation.digests import files_digest
 from netsim.foundation.refusal import Refusal
 
-T = TypeVar("T")
 Lookup = Callable[[str, Callable[[], Any], Path | None], Any]
 """From the arguments of :func:`found_once`, the value or ValueError of `find`, on whichever rank it ran."""
 
@@ -62,23 +57,6 @@ def looking_up_by(lookup: Lookup) -> Iterator[None]:
         yield
     finally:
         _lookup.reset(token)
-
-
-class NumberedFiles(Generic[T]):
-    """Examples counted through files. As many files stay open as half of the limit allows: any may be next.
-
-    `ends` are int64 numbers of the first example behind each file; `open` opens one by its number.
-    """
-
-    def __init__(self, counts: Iterable[int], opened: Callable[[int], T]) -> None:
-        self.ends = np.cumsum([*counts])
-        most, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-        self.open = functools.lru_cache(maxsize=max(most // 2, 1))(opened)
-
-    def place(self, number: int) -> tuple[int, int]:
-        """The number of the file that an example is in, and the number of the example there."""
-        file = int(np.searchsorted(self.ends, number, side="right"))
-        return file, number - (int(self.ends[file - 1]) if file else 0)
 
 
 FILES = 1024

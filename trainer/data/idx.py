@@ -14,11 +14,11 @@ from torch import Tensor
 
 from netsim.foundation.refusal import Refusal
 from netsim.foundation.settings import Section
+from trainer.data.derived import Imbalance, check_imbalance, kept
 from trainer.data.files import DataFiles, found_once
 from trainer.data.picture import Augment, check_augment
 from trainer.data.protocol import Batch, Listed
 from trainer.data.shard.index import ClassNames, check_class_names
-from trainer.data.subsets import Imbalance, check_imbalance, kept
 
 UNSIGNED_BYTES = 8
 """Type code of the magic number's third byte; the fourth is the number of dimensions."""
@@ -63,7 +63,6 @@ class IdxConfig(Section):
 
     @classmethod
     def resolved(cls, document: dict[str, Any]) -> dict[str, Any]:
-        """Fills in shape and classes, and refuses numbers of examples that the files do not hold."""
         path, pad = document.get("path"), document.get("pad", 0)
         if not isinstance(path, str | Path) or not isinstance(pad, int):
             return document
@@ -151,7 +150,6 @@ def _read(path: Path, most: int) -> bytes:
 
 
 def _examined(folder: Path, train: str, test: str) -> dict[str, Any]:
-    """Numbers of images of both parts, the size of an image, and the number of classes."""
     sizes = [read_sizes(_file(folder, name, IMAGES), 3) for name in (train, test)]
     labels = [read_idx(_file(folder, name, LABELS), 1) for name in (train, test)]
     for name, (images, *_), classes in zip((train, test), sizes, labels, strict=True):
@@ -166,6 +164,5 @@ def _examined(folder: Path, train: str, test: str) -> dict[str, Any]:
 
 
 def _file(folder: Path, name: str, content: str) -> Path:
-    """The file of a part: as it is, or else gzipped."""
     plain = folder / f"{name}-{content}"
     return plain if plain.exists() else plain.with_name(f"{plain.name}.gz")

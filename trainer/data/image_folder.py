@@ -12,6 +12,7 @@ from torch import Tensor
 from moe.seeds import derive_seed
 from netsim.foundation.refusal import Refusal
 from netsim.foundation.settings import Section
+from trainer.data.derived import Imbalance, check_imbalance, kept
 from trainer.data.files import DataFiles, found_once
 from trainer.data.picture import (
     Augment,
@@ -29,7 +30,6 @@ from trainer.data.picture import (
 )
 from trainer.data.protocol import Batch, OfShapes, check_left, read_each
 from trainer.data.shard.index import check_held_out, largest
-from trainer.data.subsets import Imbalance, check_imbalance, kept
 
 
 class ImageFolderConfig(Section):
@@ -84,7 +84,6 @@ class ImageFolderConfig(Section):
 
     @property
     def shapes(self) -> tuple[tuple[int, int, int], ...]:
-        """(C, H, W) of the images; several where there are buckets."""
         buckets = self.buckets or ((self.size, self.size),)
         return tuple((self.channels, *bucket) for bucket in buckets)
 

@@ -1,6 +1,6 @@
 """Several data sets that a run learns from together, each at a share of its own."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self
@@ -12,6 +12,7 @@ from torch import Tensor
 from netsim.foundation.documents import JsonFile
 from netsim.foundation.refusal import Refusal, nearest
 from netsim.foundation.settings import Section, by_kind
+from trainer.data.derived import Revealed, counts_of
 from trainer.data.kinds import AnyOneConfig, OneConfig
 from trainer.data.order import RAREST
 from trainer.data.pairs import PairsConfig
@@ -29,7 +30,6 @@ from trainer.data.protocol import (
 )
 from trainer.data.shard.index import resolved_inside
 from trainer.data.shards import latents_of
-from trainer.data.subsets import Revealed, counts_of
 
 TOLERANCE = 1e-6
 """By which the sum of shares may miss 1."""
@@ -223,13 +223,12 @@ class Mixture(Dataset):
             _check_source(name, source)
         self.shape, self.num_classes = config.shape, config.num_classes
         self._by_source = config.labels == "source"
-        self._sources = tuple(sources.values())
         shares = config.shares or _by_size(sources)
         if config.size is not None:
             counts = revealed_counts(sources, shares, config.size)
             sources = {name: Revealed(source, counts[name]) for name, source in sources.items()}
             shares = {name: count / config.size for name, count in counts.items()}
-            self._sources = tuple(sources.values())
+        self._sources = tuple(sources.values())
         for name, source in sources.items():
             if shares[name] > 0 and not source.endless and source.count("train") == 0:
                 raise ValueError(f"data.sources.{name}: has no training example; give it the share 0, or leave it out")
@@ -282,18 +281,24 @@ class Mixture(Dataset):
         if bad:
             raise BadExamples(bad)
         order = torch.cat(rows).argsort()
-        labels = sources if self._by_source else _joined("labels", [part.labels for part in parts], order)
-        x_0, interval, captions, context = (
-            _joined(what, [getattr(part, name) for part in parts], order)
-            for name, what in (
-                ("x_0", "source points"),
-                ("interval", "times"),
-                ("captions", "captions"),
-                ("context", "contexts"),
-            )
+
+        def joined(name: str, what: str) -> Tensor | None:
+            values = [getattr(part, name) for part in parts]
+            given = [one for one in values if one is not None]
+            if given and len(given) < len(values):
+                raise ValueError(f"data.sources: examples of some sources have {what}, and those of others have none")
+            return torch.cat(given)[order] if given else None
+
+        return Batch(
+            torch.cat([part.x_1 for part in parts])[order],
+            sources if self._by_source else joined("labels", "labels"),
+            indices,
+            x_0=joined("x_0", "source points"),
+            interval=joined("interval", "times"),
+            captions=joined("captions", "captions"),
+            context=joined("context", "contexts"),
+            sources=sources,
         )
-        x_1 = torch.cat([part.x_1 for part in parts])[order]
-        return Batch(x_1, labels, indices, x_0, interval, captions, sources, context)
 
 
 KINDS = by_kind(AnyOneConfig)
@@ -359,10 +364,3 @@ def _check_rarest(shares: Mapping[str, float], field: str) -> None:
         raise ValueError(
             f"{field}: {rarest[1]} has {rarest[0]:g}, and less than {RAREST:g} is not dealt; give it more, or 0"
         )
-
-
-def _joined(what: str, parts: Sequence[Tensor | None], order: Tensor) -> Tensor | None:
-    given = [part for part in parts if part is not None]
-    if given and len(given) < len(parts):
-        raise ValueError(f"data.sources: examples of some sources have {what}, and those of others have none")
-    return torch.cat(given)[order] if given else None

@@ -62,12 +62,10 @@ class MovingPicturesConfig(Section):
 
     @property
     def shape(self) -> tuple[int, int, int]:
-        """(frames x channels, window, window)."""
         return self.frames * self.frame_channels, self.window, self.window
 
     @property
     def frame_channels(self) -> int:
-        """Channels of one frame."""
         return self.pictures.shape[0]
 
     @property

@@ -242,7 +242,6 @@ def moved(images: Tensor, down: Tensor, right: Tensor, flipped: Tensor) -> Tenso
 
 
 def _shift(drawn: Tensor, most: int) -> Tensor:
-    """From -most to most, each equally likely."""
     return (drawn * (2 * most + 1)).long() - most
 
 

@@ -103,7 +103,6 @@ class Mix:
 
 
 def id_of(source: int | Tensor, own: Tensor) -> Tensor:
-    """Ids in a mixture, int64."""
     return own | (torch.as_tensor(source) << SOURCE_BIT)
 
 

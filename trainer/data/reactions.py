@@ -239,7 +239,6 @@ class ReactionsConfig(Section):
 
     @classmethod
     def resolved(cls, document: dict[str, Any]) -> dict[str, Any]:
-        """Fills in what the file says, and refuses what is no set of reactions."""
         path = document.get("path")
         if not isinstance(path, str | Path | None):
             return document
@@ -262,7 +261,6 @@ class ReactionsConfig(Section):
 
     @property
     def context_shape(self) -> tuple[int, int, int]:
-        """Reactant, product, species and whether an atom is free."""
         return OTHERS + len(self.species), 1, self.atoms
 
     def open(self) -> "ReactionSet":

@@ -51,7 +51,6 @@ class SequencesConfig(Section):
 
     @classmethod
     def resolved(cls, document: dict[str, Any]) -> dict[str, Any]:
-        """Fills in what the file says, and refuses what is no set of sequences."""
         path, pad, alphabet = (document.get(name) for name in ("path", "pad", "alphabet"))
         if not isinstance(path, str | Path) or not isinstance(pad, str | None) or not isinstance(alphabet, str | None):
             return document
@@ -187,7 +186,6 @@ def codes(found: SequenceFile, alphabet: str, pad: str | None, length: int) -> N
 
 
 def _examined(path: Path, pad: str | None, alphabet: str | None) -> dict[str, Any]:
-    """Alphabet, length, names of classes and number of occurrences of a file."""
     found = read_sequences(path)
     letters = "".join(sorted(set().union(*found.sequences) - {pad})) + (pad or "")
     length = max(map(len, found.sequences))

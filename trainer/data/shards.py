@@ -12,11 +12,12 @@ from torch import Tensor
 
 from netsim.foundation.refusal import Refusal
 from netsim.foundation.settings import Section
-from trainer.data.files import DataFiles, NumberedFiles, found_once
+from trainer.data.derived import Imbalance, check_imbalance, kept
+from trainer.data.files import DataFiles, found_once
 from trainer.data.picture import Augment, check_augment, scaled
 from trainer.data.protocol import Batch, Listed, OfShapes, check_left, read_each, shuffled_splits
 from trainer.data.sequences import one_hot
-from trainer.data.shard.file import Array, arrays_of, open_shard
+from trainer.data.shard.file import Array, NumberedFiles, arrays_of, open_shard
 from trainer.data.shard.index import (
     REMEDY,
     Alphabet,
@@ -28,7 +29,6 @@ from trainer.data.shard.index import (
     check_held_out,
     completed,
 )
-from trainer.data.subsets import Imbalance, check_imbalance, kept
 
 Row = TypeVar("Row")
 

@@ -93,7 +93,6 @@ def wave_signatures(found: Spectrum, num: int) -> Floats:
 
 
 def standardised(values: Floats, areas: Floats) -> Floats:
-    """Functions [V, D] with mean 0 and deviation 1 over the surface."""
     centred = values - areas @ values
     return centred / np.sqrt(np.maximum(areas @ np.square(centred), 1e-18))
 

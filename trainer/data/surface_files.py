@@ -127,7 +127,6 @@ def write_surface(file: Path, surface: Surface, colours: NDArray[np.uint8]) -> N
 
 
 def _sides(triangles: NDArray[np.int64]) -> NDArray[np.int64]:
-    """The sides of triangles, [3 F, 2]."""
     return np.concatenate([triangles[:, [0, 1]], triangles[:, [1, 2]], triangles[:, [2, 0]]])
 
 

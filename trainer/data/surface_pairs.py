@@ -149,7 +149,6 @@ class PairsOfFiles:
 
 
 def _listed(folder: Path, pairs: Path | None) -> list[Line]:
-    """The pairs of a folder in their order."""
     if pairs is None:
         try:
             names = sorted(one.name for one in folder.iterdir() if one.suffix.lower() in ENDINGS)

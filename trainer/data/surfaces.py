@@ -90,7 +90,6 @@ class SurfacesConfig(Section):
 
     @classmethod
     def resolved(cls, document: dict[str, Any]) -> dict[str, Any]:
-        """Fills in what the files say, and refuses what is no set of surfaces."""
         path, pairs, analytic = document.get("path"), document.get("pairs"), document.get("analytic")
         if not isinstance(path, str | Path):
             try:

@@ -11,8 +11,9 @@ from torch import Tensor
 
 from netsim.foundation.refusal import Refusal
 from netsim.foundation.settings import Section
-from trainer.data.files import DataFiles, NumberedFiles, found_once
+from trainer.data.files import DataFiles, found_once
 from trainer.data.protocol import Batch, Dataset
+from trainer.data.shard.file import NumberedFiles
 from trainer.data.shard.index import SPLITS, Split, completed
 from trainer.data.shards import check_same
 from trainer.data.text.tokens import (

@@ -24,7 +24,7 @@ from trainer.config.file import load_config, load_run
 from trainer.config.layout import Layout
 from trainer.config.model.mlp import AutoencoderConfig
 from trainer.data import BadExamples, Dataset, ImageFolderConfig, write_shards
-from trainer.data.companions import TEXTS, VECTORS, CaptionsIndex
+from trainer.data.derived import TEXTS, VECTORS, CaptionsIndex
 from trainer.data.picture import picture_names
 from trainer.data.shard.file import open_shard
 from trainer.data.shard.index import LatentsEntry, ShardIndex, check_new

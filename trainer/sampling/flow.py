@@ -19,7 +19,7 @@ from trainer.config.model import CausalTransitionConfig
 from trainer.config.model.dit import BlockwiseConfig, BlockwiseMLPConfig
 from trainer.config.run import RunConfig
 from trainer.data import Batch, PairsConfig, Split
-from trainer.data.companions import source_points
+from trainer.data.derived import source_points
 from trainer.data.shard.index import LatentsEntry
 from trainer.data.shards import LatentsConfig, read_latents
 from trainer.flow import Condition, coupling

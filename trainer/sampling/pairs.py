@@ -34,7 +34,7 @@ from trainer.config.rules.objection import refuse
 from trainer.config.rules.states import of_pictures_alone
 from trainer.config.run import FLOWLESS, RunConfig
 from trainer.data import Dataset
-from trainer.data.companions import in_shuffled_epochs
+from trainer.data.derived import in_shuffled_epochs
 from trainer.data.shard.index import INDEX, PairIndex
 from trainer.distributed.groups import Launch, joined
 from trainer.distributed.process.exit_status import conclude

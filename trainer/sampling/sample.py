@@ -14,7 +14,7 @@ from netsim.foundation.terminal import Terminal
 from trainer.config.derived import drawable, with_controls, with_shape
 from trainer.config.run import RunConfig
 from trainer.config.sample import FlowSample, ImageSample
-from trainer.data.companions import CaptionsIndex
+from trainer.data.derived import CaptionsIndex
 from trainer.data.shard.index import INDEX
 from trainer.flow import Condition
 from trainer.flow.control import AnyConfig as AnyControl

@@ -30,7 +30,7 @@ from tests.benchmarks.methods.bars import Bar, show
 from tests.benchmarks.methods.plain_loop import PlainNetwork, flow_task, follow, train
 from trainer.config.model.encoded import EncoderConfig
 from trainer.data import Batch, DigitsConfig, build, write_shards
-from trainer.data.companions import TEXTS, VECTORS, CaptionsIndex
+from trainer.data.derived import TEXTS, VECTORS, CaptionsIndex
 from trainer.data.idx import IdxConfig
 from trainer.evaluation.quality import ClassJudge
 from trainer.flow import Condition

@@ -12,7 +12,7 @@ from moe.seeds import derive_seed
 from netsim.foundation.refusal import Refusal
 from trainer import data
 from trainer.data import Batch, Dataset, Digits, DigitsConfig, Loader, Split, write_shards
-from trainer.data.companions import Sourced
+from trainer.data.derived import Sourced
 from trainer.data.picture import AugmentConfig, augmented
 from trainer.data.shard.index import LatentsEntry
 

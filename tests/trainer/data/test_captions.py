@@ -17,7 +17,7 @@ from trainer.config.file import load_config
 from trainer.config.rules.plan import plan_layout
 from trainer.config.run import RunConfig
 from trainer.data import ShardsConfig
-from trainer.data.companions import CaptionsConfig, CaptionsIndex
+from trainer.data.derived import CaptionsConfig, CaptionsIndex
 from trainer.flow import Condition
 from trainer.model.build import build_model
 from trainer.sampling.encoding import captions_of, in_order_of

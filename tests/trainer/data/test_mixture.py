@@ -30,12 +30,11 @@ from trainer.data import (
     build,
     first_data_points,
 )
-from trainer.data.companions import Sourced
+from trainer.data.derived import Sourced, counts_of
 from trainer.data.mixture import Mixture, MixtureFile
 from trainer.data.order import BLOCK, Dealing
 from trainer.data.picture import AugmentConfig, augmented
 from trainer.data.protocol import SOURCE_BIT, TooManyBadExamples, id_of, source_of
-from trainer.data.subsets import counts_of
 from trainer.data.text_windows import run_tokenizer
 from trainer.task import NextTokenTask
 

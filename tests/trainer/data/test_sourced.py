@@ -9,7 +9,7 @@ from tests.trainer.data.test_loader import Numbers
 from trainer.config.rules.plan import plan_layout
 from trainer.config.run import RunConfig
 from trainer.data import BadExamples, Batch, Loader, ToyConfig, build
-from trainer.data.companions import Sourced, source_points
+from trainer.data.derived import Sourced, source_points
 from trainer.flow import Condition
 from trainer.sampling.conditioning import conditioning_for
 from trainer.sampling.flow import FlowParts

@@ -184,7 +184,6 @@ class ArraySource(Source):
 
 
 def _in_layout(path: Path, field: str, values: NDArray[Any], *, last: bool) -> NDArray[Any]:
-    """The array as [N, D] or [N, C, H, W]."""
     shape = list(values.shape)
     if last:
         if values.ndim != 4:

@@ -1,11 +1,13 @@
-"""Arrays in shards: safetensors or npz files, mapped into memory."""
+"""Files of examples: which of them has a number, and the arrays of shards, mapped into memory."""
 
+import functools
+import resource
 import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, Self
+from typing import IO, Any, Generic, Self, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +16,8 @@ from safetensors import SafetensorError, safe_open
 from netsim.foundation.arrays import UNREADABLE, quietly
 from netsim.foundation.refusal import Refusal
 from trainer.data.shard.index import REMEDY
+
+T = TypeVar("T")
 
 _NAMES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16", "U8": "uint8", "BOOL": "bool"}
 _NAMES |= {f"{letter}{bits}": f"{word}int{bits}" for letter, word in (("I", ""), ("U", "u")) for bits in (16, 32, 64)}
@@ -38,6 +42,23 @@ class Array:
     @classmethod
     def mapped(cls, values: NDArray[Any]) -> Self:
         return cls(values.shape, values.dtype.name, lambda number: np.array(values[number]), lambda: np.array(values))
+
+
+class NumberedFiles(Generic[T]):
+    """Examples counted through files. As many files stay open as half of the limit allows: any may be next.
+
+    `ends` are int64 numbers of the first example behind each file; `open` opens one by its number.
+    """
+
+    def __init__(self, counts: Iterable[int], opened: Callable[[int], T]) -> None:
+        self.ends = np.cumsum([*counts])
+        most, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        self.open = functools.lru_cache(maxsize=max(most // 2, 1))(opened)
+
+    def place(self, number: int) -> tuple[int, int]:
+        """The number of the file that an example is in, and the number of the example there."""
+        file = int(np.searchsorted(self.ends, number, side="right"))
+        return file, number - (int(self.ends[file - 1]) if file else 0)
 
 
 def open_shard(path: Path) -> Mapping[str, Array]:

@@ -87,16 +87,12 @@ def write_shards(
             moments.append(moments_of(data))
     if not entries:
         raise ValueError("examples: there are none; give at least one")
-    shift, scale = statistics_of(moments) if standardise else (None, None)
-    said = {"num_classes": num_classes, "class_names": class_names, "shift": shift, "scale": scale}
-    if alphabet:
-        shape, said["alphabet"] = (len(alphabet), 1, *shape), alphabet
-    index = ShardIndex.model_validate(
-        {
-            **{"shape": shape, "dtype": dtype, "context": context_entry, **said},
-            **{"latents": latents and latents(), "shards": entries},
-        }
-    )
+    shape = (len(alphabet), 1, *shape) if alphabet else shape
+    said = {"shape": shape, "dtype": dtype, "context": context_entry, "alphabet": alphabet, "shards": entries}
+    said |= {"num_classes": num_classes, "class_names": class_names, "latents": latents and latents()}
+    if standardise:
+        said["shift"], said["scale"] = statistics_of(moments)
+    index = ShardIndex.model_validate(said)
     index.write(folder)
     return index
 

@@ -13,8 +13,7 @@ from netsim.foundation.digests import file_digest
 from netsim.foundation.files import replacing
 from netsim.foundation.refusal import Refusal
 from netsim.foundation.settings import Section
-from trainer.data.files import NumberedFiles
-from trainer.data.shard.file import mapped_file
+from trainer.data.shard.file import NumberedFiles, mapped_file
 from trainer.data.shard.index import FolderIndex
 from trainer.data.tar.files import PIECE_BYTES, THREADS, Pieces, TarFile, local_path, open_tar
 from trainer.data.tar.members import TarDamage, walk_examples

@@ -61,7 +61,6 @@ class Piece(NamedTuple):
 
     @property
     def end(self) -> int:
-        """The first byte behind it."""
         return self.first + self.size
 
 

@@ -17,8 +17,8 @@ from netsim.foundation.files import replacing
 from trainer.checkpoint.intact import newest_checkpoint
 from trainer.config.run import RunConfig
 from trainer.data import Dataset
+from trainer.data.derived import KEY, counts_of, first_revealed
 from trainer.data.order import keyed_order
-from trainer.data.subsets import KEY, counts_of, first_revealed
 from trainer.evaluation.judgement import real_examples
 from trainer.evaluation.quality import ClassJudge, frechet_distance
 from trainer.experiment.mixture.fit import Values
