@@ -32,11 +32,11 @@ import webdataset.compat
 from PIL import Image
 from torch import Tensor
 
+from netsim.foundation.picture_file import read_picture
 from tests.trainer.data.tars import tar_bytes
 from trainer.__main__ import main as trainer_main
 from trainer.data import Loader, WebDatasetConfig
 from trainer.data.loader import DataLoadingConfig, Prefetcher
-from trainer.data.picture import read_picture
 from trainer.data.tar.files import PIECE_BYTES, Pieces, TarFile
 from trainer.data.tar.index import ROW
 from trainer.data.webdataset import WebDataset, streamed_order

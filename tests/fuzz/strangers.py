@@ -30,6 +30,7 @@ import netsim.__main__
 import netsim.foundation.arrays
 import trainer.__main__
 from moe.routing_trace import RoutingTrace
+from netsim.foundation.picture_file import BadPicture, read_picture
 from tests.fuzz import sound_files
 from tests.fuzz.mutations import damaged
 from tests.fuzz.oddities import odd_word
@@ -37,7 +38,6 @@ from tests.fuzz.reader import Reader, reading
 from tests.fuzz.run import LIMIT_S
 from tests.fuzz.trial import Verdict, judge
 from trainer.config.file import load_run
-from trainer.data.picture import BadPicture, read_picture
 from trainer.distributed.process.rendezvous import this_node
 from trainer.distributed.process.rendezvous_host import Host, hosted, listener
 

@@ -3,7 +3,8 @@
 import json
 import math
 import shutil
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -99,14 +100,22 @@ class _Source:
     step: int | None
 
 
-def run(run_dir: Path, out: Path, to: str | None = None, dtype: str = "float32", *, program: bool = False) -> int:
+def run(
+    run_dir: Path,
+    out: Path,
+    to: str | None = None,
+    dtype: str = "float32",
+    *,
+    program_in: Callable[[], AbstractContextManager[object]] | None = None,
+) -> int:
     """Copies the averaged weights of a run, with the routers' state, the configuration and a model card, to a folder.
 
     Args:
         run_dir: folder of the run, or one that this verb or the import-weights verb wrote.
         to: a package of :data:`trainer.model.foreign.FOREIGN` whose form they take; None: that of this one.
         dtype: of the values in that form.
-        program: whether the folder also gets the network as a program of torch.export.
+        program_in: the process groups of one process, in which the folder also gets the network as a program of
+            torch.export; None: it gets none.
     """
     if out.resolve() == run_dir.resolve():
         raise ValueError(f"--out: {out} is the folder that is read; give another")
@@ -119,7 +128,7 @@ def run(run_dir: Path, out: Path, to: str | None = None, dtype: str = "float32",
     if to is not None:
         return _run_foreign(source, out, to, DTYPES[dtype])
     config, folder = source.config, source.weights.parent
-    programs = write_programs(config, source.weights, out) if program else []
+    programs = write_programs(config, source.weights, out, program_in) if program_in else []
     elements = _elements(source.weights)
     first, *parts = copied(source.weights, out / EXPORTED)
     tokenizer = [TOKENIZER] if (folder / TOKENIZER).exists() else []

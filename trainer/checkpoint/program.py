@@ -8,8 +8,8 @@ Shape suffixes: T tokens, D model width, E experts, F inner width of an expert.
 """
 
 import io
-from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -27,7 +27,6 @@ from trainer.config.layout import Layout
 from trainer.config.model import AutoencoderConfig, CausalTransitionConfig, GPTConfig
 from trainer.config.model.dit import SegmentNetworkConfig
 from trainer.config.run import RunConfig
-from trainer.distributed.groups import Launch, joined
 from trainer.flow.condition import Condition
 from trainer.flow.target import Target
 from trainer.model.network import Network
@@ -93,12 +92,17 @@ def unsuited(config: RunConfig) -> str | None:
     return None
 
 
-def write_programs(config: RunConfig, weights: Path, folder: Path) -> list[str]:
-    """Writes the programs of a network with averaged weights, and returns the names of their files."""
+def write_programs(
+    config: RunConfig, weights: Path, folder: Path, groups: Callable[[], AbstractContextManager[object]]
+) -> list[str]:
+    """Writes the programs of a network with averaged weights, and returns the names of their files.
+
+    A mixture is built in the process groups of one process.
+    """
     reason = unsuited(config)
     if reason is not None:
         raise ValueError(f"--program: {reason}; leave it out")
-    with nullcontext() if config.moe is None else joined(Launch.from_environment()):
+    with nullcontext() if config.moe is None else groups():
         programs = _programs(config, _on_one_process(config, weights))
         for program in programs:
             program.write(folder)

@@ -80,6 +80,7 @@ def _sample(options: Sample) -> int:
     _refuse(options, OF_OBJECTS, "draws examples and builds no objects")
     from trainer.evaluation.judgement import check_features, write_judgement
     from trainer.sampling.sample import DrawingRequest, drawing
+    from trainer.trace.session import DrawingTrace
 
     if isinstance(options.drawing.steps, Path) and options.quality is not None:
         _check_unguided(options.drawing.steps)
@@ -87,7 +88,12 @@ def _sample(options: Sample) -> int:
         check_features(options.features, options.run_dir, options.statistics)
     request = request_of(DrawingRequest, options, sampler=sampler, controls=read_controls(options.drawing.controls))
     with drawing(request) as draws:
-        examples = draws.examples(draws.guidance, options.trace)
+        ranks, trace = draws.ranks, None
+        if options.trace is not None:
+            trace = DrawingTrace(options.trace, ranks.flow.config, ranks.layout, ranks.launch, draws.flow.model)
+        examples = draws.examples(draws.guidance, trace and trace.recording())
+        if trace is not None:
+            trace.write()
         if examples is not None:
             draws.write(examples, options.out)
         if options.quality is not None:
@@ -174,7 +180,7 @@ class Generate(OfRuns):
 
 
 def _generate(options: Generate) -> int:
-    from trainer.sampling.generate import GenerateRequest, run
+    from trainer.experiment.generate import GenerateRequest, run
 
     return run(request_of(GenerateRequest, options))
 

@@ -178,8 +178,10 @@ def _export(options: Export) -> int:
         return run_merged(options.run_dir, options.out)
 
     from trainer.checkpoint.export import run
+    from trainer.distributed.groups import Launch, joined
 
-    return run(options.run_dir, options.out, options.to, options.dtype, program=options.program)
+    groups = (lambda: joined(Launch.from_environment())) if options.program else None
+    return run(options.run_dir, options.out, options.to, options.dtype, program_in=groups)
 
 
 EXPORT = verb(

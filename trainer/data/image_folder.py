@@ -10,6 +10,7 @@ from pydantic import PositiveInt, model_validator
 from torch import Tensor
 
 from moe.seeds import derive_seed
+from netsim.foundation.picture_file import read_picture
 from netsim.foundation.refusal import Refusal
 from netsim.foundation.settings import Section
 from trainer.data.derived import Imbalance, check_imbalance, kept
@@ -23,7 +24,6 @@ from trainer.data.picture import (
     names_digest,
     nearest_buckets,
     picture_names,
-    read_picture,
     scaled,
     side_of,
     sub_folders,

@@ -12,10 +12,11 @@ from numpy.typing import NDArray
 from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 from torch import Tensor
 
+from netsim.foundation.picture_file import read_picture
 from netsim.foundation.refusal import Refusal
 from netsim.foundation.settings import Section
 from trainer.data.files import DataFiles, found_once
-from trainer.data.picture import Augment, check_augment, read_picture, scaled
+from trainer.data.picture import Augment, check_augment, scaled
 from trainer.data.protocol import BadExamples, Batch, Listed, Split, check_left, shuffled_splits
 from trainer.data.shard.index import check_held_out, completed
 from trainer.data.shards import check_same

@@ -20,9 +20,9 @@ from torch.nn import functional
 
 from moe.seeds import fold_in
 from netsim.foundation.own_class import KindOrClass, OwnClass, build_own
+from netsim.foundation.picture_file import BadPicture, read_picture
 from netsim.foundation.refusal import Refusal
 from netsim.foundation.settings import Section
-from trainer.data.picture import BadPicture, read_picture
 from trainer.flow.context import BoxesConfig, CentreConfig, draw_holes
 
 

@@ -21,9 +21,9 @@ from torch import Tensor
 
 from moe.host_copies import to_device
 from netsim.foundation.own_class import KindOrClass, OwnClass, build_own
+from netsim.foundation.picture_file import BadPicture, read_picture
 from netsim.foundation.refusal import Refusal
 from netsim.foundation.settings import Section
-from trainer.data.picture import BadPicture, read_picture
 from trainer.flow.condition import Condition
 
 

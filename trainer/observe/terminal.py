@@ -241,8 +241,9 @@ SHOWN = {
 }
 
 
-def terminal(*, first_step: int, last_step: int, folder: Path, stream: TextIO = sys.stderr) -> Sink:
-    """A dashboard where `stream` is a terminal, and otherwise about ten plain lines over the run."""
+def terminal(*, first_step: int, last_step: int, folder: Path, stream: TextIO | None = None) -> Sink:
+    """A dashboard where `stream` (None: stderr) is a terminal, and otherwise about ten plain lines over the run."""
+    stream = stream or sys.stderr
     if stream.isatty():
         return Dashboard(first_step=first_step, last_step=last_step, folder=folder, stream=stream)
     return LogLines(first_step=first_step, last_step=last_step, stream=stream)

@@ -14,13 +14,13 @@ from torch.nn import functional
 
 import trainer.flow.control
 import trainer.flow.inversion
+from netsim.foundation.picture_file import BadPicture, read_picture
 from netsim.foundation.settings import Section
 from trainer.config.rules.drawing import of_drawn, of_no_class, of_pictures, of_start_at_noise
 from trainer.config.rules.objection import Objections, refuse
 from trainer.config.rules.states import of_pictures_alone
 from trainer.config.run import RunConfig
 from trainer.config.sample import ImageSample
-from trainer.data.picture import BadPicture, read_picture
 from trainer.flow import inversion
 from trainer.flow.control import AnyConfig as AnyControl
 from trainer.flow.control import OwnControl, PullConfig, check_leads_through

@@ -13,9 +13,10 @@ from torch import Tensor
 
 import trainer.data
 from moe.seeds import derive_seed
+from netsim.foundation.picture_file import read_picture
 from netsim.foundation.settings import Section
 from trainer.config.run import RunConfig
-from trainer.data.picture import picture_names, read_picture
+from trainer.data.picture import picture_names
 from trainer.data.protocol import BadExamples
 from trainer.flow.context import Space
 

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -25,7 +25,6 @@ from trainer.sampling.draw import TrainedFlow
 from trainer.sampling.preview import show
 from trainer.sampling.sampler_choice import SamplerChoice, check_chosen_controls
 from trainer.sampling.trained import SharedFlow, restored_flow, shared
-from trainer.trace.session import DrawingTrace
 
 
 def captioned(
@@ -83,26 +82,21 @@ class Drawing:
         """The run, drawn from by the sampler under the controls."""
         return self.ranks.flow.drawn_by(self.sampler).under(self.controls)
 
-    def examples(self, guidance: float, trace: Path | None = None) -> Tensor | None:
+    def examples(self, guidance: float, recording: AbstractContextManager[object] | None = None) -> Tensor | None:
         """Draws images or points [N, *shape], which the first rank gets, with progress on a terminal; collective.
 
-        `trace` is a folder for what the ranks send meanwhile, and for the experts that their tokens visit.
+        `recording` is entered while they are drawn.
         """
         num, launch = len(self.conditioning.labels), self.ranks.launch
-        recorder = None
-        if trace is not None:
-            recorder = DrawingTrace(trace, self.ranks.flow.config, self.ranks.layout, launch, self.flow.model)
         with Terminal(stderr=True, quiet=launch.rank > 0).status(f"drawing {num}") as status:
 
             def show(evaluations: int) -> None:
                 status.update(f"drawing {num}, guidance {guidance:g}: {evaluations} calls of the network")
 
             flow, condition = self.flow, self.conditioning.condition
-            with nullcontext() if recorder is None else recorder.recording():
+            with recording or nullcontext():
                 x_0 = None if self.ends is None else between(flow, self.ends, num, seed=self.seed)
                 states = flow.draw(condition, guidance=guidance, seed=self.seed, progress=show, x_0=x_0)
-            if recorder is not None:
-                recorder.write()
             return flow.decode(states, self.conditioning) if launch.rank == 0 else None
 
     def write(self, examples: Tensor, out: Path) -> None:

@@ -10,13 +10,13 @@ import pytest
 import torch
 from PIL import Image
 
+from netsim.foundation.picture_file import BadPicture, opened_picture, read_picture
 from netsim.foundation.refusal import Refusal
 from tests.trainer.commands import refused
 from tests.trainer.data.pictures import folder, picture
 from trainer import data
 from trainer.data import BadExamples, ImageFolderConfig
 from trainer.data.image_folder import ImageFolder
-from trainer.data.picture import BadPicture, opened_picture, read_picture
 
 
 def config(path: Path, **changes: Any) -> ImageFolderConfig:

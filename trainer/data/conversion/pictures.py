@@ -13,18 +13,16 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from netsim.foundation.picture_file import BadPicture, opened_picture, read_picture
 from netsim.foundation.refusal import Refusal
 from trainer.data.conversion.source import Reading, Source, Unreadable, classes_of, listed
 from trainer.data.picture import (
-    BadPicture,
     Opening,
     buckets_around,
     check_buckets_differ,
     names_digest,
     nearest_buckets,
-    opened_picture,
     picture_names,
-    read_picture,
     sub_folders,
 )
 

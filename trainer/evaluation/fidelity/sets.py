@@ -20,9 +20,10 @@ from torch import Tensor
 
 import trainer.data
 from moe.seeds import derive_seed
+from netsim.foundation.picture_file import BadPicture, opened_picture
 from netsim.foundation.refusal import Refusal
 from trainer.config.run import RunConfig
-from trainer.data.picture import ENDINGS, BadPicture, opened_picture
+from trainer.data.picture import ENDINGS
 from trainer.evaluation.fidelity.gaussian import Gaussian, Moments
 from trainer.evaluation.fidelity.precision_recall import parts_of_ranks
 from trainer.flow.context import Identity, Space
