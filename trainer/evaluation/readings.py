@@ -14,7 +14,7 @@ from torch import Tensor
 import trainer.data
 from netsim.foundation.page import Facts, Section, Table
 from trainer.config.sample import ClipSample, SequenceSample
-from trainer.model.first_frame import FirstFrameReader
+from trainer.model.conditioning import FirstFrameReader
 from trainer.sampling.conditioning import Conditioning
 from trainer.sampling.draw import TrainedFlow
 

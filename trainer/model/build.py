@@ -20,18 +20,16 @@ from trainer.flow.context import FirstFrame, SemanticMap
 from trainer.model import (
     autoencoder,
     blockwise,
-    contrastive,
     dit,
     encoded,
     equivariant,
     gpt,
     mlp,
-    prototypes,
+    representation,
     transition,
 )
 from trainer.model.adapted import adapt
-from trainer.model.conditioning import SpatialRescaler
-from trainer.model.first_frame import FirstFrameReader
+from trainer.model.conditioning import FirstFrameReader, SpatialRescaler
 from trainer.model.network import Builders, Network, NetworkSpec, frozen_tensors
 from trainer.model.parallel.division import LinearShare, divide_blocks
 from trainer.model.values import NothingDrawn, bare_parameters, give_memory, initialised
@@ -45,8 +43,7 @@ NETWORKS: Builders = (
     | transition.NETWORKS
     | encoded.NETWORKS
     | equivariant.NETWORKS
-    | prototypes.NETWORKS
-    | contrastive.NETWORKS
+    | representation.NETWORKS
 )
 """The networks by their settings, as the file of each lists them; a custom class of settings has a `network`."""
 

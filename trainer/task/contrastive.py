@@ -23,7 +23,7 @@ from trainer.evaluation.episodes import Episodes
 from trainer.evaluation.few_shot import in_words, measure_features, played_examples
 from trainer.flow.coupling.protocol import gathered_rows
 from trainer.flow.objective import LossTerms
-from trainer.model.contrastive import Contrastive
+from trainer.model.representation import Contrastive
 from trainer.observe.measurement import Measurement, MeasurementSpec, Progress
 from trainer.sampling.conditioning import names_or_numbers
 from trainer.sampling.preview import preview_groups

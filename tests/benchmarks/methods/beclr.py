@@ -34,8 +34,8 @@ from trainer.data import DigitsConfig, build
 from trainer.evaluation.episodes import Episodes
 from trainer.evaluation.few_shot import METHODS, RIVAL, Shares, interval, play
 from trainer.model.autoencoder import Autoencoder
-from trainer.model.contrastive import Contrastive
 from trainer.model.network import NetworkSpec
+from trainer.model.representation import Contrastive
 from trainer.model.values import initialised
 from trainer.task.neighbours import ClusteredMemory, Memory
 

@@ -30,7 +30,7 @@ from trainer.flow import Condition
 from trainer.flow.coupling import Pairs
 from trainer.flow.sampler import Euler
 from trainer.model.build import build_model
-from trainer.model.first_frame import FirstFrameReader
+from trainer.model.conditioning import FirstFrameReader
 from trainer.sampling.flow import keys_of
 from trainer.task import FlowTask
 

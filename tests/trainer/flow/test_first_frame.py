@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from trainer.flow.context import FirstFrame, Identity, fine_details
-from trainer.model.first_frame import FirstFrameReader
+from trainer.model.conditioning import FirstFrameReader
 from trainer.model.values import initialised
 
 

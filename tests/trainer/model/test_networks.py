@@ -22,8 +22,7 @@ from trainer.experiment.forecast.trace import formula
 from trainer.flow import Condition
 from trainer.flow.question import Question
 from trainer.model.build import NETWORKS, build_model, meta_network, parameter_shapes
-from trainer.model.call import questions_in_training
-from trainer.model.flops import forward_flops
+from trainer.model.flops import forward_flops, questions_in_training
 from trainer.model.network import NetworkSpec
 from trainer.observe.speed import Speed
 

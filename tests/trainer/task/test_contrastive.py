@@ -10,8 +10,8 @@ from trainer.config.rules.plan import plan_layout
 from trainer.config.run import RunConfig
 from trainer.data import Batch
 from trainer.experiment.forecast.unknown import without_formula
-from trainer.model.contrastive import Contrastive
 from trainer.model.network import GivesFeatures, NetworkSpec
+from trainer.model.representation import Contrastive
 from trainer.model.values import initialised
 from trainer.task.contrastive import ContrastiveTask, DrawnViews
 from trainer.training.task import TrainedNetworks

@@ -28,7 +28,7 @@ from trainer.model.build import (
     meta_network,
     tokens_per_example,
 )
-from trainer.model.call import call_on_meta, questions_in_training
+from trainer.model.flops import call_on_meta, questions_in_training
 from trainer.model.network import prepare_blocks
 
 

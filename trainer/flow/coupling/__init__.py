@@ -3,10 +3,9 @@
 from typing import Annotated, ClassVar
 
 from netsim.foundation.own_class import KindOrClass, OwnClass, build_own
-from trainer.flow.coupling.encoded import Encoded
-from trainer.flow.coupling.ends import Ends
 from trainer.flow.coupling.matched import KNN, Assignment, Entropic, MinibatchOT, Permutation
 from trainer.flow.coupling.protocol import BuiltIn, Coupling, GibbsWeighted, Independent, Paired, Pairs
+from trainer.flow.coupling.starts import Encoded, Ends
 from trainer.flow.coupling.symmetric import Symmetric
 
 
