@@ -25,9 +25,8 @@ from moe.replay import replay
 from moe.report.context import read_simulations
 from moe.routing_trace import RoutingTrace
 from netsim.foundation.complaint import first_complaint
-from netsim.foundation.digests import file_digest
 from netsim.foundation.documents import parse_json
-from netsim.foundation.files import replacing
+from netsim.foundation.files import file_digest, replacing
 from netsim.foundation.refusal import Refusal
 
 _PR_SET_PDEATHSIG = 1

@@ -1,6 +1,7 @@
-"""Writing files: a refusal names the file, and nothing half-written stays."""
+"""Files: what identifies their content, and writing that leaves nothing half-written; a refusal names the file."""
 
 import errno
+import hashlib
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -8,6 +9,17 @@ from pathlib import Path
 from shutil import disk_usage
 
 from netsim.foundation.refusal import DiskFull, Refusal
+
+
+def file_digest(path: Path) -> str:
+    """SHA-256 of a file, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def files_digest(paths: Iterable[Path]) -> str:
+    """SHA-256 of the SHA-256 of some files, in hexadecimal."""
+    return hashlib.sha256(b"".join(bytes.fromhex(file_digest(path)) for path in paths)).hexdigest()
 
 
 @contextmanager

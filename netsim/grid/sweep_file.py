@@ -15,7 +15,7 @@ from pydantic import Field, ValidationError, model_validator
 
 import netsim
 from netsim.documents import Section, first_refusal, load_yaml
-from netsim.foundation.digests import file_digest
+from netsim.foundation.files import file_digest
 from netsim.foundation.refusal import Refusal
 from netsim.foundation.schema import described
 from netsim.report.sweep import SweepMap

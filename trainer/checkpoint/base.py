@@ -5,7 +5,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from netsim.foundation.digests import files_digest
+from netsim.foundation.files import files_digest
 from netsim.foundation.refusal import Refusal
 from netsim.foundation.run_reference import ReferenceConfig
 from trainer.checkpoint.intact import weights_file

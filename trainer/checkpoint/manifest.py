@@ -7,9 +7,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from netsim.foundation.digests import file_digest
 from netsim.foundation.documents import parse_json
-from netsim.foundation.files import flush, replacing
+from netsim.foundation.files import file_digest, flush, replacing
 from netsim.foundation.refusal import Refusal
 from trainer.model.weight_files import WEIGHTS, belongs_to
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from netsim.foundation.digests import files_digest
+from netsim.foundation.files import files_digest
 from netsim.foundation.refusal import Refusal
 
 Lookup = Callable[[str, Callable[[], Any], Path | None], Any]

@@ -17,8 +17,7 @@ from numpy.typing import NDArray
 from pydantic import Field, NonNegativeInt, PositiveInt, ValidationError, model_validator
 from torch import Tensor
 
-from netsim.foundation.digests import file_digest
-from netsim.foundation.files import replacing
+from netsim.foundation.files import file_digest, replacing
 from netsim.foundation.refusal import DiskFull, Refusal
 from netsim.foundation.settings import Section
 from trainer.data.files import DataFiles, facts_of

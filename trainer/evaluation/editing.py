@@ -13,7 +13,7 @@ import torch
 from rich.table import Table
 from torch import Tensor
 
-from netsim.foundation.digests import file_digest
+from netsim.foundation.files import file_digest
 from netsim.foundation.terminal import Terminal
 from trainer.config.run import RunConfig
 from trainer.distributed.process.signals import end_with_launcher

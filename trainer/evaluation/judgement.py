@@ -15,9 +15,8 @@ from torch import Tensor
 import trainer.data
 from moe.ot.divergence import sliced_wasserstein
 from moe.seeds import derive_seed
-from netsim.foundation.digests import file_digest
 from netsim.foundation.documents import parse_json
-from netsim.foundation.files import replacing
+from netsim.foundation.files import file_digest, replacing
 from netsim.foundation.refusal import Refusal
 from trainer.checkpoint.contents import identity_digest
 from trainer.config.run import RunConfig

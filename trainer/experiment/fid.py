@@ -13,8 +13,7 @@ from typing import Any
 import torch
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from netsim.foundation.digests import file_digest
-from netsim.foundation.files import replacing
+from netsim.foundation.files import file_digest, replacing
 from netsim.foundation.terminal import Terminal
 from trainer.checkpoint.contents import identity_digest
 from trainer.config.run import RunConfig

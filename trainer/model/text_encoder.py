@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from netsim.foundation.digests import files_digest
+from netsim.foundation.files import files_digest
 from netsim.foundation.refusal import Refusal
 
 if TYPE_CHECKING:

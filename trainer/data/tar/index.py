@@ -9,8 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 
-from netsim.foundation.digests import file_digest
-from netsim.foundation.files import replacing
+from netsim.foundation.files import file_digest, replacing
 from netsim.foundation.refusal import Refusal
 from netsim.foundation.settings import Section
 from trainer.data.shard.file import NumberedFiles, mapped_file

@@ -9,9 +9,8 @@ from typing import BinaryIO
 import numpy as np
 from pydantic import NonNegativeInt
 
-from netsim.foundation.digests import file_digest
 from netsim.foundation.documents import parse_json
-from netsim.foundation.files import replacing
+from netsim.foundation.files import file_digest, replacing
 from netsim.foundation.refusal import Refusal
 from netsim.foundation.settings import Section
 from trainer.data.shard.index import SPLITS, Split

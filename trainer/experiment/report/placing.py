@@ -20,7 +20,7 @@ from moe.report.experts_section import sharing_section
 from moe.report.layer_section import load_section
 from moe.report.summary import DISPATCH_NAMES
 from moe.routing_trace import RoutingTrace
-from netsim.foundation.digests import file_digest
+from netsim.foundation.files import file_digest
 from netsim.foundation.page import Block, Figure, Note, Section, Table
 from netsim.foundation.refusal import Refusal
 from trainer.experiment.report.part import Part, before_after_bars, continuation_curves

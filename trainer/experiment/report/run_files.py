@@ -6,7 +6,7 @@ from typing import Any
 
 from moe.collective_trace import TraceHeader, read
 from moe.routing_trace import RoutingTrace
-from netsim.foundation.digests import file_digest
+from netsim.foundation.files import file_digest
 from netsim.foundation.refusal import Refusal
 from trainer.checkpoint.contents import identity_digest
 from trainer.config.file import load_run

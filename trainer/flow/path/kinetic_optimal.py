@@ -22,9 +22,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from netsim.foundation.digests import file_digest
 from netsim.foundation.documents import parse_json
-from netsim.foundation.files import replacing
+from netsim.foundation.files import file_digest, replacing
 from netsim.foundation.refusal import Refusal
 from netsim.foundation.settings import Section
 from trainer.flow.path.affine import Affine, Schedule, UniformSpline, without_noise

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from torch import nn
 
-from netsim.foundation.digests import file_digest
+from netsim.foundation.files import file_digest
 from tests.forked import ROOT, command
 from tests.trainer.commands import refused
 from tests.trainer.untrained import untrained_run

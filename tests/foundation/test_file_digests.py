@@ -3,7 +3,7 @@
 import hashlib
 from pathlib import Path
 
-from netsim.foundation.digests import file_digest, files_digest
+from netsim.foundation.files import file_digest, files_digest
 
 
 def test_the_digest_of_a_file_and_of_several(tmp_path: Path) -> None:
