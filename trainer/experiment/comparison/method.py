@@ -213,13 +213,14 @@ def shares(total: int, weights: Sequence[int]) -> list[int]:
 
 
 def _about(path: Path) -> str:
-    """The sentences of the comment at the head of a file, up to the first line that is a command."""
+    """The sentences of the comment at the head of a file, up to the first line that is a command, without editors'."""
     lines = []
     for line in path.read_text(encoding="utf-8").splitlines():
         text = line.removeprefix("#").strip()
         if not line.startswith("#") or text.startswith(("python ", "torchrun ")):
             break
-        lines.append(text)
+        if not text.startswith("yaml-language-server:"):
+            lines.append(text)
     return " ".join(" ".join(lines).split())
 
 

@@ -35,7 +35,8 @@ BASE: dict[str, Any] = {
 
 def written(folder: Path, name: str, **sections: Any) -> Path:
     path = folder / f"{name}.yaml"
-    path.write_text(f"# The {name} method. arXiv 1234.56789.\n" + yaml.safe_dump({**BASE, **sections}))
+    head = f"# yaml-language-server: $schema=run.schema.json\n# The {name} method. arXiv 1234.56789.\n"
+    path.write_text(head + yaml.safe_dump({**BASE, **sections}))
     return path
 
 
