@@ -41,6 +41,8 @@ from trainer.sampling.sampler_choice import euler_of
 FORMAT = "flowfabric.evaluation/1"
 TOGETHER = 250
 """Examples that are sampled at once; more would take more memory for their trajectories."""
+COUNTED = 8
+"""Examples whose arithmetic is counted."""
 TRANSPORTED = 1_000
 """Points of each set that the 2-Wasserstein distance is computed from."""
 PATHS, PATH_STEPS = 500, 100
@@ -191,7 +193,7 @@ def evaluate(
                 figures["class_accuracy"] = judge.accuracy(guided, conditioning.labels.numpy())
             if reward is not None:
                 figures["reward"] = mean_reward(reward, guided, conditioning.condition, flow.device)
-        multiply_adds = sample_multiply_adds(flow, conditioning.condition, chosen, calls)
+        multiply_adds = sample_multiply_adds(flow, conditioning, chosen, calls)
         results.append(Measured(name, calls["network"], calls, multiply_adds, seconds, figures))
     paths = gaps = None
     if along_paths:
@@ -229,17 +231,19 @@ def evaluate(
 
 
 def sample_multiply_adds(
-    flow: TrainedFlow, condition: Condition, chosen: sampler.AnyConfig, calls: Mapping[str, int]
+    flow: TrainedFlow, conditioning: Conditioning, chosen: sampler.AnyConfig, calls: Mapping[str, int]
 ) -> int | None:
-    """Of a sample without guidance and decoding, whose calls are these: counted while one is drawn without controls.
+    """Of a sample without guidance and decoding, whose calls are these: counted while a few are drawn without controls.
 
-    None where controls add calls, or nothing was counted.
+    A mean, since some routers give a token more experts than others. None where controls add calls, or nothing was
+    counted.
     """
+    num = min(COUNTED, len(conditioning.labels))
     with counting() as counter:
-        drawn = flow.under(()).follow(condition, torch.arange(1), chosen, guidance=1.0, seed=0)
+        drawn = flow.under(()).follow(conditioning.condition, torch.arange(num), chosen, guidance=1.0, seed=0)
     if flow.sample.controls and drawn.calls != calls:
         return None
-    counted = counter.get_total_flops() // OPERATIONS_PER_MULTIPLY_ADD
+    counted = counter.get_total_flops() // (OPERATIONS_PER_MULTIPLY_ADD * num)
     return counted * calls["network"] // drawn.calls["network"] or None  # an adaptive sampler calls more for more
 
 

@@ -80,7 +80,7 @@ def test_a_sample_costs_what_torch_counts(case: str) -> None:
     chosen, conditioning = flow.sample.sampler, flow.conditioning(NUM, seed=0)
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counted:
         drawn = flow.follow(conditioning.condition, torch.arange(NUM), chosen, guidance=1.0, seed=0)
-    multiply_adds = sample_multiply_adds(flow, conditioning.condition, chosen, drawn.calls)
+    multiply_adds = sample_multiply_adds(flow, flow.conditioning(1, seed=0), chosen, drawn.calls)
     assert multiply_adds is not None
     assert counted.get_total_flops() == 2 * NUM * multiply_adds
     if case in EACH_CALL_ALIKE:

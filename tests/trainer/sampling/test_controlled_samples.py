@@ -200,10 +200,10 @@ def test_evaluate_measures_what_is_drawn_and_says_so(
 
 def test_multiply_adds_are_known_where_a_control_asks_the_field_alone(flow: TrainedFlow) -> None:
     chosen, under = Euler(steps=2), flow.under(read_controls(STRONG))
-    condition = flow.conditioning(1, seed=0).condition
-    known = sample_multiply_adds(flow, condition, chosen, {"network": 2})
-    assert sample_multiply_adds(under, condition, chosen, {"network": 2}) == known is not None
-    assert sample_multiply_adds(under, condition, chosen, {"network": 4}) is None
+    conditioning = flow.conditioning(1, seed=0)
+    known = sample_multiply_adds(flow, conditioning, chosen, {"network": 2})
+    assert sample_multiply_adds(under, conditioning, chosen, {"network": 2}) == known is not None
+    assert sample_multiply_adds(under, conditioning, chosen, {"network": 4}) is None
 
 
 def test_pairs_are_those_of_the_flow_itself(run: Path, controlled: Path, tmp_path: Path, capsys: Any) -> None:
