@@ -18,21 +18,33 @@ from trainer.data.protocol import Batch, Dataset, Split
 from trainer.data.shard.file import mapped_file
 from trainer.data.shard.index import INDEX, FolderIndex, completed
 
-FORWARDED = ("endless", "keyed_order", "source", "augment", "mix", "files")
-FORWARDED += ("count", "data_points", "groups", "order", "augmented")
-"""What a data set need not say by itself."""
-
 
 class Accompanied(Dataset):
     """A data set that gives its examples in another form; all else is that of `data`."""
 
     def __init__(self, data: Dataset) -> None:
-        self._data, self.num_classes, self.shape = data, data.num_classes, data.shape
-        for name in FORWARDED:
-            setattr(self, name, getattr(data, name))
+        self.num_classes, self.shape, self.endless = data.num_classes, data.shape, data.endless
+        self.keyed_order, self.source, self.augment = data.keyed_order, data.source, data.augment
+        self.mix, self.files = data.mix, data.files
+        self._data = data
 
     def indices(self, split: Split) -> Tensor:
         return self._data.indices(split)
+
+    def count(self, split: Split) -> int:
+        return self._data.count(split)
+
+    def data_points(self, split: Split) -> Tensor:
+        return self._data.data_points(split)
+
+    def groups(self, split: Split) -> tuple[Tensor, ...]:
+        return self._data.groups(split)
+
+    def order(self, split: Split, *, seed: int, epoch: int, global_batch: int) -> Tensor:
+        return self._data.order(split, seed=seed, epoch=epoch, global_batch=global_batch)
+
+    def augmented(self, batch: Batch, positions: Tensor, *, seed: int) -> Batch:
+        return self._data.augmented(batch, positions, seed=seed)
 
     def get(self, indices: Tensor) -> Batch:
         return self._data.get(indices)
