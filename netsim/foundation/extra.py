@@ -8,7 +8,6 @@ _OF_EXTRA = {
         "fsspec",
         "megatron",
         "ot",
-        "PIL",
         "safetensors",
         "sklearn",
         "tensorboard",
