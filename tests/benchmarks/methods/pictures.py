@@ -115,15 +115,16 @@ def networks_of(out: Path, seed: int, steps: int) -> dict[str, Path]:
     return found
 
 
-def distances(out: Path, run: Path, data_from: Path) -> tuple[dict[str, float], float]:
-    """Fréchet distances of a network by its evaluations, and the floor."""
+def distances(out: Path, run: Path, data_from: Path | None) -> tuple[dict[str, float], float]:
+    """Fréchet distances of a network by its evaluations, and the floor; `data_from` None: to data of its own."""
     written = out / "figures" / ("_".join(run.relative_to(out).parts) + ".json")
     written.parent.mkdir(exist_ok=True)
     if not written.exists():
         features = out / "features.safetensors"
         numbers = ",".join(map(str, EVALUATIONS))
-        words = ("--evaluations", numbers, "--num", 1000, "--data-from", data_from, "--features", features)
-        trainer("evaluate", run, *words, "--out", written)
+        words = ("--evaluations", numbers, "--num", 1000, "--features", features)
+        data = () if data_from is None else ("--data-from", data_from)
+        trainer("evaluate", run, *words, *data, "--out", written)
     document = json.loads(written.read_text())
     own = document["results"][0]["sampler"]
     rows = [row for row in document["results"] if row["sampler"] == own]
@@ -152,7 +153,8 @@ def main() -> int:
     for seed in range(options.seeds):
         networks = networks_of(out, seed, options.steps)
         for name, run in networks.items():
-            figures, floor = distances(out, run, networks["flow_matching"])
+            in_latents = name == "latent_flow_matching"
+            figures, floor = distances(out, run, None if in_latents else networks["flow_matching"])
             for evaluations, value in figures.items():
                 rows[name][evaluations].append(value)
             rows["real images"]["floor"] = [floor]
