@@ -243,10 +243,10 @@ SHOWN = {
 
 def terminal(*, first_step: int, last_step: int, folder: Path, stream: TextIO | None = None) -> Sink:
     """A dashboard where `stream` (None: stderr) is a terminal, and otherwise about ten plain lines over the run."""
-    stream = stream or sys.stderr
-    if stream.isatty():
-        return Dashboard(first_step=first_step, last_step=last_step, folder=folder, stream=stream)
-    return LogLines(first_step=first_step, last_step=last_step, stream=stream)
+    written: TextIO = sys.stderr if stream is None else stream
+    if written.isatty():
+        return Dashboard(first_step=first_step, last_step=last_step, folder=folder, stream=written)
+    return LogLines(first_step=first_step, last_step=last_step, stream=written)
 
 
 class LogLines(Sink):
