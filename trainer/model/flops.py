@@ -95,8 +95,8 @@ def forward_flops(config: RunConfig, *questions: Question) -> int | None:
     with torch.no_grad(), counting() as counter:
         try:
             call_on_meta(meta_network(config).eval(), config, *questions, segment=segment)
-        except Exception:
-            if config.model.network is None:  # not one's own
+        except Exception:  # whatever a network of one's own raises without values
+            if config.model.network is None:
                 raise
             return None
     return counter.get_total_flops() or None

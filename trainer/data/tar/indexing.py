@@ -260,8 +260,8 @@ class _Contents:
         return len(given) or most + 1, given
 
     def _members(self, tars: Sequence[str]) -> tuple[MembersEntry, ...]:
-        told = ((one.extensions, one.num_examples, f"{tar}: {one.first}") for tar in tars for one in self.kinds[tar])
-        kinds = _by_members(told)
+        counted = ((one.extensions, one.num_examples, f"{tar}: {one.first}") for tar in tars for one in self.kinds[tar])
+        kinds = _by_members(counted)
         if len(kinds) > MOST_KINDS:
             problem = f"the examples have {len(kinds):,} different sets of members, such as those of "
             firsts = f"{kinds[0].first} and {kinds[1].first}"
