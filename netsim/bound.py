@@ -1,19 +1,35 @@
 """A lower bound of the completion time for any packet-level transport, from tasks, fabric and injection order alone."""
 
-from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from collections.abc import Iterable, Mapping
+from typing import NamedTuple
 
 import numpy as np
-from numba import njit
 
-from netsim.engine.compiled.interpreted import ready
+from netsim.engine import _core
+from netsim.engine.core.fabric import FabricArrays, fabric_arrays
 from netsim.engine.protocol import Scene
-from netsim.passages import Passages, passages_of
 from netsim.units import PICOSECONDS_PER_SECOND
 
-_compile: Callable[..., Any] = njit
-_OPTIONS: dict[str, Any] = {"_nrt": False, "error_model": "numpy", "forceinline": True}
-_called, _inlined = _compile(**_OPTIONS, cache=True), _compile(**_OPTIONS)
+
+class Ends(NamedTuple):
+    """Links of each rank's host, by rank."""
+
+    up: np.ndarray  # to its leaf
+    down: np.ndarray  # from its leaf
+    inside: np.ndarray  # inside the host
+    host: np.ndarray  # the host
+    leaf: np.ndarray  # its leaf
+    alike: np.ndarray  # number of the hosts that have this leaf and links of these rates and delays
+
+
+class Wire(NamedTuple):
+    """What the smallest packet of a message depends on."""
+
+    payload: int
+    header: int
+    parts: np.ndarray
+    anywhere: bool
+    shares: bool
 
 
 class Bound:
@@ -37,18 +53,28 @@ class Bound:
     """
 
     def __init__(self, scene: Scene, parts: Iterable[int] = (), anywhere: bool = False, shares: bool = True) -> None:
-        columns, links = scene.tasks.columns(), len(scene.topology.links)
-        passages = passages_of(scene, frozenset(parts), anywhere, shares)
-        start, end = (np.zeros(len(columns.src), dtype=np.int64) for _ in range(2))
-        queues = np.zeros((3, 2 * links), dtype=np.int64)
-        done = ready(_longest_chain)(columns, passages, start, end, queues, np.arange(len(start), dtype=np.int32))
+        fabric, columns, links = fabric_arrays(scene), scene.tasks.columns(), len(scene.topology.links)
+        best_bps = np.array([scene.rates.best(link) for link in range(links)], dtype=np.int64)
+        ways = best_bps, fabric.delay_ps, fabric.pair, fabric.way_begin, fabric.way_links, fabric.way_length
+        numbers = np.array(sorted(set(parts)), dtype=np.int64)
+        wire = Wire(scene.packet.payload, scene.packet.header, numbers, anywhere, shares)
+        crossing = np.zeros((2, len(scene.topology.tiers[0])), dtype=np.int64)
         self._sent_from = np.full(links, -1, dtype=np.int64)
-        ready(_earliest_end)(columns.src, passages, start, self._sent_from)
-        self.ps = max(int(done), _leaves_ps(scene, passages.crossing))
+        ends = _ends(np.asarray(scene.hosts, dtype=np.int64), fabric, best_bps)
+        done_ps = _core.bound(columns, ends, ways, wire, crossing, self._sent_from)
+        self.ps = max(done_ps, _leaves_ps(scene, crossing))
 
     def of_run(self, last_sent: Mapping[int, int]) -> int:
         """The bound of a run, given for each host's link the remaining passage of its last packet in picoseconds."""
         return max([self.ps, *(int(self._sent_from[link]) + rest for link, rest in last_sent.items())])
+
+
+def _ends(host: np.ndarray, fabric: FabricArrays, best_bps: np.ndarray) -> Ends:
+    links = fabric.up, fabric.down, fabric.inside
+    described = np.stack([fabric.leaf, *(part[link] for link in links for part in (best_bps, fabric.delay_ps))])
+    _, alike = np.unique(described, axis=1, return_inverse=True)
+    up, down, inside = (link[host] for link in links)
+    return Ends(up, down, inside, host, fabric.leaf[host], alike.reshape(-1)[host])
 
 
 def _leaves_ps(scene: Scene, crossing: np.ndarray) -> int:
@@ -64,96 +90,3 @@ def _leaves_ps(scene: Scene, crossing: np.ndarray) -> int:
         times = (8 * PICOSECONDS_PER_SECOND * s // r for s, r in zip(sent, rates, strict=True) if r)
         longest = max(longest, *times, 0)
     return longest
-
-
-@_called
-def _longest_chain(columns, passages, start, end, queues, everything):
-    """Earliest end of all tasks; fills in the earliest start and end of each.
-
-    `queues` is scratch: [3, first and last links] arrival, service (0 on entry) and remaining passage.
-    """
-    kinds = passages.kinds
-    for task in range(len(columns.delay_ps)):
-        awaited = columns.after[columns.after_begin[task] : columns.after_begin[task + 1]]
-        start[task] = _all_done(awaited, columns, passages, start, end, queues) + columns.delay_ps[task]
-        alone = np.int64(0)
-        kind = passages.kind[task]
-        if kind >= 0:
-            alone = max(
-                kinds.first_ps[kind] + kinds.tail_ps[kind],
-                kinds.head_ps[kind] + kinds.last_ps[kind] + kinds.end_ps[kind],
-            )
-        end[task] = start[task] + alone
-    return _all_done(everything, columns, passages, start, end, queues)
-
-
-@_inlined
-def _all_done(awaited, columns, passages, start, end, queues):
-    """Earliest end of some tasks; a message alone in its queues ends no later than on its own."""
-    done, messages = np.int64(0), 0
-    links, kinds = queues.shape[1] // 2, passages.kinds
-    for task in awaited:
-        done = max(done, end[task])
-        messages += passages.kind[task] >= 0
-    if messages < 2:
-        return done
-    for task in awaited:
-        kind = passages.kind[task]
-        if kind < 0:
-            continue
-        first, last = _links(task, columns, passages)
-        _join(queues, first, start[task], kinds.first_ps[kind], kinds.tail_ps[kind])
-        if last != first:
-            _join(queues, links + last, start[task] + kinds.head_ps[kind], kinds.last_ps[kind], kinds.end_ps[kind])
-    for task in awaited:
-        if passages.kind[task] >= 0:
-            first, last = _links(task, columns, passages)
-            done = max(done, _emptied(queues, first), _emptied(queues, links + last))
-    return done
-
-
-@_inlined
-def _links(task, columns, passages):
-    """First and last link of a task's message."""
-    ends, src = passages.ends, columns.src[task]
-    if passages.kinds.within[passages.kind[task]]:
-        return ends.inside[src], ends.inside[src]
-    return ends.up[src], ends.down[columns.dst[task]]
-
-
-@_inlined
-def _join(queues, queue, arrives_ps, service_ps, rest_ps):
-    """Adds a message to a queue: arrival, positive service time, and remaining passage `rest_ps` after it."""
-    if not queues[1, queue]:
-        queues[0, queue], queues[2, queue] = arrives_ps, rest_ps
-    queues[0, queue] = min(queues[0, queue], arrives_ps)
-    queues[2, queue] = min(queues[2, queue], rest_ps)
-    queues[1, queue] += service_ps
-
-
-@_inlined
-def _emptied(queues, queue):
-    """Earliest end of the messages of a queue, which is empty afterwards; 0 if it is empty."""
-    if not queues[1, queue]:
-        return np.int64(0)
-    done = queues[0, queue] + queues[1, queue] + queues[2, queue]
-    queues[1, queue] = 0
-    return done
-
-
-@njit(cache=True)
-def _earliest_end(src, passages: Passages, start, ends):
-    """For each first link, the earliest time at which everything has passed it; -1 if nothing does."""
-    earliest = np.zeros(len(ends), dtype=np.int64)
-    for task in range(len(src)):
-        kind = passages.kind[task]
-        if kind < 0:
-            continue
-        link = passages.ends.inside[src[task]] if passages.kinds.within[kind] else passages.ends.up[src[task]]
-        if ends[link] < 0:
-            ends[link], earliest[link] = 0, start[task]
-        earliest[link] = min(earliest[link], start[task])
-        ends[link] += passages.kinds.first_ps[kind]
-    for link in range(len(ends)):
-        if ends[link] >= 0:
-            ends[link] += earliest[link]

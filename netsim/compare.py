@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from netsim.engine.limits import Pulse
-from netsim.engine.protocol import Skipped
-from netsim.engines import fastest, is_compiled, is_small, run_engine, run_forward, skips, watching_compilation
+from netsim.engine.protocol import Outcome, Skipped
+from netsim.engines import REBUILD, WITHOUT_CORE, is_core_built, packet_hops, run_engine, run_forward
+from netsim.foundation.refusal import Refusal
 from netsim.prepare import Prepared, name_ranks, prepare
 from netsim.results import Results, Run, RunEvent
 from netsim.scenario import Scenario, read_scenario
@@ -20,6 +21,8 @@ from netsim.units import format_time
 from netsim.workers import Handle, Shared, attached, end_with_parent, without_interrupts
 
 _SECONDS_BETWEEN_PULSES = 0.5
+_NO_BOUND = f"{WITHOUT_CORE}, which finds the lower bound: none is shown (bound_ns is 0)"
+_MOST_HOPS_ON_SIMPY = 500_000_000
 Work = Sequence[tuple[TransportConfig, int]]
 Progress = Callable[[RunEvent], None]
 _Runs = dict[tuple[str, int], Run]
@@ -54,63 +57,35 @@ def simulate(
     prepared = prepare(read, source)
     work = [(transport, seed) for transport in read.transports for seed in read.seeds]
     report = progress or (lambda _: None)
-    small = prepared.engine == "auto" and is_small(prepared.scene, read.transports, len(read.seeds))
-    if small and (not is_compiled("exact") or _first_of_engines(prepared, read.transports)):
-        runs = _interpreted(prepared, work, report)
-    else:
-        runs = _compiled(prepared, read, source, work, jobs, report)
+    if not is_core_built():
+        _refuse_what_takes_hours(prepared, work, source)
+    runs = _simulated(prepared, read, source, work, jobs, report)
     in_order = [runs[transport.name, seed] for transport, seed in work]
     notices = [*prepared.notices, *_notices_of_late(read, in_order)]
+    if prepared.bound is None:
+        notices.append(_NO_BOUND)
     known = prepared.recorded_ps, notices, prepared.traces, prepared.algorithms
     return Results(read.resolved(), prepared.scene, prepared.spans, in_order, *known)
 
 
-def _interpreted(prepared: Prepared, work: Work, progress: Progress) -> _Runs:
-    """Runs that end before an engine would be compiled: packets on simpy, flows in Python, equal to the last bit."""
-    from netsim.engine.compiled.interpreted import interpreting
+def _refuse_what_takes_hours(prepared: Prepared, work: Work, source: str) -> None:
+    """Without the core, simpy simulates everything: refuses what would keep it for hours."""
+    hops = len(work) * packet_hops(prepared.scene)
+    if hops > _MOST_HOPS_ON_SIMPY:
+        problem = f"{WITHOUT_CORE}, and its {hops:,} packet-hops would take simpy hours"
+        raise Refusal(source, "engine", problem, f"{REBUILD}, or simulate less")
 
-    prepared.engine = "simpy"
-    with interpreting():
-        return dict(_one_by_one(prepared, work, 1, progress))
 
-
-def _compiled(prepared: Prepared, scenario: Scenario, source: str, work: Work, jobs: int, progress: Progress) -> _Runs:
-    """Runs on the engines that the scenario wants; a first run compiles one that is not, before the others begin."""
-    seed, runs = scenario.seeds[0], _Runs()
-    for transport in _first_of_engines(prepared, scenario.transports):
-        runs.update(_one_by_one(prepared, [(transport, seed)], jobs, progress, len(work)))
-    left = [(transport, seed) for transport, seed in work if (transport.name, seed) not in runs]
-    processes = min(jobs, len(left))
+def _simulated(prepared: Prepared, scenario: Scenario, source: str, work: Work, jobs: int, progress: Progress) -> _Runs:
+    """All runs, in processes of their own if there are several and cores for them."""
+    processes = min(jobs, len(work))
     if processes < 2:
-        return runs | dict(_one_by_one(prepared, left, jobs, progress, len(work)))
+        return dict(_one_by_one(prepared, work, jobs, progress))
     shared = Shared((prepared.laid_out, prepared.bound))
     try:
-        runs.update(_parallel(scenario, source, shared.handle, left, processes, jobs // processes, progress, len(work)))
+        return dict(_parallel(scenario, source, shared.handle, work, processes, jobs // processes, progress))
     finally:
         shared.close()
-    return runs
-
-
-def _first_of_engines(prepared: Prepared, transports: Sequence[TransportConfig]) -> Sequence[TransportConfig]:
-    """The first transport of each engine that is not compiled yet."""
-    first: dict[str, TransportConfig] = {}
-    for transport in transports:
-        for engine in _engines_of(prepared, transport):
-            if engine != "simpy" and not is_compiled(engine):
-                first.setdefault(engine, transport)
-    return list(dict.fromkeys(first.values()))
-
-
-def _engines_of(prepared: Prepared, transport: TransportConfig) -> Iterator[str]:
-    """The engines that a run may take."""
-    if transport.kind == "ideal":
-        yield "fluid"
-    elif prepared.engine != "auto":
-        yield prepared.engine
-    else:
-        yield fastest(prepared.scene, transport, prepared.most_paths)
-        if prepared.fast_forward and skips(prepared.scene, transport):
-            yield "forward"
 
 
 def _notices_of_late(scenario: Scenario, runs: Iterable[Run]) -> Iterator[str]:
@@ -123,26 +98,25 @@ def _notices_of_late(scenario: Scenario, runs: Iterable[Run]) -> Iterator[str]:
 
 
 def _one_by_one(
-    prepared: Prepared, work: Work, cores: int, progress: Progress, runs: int | None = None
+    prepared: Prepared, work: Work, cores: int, progress: Progress
 ) -> Iterator[tuple[tuple[str, int], Run]]:
-    """Simulates in this process; `runs` are all of the scenario, those of `work` if None."""
+    """Simulates in this process."""
     for transport, seed in work:
-        event = RunEvent(transport.name, seed, runs or len(work), None)
+        event = RunEvent(transport.name, seed, len(work), None)
         progress(event)
-        with watching_compilation(lambda of: progress(event._replace(compiling=of))):  # noqa: B023
-            run = run_one(
-                prepared,
-                transport,
-                seed,
-                lambda pulse: progress(event._replace(pulse=pulse)),  # noqa: B023
-                cores,
-            )
+        run = run_one(
+            prepared,
+            transport,
+            seed,
+            lambda pulse: progress(event._replace(pulse=pulse)),  # noqa: B023
+            cores,
+        )
         progress(event._replace(run=run))
         yield (transport.name, seed), run
 
 
 def _parallel(
-    scenario: Scenario, source: str, layout: Handle, work: Work, jobs: int, cores: int, progress: Progress, runs: int
+    scenario: Scenario, source: str, layout: Handle, work: Work, jobs: int, cores: int, progress: Progress
 ) -> Iterator[tuple[tuple[str, int], Run]]:
     """Simulates in parallel, in processes that share the layout of the scenario's workloads."""
     context = get_context("spawn")
@@ -151,7 +125,7 @@ def _parallel(
     def pass_on() -> None:
         while not pulses.empty():
             name, seed, pulse = pulses.get()
-            progress(RunEvent(name, seed, runs, None, pulse))
+            progress(RunEvent(name, seed, len(work), None, pulse))
 
     with ProcessPoolExecutor(jobs, context, _begin_worker, (pulses, layout)) as pool, _killed_on_error(pool):
         waiting = list(reversed(work))
@@ -159,7 +133,7 @@ def _parallel(
         while waiting or running:
             while waiting and len(running) < jobs:
                 transport, seed = waiting.pop()
-                progress(RunEvent(transport.name, seed, runs, None))
+                progress(RunEvent(transport.name, seed, len(work), None))
                 with without_interrupts():
                     future = pool.submit(_run_in_worker, scenario, source, transport, seed, cores)
                 running[future] = transport.name, seed
@@ -168,7 +142,7 @@ def _parallel(
             pass_on()
             for future in done:
                 name, seed = running.pop(future)
-                progress(RunEvent(name, seed, runs, future.result()))
+                progress(RunEvent(name, seed, len(work), future.result()))
                 yield (name, seed), future.result()
 
 
@@ -224,13 +198,19 @@ def run_one(
         outcome, engine, skipped = run_forward(*run)
     else:
         (outcome, engine), skipped = run_engine(prepared.engine, *run), Skipped()
-    needless = outcome.losses.retransmitted > 0
-    bound_ps = prepared.bound.ps if needless else prepared.bound.of_run(outcome.last_sent)
+    bound_ps = _bound_ps(prepared, outcome)
     name_ranks(prepared.scene, outcome)
     wall_s = time.perf_counter() - started
     result = Run(transport.name, seed, engine, bound_ps, outcome, prepared.spans, wall_s, skipped)
     _refuse_impossible(result)
     return result
+
+
+def _bound_ps(prepared: Prepared, outcome: Outcome) -> int:
+    """Lower bound of a run; 0, which always holds, where none is known."""
+    if prepared.bound is None:
+        return 0
+    return prepared.bound.ps if outcome.losses.retransmitted else prepared.bound.of_run(outcome.last_sent)
 
 
 def _refuse_impossible(run: Run) -> None:

@@ -1,7 +1,12 @@
 """Random numbers without state: a draw is a hash of seed, purpose, flow and sequence, so every engine gets the same."""
 
 from enum import IntEnum
+from typing import TypeVar
 
+import numpy as np
+
+Bits = TypeVar("Bits", int, np.ndarray)
+"""A number of 64 bits, or an array of uint64."""
 _MASK = (1 << 64) - 1
 
 
@@ -32,7 +37,7 @@ class Purpose(IntEnum):
     LINK_ERROR = 43
 
 
-def mix(value: int) -> int:
+def mix(value: Bits) -> Bits:
     """One step of SplitMix64 from the state `value`: 64 bits in, 64 well-mixed bits out.
 
     Steele, Lea, Flood: Fast Splittable Pseudorandom Number Generators, OOPSLA 2014, figure 17.
@@ -54,6 +59,6 @@ class Draws:
     def __init__(self, seed: int, purpose: Purpose) -> None:
         self._stream = stream(seed, purpose)
 
-    def __call__(self, flow: int, sequence: int = 0) -> int:
+    def __call__(self, flow: Bits, sequence: Bits | int = 0) -> Bits:
         """A uniform integer in [0, 2**64) that depends on (seed, purpose, flow, sequence) alone."""
         return mix(mix(self._stream + flow) + sequence)

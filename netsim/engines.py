@@ -1,19 +1,25 @@
-"""Choice of the engine of a run, with auto the fastest that is exact; runs that skip what repeats; and compilation."""
+"""Choice of the engine of a run, with auto the fastest that is exact; and runs that skip what repeats."""
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable
 from functools import partial
-from pathlib import Path
-from typing import Any
+from importlib.util import find_spec
 
 import numpy as np
 
-from netsim.engine.compiled.cache import forget_if_outdated, is_kept
 from netsim.engine.limits import Pulse
 from netsim.engine.protocol import Engine, Outcome, Scene, Skipped
 from netsim.transport.build import PACKET_TRANSPORTS, build_transport
 from netsim.transport.config import TransportConfig
 from netsim.transport.protocol import Transport
+
+
+def is_core_built() -> bool:
+    """Whether netsim was installed with its compiled core; without it there are simpy alone, and no lower bound."""
+    return find_spec("netsim.engine._core") is not None
+
+
+WITHOUT_CORE = "netsim was installed without its compiled core"
+REBUILD = "install a C++20 compiler, and flowfabric once more"
 
 
 def refusal(wanted: Engine, scene: Scene, transport: TransportConfig, most_paths: int) -> str | None:
@@ -25,6 +31,8 @@ def refusal(wanted: Engine, scene: Scene, transport: TransportConfig, most_paths
         return "the run ends while background traffic goes on"
     if scene.classes > 1 and (wanted == "fluid" or transport.kind == "ideal"):
         return "flows without packets have no classes"
+    if not is_core_built() and (wanted not in ("auto", "simpy") or transport.kind == "ideal"):
+        return f"{WITHOUT_CORE}: {REBUILD}"
     if transport.kind == "ideal":
         return None
     scene = seen_by(scene, transport)
@@ -57,6 +65,8 @@ def seen_by(scene: Scene, transport: TransportConfig) -> Scene:
 
 def fastest(scene: Scene, transport: TransportConfig, most_paths: int) -> Engine:
     """The fastest engine that is exact for a run; the transport is not ideal."""
+    if not is_core_built():
+        return "simpy"
     from netsim.engine.windowed.refusal import fills_windows
 
     by_windows: tuple[Engine, ...] = ("windowed",) if fills_windows(scene) else ()
@@ -147,29 +157,6 @@ def skips(scene: Scene, transport: TransportConfig) -> bool:
     return refusal(seen_by(scene, transport), transport) is None
 
 
-MOST_WORK = 2_000_000
-"""Packet-hops that simpy simulates in less time than it takes to compile an engine."""
-_WORK_OF_MESSAGE = 1_000
-"""Packet-hops for which simpy takes as long as Python takes for a message of the flow-level engine."""
-_ENGINES = Path(__file__).parent / "engine"
-
-
-def is_compiled(engine: str) -> bool:
-    """Whether an engine has been compiled, so that its first use does not compile it."""
-    forget_if_outdated(_ENGINES / engine)
-    return is_kept(_ENGINES / engine)
-
-
-def is_small(scene: Scene, transports: Sequence[TransportConfig], seeds: int) -> bool:
-    """Whether all runs of a scenario take Python less time than one engine takes to be compiled."""
-    flow_level = sum(transport.kind == "ideal" for transport in transports)
-    packets = seeds * (len(transports) - flow_level)
-    sizes = scene.tasks.columns().bytes
-    work = seeds * flow_level * _WORK_OF_MESSAGE * int(np.count_nonzero(sizes))
-    fewest = packets * int((-(-sizes // scene.packet.payload)).sum())
-    return work + fewest <= MOST_WORK and work + packets * packet_hops(scene) <= MOST_WORK
-
-
 def packet_hops(scene: Scene) -> int:
     """Packets of all messages, and acknowledgements where they are sent, times the links of their shortest paths."""
     columns, topology = scene.tasks.columns(), scene.topology
@@ -181,22 +168,3 @@ def packet_hops(scene: Scene) -> int:
     links = np.where(src == dst, 1, 2 + between[pair])
     answered = scene.congestion.kind != "none" or scene.recovery.kind != "none"
     return (1 + answered) * int((-(-columns.bytes[sent] // scene.packet.payload) * links).sum())
-
-
-@contextmanager
-def watching_compilation(report: Callable[[int], None]) -> Iterator[None]:
-    """Reports the number so far before each function that is compiled in this block."""
-    from numba.core import event
-
-    class Listener(event.Listener):
-        functions = 0
-
-        def on_start(self, event: Any) -> None:  # noqa: ARG002
-            self.functions += 1
-            report(self.functions)
-
-        def on_end(self, event: Any) -> None:
-            """Nothing: the next function says that this one is done."""
-
-    with event.install_listener("numba:compile", Listener()):
-        yield

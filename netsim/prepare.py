@@ -9,7 +9,7 @@ import numpy as np
 from netsim.collective.build import Schedules, Use
 from netsim.engine.buffers import limits_of
 from netsim.engine.protocol import Engine, Outcome, Scene
-from netsim.engines import refusal, seen_by
+from netsim.engines import is_core_built, refusal, seen_by
 from netsim.foundation.refusal import Refusal
 from netsim.scenario import Job, Scenario, WorkloadConfig
 from netsim.seats import Seats, room, seats_of
@@ -65,8 +65,10 @@ class Prepared:
         self.most_paths = scene.most_paths
 
     @cached_property
-    def bound(self) -> "Bound":
-        """Lower bound of the completion time."""
+    def bound(self) -> "Bound | None":
+        """Lower bound of the completion time, None without the compiled core."""
+        if not is_core_built():
+            return None
         from netsim.bound import Bound
 
         parts = [transport.count for transport in self._transports if isinstance(transport, SubflowsConfig)]

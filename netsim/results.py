@@ -112,8 +112,7 @@ class Run:
 class RunEvent(NamedTuple):
     """Start or end of a run, or its state now and then, for progress displays.
 
-    `run` is None before the end, `pulse` but between start and end; `compiling` counts functions of its engine compiled
-    so far while the run waits for that, else None.
+    `run` is None before the end, `pulse` but between start and end.
     """
 
     transport: str
@@ -121,7 +120,6 @@ class RunEvent(NamedTuple):
     runs: int
     run: Run | None
     pulse: Pulse | None = None
-    compiling: int | None = None
 
 
 class Results:

@@ -14,6 +14,7 @@ from moe.placement.cost.objective import OBJECTIVES
 from moe.placement.counts import RoutingStatistics
 from moe.placement.placement import Dispatch
 from moe.placement.solver.descent import Descent
+from moe.placement.solver.kernels import kernels
 from moe.placement.solver.solve import SOLVERS
 from moe.placement.solver.swaps import search_layers
 from moe.placement.topology import Topology
@@ -83,8 +84,10 @@ class MigrationTrigger:
         """Sets up the trigger; the topology prices the moves of tokens and of experts.
 
         A token that the objective counts takes `token_bytes` on the network over all passes, an expert `expert_bytes`
-        with its optimiser state, over all its copies.
+        with its optimiser state, over all its copies. A `Refusal` where the search of the objective is not compiled.
         """
+        if objective != "home":
+            kernels()
         self._config, self._topology = config, topology
         self._objective: Dispatch = objective
         self._token_bytes, self._expert_bytes = token_bytes, expert_bytes

@@ -11,7 +11,6 @@ from netsim.foundation.refusal import Refusal
 
 if TYPE_CHECKING:
     from netsim.observe import Status, Watcher
-    from netsim.results import RunEvent
 
 _COMPARE = """\
 Simulates a workload on a fabric, once for each transport and seed of a scenario, and says how long each takes.
@@ -170,18 +169,8 @@ def _compare(request: Compare) -> int:
     jobs = _checked(request.jobs)
     refuse_foreign(request.out, "compare", "results.json", request.overwrite)
     with watching() as show:
-        waits = False
-
-        def progress(event: "RunEvent") -> None:
-            nonlocal waits
-            if event.compiling is not None and not waits:
-                waits = True
-                what = "an engine is compiled at its first use, once for each version of netsim"
-                print(f"netsim compare: {what}; the largest take some minutes of a core", file=sys.stderr)
-            show(event)
-
         source, overrides = request.scenario, list(request.overrides)
-        how = {"jobs": jobs, "progress": progress}
+        how = {"jobs": jobs, "progress": show}
         if request.device is not None:
             overrides.append(f"workload.device={request.device}")
         pair = None

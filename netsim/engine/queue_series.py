@@ -1,5 +1,7 @@
 """Longest queue over time, in at most `INTERVALS` intervals whatever the run's length; the same in every engine."""
 
+from typing import NamedTuple
+
 import numpy as np
 
 from netsim.engine.protocol import QueueSeries
@@ -34,3 +36,22 @@ class QueueRecorder:
     def series(self) -> QueueSeries:
         """The recorded series, up to the last interval with a queue."""
         return QueueSeries(1 << self._width_bits, np.array(self._longest[: self._used], dtype=np.int64))
+
+
+class Longest(NamedTuple):
+    """Longest queue of each interval, as the compiled engines record it."""
+
+    queue_ps: np.ndarray  # [INTERVALS] its length
+    shape: np.ndarray  # binary logarithm of an interval's length in picoseconds; intervals in use
+
+
+def no_queues() -> Longest:
+    """A series without queues."""
+    shape = np.array([FIRST_WIDTH_PS.bit_length() - 1, 0], dtype=np.int64)
+    return Longest(np.zeros(INTERVALS, dtype=np.int64), shape)
+
+
+def series_of(longest: Longest) -> QueueSeries:
+    """See `QueueRecorder.series`."""
+    width_bits, used = longest.shape.tolist()
+    return QueueSeries(1 << width_bits, longest.queue_ps[:used].copy())

@@ -61,9 +61,9 @@ PICTURES = {
         lambda _: True,
         completion_title,
         completion_svg,
-        "Completion of the whole workload. Bars are means over the seeds, dots are the seeds. No routing of packets "
-        "can finish before the dashed line, the lower bound. Flow level: ideal sharing of links, without packets "
-        "and queues.",
+        "Completion of the whole workload. Bars are means over the seeds, dots are the seeds. A dashed line is the "
+        "lower bound, before which no routing of packets can finish. Flow level: ideal sharing of links, without "
+        "packets and queues.",
     ),
     "timeline": Picture(
         has_timeline,
@@ -193,9 +193,10 @@ def _facts(results: Results) -> Facts:
     facts = [("fastest", in_unit(fastest.mean_us), fastest.label)]
     if len(summaries) > 1:
         facts.append(("slowest", in_unit(slowest.mean_us), slowest.label))
-    facts.append(("lower bound", in_unit(fastest.bound_us), "no routing of packets beats it"))
-    seeds = _counted(len(results.scenario["seeds"]), "seed")
-    facts.append(("fastest above the bound", signed(fastest.above_bound), f"mean over {seeds}"))
+    if fastest.bound_us:
+        facts.append(("lower bound", in_unit(fastest.bound_us), "no routing of packets beats it"))
+        seeds = _counted(len(results.scenario["seeds"]), "seed")
+        facts.append(("fastest above the bound", signed(fastest.above_bound), f"mean over {seeds}"))
     return Facts(facts)
 
 

@@ -1,6 +1,7 @@
 """How long each transport and its flows take, and how far that is above the lower bound."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -32,8 +33,8 @@ def completion_title(results: Results) -> str:
     summaries = summarise(results)
     fastest, slowest = extremes(summaries)
     if len(summaries) == 1:
-        above = f"{100 * fastest.above_bound:.1f} % above the lower bound"
-        return f"{fastest.name} takes {in_unit(fastest.mean_us)}, {above}" if fastest.mean_us else "Nothing to do"
+        above = f", {100 * fastest.above_bound:.1f} % above the lower bound" if fastest.bound_us else ""
+        return f"{fastest.name} takes {in_unit(fastest.mean_us)}{above}" if fastest.mean_us else "Nothing to do"
     if not differ(summaries):
         return "All transports take the same time, to half a percent"
     return f"{slowest.name} takes {behind(slowest.mean_us, fastest.mean_us)} {fastest.name}"
@@ -45,17 +46,18 @@ def finding(results: Results) -> str:
     fastest, slowest = extremes(summaries)
     seeds = len(fastest.completions_us)
     runs = "one seed" if seeds == 1 else f"means over {seeds} seeds"
-    bound = f"{100 * fastest.above_bound:.1f} % above the lower bound that no routing of packets can beat"
+    bound = f", {100 * fastest.above_bound:.1f} % above the lower bound that no routing of packets can beat"
+    bound = bound if fastest.bound_us else ""
     rivals = sorted((s for s in summaries if not s.flow_level and s is not fastest), key=lambda s: s.mean_us)
     if not rivals:
-        return f"{fastest.label} completes in {in_unit(fastest.mean_us)}, {bound} ({runs})."
+        return f"{fastest.label} completes in {in_unit(fastest.mean_us)}{bound} ({runs})."
     if not differ(summaries):
-        return f"All transports complete in {in_unit(fastest.mean_us)}, to half a percent, {bound} ({runs})."
+        return f"All transports complete in {in_unit(fastest.mean_us)}, to half a percent{bound} ({runs})."
     apart = max(fastest.completions_us) < min(rivals[0].completions_us)
     sure = "one seed" if seeds == 1 else f"{seeds} seeds, which {'do not overlap' if apart else 'overlap'}"
     margin = f"{100 * (rivals[0].mean_us / fastest.mean_us - 1):.1f} % before {rivals[0].name} ({sure})"
     last = "" if rivals[0] is slowest else f"; {slowest.name} takes {behind(slowest.mean_us, fastest.mean_us)} that"
-    return f"{fastest.name} completes first, in {in_unit(fastest.mean_us)}, {bound}, and {margin}{last}."
+    return f"{fastest.name} completes first, in {in_unit(fastest.mean_us)}{bound}, and {margin}{last}."
 
 
 def completion_svg(results: Results) -> str:
@@ -72,20 +74,24 @@ def completion_svg(results: Results) -> str:
         align="right" if right else "left",
     )  # fmt: skip
     bars = Rows(times, [f"{rounded(summary.mean_us / scale, 4)} {unit}" for summary in summaries], fill)
+    size: tuple[float, float] = (11, 1.5 + 0.4 * len(summaries))
+    shared: dict[str, Any] = {"grid": "x", "y_limits": (low, -1.1)}
+    if not bound:
+        alone = Panel([bars], x=f"completion time ({unit})", rows=labels(summaries), **shared)
+        return chart([alone], size=size, name="completion")
     excess = Rows(above, [signed(summary.above_bound) for summary in summaries], fill)
     most = 1.25 * max(0.4, *map(max, above))
     return chart(
         [
             Panel(
-                [bars, Level(bound, upright=True, colour=INK), words], x=f"completion time ({unit})", grid="x",
-                rows=labels(summaries), y_limits=(low, -1.1),
+                [bars, Level(bound, upright=True, colour=INK), words], x=f"completion time ({unit})",
+                rows=labels(summaries), **shared,
             ),
             Panel(
-                [excess], x="above the lower bound (%)", grid="x", x_limits=(min(0, *map(min, above)), most),
-                y_limits=(low, -1.1),
+                [excess], x="above the lower bound (%)", x_limits=(min(0, *map(min, above)), most), **shared,
             ),
         ],
-        size=(11, 1.5 + 0.4 * len(summaries)), widths=(3, 2), share="y", name="completion",
+        size=size, widths=(3, 2), share="y", name="completion",
     )  # fmt: skip
 
 

@@ -33,7 +33,7 @@ class Column(NamedTuple):
 COLUMNS = (
     Column("transport", lambda s: s.label),
     Column("completion, mean [min, max]", lambda s: spread(s.completions_us)),
-    Column("above bound", lambda s: signed(s.above_bound)),
+    Column("above bound", lambda s: signed(s.above_bound), amount=lambda s: s.bound_us),
     Column("flow p99", lambda s: f"{microseconds(s.flow_p99_us)} µs"),
     Column("longest queue", lambda s: _size(s.max_queue_bytes), True, lambda s: s.packets),
     Column("reordered", lambda s: _part(s.reordered_packets, s.packets), True, lambda s: s.packets),

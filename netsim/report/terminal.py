@@ -73,8 +73,6 @@ class PlainLines:
 
 def _state(event: RunEvent) -> str | None:
     """How far a run is; None when it starts and when it ends."""
-    if event.compiling is not None:
-        return f"compiling its engine, {event.compiling} functions so far"
     if event.pulse is not None:
         done = f"{event.pulse.done:,} of {event.pulse.tasks:,} tasks done"
         return f"{event.pulse.now_ps / 10**9:,.3f} ms simulated, {done}"

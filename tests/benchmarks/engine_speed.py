@@ -2,7 +2,7 @@
 
     python -m tests.benchmarks.engine_speed [--repeats N] [--out FILE]
 
-Every case runs in a process of its own: once at a small size, which compiles the engine, then several times at full
+Every case runs in a process of its own: once at a small size, then several times at full
 size. The median of these is reported, beside figures of other simulators. Takes a few minutes.
 """
 
@@ -22,7 +22,6 @@ from statistics import median
 from tempfile import TemporaryDirectory
 from typing import NamedTuple
 
-import numba
 import numpy as np
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
@@ -42,7 +41,7 @@ _FEW = 3
 class Measurement(NamedTuple):
     """Time and memory of one engine on one case. Times are seconds of CPU time of the whole process, all threads.
 
-    `first_s` is that of a small case, which compiles the engine or loads it; `cpu_s` the median of the repeats without
+    `first_s` is that of a small case, which loads the engine; `cpu_s` the median of the repeats without
     the construction of the scene; `resident_bytes` the most that the process held, its scene included.
     """
 
@@ -251,7 +250,6 @@ def write_figures(figures: Figures, path: Path) -> None:
             "cores": os.cpu_count(),
             "processor": platform.machine(),
             "python": platform.python_version(),
-            "numba": numba.__version__,
             "numpy": np.__version__,
         },
         "measured": [{**one._asdict(), "ratio": figures.ratio(one)} for one in figures.measured],

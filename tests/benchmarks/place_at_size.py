@@ -3,8 +3,8 @@
 Two sizes: real, 64 experts x 26 layers on 1 x 8 ranks (the traces of a real mixture, joined), and large, 256 experts x
 58 layers on 8 x 8 ranks, 20,000 tokens with eight choices each (made here: tokens about topics). The solver
 `contiguous` searches nothing: what it takes is reading, counting, bound and report. Each case runs in a process of its
-own and is stopped when it has used a given number of CPU seconds. What numba compiles is compiled before. Set
-OMP_NUM_THREADS=1 for times that do not depend on who else uses the machine: idle threads of BLAS wait by spinning.
+own and is stopped when it has used a given number of CPU seconds. Set OMP_NUM_THREADS=1 for times that do not depend on
+who else uses the machine: idle threads of BLAS wait by spinning.
 """
 
 import argparse
@@ -48,10 +48,7 @@ def main() -> None:
     cases = []
     with tempfile.TemporaryDirectory() as folder:
         for size in sizes(given.sizes, given.real, Path(folder)):
-            warm_up = Size("warm-up", 1, 8, Path(folder) / "small.npz")
-            topic_trace(16, 3, 2, 400, seed=0, world_size=8).write(warm_up.path)
             for objective in given.objectives:
-                place(warm_up, objective, "auto", given.limit_s, given.options)
                 for solver in given.solvers:
                     cases.append(place(size, objective, solver, given.limit_s, given.options))
                     print(told(cases[-1]), flush=True)

@@ -1,9 +1,8 @@
 """How good the placements of each solver are and how long they take: python -m tests.benchmarks.placement.
 
 Traces are Markov chains over experts, (1 - affinity) / E + affinity * (a convex mix of three permutations); what was
-placed on one trace is judged on another of the same chain. Times are seconds of CPU time, without the time that numba
-takes to compile or to load what it has kept, which is printed apart. Costs are hops per token and gap: 1 inside a node,
-2 between nodes.
+placed on one trace is judged on another of the same chain. Times are seconds of CPU time. Costs are hops per token and
+gap: 1 inside a node, 2 between nodes.
 """
 
 import argparse
@@ -43,9 +42,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=5, help="traces of each kind that are compared to the optimum")
     parser.add_argument("--out", type=Path, help="JSON file for all that is printed")
     given = parser.parse_args()
-    figures: dict[str, Any] = {"compile_or_load_s": warm_up()}
-    print(f"numba compiled or loaded in {figures['compile_or_load_s']:.2f} s")
-    figures["token_by_token"] = token_by_token()
+    figures: dict[str, Any] = {"token_by_token": token_by_token()}
     print(f"counts and tokens one by one: {figures['token_by_token']} costs, all equal")
     print("\n8 experts, 24 layers, 4 ranks: per cent above the optimum, mean and worst, and CPU seconds")
     figures["above_optimum"] = above_optimum(given.seeds)
@@ -58,16 +55,6 @@ def main() -> None:
     figures["programme"] = [programme(*size) for size in PROGRAMMES]
     if given.out:
         given.out.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
-
-
-def warm_up() -> float:
-    """Seconds until every compiled function is there."""
-    began_s = time.process_time()
-    for drop in (0.0, 0.3):
-        routing = dropping_trace(8, 3, 1, 50, seed=0, world_size=1, drop=drop)
-        for solve in SEARCHES.values():
-            solve(RoutingStatistics.collect(routing, 4), Topology.hops(2, 2), seed=0)
-    return time.process_time() - began_s
 
 
 def token_by_token() -> int:

@@ -3,7 +3,7 @@
 The traces are those of DeepSeek-V2-Lite on two domains (26 layers, 64 experts, six a token), published with ESFT and
 read from ../shared/data/esft in this project's format. Every solver sees the sequences with even numbers, and is judged
 on the odd ones. Sequences are dealt to 8 ranks in turn, in both halves alike, so that what is known of one rank's
-tokens says nothing about another's. Times are seconds of CPU of the solver, without compilation.
+tokens says nothing about another's. Times are seconds of CPU of the solver.
 
 Columns: ranks that a token visits in a layer; first choices that move to another rank between layers; the priced total
 of coherent dispatch, anchors and copies, in moves of a token (a ring of equal ranks: every move costs 1); the load of
@@ -82,7 +82,6 @@ def main() -> None:
         return
     traces = [RoutingTrace.read(path) for path in paths]
     known, unseen = (_count(traces, parity) for parity in (0, 1))
-    _warm_up(traces)
     print(f"solved on {known.num_tokens:,} tokens, judged on {unseen.num_tokens:,} others; 1 node x {RANKS} ranks")
     print(f"{'':32} {'ranks':>6} {'first':>7} {'coherent':>8} {'busiest rank':^15} {'solver':>8}")
     print(f"{'placement':32} {'/token':>6} {'moved':>7} {'priced':>8} {'mean':>8} {'worst':>6} {'CPU s':>8}")
@@ -141,18 +140,6 @@ def _count(traces: list[RoutingTrace], parity: int) -> RoutingStatistics:
         total = statistics if total is None else total + statistics
     assert total is not None
     return total
-
-
-def _warm_up(traces: list[RoutingTrace]) -> None:
-    """Have every compiled function there."""
-    few = np.arange(16)
-    short = replace(
-        traces[0], **{n: getattr(traces[0], n)[few] for n in _PER_TOKEN if getattr(traces[0], n) is not None}
-    )
-    statistics = RoutingStatistics.collect(short, RANKS)
-    for mode in MODES:
-        for cap in (None, 2.0):
-            solve(statistics, Topology.hops(2, RANKS // 2), objective=mode, max_load=cap, strict=False)
 
 
 def _placements(known: RoutingStatistics) -> dict[str, Callable[[], tuple[NDArray[np.bool_], str]]]:

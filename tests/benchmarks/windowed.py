@@ -18,7 +18,7 @@ from typing import Literal, get_args
 from netsim.congestion.dctcp import DctcpConfig
 from netsim.congestion.flow_control import AcknowledgementConfig, PfcConfig
 from netsim.congestion.recovery import SelectiveConfig
-from netsim.engine.compiled.fabric import FabricArrays, fabric_arrays
+from netsim.engine.core.fabric import FabricArrays, fabric_arrays
 from netsim.engine.event.engine import EventEngine
 from netsim.engine.protocol import Outcome, Scene
 from netsim.engine.windowed.engine import WindowedEngine

@@ -476,7 +476,7 @@ def test_the_torch_free_part_imports_no_torch() -> None:
     """In a fresh interpreter; the placement itself does without matplotlib, too."""
     program = (
         "import sys, moe.__main__, moe.placement, moe.routing_trace\n"
-        "assert not {'torch', 'matplotlib', 'scipy', 'numba', 'trainer'} & set(sys.modules)\n"
+        "assert not {'torch', 'matplotlib', 'scipy', 'trainer'} & set(sys.modules)\n"
         "import moe.report.report, moe.report.summary, moe.interchange.exflow, moe.migration.trigger\n"
         "assert not {'torch', 'trainer'} & set(sys.modules)\n"
         "assert {name.split('.')[1] for name in sys.modules if name.startswith('netsim.')} == {'foundation'}\n"
@@ -484,22 +484,35 @@ def test_the_torch_free_part_imports_no_torch() -> None:
     subprocess.run([sys.executable, "-c", program], check=True)
 
 
-def test_a_small_trace_is_placed_without_numba(trace_path: Path, tmp_path: Path) -> None:
-    """In a fresh interpreter, where numba would compile for half a minute; nor does help or a refusal import it."""
-    out = str(tmp_path / "placement.json")
-    calls = [[verb, "--help"] for verb in ("place", "replay", "price", "record", "export", "import")]
-    calls += [["place", "missing.npz", *SHAPE, "--out", out], ["export", "missing.json", "--to", "sglang", out]]
-    for objective in ("coherent", "home", "copies", "hierarchical"):
-        calls.append(["place", str(trace_path), *SHAPE, "--objective", objective, "--out", out])
-    program = (
-        "import sys\nfrom moe.__main__ import main\n"
-        f"for call in {calls!r}:\n"
-        "    try: main(call)\n"
-        "    except SystemExit: pass\n"
-        "    assert 'numba' not in sys.modules, call\n"
+@pytest.fixture
+def no_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in a package that was built without a compiler."""
+    monkeypatch.setitem(sys.modules, "moe.placement.solver._kernels", None)
+
+
+@pytest.mark.usefixtures("no_kernels")
+@pytest.mark.parametrize("objective", ["coherent", "home", "copies", "hierarchical"])
+def test_a_small_trace_is_placed_without_the_kernels(objective: str, trace_path: Path, tmp_path: Path) -> None:
+    out = tmp_path / "placement.json"
+    assert main(["place", str(trace_path), *SHAPE, "--objective", objective, "--out", str(out)]) == 0
+    assert Placement.read(out).dispatch == objective
+
+
+@pytest.mark.usefixtures("no_kernels")
+@pytest.mark.parametrize("objective", ["coherent", "home", "copies", "hierarchical"])
+def test_a_search_without_the_kernels_is_refused(
+    objective: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path, out = tmp_path / "routing.npz", tmp_path / "placement.json"
+    markov_trace(16, 3, 0.8, 200, seed=0, world_size=4).write(path)
+    command = ["place", str(path), *SHAPE, "--objective", objective, "--out", str(out)]
+    assert refused([*command, "--max-load", "1.05"], capsys) == (
+        "moe place: this search needs the kernels, which are not compiled here; "
+        "install a C++ compiler and then flowfabric again"
     )
-    subprocess.run([sys.executable, "-c", program], check=True, capture_output=True)
-    assert Placement.read(Path(out)).dispatch == "hierarchical"
+    assert not out.exists()
+    for solver in ("contiguous", "packing"):
+        assert main([*command, "--solver", solver]) == 0
 
 
 def test_the_process_itself_exits_with_2() -> None:

@@ -5,29 +5,11 @@ from random import Random
 
 import numpy as np
 import pytest
-from numba import njit
 
-from netsim.engine.event.calendar import close, heap, longer_heap, push, replace, take_first
+from netsim.engine import _core
+from netsim.engine.event.calendar import heap, longer_heap
 
 TAKE, PUSH, REPLACE = range(3)
-
-
-@njit
-def _play(calendar: np.ndarray, moves: np.ndarray) -> list[int]:
-    """Makes moves (kind, time, key, what) and returns what was first at each time something was taken."""
-    taken = []
-    for row in range(len(moves)):
-        kind, time_ps, key, what = moves[row]
-        if kind != PUSH:
-            close(calendar)
-            taken.append(calendar[1].what)
-        if kind == TAKE:
-            take_first(calendar)
-        elif kind == REPLACE:
-            replace(calendar, time_ps, key, what)
-        else:
-            push(calendar, time_ps, key, what)
-    return taken
 
 
 @pytest.mark.parametrize("seed", range(8))
@@ -50,4 +32,6 @@ def test_takes_what_python_takes(seed):
             else:
                 heapq.heappop(expected)
     calendar = longer_heap(heap(4), 1500)
-    assert _play(calendar, np.array(moves, dtype=np.int64)) == taken
+    found = np.zeros(len(taken), dtype=np.int64)
+    _core.play_heap(calendar, np.array(moves, dtype=np.int64), found)
+    assert found.tolist() == taken

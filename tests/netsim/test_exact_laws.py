@@ -9,14 +9,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from netsim.draws import Draws, Purpose
-from netsim.engine.compiled.fabric import fabric_arrays
-from netsim.engine.compiled.queue_series import no_queues, note_queue, series_of
-from netsim.engine.compiled.service import service_ps
+from netsim.engine import _core
+from netsim.engine.core.fabric import fabric_arrays
 from netsim.engine.exact.hashes import crc32_hashes, draws
-from netsim.engine.exact.sorting import room_for, sort
-from netsim.engine.exact.stages import RECEIVER, Arrivals, Packets, serve
+from netsim.engine.exact.travel import RECEIVER, Arrivals, Packets
 from netsim.engine.protocol import LINK
-from netsim.engine.queue_series import QueueRecorder
+from netsim.engine.queue_series import QueueRecorder, no_queues, series_of
 from netsim.units import service_ps as exact_service_ps
 from tests.netsim.scenes import fabric, flow, scene
 
@@ -49,7 +47,7 @@ def through_one_link(arrival_ps: list[int], size_bytes: list[int]) -> tuple[list
     )
     there = Arrivals(here.begin, np.zeros(LINKS, dtype=np.int64), np.empty(count, np.int64), np.empty(count, np.int64))
     record = np.zeros(LINKS, dtype=LINK)
-    serve(FABRIC, np.array([LINK_UP]), here, there, packets, receivers, record, no_queues())
+    _core.serve(FABRIC, np.array([LINK_UP]), here, there, packets, receivers, record, no_queues())
     delay_ps = FABRIC.delay_ps[LINK_UP]
     return (there.tag >> 1).tolist(), (there.time_ps - delay_ps).tolist(), record[LINK_UP]
 
@@ -118,7 +116,7 @@ def test_sorts_as_python_does(kind, size):
     if kind in ("ties", "bursts"):
         draw.shuffle(pairs)
     key, index = np.array(pairs, dtype=np.int64).reshape(size, 2).T.copy()
-    sort(key, index, room_for(np.array([0, size + 3])))
+    _core.sort_pairs(key, index)
     assert list(zip(key.tolist(), index.tolist(), strict=True)) == sorted(pairs)
 
 
@@ -128,17 +126,19 @@ def test_sorts_as_python_does(kind, size):
 )
 @settings(deadline=None, max_examples=500)
 def test_service_times_are_exact(size_bytes, rate_bps):
-    assert service_ps(size_bytes, rate_bps) == exact_service_ps(size_bytes, rate_bps)
+    assert _core.service_ps(size_bytes, rate_bps) == exact_service_ps(size_bytes, rate_bps)
 
 
 @pytest.mark.parametrize("seed", range(8))
 def test_queues_over_time_are_those_of_the_recorder(seed):
     draw = Random(seed)
     recorder, longest = QueueRecorder(), no_queues()
-    for _ in range(draw.choice([0, 1, 300])):
-        time_ps, queue_ps = draw.randrange(10 ** draw.randint(5, 14)), draw.randrange(1, 10**6)
+    count = draw.choice([0, 1, 300])
+    times_ps = [draw.randrange(10 ** draw.randint(5, 14)) for _ in range(count)]
+    queues_ps = [draw.randrange(1, 10**6) for _ in range(count)]
+    for time_ps, queue_ps in zip(times_ps, queues_ps, strict=True):
         recorder.add(time_ps, queue_ps)
-        note_queue(longest, time_ps, queue_ps)
+    _core.note_queues(longest, np.array(times_ps, dtype=np.int64), np.array(queues_ps, dtype=np.int64))
     mine, others = series_of(longest), recorder.series()
     assert mine.width_ps == others.width_ps
     assert mine.max_queue_ps.tolist() == others.max_queue_ps.tolist()

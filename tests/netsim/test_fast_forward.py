@@ -14,7 +14,7 @@ from netsim.collective.algorithms import ring_all_reduce as all_reduce
 from netsim.collective.columns import message_columns
 from netsim.collective.protocol import Operation
 from netsim.engine.forward.engine import ForwardEngine
-from netsim.engine.forward.queues import thin
+from netsim.engine.forward.passage import thin
 from netsim.engine.forward.refusal import refusal
 from netsim.engine.protocol import NicConfig, Outcome, Scene
 from netsim.engine.reference.engine import ReferenceEngine
@@ -159,7 +159,7 @@ def test_thinned_queues_have_the_same_longest_in_every_interval_wherever_they_be
     draw = np.random.default_rng(seed)
     time_ps, queue_ps = np.sort(draw.integers(0, 200, 60)), draw.integers(1, 5, 60)
     width = int(draw.integers(3, 30))
-    kept_ps, kept, begin = thin(time_ps, queue_ps, np.array([0, 25, 60]), width)
+    kept_ps, kept, begin = thin(time_ps.copy(), queue_ps.copy(), np.array([0, 25, 60]), width)
     for unit, (first, last) in enumerate(((0, 25), (25, 60))):
         mine = slice(int(begin[unit]), int(begin[unit + 1]))
         for wide in (width, width + 1, 4 * width):

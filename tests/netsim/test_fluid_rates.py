@@ -8,8 +8,7 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
-from netsim.engine.fluid.certificate import violations
-from netsim.engine.fluid.filling import fill
+from netsim.engine import _core
 from netsim.engine.fluid.segments import SegmentArrays, Segments
 from netsim.topology.protocol import Path
 
@@ -33,12 +32,12 @@ class Instance:
         """The rates of `active` flows after those of `rising` are settled."""
         which = np.array(active, dtype=np.int64)
         again = np.array(rising, dtype=np.int64)
-        fill(which, again, self.segments, self.rate, self.fabric, self.limits)
+        _core.fill_rates(which, again, self.segments, self.rate, self.fabric, self.limits)
         return self.rate[which]
 
     def violations(self, active: Sequence[int]) -> tuple[int, int]:
         which = np.array(active, dtype=np.int64)
-        return violations(which, self.segments, self.rate, self.fabric, self.limits)
+        return _core.violations(which, self.segments, self.rate, self.fabric, self.limits)
 
 
 def shares(ways: Ways) -> dict[int, Fraction]:

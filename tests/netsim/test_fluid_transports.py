@@ -188,7 +188,7 @@ def test_every_allocation_is_certified(monkeypatch):
         _, rising, _, rate, _, capacity = arguments
         rate[rising] = capacity.min() / 100
 
-    monkeypatch.setattr("netsim.engine.fluid.network.fill", too_little)
+    monkeypatch.setattr("netsim.engine._core.fill_rates", too_little)
     with pytest.raises(RuntimeError, match="0 links overfull, 12 flows unjustified"):
         FluidEngine(what, Ecmp(0, 2)).run()
 

@@ -95,13 +95,15 @@ def what_is_shared(handle: Handle) -> tuple[list[Task], Sequence[Span], int]:
 
 def test_processes_share_one_layout():
     prepared = prepare(read_scenario(SCENARIO, ()), "scenario")
-    layout = Shared((prepared.laid_out, prepared.bound))
+    bound = prepared.bound
+    assert bound is not None
+    layout = Shared((prepared.laid_out, bound))
     try:
         with ProcessPoolExecutor(1, get_context("spawn")) as pool:
             found = pool.submit(what_is_shared, layout.handle).result()
     finally:
         layout.close()
-    assert found == (list(prepared.scene.tasks), prepared.spans, prepared.bound.ps)
+    assert found == (list(prepared.scene.tasks), prepared.spans, bound.ps)
 
 
 @pytest.mark.parametrize("seed", range(12))

@@ -260,3 +260,15 @@ def test_the_report_is_one_file(results, tmp_path):
     drawn = set(PICTURES) - {"operations", "phases", "timeline", "links_over_time", "windows"}
     assert all((tmp_path / "figures" / f"{name}.svg").exists() for name in drawn)
     assert (tmp_path / "trace.json").stat().st_size < 3 * (perfetto.MOST_FLOWS + perfetto.MOST_SLICES) * 300
+
+
+def test_without_the_compiled_core_no_bound_is_shown(monkeypatch, tmp_path):
+    """The user is told once why, and the figures in results.json still hold."""
+    monkeypatch.setattr("netsim.prepare.is_core_built", lambda: False)
+    found = simulated(engine="simpy", transports=["ecmp", "ethereal"], seeds=[0])
+    assert [notice for notice in found.notices if "lower bound" in notice] == list(found.notices)[-1:]
+    assert [run.bound_ps for run in found.runs] == [0, 0]
+    assert "above bound" not in [column.head for column in columns(found)]
+    assert "bound" not in completion_title(found) + finding(found) + completion_svg(found)
+    write_report(found, tmp_path)
+    assert "above the bound" not in (tmp_path / "report.html").read_text()

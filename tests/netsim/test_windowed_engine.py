@@ -4,16 +4,15 @@ from random import Random
 
 import numpy as np
 import pytest
-from numba import njit
 
 from netsim.congestion.flow_control import AcknowledgementConfig, PfcConfig
+from netsim.engine import _core
+from netsim.engine.core.shared import number, record
 from netsim.engine.protocol import Outcome, Scene
 from netsim.engine.reference.engine import ReferenceEngine
 from netsim.engine.windowed import regions
 from netsim.engine.windowed.engine import WindowedEngine
-from netsim.engine.windowed.records import ARRIVAL
 from netsim.engine.windowed.refusal import fills_windows, refusal
-from netsim.engine.windowed.sorting import PLACES, sort
 from netsim.engine.windowed.wheel_layout import WINDOWS
 from netsim.foundation.refusal import Refusal
 from netsim.topology.failure import FailureConfig
@@ -293,20 +292,16 @@ def test_the_flow_that_first_loses_its_patience_is_named(first):
     assert found == expected
 
 
-@njit
-def _sorted(arrivals: np.ndarray, begin: int, end: int, end_ps: int) -> None:
-    sort(arrivals, arrivals.copy(), np.zeros(PLACES, dtype=np.int64), begin, end, 0, end_ps)
-
-
 @pytest.mark.parametrize("instants", [1, 9, 10**6])
 @pytest.mark.parametrize("size", [0, 1, 2, 15, 16, 17, 33, 100, 1000, 3000])
 def test_arrivals_are_sorted_by_time_and_key(size, instants):
     draw = np.random.default_rng(size)
-    arrivals = np.zeros(size + 8, dtype=ARRIVAL)
+    arrivals = np.zeros(size + 8, dtype=record("Arrival"))
     arrivals["time_ps"], arrivals["key"] = draw.integers(0, instants, size + 8), draw.permutation(size + 8)
     arrivals["place"] = np.arange(size + 8)
     before = arrivals.copy()
-    _sorted(arrivals, 4, 4 + size, instants)
+    places = np.zeros(number("PLACES"), dtype=np.int64)
+    _core.sort_arrivals(arrivals, arrivals.copy(), places, 4, 4 + size, instants)
     rows = [4 + row for row in np.lexsort((before["key"][4 : 4 + size], before["time_ps"][4 : 4 + size]))]
     assert arrivals["place"].tolist() == [*range(4), *rows, *range(4 + size, size + 8)]
 

@@ -9,6 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from moe.placement.counts import RoutingStatistics, Tally
+from moe.placement.solver.kernels import kernels
+from moe.placement.solver.load_limits import keeps
+from moe.placement.solver.traffic import Traffic
+from moe.placement.solver.visits import Visits
 from moe.placement.topology import Topology
 
 _MOVABLE = 4  # experts of a rank and layer that a re-split may move: 70 ways to divide those of two ranks
@@ -44,16 +48,14 @@ class Descent:
         loads: NDArray[np.int64] | None = None,
         limits: NDArray[np.float64] | None = None,
     ) -> None:
-        from moe.placement.solver.compiled import layers, pairs
-
-        self._layers, self._pairs = layers, pairs
-        self._traffic = layers.Traffic.collect(transitions, jumps, cost, loads, limits)
+        self._kernels = kernels()
+        self._traffic = Traffic.collect(transitions, jumps, cost, loads, limits)
         self.num_layers, self.num_experts, self.num_ranks = len(transitions) + 1, transitions.shape[1], len(cost)
         self._states = _divisions(min(self.num_experts // self.num_ranks, _MOVABLE))
 
     def cost(self, ranks: NDArray[np.int64]) -> float:
         """Coherent cost of all tokens under an assignment [L, E]."""
-        return self._layers.total_cost(self._traffic, ranks)
+        return self._kernels.total_cost(self._traffic, ranks)
 
     def chain(self, ranks: NDArray[np.int64]) -> NDArray[np.int64]:
         """Assign each layer but the first at least cost given the layers before it; takes and returns ranks [L, E].
@@ -61,13 +63,13 @@ class Descent:
         A layer whose best assignment breaks the limit is improved from the given one.
         """
         ranks = ranks.copy()
-        self._layers.chain(self._traffic, ranks)
+        self._kernels.chain(self._traffic, ranks)
         return ranks
 
     def sweep(self, ranks: NDArray[np.int64]) -> NDArray[np.int64]:
         """Assign layer after layer at least cost given all others, to and fro, until no layer gains; ranks [L, E]."""
         ranks = ranks.copy()
-        self._layers.sweep(self._traffic, ranks, np.ones(self.num_layers, np.bool_))
+        self._kernels.sweep(self._traffic, ranks)
         return ranks
 
     def search(
@@ -82,22 +84,29 @@ class Descent:
         if self.num_ranks == 1 or self.num_layers == 1:
             return best
         unsettled = (ranks + 1) % self.num_ranks
-        work -= self._pairs.descend(self._traffic, unsettled, best, self._states, int(generator.integers(2**32)), work)
+        work -= self._descend(unsettled, best, work, generator)
         least = self.cost(best)
         while kicks > 0 and work > 0 and least > 0:
             ranks = self.within_limits(kicked(best, self.num_ranks, generator), best)
-            work -= self._pairs.descend(self._traffic, best, ranks, self._states, int(generator.integers(2**32)), work)
+            work -= self._descend(best, ranks, work, generator)
             kicks -= 1
             cost = self.cost(ranks)
             if cost <= least:
                 best, least = ranks, cost
         return best
 
+    def _descend(
+        self, settled: NDArray[np.int64], ranks: NDArray[np.int64], work: int, generator: np.random.Generator
+    ) -> int:
+        """Sweep and re-split from where ranks [L, E] differ from settled ones until nothing gains; returns the work."""
+        seed = int(generator.integers(2**32))
+        return self._kernels.descend_pairs(self._traffic, settled, ranks, self._states, seed, work)
+
     def within_limits(self, ranks: NDArray[np.int64], fallback: NDArray[np.int64]) -> NDArray[np.int64]:
         """The first assignment [L, E] where its layers keep their limit; elsewhere the fallback, which keeps all."""
         ranks = ranks.copy()
         for layer, (loads, limit) in enumerate(zip(self._traffic.loads, self._traffic.limits, strict=True)):
-            if not self._layers.keeps_limit(ranks[layer], loads, self.num_ranks, limit):
+            if not keeps(ranks[layer], loads, limit, self.num_ranks):
                 ranks[layer] = fallback[layer]
         return ranks
 
@@ -139,12 +148,10 @@ class Annealing:
         self, statistics: RoutingStatistics, topology: Topology, limits: NDArray[np.float64] | None = None
     ) -> None:
         """Lays out the visits of a trace; without visits only first choices are priced."""
-        from moe.placement.solver.compiled import exchanges, visits
-
-        self._exchanges, self._compiled = exchanges, visits
+        self._kernels = kernels()
         num_layers, num_experts = statistics.num_layers, statistics.num_experts
         tally = anchor_visits(statistics) if statistics.visits is None else statistics.visits
-        self._visits = visits.Visits.collect(tally, num_layers, num_experts, topology.cost)
+        self._visits = Visits.collect(tally, num_layers, num_experts, topology.cost)
         self._loads = statistics.loads.astype(np.float64)
         self._limits = np.full(num_layers, np.inf) if limits is None else limits.astype(np.float64)
         pairs = max(topology.num_ranks * (topology.num_ranks - 1), 1)
@@ -153,12 +160,12 @@ class Annealing:
 
     def cost(self, ranks: NDArray[np.int64]) -> float:
         """Coherent cost of all tokens under an assignment [L, E]."""
-        return self._compiled.visits_cost(self._visits, ranks)
+        return self._kernels.visits_cost(self._visits, ranks)
 
     def descend(self, ranks: NDArray[np.int64]) -> NDArray[np.int64]:
         """Exchange experts until no exchange gains; takes and returns balanced ranks [L, E] within the limits."""
         ranks = ranks.copy()
-        self._exchanges.descend(self._visits, ranks, self._loads, self._limits)
+        self._kernels.descend_exchanges(self._visits, ranks, self._loads, self._limits)
         return ranks
 
     def search(self, ranks: NDArray[np.int64], *, work: int, generator: np.random.Generator) -> NDArray[np.int64]:
@@ -180,12 +187,12 @@ class Annealing:
             if turn % _RENAMES == 0:
                 ranks = self._renamed(ranks)
             heat, seed = self._heat * (1 - turn / rounds), int(generator.integers(2**32))
-            self._exchanges.anneal(self._visits, ranks, self._loads, self._limits, heat, tries, seed)
+            self._kernels.anneal(self._visits, ranks, self._loads, self._limits, heat, tries, seed)
         return self.descend(self._renamed(ranks))
 
     def _renamed(self, ranks: NDArray[np.int64]) -> NDArray[np.int64]:
         renamed = ranks.copy()
-        self._compiled.rename(self._visits, renamed)
+        self._kernels.rename(self._visits, renamed)
         return min(ranks, renamed, key=self.cost)
 
 

@@ -11,7 +11,6 @@ of a layer, K choices, V levels of places, P most places of a level.
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,15 +20,12 @@ from moe.placement.cost.objective import require_sets, require_sources
 from moe.placement.counts import RoutingStatistics
 from moe.placement.placement import Dispatch
 from moe.placement.ranks import cheapest_ranks, contiguous_ranks
+from moe.placement.solver.kernels import kernels
 from moe.placement.solver.load_limits import start_within
 from moe.placement.solver.packing import pack_layer
 from moe.placement.solver.protocol import Assignment
 from moe.placement.topology import Topology
 from moe.routing_trace import DROPPED
-
-if TYPE_CHECKING:
-    from moe.placement.solver.swap_kernels import Layer
-
 
 _STEPS_PER_EXPERT = 4
 _LEAST_STEPS, _MOST_STEPS = 100, 512
@@ -67,17 +63,14 @@ class LayerProblem:
         return len(self.base)
 
     @cached_property
-    def compiled(self) -> "Layer":
-        """The problem as arrays for compiled code."""
-        from moe.placement.solver.swap_kernels import Layer
-
+    def _arrays(self) -> tuple[NDArray[np.generic], ...]:
+        """The problem for the kernels: arrays, and for each expert the sets that hold it."""
         row, choice = np.nonzero(self.experts != DROPPED)
         chosen = self.experts[row, choice]
         order = np.argsort(chosen, kind="stable")
         begins = np.searchsorted(chosen[order], np.arange(len(self.loads) + 1))
-        return Layer(
-            self.experts, self.homes, self.tokens, self.places, self.prices, self.base, begins, row[order], self.loads
-        )
+        problem = self.experts, self.homes, self.tokens, self.places, self.prices, self.base, self.loads
+        return tuple(map(np.ascontiguousarray, (*problem, begins, row[order])))
 
     def price(self, ranks: NDArray[np.int64]) -> float:
         """Cost of an assignment [E]."""
@@ -85,9 +78,9 @@ class LayerProblem:
 
     def visits(self, ranks: NDArray[np.int64]) -> NDArray[np.float64]:
         """Tokens of each home that visit each place under an assignment [E], by level, [V, G, P]."""
-        from moe.placement.solver.swap_kernels import count_visits
-
-        return count_visits(self.compiled, ranks)
+        visits = np.zeros(self.prices.shape)
+        kernels().count_visits(self._arrays, ranks, visits)
+        return visits
 
     def keeps_limit(self, ranks: NDArray[np.int64]) -> bool:
         """Whether no rank computes more than the limit under an assignment [E]."""
@@ -139,13 +132,11 @@ class LayerProblem:
 
     def _exchanged(self, ranks: NDArray[np.int64], seed: int, steps: int) -> NDArray[np.int64]:
         """Ranks after a number of exchanges; those given where no assignment on the way kept the limit."""
-        from moe.placement.solver.swap_kernels import search
-
         evenness = 0.0
         if np.isfinite(self.limit):
             evenness = _EVENNESS * self.price(ranks) / max(self.loads.sum(), 1.0)
         found = ranks.copy()
-        search(self.compiled, self.limit, evenness, found, steps, seed)
+        kernels().search_swaps(self._arrays, self.limit, evenness, found, steps, seed)
         return found
 
     def _cheapest(self, choices: list[NDArray[np.int64]]) -> NDArray[np.int64]:

@@ -2,7 +2,6 @@
 
 import numpy as np
 
-from netsim.engine.event.balance import place_of
 from netsim.engine.event.state import State
 
 _FIRST_SLOTS = 64
@@ -25,7 +24,12 @@ def with_avoided(state: State, way: tuple[int, int, int], until_ps: int) -> Stat
 
 
 def _put(table: np.ndarray, way: tuple[int, ...], until_ps: int) -> None:
-    slot = place_of.py_func(len(table), *way)
+    slot = _place_of(len(table), *way)
     while table[slot, 0] >= 0 and tuple(table[slot, :3].tolist()) != way:
         slot = (slot + 1) % len(table)
     table[slot] = *way, until_ps
+
+
+def _place_of(slots: int, link: int, leaf: int, way: int) -> int:
+    """Where the search for a way begins, as in the core."""
+    return ((link * 8191 + leaf) * 131 + way) % slots

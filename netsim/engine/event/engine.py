@@ -8,10 +8,10 @@ from collections.abc import Callable
 
 import numpy as np
 
-from netsim.engine.compiled.fabric import FabricArrays, fabric_arrays
-from netsim.engine.event import kernel
+from netsim.engine import _core
+from netsim.engine.core.fabric import FabricArrays, fabric_arrays
+from netsim.engine.core.shared import names, number
 from netsim.engine.event.avoided import with_avoided
-from netsim.engine.event.cutting import BALANCED
 from netsim.engine.event.finished import can_forget, without_finished
 from netsim.engine.event.layout import flight_of, state_of
 from netsim.engine.event.outcome import outcome_of
@@ -62,7 +62,7 @@ class EventEngine:
         self._moves = type(transport).on_timeout is not Transport.on_timeout
         self._cuts = type(transport).admit is not Transport.admit
         self._finished: list[np.ndarray] = []
-        if not can_forget(state) and state.network.rules["admission"][0] != BALANCED:
+        if not can_forget(state) and state.network.rules["admission"][0] != number("BALANCED"):
             sizes, parts = scene.tasks.columns().bytes, int(state.network.rules["parts"][0])
             packets = int((sizes[sizes > 0] // scene.packet.payload + parts).sum())
             state = with_room_for_flows(state, int(np.minimum(sizes, parts).sum()), packets)
@@ -71,20 +71,20 @@ class EventEngine:
     def run(self) -> Outcome:
         """Simulates until all tasks are done."""
         resumed, stops = -1, 0
-        while (why := self._go_on(resumed)) != kernel.FINISHED:
+        while (why := self._go_on(resumed)) != "FINISHED":
             resumed, stops = -1, stops + 1
-            if why == kernel.PAUSED or not stops % _STOPS_BETWEEN_LOOKS:
+            if why == "PAUSED" or not stops % _STOPS_BETWEEN_LOOKS:
                 self._look_at_clock()
             match why:
-                case kernel.NEEDS_FLOWS:
+                case "NEEDS_FLOWS":
                     self._make_room_for_flows()
-                case kernel.ASKS_FOR_PATH:
+                case "ASKS_FOR_PATH":
                     self._give_path()
-                case kernel.ASKS_AFTER_TIMEOUT:
+                case "ASKS_AFTER_TIMEOUT":
                     resumed = self._settle_timeout()
-                case kernel.IN_TIME:
+                case "IN_TIME":
                     raise self._reached_in_time()
-                case kernel.NEEDS_ROOM:
+                case "NEEDS_ROOM":
                     self._keep(with_room_for_choices(self._state))
                     self._make_room()
         if self._state.network.totals["undone"][0]:
@@ -96,9 +96,9 @@ class EventEngine:
         self._keep(state)
         self._flight = flight_of(state)
 
-    def _go_on(self, resumed: int) -> int:
-        """Simulates until the compiled loop stops; see `kernel.run`."""
-        return kernel.run(self._arrays, tuple(self._flight), resumed)
+    def _go_on(self, resumed: int) -> str:
+        """Simulates until the core needs Python; returns why, a name of `Stop`. `resumed` has timed out, or is -1."""
+        return names("Stop")[_core.run_events(self._arrays, tuple(self._flight), resumed)]
 
     def _make_room(self) -> None:
         """Makes room for packets in flight."""

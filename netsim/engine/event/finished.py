@@ -2,8 +2,7 @@
 
 import numpy as np
 
-from netsim.engine.event.compiled import called
-from netsim.engine.event.state import Array, State, Whole
+from netsim.engine.event.state import State
 from netsim.engine.protocol import FLOW
 
 _KEPT = ("id", "task", "bytes", "packets", "start_ps", "end_ps", "reordered", "retransmitted")
@@ -20,56 +19,29 @@ def without_finished(state: State, flows_of_packets: list[np.ndarray]) -> np.nda
 
     All others keep their order and are numbered anew, in the rings of hosts and in packets.
     """
-    hosts, used, program = state.hosts, int(state.network.totals["flows"][0]), state.program
-    number, figures = np.zeros(used, dtype=np.int64), np.zeros(used, dtype=FLOW)
-    kept = _close_up(hosts.flows, hosts.rings, number, figures)
-    for column in flows_of_packets:
+    used = int(state.network.totals["flows"][0])
+    flows, rings = state.hosts.flows[:used], state.hosts.rings
+    stays = (flows["left"] > 0) | (flows["in_ring"] > 0)
+    stays[rings["last_flow"][rings["last_flow"] >= 0]] = True
+    figures, kept = figures_of(state, np.flatnonzero(~stays)), np.flatnonzero(stays)
+    number = np.zeros(used, dtype=np.int32)
+    number[kept] = np.arange(len(kept))
+    whole = flows.view(f"V{flows.itemsize}")
+    whole[: len(kept)] = whole[kept]
+    flows[len(kept) :].view(np.uint8)[:] = 0
+    busy = np.flatnonzero(rings["first"] >= 0)
+    for name in ("first", "last"):
+        rings[name][busy] = number[rings[name][busy]]
+    for column in (rings["last_flow"], flows["next_in_ring"][: len(kept)], *flows_of_packets):
         _renumber(column, number)
-    figures = figures[: used - kept].copy()
-    figures["src"], figures["dst"] = program.src[figures["task"]], program.dst[figures["task"]]
-    hosts.flows[kept:used].view(np.uint8)[:] = 0
-    state.network.totals["flows"] = kept
+    state.network.totals["flows"] = len(kept)
     return figures
 
 
-@called
-def _close_up(flows: Array, rings: Array, number: Array, figures: Array) -> Whole:
-    """Moves the flows that go on to the front in one pass, and returns their number; fills in all its arguments."""
-    for place in range(len(rings)):
-        if rings[place].last_flow >= 0:
-            number[rings[place].last_flow] = 1
-    kept = gone = np.int64(0)
-    for index in range(len(number)):
-        flow = flows[index]
-        if flow.left > 0 or flow.in_ring or number[index]:
-            number[index] = kept
-            if kept < index:
-                flows[kept] = flow
-            kept += 1
-            continue
-        ended = figures[gone]
-        ended.id, ended.task, ended.bytes, ended.packets = flow.id, flow.task, flow.bytes, flow.packets
-        ended.start_ps, ended.end_ps = flow.start_ps, flow.end_ps
-        ended.reordered, ended.retransmitted = flow.reordered, flow.retransmitted
-        gone += 1
-    for index in range(kept):
-        if flows[index].next_in_ring >= 0:
-            flows[index].next_in_ring = number[flows[index].next_in_ring]
-    for place in range(len(rings)):
-        ring = rings[place]
-        if ring.first >= 0:
-            ring.first, ring.last = number[ring.first], number[ring.last]
-        if ring.last_flow >= 0:
-            ring.last_flow = number[ring.last_flow]
-    return kept
-
-
-@called
-def _renumber(column: Array, number: Array) -> None:
+def _renumber(column: np.ndarray, number: np.ndarray) -> None:
     """Puts new numbers in place of old ones; those of packets that have arrived are of no flow."""
-    for row in range(len(column)):
-        if 0 <= column[row] < len(number):
-            column[row] = number[column[row]]
+    known = np.flatnonzero((column >= 0) & (column < len(number)))
+    column[known] = number[column[known]]
 
 
 def figures_of(state: State, which: np.ndarray) -> np.ndarray:

@@ -2,31 +2,15 @@
 
 import numpy as np
 
-from netsim.engine.compiled.fabric import FabricArrays
-from netsim.engine.compiled.interpreted import ready
-from netsim.engine.compiled.lines import zeros
-from netsim.engine.compiled.successors import successors
+from netsim.engine.core.fabric import FabricArrays
+from netsim.engine.core.lines import zeros
+from netsim.engine.core.shared import number, record
+from netsim.engine.core.successors import successors
 from netsim.engine.event.calendar import END_PS, heap
-from netsim.engine.event.congestion import ASKED
-from netsim.engine.event.departures import SPARE
 from netsim.engine.event.queued_layout import queued_of
-from netsim.engine.event.records import (
-    ASKED_STATE,
-    FLOW_STATE,
-    HOST_RING,
-    LANE,
-    LINK_KIND,
-    LINK_STATE,
-    NSCC_STATE,
-    PACER,
-    PACKET,
-    TRANSMISSION,
-)
-from netsim.engine.event.rules import TOTALS
 from netsim.engine.event.rules_layout import rules_of
 from netsim.engine.event.state import Flight, Hosts, Network, Program, Routing, State
-from netsim.engine.event.switches import MOST_CANDIDATES, Tree, tree
-from netsim.engine.event.watching import STRIDE
+from netsim.engine.event.switches import Tree, tree
 from netsim.engine.protocol import Scene, keeps_state
 from netsim.engine.queue_series import FIRST_WIDTH_PS, INTERVALS
 from netsim.engine.reference.watching import NOBODY
@@ -46,7 +30,7 @@ def state_of(scene: Scene, fabric: FabricArrays, transport: Transport, seed: int
     links, kinds = _links(scene, fabric, rules[0])
     places = np.arange(len(fabric.usable)) - np.repeat(fabric.usable_begin[:-1], np.diff(fabric.usable_begin))
     rules["all_usable"] = np.array_equal(fabric.usable, places)
-    totals = _one(TOTALS)
+    totals = _one(record("Totals"))
     totals["width_bits"] = FIRST_WIDTH_PS.bit_length() - 1
     totals["now_ps"] = totals["moves_up"] = -1
     totals["refused"] = NOBODY
@@ -57,13 +41,13 @@ def state_of(scene: Scene, fabric: FabricArrays, transport: Transport, seed: int
     network = Network(
         rules, totals, links, kinds, *changes, np.zeros(INTERVALS, dtype=np.int64), *_carried(scene), keys
     )
-    rings = zeros(len(links) * scene.classes, HOST_RING)
+    rings = zeros(len(links) * scene.classes, record("Ring"))
     rings["first"] = rings["last"] = rings["last_flow"] = rings["look_ps"] = -1
-    pacers = np.zeros(len(links) if rules["congestion"][0] == ASKED else 0, dtype=PACER)
+    pacers = np.zeros(len(links) if rules["congestion"][0] == number("ASKED") else 0, dtype=record("Pacer"))
     pacers["first"] = -1
-    rows = np.zeros(0, dtype=TRANSMISSION), np.zeros(0, dtype=np.uint8)
-    own = np.zeros(0, dtype=NSCC_STATE), np.zeros(0, dtype=ASKED_STATE)
-    hosts = Hosts(zeros(0, FLOW_STATE), rings, *own, pacers, heap(0), heap(0), *rows, *_samples(scene))
+    rows = np.zeros(0, dtype=record("Transmission")), np.zeros(0, dtype=np.uint8)
+    own = np.zeros(0, dtype=record("Nscc")), np.zeros(0, dtype=record("Asked"))
+    hosts = Hosts(zeros(0, record("Flow")), rings, *own, pacers, heap(0), heap(0), *rows, *_samples(scene))
     queued = queued_of(scene, links, kinds) if scene.queues else None
     return State(network, hosts, _program(scene, transport), _routing(scene, fabric, links, kinds, transport), queued)
 
@@ -80,19 +64,23 @@ def _samples(scene: Scene) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     slots = np.full(len(scene.tasks) if tasks else 0, -1, dtype=np.int64)
     slots[tasks] = np.arange(len(tasks))
     sampled = np.zeros((len(tasks), 3), dtype=np.int64)
-    sampled[:, STRIDE] = 1
+    sampled[:, number("STRIDE")] = 1
     return slots, np.zeros((len(tasks), MOST_SAMPLES, len(SAMPLE.names or ())), dtype=np.int64), sampled
 
 
 def flight_of(state: State) -> Flight:
     """An empty calendar without packets in flight, for the links of a state."""
     links, queues = len(state.network.links), 0 if state.queued is None else len(state.queued.queues)
-    return Flight(heap(3 * links + 4 * queues + SPARE), np.full(2 * links, -1, dtype=LANE), packets(0))
+    return Flight(
+        heap(3 * links + 4 * queues + number("ENTRIES_OF_EVENT")),
+        np.full(2 * links, -1, dtype=record("Lane")),
+        packets(0),
+    )
 
 
 def packets(used: int) -> np.ndarray:
     """Records for packets that are not in use, as a linked list that starts at index `used`."""
-    fresh = np.zeros(max(_PACKETS, used), dtype=PACKET)
+    fresh = np.zeros(max(_PACKETS, used), dtype=record("FlyingPacket"))
     fresh["next"] = np.arange(used + 1, used + len(fresh) + 1)
     fresh["next"][-1] = -1
     return fresh
@@ -104,7 +92,7 @@ def _one(record: np.dtype) -> np.ndarray:
 
 def _links(scene: Scene, fabric: FabricArrays, rules: np.void) -> tuple[np.ndarray, np.ndarray]:
     """Links and their kinds."""
-    links = zeros(len(scene.topology.links), LINK_STATE)
+    links = zeros(len(scene.topology.links), record("Link"))
     links["at_switch"], links["reverse"], links["unmarked"] = fabric.at_switch, fabric.reverse, -1
     initial = fabric.nominal_bps
     links["varies"] = np.diff(fabric.change_begin) > 1
@@ -113,7 +101,7 @@ def _links(scene: Scene, fabric: FabricArrays, rules: np.void) -> tuple[np.ndarr
     round_trip_ps[fabric.reverse == np.arange(len(links))] = -1
     nature = np.stack([fabric.delay_ps, initial, round_trip_ps])
     distinct, links["kind"] = np.unique(nature, axis=1, return_inverse=True)
-    kinds = zeros(distinct.shape[1], LINK_KIND)
+    kinds = zeros(distinct.shape[1], record("LinkKind"))
     kinds["delay_ps"], kinds["rate_bps"], kinds["round_trip_ps"] = distinct
     kinds["room_ps"] = END_PS
     for kind, rate in zip(kinds, distinct[1].tolist(), strict=True):
@@ -142,7 +130,7 @@ def _program(scene: Scene, transport: Transport) -> Program:
     hosts, tasks = np.asarray(scene.hosts, dtype=np.int32), len(scene.tasks)
     messages, paths = int(np.count_nonzero(columns.bytes)), scene.most_paths
     queue_pair, latest = _queue_pairs(scene, transport)
-    next_begin, following = ready(successors)(columns.after_begin, columns.after)
+    next_begin, following = successors(columns.after_begin, columns.after)
     return Program(
         begins=heap(tasks),
         bytes=columns.bytes,
@@ -212,7 +200,7 @@ def _routing(scene: Scene, fabric: FabricArrays, links: np.ndarray, kinds: np.nd
         source,
         fabric.reverse.astype(np.int32),
         np.full((source.max() + 1 if transport.at_switch else 0, memory), -1, dtype=np.int64),
-        np.zeros((2, MOST_CANDIDATES), dtype=np.int64),
+        np.zeros((2, number("MOST_CANDIDATES")), dtype=np.int64),
         np.zeros((_PACKETS, 3), dtype=np.int64),
         np.zeros((0, 2), dtype=np.int32),
     )

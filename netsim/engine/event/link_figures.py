@@ -2,11 +2,13 @@
 
 import numpy as np
 
-from netsim.engine.compiled.service import service_ps
 from netsim.engine.event.calendar import END_PS
-from netsim.engine.event.compiled import called, compiled
-from netsim.engine.event.state import Array, Record, State, Whole
+from netsim.engine.event.state import State
 from netsim.engine.protocol import LINK
+from netsim.units import PICOSECONDS_PER_SECOND
+
+_SMALL_BYTES = 1 << 20
+"""Packets for which 64 bits hold the product of bits and picoseconds."""
 
 
 def links_of(state: State) -> np.recarray:
@@ -22,77 +24,48 @@ def links_of(state: State) -> np.recarray:
     )
     if state.queued is not None:
         records["paused_ps"] = state.queued.queues["paused_ps"].reshape(len(links), -1).sum(axis=1)
-    answers = np.zeros(len(links), dtype=np.int64)
-    _count_answers(flows, links, routing.way_answers, routing.way_links, answers)
+    answers, answered = np.zeros(len(links), dtype=np.int64), np.flatnonzero(routing.way_answers)
+    for end in ("up", "down"):
+        np.add.at(answers, links["reverse"][flows[end]], flows["answers"])
+    way_links, of_way = routing.way_links[answered], routing.way_answers[answered]
+    way, hop = np.nonzero(way_links >= 0)
+    np.add.at(answers, links["reverse"][way_links[way, hop]], of_way[way])
     records["bytes"] += answers * network.rules["answer_wire"][0]
     return records.view(np.recarray)
 
 
 def last_sent(state: State) -> dict[int, int]:
     """See `netsim.engine.protocol.Outcome.last_sent`."""
-    network, routing, rules = state.network, state.routing, state.network.rules[0]
-    classes, epochs = int(rules["classes"]), int(rules["epochs"])
-    rings = np.flatnonzero(state.hosts.rings["last_flow"] >= 0)
-    rest_ps = np.zeros(len(rings), dtype=np.int64)
-    hosts, links = (state.hosts.rings, state.hosts.flows), (network.links, network.kinds)
-    ways = routing.way_links, routing.usable_begin, routing.usable
-    _add_rest(rings, hosts, links, ways, classes, epochs, rest_ps)
-    return dict(zip((rings // classes).tolist(), rest_ps.tolist(), strict=True))
+    sending = np.flatnonzero(state.hosts.rings["last_flow"] >= 0)
+    links = sending // int(state.network.rules["classes"][0])
+    return dict(zip(links.tolist(), _rest_ps(state, sending, links).tolist(), strict=True))
 
 
-@called
-def _count_answers(flows: Array, links: Array, way_answers: Array, way_links: Array, answers: Array) -> None:
-    """Counts the answers that went back over each link without stopping."""
-    for index in range(len(flows)):
-        flow = flows[index]
-        answers[links[flow.up].reverse] += flow.answers
-        answers[links[flow.down].reverse] += flow.answers
-    for way in range(len(way_answers)):
-        for hop in range(way_links.shape[1] if way_answers[way] else 0):
-            if way_links[way, hop] >= 0:
-                answers[links[way_links[way, hop]].reverse] += way_answers[way]
+def _rest_ps(state: State, sending: np.ndarray, sent_on: np.ndarray) -> np.ndarray:
+    """Remaining passage of the last packet of each ring that sends, at nominal rates; the least of its ways."""
+    network, routing, kind = state.network, state.routing, state.network.links["kind"]
+    rings = state.hosts.rings[sending]
+    flows = state.hosts.flows[rings["last_flow"]]
+    rest_ps = network.kinds["delay_ps"][kind[sent_on]]
+    away = np.flatnonzero(flows["links"] != 1)
+    rings, flows = rings[away], flows[away]
+    rest_ps[away] += _passage_ps(network.kinds, kind[flows["down"]], rings["last_wire"])
+    row = flows["pair"].astype(np.int64) * int(network.rules["epochs"][0]) + rings["last_epoch"]
+    first, unknown = routing.usable_begin[row], rings["last_path"] < 0
+    choices = np.where(unknown, routing.usable_begin[row + 1] - first, 1)
+    place = np.repeat(np.arange(len(away)), choices)
+    nth, path = np.arange(len(place)) - np.repeat(np.cumsum(choices) - choices, choices), rings["last_path"][place]
+    path[unknown[place]] = routing.usable[(first[place] + nth)[unknown[place]]]
+    links = routing.way_links[flows["first_way"][place] + path]
+    passage_ps = _passage_ps(network.kinds, kind[links], rings["last_wire"][place, None])
+    least_ps = np.full(len(away), END_PS)
+    np.minimum.at(least_ps, place, np.where(links >= 0, passage_ps, 0).sum(axis=1))
+    rest_ps[away] += least_ps
+    return rest_ps
 
 
-@called
-def _add_rest(
-    sending: Array,
-    hosts: tuple[Array, Array],
-    network: tuple[Array, Array],
-    ways: tuple[Array, Array, Array],
-    classes: int,
-    epochs: int,
-    rest_ps: Array,
-) -> None:
-    """Adds the remaining passage of the last packet of each host's link, at nominal rates; the least of its ways."""
-    (rings, flows), (links, kinds), (way_links, usable_begin, usable) = hosts, network, ways
-    for place in range(len(sending)):
-        ring = rings[sending[place]]
-        flow = flows[ring.last_flow]
-        rest_ps[place] = kinds[links[sending[place] // classes].kind].delay_ps
-        if flow.links == 1:
-            continue
-        rest_ps[place] += _passage_ps(kinds[links[flow.down].kind], ring.last_wire)
-        if ring.last_path >= 0:
-            rest_ps[place] += _between_ps(links, kinds, way_links[flow.first_way + ring.last_path], ring.last_wire)
-            continue
-        row, least_ps = flow.pair * epochs + ring.last_epoch, END_PS
-        for place_of_way in range(usable_begin[row], usable_begin[row + 1]):
-            way = way_links[flow.first_way + usable[place_of_way]]
-            least_ps = min(least_ps, _between_ps(links, kinds, way, ring.last_wire))
-        rest_ps[place] += least_ps
-
-
-@compiled
-def _between_ps(links: Array, kinds: Array, way: Array, wire_bytes: int) -> Whole:
-    """Passage of a packet over the links between two leaves, without queues."""
-    passage_ps = np.int64(0)
-    for hop in range(len(way)):
-        if way[hop] >= 0:
-            passage_ps += _passage_ps(kinds[links[way[hop]].kind], wire_bytes)
-    return passage_ps
-
-
-@compiled
-def _passage_ps(kind: Record, wire_bytes: int) -> Whole:
-    """Passage of a packet over a link of a kind."""
-    return np.int64(service_ps(wire_bytes, kind.rate_bps)) + kind.delay_ps
+def _passage_ps(kinds: np.ndarray, kind: np.ndarray, wire_bytes: np.ndarray) -> np.ndarray:
+    """Passage of packets over links of some kinds, whatever their size."""
+    size = wire_bytes.astype(object) if wire_bytes.max(initial=0) > _SMALL_BYTES else wire_bytes
+    service_ps = -(-8 * PICOSECONDS_PER_SECOND * size // kinds["rate_bps"][kind])
+    return service_ps.astype(np.int64) + kinds["delay_ps"][kind]

@@ -3,10 +3,10 @@
 import numpy as np
 from numpy.lib.recfunctions import unstructured_to_structured
 
+from netsim.engine.core.shared import number
 from netsim.engine.event.finished import by_id, figures_of
 from netsim.engine.event.link_figures import last_sent, links_of
 from netsim.engine.event.state import State
-from netsim.engine.event.watching import COUNT
 from netsim.engine.protocol import Losses, Outcome, QueueSeries, Scene
 from netsim.engine.watch import SAMPLE, Watched
 
@@ -42,7 +42,7 @@ def _watched(scene: Scene, state: State) -> Watched | None:
         return None
     network, hosts = state.network, state.hosts
     width_bits, used = network.carried_shape.tolist()
-    rows = [rows[:count] for rows, count in zip(hosts.samples, hosts.sampled[:, COUNT].tolist(), strict=True)]
+    rows = [rows[:count] for rows, count in zip(hosts.samples, hosts.sampled[:, number("COUNT")].tolist(), strict=True)]
     samples = [unstructured_to_structured(row, SAMPLE) for row in rows]
     tasks: list[int] = np.flatnonzero(hosts.slots >= 0).tolist()
     return Watched(1 << width_bits, network.carried[:, :used].copy(), tasks, samples)

@@ -3,10 +3,9 @@
 import numpy as np
 
 from netsim.engine.buffers import limits_of
-from netsim.engine.compiled.lines import zeros
-from netsim.engine.event.records import LANE, NOTES, QUEUE, SERVED, SWITCH, WAITING
+from netsim.engine.core.lines import zeros
+from netsim.engine.core.shared import number, record
 from netsim.engine.event.state import Queued
-from netsim.engine.event.turns import LEFT, TURN
 from netsim.engine.protocol import Scene
 
 _PACKETS = 1024
@@ -28,27 +27,29 @@ def add_queues(rules: np.void, scene: Scene) -> None:
 def queued_of(scene: Scene, links: np.ndarray, kinds: np.ndarray) -> Queued:
     """Empty queues."""
     limits, control = limits_of(scene), scene.flow_control
-    queues = zeros(len(links) * scene.classes, QUEUE)
+    queues = zeros(len(links) * scene.classes, record("Queue"))
     queues["first"] = queues["last"] = -1
     if control.kind == "pfc" and control.pause_above != "dynamic":
         queues["most"] = np.repeat(control.pause_above + np.array(limits.headroom, dtype=np.int64), scene.classes)
-    served = zeros(len(links), SERVED)
+    served = zeros(len(links), record("Served"))
     served["news_ps"] = limits.news_ps
     rates, number = np.unique(kinds["rate_bps"], return_inverse=True)
     served["kind"] = 2 * number[links["kind"]]
-    switches = np.zeros(max(limits.source) + 1, dtype=SWITCH)
+    switches = np.zeros(max(limits.source) + 1, dtype=record("Switch"))
     if limits.pool:
         switches["pool"] = limits.pool
-    endings = np.full(2 * len(rates), -1, dtype=LANE)
-    notes, told = np.full(1, -1, dtype=NOTES), np.zeros(len(queues), dtype=np.int64)
+    endings = np.full(2 * len(rates), -1, dtype=record("Lane"))
+    notes, told = np.full(1, -1, dtype=record("Notes")), np.zeros(len(queues), dtype=np.int64)
     notes["told"] = 0
-    waiting = np.zeros(_PACKETS, dtype=WAITING)
+    waiting = np.zeros(_PACKETS, dtype=record("Waiting"))
     return Queued(queues, waiting, served, switches, notes, told, endings, *_turns(scene))
 
 
 def _turns(scene: Scene) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """The last three fields of `Queued`."""
     quanta = np.array(scene.quanta, dtype=np.int64)
-    turns = np.zeros((2 * len(scene.topology.links) if len(quanta) else 0, LEFT + len(quanta)), dtype=np.int64)
-    turns[:, TURN] = np.argmax(quanta > 0) if len(quanta) else 0
+    turns = np.zeros(
+        (2 * len(scene.topology.links) if len(quanta) else 0, number("BYTES_LEFT") + len(quanta)), dtype=np.int64
+    )
+    turns[:, number("WHOSE_TURN")] = np.argmax(quanta > 0) if len(quanta) else 0
     return quanta, turns, np.zeros(len(quanta), dtype=np.int64)

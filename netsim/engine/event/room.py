@@ -2,27 +2,25 @@
 
 import numpy as np
 
-from netsim.engine.compiled.lines import zeros
+from netsim.engine.core.lines import zeros
+from netsim.engine.core.shared import number
 from netsim.engine.event.calendar import longer_heap
-from netsim.engine.event.congestion import ASKED, NSCC
-from netsim.engine.event.departures import SPARE
 from netsim.engine.event.layout import packets
-from netsim.engine.event.recovery import SELECTIVE
 from netsim.engine.event.state import Flight, State
 
 
 def with_room_for_flows(state: State, flows: int, packets_of_flows: int) -> State:
     """The state with room for so many flows, and for the recovery of so many packets."""
     rules, hosts, routing = state.network.rules[0], state.hosts, state.routing
-    if packets_of_flows > len(hosts.sent) and rules["recovery"] == SELECTIVE:
+    if packets_of_flows > len(hosts.sent) and rules["recovery"] == number("SELECTIVE"):
         sent, arrived = _longer(hosts.sent, packets_of_flows), _longer(hosts.arrived, packets_of_flows)
         hosts = hosts._replace(sent=sent, arrived=arrived)
     if flows > len(hosts.flows):
         timers, turns = longer_heap(hosts.timers, 4 * flows), longer_heap(hosts.turns, flows)
         hosts = hosts._replace(flows=_longer_lines(hosts.flows, flows), timers=timers, turns=turns)
-        if rules["congestion"] == NSCC:
+        if rules["congestion"] == number("NSCC"):
             hosts = hosts._replace(nscc=_longer(hosts.nscc, len(hosts.flows)))
-        if rules["congestion"] == ASKED:
+        if rules["congestion"] == number("ASKED"):
             hosts = hosts._replace(asked=_longer(hosts.asked, len(hosts.flows)))
         if rules["entries"]:
             routing = routing._replace(paths=_longer(routing.paths, len(hosts.flows) * int(rules["entries"])))
@@ -51,7 +49,7 @@ def with_room_for_words(flight: Flight, state: State) -> Flight:
     """The calendar with more room, if the words of one event might not fit into it."""
     if state.queued is None:
         return flight
-    needed = int(flight.calendar[0]["time_ps"]) + len(state.queued.queues) + SPARE
+    needed = int(flight.calendar[0]["time_ps"]) + len(state.queued.queues) + number("ENTRIES_OF_EVENT")
     return flight._replace(calendar=longer_heap(flight.calendar, needed)) if needed > len(flight.calendar) else flight
 
 

@@ -13,25 +13,8 @@ from netsim.congestion.swift import SwiftConfig
 from netsim.congestion.timeout import AUTO
 from netsim.congestion.window import NoneConfig
 from netsim.draws import Purpose, stream
-from netsim.engine.event.admission import AS_GIVEN, DRAWN, ROTATED
-from netsim.engine.event.choices import (
-    AT_FIRST_SWITCH,
-    AT_SWITCH,
-    DETOURING,
-    FLOWLET,
-    PINNED,
-    REPS,
-    ROTATION,
-    SPRAY_RANDOM,
-    SPRAY_ROUND_ROBIN,
-)
-from netsim.engine.event.congestion import ASKED, DCQCN, DCTCP, FIXED, NSCC, SWIFT
-from netsim.engine.event.cutting import BALANCED, CHECKSUM, HASHED, PARTS
-from netsim.engine.event.errors import LOSES, REPEATED
+from netsim.engine.core.shared import number, record
 from netsim.engine.event.queued_layout import add_queues
-from netsim.engine.event.recovery import GO_BACK_N, NOTHING_LOST, SELECTIVE
-from netsim.engine.event.rules import RULES
-from netsim.engine.event.switches import FLOW_SHORTEST, SAMPLED, SHORTEST, SHORTEST_DRAWN
 from netsim.engine.limits import NO_LIMIT
 from netsim.engine.protocol import Scene, keeps_state
 from netsim.engine.reference.conditions import marking
@@ -60,8 +43,8 @@ _DRAWS = {
 
 
 def rules_of(scene: Scene, transport: Transport, seed: int) -> np.ndarray:
-    """The record of `RULES` of a run."""
-    rules = np.zeros(1, dtype=RULES)
+    """The record of `record("Rules")` of a run."""
+    rules = np.zeros(1, dtype=record("Rules"))
     packet, answer, control = scene.packet, scene.acknowledgement, scene.flow_control
     epochs = len(scene.routes.times)
     rules["payload"], rules["header"], rules["full_wire"] = (
@@ -79,13 +62,13 @@ def rules_of(scene: Scene, transport: Transport, seed: int) -> np.ndarray:
         rules["marks"] = True
         rules["mark_above"], rules["mark_all_above"], rules["mark_at_most"], rules["marks_leaving"] = marks
     if scene.link_errors is not None:
-        rules["errors"] = REPEATED if scene.link_errors.retry == "link" else LOSES
+        rules["errors"] = number("REPEATED") if scene.link_errors.retry == "link" else number("LOSES")
         rules["error_rate"] = scene.link_errors.rate
     rules["error_draws"] = stream(seed, Purpose.LINK_ERROR)
     rules["listens"] = scene.listens or transport.needs_acknowledgements
     rules["round_robin"] = scene.nic.scheduling == "round_robin"
-    given = {"random": DRAWN, "rotated": ROTATED}[scene.nic.destinations]
-    rules["order"] = AS_GIVEN if transport.orders_flows else given
+    given = {"random": number("DRAWN"), "rotated": number("ROTATED")}[scene.nic.destinations]
+    rules["order"] = number("AS_GIVEN") if transport.orders_flows else given
     rules["hosts"], rules["leaves"], rules["epochs"] = scene.topology.hosts, len(scene.topology.tiers[0]), epochs
     rules["order_draws"] = stream(seed, Purpose.DESTINATION_ORDER)
     rules["mark_draws"] = stream(seed, Purpose.MARK)
@@ -108,12 +91,12 @@ def _add_recovery(rules: np.void, scene: Scene) -> None:
         rules["estimates"] = config.timeout == AUTO
     match config:
         case GoBackNConfig():
-            rules["recovery"] = GO_BACK_N
+            rules["recovery"] = number("GO_BACK_N")
         case SelectiveConfig(reordering=reordering):
-            rules["recovery"] = SELECTIVE
+            rules["recovery"] = number("SELECTIVE")
             rules["reordering"] = -1 if reordering is None else reordering
         case _:
-            rules["recovery"] = SELECTIVE if scene.flow_control.kind == "trim" else NOTHING_LOST
+            rules["recovery"] = number("SELECTIVE") if scene.flow_control.kind == "trim" else number("NOTHING_LOST")
 
 
 def _add_congestion(rules: np.void, scene: Scene) -> None:
@@ -123,31 +106,31 @@ def _add_congestion(rules: np.void, scene: Scene) -> None:
     rules["fixed_window"] = window if isinstance(window, int) else -1
     match config:
         case DctcpConfig():
-            rules["congestion"], rules["gain"], rules["first_alpha"] = DCTCP, config.gain, config.alpha
+            rules["congestion"], rules["gain"], rules["first_alpha"] = number("DCTCP"), config.gain, config.alpha
         case SwiftConfig():
-            rules["congestion"], rules["queueing_ps"] = SWIFT, config.queueing
+            rules["congestion"], rules["queueing_ps"] = number("SWIFT"), config.queueing
             rules["increase"], rules["decrease"] = config.increase, config.decrease
             rules["largest_decrease"] = config.largest_decrease
             rules["smallest_window"] = config.smallest_window
             rules["hop_ps"], rules["flow_range"] = config.hop_scaling, config.flow_scaling
             rules["flow_gain"], rules["flow_offset"] = config.flow_curve()
         case ReceiverCreditConfig() | NdpConfig():
-            rules["congestion"], rules["grant"], rules["pace"] = ASKED, config.grant, config.pace
+            rules["congestion"], rules["grant"], rules["pace"] = number("ASKED"), config.grant, config.pace
             most = config.outstanding if isinstance(config, ReceiverCreditConfig) else 0
             rules["outstanding"] = most if isinstance(most, int) else -1
         case NsccConfig():
-            rules["congestion"], rules["gate"] = NSCC, 1 << config.gate
+            rules["congestion"], rules["gate"] = number("NSCC"), 1 << config.gate
             rules["trim_share"] = 0.75 if scene.flow_control.kind == "trim" else 1.0
             rules["network_ps"] = -1 if config.round_trip == "auto" else config.round_trip
             rules["target_ps"] = -1 if config.target == "auto" else config.target
         case DcqcnConfig():
-            rules["congestion"], rules["gain"], rules["notify_ps"] = DCQCN, config.gain, config.notify_every
+            rules["congestion"], rules["gain"], rules["notify_ps"] = number("DCQCN"), config.gain, config.notify_every
             rules["estimate_ps"], rules["increase_ps"] = config.estimate_every, config.increase_every
             rules["increase_bytes"], rules["fast_steps"] = config.increase_bytes, config.fast_steps
             rules["additive_bps"], rules["hyper_bps"] = config.additive, config.hyper
             rules["slowest_bps"] = config.slowest
         case _:
-            rules["congestion"] = FIXED
+            rules["congestion"] = number("FIXED")
 
 
 def _add_transport(rules: np.void, transport: Transport) -> None:
@@ -157,34 +140,42 @@ def _add_transport(rules: np.void, transport: Transport) -> None:
     rules["path_draws"] = stream(transport.seed, _DRAWS.get(type(transport), 0))
     match transport:
         case SprayRandom():
-            rules["choice"], rules["entropies"] = SPRAY_RANDOM, transport.entropies or 0
+            rules["choice"], rules["entropies"] = number("SPRAY_RANDOM"), transport.entropies or 0
             rules["in_rounds"] = transport.in_rounds
         case SprayRoundRobin():
-            rules["choice"] = SPRAY_ROUND_ROBIN
+            rules["choice"] = number("SPRAY_ROUND_ROBIN")
         case DestinationRotation():
-            rules["choice"] = ROTATION
+            rules["choice"] = number("ROTATION")
         case Flowlet():
-            rules["choice"], rules["gap_ps"] = FLOWLET, transport.gap_ps
+            rules["choice"], rules["gap_ps"] = number("FLOWLET"), transport.gap_ps
         case Reps():
-            rules["choice"], rules["entries"], rules["freeze_ps"] = REPS, transport.entries, transport.freeze_ps
+            rules["choice"], rules["entries"], rules["freeze_ps"] = (
+                number("REPS"),
+                transport.entries,
+                transport.freeze_ps,
+            )
             rules["explore"], rules["entropies"] = transport.explore, transport.entropies or 0
             rules["every"] = transport.every
         case JoinShortestQueue():
-            rules["choice"], rules["switch"], rules["step_ps"] = AT_SWITCH, SHORTEST, transport.step_ps
+            rules["choice"], rules["at_switch"], rules["step_ps"] = (
+                number("AT_SWITCH"),
+                number("SHORTEST"),
+                transport.step_ps,
+            )
             if transport.draws_ties:
-                rules["switch"] = SHORTEST_DRAWN
+                rules["at_switch"] = number("SHORTEST_DRAWN")
         case Drill():
-            rules["choice"], rules["switch"] = AT_SWITCH, SAMPLED
+            rules["choice"], rules["at_switch"] = number("AT_SWITCH"), number("SAMPLED")
             rules["samples"], rules["memory"] = transport.samples, transport.memory
         case Valiant():
-            rules["choice"] = DETOURING
+            rules["choice"] = number("DETOURING")
         case Ugal():
-            rules["choice"], rules["bias_ps"] = AT_FIRST_SWITCH, transport.bias_ps
+            rules["choice"], rules["bias_ps"] = number("AT_FIRST_SWITCH"), transport.bias_ps
             rules["other_draws"] = stream(transport.seed, Purpose.MINIMAL)
         case AdaptiveFlow():
-            rules["choice"], rules["switch"] = AT_SWITCH, FLOW_SHORTEST
+            rules["choice"], rules["at_switch"] = number("AT_SWITCH"), number("FLOW_SHORTEST")
         case _:
-            rules["choice"] = PINNED
+            rules["choice"] = number("PINNED")
             rules["asks_after_timeout"] = type(transport).on_timeout is not Transport.on_timeout
             _add_admission(rules, transport)
 
@@ -193,14 +184,14 @@ def _add_admission(rules: np.void, transport: Transport) -> None:
     """Rules of transports that give each flow a path."""
     match transport:
         case Ecmp(hash="crc32"):
-            rules["admission"], rules["path_draws"] = CHECKSUM, crc32(transport.seed.to_bytes(8, "little"))
+            rules["admission"], rules["path_draws"] = number("CHECKSUM"), crc32(transport.seed.to_bytes(8, "little"))
         case Ecmp():
-            rules["admission"], rules["path_draws"] = HASHED, stream(transport.seed, Purpose.ECMP_PATH)
+            rules["admission"], rules["path_draws"] = number("HASHED"), stream(transport.seed, Purpose.ECMP_PATH)
         case Subflows():
-            rules["admission"], rules["path_draws"] = PARTS, stream(transport.seed, Purpose.SUBFLOW_PATH)
+            rules["admission"], rules["path_draws"] = number("PARTS"), stream(transport.seed, Purpose.SUBFLOW_PATH)
             rules["parts"] = transport.stride
         case Ethereal():
-            rules["admission"], rules["parts"] = BALANCED, transport.stride
+            rules["admission"], rules["parts"] = number("BALANCED"), transport.stride
             rules["equal_pieces"], rules["shuffled"] = transport.pieces == "equal", transport.randomise
             rules["shuffled_groups"] = transport.order == "published"
             rules["staggered"] = transport.order == "staggered"

@@ -1,29 +1,38 @@
 """`netsim.transport.ethereal` for all hosts and moments at once."""
 
+from typing import NamedTuple
+
 import numpy as np
-from numba import njit
 
 from netsim.draws import Purpose
-from netsim.engine.compiled.annotations import Integer
-from netsim.engine.exact.groups import Groups, groups_of
-from netsim.engine.exact.hashes import draws
+from netsim.engine import _core
+from netsim.engine.exact.hashes import drawn_turns, draws
 from netsim.engine.exact.layout import Layout
 from netsim.engine.exact.messages import Messages, numbers_of
 from netsim.transport.config import EtherealConfig
 
 
+class Groups(NamedTuple):
+    """Groups of messages of one size that a host releases in one instant to one leaf, or that have one way only."""
+
+    member: np.ndarray  # messages, group by group, by index
+    begin: np.ndarray  # begin of each group in `member`, and the end of the last
+    way_begin: np.ndarray  # begin of each group in `way`, and the end of the last
+    way: np.ndarray  # ways that a group may use, by their place among all of its pair of leaves
+
+
 def balance(layout: Layout, messages: Messages, transport: EtherealConfig, seed: int) -> tuple[np.ndarray, ...]:
     """Cuts and balances all messages; returns the fields of `netsim.engine.exact.admission.Flows`."""
-    groups, turn = groups_of(layout, messages, transport, seed)
+    groups, turn = _groups_of(layout, messages, transport, seed)
     equal = transport.pieces == "equal"
     pieces = np.ones(len(messages.task), dtype=np.int64)
     nowhere = np.empty(0, dtype=np.int64)
-    _cut(groups, messages.bytes, equal, nowhere, nowhere, nowhere, pieces)
+    _core.cut(groups, messages.bytes, equal, nowhere, nowhere, nowhere, pieces)
     begin = np.cumsum(pieces) - pieces
     message = np.repeat(np.arange(len(pieces)), pieces)
     piece = np.arange(len(message)) - begin[message]
     size_bytes, way = messages.bytes[message], layout.fabric.way_begin[messages.pair[message]]
-    _cut(groups, messages.bytes, equal, begin, size_bytes, way, pieces)
+    _core.cut(groups, messages.bytes, equal, begin, size_bytes, way, pieces)
     identity, key = numbers_of(messages, message, piece, layout.most_paths)
     delay_ps = np.zeros_like(identity)
     if transport.start_delay:
@@ -32,74 +41,66 @@ def balance(layout: Layout, messages: Messages, transport: EtherealConfig, seed:
     return identity, key, message, size_bytes, way, delay_ps, turn[message] if len(turn) else turn
 
 
-@njit(cache=True)
-def _cut(
-    groups: Groups,
-    message_bytes: np.ndarray,
-    equal: bool,
-    begin: np.ndarray,
-    size_bytes: np.ndarray,
-    way: np.ndarray,
-    pieces: np.ndarray,
-) -> None:
-    """Fills in a flow for each piece of messages, as few as possible unless `equal`; without `begin` only counts."""
-    for group in range(len(groups.begin) - 1):
-        member = groups.member[groups.begin[group] : groups.begin[group + 1]]
-        ways = groups.way[groups.way_begin[group] : groups.way_begin[group + 1]]
-        each = message_bytes[member[0]]
-        cut = len(member) % len(ways)
-        whole = len(member) - cut
-        if len(begin):
-            for turn in range(whole):
-                way[begin[member[turn]]] += ways[turn % len(ways)]
-        for position in range(cut):
-            message = member[whole + position]
-            at = begin[message] if len(begin) else -1
-            if equal:
-                pieces[message] = _equal(position, cut, each, ways, at, size_bytes, way)
-            else:
-                pieces[message] = _minimal(position, cut, each, ways, at, size_bytes, way)
+def _groups_of(layout: Layout, messages: Messages, transport: EtherealConfig, seed: int) -> tuple[Groups, np.ndarray]:
+    """The groups as they are cut, and the turn of each message at its host, empty if the nic decides."""
+    choice = np.diff(layout.fabric.way_begin)[messages.pair] > 1
+    groups = _by_number(layout, messages, choice)
+    first = groups.member[groups.begin[:-1]]
+    if transport.order == "staggered":
+        ahead = _places_ahead(layout, messages)
+        _core.sort_members(groups, np.where(choice, ahead, 0))
+        _take_ways_in_turn(groups, first, layout, messages)
+        return groups, _leaves_ahead(layout, messages, ahead)
+    if transport.randomise:
+        drawn = drawn_turns(seed, Purpose.ETHEREAL_FLOWS, messages.key)
+        _core.sort_members(groups, np.where(choice, drawn, 0))
+        _core.shuffle_ways(groups, messages.key[first], seed, Purpose.ETHEREAL_PATHS)
+    if transport.order == "published":
+        return groups, _leaf_by_leaf(groups, messages.task[first], messages.key[first], seed)
+    return groups, np.empty(0, dtype=np.int64)
 
 
-@njit(cache=True)
-def _equal(
-    position: Integer,
-    flows: Integer,
-    each: Integer,
-    ways: np.ndarray,
-    at: Integer,
-    size_bytes: np.ndarray,
-    way: np.ndarray,
-) -> Integer:
-    """Equal pieces of one of `flows` messages, which continue the turn; the first is flow `at` unless that is -1."""
-    pieces = len(ways) // np.gcd(flows, len(ways))
-    shortest, longer = each // pieces, each % pieces
-    if at >= 0:
-        for piece in range(min(pieces, each)):
-            size_bytes[at + piece] = shortest + (piece < longer)
-            way[at + piece] += ways[(position * pieces + piece) % len(ways)]
-    return min(pieces, each)
+def _by_number(layout: Layout, messages: Messages, choice: np.ndarray) -> Groups:
+    """All messages and ways of a group in the order of their numbers."""
+    fabric = layout.fabric
+    keys = messages.bytes, np.where(choice, messages.pair, -1), messages.release_ps, messages.link
+    member = np.lexsort(keys)
+    changes = np.ones(len(member) + 1, dtype=bool)
+    changes[1:-1] = np.any([key[member[1:]] != key[member[:-1]] for key in keys], axis=0)
+    begin = np.flatnonzero(changes) if len(member) else np.zeros(1, dtype=np.int64)
+    row = messages.usable[member[begin[:-1]]]
+    count = fabric.usable_begin[row + 1] - fabric.usable_begin[row]
+    way_begin = np.concatenate([[0], np.cumsum(count)])
+    place = np.arange(way_begin[-1]) - np.repeat(way_begin[:-1] - fabric.usable_begin[row], count)
+    return Groups(member, begin, way_begin, fabric.usable[place])
 
 
-@njit(cache=True)
-def _minimal(
-    position: Integer,
-    flows: Integer,
-    each: Integer,
-    ways: np.ndarray,
-    at: Integer,
-    size_bytes: np.ndarray,
-    way: np.ndarray,
-) -> Integer:
-    """As few pieces as possible: way k takes bytes [k, k + 1) * total / s of the flows laid end to end."""
-    total, begin, end = each * flows, position * each, (position + 1) * each
-    turn, pieces = begin * len(ways) // total, 0
-    while begin < end:
-        border = min(end, (turn + 1) * total // len(ways))
-        if border > begin:
-            if at >= 0:
-                size_bytes[at + pieces] = border - begin
-                way[at + pieces] += ways[turn]
-            pieces += 1
-        begin, turn = max(begin, border), turn + 1
-    return pieces
+def _leaf_by_leaf(groups: Groups, task: np.ndarray, drawn_by: np.ndarray, seed: int) -> np.ndarray:
+    """Turn of each message where groups come in shuffled order."""
+    order = np.lexsort((task, drawn_turns(seed, Purpose.ETHEREAL_LEAVES, drawn_by)))
+    size = np.diff(groups.begin)
+    begin = np.empty_like(size)
+    begin[order] = np.cumsum(size[order]) - size[order]
+    turn = np.empty_like(groups.member)
+    turn[groups.member] = np.arange(len(turn)) + np.repeat(begin - groups.begin[:-1], size)
+    return turn
+
+
+def _places_ahead(layout: Layout, messages: Messages) -> np.ndarray:
+    """Distance from the source's place to the destination's, modulo the number of places."""
+    place = layout.place
+    return (place[messages.dst_host] - place[messages.src_host]) % (place.max() + 1)
+
+
+def _leaves_ahead(layout: Layout, messages: Messages, ahead: np.ndarray) -> np.ndarray:
+    """Turn of each message: by the distance in places, `ahead`, then by the distance in leaves."""
+    leaf = layout.fabric.leaf
+    leaves = leaf.max() + 1
+    return ahead * leaves + (leaf[messages.dst_host] - leaf[messages.src_host]) % leaves
+
+
+def _take_ways_in_turn(groups: Groups, first: np.ndarray, layout: Layout, messages: Messages) -> None:
+    """Orders ways so that consecutive ones use consecutive links up; `first` is a message of each group."""
+    src, base = messages.src_host[first], layout.fabric.way_begin[messages.pair[first]]
+    leaf, links = layout.fabric.leaf[src], len(layout.fabric.delay_ps)
+    _core.turn_ways(groups, base, layout.steps, layout.stride, links, leaf, layout.place[src])

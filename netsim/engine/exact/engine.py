@@ -3,10 +3,7 @@
 from collections.abc import Callable
 
 import numpy as np
-from numba import njit
 
-from netsim.engine.compiled.annotations import Records
-from netsim.engine.compiled.queue_series import series_of
 from netsim.engine.exact.admission import Flows, admit
 from netsim.engine.exact.injection import Cargo, cargo_of
 from netsim.engine.exact.layout import Layout, layout_of
@@ -15,6 +12,7 @@ from netsim.engine.exact.refusal import refusal
 from netsim.engine.exact.travel import travel
 from netsim.engine.limits import Clock, Pulse, Waiting, reached
 from netsim.engine.protocol import FLOW, Losses, Outcome, Scene
+from netsim.engine.queue_series import series_of
 from netsim.transport.config import TransportConfig
 from netsim.units import format_time
 
@@ -39,8 +37,6 @@ class ExactEngine:
         cargo = cargo_of(flows, layout.messages, self._scene.packet)
         what = self._scene, layout, layout.messages, flows, cargo
         figures = travel(*what, self._transport, self._seed, self._look_at_clock).figures
-        records = np.empty(len(flows.id), dtype=FLOW)
-        _describe(records, flows, layout.messages, cargo, figures.receivers)
         task_end_ps = _task_ends(layout, layout.messages, flows, figures.receivers["end_ps"])
         self._refuse_late(task_end_ps)
         return Outcome(
@@ -50,7 +46,7 @@ class ExactEngine:
             packet_hops=figures.hops,
             control_hops=0,
             losses=Losses(),
-            flows=records.view(np.recarray),
+            flows=_described(flows, layout.messages, cargo, figures.receivers),
             links=figures.links.view(np.recarray),
             queues=series_of(figures.longest),
             last_sent=figures.last_sent,
@@ -86,13 +82,11 @@ def _task_ends(layout: Layout, messages: Messages, flows: Flows, flow_end_ps: np
     return end_ps
 
 
-@njit(cache=True)
-def _describe(records: Records, flows: Flows, messages: Messages, cargo: Cargo, receivers: Records) -> None:
-    """Fills in an array of `FLOW`."""
-    for flow in range(len(records)):
-        record, message = records[flow], flows.message[flow]
-        record.id, record.task = flows.id[flow], messages.task[message]
-        record.src, record.dst = messages.src[message], messages.dst[message]
-        record.bytes, record.packets = flows.bytes[flow], cargo.first[flow + 1] - cargo.first[flow]
-        record.start_ps, record.end_ps = messages.release_ps[message], receivers[flow].end_ps
-        record.reordered, record.retransmitted = receivers[flow].reordered, 0
+def _described(flows: Flows, messages: Messages, cargo: Cargo, receivers: np.ndarray) -> np.recarray:
+    """The array of `FLOW`."""
+    records = np.zeros(len(flows.id), dtype=FLOW)
+    records["id"], records["bytes"], records["packets"] = flows.id, flows.bytes, np.diff(cargo.first)
+    for name, column in (("task", "task"), ("src", "src"), ("dst", "dst"), ("start_ps", "release_ps")):
+        records[name] = getattr(messages, column)[flows.message]
+    records["end_ps"], records["reordered"] = receivers["end_ps"], receivers["reordered"]
+    return records.view(np.recarray)

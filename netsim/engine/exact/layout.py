@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from netsim.engine.compiled.fabric import FabricArrays, fabric_arrays
+from netsim.engine.core.fabric import FabricArrays, fabric_arrays
 from netsim.engine.exact.messages import Messages, messages_of
 from netsim.engine.protocol import Scene
 from netsim.topology.protocol import places

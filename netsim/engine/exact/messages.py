@@ -4,9 +4,9 @@ from math import isqrt
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit
 
-from netsim.engine.compiled.fabric import FabricArrays
+from netsim.engine import _core
+from netsim.engine.core.fabric import FabricArrays
 from netsim.workload.tasks import TaskColumns
 
 UNKNOWN = -1
@@ -80,18 +80,10 @@ def numbers_of(
     return identity, identity if messages.key is messages.task else messages.key[message] * stride + piece
 
 
-@njit(cache=True)
 def release_times(
     delay_ps: np.ndarray, size_bytes: np.ndarray, after_begin: np.ndarray, after: np.ndarray, end_ps: np.ndarray
 ) -> np.ndarray:
     """When each task may begin, UNKNOWN if it waits for an UNKNOWN end; fills in the ends of tasks without bytes."""
     release_ps = np.empty(len(delay_ps), dtype=np.int64)
-    for task in range(len(delay_ps)):
-        latest = np.int64(0)
-        for place in range(after_begin[task], after_begin[task + 1]):
-            end = end_ps[after[place]]
-            latest = UNKNOWN if end == UNKNOWN or latest == UNKNOWN else max(latest, end)
-        release_ps[task] = UNKNOWN if latest == UNKNOWN else latest + delay_ps[task]
-        if not size_bytes[task]:
-            end_ps[task] = release_ps[task]
+    _core.release_times(delay_ps, size_bytes, after_begin, after, end_ps, release_ps)
     return release_ps

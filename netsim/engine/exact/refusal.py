@@ -2,7 +2,7 @@
 
 from itertools import pairwise
 
-from netsim.engine.exact.choice import KINDS
+from netsim.engine.exact.injection import KINDS
 from netsim.engine.exact.layout import layout_of
 from netsim.engine.protocol import Scene
 from netsim.topology.failure import NEVER

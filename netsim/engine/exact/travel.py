@@ -5,16 +5,44 @@ from typing import NamedTuple
 
 import numpy as np
 
-from netsim.engine.compiled.queue_series import Longest, no_queues
+from netsim.engine import _core
+from netsim.engine.core.fabric import FabricArrays
 from netsim.engine.exact.admission import Flows
-from netsim.engine.exact.choice import rule_of
-from netsim.engine.exact.injection import Cargo, Departures, inject
+from netsim.engine.exact.injection import Cargo, Departures, inject, rings_of
 from netsim.engine.exact.layout import Layout
 from netsim.engine.exact.messages import Messages
-from netsim.engine.exact.rings import rings_of
-from netsim.engine.exact.stages import RECEIVER, Arrivals, Packets, remaining_ps, serve
 from netsim.engine.protocol import LINK, Scene
+from netsim.engine.queue_series import Longest, no_queues
 from netsim.transport.config import TransportConfig
+
+RECEIVER = np.dtype([(name, np.int64) for name in ("exit", "highest", "end_ps", "reordered")])
+"""A flow at its receiver.
+
+Last link of its paths; highest number of a packet that has arrived; latest arrival; packets that arrived after one with
+a higher number.
+"""
+
+
+class Packets(NamedTuple):
+    """Packets by their tags: number of the packet << `bits` | entry of `steps` that is its next link.
+
+    Packets are numbered by (flow, place in the flow).
+    """
+
+    bits: int  # enough for the entries of `steps`
+    steps: np.ndarray  # links of all ways, see `netsim.engine.exact.layout.Layout`
+    flow: np.ndarray  # flow of each packet
+    size_bytes: np.ndarray  # bytes on the wire of each packet; empty if all have `full_bytes`
+    full_bytes: int  # a full packet on the wire
+
+
+class Arrivals(NamedTuple):
+    """Packets at links, link by link; the segment of each link fills up before the link is served."""
+
+    begin: np.ndarray  # begin of each link, and the end of the last
+    fill: np.ndarray  # first free entry of each link
+    time_ps: np.ndarray  # when a packet arrives
+    tag: np.ndarray  # its tag
 
 
 class Figures(NamedTuple):
@@ -52,7 +80,7 @@ def travel(
     bits, count = len(layout.steps).bit_length(), len(fabric.delay_ps)
     rings = rings_of(flows, messages, scene.nic, scene.topology.hosts, count, seed)
     pause()
-    departures = inject(fabric, rule_of(transport, seed), rings, cargo, layout.leaf, bits, layout.stride)
+    departures = inject(fabric, transport, seed, rings, cargo, layout.leaf, bits, layout.stride)
     packets, receivers = _packets(layout, cargo, bits), _receivers(flows, messages)
     at_hosts = _at_hosts(layout, messages, flows, cargo, departures)
     inside = _in_the_fabric(layout, cargo, departures, receivers)
@@ -62,12 +90,27 @@ def travel(
     rest_ps = remaining_ps(fabric, nominal_bps, packets, receivers, hosts_links, last)
     record, longest = np.zeros(count, dtype=LINK), no_queues()
     pause()
-    serve(fabric, hosts_links, at_hosts, inside, packets, receivers, record, longest)
+    _core.serve(fabric, hosts_links, at_hosts, inside, packets, receivers, record, longest)
     pause()
-    serve(fabric, np.concatenate([layout.inner, fabric.down]), inside, inside, packets, receivers, record, longest)
+    inner = np.concatenate([layout.inner, fabric.down])
+    _core.serve(fabric, inner, inside, inside, packets, receivers, record, longest)
     last_sent = dict(zip(hosts_links.tolist(), rest_ps.tolist(), strict=True))
     figures = Figures(receivers, record, longest, last_sent, len(at_hosts.tag) + len(inside.tag))
     return Travelled(figures, packets, at_hosts, inside)
+
+
+def remaining_ps(
+    fabric: FabricArrays,
+    rate_bps: np.ndarray,
+    packets: Packets,
+    receivers: np.ndarray,
+    link: np.ndarray,
+    tag: np.ndarray,
+) -> np.ndarray:
+    """Remaining time of packets that have left links, without queues."""
+    rest_ps = np.empty(len(link), dtype=np.int64)
+    _core.remaining_ps(fabric, rate_bps, packets, receivers, link, tag, rest_ps)
+    return rest_ps
 
 
 def _packets(layout: Layout, cargo: Cargo, bits: int) -> Packets:

@@ -6,11 +6,8 @@ from itertools import chain
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit
 
-from netsim.draws import Purpose
-from netsim.engine.compiled.draws import draw, stream
-from netsim.engine.compiled.interpreted import ready
+from netsim.draws import Draws, Purpose
 from netsim.engine.fluid.flows import SPREAD, Flows
 from netsim.engine.fluid.segments import Segments
 from netsim.engine.protocol import Scene
@@ -60,9 +57,11 @@ class Admission:
             usable_ways = self._scene.routes.usable_ways
             pairs, member = self._pairs(released)
             usable = [usable_ways(*pair, self._scene.routes.epoch(now_ps)) for pair in pairs]
-            begin = np.cumsum([0, *map(len, usable)])
+            ways = np.array([*map(len, usable)], dtype=np.int64)
             indices = np.fromiter(chain.from_iterable(usable), dtype=np.int64)
-            way = ready(_hashed)(transport.seed, tasks.src[released], tasks.dst[released], member, begin, indices)
+            src, dst = (ranks[released].astype(np.uint64) for ranks in (tasks.src, tasks.dst))
+            turn = Draws(transport.seed, Purpose.ECMP_PATH)(src, dst) % ways[member].astype(np.uint64)
+            way = indices[(np.cumsum(ways) - ways)[member] + turn.astype(np.int64)]
         nothing = np.zeros(len(released), dtype=np.int64)
         return Admitted(released * stride, released, tasks.bytes[released], way, nothing)
 
@@ -148,15 +147,3 @@ class Admission:
         size = int(columns.bytes[task])
         like = None if self._scene.tasks.keys is None else int(self._scene.tasks.keys[task])
         return Release(task, src, dst, leaves[0], size, paths(topology, *hosts), usable, leaves[1], *ends, like=like)
-
-
-@njit(cache=True)
-def _hashed(
-    seed: int, src: np.ndarray, dst: np.ndarray, pair: np.ndarray, begin: np.ndarray, usable: np.ndarray
-) -> np.ndarray:
-    """The ways that `netsim.transport.ecmp.Ecmp` picks."""
-    state, way = stream(seed, Purpose.ECMP_PATH), np.empty(len(src), dtype=np.int64)
-    for place in range(len(src)):
-        first, count = begin[pair[place]], begin[pair[place] + 1] - begin[pair[place]]
-        way[place] = usable[first + np.int64(draw(state, src[place], dst[place]) % np.uint64(count))]
-    return way

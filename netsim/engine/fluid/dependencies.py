@@ -1,9 +1,7 @@
 """Dependencies between tasks, for many tasks at once: `netsim.engine.frontier` in columns."""
 
 import numpy as np
-from numba import njit
 
-from netsim.engine.compiled.interpreted import ready
 from netsim.workload.tasks import TaskColumns
 
 _DONE = -1
@@ -23,23 +21,17 @@ class Dependencies:
         self._begin = np.concatenate([np.zeros(1, dtype=np.int64), np.cumsum(counts, dtype=np.int64)])
 
     def done(self, tasks: np.ndarray) -> np.ndarray:
-        """Notes that tasks are done and returns those that no longer wait for anything."""
+        """Notes that tasks are done and returns those that no longer wait for anything, ascending."""
         self.undone -= len(tasks)
         self._waits_for[tasks] = _DONE
-        return ready(_ready)(tasks, self._waits_for, self._begin, self._successors)
+        begin, following = self._begin[tasks], self._begin[tasks + 1] - self._begin[tasks]
+        if not following.any():
+            return np.zeros(0, dtype=np.int64)
+        rows = np.arange(following.sum()) + np.repeat(begin - (np.cumsum(following) - following), following)
+        successors = self._successors[rows]
+        np.subtract.at(self._waits_for, successors, 1)
+        return np.unique(successors[self._waits_for[successors] == 0])
 
     def first_waiting(self) -> int:
         """The first task that is not done although it waits for no other."""
         return int(np.flatnonzero(self._waits_for == 0)[0])
-
-
-@njit(cache=True)
-def _ready(done: np.ndarray, waits_for: np.ndarray, begin: np.ndarray, successors: np.ndarray) -> np.ndarray:
-    ready = []
-    for task in done:
-        for place in range(begin[task], begin[task + 1]):
-            successor = successors[place]
-            waits_for[successor] -= 1
-            if waits_for[successor] == 0:
-                ready.append(successor)
-    return np.array(ready, dtype=np.int64)

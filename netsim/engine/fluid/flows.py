@@ -3,10 +3,6 @@
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit
-
-from netsim.engine.compiled.service import service_ps
-from netsim.engine.fluid.segments import SegmentArrays
 
 SPREAD = -1
 """Value of `way` for a flow that spreads evenly over all usable ways."""
@@ -52,30 +48,3 @@ class Ways(NamedTuple):
     rate_bps: np.ndarray  # [L] present rate; for links that are down the nominal one
     payload_bytes: int  # largest payload of a packet
     header_bytes: int  # header of a packet
-
-
-@njit(cache=True)
-def change_rates(flows: Flows, changed: np.ndarray, before: np.ndarray, now_ps: int) -> None:
-    """Changes the rates of flows from `before` to `flows.rate` as of now."""
-    for place, flow in enumerate(changed):
-        rate = flows.rate[flow]
-        if rate != before[place]:
-            sent_bytes = before[place] * (now_ps - flows.since_ps[flow])
-            flows.left_bytes[flow] = max(0.0, flows.left_bytes[flow] - sent_bytes)
-            flows.since_ps[flow] = now_ps
-            flows.empty_ps[flow] = now_ps + flows.left_bytes[flow] / rate if rate else np.inf
-
-
-@njit(cache=True)
-def latencies(flows: Flows, sent: np.ndarray, fabric: SegmentArrays, ways: Ways) -> np.ndarray:
-    """Latency of the last bytes: delays, and service of the last packet on all links but the first."""
-    latencies_ps = np.empty(len(sent), dtype=np.int64)
-    for place, flow in enumerate(sent):
-        last_bytes = (flows.bytes[flow] - 1) % ways.payload_bytes + 1 + ways.header_bytes
-        latency = ways.delay_ps[flows.segments[flow, 0]]
-        for part in flows.segments[flow, 1:]:
-            for row in range(fabric.begin[part], fabric.begin[part] + fabric.first_way[part]):
-                link = fabric.link[row]
-                latency += ways.delay_ps[link] + service_ps(int(last_bytes), int(ways.rate_bps[link]))
-        latencies_ps[place] = latency
-    return latencies_ps

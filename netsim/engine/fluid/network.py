@@ -4,10 +4,8 @@ from math import ceil, inf
 
 import numpy as np
 
-from netsim.engine.compiled.interpreted import ready
-from netsim.engine.fluid.certificate import violations
-from netsim.engine.fluid.filling import fill
-from netsim.engine.fluid.flows import Flows, Ways, change_rates, latencies, no_flows, with_room
+from netsim.engine import _core
+from netsim.engine.fluid.flows import Flows, Ways, no_flows, with_room
 from netsim.engine.fluid.segments import Segments
 from netsim.engine.protocol import Scene
 from netsim.units import PICOSECONDS_PER_SECOND
@@ -79,11 +77,12 @@ class Network:
         if not len(rising):
             return
         before = flows.rate[rising]
-        ready(fill)(active, rising, flows.segments, flows.rate, fabric, self._capacity)
-        overfull, unjustified = ready(violations)(active, flows.segments, flows.rate, fabric, self._capacity)
+        _core.fill_rates(active, rising, flows.segments, flows.rate, fabric, self._capacity)
+        overfull, unjustified = _core.violations(active, flows.segments, flows.rate, fabric, self._capacity)
         if overfull or unjustified:
             raise RuntimeError(f"no max-min fair rates: {overfull} links overfull, {unjustified} flows unjustified")
-        ready(change_rates)(flows, rising, before, now_ps)
+        columns = flows.rate, flows.since_ps, flows.left_bytes, flows.empty_ps
+        _core.change_rates(columns, rising, before, now_ps)
         self._line_up(active)
         self.allocations += 1
 
@@ -113,7 +112,10 @@ class Network:
             slowest = self.flows.rate[sent].min() * _SLOWER
             if self._fastest[end] >= slowest:
                 self._refill_from = min(self._refill_from, slowest)
-        return sent, ready(latencies)(self.flows, sent, self._segments.arrays(), self._ways)
+        latency_ps = np.empty(len(sent), dtype=np.int64)
+        flows, fabric = self.flows, self._segments.arrays()
+        _core.latencies(flows.bytes[sent], flows.segments[sent], fabric, self._ways, latency_ps)
+        return sent, latency_ps
 
     def wire_bytes(self, flows: np.ndarray) -> np.ndarray:
         """Total bytes of flows, headers included."""

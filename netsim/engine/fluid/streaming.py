@@ -1,16 +1,17 @@
 """The flow-level engine in compiled code, for fabrics that never change: see `netsim.engine.fluid.engine`."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 
 import numpy as np
 
-from netsim.engine.compiled.fabric import fabric_arrays
-from netsim.engine.compiled.interpreted import ready, records
+from netsim.engine import _core
+from netsim.engine.core.fabric import fabric_arrays
+from netsim.engine.core.shared import names, number
+from netsim.engine.event.engine import arrays_of
 from netsim.engine.event.layout import state_of
 from netsim.engine.event.room import with_room_for_flows
 from netsim.engine.event.state import State
-from netsim.engine.fluid import kernel
-from netsim.engine.fluid.streams import ALLOCATIONS, FLOWS, Streams, fastest_first, streams_of, way_rates
+from netsim.engine.fluid.streams import Streams, fastest_first, streams_of, way_rates
 from netsim.engine.frontier import stalled
 from netsim.engine.limits import Clock, Pulse, Waiting, not_begun, reached
 from netsim.engine.protocol import FLOW, LINK, Losses, Outcome, QueueSeries, Scene
@@ -40,11 +41,10 @@ def stream(scene: Scene, transport: Transport | None, report: Callable[[Pulse], 
     parts = int(state.network.rules["parts"][0])
     most_flows = int(np.minimum(scene.tasks.columns().bytes, parts).sum())
     streams = streams_of(scene, fabric, most_flows, weights)
-    run = ready(kernel.run)
-    while (why := run(tuple(_arrays(part) for part in state[:4]), _arrays(streams))) != kernel.FINISHED:
-        if why == kernel.UNFAIR:
+    while (why := names("Stop")[_core.run_streams(arrays_of(state), tuple(streams))]) != "FINISHED":
+        if why == "UNFAIR":
             raise RuntimeError("no max-min fair rates")
-        if why == kernel.IN_TIME:
+        if why == "IN_TIME":
             raise reached(scene.limits, "simulated", _pulse(state), _first_waiting(scene, state, streams))
         if clock.is_over(_pulse(state)):
             raise reached(scene.limits, "wall", _pulse(state), _first_waiting(scene, state, streams))
@@ -59,16 +59,12 @@ def stream(scene: Scene, transport: Transport | None, report: Callable[[Pulse], 
         packet_hops=0,
         control_hops=0,
         losses=Losses(),
-        flows=_flows(scene, streams.messages[: streams.counts[FLOWS]]).view(np.recarray),
+        flows=_flows(scene, streams.messages[: streams.counts[number("FLOWS")]]).view(np.recarray),
         links=_links(scene, streams).view(np.recarray),
         queues=QueueSeries(1, np.zeros(0, dtype=np.int64)),
         last_sent={link: int(links["rest_ps"][link]) for link in np.flatnonzero(links["last_ps"] >= 0).tolist()},
-        certified_allocations=int(streams.counts[ALLOCATIONS]),
+        certified_allocations=int(streams.counts[number("ALLOCATIONS")]),
     )
-
-
-def _arrays(part: Iterable[np.ndarray]) -> tuple[np.ndarray, ...]:
-    return tuple(records(array) for array in part)
 
 
 def _pulse(state: State) -> Pulse:
@@ -79,7 +75,7 @@ def _pulse(state: State) -> Pulse:
 
 def _first_waiting(scene: Scene, state: State, streams: Streams) -> Waiting:
     index = int(np.flatnonzero(state.program.waits_for == 0)[0])
-    task, begun = scene.tasks[index], streams.messages["task"][: streams.counts[FLOWS]]
+    task, begun = scene.tasks[index], streams.messages["task"][: streams.counts[number("FLOWS")]]
     why = "its bytes are on their way" if index in begun else not_begun(task.delay_ps)
     return Waiting(task.src, task.dst, task.bytes, why)
 
@@ -96,7 +92,7 @@ def _flows(scene: Scene, messages: np.ndarray) -> np.ndarray:
 
 def _links(scene: Scene, streams: Streams) -> np.ndarray:
     """Bytes of each link."""
-    packet, count, flows = scene.packet, len(streams.links), streams.flows[: streams.counts[FLOWS]]
+    packet, count, flows = scene.packet, len(streams.links), streams.flows[: streams.counts[number("FLOWS")]]
     size = streams.messages["bytes"][: len(flows)]
     wire, away = size + packet.header * -(-size // packet.payload), flows["down"] >= 0
     loads = np.bincount(flows["up"], wire, count) + np.bincount(flows["down"][away], wire[away], count)

@@ -8,9 +8,3 @@ and link; where it fails, the run is simulated plainly from the last moment at w
 Where ranks part in a collective, since paths or orders are drawn, they enter the next one at different moments. If
 that next one begins on an idle network, these moments are known, and its messages are one unit with them.
 """
-
-from pathlib import Path
-
-from netsim.engine.compiled.cache import forget_if_outdated
-
-forget_if_outdated(Path(__file__).parent)

@@ -4,15 +4,13 @@ from collections.abc import Callable
 
 import numpy as np
 
+from netsim.engine import _core
 from netsim.engine.exact.layout import layout_of
-from netsim.engine.forward import kernel, state
+from netsim.engine.forward import progress as state
 from netsim.engine.forward.library import Library
 from netsim.engine.forward.likeness import likeness_of
-from netsim.engine.forward.occurrences import place, remember
 from netsim.engine.forward.outcome import Followed, Occurrences, outcome_of
-from netsim.engine.forward.progress import progress_of
 from netsim.engine.forward.unit import Simulator
-from netsim.engine.forward.wave import Ends, wave
 from netsim.engine.limits import Clock, Pulse, Waiting, reached
 from netsim.engine.protocol import Outcome, Scene, Skipped
 from netsim.engine.queue_series import FIRST_WIDTH_PS, INTERVALS
@@ -48,27 +46,27 @@ class ForwardEngine:
         self._library = Library(Simulator(scene, layout, transport, seed, self._stride), layout, likeness)
         self._kinds = self._library.kinds
         hosts = np.asarray(scene.hosts, dtype=np.int64)
-        self._progress = progress_of(self._columns, layout.fabric, hosts)
+        self._progress = state.progress_of(self._columns, layout.fabric, hosts)
         self._patience = _PATIENCE + (_distinct(scene.tasks) if likeness.drawn_alone else 0)
         self._joints = 0
         self._progress.totals[state.GATHERS] = scene.tasks.keys is not None and likeness.overlaps
         fabric = layout.fabric
         rates = fabric.rate_bps[fabric.change_begin[:-1]]
         byte_ps = 8e12 / np.maximum(rates, 1)
-        self._ends = Ends(self._columns.dst, fabric.up[hosts], byte_ps, scene.packet.payload, scene.packet.header)
+        self._ends = state.Ends(self._columns.dst, fabric.up[hosts], byte_ps, scene.packet.payload, scene.packet.header)
 
     def run(self) -> Followed:
         """Simulates as far as units can be told apart."""
         progress, library = self._progress, self._library
-        kernel.start(progress)
-        while (why := kernel.run(progress, library.units, self._kinds)) != kernel.FINISHED:
+        _core.start_program(progress)
+        while (why := _core.run_program(progress, library.units, self._kinds)) != state.FINISHED:
             self._look_at_wall()
             match why:
-                case kernel.UNKNOWN:
+                case state.UNKNOWN:
                     self._look_ahead()
-                case kernel.MEETING:
+                case state.MEETING:
                     self._join()
-                case kernel.TOGETHER if self._begin_together():
+                case state.TOGETHER if self._begin_together():
                     pass
                 case _:
                     return self._so_far()
@@ -117,7 +115,7 @@ class ForwardEngine:
         binding = int(progress.binding[met])
         joint = self._library.joint(tasks, np.append(starts_ps, after_ps), binding, self._width_ps())
         self._joints += 1
-        remember(progress, unit, int(self._kinds.unit[progress.kind[task]]), after_ps, joint)
+        _core.remember_joint(progress, unit, int(self._kinds.unit[progress.kind[task]]), after_ps, joint)
 
     def _begin_together(self) -> bool:
         """Begins those of the known messages that share links, as units; False if one would meet another."""
@@ -129,8 +127,8 @@ class ForwardEngine:
             several = len(np.unique(progress.first_link[group])) < len(group)
             unit, binding = library.group(group, release_ps[places] - first_ps, width_ps, several=several)
             self._kinds = library.kinds
-            begin_ps = progress.totals[state.NOW] + first_ps
-            if not place(progress, library.units, self._kinds.link, unit, binding, begin_ps, group):
+            begin_ps = int(progress.totals[state.NOW] + first_ps)
+            if not _core.place_unit(progress, library.units, self._kinds.link, unit, binding, begin_ps, group):
                 return False
         left = [place for place in alone if not release_ps[place]]
         progress.released[: len(left)] = tasks[left]
@@ -141,7 +139,7 @@ class ForwardEngine:
         """Messages that are released now and, where units gather them, soon, ascending; and how soon."""
         progress = self._progress
         if progress.totals[state.GATHERS]:
-            tasks, release_ps = wave(progress, self._ends)
+            tasks, release_ps = state.wave(progress, self._ends)
             order = np.argsort(tasks)
             return tasks[order], release_ps[order] - progress.totals[state.NOW]
         tasks = np.sort(progress.released[: progress.totals[state.RELEASED]])

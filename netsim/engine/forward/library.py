@@ -7,7 +7,7 @@ import numpy as np
 
 from netsim.engine.exact.layout import Layout
 from netsim.engine.forward.likeness import Likeness
-from netsim.engine.forward.state import Kinds
+from netsim.engine.forward.progress import Kinds
 from netsim.engine.forward.unit import Simulator, Units
 
 

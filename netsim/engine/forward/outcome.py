@@ -4,13 +4,12 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit
 
-from netsim.engine.compiled.annotations import Integer, Records
-from netsim.engine.compiled.queue_series import Longest, no_queues, note_queue, series_of
-from netsim.engine.forward.state import Progress
+from netsim.engine import _core
+from netsim.engine.forward.progress import Progress
 from netsim.engine.forward.unit import Units
 from netsim.engine.protocol import FLOW, LINK, Losses, Outcome, QueueSeries, Scene, Skipped
+from netsim.engine.queue_series import no_queues, series_of
 
 
 class Occurrences(NamedTuple):
@@ -55,12 +54,13 @@ def outcome_of(
     columns = scene.tasks.columns()
     times = np.bincount(whole.unit[whole.unit >= 0], minlength=units.count)
     first_flow = np.zeros(len(task_end_ps) + 1, dtype=np.int64)
-    _count_flows(units, whole, first_flow)
+    _core.count_flows(units, whole, first_flow)
     first_flow = np.cumsum(first_flow)
     flows = np.zeros(int(first_flow[-1]), dtype=FLOW)
     links = np.zeros(len(scene.topology.links), dtype=LINK)
     last_sent, longest = np.full(len(links), -1, dtype=np.int64), no_queues()
-    _fill(units, bound_links, whole, first_flow, columns.src, columns.dst, stride, flows, links, last_sent, longest)
+    figures, ranks = (flows, links, last_sent), (columns.src, columns.dst)
+    _core.fill_figures(units, bound_links, whole, first_flow, *ranks, stride, figures, longest)
     packets = _sums(units.packets, units.flow_begin)
     hops = _sums(units.link_packets, units.link_begin)
     sends = np.flatnonzero(last_sent >= 0)
@@ -114,60 +114,3 @@ def _sums(values: np.ndarray, begin: np.ndarray) -> np.ndarray:
     """Sum of the values of each group."""
     total = np.concatenate([[0], np.cumsum(values)])
     return total[begin[1:]] - total[begin[:-1]]
-
-
-@njit(cache=True)
-def _count_flows(units: Units, whole: Occurrences, flows_of_next: np.ndarray) -> None:
-    """Counts the flows of every task, one entry further on."""
-    for occurrence in range(len(whole.unit)):
-        unit, first = whole.unit[occurrence], whole.begin[occurrence]
-        if unit < 0:
-            continue
-        for flow in range(units.flow_begin[unit], units.flow_begin[unit + 1]):
-            flows_of_next[whole.tasks[first + units.message[flow]] + 1] += 1
-
-
-@njit(cache=True)
-def _fill(
-    units: Units,
-    bound_links: np.ndarray,
-    whole: Occurrences,
-    first_flow: np.ndarray,
-    src: np.ndarray,
-    dst: np.ndarray,
-    stride: Integer,
-    flows: Records,
-    links: Records,
-    last_sent: np.ndarray,
-    longest: Longest,
-) -> None:
-    """Fills in flows, links, the last packets of hosts, and queues."""
-    for occurrence in range(len(whole.unit)):
-        unit, first, begin_ps = whole.unit[occurrence], whole.begin[occurrence], whole.release_ps[occurrence]
-        if unit < 0:
-            continue
-        binding, messages = whole.binding[occurrence], units.message_begin[unit]
-        message, place = np.int64(-1), np.int64(0)
-        for flow in range(units.flow_begin[unit], units.flow_begin[unit + 1]):
-            if units.message[flow] != message:
-                message = units.message[flow]
-                place = first_flow[whole.tasks[first + message]]
-            task = whole.tasks[first + message]
-            record = flows[place]
-            place += 1
-            record.id, record.task = task * stride + units.piece[flow], task
-            record.src, record.dst = src[task], dst[task]
-            record.bytes, record.packets = units.bytes[flow], units.packets[flow]
-            record.start_ps = begin_ps + units.start_ps[messages + message]
-            record.end_ps = begin_ps + units.flow_end_ps[flow]
-            record.reordered = units.reordered[flow]
-        for row in range(units.link_begin[unit], units.link_begin[unit + 1]):
-            number = bound_links[binding + units.link[row]]
-            link = links[number]
-            link.bytes += units.link_bytes[row]
-            link.busy_ps += units.busy_ps[row]
-            link.max_queue_ps = max(link.max_queue_ps, units.longest_ps[row])
-            if units.rest_ps[row] >= 0:
-                last_sent[number] = units.rest_ps[row]
-        for row in range(units.queue_begin[unit], units.queue_begin[unit + 1]):
-            note_queue(longest, begin_ps + units.queue_time_ps[row], units.queue_ps[row])

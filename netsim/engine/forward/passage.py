@@ -3,13 +3,10 @@
 from typing import NamedTuple
 
 import numpy as np
-from numba import njit
 
-from netsim.engine.compiled.annotations import Integer
-from netsim.engine.compiled.fabric import FabricArrays
-from netsim.engine.compiled.service import service_ps
-from netsim.engine.exact.stages import Arrivals, Packets
-from netsim.engine.forward.queues import note
+from netsim.engine import _core
+from netsim.engine.core.fabric import FabricArrays
+from netsim.engine.exact.travel import Arrivals, Packets
 
 
 class Passages(NamedTuple):
@@ -27,71 +24,37 @@ class Passages(NamedTuple):
     queue_unit: np.ndarray  # unit of each queue
     queue_time_ps: np.ndarray  # when a packet joined it
     queue_ps: np.ndarray  # the queue
-    apart: bool  # whether no link had packets of two units at a time
 
 
-@njit(cache=True)
+_OF_QUEUES = 3
+"""Fields of `Passages` with an entry a queue; the others have one a passage."""
+
+
 def passages(
     fabric: FabricArrays,
     arrivals: Arrivals,
     packets: Packets,
     unit_of_flow: np.ndarray,
     release_ps: np.ndarray,
-    width_ps: Integer,
+    width_ps: int,
 ) -> Passages:
-    """Follows units through the links of some arrivals."""
+    """Follows units through the links of some arrivals, which have packets of no two units at a time."""
     links, count = len(arrivals.begin) - 1, len(arrivals.tag)
-    most = min(count, links * len(release_ps))
-    unit, link_of, tag_of = np.empty(most, np.int64), np.empty(most, np.int64), np.empty(most, np.int64)
-    first_ps, last_ps = np.empty(most, np.int64), np.empty(most, np.int64)
-    amount, size = np.zeros(most, np.int64), np.zeros(most, np.int64)
-    busy_ps, longest_ps = np.zeros(most, np.int64), np.zeros(most, np.int64)
-    queue_unit = np.empty(count, np.int64)
-    queue_time_ps, queue_ps = np.empty(count, np.int64), np.empty(count, np.int64)
-    uniform, row, queues, apart = not len(packets.size_bytes), -1, 0, True
-    for link in range(links):
-        free, here, first_queue = np.int64(0), np.int64(-1), queues
-        rate, at_switch = fabric.rate_bps[fabric.change_begin[link]], fabric.at_switch[link] != 0
-        if arrivals.begin[link] == arrivals.begin[link + 1]:
-            continue
-        full_ps = service_ps(packets.full_bytes, rate)
-        for place in range(arrivals.begin[link], arrivals.begin[link + 1]):
-            now, tag = arrivals.time_ps[place], arrivals.tag[place]
-            number = tag >> packets.bits
-            of_packet = unit_of_flow[packets.flow[number]]
-            if of_packet != here:
-                if now < free or of_packet < here:
-                    apart = False
-                    break
-                here, row, first_queue = of_packet, row + 1, queues
-                unit[row], link_of[row], first_ps[row] = here, link, now - release_ps[here]
-            bytes_of_packet, service = packets.full_bytes, full_ps
-            if not uniform and packets.size_bytes[number] != packets.full_bytes:
-                bytes_of_packet = packets.size_bytes[number]
-                service = service_ps(bytes_of_packet, rate)
-            free = max(now, free) + service
-            amount[row] += 1
-            size[row] += bytes_of_packet
-            busy_ps[row] += service
-            longest_ps[row] = max(longest_ps[row], free - now)
-            tag_of[row], last_ps[row] = tag, free - release_ps[here]
-            if at_switch:
-                queue_time_ps[queues], queue_ps[queues] = now - release_ps[here], free - now
-                queues = note(queue_time_ps, queue_ps, first_queue, queues + 1, width_ps)
-                queue_unit[queues - 1] = here
-    rows = row + 1
-    return Passages(
-        unit[:rows],
-        link_of[:rows],
-        first_ps[:rows],
-        last_ps[:rows],
-        amount[:rows],
-        size[:rows],
-        busy_ps[:rows],
-        longest_ps[:rows],
-        tag_of[:rows],
-        queue_unit[:queues],
-        queue_time_ps[:queues],
-        queue_ps[:queues],
-        apart,
-    )
+    sizes = [min(count, links * len(release_ps))] * (len(Passages._fields) - _OF_QUEUES) + [count] * _OF_QUEUES
+    room = Passages(*(np.empty(size, dtype=np.int64) for size in sizes))
+    rows, queues, apart = _core.follow_units(fabric, arrivals, packets, unit_of_flow, release_ps, width_ps, room)
+    assert apart, "further apart than any can last"
+    return Passages(*(part[:rows] for part in room[:-_OF_QUEUES]), *(part[:queues] for part in room[-_OF_QUEUES:]))
+
+
+def thin(
+    time_ps: np.ndarray, queue_ps: np.ndarray, begin: np.ndarray, width_ps: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Thins the queues of many units to those that can be the longest of an interval of `width_ps` or more.
+
+    Returns:
+        Fewer entries of both arrays, which are overwritten, and the begin of those of each unit.
+    """
+    kept = np.empty_like(begin)
+    _core.thin_queues(time_ps, queue_ps, begin, kept, width_ps)
+    return time_ps[: kept[-1]].copy(), queue_ps[: kept[-1]].copy(), kept

@@ -9,10 +9,8 @@ from netsim.engine.exact.admission import admit
 from netsim.engine.exact.injection import cargo_of
 from netsim.engine.exact.layout import Layout
 from netsim.engine.exact.messages import Messages, placed
-from netsim.engine.exact.stages import remaining_ps
-from netsim.engine.exact.travel import travel
-from netsim.engine.forward.passage import Passages, passages
-from netsim.engine.forward.queues import thin
+from netsim.engine.exact.travel import remaining_ps, travel
+from netsim.engine.forward.passage import Passages, passages, thin
 from netsim.engine.protocol import Scene
 from netsim.transport.config import EtherealConfig, TransportConfig
 
@@ -113,7 +111,6 @@ class Simulator:
             passages(fabric, arrivals, travelled.packets, unit_of_flow, of_unit_ps, width_ps)
             for arrivals in (travelled.at_hosts, travelled.inside)
         ]
-        assert all(part.apart for part in seen), "further apart than any can last"
         at_hosts = seen[0]
         rest_ps = remaining_ps(fabric, self._rate_bps, travelled.packets, receivers, at_hosts.link, at_hosts.tag)
         rest_ps = np.concatenate([rest_ps, np.full(len(seen[1].link), -1)])

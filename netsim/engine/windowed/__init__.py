@@ -8,9 +8,3 @@ begin.
 After Chandy and Misra: Distributed Simulation, IEEE Transactions on Software Engineering 1979 (lookahead), and Brown:
 Calendar Queues, Communications of the ACM 1988 (buckets).
 """
-
-from pathlib import Path
-
-from netsim.engine.compiled.cache import forget_if_outdated
-
-forget_if_outdated(Path(__file__).parent)

@@ -5,16 +5,14 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
-from netsim.engine.compiled.fabric import FabricArrays
-from netsim.engine.event.choices import AT_FIRST_SWITCH, AT_SWITCH
+from netsim.engine import _core
+from netsim.engine.core.fabric import FabricArrays
+from netsim.engine.core.shared import names, number
 from netsim.engine.event.engine import EventEngine, arrays_of
-from netsim.engine.event.program import DONE
 from netsim.engine.event.room import with_room_for_waiting
 from netsim.engine.event.state import State
 from netsim.engine.limits import Pulse, Waiting, Which, reached
 from netsim.engine.protocol import Outcome, Scene
-from netsim.engine.windowed import kernel
-from netsim.engine.windowed.records import GOES_ON
 from netsim.engine.windowed.shares import LEADER, add_up, share_of, shares_of, with_longer_timers
 from netsim.engine.windowed.wheel_layout import wheels_of, with_room, with_timers
 from netsim.foundation.refusal import Refusal
@@ -49,10 +47,12 @@ class WindowedEngine(EventEngine):
         links, rules = network.links, network.rules[0]
         delay_ps = network.kinds["delay_ps"][links["kind"]]
         between = delay_ps[links["reverse"] != np.arange(len(links))]
-        by_switch = state.queued is not None or bool(rules["choice"] in (AT_SWITCH, AT_FIRST_SWITCH))
+        by_switch = state.queued is not None or bool(
+            rules["choice"] in (number("AT_SWITCH"), number("AT_FIRST_SWITCH"))
+        )
         self._shares = shares_of(state, self._threads)
         self._wheels = wheels_of(state, int(between.min()), by_switch, self._threads)
-        self._stops: list[tuple[int, int]] = []
+        self._stops: list[tuple[int, str]] = []
         self._stopped, self._resumed, self._now_ps = LEADER, [-1] * self._threads, int(network.totals["now_ps"][0])
         self._keep(state)
 
@@ -62,7 +62,7 @@ class WindowedEngine(EventEngine):
         super()._keep(of_threads[LEADER])
         self._arrays_of_threads = [arrays_of(of_thread) for of_thread in of_threads]
 
-    def _go_on(self, resumed: int) -> int:
+    def _go_on(self, resumed: int) -> str:
         """Returns why a thread has stopped; simulates once each that has stopped may go on.
 
         The leader's time and flow are meanwhile those of the thread that has stopped.
@@ -76,11 +76,11 @@ class WindowedEngine(EventEngine):
         self._stopped, why = self._stops.pop(0)
         for name in ("asks", "now_ps"):
             totals[name][LEADER] = totals[name][self._stopped]
-        if why == kernel.FINISHED:
+        if why == "FINISHED":
             add_up(self._shares)
-        return kernel.IN_TIME if self._impatient is not None and why == kernel.FINISHED else why
+        return "IN_TIME" if self._impatient is not None and why == "FINISHED" else why
 
-    def _simulate(self) -> list[tuple[int, int]]:
+    def _simulate(self) -> list[tuple[int, str]]:
         """Lets all threads simulate until some must stop; returns which, and why."""
         self._wheels = with_timers(self._wheels, len(self._state.hosts.timers), 2 * len(self._state.hosts.rings))
         common = tuple(self._shares), tuple(self._wheels)
@@ -88,10 +88,10 @@ class WindowedEngine(EventEngine):
             (arrays, *common, thread, flow)
             for thread, (arrays, flow) in enumerate(zip(self._arrays_of_threads, self._resumed, strict=True))
         ]
-        others = [self._others.submit(kernel.run, *call) for call in calls[LEADER + 1 :]]
-        reasons = [kernel.run(*calls[LEADER]), *(other.result() for other in others)]
+        others = [self._others.submit(_core.run_windows, *call) for call in calls[LEADER + 1 :]]
+        reasons = [_core.run_windows(*calls[LEADER]), *(other.result() for other in others)]
         self._resumed = [-1] * self._threads
-        return [(thread, why) for thread, why in enumerate(reasons) if why != GOES_ON]
+        return [(thread, names("Stop")[why]) for thread, why in enumerate(reasons) if why != number("GOES_ON")]
 
     def _make_room(self) -> None:
         self._wheels = with_room(self._wheels, None if self._state.queued is None else self._shares.notes)
@@ -113,5 +113,7 @@ class WindowedEngine(EventEngine):
             return super()._reached(which, task)
         now_ps, _, waiting = self._impatient
         program = self._state.program
-        done = int(((program.waits_for == DONE) & (program.end_ps <= now_ps) | (program.background > 0)).sum())
+        done = int(
+            ((program.waits_for == number("DONE")) & (program.end_ps <= now_ps) | (program.background > 0)).sum()
+        )
         return reached(self._scene.limits, "fruitless", Pulse(now_ps, done, len(program.end_ps)), waiting)

@@ -5,8 +5,7 @@ The loop deals with one region after the other, so that it fetches a link once a
 
 import numpy as np
 
-from netsim.engine.event.compiled import compiled
-from netsim.engine.event.state import Record, State
+from netsim.engine.event.state import State
 
 LINKS_OF_REGION, _MOST_REGIONS, _OF_THREAD = 512, 256, 2
 """Links of a region, at least; regions; of several threads each has so many of either kind, at least."""
@@ -43,9 +42,3 @@ def region_of_units(state: State, nodes: int, regions: int, threads: int) -> np.
 def owners_of(regions: int, threads: int) -> np.ndarray:
     """Thread of each region."""
     return (np.arange(regions) % max(1, regions // 2) % threads).astype(np.int32)
-
-
-@compiled
-def is_of_hosts(window: Record, region: int) -> bool:
-    """Whether a region is one of hosts, or the only one."""
-    return region < max(1, window.regions // 2)

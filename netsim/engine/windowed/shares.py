@@ -8,29 +8,27 @@ from typing import NamedTuple
 
 import numpy as np
 
-from netsim.engine.compiled.lines import LINE_BYTES, zeros
-from netsim.engine.event.calendar import empty, heap, push
-from netsim.engine.event.compiled import compiled
-from netsim.engine.event.state import Array, Hosts, Queued, State
+from netsim.engine.core.lines import LINE_BYTES, zeros
+from netsim.engine.core.shared import record
+from netsim.engine.event.calendar import heap
+from netsim.engine.event.state import Array, State
 from netsim.engine.queue_series import INTERVALS
-from netsim.engine.reference.watching import NOBODY
 
 LEADER = 0
 _COUNTS = ("packets", "hops", "control_hops", "dropped", "trimmed", "marked")
 
 
 class Shares(NamedTuple):
-    """Arrays with a row for each thread; that of the leader is the state's own."""
+    """Arrays with a row for each thread; that of the leader is the state's own. Fields as in `core/state.hpp`."""
 
-    totals: Array  # see `netsim.engine.event.state.Network`
-    longest: Array  # see there
-    begins: Array  # see `netsim.engine.event.state.Program`: of the others, what the leader has not been told yet
-    # See `netsim.engine.event.state.Hosts`: of the hosts of a thread, and of the leader late starts as well
+    totals: Array
+    longest: Array
+    begins: Array
     timers: Array
-    candidates: Array  # see `netsim.engine.event.state.Routing`
-    notes: Array  # see `netsim.engine.event.state.Queued`; no columns where links have no queues
-    told: Array  # see there
-    needs: Array  # see there
+    candidates: Array
+    notes: Array
+    told: Array
+    needs: Array
 
 
 def rows(threads: int, size: int, dtype: np.dtype) -> np.ndarray:
@@ -43,7 +41,8 @@ def shares_of(state: State, threads: int) -> Shares:
     """The shares of so many threads at the beginning of a run."""
     queued = state.queued
     nothing = np.zeros(0, dtype=np.int64)
-    scratch = (nothing, nothing, nothing) if queued is None else (queued.notes, queued.told, queued.needs)
+    nobody = np.zeros(0, dtype=record("Notes"))
+    scratch = (nobody, nothing, nothing) if queued is None else (queued.notes, queued.told, queued.needs)
     shares = Shares(
         _copies(state.network.totals, threads),
         _copies(state.network.longest, threads),
@@ -106,58 +105,3 @@ def add_up(shares: Shares) -> None:
             of_thread["width_bits"] += 1
     longest[LEADER] = longest.max(axis=0)
     totals["used"][LEADER] = totals["used"].max()
-
-
-@compiled
-def acting(state: State, shares: Shares, thread: int) -> State:
-    """The leader's state when it deals with a host of another thread: with what belongs to that thread's hosts."""
-    hosts = state.hosts
-    of_thread = Hosts(
-        hosts.flows,
-        hosts.rings,
-        hosts.nscc,
-        hosts.asked,
-        hosts.pacers,
-        shares.timers[thread],
-        hosts.turns,
-        hosts.sent,
-        hosts.arrived,
-        hosts.slots,
-        hosts.samples,
-        hosts.sampled,
-    )
-    return State(state.network, of_thread, state.program, state.routing, _queued_of(state.queued, shares, thread))
-
-
-@compiled
-def _queued_of(queued: Queued | None, shares: Shares, thread: int) -> Queued | None:
-    """The links with queues as a thread sees them."""
-    if queued is None:
-        return None
-    return Queued(
-        queued.queues,
-        queued.waiting,
-        queued.served,
-        queued.switches,
-        shares.notes[thread],
-        shares.told[thread],
-        queued.endings,
-        queued.quanta,
-        queued.turns,
-        shares.needs[thread],
-    )
-
-
-@compiled
-def report_to_leader(state: State, shares: Shares) -> None:
-    """Tells the leader what the other threads know of tasks and of the round."""
-    totals = state.network.totals[0]
-    for thread in range(LEADER + 1, len(shares.totals)):
-        begins, other = shares.begins[thread], shares.totals[thread, 0]
-        for place in range(1, begins[0].time_ps + 1):
-            push(state.program.begins, begins[place].time_ps, begins[place].key, begins[place].what)
-        empty(begins)
-        if other.progress:
-            totals.progress, other.progress = 1, 0
-        totals.refused = min(totals.refused, other.refused)
-        other.refused = NOBODY

@@ -1,16 +1,15 @@
 """The wheels of a run at its beginning, and their growth."""
 
+from typing import NamedTuple
+
 import numpy as np
 
-from netsim.engine.compiled.lines import zeros
+from netsim.engine.core.lines import zeros
+from netsim.engine.core.shared import number, record
 from netsim.engine.event.calendar import END_PS, heap, longer_heap
 from netsim.engine.event.state import Array, Queued, State
-from netsim.engine.windowed.meeting import meetings_of
-from netsim.engine.windowed.records import ARRIVAL, BUCKET, ENDING, INDEX, TIMER, UNIT, USED, VALUE, WINDOW
 from netsim.engine.windowed.regions import owners_of, region_of_units, regions_of
 from netsim.engine.windowed.shares import rows
-from netsim.engine.windowed.sorting import PLACES
-from netsim.engine.windowed.wheel import CHUNK, Wheels
 
 WINDOWS, _BUCKETS = 1 << 14, 1 << 16
 """Windows of a turn of the wheel, but no more buckets of a thread than that."""
@@ -18,51 +17,82 @@ _CHUNKS, _ARRIVALS, _HELD, _UNITS_OF_CHUNK = 256, 1024, 1024, 4
 """Room at first, of each thread; chunks at least one for so many units, since all are copied when there are more."""
 
 
+class Wheels(NamedTuple):
+    """The wheels of all threads: the fields up to `scratch` have a row for each; see `Wheels` in `state.hpp`."""
+
+    window: Array
+    due: Array
+    buckets: Array
+    used: Array
+    returned: Array
+    found: Array
+    arrivals: Array
+    places: Array
+    receipts: Array
+    touched: Array
+    woken: Array
+    active: Array
+    pending: Array
+    timers: Array
+    ends: Array
+    scratch: Array
+    region: Array
+    owners: Array
+    packets: Array
+    next_chunk: Array
+    units: Array
+    endings: Array
+    inside: Array
+    held: Array
+    next_held: Array
+    meetings: Array
+
+
 def wheels_of(state: State, length_ps: int, by_switch: bool, threads: int) -> Wheels:
     """Empty wheels."""
     links, switches = len(state.network.links), int(state.routing.source.max()) + 1
     regions = regions_of(state, threads)
-    window = rows(threads, 1, WINDOW)
+    window = rows(threads, 1, record("Window"))
     window["length_ps"], window["number"], window["by_switch"] = length_ps, -1, by_switch
     window["free_chunk"] = window["free_timer"] = -1
     window["regions"], window["thread"], window["threads"] = regions, np.arange(threads)[:, None], threads
     window["due_ps"], window["spare"] = END_PS, _most_chunks(state.queued, regions)
     windows = min(WINDOWS, 1 << ((_BUCKETS // regions).bit_length() - 1))
-    units = zeros(links + switches, UNIT)
+    units = zeros(links + switches, record("Unit"))
     units["first_timer"] = -1
     units["at_host"][state.routing.up] = units["at_host"][state.routing.inside] = 1
-    used, returned = rows(threads, 2, USED), rows(threads, 2 * threads, USED)
+    used, returned = rows(threads, 2, record("Used")), rows(threads, 2 * threads, record("Used"))
     used["first"] = returned["first"] = -1
     ends = heap(0 if state.queued is None else links)
-    endings = np.zeros(0 if state.queued is None else switches, dtype=ENDING)
+    endings = np.zeros(0 if state.queued is None else switches, dtype=record("Ending"))
     endings["first"], endings["ends_ps"] = -1, END_PS
     return Wheels(
         window,
-        np.zeros((threads, windows), dtype=INDEX),
-        np.zeros((threads, windows * regions), dtype=BUCKET),
+        np.zeros((threads, windows), dtype=np.int32),
+        np.zeros((threads, windows * regions), dtype=record("Bucket")),
         used,
         returned,
-        np.zeros((threads, _ARRIVALS), dtype=ARRIVAL),
-        np.zeros((threads, _ARRIVALS), dtype=ARRIVAL),
-        np.zeros((threads, PLACES), dtype=np.int64),
-        np.zeros((threads, _ARRIVALS if state.network.rules["ends_early"][0] else 0), dtype=ARRIVAL),
-        np.zeros((threads, len(units) + 1), dtype=INDEX),
-        np.zeros((threads, switches), dtype=INDEX),
-        np.zeros((threads, links), dtype=INDEX),
-        np.zeros((threads, len(units)), dtype=INDEX),
-        np.zeros((threads, 0), dtype=TIMER),
+        np.zeros((threads, _ARRIVALS), dtype=record("Arrival")),
+        np.zeros((threads, _ARRIVALS), dtype=record("Arrival")),
+        np.zeros((threads, number("PLACES")), dtype=np.int64),
+        np.zeros((threads, _ARRIVALS if state.network.rules["ends_early"][0] else 0), dtype=record("Arrival")),
+        np.zeros((threads, len(units) + 1), dtype=np.int32),
+        np.zeros((threads, switches), dtype=np.int32),
+        np.zeros((threads, links), dtype=np.int32),
+        np.zeros((threads, len(units)), dtype=np.int32),
+        np.zeros((threads, 0), dtype=record("Timer")),
         np.repeat(ends[None], threads, axis=0),
-        rows(threads, 1, VALUE),
+        rows(threads, 1, record("Packet")),
         region_of_units(state, switches, regions, threads),
         owners_of(regions, threads),
-        zeros(0, VALUE),
-        np.zeros(0, dtype=INDEX),
+        zeros(0, record("Packet")),
+        np.zeros(0, dtype=np.int32),
         units,
         endings,
         heap(2 * len(state.hosts.rings)),
-        zeros(0, VALUE),
-        np.zeros(0, dtype=INDEX),
-        meetings_of(threads),
+        zeros(0, record("Packet")),
+        np.zeros(0, dtype=np.int32),
+        np.zeros((threads + 1) * number("MEETING_ROW"), dtype=np.int64),
     )
 
 
@@ -70,7 +100,7 @@ def _most_chunks(queued: Queued | None, regions: int) -> int:
     """How many chunks one event may begin to fill: that of a packet, and those of words to queues."""
     if queued is None:
         return 1
-    return 2 + regions * len(np.unique(queued.served["news_ps"])) + len(queued.queues) // CHUNK
+    return 2 + regions * len(np.unique(queued.served["news_ps"])) + len(queued.queues) // number("CHUNK")
 
 
 def with_room(wheels: Wheels, notes: Array | None) -> Wheels:
@@ -83,7 +113,7 @@ def with_room(wheels: Wheels, notes: Array | None) -> Wheels:
         if wheels.receipts.size:
             wheels = wheels._replace(receipts=_longer(wheels.receipts, found.shape[1]))
     for thread, of_thread in enumerate(window):
-        needed = int(of_thread["awaited"]) // CHUNK + int(of_thread["spare"])
+        needed = int(of_thread["awaited"]) // number("CHUNK") + int(of_thread["spare"])
         if of_thread["free_chunks"] <= needed:
             known = max(len(wheels.next_chunk), len(wheels.units) // _UNITS_OF_CHUNK)
             more = max(_CHUNKS, known // len(window)) + needed
@@ -97,9 +127,9 @@ def with_room(wheels: Wheels, notes: Array | None) -> Wheels:
 def _with_chunks(wheels: Wheels, window: np.void, more: int) -> Wheels:
     """The wheels with so many more chunks of one thread."""
     used = len(wheels.next_chunk)
-    packets = zeros((used + more) * CHUNK, VALUE)
+    packets = zeros((used + more) * number("CHUNK"), record("Packet"))
     packets[: len(wheels.packets)] = wheels.packets
-    following = np.arange(used + 1, used + more + 1, dtype=INDEX)
+    following = np.arange(used + 1, used + more + 1, dtype=np.int32)
     following[-1] = window["free_chunk"]
     window["free_chunk"] = used
     window["free_chunks"] += more
@@ -109,7 +139,7 @@ def _with_chunks(wheels: Wheels, window: np.void, more: int) -> Wheels:
 def _with_held(wheels: Wheels, notes: Array, more: int) -> Wheels:
     """The wheels with so many more records for packets that wait in queues of one thread, which has none left."""
     used = len(wheels.held)
-    held, following = zeros(used + more, VALUE), np.arange(1, used + more + 1, dtype=INDEX)
+    held, following = zeros(used + more, record("Packet")), np.arange(1, used + more + 1, dtype=np.int32)
     held[:used], following[:used], following[-1] = wheels.held, wheels.next_held, -1
     notes["packet"] = used
     return wheels._replace(held=held, next_held=following)
@@ -119,7 +149,7 @@ def with_timers(wheels: Wheels, timers: int, others: int) -> Wheels:
     """The wheels with room for so many timers of each thread."""
     if timers <= wheels.timers.shape[1]:
         return wheels
-    longer = np.zeros((len(wheels.timers), timers), dtype=TIMER)
+    longer = np.zeros((len(wheels.timers), timers), dtype=record("Timer"))
     for of_thread, before, window in zip(longer, wheels.timers, wheels.window[:, 0], strict=True):
         of_thread[: window["timers"]] = before[: window["timers"]]
     return wheels._replace(timers=longer, inside=longer_heap(wheels.inside, others + timers))

@@ -1,7 +1,6 @@
 import subprocess
 import sys
 from itertools import product
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,11 +10,10 @@ from moe.placement.cost.objective import coherent_cost
 from moe.placement.counts import RoutingStatistics
 from moe.placement.ranks import contiguous_ranks
 from moe.placement.solver.coherent import best_sweep, solve_pair
-from moe.placement.solver.compiled import forget_if_outdated
-from moe.placement.solver.compiled.layers import Traffic, cheapest_ranks, total_cost
-from moe.placement.solver.compiled.pairs import resplit
 from moe.placement.solver.descent import Annealing, Descent, kicked
 from moe.placement.solver.enumeration import solve_viterbi
+from moe.placement.solver.kernels import kernels
+from moe.placement.solver.traffic import Traffic
 from moe.placement.topology import Topology
 from tests.moe.exhaustive import is_balanced, random_ranks, uneven_topology
 from tests.moe.traces import coherent_walk, dropping_trace, markov_trace
@@ -41,7 +39,8 @@ def test_compiled_assignment_is_as_cheap_as_that_of_scipy(seed: int) -> None:
     for num_experts, num_ranks in [(1, 1), (4, 4), (8, 4), (12, 3), (64, 16), (30, 2)]:
         for most in (2, 1_000):
             prices = draw.integers(most, size=(num_ranks, num_experts)).astype(float)
-            ranks = cheapest_ranks(prices)
+            ranks = np.empty(num_experts, np.int64)
+            kernels().cheapest_ranks(prices, ranks)
             assert is_balanced(ranks[None], num_ranks)
             slots = np.repeat(prices, num_experts // num_ranks, axis=0)
             assert prices[ranks, np.arange(num_experts)].sum() == slots[linear_sum_assignment(slots)].sum()
@@ -52,7 +51,7 @@ def test_compiled_cost_is_the_cost_of_the_tokens_one_by_one(drop: float) -> None
     routing = dropping_trace(8, 6, 2, 300, seed=2, world_size=1, drop=drop)
     statistics, topology = RoutingStatistics.collect(routing, 4), uneven_topology(2, 2, 0)
     ranks = random_ranks(6, 8, 4, 1)
-    assert total_cost(traffic_of(statistics, topology), ranks) == coherent_walk(routing, ranks, topology.cost)[0]
+    assert descent_of(statistics, topology).cost(ranks) == coherent_walk(routing, ranks, topology.cost)[0]
     walked = coherent_walk(routing, ranks, topology.cost, copies=True)[0]
     assert coherent_cost(statistics, ranks, topology.cost).sum() == walked
     assert Annealing(statistics, topology).cost(ranks) == walked
@@ -72,7 +71,7 @@ def test_a_re_split_is_the_best_of_all_divisions_of_two_ranks(topology: Topology
                 tried[layer, movable[layer, chosen]] = 0
             least = min(least, coherent_cost(statistics, tried, topology.cost).sum())
         before = coherent_cost(statistics, ranks, topology.cost).sum()
-        gain = resplit(traffic_of(statistics, topology), ranks, 0, 2, movable, PAIRS)
+        gain = kernels().resplit(traffic_of(statistics, topology), ranks, 0, 2, movable, PAIRS)
         assert coherent_cost(statistics, ranks, topology.cost).sum() == before - gain == least
 
 
@@ -84,7 +83,7 @@ def test_a_re_split_with_jumps_never_raises_the_cost_and_knows_its_gain() -> Non
         traffic = traffic_of(RoutingStatistics.collect(routing, 2), topology)
         ranks = random_ranks(6, 4, 2, seed)
         before = coherent_walk(routing, ranks, topology.cost)[0]
-        gains.append(resplit(traffic, ranks, 0, 1, movable_experts(ranks, 0, 1), PAIRS))
+        gains.append(kernels().resplit(traffic, ranks, 0, 1, movable_experts(ranks, 0, 1), PAIRS))
         assert coherent_walk(routing, ranks, topology.cost)[0] == before - gains[-1] <= before
         assert is_balanced(ranks, 2)
     assert any(gains)
@@ -155,7 +154,7 @@ def test_pair_moves_beat_the_sweep_they_begin_with_where_a_rank_has_many_experts
     assert descent.cost(sweep) <= descent.cost(contiguous_ranks(6, 24, 2))
 
 
-def test_numba_and_scipy_wait_until_a_solver_needs_them() -> None:
+def test_scipy_waits_until_a_solver_needs_it() -> None:
     modules = (
         "solver.coherent",
         "solver.enumeration",
@@ -165,16 +164,5 @@ def test_numba_and_scipy_wait_until_a_solver_needs_them() -> None:
         "solver.solve",
     )
     program = "import sys; " + "; ".join(f"import moe.placement.{module}" for module in modules)
-    program += "; assert not {'numba', 'scipy', 'torch'} & set(sys.modules)"
+    program += "; assert not {'scipy', 'torch'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", program], check=True)
-
-
-def test_compiled_code_is_dropped_when_any_file_of_its_folder_has_changed(tmp_path: Path) -> None:
-    source, kept = tmp_path / "one.py", tmp_path / "__pycache__" / "two.nbi"
-    source.write_text("1")
-    kept.parent.mkdir()
-    for text, stays in [("1", False), ("1", True), ("2", False), ("2", True)]:
-        source.write_text(text)
-        kept.write_text("compiled")
-        forget_if_outdated(tmp_path)
-        assert kept.exists() == stays

@@ -1,0 +1,89 @@
+// Acknowledgements and timeouts at senders (`netsim.engine.reference.feedback`).
+#pragma once
+
+#include "sender.hpp"
+
+namespace netsim {
+
+// Whether a packet is an acknowledgement that has come back to its sender.
+inline bool is_back(Packet& packet) { return packet.control && packet.hop == packet.links; }
+
+// Timeout of a flow.
+inline int64_t give_up(const State& state, Flow& flow, int64_t index, int64_t now) {
+  const auto& network = state.network;
+  const auto& hosts = state.hosts;
+  const auto& rules = network.rules;
+  flow.timer_runs = 0;
+  timed_out(rules, flow, hosts);
+  on_timeout(rules, hosts, index, now);
+  if (rules.choice == REPS && !(rules.explore && (flow.frozen_ps || flow.exploring))) {
+    flow.frozen_ps = now + rules.freeze_ps;
+  }
+  flow.fruitless += 1;
+  if (rules.asks_after_timeout || flow.fruitless >= rules.patience) return index;
+  resume(state, index, now);
+  return -1;
+}
+
+// A timer runs out, or a delayed flow starts; returns the flow if Python decides about it, else -1.
+inline int64_t run_out(const State& state, int64_t index, int64_t key, int64_t now) {
+  const auto& hosts = state.hosts;
+  auto& flow = hosts.flows[index];
+  if (phase(key) == RELEASE) {
+    enter_ring(state, index, now);
+  } else if (key & 1) {
+    flow.wake_ps = -1;
+    resume(state, index, now);
+  } else if (!flow.in_flight && !is_starved(flow)) {
+    flow.timer_runs = 0;
+  } else if (now < flow.deadline_ps) {
+    await_progress(hosts, flow, index);
+  } else {
+    return give_up(state, flow, index, now);
+  }
+  return -1;
+}
+
+// As `netsim.engine.reference.feedback.Feedback._note_news`.
+inline void note_news(const Network& network, const Hosts& hosts, int64_t index, Packet& news, bool progress,
+                      int64_t now) {
+  const auto& rules = network.rules;
+  auto& flow = hosts.flows[index];
+  bool doubled = flow.fruitless > 0;
+  if (!news.refusal) measure(rules, flow, now - news.sent_ps);
+  if (progress) flow.fruitless = 0;
+  if (progress || news.refusal) flow.deadline_ps = now + timeout_ps(rules, flow);
+  if (progress && doubled && flow.timer_runs) await_progress_sooner(network, hosts, flow, index);
+}
+
+// An acknowledgement is back at the sender.
+inline void hear(const State& state, Packet& news, int64_t now) {
+  const auto& network = state.network;
+  const auto& hosts = state.hosts;
+  const auto& rules = network.rules;
+  int64_t index = news.flow;
+  auto& flow = hosts.flows[index];
+  if (news.refusal == CREDIT) {
+    on_credit(flow, hosts.asked[index], news.expected);
+    if (rules.timeout_ps >= 0) flow.deadline_ps = now + timeout_ps(rules, flow);
+    resume(state, index, now);
+    return;
+  }
+  int64_t newly;
+  if (news.refusal) {
+    newly = refused(rules, flow, hosts, news.sequence, serial_of(news), news.expected);
+  } else {
+    newly = acknowledged(rules, flow, hosts, news.sequence, serial_of(news), news.expected);
+  }
+  if (newly || news.refusal) note_answer(state, flow.task, newly > 0);
+  if (rules.timeout_ps >= 0) note_news(network, hosts, index, news, newly > 0, now);
+  on_ack(rules, hosts, index, newly, news.marked, news.notified, news.refusal, now - news.sent_ps, now);
+  note_window(hosts, rules, flow, now - news.sent_ps, now);
+  if (rules.choice == REPS && news.marked != 1) {
+    flow.unmarked += 1;
+    if (flow.unmarked % rules.every == 0) came_through(rules, state.routing, flow, index, news.way - flow.first_way);
+  }
+  resume(state, index, now);
+}
+
+}  // namespace netsim

@@ -1,0 +1,258 @@
+// Packets in flight and hosts' links that look for a packet, on the calendar of the event engine.
+#pragma once
+
+#include "sender.hpp"
+
+namespace netsim::event {
+
+// Puts a host's link on the calendar if it will look for a packet and is not there yet.
+inline void schedule_look(const Flight& flight, const Hosts& hosts, int64_t link) {
+  auto& ring = hosts.rings[link];
+  if (ring.look_ps >= 0 && !ring.scheduled) {
+    ring.scheduled = 1;
+    push(flight.calendar, ring.look_ps, SEND | link, link);
+  }
+}
+
+// Moves a host's link, the calendar's first entry, to when it looks again, or takes it off the calendar.
+inline void schedule_next_look(const Flight& flight, const Hosts& hosts, int64_t link) {
+  auto& ring = hosts.rings[link];
+  if (ring.look_ps >= 0) {
+    replace(flight.calendar, ring.look_ps, SEND | link, link);
+  } else {
+    ring.scheduled = 0;
+    take_first(flight.calendar);
+  }
+}
+
+// Takes the first packet of a lane, which is the calendar's first entry, out of the air.
+inline int64_t land(const Flight& flight, int64_t lane) {
+  auto& way = flight.lanes[lane];
+  int64_t index = way.first;
+  auto& packet = flight.packets[index];
+  way.first = packet.next;
+  if (way.first < 0) {
+    way.last = -1;
+    take_first(flight.calendar);
+  } else {
+    auto& following = flight.packets[way.first];
+    following.previous = -1;
+    replace(flight.calendar, following.time_ps, following.key, lane);
+  }
+  return index;
+}
+
+inline bool comes_first(Packet& packet, int64_t time_ps, int64_t key) {
+  return packet.time_ps < time_ps || (packet.time_ps == time_ps && packet.key < key);
+}
+
+// Adds a packet of the control lane to those in flight; packets of this lane may overtake each other.
+inline void send_across(const Flight& flight, int64_t index, int64_t lane, int64_t arrives) {
+  auto packets = flight.packets;
+  auto& way = flight.lanes[lane];
+  auto& packet = packets[index];
+  packet.time_ps = arrives;
+  if (way.first < 0) {
+    packet.next = packet.previous = -1;
+    way.first = way.last = index;
+    push(flight.calendar, arrives, packet.key, lane);
+    return;
+  }
+  int64_t before = way.last;
+  while (before >= 0 && !comes_first(packets[before], arrives, packet.key)) before = packets[before].previous;
+  int64_t after = before >= 0 ? packets[before].next : way.first;
+  packet.previous = before;
+  packet.next = after;
+  if (after >= 0) {
+    packets[after].previous = index;
+  } else {
+    way.last = index;
+  }
+  if (before >= 0) {
+    packets[before].next = index;
+  } else {
+    way.first = index;
+    bring_forward(flight.calendar, arrives, packet.key, lane);
+  }
+}
+
+// Adds a packet to those in flight, as the last to arrive.
+inline void send_on(const Flight& flight, int64_t index, int64_t lane, int64_t arrives) {
+  auto& packet = flight.packets[index];
+  auto& way = flight.lanes[lane];
+  packet.time_ps = arrives;
+  packet.next = -1;
+  if (way.first < 0) {
+    way.first = way.last = index;
+    push(flight.calendar, arrives, packet.key, lane);
+  } else {
+    flight.packets[way.last].next = index;
+    way.last = index;
+  }
+}
+
+// Adds a packet that leaves a link to those in flight.
+inline void send(const Flight& flight, int64_t index, int64_t link, int64_t arrives) {
+  if (flight.packets[index].passes) {
+    send_across(flight, index, 2 * link + 1, arrives);
+  } else {
+    send_on(flight, index, 2 * link, arrives);
+  }
+}
+
+// Marks of packets that leave a link, by the work that they leave behind.
+//
+// A packet's last bit leaves at a time that is known when it joins the queue. What has come until then is known when
+// the next packet comes to the link, or else when the marked one is at the link's end.
+
+// Notes that a packet has joined the queue of a link, as the last one.
+inline void await_mark(const Network& network, const Flight& flight, int64_t index, int64_t at) {
+  auto& link = network.links[at];
+  if (link.at_switch && link.unmarked < 0 && !flight.packets[index].passes) link.unmarked = index;
+}
+
+// Marks those packets whose last bit has left a link by now, before anything else joins its queue.
+inline void mark_left(const Network& network, const Flight& flight, int64_t at, int64_t now) {
+  auto& link = network.links[at];
+  const auto& kind = network.kinds[link.kind];
+  while (link.unmarked >= 0) {
+    auto& packet = flight.packets[link.unmarked];
+    int64_t leaves = packet.time_ps - kind.delay_ps;
+    if (leaves > now) return;
+    link.unmarked = packet.next;
+    int64_t rate = link.varies ? rate_at(network, at, leaves) : kind.rate_bps;
+    bool may_mark = rate && !packet.control && !packet.marked;
+    if (may_mark && marks(network, link, kind, at, packet, std::max<int64_t>(0, link.free_ps - leaves), rate)) {
+      packet.marked = 1;
+      network.totals.marked += 1;
+    }
+  }
+}
+
+// Ends of transmissions, and words that stop and resume queues, on the calendar of the event engine.
+//
+// A transmission has one of few durations. Those with the same one end in the order in which they began, so that a list
+// is their calendar; others are in the heap. All are where the order of links that end in one instant decides who is
+// resumed: if thresholds follow the memory, or if a word takes no time.
+
+// Notes which packet the next event is about.
+inline void note_packet(const Queued* queued, int64_t index) {
+  if (queued) queued->notes.packet = index;
+}
+
+// The link in the lists whose transmission ends first, or -1, and when.
+inline std::pair<int64_t, int64_t> first_end(const Queued* queued) {
+  int64_t link = -1;
+  int64_t first_ps = END_PS;
+  if (queued) {
+    for (int64_t kind = 0; kind < queued->endings.size; ++kind) {
+      int64_t first = queued->endings[kind].first;
+      if (first >= 0 && queued->served[first].ends_ps < first_ps) {
+        link = first;
+        first_ps = queued->served[first].ends_ps;
+      }
+    }
+  }
+  return {link, first_ps};
+}
+
+// Whether the words of one event might not fit into the calendar.
+inline bool lacks_room(const Flight& flight, const Queued* queued) {
+  if (!queued) return false;
+  return flight.calendar[0].time_ps + queued->queues.size + ENTRIES_OF_EVENT > flight.calendar.size;
+}
+
+// The list of transmissions that take as long as the one on a link, or -1.
+inline int64_t kind_of(const Network& network, const Queued& queued, int64_t at) {
+  const auto& rules = network.rules;
+  auto& served = queued.served[at];
+  if (network.links[at].varies || rules.by_link || served.late) return -1;
+  if (served.wire == rules.full_wire) return served.kind;
+  return served.wire == rules.answer_wire ? served.kind + 1 : -1;
+}
+
+inline void schedule_end(const Flight& flight, const Network& network, const Queued& queued, int64_t at) {
+  auto& served = queued.served[at];
+  int64_t kind = kind_of(network, queued, at);
+  if (kind < 0) {
+    push(flight.calendar, served.ends_ps, END | at, at);
+    return;
+  }
+  auto& line = queued.endings[kind];
+  served.next = -1;
+  if (line.first < 0) {
+    line.first = at;
+  } else {
+    queued.served[line.last].next = at;
+  }
+  line.last = at;
+}
+
+// Puts the end of the transmission that has begun, and the words that are sent, on the calendar.
+inline void schedule_departures(const Flight& flight, const Network& network, const Queued* queued) {
+  if (queued) {
+    auto& notes = queued->notes;
+    if (notes.begun >= 0) {
+      schedule_end(flight, network, *queued, notes.begun);
+      notes.begun = -1;
+    }
+    for (int64_t row = 0; row < notes.told; ++row) {
+      int64_t place = queued->told[row];
+      int64_t news_ps = queued->served[link_of(queued, network.rules, place)].news_ps;
+      push(flight.calendar, network.totals.now_ps + news_ps, place, place);
+    }
+    notes.told = 0;
+  }
+}
+
+// Begins the next transmission of a link that is free; packets on a link that is down are lost in turn.
+inline void go_on(const State& state, const Queued& queued, const Flight& flight, int64_t at, int64_t now) {
+  const auto& network = state.network;
+  auto& totals = state.network.totals;
+  while (!queued.served[at].busy) {
+    int64_t place = next_queue(network.rules, queued, at);
+    if (place < 0) return;
+    int64_t index = take_out(queued, place);
+    auto& packet = flight.packets[index];
+    int64_t leaves = serve_next(network, state.routing, queued, packet, index, at, place, now);
+    int64_t arrives = leaves < 0 ? GONE : forward(state, packet, at, leaves);
+    if (arrives == GONE) {
+      packet.next = totals.free_packet;
+      totals.free_packet = index;
+    } else {
+      send(flight, index, at, arrives);
+    }
+  }
+}
+
+// A transmission ends, or a pause frame arrives, whose keys are smaller; `listed`: the event is not in the heap.
+inline void depart(const State& state, const Queued* queued, const Flight& flight, int64_t key, int64_t what,
+                   bool listed, int64_t now) {
+  if (queued) {
+    const auto& network = state.network;
+    int64_t link = what;
+    if (listed) {
+      auto& line = queued->endings[kind_of(network, *queued, what)];
+      line.first = queued->served[what].next;
+    } else {
+      take_first(flight.calendar);
+    }
+    if (key >= END) {
+      finish(network, state.routing, *queued, link);
+    } else {
+      if (!stop_or_resume(*queued, what, now)) return;
+      link = link_of(queued, network.rules, what);
+    }
+    go_on(state, *queued, flight, link, now);
+    schedule_departures(flight, network, queued);
+    if (key < END) {
+      auto& ring = state.hosts.rings[what];
+      if (ring.first >= 0 && ring.look_ps < 0) {
+        ring.look_ps = std::max<int64_t>(now, network.links[link].free_ps);
+        schedule_look(flight, state.hosts, what);
+      }
+    }
+  }
+}
+
+}  // namespace netsim::event

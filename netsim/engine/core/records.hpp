@@ -1,0 +1,405 @@
+#pragma once
+
+#include <cstdint>
+
+namespace netsim {
+
+enum Recovery : int32_t { NOTHING_LOST, SELECTIVE, GO_BACK_N };
+enum LinkErrors : int32_t { FAULTLESS, LOSES, REPEATED };
+enum Congestion : int32_t { FIXED, DCTCP, SWIFT, DCQCN, NSCC, ASKED };
+// Who chooses the path of a packet, and how: pinned to that of its flow, by its host, or by switches.
+enum Choice : int32_t {
+  PINNED,
+  SPRAY_RANDOM,
+  SPRAY_ROUND_ROBIN,
+  ROTATION,
+  FLOWLET,
+  REPS,
+  AT_SWITCH,
+  DETOURING,
+  AT_FIRST_SWITCH
+};
+// How a switch chooses: the shortest queue, with ties in turn or drawn; of some drawn; one for all packets of a flow.
+enum SwitchChoice : int32_t { SHORTEST, SHORTEST_DRAWN, SAMPLED, FLOW_SHORTEST };
+// How messages become flows: one, whose packets choose; one by hash or CRC-32; equal parts by hash; as in ethereal.
+enum Admission : int32_t { WHOLE, HASHED, CHECKSUM, PARTS, BALANCED };
+// Order of flows that a host releases together.
+enum Order : int32_t { DRAWN, ROTATED, AS_GIVEN };
+// Why the loop stops: all tasks are done; released messages need room for their flows; a flow's path has failed; a flow
+// has timed out; packets, choices or the calendar need room; Python may look at the clock; simulated time is over, or
+// no round bears fruit.
+enum Stop : int32_t { FINISHED, NEEDS_FLOWS, ASKS_FOR_PATH, ASKS_AFTER_TIMEOUT, NEEDS_ROOM, PAUSED, IN_TIME, UNFAIR };
+
+// Stages of a window: none is open; one is, and receivers take what has come; tasks begin; switches pass packets on;
+// hosts do what is left. GOES_ON: a stage ends, and nothing stops the loop.
+enum Stage : int32_t { NEXT, OPEN, TASKS, SWITCHES, REST };
+constexpr int64_t GOES_ON = -1;
+
+// Columns of `Hosts.sampled`: samples kept, acknowledgements so far, acknowledgements a sample.
+enum Sampled : int32_t { COUNT, SEEN, STRIDE };
+// Columns of `Queued.turns`: whose turn it is; whether it has got its quantum; what each class has left, in bytes.
+enum Turns : int32_t { WHOSE_TURN, GOT_QUANTUM, BYTES_LEFT };
+
+// Value of `Program.waits_for` for a task that is done.
+constexpr int64_t DONE = -1;
+// Bits of a packet's serial and of a flow's id in the key of an event.
+constexpr int64_t SERIAL_BITS = 28, FLOW_BITS = 31;
+// Entries of the calendar that one event may need besides a pause frame for each queue.
+constexpr int64_t ENTRIES_OF_EVENT = 16;
+// Links that a switch may draw and remember as candidates.
+constexpr int64_t MOST_CANDIDATES = 192;
+// Packets of a chunk of the wheel; parts into which sorting deals arrivals; numbers of a thread in `Wheels.meetings`.
+constexpr int64_t CHUNK = 32, PLACES = 1024, MEETING_ROW = 16;
+constexpr int64_t UNLIMITED = INT32_MAX;
+
+// Constants of the scenario, one record.
+struct Rules {
+  int64_t payload, header, full_wire, answer_wire;
+  uint8_t answers_queue, answers_take_time, trims;
+  int64_t trimmed_wire, room_bytes;
+  uint8_t marks, marks_leaving;
+  int32_t errors;
+  double error_rate;
+  uint64_t error_draws;
+  int64_t mark_above, mark_all_above;
+  double mark_at_most;
+  uint8_t listens, round_robin;
+  int32_t order;
+  int64_t hosts, leaves, epochs;
+  // Whether the run ends although background traffic goes on. Links with queues: number of classes; memory of a
+  // switch, -1 without one; alpha in millionths; whether full switches pause links, and by thresholds that follow the
+  // memory; whether transmissions that end in one instant do so in the order of their links; when links resume.
+  uint8_t ends_early;
+  int64_t classes, memory_bytes, alpha;
+  uint8_t pauses, dynamic, by_link;
+  int64_t pause_above, resume_at, resume_below;
+  // Recovery.
+  int32_t recovery;
+  int64_t timeout_ps, longest_timeout_ps;
+  uint8_t estimates;
+  int32_t patience;
+  int64_t reordering;
+  // Until when the loop goes on by itself, and the limit of simulated time; rounds as in
+  // `netsim.engine.reference.watching`.
+  int64_t end_ps, limit_ps, round_ps, fruitless;
+  // Congestion control.
+  int32_t congestion;
+  int64_t fixed_window;
+  double gain, first_alpha;
+  int64_t notify_ps, estimate_ps, increase_ps, increase_bytes, fast_steps;
+  double additive_bps, hyper_bps, slowest_bps;
+  int64_t queueing_ps;
+  double increase, decrease, largest_decrease, smallest_window;
+  int64_t hop_ps;
+  double flow_range, flow_gain, flow_offset;
+  uint8_t keeps;
+  int64_t places;
+  double trim_share;
+  int64_t network_ps, target_ps, gate, outstanding, grant;
+  double pace;
+  // Transport; whether the nth usable path of a pair is always its nth.
+  int32_t choice;
+  uint8_t all_usable;
+  int32_t at_switch;
+  uint8_t asks_after_timeout;
+  int64_t gap_ps, entries, freeze_ps, explore, every, entropies;
+  uint8_t in_rounds, forgives_last_link;
+  int64_t step_ps, bias_ps, samples, memory;
+  uint64_t path_draws;
+  // Admission: rule of `netsim.engine.event.cutting`, and the options and draws of ethereal.
+  int32_t admission;
+  int64_t parts;
+  uint8_t equal_pieces, shuffled, shuffled_groups, staggered;
+  int64_t start_delay_ps;
+  uint64_t leaf_draws, member_draws, delay_draws, other_draws, entropy_draws, order_draws, mark_draws;
+};
+
+// Counts of a run, and what the loop needs when it stops: one record.
+//
+// `moves_up` is a flow whose timer must move up, but has been taken from the heap for being due soon; -1 for none.
+// The last three are what a round of `netsim.engine.reference.watching` knows.
+//
+struct Totals {
+  int64_t now_ps, packets, hops, control_hops, dropped, trimmed, marked, width_bits, used, undone, released;
+  int64_t flows, rows;
+  int32_t free_packet;
+  int64_t chosen, asks;
+  int32_t moves_up;
+  uint8_t progress;
+  int64_t refused, fruitless;
+};
+
+struct alignas(64) Flow {
+  // Four lines of the cache, which are all that most packets need; see `netsim.transport.protocol.Flow`. Two are the
+  // sender's: its control, its timer, how many packets may be under way; packets, transmissions, first sequence never
+  // sent; packets under way, counted as lost, and one more than the highest ever sent; its place in its host's ring.
+  int64_t id;
+  double packets_window;
+  int64_t cut_ps;
+  double alpha;
+  int64_t next_ps, deadline_ps, window;
+  // Eight times the smoothed round trip, and four times its mean deviation; see `netsim.congestion.timeout`.
+  int64_t smoothed_8, deviation_4;
+  int32_t packets, serial, next, in_flight, lost, sent, oldest, newest, pair, first_way, seen, marked;
+  int32_t next_in_ring, fruitless;
+  // One is the sender's too, seldom written: row of the first packet in `Hosts.sent`, what draws take for the flow,
+  // its last packet, its source host, its class, how many links its path has, and whether all its ways have as many.
+  int64_t first_row, key, task, last_wire, wake_ps;
+  int32_t up, path, source;
+  uint8_t in_ring, timer_runs, alone, given_up, listens, links, even, traffic_class;
+  // One is the receiver's: whether answers are `express`, that is, go back without stopping at any link, and how long
+  // they take, without the links between leaves unless all ways are `alike`; row of the first packet in
+  // `Hosts.arrived`; the host's link to which answers go back; how many have; packets that have not arrived;
+  // go-back-N: before which all have.
+  int64_t end_ps, notified_ps, answer_ps, arrival_row;
+  int32_t down, back, answers, left, highest, reordered, expected;
+  uint8_t express, alike;
+  // The rest of the flow: its destination leaf; no lost packet is before it; go-back-N: before which all have arrived,
+  // as the sender knows.
+  int32_t leaf, lost_from, acked, complained;
+  int64_t start_ps, bytes, retransmitted;
+  // Congestion control; see `netsim.congestion`.
+  int64_t latest_ps, target_ps;
+  double rate_bps, target_bps, line_bps;
+  int64_t estimated_ps, increased_ps, timer_steps, byte_steps, counted_bytes;
+  // Transport: the last flowlet; entries of the flow's ring of paths that are valid, and all; until when it is frozen.
+  int64_t flowlet_ps;
+  int32_t flowlet_path, valid, valid_begin, kept, kept_begin, chosen;
+  int64_t frozen_ps, exploring, unmarked;
+};
+
+// What NSCC keeps of a flow besides `Flow`, whose `alpha` is its scale; names as in `netsim.congestion.nscc`.
+struct Nscc {
+  double window_bytes, average_ps, rise, most, achieved, received, ignored, to_ignore, prompt;
+  int64_t base_ps, network_ps, adapts_ps, adjusted_ps;
+  uint8_t fast, trimmed;
+};
+
+// What a sender (the first three) and its receiver keep of a flow under receiver-driven control.
+struct Asked {
+  int64_t credit, under_way, known, unasked, ahead, arrived, trims, granted, grants;
+  int32_t left, next_waiting, back_way;
+  uint8_t waits;
+};
+
+// A link: when it and its control lane are free, what it has carried, the other direction, its `LinkKind`, and the
+// first packet on its way from it of which `netsim.engine.event.leaving` has not decided whether it is marked.
+struct alignas(64) Link {
+  int64_t free_ps, bytes, busy_ps, longest_ps, lane_free_ps;
+  int32_t reverse, kind, unmarked;
+  uint8_t varies, at_switch;
+};
+
+// What many links have in common; `rate_bps` is nominal and holds at all times unless a link `varies`.
+struct alignas(64) LinkKind {
+  int64_t delay_ps, rate_bps;
+  // At that rate: service of a full packet and of an answer, room, and thresholds of marking.
+  int64_t full_ps, answer_ps, room_ps, mark_ps, mark_all_ps;
+  // From the end of a packet until the link sends it again, less than 0 if it has no errors.
+  int64_t round_trip_ps;
+};
+
+// Flows that take turns at a host's link, and the packet that it sent last.
+//
+// The link looks for a packet at `look_ps`, -1 for never; the event engine's calendar knows if `scheduled`. `last_path`
+// is -1 if switches choose.
+//
+struct alignas(64) Ring {
+  int32_t first, last;
+  int64_t look_ps;
+  uint8_t scheduled;
+  int64_t sent;
+  int32_t last_flow, last_path;
+  int64_t last_wire;
+  int32_t last_epoch;
+};
+
+// Flows whose receiver behind a link will ask them for packets in turn, and when it next may.
+struct Pacer {
+  int32_t first, last;
+  int64_t next_ps;
+  uint8_t runs;
+};
+
+// Selective repeat: a packet of a flow, its last transmission, and the packets under way that left before and after it.
+//
+// Packets are sequences within their flow, `bits` those of `netsim.engine.event.recovery`.
+//
+struct Transmission {
+  int32_t last_serial, older, newer;
+  uint8_t bits;
+};
+
+// Packets on their way from a link, by time of arrival: lane 2 l of link l for data, 2 l + 1 for the control lane.
+struct Lane {
+  int32_t first, last;
+};
+
+// A packet, or its acknowledgement, which has passed `hop` of `links` links.
+//
+// `marked` is 1 by a queue, and otherwise what `trimmed` is: 2 in front of the last link if the transport forgives
+// that.
+//
+// `way` is a row of `FabricArrays.way_links` that agrees with its path so far. `node` is where switches choose; of the
+// answer of a receiver that asks for packets, how many its flow still lacks.
+//
+struct Packet {
+  int64_t time_ps, key, sent_ps, wire;
+  int32_t flow, way, node, sequence, expected;
+  uint8_t hop, links, control, passes, trimmed, marked, refusal, notified;
+  int32_t unit;
+};
+
+// A packet in a chain: of a lane in order of arrival, or of those not in use.
+struct FlyingPacket : Packet {
+  int32_t next, previous;
+};
+
+// Queue `link * classes + class` of links with queues; see `netsim.engine.event.queued`.
+struct alignas(64) Queue {
+  // Packets of a class that wait in front of a link: the first and last, their service time, their bytes, and those
+  // with the one that is on the link, if memory is shared.
+  int32_t first, last;
+  int64_t waiting_ps, waiting_bytes, length;
+  // Since when the switch behind the link has stopped the queue, for how long in all, and whether it has.
+  int64_t stopped_ps, paused_ps;
+  // What that switch holds of its packets, how much it may hold, and whether it has told the queue to stop.
+  int64_t held, most;
+  uint8_t stopped, told;
+};
+
+// A packet in a queue: when it came, what it found there, its service time, what it joined at the nominal rate if that
+// of the link varies, its size, the queue it came from, the next.
+struct Waiting {
+  int64_t came_ps, found_ps, work_ps, nominal_ps, wire;
+  int32_t source, next;
+};
+
+// The packet that is on a link, and the next link whose transmission takes as long and ends later, or the next of those
+// that are `listed` because their switch sends on them (`netsim.engine.windowed.endings`).
+//
+// `carried` are the bytes of data that count as carried once the transmission has ended, 0 if the packet is corrupted.
+// `kind` is twice the number of the link's rate: full packets take as long on all links of a kind, and so do answers,
+// unless they are `late` because the link repeats them. `news_ps` is how long a word about its queues takes to come
+// back.
+//
+struct alignas(64) Served {
+  int64_t ends_ps, wire, carried;
+  uint8_t busy, late, listed;
+  int32_t queue, source, next, kind;
+  int64_t news_ps;
+};
+
+// Bytes that a switch holds, its memory without headroom, and how many queues it has told to stop.
+struct Switch {
+  int64_t used, pool, told;
+};
+
+// Between the loop and links with queues: the record of the packet that an event is about, a link whose transmission
+// begins with it, or -1, and the number of queues that are told to stop or to go on.
+struct Notes {
+  int32_t packet, begun, told;
+};
+
+struct Arrival {
+  int64_t time_ps, key;
+  int32_t place, unit;
+};
+
+struct Bucket {
+  int32_t first, last, packets;
+};
+
+struct Unit {
+  int32_t begin, end, first_timer;
+  uint8_t active, pending, at_host;
+};
+
+struct Ending {
+  int64_t ends_ps;
+  int32_t first;
+};
+
+struct Used {
+  int32_t first, last, chunks;
+};
+
+struct Timer {
+  int64_t time_ps, key;
+  int32_t what, next;
+};
+
+struct Window {
+  int64_t length_ps, end_ps, number, now_ps, in_flight, due_ps, spare, cut_ps;
+  int32_t stage, region, regions, place, touched, woken, arrivals, at_hosts, active, pending, receipts;
+  int32_t received, awaited, free_chunk, free_chunks, free_timer, timers, by_switch, over, thread, threads;
+};
+
+struct Entry {
+  int64_t time_ps, key, what;
+};
+
+// A flow of the flow level, in a line of the cache: bytes left to send since a time, rate in bytes per picosecond, time
+// in the heap of ends, the full link that holds it back, whether it is affected, its places in `Streams.passing` as one
+// of its first and of its last link, and the next flow of its segment.
+struct alignas(64) Stream {
+  double left, rate, due_ps;
+  int64_t since_ps;
+  int32_t up, segment, down, bottleneck, mark, up_place, down_place, following;
+};
+
+// What is seldom read of a flow: what it carries, its times, and the flow of its segment that is ahead of it.
+struct alignas(64) Message {
+  int64_t id, task, bytes, start_ps, end_ps;
+  int32_t ahead;
+};
+
+// Columns of `Rising.beside`.
+enum { FIRST, BETWEEN, LAST };
+
+// An affected flow: its present and next rate, its links, the full link that will hold it back, and the place among the
+// affected flows of the next one of its first link, of its segment and of its last link. Filling reads these alone,
+// since flows are far from each other.
+struct alignas(64) Rising {
+  double rate, fresh;
+  int32_t flow, up, segment, down, bottleneck;
+  int32_t beside[3];
+};
+
+// A flow, and a time at or before the one when it has sent everything.
+struct Departure {
+  double due_ps;
+  int64_t flow;
+};
+
+// At which rate of its flows a link is full.
+struct Level {
+  double level;
+  int64_t link;
+};
+
+// A link: its capacity and load in bytes per picosecond.
+//
+// While rates are filled: the load that is settled, the shares of flows that are not, the rate at which it holds flows
+// back, the fastest rate on it, and the number of flows that are not settled; the latest of those affected; as filling
+// begins, the load of flows that are not affected, and the shares and the number of those that are. Of the flows whose
+// rates stand: a rate that none exceeds, one below which none is that the link holds back, and the number of these. Of
+// a host's link: the place of its latest flow in `Streams.passing`, when one has sent its last byte, and the longest
+// remaining latency of such a byte.
+struct alignas(64) SharedLink {
+  double capacity, load, taken, demand, level, fastest;
+  int32_t rising, flows, mark, newest;
+  double kept, asked, most, least;
+  int32_t affected, latest, at_host, held;
+  int64_t delay_ps, rate_bps, last_ps, rest_ps;
+};
+
+// Entries of `Streams.counts`: flows, active flows, affected flows and allocations; the mark; the latest time of a
+// large allocation; whether flows have started since the last allocation, and whether affected ones have left; blocks
+// of `passing` that have ever been used, and the first of those that are free again, or -1.
+enum Count : int32_t { FLOWS, ACTIVE, AFFECTED, ALLOCATIONS, MARK, SETTLED_PS, STARTED, LEFT, BLOCKS, SPARE };
+
+// Entries of a block of `Streams.passing`, a line of the cache: the block before it or -1, then flows.
+constexpr int64_t BLOCK = 16;
+
+}  // namespace netsim

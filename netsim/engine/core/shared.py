@@ -1,0 +1,90 @@
+"""Records and named numbers that the core and Python share, read from `records.hpp`, which describes them."""
+
+import re
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+_TYPES = {
+    "int64_t": np.int64,
+    "int32_t": np.int32,
+    "uint8_t": np.uint8,
+    "uint64_t": np.uint64,
+    "double": np.float64,
+}
+_LINE_BYTES = 64
+
+
+@cache
+def _header() -> str:
+    """The header without its comments."""
+    return re.sub(r"//.*", "", (Path(__file__).parent / "records.hpp").read_text(encoding="utf-8"))
+
+
+@cache
+def record(name: str) -> np.dtype:
+    """The NumPy type of a struct of the core: the same fields at the same places.
+
+    Args:
+        name: Name of the struct in `records.hpp`.
+
+    Raises:
+        LookupError: There is no such struct.
+    """
+    found = re.search(rf"struct (alignas\(64\) )?{name}(?: : (\w+))? {{(.*?)}};", _header(), re.DOTALL)
+    if found is None:
+        raise LookupError(name)
+    aligned, base, body = found.groups()
+    fields = [(field, record(base)[field]) for field in record(base).names or ()] if base else []
+    for kind, names in re.findall(r"(\w+) ([^;]+);", body):
+        for field, size in re.findall(r"(\w+)(?:\[(\d+)\])?", names):
+            fields.append((field, np.dtype((_TYPES[kind], int(size))) if size else np.dtype(_TYPES[kind])))
+    packed = np.dtype(fields, align=True)
+    if not aligned:
+        return packed
+    lines = -(-packed.itemsize // _LINE_BYTES)
+    columns = [packed.fields[field] for field in packed.names]  # type: ignore[index,union-attr]
+    layout: Any = {
+        "names": list(packed.names or ()),
+        "formats": [column[0] for column in columns],
+        "offsets": [column[1] for column in columns],
+        "itemsize": lines * _LINE_BYTES,
+    }
+    return np.dtype(layout)
+
+
+@cache
+def names(enumeration: str) -> tuple[str, ...]:
+    """The names of an enumeration of the core, by value from 0 on.
+
+    Args:
+        enumeration: Its name in `records.hpp`.
+
+    Raises:
+        LookupError: There is no such enumeration.
+    """
+    found = re.search(rf"enum {enumeration} : int32_t {{(.*?)}}", _header(), re.DOTALL)
+    if found is None:
+        raise LookupError(enumeration)
+    return tuple(re.findall(r"\w+", found[1]))
+
+
+@cache
+def number(name: str) -> int:
+    """The value of a name of an enumeration, or of a constant.
+
+    Args:
+        name: The name in `records.hpp`.
+
+    Raises:
+        LookupError: There is no such name.
+    """
+    for enumeration in re.findall(r"enum (\w+) : int32_t", _header()):
+        if name in names(enumeration):
+            return names(enumeration).index(name)
+    found = re.search(rf"constexpr int64_t [^;]*\b{name} = (-?\d+)", _header())
+    if found is None:
+        raise LookupError(name)
+    return int(found[1])

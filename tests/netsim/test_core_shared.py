@@ -1,0 +1,35 @@
+"""What Python and the core share: both sides have the same fields in the same order."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import netsim.engine.core
+from netsim.engine.core.shared import names, number, record
+from netsim.engine.event import state
+from netsim.engine.fluid.streams import Streams
+from netsim.engine.windowed.shares import Shares
+from netsim.engine.windowed.wheel_layout import Wheels
+
+HEADER = (Path(netsim.engine.core.__file__).parent / "state.hpp").read_text(encoding="utf-8")
+PARTS = [state.Network, state.Hosts, state.Program, state.Routing, state.Queued, state.Flight, Streams, Shares, Wheels]
+
+
+@pytest.mark.parametrize("part", PARTS, ids=lambda part: part.__name__)
+def test_arrays_are_handed_over_in_the_order_of_the_header(part: Any):
+    body = re.sub(r"//.*", "", HEADER.split(f"struct {part.__name__} {{")[1].split("};")[0])
+    fields = re.findall(r"[\w>&]\s+(\w+);", body)
+    assert [field for field in fields if field != "of_thread"] == list(part._fields)
+
+
+def test_records_and_names_are_read_from_the_header():
+    assert record("FlyingPacket").names == (*(record("Packet").names or ()), "next", "previous")
+    assert record("Flow").itemsize % 64 == 0
+    assert record("Rising")["beside"].shape == (3,)
+    assert names("Recovery") == ("NOTHING_LOST", "SELECTIVE", "GO_BACK_N")
+    assert (number("GO_BACK_N"), number("GOES_ON"), number("BLOCK")) == (2, -1, 16)
+    for unknown in (record, names, number):
+        with pytest.raises(LookupError):
+            unknown("Nothing")
