@@ -161,6 +161,9 @@ def printed(tree: Tree) -> Iterator[str]:
     yield f"{'':<30}" + "".join(f"{package:>14}" for package in columns)
     for figure in columns["all"]:
         yield f"{figure:<30}" + "".join(f"{rows[figure]:>14}" for rows in columns.values())
+    core = [path for package in PACKAGES for path in (tree.root / package).rglob("*.[ch]pp")]
+    of_core = sum(len(path.read_text(encoding="utf-8").splitlines()) for path in core)
+    yield f"besides, in C++: {of_core:,} lines in {len(core)} files"
     lines, files = sizes.folders()
     yield f"{', '.join(SECTIONS)} of trainer: {lines:,} lines in {files} files"
     for name in ENTRIES:
