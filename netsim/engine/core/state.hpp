@@ -203,7 +203,7 @@ struct Wheels {
   Span<Packet> held;             // packets that wait in queues; `Notes.packet` is the first free one of a thread
   Span<int32_t> next_held;       // the free record after each
   Span<int64_t> meetings;        // see `netsim.engine.windowed.meeting`
-  std::vector<Wheel> of_thread;  // the wheel of each
+  std::vector<Wheel> of_thread = {};  // the wheel of each
 };
 
 // Arrays with a row for each thread; that of the leader is the state's own.
