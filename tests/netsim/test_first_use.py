@@ -67,7 +67,7 @@ def test_what_needs_the_core_is_refused_without_it(changes, without_core):  # no
 
 
 def test_what_would_take_simpy_hours_is_refused_without_the_core(without_core):  # noqa: ARG001
-    large = {"workload": {**FIRST["workload"], "bytes_per_rank": "10GB"}, "transports": ["ecmp"]}
+    large = {"workload": {**FIRST["workload"], "bytes_per_rank": "1TB"}, "transports": ["ecmp"]}
     with pytest.raises(Refusal, match="hours"):
         simulate(FIRST | large)
 
