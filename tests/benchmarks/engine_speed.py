@@ -13,13 +13,11 @@ import platform
 import resource
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
 from pathlib import Path
 from statistics import median
-from tempfile import TemporaryDirectory
 from typing import NamedTuple
 
 import numpy as np
@@ -196,36 +194,19 @@ class Figures(NamedTuple):
 def bench(repeats: int, cases: Sequence[Case] = CASES) -> Figures:
     """Measures every engine on every case, one after the other, `repeats` times."""
     answers = []
-    with nothing_compiled():
-        for case in cases:
-            for engine in case.engines:
-                print(f"measuring {engine}: {case.name}", file=sys.stderr, flush=True)
-                answers.append(measure(case, engine, repeats))
+    for case in cases:
+        for engine in case.engines:
+            print(f"measuring {engine}: {case.name}", file=sys.stderr, flush=True)
+            answers.append(measure(case, engine, repeats))
     measured = [answer for answer in answers if isinstance(answer, Measurement)]
     return Figures(measured, [answer for answer in answers if isinstance(answer, Unmeasured)])
-
-
-@contextmanager
-def nothing_compiled() -> Iterator[None]:
-    """An empty place for compiled code: the first process that needs an engine compiles it, later ones load it."""
-    before = os.environ.get("NUMBA_CACHE_DIR")
-    with TemporaryDirectory() as folder:
-        os.environ["NUMBA_CACHE_DIR"] = folder
-        try:
-            yield
-        finally:
-            del os.environ["NUMBA_CACHE_DIR"]
-            if before is not None:
-                os.environ["NUMBA_CACHE_DIR"] = before
 
 
 def print_figures(figures: Figures) -> None:
     """Prints the figures as tables."""
     console = Console(width=None if Console().is_terminal else 130, markup=False, emoji=False)
     heads = "case", "engine", "flows", "CPU s", "M hops/s", "data only", "ratio", "memory", "first run"
-    table = _table(
-        "CPU time of a run, median; first run: the case at a small size, with compilation if the engine is new", heads
-    )
+    table = _table("CPU time of a run, median; first run: the case at a small size", heads)
     for one in figures.measured:
         ratio = figures.ratio(one)
         hops, data = (_millions(count / one.cpu_s) for count in (one.data_hops + one.control_hops, one.data_hops))

@@ -17,7 +17,7 @@ that training makes are for tests.benchmarks.golden_weights. Groups:
 
 Refusals are results too: the line that names field and remedy. simpy, which is slow, takes the scenarios with fewer
 bytes, demo is simulated with a smaller model and two_nodes with a recorded trace of tests/files. Fields that a clock
-changes are left out. The engines are compiled before scenarios; after a change below netsim/engine that takes minutes.
+changes are left out.
 
 With --against, every name whose digest differs from that of an earlier file is printed, with the lines that differ
 where it is text; "new" is what the earlier file does not have. The exit code is 1 if anything differs, is missing or
@@ -35,7 +35,6 @@ import difflib
 import json
 import os
 import platform
-import subprocess
 import sys
 import tempfile
 import time
@@ -48,10 +47,8 @@ import torch
 
 from tests.benchmarks.golden_results.gold import Case, Gold
 from tests.benchmarks.golden_results.groups import GROUPS
-from tests.forked import ROOT
 
 OPTIONAL = "large"
-SIMULATED = frozenset({"netsim", OPTIONAL})
 MOST_LINES = 12
 """Of one text that differs."""
 
@@ -114,8 +111,6 @@ def _write(path: Path, found: dict[str, Any]) -> None:
 def _computed(groups: list[str], jobs: int) -> Iterator[tuple[Case, Gold, str]]:
     """Each case as it is done, with what it found, and why it failed where it did; prints a line."""
     for group in groups:
-        if group in SIMULATED:
-            subprocess.run([sys.executable, "-m", "netsim", "compile"], cwd=ROOT, check=True)
         cases = list(GROUPS[group]())
         with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(jobs) as pool:
             waiting = {pool.submit(_made, case, Path(folder) / str(number)): case for number, case in enumerate(cases)}
