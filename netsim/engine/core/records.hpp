@@ -106,7 +106,7 @@ struct Rules {
   uint8_t in_rounds, forgives_last_link;
   int64_t step_ps, bias_ps, samples, memory;
   uint64_t path_draws;
-  // Admission: rule of `netsim.engine.event.cutting`, and the options and draws of ethereal.
+  // Admission: rule of `cutting.hpp`, and the options and draws of ethereal.
   int32_t admission;
   int64_t parts;
   uint8_t equal_pieces, shuffled, shuffled_groups, staggered;
@@ -183,7 +183,7 @@ struct Asked {
 };
 
 // A link: when it and its control lane are free, what it has carried, the other direction, its `LinkKind`, and the
-// first packet on its way from it of which `netsim.engine.event.leaving` has not decided whether it is marked.
+// first packet on its way from it of which `flight.hpp` has not decided whether it is marked.
 struct alignas(64) Link {
   int64_t free_ps, bytes, busy_ps, longest_ps, lane_free_ps;
   int32_t reverse, kind, unmarked;
@@ -223,7 +223,7 @@ struct Pacer {
 
 // Selective repeat: a packet of a flow, its last transmission, and the packets under way that left before and after it.
 //
-// Packets are sequences within their flow, `bits` those of `netsim.engine.event.recovery`.
+// Packets are sequences within their flow, `bits` those of `recovery.hpp`.
 //
 struct Transmission {
   int32_t last_serial, older, newer;
@@ -255,7 +255,7 @@ struct FlyingPacket : Packet {
   int32_t next, previous;
 };
 
-// Queue `link * classes + class` of links with queues; see `netsim.engine.event.queued`.
+// Queue `link * classes + class` of links with queues; see `queues.hpp`.
 struct alignas(64) Queue {
   // Packets of a class that wait in front of a link: the first and last, their service time, their bytes, and those
   // with the one that is on the link, if memory is shared.
@@ -276,7 +276,7 @@ struct Waiting {
 };
 
 // The packet that is on a link, and the next link whose transmission takes as long and ends later, or the next of those
-// that are `listed` because their switch sends on them (`netsim.engine.windowed.endings`).
+// that are `listed` because their switch sends on them (`pending.hpp`).
 //
 // `carried` are the bytes of data that count as carried once the transmission has ended, 0 if the packet is corrupted.
 // `kind` is twice the number of the link's rate: full packets take as long on all links of a kind, and so do answers,

@@ -60,7 +60,7 @@ struct Program {
   Span<int32_t> src;           // rank that sends, of each task
   Span<int32_t> dst;           // rank that receives
   Heap sorter;                 // scratch heap in which admission sorts
-  Table<int64_t> groups;       // scratch rows of `netsim.engine.event.balance`, of messages and their groups
+  Table<int64_t> groups;       // scratch rows of `admission.hpp`, of messages and their groups
   Table<int64_t> ways;         // scratch rows of it, of a group's ways
   Table<int64_t> seen;         // scratch rows of it, of links
   Table<int64_t> avoided;      // hash table of ways that have failed flows: first link or -1, leaf, way, until when
@@ -111,7 +111,7 @@ struct Queued {
   // Links in the order in which their transmissions end, those that take equally long
   Span<Lane> endings;
   Span<int64_t> quanta;  // see `netsim.engine.protocol.Scene.quanta`
-  Table<int64_t> turns;  // see `netsim.engine.event.turns`
+  Table<int64_t> turns;  // see `Turns`
   Span<int64_t> needs;   // room for what each class needs to send a packet
 };
 
@@ -165,7 +165,7 @@ struct Wheel {
   Heap inside;               // heap of what happens at links inside hosts, all of which are the leader's
   Span<Packet> held;         // packets that wait in queues; `Notes.packet` is the first free one of a thread
   Span<int32_t> next_held;   // the free record after each
-  Span<int64_t> meetings;    // see `netsim.engine.windowed.meeting`
+  Span<int64_t> meetings;    // numbers of each thread, and how often any has come to a meeting
 };
 
 // Calendar, packets and the open window, as a thread sees them; see `wheel_of`.
@@ -187,22 +187,22 @@ struct Wheels {
   Table<Arrival> receipts;
   // Units with arrivals in this window and region, and switches where transmissions end; one more than there are units
   Table<int32_t> touched;
-  Table<int32_t> woken;          // switches where transmissions end in this window
-  Table<int32_t> active;         // hosts' links with something to do in this window
-  Table<int32_t> pending;        // units that have something to do on their own in a later window
-  Table<Timer> timers;           // those that were in use are chained, and behind them are only fresh ones
-  Table<Entry> ends;             // heap of ends of transmissions in this window at a switch where their order matters
-  Table<Packet> scratch;         // the packet that leaves a host
-  Span<int16_t> region;          // region of each unit
-  Span<int32_t> owners;          // thread that deals with each region
-  Span<Packet> packets;          // in chunks
-  Span<int32_t> next_chunk;      // the chunk after each, in its bucket or among those that are free
-  Span<Unit> units;              // links, then switches
-  Span<Ending> endings;          // by switch, if links have queues
-  Heap inside;                   // heap of what happens at links inside hosts, all of which are the leader's
-  Span<Packet> held;             // packets that wait in queues; `Notes.packet` is the first free one of a thread
-  Span<int32_t> next_held;       // the free record after each
-  Span<int64_t> meetings;        // see `netsim.engine.windowed.meeting`
+  Table<int32_t> woken;      // switches where transmissions end in this window
+  Table<int32_t> active;     // hosts' links with something to do in this window
+  Table<int32_t> pending;    // units that have something to do on their own in a later window
+  Table<Timer> timers;       // those that were in use are chained, and behind them are only fresh ones
+  Table<Entry> ends;         // heap of ends of transmissions in this window at a switch where their order matters
+  Table<Packet> scratch;     // the packet that leaves a host
+  Span<int16_t> region;      // region of each unit
+  Span<int32_t> owners;      // thread that deals with each region
+  Span<Packet> packets;      // in chunks
+  Span<int32_t> next_chunk;  // the chunk after each, in its bucket or among those that are free
+  Span<Unit> units;          // links, then switches
+  Span<Ending> endings;      // by switch, if links have queues
+  Heap inside;               // heap of what happens at links inside hosts, all of which are the leader's
+  Span<Packet> held;         // packets that wait in queues; `Notes.packet` is the first free one of a thread
+  Span<int32_t> next_held;   // the free record after each
+  Span<int64_t> meetings;    // numbers of each thread, and how often any has come to a meeting
   std::vector<Wheel> of_thread = {};  // the wheel of each
 };
 

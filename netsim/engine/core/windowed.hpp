@@ -78,7 +78,7 @@ inline int64_t open(const State& state, const Shares& shares, const Wheels& whee
   return GOES_ON;
 }
 
-// Simulates until a thread must stop, and returns why this one does; see `netsim.engine.event.kernel`.
+// Simulates until a thread must stop, and returns why this one does; see `event.hpp`.
 inline int64_t run(const State& state, const Shares& shares, Wheels& wheels, int64_t thread, int64_t resumed) {
   std::deque<Acting> acting;
   for (int64_t other = 0; other < wheels.window.rows; ++other) {
