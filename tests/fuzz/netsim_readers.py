@@ -110,7 +110,8 @@ def _simulate(scenario: Path, overrides: list[str] | None = None) -> None:
     prepared = prepare(read, str(scenario))
     sizes = prepared.scene.tasks.columns().bytes
     packets = int(np.sum(-(-sizes.astype(float) // read.packet.payload))) if len(sizes) else 0
-    over_ps = prepared.bound.ps + prepared.scene.routes.times[-1]
+    bound_ps = 0 if prepared.bound is None else prepared.bound.ps
+    over_ps = bound_ps + prepared.scene.routes.times[-1]
     recovery = read.recovery
     timeouts = 0 if recovery.kind == "none" else over_ps / (recovery.timeout or recovery.shortest_timeout)
     if packets > MOST_PACKETS or packets * timeouts > MOST_TIMEOUTS:

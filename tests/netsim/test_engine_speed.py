@@ -1,10 +1,7 @@
 """The benchmark: its scenes are what they say, engines that compare have the same work, problems do not stop it."""
 
 import json
-import os
 from collections import Counter
-from contextlib import nullcontext
-from pathlib import Path
 
 import pytest
 
@@ -17,10 +14,7 @@ SMALL = Case("all-to-all, 8 hosts", Shape(2, 4, 2), all_to_all, 2, ("simpy", "ex
 
 @pytest.fixture(scope="module")
 def figures() -> Figures:
-    """Compiled code is loaded where an earlier process kept it."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(engine_speed, "nothing_compiled", nullcontext)
-        return bench(2, [SMALL, SMALL._replace(name="odd", engines=("no such engine",))])
+    return bench(2, [SMALL, SMALL._replace(name="odd", engines=("no such engine",))])
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
@@ -93,16 +87,3 @@ def test_wrong_arguments_end_with_a_line_that_names_them(arguments, capsys):
         main(arguments)
     assert ended.value.code == 2
     assert arguments[0] in capsys.readouterr().err.splitlines()[-1]
-
-
-def test_compiled_code_has_an_empty_place_of_its_own(monkeypatch):
-    for before in ("/somewhere", None):
-        if before:
-            monkeypatch.setenv("NUMBA_CACHE_DIR", before)
-        else:
-            monkeypatch.delenv("NUMBA_CACHE_DIR")
-        with engine_speed.nothing_compiled():
-            folder = Path(os.environ["NUMBA_CACHE_DIR"])
-            assert list(folder.iterdir()) == []
-        assert not folder.exists()
-        assert os.environ.get("NUMBA_CACHE_DIR") == before
