@@ -172,7 +172,7 @@ constexpr int64_t FIRST_GRANT = 1 << 27;
 // Keeps the window, which the sender looks at, up to date.
 inline void show(Flow& flow, Asked& own) { flow.window = own.credit > 0 ? UNLIMITED : 0; }
 
-// Sets the state at the start of a flow; see `start` of the flow.
+// Sets the state at the start of a flow.
 inline void start(const Rules& rules, Flow& flow, Asked& own, int64_t initial, int64_t packets) {
   own.credit = own.unasked = initial;
   int64_t most = rules.outstanding >= 0 ? rules.outstanding : (3 * packets + 1) / 2;

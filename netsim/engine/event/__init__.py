@@ -1,1 +1,1 @@
-"""The event engine: the reference engine's semantics, closed loop included, in compiled code."""
+"""The event engine: the reference engine's semantics, closed loop included, in the compiled core."""

@@ -1,4 +1,4 @@
-"""The event engine: the semantics of the reference engine, in compiled code.
+"""The event engine: the semantics of the reference engine, in the compiled core.
 
 The compiled loop stops only where arrays are full, or where a flow's path has failed: then, as in the reference engine,
 the Python object of the transport chooses another.

@@ -1,4 +1,4 @@
-"""The exact engine: open loops link after link, without a calendar, in compiled code."""
+"""The exact engine: open loops link after link, without a calendar, in the compiled core."""
 
 from collections.abc import Callable
 

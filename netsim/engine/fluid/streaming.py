@@ -1,4 +1,4 @@
-"""The flow-level engine in compiled code, for fabrics that never change: see `netsim.engine.fluid.engine`."""
+"""The flow-level engine in the compiled core, for fabrics that never change (others: `netsim.engine.fluid.engine`)."""
 
 from collections.abc import Callable
 
