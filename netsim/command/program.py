@@ -2,6 +2,7 @@
 
 import argparse
 
+from netsim.command.calibrate import CALIBRATE
 from netsim.command.files import EXPORT, IMPORT, KEYS
 from netsim.command.simulate import COMPARE, SWEEP
 from netsim.documents import LimitError
@@ -23,7 +24,7 @@ class _Netsim(Program):
 
 PROGRAM = _Netsim(
     "netsim",
-    (COMPARE, SWEEP, EXPORT, IMPORT, KEYS),
+    (COMPARE, SWEEP, CALIBRATE, EXPORT, IMPORT, KEYS),
     "Predicts what a network does with the traffic of distributed training.",
     prog="netsim",
 )

@@ -1,0 +1,235 @@
+"""The file of a calibration, `flowfabric.calibration/1`, and what it predicts."""
+
+from itertools import pairwise
+from math import exp, log2
+from pathlib import Path
+from typing import Annotated, Any, Literal, NamedTuple
+
+import numpy as np
+import yaml
+from pydantic import Field, PositiveFloat, PositiveInt, ValidationError, model_validator
+
+from netsim.calibration.cost import Cost, Last, Regime
+from netsim.documents import Section, first_refusal, load_yaml, writing
+from netsim.foundation.files import unfinished
+from netsim.foundation.refusal import Refusal
+from netsim.foundation.schema import described
+
+Operation = Literal["all_reduce", "all_gather", "reduce_scatter", "all_to_all", "broadcast", "dispatch", "combine"]
+Microseconds = Annotated[float, Field(ge=0)]
+_US_PER_BYTE = 1e-3
+"""Microseconds of a byte at 1 GB/s."""
+
+
+class RegimeSection(Section, frozen=True):
+    """Sizes between which the factors of the cost hold. A rate that is absent takes no time.
+
+    Args:
+        from_bytes: Least size that was measured.
+        to_bytes: Largest size that was measured.
+        launch_us: Time before anything moves.
+        step_us: Time of each round of a ring.
+        link_gb_per_s: Rate of a rank's link, 10**9 bytes a second.
+        local_gb_per_s: Rate at which a rank copies or adds up.
+        bridge_gb_per_s: Rate of what all ranks of a host share.
+    """
+
+    from_bytes: PositiveInt
+    to_bytes: PositiveInt
+    launch_us: Microseconds
+    step_us: Microseconds = 0.0
+    link_gb_per_s: PositiveFloat | None = None
+    local_gb_per_s: PositiveFloat | None = None
+    bridge_gb_per_s: PositiveFloat | None = None
+
+
+class Spread(Section, frozen=True):
+    """How far measurements lie from the formula: bounds of 90 % of the logarithms of measured / predicted.
+
+    Args:
+        bytes: The size.
+        seen: Bound where size and number of ranks were measured.
+        left_out: Bound a whole step away from the measured sizes, from fits that did not see the size.
+    """
+
+    bytes: PositiveInt
+    seen: Annotated[float, Field(ge=0)]
+    left_out: Annotated[float, Field(ge=0)]
+
+
+class Prediction(NamedTuple):
+    """Time of a collective and its interval of 90 %, microseconds; extrapolated: size or ranks were not measured."""
+
+    time_us: float
+    low_us: float
+    high_us: float
+    extrapolated: bool
+
+
+class Series(Section, frozen=True):
+    """An operation on some number of hosts.
+
+    Args:
+        op: The operation.
+        hosts: Machines on which the ranks sit.
+        sms: Multiprocessors that the kernel takes, where the source says it.
+        ranks: Numbers of ranks that were measured.
+        points: How many measurements.
+        last: The last term of the cost.
+        regimes: The cost, by size.
+        spread: The interval, by size.
+    """
+
+    op: Operation
+    hosts: PositiveInt
+    sms: PositiveInt | None = None
+    ranks: Annotated[tuple[Annotated[int, Field(ge=2)], ...], Field(min_length=1)]
+    points: PositiveInt
+    last: Last
+    regimes: Annotated[tuple[RegimeSection, ...], Field(min_length=1)]
+    spread: Annotated[tuple[Spread, ...], Field(min_length=1)]
+
+    @model_validator(mode="after")
+    def _in_order(self) -> "Series":
+        for name, sizes in (
+            ("regimes", [size for one in self.regimes for size in (one.from_bytes, one.to_bytes)]),
+            ("spread", [one.bytes for one in self.spread]),
+            ("ranks", self.ranks),
+        ):
+            if list(sizes) != sorted(sizes):
+                raise ValueError(f"{name} of {self.op} do not ascend; sort them, or calibrate again")
+        return self
+
+    def predict(self, ranks: int, size_bytes: int, growth: float = 1.0) -> Prediction:
+        """Time of a collective of at least two ranks and one byte.
+
+        Beyond the largest size, `growth` is by how much more than at that size another series says it takes.
+        """
+        most = self.spread[-1].bytes
+        known = size_bytes if growth == 1.0 else most
+        time_us = growth * self.cost().time_us(ranks, known)
+        bound = exp(self._bound(ranks, size_bytes))
+        outside = ranks not in self.ranks or not self.spread[0].bytes <= size_bytes <= most
+        return Prediction(time_us, time_us / bound, time_us * bound, outside)
+
+    def cost(self) -> Cost:
+        """The formula with factors in microseconds."""
+        return Cost(self.op, self.last, tuple(_regime(one, self.last) for one in self.regimes))
+
+    def _bound(self, ranks: int, size_bytes: int) -> float:
+        """Bound of the logarithm: `seen` at what was measured, `left_out` a step away, and on along that line."""
+        sizes = [log2(one.bytes) for one in self.spread]
+        away = max(_steps_away(sizes, log2(size_bytes)), _steps_away([log2(one) for one in self.ranks], log2(ranks)))
+        seen, left_out = (
+            float(np.interp(log2(size_bytes), sizes, [getattr(one, name) for one in self.spread]))
+            for name in ("seen", "left_out")
+        )
+        return seen + (left_out - seen) * away
+
+
+class Calibration(Section, frozen=True):
+    """A whole calibration of one kind of machine.
+
+    Args:
+        format: Name and version of the format.
+        device: Name of the GPU; empty where the sources do not say.
+        source: Where the measurements come from.
+        series: What was measured, an operation on some number of hosts each.
+    """
+
+    format: Literal["flowfabric.calibration/1"]
+    device: str = ""
+    source: str = ""
+    series: Annotated[tuple[Series, ...], Field(min_length=1)]
+
+    @model_validator(mode="after")
+    def _said_once(self) -> "Calibration":
+        keys = [(one.op, one.hosts, one.sms) for one in self.series]
+        for op, hosts, sms in keys:
+            if keys.count((op, hosts, sms)) > 1:
+                raise ValueError(f"{op} on {hosts} hosts occurs twice; remove one")
+        return self
+
+    def predict(
+        self, op: str, ranks: int, size_bytes: int, hosts: int = 1, sms: int | None = None
+    ) -> Prediction | None:
+        """Time of a collective.
+
+        Args:
+            op: The operation.
+            ranks: Its ranks, at least 2.
+            size_bytes: Of all_gather the whole result, of reduce_scatter the whole input, else the buffer of a rank; at
+                least 1.
+            hosts: Machines on which they sit.
+            sms: Multiprocessors of the kernel, where measurements tell them apart.
+
+        Returns:
+            None if the operation was not measured on this number of hosts.
+        """
+        found = next((one for one in self.series if (one.op, one.hosts, one.sms) == (op, hosts, sms)), None)
+        return found and found.predict(ranks, size_bytes, self._growth(found, size_bytes))
+
+    def _growth(self, series: Series, size_bytes: int) -> float:
+        """Time at a size over that at the largest one of a series, by the nearest series that was measured there."""
+        most = series.spread[-1].bytes
+        further = [one for one in self.series if one.op == series.op and one.spread[-1].bytes >= size_bytes > most]
+        if not further:
+            return 1.0
+        other = min(further, key=lambda one: (abs(one.hosts - series.hosts), abs((one.sms or 0) - (series.sms or 0))))
+        cost, ranks = other.cost(), other.ranks[-1]
+        return cost.time_us(ranks, size_bytes) / cost.time_us(ranks, most)
+
+    @classmethod
+    def schema(cls) -> dict[str, Any]:
+        """configs/schemas/calibration.schema.json."""
+        return described(cls)
+
+    def write(self, path: Path) -> None:
+        """Writes the file, whole or not at all."""
+        text = yaml.safe_dump(
+            self.model_dump(mode="json", exclude_none=True), sort_keys=False, default_flow_style=None, width=120
+        )
+        with writing(path), unfinished(path) as temporary:
+            temporary.write_text(text, encoding="utf-8")
+            temporary.replace(path)
+
+
+def read_calibration(path: Path) -> Calibration:
+    """Reads a calibration, a file or the name of one in configs/calibrations."""
+    content = load_yaml(path, "a calibration")
+    if not isinstance(content, dict):
+        remedy = "write one by python -m netsim calibrate"
+        raise Refusal(path, "file", "is not a mapping of keys to values", remedy)
+    try:
+        return Calibration.model_validate(content)
+    except ValidationError as error:
+        raise first_refusal(error, path, content, Calibration) from None
+
+
+def section_of(regime: Regime, last: Last) -> RegimeSection:
+    """A regime as the file has it, to five digits."""
+    launch, step, link, through = regime.factors
+    rates = {"link_gb_per_s": link, f"{last}_gb_per_s": through}
+    return RegimeSection(
+        from_bytes=regime.least,
+        to_bytes=regime.most,
+        launch_us=_rounded(launch),
+        step_us=_rounded(step),
+        **{name: _rounded(_US_PER_BYTE / factor) for name, factor in rates.items() if factor > 0},
+    )
+
+
+def _regime(section: RegimeSection, last: Last) -> Regime:
+    through = section.local_gb_per_s if last == "local" else section.bridge_gb_per_s
+    of_bytes = (_US_PER_BYTE / rate if rate else 0.0 for rate in (section.link_gb_per_s, through))
+    return Regime(section.from_bytes, section.to_bytes, (section.launch_us, section.step_us, *of_bytes))
+
+
+def _rounded(value: float) -> float:
+    return float(f"{value:.5g}")
+
+
+def _steps_away(measured: list[float], value: float) -> float:
+    """Distance from the nearest measured value, in steps between neighbours; a factor of two where there is one."""
+    gaps = [after - before for before, after in pairwise(measured)]
+    return min(abs(one - value) for one in measured) / (float(np.median(gaps)) if gaps else 1.0)

@@ -1,0 +1,107 @@
+"""From measurements to a calibration: a cost for each operation, and how far measurements lie from it."""
+
+from collections.abc import Callable, Iterator, Sequence
+from math import ceil
+
+import numpy as np
+
+from netsim.calibration.cost import Cost, Points, fitted, least_points
+from netsim.calibration.document import Calibration, Series, Spread, section_of
+from netsim.calibration.measured import Measurement
+from netsim.foundation.refusal import Refusal
+
+COVERAGE = 0.9
+_NEIGHBOURS = 19
+"""Measurements near a size whose errors bound its own; 18 of 19 lie within a bound of 90 % (Vovk et al., 2005)."""
+
+Key = tuple[str, int, int | None]
+
+
+def calibrate(
+    measurements: Sequence[Measurement], source: str, progress: Callable[[str, int], None] | None = None
+) -> Calibration:
+    """Fits every operation on every number of hosts.
+
+    Args:
+        measurements: Of one device.
+        source: Names the sources: what the file says of them, and messages.
+        progress: Called before each fit with its operation and the number of fits.
+
+    Raises:
+        Refusal: An operation has too few measurements, or larger ones take less time.
+    """
+    groups: dict[Key, list[Measurement]] = {}
+    for one in measurements:
+        groups.setdefault((one.op, one.hosts, one.sms), []).append(one)
+    series = []
+    for key in sorted(groups, key=lambda key: (key[1], key[2] or 0, key[0])):
+        if progress:
+            progress(key[0], len(groups))
+        series.append(_series(key, groups[key], source))
+    return Calibration(
+        format="flowfabric.calibration/1", device=measurements[0].device, source=source, series=tuple(series)
+    )
+
+
+def _series(key: Key, measurements: Sequence[Measurement], source: str) -> Series:
+    op, hosts, sms = key
+    points = Points(
+        np.array([one.ranks for one in measurements], dtype=np.int64),
+        np.array([one.bytes for one in measurements], dtype=np.int64),
+        np.array([one.time_us for one in measurements]),
+    )
+    _refuse_weak(op, points, source)
+    cost = fitted(op, points)
+    return Series(
+        op=op,
+        hosts=hosts,
+        sms=sms,
+        ranks=tuple(np.unique(points.ranks).tolist()),
+        points=len(points.sizes),
+        last=cost.last,
+        regimes=tuple(section_of(regime, cost.last) for regime in cost.regimes),
+        spread=tuple(_spread(op, cost, points)),
+    )
+
+
+def _refuse_weak(op: str, points: Points, source: str) -> None:
+    """Refuses what no formula can be fitted to."""
+    needed = least_points(points)
+    if len(points.sizes) < needed or len(np.unique(points.sizes)) < 3:
+        problem = f"has {len(points.sizes)} measurements at {len(np.unique(points.sizes))} sizes"
+        raise Refusal(source, op, problem, f"give at least {needed}, at three sizes or more")
+    for ranks in np.unique(points.ranks).tolist():
+        of_ranks = points.where(points.ranks == ranks)
+        third = np.quantile(of_ranks.sizes, [1 / 3, 2 / 3])
+        small, large = of_ranks.sizes <= third[0], of_ranks.sizes >= third[1]
+        below, above = (float(np.median(of_ranks.times_us[part])) for part in (small, large))
+        if above < 0.9 * below:
+            problem = f"of {ranks} ranks takes {below:g} us at small sizes and {above:g} us at large ones"
+            raise Refusal(source, op, problem, "check the columns of bytes and of times")
+
+
+def _spread(op: str, cost: Cost, points: Points) -> Iterator[Spread]:
+    """Bounds by size, from the measurements nearest to it."""
+    sizes = np.unique(points.sizes)
+    seen = _errors(cost, points)
+    left_out = np.empty(len(seen))
+    for size in sizes:
+        rest = points.sizes != size
+        left_out[~rest] = _errors(fitted(op, points.where(rest), cost.last), points.where(~rest))
+    for size in sizes.tolist():
+        near = np.argsort(np.abs(np.log(points.sizes / size)), kind="stable")[:_NEIGHBOURS]
+        inner = _bound(seen[near])
+        outer = max(inner, _bound(left_out[near]))
+        yield Spread(bytes=size, seen=round(inner, 4), left_out=round(outer, 4))
+
+
+def _errors(cost: Cost, points: Points) -> np.ndarray:
+    """Magnitude of the logarithm of measured / predicted, [point]."""
+    times = [cost.time_us(*one) for one in zip(points.ranks.tolist(), points.sizes.tolist(), strict=True)]
+    return np.abs(np.log(points.times_us / np.array(times)))
+
+
+def _bound(errors: np.ndarray) -> float:
+    """The conformal bound: of n errors the ceil((n + 1) x 90 %)-th, at most the largest."""
+    place = min(ceil((len(errors) + 1) * COVERAGE), len(errors))
+    return float(np.sort(errors)[place - 1])
