@@ -2,10 +2,13 @@
 
 from collections.abc import Mapping, Sequence
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from netsim.calibration.document import read_calibration
+from netsim.calibration.schedules import Calibrated, Measured, software_of
 from netsim.collective.build import Schedules, Use
 from netsim.engine.buffers import limits_of
 from netsim.engine.protocol import Engine, Outcome, Scene
@@ -36,7 +39,8 @@ if TYPE_CHECKING:
 class LaidOut(NamedTuple):
     """The tasks and collectives of all workloads, remarks for the user, and their traces in the order of the jobs.
 
-    `recorded_ps` is the duration of each optimiser step if the workload was recorded; `algorithms` counts uses.
+    `recorded_ps` is the duration of each optimiser step if the workload was recorded; `algorithms` counts uses;
+    `measured` has the collectives whose times a calibration says.
     """
 
     tasks: Tasks
@@ -45,6 +49,7 @@ class LaidOut(NamedTuple):
     recorded_ps: Mapping[int, int]
     traces: Sequence[TraceOrigin]
     algorithms: Mapping[Use, int]
+    measured: Sequence[Measured] = ()
 
 
 class Prepared:
@@ -61,7 +66,7 @@ class Prepared:
         self.scene, self.laid_out, self._transports = scene, laid_out, transports
         self.engine: Engine = engine
         self.fast_forward = fast_forward
-        _, self.spans, self.notices, self.recorded_ps, self.traces, self.algorithms = laid_out
+        _, self.spans, self.notices, self.recorded_ps, self.traces, self.algorithms, self.measured = laid_out
         self.most_paths = scene.most_paths
 
     @cached_property
@@ -126,7 +131,11 @@ def _lay_out(scenario: Scenario, source: str, topology: Topology, seats: Seats) 
     program = Program()
     notices: list[str] = []
     packet = scenario.packet
-    schedules = Schedules(scenario.algorithms, seats, source, topology, packet.payload, packet.header)
+    path = getattr(scenario.topology, "calibration", None)
+    calibration = path and read_calibration(Path(path))
+    software = software_of(calibration, scenario.algorithms) if calibration else {}
+    simulated = Schedules(scenario.algorithms, seats, source, topology, packet.payload, packet.header, software)
+    schedules = Calibrated(simulated, calibration, seats) if calibration else simulated
     for index, job in enumerate(_jobs(scenario)):
         workload = _workload(job.workload, topology, hosts)
         field = "workload" if scenario.jobs is None else f"jobs.{index}"
@@ -144,7 +153,8 @@ def _lay_out(scenario: Scenario, source: str, topology: Topology, seats: Seats) 
     tasks = _with_gpu_links(program.tasks, seats)
     if scenario.draws == "collective":
         tasks = tasks.with_keys(keys_of(program.tasks.columns(), program.collectives))
-    return LaidOut(tasks, program.spans, notices, program.recorded_ps, program.traces, schedules.used)
+    measured = schedules.used if isinstance(schedules, Calibrated) else ()
+    return LaidOut(tasks, program.spans, notices, program.recorded_ps, program.traces, simulated.used, measured)
 
 
 def _number_of_class(scenario: Scenario, workload: WorkloadConfig) -> int:

@@ -29,6 +29,7 @@ from typing import Any, NamedTuple, TextIO
 
 import numpy as np
 
+from netsim.calibration.schedules import Measured
 from netsim.collective.build import Use
 from netsim.documents import writing
 from netsim.engine.limits import Pulse
@@ -134,6 +135,7 @@ class Results:
         notices: Remarks for the user on how the workloads were read.
         traces: The traces among the workloads, in the order of the jobs.
         algorithms: How often collectives of one size took each algorithm.
+        measured: Collectives whose times the calibration of the hosts says.
     """
 
     def __init__(
@@ -146,10 +148,11 @@ class Results:
         notices: Sequence[str] = (),
         traces: Sequence[TraceOrigin] = (),
         algorithms: Mapping[Use, int] | None = None,
+        measured: Sequence[Measured] = (),
     ) -> None:
         self.scenario, self.scene, self.spans, self.runs = scenario, scene, spans, runs
         self.recorded_ps, self.notices, self.traces = recorded_ps or {}, notices, traces
-        self.algorithms = algorithms or {}
+        self.algorithms, self.measured = algorithms or {}, measured
         self.links = scene.topology.links
 
     def first_runs(self) -> list[Run]:
@@ -167,6 +170,8 @@ class Results:
             head["algorithms"] = [
                 {**use._asdict(), "collectives": count} for use, count in sorted(self.algorithms.items())
             ]
+        if self.measured:
+            head["measured"] = [_measured(one) for one in self.measured]
         return {**head, "runs": [run.to_dict(self.links) for run in self.runs]}
 
     def write(self, folder: Path) -> None:
@@ -271,6 +276,15 @@ def _members(span: Span, task_end_ps: np.ndarray) -> np.ndarray:
     over = task_end_ps[np.array(span.over, dtype=np.int64)]
     come = task_end_ps[np.array(span.come, dtype=np.int64)] if len(span.come) else np.zeros_like(over)
     return np.stack([come, over], axis=1)
+
+
+def _measured(one: Measured) -> dict[str, Any]:
+    """Times of collectives of one size, nominal and measured, in nanoseconds."""
+    about = {key: getattr(one, key) for key in ("op", "ranks", "hosts", "bytes", "collectives")}
+    nominal = None if one.nominal_ps is None else to_ns(one.nominal_ps)
+    measured, low, high = (round(1000 * time_us) for time_us in one.predicted[:3])
+    times = {"nominal_ns": nominal, "measured_ns": measured, "low_ns": low, "high_ns": high}
+    return {**about, **times, "extrapolated": one.predicted.extrapolated}
 
 
 def _quantiles(durations: np.ndarray) -> dict[str, int]:

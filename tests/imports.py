@@ -40,7 +40,7 @@ FLOORS: dict[str, tuple[tuple[str, ...], ...]] = {
         ("topology",),
         ("seats", "collective", "congestion", "transport"),
         ("workload",),
-        ("bound", "engine", "engines"),
+        ("bound", "calibration", "engine", "engines"),
         ("scenario",),
         ("prepare", "results"),
         ("compare", "observe", "report"),

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from netsim.calibration.document import Calibration
 from netsim.collective.table import Table
 from netsim.foundation.keys import Group, groups
 from netsim.foundation.schema import described_kinds
@@ -24,6 +25,7 @@ FOLDERS = {
     "an operator",
     "scenarios": "fabrics, transports and traffic for `python -m netsim compare`",
     "sweeps": "grids of scenarios for `python -m netsim sweep`",
+    "calibrations": "measured times of collectives inside hosts, which topologies name",
     "tables": "algorithms of collectives by size, ranks and hosts, which scenarios name",
     "topologies": "fabrics that scenarios name: real ones as `{kind: preset, name: NAME}`, and graphs",
     "schemas": "JSON Schemas of configurations and of the files that the programs write",
@@ -59,6 +61,7 @@ def schemas() -> dict[str, dict[str, Any]]:
     """The generated schemas by the name of their file."""
     asked = {verb: request_schema(verb) for verb in IN_FILES}
     return {
+        "calibration": Calibration.schema(),
         "run": run_schema(),
         **asked,
         "scenario": Scenario.schema(),

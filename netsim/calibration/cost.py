@@ -13,7 +13,7 @@ Regimes, their borders and the last term are those of the least Bayesian informa
 errors, with Huber's loss, so that neither the largest sizes nor a few disturbed measurements decide it.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import cache
 from itertools import combinations, pairwise
 from math import exp, log
@@ -91,6 +91,19 @@ def fitted(op: str, points: Points, last: Last | None = None) -> Cost:
     several = len(np.unique(points.ranks)) > 1
     kinds: tuple[Last, ...] = (last,) if last else ("local", "bridge") if several else ("none",)
     return min((_best(op, points, kind) for kind in kinds), key=lambda found: found[0])[1]
+
+
+def without_each(cost: Cost, points: Points) -> Iterator[Cost]:
+    """For each measurement, the formula fitted to all others, with the same regimes."""
+    for place, size in enumerate(points.sizes.tolist()):
+        others = np.arange(len(points.sizes)) != place
+        number = next(n for n, one in enumerate(cost.regimes) if size <= one.most)
+        old = cost.regimes[number]
+        rest = points.where(others & (points.sizes >= old.least) & (points.sizes <= old.most))
+        factors, _ = _least_squares(_terms(cost.op, cost.last, rest.ranks, rest.sizes), rest.times_us)
+        regimes = list(cost.regimes)
+        regimes[number] = old._replace(factors=tuple(factors.tolist()))
+        yield cost._replace(regimes=tuple(regimes))
 
 
 def _best(op: str, points: Points, last: Last) -> tuple[float, Cost]:

@@ -1,7 +1,7 @@
 """The file of a calibration, `flowfabric.calibration/1`, and what it predicts."""
 
 from itertools import pairwise
-from math import exp, log2
+from math import exp, log2, sqrt
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 
@@ -10,13 +10,14 @@ import yaml
 from pydantic import Field, PositiveFloat, PositiveInt, ValidationError, model_validator
 
 from netsim.calibration.cost import Cost, Last, Regime
+from netsim.calibration.measured import Operation
 from netsim.documents import Section, first_refusal, load_yaml, writing
 from netsim.foundation.files import unfinished
 from netsim.foundation.refusal import Refusal
 from netsim.foundation.schema import described
 
-Operation = Literal["all_reduce", "all_gather", "reduce_scatter", "all_to_all", "broadcast", "dispatch", "combine"]
 Microseconds = Annotated[float, Field(ge=0)]
+Bound = Annotated[float, Field(ge=0)]
 _US_PER_BYTE = 1e-3
 """Microseconds of a byte at 1 GB/s."""
 
@@ -44,17 +45,23 @@ class RegimeSection(Section, frozen=True):
 
 
 class Spread(Section, frozen=True):
-    """How far measurements lie from the formula: bounds of 90 % of the logarithms of measured / predicted.
+    """How far measurements lie from the formula: bounds of 90 % of the logarithms of measured / predicted, by size.
 
     Args:
-        bytes: The size.
-        seen: Bound where size and number of ranks were measured.
+        bytes: The sizes that were measured.
+        seen: Bound where size and number of ranks were measured, from fits that did not see the measurement.
         left_out: Bound a whole step away from the measured sizes, from fits that did not see the size.
     """
 
-    bytes: PositiveInt
-    seen: Annotated[float, Field(ge=0)]
-    left_out: Annotated[float, Field(ge=0)]
+    bytes: Annotated[tuple[PositiveInt, ...], Field(min_length=1)]
+    seen: tuple[Bound, ...]
+    left_out: tuple[Bound, ...]
+
+    @model_validator(mode="after")
+    def _of_one_length(self) -> "Spread":
+        if not len(self.bytes) == len(self.seen) == len(self.left_out):
+            raise ValueError("bytes, seen and left_out have different lengths; calibrate again")
+        return self
 
 
 class Prediction(NamedTuple):
@@ -87,13 +94,13 @@ class Series(Section, frozen=True):
     points: PositiveInt
     last: Last
     regimes: Annotated[tuple[RegimeSection, ...], Field(min_length=1)]
-    spread: Annotated[tuple[Spread, ...], Field(min_length=1)]
+    spread: Spread
 
     @model_validator(mode="after")
     def _in_order(self) -> "Series":
         for name, sizes in (
             ("regimes", [size for one in self.regimes for size in (one.from_bytes, one.to_bytes)]),
-            ("spread", [one.bytes for one in self.spread]),
+            ("spread.bytes", self.spread.bytes),
             ("ranks", self.ranks),
         ):
             if list(sizes) != sorted(sizes):
@@ -105,11 +112,11 @@ class Series(Section, frozen=True):
 
         Beyond the largest size, `growth` is by how much more than at that size another series says it takes.
         """
-        most = self.spread[-1].bytes
+        most = self.spread.bytes[-1]
         known = size_bytes if growth == 1.0 else most
         time_us = growth * self.cost().time_us(ranks, known)
         bound = exp(self._bound(ranks, size_bytes))
-        outside = ranks not in self.ranks or not self.spread[0].bytes <= size_bytes <= most
+        outside = ranks not in self.ranks or not self.spread.bytes[0] <= size_bytes <= most
         return Prediction(time_us, time_us / bound, time_us * bound, outside)
 
     def cost(self) -> Cost:
@@ -117,14 +124,13 @@ class Series(Section, frozen=True):
         return Cost(self.op, self.last, tuple(_regime(one, self.last) for one in self.regimes))
 
     def _bound(self, ranks: int, size_bytes: int) -> float:
-        """Bound of the logarithm: `seen` at what was measured, `left_out` a step away, and on along that line."""
-        sizes = [log2(one.bytes) for one in self.spread]
+        """Bound of the logarithm: `seen` at what was measured, `left_out` a step away, then by the root of steps."""
+        sizes = [log2(one) for one in self.spread.bytes]
         away = max(_steps_away(sizes, log2(size_bytes)), _steps_away([log2(one) for one in self.ranks], log2(ranks)))
         seen, left_out = (
-            float(np.interp(log2(size_bytes), sizes, [getattr(one, name) for one in self.spread]))
-            for name in ("seen", "left_out")
+            float(np.interp(log2(size_bytes), sizes, bounds)) for bounds in (self.spread.seen, self.spread.left_out)
         )
-        return seen + (left_out - seen) * away
+        return seen + (left_out - seen) * away if away < 1 else left_out * sqrt(away)
 
 
 class Calibration(Section, frozen=True):
@@ -171,8 +177,8 @@ class Calibration(Section, frozen=True):
 
     def _growth(self, series: Series, size_bytes: int) -> float:
         """Time at a size over that at the largest one of a series, by the nearest series that was measured there."""
-        most = series.spread[-1].bytes
-        further = [one for one in self.series if one.op == series.op and one.spread[-1].bytes >= size_bytes > most]
+        most = series.spread.bytes[-1]
+        further = [one for one in self.series if one.op == series.op and one.spread.bytes[-1] >= size_bytes > most]
         if not further:
             return 1.0
         other = min(further, key=lambda one: (abs(one.hosts - series.hosts), abs((one.sms or 0) - (series.sms or 0))))

@@ -1,20 +1,21 @@
 """From measurements to a calibration: a cost for each operation, and how far measurements lie from it."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from itertools import repeat
 from math import ceil
 
 import numpy as np
 
-from netsim.calibration.cost import Cost, Points, fitted, least_points
+from netsim.calibration.cost import Cost, Points, fitted, least_points, without_each
 from netsim.calibration.document import Calibration, Series, Spread, section_of
-from netsim.calibration.measured import Measurement
+from netsim.calibration.measured import Measurement, Operation
 from netsim.foundation.refusal import Refusal
 
 COVERAGE = 0.9
 _NEIGHBOURS = 19
 """Measurements near a size whose errors bound its own; 18 of 19 lie within a bound of 90 % (Vovk et al., 2005)."""
 
-Key = tuple[str, int, int | None]
+Key = tuple[Operation, int, int | None]
 
 
 def calibrate(
@@ -38,9 +39,8 @@ def calibrate(
         if progress:
             progress(key[0], len(groups))
         series.append(_series(key, groups[key], source))
-    return Calibration(
-        format="flowfabric.calibration/1", device=measurements[0].device, source=source, series=tuple(series)
-    )
+    device = min((one.device for one in measurements), key=len)
+    return Calibration(format="flowfabric.calibration/1", device=device, source=source, series=tuple(series))
 
 
 def _series(key: Key, measurements: Sequence[Measurement], source: str) -> Series:
@@ -60,7 +60,7 @@ def _series(key: Key, measurements: Sequence[Measurement], source: str) -> Serie
         points=len(points.sizes),
         last=cost.last,
         regimes=tuple(section_of(regime, cost.last) for regime in cost.regimes),
-        spread=tuple(_spread(op, cost, points)),
+        spread=_spread(op, cost, points),
     )
 
 
@@ -80,24 +80,23 @@ def _refuse_weak(op: str, points: Points, source: str) -> None:
             raise Refusal(source, op, problem, "check the columns of bytes and of times")
 
 
-def _spread(op: str, cost: Cost, points: Points) -> Iterator[Spread]:
+def _spread(op: str, cost: Cost, points: Points) -> Spread:
     """Bounds by size, from the measurements nearest to it."""
     sizes = np.unique(points.sizes)
-    seen = _errors(cost, points)
-    left_out = np.empty(len(seen))
+    left_out = np.empty(len(points.sizes))
     for size in sizes:
         rest = points.sizes != size
-        left_out[~rest] = _errors(fitted(op, points.where(rest), cost.last), points.where(~rest))
-    for size in sizes.tolist():
-        near = np.argsort(np.abs(np.log(points.sizes / size)), kind="stable")[:_NEIGHBOURS]
-        inner = _bound(seen[near])
-        outer = max(inner, _bound(left_out[near]))
-        yield Spread(bytes=size, seen=round(inner, 4), left_out=round(outer, 4))
+        left_out[~rest] = _errors(repeat(fitted(op, points.where(rest), cost.last)), points.where(~rest))
+    seen = _errors(without_each(cost, points), points)
+    near = [np.argsort(np.abs(np.log(points.sizes / size)), kind="stable")[:_NEIGHBOURS] for size in sizes]
+    inner = [round(_bound(seen[these]), 4) for these in near]
+    outer = [max(least, round(_bound(left_out[these]), 4)) for least, these in zip(inner, near, strict=True)]
+    return Spread(bytes=tuple(sizes.tolist()), seen=tuple(inner), left_out=tuple(outer))
 
 
-def _errors(cost: Cost, points: Points) -> np.ndarray:
-    """Magnitude of the logarithm of measured / predicted, [point]."""
-    times = [cost.time_us(*one) for one in zip(points.ranks.tolist(), points.sizes.tolist(), strict=True)]
+def _errors(costs: Iterable[Cost], points: Points) -> np.ndarray:
+    """Magnitude of the logarithm of measured / predicted, each by a formula of its own, [point]."""
+    times = [cost.time_us(*one) for cost, *one in zip(costs, points.ranks.tolist(), points.sizes.tolist())]  # noqa: B905
     return np.abs(np.log(points.times_us / np.array(times)))
 
 

@@ -3,16 +3,17 @@
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 from netsim.documents import read_header, read_lines, read_row, whole_number
 from netsim.foundation.refusal import Refusal
 from netsim.workload.records import Record, Trace, read_trace
 
-OPERATIONS = ("all_reduce", "all_gather", "reduce_scatter", "all_to_all", "broadcast", "dispatch", "combine")
+Operation = Literal["all_reduce", "all_gather", "reduce_scatter", "all_to_all", "broadcast", "dispatch", "combine"]
 """What is measured; dispatch and combine are those of a mixture of experts."""
-_SPELT = {"alltoall": "all_to_all"}
-_TIME = re.compile(r"[0-9]{1,12}(\.[0-9]{1,9})?(e[+-]?[0-9]{1,2})?")
+OPERATIONS: tuple[Operation, ...] = get_args(Operation)
+_SPELT: dict[str, Operation] = {**{op: op for op in OPERATIONS}, "alltoall": "all_to_all"}
+_TIME = re.compile(r"[0-9]{1,12}(\.[0-9]{1,18})?(e[+-]?[0-9]{1,2})?")
 _REMEDY = "give a table of measurements: op,ranks,bytes,us and, where they differ, hosts,device,sms"
 _FLOAT8_GROUP = 128
 """Values of a token that share a scale of four bytes in DeepEP's dispatch."""
@@ -31,7 +32,7 @@ class Measurement(NamedTuple):
         sms: Multiprocessors that the kernel takes; None where the source does not say.
     """
 
-    op: str
+    op: Operation
     ranks: int
     hosts: int
     bytes: int
@@ -64,13 +65,13 @@ def read_measurements(path: Path) -> list[Measurement]:
 
 
 def select(measurements: Sequence[Measurement], device: str | None) -> list[Measurement]:
-    """The measurements of one device; `device` is needed where there are several."""
+    """The measurements of the devices whose names begin with `device`, which is needed where there are several."""
     names = list(dict.fromkeys(one.device for one in measurements))
     if device is None and len(names) > 1:
-        raise Refusal("command line", "--device", "is missing, and the sources have several", f"name one of {names}")
-    if device is not None and device not in names:
-        raise Refusal("command line", "--device", f"is in no source ({device})", f"name one of {names}")
-    return [one for one in measurements if device in (None, one.device)]
+        raise Refusal("command line", "--device", "is missing", f"name one of {', '.join(names)}")
+    if device is not None and not any(name.startswith(device) for name in names):
+        raise Refusal("command line", "--device", f"is in no source ({device})", f"name one of {', '.join(names)}")
+    return [one for one in measurements if one.device.startswith(device or "")]
 
 
 def _of_table(path: Path, lines: Sequence[str]) -> Iterator[Measurement]:
@@ -88,17 +89,18 @@ def _of_table(path: Path, lines: Sequence[str]) -> Iterator[Measurement]:
 
 def _of_deepep(path: Path, lines: Sequence[str]) -> Iterator[Measurement]:
     """Dispatch (a byte a value, and scales) and combine (two bytes) of nodes of eight GPUs, by number of tokens."""
-    kinds = ("dispatch_us", "combine_us")
-    header = read_header(path, lines[0], ("nodes", "hidden", "tokens", *kinds, "dispatch_sms", "combine_sms"), _REMEDY)
+    kinds: tuple[Operation, Operation] = ("dispatch", "combine")
+    columns = [f"{kind}_{what}" for kind in kinds for what in ("us", "sms")]
+    header = read_header(path, lines[0], ("nodes", "hidden", "tokens", *columns), _REMEDY)
     for number, row in _rows(path, header, lines):
         nodes, hidden, tokens, *sms = (
             whole_number(path, f"line {number}: {key}", row[key], 1)
             for key in ("nodes", "hidden", "tokens", "dispatch_sms", "combine_sms")
         )
         token_bytes = hidden + 4 * -(-hidden // _FLOAT8_GROUP), 2 * hidden
-        for key, of_token, taken in zip(kinds, token_bytes, sms, strict=True):
-            time_us, device = _time(path, f"line {number}: {key}", row[key]), row.get("device", "")
-            op = key.removesuffix("_us")
+        for op, of_token, taken in zip(kinds, token_bytes, sms, strict=True):
+            time_us = _time(path, f"line {number}: {op}_us", row[f"{op}_us"])
+            device = row.get("device", "")
             yield from _checked(
                 path, number, Measurement(op, 8 * nodes, nodes, tokens * of_token, time_us, device, taken)
             )
@@ -112,7 +114,7 @@ _OUT_OF_PLACE = -8
 
 def _of_nccl_tests(path: Path, lines: Sequence[str]) -> Iterator[Measurement]:
     """Out-of-place times; the operation is in the output of new versions, else in the name of the file."""
-    spelt = next((op for op in (*OPERATIONS, "alltoall") if op in path.name), None)
+    spelt = next((name for name in _SPELT if name in path.name), None)
     hosts: dict[int, str] = {}
     device = ""
     for number, line in enumerate(lines, start=1):
@@ -132,10 +134,11 @@ def _of_nccl_tests(path: Path, lines: Sequence[str]) -> Iterator[Measurement]:
                 raise Refusal(path, f"line {number}", f"is cut off ({line.strip()!r:.40})", remedy)
             size = whole_number(path, f"line {number}: size", cells[0])
             time_us = _time(path, f"line {number}: time", cells[_OUT_OF_PLACE])
-            op = _SPELT.get(spelt, spelt)
             if size:
                 yield from _checked(
-                    path, number, Measurement(op, len(hosts), len(set(hosts.values())), size, time_us, device)
+                    path,
+                    number,
+                    Measurement(_SPELT[spelt], len(hosts), len(set(hosts.values())), size, time_us, device),
                 )
 
 
@@ -150,19 +153,22 @@ def _of_trace(trace: Trace) -> Iterator[Measurement]:
         issued: dict[str, int] = {}
         for _, record in program:
             number = issued[record.group] = issued.get(record.group, -1) + 1
-            if not record.size1 and record.op in OPERATIONS:
+            if not record.size1 and record.op in _SPELT:
                 calls.setdefault((record.group, number), []).append(record)
     for (group, _), records in calls.items():
-        ranks, op = header.groups[group], records[0].op
-        times = [record.t_done_ns - record.t_issue_ns for record in records if _is_timed(record)]
+        ranks, op = header.groups[group], _SPELT[records[0].op]
+        times = [time_ns for record in records if (time_ns := _duration_ns(record))]
         size = max(record.bytes_out if op == "all_gather" else record.bytes_in for record in records)
         if len(times) == len(ranks) and min(times) > 0 and size:
             hosts = len({rank // header.ranks_per_node for rank in ranks})
             yield Measurement(op, len(ranks), hosts, size, min(times) / 1000)
 
 
-def _is_timed(record: Record) -> bool:
-    return record.t_done_ns is not None and record.t_issue_ns is not None
+def _duration_ns(record: Record) -> int | None:
+    """None where the record has no times."""
+    if record.t_done_ns is None or record.t_issue_ns is None:
+        return None
+    return record.t_done_ns - record.t_issue_ns
 
 
 def _rows(path: Path, header: Sequence[str], lines: Sequence[str]) -> Iterator[tuple[int, Mapping[str, str]]]:
@@ -171,9 +177,9 @@ def _rows(path: Path, header: Sequence[str], lines: Sequence[str]) -> Iterator[t
             yield number, read_row(path, number, header, line, _REMEDY)
 
 
-def _operation(path: Path, field: str, text: str) -> str:
-    op = _SPELT.get(text, text)
-    if op not in OPERATIONS:
+def _operation(path: Path, field: str, text: str) -> Operation:
+    op = _SPELT.get(text)
+    if op is None:
         raise Refusal(path, field, f"is no operation ({text!r:.40})", f"write one of {', '.join(OPERATIONS)}")
     return op
 

@@ -1,7 +1,7 @@
 """From the names in a scenario to the messages of a collective."""
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache, partial
 from pathlib import Path
 from typing import NamedTuple
@@ -21,7 +21,7 @@ from netsim.collective.algorithms import (
 )
 from netsim.collective.columns import IN_COLUMNS, MessageColumns, message_columns
 from netsim.collective.config import Algorithms
-from netsim.collective.fastest import fastest
+from netsim.collective.fastest import estimates, fastest
 from netsim.collective.group import CHANNELLED, Group, Orders, orders, share, side_by_side, size_of, worthwhile
 from netsim.collective.nccl import nccl
 from netsim.collective.protocol import CollectiveAlgorithm, Operation
@@ -66,6 +66,15 @@ MOST_MESSAGES = 1 << 24
 _QUADRATIC = ("ring", "direct", "pxn")
 
 
+class Software(NamedTuple):
+    """Times of software, picoseconds: of a collective before its first messages, and before each later message to
+    another host or inside one."""
+
+    launch_ps: int
+    step_ps: int
+    inside_step_ps: int
+
+
 class Use(NamedTuple):
     """The algorithm that collectives of an op, a number of ranks and a size (`size_of`) took."""
 
@@ -89,14 +98,16 @@ class Schedules:
         topology: Topology,
         payload: int = 4000,
         header: int = 0,
+        software: Mapping[str, Software] | None = None,
     ) -> None:
         self._algorithms, self._seats, self._source = algorithms, seats, source
         self._topology = topology
-        self._delays_ps = algorithms.launch, algorithms.step, algorithms.inside_step
+        self._software = Software(algorithms.launch, algorithms.step, algorithms.inside_step)
+        self._software_of = software or {}
         table = None if algorithms.table is None else read_table(Path(algorithms.table))
         self._once, self._orders = cache(_schedule), cache(partial(_orders, seats))
-        group = cache(partial(_group, topology, seats, (payload, header), self._delays_ps[1:]))
-        self._chosen = cache(partial(_choose, group, table))
+        self._group = cache(partial(_group, topology, seats, (payload, header), self._software[1:]))
+        self._chosen = cache(partial(_choose, self._group, table))
         self.used: Counter[Use] = Counter()
         """How often each algorithm was taken for operations of one size."""
 
@@ -125,11 +136,18 @@ class Schedules:
         except ValueError as error:
             problem, _, remedy = str(error).partition("; ")
             raise Refusal(self._source, f"algorithms.{operation.op}", problem, remedy) from None
-        return self._delayed(columns, ranks) if name and any(self._delays_ps) else columns
+        software = self._software_of.get(operation.op, self._software)
+        return self._delayed(columns, ranks, software) if name and any(software) else columns
 
-    def _delayed(self, columns: MessageColumns, ranks: Sequence[int]) -> MessageColumns:
+    def nominal_ps(self, operation: Operation, ranks: Sequence[int]) -> int | None:
+        """The estimate of an operation's algorithm on an idle fabric, without software; None if it has none."""
+        found = estimates(operation.op, self._group(tuple(ranks)), size_of(operation))
+        name = self.algorithm(operation, ranks)
+        return round(found[name]) if name in found else None
+
+    def _delayed(self, columns: MessageColumns, ranks: Sequence[int], software: Software) -> MessageColumns:
         """The messages with the time of software before each that moves anything."""
-        launch, step, inside_step = self._delays_ps
+        launch, step, inside_step = software
         machines = np.array([self._seats.machines[rank] for rank in ranks], dtype=np.int64)
         between = np.where(machines[columns.src] == machines[columns.dst], inside_step, step)
         first = np.where(np.diff(columns.after_begin) == 0, launch, 0)

@@ -13,16 +13,16 @@ if TYPE_CHECKING:
 
 _CALIBRATE = """\
 Fits the time of collectives by size and number of GPUs to measurements, with intervals of 90 %, for scenarios
-(calibration: FILE) and for compare --calibration.
+(topology.calibration) and for compare --calibration.
 
 examples:
   all_reduce_perf -b 512 -e 1G -f 2 -g 8 > all_reduce.txt          (nccl-tests, on your machine)
   python -m netsim calibrate all_reduce.txt alltoall.txt --out node.yaml
   python -m netsim calibrate others.csv --check node.yaml
 
-A SOURCE is the printed output of nccl-tests; a table with the columns op, ranks, bytes, us and, where they differ, hosts,
-device, sms; a table of DeepEP's kernels; or a recorded collective trace, as import kineto writes it. Sizes are those of
-nccl-tests: of all_gather the whole result, of reduce_scatter the whole input, else the buffer of a rank.
+A SOURCE is the printed output of nccl-tests; a table with the columns op, ranks, bytes, us and, where they differ,
+hosts, device, sms; a table of DeepEP's kernels; or a recorded collective trace, as import kineto writes it. Sizes are
+those of nccl-tests: of all_gather the whole result, of reduce_scatter the whole input, else the buffer of a rank.
 
 Give two numbers of GPUs or more if you can: only then does the fit know what grows with them. An answer for sizes or
 numbers of GPUs that were not measured says that it is extrapolated, and its interval widens with the distance.
@@ -68,7 +68,9 @@ def _calibrate(request: Calibrate) -> None:
         found = calibrate(measurements, names, lambda op, fits: progress.phase(f"fitting {op}, one of {fits}"))
     found.write(request.out)
     _show(judge(found, measurements), request.json)
-    print(f"{len(measurements)} measurements of {found.device or 'a device without a name'}: {request.out}")
+    if not request.json:
+        of = f" of {found.device}" if found.device else ""
+        print(f"fitted to the {len(measurements)} measurements{of} that the table compares: {request.out}")
 
 
 def _show(judgement: "Judgement", as_json: bool) -> None:

@@ -156,6 +156,8 @@ class Compare(Request):
     """a second trace in place of the scenario's, or a second scenario"""
     device: Annotated[str | None, "NAME"] = None
     """what computes where a trace has work and no gaps, such as h100: workload.device=NAME"""
+    calibration: Annotated[str | None, "FILE"] = None
+    """measured times of collectives inside hosts, as calibrate writes them, or h100: topology.calibration=FILE"""
     gaps: Literal["shared", "own"] = "shared"
     """shared (default): a second trace of equal structure takes the first one's gaps of computation"""
 
@@ -173,6 +175,8 @@ def _compare(request: Compare) -> int:
         how = {"jobs": jobs, "progress": show}
         if request.device is not None:
             overrides.append(f"workload.device={request.device}")
+        if request.calibration is not None:
+            overrides.append(f"topology.calibration={request.calibration}")
         pair = None
         if request.against is None:
             results = simulate(source, overrides=overrides, **how)

@@ -18,6 +18,7 @@ from netsim.documents import Section, first_refusal, load_yaml
 from netsim.foundation.files import file_digest
 from netsim.foundation.refusal import Refusal
 from netsim.foundation.schema import described
+from netsim.foundation.shipped import located
 from netsim.report.sweep import SweepMap
 from netsim.scenario import Scenario, read_scenario
 
@@ -138,13 +139,13 @@ def simulator_sha256() -> str:
 
 
 def _files(scenario: Scenario) -> list[Path]:
-    """Every file named by `path`, `groups`, `gaps`, `table` or `class`: the file, all of a folder, or by prefix."""
+    """Every file that a key of the scenario names: the file, all of a folder, or those that begin so."""
     files: set[Path] = set()
     for key, value in _entries(scenario.resolved()):
         if key == "class":
             files.update(_sources(value))
-        elif key in ("path", "groups", "gaps", "table"):
-            path = Path(value)
+        elif key in ("path", "groups", "gaps", "table", "calibration"):
+            path = located(Path(value), "calibrations")
             among = [path] if path.is_file() else path.iterdir() if path.is_dir() else _begun_by(path)
             files.update(file for file in among if file.is_file())
     return sorted(files)

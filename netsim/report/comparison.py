@@ -38,6 +38,7 @@ from netsim.report.tables import (
     change_finding,
     change_sections,
     columns,
+    measured_sections,
     recorded_sentence,
     spread,
     table_rows,
@@ -179,6 +180,7 @@ def _sections(results: Results, drawn: dict[str, str]) -> Iterator[Section]:
     for name, svg in drawn.items():
         picture = PICTURES[name]
         if name == "links":
+            yield from measured_sections(results)
             yield from algorithm_sections(results)
             yield Section(picture.title(results), [Figure(svg, f"{picture.caption} {_legend(results)}")])
         elif name != "completion":

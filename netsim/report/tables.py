@@ -157,6 +157,42 @@ def algorithm_sections(results: Results, of: str = "") -> list[Section]:
     return [Section(f"Algorithms: {of}" if of else "Algorithms of collectives", [Table(head, lines, note)])]
 
 
+_MEASURED = (
+    "Nominal: the estimate of the algorithm from rates and delays of the links. Measured: from the calibration of the "
+    "hosts, {}, with its interval of 90 %; extrapolated where the size or the number of ranks was not measured. "
+    "Collectives inside a host take the measured time in the simulation and send no messages; others are simulated."
+)
+
+
+def measured_sections(results: Results) -> list[Section]:
+    """Nominal beside measured times; none without a calibration."""
+    if not results.measured:
+        return []
+    head = ("collective", "ranks", "hosts", "size", "collectives", "nominal, µs", "measured, µs", "interval, µs", "")
+    rows = [
+        (
+            one.op,
+            f"{one.ranks:,}",
+            f"{one.hosts:,}",
+            format_size(one.bytes),
+            f"{one.collectives:,}",
+            "" if one.nominal_ps is None else f"{one.nominal_ps / 1e6:,.1f}",
+            f"{one.predicted.time_us:,.1f}",
+            f"{one.predicted.low_us:,.1f} to {one.predicted.high_us:,.1f}",
+            "extrapolated" if one.predicted.extrapolated else "",
+        )
+        for one in results.measured
+    ]
+    inside = [one for one in results.measured if one.nominal_ps and one.hosts == 1]
+    title = "Collectives inside a host, measured beside nominal"
+    if inside:
+        ratios = sorted(one.predicted.time_us * 1e6 / (one.nominal_ps or 1) for one in inside)
+        bounds = f"{ratios[0]:.2f}" if len(ratios) == 1 else f"{ratios[0]:.2f} to {ratios[-1]:.2f}"
+        title = f"Collectives inside a host take {bounds} times what their links alone say"
+    name = results.scenario["topology"]["calibration"]
+    return [Section(title, [Table(head, rows, _MEASURED.format(name), dense=True)])]
+
+
 def _sizes(least: int, most: int) -> str:
     return format_size(least) if least == most else f"{format_size(least)} to {format_size(most)}"
 

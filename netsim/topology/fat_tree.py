@@ -39,6 +39,8 @@ class FatTreeConfig(Section, frozen=True):
             the group.
         gpu_link_rate: Rate of a GPU's link inside its host, each direction; with several adapters 3600Gbps if absent.
         gpu_link_delay: Propagation delay of a GPU's link, to the switch inside its host or from it.
+        calibration: Measured times of collectives inside a host, which they take in place of messages: a file that
+            `python -m netsim calibrate` has written, or a shipped one, such as h100.
         edge_parallel: Links between an edge and an aggregation; aggregations_per_pod * edge_parallel is the number of
             paths between two edges of a pod.
         core_parallel: Links between an aggregation and a core; cores * core_parallel * edge_parallel is the number of
@@ -67,6 +69,7 @@ class FatTreeConfig(Section, frozen=True):
     rails: bool = False
     gpu_link_rate: PositiveRate | None = None
     gpu_link_delay: Duration = 250 * 10**3
+    calibration: str | None = None
     edge_parallel: PositiveInt = 1
     core_parallel: PositiveInt = 1
     ranks_per_host: RanksPerHost = 1

@@ -33,6 +33,8 @@ class LeafSpineConfig(Section, frozen=True):
         rails: Pods of adapters_per_host leaves: adapter i of every host of a pod has its link to leaf i of the pod.
         gpu_link_rate: Rate of a GPU's link inside its host, each direction; with several adapters 3600Gbps if absent.
         gpu_link_delay: Propagation delay of a GPU's link, to the switch inside its host or from it.
+        calibration: Measured times of collectives inside a host, which they take in place of messages: a file that
+            `python -m netsim calibrate` has written, or a shipped one, such as h100.
         parallel: Links between a leaf and a spine; spines * parallel is the number of paths between two leaves.
         ranks_per_host: Ranks on a host; rank i sits on host i // ranks_per_host. As many as adapters if absent.
         host_rate: Rate of a host's link to its leaf, each direction.
@@ -55,6 +57,7 @@ class LeafSpineConfig(Section, frozen=True):
     rails: bool = False
     gpu_link_rate: PositiveRate | None = None
     gpu_link_delay: Duration = 250 * 10**3
+    calibration: str | None = None
     ranks_per_host: RanksPerHost = 1
     host_rate: PositiveRate = 100 * 10**9
     fabric_rate: PositiveRate | tuple[PositiveRate, ...] = 100 * 10**9

@@ -11,7 +11,10 @@ from netsim.scenario import read_scenario
 from netsim.seats import room
 from netsim.topology.leaf_spine import LeafSpineConfig
 
-TIERED = {"dgx_h100_32": 256, "dgx_h100_128": 1024, "fat_tree_1024": 1024}
+TIERED = {
+    "dgx_a100_20": 160, "dgx_b200_32": 256, "dgx_h100_32": 256, "dgx_h100_128": 1024, "l40s_16": 128,
+    "fat_tree_1024": 1024,
+}  # fmt: skip
 PRESETS = {**TIERED, "dragonfly_1056": 1056, "torus_512": 512}
 
 

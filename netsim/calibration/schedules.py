@@ -1,0 +1,91 @@
+"""Collectives of a simulation by their measured times: those within a host, and the times of software of all others."""
+
+from collections.abc import Mapping, Sequence
+from functools import cache
+from typing import NamedTuple
+
+import numpy as np
+
+from netsim.calibration.document import Calibration, Prediction
+from netsim.collective.build import Schedules, Software
+from netsim.collective.columns import MessageColumns, Shape
+from netsim.collective.config import OPERATIONS, Algorithms
+from netsim.collective.group import size_of
+from netsim.collective.protocol import Operation
+from netsim.seats import Seats
+
+_PS_PER_US = 10**6
+
+
+class Measured(NamedTuple):
+    """Collectives of one size, by the fabric's rates and by measurements; `bytes` as `size_of` counts them.
+
+    `nominal_ps` is the estimate of their algorithm on an idle fabric, None where it has none.
+    """
+
+    op: str
+    ranks: int
+    hosts: int
+    bytes: int
+    collectives: int
+    nominal_ps: int | None
+    predicted: Prediction
+
+
+class Calibrated:
+    """Schedules in which a collective within one host takes its measured time and sends nothing."""
+
+    def __init__(self, schedules: Schedules, calibration: Calibration, seats: Seats) -> None:
+        self._schedules, self._calibration, self._seats = schedules, calibration, seats
+        self._used: dict[tuple[str, int, int, int], Measured] = {}
+        self._together = cache(_together)
+
+    def __call__(self, operation: Operation, ranks: Sequence[int]) -> MessageColumns:
+        """The messages of an operation, or its waits; `ranks` are the scenario's ranks of its participants."""
+        hosts = len({self._seats.machines[rank] for rank in ranks})
+        known = self._known(operation, ranks, hosts)
+        if known is None or hosts > 1:
+            return self._schedules(operation, ranks)
+        return self._together(operation.size, round(known.predicted.time_us * _PS_PER_US))
+
+    @property
+    def used(self) -> list[Measured]:
+        """What was measured of the collectives so far, by operation, ranks and size."""
+        return [self._used[key] for key in sorted(self._used)]
+
+    def _known(self, operation: Operation, ranks: Sequence[int], hosts: int) -> Measured | None:
+        size_bytes = size_of(operation)
+        if operation.op not in OPERATIONS or operation.size == 1 or not size_bytes:
+            return None
+        key = operation.op, operation.size, hosts, size_bytes
+        known = self._used.get(key)
+        if known is None:
+            predicted = self._calibration.predict(operation.op, operation.size, size_bytes, hosts)
+            if predicted is None:
+                return None
+            known = Measured(*key, 0, self._schedules.nominal_ps(operation, ranks), predicted)
+        self._used[key] = known._replace(collectives=known.collectives + 1)
+        return known
+
+
+def software_of(calibration: Calibration, algorithms: Algorithms) -> Mapping[str, Software]:
+    """Launch and steps of the smallest sizes by operation, where the algorithm is NCCL's and the scenario says none."""
+    if algorithms.model_fields_set & {"launch", "step", "inside_step"}:
+        return {}
+    found: dict[str, Software] = {}
+    for series in calibration.series:
+        if series.hosts == 1 and getattr(algorithms, series.op, "") == "nccl":
+            first = series.regimes[0]
+            launch_ps, step_ps = (round(time_us * _PS_PER_US) for time_us in (first.launch_us, first.step_us))
+            found[series.op] = Software(launch_ps, 0, step_ps)
+    return found
+
+
+def _together(members: int, delay_ps: int) -> MessageColumns:
+    """Every member ends `delay_ps` after the last has arrived."""
+    everyone = np.arange(members, dtype=np.int64)
+    src = np.tile(everyone, 2)
+    begin = np.concatenate([np.zeros(members, dtype=np.int64), members * np.arange(members + 1, dtype=np.int64)])
+    shape = Shape(src, src, begin, np.tile(everyone, members))
+    nothing = np.zeros(2 * members, dtype=np.int64)
+    return MessageColumns(shape, nothing, np.repeat(np.array([0, delay_ps], dtype=np.int64), members))
