@@ -189,6 +189,18 @@ def readers() -> Iterator[Reader]:
         lambda _: main(["import", "kineto", "kineto", "--out", "imported.jsonl"]),
     )
     yield Reader(
+        "measured collectives",
+        {"all_reduce.txt": "words"},
+        copied("tests/files/all_reduce.txt"),
+        lambda file: main(["calibrate", str(file), "--out", "made.yaml"]),
+    )
+    yield Reader(
+        "calibration",
+        {"a100.yaml": "yaml"},
+        copied("tests/files/all_reduce.txt", "configs/calibrations/a100.yaml"),
+        lambda file: main(["calibrate", "all_reduce.txt", "--check", str(file)]),
+    )
+    yield Reader(
         "Chakra trace",
         {"chakra/trace.0.et": "bytes", "chakra/comm_groups.json": "json"},
         _write_chakra("comm_groups.json", "trace.0.et", "trace.1.et"),
