@@ -31,6 +31,8 @@ def sweep_title(sweep: Sweep) -> str:
     packets = [summary for summary in sweep.summaries if not summary.flow_level] or sweep.summaries
     worst = max(packets, key=lambda summary: summary.over_bound)
     worst_case = f"{worst.name} needs up to {worst.over_bound:.3g} times the lower bound"
+    if not worst.bound_us:
+        worst_case = "no lower bound is known"
     if len(sweep.transports) == 1:
         return worst_case
     return f"{best} is fastest, or as fast, in {leaders.count(best)} of {len(sweep.places)} scenarios; {worst_case}"
@@ -168,7 +170,7 @@ def _table(sweep: Sweep) -> Table:
             *place,
             summary.label,
             spread(summary.completions_us),
-            f"{summary.over_bound:.3f}",
+            f"{summary.over_bound:.3f}" if summary.bound_us else "-",
             f"{microseconds(summary.flow_p99_us)} µs",
             "-" if summary.flow_level else f"{summary.max_queue_bytes / 1000:,.0f} KB",
             *[f"{summary.dropped_packets:,.0f}"] * drops,

@@ -27,7 +27,7 @@ _REMEDY = "write it with `python -m netsim compare SCENARIO --out FOLDER`"
 
 
 class SimulatedRun(BaseModel):
-    """One transport with one seed; the bound is that of packet-level runs, and the engine fluid is flow level."""
+    """One transport with one seed; the bound is that of packet-level runs, 0 if unknown; engine fluid is flow level."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -35,7 +35,7 @@ class SimulatedRun(BaseModel):
     seed: _Count
     engine: str
     completion_ns: _Positive
-    bound_ns: _Positive
+    bound_ns: Annotated[float, Field(ge=0, allow_inf_nan=False, strict=True)]
     packet_hops: _Count
     max_queue_bytes: _Count
     reordered_packets: _Count
@@ -251,15 +251,17 @@ def fabric_part(folder: Path, simulation: Simulation, *, of_the_run: bool) -> Pa
     rows, cells = [], []
     for name, runs in simulation.by_transport().items():
         completions = [run.completion_ns / NS_PER_MS / steps for run in runs]
-        low, high, ratio = min(completions), max(completions), means[name] / bound
-        rows.append((f"{span}, {name}", f"{means[name] / NS_PER_MS:.3f} ms, {ratio:.3f} x bound"))
+        low, high = min(completions), max(completions)
+        ratio = f"{means[name] / bound:.3f}" if bound else "-"
+        above = f", {ratio} x bound" if bound else ""
+        rows.append((f"{span}, {name}", f"{means[name] / NS_PER_MS:.3f} ms{above}"))
         cells.append(
             (
                 name,
                 "flow" if runs[0].engine == "fluid" else "packet",
                 f"{means[name] / NS_PER_MS:.3f}",
                 f"{low:.3f} to {high:.3f}",
-                f"{ratio:.3f}",
+                ratio,
                 f"{max(run.max_queue_bytes for run in runs) / 1e6:.2f}",
                 f"{max(run.reordered_packets for run in runs):,}",
             )

@@ -13,7 +13,7 @@ import pytest
 from netsim import simulate
 from netsim.report.comparison import write_report
 from trainer.__main__ import main
-from trainer.experiment.report.simulation import Simulation
+from trainer.experiment.report.simulation import Simulation, fabric_part
 
 COLUMNS: str = "transport,seed,collective,op,group,ranks,step,phase,layer,bytes,start_ns,end_ns,member_ns"
 TRACE = Path(__file__).parents[3] / "files" / "collectives.jsonl"
@@ -180,6 +180,24 @@ def test_a_transport_that_is_not_behind_is_not_said_to_be(run_dir, tmp_path):
     assert "on the simulated fabric ecmp is not behind ethereal" in out.read_text()
 
 
+def test_results_without_a_lower_bound_claim_none(run_dir, tmp_path, monkeypatch):
+    monkeypatch.setattr("netsim.prepare.is_core_built", lambda: False)
+    simulated = simulate(
+        {
+            "format": "flowfabric.scenario/1",
+            "topology": {"kind": "leaf_spine", "leaves": 2, "spines": 2, "hosts_per_leaf": 2},
+            "workload": {"kind": "collective", "op": "all_to_all", "bytes_per_rank": "16KB"},
+            "transports": ["ecmp"],
+            "seeds": [0],
+        },
+        overrides=["engine=simpy"],
+    )
+    simulated.write(tmp_path)
+    write_report(simulated, tmp_path)
+    part = fabric_part(tmp_path, Simulation.read(tmp_path), of_the_run=True)
+    assert [value for _, value in part.rows] == [f"{simulated.runs[0].completion_ps / 1e9:.3f} ms"]
+
+
 def test_what_the_simulator_writes_is_read(run_dir, tmp_path):
     """Both sides of the two files at once: a small all-to-all and a ring, written by the one and read by the other."""
     jobs = [
@@ -244,7 +262,7 @@ def changed(change: Change) -> Results:
         (changed(lambda d: d["runs"][1].pop("completion_ns")), "runs.1.completion_ns: "),
         (changed(lambda d: d["runs"][1].update(completion_ns="1000")), "runs.1.completion_ns: "),
         (changed(lambda d: d["runs"][2].update(completion_ns=-1.0)), "runs.2.completion_ns: "),
-        (changed(lambda d: d["runs"][2].update(bound_ns=0.0)), "runs.2.bound_ns: "),
+        (changed(lambda d: d["runs"][2].update(bound_ns=-1.0)), "runs.2.bound_ns: "),
         (changed(lambda d: d["runs"][0].update(seed=True)), "runs.0.seed: "),
         (changed(lambda d: d["runs"][0].update(packet_hops=1.5)), "runs.0.packet_hops: "),
         (changed(lambda d: d["runs"][3].update(transport="")), "runs.3.transport: "),
