@@ -30,6 +30,8 @@ _HUBER = 0.05
 """Relative error from which a measurement counts as disturbed."""
 _ROUNDS = 8
 _TERMS = 4
+_POINTS = 3
+"""Measurements for each factor and each border of regimes."""
 
 
 class Regime(NamedTuple):
@@ -76,8 +78,8 @@ class Points(NamedTuple):
 
 
 def least_points(points: Points) -> int:
-    """How many measurements a fit needs: three for each factor of one regime."""
-    return 3 * _factors(points)
+    """How many measurements a fit needs: some for each factor of one regime."""
+    return _POINTS * _factors(points)
 
 
 def fitted(op: str, points: Points, last: Last | None = None) -> Cost:
@@ -118,12 +120,14 @@ def _best(op: str, points: Points, last: Last) -> tuple[float, Cost]:
     found: list[tuple[float, Sequence[int]]] = []
     count, factors = len(points.sizes), _factors(points)
     for regimes in range(1, MOST_REGIMES + 1):
+        free = regimes * (factors + 1) - 1
+        if regimes > 1 and count < _POINTS * free:
+            break
         for borders in combinations(range(2, len(sizes) - 1), regimes - 1):
             ends = (0, *borders, len(sizes))
             if regimes > 1 and any(end - begin < 2 for begin, end in pairwise(ends)):
                 continue
             loss = sum(piece(begin, end)[1] for begin, end in pairwise(ends))
-            free = regimes * (factors + 1) - 1
             found.append((count * log(max(loss, 1e-12) / count) + free * log(count), ends))
     criterion, ends = min(found)
     cut = [
