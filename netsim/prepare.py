@@ -21,6 +21,7 @@ from netsim.topology.protocol import Topology, gpu_links
 from netsim.transport.build import PACKET_TRANSPORTS, build_transport
 from netsim.transport.config import SubflowsConfig, TransportConfig
 from netsim.transport.protocol import Transport
+from netsim.workload.aicb import AicbConfig, AicbWorkload
 from netsim.workload.background import BackgroundConfig, BackgroundWorkload
 from netsim.workload.chakra.workload import ChakraConfig, ChakraWorkload
 from netsim.workload.collective import CollectiveConfig, CollectiveWorkload
@@ -179,6 +180,8 @@ def _workload(config: WorkloadConfig, topology: Topology, hosts: Sequence[int]) 
             return GoalWorkload(config)
         case SimcclConfig():
             return SimcclWorkload(config)
+        case AicbConfig():
+            return AicbWorkload(config)
         case ChakraConfig():
             return ChakraWorkload(config)
 

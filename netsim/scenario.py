@@ -20,6 +20,7 @@ from netsim.foundation.schema import described
 from netsim.topology.kinds import TopologyConfig
 from netsim.transport.config import TransportConfig
 from netsim.units import Duration
+from netsim.workload.aicb import AicbConfig
 from netsim.workload.background import BackgroundConfig
 from netsim.workload.chakra.workload import ChakraConfig
 from netsim.workload.collective import CollectiveConfig
@@ -80,6 +81,7 @@ WorkloadConfig = Annotated[
     | ChakraConfig
     | GoalConfig
     | SimcclConfig
+    | AicbConfig
     | BackgroundConfig,
     Field(discriminator="kind"),
 ]

@@ -38,7 +38,8 @@ A scenario is a YAML file. Its main keys, with defaults [in brackets]:
                whose gaps of computation are taken, device: [null] or h100, h200, a100, b200, ... which computes the
                work of a trace without gaps}
               {kind: flows, path: flows.csv}, {kind: matrix, path: file.cm}, {kind: chakra, path: folder},
-              {kind: goal, path: file.goal}, {kind: simccl, path: ncclFlowModel_detailed_flows.csv}
+              {kind: goal, path: file.goal}, {kind: simccl, path: ncclFlowModel_detailed_flows.csv},
+              {kind: aicb, path: workload.txt, compute_scale: [1.0]}
   jobs        [{workload: ..., ranks: [0, 1, ...], start: [0us]}], in place of workload
   algorithms  {all_reduce: [ring], tree, double_tree, recursive_doubling, halving_doubling, direct or hierarchical, ...}
               all_to_all: pxn goes through the GPU of the sender's host that sits on the receiver's rail;

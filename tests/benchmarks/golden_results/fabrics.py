@@ -48,6 +48,7 @@ INPUTS = {
     "chakra": "workload={kind: chakra, path: tests/files/chakra}",
     "goal": "workload={kind: goal, path: tests/files/schedule.goal}",
     "simccl": "workload={kind: simccl, path: tests/files/simccl.csv}",
+    "aicb": "workload={kind: aicb, path: tests/files/aicb.txt}",
     "rollout": "workload={kind: trace, path: tests/files/collectives_rollout.jsonl}",
 }
 """Workloads of files, on the fabric of sampling_64."""
