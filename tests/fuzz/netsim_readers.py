@@ -97,6 +97,7 @@ SCENARIOS = {
     "htsim.cm": _fabric(SPINES, "{kind: matrix, path: htsim.cm}"),
     "schedule.goal": _fabric(SPINES, "{kind: goal, path: schedule.goal}"),
     "simccl.csv": _fabric(SPINES, "{kind: simccl, path: simccl.csv}"),
+    "aicb.txt": _fabric(SPINES, "{kind: aicb, path: aicb.txt}"),
     "htsim.topo": _fabric("{kind: htsim, path: htsim.topo}", ALL_TO_ALL),
     "fabric.json": _fabric("{kind: graph, path: fabric.json}", ALL_TO_ALL),
     "collectives.jsonl": _fabric(SPINES, "{kind: trace, path: collectives.jsonl}"),
@@ -172,6 +173,7 @@ def readers() -> Iterator[Reader]:
         "schedule in GOAL", {"schedule.goal": "words"}, _write_file("schedule.goal"), _through("schedule.goal")
     )
     yield Reader("flows of SimCCL", {"simccl.csv": "words"}, _write_file("simccl.csv"), _through("simccl.csv"))
+    yield Reader("workload of AICB", {"aicb.txt": "words"}, _write_file("aicb.txt"), _through("aicb.txt"))
     yield Reader("topology of htsim", {"htsim.topo": "words"}, _write_file("htsim.topo"), _through("htsim.topo"))
     yield Reader("fabric as a graph", {"fabric.json": "json"}, _write_file("fabric.json"), _through("fabric.json"))
     trace: dict[str, Format] = {"collectives.jsonl": "jsonl"}
