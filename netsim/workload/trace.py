@@ -236,6 +236,7 @@ class _Replay:
             for meeting in stuck:
                 if meeting is not None and not meeting.over:
                     self._refuse(rank, meeting)
+            self._compute(rank, cursor)
 
     def _advance(self, rank: int, cursor: _Cursor) -> list[int]:
         """Lays out a rank's records until it must wait; returns the ranks that this unblocks."""
@@ -252,6 +253,8 @@ class _Replay:
             if cursor.current is not None:
                 cursor.ready = []
                 cursor.current = None
+            elif awaited:
+                self._compute(rank, cursor)
             for meeting in awaited:
                 cursor.ready.append(meeting.over[rank])
             if cursor.outstanding:
@@ -280,6 +283,12 @@ class _Replay:
             return []
         self._carry_out(meeting)
         return meeting.waiting
+
+    def _compute(self, rank: int, cursor: _Cursor) -> None:
+        """Lets pass what is computed since the last arrival, which goes on beside what is waited for next."""
+        if cursor.gap_ps:
+            cursor.ready = [self._program.wait(self._ranks[rank], cursor.ready, cursor.gap_ps)]
+            cursor.gap_ps = 0
 
     def _computed_ps(self, record: Record, *, overlaps: bool) -> int:
         """Computation before a record: its gap or, without one, the device's time for its work."""
