@@ -44,7 +44,7 @@ FLOORS: dict[str, tuple[tuple[str, ...], ...]] = {
         ("scenario",),
         ("prepare", "results"),
         ("compare", "observe", "report"),
-        ("against", "grid", "sweep"),
+        ("against", "grid", "recorded", "sweep"),
         ("command",),
         ("__main__",),
     ),

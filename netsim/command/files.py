@@ -2,11 +2,18 @@
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
+
+from pydantic import ValidationError
 
 from netsim.command.simulate import refuse_foreign
-from netsim.foundation.command import WORD, Request, Verb
+from netsim.foundation.command import WORD, Group, Request, Verb
 from netsim.foundation.refusal import Refusal
+from netsim.foundation.terminal import Progress
+
+if TYPE_CHECKING:
+    from netsim.workload.kineto.convert import Converted
+    from netsim.workload.kineto.experts import Experts
 
 _EXPORT = """\
 Writes a collective trace in the format of another simulator.
@@ -19,15 +26,23 @@ chakra: an execution trace NAME.RANK.et for each rank, and comm_groups.json, as 
 _IMPORT = """\
 Turns what another tool recorded into a collective trace, for workload: {kind: trace, path: FILE}.
 
-example:
+examples:
   python -m netsim import kineto profiles --out trace.jsonl
+  python -m netsim import kineto rank0.json.gz --group expert=8x1 --out trace.jsonl --compare dgx_h100_32
+  python -m netsim import kineto deepep.json.gz --tokens 4096 --hidden 7168 --experts 256 --top-k 8 --out trace.jsonl
 
-kineto: a folder with the profile of every rank, .json or .json.gz, as torch.profiler writes it with export_chrome_trace
-or tensorboard_trace_handler. Needed are NCCL and the events record_param_comms, which say of each collective its name,
-elements, dtype, splits and process group. The time between two collectives of a rank becomes the gap of computation
-before the second. The kernels' times count where the profile has them. Profiles of gloo do not say the sizes.
+kineto: a profile of one rank, or a folder with those of some or all, .json or .json.gz, as torch.profiler writes them
+with export_chrome_trace or tensorboard_trace_handler. A rank without one does what the last at or below it does that
+has one, in its own groups. Collectives are told by the events record_param_comms; in older profiles and those of gloo
+by annotations such as nccl:all_reduce, with record_shapes=True; by the kernels of DeepEP and HybridEP, with --tokens,
+--hidden, --experts and --top-k. Kernels of which no size is known count as computing, with their recorded times.
 
-FILE is written whole or not at all, after a check that all ranks call the same collectives.
+The kernels' times count where the profile has them. What is computed between and beside collectives becomes gaps, so
+that a step is computing and exposed communication.
+
+FILE is written whole or not at all, after a check that all ranks call the same collectives. With --compare it is
+simulated, and a table and the page FILE.html set each collective's recorded time beside the simulated one: a name in
+configs/topologies, the path of such a file, or a scenario, of which all but the workload is taken.
 """
 _KEYS = """\
 Lists every key of a scenario: what it takes, its default, its unit and what it means. One line a key where the output
@@ -80,27 +95,84 @@ EXPORT = Verb(
 )
 
 
+_DISPATCH = Group("kernels of DeepEP and HybridEP")
+
+
 class Import(Request):
     """What was recorded, and the trace."""
 
     kind: Annotated[str, WORD, "FORMAT"]
     """kineto"""
-    path: Annotated[Path, WORD, "DIR"]
+    path: Annotated[Path, WORD, "PROFILE|DIR"]
     """what was recorded"""
     out: Annotated[Path, "FILE"]
     """the trace to write, JSON lines"""
+    ranks: Annotated[int | None, "N"] = None
+    """number of ranks, in place of what the profiles say"""
+    group: Annotated[tuple[str, ...], "NAME=SIZExSTRIDE"] = ()
+    """a process group that the profiles do not list, such as expert=64x1 (may be repeated): a call takes the group of
+    its name, else of its size; one that tells neither takes the group named default, else all ranks"""
+    compare: Annotated[Path | None, "FABRIC"] = None
+    """simulate the trace on a topology or scenario, and write what was recorded beside it"""
+    tokens: Annotated[int | None, "N", _DISPATCH] = None
+    """tokens of a rank in a micro batch"""
+    hidden: Annotated[int | None, "N", _DISPATCH] = None
+    """values of a token"""
+    experts: Annotated[int | None, "N", _DISPATCH] = None
+    """experts in all ranks of the group named expert, else of all ranks"""
+    top_k: Annotated[int | None, "N", _DISPATCH] = None
+    """experts of a token"""
+    nodes: Annotated[int | None, "N", _DISPATCH] = None
+    """most nodes with experts of one token (default: all)"""
 
 
 def _import(request: Import) -> None:
     from netsim.workload.kineto.convert import import_kineto
+    from netsim.workload.records import MOST_RANKS
 
     if request.kind != "kineto":
         raise Refusal("command line", "FORMAT", f"no format is called {request.kind}", "write kineto")
     refuse_folder(request.out)
-    converted = import_kineto(request.path, request.out)
+    if request.ranks is not None and not 0 < request.ranks <= MOST_RANKS:
+        raise Refusal("command line", "--ranks", f"is not in 1 to {MOST_RANKS:,} ({request.ranks})", "count the ranks")
+    with Progress("netsim import") as progress:
+        how = {"ranks": request.ranks, "groups": request.group, "experts": _experts(request)}
+        converted = import_kineto(request.path, request.out, **how, progress=progress.phase)
     for notice in converted.notices:
         print(f"netsim import: {notice}", file=sys.stderr)
     print(f"{converted.records} collectives of {converted.ranks} ranks: {request.out}")
+    if request.compare is not None:
+        _compare_recorded(request, converted)
+
+
+def _experts(request: Import) -> "Experts | None":
+    from netsim.workload.kineto.experts import Experts
+
+    options = {name: getattr(request, name) for name in Experts.model_fields}
+    given = {name: value for name, value in options.items() if value is not None}
+    if not given:
+        return None
+    try:
+        return Experts.model_validate(given)
+    except ValidationError as error:
+        field = str(error.errors()[0]["loc"][0])
+        option, problem = f"--{field.replace('_', '-')}", f"is not in 1 to 16,777,215 ({given.get(field)})"
+        problem = problem if field in given else "is missing"
+        raise Refusal("command line", option, problem, "give --tokens, --hidden, --experts and --top-k") from None
+
+
+def _compare_recorded(request: Import, converted: "Converted") -> None:
+    from netsim.foundation.files import replacing
+    from netsim.recorded import compare_recorded
+    from netsim.report.recorded import comparison_page, print_comparison
+
+    assert request.compare is not None
+    comparison = compare_recorded(converted, request.out, request.compare)
+    written = request.out.with_suffix(".html")
+    with replacing(written) as unfinished:
+        unfinished.write_text(comparison_page(comparison, f"{request.path}, {converted.ranks} ranks"), "utf-8")
+    print_comparison(comparison)
+    print(f"report: {written}")
 
 
 IMPORT = Verb(

@@ -55,6 +55,34 @@ class ProfileWriter:
         if kernel:
             self.event("ncclDevKernel_Generic(args)", "kernel", *kernel, thread=20, **args)
 
+    def annotated(
+        self,
+        name: str,
+        shapes: tuple[list[list[int]], list[list[int]]],
+        called: float,
+        kernel: tuple[float, float] | None,
+        more: Mapping[str, Any] | None = None,
+    ) -> None:
+        """A collective as older versions write it: shapes of input and output, and the launch of its kernel.
+
+        `more` are arguments of the operator around it.
+        """
+        launch = len(self.events) + 1
+        given, result = shapes
+        about = {"Input Dims": [*result, *given], "Input type": ["float"], **(more or {})}
+        self.event(f"c10d::{name}_base_", "cpu_op", called, 9.0, **about)
+        back_end = "nccl" if kernel else "gloo"
+        self.event(f"{back_end}:{name}", "user_annotation", called + 1, 7.0, **{**about, "Input Dims": given})
+        if kernel:
+            self.event("cudaLaunchKernelExC", "cuda_runtime", called + 2, 1.0, correlation=launch)
+            self.event("ncclKernel_Generic(args)", "kernel", *kernel, thread=20, correlation=launch, stream=20)
+
+    def computed(
+        self, begin: float, length: float, stream: int = 7, name: str = "volta_sgemm", launch: int = -1
+    ) -> None:
+        """A kernel."""
+        self.event(name, "kernel", begin, length, thread=stream, stream=stream, correlation=launch)
+
     def content(self) -> dict[str, Any]:
         """The whole profile."""
         listed = [

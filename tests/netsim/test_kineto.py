@@ -177,10 +177,8 @@ def test_profiles_of_different_programs_are_refused(tmp_path, capsys):
     out = tmp_path / "out.jsonl"
     assert main(["import", "kineto", str(tmp_path), "--out", str(out)]) == 2
     assert "profiles: contradict each other: 4000 meets 8000 of rank 0" in capsys.readouterr().err
-    (tmp_path / "1.json").unlink()
-    assert main(["import", "kineto", str(tmp_path), "--out", str(out)]) == 2
-    assert "file: rank 1 of 2 has no profile" in capsys.readouterr().err
-    (tmp_path / "0.json").unlink()
+    for rank in range(2):
+        (tmp_path / f"{rank}.json").unlink()
     for arguments, expected in (
         (["kineto", str(tmp_path)], "holds no profiles"),
         (["kineto", str(tmp_path / "none")], "holds no profiles"),
@@ -223,20 +221,10 @@ recorded.export_chrome_trace(f"{sys.argv[1]}/profiles/rank0.json")
 
 
 @pytest.mark.slow
-def test_a_real_profile_of_gloo_is_read_and_lacks_what_nccl_records(tmp_path):
-    """torch writes the same file for both; only NCCL adds the arguments of its collectives, which we put in here."""
+def test_a_real_profile_of_gloo_is_read_by_its_shapes(tmp_path):
     pytest.importorskip("torch")
     folder = tmp_path / "profiles"
     folder.mkdir()
     subprocess.run([sys.executable, "-c", RECORDED, str(tmp_path)], check=True, capture_output=True)
-    with pytest.raises(Refusal, match="profiles of gloo do not say them"):
-        import_kineto(folder, tmp_path / "trace.jsonl")
-    content = json.loads((folder / "rank0.json").read_text(encoding="utf-8"))
-    call = next(event for event in content["traceEvents"] if event.get("name") == "c10d::allreduce_")
-    elements = call["args"]["Input Dims"][0][0][0]
-    call["name"] = "record_param_comms"
-    call["args"] |= {"Collective name": "allreduce", "dtype": "Float", "Process Group Name": "0"}
-    call["args"] |= {"In msg nelems": elements, "Out msg nelems": elements}
-    (folder / "rank0.json").write_text(json.dumps(content), encoding="utf-8")
     (record,) = imported(folder, tmp_path / "trace.jsonl")[0]
     assert (record.op, record.bytes_in, record.size1) == ("all_reduce", 4000, True)

@@ -1,239 +1,161 @@
 """Collective traces from profiles of torch: the calls of all ranks in the terms of a trace, one after the other."""
 
 import json
-from bisect import bisect_left
+from bisect import bisect_right
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from netsim.collective.protocol import Message
 from netsim.collective.protocol import Operation as Collective
-from netsim.documents import MOST, writing
+from netsim.foundation.files import replacing
 from netsim.foundation.refusal import Refusal
-from netsim.workload.kineto.profile import Call, Group, Profile, read_profile
+from netsim.workload.kineto.experts import Experts
+from netsim.workload.kineto.operation import Arguments
+from netsim.workload.kineto.peers import Groups, Operation, agreed, copied
+from netsim.workload.kineto.profile import Call, Profile, read_profile
+from netsim.workload.kineto.timeline import Step, program
 from netsim.workload.program import Program
 from netsim.workload.trace import TraceConfig, TraceWorkload
 
-_NAMES = {
-    "all_reduce": ("allreduce", "all_reduce", "allreduce_coalesced"),
-    "all_gather": ("all_gather", "allgather", "_allgather_base", "allgather_base", "allgather_into_tensor_coalesced"),
-    "reduce_scatter": (
-        "reduce_scatter",
-        "_reduce_scatter_base",
-        "reduce_scatter_base",
-        "reduce_scatter_tensor_coalesced",
-    ),
-    "all_to_all": ("all_to_all", "alltoall", "all_to_allv", "alltoallv"),
-    "broadcast": ("broadcast", "_broadcast_oop"),
-    "send": ("send",),
-    "recv": ("recv",),
-    "barrier": ("barrier",),
-}
-"""Names that ProcessGroupNCCL gives, and those that other back ends of torch give."""
-_OPERATIONS = {name: op for op, names in _NAMES.items() for name in names}
-_BYTES = {"double": 8, "float": 4, "half": 2, "bfloat16": 2, "long": 8, "int": 4, "short": 2, "char": 1, "byte": 1}
-_BYTES |= {"bool": 1, "complexfloat": 8, "complexdouble": 16, "int64": 8, "int32": 4, "uint64": 8, "uint32": 4}
-_FLOAT8 = "float8_"
-_MOST_DIGITS = 18
-
-
-class Operation(NamedTuple):
-    """A call in the terms of a collective trace; `root` and `peer` are global ranks.
-
-    The rank contributes `bytes_in` and then holds `bytes_out`. Splits are bytes to and from each member, None but for
-    all_to_all.
-    """
-
-    op: str
-    group: str
-    ranks: tuple[int, ...]
-    dtype: str
-    bytes_in: int
-    bytes_out: int
-    in_splits: tuple[int, ...] | None
-    out_splits: tuple[int, ...] | None
-    root: int | None
-    peer: int | None
-
-
-class Arguments:
-    """The arguments of a call, read one by one."""
-
-    def __init__(self, profile: Profile, call: Call) -> None:
-        self._profile, self._place = profile, call.place
-        self._args: Mapping[str, Any] = call.args
-
-    def refuse(self, name: str, problem: str, remedy: str = "profile the run again") -> Refusal:
-        """The error that names the event and the argument."""
-        return Refusal(self._profile.path, f"traceEvents.{self._place}.args.{name}", problem, remedy)
-
-    def operation(self) -> Operation:
-        """What the call does."""
-        name = str(self._args["Collective name"])
-        op = _OPERATIONS.get(name.lower())
-        if op is None:
-            problem = f"is not a collective that can be simulated ({name!r:.40})"
-            raise self.refuse("Collective name", problem, f"use {', '.join(sorted(_NAMES))}")
-        group, ranks = self._group()
-        dtype = str(self._args.get("dtype", ""))
-        width = 0 if op == "barrier" else self._width(dtype)
-        elements_in, elements_out = (self._whole(name) if width else 0 for name in ("In msg nelems", "Out msg nelems"))
-        in_splits = out_splits = root = peer = None
-        match op:
-            case "all_to_all":
-                in_splits = self._splits("In split size", elements_in, width, len(ranks))
-                out_splits = self._splits("Out split size", elements_out, width, len(ranks))
-            case "all_reduce":
-                elements_out = elements_in
-            case "broadcast":
-                place = self._whole("Rank")
-                if place >= len(ranks):
-                    raise self.refuse("Rank", f"is not a place in a group of {len(ranks)} ({place})")
-                root = ranks[place]
-                elements_out = max(elements_in, elements_out)
-                elements_in = elements_out if root == self._profile.rank else 0
-            case "send" | "recv":
-                peer = self._whole("Dst Rank" if op == "send" else "Src Rank")
-                size = max(elements_in, elements_out)
-                elements_in, elements_out = (size, 0) if op == "send" else (0, size)
-        sizes = width * elements_in, width * elements_out
-        if max(sizes) >= MOST:
-            raise self.refuse("In msg nelems", f"is too large ({max(elements_in, elements_out)})")
-        return Operation(op, group, ranks, dtype.lower(), *sizes, in_splits, out_splits, root, peer)
-
-    def _width(self, dtype: str) -> int:
-        width = 1 if dtype.lower().startswith(_FLOAT8) else _BYTES.get(dtype.lower())
-        if width is None:
-            raise self.refuse("dtype", f"is unknown ({dtype!r:.40})", f"use {', '.join(_BYTES)}")
-        return width
-
-    def _whole(self, name: str) -> int:
-        value = self._args.get(name)
-        if type(value) is not int or not 0 <= value < MOST:
-            raise self.refuse(name, "is missing" if value is None else f"is not a whole number ({value!r:.40})")
-        return value
-
-    def _listed(self, name: str) -> tuple[tuple[int, ...], bool]:
-        """Numbers in a list that is written as text, and whether the profiler has cut it off."""
-        value = self._args.get(name, "[]")
-        text = str(value) if isinstance(value, list) else value
-        if not isinstance(text, str) or not (text.startswith("[") and text.endswith("]")):
-            raise self.refuse(name, f"is not a list of numbers ({value!r:.40})")
-        parts = [part.strip() for part in text[1:-1].split(",") if part.strip()]
-        cut_off = parts[-1:] == ["..."]
-        numbers = parts[:-1] if cut_off else parts
-        if not all(part.isascii() and part.isdecimal() and len(part) <= _MOST_DIGITS for part in numbers):
-            raise self.refuse(name, f"is not a list of numbers ({value!r:.40})")
-        return tuple(map(int, numbers)), cut_off
-
-    def _splits(self, name: str, elements: int, width: int, size: int) -> tuple[int, ...]:
-        """Bytes for each member; the profile has rows of the tensor's first dimension, or nothing if they are even."""
-        rows, cut_off = self._listed(name)
-        if cut_off:
-            remedy = "record a collective trace instead, or profile groups of at most 30 ranks"
-            raise self.refuse(name, "is cut off by the profiler, which keeps 30 entries", remedy)
-        rows = rows or (1,) * size
-        whole = sum(rows)
-        if len(rows) != size or (elements and (not whole or elements % whole)):
-            raise self.refuse(name, f"does not cut {elements} elements for {size} ranks ({list(rows)!r:.40})")
-        return tuple(width * (elements // whole if whole else 0) * part for part in rows)
-
-    def _group(self) -> tuple[str, tuple[int, ...]]:
-        """Name and ranks of the process group, from the call, from the file's header, or by start and stride."""
-        name = str(self._args.get("Process Group Name", ""))
-        listed, cut_off = self._listed("Process Group Ranks")
-        ranks: Group = None if cut_off else listed
-        if not ranks:
-            ranks = self._profile.groups.get(name)
-        start, stride, size = (self._args.get(key) for key in ("Global rank start", "Global rank stride", "Group size"))
-        if not ranks and type(start) is int and type(stride) is int and type(size) is int:
-            if not 0 < size <= self._profile.world_size:
-                raise self.refuse("Group size", f"is not in 1 to {self._profile.world_size} ({size})")
-            ranks = tuple(start + stride * place for place in range(size))
-        if not ranks:
-            raise self.refuse("Process Group Ranks", f"are unknown (group {name!r:.40})")
-        distinct = len(set(ranks)) == len(ranks) and min(ranks) >= 0 and max(ranks) < self._profile.world_size
-        if not distinct or self._profile.rank not in ranks:
-            problem = f"does not list distinct ranks with {self._profile.rank} among them ({list(ranks)!r:.40})"
-            raise self.refuse("Process Group Ranks", problem)
-        return name, ranks
-
-
 _SUFFIXES = (".json", ".json.gz")
 _REMEDY = "profile all ranks again, over the same steps"
+_SIZED = ("record", "annotation")
+_ALONE = "alone"
+"""Group of one rank: its barriers carry what is computed beside collectives."""
+
+
+class Recorded(NamedTuple):
+    """A profile, the calls of it that a trace has, in order, and what its rank does there."""
+
+    profile: Profile
+    calls: Sequence[Call]
+    steps: Sequence[Step]
+    operations: Sequence[Operation]
+
+
+Names = dict[tuple[str, tuple[int, ...]], str]
+"""Of process groups in the trace, by name and ranks in the profiles."""
 
 
 class Converted(NamedTuple):
-    """Numbers of ranks and of collectives of all of them, and remarks for the user."""
+    """Numbers of ranks and of collectives of all of them, the profiles that were given, and remarks for the user."""
 
     ranks: int
     records: int
+    recorded: Sequence[Recorded]
+    names: Names
     notices: Sequence[str]
 
 
-def import_kineto(folder: Path, out: Path) -> Converted:
-    """Writes the collective trace of the profiles in a folder, one file a rank; whole or not at all.
+def import_kineto(
+    path: Path,
+    out: Path,
+    *,
+    ranks: int | None = None,
+    groups: Sequence[str] = (),
+    experts: Experts | None = None,
+    progress: Callable[[str], None] = lambda _: None,
+) -> Converted:
+    """Writes the collective trace of profiles, whole or not at all.
 
     Calls of a rank follow each other by the times of their kernels. The gap before one is the time since the one before
-    it ended, or, where that still ran, since it began; one that still ran when the next began is asynchronous, and
-    is waited for by the first that begins after its end. Computation that overlaps with a collective is part of the
-    collective's time and of no gap.
+    it ended, or, where that still ran, since it began; one that still ran when the next began, or beside which its
+    device computed, is asynchronous (`timeline`). A rank without a profile does what the last one at or below it does
+    that has one, in its own groups and with its own peers, and receives in an all-to-all what the others send.
+
+    Args:
+        path: A profile, or a folder with one for some or all ranks.
+        out: The trace.
+        ranks: Number of ranks, in place of what the profiles say.
+        groups: Process groups that the profiles do not list: see `Groups`.
+        experts: What DeepEP's kernels move; without it they count with their recorded times.
+        progress: Called with what is being done.
     """
-    profiles = _read(folder)
-    operations = [[Arguments(profile, call).operation() for call in profile.calls] for profile in profiles]
-    names = _names(profiles, operations)
+    profiles = _read(path, ranks, progress)
+    world_size = profiles[0].world_size
+    known = Groups(world_size, groups)
+    given = [_recorded(profile, known, experts) for profile in profiles]
+    progress(f"writing {out.name}")
+    sources = [given[max(0, bisect_right([one.profile.rank for one in given], rank) - 1)] for rank in range(world_size)]
+    operations = [_operations(source, rank, known, experts) for rank, source in enumerate(sources)]
+    if len(given) < world_size:
+        operations = agreed(operations)
+    names = _names(operations, sources)
     records = [
-        _record(profile, call, operation, names[operation.group, operation.ranks], timing)
-        for profile, of_rank in zip(profiles, operations, strict=True)
-        for call, operation, timing in zip(profile.calls, of_rank, _timings(profile), strict=True)
+        line
+        for rank, (source, of_rank) in enumerate(zip(sources, operations, strict=True))
+        for line in _records(rank, source, of_rank, names)
     ]
     lines = [_header(profiles, names), *records]
-    written = "".join(json.dumps(line, separators=(",", ":")) + "\n" for line in lines)
-    unfinished = out.with_name(f".{out.name}.unfinished")
-    try:
-        with writing(out):
-            out.parent.mkdir(parents=True, exist_ok=True)
-            unfinished.write_text(written, encoding="utf-8")
-        _check(folder, unfinished)
-        unfinished.replace(out)
-    except OSError as error:
-        raise Refusal("command line", "--out", f"cannot be written ({error.strerror})", "name a file") from None
-    finally:
-        unfinished.unlink(missing_ok=True)
-    return Converted(len(profiles), len(records), list(_notices(profiles)))
+    with replacing(out) as unfinished:
+        unfinished.write_text("".join(json.dumps(line, separators=(",", ":")) + "\n" for line in lines), "utf-8")
+        _check(path, unfinished)
+    return Converted(world_size, sum(map(len, operations)), given, names, list(_notices(given, known, world_size)))
 
 
-def _read(folder: Path) -> list[Profile]:
+def _read(path: Path, ranks: int | None, progress: Callable[[str], None]) -> list[Profile]:
     """Profiles in the order of their ranks."""
-    files = sorted(file for file in folder.iterdir() if file.name.endswith(_SUFFIXES)) if folder.is_dir() else []
-    if not files:
-        raise Refusal(folder, "file", "holds no profiles", "give a folder with a .json or .json.gz for each rank")
+    files = sorted(file for file in path.iterdir() if file.name.endswith(_SUFFIXES)) if path.is_dir() else [path]
+    if not files or not files[0].name.endswith(_SUFFIXES) or not files[0].exists():
+        remedy = "give a profile, .json or .json.gz, or a folder with one for each rank"
+        raise Refusal(path, "file", "holds no profiles", remedy)
     profiles: dict[int, Profile] = {}
     for file in files:
-        profile = read_profile(file)
+        profile = read_profile(file, progress, ranks)
         other = profiles.setdefault(profile.rank, profile)
         if other is not profile:
             problem = f"{profile.rank} is also that of {other.path.name}"
             raise Refusal(file, "distributedInfo.rank", problem, "keep one profile for each rank")
-    world_size = next(iter(profiles.values())).world_size
+    first = next(iter(profiles.values()))
     for profile in profiles.values():
-        if profile.world_size != world_size:
-            problem = f"is {profile.world_size}, and {world_size} in another file"
+        if profile.world_size != first.world_size:
+            problem = f"is {profile.world_size}, and {first.world_size} in another file"
             raise Refusal(profile.path, "distributedInfo.world_size", problem, "give the profiles of one run")
-    for rank in range(world_size):
-        if rank not in profiles:
-            raise Refusal(folder, "file", f"rank {rank} of {world_size} has no profile", "add it")
-    return [profiles[rank] for rank in range(world_size)]
+        sources = [{call.source for call in one.calls} for one in (profile, first)]
+        if sources[0] != sources[1]:
+            told, other = (" and ".join(sorted(of_one)) for of_one in sources)
+            problem = f"tells of collectives by {told}, and {first.path.name} by {other}"
+            raise Refusal(profile.path, "traceEvents", problem, "give the profiles of one run")
+    return [profiles[rank] for rank in sorted(profiles)]
 
 
-def _names(
-    profiles: Sequence[Profile], operations: Sequence[Sequence[Operation]]
-) -> dict[tuple[str, tuple[int, ...]], str]:
+def _recorded(profile: Profile, groups: Groups, experts: Experts | None) -> Recorded:
+    """The calls of a profile whose sizes are known."""
+    calls = [call for call in profile.calls if call.source in _SIZED or (call.source == "expert" and experts)]
+    operations = [
+        _exchange(call, profile.rank, groups, experts) or Arguments(profile, call, groups).operation() for call in calls
+    ]
+    return Recorded(profile, calls, program(profile, calls), operations)
+
+
+def _exchange(call: Call, rank: int, groups: Groups, experts: Experts | None) -> Operation | None:
+    """What a rank exchanges with experts; None if the call is another one."""
+    if call.source != "expert" or experts is None:
+        return None
+    return experts.operation(call.kind, str(call.args["family"]), groups.find("expert", None, rank), rank)
+
+
+def _operations(source: Recorded, rank: int, groups: Groups, experts: Experts | None) -> Sequence[Operation]:
+    """What a rank does that has a profile, or copies one."""
+    own = source.profile.rank
+    if rank == own:
+        return source.operations
+    return [
+        _exchange(call, rank, groups, experts) or copied(operation, own, rank, str(source.profile.path))
+        for call, operation in zip(source.calls, source.operations, strict=True)
+    ]
+
+
+def _names(operations: Sequence[Sequence[Operation]], sources: Sequence[Recorded]) -> Names:
     """A name for each process group; where one name stands for several groups, with the group's first rank."""
     groups = dict.fromkeys((operation.group, operation.ranks) for of_rank in operations for operation in of_rank)
+    for rank, source in enumerate(sources):
+        if any(step.call is None for step in source.steps):
+            groups[_ALONE, (rank,)] = None
     total = Counter(name for name, _ in groups)
-    everyone = tuple(range(len(profiles)))
+    everyone = tuple(range(len(operations)))
     names = {}
     for number, (name, ranks) in enumerate(groups):
         plain = name or ("world" if ranks == everyone else f"group{number}")
@@ -243,39 +165,13 @@ def _names(
     return names
 
 
-class _Timing(NamedTuple):
-    seq: int
-    wait_seq: int | None
-    gap_ns: int
-    zero_ns: int
-
-
-def _timings(profile: Profile) -> Iterator[_Timing]:
-    """For each call its gap, which call waits for it, and when its step began."""
-    calls = profile.calls
-    starts = [call.start_ns for call in calls]
-    due: dict[int, int] = {}
-    ready_ns, zero_ns, step = profile.begin_ns, 0, -1
-    for seq, call in enumerate(calls):
-        if call.step != step:
-            step, zero_ns = call.step, call.start_ns
-        ready_ns = max(ready_ns, due.get(seq, 0))
-        overlaps = seq + 1 < len(calls) and calls[seq + 1].start_ns < call.end_ns
-        wait_seq = None
-        if overlaps:
-            wait_seq = bisect_left(starts, call.end_ns, lo=seq + 1)
-            due[wait_seq] = max(due.get(wait_seq, 0), call.end_ns)
-        yield _Timing(seq, wait_seq, max(0, call.start_ns - ready_ns), zero_ns)
-        ready_ns = call.start_ns if overlaps else call.end_ns
-
-
-def _header(profiles: Sequence[Profile], names: dict[tuple[str, tuple[int, ...]], str]) -> dict[str, Any]:
+def _header(profiles: Sequence[Profile], names: Names) -> dict[str, Any]:
     on_host = Counter(profile.host for profile in profiles)
     shared = set(on_host.values()) if "" not in on_host else {1}
     return {
         "format": "flowfabric.collectives/1",
         "source": "recorded",
-        "world_size": len(profiles),
+        "world_size": profiles[0].world_size,
         "ranks_per_node": shared.pop() if len(shared) == 1 else 1,
         "groups": {name: list(ranks) for (_, ranks), name in names.items()},
         "steps": sorted({call.step for profile in profiles for call in profile.calls}),
@@ -285,47 +181,67 @@ def _header(profiles: Sequence[Profile], names: dict[tuple[str, tuple[int, ...]]
     }
 
 
-def _record(profile: Profile, call: Call, operation: Operation, group: str, timing: _Timing) -> dict[str, Any]:
-    return {
-        "rank": profile.rank,
-        "seq": timing.seq,
-        "step": call.step,
-        "micro": 0,
-        "phase": call.phase,
-        "op": operation.op,
-        "group": group,
-        "size1": len(operation.ranks) == 1,
-        "dtype": operation.dtype,
-        "bytes_in": operation.bytes_in,
-        "bytes_out": operation.bytes_out,
-        "in_splits": operation.in_splits,
-        "out_splits": operation.out_splits,
-        "root": operation.root,
-        "peer": operation.peer,
-        "tag": None,
-        "async": timing.wait_seq is not None,
-        "wait_seq": timing.wait_seq,
-        "gap_ns": timing.gap_ns,
-        "t_issue_ns": call.start_ns - timing.zero_ns,
-        "t_done_ns": call.end_ns - timing.zero_ns,
-        "layer": None,
-    }
+def _records(rank: int, source: Recorded, operations: Sequence[Operation], names: Names) -> Iterator[dict[str, Any]]:
+    """The lines of a rank."""
+    alone = Operation("barrier", _ALONE, (rank,), "byte", 0, 0)
+    number, phase = min((call.step for call in source.profile.calls), default=0), "forward"
+    zero_ns: dict[int, int] = {}
+    for seq, step in enumerate(source.steps):
+        operation, end_ns = alone, step.at_ns + step.gap_ns
+        if step.call is not None:
+            call, operation = source.calls[step.call], operations[step.call]
+            number, phase, end_ns = call.step, call.phase, call.end_ns
+        begin_ns = zero_ns.setdefault(number, step.at_ns)
+        yield {
+            "rank": rank,
+            "seq": seq,
+            "step": number,
+            "micro": 0,
+            "phase": phase,
+            "op": operation.op,
+            "group": names[operation.group, operation.ranks],
+            "size1": len(operation.ranks) == 1,
+            "dtype": operation.dtype,
+            "bytes_in": operation.bytes_in,
+            "bytes_out": operation.bytes_out,
+            "in_splits": operation.in_splits,
+            "out_splits": operation.out_splits,
+            "root": operation.root,
+            "peer": operation.peer,
+            "tag": None,
+            "async": step.wait is not None,
+            "wait_seq": step.wait,
+            "gap_ns": step.gap_ns,
+            "t_issue_ns": step.at_ns - begin_ns,
+            "t_done_ns": end_ns - begin_ns,
+            "layer": None,
+        }
 
 
-def _check(folder: Path, written: Path) -> None:
+def _check(path: Path, written: Path) -> None:
     """Refuses a trace that nothing could replay: ranks that call different collectives."""
     try:
         trace = TraceWorkload(TraceConfig(kind="trace", path=str(written)))
         trace.extend(Program(), range(trace.size(0)), 0, _nothing)
     except Refusal as error:
-        raise Refusal(folder, "profiles", f"contradict each other: {error.problem}", _REMEDY) from None
+        raise Refusal(path, "profiles", f"contradict each other: {error.problem}", _REMEDY) from None
 
 
 def _nothing(operation: Collective, ranks: Sequence[int]) -> list[Message]:  # noqa: ARG001
     return []
 
 
-def _notices(profiles: Sequence[Profile]) -> Iterator[str]:
-    bare = sum(not profile.has_kernels for profile in profiles)
+def _notices(given: Sequence[Recorded], groups: Groups, world_size: int) -> Iterator[str]:
+    bare = sum(not one.profile.has_kernels for one in given)
     if bare:
         yield f"{bare} profiles have no kernels of NCCL: their gaps are those between calls of the host"
+    if len(given) < world_size:
+        ranks = ", ".join(str(one.profile.rank) for one in given[:4]) + (", ..." if len(given) > 4 else "")
+        yield f"{len(given)} of {world_size} ranks have a profile ({ranks}); others copy the last at or below them"
+    for size in sorted(groups.assumed):
+        yield f"groups of {size} ranks are taken to follow each other; if not, give --group NAME={size}xSTRIDE"
+    left = Counter(call.kind for one in given for call in one.profile.calls if call not in one.calls)
+    if left:
+        kinds = ", ".join(f"{count} {kind}" for kind, count in sorted(left.items()))
+        more = ": give --tokens, --hidden, --experts and --top-k" if {"dispatch", "combine"} & left.keys() else ""
+        yield f"kernels whose sizes are unknown count with their recorded times ({kinds}){more}"

@@ -1,52 +1,92 @@
-"""One rank's profile: its place in the run, its process groups, and the collectives on its timeline.
+"""One rank's profile: its place in the run, its process groups, its collectives and what its device does besides.
 
-torch.profiler writes Chrome's trace format. Operations of NCCL are events ``record_param_comms`` whose args name the
-collective, its elements and its group (pytorch, torch/csrc/profiler/util.cpp, saveNcclMeta); the kernels that carry
-them out have the same External id, and so their times (libkineto, output_json.cpp). Profiles of gloo have no such args.
+torch.profiler writes Chrome's trace format, in which times are microseconds with fractions. Kernels that carry out a
+collective have the External id of its record; in older profiles they have the correlation of a launch inside the call
+(libkineto, output_json.cpp).
 """
 
-import gzip
-import zlib
 from bisect import bisect_right
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from decimal import Decimal
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from netsim.documents import MOST
 from netsim.foundation.documents import parse_json
 from netsim.foundation.refusal import Refusal
+from netsim.workload.kineto.schemas import (
+    ANNOTATIONS,
+    EXPERT,
+    OPERATIONS,
+    OPERATORS,
+    RECORD,
+    SILENT,
+    Enclosing,
+    Event,
+    told_by_annotation,
+)
+from netsim.workload.kineto.stream import EVENTS, read_stream
 
-RECORD = "record_param_comms"
 _STEP, _OPTIMIZER = "ProfilerStep#", "Optimizer.step#"
-_SILENT = ("wait", "init", "startcoalescing", "endcoalescing")
-"""Names of records that move nothing."""
-_MOST_BYTES = 2 << 30
-_PS_PER_US = 10**6
+_WORK = ("kernel", "gpu_memcpy", "gpu_memset")
+_LAUNCHES = ("cuda_runtime", "cuda_driver", "runtime")
+_WAIT = "Stream Wait Event"
+_PS_PER_NS = 1000
 _REMEDY = "profile all ranks again, with the process group initialised and the same steps on all"
+_EVENTS_BETWEEN_PHASES = 100_000
 
 Group = tuple[int, ...] | None
 """Ranks of a group; None: the file does not list them."""
+Source = Literal["record", "annotation", "expert", "kernel"]
+"""What tells of a call: a record, an annotation with shapes, a kernel of DeepEP, or a kernel of which nothing is known
+but its time."""
 
 
 class Call(NamedTuple):
     """A collective as one rank called it; `place` is that of its event in the file.
 
-    Times are those of its kernel, or of the call where there is none, since the first event of the file.
+    `kind` is its operation, or for DeepEP dispatch or combine; of a kernel alone it is nccl. Times are those of its
+    kernels since the first event of the file, or of the call where there are none. `kernel_ns` is what these add up
+    to, without `notify_ns`, in which DeepEP waits for all ranks.
     """
 
     place: int
+    kind: str
+    source: Source
     args: Mapping[str, Any]
     start_ns: int
     end_ns: int
     step: int
     phase: str
+    stream: str
+    launch: int
+    kernel_ns: int
+    notify_ns: int = 0
+
+
+class Work(NamedTuple):
+    """A kernel or copy that is no collective, on its stream; `launch` is its correlation, or -1."""
+
+    start_ns: int
+    end_ns: int
+    stream: str
+    launch: int
+
+
+class Wait(NamedTuple):
+    """A stream waits for what another one held when an event was recorded; both by correlation."""
+
+    stream: str
+    launch: int
+    other: str
+    recorded: int
 
 
 class Profile(NamedTuple):
-    """The profile of a rank; host "" if unknown, calls in the order of their starts.
+    """The profile of a rank; host "" if unknown, calls and work in the order of their starts.
 
-    `begin_ns` is the begin of its first step, or of the first collective if there are no steps.
+    `begin_ns` is the begin of its first step, or of the first collective or work if there are no steps.
     """
 
     path: Path
@@ -55,60 +95,33 @@ class Profile(NamedTuple):
     host: str
     groups: Mapping[str, Group]
     calls: Sequence[Call]
+    work: Sequence[Work]
+    waits: Sequence[Wait]
     begin_ns: int
     has_kernels: bool
 
-
-class _Event(NamedTuple):
-    """An event with a duration, in nanoseconds since the first event of the file."""
-
-    place: int
-    name: str
-    category: str
-    thread: object
-    start_ns: int
-    end_ns: int
-    args: Mapping[str, Any]
+    @property
+    def end_ns(self) -> int:
+        """When the last collective and the last work have ended."""
+        return max(max((one.end_ns for one in part), default=0) for part in (self.calls, self.work))
 
 
-def read_profile(path: Path) -> Profile:
-    """Reads the profile of a rank, ``.json`` or ``.json.gz``."""
-    content = _content(path)
+def read_profile(path: Path, progress: Callable[[str], None], world_size: int | None = None) -> Profile:
+    """Reads the profile of a rank, ``.json`` or ``.json.gz``; `world_size` takes the place of what it says."""
+    events = _Events(path, progress)
+    content = read_stream(path, events.keep)
     about = content.get("distributedInfo")
     if not isinstance(about, dict):
         raise Refusal(path, "distributedInfo", "is missing: the rank is unknown", _REMEDY)
-    world_size = _whole(path, "distributedInfo.world_size", about.get("world_size"))
+    ranks = world_size or _whole(path, "distributedInfo.world_size", about.get("world_size"))
     rank = _whole(path, "distributedInfo.rank", about.get("rank"))
-    if rank >= world_size:
-        raise Refusal(path, "distributedInfo.rank", f"is not below world_size ({rank}, of {world_size})", _REMEDY)
-    events = _events(path, content.get("traceEvents"))
-    calls, begin_ns, has_kernels = _calls(path, events)
+    if rank >= ranks:
+        raise Refusal(path, "distributedInfo.rank", f"is not below world_size ({rank}, of {ranks})", _REMEDY)
+    if EVENTS not in content:
+        raise Refusal(path, EVENTS, "is missing", "write the profile with export_chrome_trace")
     host = content.get("host_name")
     known = host if isinstance(host, str) else ""
-    return Profile(path, rank, world_size, known, _groups(about.get("pg_config")), calls, begin_ns, has_kernels)
-
-
-def _content(path: Path) -> dict[str, Any]:
-    try:
-        if path.suffix == ".gz":
-            with gzip.open(path, "rb") as file:
-                data = file.read(_MOST_BYTES + 1)
-        else:
-            with path.open("rb") as file:
-                data = file.read(_MOST_BYTES + 1)
-    except (EOFError, zlib.error, gzip.BadGzipFile):
-        raise Refusal(path, "file", "is not compressed by gzip, or cut off", _REMEDY) from None
-    except OSError as error:
-        raise Refusal(path, "file", f"cannot be read ({error.strerror})", "give files that can be read") from None
-    if len(data) > _MOST_BYTES:
-        raise Refusal(path, "file", f"has more than {_MOST_BYTES >> 30} GiB", "profile fewer steps")
-    try:
-        content = parse_json(data.decode("utf-8"))
-    except ValueError:
-        raise Refusal(path, "file", "is not JSON, or cut off", _REMEDY) from None
-    if not isinstance(content, dict):
-        raise Refusal(path, "file", "is not a profile of torch.profiler", "write it with export_chrome_trace")
-    return content
+    return Profile(path, rank, ranks, known, _groups(about.get("pg_config")), *events.read())
 
 
 def _whole(path: Path, field: str, value: object, most: int = MOST) -> int:
@@ -133,71 +146,166 @@ def _groups(configured: object) -> dict[str, Group]:
     return groups
 
 
-def _events(path: Path, listed: object) -> list[_Event]:
-    """Events with a duration."""
-    if not isinstance(listed, list):
-        raise Refusal(path, "traceEvents", "is missing", "write the profile with export_chrome_trace")
-    timed: list[tuple[int, dict[str, Any], float, float]] = []
-    for place, event in enumerate(listed):
-        if isinstance(event, dict) and event.get("ph") == "X" and isinstance(event.get("name"), str):
-            timed.append((place, event, *_times_us(path, place, event)))
-    first_us = min((begin for *_, begin, _ in timed), default=0.0)
-    events = []
-    for place, event, begin, length in timed:
-        args, thread = event.get("args"), (event.get("pid"), event.get("tid"))
-        if begin - first_us + length >= MOST / _PS_PER_US:
-            raise Refusal(path, f"traceEvents.{place}.dur", f"ends too late ({length} us)", _REMEDY)
-        start_ns = round(1000 * (begin - first_us))
-        about = event["name"], str(event.get("cat", "")), repr(thread)
-        known = args if isinstance(args, dict) else {}
-        events.append(_Event(place, *about, start_ns, start_ns + round(1000 * length), known))
-    return events
+class _Events:
+    """What is kept of the events of a file; times are counted from the first."""
+
+    def __init__(self, path: Path, progress: Callable[[str], None]) -> None:
+        self._path, self._progress = path, progress
+        self._hosts: list[Event] = []
+        self._moving: list[Event] = []
+        self._work: list[Work] = []
+        self._waits: list[Wait] = []
+        self._launches: dict[int, tuple[object, int]] = {}
+        self._first_ns: int | None = None
+        self._last = 0, 0
+
+    def keep(self, place: int, event: dict[str, Any]) -> None:
+        """Keeps what matters of an event."""
+        if place % _EVENTS_BETWEEN_PHASES == 0:
+            self._progress(f"reading {self._path.name}, {place:,} events")
+        name = event.get("name")
+        if event.get("ph") != "X" or not isinstance(name, str):
+            return
+        start_ns, length_ns = (self._time_ns(place, event, key) for key in ("ts", "dur"))
+        self._first_ns = start_ns if self._first_ns is None else min(self._first_ns, start_ns)
+        self._last = max(self._last, (start_ns + length_ns, place))
+        args = event.get("args")
+        args = args if isinstance(args, dict) else {}
+        category, thread = str(event.get("cat", "")).lower(), repr((event.get("pid"), event.get("tid")))
+        whole = Event(place, name, category, thread, start_ns, start_ns + length_ns, args)
+        if category in _WORK:
+            if "stream" in args:
+                thread = str(_whole(self._path, f"traceEvents.{place}.args.stream", args["stream"]))
+            if category == "kernel" and (name.startswith("nccl") or EXPERT.search(name)):
+                self._moving.append(whole._replace(thread=thread))
+            else:
+                self._work.append(Work(start_ns, start_ns + length_ns, thread, _number(args.get("correlation"))))
+        elif category in _LAUNCHES:
+            if "Launch" in name:
+                self._launches[_number(args.get("correlation"))] = thread, start_ns
+        elif category == "cuda_sync" and name == _WAIT:
+            launch, recorded = (_number(args.get(key)) for key in ("correlation", "wait_on_cuda_event_record_corr_id"))
+            self._waits.append(Wait(str(args.get("stream")), launch, str(args.get("wait_on_stream")), recorded))
+        elif not category.startswith("gpu") and name.startswith((RECORD, *ANNOTATIONS, OPERATORS, _STEP, _OPTIMIZER)):
+            self._hosts.append(whole)
+
+    def _time_ns(self, place: int, event: Mapping[str, Any], key: str) -> int:
+        value = event.get(key)
+        if not isinstance(value, (int, Decimal)) or isinstance(value, bool) or not 0 <= value < MOST:
+            shown = value if isinstance(value, Decimal) else repr(value)
+            problem = f"is no time in microseconds ({shown!s:.40})"
+            raise Refusal(self._path, f"traceEvents.{place}.{key}", problem, _REMEDY)
+        return round(1000 * value)
+
+    def read(self) -> tuple[list[Call], list[Work], list[Wait], int, bool]:
+        """Collectives and work by their starts, waits, the begin of the first step, and whether there are kernels."""
+        zero_ns, (last_ns, place) = self._first_ns or 0, self._last
+        if last_ns - zero_ns >= MOST / _PS_PER_NS:
+            raise Refusal(self._path, f"traceEvents.{place}.dur", f"ends too late ({last_ns - zero_ns} ns)", _REMEDY)
+        calls = sorted(self._calls(), key=lambda call: (call.start_ns, call.place))
+        if not calls:
+            problem = f"has no collectives with their sizes (events {RECORD}, annotations nccl: or gloo: with shapes)"
+            raise Refusal(self._path, EVENTS, problem, "profile a run on several ranks, with record_shapes=True")
+        calls = [call._replace(start_ns=call.start_ns - zero_ns, end_ns=call.end_ns - zero_ns) for call in calls]
+        work = sorted(one._replace(start_ns=one[0] - zero_ns, end_ns=one[1] - zero_ns) for one in self._work)
+        steps = [event.start_ns - zero_ns for event in self._hosts if _is_step(event)]
+        begin_ns = min(steps or [calls[0].start_ns, *(one.start_ns for one in work[:1])])
+        return calls, work, self._waits, begin_ns, bool(self._moving)
+
+    def _calls(self) -> Iterator[Call]:
+        """The collectives, in any order."""
+        steps = sorted((event for event in self._hosts if _is_step(event)), key=lambda event: event.start_ns)
+        begins = [step.start_ns for step in steps]
+        optimizers = sorted((one.start_ns, one.end_ns) for one in self._hosts if one.name.startswith(_OPTIMIZER))
+        threads = {event.thread for event in steps}
+
+        def call(event: Event, source: Source, kind: str, args: Mapping[str, Any], kernels: Sequence[Event]) -> Call:
+            begun = bisect_right(begins, event.start_ns)
+            number = int(steps[begun - 1].name.removeprefix(_STEP)) if begun else 0
+            phase = _phase(event, optimizers, threads) if source in ("record", "annotation") else "forward"
+            times = min(one.start_ns for one in kernels), max(one.end_ns for one in kernels)
+            took_ns = sum(one.end_ns - one.start_ns for one in kernels)
+            about = str(kernels[0].thread), _number(kernels[0].args.get("correlation")), took_ns
+            return Call(event.place, kind, source, args, *times, number, phase, *about)
+
+        records = [event for event in self._hosts if event.name == RECORD and "Collective name" in event.args]
+        left = {kernel.place: kernel for kernel in self._moving if not EXPERT.search(kernel.name)}
+        by_id: dict[str, list[Event]] = defaultdict(list)
+        for kernel in left.values():
+            by_id[repr(kernel.args.get("External id"))].append(kernel)
+        for event in records:
+            name = str(event.args["Collective name"]).lower()
+            if name not in SILENT:
+                kernels = by_id.get(repr(event.args.get("External id")), [])
+                for kernel in kernels:
+                    left.pop(kernel.place, None)
+                yield call(event, "record", OPERATIONS.get(name, name), event.args, kernels or [event])
+        if not records:
+            operators = Enclosing(event for event in self._hosts if event.name.startswith(OPERATORS))
+            for event, kernels in self._annotated(list(left.values())):
+                args = told_by_annotation(event, operators.find(event.thread, event.start_ns))
+                name = str(args["Collective name"]).lower()
+                for kernel in kernels:
+                    del left[kernel.place]
+                yield call(event, "annotation", OPERATIONS.get(name, name), args, kernels or [event])
+        for kernel in left.values():
+            yield call(kernel, "kernel", "nccl", {}, [kernel])
+        yield from self._of_experts(call)
+
+    def _of_experts(self, call: Callable[..., Call]) -> Iterator[Call]:
+        """Those of DeepEP, each with the wait for all ranks before it."""
+        notify: dict[object, list[Event]] = defaultdict(list)
+        for kernel in sorted(self._moving, key=lambda event: event.start_ns):
+            found = EXPERT.search(kernel.name)
+            if found is None:
+                continue
+            if "notify" in found[2]:
+                notify[kernel.thread].append(kernel)
+                continue
+            before = notify.pop(kernel.thread, [])
+            args = {"family": found[1], "grid": kernel.args.get("grid")}
+            one = call(kernel, "expert", "dispatch" if "dispatch" in found[2] else "combine", args, [kernel])
+            begin_ns = min(event.start_ns for event in (*before, kernel))
+            yield one._replace(start_ns=begin_ns, notify_ns=sum(event.end_ns - event.start_ns for event in before))
+        for kernel in (kernel for of_stream in notify.values() for kernel in of_stream):
+            yield call(kernel, "kernel", "notify", {}, [kernel])
+
+    def _annotated(self, kernels: Sequence[Event]) -> list[tuple[Event, list[Event]]]:
+        """Annotated calls with shapes, and the kernels that were launched in each, or else follow in its place."""
+        annotations = [one for one in self._hosts if one.name.startswith(ANNOTATIONS) and _has_sizes(one)]
+        calls, of_call = Enclosing(annotations), defaultdict[int, list[Event]](list)
+        alone = []
+        for kernel in kernels:
+            thread, moment_ns = self._launches.get(_number(kernel.args.get("correlation")), (None, 0))
+            found = calls.find(thread, moment_ns)
+            if found is None:
+                alone.append(kernel)
+            else:
+                of_call[found.place].append(kernel)
+        silent = [event for event in annotations if not of_call[event.place]]
+        if len(silent) == len(alone):
+            in_order = (sorted(part, key=lambda event: event.start_ns) for part in (silent, alone))
+            for event, kernel in zip(*in_order, strict=True):
+                of_call[event.place].append(kernel)
+        return [(event, of_call[event.place]) for event in annotations]
 
 
-def _times_us(path: Path, place: int, event: Mapping[str, Any]) -> tuple[float, float]:
-    """Start and duration of an event."""
-    for name in ("ts", "dur"):
-        value = event.get(name)
-        if not isinstance(value, (int, float)) or isinstance(value, bool) or not 0 <= value < MOST:
-            problem = f"is no time in microseconds ({value!r:.40})"
-            raise Refusal(path, f"traceEvents.{place}.{name}", problem, _REMEDY)
-    return float(event["ts"]), float(event["dur"])
+def _number(value: object) -> int:
+    """A correlation, -1 if there is none."""
+    return value if type(value) is int and 0 <= value < MOST else -1
 
 
-def _calls(path: Path, events: Sequence[_Event]) -> tuple[list[Call], int, bool]:
-    """Collectives in the order of their starts, the begin of the first step, and whether kernels give their times."""
-    records = [event for event in events if event.name == RECORD and "Collective name" in event.args]
-    records = [event for event in records if str(event.args["Collective name"]).lower() not in _SILENT]
-    if not records:
-        problem = f"has no collectives with their sizes (events {RECORD} with Collective name)"
-        raise Refusal(path, "traceEvents", problem, "profile a run on NCCL; profiles of gloo do not say them")
-    kernels: dict[object, list[_Event]] = defaultdict(list)
-    for event in events:
-        if event.category == "kernel" and event.name.startswith("nccl"):
-            kernels[repr(event.args.get("External id"))].append(event)
-    steps = sorted((event for event in events if _is_step(event)), key=lambda event: event.start_ns)
-    begins = [step.start_ns for step in steps]
-    optimizers = sorted((event.start_ns, event.end_ns) for event in events if event.name.startswith(_OPTIMIZER))
-    threads = {event.thread for event in steps}
-    calls = []
-    for event in records:
-        of_it = kernels.get(repr(event.args.get("External id")), [event])
-        begun = bisect_right(begins, event.start_ns)
-        number = int(steps[begun - 1].name.removeprefix(_STEP)) if begun else 0
-        start_ns, end_ns = min(one.start_ns for one in of_it), max(one.end_ns for one in of_it)
-        phase = _phase(event, optimizers, threads)
-        calls.append(Call(event.place, event.args, start_ns, end_ns, number, phase))
-    calls.sort(key=lambda call: (call.start_ns, call.place))
-    return calls, steps[0].start_ns if steps else calls[0].start_ns, bool(kernels)
+def _has_sizes(annotation: Event) -> bool:
+    return "Input Dims" in annotation.args or annotation.name.endswith("barrier")
 
 
-def _is_step(event: _Event) -> bool:
+def _is_step(event: Event) -> bool:
     number = event.name.removeprefix(_STEP)
     is_step = event.category == "user_annotation" and event.name.startswith(_STEP)
     return is_step and number.isascii() and number.isdecimal() and len(number) <= 9
 
 
-def _phase(event: _Event, optimizers: Sequence[tuple[int, int]], threads: set[object]) -> str:
+def _phase(event: Event, optimizers: Sequence[tuple[int, int]], threads: set[object]) -> str:
     """The optimizer's annotation says what is its own; autograd has threads of its own."""
     begun = bisect_right(optimizers, (event.start_ns, MOST))
     if begun and event.start_ns <= optimizers[begun - 1][1]:

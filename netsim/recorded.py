@@ -1,0 +1,108 @@
+"""Simulates what a profile has recorded, and sets both beside each other."""
+
+from collections import Counter, defaultdict, deque
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from netsim.compare import simulate
+from netsim.documents import load_yaml
+from netsim.foundation.shipped import located
+from netsim.report.recorded import Comparison, Move
+from netsim.results import Results
+from netsim.workload.kineto.convert import Converted, Recorded
+from netsim.workload.kineto.peers import Operation
+from netsim.workload.kineto.timeline import exposed, merged, overlap_ns
+
+_Key = tuple[str, tuple[int, ...]]
+
+
+def compare_recorded(converted: Converted, trace: Path, fabric: Path) -> Comparison:
+    """Simulates an imported trace and compares the longest of its profiles with its rank.
+
+    Args:
+        converted: What was imported.
+        trace: The trace that was written.
+        fabric: A topology, or a scenario of which all but the workload is taken, with its first transport and seed.
+    """
+    results = simulate(_scenario(trace, fabric))
+    source = max(converted.recorded, key=lambda one: exposed(one.profile).whole_ns)
+    profile, took = source.profile, exposed(source.profile)
+    simulated_ps = _simulated_ps(results, source, converted)
+    waiting = _waiting_ns(source, converted)
+    computing = merged((work.start_ns, work.end_ns) for work in profile.work)
+    moves = []
+    for number, (call, operation) in enumerate(zip(source.calls, source.operations, strict=True)):
+        if number not in simulated_ps:
+            continue
+        begin_ns = max(call.start_ns, call.end_ns - call.kernel_ns)
+        beside = overlap_ns([(begin_ns, call.end_ns)], computing) / max(1, call.end_ns - begin_ns)
+        waited_ns = call.notify_ns if call.source == "expert" else waiting.get(number)
+        moving_ns = call.kernel_ns - (waited_ns or 0) * (call.source != "expert")
+        about = call.kind, len(operation.ranks), _payload(operation)
+        wait_us = None if waited_ns is None else waited_ns / 1e3
+        moves.append(Move(*about, moving_ns / 1e3, wait_us, beside, simulated_ps[number] / 1e6))
+    completion_us = results.runs[0].completion_ps / 1e6
+    return Comparison(fabric.stem, moves, took.whole_ns / 1e3, took.exposed_ns / 1e3, completion_us)
+
+
+def _scenario(trace: Path, fabric: Path) -> Mapping[str, Any]:
+    content = load_yaml(located(fabric, "topologies", "scenarios"), "a topology or scenario", "topologies")
+    workload = {"workload": {"kind": "trace", "path": str(trace)}}
+    if not isinstance(content, Mapping) or "topology" not in content:
+        topology = {"kind": "preset", "name": str(located(fabric, "topologies"))}
+        alone = {"format": "flowfabric.scenario/1", "topology": topology, "transports": ["ideal"], "seeds": [0]}
+        return {**alone, **workload}
+    kept = {key: value for key, value in content.items() if key not in ("workload", "jobs")}
+    for key in ("transports", "seeds"):
+        if isinstance(kept.get(key), list):
+            kept[key] = kept[key][:1]
+    return {**kept, **workload}
+
+
+def _key(operation: Operation, rank: int, converted: Converted) -> _Key:
+    """What the ranks of a collective have in common with those of its simulation."""
+    name = converted.names[operation.group, operation.ranks]
+    if operation.peer is None:
+        return name, operation.ranks
+    return name, (rank, operation.peer) if operation.op == "send" else (operation.peer, rank)
+
+
+def _simulated_ps(results: Results, source: Recorded, converted: Converted) -> dict[int, int]:
+    """Time of each simulated call from the rank's arrival to its end there."""
+    run, src, rank = results.runs[0], results.scene.tasks.columns().src, source.profile.rank
+    met: Mapping[_Key, deque[tuple[int, int]]] = defaultdict(deque)
+    for number, span in enumerate(results.spans):
+        members = tuple(int(src[task]) for task in span.over)
+        if rank in members:
+            met[str(span.group), members].append((number, members.index(rank)))
+    found: dict[int, int] = {}
+    for number, operation in enumerate(source.operations):
+        if len(operation.ranks) > 1:
+            span, member = met[_key(operation, rank, converted)].popleft()
+            come_ps, over_ps = run.members[span][member]
+            found[number] = int(over_ps - come_ps)
+    return found
+
+
+def _waiting_ns(source: Recorded, converted: Converted) -> dict[int, int]:
+    """How much longer each call took than at the rank that came last, of those with a profile."""
+    shortest: dict[tuple[_Key, int], int] = {}
+    numbered: list[tuple[int, tuple[_Key, int]]] = []
+    seen: Counter[tuple[_Key, int]] = Counter()
+    for one in converted.recorded:
+        turns: Counter[_Key] = Counter()
+        for number, (call, operation) in enumerate(zip(one.calls, one.operations, strict=True)):
+            key = _key(operation, one.profile.rank, converted)
+            turn = key, turns[key]
+            turns[key] += 1
+            seen[turn] += 1
+            shortest[turn] = min(shortest.get(turn, call.kernel_ns), call.kernel_ns)
+            if one is source:
+                numbered.append((number, turn))
+    return {number: source.calls[number].kernel_ns - shortest[turn] for number, turn in numbered if seen[turn] > 1}
+
+
+def _payload(operation: Operation) -> int:
+    """Bytes that a rank contributes, or receives where it contributes none."""
+    return operation.bytes_in or operation.bytes_out

@@ -1,0 +1,203 @@
+"""Recorded beside simulated: the collectives of a profile and the same on a simulated fabric, as a table and a page."""
+
+from collections.abc import Callable, Sequence
+from itertools import groupby
+from typing import NamedTuple
+
+from rich.box import SIMPLE_HEAD
+from rich.table import Table as Printed
+
+from netsim.foundation.chart import Panel, chart
+from netsim.foundation.marks import AMBER, BLUE, GREY, Stacks
+from netsim.foundation.page import Facts, Figure, Note, Section, Table, page
+from netsim.foundation.terminal import Terminal
+from netsim.report.summary import in_unit
+
+AGREES = 0.25
+"""Difference, of what is simulated, from which a cause is named."""
+_LAUNCH_US, _SHARED = 20.0, 0.5
+_LARGEST = 12
+_WIDE = 160
+RULES = (
+    "Causes, by rule, where the difference is more than 25 % of the simulated time. skew: waiting for other ranks is "
+    "more than that. launch bound: moving takes at most 20 µs longer, as long as launches take. SMs shared: moving "
+    "takes longer, and kernels compute beside it for at least half of its time. link bound: moving takes less, so that "
+    "the simulated links are slower or carry more. Else the difference is unexplained."
+)
+
+
+class Move(NamedTuple):
+    """A collective of one rank, or the mean of `count` such, in microseconds.
+
+    `moving_us` is what its kernels took and `waiting_us` how long they, or those before them, waited for other ranks,
+    None if nobody knows; `beside` is the part of its time in which kernels computed, 0 to 1.
+    """
+
+    kind: str
+    ranks: int
+    bytes: int
+    moving_us: float
+    waiting_us: float | None
+    beside: float
+    simulated_us: float
+    count: int = 1
+
+    @property
+    def recorded_us(self) -> float:
+        """All that was recorded."""
+        return self.moving_us + (self.waiting_us or 0.0)
+
+    @property
+    def cause(self) -> str:
+        """Why the recorded time is another than the simulated one, by `RULES`; empty if it hardly is."""
+        most = AGREES * self.simulated_us
+        if abs(self.recorded_us - self.simulated_us) <= most:
+            return ""
+        causes = ["skew"] if (self.waiting_us or 0.0) > most else []
+        more = self.moving_us - self.simulated_us
+        if abs(more) > most:
+            if more < 0:
+                causes.append("link bound")
+            elif more <= _LAUNCH_US:
+                causes.append("launch bound")
+            else:
+                causes.append("SMs shared" if self.beside >= _SHARED else "unexplained")
+        return " and ".join(causes)
+
+
+class Comparison(NamedTuple):
+    """The collectives of a rank in their order, and its step: whole and exposed time recorded, whole time simulated."""
+
+    fabric: str
+    moves: Sequence[Move]
+    whole_us: float
+    exposed_us: float
+    simulated_us: float
+
+    @property
+    def simulated_exposed_us(self) -> float:
+        """What of the simulated step is not computing, which is as long as recorded."""
+        return max(0.0, self.simulated_us - (self.whole_us - self.exposed_us))
+
+    def shares(self) -> tuple[float, float]:
+        """Parts of the step that are exposed communication, recorded and simulated."""
+        return self.exposed_us / (self.whole_us or 1), self.simulated_exposed_us / (self.simulated_us or 1)
+
+    def kinds(self) -> list[Move]:
+        """Means by kind, size of the group and bytes, those that differ most in all first."""
+        key: Callable[[Move], tuple[str, int, int]] = lambda move: (move.kind, move.ranks, move.bytes)  # noqa: E731
+        means = [_mean(list(moves)) for _, moves in groupby(sorted(self.moves, key=key), key)]
+        return sorted(means, key=lambda move: -abs(move.count * (move.recorded_us - move.simulated_us)))
+
+    def largest(self) -> list[tuple[int, Move]]:
+        """Collectives that differ most, each with its number."""
+        by_difference = sorted(enumerate(self.moves), key=lambda one: -abs(one[1].recorded_us - one[1].simulated_us))
+        return by_difference[:_LARGEST]
+
+    def said(self) -> str:
+        """What became of the step, in a sentence."""
+        recorded, simulated = self.shares()
+        return (
+            f"step: {_time(self.whole_us)} recorded, {_time(self.simulated_us)} simulated on {self.fabric}; exposed "
+            f"communication: {_time(self.exposed_us)} ({recorded:.0%}) recorded, "
+            f"{_time(self.simulated_exposed_us)} ({simulated:.0%}) simulated"
+        )
+
+
+def _mean(moves: Sequence[Move]) -> Move:
+    def mean(values: Sequence[float]) -> float:
+        return sum(values) / len(values)
+
+    waits = [move.waiting_us for move in moves if move.waiting_us is not None]
+    times = mean([move.moving_us for move in moves]), mean(waits) if waits else None
+    beside, simulated = mean([move.beside for move in moves]), mean([move.simulated_us for move in moves])
+    return Move(*moves[0][:3], *times, beside, simulated, len(moves))
+
+
+_KINDS = ("kind", "ranks", "sent", "collectives")
+_TIMES = ("moving", "waiting", "simulated", "recorded / simulated", "cause")
+
+
+def print_comparison(comparison: Comparison) -> None:
+    """Prints a table by kind and what became of the step."""
+    table = Printed(box=SIMPLE_HEAD)
+    for number, head in enumerate((*_KINDS, *_TIMES)):
+        table.add_column(head, justify="left" if number in (0, len((*_KINDS, *_TIMES)) - 1) else "right", no_wrap=True)
+    for move in comparison.kinds():
+        table.add_row(move.kind, str(move.ranks), _size(move.bytes), str(move.count), *_times(move))
+    Terminal(width=None if Terminal().is_terminal else _WIDE).print(table)
+    print(comparison.said())
+
+
+def comparison_page(comparison: Comparison, source: str) -> str:
+    """The page: the step, time by kind, and the largest differences with their causes."""
+    kinds, (recorded, simulated) = comparison.kinds(), comparison.shares()
+    facts = Facts(
+        (
+            ("step, recorded", _time(comparison.whole_us), ""),
+            ("step, simulated", _time(comparison.simulated_us), f"on {comparison.fabric}"),
+            ("exposed, recorded", _time(comparison.exposed_us), f"{recorded:.0%} of the step"),
+            ("exposed, simulated", _time(comparison.simulated_exposed_us), f"{simulated:.0%} of the step"),
+        )
+    )
+    rows = [(move.kind, str(move.ranks), _size(move.bytes), str(move.count), *_times(move)) for move in kinds]
+    largest = [
+        (f"{number}", move.kind, str(move.ranks), _size(move.bytes), *_times(move), f"{move.beside:.0%}")
+        for number, move in comparison.largest()
+    ]
+    step = Figure(_step_svg(comparison), "A step is computing and exposed communication.")
+    sections = [Section("The step", [facts, step])]
+    if kinds:
+        by_kind = Figure(_kinds_svg(kinds), "Time of all collectives of a kind. Waiting is for ranks that come later.")
+        sections += [
+            Section("Collectives by kind", [by_kind, Table((*_KINDS, *_TIMES), rows, "Means of a collective.")]),
+            Section(
+                "The largest differences",
+                [
+                    Table(("number", "kind", "ranks", "sent", *_TIMES, "computing beside"), largest, dense=True),
+                    Note(RULES),
+                ],
+            ),
+        ]
+    finding = comparison.said()
+    return page("Recorded beside simulated", finding[0].upper() + finding[1:], sections, footer=source, verb="import")
+
+
+def _step_svg(comparison: Comparison) -> str:
+    computing = comparison.whole_us - comparison.exposed_us
+    amounts = [
+        [computing / 1e3, comparison.exposed_us / 1e3],
+        [computing / 1e3, comparison.simulated_exposed_us / 1e3],
+    ]
+    stacks = Stacks(amounts, ("computing", "exposed communication"), (GREY, BLUE), "{:.3g}")
+    panel = Panel([stacks], x="ms", rows=("recorded", "simulated"), legend="right", grid="x")
+    return chart([panel], size=(11, 1.7), name="step")
+
+
+def _kinds_svg(kinds: Sequence[Move]) -> str:
+    amounts, rows = [], []
+    for move in kinds[:_LARGEST]:
+        scale = move.count / 1e3
+        amounts.append([scale * move.moving_us, scale * (move.waiting_us or 0.0), 0.0])
+        amounts.append([0.0, 0.0, scale * move.simulated_us])
+        rows += [f"{move.kind}, {_size(move.bytes)}", "simulated"]
+    stacks = Stacks(amounts, ("moving, recorded", "waiting, recorded", "simulated"), (BLUE, AMBER, GREY), "{:.3g}")
+    panel = Panel([stacks], x="ms", rows=rows, legend="right", grid="x")
+    return chart([panel], size=(11, 0.8 + 0.34 * len(rows)), name="kinds")
+
+
+def _times(move: Move) -> tuple[str, ...]:
+    waiting = "-" if move.waiting_us is None else _time(move.waiting_us)
+    ratio = f"{move.recorded_us / move.simulated_us:.2f}" if move.simulated_us else "-"
+    return _time(move.moving_us), waiting, _time(move.simulated_us), ratio, move.cause
+
+
+def _time(us: float) -> str:
+    return in_unit(us, 3)
+
+
+def _size(size: int) -> str:
+    for scale, unit in ((10**9, "GB"), (10**6, "MB"), (10**3, "KB")):
+        if size >= scale:
+            return f"{size / scale:.3g} {unit}"
+    return f"{size} B"
