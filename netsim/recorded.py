@@ -31,7 +31,7 @@ def compare_recorded(converted: Converted, trace: Path, fabric: Path) -> Compari
     simulated_ps = _simulated_ps(results, source, converted)
     waiting = _waiting_ns(source, converted)
     computing = merged((work.start_ns, work.end_ns) for work in profile.work)
-    moves = []
+    moves, waits = [], []
     for number, (call, operation) in enumerate(zip(source.calls, source.operations, strict=True)):
         if number not in simulated_ps:
             continue
@@ -40,10 +40,13 @@ def compare_recorded(converted: Converted, trace: Path, fabric: Path) -> Compari
         waited_ns = call.notify_ns if call.source == "expert" else waiting.get(number)
         moving_ns = call.kernel_ns - (waited_ns or 0) * (call.source != "expert")
         about = call.kind, len(operation.ranks), _payload(operation)
+        waits.append((call.start_ns, begin_ns if call.source == "expert" else call.start_ns + (waited_ns or 0)))
         wait_us = None if waited_ns is None else waited_ns / 1e3
         moves.append(Move(*about, moving_ns / 1e3, wait_us, beside, simulated_ps[number] / 1e6))
+    waits = merged(waits)
+    idle_ns = sum(end - begin for begin, end in waits) - overlap_ns(waits, computing)
     completion_us = results.runs[0].completion_ps / 1e6
-    return Comparison(fabric.stem, moves, took.whole_ns / 1e3, took.exposed_ns / 1e3, completion_us)
+    return Comparison(fabric.stem, moves, took.whole_ns / 1e3, took.exposed_ns / 1e3, idle_ns / 1e3, completion_us)
 
 
 def _scenario(trace: Path, fabric: Path) -> Mapping[str, Any]:

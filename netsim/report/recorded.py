@@ -66,18 +66,30 @@ class Move(NamedTuple):
 
 
 class Comparison(NamedTuple):
-    """The collectives of a rank in their order, and its step: whole and exposed time recorded, whole time simulated."""
+    """The collectives of a rank in their order, and its step, whole as recorded and as simulated.
+
+    `exposed_us` is what was recorded of communication with no computing beside, `waiting_us` the part of it in which
+    it waited for other ranks.
+    """
 
     fabric: str
     moves: Sequence[Move]
     whole_us: float
     exposed_us: float
+    waiting_us: float
     simulated_us: float
 
     @property
     def simulated_exposed_us(self) -> float:
         """What of the simulated step is not computing, which is as long as recorded."""
         return max(0.0, self.simulated_us - (self.whole_us - self.exposed_us))
+
+    @property
+    def cause(self) -> str:
+        """Why the exposed times differ, by `RULES`."""
+        moving = self.exposed_us - self.waiting_us
+        beside = _mean(self.moves).beside if self.moves else 0.0
+        return Move("", 0, 0, moving, self.waiting_us, beside, self.simulated_exposed_us).cause
 
     def shares(self) -> tuple[float, float]:
         """Parts of the step that are exposed communication, recorded and simulated."""
@@ -97,10 +109,11 @@ class Comparison(NamedTuple):
     def said(self) -> str:
         """What became of the step, in a sentence."""
         recorded, simulated = self.shares()
+        cause = f" ({self.cause})" if self.cause else ""
         return (
             f"step: {_time(self.whole_us)} recorded, {_time(self.simulated_us)} simulated on {self.fabric}; exposed "
             f"communication: {_time(self.exposed_us)} ({recorded:.0%}) recorded, "
-            f"{_time(self.simulated_exposed_us)} ({simulated:.0%}) simulated"
+            f"{_time(self.simulated_exposed_us)} ({simulated:.0%}) simulated{cause}"
         )
 
 
@@ -136,7 +149,11 @@ def comparison_page(comparison: Comparison, source: str) -> str:
         (
             ("step, recorded", _time(comparison.whole_us), ""),
             ("step, simulated", _time(comparison.simulated_us), f"on {comparison.fabric}"),
-            ("exposed, recorded", _time(comparison.exposed_us), f"{recorded:.0%} of the step"),
+            (
+                "exposed, recorded",
+                _time(comparison.exposed_us),
+                f"{recorded:.0%} of the step; {_time(comparison.waiting_us)} of it waiting",
+            ),
             ("exposed, simulated", _time(comparison.simulated_exposed_us), f"{simulated:.0%} of the step"),
         )
     )

@@ -3,10 +3,11 @@
 import gzip
 import json
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from itertools import combinations
 from operator import attrgetter
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -163,7 +164,7 @@ def test_kernels_of_unknown_size_keep_their_recorded_time(tmp_path):
     ]
 
 
-def simulated_ns(trace: Path, scenario: dict[str, object]) -> float:
+def simulated_ns(trace: Path, scenario: Mapping[str, Any]) -> float:
     from netsim import simulate
 
     about = {"format": "flowfabric.scenario/1", "transports": ["ideal"], "seeds": [0]}
@@ -208,7 +209,10 @@ def changed(writer: ProfileWriter, name: str, key: str, value: object, args: boo
 
 
 def write(writer: ProfileWriter, edit: Callable[[bytes], bytes] = lambda data: data) -> Callable[[Path], None]:
-    return lambda folder: (folder / "rank0.json").write_bytes(edit(json.dumps(writer.content()).encode())) and None
+    def make(folder: Path) -> None:
+        (folder / "rank0.json").write_bytes(edit(json.dumps(writer.content()).encode()))
+
+    return make
 
 
 def packed(cut: int | None) -> Callable[[Path], None]:

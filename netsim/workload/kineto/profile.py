@@ -24,7 +24,10 @@ from netsim.workload.kineto.schemas import (
     SILENT,
     Enclosing,
     Event,
-    told_by_annotation,
+    Told,
+    arguments,
+    kind_of,
+    told_by_shapes,
 )
 from netsim.workload.kineto.stream import EVENTS, read_stream
 
@@ -241,13 +244,13 @@ class _Events:
                     left.pop(kernel.place, None)
                 yield call(event, "record", OPERATIONS.get(name, name), event.args, kernels or [event])
         if not records:
-            operators = Enclosing(event for event in self._hosts if event.name.startswith(OPERATORS))
-            for event, kernels in self._annotated(list(left.values())):
-                args = told_by_annotation(event, operators.find(event.thread, event.start_ns))
-                name = str(args["Collective name"]).lower()
+            types: dict[tuple[str | None, int], str] = {}
+            for told, kernels in self._by_shapes(list(left.values())):
                 for kernel in kernels:
                     del left[kernel.place]
-                yield call(event, "annotation", OPERATIONS.get(name, name), args, kernels or [event])
+                args = arguments(told, types)
+                event = told.event if told.operator is None else told.event._replace(thread=told.operator.thread)
+                yield call(event, "annotation", kind_of(event) or args["Collective name"], args, kernels or [event])
         for kernel in left.values():
             yield call(kernel, "kernel", "nccl", {}, [kernel])
         yield from self._of_experts(call)
@@ -263,40 +266,35 @@ class _Events:
                 notify[kernel.thread].append(kernel)
                 continue
             before = notify.pop(kernel.thread, [])
-            args = {"family": found[1], "grid": kernel.args.get("grid")}
+            args = {"family": found[1]}
             one = call(kernel, "expert", "dispatch" if "dispatch" in found[2] else "combine", args, [kernel])
             begin_ns = min(event.start_ns for event in (*before, kernel))
             yield one._replace(start_ns=begin_ns, notify_ns=sum(event.end_ns - event.start_ns for event in before))
         for kernel in (kernel for of_stream in notify.values() for kernel in of_stream):
             yield call(kernel, "kernel", "notify", {}, [kernel])
 
-    def _annotated(self, kernels: Sequence[Event]) -> list[tuple[Event, list[Event]]]:
-        """Annotated calls with shapes, and the kernels that were launched in each, or else follow in its place."""
-        annotations = [one for one in self._hosts if one.name.startswith(ANNOTATIONS) and _has_sizes(one)]
-        calls, of_call = Enclosing(annotations), defaultdict[int, list[Event]](list)
+    def _by_shapes(self, kernels: Sequence[Event]) -> list[tuple[Told, list[Event]]]:
+        """Calls of older profiles, and the kernels that were launched in each, or else follow in its place."""
+        calls = sorted(told_by_shapes(self._hosts), key=lambda told: told.event.start_ns)
+        around, of_call = Enclosing(told.event for told in calls), defaultdict[int, list[Event]](list)
         alone = []
         for kernel in kernels:
             thread, moment_ns = self._launches.get(_number(kernel.args.get("correlation")), (None, 0))
-            found = calls.find(thread, moment_ns)
+            found = around.find(thread, moment_ns)
             if found is None:
                 alone.append(kernel)
             else:
                 of_call[found.place].append(kernel)
-        silent = [event for event in annotations if not of_call[event.place]]
+        silent = [told.event for told in calls if not of_call[told.event.place]]
         if len(silent) == len(alone):
-            in_order = (sorted(part, key=lambda event: event.start_ns) for part in (silent, alone))
-            for event, kernel in zip(*in_order, strict=True):
+            for event, kernel in zip(silent, sorted(alone, key=lambda event: event.start_ns), strict=True):
                 of_call[event.place].append(kernel)
-        return [(event, of_call[event.place]) for event in annotations]
+        return [(told, of_call[told.event.place]) for told in calls]
 
 
 def _number(value: object) -> int:
     """A correlation, -1 if there is none."""
     return value if type(value) is int and 0 <= value < MOST else -1
-
-
-def _has_sizes(annotation: Event) -> bool:
-    return "Input Dims" in annotation.args or annotation.name.endswith("barrier")
 
 
 def _is_step(event: Event) -> bool:

@@ -72,31 +72,91 @@ class Enclosing:
         return events[begun - 1] if begun and moment_ns <= events[begun - 1].end_ns else None
 
 
-def told_by_annotation(annotation: Event, operator: Event | None) -> dict[str, Any]:
-    """The arguments of a call as today's torch writes them, from the shapes of an older one.
+class Told(NamedTuple):
+    """A call of an older profile: its annotation and the operator that made it, of which one may be missing."""
+
+    annotation: Event | None
+    operator: Event | None
+
+    @property
+    def event(self) -> Event:
+        """What tells when it ran."""
+        found = self.annotation or self.operator
+        assert found is not None, "one of the two"
+        return found
+
+
+def told_by_shapes(hosts: Iterable[Event]) -> list[Told]:
+    """The calls of an older profile.
+
+    An operator encloses its annotation, or, where a thread of the back end carries it out, as with gloo, comes before
+    it and after all others of its kind. Gloo's profiles lack some annotations.
+    """
+    annotations = [event for event in hosts if event.name.startswith(ANNOTATIONS) and _has_sizes(event)]
+    operators = [event for event in hosts if event.name.startswith(OPERATORS) and "Input Dims" in event.args]
+    enclosing, of_operator = Enclosing(operators), dict[int, Event]()
+    by_kind: dict[str | None, list[Event]] = defaultdict(list)
+    for event in sorted(operators, key=lambda event: event.start_ns):
+        by_kind[kind_of(event)].append(event)
+    alone = []
+    for event in sorted(annotations, key=lambda event: event.start_ns):
+        operator = enclosing.find(event.thread, event.start_ns)
+        if operator is None:
+            before = by_kind[kind_of(event)]
+            begun = bisect_right(before, event.start_ns, key=lambda event: event.start_ns)
+            operator = before[begun - 1] if begun else None
+        if operator is None or operator.place in of_operator:
+            alone.append(Told(event, None))
+        else:
+            of_operator[operator.place] = event
+    lossy = any(event.name.startswith(ANNOTATIONS[1]) for event in annotations)
+    kept = [event for event in operators if event.place in of_operator or (lossy and kind_of(event) is not None)]
+    return alone + [Told(of_operator.get(event.place), event) for event in kept]
+
+
+def kind_of(event: Event) -> str | None:
+    """The operation that an annotation or an operator stands for; None: another one."""
+    return OPERATIONS.get(_name(event).lower())
+
+
+def _name(event: Event) -> str:
+    name = event.name.removeprefix(OPERATORS) if event.name.startswith(OPERATORS) else event.name.partition(":")[2]
+    return (name.split() or [""])[0].removesuffix("_" if event.name.startswith(OPERATORS) else "")
+
+
+def _has_sizes(annotation: Event) -> bool:
+    return "Input Dims" in annotation.args or annotation.name.endswith("barrier")
+
+
+def arguments(told: Told, types: dict[tuple[str | None, int], str]) -> dict[str, Any]:
+    """The arguments of a call as today's torch writes them, from shapes.
 
     What the shapes leave open is absent: the result's elements, splits (even), a group's name and ranks. Ranks are
-    places in the group.
+    places in the group. `types` keeps those of calls by operation and elements, for operators that do not say theirs.
     """
-    name, *points = annotation.name.partition(":")[2].split()
-    shapes = _shapes(annotation.args.get("Input Dims"))
-    types = annotation.args.get("Input type")
-    dtype = str(types[0]).lower() if isinstance(types, list) and types else ""
+    event, operator = told
+    op = kind_of(told.event)
+    dims, listed = _taken(event or told.event, op)
+    shapes = _shapes(dims)
     elements = sum(map(prod, shapes))
-    args: dict[str, Any] = {"Collective name": name, "dtype": _TYPES.get(dtype, dtype)}
-    args |= {"In msg nelems": elements} if shapes else {"Input Dims": annotation.args.get("Input Dims")}
-    op = OPERATIONS.get(name.lower())
+    dtype = str(listed).lower()
+    if dtype == "tensorlist":
+        dtype = types.get((op, elements), "float")
+    types[op, elements] = dtype
+    args: dict[str, Any] = {"Collective name": _name(told.event), "dtype": _TYPES.get(dtype, dtype)}
+    args |= {"In msg nelems": elements} if shapes else {"Input Dims": dims}
     if op == "all_to_all" and len(shapes) > 1:
         args |= {"In split size": [prod(shape) for shape in shapes], "Group size": len(shapes)}
     for sign, key in _POINTS.items():
-        if points and sign in points[0]:
-            args[key] = _whole(points[0].partition(sign)[2])
+        if event is not None and sign in event.name:
+            args[key] = _whole(event.name.partition(sign)[2])
     if operator is None:
         return args
     given = operator.args.get("Concrete Inputs")
     concrete = [*given, *[""] * 5] if isinstance(given, list) else [""] * 5
     if "_base" in operator.name:
-        whole = sum(map(prod, _shapes(operator.args.get("Input Dims"))[:1]))
+        results = _shapes(operator.args.get("Input Dims"))
+        whole = prod(results[0]) if results else 0
         args["Out msg nelems"] = whole
         larger, smaller = max(whole, elements), min(whole, elements)
         if op in ("all_gather", "reduce_scatter") and smaller and larger % smaller == 0:
@@ -109,18 +169,29 @@ def told_by_annotation(annotation: Event, operator: Event | None) -> dict[str, A
     return args
 
 
+def _taken(event: Event, op: str | None) -> tuple[object, object]:
+    """Shapes and type of what a call takes: all that an annotation has, or an operator's argument."""
+    dims, types = event.args.get("Input Dims"), event.args.get("Input type")
+    types = types if isinstance(types, list) else []
+    if not event.name.startswith(OPERATORS):
+        return dims, next(iter(types), "")
+    place = 1 if op in ("all_gather", "reduce_scatter", "all_to_all") else 0
+    taken = dims[place : place + 1] if isinstance(dims, list) else dims
+    return taken, next(iter(types[place : place + 1]), "")
+
+
 def _whole(text: object) -> int | None:
     return int(str(text)) if str(text).isascii() and str(text).isdecimal() and len(str(text)) < 10 else None
 
 
 def _shapes(listed: object) -> list[Sequence[int]]:
-    """The shapes of tensors, which stand in a list of their own where an argument is a list of tensors."""
+    """The shapes of tensors, [] of a number; those of an argument of several tensors stand in a list of their own."""
     shapes: list[Sequence[int]] = []
     for shape in listed if isinstance(listed, list) else ():
         if not isinstance(shape, list):
             continue
         if any(isinstance(inner, list) for inner in shape):
             shapes += _shapes(shape)
-        elif shape and all(type(length) is int and length >= 0 for length in shape):
+        elif all(type(length) is int and length >= 0 for length in shape):
             shapes.append(shape)
     return shapes
