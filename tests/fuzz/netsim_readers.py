@@ -13,6 +13,7 @@ from netsim.scenario import read_scenario
 from tests.fuzz import sound_files
 from tests.fuzz.mutations import Format
 from tests.fuzz.reader import Reader, all_of, copied, reading, words, written
+from tests.netsim.kineto_profiles import expert_profile, told_twice
 
 MOST_PACKETS = 3000
 """Of a workload that is simulated."""
@@ -149,6 +150,16 @@ def _write_kineto() -> None:
     copied(*((f"tests/files/kineto/rank{rank}.json", f"kineto/rank{rank}.json") for rank in range(2)))()
 
 
+def _write_profiles() -> None:
+    told_twice(annotated=True).write(Path("older.json"))
+    expert_profile().write(Path("experts.json"))
+
+
+def _import(file: Path) -> int:
+    sizes = ["--tokens", "64", "--hidden", "128", "--experts", "32", "--top-k", "2"]
+    return main(["import", "kineto", str(file), "--out", "imported.jsonl", *(sizes if file.stem == "experts" else [])])
+
+
 def readers() -> Iterator[Reader]:
     """All of them."""
     yield Reader(
@@ -190,6 +201,7 @@ def readers() -> Iterator[Reader]:
         _write_kineto,
         lambda _: main(["import", "kineto", "kineto", "--out", "imported.jsonl"]),
     )
+    yield Reader("profile of one rank", dict.fromkeys(("older.json", "experts.json"), "json"), _write_profiles, _import)
     yield Reader(
         "measured collectives",
         {"all_reduce.txt": "words"},

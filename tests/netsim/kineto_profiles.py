@@ -5,6 +5,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+DEEP_EP = "void deep_ep::internode::{}<false, 8>(int4*)"
+
 
 class ProfileWriter:
     """Collects the events of a rank.
@@ -129,3 +131,40 @@ def write_step(folder: Path) -> None:
     """The profiles of both ranks."""
     for rank in range(2):
         step_of_two(rank).write(folder / f"rank{rank}.json")
+
+
+def told_twice(annotated: bool) -> ProfileWriter:
+    """The same calls of rank 1 of 4 as today's torch writes them, and as older ones do."""
+    writer = ProfileWriter(1, 4, {"": [0, 1, 2, 3], "half": [0, 1]})
+    writer.event("ProfilerStep#1", "user_annotation", 0, 900)
+    at = [(100.0 + 50 * place, 20.0) for place in range(4)]
+    if annotated:
+        writer.groups = {}
+        writer.annotated("all_reduce", ([[100, 20]], []), 10, at[0])
+        rows = {"Concrete Inputs": ["", "", "", "[1, 2, 3, 4]", "[4, 3, 2, 1]"]}
+        writer.annotated("all_to_all", ([[40, 2]], [[40, 2]]), 20, at[1], rows)
+        writer.annotated("_all_gather", ([[500]], [[1000]]), 30, at[2])
+        writer.annotated("_reduce_scatter", ([[1000]], [[500]]), 40, at[3])
+        for event in writer.events:
+            event["name"] = event["name"].replace("nccl:_all_gather", "nccl:_all_gather_base")
+            event["name"] = event["name"].replace("nccl:_reduce_scatter", "nccl:_reduce_scatter_base")
+    else:
+        writer.call("allreduce", (2000, 2000), 11, at[0], group="")
+        rows = {"In split size": "[4, 3, 2, 1]", "Out split size": "[1, 2, 3, 4]"}
+        writer.call("all_to_allv", (80, 80), 21, at[1], group="", more=rows)
+        writer.call("_allgather_base", (500, 1000), 31, at[2], group="half")
+        writer.call("_reduce_scatter_base", (1000, 500), 41, at[3], group="half")
+    return writer
+
+
+def expert_profile(ranks: int = 16) -> ProfileWriter:
+    """Dispatch and combine with their waits, computing beside, and a kernel of NCCL of which nothing else is known."""
+    writer = ProfileWriter(0, ranks, {})
+    writer.event("ProfilerStep#1", "user_annotation", 0, 900)
+    for begin, length, name in ((10, 40, "notify_dispatch"), (60, 100, "dispatch"), (200, 5, "cached_notify")):
+        writer.computed(begin, length, 27, DEEP_EP.format(name))
+    writer.computed(205, 95, 27, DEEP_EP.format("combine"))
+    writer.computed(70, 50)
+    writer.computed(310, 40, 30, "ncclDevKernel_AllReduce_Sum(args)")
+    writer.computed(360, 40)
+    return writer
