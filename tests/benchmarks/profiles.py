@@ -1,19 +1,24 @@
 """Recorded durations of collectives as netsim reads them beside a plain reading of the JSON.
 
-    python -m tests.benchmarks.profiles FILE...
+    python -m tests.benchmarks.profiles FILE... [--folder DIR]
 
 Prints, for each kind, the sum of its kernels' durations by both, and exits with 1 where they differ by more than half
-a microsecond, which is what a profile in whole microseconds leaves open.
+a microsecond, which is what a profile in whole microseconds leaves open. With a folder of the profiles of all ranks, as a
+run with `observe.profile={steps: [18, 20], shapes: true}` writes, it also simulates what each one alone is imported to,
+beside all together.
 """
 
 import argparse
 import gzip
 import json
 import re
+import tempfile
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
+from netsim import simulate
+from netsim.workload.kineto.convert import import_kineto
 from netsim.workload.kineto.profile import read_profile
 from netsim.workload.kineto.schemas import OPERATIONS
 
@@ -65,16 +70,37 @@ def read_us(path: Path) -> Counter[str]:
     return Counter({kind: ns / 1000 for kind, ns in total.items() if ns})
 
 
+def _compare_ranks(folder: Path) -> None:
+    """Prints what each rank's profile alone, and all together, are simulated to take."""
+    all_ms = _simulated_ms(folder)
+    print(f"{folder}: {all_ms:.3f} ms by the profiles of all ranks")
+    for path in sorted(folder.iterdir()):
+        alone_ms = _simulated_ms(path)
+        print(f"{path.name:36} {alone_ms:.3f} ms by this one alone ({alone_ms / all_ms - 1:+.1%})")
+
+
+def _simulated_ms(profiles: Path) -> float:
+    with tempfile.TemporaryDirectory() as folder:
+        trace = Path(folder) / "trace.jsonl"
+        ranks = import_kineto(profiles, trace).ranks
+        topology = {"kind": "leaf_spine", "leaves": 1, "spines": 1, "hosts_per_leaf": ranks, "host_rate": "10Gbps"}
+        about = {"format": "flowfabric.scenario/1", "topology": topology, "transports": ["ideal"], "seeds": [0]}
+        return simulate({**about, "workload": {"kind": "trace", "path": str(trace)}}).runs[0].completion_ps / 1e9
+
+
 def main() -> int:
     """Prints both sums."""
     parser = argparse.ArgumentParser(description="Recorded durations beside a plain reading.")
-    parser.add_argument("files", nargs="+", type=Path, metavar="FILE")
-    wrong = 0
-    for path in parser.parse_args().files:
+    parser.add_argument("files", nargs="*", type=Path, metavar="FILE")
+    parser.add_argument("--folder", type=Path, metavar="DIR")
+    options, wrong = parser.parse_args(), 0
+    for path in options.files:
         plain, read = plain_us(path), read_us(path)
         for kind in sorted(plain | read):
             wrong += abs(plain[kind] - read[kind]) > 0.5
             print(f"{path.name:36} {kind:16} plain {plain[kind]:14,.3f} us   read {read[kind]:14,.3f} us")
+    if options.folder is not None:
+        _compare_ranks(options.folder)
     return 1 if wrong else 0
 
 

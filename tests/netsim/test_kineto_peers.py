@@ -212,6 +212,11 @@ REFUSED: dict[str, tuple[Callable[[Path], None], tuple[str, ...], str]] = {
     "group's text": (_STEP, ("--group", "expert=8y2"), "--group: is no group (expert=8y2)"),
     "group's size": (_STEP, ("--group", "expert=3"), "--group: expert=3 does not divide 2 ranks"),
     "no ranks": (_STEP, ("--ranks", "0"), "--ranks: is not in 1 to 4,000,000 (0)"),
+    "endless ranks": (
+        write(expert_profile(10**6)),
+        (*_SIZES[:5], "1000000", *_SIZES[6:]),
+        "records and splits, more than 50,000,000",
+    ),
     "rank beyond": (write(symmetric(3)), ("--ranks", "2"), "distributedInfo.rank: is not below world_size (3, of 2)"),
     "no hidden": (write(expert_profile()), ("--tokens", "4"), "--hidden: is missing"),
     "no tokens": (write(expert_profile()), ("--tokens", "0", *_SIZES[2:]), "--tokens: is not in 1 to 16,777,215 (0)"),

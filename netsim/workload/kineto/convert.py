@@ -20,6 +20,7 @@ from netsim.workload.program import Program
 from netsim.workload.trace import TraceConfig, TraceWorkload
 
 _SUFFIXES = (".json", ".json.gz")
+_MOST_ENTRIES = 50_000_000
 _REMEDY = "profile all ranks again, over the same steps"
 _SIZED = ("record", "annotation")
 _ALONE = "alone"
@@ -79,6 +80,7 @@ def import_kineto(
     given = [_recorded(profile, known, experts) for profile in profiles]
     progress(f"writing {out.name}")
     sources = [given[max(0, bisect_right([one.profile.rank for one in given], rank) - 1)] for rank in range(world_size)]
+    _refuse_endless(path, sources)
     operations = [_operations(source, rank, known, experts) for rank, source in enumerate(sources)]
     if len(given) < world_size:
         operations = agreed(operations)
@@ -119,6 +121,15 @@ def _read(path: Path, ranks: int | None, progress: Callable[[str], None]) -> lis
             problem = f"tells of collectives by {told}, and {first.path.name} by {other}"
             raise Refusal(profile.path, "traceEvents", problem, "give the profiles of one run")
     return [profiles[rank] for rank in sorted(profiles)]
+
+
+def _refuse_endless(path: Path, sources: Sequence[Recorded]) -> None:
+    """Refuses so many copies, each with a split for every member of an all-to-all, that no memory holds them."""
+    entries = {id(one): sum(1 + len(call.in_splits or ()) for call in one.operations) for one in sources}
+    total = sum(entries[id(source)] for source in sources)
+    if total > _MOST_ENTRIES:
+        problem = f"{len(sources):,} ranks make {total:,} records and splits, more than {_MOST_ENTRIES:,}"
+        raise Refusal(path, "ranks", problem, "give fewer --ranks, or profile fewer steps")
 
 
 def _recorded(profile: Profile, groups: Groups, experts: Experts | None) -> Recorded:

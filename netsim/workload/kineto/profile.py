@@ -30,6 +30,7 @@ from netsim.workload.kineto.schemas import (
     told_by_shapes,
 )
 from netsim.workload.kineto.stream import EVENTS, read_stream
+from netsim.workload.records import MOST_RANKS
 
 _STEP, _OPTIMIZER = "ProfilerStep#", "Optimizer.step#"
 _WORK = ("kernel", "gpu_memcpy", "gpu_memset")
@@ -117,6 +118,8 @@ def read_profile(path: Path, progress: Callable[[str], None], world_size: int | 
     if not isinstance(about, dict):
         raise Refusal(path, "distributedInfo", "is missing: the rank is unknown", _REMEDY)
     ranks = world_size or _whole(path, "distributedInfo.world_size", about.get("world_size"))
+    if not 0 < ranks <= MOST_RANKS:
+        raise Refusal(path, "distributedInfo.world_size", f"is not in 1 to {MOST_RANKS:,} ({ranks})", _REMEDY)
     rank = _whole(path, "distributedInfo.rank", about.get("rank"))
     if rank >= ranks:
         raise Refusal(path, "distributedInfo.rank", f"is not below world_size ({rank}, of {ranks})", _REMEDY)
