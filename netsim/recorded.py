@@ -9,6 +9,7 @@ from netsim.compare import simulate
 from netsim.documents import load_yaml
 from netsim.foundation.shipped import located
 from netsim.report.recorded import Comparison, Move
+from netsim.report.tables import measured_sections
 from netsim.results import Results
 from netsim.workload.kineto.convert import Converted, Recorded
 from netsim.workload.kineto.peers import Operation
@@ -35,18 +36,18 @@ def compare_recorded(converted: Converted, trace: Path, fabric: Path) -> Compari
     for number, (call, operation) in enumerate(zip(source.calls, source.operations, strict=True)):
         if number not in simulated_ps:
             continue
-        begin_ns = max(call.start_ns, call.end_ns - call.kernel_ns)
+        waited_ns = waiting.get(number)
+        moving_ns = call.kernel_ns - (0 if call.source == "expert" else waited_ns or 0)
+        begin_ns = max(call.start_ns, call.end_ns - moving_ns)
         beside = overlap_ns([(begin_ns, call.end_ns)], computing) / max(1, call.end_ns - begin_ns)
-        waited_ns = call.notify_ns if call.source == "expert" else waiting.get(number)
-        moving_ns = call.kernel_ns - (waited_ns or 0) * (call.source != "expert")
-        about = call.kind, len(operation.ranks), _payload(operation)
-        waits.append((call.start_ns, begin_ns if call.source == "expert" else call.start_ns + (waited_ns or 0)))
+        waits += [] if waited_ns is None else [(call.start_ns, begin_ns)]
+        about = call.kind, len(operation.ranks), operation.bytes_in or operation.bytes_out
         wait_us = None if waited_ns is None else waited_ns / 1e3
         moves.append(Move(*about, moving_ns / 1e3, wait_us, beside, simulated_ps[number] / 1e6))
     waits = merged(waits)
     idle_ns = sum(end - begin for begin, end in waits) - overlap_ns(waits, computing)
-    completion_us = results.runs[0].completion_ps / 1e6
-    return Comparison(fabric.stem, moves, took.whole_ns / 1e3, took.exposed_ns / 1e3, idle_ns / 1e3, completion_us)
+    times = took.whole_ns / 1e3, took.exposed_ns / 1e3, idle_ns / 1e3, results.runs[0].completion_ps / 1e6
+    return Comparison(fabric.stem, moves, *times, measured_sections(results))
 
 
 def _scenario(trace: Path, fabric: Path) -> Mapping[str, Any]:
@@ -89,7 +90,10 @@ def _simulated_ps(results: Results, source: Recorded, converted: Converted) -> d
 
 
 def _waiting_ns(source: Recorded, converted: Converted) -> dict[int, int]:
-    """How much longer each call took than at the rank that came last, of those with a profile."""
+    """How long each call waits for other ranks.
+
+    DeepEP's kernels before it tell, and several profiles: at the rank that comes last a call is the shortest.
+    """
     shortest: dict[tuple[_Key, int], int] = {}
     numbered: list[tuple[int, tuple[_Key, int]]] = []
     seen: Counter[tuple[_Key, int]] = Counter()
@@ -103,9 +107,5 @@ def _waiting_ns(source: Recorded, converted: Converted) -> dict[int, int]:
             shortest[turn] = min(shortest.get(turn, call.kernel_ns), call.kernel_ns)
             if one is source:
                 numbered.append((number, turn))
-    return {number: source.calls[number].kernel_ns - shortest[turn] for number, turn in numbered if seen[turn] > 1}
-
-
-def _payload(operation: Operation) -> int:
-    """Bytes that a rank contributes, or receives where it contributes none."""
-    return operation.bytes_in or operation.bytes_out
+    waiting = {number: source.calls[number].kernel_ns - shortest[turn] for number, turn in numbered if seen[turn] > 1}
+    return waiting | {number: one.notify_ns for number, one in enumerate(source.calls) if one.source == "expert"}

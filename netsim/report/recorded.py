@@ -69,7 +69,8 @@ class Comparison(NamedTuple):
     """The collectives of a rank in their order, and its step, whole as recorded and as simulated.
 
     `exposed_us` is what was recorded of communication with no computing beside, `waiting_us` the part of it in which
-    it waited for other ranks.
+    it waited for other ranks. `measured` are the sections of the page on collectives whose
+    times a calibration of the fabric tells.
     """
 
     fabric: str
@@ -78,6 +79,7 @@ class Comparison(NamedTuple):
     exposed_us: float
     waiting_us: float
     simulated_us: float
+    measured: Sequence[Section] = ()
 
     @property
     def simulated_exposed_us(self) -> float:
@@ -176,6 +178,7 @@ def comparison_page(comparison: Comparison, source: str) -> str:
                 ],
             ),
         ]
+    sections += comparison.measured
     finding = comparison.said()
     return page("Recorded beside simulated", finding[0].upper() + finding[1:], sections, footer=source, verb="import")
 
