@@ -11,7 +11,7 @@ from netsim.foundation.chart import Panel, chart
 from netsim.foundation.marks import AMBER, BLUE, GREY, Stacks
 from netsim.foundation.page import Facts, Figure, Note, Section, Table, page
 from netsim.foundation.terminal import Terminal
-from netsim.report.summary import in_unit
+from netsim.report.summary import in_unit, time_unit
 
 AGREES = 0.25
 """Difference, of what is simulated, from which a cause is named."""
@@ -22,8 +22,8 @@ RULES = (
     "Causes, by rule, where the difference is more than 25 % of the simulated time. skew: waiting for other ranks is "
     "more than that. launch bound: moving takes at most 20 µs longer, as long as launches take. SMs shared: moving "
     "takes longer, and kernels compute beside it for at least half of its time. link bound: moving takes less, so that "
-    "the simulated links are slower or carry more. Else the difference is unexplained. Where waiting is unknown (-), it is "
-    "part of moving: kernels of NCCL tell it by the profiles of several ranks alone."
+    "the simulated links are slower or carry more. Else the difference is unexplained. Where waiting is unknown (-), it "
+    "is part of moving: kernels of NCCL tell it by the profiles of several ranks alone."
 )
 
 
@@ -186,25 +186,32 @@ def comparison_page(comparison: Comparison, source: str) -> str:
 
 def _step_svg(comparison: Comparison) -> str:
     computing = comparison.whole_us - comparison.exposed_us
-    amounts = [
-        [computing / 1e3, comparison.exposed_us / 1e3],
-        [computing / 1e3, comparison.simulated_exposed_us / 1e3],
-    ]
-    stacks = Stacks(amounts, ("computing", "exposed communication"), (GREY, BLUE), "{:.3g}")
-    panel = Panel([stacks], x="ms", rows=("recorded", "simulated"), legend="right", grid="x")
-    return chart([panel], size=(11, 1.7), name="step")
+    amounts = [[computing, comparison.exposed_us], [computing, comparison.simulated_exposed_us]]
+    names = "computing", "exposed communication"
+    return _bars(amounts, names, (GREY, BLUE), ("recorded", "simulated"), 1.7, "step")
 
 
 def _kinds_svg(kinds: Sequence[Move]) -> str:
     amounts, rows = [], []
     for move in kinds[:_LARGEST]:
-        scale = move.count / 1e3
-        amounts.append([scale * move.moving_us, scale * (move.waiting_us or 0.0), 0.0])
-        amounts.append([0.0, 0.0, scale * move.simulated_us])
+        amounts.append([move.count * move.moving_us, move.count * (move.waiting_us or 0.0), 0.0])
+        amounts.append([0.0, 0.0, move.count * move.simulated_us])
         rows += [f"{move.kind}, {_size(move.bytes)}", "simulated"]
-    stacks = Stacks(amounts, ("moving, recorded", "waiting, recorded", "simulated"), (BLUE, AMBER, GREY), "{:.3g}")
-    panel = Panel([stacks], x="ms", rows=rows, legend="right", grid="x")
-    return chart([panel], size=(11, 0.8 + 0.34 * len(rows)), name="kinds")
+    names = "moving, recorded", "waiting, recorded", "simulated"
+    return _bars(amounts, names, (BLUE, AMBER, GREY), rows, 0.8 + 0.34 * len(rows), "kinds")
+
+
+def _bars(
+    amounts_us: Sequence[Sequence[float]],
+    names: Sequence[str],
+    colours: Sequence[str],
+    rows: Sequence[str],
+    height: float,
+    name: str,
+) -> str:
+    scale, unit = time_unit(max(map(sum, amounts_us)))
+    stacks = Stacks([[us / scale for us in row] for row in amounts_us], names, colours, "{:.3g}")
+    return chart([Panel([stacks], x=unit, rows=rows, legend="right", grid="x")], size=(11, height), name=name)
 
 
 def _times(move: Move) -> tuple[str, ...]:
