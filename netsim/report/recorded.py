@@ -22,8 +22,8 @@ RULES = (
     "Causes, by rule, where the difference is more than 25 % of the simulated time. skew: waiting for other ranks is "
     "more than that. launch bound: moving takes at most 20 µs longer, as long as launches take. SMs shared: moving "
     "takes longer, and kernels compute beside it for at least half of its time. link bound: moving takes less, so that "
-    "the simulated links are slower or carry more. Else the difference is unexplained. Where waiting is unknown (-), it "
-    "is part of moving: kernels of NCCL tell it by the profiles of several ranks alone."
+    "the simulated links are slower or carry more. Else the difference is unexplained. Where waiting is unknown (-), "
+    "it is part of moving: kernels of NCCL tell it by the profiles of several ranks alone."
 )
 
 
