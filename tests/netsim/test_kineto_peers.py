@@ -56,6 +56,21 @@ def test_one_rank_stands_for_all_where_all_do_the_same(rank, tmp_path):
     assert f"1 of 4 ranks have a profile ({rank})" in converted.notices[0]
 
 
+def test_a_profile_of_each_stage_stands_for_a_pipeline(tmp_path):
+    for rank in range(4):
+        stage, group = rank // 2, [rank % 2, rank % 2 + 2]
+        writer = ProfileWriter(rank, 4, {"0": [0, 1, 2, 3], "pipeline": group})
+        name, end = (("send", "Dst Rank"), ("recv", "Src Rank"))[stage]
+        writer.call(name, (1000, 1000), 1, (100, 50), group="pipeline", more={end: group[1 - stage]})
+        writer.call("broadcast", (250, 250), 2, (160, 10), group="pipeline", more={"Rank": 1})
+        writer.call("allreduce", (500, 500), 3, (180 + 10 * stage, 20))
+        for folder in ("all", "stages")[: 2 - rank % 2]:
+            writer.write(tmp_path / folder / f"{rank}.json")
+    import_kineto(tmp_path / "all", tmp_path / "all.jsonl")
+    import_kineto(tmp_path / "stages", tmp_path / "stages.jsonl")
+    assert records(tmp_path / "stages.jsonl") == records(tmp_path / "all.jsonl")
+
+
 def test_a_rank_copies_the_last_profile_at_or_below_it_and_receives_what_others_send(tmp_path):
     for rank, elements in ((0, 400), (2, 800)):
         writer = ProfileWriter(rank, 4, {"0": [0, 1, 2, 3]})
