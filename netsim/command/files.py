@@ -41,7 +41,7 @@ The kernels' times count where the profile has them. What is computed between an
 that a step is computing and exposed communication.
 
 FILE is written whole or not at all, after a check that all ranks call the same collectives. With --compare it is
-simulated, and a table and the page FILE.html set each collective's recorded time beside the simulated one: a name in
+simulated, and a table and a page beside FILE (.html) set each collective's recorded time beside the simulated one: a name in
 configs/topologies, the path of such a file, or a scenario, of which all but the workload is taken.
 """
 _KEYS = """\
