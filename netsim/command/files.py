@@ -40,8 +40,8 @@ by annotations such as nccl:all_reduce, with record_shapes=True; by the kernels 
 The kernels' times count where the profile has them. What is computed between and beside collectives becomes gaps, so
 that a step is computing and exposed communication.
 
-FILE is written whole or not at all, after a check that all ranks call the same collectives. With --compare it is
-simulated, and a table and a page beside FILE (.html) set each collective's recorded time beside the simulated one: a name in
+FILE is written whole or not at all, after a check that all ranks call the same collectives. --compare simulates it, and
+a table and a page beside FILE, .html, set each collective's recorded time beside the simulated one. It takes a name in
 configs/topologies, the path of such a file, or a scenario, of which all but the workload is taken.
 """
 _KEYS = """\

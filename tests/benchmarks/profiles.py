@@ -3,9 +3,9 @@
     python -m tests.benchmarks.profiles FILE... [--folder DIR]
 
 Prints, for each kind, the sum of its kernels' durations by both, and exits with 1 where they differ by more than half
-a microsecond, which is what a profile in whole microseconds leaves open. With a folder of the profiles of all ranks, as a
-run with `observe.profile={steps: [18, 20], shapes: true}` writes, it also simulates what each one alone is imported to,
-beside all together.
+a microsecond, which is what a profile in whole microseconds leaves open. With a folder of the profiles of all ranks, as
+a run with `observe.profile={steps: [18, 20], shapes: true}` writes, it also simulates what each one alone is imported
+to, beside all together.
 """
 
 import argparse
