@@ -8,7 +8,7 @@ import yaml
 
 from netsim import simulate
 from netsim.__main__ import main
-from netsim.workload.trace import DEVICES, DeviceConfig
+from netsim.workload.device import DEVICES, DeviceConfig
 from tests.netsim.traces import TraceWriter
 
 SERVICE_PS, DELAY_PS = 320_000, 500_000  # 4,000 B at 100 Gbps
