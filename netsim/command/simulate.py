@@ -36,7 +36,9 @@ A scenario is a YAML file. Its main keys, with defaults [in brackets]:
   workload    {kind: collective, op: all_to_all, bytes_per_rank: 4.096MB}, a rank's input buffer
               {kind: trace, path: collectives.jsonl, steps: [all] or a list, gaps: [null] or a trace of equal structure
                whose gaps of computation are taken, device: [null] or h100, h200, a100, b200, ... which computes the
-               work of a trace without gaps}
+               work of a trace without gaps, or measured.csv}
+              {kind: model, layers: 32, hidden: 4096, experts: 64, top_k: 8, tokens: 4096, device: h100,
+               division: {data: 64, expert: 8, tensor: 1, pipeline: 1}, sharded: [none], optimizer or full}
               {kind: flows, path: flows.csv}, {kind: matrix, path: file.cm}, {kind: chakra, path: folder},
               {kind: goal, path: file.goal}, {kind: simccl, path: ncclFlowModel_detailed_flows.csv},
               {kind: aicb, path: workload.txt, compute_scale: [1.0]}
@@ -155,8 +157,8 @@ class Compare(Request):
     """cores: a process for each run, and threads of large runs where there are fewer (default: all)"""
     against: Annotated[str | None, "TRACE|KEY=VALUE"] = None
     """a second trace in place of the scenario's, or a second scenario"""
-    device: Annotated[str | None, "NAME"] = None
-    """what computes where a trace has work and no gaps, such as h100: workload.device=NAME"""
+    device: Annotated[str | None, "NAME|TABLE"] = None
+    """what computes where a workload has work and no gaps: a name, such as h100, or a table of measurements in CSV"""
     calibration: Annotated[str | None, "FILE"] = None
     """measured times of collectives inside hosts, as calibrate writes them, or h100: topology.calibration=FILE"""
     gaps: Literal["shared", "own"] = "shared"

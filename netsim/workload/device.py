@@ -1,41 +1,130 @@
-"""A device that computes, by its roofline: the longer of what arithmetic and memory take.
+"""A device that computes: by its roofline, the longer of what arithmetic and memory take, or by measurements.
 
 Williams, Waterman, Patterson: Roofline: an insightful visual performance model for multicore architectures, CACM 2009.
 """
 
-from collections.abc import Mapping
-from typing import Annotated, Any, NamedTuple
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Annotated, Any, Literal, NamedTuple
 
-from pydantic import BeforeValidator, Field, PositiveFloat
+from pydantic import BeforeValidator, Field, PositiveFloat, ValidationInfo, field_validator
+from pydantic_core import PydanticKnownError
 
 from netsim.documents import Section
 from netsim.foundation.refusal import nearest
+from netsim.workload.measured import Measured, notices, read_measured
 
 Part = Annotated[float, Field(gt=0, le=1)]
 
 
+class Product(NamedTuple):
+    """Equal products of matrices, or attentions, and the floating-point operations of one."""
+
+    kind: Literal["gemm", "attention"]
+    flops: int
+    count: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """Computation: floating-point operations, bytes to and from memory, and products, as far as they are known."""
+
+    flops: int = 0
+    memory_bytes: int = 0
+    products: tuple[Product, ...] = ()
+
+    def __add__(self, other: "Work") -> "Work":
+        """Both, one after the other."""
+        return Work(self.flops + other.flops, self.memory_bytes + other.memory_bytes, self.products + other.products)
+
+    def times(self, number: int) -> "Work":
+        """The same a number of times."""
+        products = tuple(one._replace(count=one.count * number) for one in self.products)
+        return Work(self.flops * number, self.memory_bytes * number, products)
+
+    def part(self, ranks: int) -> "Work":
+        """An equal part of each product."""
+        products = tuple(one._replace(flops=one.flops // ranks) for one in self.products)
+        return Work(self.flops // ranks, self.memory_bytes // ranks, products)
+
+
 class DeviceConfig(Section, frozen=True):
-    """Section ``device`` of a trace: what computes, where the trace says what and not how long.
+    """Section ``device``: what computes, where the workload says what and not how long.
 
     Args:
-        teraflops: Peak of dense matrix products, 10**12 floating-point operations a second.
-        memory_gbps: Peak of the memory, 10**9 bytes a second.
+        table: Measured times in place of peaks, a CSV file with the columns kind, sizes, dtype, time_us: gemm, MxNxK;
+            attention, BATCHxHEADSxSEQUENCExWIDTH; memory, BYTES. Times of other sizes are interpolated by operations.
+        dtype: Type of the rows that count, where the table has several.
+        teraflops: Peak of dense matrix products, 10**12 floating-point operations a second; not beside a table.
+        memory_gbps: Peak of the memory, 10**9 bytes a second; beside a table for one without rows of memory.
         efficiency: Part of the first peak that is reached.
         memory_efficiency: Part of the second peak that is reached.
         contention: How much longer it computes while asynchronous collectives of its rank are under way.
     """
 
-    teraflops: PositiveFloat
-    memory_gbps: PositiveFloat
+    table: str | None = None
+    dtype: str | None = None
+    teraflops: PositiveFloat | None = Field(default=None, validate_default=True)
+    memory_gbps: PositiveFloat | None = Field(default=None, validate_default=True)
     efficiency: Part = 0.5
     memory_efficiency: Part = 0.8
     contention: Annotated[float, Field(ge=1)] = 1.0
 
-    def compute_ps(self, flops: int, memory_bytes: int) -> int:
+    @field_validator("teraflops", "memory_gbps")
+    @classmethod
+    def _table_or_peaks(cls, peak: float | None, info: ValidationInfo) -> float | None:
+        table = info.data.get("table")
+        if table is None and peak is None:
+            raise PydanticKnownError("missing")
+        if table is not None and peak is not None and info.field_name == "teraflops":
+            raise ValueError("the table says already how long products take; remove it, or the table")
+        return peak
+
+    def compute_ps(self, work: Work) -> int:
         """Picoseconds, rounded up, of work that keeps arithmetic and memory busy at once."""
-        arithmetic = flops / (self.teraflops * self.efficiency)
-        memory = 1000 * memory_bytes / (self.memory_gbps * self.memory_efficiency)
-        return -int(-max(arithmetic, memory) // 1)
+        return -int(-max(self._arithmetic_ps(work), self._memory_ps(work.memory_bytes)) // 1)
+
+    def notices(self, works: Iterable[Work]) -> list[str]:
+        """How far measured times can be off for these works; nothing is known of peaks."""
+        if self.table is None:
+            return []
+        asked: dict[str, set[int]] = defaultdict(set)
+        for work in set(works):
+            asked["memory"].add(work.memory_bytes)
+            for product in _products(work):
+                asked[self._kind(product)].add(product.flops)
+        told = notices(self._measured, self.table, asked)
+        if "memory" not in self._measured and self.memory_gbps is None:
+            told.append(f"{self.table}: has no rows of memory, so that what only reads and writes takes no time")
+        return told
+
+    @cached_property
+    def _measured(self) -> Mapping[str, Measured]:
+        return read_measured(Path(self.table or ""), self.dtype)
+
+    def _kind(self, product: Product) -> str:
+        """The kind of rows that a product is timed by: attention that was not measured counts as a product."""
+        return product.kind if product.kind in self._measured else "gemm"
+
+    def _arithmetic_ps(self, work: Work) -> float:
+        if self.teraflops is not None:
+            return work.flops / (self.teraflops * self.efficiency)
+        return sum(one.count * self._measured[self._kind(one)].time_ps(one.flops) for one in _products(work))
+
+    def _memory_ps(self, memory_bytes: int) -> float:
+        if self.table is not None and "memory" in self._measured:
+            return self._measured["memory"].time_ps(memory_bytes)
+        if self.memory_gbps is None:
+            return 0.0
+        return 1000 * memory_bytes / (self.memory_gbps * self.memory_efficiency)
+
+
+def _products(work: Work) -> Sequence[Product]:
+    """The products of a work; where they are not known, all of it as one."""
+    return work.products or (Product("gemm", work.flops),)
 
 
 class Peaks(NamedTuple):
@@ -62,17 +151,20 @@ the network (Llama Team: The Llama 3 Herd of Models, 2024, table 4: 38 to 43 % o
 
 
 def _by_name(value: object) -> Any:
-    """Replaces the name of a device by its settings."""
+    """Replaces the name of a device, or of a table in CSV, by its settings."""
     if not isinstance(value, str | Mapping | DeviceConfig) and value is not None:
-        raise ValueError("a device is a name or its peaks; write h100, or give teraflops and memory_gbps")
+        raise ValueError("a device is a name, a table or its peaks; write h100, or give teraflops and memory_gbps")
     if not isinstance(value, str):
         return value
+    if value.endswith(".csv"):
+        return {"table": value}
     if value not in DEVICES:
         near = nearest(value, DEVICES)
-        remedy = f"use {near}" if near else f"use one of {', '.join(DEVICES)}, or give teraflops and memory_gbps"
+        known = f"use one of {', '.join(DEVICES)}, give teraflops and memory_gbps, or a table NAME.csv"
+        remedy = f"use {near}" if near else known
         raise ValueError(f"no device of that name is known; {remedy}")
     return DEVICES[value]._asdict()
 
 
 Device = Annotated[DeviceConfig, BeforeValidator(_by_name, json_schema_input_type=str | DeviceConfig)]
-"""The section, or the name of a device."""
+"""The section, the name of a device, or a table."""

@@ -14,7 +14,7 @@ from pydantic import Field
 
 from netsim.collective.columns import message_columns
 from netsim.foundation.refusal import Refusal
-from netsim.workload.device import Device, DeviceConfig
+from netsim.workload.device import Device, DeviceConfig, Work
 from netsim.workload.matching import check_and_combine, matching_key, with_gaps_of
 from netsim.workload.program import Program, Span, TraceOrigin
 from netsim.workload.protocol import Schedules, WorkloadSection
@@ -89,6 +89,12 @@ class TraceWorkload:
         replay = _Replay(self.trace, program, ranks, schedules, self._device)
         if self._device is not None:
             self._check_work()
+            self.notices += self._device.notices(
+                Work(record.flops or 0, record.memory_bytes or 0)
+                for lines in self.trace.programs
+                for _, record in lines
+                if record.gap_ns is None
+            )
         replay.run(start_ps)
 
     def _check_work(self) -> None:
@@ -226,7 +232,7 @@ class _Replay:
         """Computation before a record: its gap or, without one, the device's time for its work."""
         if record.gap_ns is not None or self._device is None:
             return 1000 * (record.gap_ns or 0)
-        alone_ps = self._device.compute_ps(record.flops or 0, record.memory_bytes or 0)
+        alone_ps = self._device.compute_ps(Work(record.flops or 0, record.memory_bytes or 0))
         return round(alone_ps * self._device.contention) if overlaps else alone_ps
 
     def _members(self, record: Record) -> Sequence[int]:

@@ -8,7 +8,7 @@ import yaml
 
 from netsim import simulate
 from netsim.__main__ import main
-from netsim.workload.device import DEVICES, DeviceConfig
+from netsim.workload.device import DEVICES, DeviceConfig, Work
 from tests.netsim.traces import TraceWriter
 
 SERVICE_PS, DELAY_PS = 320_000, 500_000  # 4,000 B at 100 Gbps
@@ -47,7 +47,7 @@ def completion_ps(trace: Path, device: object) -> int:
     [(5_000_000, 0, 100_000), (0, 3000, 3000), (5_000_000, 300_000, 300_000), (1, 0, 1), (0, 0, 0)],
 )
 def test_work_takes_the_longer_of_arithmetic_and_memory(flops, memory_bytes, expected_ps):
-    assert DeviceConfig.model_validate(DEVICE).compute_ps(flops, memory_bytes) == expected_ps
+    assert DeviceConfig.model_validate(DEVICE).compute_ps(Work(flops, memory_bytes)) == expected_ps
 
 
 def test_computation_comes_before_the_collective_that_it_belongs_to(tmp_path):
