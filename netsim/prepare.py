@@ -27,6 +27,8 @@ from netsim.workload.chakra.workload import ChakraConfig, ChakraWorkload
 from netsim.workload.collective import CollectiveConfig, CollectiveWorkload
 from netsim.workload.flows import FlowsConfig, FlowsWorkload, MatrixConfig, MatrixWorkload
 from netsim.workload.goal import GoalConfig, GoalWorkload
+from netsim.workload.model.config import ModelConfig
+from netsim.workload.model.workload import ModelWorkload
 from netsim.workload.program import Program, Span, TraceOrigin, keys_of
 from netsim.workload.protocol import Workload
 from netsim.workload.simccl import SimcclConfig, SimcclWorkload
@@ -184,6 +186,8 @@ def _workload(config: WorkloadConfig, topology: Topology, hosts: Sequence[int]) 
             return AicbWorkload(config)
         case ChakraConfig():
             return ChakraWorkload(config)
+        case ModelConfig():
+            return ModelWorkload(config)
 
 
 MOST_RANKS = 4_000_000

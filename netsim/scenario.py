@@ -26,6 +26,7 @@ from netsim.workload.chakra.workload import ChakraConfig
 from netsim.workload.collective import CollectiveConfig
 from netsim.workload.flows import FlowsConfig, MatrixConfig
 from netsim.workload.goal import GoalConfig
+from netsim.workload.model.config import ModelConfig
 from netsim.workload.simccl import SimcclConfig
 from netsim.workload.trace import TraceConfig
 
@@ -82,7 +83,8 @@ WorkloadConfig = Annotated[
     | GoalConfig
     | SimcclConfig
     | AicbConfig
-    | BackgroundConfig,
+    | BackgroundConfig
+    | ModelConfig,
     Field(discriminator="kind"),
 ]
 

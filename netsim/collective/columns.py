@@ -69,6 +69,17 @@ class MessageColumns:
         """The same messages, each with a delay."""
         return MessageColumns(self.shape, self.bytes, delay_ps)
 
+    def repeated(self, sets: int, size: int) -> "MessageColumns":
+        """The schedule, without delays, in so many sets of `size` participants, a set numbered behind those before."""
+        count, number = len(self), np.arange(sets)[:, None]
+        shape = Shape(
+            (self.src + size * number).ravel(),
+            (self.dst + size * number).ravel(),
+            np.append((self.after_begin[:-1] + len(self.after) * number).ravel(), sets * len(self.after)),
+            (self.after + count * number).ravel(),
+        )
+        return MessageColumns(shape, np.tile(self.bytes, sets))
+
     def __len__(self) -> int:
         return len(self.bytes)
 

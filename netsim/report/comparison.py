@@ -262,6 +262,10 @@ def _workload(config: dict[str, Any]) -> str:
         return f"{config['op']} of {amount} a rank" if amount else f"{config['op']} with uneven splits"
     if config["kind"] == "background":
         return "background traffic"
+    if config["kind"] == "model":
+        experts = f", {config['experts']} experts each" if "experts" in config else ""
+        shape = f"{_counted(config['layers'], 'layer')} of width {config['hidden']}"
+        return f"A step of a {config['network']} of {shape}{experts}"
     path = Path(config["path"])
     return f"Flows of {path.name}" if config["kind"] in ("flows", "matrix") else f"Replay of {path.name}"
 

@@ -73,15 +73,29 @@ class Program:
         """Adds a task and returns its index."""
         return self.tasks.append(src, dst, size_bytes, delay_ps, after)
 
+    def arrive(self, ranks: np.ndarray, after: Sequence[np.ndarray], delay_ps: int) -> np.ndarray:
+        """Adds a task for each rank, which waits for its task in each of `after`; returns their indices."""
+        first, count, nothing = len(self.tasks), len(ranks), np.zeros(len(ranks), dtype=np.int64)
+        begin = np.arange(count + 1) * len(after)
+        self.tasks.extend(
+            TaskColumns(ranks, ranks, nothing, nothing + delay_ps, begin, np.stack(after, axis=1).ravel())
+        )
+        return np.arange(first, first + count)
+
     def carry_out(
-        self, messages: Sequence[Message] | MessageColumns, ranks: Sequence[int], come: Sequence[int]
+        self,
+        messages: Sequence[Message] | MessageColumns,
+        ranks: Sequence[int] | np.ndarray,
+        come: Sequence[int] | np.ndarray,
+        sets: int = 1,
     ) -> range:
-        """Adds the messages of a collective.
+        """Adds the messages of a collective, or of several at once.
 
         Args:
             messages: Its schedule.
             ranks: The scenario's rank of each member.
             come: For each member, the task whose end is its arrival; empty if all arrive at time 0.
+            sets: Collectives of the schedule (`MessageColumns.repeated`).
 
         Returns:
             For each member, a task that ends when the member and all messages from it and to it have arrived.
@@ -99,7 +113,8 @@ class Program:
         src, dst = places[columns.src], places[columns.dst]
         self.tasks.extend(TaskColumns(src, dst, columns.bytes, delay_ps, after_begin, after))
         self.tasks.extend(_joined(columns, first, places, arrivals))
-        self.collectives.append((first, first + len(columns)))
+        each = len(columns) // sets
+        self.collectives += [(first + number * each, first + (number + 1) * each) for number in range(sets)]
         return range(first + len(columns), len(self.tasks))
 
 

@@ -47,6 +47,14 @@ flow_control: {kind: none}
 nic: {scheduling: sequential}
 seeds: [1]
 """
+MODEL = """\
+format: flowfabric.scenario/1
+topology: {kind: leaf_spine, leaves: 2, spines: 1, hosts_per_leaf: 4}
+workload: {kind: model, layers: 2, hidden: 16, tokens: 8, vocabulary: 9, microbatches: 2, experts: 4, top_k: 2,
+           division: {data: 4, expert: 2, pipeline: 2}, sharded: full, device: h100}
+transports: [ideal]
+seeds: [0]
+"""
 DETOURS = """\
 format: flowfabric.scenario/1
 topology: {kind: dragonfly, switches_per_group: 2, hosts_per_switch: 1, global_links: 1, max_detours: 2, queue: 40KB}
@@ -103,6 +111,7 @@ SCENARIOS = {
     "fabric.json": _fabric("{kind: graph, path: fabric.json}", ALL_TO_ALL),
     "collectives.jsonl": _fabric(SPINES, "{kind: trace, path: collectives.jsonl}"),
     "chakra": _fabric(SPINES, "{kind: chakra, path: chakra}"),
+    "measured.csv": _fabric(SPINES, "{kind: model, layers: 1, hidden: 8, tokens: 8, device: measured.csv}"),
 }
 
 
@@ -162,11 +171,12 @@ def _import(file: Path) -> int:
 
 def readers() -> Iterator[Reader]:
     """All of them."""
+    own = {"small": SMALL, "failing": FAILING, "detours": DETOURS, "torus": TORUS, "model": MODEL}
     yield Reader(
         "scenario",
-        dict.fromkeys(("small.yaml", "failing.yaml", "detours.yaml", "torus.yaml", "scenario.yaml"), "yaml"),
+        dict.fromkeys((*(f"{name}.yaml" for name in own), "scenario.yaml"), "yaml"),
         all_of(
-            written(small__yaml=SMALL, failing__yaml=FAILING, detours__yaml=DETOURS, torus__yaml=TORUS),
+            written(**{f"{name}__yaml": text for name, text in own.items()}),
             copied(*(f"tests/files/{name}" for name in ("scenario.yaml", "htsim.cm", "schedule.goal"))),
         ),
         reading(_simulate),
@@ -185,6 +195,7 @@ def readers() -> Iterator[Reader]:
     )
     yield Reader("flows of SimCCL", {"simccl.csv": "words"}, _write_file("simccl.csv"), _through("simccl.csv"))
     yield Reader("workload of AICB", {"aicb.txt": "words"}, _write_file("aicb.txt"), _through("aicb.txt"))
+    yield Reader("measured device", {"measured.csv": "words"}, _write_file("measured.csv"), _through("measured.csv"))
     yield Reader("topology of htsim", {"htsim.topo": "words"}, _write_file("htsim.topo"), _through("htsim.topo"))
     yield Reader("fabric as a graph", {"fabric.json": "json"}, _write_file("fabric.json"), _through("fabric.json"))
     trace: dict[str, Format] = {"collectives.jsonl": "jsonl"}

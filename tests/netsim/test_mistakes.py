@@ -21,6 +21,8 @@ seeds: [0]
 HEAD = '{"format": "flowfabric.collectives/1"'
 FLOWS = "src,dst,bytes,start_ns\n"
 MATRIX = "Nodes 4\nConnections 1\n"
+TIMES = "kind,sizes,dtype,time_us\n"
+NINE = "".join(f"gemm,{size}x64x64,half,{size}\n" for size in range(1, 10))
 
 
 class Mistake(NamedTuple):
@@ -60,6 +62,18 @@ def trace(text: str | bytes, *told: str) -> Mistake:
 def graph(text: str, *told: str) -> Mistake:
     """A wrong graph of a fabric."""
     return Mistake(("topology={kind: graph, path: g.json}",), ("g.json: ", *told), {"g.json": text})
+
+
+def model(keys: str, *told: str) -> Mistake:
+    """Wrong keys of a model on four ranks."""
+    shape = "kind: model, layers: 4, hidden: 64, tokens: 64, division: {data: 4}"
+    return Mistake((f"workload={{{shape}}}", *(f"workload.{one}" for one in keys.split())), told)
+
+
+def device(text: str, *told: str, keys: str = "") -> Mistake:
+    """A wrong table of measurements."""
+    words = f"workload={{kind: model, layers: 1, hidden: 8, tokens: 8, device: {{table: d.csv{keys}}}}}"
+    return Mistake((words,), ("d.csv: ", *told), {"d.csv": text})
 
 
 def tree(keys: str, *told: str) -> Mistake:
@@ -212,6 +226,60 @@ MISTAKES = {
         '"target": "b", "rate": "1Gbps", "delay": "1us"}]}',
         "links.0",
         "b",
+    ),
+    # Models.
+    "a model without layers": key("workload={kind: model, hidden: 8, tokens: 8}", "workload.layers", "is missing"),
+    "half a layer": model("layers=0.5", "workload.layers", "(0.5)", "integer"),
+    "no layers": model("layers=0", "workload.layers", "(0)", "greater than or equal to 1"),
+    "a misspelt width": model("hiden=8", "workload.hiden", "not a known key", "write hidden"),
+    "a network of another kind": model("network=unet", "workload.network", "('unet')"),
+    "stages that layers do not fill": model("division.pipeline=3", "layers 4", "division.pipeline 3", "pipeline: 2"),
+    "a sequence that tokens do not fill": model("sequence=48", "tokens 64", "sequence 48", "write sequence: 32"),
+    "experts that ranks do not share": model("experts=6 division.expert=4", "experts 6", "write division.expert: 3"),
+    "ranks that groups do not fill": model("experts=6 division.expert=3", "division.data 4", "division.expert: 2"),
+    "ranks that share no experts": model("division.expert=2", "no experts", "write experts"),
+    "more choices than experts": model("experts=4 top_k=5", "top_k 5 exceeds experts 4", "write 4 at most"),
+    "choices without experts": model("top_k=2", "top_k is 2", "no experts", "write experts, or remove top_k"),
+    "a shared expert beside none": model("shared_expert=8", "shared_expert", "beside no experts"),
+    "tensor ranks that send tokens twice": model("experts=4 division.tensor=2", "division.tensor", "write 1"),
+    "a width that tensor ranks do not divide": model("division.tensor=3", "hidden 64", "write division.tensor: 2"),
+    "heads that do not divide the width": model("heads=5", "hidden 64", "heads 5", "write heads: 4"),
+    "heads of keys alone": model("kv_heads=2", "heads is missing beside kv_heads", "add it"),
+    "heads of keys that share nothing": model("heads=8 kv_heads=3", "heads 8", "kv_heads 3", "write kv_heads: 2"),
+    "elements of three bytes": model("weight_bytes=3", "workload.weight_bytes", "(3)"),
+    "more ranks than a fabric": model("division.data=8", "workload", "rank 7 has no host", "larger topology"),
+    "more collectives than fit": model("microbatches=4096 layers=4096", "too many collectives", "lower layers"),
+    "one for true of a model": model("overlap=1", "workload: overlap is 1, neither true nor false"),
+    # Devices.
+    "a device of no name": model("device=h1000", "workload.device", "('h1000')", "use h100"),
+    "peaks beside a table": key(
+        "workload={kind: model, layers: 1, hidden: 8, tokens: 8, device: {table: d.csv, teraflops: 1}}",
+        "workload.device.teraflops",
+        "the table says already",
+    ),
+    "no table": model("device=none.csv", "none.csv", "No such file", "give a table of measurements in CSV"),
+    "an empty table": device("", "is empty"),
+    "a table in binary": device("kind\0", "is not text"),
+    "a table without times": device("kind,sizes,dtype\n", "line 1", "time_us occurs 0 times", "such as gemm,"),
+    "a table with two times": device("kind,sizes,dtype,time_us,time_us\n", "line 1", "time_us occurs 2 times"),
+    "a header in the midst": device(TIMES + TIMES, "line 2: kind", "is not known ('kind')"),
+    "a kind that is misspelt": device(TIMES + "gem,1x1x1,half,1\n", "line 2: kind", "('gem')", "write gemm"),
+    "a cell too few": device(TIMES + "gemm,1x1x1,half\n", "line 2", "has 3 cells instead of 4"),
+    "two sizes of a product": device(TIMES + "gemm,64x64,half,1\n", "line 2: sizes", "MxNxK ('64x64')"),
+    "a size of nothing": device(TIMES + "gemm,64x0x64,half,1\n", "line 2: sizes", "whole number ('0')"),
+    "a size beyond all": device(TIMES + f"gemm,{2**41}x1x1,half,1\n", "line 2: sizes", "too large"),
+    "a time of nothing": device(TIMES + "gemm,1x1x1,half,0\n", "line 2: time_us", "is not a time ('0')"),
+    "a time that is none": device(TIMES + "gemm,1x1x1,half,nan\n", "line 2: time_us", "('nan')", "or more"),
+    "a time of no picosecond": device(TIMES + "gemm,1x1x1,half,1e-300\n", "line 2: time_us", "('1e-300')"),
+    "a time before": device(TIMES + "gemm,1x1x1,half,-1\n", "line 2: time_us", "('-1')"),
+    "a time with its unit": device(TIMES + "gemm,1x1x1,half,3us\n", "line 2: time_us", "('3us')", "221.3"),
+    "rows too few": device(TIMES + "gemm,1x1x1,half,1\n", "gemm has 1 rows", "takes 9", "measure more"),
+    "rows of one size": device(TIMES + "gemm,1x1x1,half,1\n" * 9, "gemm has 9 rows", "two sizes"),
+    "attention alone": device(TIMES + NINE.replace("gemm", "attention").replace("x64x64", "x1x64x64"), "gemm is mis"),
+    "no products": device(TIMES + "memory,64,,1\n" * 9, "has no products"),
+    "several types": device(TIMES + NINE + NINE.replace("half", "float"), "float, half", "workload.device.dtype"),
+    "a type that was not measured": device(
+        TIMES + NINE, "dtype", "no products of type int8", "write one of half", keys=", dtype: int8"
     ),
     "no file of flows": Mistake(("workload={kind: flows, path: none.csv}",), ("none.csv", "No such file")),
     "no processes": Mistake(("--jobs", "0"), ("--jobs", "must be at least 1 (0)")),

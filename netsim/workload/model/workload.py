@@ -1,0 +1,165 @@
+"""The layout of a model's step: all ranks of a pipeline stage do the same, so that tasks are made for all at once."""
+
+from array import array
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from netsim.collective.columns import MessageColumns, message_columns
+from netsim.collective.protocol import Operation
+from netsim.workload.device import DeviceConfig, Work
+from netsim.workload.model.config import ModelConfig
+from netsim.workload.model.step import Issued, issued
+from netsim.workload.program import Program, Span
+from netsim.workload.protocol import Schedules
+
+
+class ModelWorkload:
+    """The workload of a `ModelConfig`; ranks wait, and compute, as in the replay of a trace."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        self.notices: list[str] = []
+        self._config = config
+
+    def size(self, available: int) -> int:  # noqa: ARG002
+        """Number of ranks, whatever is available."""
+        return self._config.stage_ranks * self._config.division.pipeline
+
+    def extend(self, program: Program, ranks: Sequence[int], start_ps: int, schedules: Schedules) -> None:
+        steps = [issued(self._config, stage) for stage in range(self._config.division.pipeline)]
+        if self._config.device is None:
+            self.notices.append("computation takes no time, since workload.device is not set")
+        else:
+            works = [work for step, behind in steps for work in (*(one.work for one in step), behind)]
+            self.notices += self._config.device.notices(works)
+        _Layout(self._config, program, ranks, schedules).run(steps, start_ps)
+
+
+@dataclass(eq=False)
+class _Meeting:
+    """Collectives that all ranks of a stage, or of two, take part in at once: tasks of arrival, and of the end."""
+
+    come: dict[int, np.ndarray] = field(default_factory=dict)
+    over: dict[int, np.ndarray] = field(default_factory=dict)
+
+
+class _Cursor:
+    """Progress in the layout of a stage."""
+
+    def __init__(self, stage: int, program: tuple[list[Issued], Work], ranks: np.ndarray, start: int) -> None:
+        self.stage, self.ranks, self.next = stage, ranks, 0
+        self.issued, self.behind = program
+        self.ready = [np.full(len(ranks), start)]
+        self.current: _Meeting | None = None
+        self.outstanding: list[tuple[int, _Meeting]] = []
+        self.ended = False
+
+
+class _Layout:
+    """Turns the programs of the stages into tasks; a stage proceeds until it needs a message that has not been sent."""
+
+    def __init__(self, config: ModelConfig, program: Program, ranks: Sequence[int], schedules: Schedules) -> None:
+        self._config, self._program, self._schedules = config, program, schedules
+        self._ranks = np.array(ranks).reshape(config.division.pipeline, config.stage_ranks)
+        self._device: DeviceConfig | None = config.device
+        self._messages: defaultdict[tuple[int, int], list[_Meeting]] = defaultdict(list)
+        self._repeated: dict[tuple[int, int, int], tuple[MessageColumns, MessageColumns]] = {}
+
+    def run(self, steps: Sequence[tuple[list[Issued], Work]], start_ps: int) -> None:
+        """Adds all tasks of the steps of each stage."""
+        start = self._program.wait(int(self._ranks[0, 0]), (), start_ps)
+        cursors = [_Cursor(stage, step, self._ranks[stage], start) for stage, step in enumerate(steps)]
+        while not all(cursor.ended for cursor in cursors):
+            for cursor in cursors:
+                self._advance(cursor)
+
+    def _advance(self, cursor: _Cursor) -> None:
+        """Lays out a stage until it must wait for another one."""
+        while not cursor.ended:
+            awaited = [meeting for until, meeting in cursor.outstanding if until <= cursor.next]
+            awaited = [*([] if cursor.current is None else [cursor.current]), *awaited]
+            if not all(cursor.stage in meeting.over for meeting in awaited):
+                return
+            ready = cursor.ready if cursor.current is None else []
+            ready = [*ready, *(meeting.over[cursor.stage] for meeting in awaited)]
+            cursor.outstanding = [one for one in cursor.outstanding if one[0] > cursor.next]
+            cursor.ended = cursor.next == len(cursor.issued)
+            one = None if cursor.ended else cursor.issued[cursor.next]
+            work = cursor.behind if one is None else one.work
+            come = self._program.arrive(cursor.ranks, ready, self._computed_ps(work, bool(cursor.outstanding)))
+            cursor.ready, cursor.current, cursor.next = [come], None, cursor.next + 1
+            if one is not None:
+                self._come(cursor, one, come)
+
+    def _computed_ps(self, work: Work, overlaps: bool) -> int:
+        if self._device is None:
+            return 0
+        alone_ps = self._device.compute_ps(work)
+        return round(alone_ps * self._device.contention) if overlaps else alone_ps
+
+    def _come(self, cursor: _Cursor, one: Issued, come: np.ndarray) -> None:
+        """A stage arrives at a collective; of a message the other stage has arrived already, or does later."""
+        meeting, stage = _Meeting(), cursor.stage
+        if one.peer is None:
+            meeting.come[stage] = come
+            self._carry_out(one, meeting, members_of(self._config, one.group, one.operation.size), [stage])
+        else:
+            sends = one.operation.op == "send"
+            waiting = self._messages[(stage, one.peer) if sends else (one.peer, stage)]
+            if waiting and stage not in waiting[0].come:
+                meeting = waiting.pop(0)
+            else:
+                waiting.append(meeting)
+            meeting.come[stage] = come
+            if len(meeting.come) == 2:
+                pairs = np.arange(2 * len(come)).reshape(2, -1).T
+                message = one._replace(operation=one.operation._replace(op="send"))
+                self._carry_out(message, meeting, pairs, [stage, one.peer] if sends else [one.peer, stage])
+        if one.awaited is None:
+            cursor.current = meeting
+        else:
+            cursor.outstanding.append((one.awaited, meeting))
+
+    def _carry_out(self, one: Issued, meeting: _Meeting, members: np.ndarray, stages: Sequence[int]) -> None:
+        """Adds the messages of the collective in every group, of those with one schedule together."""
+        ranks = self._ranks[stages].ravel()
+        come = np.concatenate([meeting.come[stage] for stage in stages])
+        over, size, first = np.empty_like(come), one.operation.size, stages[0] * len(members)
+        alone = one.peer is not None or len(members) * len(self._ranks) == 1
+        for groups, messages in self._by_schedule(one.operation, ranks[members]):
+            chosen = members[groups].ravel()
+            over[chosen] = self._program.carry_out(messages, ranks[chosen], come[chosen], len(groups))
+            payload = messages.payload // len(groups)
+            for group in groups:
+                name = one.group if alone else f"{one.group}_{first + group}"
+                tasks = (array("q", part[members[group]].tobytes()) for part in (come, over))
+                about = one.operation.op, name, size, 1, one.phase, one.layer, payload
+                self._program.spans.append(Span(*about, *tasks))
+        meeting.over = dict(zip(stages, over.reshape(len(stages), -1), strict=True))
+
+    def _by_schedule(self, operation: Operation, ranks: np.ndarray) -> Iterator[tuple[list[int], MessageColumns]]:
+        """Groups, of all with the ranks [groups, size], whose schedules differ in delays alone; and their messages."""
+        found: dict[tuple[int, int], tuple[list[int], list[MessageColumns]]] = {}
+        for group, of_group in enumerate(ranks.tolist()):
+            messages = message_columns(self._schedules(operation, of_group))
+            groups, alike = found.setdefault((id(messages.shape), id(messages.bytes)), ([], []))
+            groups.append(group)
+            alike.append(messages)
+        for groups, alike in found.values():
+            yield groups, self._together(alike, operation.size)
+
+    def _together(self, alike: Sequence[MessageColumns], size: int) -> MessageColumns:
+        one, delays = alike[0], [messages.delay_ps for messages in alike if messages.delay_ps is not None]
+        key = id(one.shape), id(one.bytes), len(alike)
+        if key not in self._repeated:
+            self._repeated[key] = one, one.repeated(len(alike), size)
+        repeated = self._repeated[key][1]
+        return repeated.delayed(np.concatenate(delays)) if delays else repeated
+
+
+def members_of(config: ModelConfig, group: str, size: int) -> np.ndarray:
+    """[groups, size] ranks of a stage, counted from its first one, in each group of a meaning."""
+    stride = {"data": config.division.tensor, "expert_data": config.division.expert}.get(group, 1)
+    return np.arange(config.stage_ranks).reshape(-1, size, stride).swapaxes(1, 2).reshape(-1, size)
