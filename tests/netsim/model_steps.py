@@ -40,7 +40,12 @@ def exported(shape: ModelConfig, path: Path) -> Path:
         step, _ = issued(shape, stage)
         for number, one in enumerate(step):
             about = {"micro": one.micro, "phase": one.phase, "layer": one.layer}
-            about |= {"async": one.awaited is not None, "wait_seq": one.awaited, "seq": number}
+            for rank in ranks[stage].tolist():
+                writer.groups[f"self_{rank}"] = [rank]
+                work = {"flops": one.beside.flops, "memory_bytes": one.beside.memory_bytes}
+                writer.add(rank, "barrier", 0, 0, group=f"self_{rank}", seq=2 * number, **about, **work)
+            awaited = None if one.awaited is None else 2 * one.awaited + 1
+            about |= {"async": awaited is not None, "wait_seq": awaited, "seq": 2 * number + 1}
             about |= {"flops": one.work.flops, "memory_bytes": one.work.memory_bytes}
             if one.peer is not None:
                 (size,), group = one.operation.blocks, "pipeline"

@@ -30,8 +30,8 @@ _GATE_BYTES, _COUNT_BYTES = 4, 8
 class Issued(NamedTuple):
     """A collective where every rank of a stage issues it.
 
-    `work` is computed before it, since the last one; `awaited` is the number of the collective, or the end of the step,
-    before which the ranks wait for it, None: they wait at once.
+    `beside` is computed since the last one and before the ranks wait for earlier ones, `work` behind that. `awaited` is
+    the number of the collective, or the end of the step, before which the ranks wait for it, None: they wait at once.
     """
 
     micro: int
@@ -40,6 +40,7 @@ class Issued(NamedTuple):
     group: str
     operation: Operation
     peer: int | None
+    beside: Work
     work: Work
     awaited: int | None
 
@@ -51,7 +52,7 @@ def issued(config: ModelConfig, stage: int) -> tuple[list[Issued], Work]:
     """The collectives of a stage in order, and what its ranks compute behind the last one."""
     found: list[Issued] = []
     under_way: dict[Handle, int] = {}
-    since = Work()
+    beside = since = Work()
     for where, event in _Stage(config, stage).events():
         match event:
             case Work():
@@ -60,15 +61,18 @@ def issued(config: ModelConfig, stage: int) -> tuple[list[Issued], Work]:
                 for handle in [one for one in under_way if one[: len(start)] == start]:
                     number = under_way.pop(handle)
                     found[number] = found[number]._replace(awaited=len(found))
+                    beside, since = beside + since, Work()
             case Sent():
+                if found and found[-1].awaited == len(found):
+                    beside, since = beside + since, Work()
                 if event.handle is not None:
                     under_way[event.handle] = len(found)
                 awaited = len(found) + 1 if event.until_next else None
-                found.append(Issued(*where, event.group, event.operation, event.peer, since, awaited))
-                since = Work()
+                found.append(Issued(*where, event.group, event.operation, event.peer, beside, since, awaited))
+                beside = since = Work()
     for number in under_way.values():
         found[number] = found[number]._replace(awaited=len(found))
-    return found, since
+    return found, beside + since
 
 
 class _Stage:

@@ -32,7 +32,11 @@ class ModelWorkload:
         if self._config.device is None:
             self.notices.append("computation takes no time, since workload.device is not set")
         else:
-            works = [work for step, behind in steps for work in (*(one.work for one in step), behind)]
+            works = [
+                work
+                for step, behind in steps
+                for work in (*(part for one in step for part in (one.beside, one.work)), behind)
+            ]
             self.notices += self._config.device.notices(works)
         _Layout(self._config, program, ranks, schedules).run(steps, start_ps)
 
@@ -79,10 +83,13 @@ class _Layout:
         """Lays out a stage until it must wait for another one."""
         while not cursor.ended:
             awaited = [meeting for until, meeting in cursor.outstanding if until <= cursor.next]
-            awaited = [*([] if cursor.current is None else [cursor.current]), *awaited]
-            if not all(cursor.stage in meeting.over for meeting in awaited):
+            current = [] if cursor.current is None else [cursor.current]
+            if not all(cursor.stage in meeting.over for meeting in (*current, *awaited)):
                 return
-            ready = cursor.ready if cursor.current is None else []
+            ready = [meeting.over[cursor.stage] for meeting in current] or cursor.ready
+            beside = None if cursor.next == len(cursor.issued) else cursor.issued[cursor.next].beside
+            if beside is not None and beside != Work():
+                ready = [self._program.arrive(cursor.ranks, ready, self._computed_ps(beside, bool(cursor.outstanding)))]
             ready = [*ready, *(meeting.over[cursor.stage] for meeting in awaited)]
             cursor.outstanding = [one for one in cursor.outstanding if one[0] > cursor.next]
             cursor.ended = cursor.next == len(cursor.issued)
