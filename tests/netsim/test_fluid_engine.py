@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from netsim.engine.fluid.engine import FluidEngine
+from netsim.engine.fluid.streaming import stream
 from netsim.engine.protocol import Outcome, Scene
 from netsim.workload.tasks import Task
 from tests.netsim.scenes import all_to_all, fabric, flow, scene
@@ -157,3 +158,23 @@ def test_equal_messages_that_start_together_need_one_allocation(seed):
     )
     engine.run()
     assert engine.allocations == 1
+
+
+@pytest.mark.parametrize("seconds", [1, 30, 3000])
+def test_flows_after_a_long_computation_take_as_long_as_at_once(seconds):
+    """Times of flows are fractions: far from 0 a picosecond is less than what they resolve."""
+    tasks = [flow(0, 4, 4000 * 3), flow(1, 4, 4000 * 7), flow(2, 5, 4000 * 5)]
+    later = [task._replace(delay_ps=seconds * 10**12) for task in tasks]
+    at_once, *after = (
+        run(scene(fabric(2, 3, 3), these)) for run, these in ((_stepped, tasks), (_stepped, later), (_streamed, later))
+    )
+    for outcome in after:
+        assert outcome.completion_ps - seconds * 10**12 == pytest.approx(at_once.completion_ps, abs=1 + seconds)
+
+
+def _stepped(what: Scene) -> Outcome:
+    return FluidEngine(what).run()
+
+
+def _streamed(what: Scene) -> Outcome:
+    return stream(what, None)

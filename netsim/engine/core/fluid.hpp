@@ -8,6 +8,7 @@ namespace netsim::fluid {
 
 constexpr double ROUNDING_PS = 0.001;
 constexpr double ROUNDING = 1e-13;
+constexpr double HIDDEN = 1.000000000000101;  // a little more than 1 + ROUNDING
 constexpr int64_t MOMENTS_BETWEEN_PAUSES = 4096;
 constexpr int64_t MANY = 32;
 constexpr int64_t PACKETS = 4;
@@ -39,9 +40,11 @@ inline int64_t latency_of(const State& state, const Streams& streams, Stream& fl
   return latency_ps + link.delay_ps + service_ps(last_bytes, link.rate_bps);
 }
 
-// Flows that have sent everything, or will within a picosecond, leave; their last bytes arrive later.
+// Flows that have sent everything, or will within a picosecond or what rounding hides, leave; their last bytes arrive
+// later.
 inline void drain(const State& state, const Streams& streams, int64_t now) {
-  while (first_end(streams) <= now + 1.0) {
+  double until = std::max<double>(now + 1.0, now * HIDDEN);
+  while (first_end(streams) <= std::min<double>(until, END_PS)) {
     int64_t index = take_first(streams);
     auto& flow = streams.flows[index];
     auto& message = streams.messages[index];

@@ -14,6 +14,8 @@ _SLOWER = 1 - 1e-9
 """A flow counts as slower than another if its rate is less than this part of the other's."""
 _ROUNDING_PS = 1e-3
 _ROUNDING = 1e-13
+_HIDDEN = 1.000000000000101
+"""A little more than 1 + `_ROUNDING`."""
 """Tolerance of times for rounding, absolute and relative."""
 
 
@@ -101,12 +103,12 @@ class Network:
         return max(now_ps, ceil(first - max(_ROUNDING_PS, _ROUNDING * first)))
 
     def drain(self, until_ps: int) -> tuple[np.ndarray, np.ndarray]:
-        """Removes flows that have sent everything by `until_ps`, or will within a picosecond.
+        """Removes flows that have sent everything by `until_ps`, or will within a picosecond or what rounding hides.
 
         Returns:
             Their indices, and for each the remaining latency of its last byte.
         """
-        end = int(np.searchsorted(self._empty_ps, until_ps + 1.0, side="right"))
+        end = int(np.searchsorted(self._empty_ps, max(until_ps + 1.0, until_ps * _HIDDEN), side="right"))
         sent, self._gone = self._queue[self._gone : end], end
         if len(sent) and end < len(self._queue):
             slowest = self.flows.rate[sent].min() * _SLOWER
