@@ -48,7 +48,7 @@ class TraceWorkload:
     sends its messages of that collective as soon as it has received the data for them. It does not wait for the arrival
     of other ranks, except in a barrier. A message that arrives before its receiver does waits there. A record ends at a
     rank when the rank has arrived and all messages from it and to it have arrived. Groups of one rank move nothing:
-    only their gaps count.
+    only their gaps count, which pass beside the asynchronous records under way.
 
     The k-th record of a group at one rank and the k-th at another are the same collective; sends and receives are
     matched in order for each sender, receiver and tag. Step, phase and layer of a collective are those in the record of
