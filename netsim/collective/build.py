@@ -140,9 +140,14 @@ class Schedules:
         return self._delayed(columns, ranks, software) if name and any(software) else columns
 
     def nominal_ps(self, operation: Operation, ranks: Sequence[int]) -> int | None:
-        """The estimate of an operation's algorithm on an idle fabric, without software; None if it has none."""
-        found = estimates(operation.op, self._group(tuple(ranks)), size_of(operation))
-        name = self.algorithm(operation, ranks)
+        """The estimate of an operation's algorithm on an idle fabric, without software; None if it has none.
+
+        Inside one host, algorithms of two levels are those of one.
+        """
+        group = self._group(tuple(ranks))
+        found, name = estimates(operation.op, group, size_of(operation)), self.algorithm(operation, ranks)
+        if name not in found and len(group.by_host) == 1:
+            name = next(iter(found))
         return round(found[name]) if name in found else None
 
     def _delayed(self, columns: MessageColumns, ranks: Sequence[int], software: Software) -> MessageColumns:

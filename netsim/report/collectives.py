@@ -19,13 +19,13 @@ from netsim.report.summary import (
     extremes,
     operations,
     rounded,
+    size_in_unit,
     summarise,
     time_unit,
 )
 from netsim.results import Results, Run
 
 _PANELS_A_ROW = 3
-_SIZE_UNITS = ((1e12, "TB"), (1e9, "GB"), (1e6, "MB"), (1e3, "KB"), (1, "B"))
 _MOST_LANES = 6
 _LANE, _BETWEEN = 0.11, 0.1
 """Height of a lane and of the gap between operations, in inches."""
@@ -86,9 +86,8 @@ def _excess(kind: CollectivesSummary, name: str, fastest: str, scale: float) -> 
 
 
 def _amount(kind: CollectivesSummary) -> str:
-    scale, unit = next((scale, unit) for scale, unit in _SIZE_UNITS if kind.payload_bytes >= scale or scale == 1)
     plural = "s" if kind.collectives > 1 else ""
-    return f"{kind.collectives} collective{plural}, {kind.payload_bytes / scale:.3g} {unit}"
+    return f"{kind.collectives} collective{plural}, {size_in_unit(kind.payload_bytes)}"
 
 
 @lru_cache(maxsize=1)

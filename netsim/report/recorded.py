@@ -11,7 +11,7 @@ from netsim.foundation.chart import Panel, chart
 from netsim.foundation.marks import AMBER, BLUE, GREY, Stacks
 from netsim.foundation.page import Facts, Figure, Note, Section, Table, page
 from netsim.foundation.terminal import Terminal
-from netsim.report.summary import in_unit, time_unit
+from netsim.report.summary import in_unit, size_in_unit, time_unit
 
 AGREES = 0.25
 """Difference, of what is simulated, from which a cause is named."""
@@ -140,7 +140,7 @@ def print_comparison(comparison: Comparison) -> None:
     for number, head in enumerate((*_KINDS, *_TIMES)):
         table.add_column(head, justify="left" if number in (0, len((*_KINDS, *_TIMES)) - 1) else "right", no_wrap=True)
     for move in comparison.kinds():
-        table.add_row(move.kind, str(move.ranks), _size(move.bytes), str(move.count), *_times(move))
+        table.add_row(move.kind, str(move.ranks), size_in_unit(move.bytes), str(move.count), *_times(move))
     Terminal(width=None if Terminal().is_terminal else _WIDE).print(table)
     print(comparison.said())
 
@@ -160,9 +160,9 @@ def comparison_page(comparison: Comparison, source: str) -> str:
             ("exposed, simulated", _time(comparison.simulated_exposed_us), f"{simulated:.0%} of the step"),
         )
     )
-    rows = [(move.kind, str(move.ranks), _size(move.bytes), str(move.count), *_times(move)) for move in kinds]
+    rows = [(move.kind, str(move.ranks), size_in_unit(move.bytes), str(move.count), *_times(move)) for move in kinds]
     largest = [
-        (f"{number}", move.kind, str(move.ranks), _size(move.bytes), *_times(move), f"{move.beside:.0%}")
+        (f"{number}", move.kind, str(move.ranks), size_in_unit(move.bytes), *_times(move), f"{move.beside:.0%}")
         for number, move in comparison.largest()
     ]
     step = Figure(_step_svg(comparison), "A step is computing and exposed communication.")
@@ -196,7 +196,7 @@ def _kinds_svg(kinds: Sequence[Move]) -> str:
     for move in kinds[:_LARGEST]:
         amounts.append([move.count * move.moving_us, move.count * (move.waiting_us or 0.0), 0.0])
         amounts.append([0.0, 0.0, move.count * move.simulated_us])
-        rows += [f"{move.kind}, {_size(move.bytes)}", "simulated"]
+        rows += [f"{move.kind}, {size_in_unit(move.bytes)}", "simulated"]
     names = "moving, recorded", "waiting, recorded", "simulated"
     return _bars(amounts, names, (BLUE, AMBER, GREY), rows, 0.8 + 0.34 * len(rows), "kinds")
 
@@ -222,10 +222,3 @@ def _times(move: Move) -> tuple[str, ...]:
 
 def _time(us: float) -> str:
     return in_unit(us, 3)
-
-
-def _size(size: int) -> str:
-    for scale, unit in ((10**9, "GB"), (10**6, "MB"), (10**3, "KB")):
-        if size >= scale:
-            return f"{size / scale:.3g} {unit}"
-    return f"{size} B"

@@ -10,6 +10,7 @@ from netsim.foundation.marks import BLUE, GREY, RED
 from netsim.results import Results, Run
 
 LIGHT_BLUE = "#8fb8d6"
+_SIZE_UNITS = ((1e12, "TB"), (1e9, "GB"), (1e6, "MB"), (1e3, "KB"), (1, "B"))
 _TIME_UNITS = ((1e6, "s"), (1e3, "ms"), (1.0, "µs"))
 
 
@@ -168,6 +169,12 @@ def in_unit(time_us: float, digits: int = 4) -> str:
 def rounded(value: float, digits: int) -> str:
     """A positive number with so many digits, zeros at the end included."""
     return f"{value:#.{digits}g}".rstrip(".")
+
+
+def size_in_unit(size_bytes: int) -> str:
+    """A number of bytes with three digits, such as ``4.19 MB``."""
+    scale, unit = next((scale, unit) for scale, unit in _SIZE_UNITS if size_bytes >= scale or scale == 1)
+    return f"{size_bytes / scale:.3g} {unit}"
 
 
 def signed(share: float) -> str:

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 from netsim.foundation.page import Note, Section, Table
-from netsim.report.summary import TransportSummary, by_transport, operations, signed, summarise
+from netsim.report.summary import TransportSummary, by_transport, operations, signed, size_in_unit, summarise
 from netsim.results import Pair, Results, Run
 from netsim.units import format_size
 
@@ -174,7 +174,7 @@ def measured_sections(results: Results) -> list[Section]:
             one.op,
             f"{one.ranks:,}",
             f"{one.hosts:,}",
-            format_size(one.bytes),
+            size_in_unit(one.bytes),
             f"{one.collectives:,}",
             "" if one.nominal_ps is None else f"{one.nominal_ps / 1e6:,.1f}",
             f"{one.predicted.time_us:,.1f}",
@@ -187,7 +187,7 @@ def measured_sections(results: Results) -> list[Section]:
     title = "Collectives inside a host, measured beside nominal"
     if inside:
         ratios = sorted(one.predicted.time_us * 1e6 / (one.nominal_ps or 1) for one in inside)
-        bounds = f"{ratios[0]:.2f}" if len(ratios) == 1 else f"{ratios[0]:.2f} to {ratios[-1]:.2f}"
+        bounds = " to ".join(dict.fromkeys(f"{ratio:.2f}" for ratio in (ratios[0], ratios[-1])))
         title = f"Collectives inside a host take {bounds} times what their links alone say"
     name = results.scenario["topology"]["calibration"]
     return [Section(title, [Table(head, rows, _MEASURED.format(name), dense=True)])]
