@@ -96,10 +96,10 @@ class DeviceConfig(Section, frozen=True):
             asked["memory"].add(work.memory_bytes)
             for product in _products(work):
                 asked[self._kind(product)].add(product.flops)
-        told = notices(self._measured, self.table, asked)
+        remarks = notices(self._measured, self.table, asked)
         if "memory" not in self._measured and self.memory_gbps is None:
-            told.append(f"{self.table}: has no rows of memory, so that what only reads and writes takes no time")
-        return told
+            remarks.append(f"{self.table}: has no rows of memory, so that what only reads and writes takes no time")
+        return remarks
 
     @cached_property
     def _measured(self) -> Mapping[str, Measured]:

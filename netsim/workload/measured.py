@@ -125,11 +125,15 @@ def _time_ps(path: Path, number: int, text: str) -> float:
 
 def notices(table: Mapping[str, Measured], path: str, asked: Mapping[str, Set[int]]) -> list[str]:
     """How far the times can be off, and how many of the sizes of each kind that were asked for lie outside."""
-    said = [f"{one.error:.2f} for {kind} ({one.rows} rows)" for kind, one in table.items()]
-    told = [f"{path}: with 90 % a time is longer or shorter than simulated by a factor of {', '.join(said)} at most"]
+    factors = [f"{one.error:.2f} for {kind} ({one.rows} rows)" for kind, one in table.items()]
+    remarks = [
+        f"{path}: with 90 % a time is longer or shorter than simulated by a factor of {', '.join(factors)} at most"
+    ]
     for kind, one in table.items():
         sizes = asked.get(kind, set()) - {0}
         outside = sum(not one.smallest <= size <= one.largest for size in sizes)
         if outside:
-            told.append(f"{path}: extrapolated to {outside} of {len(sizes)} sizes of {kind}, outside of those measured")
-    return told
+            remarks.append(
+                f"{path}: extrapolated to {outside} of {len(sizes)} sizes of {kind}, outside of those measured"
+            )
+    return remarks

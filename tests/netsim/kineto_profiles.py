@@ -133,7 +133,7 @@ def write_step(folder: Path) -> None:
         step_of_two(rank).write(folder / f"rank{rank}.json")
 
 
-def told_twice(annotated: bool) -> ProfileWriter:
+def step_in_two_schemas(annotated: bool) -> ProfileWriter:
     """The same calls of rank 1 of 4 as today's torch writes them, and as older ones do."""
     writer = ProfileWriter(1, 4, {"": [0, 1, 2, 3], "half": [0, 1]})
     writer.event("ProfilerStep#1", "user_annotation", 0, 900)

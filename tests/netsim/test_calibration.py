@@ -99,7 +99,7 @@ def test_beyond_its_sizes_a_series_grows_as_another_that_was_measured_there():
     assert predicted.time_us == pytest.approx(1.7 * bent[-1].time_us, rel=0.05)
 
 
-def test_hosts_that_share_a_bridge_are_told_from_those_with_links():
+def test_hosts_that_share_a_bridge_are_distinguished_from_those_with_links():
     rows = [
         Measurement("all_to_all", n, 1, size, 6 + 0.5 * (n - 1) + 3e-6 * n * (n - 1) * size)
         for n in (2, 8)

@@ -18,7 +18,7 @@ from netsim.workload.kineto.experts import Experts
 from netsim.workload.kineto.stream import read_stream
 from netsim.workload.records import Record, read_trace
 from tests.netsim.foreign import foreign
-from tests.netsim.kineto_profiles import ProfileWriter, expert_profile, step_of_two, told_twice
+from tests.netsim.kineto_profiles import ProfileWriter, expert_profile, step_in_two_schemas, step_of_two
 
 
 def records(out: Path) -> list[list[Record]]:
@@ -84,17 +84,17 @@ def test_a_rank_copies_the_last_profile_at_or_below_it_and_receives_what_others_
 
 
 def test_older_profiles_say_by_shapes_and_launches_what_todays_say(tmp_path):
-    told = []
+    records = []
     for annotated in (False, True):
-        writer = told_twice(annotated)
+        writer = step_in_two_schemas(annotated)
         writer.write(tmp_path / f"{annotated}.json")
         converted = import_kineto(tmp_path / f"{annotated}.json", tmp_path / "trace.jsonl")
         trace = read_trace(tmp_path / "trace.jsonl")
         lines = [record for program in trace.programs for _, record in program]
         groups = [trace.header.groups[record.group] for record in lines]
         same = attrgetter("op", "bytes_in", "bytes_out", "in_splits", "root", "gap_ns", "t_issue_ns", "t_done_ns")
-        told.append([(ranks, same(record)) for ranks, record in zip(groups, lines, strict=True)])
-    assert told[0] == told[1]
+        records.append([(ranks, same(record)) for ranks, record in zip(groups, lines, strict=True)])
+    assert records[0] == records[1]
     assert any("groups of 2 ranks are taken to follow each other" in line for line in converted.notices)
 
 
@@ -201,12 +201,12 @@ def packed(cut: int | None) -> Callable[[Path], None]:
 
 def mixed(folder: Path) -> None:
     (folder / "rank0.json").write_text(json.dumps(symmetric(0).content()), encoding="utf-8")
-    (folder / "rank1.json").write_text(json.dumps(told_twice(annotated=True).content()), encoding="utf-8")
+    (folder / "rank1.json").write_text(json.dumps(step_in_two_schemas(annotated=True).content()), encoding="utf-8")
 
 
 _SIZES = ("--tokens", "64", "--hidden", "128", "--experts", "32", "--top-k", "2")
 _STEP = write(step_of_two(0))
-_OLD = told_twice
+_OLD = step_in_two_schemas
 REFUSED: dict[str, tuple[Callable[[Path], None], tuple[str, ...], str]] = {
     "cut off": (write(step_of_two(0), lambda data: data[:-900]), (), "is not JSON, or cut off"),
     "cut off in gzip": (packed(400), (), "is not compressed by gzip, or cut off"),
@@ -218,11 +218,11 @@ REFUSED: dict[str, tuple[Callable[[Path], None], tuple[str, ...], str]] = {
     "NaN": (write(changed(step_of_two(0), "volta", "ts", float("nan"), False)), (), "is no time in microseconds (nan)"),
     "negative": (write(changed(step_of_two(0), "volta", "dur", -0.5, False)), (), "is no time in microseconds (-0.5)"),
     "stream": (write(changed(expert_profile(), "volta", "stream", "seven")), (), "args.stream: is not a whole number"),
-    "two versions": (mixed, (), "tells of collectives by annotation, and rank0.json by record"),
+    "two versions": (mixed, (), "has collectives by annotation, and rank0.json by record"),
     "no shapes": (write(changed(_OLD(True), "nccl:", "Input Dims", 7)), (), "args.Input Dims: has no shapes (7)"),
     "unknown type": (write(changed(_OLD(True), "nccl:", "Input type", ["quint"])), (), "dtype: is unknown ('quint')"),
     "unknown call": (write(changed(_OLD(True), "nccl:", "name", "nccl:scan", False)), (), "can be simulated ('scan')"),
-    "odd size": (write(told_twice(True)), ("--ranks", "3"), "does not cut 80 elements for 3 ranks"),
+    "odd size": (write(step_in_two_schemas(True)), ("--ranks", "3"), "does not cut 80 elements for 3 ranks"),
     "irregular": (write(changed(symmetric(0), "record", "Process Group Ranks", "[0, 1, 3]")), (), "regular distance"),
     "group's text": (_STEP, ("--group", "expert=8y2"), "--group: is no group (expert=8y2)"),
     "group's size": (_STEP, ("--group", "expert=3"), "--group: expert=3 does not divide 2 ranks"),

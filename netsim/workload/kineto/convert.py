@@ -115,9 +115,9 @@ def _read(path: Path, ranks: int | None, progress: Callable[[str], None]) -> lis
         if profile.world_size != first.world_size:
             problem = f"is {profile.world_size}, and {first.world_size} in another file"
             raise Refusal(profile.path, "distributedInfo.world_size", problem, "give the profiles of one run")
-        told, other = ({call.source for call in one.calls if call.source in _SIZED} for one in (profile, first))
-        if told and other and told != other:
-            problem = f"tells of collectives by {told.pop()}, and {first.path.name} by {other.pop()}"
+        kinds, other = ({call.source for call in one.calls if call.source in _SIZED} for one in (profile, first))
+        if kinds and other and kinds != other:
+            problem = f"has collectives by {kinds.pop()}, and {first.path.name} by {other.pop()}"
             raise Refusal(profile.path, "traceEvents", problem, "give the profiles of one run")
     return [profiles[rank] for rank in sorted(profiles)]
 

@@ -24,10 +24,10 @@ from netsim.workload.kineto.schemas import (
     SILENT,
     Enclosing,
     Event,
-    Told,
+    ShapedCall,
     arguments,
+    calls_by_shapes,
     kind_of,
-    told_by_shapes,
 )
 from netsim.workload.kineto.stream import EVENTS, read_stream
 from netsim.workload.records import MOST_RANKS
@@ -248,11 +248,11 @@ class _Events:
                 yield call(event, "record", OPERATIONS.get(name, name), event.args, kernels or [event])
         if not records:
             types: dict[tuple[str | None, int], str] = {}
-            for told, kernels in self._by_shapes(list(left.values())):
+            for one, kernels in self._by_shapes(list(left.values())):
                 for kernel in kernels:
                     del left[kernel.place]
-                args = arguments(told, types)
-                event = told.event if told.operator is None else told.event._replace(thread=told.operator.thread)
+                args = arguments(one, types)
+                event = one.event if one.operator is None else one.event._replace(thread=one.operator.thread)
                 yield call(event, "annotation", kind_of(event) or args["Collective name"], args, kernels or [event])
         for kernel in left.values():
             yield call(kernel, "kernel", "nccl", {}, [kernel])
@@ -276,10 +276,10 @@ class _Events:
         for kernel in (kernel for of_stream in notify.values() for kernel in of_stream):
             yield call(kernel, "kernel", "notify", {}, [kernel])
 
-    def _by_shapes(self, kernels: Sequence[Event]) -> list[tuple[Told, list[Event]]]:
+    def _by_shapes(self, kernels: Sequence[Event]) -> list[tuple[ShapedCall, list[Event]]]:
         """Calls of older profiles, and the kernels that were launched in each, or else follow in its place."""
-        calls = sorted(told_by_shapes(self._hosts), key=lambda told: told.event.start_ns)
-        around, of_call = Enclosing(told.event for told in calls), defaultdict[int, list[Event]](list)
+        calls = sorted(calls_by_shapes(self._hosts), key=lambda one: one.event.start_ns)
+        around, of_call = Enclosing(one.event for one in calls), defaultdict[int, list[Event]](list)
         alone = []
         for kernel in kernels:
             thread, moment_ns = self._launches.get(_number(kernel.args.get("correlation")), (None, 0))
@@ -288,11 +288,11 @@ class _Events:
                 alone.append(kernel)
             else:
                 of_call[found.place].append(kernel)
-        silent = [told.event for told in calls if not of_call[told.event.place]]
+        silent = [one.event for one in calls if not of_call[one.event.place]]
         if len(silent) == len(alone):
             for event, kernel in zip(silent, sorted(alone, key=lambda event: event.start_ns), strict=True):
                 of_call[event.place].append(kernel)
-        return [(told, of_call[told.event.place]) for told in calls]
+        return [(one, of_call[one.event.place]) for one in calls]
 
 
 def _number(value: object) -> int:

@@ -72,7 +72,7 @@ class Enclosing:
         return events[begun - 1] if begun and moment_ns <= events[begun - 1].end_ns else None
 
 
-class Told(NamedTuple):
+class ShapedCall(NamedTuple):
     """A call of an older profile: its annotation and the operator that made it, of which one may be missing."""
 
     annotation: Event | None
@@ -86,7 +86,7 @@ class Told(NamedTuple):
         return found
 
 
-def told_by_shapes(hosts: Iterable[Event]) -> list[Told]:
+def calls_by_shapes(hosts: Iterable[Event]) -> list[ShapedCall]:
     """The calls of an older profile.
 
     An operator encloses its annotation, or, where a thread of the back end carries it out, as with gloo, comes before
@@ -106,12 +106,12 @@ def told_by_shapes(hosts: Iterable[Event]) -> list[Told]:
             begun = bisect_right(before, event.start_ns, key=lambda event: event.start_ns)
             operator = before[begun - 1] if begun else None
         if operator is None or operator.place in of_operator:
-            alone.append(Told(event, None))
+            alone.append(ShapedCall(event, None))
         else:
             of_operator[operator.place] = event
     lossy = any(event.name.startswith(ANNOTATIONS[1]) for event in annotations)
     kept = [event for event in operators if event.place in of_operator or (lossy and kind_of(event) is not None)]
-    return alone + [Told(of_operator.get(event.place), event) for event in kept]
+    return alone + [ShapedCall(of_operator.get(event.place), event) for event in kept]
 
 
 def kind_of(event: Event) -> str | None:
@@ -128,22 +128,22 @@ def _has_sizes(annotation: Event) -> bool:
     return "Input Dims" in annotation.args or annotation.name.endswith("barrier")
 
 
-def arguments(told: Told, types: dict[tuple[str | None, int], str]) -> dict[str, Any]:
+def arguments(shaped: ShapedCall, types: dict[tuple[str | None, int], str]) -> dict[str, Any]:
     """The arguments of a call as today's torch writes them, from shapes.
 
     What the shapes leave open is absent: the result's elements, splits (even), a group's name and ranks. Ranks are
     places in the group. `types` keeps those of calls by operation and elements, for operators that do not say theirs.
     """
-    event, operator = told
-    op = kind_of(told.event)
-    dims, listed = _taken(event or told.event, op)
+    event, operator = shaped
+    op = kind_of(shaped.event)
+    dims, listed = _taken(event or shaped.event, op)
     shapes = _shapes(dims)
     elements = sum(map(prod, shapes))
     dtype = str(listed).lower()
     if dtype == "tensorlist":
         dtype = types.get((op, elements), "float")
     types[op, elements] = dtype
-    args: dict[str, Any] = {"Collective name": _name(told.event), "dtype": _TYPES.get(dtype, dtype)}
+    args: dict[str, Any] = {"Collective name": _name(shaped.event), "dtype": _TYPES.get(dtype, dtype)}
     args |= {"In msg nelems": elements} if shapes else {"Input Dims": dims}
     if op == "all_to_all" and len(shapes) > 1:
         args |= {"In split size": [prod(shape) for shape in shapes], "Group size": len(shapes)}
