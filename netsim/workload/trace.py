@@ -184,6 +184,8 @@ class _Replay:
             awaited = [] if cursor.current is None else [cursor.current]
             if cursor.outstanding:
                 awaited += [pending.meeting for pending in cursor.outstanding if pending.wait_seq <= record.seq]
+            if awaited and cursor.current is None:
+                self._compute(rank, cursor)
             for meeting in awaited:
                 if not meeting.over:
                     meeting.waiting.append(rank)
@@ -191,8 +193,6 @@ class _Replay:
             if cursor.current is not None:
                 cursor.ready = []
                 cursor.current = None
-            elif awaited:
-                self._compute(rank, cursor)
             for meeting in awaited:
                 cursor.ready.append(meeting.over[rank])
             if cursor.outstanding:

@@ -13,7 +13,7 @@ from netsim.scenario import read_scenario
 from tests.fuzz import sound_files
 from tests.fuzz.mutations import Format
 from tests.fuzz.reader import Reader, all_of, copied, reading, words, written
-from tests.netsim.kineto_profiles import expert_profile, told_twice
+from tests.netsim.kineto_profiles import expert_profile, step_in_two_schemas
 
 MOST_PACKETS = 3000
 """Of a workload that is simulated."""
@@ -160,7 +160,7 @@ def _write_kineto() -> None:
 
 
 def _write_profiles() -> None:
-    told_twice(annotated=True).write(Path("older.json"))
+    step_in_two_schemas(annotated=True).write(Path("older.json"))
     expert_profile().write(Path("experts.json"))
 
 

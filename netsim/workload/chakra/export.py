@@ -43,13 +43,18 @@ def write_chakra(trace: Trace, folder: Path, name: str = "trace") -> None:
 
 
 def _nodes(records: Sequence[Record], numbers: dict[str, str]) -> Iterator[bytes]:
-    """The nodes of one rank, at least one; ids count from 1. A gap that nothing follows delays nothing."""
+    """The nodes of one rank, at least one; ids count from 1. Gaps of groups of one rank pass before what is awaited."""
     ready: list[int] = []
     outstanding: list[tuple[int, int]] = []
     gap_ns, last = 0, 0
     for record in records:
-        ready += [node for node, wait_seq in outstanding if wait_seq <= record.seq]
+        awaited = [node for node, wait_seq in outstanding if wait_seq <= record.seq]
         outstanding = [(node, wait_seq) for node, wait_seq in outstanding if wait_seq > record.seq]
+        if awaited and gap_ns:
+            last += 1
+            yield _computation(last, ready, gap_ns)
+            ready, gap_ns = [last], 0
+        ready += awaited
         gap_ns += record.gap_ns or 0
         if record.size1:
             continue
@@ -63,8 +68,8 @@ def _nodes(records: Sequence[Record], numbers: dict[str, str]) -> Iterator[bytes
             ready = [last]
         else:
             outstanding.append((last, record.wait_seq))
-    if not last:
-        yield _computation(1, (), 0)
+    if gap_ns or not last:
+        yield _computation(last + 1, ready, gap_ns)
 
 
 def _computation(identity: int, after: Sequence[int], gap_ns: int) -> bytes:
