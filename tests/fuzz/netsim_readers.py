@@ -212,7 +212,8 @@ def readers() -> Iterator[Reader]:
         _write_kineto,
         lambda _: main(["import", "kineto", "kineto", "--out", "imported.jsonl"]),
     )
-    yield Reader("profile of one rank", dict.fromkeys(("older.json", "experts.json"), "json"), _write_profiles, _import)
+    yield Reader("older profile of one rank", {"older.json": "json"}, _write_profiles, _import)
+    yield Reader("profile of DeepEP", {"experts.json": "json"}, _write_profiles, _import)
     yield Reader(
         "measured collectives",
         {"all_reduce.txt": "words"},

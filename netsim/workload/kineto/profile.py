@@ -250,7 +250,7 @@ class _Events:
             types: dict[tuple[str | None, int], str] = {}
             for one, kernels in self._by_shapes(list(left.values())):
                 for kernel in kernels:
-                    del left[kernel.place]
+                    left.pop(kernel.place, None)
                 args = arguments(one, types)
                 event = one.event if one.operator is None else one.event._replace(thread=one.operator.thread)
                 yield call(event, "annotation", kind_of(event) or args["Collective name"], args, kernels or [event])
