@@ -89,7 +89,8 @@ def _show(judgement: "Judgement", as_json: bool) -> None:
     for one in judgement.errors:
         shares = (f"{100 * value:.1f} %" for value in one[2:])
         table.add_row(one.name, f"{one.measurements:,}", *shares)
-    Terminal(width=120).print(table)
+    if judgement.errors:
+        Terminal(width=120).print(table)
     if judgement.unknown:
         print(f"{judgement.unknown} measurements are of operations or hosts that the calibration does not have")
 

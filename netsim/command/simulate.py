@@ -191,6 +191,10 @@ def _compare(request: Compare) -> int:
             results = pair.first
     for notice in results.notices:
         print(f"netsim compare: {notice}", file=sys.stderr)
+    if request.calibration is not None and not results.measured:
+        print(
+            "netsim compare: no collective is of the kind and on the hosts that the calibration knows", file=sys.stderr
+        )
     results.write(request.out)
     write_report(results, request.out, pair)
     print_table(results)

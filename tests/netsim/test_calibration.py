@@ -214,6 +214,19 @@ def test_nccl_takes_its_software_times_from_the_calibration():
     assert times[0] - times[1] == round(first.launch_us * 1e6)
 
 
+def test_a_calibration_that_changes_nothing_says_so(tmp_path, capsys):
+    words = [
+        "compare",
+        "configs/scenarios/all_to_all_64.yaml",
+        "transports=[ecmp]",
+        "seeds=[0]",
+        "--calibration",
+        "h100",
+    ]
+    assert netsim.__main__.main([*words, "workload.bytes_per_rank=64KB", "--out", str(tmp_path)]) == 0
+    assert "the calibration knows" in capsys.readouterr().err
+
+
 HEAD = "op,ranks,bytes,us\n"
 ROWS = "".join(f"all_gather,{n},{size},{TRUE.time_us(n, size):.3f}\n" for n in (2, 8) for size in SIZES)
 TEXT = Path("tests/files/all_reduce.txt").read_text()
