@@ -6,7 +6,7 @@ import reprlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 import yaml
 from pydantic import BaseModel, BeforeValidator, ValidationError, model_validator
@@ -66,6 +66,20 @@ def load_yaml(path: Path, content: str, folder: str | None = None) -> object:
     except Refusal as found:
         raise Refusal(path, found.field or "file", found.problem, found.remedy) from None
     return document
+
+
+S = TypeVar("S", bound=Section)
+
+
+def read_section(path: Path, content: str, kind: type[S], remedy: str) -> S:
+    """The section that is a whole YAML file; `remedy` is for a file that is no mapping."""
+    document = load_yaml(path, content)
+    if not isinstance(document, dict):
+        raise Refusal(path, "file", "is not a mapping of keys to values", remedy)
+    try:
+        return kind.model_validate(document)
+    except ValidationError as error:
+        raise first_refusal(error, path, document, kind) from None
 
 
 MOST = 2**62

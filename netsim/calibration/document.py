@@ -7,13 +7,12 @@ from typing import Annotated, Any, Literal, NamedTuple
 
 import numpy as np
 import yaml
-from pydantic import Field, PositiveFloat, PositiveInt, ValidationError, model_validator
+from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
 from netsim.calibration.cost import Cost, Last, Regime
 from netsim.calibration.measured import Operation
-from netsim.documents import Section, first_refusal, load_yaml, writing
+from netsim.documents import Section, read_section, writing
 from netsim.foundation.files import unfinished
-from netsim.foundation.refusal import Refusal
 from netsim.foundation.schema import described
 
 Microseconds = Annotated[float, Field(ge=0)]
@@ -202,14 +201,7 @@ class Calibration(Section, frozen=True):
 
 def read_calibration(path: Path) -> Calibration:
     """Reads a calibration, a file or the name of one in configs/calibrations."""
-    content = load_yaml(path, "a calibration")
-    if not isinstance(content, dict):
-        remedy = "write one by python -m netsim calibrate"
-        raise Refusal(path, "file", "is not a mapping of keys to values", remedy)
-    try:
-        return Calibration.model_validate(content)
-    except ValidationError as error:
-        raise first_refusal(error, path, content, Calibration) from None
+    return read_section(path, "a calibration", Calibration, "write one by python -m netsim calibrate")
 
 
 def section_of(regime: Regime, last: Last) -> RegimeSection:

@@ -3,12 +3,11 @@
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import PositiveInt, ValidationError, model_validator
+from pydantic import PositiveInt, model_validator
 
 from netsim.collective.config import AllGather, AllReduce, AllToAll, Broadcast, ReduceScatter
 from netsim.collective.group import Group
-from netsim.documents import Section, first_refusal, load_yaml
-from netsim.foundation.refusal import Refusal
+from netsim.documents import Section, read_section
 from netsim.foundation.schema import described
 from netsim.units import Size
 
@@ -114,11 +113,6 @@ class Table(Section, frozen=True):
 
 def read_table(path: Path) -> Table:
     """Reads a table, YAML or JSON."""
-    content = load_yaml(path, "an algorithm table")
-    if not isinstance(content, dict):
-        remedy = "write keys and values, format: flowfabric.algorithms/1 first"
-        raise Refusal(path, "file", "is not a mapping of keys to values", remedy)
-    try:
-        return Table.model_validate(content)
-    except ValidationError as error:
-        raise first_refusal(error, path, content, Table) from None
+    return read_section(
+        path, "an algorithm table", Table, "write keys and values, format: flowfabric.algorithms/1 first"
+    )
