@@ -218,7 +218,8 @@ inline void fetch_for_hosts(const State& state, const Wheel& wheel, int64_t plac
     index = packet.flow;
     prefetch(hosts.sent, hosts.flows[index].first_row + packet.sequence);
   }
-  if (index >= 0) {
+  // A flow of another host may be written by its thread.
+  if (index >= 0 && hosts.flows[index].up == link) {
     const auto& flow = hosts.flows[index];
     prefetch(hosts.sent, flow.first_row + flow.next);
     prefetch_to_read(state.routing.usable_begin, flow.pair * rules.epochs);
