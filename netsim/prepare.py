@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from netsim.calibration.document import read_calibration
-from netsim.calibration.schedules import Calibrated, Measured, software_of
+from netsim.calibration.schedules import Calibrated, MeasuredCollectives, software_of
 from netsim.collective.build import Schedules, Use
 from netsim.engine.buffers import limits_of
 from netsim.engine.protocol import Engine, Outcome, Scene
@@ -52,7 +52,7 @@ class LaidOut(NamedTuple):
     recorded_ps: Mapping[int, int]
     traces: Sequence[TraceOrigin]
     algorithms: Mapping[Use, int]
-    measured: Sequence[Measured] = ()
+    measured: Sequence[MeasuredCollectives] = ()
 
 
 class Prepared:

@@ -29,7 +29,7 @@ from typing import Any, NamedTuple, TextIO
 
 import numpy as np
 
-from netsim.calibration.schedules import Measured
+from netsim.calibration.schedules import MeasuredCollectives
 from netsim.collective.build import Use
 from netsim.documents import writing
 from netsim.engine.limits import Pulse
@@ -148,7 +148,7 @@ class Results:
         notices: Sequence[str] = (),
         traces: Sequence[TraceOrigin] = (),
         algorithms: Mapping[Use, int] | None = None,
-        measured: Sequence[Measured] = (),
+        measured: Sequence[MeasuredCollectives] = (),
     ) -> None:
         self.scenario, self.scene, self.spans, self.runs = scenario, scene, spans, runs
         self.recorded_ps, self.notices, self.traces = recorded_ps or {}, notices, traces
@@ -278,7 +278,7 @@ def _members(span: Span, task_end_ps: np.ndarray) -> np.ndarray:
     return np.stack([come, over], axis=1)
 
 
-def _measured(one: Measured) -> dict[str, Any]:
+def _measured(one: MeasuredCollectives) -> dict[str, Any]:
     """Times of collectives of one size, nominal and measured, in nanoseconds."""
     about = {key: getattr(one, key) for key in ("op", "ranks", "hosts", "bytes", "collectives")}
     nominal = None if one.nominal_ps is None else to_ns(one.nominal_ps)

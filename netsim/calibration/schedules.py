@@ -17,7 +17,7 @@ from netsim.seats import Seats
 _PS_PER_US = 10**6
 
 
-class Measured(NamedTuple):
+class MeasuredCollectives(NamedTuple):
     """Collectives of one size, by the fabric's rates and by measurements; `bytes` as `size_of` counts them.
 
     `nominal_ps` is the estimate of their algorithm on an idle fabric, None where it has none.
@@ -37,7 +37,7 @@ class Calibrated:
 
     def __init__(self, schedules: Schedules, calibration: Calibration, seats: Seats) -> None:
         self._schedules, self._calibration, self._seats = schedules, calibration, seats
-        self._used: dict[tuple[str, int, int, int], Measured] = {}
+        self._used: dict[tuple[str, int, int, int], MeasuredCollectives] = {}
         self._together = cache(_together)
 
     def __call__(self, operation: Operation, ranks: Sequence[int]) -> MessageColumns:
@@ -49,11 +49,11 @@ class Calibrated:
         return self._together(operation.size, round(known.predicted.time_us * _PS_PER_US))
 
     @property
-    def used(self) -> list[Measured]:
+    def used(self) -> list[MeasuredCollectives]:
         """What was measured of the collectives so far, by operation, ranks and size."""
         return [self._used[key] for key in sorted(self._used)]
 
-    def _known(self, operation: Operation, ranks: Sequence[int], hosts: int) -> Measured | None:
+    def _known(self, operation: Operation, ranks: Sequence[int], hosts: int) -> MeasuredCollectives | None:
         size_bytes = size_of(operation)
         if operation.op not in OPERATIONS or operation.size == 1 or not size_bytes:
             return None
@@ -63,7 +63,7 @@ class Calibrated:
             predicted = self._calibration.predict(operation.op, operation.size, size_bytes, hosts)
             if predicted is None:
                 return None
-            known = Measured(*key, 0, self._schedules.nominal_ps(operation, ranks), predicted)
+            known = MeasuredCollectives(*key, 0, self._schedules.nominal_ps(operation, ranks), predicted)
         self._used[key] = known._replace(collectives=known.collectives + 1)
         return known
 

@@ -97,7 +97,7 @@ def _degrees(path: Path, line: str) -> Iterator[tuple[str, int]]:
             remedy = f"write {near}" if near else f"keys are {', '.join(_KEYS)}"
             raise Refusal(path, "line 1", f"has an unknown key ({key!r:.40})", remedy)
         if key in seen:
-            raise Refusal(path, f"line 1: {key}", "stands twice", "remove one")
+            raise Refusal(path, f"line 1: {key}", "occurs twice", "remove one")
         seen.add(key)
         if key in _RECOMPUTING and value != "0":
             problem = f"asks to compute layers again, which is not read ({value!r:.40})"

@@ -15,7 +15,7 @@ from pydantic_core import PydanticKnownError
 
 from netsim.documents import Section
 from netsim.foundation.refusal import nearest
-from netsim.workload.measured import Measured, notices, read_measured
+from netsim.workload.device_table import Measured, notices, read_measured
 
 Part = Annotated[float, Field(gt=0, le=1)]
 

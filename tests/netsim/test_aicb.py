@@ -151,7 +151,7 @@ BROKEN = {
     "no degree": (HEADER.replace("ep: 1", "ep: 0"), (LINE,), "line 1: ep: is not a whole number ('0')"),
     "key alone": (f"{HEADER} pp_comm:", (LINE,), "line 1: has a key without its number ('pp_comm:')"),
     "unknown key": (HEADER.replace("_gpus", "_gpu"), (LINE,), "line 1: has an unknown key ('all_gpu'); write all_gpus"),
-    "key twice": (f"{HEADER} pp: 2", (LINE,), "line 1: pp: stands twice"),
+    "key twice": (f"{HEADER} pp: 2", (LINE,), "line 1: pp: occurs twice"),
     "recomputing": (f"{HEADER[:-1]}2 0 1", (LINE,), "line 1: checkpoints: asks to compute layers again"),
     "too many ranks": (HEADER.replace("gpus: 4", "gpus: 5000000"), (LINE,), "line 1: all_gpus: is too large (5000000)"),
     "more than there are": (HEADER.replace("gpus: 4", "gpus: 64"), (LINE,), "line 1: all_gpus: there are 64"),

@@ -88,7 +88,7 @@ class Groups:
 
 
 def copied(operation: Operation, source: int, rank: int, where: str) -> Operation:
-    """What a rank does that stands where `source` does the operation, with peers and splits turned along.
+    """What a rank does in the place of `source`, with peers and splits turned along.
 
     Raises:
         Refusal: The ranks of the group have no regular distance, so that nobody knows those of the copy's.

@@ -9,7 +9,7 @@ import pytest
 
 from netsim import simulate
 from netsim.workload.device import DeviceConfig, Product, Work
-from netsim.workload.measured import Measured, read_measured
+from netsim.workload.device_table import Measured, read_measured
 from tests.netsim.model_steps import scenario
 
 GOLDEN = Path("tests/files/measured.csv")
