@@ -28,6 +28,7 @@ FOLDERS = {
     "calibrations": "measured times of collectives inside hosts, which topologies name",
     "tables": "algorithms of collectives by size, ranks and hosts, which scenarios name",
     "topologies": "fabrics that scenarios name: real ones as `{kind: preset, name: NAME}`, and graphs",
+    "docs": "pages beside the READMEs; `make docs` makes a site of all of them",
     "schemas": "JSON Schemas of configurations and of the files that the programs write",
 }
 INTRODUCTION = """\
