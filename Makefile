@@ -3,6 +3,7 @@
 # make lint   format, lint and type checks                              make coverage  the same, 85 % of lines or more
 # make audit  known vulnerabilities of the dependencies                 make setup     only the environment
 # make lock   newest versions that pyproject.toml allows, as constraints.txt; make release  sdist and wheel, checked
+# make docs      READMEs, settings, the library and a gallery of pages as a site, runs/site/index.html
 # make core      the compiled core again, after a change to its headers: 10 to 15 seconds
 VENV := .venv
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
@@ -10,7 +11,7 @@ PY := $(VENV)/bin/python
 INSTALL := $(PY) -m pip install --quiet --constraint constraints.txt
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: setup lock release core demo demo-all test coverage lint audit schemas clean
+.PHONY: setup lock release core demo demo-all test coverage lint audit schemas docs clean
 .DELETE_ON_ERROR:
 
 setup: $(VENV)/.runtime
@@ -148,6 +149,10 @@ release: $(VENV)/.dev
 # JSON Schemas of run configurations, scenarios and sweeps, and configs/README.md, from the models that read the files.
 schemas: $(VENV)/.runtime
 	@$(PY) -m tests.reference
+
+# The first time it also runs the commands of the gallery, about three minutes.
+docs: $(VENV)/.dev
+	@$(PY) -m mkdocs build --quiet --config-file configs/mkdocs.yml
 
 clean:
 	rm -rf $(VENV) runs .coverage* .pytest_cache .ruff_cache build *.egg-info

@@ -85,12 +85,12 @@ class Placement(_Record):
         num_nodes: Nodes of the group.
         ranks_per_node: Ranks of the group on each node.
         dispatch: Dispatch mode that the placement is made for; only there does its objective hold.
-        rank_experts: Logical expert ids in slot order, [L][G][S]; the same number of slots everywhere.
+        rank_experts: Logical expert ids in slot order, [L, G, S]; the same number of slots everywhere.
         ep_ranks: World ranks of each expert-parallel group that repeats the placement, or None.
         objective: Its quality, or None if it was not measured.
         load: Load of its busiest ranks, or None if it was not measured.
         solver: Solver that made it.
-        cost_matrix: Cost of one token's move between ranks, [G][G].
+        cost_matrix: Cost of one token's move between ranks, [G, G].
         trace_sha256: Hash of the routing trace that it was made from, or None.
         dense_layers: Hidden layers of the model without experts, in ascending order; None if unknown. Left out of the
             file where it is None.
