@@ -7,12 +7,13 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, field_validator, model_validator
 
 from netsim.collective.config import Algorithms, AnyAlgorithms
+from netsim.congestion import CongestionConfig
 from netsim.congestion.flow_control import AcknowledgementConfig, FlowControlConfig, NoFlowControlConfig
 from netsim.congestion.recovery import NoRecoveryConfig, RecoveryConfig
 from netsim.congestion.window import NoneConfig
 from netsim.documents import Section, first_refusal, load_yaml
 from netsim.engine.limits import LimitsConfig
-from netsim.engine.protocol import CongestionConfig, Engine, NicConfig, PacketConfig
+from netsim.engine.protocol import Engine, NicConfig, PacketConfig
 from netsim.engine.watch import WatchConfig
 from netsim.foundation.documents import parse_yaml
 from netsim.foundation.refusal import Refusal

@@ -1,5 +1,20 @@
 """Congestion: how much a flow may send, what happens to what is lost, and how links push back."""
 
-from netsim.congestion.protocol import Congestion, RoundTrip
+from typing import Annotated
 
-__all__ = ["Congestion", "RoundTrip"]
+from pydantic import Field
+
+from netsim.congestion.credit import NdpConfig, ReceiverCreditConfig
+from netsim.congestion.dcqcn import DcqcnConfig
+from netsim.congestion.dctcp import DctcpConfig
+from netsim.congestion.nscc import NsccConfig
+from netsim.congestion.protocol import Congestion, CongestionSettings, RoundTrip
+from netsim.congestion.swift import SwiftConfig
+from netsim.congestion.window import NoneConfig, WindowConfig
+
+CongestionConfig = Annotated[
+    NoneConfig | WindowConfig | DctcpConfig | DcqcnConfig | SwiftConfig | NsccConfig | ReceiverCreditConfig | NdpConfig,
+    Field(discriminator="kind"),
+]
+
+__all__ = ["Congestion", "CongestionConfig", "CongestionSettings", "RoundTrip"]

@@ -10,12 +10,11 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from netsim.congestion.protocol import UNLIMITED, RoundTrip
+from netsim.congestion.protocol import UNLIMITED, Congestion, CongestionSettings, RoundTrip
 from netsim.congestion.window import Packets, initial
-from netsim.documents import Section
 
 
-class ReceiverCreditConfig(Section, frozen=True):
+class ReceiverCreditConfig(CongestionSettings, frozen=True):
     """Section ``congestion`` of kind ``receiver_credit``.
 
     Args:
@@ -37,8 +36,15 @@ class ReceiverCreditConfig(Section, frozen=True):
         most = self.outstanding if self.outstanding != "bdp" else (3 * round_trip.packets + 1) // 2
         return max(0, most - initial(self.window, round_trip))
 
+    def constants(self, trims: bool) -> dict[str, int | float | str]:  # noqa: ARG002
+        most = -1 if self.outstanding == "bdp" else self.outstanding
+        return {"congestion": "ASKED", "grant": self.grant, "pace": self.pace, "outstanding": most}
 
-class NdpConfig(Section, frozen=True):
+    def control(self, round_trip: RoundTrip, start_ps: int, trims: bool) -> Congestion:  # noqa: ARG002
+        return Credited(self, round_trip)
+
+
+class NdpConfig(CongestionSettings, frozen=True):
     """Section ``congestion`` of kind ``ndp``.
 
     Args:
@@ -58,6 +64,12 @@ class NdpConfig(Section, frozen=True):
     def ahead(self, round_trip: RoundTrip) -> int:  # noqa: ARG002
         """As many packets are expected as in the first window."""
         return 0
+
+    def constants(self, trims: bool) -> dict[str, int | float | str]:  # noqa: ARG002
+        return {"congestion": "ASKED", "grant": self.grant, "pace": self.pace, "outstanding": 0}
+
+    def control(self, round_trip: RoundTrip, start_ps: int, trims: bool) -> Congestion:  # noqa: ARG002
+        return Credited(self, round_trip)
 
 
 class Credited:

@@ -7,13 +7,12 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from netsim.congestion.protocol import UNLIMITED, RoundTrip
+from netsim.congestion.protocol import UNLIMITED, Congestion, CongestionSettings, Marking, RoundTrip
 from netsim.congestion.window import StateOf
-from netsim.documents import Section
 from netsim.units import PICOSECONDS_PER_SECOND, Duration, Rate, Size
 
 
-class DcqcnConfig(Section, frozen=True):
+class DcqcnConfig(CongestionSettings, frozen=True):
     """Section ``congestion`` of kind ``dcqcn``. Defaults: the paper, table 14 and section 5.2, for 40 Gbps links.
 
     Args:
@@ -52,6 +51,29 @@ class DcqcnConfig(Section, frozen=True):
         if self.mark_from >= self.mark_all:
             raise ValueError("mark_from is not below mark_all; raise mark_all")
         return self
+
+    @property
+    def notify_ps(self) -> int:
+        return self.notify_every
+
+    def marking(self, queue_bytes: int | None) -> Marking:  # noqa: ARG002
+        return Marking(self.mark_from, self.mark_all, self.mark_at_most)
+
+    def constants(self, trims: bool) -> dict[str, int | float | str]:  # noqa: ARG002
+        return {
+            "congestion": "DCQCN",
+            "gain": self.gain,
+            "estimate_ps": self.estimate_every,
+            "increase_ps": self.increase_every,
+            "increase_bytes": self.increase_bytes,
+            "fast_steps": self.fast_steps,
+            "additive_bps": self.additive,
+            "hyper_bps": self.hyper,
+            "slowest_bps": self.slowest,
+        }
+
+    def control(self, round_trip: RoundTrip, start_ps: int, trims: bool) -> Congestion:  # noqa: ARG002
+        return Dcqcn(self, round_trip, start_ps)
 
 
 class Dcqcn:

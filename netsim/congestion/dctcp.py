@@ -7,13 +7,12 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from netsim.congestion.protocol import RoundTrip
+from netsim.congestion.protocol import Congestion, CongestionSettings, Marking, RoundTrip
 from netsim.congestion.window import Packets, StateOf, initial
-from netsim.documents import Section
 from netsim.units import Size
 
 
-class DctcpConfig(Section, frozen=True):
+class DctcpConfig(CongestionSettings, frozen=True):
     """Section ``congestion`` of kind ``dctcp``.
 
     Args:
@@ -32,6 +31,15 @@ class DctcpConfig(Section, frozen=True):
     window: Packets = "bdp"
     mark_above: Size = 200_000
     state: StateOf = "message"
+
+    def marking(self, queue_bytes: int | None) -> Marking:  # noqa: ARG002
+        return Marking(self.mark_above, self.mark_above, 1.0)
+
+    def constants(self, trims: bool) -> dict[str, int | float | str]:  # noqa: ARG002
+        return {"congestion": "DCTCP", "gain": self.gain, "first_alpha": self.alpha}
+
+    def control(self, round_trip: RoundTrip, start_ps: int, trims: bool) -> Congestion:  # noqa: ARG002
+        return Dctcp(self, round_trip)
 
 
 class Dctcp:

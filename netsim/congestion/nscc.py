@@ -11,9 +11,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from netsim.congestion.protocol import RoundTrip
+from netsim.congestion.protocol import Congestion, CongestionSettings, Marking, RoundTrip
 from netsim.congestion.window import Packets, StateOf
-from netsim.documents import Section
 from netsim.units import PICOSECONDS_PER_SECOND, Duration, Size
 
 REFERENCE_PS = 12 * 10**6
@@ -34,9 +33,11 @@ VERY_LONG = 4.0
 """A delay of so many targets lets the window adapt quickly."""
 LARGEST_WINDOW = 1.5
 """In bandwidth-delay products."""
+TRIM_SHARE = 0.75
+"""Target as a share of the network's round trip where switches trim."""
 
 
-class NsccConfig(Section, frozen=True):
+class NsccConfig(CongestionSettings, frozen=True):
     """Section ``congestion`` of kind ``nscc``. All gains are the specification's, scaled to the network's round trip.
 
     Args:
@@ -76,6 +77,21 @@ class NsccConfig(Section, frozen=True):
             return self.mark_from, self.mark_all
         return (35_000, 140_000) if queue_bytes is None else (queue_bytes // 5, queue_bytes * 4 // 5)
 
+    def marking(self, queue_bytes: int | None) -> Marking:
+        return Marking(*self.thresholds(queue_bytes), 1.0, self.marks == "departure")
+
+    def constants(self, trims: bool) -> dict[str, int | float | str]:
+        return {
+            "congestion": "NSCC",
+            "gate": 1 << self.gate,
+            "trim_share": TRIM_SHARE if trims else 1.0,
+            "network_ps": -1 if self.round_trip == "auto" else self.round_trip,
+            "target_ps": -1 if self.target == "auto" else self.target,
+        }
+
+    def control(self, round_trip: RoundTrip, start_ps: int, trims: bool) -> Congestion:  # noqa: ARG002
+        return Nscc(self, round_trip, trims)
+
 
 class Nscc:
     """One flow under NSCC; `round_trip` is the first estimate without queues, which shorter samples replace."""
@@ -85,7 +101,7 @@ class Nscc:
         self._line_bps = float(round_trip.rate_bps)
         self._gate = 1 << config.gate
         self._network_ps = round_trip.time_ps if config.round_trip == "auto" else config.round_trip
-        share = 0.75 if trims else 1.0
+        share = TRIM_SHARE if trims else 1.0
         self._target_ps = int(share * self._network_ps) if config.target == "auto" else config.target
         scale = self._network_ps * self._line_bps / (8.0 * PICOSECONDS_PER_SECOND) / REFERENCE_BYTES
         self._scaled_packet = self._packet * scale

@@ -1,6 +1,12 @@
 """The protocol of congestion control: how many packets may be under way, and how far apart they leave."""
 
-from typing import NamedTuple, Protocol
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple, Protocol, Self
+
+from netsim.documents import Section
+from netsim.topology.protocol import Link
+from netsim.units import service_ps
 
 UNLIMITED = 2**31 - 1
 """A window without limit, in packets."""
@@ -15,6 +21,24 @@ class RoundTrip(NamedTuple):
     rate_bps: int  # rate of the host's link
     hops: int  # number of links of the path
     packet_bytes: int  # a full packet on the wire
+
+    @classmethod
+    def over(cls, links: Sequence[Link], packet_bytes: int, answer_bytes: int) -> Self:
+        """The round trip over a path whose other direction has the same nominal rates and delays."""
+        data = sum(service_ps(packet_bytes, link.rate_bps) + link.delay_ps for link in links)
+        answer = sum(service_ps(answer_bytes, link.rate_bps) + link.delay_ps for link in links)
+        slowest = max(service_ps(packet_bytes, link.rate_bps) for link in links)
+        time_ps = data + answer
+        return cls(time_ps, -(-time_ps // slowest), links[0].rate_bps, len(links), packet_bytes)
+
+
+class Marking(NamedTuple):
+    """When a queue marks: never up to `above` bytes, always beyond `all_above`, in between with growing probability."""
+
+    above: int  # bytes
+    all_above: int  # bytes
+    at_most: float  # the largest probability up to `all_above`
+    leaving: bool = False  # whether the queue counts that a packet leaves behind, and not the one that it finds
 
 
 class Congestion(Protocol):
@@ -53,4 +77,32 @@ class Congestion(Protocol):
 
     def on_timeout(self, now_ps: int) -> None:
         """The retransmission timer has run out: packets are taken as lost."""
+        ...
+
+
+class CongestionSettings(Section, frozen=True):
+    """Section ``congestion``: the settings of a control, and what the engines ask about it."""
+
+    @property
+    def notify_ps(self) -> int | None:
+        """Least time between two notifications of a flow by its receiver; None: receivers send none."""
+        return None
+
+    def marking(self, queue_bytes: int | None) -> Marking | None:  # noqa: ARG002
+        """When queues of a length, or without a limit, mark packets; None: as the transport says."""
+        return None
+
+    def constants(self, trims: bool) -> Mapping[str, int | float | str]:  # noqa: ARG002
+        """What the core needs: fields of its `Rules`, and the names of its numbers."""
+        return {"congestion": "FIXED"}
+
+    @abstractmethod
+    def control(self, round_trip: RoundTrip, start_ps: int, trims: bool) -> Congestion:
+        """The control of one flow.
+
+        Args:
+            round_trip: of the path that the flow may take first.
+            start_ps: when the flow enters its host's ring.
+            trims: whether switches trim packets.
+        """
         ...

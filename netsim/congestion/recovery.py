@@ -14,6 +14,10 @@ class NoRecoveryConfig(TimeoutConfig, frozen=True):
 
     kind: Literal["none"] = "none"
 
+    def recovery(self, packets: int) -> "Recovery":
+        """Both ends of a flow of so many packets."""
+        return Selective(packets)
+
 
 class GoBackNConfig(TimeoutConfig, frozen=True):
     """Section ``recovery`` of kind ``go_back_n``: the receiver takes packets in order only, as RoCE adapters do. After
@@ -21,6 +25,10 @@ class GoBackNConfig(TimeoutConfig, frozen=True):
     """
 
     kind: Literal["go_back_n"]
+
+    def recovery(self, packets: int) -> "Recovery":
+        """Both ends of a flow of so many packets."""
+        return GoBackN(packets)
 
 
 class SelectiveConfig(TimeoutConfig, frozen=True):
@@ -35,6 +43,10 @@ class SelectiveConfig(TimeoutConfig, frozen=True):
 
     kind: Literal["selective"]
     reordering: Annotated[int, Field(ge=0)] | None = None
+
+    def recovery(self, packets: int) -> "Recovery":
+        """Both ends of a flow of so many packets."""
+        return Selective(packets, self.reordering)
 
 
 RecoveryConfig = Annotated[NoRecoveryConfig | GoBackNConfig | SelectiveConfig, Field(discriminator="kind")]

@@ -8,13 +8,12 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from netsim.congestion.protocol import RoundTrip
+from netsim.congestion.protocol import Congestion, CongestionSettings, RoundTrip
 from netsim.congestion.window import Packets, StateOf, initial
-from netsim.documents import Section
 from netsim.units import Duration
 
 
-class SwiftConfig(Section, frozen=True):
+class SwiftConfig(CongestionSettings, frozen=True):
     """Section ``congestion`` of kind ``swift``. Defaults: the paper, section 3.5 and table 1, scaled to short paths.
 
     Args:
@@ -56,6 +55,24 @@ class SwiftConfig(Section, frozen=True):
         low, high = 1.0 / math.sqrt(self.scaled_from), 1.0 / math.sqrt(self.scaled_to)
         gain = self.flow_scaling / (low - high)
         return gain, -gain * high
+
+    def constants(self, trims: bool) -> dict[str, int | float | str]:  # noqa: ARG002
+        gain, offset = self.flow_curve()
+        return {
+            "congestion": "SWIFT",
+            "queueing_ps": self.queueing,
+            "increase": self.increase,
+            "decrease": self.decrease,
+            "largest_decrease": self.largest_decrease,
+            "smallest_window": self.smallest_window,
+            "hop_ps": self.hop_scaling,
+            "flow_range": self.flow_scaling,
+            "flow_gain": gain,
+            "flow_offset": offset,
+        }
+
+    def control(self, round_trip: RoundTrip, start_ps: int, trims: bool) -> Congestion:  # noqa: ARG002
+        return Swift(self, round_trip)
 
 
 class Swift:

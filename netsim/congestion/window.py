@@ -4,8 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from netsim.congestion.protocol import UNLIMITED, RoundTrip
-from netsim.documents import Section
+from netsim.congestion.protocol import UNLIMITED, Congestion, CongestionSettings, RoundTrip
 
 Packets = Annotated[int, Field(ge=1, le=2**20)] | Literal["bdp"]
 """A number of packets, or ``bdp``: one bandwidth-delay product of the flow's own path."""
@@ -16,13 +15,19 @@ StateOf = Literal["message", "queue_pair"]
 flow among the flows of its message."""
 
 
-class NoneConfig(Section, frozen=True):
+class NoneConfig(CongestionSettings, frozen=True):
     """Section ``congestion`` of kind ``none``: hosts send at line rate."""
 
     kind: Literal["none"] = "none"
 
+    def constants(self, trims: bool) -> dict[str, int | float | str]:  # noqa: ARG002
+        return {"congestion": "FIXED", "fixed_window": UNLIMITED}
 
-class WindowConfig(Section, frozen=True):
+    def control(self, round_trip: RoundTrip, start_ps: int, trims: bool) -> Congestion:  # noqa: ARG002
+        return FixedWindow()
+
+
+class WindowConfig(CongestionSettings, frozen=True):
     """Section ``congestion`` of kind ``window``.
 
     Args:
@@ -31,6 +36,9 @@ class WindowConfig(Section, frozen=True):
 
     kind: Literal["window"]
     window: Packets = "bdp"
+
+    def control(self, round_trip: RoundTrip, start_ps: int, trims: bool) -> Congestion:  # noqa: ARG002
+        return FixedWindow(initial(self.window, round_trip))
 
 
 def initial(window: int | str, round_trip: RoundTrip) -> int:

@@ -1,19 +1,15 @@
 """Input and output of every engine."""
 
 from collections.abc import Sequence
-from typing import Annotated, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 from pydantic import Field
 
-from netsim.congestion.credit import NdpConfig, ReceiverCreditConfig
-from netsim.congestion.dcqcn import DcqcnConfig
-from netsim.congestion.dctcp import DctcpConfig
+from netsim.congestion import CongestionConfig
 from netsim.congestion.flow_control import AcknowledgementConfig, FlowControlConfig, NoFlowControlConfig
-from netsim.congestion.nscc import NsccConfig
 from netsim.congestion.recovery import NoRecoveryConfig, RecoveryConfig
-from netsim.congestion.swift import SwiftConfig
-from netsim.congestion.window import NoneConfig, WindowConfig
+from netsim.congestion.window import NoneConfig
 from netsim.documents import Section
 from netsim.engine.limits import LimitsConfig
 from netsim.engine.watch import WatchConfig, Watched
@@ -22,12 +18,6 @@ from netsim.topology.keys import LinkErrorsConfig, SharedBufferConfig
 from netsim.topology.protocol import Topology
 from netsim.units import Size
 from netsim.workload.tasks import Tasks
-
-CongestionConfig = Annotated[
-    NoneConfig | WindowConfig | DctcpConfig | DcqcnConfig | SwiftConfig | NsccConfig | ReceiverCreditConfig | NdpConfig,
-    Field(discriminator="kind"),
-]
-
 
 Engine = Literal["auto", "simpy", "exact", "event", "windowed", "fluid"]
 """Names of engines; auto: the fastest engine that is exact."""

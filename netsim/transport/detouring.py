@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from netsim.draws import Draws, Purpose
+from netsim.draws import Draws, Purpose, stream
 from netsim.transport.protocol import Flow, Transport
 
 Backlog = Callable[[int], int]
@@ -23,6 +23,9 @@ class Valiant(Transport):
     def __init__(self, seed: int, most_paths: int) -> None:
         super().__init__(seed, most_paths)
         self._draws = Draws(seed, Purpose.DETOUR)
+
+    def constants(self) -> dict[str, int | float | str]:
+        return {"choice": "DETOURING", "path_draws": stream(self.seed, Purpose.DETOUR)}
 
     @property
     def stride(self) -> int:
@@ -55,6 +58,14 @@ class Ugal(Transport):
         super().__init__(seed, most_paths)
         self.bias_ps = bias
         self._minimal, self._detour = Draws(seed, Purpose.MINIMAL), Draws(seed, Purpose.DETOUR)
+
+    def constants(self) -> dict[str, int | float | str]:
+        return {
+            "choice": "AT_FIRST_SWITCH",
+            "path_draws": stream(self.seed, Purpose.DETOUR),
+            "other_draws": stream(self.seed, Purpose.MINIMAL),
+            "bias_ps": self.bias_ps,
+        }
 
     @property
     def stride(self) -> int:

@@ -4,7 +4,7 @@ from binascii import crc32
 from collections.abc import Sequence
 from typing import Literal
 
-from netsim.draws import Draws, Purpose
+from netsim.draws import Draws, Purpose, stream
 from netsim.transport.protocol import Flow, Release, Transport
 
 Hash = Literal["random", "crc32"]
@@ -25,6 +25,11 @@ class Ecmp(Transport):
         self.hash = hash
         self._draws = Draws(seed, Purpose.ECMP_PATH)
         self._hash = self._draws if hash == "random" else self._crc32
+
+    def constants(self) -> dict[str, int | float | str]:
+        if self.hash == "random":
+            return {"admission": "HASHED", "path_draws": stream(self.seed, Purpose.ECMP_PATH)}
+        return {"admission": "CHECKSUM", "path_draws": crc32(self.seed.to_bytes(8, "little"))}
 
     def admit(self, released: Sequence[Release], now_ps: int) -> list[Flow]:  # noqa: ARG002
         """One flow a message."""

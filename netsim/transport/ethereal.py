@@ -6,7 +6,7 @@ from itertools import zip_longest
 from math import gcd
 from typing import Literal
 
-from netsim.draws import Draws, Purpose
+from netsim.draws import Draws, Purpose, stream
 from netsim.transport.protocol import Flow, Release, Transport
 from netsim.units import split_bytes
 
@@ -67,6 +67,22 @@ class Ethereal(Transport):
         self._another = Draws(seed, Purpose.REPATH)
         self.bad_until: dict[tuple[int, int, int], int] = {}
         """Until when a path is avoided, by first link, destination leaf and path."""
+
+    def constants(self) -> dict[str, int | float | str]:
+        return {
+            "admission": "BALANCED",
+            "asks_after_timeout": True,
+            "parts": self.stride,
+            "equal_pieces": self.pieces == "equal",
+            "shuffled": self.randomise,
+            "shuffled_groups": self.order == "published",
+            "staggered": self.order == "staggered",
+            "start_delay_ps": self.start_delay_ps,
+            "path_draws": stream(self.seed, Purpose.ETHEREAL_PATHS),
+            "leaf_draws": stream(self.seed, Purpose.ETHEREAL_LEAVES),
+            "member_draws": stream(self.seed, Purpose.ETHEREAL_FLOWS),
+            "delay_draws": stream(self.seed, Purpose.START_DELAY),
+        }
 
     def admit(self, released: Sequence[Release], now_ps: int) -> list[Flow]:
         """Balances each group of equal flows to one leaf; traffic with one path only is sent as it is."""

@@ -1,6 +1,6 @@
 """Flowlet switching: a flow may change its path after a pause that is long enough to avoid reordering."""
 
-from netsim.draws import Draws, Purpose
+from netsim.draws import Draws, Purpose, stream
 from netsim.transport.protocol import Flow, Transport
 
 
@@ -22,6 +22,9 @@ class Flowlet(Transport):
         self.gap_ps = gap
         self._draws = Draws(seed, Purpose.FLOWLET_PATH)
         self._last: dict[int, tuple[int, int]] = {}
+
+    def constants(self) -> dict[str, int | float | str]:
+        return {"choice": "FLOWLET", "path_draws": stream(self.seed, Purpose.FLOWLET_PATH), "gap_ps": self.gap_ps}
 
     def choose_path(self, flow: Flow, serial: int, usable: tuple[int, ...], now_ps: int) -> int:
         """The path of the flow's last packet, or a new draw after a gap or if that path has failed."""

@@ -1,6 +1,6 @@
 """The protocol of a transport: how it cuts messages into flows, and which path each packet takes."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 from netsim.topology.protocol import Path
@@ -75,6 +75,10 @@ class Transport:
     def stride(self) -> int:
         """Largest number of flows into which a message is cut."""
         return self.most_paths
+
+    def constants(self) -> Mapping[str, int | float | str]:
+        """What the core needs: fields of its `Rules`, and the names of its numbers; a class of a user has none."""
+        return {}
 
     def key_of(self, flow: Flow) -> int:
         """What draws take for a flow: its id, unless its message has the draws of another."""

@@ -6,7 +6,7 @@ Bonato et al.: REPS: Recycled Entropy Packet Spraying for Adaptive Load Balancin
 
 from collections import Counter, deque
 
-from netsim.draws import Draws, Purpose
+from netsim.draws import Draws, Purpose, stream
 from netsim.transport.protocol import Flow, Transport
 
 
@@ -55,6 +55,17 @@ class Reps(Transport):
         self._valid: dict[int, deque[int]] = {}
         self._ring: dict[int, deque[int]] = {}
         self._frozen_until: dict[int, int] = {}
+
+    def constants(self) -> dict[str, int | float | str]:
+        return {
+            "choice": "REPS",
+            "path_draws": stream(self.seed, Purpose.REPS_PATH),
+            "entries": self.entries,
+            "freeze_ps": self.freeze_ps,
+            "explore": self.explore,
+            "entropies": self.entropies or 0,
+            "every": self.every,
+        }
 
     def choose_path(self, flow: Flow, serial: int, usable: tuple[int, ...], now_ps: int) -> int:
         """The oldest valid entry; else, frozen, the ring in turn; else a draw."""

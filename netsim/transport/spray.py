@@ -3,7 +3,7 @@
 from collections import Counter
 from typing import Literal
 
-from netsim.draws import Draws, Purpose
+from netsim.draws import Draws, Purpose, stream
 from netsim.transport.protocol import Flow, Transport
 
 Order = Literal["drawn", "rounds"]
@@ -28,6 +28,14 @@ class SprayRandom(Transport):
         self._draws = Draws(seed, Purpose.SPRAY_PATH)
         self._paths = Draws(seed, Purpose.ENTROPY_PATH)
 
+    def constants(self) -> dict[str, int | float | str]:
+        return {
+            "choice": "SPRAY_RANDOM",
+            "path_draws": stream(self.seed, Purpose.SPRAY_PATH),
+            "entropies": self.entropies or 0,
+            "in_rounds": self.in_rounds,
+        }
+
     def choose_path(self, flow: Flow, serial: int, usable: tuple[int, ...], now_ps: int) -> int:  # noqa: ARG002
         """A uniform draw over the paths, or the path that the packet's header value leads to."""
         key = self.key_of(flow)
@@ -46,6 +54,9 @@ class SprayRoundRobin(Transport):
         self._draws = Draws(seed, Purpose.SPRAY_START)
         self._sent: Counter[int] = Counter()
 
+    def constants(self) -> dict[str, int | float | str]:
+        return {"choice": "SPRAY_ROUND_ROBIN", "path_draws": stream(self.seed, Purpose.SPRAY_START)}
+
     def choose_path(self, flow: Flow, serial: int, usable: tuple[int, ...], now_ps: int) -> int:  # noqa: ARG002
         """The path after the one of the host's last packet."""
         nic = flow.message.paths[0][0]
@@ -63,6 +74,9 @@ class DestinationRotation(Transport):
         super().__init__(seed, most_paths)
         self._draws = Draws(seed, Purpose.ROTATION_START)
         self._sent: Counter[tuple[int, int]] = Counter()
+
+    def constants(self) -> dict[str, int | float | str]:
+        return {"choice": "ROTATION", "path_draws": stream(self.seed, Purpose.ROTATION_START)}
 
     def choose_path(self, flow: Flow, serial: int, usable: tuple[int, ...], now_ps: int) -> int:  # noqa: ARG002
         """The path after the one of the host's last packet to that leaf."""

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from netsim.draws import Draws, Purpose
+from netsim.draws import Draws, Purpose, stream
 from netsim.transport.protocol import Flow, Release, Transport
 from netsim.units import split_bytes
 
@@ -20,6 +20,9 @@ class Subflows(Transport):
         super().__init__(seed, most_paths)
         self._count = count
         self._draws = Draws(seed, Purpose.SUBFLOW_PATH)
+
+    def constants(self) -> dict[str, int | float | str]:
+        return {"admission": "PARTS", "path_draws": stream(self.seed, Purpose.SUBFLOW_PATH), "parts": self.stride}
 
     @property
     def stride(self) -> int:

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from typing import Literal
 
-from netsim.draws import Draws, Purpose
+from netsim.draws import Draws, Purpose, stream
 from netsim.transport.protocol import Flow, Transport
 
 Backlog = Callable[[int], int]
@@ -31,6 +31,14 @@ class JoinShortestQueue(Transport):
         self.draws_ties = ties == "drawn"
         self._draws = Draws(seed, Purpose.JSQ_TIE)
         self._last: dict[int, int] = {}
+
+    def constants(self) -> dict[str, int | float | str]:
+        return {
+            "choice": "AT_SWITCH",
+            "at_switch": "SHORTEST_DRAWN" if self.draws_ties else "SHORTEST",
+            "path_draws": stream(self.seed, Purpose.JSQ_TIE),
+            "step_ps": self.step_ps,
+        }
 
     def choose_link(
         self,
@@ -72,6 +80,15 @@ class Drill(Transport):
         self._draws = Draws(seed, Purpose.DRILL_SAMPLE)
         self._remembered: dict[int, list[int]] = {}
 
+    def constants(self) -> dict[str, int | float | str]:
+        return {
+            "choice": "AT_SWITCH",
+            "at_switch": "SAMPLED",
+            "path_draws": stream(self.seed, Purpose.DRILL_SAMPLE),
+            "samples": self.samples,
+            "memory": self.memory,
+        }
+
     def choose_link(
         self,
         flow: Flow,
@@ -106,6 +123,9 @@ class AdaptiveFlow(Transport):
         super().__init__(seed, most_paths)
         self._shortest = JoinShortestQueue(seed, most_paths)
         self._chosen: dict[tuple[int, int], int] = {}
+
+    def constants(self) -> dict[str, int | float | str]:
+        return {"choice": "AT_SWITCH", "at_switch": "FLOW_SHORTEST"}
 
     def choose_link(
         self, flow: Flow, serial: int, switch: int, links: Sequence[int], backlog_ps: Backlog, now_ps: int

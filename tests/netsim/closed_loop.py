@@ -6,9 +6,10 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
+from netsim.congestion import CongestionConfig
 from netsim.congestion.flow_control import AcknowledgementConfig, FlowControlConfig
 from netsim.congestion.recovery import RecoveryConfig
-from netsim.engine.protocol import CongestionConfig, Outcome, Scene
+from netsim.engine.protocol import Outcome, Scene
 from netsim.engine.reference.connection import Connection, Listener, Packet
 from netsim.engine.reference.engine import ReferenceEngine
 from netsim.transport.build import build_transport

@@ -8,11 +8,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from netsim.congestion import Congestion, RoundTrip
+from netsim.congestion import Congestion, CongestionSettings, RoundTrip
 from netsim.congestion.dcqcn import Dcqcn, DcqcnConfig
-from netsim.congestion.window import FixedWindow
+from netsim.congestion.dctcp import DctcpConfig
+from netsim.congestion.swift import SwiftConfig
+from netsim.congestion.window import FixedWindow, WindowConfig
 from netsim.engine.protocol import Outcome, Scene
-from netsim.engine.reference import feedback
 from netsim.units import service_ps
 from tests.netsim.closed_loop import PACKET_TRANSPORTS, WatchedEngine, controlled, random_traffic, run
 from tests.netsim.scenes import fabric, flow, scene
@@ -27,9 +28,11 @@ CONTROLS = [
 ]
 
 
-def watch(monkeypatch: pytest.MonkeyPatch, look: Callable[[int, int, Any], None]) -> list[RoundTrip]:
+def watch(
+    monkeypatch: pytest.MonkeyPatch, kind: type[CongestionSettings], look: Callable[[int, int, Any], None]
+) -> list[RoundTrip]:
     """Calls `look` with the time, the round trip and the flow's control after each acknowledgement."""
-    build, empty = feedback.congestion_of, []
+    build, empty = kind.control, []
 
     def watched(config: Any, round_trip: RoundTrip, start_ps: int, trims: bool) -> Congestion:
         control = build(config, round_trip, start_ps, trims)
@@ -45,7 +48,7 @@ def watch(monkeypatch: pytest.MonkeyPatch, look: Callable[[int, int, Any], None]
         control.on_ack = on_ack  # type: ignore[method-assign]
         return control
 
-    monkeypatch.setattr(feedback, "congestion_of", watched)
+    monkeypatch.setattr(kind, "control", watched)
     return empty
 
 
@@ -122,7 +125,7 @@ def test_the_window_called_bdp_is_the_least_that_keeps_a_path_busy():
             scene(fabric(2, 1, 1), [flow(0, 1, 100 * 4000)]), congestion={"kind": "window", "window": window}
         )
         with pytest.MonkeyPatch.context() as patch:
-            packets = watch(patch, lambda *_: None)
+            packets = watch(patch, WindowConfig, lambda *_: None)
             times[window] = run(what).completion_ps
     least = packets[0].packets
     assert times["bdp"] == times[least] == ideal
@@ -148,7 +151,7 @@ PACKET_PS = 1_280_000  # 4000 B at 25 Gbps
 def sawtooth(monkeypatch: pytest.MonkeyPatch, threshold: int, packets: int = 3000) -> tuple[float, float, float, float]:
     """One long DCTCP flow: least and largest window of its second half, share of the link, C * RTT in packets."""
     windows: list[tuple[int, float]] = []
-    empty = watch(monkeypatch, lambda now, _, control: windows.append((now, control.packets)))
+    empty = watch(monkeypatch, DctcpConfig, lambda now, _, control: windows.append((now, control.packets)))
     congestion = {"kind": "dctcp", "mark_above": f"{4000 * threshold}B", "window": 30}
     outcome = run(controlled(scene(fabric(2, 1, 1, **BOTTLENECK), [flow(0, 1, packets * 4000)]), congestion=congestion))
     late = [(now, window) for now, window in windows if now > outcome.completion_ps // 2]
@@ -214,7 +217,7 @@ def test_dcqcn_settles_at_the_same_rates_wherever_it_starts(monkeypatch, first):
         built.append(StartingAt(config, round_trip, 1.0 if built else first))
         return built[-1]
 
-    monkeypatch.setattr(feedback, "congestion_of", build)
+    monkeypatch.setattr(DcqcnConfig, "control", build)
     end = run(what).flows["end_ps"].min()
     for control in built:
         late = [rate for now, rate in control.trail if 0.6 * end < now < end]
@@ -225,7 +228,7 @@ def test_dcqcn_settles_at_the_same_rates_wherever_it_starts(monkeypatch, first):
 def test_swift_settles_near_its_target(monkeypatch, senders):
     """Late in a long incast the mean round trip is the target, for a few flows and for many."""
     trips: list[tuple[int, int]] = []
-    empty = watch(monkeypatch, lambda now, trip, _: trips.append((now, trip)))
+    empty = watch(monkeypatch, SwiftConfig, lambda now, trip, _: trips.append((now, trip)))
     queueing = 10 * 10**6
     topology = fabric(2, 1, 6, host_rate="100Gbps", fabric_rate="40Gbps", link_delay="1us")
     tasks = [flow(src, 6 + src, 4000 * 6000 // senders) for src in range(senders)]
@@ -246,8 +249,8 @@ class Slow(FixedWindow):
 
 def test_a_paced_flow_in_a_long_ring_is_not_forgotten(monkeypatch):
     """Its turn comes before its pace allows and after all its news: nothing but its pace can wake it."""
-    build, number = feedback.congestion_of, iter(range(1000))
-    monkeypatch.setattr(feedback, "congestion_of", lambda *a: build(*a) if next(number) else Slow())
+    build, number = WindowConfig.control, iter(range(1000))
+    monkeypatch.setattr(WindowConfig, "control", lambda *a: build(*a) if next(number) else Slow())
     tasks = [flow(0, 1, 5 * 4000)] + [flow(0, 1, 40 * 4000) for _ in range(100)]
     vast = {"kind": "window", "window": 2**20}
     outcome = WatchedEngine(controlled(scene(fabric(1, 1, 2), tasks, destinations="rotated"), congestion=vast)).run()

@@ -3,11 +3,8 @@
 from bisect import bisect_right
 from collections.abc import Callable
 from math import ceil, inf
-from typing import NamedTuple
 
-from netsim.congestion.dcqcn import DcqcnConfig
-from netsim.congestion.dctcp import DctcpConfig
-from netsim.congestion.nscc import NsccConfig
+from netsim.congestion.protocol import Marking
 from netsim.draws import Draws, Purpose
 from netsim.engine.buffers import limits_of
 from netsim.engine.protocol import Scene
@@ -134,24 +131,10 @@ MOST_REPEATS = 64
 """How often a link repeats a packet; then it counts as sent."""
 
 
-class Marking(NamedTuple):
-    """When a queue marks: never up to `above` bytes, always beyond `all_above`, in between with growing probability."""
-
-    above: int  # bytes
-    all_above: int  # bytes
-    at_most: float  # the largest probability up to `all_above`
-    leaving: bool = False  # whether the queue counts that a packet leaves behind, and not the one that it finds
-
-
 def marking(scene: Scene, transport: Transport) -> Marking | None:
     """The marking of the congestion control, or else that of the transport."""
-    match scene.congestion:
-        case DctcpConfig(mark_above=above):
-            return Marking(above, above, 1.0)
-        case DcqcnConfig() as config:
-            return Marking(config.mark_from, config.mark_all, config.mark_at_most)
-        case NsccConfig() as config:
-            return Marking(*config.thresholds(scene.queue_bytes), 1.0, config.marks == "departure")
+    if (own := scene.congestion.marking(scene.queue_bytes)) is not None:
+        return own
     above = transport.mark_above
     return None if above is None else Marking(above, above, 1.0)
 

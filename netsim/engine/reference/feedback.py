@@ -6,9 +6,7 @@ from functools import cache, partial
 
 import simpy
 
-from netsim.congestion.build import congestion_of, recovery_of, round_trip
 from netsim.congestion.credit import Credited, NdpConfig, ReceiverCreditConfig
-from netsim.congestion.dcqcn import DcqcnConfig
 from netsim.congestion.nscc import Nscc
 from netsim.congestion.protocol import Congestion, RoundTrip
 from netsim.congestion.timeout import Timeout
@@ -49,7 +47,7 @@ class Feedback:
         self._listens = scene.listens or transport.needs_acknowledgements
         self._patience = min(PATIENCE, scene.limits.fruitless)
         congestion = scene.congestion
-        self._notify_ps = congestion.notify_every if isinstance(congestion, DcqcnConfig) else None
+        self._notify_ps = congestion.notify_ps
         self._keeps = keeps_state(scene)
         self._kept: dict[tuple[int, int, int], Congestion] = {}
         self.rounds = Rounds(scene)
@@ -68,7 +66,7 @@ class Feedback:
         if not self._listens or len(path) == 1:
             return None
         congestion = self._control(flow, path, now_ps + flow.delay_ps)
-        recovery = recovery_of(self._scene.recovery, packets)
+        recovery = self._scene.recovery.recovery(packets)
         timeout = None if self._scene.recovery.kind == "none" else Timeout(self._scene.recovery)
         return Listener(flow, packets, now_ps, congestion, recovery, timeout)
 
@@ -82,7 +80,7 @@ class Feedback:
                 control.begin_message()
         else:
             trims = self._scene.flow_control.kind == "trim"
-            control = congestion_of(self._scene.congestion, self._round_trip(path), start_ps, trims)
+            control = self._scene.congestion.control(self._round_trip(path), start_ps, trims)
         if self._keeps:
             self._kept[queue_pair] = control
         return control
@@ -105,7 +103,7 @@ class Feedback:
     def _round_trip_of(self, path: Path) -> RoundTrip:
         scene = self._scene
         links = [scene.topology.links[link] for link in path]
-        return round_trip(links, scene.packet.payload + scene.packet.header, scene.acknowledgement)
+        return RoundTrip.over(links, scene.packet.payload + scene.packet.header, scene.acknowledgement.size)
 
     def _receive(self, packet: simpy.Event) -> None:
         """Processes a packet at its receiver."""
