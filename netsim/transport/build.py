@@ -5,16 +5,8 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from netsim.transport.config import OwnConfig, TransportConfig
-from netsim.transport.detouring import Ugal, Valiant
-from netsim.transport.ecmp import Ecmp
-from netsim.transport.ethereal import Ethereal
-from netsim.transport.flowlet import Flowlet
+from netsim.transport.config import PACKET_TRANSPORTS, OwnConfig, TransportConfig
 from netsim.transport.protocol import Transport
-from netsim.transport.reps import Reps
-from netsim.transport.spray import DestinationRotation, SprayRandom, SprayRoundRobin
-from netsim.transport.subflows import Subflows
-from netsim.transport.switched import AdaptiveFlow, Drill, JoinShortestQueue
 
 
 def own_transport(path: str) -> Callable[..., Transport]:
@@ -37,23 +29,6 @@ def own_transport(path: str) -> Callable[..., Transport]:
         remedy = "name a class that extends netsim.transport.Transport"
         raise ValueError(f"{class_name} of {module_name} is not a transport; {remedy}")
     return transport_class
-
-
-PACKET_TRANSPORTS: dict[str, type[Transport]] = {
-    "adaptive_flow": AdaptiveFlow,
-    "drb": DestinationRotation,
-    "drill": Drill,
-    "ecmp": Ecmp,
-    "ethereal": Ethereal,
-    "flowlet": Flowlet,
-    "jsq": JoinShortestQueue,
-    "reps": Reps,
-    "spray_random": SprayRandom,
-    "spray_round_robin": SprayRoundRobin,
-    "subflows": Subflows,
-    "ugal": Ugal,
-    "valiant": Valiant,
-}
 
 
 def build_transport(config: TransportConfig, seed: int, most_paths: int) -> Transport:

@@ -1,9 +1,11 @@
 """Transports that may leave the minimal paths, on fabrics that have others: dragonflies and tori."""
 
 from collections.abc import Callable
+from typing import ClassVar, Literal
 
 from netsim.draws import Draws, Purpose, stream
-from netsim.transport.protocol import Flow, Transport
+from netsim.transport.protocol import Flow, Transport, TransportSettings
+from netsim.units import Duration
 
 Backlog = Callable[[int], int]
 
@@ -12,10 +14,6 @@ class Valiant(Transport):
     """Each packet takes a random detour, whatever the traffic is; a minimal path where there is no detour.
 
     Valiant, Brebner: Universal schemes for parallel communication, STOC 1981.
-
-    Args:
-        seed: Seed of the run.
-        most_paths: Largest number of paths between two hosts.
     """
 
     takes_detours = needs_packets = True
@@ -45,11 +43,6 @@ class Ugal(Transport):
     queue is the unfinished work in front of a path's first link; a length is the number of links between switches.
 
     UGAL-L of Singh: Load-Balanced Routing in Interconnection Networks, 2005; Kim et al., ISCA 2008, section 4.
-
-    Args:
-        seed: Seed of the run.
-        most_paths: Largest number of paths between two hosts.
-        bias: Advantage of the minimal path, in picoseconds of unfinished work times links.
     """
 
     takes_detours = needs_packets = at_first_switch = True
@@ -87,3 +80,16 @@ class Ugal(Transport):
             return backlog_ps(paths[path][1]) * (len(paths[path]) - 2)
 
         return short if cost(short) <= cost(long) + self.bias_ps else long
+
+
+class UgalConfig(TransportSettings, frozen=True):
+    """The first switch chooses between a minimal path and a detour, by its own queues.
+
+    Args:
+        bias: Advantage of the minimal path, in unfinished work times links.
+    """
+
+    transport: ClassVar[type[Transport]] = Ugal
+
+    kind: Literal["ugal"]
+    bias: Duration = 0

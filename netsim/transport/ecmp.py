@@ -2,10 +2,10 @@
 
 from binascii import crc32
 from collections.abc import Sequence
-from typing import Literal
+from typing import ClassVar, Literal
 
 from netsim.draws import Draws, Purpose, stream
-from netsim.transport.protocol import Flow, Release, Transport
+from netsim.transport.protocol import Flow, Release, Transport, TransportSettings
 
 Hash = Literal["random", "crc32"]
 
@@ -13,11 +13,7 @@ Hash = Literal["random", "crc32"]
 class Ecmp(Transport):
     """One path for each pair of ranks: their queue pair, and so its 5-tuple and hash, stays the same in a run.
 
-    Args:
-        seed: Seed of the run, the hash function's salt.
-        most_paths: Largest number of paths between two hosts.
-        hash: random: an ideal hash; crc32: of seed, source and destination, as switches compute it. Among 2, 4, 8, ...
-            paths a seed of crc32 only renames the paths: the same pairs of ranks collide under every seed.
+    Among 2, 4, 8, ... paths a seed of crc32 only renames the paths: the same pairs of ranks collide under every seed.
     """
 
     def __init__(self, seed: int, most_paths: int, hash: Hash = "random") -> None:
@@ -44,3 +40,16 @@ class Ecmp(Transport):
 
     def _crc32(self, src: int, dst: int) -> int:
         return crc32(b"".join(value.to_bytes(8, "little") for value in (self.seed, src, dst)))
+
+
+class EcmpConfig(TransportSettings, frozen=True):
+    """A hash of source and destination rank picks one path for good.
+
+    Args:
+        hash: random: an ideal hash; crc32: of seed, source and destination, as switches compute it.
+    """
+
+    transport: ClassVar[type[Transport]] = Ecmp
+
+    kind: Literal["ecmp"]
+    hash: Hash = "random"

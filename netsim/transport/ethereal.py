@@ -4,11 +4,11 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from itertools import zip_longest
 from math import gcd
-from typing import Literal
+from typing import ClassVar, Literal
 
 from netsim.draws import Draws, Purpose, stream
-from netsim.transport.protocol import Flow, Release, Transport
-from netsim.units import split_bytes
+from netsim.transport.protocol import Flow, Release, Transport, TransportSettings
+from netsim.units import Duration, split_bytes
 
 Pieces = Literal["equal", "minimal"]
 Order = Literal["nic", "published", "staggered"]
@@ -28,21 +28,11 @@ class Ethereal(Transport):
     Addanki, Goyal, Marinos: Challenging the Need for Packet Spraying in Large-Scale Distributed Training,
     arXiv 2407.00550, and its authors' simulator front end (AstraSimNetwork.cc); minimal pieces are ours.
 
-    Args:
-        seed: Seed of the run.
-        most_paths: Largest number of paths between two hosts.
-        pieces: How flows are cut.
-        randomise: Shuffle the flows of a group and the order of its paths, as the authors do; otherwise both go by
-            number, and all hosts begin with the same path.
-        order: Order of flows released together in their host's ring. nic: by the scenario's nic. published: leaf by
-            leaf in shuffled order, flow by flow, piece by piece, as the authors' hosts open them. staggered (of this
-            project): by the distance from the source's place in its leaf to the destination's, then by the distance in
-            leaves. Each host begins with the link up of its own place and, where that link has several ways, with the
-            way of its leaf, without shuffles. Hosts that start together and send equal messages to each other then
-            send, at every moment, to distinct hosts and, on fabrics without oversubscription, over distinct links,
-            without communication between hosts.
-        start_delay: Each flow joins its host's ring after a delay drawn up to this, in picoseconds; 50 ns in the paper.
-        avoid: How long a path that has failed a flow is avoided, in picoseconds; 100 ms by the authors.
+    The staggered order is this project's: by the distance from the source's place in its leaf to the destination's,
+    then by the distance in leaves. Each host begins with the link up of its own place and, where that link has several
+    paths, with the path of its leaf, without shuffles. Hosts that start together and send equal messages to each other
+    then send, at every moment, to distinct hosts and, on fabrics without oversubscription, over distinct links, without
+    communication between hosts.
     """
 
     def __init__(
@@ -186,3 +176,27 @@ def _stagger(flow: Flow) -> tuple[tuple[bool, int], bool, int, int]:
     """Sort key in the ring: distance in places, then distance in leaves; pieces in turn."""
     message = flow.message
     return _places_ahead(message), message.dst_leaf < message.src_leaf, message.dst_leaf, flow.id
+
+
+class EtherealConfig(TransportSettings, frozen=True):
+    """Each host spreads its flows evenly over all paths, and cuts only those that are left over.
+
+    Args:
+        pieces: How flows are cut.
+        randomise: Shuffle the flows of a group and the order of its paths, as the authors do; false: both go by number,
+            and all hosts begin with the same path.
+        order: Order of flows released together in their host's ring. nic: by the scenario's nic; published: as the
+            authors' hosts open them, in shuffled order; staggered: by distance, so that hosts that start together send
+            to distinct hosts.
+        start_delay: Each flow joins its host's ring after a delay drawn up to this; 50 ns in the paper.
+        avoid: How long a path that has failed a flow is avoided.
+    """
+
+    transport: ClassVar[type[Transport]] = Ethereal
+
+    kind: Literal["ethereal"]
+    pieces: Pieces = "equal"
+    randomise: bool = True
+    order: Order = "nic"
+    start_delay: Duration = 0
+    avoid: Duration = 100 * 10**9

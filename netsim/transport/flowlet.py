@@ -1,18 +1,16 @@
 """Flowlet switching: a flow may change its path after a pause that is long enough to avoid reordering."""
 
+from typing import ClassVar, Literal
+
 from netsim.draws import Draws, Purpose, stream
-from netsim.transport.protocol import Flow, Transport
+from netsim.transport.protocol import Flow, Transport, TransportSettings
+from netsim.units import Duration
 
 
 class Flowlet(Transport):
     """After a gap in a flow its next packets take a path that is drawn anew.
 
     Vanini et al.: Let It Flow: Resilient Asymmetric Load Balancing with Flowlet Switching, NSDI 2017.
-
-    Args:
-        seed: Seed of the run.
-        most_paths: Largest number of paths between two hosts.
-        gap: Shortest pause that begins a flowlet, in picoseconds; about the largest difference of path delays.
     """
 
     needs_packets = True
@@ -33,3 +31,16 @@ class Flowlet(Transport):
             path = usable[self._draws(self.key_of(flow), serial) % len(usable)]
         self._last[flow.id] = now_ps, path
         return path
+
+
+class FlowletConfig(TransportSettings, frozen=True):
+    """After a pause a flow takes a path that is drawn anew.
+
+    Args:
+        gap: Shortest pause that begins a flowlet; about the largest difference of path delays.
+    """
+
+    transport: ClassVar[type[Transport]] = Flowlet
+
+    kind: Literal["flowlet"]
+    gap: Duration = 10 * 10**6

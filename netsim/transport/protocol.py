@@ -1,9 +1,15 @@
 """The protocol of a transport: how it cuts messages into flows, and which path each packet takes."""
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple
+from typing import Annotated, Any, ClassVar, NamedTuple
 
+from pydantic import Field
+
+from netsim.documents import Section
 from netsim.topology.protocol import Path
+
+Entropies = Annotated[int, Field(ge=1, le=2**16)] | None
+Label = Annotated[str, Field(pattern=r"^[\w.+-]{1,40}$")]
 
 
 class Release(NamedTuple):
@@ -152,3 +158,27 @@ class Transport:
             The flow's path from now on, if it has one. By default unchanged.
         """
         return path
+
+
+class TransportSettings(Section, frozen=True):
+    """An entry of ``transports``: a kind and its options, which are the arguments of the class besides seed and paths.
+
+    Args:
+        kind: Name of the transport.
+        label: Its name in results and reports.
+    """
+
+    transport: ClassVar[type[Transport] | None] = None
+    """Class that the section makes; None: the flow level, which has no packets."""
+
+    kind: str
+    label: Label | None = None
+
+    @property
+    def name(self) -> str:
+        """Name in results and reports."""
+        return self.label or self.kind
+
+    def options(self) -> dict[str, Any]:
+        """Arguments of the transport besides seed and number of paths."""
+        return {name: getattr(self, name) for name in type(self).model_fields if name not in ("kind", "label")}

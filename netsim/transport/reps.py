@@ -5,9 +5,13 @@ Bonato et al.: REPS: Recycled Entropy Packet Spraying for Adaptive Load Balancin
 """
 
 from collections import Counter, deque
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import Field
 
 from netsim.draws import Draws, Purpose, stream
-from netsim.transport.protocol import Flow, Transport
+from netsim.transport.protocol import Entropies, Flow, Transport, TransportSettings
+from netsim.units import Duration, Size
 
 
 class Reps(Transport):
@@ -15,18 +19,6 @@ class Reps(Transport):
 
     With an empty cache a packet explores: its path is drawn. After a timeout the flow freezes for a while: it uses the
     entries of its ring again, oldest first, and explores only if none of them is usable.
-
-    Args:
-        seed: Seed of the run.
-        most_paths: Largest number of paths between two hosts.
-        cache: Entries of a flow's ring.
-        freeze: How long a flow does not explore after a timeout, in picoseconds.
-        mark_above: Queue in bytes above which packets are marked, unless the congestion control sets a threshold.
-        every: Of so many acknowledgements without a mark one adds its path.
-        explore: Packets that explore after a freeze, with an empty ring; 0: the ring is kept.
-        entropies: Header values that a flow draws from, each of which leads to a path of its own draw. None: it draws
-            paths.
-        forgive_last_link: Whether a packet trimmed in front of its receiver's link counts as unmarked.
     """
 
     needs_acknowledgements = True
@@ -121,3 +113,31 @@ class Reps(Transport):
             return path
         self._frozen_until[flow.id] = now_ps + self.freeze_ps
         return path
+
+
+class RepsConfig(TransportSettings, frozen=True):
+    """Paths whose packets came through unmarked are used again.
+
+    Args:
+        cache: Entries of a flow's ring of paths.
+        freeze: How long a flow does not explore after a timeout.
+        every: Of so many acknowledgements without a mark one adds its path, as where receivers acknowledge several
+            packets at once.
+        explore: After a freeze the ring is emptied and so many packets explore, and timeouts do not freeze again before
+            that is over; 0: the ring stays as it is.
+        entropies: Values of the header field that a flow draws from; each leads to a path that switches' hashes decide,
+            so that some paths have many and others none. null: one for each path.
+        forgive_last_link: A packet trimmed in front of its receiver's own link says nothing against its path.
+        mark_above: Queue above which packets are marked, unless the congestion control sets a threshold.
+    """
+
+    transport: ClassVar[type[Transport]] = Reps
+
+    kind: Literal["reps"]
+    cache: Annotated[int, Field(ge=1, le=64)] = 8
+    freeze: Duration = 10**9
+    every: Annotated[int, Field(ge=1, le=2**20)] = 1
+    explore: Annotated[int, Field(ge=0, le=2**20)] = 0
+    entropies: Entropies = None
+    forgive_last_link: bool = False
+    mark_above: Annotated[Size, Field(gt=0)] = 100_000

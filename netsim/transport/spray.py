@@ -1,25 +1,18 @@
 """Packet spraying: every packet of a flow may take another path, and packets may overtake each other."""
 
 from collections import Counter
-from typing import Literal
+from typing import ClassVar, Literal
+
+from pydantic import model_validator
 
 from netsim.draws import Draws, Purpose, stream
-from netsim.transport.protocol import Flow, Transport
+from netsim.transport.protocol import Entropies, Flow, Transport, TransportSettings
 
 Order = Literal["drawn", "rounds"]
 
 
 class SprayRandom(Transport):
-    """Each packet draws its path.
-
-    Args:
-        seed: Seed of the run.
-        most_paths: Largest number of paths between two hosts.
-        entropies: Header values that a packet draws from, each of which leads to a path of its own draw. None: it
-            draws the path itself.
-        order: Of header values. None, drawn: a packet draws any; rounds: a flow takes all of them in turn, again and
-            again, each round from a drawn one on, as uet-htsim sprays: no value is used more than others.
-    """
+    """Each packet draws its path."""
 
     def __init__(self, seed: int, most_paths: int, entropies: int | None = None, order: Order | None = None) -> None:
         super().__init__(seed, most_paths)
@@ -44,6 +37,29 @@ class SprayRandom(Transport):
         turn, number = divmod(serial, self.entropies) if self.in_rounds else (serial, 0)
         value = (self._draws(key, turn) + number) % self.entropies
         return usable[self._paths(key, value) % len(usable)]
+
+
+class SprayConfig(TransportSettings, frozen=True):
+    """Each packet draws its path.
+
+    Args:
+        entropies: Values of the header field that a packet draws from; each leads a flow to a path that switches'
+            hashes decide, so that some paths have many and others none. null: one for each path.
+        order: Of these values. drawn, or null: a packet draws any; rounds: a flow takes all of them in turn, again and
+            again, each round from a drawn one on.
+    """
+
+    transport: ClassVar[type[Transport]] = SprayRandom
+
+    kind: Literal["spray_random"]
+    entropies: Entropies = None
+    order: Order | None = None
+
+    @model_validator(mode="after")
+    def _of_values(self) -> "SprayConfig":
+        if self.order == "rounds" and self.entropies is None:
+            raise ValueError("order: rounds is for header values; write entropies, or leave order out")
+        return self
 
 
 class SprayRoundRobin(Transport):

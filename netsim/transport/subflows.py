@@ -1,20 +1,17 @@
 """Several queue pairs a message, each on its own path, as multipath RDMA in software does (MP-RDMA-x in the papers)."""
 
 from collections.abc import Sequence
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import Field
 
 from netsim.draws import Draws, Purpose, stream
-from netsim.transport.protocol import Flow, Release, Transport
+from netsim.transport.protocol import Flow, Release, Transport, TransportSettings
 from netsim.units import split_bytes
 
 
 class Subflows(Transport):
-    """Cuts each message into equal parts; each part's hash picks a path for it, as if it had a port of its own.
-
-    Args:
-        seed: Seed of the run.
-        most_paths: Largest number of paths between two hosts.
-        count: Parts of a message.
-    """
+    """Cuts each message into equal parts; each part's hash picks a path for it, as if it had a port of its own."""
 
     def __init__(self, seed: int, most_paths: int, count: int) -> None:
         super().__init__(seed, most_paths)
@@ -44,3 +41,16 @@ class Subflows(Transport):
 
     def _path(self, message: Release, part: int, usable: tuple[int, ...]) -> int:
         return usable[self._draws(message.src << 32 | message.dst, part) % len(usable)]
+
+
+class SubflowsConfig(TransportSettings, frozen=True):
+    """Cuts a message into equal parts, each on a path of its own hash; ``mprdma-4`` for short.
+
+    Args:
+        count: Parts of a message, each on a path of its own.
+    """
+
+    transport: ClassVar[type[Transport]] = Subflows
+
+    kind: Literal["subflows"]
+    count: Annotated[int, Field(ge=1, le=256)] = 4

@@ -1,10 +1,13 @@
 """Transports whose switches choose the next link of each packet, by the queues of their own links only."""
 
 from collections.abc import Callable, Sequence
-from typing import Literal
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import Field
 
 from netsim.draws import Draws, Purpose, stream
-from netsim.transport.protocol import Flow, Transport
+from netsim.transport.protocol import Flow, Transport, TransportSettings
+from netsim.units import Duration
 
 Backlog = Callable[[int], int]
 Ties = Literal["turn", "drawn"]
@@ -15,12 +18,6 @@ class JoinShortestQueue(Transport):
 
     Among equals it takes the next after the switch's last choice, or draws. After the last of a switch's links, by
     their numbers, comes its first.
-
-    Args:
-        seed: Seed of the run.
-        most_paths: Largest number of paths between two hosts.
-        step: Queues are told apart in steps of so many picoseconds of work; 0: exactly.
-        ties: Choice among equals.
     """
 
     at_switch = True
@@ -60,16 +57,26 @@ class JoinShortestQueue(Transport):
         return best
 
 
+class JsqConfig(TransportSettings, frozen=True):
+    """Each packet takes the shortest queue of its switch.
+
+    Args:
+        step: Queues are told apart in steps of so much work; 0: exactly.
+        ties: Among queues that are equally short. turn: the next after the switch's last choice, so that switches which
+            see the same queues may choose alike; drawn: any of them.
+    """
+
+    transport: ClassVar[type[Transport]] = JoinShortestQueue
+
+    kind: Literal["jsq"]
+    step: Duration = 0
+    ties: Ties = "turn"
+
+
 class Drill(Transport):
     """Each packet takes the shortest of `d` queues drawn at random and the `m` that were shortest before.
 
     Ghorbani et al.: DRILL: Micro Load Balancing for Low-latency Data Center Networks, SIGCOMM 2017.
-
-    Args:
-        seed: Seed of the run.
-        most_paths: Largest number of paths between two hosts.
-        d: Queues drawn for each packet, with repetition.
-        m: Queues remembered by each switch.
     """
 
     at_switch = True
@@ -109,13 +116,23 @@ class Drill(Transport):
         return distinct[0]
 
 
-class AdaptiveFlow(Transport):
-    """The first packet of a flow takes the link with the least unfinished work, all others follow it.
+class DrillConfig(TransportSettings, frozen=True):
+    """Each packet takes the shortest of some drawn and some remembered queues.
 
     Args:
-        seed: Seed of the run.
-        most_paths: Largest number of paths between two hosts.
+        d: Queues drawn for each packet, with repetition.
+        m: Queues remembered by each switch.
     """
+
+    transport: ClassVar[type[Transport]] = Drill
+
+    kind: Literal["drill"]
+    d: Annotated[int, Field(ge=1, le=64)] = 2
+    m: Annotated[int, Field(ge=0, le=64)] = 1
+
+
+class AdaptiveFlow(Transport):
+    """The first packet of a flow takes the link with the least unfinished work, all others follow it."""
 
     at_switch = needs_packets = True
 
