@@ -245,7 +245,7 @@ class Cluster:
         future.add_done_callback(self._over.put)
 
     def finished(self) -> Iterator[tuple[Job, Files | Failed]]:
-        """Yields answers as they arrive; Dask itself moves the jobs of a worker that is lost to another."""
+        """Yields results as they arrive; Dask itself moves the jobs of a worker that is lost to another."""
         future = self._over.get()
         job = self._running.pop(future)
         if future.status == "finished":

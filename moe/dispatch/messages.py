@@ -93,7 +93,7 @@ class Borrowing:
 
     @classmethod
     def of(cls, slots: Slots, rule: str) -> Self | None:
-        """Reads it off the slots of a layer; None without replicas. `rule` is even or least_loaded."""
+        """The replicas of a layer, from its slots; None without any. `rule` is even or least_loaded."""
         return cls(slots.copies, rule == "least_loaded") if slots.has_replicas else None
 
 

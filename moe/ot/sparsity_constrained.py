@@ -175,7 +175,7 @@ def _within(load: Tensor, capacity: Tensor) -> Tensor:
 
 
 def _jitter(cost: Tensor, gamma: float) -> Tensor:
-    """A last-digits preference for other rows in each column, so that equal tokens are told apart.
+    """A last-digits preference for other rows in each column, so that equal tokens differ.
 
     Column j likes best the rows around j/M of the way: equal tokens split evenly, and alike on every device.
     """

@@ -10,7 +10,7 @@ class Router(Protocol):
     """A Megatron-Core router: ``forward(tokens [S, B, D])`` gives gate values [S*B, E] and a bool map [S*B, E].
 
     Gate values are zero outside the map and differentiable inside it; columns are logical experts. What a router
-    learns besides its weight (a bias, potentials) lies in persistent buffers, changes in :meth:`update_bias` alone and
+    learns besides its weight (a bias, potentials) is in persistent buffers, changes in :meth:`update_bias` alone and
     is the same on every data rank: any rank's ``state_dict`` resumes all of them.
 
     Attributes:

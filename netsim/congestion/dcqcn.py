@@ -28,7 +28,7 @@ class DcqcnConfig(CongestionSettings, frozen=True):
         mark_from: Queue above which packets are marked with growing probability (Kmin).
         mark_all: Queue above which all are marked (Kmax).
         mark_at_most: Probability just below `mark_all` (Pmax).
-        state: message: every message starts afresh; queue_pair: from where the latest one between the ranks stands.
+        state: message: every message starts afresh; queue_pair: with the state of the latest one between the ranks.
     """
 
     kind: Literal["dcqcn"]

@@ -22,7 +22,7 @@ class DctcpConfig(CongestionSettings, frozen=True):
         window: Packets under way at the start.
         mark_above: A packet that finds more than this in a switch's queue is marked. arXiv 2407.00550 uses 800 KB at
             400 Gbps; the default is in proportion for 100 Gbps.
-        state: message: every message starts afresh; queue_pair: from where the latest one between the ranks stands.
+        state: message: every message starts afresh; queue_pair: with the state of the latest one between the ranks.
     """
 
     kind: Literal["dctcp"]

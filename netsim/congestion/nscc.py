@@ -49,7 +49,7 @@ class NsccConfig(CongestionSettings, frozen=True):
         mark_all: Queue above which all are marked; auto: 4/5 of topology.queue, or 140 kB.
         marks: When a switch marks a packet. arrival: when it comes, by the queue that it finds; departure: when it
             leaves, by the queue behind it, so that senders hear of it sooner.
-        state: queue_pair: a message goes on from where the latest one between the same ranks stands; message: afresh.
+        state: queue_pair: a message continues with the state of the latest one between the same ranks; message: afresh.
     """
 
     kind: Literal["nscc"]

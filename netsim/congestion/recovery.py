@@ -116,7 +116,7 @@ class Selective:
         return bool(self._lost) or self._next < self._packets
 
     def take(self, serial: int) -> int:
-        """See `Recovery`, as for all that follows."""
+        """The packet of this transmission."""
         if self._lost:
             sequence = min(self._lost)
             self._lost.remove(sequence)
@@ -186,7 +186,7 @@ class GoBackN:
         return self._next - self._acked
 
     def pending(self) -> bool:
-        """See `Recovery`, as for all that follows."""
+        """The packet of this transmission."""
         return self._next < self._packets and not (self._alone and self.in_flight)
 
     def take(self, serial: int) -> int:  # noqa: ARG002

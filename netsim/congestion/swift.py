@@ -28,7 +28,7 @@ class SwiftConfig(CongestionSettings, frozen=True):
         decrease: Weight of the excess over the target in a decrease (beta).
         largest_decrease: No decrease takes more than this share of the window (max_mdf).
         smallest_window: In packets; below 1 the flow is paced to less than a packet a round trip.
-        state: message: every message starts afresh; queue_pair: from where the latest one between the ranks stands.
+        state: message: every message starts afresh; queue_pair: with the state of the latest one between the ranks.
     """
 
     kind: Literal["swift"]

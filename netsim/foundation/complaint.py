@@ -61,7 +61,7 @@ def first_complaint(
 
     Args:
         error: What pydantic raised.
-        document: What was validated, if a person wrote it: keys are then named as they stand there.
+        document: What was validated, if a person wrote it: keys are then named as they are written there.
         model: What it was validated as; needed to name the key or the kind that was meant.
 
     Returns:

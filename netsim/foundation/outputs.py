@@ -1,4 +1,4 @@
-"""What a verb writes: it replaces its earlier results, and those of another verb only where it is told to.
+"""What a verb writes: it replaces its earlier results, and those of another verb only with --overwrite.
 
 A verb recognises its earlier results by something that it always writes: a file in a folder, words at the beginning of
 a file. netsim follows the same rule.

@@ -61,7 +61,7 @@ class JsqConfig(TransportSettings, frozen=True):
     """Each packet takes the shortest queue of its switch.
 
     Args:
-        step: Queues are told apart in steps of so much work; 0: exactly.
+        step: Queues that differ by less than so much work count as equal; 0: none do.
         ties: Among queues that are equally short. turn: the next after the switch's last choice, so that switches which
             see the same queues may choose alike; drawn: any of them.
     """

@@ -157,7 +157,7 @@ class _Reader:
             problem = f"is outside of a rank ({' '.join(words)!r:.40})"
             raise self._refuse(line, problem, "write num_ranks N first, then rank 0 { ... }")
         if self._ranks:
-            raise self._refuse(line, "stands twice", "write it once", "num_ranks")
+            raise self._refuse(line, "occurs twice", "write it once", "num_ranks")
         count = self._number(line, "num_ranks", words[1], MOST_RANKS + 1)
         if not count:
             raise self._refuse(line, "is 0", "write how many ranks there are", "num_ranks")
@@ -173,7 +173,7 @@ class _Reader:
             problem = f"is not a rank ({rank}, of {len(self._ranks)})"
             raise self._refuse(line, problem, f"write 0 to {len(self._ranks) - 1}, or raise num_ranks", "rank")
         if rank in self._named:
-            raise self._refuse(line, f"stands twice ({rank})", "write each rank once", "rank")
+            raise self._refuse(line, f"occurs twice ({rank})", "write each rank once", "rank")
         self._named.add(rank)
         self._rank, self._opened, self._labels, self._unresolved = rank, line, {}, []
 
@@ -202,7 +202,7 @@ class _Reader:
             if not _LABEL.fullmatch(label):
                 raise self._refuse(line, f"is not a label ({label!r:.40})", "write a letter, then letters and digits")
             if label in self._labels:
-                raise self._refuse(line, f"stands twice in rank {rank} ({label!r:.40})", "give each its own", "label")
+                raise self._refuse(line, f"occurs twice in rank {rank} ({label!r:.40})", "give each its own", "label")
         operations = self._ranks[rank].operations
         if label:
             self._labels[label] = len(operations)
@@ -244,7 +244,7 @@ class _Reader:
             if name not in known:
                 raise self._refuse(line, f"has an unknown word ({name!r:.40})", f"use {', '.join(known)}")
             if name in options or not value:
-                problem = "stands twice" if name in options else "has no value"
+                problem = "occurs twice" if name in options else "has no value"
                 raise self._refuse(line, problem, "write it once, with a number behind it", name)
             if value == _ANY and name == "tag":
                 raise self._refuse(line, "is any tag (-1), which only a run could tell", "name the tag", name)

@@ -151,7 +151,7 @@ class Checkpointer:
             self._prune(snapshot.step)
 
     def _prune(self, step: int) -> None:
-        """Deletes older checkpoints, now that a newer one is on the disk; what cannot be deleted is told once."""
+        """Deletes older checkpoints, now that a newer one is on the disk; what cannot be deleted is named once."""
         for line in prune(self._root, self._config.checkpoint.keep, step):
             if line not in self._warned:
                 print(line, file=sys.stderr, flush=True)

@@ -71,7 +71,7 @@ Shares = Annotated[
     dict[str, Share] | None,
     BeforeValidator(lambda shares: shares, json_schema_input_type=dict[str, Share] | Path | None),
 ]
-"""A file is read before; editors are told that it may be one."""
+"""A file is read before; the schema says that it may be one."""
 
 
 SHARED = {

@@ -133,7 +133,7 @@ def consistent_ranks(ranks: StartStore, path: Path) -> Iterator[None]:
 
 
 def _answer(ranks: StartStore, key: str, own: Report, subjects: Mapping[str, Subject], patience_s: float) -> None:
-    """A rank other than 0 reports, gives values if it is asked for them, and is told."""
+    """A rank other than 0 reports, gives values if asked for them, and receives the result."""
     rank, until = ranks.launch.rank, time.monotonic() + 2 * patience_s
     while True:
         try:

@@ -1,4 +1,4 @@
-"""Rank 0 looks at the files of a data set; the other ranks are told, before there are any process groups.
+"""Rank 0 looks at the files of a data set; the other ranks receive what it found, before there are any process groups.
 
 The first rank of each other node looks too where it has files of its own, and refuses them where they are not the same.
 """

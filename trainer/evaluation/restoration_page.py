@@ -238,7 +238,7 @@ def _spread_chart(errors: NDArray[np.float64], spreads: NDArray[np.float64], sam
 
 
 def _weight_chart(prior: Prior) -> str:
-    """The share of the distance that a step of the prior goes, against the noise level."""
+    """How far a step of the prior moves, as a share of the distance, against the noise level."""
     top = max(LIMIT * 1.08, 1.1 * float(prior.ratios.max()))
     marks = [
         Line(prior.levels, prior.ratios, RESTORED),

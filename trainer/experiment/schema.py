@@ -230,7 +230,7 @@ def _property(node: Node, section: type[BaseModel], name: str, field: FieldInfo)
 
 
 def _with_kinds(node: Any) -> Any:
-    """A node in which unions of kinds are told apart by the kind that is written, if there is one."""
+    """A node whose unions are resolved by the kind that is written, if there is one."""
     if isinstance(node, list):
         return [_with_kinds(inner) for inner in node]
     if not isinstance(node, dict):

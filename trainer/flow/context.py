@@ -177,7 +177,7 @@ class SemanticMap(Section):
 
     kind: Literal["semantic_map"] = "semantic_map"
     levels: int = Field(default=3, ge=2)
-    """Levels of brightness that are told apart."""
+    """Levels of brightness that count as different."""
     block: PositiveInt = 2
     """Side of a block in pixels; it divides the sides of the image."""
     for_drawing = Context.for_drawing

@@ -268,7 +268,7 @@ class LogLines(Sink):
             print(self._line(), file=self._stream, flush=True)
 
     def close(self) -> None:
-        """See `Sink.close`."""
+        """Nothing is left open."""
 
     def _line(self) -> str:
         story, values = self._story, self._story.values

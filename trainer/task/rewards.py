@@ -94,7 +94,7 @@ class ScalarisedReward(LogReward):
         self._scalarisation: Scalarisation = scalarisation
 
     def __call__(self, objects_BS: Tensor, preferences: Preferences) -> Valued:
-        """Figures are each objective and the reward, not raised."""
+        """Metrics are each objective and the reward before its exponent."""
         rewards_BK = self._rewards(objects_BS)
         log_scalar_B = log_scalar(rewards_BK, preferences.weights, self._scalarisation, self._least)
         by_name = dict(zip(self._names, rewards_BK.unbind(1), strict=True))

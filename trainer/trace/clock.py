@@ -103,7 +103,7 @@ class HostClock:
         return max(0, later - earlier)
 
     def forget(self) -> None:
-        """Marks are but numbers."""
+        """Nothing to free: marks of this clock are numbers."""
 
 
 class DeviceClock:

@@ -41,7 +41,7 @@ def given(document: Mapping[str, Any], launch: Launch) -> dict[str, Subject]:
 
 
 def resolved(config: RunConfig, dataset: Dataset, launch: Launch) -> dict[str, Subject]:
-    """Facts once the files are read that the settings name; the run has defaults and the digests of its references."""
+    """The facts, once files that settings name are read; the run has its defaults and the digests of its references."""
     sources = {} if dataset.mix is None else {f" of {name}": one for name, one in dataset.mix.sources.items()}
     examples = {
         f"number of {split.replace('_', '-')} examples{of}": one.count(split)

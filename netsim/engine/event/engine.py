@@ -197,7 +197,7 @@ class EventEngine:
         return reached(self._scene.limits, which, self._pulse(), self._waiting(index))
 
     def _waiting_tasks(self) -> list[int]:
-        """See `netsim.engine.frontier.Frontier.waiting`."""
+        """Tasks that are not done although they wait for no other, background traffic aside."""
         program = self._state.program
         return np.flatnonzero((program.waits_for == 0) & (program.background == 0)).tolist()
 

@@ -116,7 +116,7 @@ def _links(scene: Scene, fabric: FabricArrays, rules: np.void) -> tuple[np.ndarr
 
 
 def _queue_pairs(scene: Scene, transport: Transport) -> tuple[np.ndarray, np.ndarray]:
-    """See `Program`: `queue_pair` and `latest`."""
+    """The queue pair of each task's first flow, and the latest flow of each queue pair; empty if none keeps state."""
     if not keeps_state(scene):
         return np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64)
     columns = scene.tasks.columns()

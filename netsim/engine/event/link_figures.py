@@ -35,7 +35,7 @@ def links_of(state: State) -> np.recarray:
 
 
 def last_sent(state: State) -> dict[int, int]:
-    """See `netsim.engine.protocol.Outcome.last_sent`."""
+    """The remaining passage of the last data packet of each link that hosts send on, without queues, in picoseconds."""
     sending = np.flatnonzero(state.hosts.rings["last_flow"] >= 0)
     links = sending // int(state.network.rules["classes"][0])
     return dict(zip(links.tolist(), _rest_ps(state, sending, links).tolist(), strict=True))

@@ -70,7 +70,7 @@ def with_room_for_choices(state: State) -> State:
 
 
 def _longer_lines(array: np.ndarray, needed: int) -> np.ndarray:
-    """See `_longer`; records stay whole lines of the cache."""
+    """Records with room for more; they stay whole lines of the cache."""
     longer = zeros(max(needed, len(array) * 3 // 2), array.dtype)
     longer[: len(array)] = array
     return longer

@@ -104,7 +104,7 @@ class Listener(Connection):
         return now_ps >= self.next_ps and self.open()
 
     def take(self, now_ps: int) -> int:
-        """See `Connection`; the retransmission timer starts with the first packet under way."""
+        """A connection whose retransmission timer starts with the first packet in flight."""
         if not self.recovery.in_flight and self.timeout is not None:
             self.deadline_ps = now_ps + self.timeout.lasts_ps()
         sequence = self.recovery.take(self.serial)

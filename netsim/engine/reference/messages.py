@@ -31,7 +31,7 @@ class Messages:
         return self._frontier.undone
 
     def waiting(self) -> list[int]:
-        """See `Frontier.waiting`."""
+        """Tasks that are not done although they wait for no other, background traffic aside."""
         return self._frontier.waiting()
 
     def begin(self) -> None:

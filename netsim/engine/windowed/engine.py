@@ -38,7 +38,7 @@ class WindowedEngine(EventEngine):
         super().__init__(scene, transport, seed, fabric, report)
 
     def run(self) -> Outcome:
-        """See `EventEngine.run`."""
+        """Simulates the scene."""
         with ThreadPoolExecutor(self._threads, "netsim") as self._others:
             return super().run()
 

@@ -26,7 +26,7 @@ class EquivariantConfig(NetworkConfig):
     num_layers: Layers = 3
     """Rounds of messages."""
     radius: PositiveFloat = 8.0
-    """Angstrom up to which distances are told apart, by bells beside each other."""
+    """Angstrom up to which distances are distinguished, by Gaussians beside each other."""
     bells: PositiveInt = 12
     """Bells of a distance."""
     init_from: Path | None = None

@@ -82,7 +82,7 @@ class CausalTransitionConfig(TransformerConfig):
 
     kind: Literal["causal_transition"] = "causal_transition"
     history: Literal["last", "full"] = "full"
-    """full: a token sees all states so far, and no time is told (FHTM); last: the last state, and its time (ARTM)."""
+    """full: a token sees all states so far, but not the time (FHTM); last: the last state, and its time (ARTM)."""
     transitions: PositiveInt = 2
     """Transitions from noise to data."""
     patch_size: PositiveInt = 2

@@ -18,7 +18,7 @@ OUTCOMES = {"evaluate": "nothing is evaluated", "sample": "nothing is drawn"}
 
 
 def cautions(config: RunConfig, layout: Layout) -> list[str]:
-    """At most one line for a person about each such thing."""
+    """One line for each setting that is legal and likely a mistake."""
     tars = (part for part in parts_of(config.data) if isinstance(part, WebDatasetConfig))
     streams = (line for part in tars if (line := part.caution(layout.data_parallel)) is not None)
     return [

@@ -33,7 +33,7 @@ class SingleConfig(Section):
 
 
 class ExponentRange(Section):
-    """Exponents drawn for each object, evenly between two numbers; the network is told which."""
+    """Exponents drawn for each object, evenly between two numbers; the network sees which."""
 
     least: PositiveFloat
     """The smallest."""

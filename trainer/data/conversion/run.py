@@ -166,7 +166,7 @@ def _check(request: ShardsRequest) -> None:
             raise ValueError(f"{option}: {value} is below {least}; use {least} or more")
     out, source = request.out.resolve(), request.source.resolve()
     if out == source or source in out.parents:
-        raise ValueError(f"--out: {request.out} lies in the source {request.source}; give a folder elsewhere")
+        raise ValueError(f"--out: {request.out} is inside the source {request.source}; give a folder elsewhere")
     if request.out.exists() and not request.out.is_dir():
         raise ValueError(f"--out: {request.out} is a file; give a folder")
 

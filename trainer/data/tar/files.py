@@ -96,7 +96,7 @@ def open_tar(url: str) -> TarFile:
 
 
 def local_path(url: str) -> str | None:
-    """The path of what lies in a file system of this machine; None: it lies elsewhere."""
+    """The path of a file on this machine; None if it is elsewhere."""
     scheme, separator, rest = url.partition("://")
     if not separator:
         return url

@@ -90,7 +90,7 @@ def listed_files(paths: Sequence[Path], endings: Sequence[str], out: Path) -> li
     found: dict[str, TextFile] = {}
     for path in paths:
         if out.resolve().is_relative_to(path.resolve()):
-            raise Refusal(out, "--out", f"lies in {path}, whose files are read", "give a folder elsewhere")
+            raise Refusal(out, "--out", f"is inside {path}, whose files are read", "give a folder elsewhere")
         listed = _in_folder(path, endings) if path.is_dir() else [_text_file(path, path.name, must_be_text=True)]
         if not listed:
             wanted = f"file that ends in {' or '.join(endings)}" if endings else "file"

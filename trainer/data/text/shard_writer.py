@@ -45,7 +45,7 @@ class SplitState(Section):
 
 
 class Journal(Section):
-    """How far writing has come; what lies in the folder beyond it is written anew."""
+    """How far writing has come; what the folder has beyond it is written anew."""
 
     made_by: str
     """Digest of the files and options, with which alone it may go on."""

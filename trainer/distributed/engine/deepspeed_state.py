@@ -103,7 +103,7 @@ def use_weights(optimizer: Any, stage: int) -> None:
 
 
 def region_of(named: NamedParameter) -> Region:
-    """Where what this rank keeps of a network's parameter lies in it."""
+    """The range of a network's parameter that this rank keeps."""
     parameter: Any = named.parameter
     shape, start = tuple(parameter.shape), 0
     if hasattr(parameter, "ds_tensor"):
@@ -138,7 +138,7 @@ def _held_of(named: NamedParameter, optimizer: Any, stage: int) -> _Held | None:
     if stage == 0:
         return _Held(named.name, region, named.parameter, 0, named.parameter.numel())
     fragment: Any = vars(named.parameter)["_hp_mapping"]
-    if fragment is None:  # no element lies in this rank's run
+    if fragment is None:  # this rank keeps no element
         return None
     owner = optimizer.single_partition_of_fp32_groups[fragment.param_group_index]
     source, target = fragment.lp_fragment_address, fragment.hp_fragment_address

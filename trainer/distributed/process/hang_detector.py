@@ -60,7 +60,7 @@ class OwnProgress:
 
 
 def to_json(progress: Progress) -> str:
-    """What other ranks are told."""
+    """The message to the other ranks."""
     return json.dumps(progress, separators=(",", ":"))
 
 
@@ -123,7 +123,7 @@ class _HangDetector:
     def _watch(self) -> None:
         while not self._ended.wait(self._pause_s):
             own = self._own.read()
-            with contextlib.suppress(RuntimeError):  # without a store nobody is told, and the limit holds all the same
+            with contextlib.suppress(RuntimeError):  # without a store nobody is notified, but the limit holds
                 self._store.set(_key(self._rank), to_json(own))
             group = self._overdue(own, time.monotonic())
             if group is not None:

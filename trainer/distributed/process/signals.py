@@ -1,4 +1,4 @@
-"""Signals: a run is told to stop, a command is interrupted, a process ends with its launcher."""
+"""Signals: a run is asked to stop, a command is interrupted, a process ends with its launcher."""
 
 import ctypes
 import os

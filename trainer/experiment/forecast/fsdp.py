@@ -188,7 +188,7 @@ class FSDPMemory:
         return self._rows * FLOAT32
 
     def begin(self) -> None:
-        """Every micro step ends as it began, with rows alone."""
+        """Nothing to gather: between micro steps every rank holds its shards alone."""
 
     def moment(self, moment: Moment, size: int, forward: bool, micro: Micro, /) -> Iterator[Growth]:
         unit = moment.place if isinstance(moment.place, int) else ROOT

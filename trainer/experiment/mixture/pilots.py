@@ -43,7 +43,7 @@ TITLES: dict[Measure, str] = {
 def logarithm(measure: Measure, values: Values, num: int) -> Values:
     """What is fitted: the logarithm of a loss or an error, so that no accuracy is projected above 1.
 
-    Of `num` samples half a wrong one is the least error that is told from none.
+    Of `num` samples half a wrong one is the least error that differs from none.
     """
     if measure == "class_accuracy":
         return np.log(np.maximum(1 - values, 0.5 / num))

@@ -138,7 +138,7 @@ def policy_part(files: RunFiles, policy: RunFiles) -> Part:
             f"{last['network_calls']:,.0f} states; its paths are {last['path_kl']:.1f} nats from those of the base."
         )
     text = (
-        "The run goes on as a policy: it draws, is told how good each example is, and makes more likely what led to "
+        "The run continues as a policy: it draws, gets a reward for each example, and makes more likely what led to "
         f"better ones. The mean reward of what it draws with noise went from {rise}.{cost}"
     )
     blocks: list[Block] = [

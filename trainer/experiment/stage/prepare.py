@@ -249,7 +249,7 @@ class MeasureStage(TaughtStage[MeasureRequest]):
         return measure(self.request(), self.file)
 
     def provenance(self) -> Provenance:
-        """The file is the record, and the weights of the policy decide too."""
+        """The path file is the record; it also depends on the weights of the policy."""
         from trainer.experiment.built.measuring import weights_of
 
         request = self.request()

@@ -179,7 +179,7 @@ def _patch_order(channels: int, size: int) -> Tensor:
 
 
 def _alike(weights: Weights, layers: int) -> bool:
-    """Whether all blocks embed time and class by the same values; a missing tensor is told of later."""
+    """Whether all blocks embed time and class by the same values; a missing tensor is reported later."""
     names = {*weights.names}
     for other in _EMBEDDINGS.values():
         for kind in ("weight", "bias"):

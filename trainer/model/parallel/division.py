@@ -1,4 +1,4 @@
-"""Where the part of a parameter that a rank holds lies in the whole."""
+"""The rectangle of a parameter that a rank holds."""
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
