@@ -282,7 +282,7 @@ def test_wrong_input_is_refused_in_one_line(tmp_path: Path, capsys: pytest.Captu
         (tmp_path / "empty",): "folder: contains no file",
         (folder, "--ending", ".py"): "folder: contains no file that ends in .py",
         (tmp_path / "latin.txt", folder, "--held-out", 0.2): "text: is not UTF-8 (byte 3 is 0xe9)",
-        (tmp_path, "--ending", "latin.txt"): "--out: lies in",
+        (tmp_path, "--ending", "latin.txt"): "--out: is inside",
         (folder, folder): "has the name in/part0/0.txt, as",
         (folder, "--held-out", 0): "--held-out: 0.0 is not a share",
         (folder, "--held-out", 1): "--held-out: 1.0 is not a share",
