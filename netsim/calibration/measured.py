@@ -3,10 +3,12 @@
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Literal, NamedTuple, get_args
 
 from netsim.documents import read_header, read_lines, read_row, whole_number
 from netsim.foundation.refusal import Refusal
+from netsim.workload.kineto.convert import PROFILES, import_kineto
 from netsim.workload.records import Record, Trace, read_trace
 
 Operation = Literal["all_reduce", "all_gather", "reduce_scatter", "all_to_all", "broadcast", "dispatch", "combine"]
@@ -45,23 +47,34 @@ def read_measurements(path: Path) -> list[Measurement]:
     """Reads a source, whose kind its content says.
 
     Args:
-        path: A table with a header (CSV), the printed output of nccl-tests, or a recorded collective trace.
+        path: A table with a header (CSV), the printed output of nccl-tests, a recorded collective trace, or profiles of
+            torch: one, or a folder of them.
 
     Raises:
         Refusal: A row is wrong, or there are no rows.
     """
-    lines = read_lines(path, "a table of measurements, the output of nccl-tests or a recorded trace")
-    head = lines[0].lstrip()
-    if head.startswith("{"):
-        found = list(_of_trace(read_trace(path)))
-    elif "," in head:
-        columns = {name.strip() for name in head.split(",")}
-        found = list(_of_deepep(path, lines) if "dispatch_us" in columns else _of_table(path, lines))
-    else:
-        found = list(_of_nccl_tests(path, lines))
+    found = list(_of_profiles(path) if path.is_dir() or path.name.endswith(PROFILES) else _of_text(path))
     if not found:
         raise Refusal(path, "file", "holds no measurements of collectives between ranks", _REMEDY)
     return found
+
+
+def _of_text(path: Path) -> Iterator[Measurement]:
+    lines = read_lines(path, "a table of measurements, the output of nccl-tests, a recorded trace or a profile")
+    head = lines[0].lstrip()
+    if head.startswith("{"):
+        return _of_trace(read_trace(path))
+    if "," not in head:
+        return _of_nccl_tests(path, lines)
+    columns = {name.strip() for name in head.split(",")}
+    return _of_deepep(path, lines) if "dispatch_us" in columns else _of_table(path, lines)
+
+
+def _of_profiles(path: Path) -> list[Measurement]:
+    with TemporaryDirectory() as folder:
+        trace = Path(folder) / "trace.jsonl"
+        import_kineto(path, trace)
+        return list(_of_trace(read_trace(trace)))
 
 
 def select(measurements: Sequence[Measurement], device: str | None) -> list[Measurement]:

@@ -21,8 +21,9 @@ examples:
   python -m netsim calibrate others.csv --check node.yaml
 
 A SOURCE is the printed output of nccl-tests; a table with the columns op, ranks, bytes, us and, where they differ,
-hosts, device, sms; a table of DeepEP's kernels; or a recorded collective trace, as import kineto writes it. Sizes are
-those of nccl-tests: of all_gather the whole result, of reduce_scatter the whole input, else the buffer of a rank.
+hosts, device, sms; a table of DeepEP's kernels; a recorded collective trace; or profiles of torch, one or a folder.
+Times in a profile of one rank include its waiting for the others. Sizes are those of nccl-tests: of all_gather the
+whole result, of reduce_scatter the whole input, else the buffer of a rank.
 
 Give two numbers of GPUs or more if you can: only then does the fit know what grows with them. An answer for sizes or
 numbers of GPUs that were not measured says that it is extrapolated, and its interval widens with the distance.

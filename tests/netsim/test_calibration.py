@@ -15,6 +15,7 @@ from netsim.calibration.document import Calibration, read_calibration
 from netsim.calibration.fit import calibrate
 from netsim.calibration.measured import Measurement, read_measurements
 from netsim.compare import simulate
+from netsim.workload.kineto.convert import import_kineto
 
 SIZES = [2**power for power in range(9, 30)]
 TRUE = Cost(
@@ -147,6 +148,11 @@ def test_a_table_of_deepep_counts_the_bytes_of_tokens(tmp_path):
         Measurement("dispatch", 16, 2, 64 * (7168 + 4 * 7168 // 128), 44.5, "H100", 24),
         Measurement("combine", 16, 2, 64 * 7168 * 2, 97.1, "H100", 20),
     ]
+
+
+def test_profiles_give_the_times_of_their_trace(tmp_path):
+    import_kineto(Path("tests/files/kineto"), tmp_path / "trace.jsonl")
+    assert read_measurements(Path("tests/files/kineto")) == read_measurements(tmp_path / "trace.jsonl")
 
 
 def test_a_recorded_collective_takes_the_time_of_the_rank_that_came_last():

@@ -19,7 +19,8 @@ from netsim.workload.kineto.timeline import Step, program
 from netsim.workload.program import Program
 from netsim.workload.trace import TraceConfig, TraceWorkload
 
-_SUFFIXES = (".json", ".json.gz")
+PROFILES = (".json", ".json.gz")
+"""How names of profiles end."""
 _MOST_ENTRIES = 50_000_000
 _REMEDY = "profile all ranks again, over the same steps"
 _SIZED = ("record", "annotation")
@@ -99,8 +100,8 @@ def import_kineto(
 
 def _read(path: Path, ranks: int | None, progress: Callable[[str], None]) -> list[Profile]:
     """Profiles in the order of their ranks."""
-    files = sorted(file for file in path.iterdir() if file.name.endswith(_SUFFIXES)) if path.is_dir() else [path]
-    if not files or not files[0].name.endswith(_SUFFIXES) or not files[0].exists():
+    files = sorted(file for file in path.iterdir() if file.name.endswith(PROFILES)) if path.is_dir() else [path]
+    if not files or not files[0].name.endswith(PROFILES) or not files[0].exists():
         remedy = "give a profile, .json or .json.gz, or a folder with one for each rank"
         raise Refusal(path, "file", "holds no profiles", remedy)
     profiles: dict[int, Profile] = {}
