@@ -22,7 +22,12 @@ LAUNCHED = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR
 TIMEOUT_S = 300.0
 
 PRELOADED = [
+    "pytest",
     "torch",
+    "trainer.__main__",
+    "trainer.data",
+    "trainer.task",
+    "trainer.model.build",
     "trainer.distributed.engine.deepspeed",
     "deepspeed.runtime.zero.muon.muon_optimizer",
     "deepspeed.module_inject.auto_ep_presets",
@@ -31,9 +36,17 @@ PRELOADED = [
     "trainer.training.run",
     "trainer.training.assembly",
     "trainer.training.loop",
+    "trainer.training.migration.live",
     "trainer.experiment.train",
+    "trainer.experiment.forecast.memory",
     "trainer.observe.terminal",
     "sklearn.datasets",
+    "ot",
+    "torchdiffeq",
+    "matplotlib.backends.backend_agg",
+    "matplotlib.figure",
+    "PIL.PngImagePlugin",
+    "netsim.foundation.chart",
 ]
 """Modules that every process has imported when it begins."""
 
