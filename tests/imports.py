@@ -69,9 +69,15 @@ class Tree:
         self.root = root
         self.files = sorted(path.relative_to(root) for package in PACKAGES for path in (root / package).rglob("*.py"))
         self.modules = {_module_name(path): path for path in self.files}
+        self._imports: dict[Path, tuple[str, ...]] = {}
 
-    def imports(self, path: Path) -> Iterator[str]:
+    def imports(self, path: Path) -> tuple[str, ...]:
         """Every module that a file imports, at the top or inside a function, by its full name."""
+        if path not in self._imports:
+            self._imports[path] = tuple(self._read(path))
+        return self._imports[path]
+
+    def _read(self, path: Path) -> Iterator[str]:
         for node in ast.walk(ast.parse((self.root / path).read_text(encoding="utf-8"))):
             match node:
                 case ast.Import(names=names):

@@ -10,6 +10,7 @@ import pytest
 from moe.command.program import PROGRAM as MOE
 from netsim.command.program import PROGRAM as NETSIM
 from netsim.foundation.command import Program, Request, Verb
+from tests.each import each
 from trainer.__main__ import program
 
 PROGRAMS: dict[str, Program] = {"trainer": program(), "moe": MOE, "netsim": NETSIM}
@@ -38,7 +39,7 @@ def test_every_verb_has_a_next_command(program: str) -> None:
     }[program]
 
 
-@pytest.mark.parametrize(("program", "verb"), [(program, verb) for program in TABLES for verb in TABLES[program]])
+@each(("program", "verb"), [(program, verb) for program in TABLES for verb in TABLES[program]])
 def test_a_next_command_is_one_that_its_program_takes(program: str, verb: str) -> None:
     values = dict.fromkeys(options_of(program, verb), "x")
     words = shlex.split(TABLES[program][verb].format(**values))

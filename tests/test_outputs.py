@@ -11,6 +11,7 @@ from moe.command.program import PROGRAM as MOE
 from netsim.foundation.outputs import OutputFile, OutputFolder, page_mark
 from netsim.foundation.page import page
 from netsim.foundation.refusal import Refusal
+from tests.each import each
 
 MAINS = {"moe": moe.__main__, "trainer": trainer.__main__}
 PROGRAMS = {"moe": MOE, "trainer": trainer.__main__.program()}
@@ -72,7 +73,7 @@ def addressed(arguments: tuple[str, ...], path: Path) -> list[str]:
     return [*arguments[:-1], f"{arguments[-1]}{path}"] if arguments[-1].endswith("=") else [*arguments, str(path)]
 
 
-@pytest.mark.parametrize(("package", "verb"), FOLDERS)
+@each(("package", "verb"), FOLDERS)
 def test_a_folder_of_another_verb_is_refused(
     package: str, verb: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -90,7 +91,7 @@ def test_a_folder_of_another_verb_is_refused(
     assert sorted(file.name for file in folder.iterdir()) == ["report.html", "results.json"]
 
 
-@pytest.mark.parametrize(("package", "verb"), FILES)
+@each(("package", "verb"), FILES)
 def test_a_file_of_another_verb_is_refused(
     package: str, verb: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -20,6 +20,7 @@ from netsim.foundation.schema import meanings
 from netsim.foundation.settings import sections_in
 from netsim.grid.sweep_file import SweepConfig
 from netsim.scenario import Scenario
+from tests.each import each
 from tests.reference import CONFIGS, FOLDERS, PAGE, page, schema_text, schemas
 from trainer.__main__ import main as trainer_main
 from trainer.config.file import load_config
@@ -50,7 +51,7 @@ def _sections(model: type[BaseModel], seen: set[type[BaseModel]]) -> Iterator[ty
             yield from _sections(section, seen)
 
 
-@pytest.mark.parametrize(
+@each(
     "model",
     [RunConfig, *REQUESTS.values(), *IN_FILES.values(), Scenario, SweepConfig],
     ids=lambda model: model.__name__,
@@ -83,7 +84,7 @@ def test_a_meaning_is_the_text_under_a_field_or_its_entry_of_the_nearest_class()
     assert meanings(type(load_config(CONFIGS / "runs" / "toy.yaml").optim))["clip_norm"].startswith("Largest norm")
 
 
-@pytest.mark.parametrize("name", MADE)
+@each("name", MADE)
 def test_a_schema_is_up_to_date(name: str) -> None:
     assert (CONFIGS / "schemas" / f"{name}.schema.json").read_text() == schema_text(MADE[name]), "run make schemas"
     jsonschema.Draft202012Validator.check_schema(MADE[name])
@@ -101,7 +102,7 @@ def test_the_page_is_up_to_date_and_leads_to_every_folder_and_chapter() -> None:
 CONFIGURATIONS = sorted(CONFIGS.glob("*/*.yaml"))
 
 
-@pytest.mark.parametrize("path", CONFIGURATIONS, ids=lambda path: f"{path.parent.name}/{path.stem}")
+@each("path", CONFIGURATIONS, ids=lambda path: f"{path.parent.name}/{path.stem}")
 def test_a_configuration_names_its_schema_and_fits_it(path: Path) -> None:
     text = path.read_text()
     named = re.match(r"# yaml-language-server: \$schema=(\S+)\n", text)
@@ -112,7 +113,7 @@ def test_a_configuration_names_its_schema_and_fits_it(path: Path) -> None:
     assert [error.message for error in validator.iter_errors(yaml.load(text, _Yaml12))] == []
 
 
-@pytest.mark.parametrize("name", ["toy", "digits_moe", "gpt_moe", "digits_autoencoder", "dit_moe_64"])
+@each("name", ["toy", "digits_moe", "gpt_moe", "digits_autoencoder", "dit_moe_64"])
 def test_a_resolved_configuration_fits_the_schema(name: str) -> None:
     resolved = yaml.safe_load(load_config(CONFIGS / "runs" / f"{name}.yaml").to_yaml())
     jsonschema.Draft202012Validator(MADE["run"]).validate(resolved)
@@ -163,7 +164,7 @@ WRONG: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.mark.parametrize("name", SOUND_TOO)
+@each("name", SOUND_TOO)
 def test_the_schema_takes_what_the_loader_takes(name: str) -> None:
     jsonschema.Draft202012Validator(MADE["run"]).validate({**SOUND, **SOUND_TOO[name]})
 
@@ -176,7 +177,7 @@ def test_the_schema_leaves_to_a_base_what_it_says() -> None:
     assert not validator.is_valid({**written, "task": {"kind": "flow"}})
 
 
-@pytest.mark.parametrize("name", WRONG)
+@each("name", WRONG)
 def test_the_schema_refuses_what_the_loader_refuses(name: str) -> None:
     assert not jsonschema.Draft202012Validator(MADE["run"]).is_valid({**SOUND, **WRONG[name]})
 

@@ -10,6 +10,7 @@ import pytest
 import moe.__main__
 import netsim.__main__
 import trainer.__main__
+from tests.each import each
 
 ROOT = Path(__file__).parents[1]
 PROGRAMS: dict[str, Callable[[Sequence[str]], int]] = {
@@ -242,7 +243,7 @@ MISTAKES = {
 }
 
 
-@pytest.mark.parametrize("name", MISTAKES)
+@each("name", MISTAKES)
 def test_a_mistake_is_one_line_and_leaves_nothing(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

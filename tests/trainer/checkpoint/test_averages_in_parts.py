@@ -10,6 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from netsim.foundation.refusal import Refusal
+from tests.each import each
 from tests.fuzz import sound_files
 from tests.ranks import run_ranks
 from tests.trainer.checkpoint.test_redivision import SHAPES, save, values
@@ -26,8 +27,8 @@ from trainer.sampling.trained import Reference
 ELEMENTS = sum(map(math.prod, SHAPES.values()))
 
 
-@pytest.mark.parametrize("num_ranks", [1, 2, 5])
-@pytest.mark.parametrize("part_bytes", [4 * ELEMENTS, 150, 4])
+@each("num_ranks", [1, 2, 5])
+@each("part_bytes", [4 * ELEMENTS, 150, 4])
 def test_ranks_write_the_parts(
     tmp_path: Path, num_ranks: int, part_bytes: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -10,6 +10,7 @@ from safetensors.torch import load_file
 
 from netsim.foundation.refusal import Refusal
 from netsim.foundation.run_reference import ReferenceConfig
+from tests.each import each
 from tests.forked import command
 from tests.trainer.commands import contents, refused
 from tests.trainer.model.test_networks import configuration
@@ -154,7 +155,7 @@ REFUSED: dict[str, tuple[tuple[str, ...], str]] = {
 }
 
 
-@pytest.mark.parametrize("mistake", REFUSED)
+@each("mistake", REFUSED)
 def test_what_adapters_cannot_do_is_one_line_and_leaves_nothing(
     base: Path, run: Path, tmp_path: Path, mistake: str, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from netsim.foundation.refusal import Refusal
+from tests.each import each
 from trainer.checkpoint.directory import step_folder
 from trainer.checkpoint.intact import newest_apparently_intact, newest_intact
 from trainer.checkpoint.manifest import Manifest, records
@@ -43,8 +44,8 @@ def test_whole_files_are_taken(tmp_path: Path) -> None:
     assert Manifest.read(newest).updates == 20
 
 
-@pytest.mark.parametrize("name", [*FILES, "COMPLETE"])
-@pytest.mark.parametrize("spoil", [truncate, flip, Path.unlink])
+@each("name", [*FILES, "COMPLETE"])
+@each("spoil", [truncate, flip, Path.unlink])
 def test_a_damaged_checkpoint_is_skipped_in_one_line_that_names_it(
     spoil: Callable[[Path], None], name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

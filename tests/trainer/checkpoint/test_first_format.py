@@ -14,6 +14,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from tests.each import each
 from tests.ranks import run_ranks
 from trainer.checkpoint.intact import newest_apparently_intact, newest_checkpoint
 from trainer.checkpoint.manifest import Manifest
@@ -79,8 +80,8 @@ def whole_tensors() -> dict[tuple[str, str], torch.Tensor]:
     return whole
 
 
-@pytest.mark.parametrize("world_size", [1, 2])
-@pytest.mark.parametrize("name", ENGINES)
+@each("world_size", [1, 2])
+@each("name", ENGINES)
 def test_it_is_gone_on_from(ranks: Callable[[int], list[dict[str, Any]]], world_size: int, name: str) -> None:
     whole, seen, loss = whole_tensors(), dict[tuple[str, str], int](), 0.0
     for rank in ranks(world_size):

@@ -1,9 +1,11 @@
 """Programs of exported networks compute what the networks do, in a process that cannot import the trainer."""
 
+import json
 import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from tests.each import each
 from tests.oracle.small_networks import CASES, DIT, GPT, arguments, experts, run_with_weights
 from trainer.__main__ import main
 from trainer.checkpoint.intact import newest_checkpoint
@@ -27,12 +30,12 @@ from trainer.model.autoencoder import Autoencoder
 from trainer.sampling.flow import FlowParts
 
 EXPORTED = {
-    name: CASES[name]
-    for name in ("dit of data", "dit of two fields", "dit of experts and a shared one", "dit, sparse_ot")
-} | {
+    "dit of data, sparse_ot": CASES["dit of data"] | CASES["dit, sparse_ot"],
+    "dit of two fields, experts and a shared one": CASES["dit of two fields"]
+    | CASES["dit of experts and a shared one"],
     "mlp of experts, sinkhorn": {**CASES["mlp of experts"], "moe": experts(kind="sinkhorn")},
     "gpt of moving tokens": {"model": GPT, "moe": {**experts(kind="top_k"), "dispatch": "coherent"}},
-    **{name: CASES[name] for name in ("gpt as Llama", "autoencoder")},
+    **{name: CASES[name] for name in ("dit", "gpt as Llama", "autoencoder")},
 }
 UNSUITED: dict[str, tuple[dict[str, Any], str]] = {
     "expert choice": ({"model": DIT, "moe": experts(kind="expert_choice")}, "its expert_choice router chooses"),
@@ -48,13 +51,20 @@ UNSUITED: dict[str, tuple[dict[str, Any], str]] = {
     ),
 }
 WITHOUT_TRAINER = """
-import sys
+import json, os, sys
 sys.modules.update(dict.fromkeys(("trainer", "moe", "netsim", "megatron")))
+for folder, script in json.load(sys.stdin):
+    os.chdir(folder)
+    exec(script, {})
+"""
+EXECUTED = """
 import torch
 from safetensors.torch import load_file, save_file
 given = load_file("given.safetensors")
 found = {}
-for name in sys.argv[1:]:
+for name in ("program.pt2", "encode.pt2", "decode.pt2"):
+    if f"{name}.0" not in given:
+        continue
     program = torch.export.load(name).module()
     inputs = [given[key] for key in sorted(given) if key.startswith(name)]
     outputs = program(*inputs)
@@ -64,9 +74,14 @@ save_file(found, "found.safetensors")
 """
 
 
-def executed_alone(script: str, folder: Path, *words: str) -> None:
-    """Runs a script in a folder and in a process of its own."""
-    subprocess.run([sys.executable, "-c", script, *words], cwd=folder, check=True, timeout=300)
+@dataclass(frozen=True)
+class Exported:
+    """A run that was exported, and what its programs should compute and have computed."""
+
+    folder: Path
+    config: RunConfig
+    network: Any
+    expected: dict[str, tuple[tuple[Tensor, ...], tuple[Tensor, ...]]]
 
 
 def network_of(folder: Path, config: RunConfig) -> Any:
@@ -92,37 +107,46 @@ def _alone() -> Iterator[None]:
         yield
 
 
-@pytest.mark.parametrize("case", EXPORTED)
 @torch.no_grad()
-def test_a_program_computes_what_the_network_does_without_the_trainer(case: str, tmp_path: Path) -> None:
+def exported_to(folder: Path, case: str) -> Exported:
     with joined(Launch(0, 0, 1, 1)):
-        config = run_with_weights(tmp_path, EXPORTED[case])
-        expected = expected_of(config, network_of(tmp_path / "run", config))
-    folder = tmp_path / "exported"
-    assert main(["export", str(tmp_path / "run"), "--program", "--out", str(folder)]) == 0
+        config = run_with_weights(folder, EXPORTED[case])
+        network = network_of(folder / "run", config)
+        expected = expected_of(config, network)
+    out = folder / "exported"
+    assert main(["export", str(folder / "run"), "--program", "--out", str(out)]) == 0
     given = {f"{name}.{number}": one for name, (inputs, _) in expected.items() for number, one in enumerate(inputs)}
-    save_file({name: tensor.contiguous() for name, tensor in given.items()}, folder / "given.safetensors")
-    executed_alone(WITHOUT_TRAINER, folder, *expected)
-    found = load_file(folder / "found.safetensors")
-    for name, (_, outputs) in expected.items():
+    save_file({name: tensor.contiguous() for name, tensor in given.items()}, out / "given.safetensors")
+    return Exported(out, config, network, expected)
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Exported]:
+    """Every case, its programs and the lines of some of their cards executed in one process without the trainer."""
+    found = {case: exported_to(tmp_path_factory.mktemp("run"), case) for case in EXPORTED}
+    scripts = [(str(one.folder), EXECUTED) for one in found.values()]
+    for case in ("dit", "gpt as Llama", "autoencoder"):
+        folder = found[case].folder
+        reading, drawing = re.findall(r"```python\n(.*?)```", (folder / "README.md").read_text(), re.DOTALL)
+        save = "torch.save(samples, 'samples.pt')" if case == "dit" else ""
+        scripts += [(str(folder), reading + "assert weights"), (str(folder), drawing + save)]
+    command = [sys.executable, "-c", WITHOUT_TRAINER]
+    subprocess.run(command, input=json.dumps(scripts), text=True, check=True, timeout=300)
+    return found
+
+
+@each("case", EXPORTED)
+def test_a_program_computes_what_the_network_does_without_the_trainer(case: str, exported: dict[str, Exported]) -> None:
+    found = load_file(exported[case].folder / "found.safetensors")
+    for name, (_, outputs) in exported[case].expected.items():
         for number, output in enumerate(outputs):
             assert output.std() > 0.01
             torch.testing.assert_close(found[f"{name}.{number}"], output, rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("case", ["dit", "gpt", "autoencoder"])
-def test_the_card_draws_with_the_program(case: str, tmp_path: Path) -> None:
-    with joined(Launch(0, 0, 1, 1)):
-        config = run_with_weights(tmp_path, CASES[case])
-        network = network_of(tmp_path / "run", config)
-    folder = tmp_path / "exported"
-    assert main(["export", str(tmp_path / "run"), "--program", "--out", str(folder)]) == 0
-    reading, drawing = re.findall(r"```python\n(.*?)```", (folder / "README.md").read_text(), re.DOTALL)
-    executed_alone(reading + "assert weights", folder)
-    save = "torch.save(samples, 'samples.pt')" if case == "dit" else ""
-    executed_alone("import sys; sys.modules['trainer'] = None\n" + drawing + save, folder)
-    if case != "dit":
-        return
+def test_the_card_draws_with_the_program(exported: dict[str, Exported]) -> None:
+    """Lines of other cards have run to their end; those of a flow give its samples."""
+    config, network, folder = exported["dit"].config, exported["dit"].network, exported["dit"].folder
     parts, x = FlowParts(config), torch.randn(4, *config.state_shape, generator=torch.Generator().manual_seed(0))
     label = torch.arange(4) % config.data.num_classes
     nothing = Condition(label=torch.full_like(label, config.data.num_classes))
@@ -135,7 +159,7 @@ def test_the_card_draws_with_the_program(case: str, tmp_path: Path) -> None:
     torch.testing.assert_close(drawn, expected, rtol=1e-4, atol=1e-4 * float(expected.abs().max()))
 
 
-@pytest.mark.parametrize("case", UNSUITED)
+@each("case", UNSUITED)
 @pytest.mark.usefixtures("_alone")
 def test_what_is_no_program_is_refused_by_name(case: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     sections, reason = UNSUITED[case]

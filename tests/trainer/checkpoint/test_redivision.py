@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from netsim.foundation.refusal import Refusal
+from tests.each import each
 from tests.ranks import run_ranks
 from trainer.checkpoint import storage
 from trainer.checkpoint.resuming import fill
@@ -91,8 +92,8 @@ def save(folder: Path, division: str, num_ranks: int) -> None:
     write_index(folder, num_ranks)
 
 
-@pytest.mark.parametrize("after", DIVISIONS)
-@pytest.mark.parametrize("before", DIVISIONS)
+@each("after", DIVISIONS)
+@each("before", DIVISIONS)
 def test_every_division_fills_every_other(tmp_path: Path, before: str, after: str) -> None:
     for many, few in ((1, 3), (3, 1), (3, 3), (4, 3)):
         folder = tmp_path / f"{many}_{few}"
@@ -134,7 +135,7 @@ def test_what_is_missing_or_of_another_shape_is_named(tmp_path: Path) -> None:
         SavedState(tmp_path).of_kind("weight")["experts.3.linear"].values()
 
 
-@pytest.mark.parametrize("seed", range(5))
+@each("seed", range(5))
 def test_each_rectangle_is_written_once_and_by_turns(seed: int) -> None:
     draw = np.random.default_rng(seed)
     num_ranks, num_sets = int(draw.integers(2, 20)), 4

@@ -9,6 +9,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from moe.adapters import RoutedLinear
+from tests.each import each
 from tests.trainer.untrained import save_untrained
 from trainer.checkpoint.base import check_modules, with_digest
 from trainer.checkpoint.pretrained import restore
@@ -154,7 +155,7 @@ def test_tasks_differ_and_the_base_does_not(runs: Path) -> None:
         torch.testing.assert_close(predicted(network, None), predicted(restored(configured(runs / "base")), None))
 
 
-@pytest.mark.parametrize(
+@each(
     ("adapters", "told"),
     [
         ({"modules": 4}, r"model\.adapters\.modules: is 3, and this run has 4; set model\.adapters\.modules=3"),

@@ -14,6 +14,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from netsim.foundation.refusal import Refusal
+from tests.each import each
 from trainer.checkpoint.storage import read_header, write_tensors
 
 
@@ -101,7 +102,7 @@ DAMAGE: dict[str, Callable[[bytes], bytes]] = {
 }
 
 
-@pytest.mark.parametrize("damage", DAMAGE)
+@each("damage", DAMAGE)
 def test_a_malformed_file_is_refused(tmp_path: Path, damage: str) -> None:
     path = tmp_path / "file"
     write_tensors(path, shapes(), tensors().values(), {})

@@ -8,13 +8,14 @@ from typing import Any
 
 import pytest
 
+from tests.each import each
 from tests.forked import ROOT
 from tests.trainer.commands import DIGITS, contents, refused
 from trainer.__main__ import VERBS, main
 from trainer.distributed.groups import Launch
 
 
-@pytest.mark.parametrize("verb", [verb.name for verb in VERBS])
+@each("verb", [verb.name for verb in VERBS])
 def test_help_teaches(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([verb, "--help"]) == 0
     text = capsys.readouterr().out
@@ -30,7 +31,7 @@ def test_the_help_of_all_names_the_verbs(capsys: pytest.CaptureFixture[str]) -> 
     assert "Exit codes" in text
 
 
-@pytest.mark.parametrize(
+@each(
     ("arguments", "problem"),
     [
         (["train"], "config"),
@@ -55,7 +56,7 @@ def test_a_wrong_command_line_is_one_line(
     assert line.endswith(f"; see python -m trainer {arguments[0]} --help")
 
 
-@pytest.mark.parametrize("arguments", [[], ["dance"], ["check", DIGITS, "--fast"], ["report", "a", "b", "--out", "c"]])
+@each("arguments", [[], ["dance"], ["check", DIGITS, "--fast"], ["report", "a", "b", "--out", "c"]])
 def test_words_that_mean_nothing_are_one_line(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert main(arguments) == 2
     error = capsys.readouterr().err
@@ -78,8 +79,8 @@ def test_debug_adds_the_traceback(capsys: pytest.CaptureFixture[str]) -> None:
     assert error.splitlines()[-1].startswith(f"trainer check: {DIGITS}: optim.steps: ")
 
 
-@pytest.mark.parametrize("verb", ["check", "train", "trace"])
-@pytest.mark.parametrize(
+@each("verb", ["check", "train", "trace"])
+@each(
     ("override", "field"),
     [
         ("optim.stepz=1", "optim.stepz"),
@@ -122,7 +123,7 @@ def test_ranks_that_cannot_find_each_other_are_refused(capsys: pytest.CaptureFix
     assert Launch.from_environment() == Launch(0, 0, 1, 1)
 
 
-@pytest.mark.parametrize(
+@each(
     ("options", "field"),
     [
         (("--world-size", 0), "--world-size"),
@@ -150,6 +151,7 @@ def test_check_counts_ranks_from_one(capsys: pytest.CaptureFixture[str]) -> None
     assert refused(capsys, "check", DIGITS, "--world-size", 0).startswith("--world-size: 0 ")
 
 
+@pytest.mark.slow  # torchrun and two ranks import torch; test_only_the_first_rank_of_a_node_speaks has the rule
 def test_torchrun_shows_the_line_once(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     result = subprocess.run(

@@ -15,6 +15,7 @@ import torch
 from PIL import Image
 from safetensors.numpy import load_file
 
+from tests.each import each
 from tests.forked import ROOT
 from tests.trainer.commands import contents, refused
 from tests.trainer.data.pictures import folder, picture
@@ -268,7 +269,7 @@ FLAWS: dict[str, tuple[dict[str, Any] | None, tuple[object, ...], str]] = {
 }
 
 
-@pytest.mark.parametrize("flaw", FLAWS)
+@each("flaw", FLAWS)
 def test_a_mistake_is_named_in_one_line_and_leaves_nothing(
     flaw: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -387,7 +388,7 @@ def test_pictures_of_several_shapes_go_to_shards_of_one_each_and_into_a_run(tmp_
     assert {shard.shape for shard in ShardIndex.read(tmp_path / "n").shards} == {None, (3, 10, 22)}
 
 
-@pytest.mark.parametrize(
+@each(
     ("words", "line"),
     [
         (("--buckets", "3"), "--buckets: 3 is a number of shapes around --size; give both, 1 or more"),

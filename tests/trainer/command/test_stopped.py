@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 
 import trainer.__main__
+from tests.each import each
 from trainer.__main__ import VERBS, main
 from trainer.distributed.process.exit_status import VARIABLE, ExitStatus, conclude, read_exit_status, refuse, reported
 
@@ -39,8 +40,8 @@ def told(monkeypatch: pytest.MonkeyPatch, *numbers: signal.Signals) -> None:
     monkeypatch.setattr(trainer.__main__, "VERBS", tuple(replace(verb, run=run) for verb in VERBS))
 
 
-@pytest.mark.parametrize("verb", WORDS)
-@pytest.mark.parametrize(("number", "name"), [(signal.SIGINT, "Ctrl-C"), (signal.SIGTERM, "SIGTERM")])
+@each("verb", WORDS)
+@each(("number", "name"), [(signal.SIGINT, "Ctrl-C"), (signal.SIGTERM, "SIGTERM")])
 def test_a_verb_says_in_one_line_that_it_was_stopped(
     verb: str,
     number: signal.Signals,

@@ -7,6 +7,7 @@ import yaml
 
 from moe.config import TopKRouterConfig
 from netsim.foundation.refusal import Refusal
+from tests.each import each
 from tests.trainer.data.pictures import digit_pictures
 from tests.trainer.data.texts import encoded, stories
 from trainer import load_config
@@ -229,22 +230,20 @@ MISTAKES = {
 }
 
 
-@pytest.mark.parametrize("override", MISTAKES)
+@each("override", MISTAKES)
 def test_a_mistake_is_told_with_what_to_write_instead(override: str) -> None:
     assert refusal(RUNS / "toy.yaml", override) == f"{RUNS / 'toy.yaml'}: {MISTAKES[override]}"
 
 
-@pytest.mark.parametrize(
-    "section", ["model", "data", "sample", "engine", "flow.path", "flow.coupling", "sample.sampler"]
-)
-@pytest.mark.parametrize("kind", ["[mlp]", "{a: mlp}", "3", "true", "[[]]"])
+@each("section", ["model", "data", "sample", "engine", "flow.path", "flow.coupling", "sample.sampler"])
+@each("kind", ["[mlp]", "{a: mlp}", "3", "true", "[[]]"])
 def test_a_kind_that_is_no_text_is_refused_with_the_section(section: str, kind: str) -> None:
     complaint = refusal(RUNS / "toy.yaml", f"{section}.kind={kind}")
     assert complaint.startswith(f"{RUNS / 'toy.yaml'}: {section}")
     assert "; " in complaint
 
 
-@pytest.mark.parametrize(
+@each(
     ("config", "override"),
     [
         ("runs/toy.yaml", "run.dir={}"),
@@ -253,7 +252,7 @@ def test_a_kind_that_is_no_text_is_refused_with_the_section(section: str, kind: 
         ("methods/rectified_flow.yaml", "stages.pairs.run={}"),
     ],
 )
-@pytest.mark.parametrize("name", ["x" * 300, "a/" * 3000])
+@each("name", ["x" * 300, "a/" * 3000])
 def test_a_folder_that_no_file_system_holds_is_refused(
     config: str, override: str, name: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -263,7 +262,7 @@ def test_a_folder_that_no_file_system_holds_is_refused(
     assert error.count("\n") == 1
 
 
-@pytest.mark.parametrize(
+@each(
     ("given", "meant"),
     [
         ("flow.path.sigma_min=0.01", "flow.path={kind: linear, sigma_min: 0.01}"),
@@ -308,7 +307,7 @@ BAD_FILES = {
 }
 
 
-@pytest.mark.parametrize("case", BAD_FILES)
+@each("case", BAD_FILES)
 def test_a_wrong_file_is_refused(tmp_path: Path, case: str) -> None:
     text, field, problem, remedy = BAD_FILES[case]
     path = tmp_path / "run.yaml"
@@ -359,7 +358,7 @@ WORLD_SIZES = {
 }
 
 
-@pytest.mark.parametrize("path", sorted(RUNS.glob("*.yaml")), ids=lambda path: path.name)
+@each("path", sorted(RUNS.glob("*.yaml")), ids=lambda path: path.name)
 def test_the_runs_that_we_ship_fit_their_ranks(path: Path, tmp_path: Path) -> None:
     config = load_config(path, own_data(path, tmp_path))
     layout = plan_layout(config, WORLD_SIZES[path.name])

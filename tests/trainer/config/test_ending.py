@@ -7,6 +7,7 @@ import pytest
 import yaml
 
 from netsim.foundation.refusal import Refusal
+from tests.each import each
 from trainer.config.file import load_config
 from trainer.config.rules.cautions import cautions
 from trainer.config.rules.plan import plan_layout
@@ -46,7 +47,7 @@ def test_a_share_of_few_steps_is_one_step_and_steps_before_the_first_are_none() 
     ]
 
 
-@pytest.mark.parametrize("name", ["digits_moe", "digits_mixture", "gpt_text", "gpt_moe", "toy", "digits_autoencoder"])
+@each("name", ["digits_moe", "digits_mixture", "gpt_text", "gpt_moe", "toy", "digits_autoencoder"])
 def test_shipped_runs_follow_their_end(name: str) -> None:
     data = ["data={kind: python_source, context: 8}"] if name == "gpt_text" else []
     of = [load_config(CONFIGS / "runs" / f"{name}.yaml", [f"optim.steps={steps}", *data]) for steps in (600, 50)]

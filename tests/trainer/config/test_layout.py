@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from moe.placement.placement import Placement
+from tests.each import each
 from tests.trainer.commands import contents, refused
 from tests.trainer.config.mistakes import BAD, BAD_TEXT, DROPS, Document, configuration, language_model
 from trainer.__main__ import main
@@ -18,8 +19,8 @@ from trainer.config.rules.plan import describe, plan_layout
 from trainer.config.run import RunConfig
 
 
-@pytest.mark.parametrize("world_size", [2, 4, 8, 16])
-@pytest.mark.parametrize("micro_batch", [None, 1, 3])
+@each("world_size", [2, 4, 8, 16])
+@each("micro_batch", [None, 1, 3])
 def test_every_example_of_a_step_has_a_place(world_size: int, micro_batch: int | None) -> None:
     layout = plan_layout(configuration(optim={"micro_batch": micro_batch}), world_size)
     assert layout.micro_batch * layout.accumulation * world_size == 48
@@ -54,7 +55,7 @@ def test_the_line_for_a_person_says_how_the_run_is_divided() -> None:
     assert describe(dense, plan_layout(dense, 1)).startswith("1 rank; ")
 
 
-@pytest.mark.parametrize("case", BAD)
+@each("case", BAD)
 def test_what_does_not_divide_is_refused(case: str) -> None:
     sections, world_size, field, value, remedy = BAD[case]
     with pytest.raises(ValueError, match=f"^{field}: ") as caught:
@@ -63,7 +64,7 @@ def test_what_does_not_divide_is_refused(case: str) -> None:
     assert remedy in str(caught.value)
 
 
-@pytest.mark.parametrize("case", BAD_TEXT)
+@each("case", BAD_TEXT)
 def test_what_a_language_model_cannot_do_is_refused(case: str) -> None:
     sections, field, value, remedy = BAD_TEXT[case]
     with pytest.raises(ValueError, match=f"^{field}: ") as caught:
@@ -153,24 +154,23 @@ def test_a_placement_says_where_each_expert_lives(tmp_path: Path) -> None:
         assert sorted(layout.slot_to_expert(layer)) == list(range(8))
 
 
-@pytest.mark.parametrize("made_for", ["home", "copies", "coherent"])
 def test_a_placement_for_another_dispatch_is_allowed_with_a_word(
-    made_for: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path, config_path = tmp_path / "placement.json", tmp_path / "run.yaml"
-    random_placement(2).model_copy(update={"dispatch": made_for}).write(path)
     config = configuration(moe={"placement": path, "dispatch": "copies"}, evaluate={"every": None})
-    lines = cautions(config, plan_layout(config, 2))
+    lines: list[str] = []
+    for made_for in ("copies", "home", "coherent"):
+        random_placement(2).model_copy(update={"dispatch": made_for}).write(path)
+        lines = cautions(config, plan_layout(config, 2))
+        if made_for == "copies":
+            assert lines == []
+        else:
+            assert lines[0].startswith(f"moe.placement: {path} was made for {made_for} dispatch")
+            assert "--objective copies" in lines[0]
     config_path.write_text(config.to_yaml())
     assert main(["check", str(config_path), "--world-size", "2"]) == 0
-    error = capsys.readouterr().err
-    if made_for == "copies":
-        assert lines == []
-        assert error == ""
-    else:
-        assert error == f"{lines[0]}\n"
-        assert lines[0].startswith(f"moe.placement: {path} was made for {made_for} dispatch")
-        assert "--objective copies" in lines[0]
+    assert capsys.readouterr().err == f"{lines[0]}\n"
 
 
 def hierarchical(**sections: Any) -> RunConfig:
@@ -295,7 +295,7 @@ MALFORMED: dict[str, tuple[Callable[[Document], str], str, str, str]] = {
 }
 
 
-@pytest.mark.parametrize("case", MALFORMED)
+@each("case", MALFORMED)
 def test_a_malformed_placement_is_refused(case: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     spoil, field, problem, remedy = MALFORMED[case]
     path, config = tmp_path / "placement.json", tmp_path / "run.yaml"
@@ -318,7 +318,7 @@ def test_a_placement_that_is_no_text_is_refused(tmp_path: Path, capsys: pytest.C
         assert line.startswith(f"{path}: {field}: ")
 
 
-@pytest.mark.parametrize(
+@each(
     ("sections", "world_size", "sentence"),
     [
         (

@@ -9,6 +9,7 @@ import yaml
 
 from netsim.foundation.keys import groups
 from netsim.foundation.refusal import Refusal
+from tests.each import each
 from trainer.config.document import apply_override, read_document
 from trainer.config.file import validated
 from trainer.config.misspelt import OTHER_NAMES, SCHEMA, check_names
@@ -70,7 +71,7 @@ def test_several_typos_are_named_at_once(config: Path) -> None:
         check_names(config, ["optim.stpes=5", "run.sed=5"])
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "configs").glob("[rme]*s/*.yaml")), ids=lambda path: path.stem)
+@each("path", sorted((ROOT / "configs").glob("[rme]*s/*.yaml")), ids=lambda path: path.stem)
 def test_what_comes_with_the_package_passes(path: Path) -> None:
     if "run.schema.json" in path.read_text():
         check_names(path, [])

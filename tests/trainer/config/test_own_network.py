@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.each import each
 from tests.forked import ROOT
 from tests.trainer.commands import refused
 from trainer.config.file import load_config
@@ -32,7 +33,7 @@ def test_it_is_built_with_the_shapes_that_are_known_before() -> None:
     assert {name: tuple(one.shape) for name, one in network.named_parameters()} == parameter_shapes(config)
 
 
-@pytest.mark.parametrize(
+@each(
     ("model", "line"),
     [
         (f'{{class: "{CLASS}", hiden: 3}}', "model.hiden: is not permitted here (3); write hidden, or remove it"),

@@ -10,6 +10,7 @@ import yaml
 from torch import Tensor
 
 from tests.benchmarks.methods.plain_loop import PlainNetwork, follow, train
+from tests.each import each
 from tests.forked import command
 from tests.trainer import own_parts
 from tests.trainer.commands import refused
@@ -62,7 +63,7 @@ def trained(parts: dict[str, dict[str, Any]], **changes: Any) -> tuple[list[Tens
     return list(network.parameters()), drawn.final
 
 
-@pytest.mark.parametrize("part", OWN)
+@each("part", OWN)
 def test_a_copy_of_a_part_trains_the_same_bits(part: str) -> None:
     weights, samples = trained(BUILT_IN)
     own_weights, own_samples = trained(BUILT_IN, **{part: OWN[part]})
@@ -70,7 +71,7 @@ def test_a_copy_of_a_part_trains_the_same_bits(part: str) -> None:
     assert torch.equal(samples, own_samples)
 
 
-@pytest.mark.parametrize("part", OWN)
+@each("part", OWN)
 def test_a_class_of_a_user_s_is_part_of_the_identity_of_a_run(part: str) -> None:
     own = RunConfig.model_validate(document(BUILT_IN, **{part: OWN[part]}))
     written = yaml.safe_load(own.to_yaml())
@@ -108,7 +109,7 @@ def test_a_run_of_own_parts_alone_is_the_run_of_built_in_ones(runs: dict[str, Pa
 def test_samples_and_figures_of_a_run_of_own_parts(
     runs: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("trainer.evaluation.judgement.JUDGED", 500)
+    monkeypatch.setattr("trainer.evaluation.judgement.JUDGED", 100)
     found = {}
     for name, folder in runs.items():
         figures, page = tmp_path / f"{name}.json", tmp_path / f"{name}.html"
@@ -141,7 +142,7 @@ def test_own_samplers_take_a_number_of_evaluations() -> None:
     assert config.with_evaluations(7) is None
 
 
-@pytest.mark.parametrize(
+@each(
     ("part", "named"),
     [
         ({"coupling": {"class": f"{MODULE}:Silent"}}, f"flow.coupling.class: {MODULE}:Silent may gather points"),
@@ -221,7 +222,7 @@ WRONG: dict[str, tuple[str, str]] = {
 }
 
 
-@pytest.mark.parametrize("case", WRONG)
+@each("case", WRONG)
 def test_what_is_wrong_with_a_class_is_said_in_one_line(
     case: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -9,6 +9,7 @@ import yaml
 from pydantic import ValidationError
 
 from netsim.foundation.refusal import Refusal
+from tests.each import each
 from trainer.config.file import load_config, resolve
 from trainer.config.run import RunConfig
 from trainer.data import write_shards
@@ -52,7 +53,7 @@ def test_resolving_twice_changes_nothing(tmp_path: Path) -> None:
     assert resolve(once.document) == once
 
 
-@pytest.mark.parametrize(
+@each(
     ("sections", "complaint"),
     [
         ({}, r"data\.path: .*/gone/index\.json: .*cannot be read"),

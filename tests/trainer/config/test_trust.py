@@ -97,6 +97,7 @@ def test_every_verb_over_a_run_folder_asks_for_it(
     verb: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("trainer.evaluation.judgement.JUDGED", 50)
     untrained_run(
         tmp_path / "run",
         {"data": {"kind": "toy"}, "model": MODEL, "flow": {"coupling": OWN["coupling"], "time": BUILT_IN["time"]}},

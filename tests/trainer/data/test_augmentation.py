@@ -10,6 +10,7 @@ from pydantic import ValidationError
 
 from moe.seeds import derive_seed
 from netsim.foundation.refusal import Refusal
+from tests.each import each
 from trainer import data
 from trainer.data import Batch, Dataset, Digits, DigitsConfig, Loader, Split, write_shards
 from trainer.data.derived import Sourced
@@ -69,7 +70,7 @@ def stream(dataset: Dataset, world_size: int, steps: range, split: Split = "trai
     return Batch(torch.cat([part.x_1 for part in parts]), torch.cat(labels), torch.cat([part.ids for part in parts]))
 
 
-@pytest.mark.parametrize(("flip", "crop"), [(0.5, 3), (1.0, 0), (0.0, 4), (0.0, 0)])
+@each(("flip", "crop"), [(0.5, 3), (1.0, 0), (0.0, 4), (0.0, 0)])
 def test_images_are_padded_cut_and_mirrored_as_by_hand(flip: float, crop: int) -> None:
     images = Images(flip=flip, crop=crop)
     seen = stream(images, 1, range(7))

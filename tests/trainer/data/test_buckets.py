@@ -11,6 +11,7 @@ from PIL import Image
 from pydantic import ValidationError
 
 from moe.seeds import derive_seed, fold_in, uniform
+from tests.each import each
 from tests.trainer.data.pictures import picture
 from trainer import data
 from trainer.config.derived import with_shape
@@ -135,7 +136,7 @@ def test_a_number_of_buckets_is_written_out() -> None:
             ImageFolderConfig.model_validate({**same, "size": 32, "buckets": buckets})
 
 
-@pytest.mark.parametrize("batch", [1, 8, 30, 100])
+@each("batch", [1, 8, 30, 100])
 def test_turns_are_the_order_of_drawn_times(batch: int) -> None:
     plan = Interleaved(SIZES, batch, seed=3)
     key = torch.tensor(derive_seed(3, "groups"))
@@ -238,7 +239,7 @@ def run(**sections: Any) -> RunConfig:
     return RunConfig.model_validate({**document, **sections})
 
 
-@pytest.mark.parametrize(
+@each(
     ("sections", "line"),
     [
         (

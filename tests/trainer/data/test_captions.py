@@ -11,6 +11,7 @@ import torch
 
 import trainer.data
 from netsim.foundation.refusal import Refusal
+from tests.each import each
 from tests.trainer.sampling.encoders import Words, write_encoder
 from trainer.__main__ import main
 from trainer.config.file import load_config
@@ -167,7 +168,7 @@ def shards_of(folder: Path) -> dict[str, Any]:
     return {"kind": "shards", "path": folder, "held_out": 5}
 
 
-@pytest.mark.parametrize(
+@each(
     ("name", "content", "words"),
     [
         ("a.txt", "a cat\n\n", r"line 2: contains no caption \(''\)"),

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 import trainer.data.files
+from tests.each import each
 from trainer.data.files import BLOCK_BYTES, FILES, DataFiles
 
 
@@ -14,7 +15,7 @@ def written(folder: Path, sizes: dict[str, int]) -> DataFiles:
     return DataFiles(folder, [*sizes])
 
 
-@pytest.mark.parametrize("place", [0, 1, 5_000, 99_999])
+@each("place", [0, 1, 5_000, 99_999])
 def test_any_byte_of_a_small_file_is_seen(place: int, tmp_path: Path) -> None:
     files = written(tmp_path, {"a": 100_000})
     before = files.sample(3)
@@ -51,7 +52,7 @@ def test_another_length_is_seen_though_the_bytes_are_the_same(tmp_path: Path) ->
     assert before[0].split()[:2] == ["a", "10"]
 
 
-@pytest.mark.parametrize("number", [0, 1, FILES, FILES + 1, 10 * FILES])
+@each("number", [0, 1, FILES, FILES + 1, 10 * FILES])
 def test_no_more_files_are_read_than_said(number: int) -> None:
     files = DataFiles(Path("none"), [f"{place:06d}" for place in range(number)])
     drawn = files.sampled(1)

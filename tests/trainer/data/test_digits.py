@@ -4,6 +4,7 @@ import torch
 from pydantic import ValidationError
 from sklearn.datasets import load_digits
 
+from tests.each import each
 from trainer import data
 from trainer.data import DigitsConfig
 
@@ -62,9 +63,7 @@ def test_upright_digits_are_written_as_before_there_were_turned_ones():
     assert DigitsConfig.model_validate(DigitsConfig(rotate=90).model_dump()).rotate == 90
 
 
-@pytest.mark.parametrize(
-    "values", [{"held_out": 0}, {"held_out": 1797}, {"size": 12}, {"size": "big"}, {"train": 3}, {"rotate": 45}]
-)
+@each("values", [{"held_out": 0}, {"held_out": 1797}, {"size": 12}, {"size": "big"}, {"train": 3}, {"rotate": 45}])
 def test_wrong_settings_are_refused(values):
     with pytest.raises(ValidationError):
         DigitsConfig(**values)

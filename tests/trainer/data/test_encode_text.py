@@ -16,6 +16,7 @@ import jsonschema
 import pytest
 
 from netsim.foundation.refusal import Refusal
+from tests.each import each
 from tests.forked import ROOT
 from tests.trainer.commands import contents, refused
 from tests.trainer.data.texts import (
@@ -72,8 +73,8 @@ def test_of_one_line_the_end_is_held_out_behind_a_letter(tmp_path: Path) -> None
     assert found == {"train": ["é" * 350], "held_out": ["é" * 150]}
 
 
-@pytest.mark.parametrize("kind", ["files", "lines"])
-@pytest.mark.parametrize("share", [1e-9, 1 - 1e-9])
+@each("kind", ["files", "lines"])
+@each("share", [1e-9, 1 - 1e-9])
 def test_the_share_that_a_refusal_names_works(
     kind: str, share: float, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -149,7 +150,7 @@ def test_a_line_ends_the_documents_of_a_file(
     assert len(found["held_out"]) > 3
 
 
-@pytest.mark.parametrize("size", [30, 70, 500, 1 << 20])
+@each("size", [30, 70, 500, 1 << 20])
 def test_reading_goes_on_at_any_place_as_if_it_had_not_been_broken_off(tmp_path: Path, size: int) -> None:
     json_lines(tmp_path / "a.jsonl", STORIES[:9])
     json_lines(tmp_path / "b.jsonl.gz", STORIES[9:20])
@@ -222,7 +223,7 @@ def test_a_special_token_in_a_text_is_text(tmp_path: Path) -> None:
     assert ByteTokenizer().decode(ByteTokenizer().encode(text)) == text
 
 
-@pytest.mark.parametrize(("vocabulary", "dtype"), [(2, "uint8"), (256, "uint8"), (257, "uint16"), (65537, "uint32")])
+@each(("vocabulary", "dtype"), [(2, "uint8"), (256, "uint8"), (257, "uint16"), (65537, "uint32")])
 def test_tokens_take_the_narrowest_type(vocabulary: int, dtype: str) -> None:
     assert token_type(vocabulary) == dtype
 

@@ -12,6 +12,7 @@ from PIL import Image
 
 from netsim.foundation.picture_file import BadPicture, opened_picture, read_picture
 from netsim.foundation.refusal import Refusal
+from tests.each import each
 from tests.trainer.commands import refused
 from tests.trainer.data.pictures import folder, picture
 from trainer import data
@@ -170,7 +171,7 @@ def test_a_program_for_another_format_is_not_started(
     assert not started
 
 
-@pytest.mark.parametrize("fault", [SyntaxError, struct.error, KeyError, IndexError, ZeroDivisionError, MemoryError])
+@each("fault", [SyntaxError, struct.error, KeyError, IndexError, ZeroDivisionError, MemoryError])
 def test_whatever_a_decoder_raises_is_a_bad_picture(fault: type[Exception], tmp_path: Path) -> None:
     Image.new("RGB", (8, 8)).save(tmp_path / "x.png")
     with pytest.raises(BadPicture, match=r"^(broken|'broken')$"), opened_picture(tmp_path / "x.png"):

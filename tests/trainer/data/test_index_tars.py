@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.each import each
 from tests.trainer.commands import contents, refused
 from tests.trainer.data.tars import digit_tars, digits, tar_bytes
 from trainer.__main__ import main
@@ -99,7 +100,7 @@ def test_scans_of_other_tars_or_labels_are_not_taken(tmp_path: Path) -> None:
         assert contents(out) == contents(tmp_path / "whole")
 
 
-@pytest.mark.parametrize(
+@each(
     ("options", "words"),
     [
         (["{tars}/none.tar"], "none.tar: tar: cannot be read (No such file or directory); bring it back"),

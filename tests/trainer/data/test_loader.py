@@ -4,6 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from tests.each import each
 from trainer.data import Batch, Dataset, Loader, Split
 from trainer.data.loader import accumulation_steps
 
@@ -84,7 +85,7 @@ def test_a_batch_carries_the_examples_of_its_ids():
     assert batch.labels.tolist() == [1, 1, 1]
 
 
-@pytest.mark.parametrize(
+@each(
     ("global_batch", "remedy"), [(17, "use 16 or 24"), (5, "use 8"), (0, "use 8"), (-3, "use 8"), (31, "use 24 or 32")]
 )
 def test_a_batch_that_does_not_come_out_even_is_refused(global_batch, remedy):

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from moe.seeds import derive_seed, fold_in
 from netsim.foundation.refusal import Refusal
+from tests.each import each
 from tests.trainer.data.test_loader import Numbers
 from trainer.config.file import resolve
 from trainer.config.rules.objection import refuse
@@ -257,7 +258,7 @@ def test_sources_of_a_model_have_its_kind_and_labels_may_be_their_numbers() -> N
     assert torch.equal(own.get(own.indices("train")[:1437]).labels, digits.get(digits.indices("train")).labels)
 
 
-@pytest.mark.parametrize(
+@each(
     ("data", "message"),
     [
         (
@@ -321,7 +322,7 @@ def test_a_file_gives_the_shares(tmp_path: Path) -> None:
     assert again.data.shares == {"a": 0.25, "b": 0.75}
 
 
-@pytest.mark.parametrize(
+@each(
     ("text", "message"),
     [
         ("{", "file: cannot be read (it is not JSON"),

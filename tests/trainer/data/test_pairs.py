@@ -12,6 +12,7 @@ import torch
 from safetensors.numpy import save_file
 
 from netsim.foundation.refusal import Refusal
+from tests.each import each
 from trainer import data
 from trainer.config.file import resolve
 from trainer.config.rules.plan import plan_layout
@@ -119,9 +120,9 @@ def test_parts_of_paths_are_learned_in_the_units_that_they_are_in(tmp_path: Path
     plan_layout(RunConfig.model_validate(resolve(document).document), 1)
 
 
-@pytest.mark.parametrize("dtype", ["float32", "float16"])
-@pytest.mark.parametrize("segments", [None, 4])
-@pytest.mark.parametrize("num_classes", [0, 5])
+@each("dtype", ["float32", "float16"])
+@each("segments", [None, 4])
+@each("num_classes", [0, 5])
 def test_what_is_written_is_read(tmp_path: Path, dtype: str, segments: int | None, num_classes: int) -> None:
     settings: dict[str, Any] = {"dtype": dtype, "segments": segments, "num_classes": num_classes}
     written(tmp_path / "p", **settings)

@@ -9,6 +9,7 @@ import pytest
 import torch
 from pydantic import ValidationError
 
+from tests.each import each
 from trainer import data
 from trainer.data import builtin
 from trainer.data.builtin import PythonSource, PythonSourceConfig
@@ -129,7 +130,7 @@ def test_only_what_every_installation_of_a_version_has_is_read() -> None:
     assert {"argparse.py", "json/decoder.py", "asyncio/events.py"} <= set(names)
 
 
-@pytest.mark.parametrize(
+@each(
     "values",
     [
         {"context": 0},

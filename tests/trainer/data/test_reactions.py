@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from netsim.foundation.refusal import Refusal
+from tests.each import each
 from trainer.data import build
 from trainer.data.reactions import (
     Reactions,
@@ -120,7 +121,7 @@ O 0 0 1.2
 """
 
 
-@pytest.mark.parametrize(
+@each(
     ("changes", "message"),
     [
         ({"second": "N"}, r"line 5: \(transition state\) has other atoms or order of atoms than .* at line 1"),
@@ -147,7 +148,7 @@ def test_structures_that_are_no_triples_are_refused(tmp_path: Path) -> None:
         read_reactions(path)
 
 
-@pytest.mark.parametrize(
+@each(
     ("name", "place", "value", "message"),
     [
         ("positions", (1, 1, 0, 0), np.nan, r"reaction 2: has positions that are not finite"),

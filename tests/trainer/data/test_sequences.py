@@ -9,6 +9,7 @@ import torch
 
 import trainer.data
 from netsim.foundation.refusal import Refusal
+from tests.each import each
 from trainer.config.file import resolve
 from trainer.config.run import RunConfig
 from trainer.data import write_shards
@@ -49,7 +50,7 @@ def test_an_occurrence_is_an_example(tmp_path: Path) -> None:
     assert every(found) == (["CAG"] * 3 + ["GAU"] + ["UUU"] * 2, None)
 
 
-@pytest.mark.parametrize(
+@each(
     ("text", "expected"),
     [
         ("CAG\nGAU\n", ["CAG", "GAU"]),
@@ -78,7 +79,7 @@ def test_labels_are_classes_by_name(tmp_path: Path) -> None:
     assert labels.tolist() == [1, 0]
 
 
-@pytest.mark.parametrize(
+@each(
     ("text", "settings", "message"),
     [
         ("", {}, "file: holds no sequence"),
@@ -100,7 +101,7 @@ def test_what_is_no_set_of_sequences_is_refused(
         config(written(tmp_path, text), **settings)
 
 
-@pytest.mark.parametrize(
+@each(
     ("settings", "message"),
     [
         ({"held_out": 6}, "held_out: 6 leaves none of the 6 occurrences; use 5 or less"),

@@ -11,6 +11,7 @@ import torch
 from safetensors.numpy import save_file
 
 from netsim.foundation.refusal import Refusal
+from tests.each import each
 from tests.trainer.commands import contents
 from trainer import data
 from trainer.data import BadExamples, Shards, ShardsConfig, write_shards
@@ -42,8 +43,8 @@ def config(path: Path, **changes: Any) -> ShardsConfig:
     )
 
 
-@pytest.mark.parametrize("file_type", ["safetensors", "npz"])
-@pytest.mark.parametrize("dtype", ["float32", "float16", "uint8"])
+@each("file_type", ["safetensors", "npz"])
+@each("dtype", ["float32", "float16", "uint8"])
 def test_what_is_written_is_read(tmp_path: Path, file_type: Any, dtype: str) -> None:
     given = pieces(7, 1, 30, 12, dtype=dtype)
     index = write_shards(tmp_path / "s", given, num_classes=5, shard_examples=16, file_type=file_type)
@@ -218,7 +219,7 @@ BAD_EXAMPLES: dict[str, tuple[list[tuple[np.ndarray, np.ndarray | None]], int, s
 }
 
 
-@pytest.mark.parametrize("case", BAD_EXAMPLES)
+@each("case", BAD_EXAMPLES)
 def test_what_is_no_data_set_is_not_written(tmp_path: Path, case: str) -> None:
     given, classes, problem = BAD_EXAMPLES[case]
     with pytest.raises(ValueError, match=problem):

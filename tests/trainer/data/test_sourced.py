@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 import torch
 
+from tests.each import each
 from tests.trainer.data.test_loader import Numbers
 from trainer.config.rules.plan import plan_layout
 from trainer.config.run import RunConfig
@@ -170,7 +171,7 @@ def test_a_grid_shows_what_images_started_at():
     assert conditioning_for(config(source={"name": "rings"}), FlowParts(config()), 5, seed=2).beginnings is None
 
 
-@pytest.mark.parametrize(
+@each(
     ("flow", "complaint"),
     [
         ({"source": {"kind": "digits"}}, r"flow.source: its examples have shape \[1, 8, 8\], .*; .* of one shape"),
@@ -199,8 +200,8 @@ def test_a_random_sampler_needs_a_score():
         plan_layout(RunConfig.model_validate({**SECTIONS, **random, "flow": sourced}), 1)
 
 
-@pytest.mark.parametrize("coupling", ["independent", "minibatch_ot", "gibbs_weighted", "assignment"])
-@pytest.mark.parametrize("path", ["linear", "trigonometric", "stochastic_interpolant"])
+@each("coupling", ["independent", "minibatch_ot", "gibbs_weighted", "assignment"])
+@each("path", ["linear", "trigonometric", "stochastic_interpolant"])
 def test_other_couplings_take_the_points_as_they_are_drawn(coupling, path):
     accepted = config(source={"name": "rings"}, coupling={"kind": coupling}, path={"kind": path})
     plan_layout(accepted, 1)

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from netsim.foundation.refusal import Refusal
+from tests.each import each
 from trainer.data import build
 from trainer.data.spectra import distances, laplacian, spectrum, wave_signatures
 from trainer.data.surface_files import Surface, read_surface, write_surface
@@ -172,7 +173,7 @@ def test_of_several_parts_the_largest_is_taken_and_said_once(
 TETRAHEDRON = [(0, 0, 0), (1, 0, 0), (0, 1, 0), (0, 0, 1)], [(0, 2, 1), (0, 1, 3), (0, 3, 2), (1, 2, 3)]
 
 
-@pytest.mark.parametrize(
+@each(
     ("vertices", "faces", "words"),
     [
         (TETRAHEDRON[0], [], r"triangles: are none; give triangles as OFF, OBJ or PLY"),
@@ -191,7 +192,7 @@ def test_triangles_that_are_no_surface_are_refused(tmp_path: Path, vertices: Any
         read_surface(off(tmp_path / "a.off", vertices, faces))
 
 
-@pytest.mark.parametrize(
+@each(
     ("name", "content", "words"),
     [
         ("a.stl", b"solid", r"file: ends in .stl, and no surface does; give triangles as OFF, OBJ or PLY"),
@@ -211,7 +212,7 @@ def test_files_that_are_no_surfaces_are_refused(tmp_path: Path, name: str, conte
         read_surface(tmp_path / name)
 
 
-@pytest.mark.parametrize(
+@each(
     ("settings", "words"),
     [
         ({"held_out": 1}, r"held_out: 1 leaves none of the 1 pairs; use 0"),
@@ -230,7 +231,7 @@ def test_settings_of_analytic_pairs_that_do_not_fit_are_refused(settings: dict[s
         config(analytic={"halvings": 1}, **settings)
 
 
-@pytest.mark.parametrize(
+@each(
     ("pairs", "settings", "words"),
     [
         ("a.off", {}, r"line 1: has 1 words; give two files and, where it is known, same or a map"),

@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from webdataset.tariterators import base_plus_ext, group_by_keys, tar_file_expander
 
+from tests.each import each
 from tests.trainer.data.tars import digits, tar_bytes
 from trainer.data.tar.members import TarDamage, key_and_extension, walk, walk_examples
 
@@ -125,7 +126,7 @@ def test_a_cut_off_tar_is_refused_wherever_it_ends() -> None:
     assert len(list(walk(reader(content[: mark + 512])))) == 8
 
 
-@pytest.mark.parametrize(
+@each(
     ("content", "problem"),
     [
         (b"\x1f\x8b" + bytes(1000), "gzip has compressed it"),

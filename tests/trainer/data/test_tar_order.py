@@ -1,10 +1,10 @@
 """The order of an epoch of tars."""
 
 import numpy as np
-import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.each import each
 from trainer.data.webdataset import streamed_order
 
 SHUFFLE = 8
@@ -38,8 +38,8 @@ def test_seeds_and_epochs_give_other_orders_and_the_same_ones_again() -> None:
     np.testing.assert_array_equal(orders[5], order([50, 70], epoch=1, seed=2))
 
 
-@pytest.mark.parametrize("epoch", [0, 3])
-@pytest.mark.parametrize("world_size", [1, 2, 4, 8])
+@each("epoch", [0, 3])
+@each("world_size", [1, 2, 4, 8])
 def test_a_rank_reads_few_tars_and_each_from_front_to_back(epoch: int, world_size: int) -> None:
     """Of 24 tars in 16 streams, a rank of W is in 16 / W streams; where an epoch begins within a step too."""
     tars, global_batch, streams = [100] * 24, 64, 16

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from netsim.foundation.refusal import Refusal
+from tests.each import each
 from tests.trainer.commands import GPT
 from tests.trainer.data.texts import config, encoded, small_tokenizer, stories, tokens
 from trainer import data, load_config
@@ -42,8 +43,8 @@ def of_tokens(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return encoded(path / "out", stories(path / "in"), tokenizer=tokenizer)
 
 
-@pytest.mark.parametrize("split", data.SPLITS)
-@pytest.mark.parametrize("context", [1, 7, 40, 400])
+@each("split", data.SPLITS)
+@each("context", [1, 7, 40, 400])
 def test_windows_overlap_by_one_token_across_documents_and_shards(folder: Path, split: Split, context: int) -> None:
     assert len(list(folder.glob("train_*.bin"))) > 5
     source = Text(config(folder, context=context))
@@ -103,7 +104,7 @@ def test_epochs_are_shuffles_that_no_number_of_ranks_changes(folder: Path, world
     assert dealt(world_size, steps[7:9]) == every[7 * batch : 9 * batch], "a step alone"
 
 
-@pytest.mark.parametrize("length", [1, 2, 17, 1024, 1025, 4096, 4097])
+@each("length", [1, 2, 17, 1024, 1025, 4096, 4097])
 def test_a_computed_shuffle_gives_every_number_once(length: int) -> None:
     order = keyed_order(torch.arange(length), length, key=5)
     assert sorted(order.tolist()) == list(range(length))
@@ -197,7 +198,7 @@ def test_a_folder_is_refused_where_it_is_not_what_the_run_began_with(folder: Pat
         config(copy)
 
 
-@pytest.mark.parametrize(
+@each(
     ("settings", "problem"),
     [
         ({"context": 5000}, r"context: 5000 is not below the \d+ tokens of the train documents in .*; use a shorter"),

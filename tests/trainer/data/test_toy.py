@@ -4,10 +4,10 @@ import math
 from collections.abc import Callable
 
 import numpy as np
-import pytest
 import torch
 from numpy.typing import NDArray
 
+from tests.each import each
 from trainer import data
 from trainer.data import Loader, ToyConfig
 from trainer.data.builtin import TOY_SETS
@@ -61,7 +61,7 @@ CURVES = {
 }
 
 
-@pytest.mark.parametrize("name", CURVES)
+@each("name", CURVES)
 def test_points_spread_around_their_curve(name: str) -> None:
     x, labels = points(name, 6000)
     spread = TOY_SETS[name].spread
@@ -96,7 +96,7 @@ def test_gaussians_are_gaussian() -> None:
         np.testing.assert_allclose(kurtosis, 3, atol=0.5)
 
 
-@pytest.mark.parametrize("name", TOY_SETS)
+@each("name", TOY_SETS)
 def test_a_point_is_a_function_of_its_number(name: str) -> None:
     toy = data.build(ToyConfig.model_validate({"name": name, "held_out": 50}))
     ids = torch.cat([torch.arange(100), torch.tensor([2**40, 2**61]), toy.indices("held_out")])

@@ -18,6 +18,7 @@ import webdataset.compat
 from PIL import Image
 
 from netsim.foundation.refusal import Refusal, Unreachable
+from tests.each import each
 from tests.trainer.commands import refused
 from tests.trainer.data.tars import digit_tars, digits, encoded, tar_bytes
 from trainer import data, load_config
@@ -384,7 +385,7 @@ def test_more_ranks_than_streams_are_told_what_they_fetch(tars: tuple[str, Path]
         assert (wanted in cautions(config, plan_layout(config, 20))) == told
 
 
-@pytest.mark.parametrize(
+@each(
     ("changes", "words"),
     [
         ({"index": None}, "index: is required but missing; make it with: python -m trainer index-tars '{path}' --out"),

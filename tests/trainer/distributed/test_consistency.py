@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch.distributed as dist
 
+from tests.each import each
 from trainer.distributed import consistency, start_store
 from trainer.distributed.consistency import Subject, compare, compare_for_good, consistent_ranks
 from trainer.distributed.groups import Launch
@@ -55,7 +56,7 @@ def test_equal_ranks_go_on() -> None:
     assert on_ranks(6, 2, lambda ranks: compare(ranks, "given", settings(BASE))) == [None] * 6
 
 
-@pytest.mark.parametrize(
+@each(
     ("changes", "told"),
     [
         ({"optim.lr": 0.1}, "optim.lr is 0.001 on node 0 (host, ranks 0-1) and 0.1 on node 1 (host, ranks 2-3)"),

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import torch.distributed as dist
 
+from tests.each import each
 from tests.ranks import run_ranks
 from tests.trainer.data.pictures import folder
 from trainer.data import image_folder, picture
@@ -62,7 +63,7 @@ def test_the_first_rank_of_each_other_node_looks_at_its_own_files() -> None:
     assert looked == [0, 2]
 
 
-@pytest.mark.parametrize(
+@each(
     ("here", "said"),
     [
         (["a", "b"], r"names: 2 here and 3 on node 0 \(c only on node 0\); give all nodes the same data"),

@@ -8,6 +8,7 @@ import pytest
 import torch.distributed as dist
 
 from netsim.foundation.refusal import Refusal
+from tests.each import each
 from trainer.distributed import run_folder
 from trainer.distributed.groups import Launch
 from trainer.distributed.run_folder import check_writable, one_folder
@@ -20,7 +21,7 @@ def test_a_folder_that_can_be_made_is_taken_and_not_made(inner: str, tmp_path: P
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("inner", ["file", "file/run", "checked", "/proc/run", "/proc/1/run", "/sys/run", "dangling"])
+@each("inner", ["file", "file/run", "checked", "/proc/run", "/proc/1/run", "/sys/run", "dangling"])
 def test_a_folder_that_cannot_be_written_is_refused(inner: str, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("mine")
     (tmp_path / "dangling").symlink_to(tmp_path / "nowhere" / "deep")
@@ -58,8 +59,8 @@ def objections(folders: list[Path], ranks_per_node: int = 1) -> list[str | None]
     return found
 
 
-@pytest.mark.parametrize("inner", ["run", "deep/below/run"])
-@pytest.mark.parametrize("there", [True, False])
+@each("inner", ["run", "deep/below/run"])
+@each("there", [True, False])
 def test_a_shared_folder_is_found_on_all_nodes(inner: str, there: bool, tmp_path: Path) -> None:
     if there:
         (tmp_path / inner).mkdir(parents=True)

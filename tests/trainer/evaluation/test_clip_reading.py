@@ -27,8 +27,9 @@ def test_motion_is_the_mean_difference_of_neighbouring_frames() -> None:
 
 
 def test_the_file_has_what_moves_and_a_sheet_and_a_gif_show_it(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("trainer.evaluation.judgement.JUDGED", 500)
     run, out, page = untrained_run(tmp_path / "run", RUN), tmp_path / "figures.json", tmp_path / "page.html"
     words = ["--evaluations", "1", "--num", "20", "--out", str(out), "--page", str(page)]
     assert main(["evaluate", str(run), *words]) == 0

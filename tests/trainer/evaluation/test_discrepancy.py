@@ -11,6 +11,7 @@ import pytest
 from scipy import stats
 from sklearn.datasets import load_digits
 
+from tests.each import each
 from trainer.evaluation.judgement import distances, floor, judge
 from trainer.evaluation.quality import energy_distance, frechet_distance, maximum_mean_discrepancy
 
@@ -99,7 +100,7 @@ def test_all_figures_of_samples_are_plain_numbers() -> None:
     }
 
 
-@pytest.mark.parametrize("bandwidths", [(), (0.0,), (1.0, -1.0), (math.inf,)])
+@each("bandwidths", [(), (0.0,), (1.0, -1.0), (math.inf,)])
 def test_bandwidths_must_be_widths(bandwidths: tuple[float, ...]) -> None:
     with pytest.raises(ValueError, match=r"^bandwidths: "):
         maximum_mean_discrepancy(np.zeros((4, 1)), np.ones((4, 1)), bandwidths)

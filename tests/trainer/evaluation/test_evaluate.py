@@ -8,6 +8,7 @@ from typing import Any
 import jsonschema
 import pytest
 
+from tests.each import each
 from tests.forked import ROOT
 from tests.trainer.commands import refused
 from tests.trainer.evaluation.test_evaluation import DIGITS, SCHEMA, TOY, measured
@@ -89,7 +90,7 @@ def test_a_page_shows_every_figure_and_needs_nothing_else(
     assert loaded == []
 
 
-@pytest.mark.parametrize(
+@each(
     ("options", "complaint"),
     [
         (["--seed", "-1"], "--seed: -1 is below 0; use 0 or more"),

@@ -8,6 +8,7 @@ import torch
 from sklearn.neural_network import MLPClassifier
 
 import trainer.data
+from tests.each import each
 from trainer.__main__ import main
 from trainer.data import ToyConfig
 from trainer.evaluation import feature_classifier as features
@@ -68,7 +69,7 @@ def test_a_file_that_is_the_same_for_the_same_seed(tmp_path: Path, capsys: pytes
     assert (features >= 0).all()
 
 
-@pytest.mark.parametrize(
+@each(
     ("arguments", "words"),
     [
         ([CONFIG, "--hidden", "0"], "--hidden: [0]"),

@@ -4,6 +4,7 @@ from PIL import Image
 from scipy.linalg import sqrtm
 from sklearn.datasets import load_digits
 
+from tests.each import each
 from trainer.evaluation.quality import class_accuracy, frechet_distance
 from trainer.sampling.pictures import image_grid
 
@@ -53,7 +54,7 @@ def test_distance_ignores_rotations():
     assert frechet_distance(x @ turn, y @ turn) == pytest.approx(frechet_distance(x, y), rel=1e-9)
 
 
-@pytest.mark.parametrize(
+@each(
     ("x", "y", "message"),
     [
         (np.zeros((1, 4)), np.zeros((5, 4)), "^x: .*fewer than two"),

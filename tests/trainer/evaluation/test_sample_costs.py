@@ -9,6 +9,7 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+from tests.each import each
 from trainer.config.layout import Layout
 from trainer.config.run import RunConfig
 from trainer.config.sample import FlowSample
@@ -74,7 +75,7 @@ def flow_of(sections: dict[str, Any], drawn_by: dict[str, Any]) -> TrainedFlow:
     return TrainedFlow(config, FlowParts(config), build_model(config, Layout.single(config)).eval(), "step_00000000")
 
 
-@pytest.mark.parametrize("case", CASES)
+@each("case", CASES)
 def test_a_sample_costs_what_torch_counts(case: str) -> None:
     flow = flow_of(*CASES[case])
     chosen, conditioning = flow.sample.sampler, flow.conditioning(NUM, seed=0)

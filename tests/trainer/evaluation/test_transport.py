@@ -6,6 +6,7 @@ import torch
 from numpy.testing import assert_allclose
 from scipy.optimize import linear_sum_assignment
 
+from tests.each import each
 from tests.trainer.flow.test_sampler import gaussian, grid, states
 from trainer.evaluation.transport import path_energy, straightness, transport_cost, wasserstein_2
 from trainer.flow.sampler import Dopri5, Euler, Heun, Trajectory
@@ -17,8 +18,8 @@ def standard(size: int) -> torch.Tensor:
     return (x - x.mean()) / x.std(correction=0)
 
 
-@pytest.mark.parametrize("solver", [Heun(), Dopri5(rtol=1e-8, atol=1e-8)], ids=["heun", "dopri5"])
-@pytest.mark.parametrize(("mean", "std"), [(0.0, 1.0), (0.0, 0.5), (2.0, 0.5), (-1.0, 3.0)])
+@each("solver", [Heun(), Dopri5(rtol=1e-8, atol=1e-8)], ids=["heun", "dopri5"])
+@each(("mean", "std"), [(0.0, 1.0), (0.0, 0.5), (2.0, 0.5), (-1.0, 3.0)])
 def test_straight_pairs_of_gaussians_bend_by_the_closed_form(solver, mean, std):
     """x_t has deviation sigma = ((1 - t)^2 + t^2 s^2)^1/2, and E |v|^2 = mean^2 + sigma'^2."""
     trajectory = solver.sample(gaussian(mean, std), standard(500), grid(400))

@@ -14,6 +14,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from tests.each import each
 from tests.forked import command
 from tests.trainer.commands import ALONE, DIGITS, contents, refused, trained
 from trainer import load_config
@@ -109,7 +110,7 @@ def test_never_resume_refuses_a_folder_with_checkpoints(tmp_path: Path, capsys: 
     assert contents(tmp_path) == before
 
 
-@pytest.mark.parametrize(
+@each(
     ("changes", "overrides", "field", "values"),
     [
         ({"engine.precision": None}, (), "engine.precision", "is None but this run has fp32"),
@@ -148,7 +149,7 @@ def test_the_checkpoint_of_another_run_is_refused(
     assert not torch.distributed.is_initialized()
 
 
-@pytest.mark.parametrize(
+@each(
     "marker",
     [
         b"",
@@ -248,8 +249,8 @@ def test_copies_under_other_names_are_no_checkpoints(tmp_path: Path) -> None:
     }
 
 
-@pytest.mark.parametrize("case", ["missing", "a folder", "no safetensors", "truncated", "other names", "other shapes"])
-@pytest.mark.parametrize("verb", ["check", "train"])
+@each("case", ["missing", "a folder", "no safetensors", "truncated", "other names", "other shapes"])
+@each("verb", ["check", "train"])
 def test_weights_that_do_not_fit_are_refused(
     verb: str, case: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -281,7 +282,7 @@ def test_weights_that_do_not_fit_are_refused(
     assert contents(tmp_path) == before
 
 
-@pytest.mark.parametrize(
+@each(
     ("options", "problem"),
     [
         (("--num", 0), "--num: 0 is below 1; use 1 or more"),

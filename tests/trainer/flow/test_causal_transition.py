@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from moe.seeds import fold_in
+from tests.each import each
 from trainer.config.rules.plan import plan_layout
 from trainer.config.run import RunConfig
 from trainer.flow import UNCONDITIONAL, Condition, objective, path, sampler, target
@@ -25,7 +26,7 @@ LINEAR, INDEPENDENT = (objective.CausalTransition(process=process) for process i
 COVARIANCE = torch.tensor([[2.0, 0.6], [0.6, 0.5]], dtype=torch.float64)
 POINTS, TRANSITIONS = 40_000, 3
 histories = pytest.mark.parametrize("history", ["last", "full"])
-processes = pytest.mark.parametrize("config", [LINEAR, INDEPENDENT], ids=lambda one: one.process)
+processes = each("config", [LINEAR, INDEPENDENT], ids=lambda one: one.process)
 
 
 def keys(size: int) -> Tensor:
@@ -52,7 +53,7 @@ def covariance(x: Tensor, y: Tensor) -> Tensor:
     return (x - x.mean(0)).T @ (y - y.mean(0)) / len(x)
 
 
-@histories
+@each("history", ["last", "full"])
 @processes
 def test_both_processes_have_the_same_marginals_and_differ_in_the_shared_noise(history: str, config: Any) -> None:
     """Cov(X_t, X_(t+1)) = t (t+1) / T^2 Cov(x_1), and with one noise for all states (1 - t/T)(1 - (t+1)/T) I more."""
@@ -79,7 +80,7 @@ def causal(history: Any, config: objective.CausalTransition = INDEPENDENT) -> ob
     return config.build(objective.ObjectiveInputs(VELOCITY, chain=Chain(TRANSITIONS, history, (1, 4, 4), patch_size=2)))
 
 
-@histories
+@each("history", ["last", "full"])
 @processes
 def test_a_head_that_knows_the_next_state_has_no_error(history: str, config: Any) -> None:
     """From y_s = (1 - s) y_0 + s Y the velocity Y - y_0 is (Y - y_s) / (1 - s); each token has a time of its own."""

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from moe.seeds import fold_in
 from tests.benchmarks.methods.plain_loop import PlainNetwork
+from tests.each import each
 from tests.trainer.flow.own_controls import NeedsPicture, Shifted, TakesPicture, Wind
 from tests.trainer.flow.test_sampler import STRAIGHT, gaussian, known
 from trainer.flow import UNCONDITIONAL, Condition, control, path, sampler, target
@@ -37,7 +38,7 @@ SAMPLERS: list[sampler.AnyConfig] = [
     sampler.Renoise(steps=6),
     *(TypeAdapter(sampler.Config).validate_python({"kind": "segmented", "segments": 2, "within": w}) for w in WITHIN),
 ]
-samplers = pytest.mark.parametrize("config", SAMPLERS, ids=lambda config: config.kind)
+samplers = each("config", SAMPLERS, ids=lambda config: config.kind)
 
 
 def draws(seed: int) -> Tensor:
@@ -74,8 +75,8 @@ def drawn(config: sampler.AnyConfig, over: sampler.Field) -> Tensor:
     return config.build(STRAIGHT).sample(over, draws(1), config.grid(), keys=KEYS).x
 
 
-@pytest.mark.parametrize("name", FIELDS)
-@samplers
+@each("name", FIELDS)
+@each("config", SAMPLERS, ids=lambda config: config.kind)
 def test_at_strength_0_every_sampler_draws_the_same_bits(config, name):
     nothing = [built({**document, "strength": 0}) for document in EVERY]
     assert controlled(FIELDS[name], nothing) is FIELDS[name]
@@ -107,8 +108,8 @@ def pulled_by_hand(inner: sampler.VelocityField) -> sampler.VelocityField:
     return velocity
 
 
-@pytest.mark.parametrize("name", FIELDS)
-@samplers
+@each("name", FIELDS)
+@each("config", SAMPLERS, ids=lambda config: config.kind)
 def test_every_sampler_follows_the_changed_velocity(config, name):
     pulled = drawn(config, controlled(FIELDS[name], [built(PULL)]))
     by_hand = drawn(config, known(pulled_by_hand(FIELDS[name])))
@@ -116,7 +117,7 @@ def test_every_sampler_follows_the_changed_velocity(config, name):
     assert not torch.allclose(pulled, drawn(config, FIELDS[name]), atol=1e-3)
 
 
-@pytest.mark.parametrize("document", EVERY)
+@each("document", EVERY)
 def test_all_quantities_follow_from_the_changed_velocity(document):
     """On the straight path x_1 = x + (1 - t) v, x_0 = x - t v, and the score is (t v - x) / (1 - t)."""
     x, t = draws(3), torch.linspace(0.05, 0.9, NUM, dtype=torch.float64)
@@ -165,8 +166,8 @@ def test_each_control_of_a_list_changes_what_those_before_it_made():
     assert torch.equal(first, other.over(one.over(plain))(x, t))
 
 
-@pytest.mark.parametrize("document", EVERY)
-@pytest.mark.parametrize("guidance", [1.0, 2.5])
+@each("document", EVERY)
+@each("guidance", [1.0, 2.5])
 def test_a_control_changes_the_guided_field_row_by_row(document, guidance):
     """Guidance asks the network for twice the rows; a control sees the examples alone."""
     x, t = draws(3), torch.full((NUM,), 0.2, dtype=torch.float64)
@@ -184,7 +185,7 @@ def test_a_control_changes_the_guided_field_row_by_row(document, guidance):
         torch.testing.assert_close(whole[row : row + 1], by_itself)
 
 
-@pytest.mark.parametrize("document", EVERY)
+@each("document", EVERY)
 def test_a_field_in_segments_stays_one_under_a_control(document):
     @dataclass(frozen=True)
     class Parts(NetworkField):
@@ -243,7 +244,7 @@ def test_paths_with_noise_of_their_own_are_refused(document):
         built(document, noisy)
 
 
-@pytest.mark.parametrize(
+@each(
     "document",
     [
         {"kind": "pull", "strength": 1.1},

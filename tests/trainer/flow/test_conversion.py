@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from tests.each import each
 from tests.trainer.flow.paths import ALL, name
 from tests.trainer.flow.unions import of_values
 from trainer.flow import path, target
@@ -22,7 +23,7 @@ SMOOTH = [one for one in ALL + SCALED if not isinstance(one, path.TabulatedConfi
 """Paths that autograd differentiates; on a table test_target converts points."""
 
 Converted = tuple[type[target.Single | target.VelocityAndNoise], target.Quantity]
-paths = pytest.mark.parametrize("config", SMOOTH, ids=name)
+paths = each("config", SMOOTH, ids=name)
 
 
 def coefficients(between: path.Path, t: Tensor) -> path.Coefficients:
@@ -95,8 +96,8 @@ def exact_at(between: path.Path, end: float) -> list[Converted]:
     ]
 
 
-@pytest.mark.parametrize("end", [0.0, 1.0])
-@pytest.mark.parametrize("config", [one for one in SMOOTH if exact_at(one.build(), 0.0)], ids=name)
+@each("end", [0.0, 1.0])
+@each("config", [one for one in SMOOTH if exact_at(one.build(), 0.0)], ids=name)
 def test_conversions_are_exact_at_the_ends(config, end):
     """The conditional means there are the limits of those inside."""
     between, x = config.build(), torch.tensor([[0.7]], dtype=torch.float64)

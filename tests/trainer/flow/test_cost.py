@@ -11,6 +11,7 @@ from scipy.ndimage import correlate
 from scipy.spatial.distance import jensenshannon
 from torch import Tensor
 
+from tests.each import each
 from trainer.flow import UNCONDITIONAL, Condition
 from trainer.flow.cost import AttentionConfig, Config, RunningCost, blurred, divergence, separation_cost
 
@@ -106,7 +107,7 @@ def test_a_cost_of_a_users_is_built_with_the_network() -> None:
     torch.testing.assert_close(found(x, t, UNCONDITIONAL), torch.tensor([12.0, 0.0]))
 
 
-@pytest.mark.parametrize(
+@each(
     ("settings", "message"),
     [
         ({}, "subjects"),

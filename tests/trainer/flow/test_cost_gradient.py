@@ -8,6 +8,7 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor
 
+from tests.each import each
 from trainer.flow import UNCONDITIONAL, Condition, path, sampler
 from trainer.flow.control.protocol import ControlInputs, CostGradient, CostGradientConfig, limited
 from trainer.flow.cost import RunningCost
@@ -103,7 +104,7 @@ def test_a_control_of_0_stays_0_at_any_limit() -> None:
     assert torch.equal(limited(torch.zeros(2, 3), torch.zeros(2, 3), 1.0), torch.zeros(2, 3))
 
 
-@pytest.mark.parametrize(
+@each(
     "config",
     [
         sampler.Euler(steps=50),
@@ -156,7 +157,7 @@ def test_the_segment_reaches_a_cost_that_asks_the_network() -> None:
     assert vars(changed.within(2))["condition"].segment == 2
 
 
-@pytest.mark.parametrize(
+@each(
     "settings",
     [
         {"cost": None},

@@ -2,6 +2,7 @@ import pytest
 import torch
 from scipy import stats
 
+from tests.each import each
 from tests.trainer.flow.unions import members
 from trainer.flow import UNCONDITIONAL, Condition, coupling
 
@@ -18,9 +19,9 @@ NOT_NORMAL = {
     "minibatch_ot, sinkhorn": "some source points are drawn twice and some never; its law is in test_minibatch_ot",
     "minibatch_ot, unbalanced": "some source points are drawn twice and some never; its law is in test_minibatch_ot",
 }
-couplings = pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS.keys())
+couplings = each("config", CONFIGS.values(), ids=CONFIGS.keys())
 PAIRED = CONFIGS.pop("paired")
-drawing = pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS.keys())
+drawing = each("config", CONFIGS.values(), ids=CONFIGS.keys())
 
 
 def generator(seed: int = 0) -> torch.Generator:
@@ -64,7 +65,7 @@ def test_a_step_of_one_rank_is_drawn_micro_batch_by_micro_batch(config):
         assert torch.equal(pairs.x_1, data)
 
 
-@pytest.mark.parametrize("name", [name for name in CONFIGS if name not in NOT_NORMAL])
+@each("name", [name for name in CONFIGS if name not in NOT_NORMAL])
 def test_the_drawn_source_is_standard_normal(name):
     config = CONFIGS[name]
     x_1, condition = batch(512)

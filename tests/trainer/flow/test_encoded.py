@@ -10,6 +10,7 @@ from torch.distributions import Normal, kl_divergence
 from torch.nn import functional
 
 import trainer.data
+from tests.each import each
 from tests.trainer.data.test_captions import WIDTH, resolved, written
 from trainer.config.model import EncodedDiTConfig, EncodedMLPConfig, NetworkConfig
 from trainer.config.rules.plan import plan_layout
@@ -84,8 +85,8 @@ def test_captions_are_read_by_the_encoder_alone(kind: type[NetworkConfig]) -> No
     assert not torch.equal(made(sample.x_0, sample.t, condition, Encode()), made(sample.x_0, sample.t, other, Encode()))
 
 
-@networks
-@pytest.mark.parametrize("penalty", ["square", "soft6"])
+@each("kind", SHAPES)
+@each("penalty", ["square", "soft6"])
 def test_the_loss_is_its_three_terms(kind: type[NetworkConfig], penalty: Any) -> None:
     """By torch's own divergence and cross-entropy, and by a second call of the network at the points of the path."""
     made, (sample, condition) = network(kind), points(SHAPES[kind])

@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from tests.each import each
 from trainer.flow.context import FirstFrame, Identity, fine_details
 from trainer.model.conditioning import FirstFrameReader
 from trainer.model.values import initialised
@@ -34,8 +35,8 @@ def by_numpy(frame: np.ndarray, share: float) -> np.ndarray:
     return np.abs(np.fft.ifft2(np.fft.ifftshift(spectrum * (radii >= radius - 1e-9), axes=(1, 2))))
 
 
-@pytest.mark.parametrize("channels", [1, 3])
-@pytest.mark.parametrize("share", [0.05, 0.3, 0.9])
+@each("channels", [1, 3])
+@each("share", [0.05, 0.3, 0.9])
 def test_fine_details_are_what_numpy_leaves_of_a_frame(channels: int, share: float) -> None:
     given = frames(channels=channels)
     found = fine_details(given, torch.full((5,), share))

@@ -5,6 +5,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from tests.each import each
 from tests.trainer.flow.test_sampler import gaussian, grid, growth, known, states
 from trainer.flow import path, sampler
 from trainer.flow.target import Quantity
@@ -38,7 +39,7 @@ class NoisePredictor(sampler.Field):
         return tuple(known[quantity] for quantity in quantities)
 
 
-@pytest.mark.parametrize("times", [grid(1), grid(7), torch.tensor([0.0, 0.1, 0.7, 1.0]).double(), grid(5).flip(0)])
+@each("times", [grid(1), grid(7), torch.tensor([0.0, 0.1, 0.7, 1.0]).double(), grid(5).flip(0)])
 def test_on_the_straight_path_it_is_eulers_step(times):
     straight = path.Affine(path.linear)
     for velocity in (growth, gaussian(1.0, 0.5)):
@@ -118,7 +119,7 @@ def test_constant_estimates_need_one_step():
         torch.testing.assert_close(built.sample(Paired(), states(), grid(steps)).final, x_1)
 
 
-@pytest.mark.parametrize("steps", [3, 7, 97, 100])
+@each("steps", [3, 7, 97, 100])
 def test_equal_times_of_first_order_steps_are_rounded_once(steps: int) -> None:
     expected = torch.tensor([step / steps for step in range(steps + 1)], dtype=torch.float64).float()
     assert torch.equal(sampler.FirstOrder(steps=steps).grid(), expected)

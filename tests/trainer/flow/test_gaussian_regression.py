@@ -176,16 +176,15 @@ def test_the_regression_finds_the_closed_form(name, along):
     t = torch.full((len(x_0),), T, dtype=torch.float64)
     sample = built.sample(Pairs(x_0, x_1), t, generator=torch.Generator().manual_seed(4))
     exact = asked(built.coefficients(t[:1]), built.has_noise)
-    tried = 0
+    columns = torch.cat([sample.x_t, torch.ones_like(sample.x_t)], dim=1)
+    weighted, tried = columns * weight[:, None], 0
     for predicted in (member() for member in of_values(target.Config)):
         if any(reasons(composed(name, along, predicted))):
             continue
         tried += 1
         told = predicted.build(built)
-        columns = torch.cat([sample.x_t, torch.ones_like(sample.x_t)], dim=1)
-        rooted = weight.sqrt()[:, None]
         made = told.make(sample)
-        found = torch.linalg.lstsq(columns * rooted, made * rooted).solution
+        found = torch.linalg.solve(weighted.T @ columns, weighted.T @ made)
         places = (sample.x_t.mean() + sample.x_t.std() * torch.tensor([-1.0, 0.0, 1.0])).double()
         for quantity, fitted, wanted in zip(told.quantities, found.unbind(1), made.unbind(1), strict=True):
             slope, intercept = line(known, exact[quantity], exact["state"])

@@ -9,6 +9,7 @@ import torch
 from pydantic import ValidationError
 from scipy.optimize import brentq
 
+from tests.each import each
 from trainer.flow import UNCONDITIONAL, coupling
 from trainer.flow.coupling.protocol import epsilon_of_share
 
@@ -48,8 +49,8 @@ def drawn(settings: dict[str, Any], x_0: torch.Tensor, x_1: torch.Tensor) -> tor
     return log_weight
 
 
-@pytest.mark.parametrize("cost", ["l2", "sqeuclidean"])
-@pytest.mark.parametrize("wanted", [0.05, 0.5, 0.9])
+@each("cost", ["l2", "sqeuclidean"])
+@each("wanted", [0.05, 0.5, 0.9])
 def test_the_automatic_epsilon_is_the_one_whose_weights_have_the_share(cost: str, wanted: float) -> None:
     """In units of the data, in many dimensions, and beside an outlier; the root is scipy's."""
     for scale, dim, outlier in ((1.0, 2, 0.0), (1e-3, 48, 0.0), (50.0, 48, 0.0), (1.0, 2, 1e4)):
@@ -90,7 +91,7 @@ def test_an_automatic_epsilon_is_that_of_all_micro_batches() -> None:
     torch.testing.assert_close(torch.cat([part.log_weight for part in parts if part.log_weight is not None]), together)
 
 
-@pytest.mark.parametrize(
+@each(
     ("field", "value"),
     [
         ("epsilon", 0.0),

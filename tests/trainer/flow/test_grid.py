@@ -9,6 +9,7 @@ import torch
 from pydantic import TypeAdapter, ValidationError
 
 from netsim.foundation.refusal import Refusal
+from tests.each import each
 from trainer.flow import path, sampler, target
 from trainer.flow.condition import keyed_normal, keyed_uniform, random_keys
 from trainer.flow.field import NetworkField
@@ -70,7 +71,7 @@ def test_grids_of_another_sampler_are_refused(tmp_path: Path) -> None:
         sampler.Heun(steps=2, times=searched(tmp_path)).grid()
 
 
-@pytest.mark.parametrize(
+@each(
     ("settings", "said"),
     [
         ({"times": [0.0, 0.5]}, "end with 1"),
@@ -89,7 +90,7 @@ def test_wrong_times_are_refused(settings: dict[str, Any], said: str) -> None:
         READ.validate_python({"kind": "euler", **settings})
 
 
-@pytest.mark.parametrize(
+@each(
     ("change", "said"),
     [
         ({"grids": {}}, "grids"),

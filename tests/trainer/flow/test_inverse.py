@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from tests.each import each
 from tests.trainer.flow.gaussian_prior import Beside, Gaussian, beside_posterior, smooth_prior
 from trainer.config.document import load_request
 from trainer.flow.context import BoxesConfig
@@ -51,7 +52,7 @@ def solved(path: FlowPath, field: Field, agreement: Any, num: int, scale: float 
     return Flair(path, weight, FlairConfig(**settings)).solve(field, agreement, keys=keys).states
 
 
-@pytest.mark.parametrize("config", PATHS, ids=str)
+@each("config", PATHS, ids=str)
 def test_a_prior_of_one_point_does_not_move_it(config: Any) -> None:
     path = config.build()
     point = drawn(16)
@@ -117,8 +118,8 @@ def test_a_restoration_is_the_same_on_every_path(config: Any) -> None:
     torch.testing.assert_close(one, two, atol=1e-7, rtol=0)
 
 
-@pytest.mark.parametrize("config", [LinearConfig(), VariancePreservingConfig()], ids=str)
-@pytest.mark.parametrize("kind", ["exact", "decoded"])
+@each("config", [LinearConfig(), VariancePreservingConfig()], ids=str)
+@each("kind", ["exact", "decoded"])
 def test_any_batch_gives_the_same_bits(config: Any, kind: str) -> None:
     path, num = config.build(), 6
     field = Gaussian(path, torch.zeros(16), torch.full((16,), 0.3))

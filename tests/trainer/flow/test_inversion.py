@@ -7,6 +7,7 @@ import torch
 from pydantic import TypeAdapter, ValidationError
 from torch import Tensor
 
+from tests.each import each
 from tests.trainer.flow.test_sampler import KEYS, STRAIGHT, gaussian, grid, known, states
 from tests.trainer.flow.unions import members
 from trainer.flow import inversion, path, sampler, target
@@ -179,13 +180,13 @@ def test_the_inverse_of_eulers_method_is_a_sampler_that_reports_its_grid():
     assert trajectory.calls == {"network": 5}
 
 
-@pytest.mark.parametrize(("config", "reason"), UNINVERTIBLE, ids=lambda one: getattr(one, "kind", ""))
+@each(("config", "reason"), UNINVERTIBLE, ids=lambda one: getattr(one, "kind", ""))
 def test_a_sampler_whose_noise_is_not_the_examples_own_is_refused(config, reason):
     with pytest.raises(ValueError, match=f"sampler: .* {reason}.*; invert with euler"):
         inversion.UniInversion().build(sampler=config, path=STRAIGHT)
 
 
-@pytest.mark.parametrize(
+@each(
     ("document", "complaint"),
     [
         ({"kind": "zero_order", "iterations": 0}, "greater than 0"),

@@ -11,6 +11,7 @@ from scipy.integrate import quad
 from torch import Tensor
 
 from netsim.foundation.refusal import Refusal
+from tests.each import each
 from tests.trainer.flow.paths import TABLE
 from trainer.flow import path
 from trainer.flow.coupling import Pairs
@@ -46,7 +47,7 @@ def cloud(dimensions: int) -> Tensor:
 
 
 SETS = {"circle": circle(), "cloud": cloud(2), "wide cloud": 2.5 * cloud(16), "far cloud": cloud(256)}
-sets = pytest.mark.parametrize("points", SETS.values(), ids=SETS.keys())
+sets = each("points", SETS.values(), ids=SETS.keys())
 
 
 def looked_at(points: Tensor, draws: int = 1000) -> Separation:
@@ -238,7 +239,7 @@ def damaged(folder: Path, how: str) -> Path:
     return file
 
 
-@pytest.mark.parametrize(
+@each(
     ("how", "field"),
     [
         ("missing", "table: cannot be read"),

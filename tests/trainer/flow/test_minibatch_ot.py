@@ -9,6 +9,7 @@ import ot
 import pytest
 import torch
 
+from tests.each import each
 from tests.trainer.flow.test_coupling import rows_of
 from trainer.flow import UNCONDITIONAL, coupling
 
@@ -43,8 +44,8 @@ def test_no_permutation_is_cheaper(config: coupling.Config, cost: str) -> None:
     assert found == pytest.approx(least, rel=1e-6)
 
 
-@permuting
-@pytest.mark.parametrize(("size", "dim"), [(64, 2), (100, 64)])
+@each(("config", "cost"), PERMUTING.values(), ids=PERMUTING.keys())
+@each(("size", "dim"), [(64, 2), (100, 64)])
 def test_the_cost_is_that_of_an_exact_plan(config: coupling.Config, cost: str, size: int, dim: int) -> None:
     x_0, x_1 = points(size, dim)
     matrix = costs(x_0, x_1, cost)
@@ -65,9 +66,9 @@ def scales(matrix: np.ndarray, unit: str) -> tuple[float, float]:
     return float(np.sqrt(np.square(matrix.ravel() - design @ fit).mean())), float(matrix.std())
 
 
-@pytest.mark.parametrize("cost", ["sqeuclidean", "l2"])
-@pytest.mark.parametrize("price", [math.inf, 0.5])
-@pytest.mark.parametrize(("unit", "epsilon"), [("spread", 0.15), ("mean", 0.1), ("absolute", 0.7)])
+@each("cost", ["sqeuclidean", "l2"])
+@each("price", [math.inf, 0.5])
+@each(("unit", "epsilon"), [("spread", 0.15), ("mean", 0.1), ("absolute", 0.7)])
 def test_the_entropic_plan_is_that_of_pot(price: float, cost: Any, unit: Any, epsilon: float) -> None:
     x_0, x_1 = points(12, 2)
     matrix, masses = costs(x_0, x_1, cost), np.ones(12)
@@ -93,7 +94,7 @@ def test_what_all_costs_have_in_common_changes_no_pairs(price: float) -> None:
     torch.testing.assert_close(far.flatten().softmax(0), near.flatten().softmax(0), atol=2e-4, rtol=0.02)
 
 
-@pytest.mark.parametrize(
+@each(
     ("settings", "message"),
     [
         ({"epsilon": 0.0}, "epsilon: not positive or not finite"),

@@ -3,6 +3,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from tests.each import each
 from tests.trainer.flow.unions import members
 from trainer.flow import UNCONDITIONAL, Condition, objective, path, target
 from trainer.flow.coupling import Pairs
@@ -14,7 +15,7 @@ SETTINGS = [
     for error in (objective.Squared(), objective.PseudoHuber(), objective.PseudoHuber(scale=0.3))
     for space in ("prediction", "data", "velocity")
 ]
-objectives = pytest.mark.parametrize("config", SETTINGS, ids=str)
+objectives = each("config", SETTINGS, ids=str)
 
 
 def sample(size: int = 6, dtype: torch.dtype = torch.float64) -> PathSample:
@@ -83,7 +84,7 @@ def test_gradient_matches_finite_differences(config):
 
 
 @objectives
-@pytest.mark.parametrize("kind", [target.Velocity, target.Data, target.Noise], ids=lambda kind: kind.__name__)
+@each("kind", [target.Velocity, target.Data, target.Noise], ids=lambda kind: kind.__name__)
 def test_a_perfect_model_costs_nothing(config, kind):
     point, predicted = sample(), kind().build(STRAIGHT)
     loss = config.build(objective.ObjectiveInputs(predicted)).loss(

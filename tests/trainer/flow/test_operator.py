@@ -12,6 +12,7 @@ from scipy.ndimage import gaussian_filter
 from torch import Tensor
 
 from netsim.foundation.refusal import Refusal
+from tests.each import each
 from tests.trainer.flow.unions import members
 from trainer.flow.context import BoxesConfig
 from trainer.flow.operator import (
@@ -46,7 +47,7 @@ def matrix_of(operator: Operator, shape: tuple[int, int, int], row: int, num: in
     return torch.stack(columns, dim=1)
 
 
-@pytest.mark.parametrize("config", CONFIGS, ids=str)
+@each("config", CONFIGS, ids=str)
 def test_adjoint_and_pseudo_inverse_are_those_of_the_matrix(config: Any) -> None:
     operator = config.build(SHAPE, NUMBERS, seed=3)
     x = drawn(len(NUMBERS), *SHAPE)
@@ -64,7 +65,7 @@ def test_adjoint_and_pseudo_inverse_are_those_of_the_matrix(config: Any) -> None
     torch.testing.assert_close(again, observed, atol=1e-5, rtol=0)
 
 
-@pytest.mark.parametrize("config", CONFIGS, ids=str)
+@each("config", CONFIGS, ids=str)
 def test_an_image_is_seen_alike_in_any_batch(config: Any) -> None:
     x = drawn(len(NUMBERS), *SHAPE).float()
     whole = config.build(SHAPE, NUMBERS, seed=3)
@@ -174,7 +175,7 @@ def test_a_users_operator_is_built_with_the_shape() -> None:
     assert operator.apply(torch.zeros(3, 1, 4, 4)).shape == (3, 1, 2, 4)
 
 
-@pytest.mark.parametrize(
+@each(
     ("wrong", "law"),
     [
         ("offset", r"A \(x \+ 2 z\) = A x \+ 2 A z"),

@@ -5,14 +5,15 @@ import torch
 from pydantic import TypeAdapter, ValidationError
 from torch import Tensor
 
+from tests.each import each
 from tests.trainer.flow.paths import AFFINE, ALL, NOISY, name
 from tests.trainer.flow.unions import of_values
 from trainer.flow import path
 from trainer.flow.coupling import Pairs
 
-paths = pytest.mark.parametrize("config", ALL, ids=name)
-noisy = pytest.mark.parametrize("config", NOISY, ids=name)
-affine = pytest.mark.parametrize("config", AFFINE, ids=name)
+paths = each("config", ALL, ids=name)
+noisy = each("config", NOISY, ids=name)
+affine = each("config", AFFINE, ids=name)
 H = 1e-6
 REST = {"variance_preserving": 0.2, "diffusion_steps": 0.1}
 """Share of the data that is left at the source, at most."""
@@ -74,7 +75,7 @@ def test_coefficient_derivatives_match_finite_differences(config):
 
 
 @paths
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@each("dtype", [torch.float32, torch.float64])
 def test_everything_stays_finite_up_to_the_ends(config, dtype):
     t = torch.tensor([0.0, 1e-12, 1e-6, 1 - 1e-6, 1.0], dtype=dtype)
     c = config.build().coefficients(t)
@@ -154,7 +155,7 @@ def test_the_linear_path_is_straight():
     assert torch.equal(sample.velocity, pairs().x_1 - pairs().x_0)
 
 
-@pytest.mark.parametrize("config", [config for config in AFFINE if config.kind in ("trigonometric", *REST)], ids=name)
+@each("config", [config for config in AFFINE if config.kind in ("trigonometric", *REST)], ids=name)
 def test_the_squares_of_the_weights_sum_to_one(config):
     c = config.build().coefficients(torch.linspace(0, 1, 201, dtype=torch.float64))
     torch.testing.assert_close(c.a**2 + c.b**2, torch.ones(201, dtype=torch.float64))
@@ -174,7 +175,7 @@ def test_points_keep_the_precision_of_the_times():
     assert sample.x_t.dtype == torch.float32
 
 
-@pytest.mark.parametrize(
+@each(
     ("values", "complaint"),
     [
         ({"kind": "linear", "sigma_min": 1.0}, "less than 1"),

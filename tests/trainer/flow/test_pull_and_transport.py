@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from tests.benchmarks.methods.plain_loop import PlainNetwork
+from tests.each import each
 from tests.trainer.flow.test_sampler import STRAIGHT, gaussian, known
 from trainer.flow import Condition, sampler
 from trainer.flow.control import Pull, PullConfig, Transport, TransportConfig, controlled
@@ -87,7 +88,7 @@ def transport(mask: Tensor | None = None, **settings: Any) -> Transport:
     return Transport(TransportConfig(**settings), PICTURE, STRAIGHT, mask)
 
 
-@pytest.mark.parametrize(
+@each(
     ("controls", "steps"),
     [
         ([pull(strength=0.5)], {"eta": 0.5, "stop": 0.25}),
@@ -114,8 +115,8 @@ def test_the_inversion_is_pulled_to_its_noise_step_by_step():
     torch.testing.assert_close(inverted(1.0), NOISE, rtol=0, atol=1e-12)
 
 
-@pytest.mark.parametrize("base", [0.1, 0.5, 1.0])
-@pytest.mark.parametrize("eta", [0.0, 0.5, 0.9])
+@each("base", [0.1, 0.5, 1.0])
+@each("eta", [0.0, 0.5, 0.9])
 def test_transport_then_pull_is_a_stronger_pull(base, eta):
     """Where nothing is shortened: eta' = 1 - (1 - eta) (1 - s), at every state and time."""
     x, start = draws(3), inverted(0.5)
@@ -132,8 +133,8 @@ def test_transport_then_pull_is_a_stronger_pull(base, eta):
     torch.testing.assert_close(edited(start, *both), edited(start, *both[::-1]), rtol=0, atol=1e-6)
 
 
-@pytest.mark.parametrize("built", [EULER, sampler.FirstOrder().build(STRAIGHT), sampler.Renoise().build(STRAIGHT)])
-@pytest.mark.parametrize("steps", [1, 7, 28])
+@each("built", [EULER, sampler.FirstOrder().build(STRAIGHT), sampler.Renoise().build(STRAIGHT)])
+@each("steps", [1, 7, 28])
 def test_a_full_pull_to_the_end_gives_the_picture(built, steps):
     """Whatever the velocity, and from wherever it starts."""
     keys = torch.arange(NUM)

@@ -64,7 +64,7 @@ IN_THE_SUITE = {
     ],
 )
 def test_a_gaussian_is_reached_whatever_the_diffusion(solver, diffusion, tolerance):
-    x_0, keys = many(20_000)
+    x_0, keys = many(8_000)
     built = solver(diffusion=diffusion)
     x_1 = built.sample(Interpolant(), x_0, grid(500), keys=keys).final
     assert float(x_1.mean()) == pytest.approx(MEAN, abs=tolerance * MEAN)
@@ -74,7 +74,7 @@ def test_a_gaussian_is_reached_whatever_the_diffusion(solver, diffusion, toleran
 @solvers
 def test_the_way_back_has_the_marginals_too(solver):
     """From N(MEAN, STD^2) against the time, with noise, to N(0, 1)."""
-    x_0, keys = many(20_000, seed=1)
+    x_0, keys = many(8_000, seed=1)
     back = solver(diffusion=(1.0, 1.0))
     start = back.sample(Interpolant(), MEAN + STD * x_0, grid(400).flip(0), keys=keys).final
     assert float(start.mean()) == pytest.approx(0, abs=0.03)

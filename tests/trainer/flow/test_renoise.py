@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from tests.each import each
 from tests.trainer.flow.test_random_samplers import MEAN, STD, many
 from tests.trainer.flow.test_sampler import KEYS, gaussian, grid, growth, known, states
 from trainer.flow import path, sampler
@@ -36,8 +37,8 @@ class OneStepMap(sampler.Field):
         return (MEAN + STD * (x - self.along.coefficients(t).b[:, None] * MEAN) / deviation(self.along, t),)
 
 
-@pytest.mark.parametrize("times", [grid(1), grid(2), torch.tensor([0.0, 0.2, 0.9, 1.0], dtype=torch.float64)])
-@pytest.mark.parametrize("config", PATHS, ids=lambda one: one.kind)
+@each("times", [grid(1), grid(2), torch.tensor([0.0, 0.2, 0.9, 1.0], dtype=torch.float64)])
+@each("config", PATHS, ids=lambda one: one.kind)
 def test_a_perfect_map_is_drawn_from_in_any_number_of_steps(config, times):
     """Each state has the distribution of the path at its time; what is left of the start is the data's share there."""
     along = config.build()

@@ -12,6 +12,7 @@ from torch import Tensor
 
 import trainer.data
 from netsim.foundation.refusal import Refusal
+from tests.each import each
 from trainer.data.builtin import DigitsConfig
 from trainer.flow import UNCONDITIONAL, Condition
 from trainer.flow.reward import (
@@ -190,7 +191,7 @@ def test_a_reward_of_a_users_is_built_with_what_it_asks_for() -> None:
     assert Ink().differentiable
 
 
-@pytest.mark.parametrize(
+@each(
     ("says", "message"),
     [
         ("nan", r"reward \S+:Mine is not finite for 1 of 3 examples; return a finite number for every example"),

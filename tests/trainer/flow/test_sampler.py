@@ -7,19 +7,18 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from moe.seeds import fold_in
+from tests.each import each
 from tests.trainer.flow.unions import members, name
 from trainer.flow import path, sampler, target
 from trainer.flow.field import NetworkField
 
 OF_HEADS = {sampler.Transition, sampler.CausalTransition}
 """They need more than a field: see test_transition.py and test_causal_transition.py."""
-samplers = pytest.mark.parametrize(
-    "config", [member for member in members(sampler.Config) if member not in OF_HEADS], ids=name
-)
+samplers = each("config", [member for member in members(sampler.Config) if member not in OF_HEADS], ids=name)
 FOLLOWS_NO_CURVE = {sampler.EulerMaruyama, sampler.StochasticHeun, sampler.Renoise}
 """They reach a distribution over other trajectories, each with noise of its own: see test_random_samplers.py and
 test_renoise.py."""
-followers = pytest.mark.parametrize(
+followers = each(
     "config", [member for member in members(sampler.Config) if member not in FOLLOWS_NO_CURVE | OF_HEADS], ids=name
 )
 FIXED = [(sampler.Euler(), 1), (sampler.Heun(), 2)]
@@ -118,7 +117,7 @@ def test_the_trajectory_follows_the_grid(config):
 
 
 @samplers
-@pytest.mark.parametrize("direction", [1, -1])
+@each("direction", [1, -1])
 def test_the_field_is_asked_within_the_path_alone(config, direction):
     def bounded(x: Tensor, t: Tensor) -> Tensor:
         assert bool(((t >= 0) & (t <= 1)).all())
@@ -153,9 +152,7 @@ def test_single_precision_states_stay_so(config):
 
 
 @samplers
-@pytest.mark.parametrize(
-    "times", [[0.0], [[0.0, 1.0]], [0.0, 0.5, 0.5], [0.0, 0.7, 0.2], [0.0, math.nan], [0, math.inf]]
-)
+@each("times", [[0.0], [[0.0, 1.0]], [0.0, 0.5, 0.5], [0.0, 0.7, 0.2], [0.0, math.nan], [0, math.inf]])
 def test_grids_that_lead_nowhere_are_refused(config, times):
     with pytest.raises(ValueError, match=r"^times: .*; "):
         built_from(config).sample(known(growth), states(), torch.tensor(times), keys=KEYS)
@@ -170,7 +167,7 @@ def test_the_configured_grid_runs_from_source_to_data(config):
 
 
 @samplers
-@pytest.mark.parametrize("evaluations", [1, 2, 6, 7, 60])
+@each("evaluations", [1, 2, 6, 7, 60])
 def test_a_sampler_is_changed_to_a_number_of_evaluations(config, evaluations):
     changed = config().with_evaluations(evaluations)
     if changed is None:
@@ -219,7 +216,7 @@ def test_dopri5_works_harder_for_a_tighter_tolerance():
     assert loose < tight
 
 
-@pytest.mark.parametrize(
+@each(
     "values",
     [
         {"kind": "euler", "steps": 0},

@@ -10,13 +10,13 @@ from typing import Any
 
 import numpy as np
 import ot
-import pytest
 import torch
 from torch import Tensor
 
+from tests.each import each
 from trainer.flow import UNCONDITIONAL, coupling
 
-BATCH, DRAWS = 256, 4
+BATCH, DRAWS = 256, 2
 
 
 def eight_gaussians(generator: torch.Generator) -> Tensor:
@@ -43,8 +43,8 @@ def fields(generator: torch.Generator) -> Tensor:
 
 
 DATA: dict[int, Callable[[torch.Generator], Tensor]] = {2: eight_gaussians, 64: digits, 3072: fields}
-values = pytest.mark.parametrize("num_values", DATA)
-costs = pytest.mark.parametrize("cost", ["l2", "sqeuclidean"])
+values = each("num_values", DATA)
+costs = each("cost", ["l2", "sqeuclidean"])
 
 
 def batches(num_values: int) -> list[tuple[Tensor, Tensor]]:

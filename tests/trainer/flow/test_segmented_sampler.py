@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from tests.each import each
 from tests.trainer.flow.test_sampler import KEYS, STRAIGHT, grid, growth, known, rotation, states
 from trainer.flow import sampler, target
 from trainer.flow.field import NetworkField
@@ -17,7 +18,7 @@ INNER = [
     sampler.EulerMaruyama(steps=2),
     sampler.StochasticHeun(steps=2),
 ]
-inner = pytest.mark.parametrize("within", INNER, ids=lambda config: config.kind)
+inner = each("within", INNER, ids=lambda config: config.kind)
 M = 6
 
 
@@ -41,8 +42,8 @@ def recorded() -> Recorded:
 
 
 @inner
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize("direction", [1, -1])
+@each("dtype", [torch.float32, torch.float64])
+@each("direction", [1, -1])
 def test_every_evaluation_lies_in_the_segment_that_it_was_asked_for(within, dtype, direction):
     times = sampler.Segmented(segments=M, within=within).grid().to(dtype)
     whole = recorded()

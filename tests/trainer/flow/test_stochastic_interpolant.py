@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 from torchcfm.conditional_flow_matching import SchrodingerBridgeConditionalFlowMatcher
 
+from tests.each import each
 from tests.trainer.flow.paths import NOISY, name
 from trainer.config.run import RunConfig
 from trainer.data import Batch
@@ -18,9 +19,7 @@ from trainer.task import FlowTask
 from trainer.training.generators import micro_batch_generator
 
 MEAN, STD = 2.0, 0.5
-two_sided = pytest.mark.parametrize(
-    "config", [config for config in NOISY if config.kind == "stochastic_interpolant"], ids=name
-)
+two_sided = each("config", [config for config in NOISY if config.kind == "stochastic_interpolant"], ids=name)
 
 
 class Fields:
@@ -66,7 +65,7 @@ def test_velocity_noise_and_score_of_two_gaussians_belong_together(config):
 
 
 @two_sided
-@pytest.mark.parametrize("time", [0.2, 0.8])
+@each("time", [0.2, 0.8])
 def test_what_a_regression_on_the_path_finds_are_those_fields(config, time):
     """Least squares over x_t and 1, which for normal points is the conditional mean, within its standard error."""
     size, generator = 200_000, torch.Generator().manual_seed(1)

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from tests.each import each
 from trainer.flow import Condition, coupling, path, target
 from trainer.flow.coupling import Symmetric
 from trainer.flow.label_field import Channels, OneHot, Scalar
@@ -13,7 +14,7 @@ from trainer.flow.objective import ObjectiveInputs, Regression
 from trainer.flow.objective.regression import FieldWeights
 
 FIELDS = [Scalar(), Scalar(repeats=3, spread=6.0), OneHot(), OneHot(noise=0.0)]
-fields = pytest.mark.parametrize("field", FIELDS, ids=str)
+fields = each("field", FIELDS, ids=str)
 
 
 def generator(seed: int = 0) -> torch.Generator:
@@ -30,8 +31,8 @@ def batch(size: int = 40, rest: tuple[int, ...] = (4, 4)) -> tuple[Tensor, Condi
     return torch.randn(size, 2, *rest, generator=generator(9)), Condition(torch.arange(size) % 10)
 
 
-@fields
-@pytest.mark.parametrize("rest", [(5, 3), ()], ids=["images", "vectors"])
+@each("field", FIELDS, ids=str)
+@each("rest", [(5, 3), ()], ids=["images", "vectors"])
 def test_a_code_is_read_as_its_class(field: Any, rest: tuple[int, ...]) -> None:
     for num_classes in (2, 3, 10):
         labels = torch.arange(num_classes).repeat(20)

@@ -5,6 +5,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from tests.each import each
 from tests.trainer.flow.paths import ALL, NOISY
 from tests.trainer.flow.paths import name as path_name
 from tests.trainer.flow.unions import name, of_values
@@ -12,9 +13,9 @@ from trainer.flow import path, target
 from trainer.flow.coupling import Pairs
 
 QUANTITIES: tuple[target.Quantity, ...] = get_args(target.Quantity)
-targets = pytest.mark.parametrize("config", of_values(target.Config), ids=name)
+targets = each("config", of_values(target.Config), ids=name)
 schedules = pytest.mark.parametrize("schedule", [path.linear, path.trigonometric])
-pairs_of_quantities = pytest.mark.parametrize(("source", "to"), list(product(QUANTITIES, QUANTITIES)))
+pairs_of_quantities = each(("source", "to"), list(product(QUANTITIES, QUANTITIES)))
 
 
 def along(schedule: path.Schedule) -> path.Path:
@@ -54,7 +55,7 @@ def inside() -> Tensor:
     return torch.linspace(0.02, 0.98, 9, dtype=torch.float64)
 
 
-@schedules
+@each("schedule", [path.linear, path.trigonometric])
 @pairs_of_quantities
 def test_every_quantity_gives_every_other(schedule, source, to):
     if undefined(schedule, source, to):
@@ -69,7 +70,7 @@ def test_every_quantity_gives_every_other(schedule, source, to):
 
 
 @targets
-@pytest.mark.parametrize("to", QUANTITIES)
+@each("to", QUANTITIES)
 def test_a_target_converts_what_it_makes(config, to):
     between, (pairs, _) = on(config()), points(path.linear, inside())
     sample = between.sample(pairs, inside(), generator=torch.Generator().manual_seed(3))
@@ -107,8 +108,8 @@ def test_the_velocity_of_a_gaussian_gives_its_score(schedule):
     torch.testing.assert_close(score, -x / variance)
 
 
-@schedules
-@pytest.mark.parametrize("end", [0.0, 1.0])
+@each("schedule", [path.linear, path.trigonometric])
+@each("end", [0.0, 1.0])
 @pairs_of_quantities
 def test_the_ends_stay_finite(schedule, end, source, to):
     if undefined(schedule, source, to):
@@ -143,7 +144,7 @@ def test_a_first_order_step_moves_along_the_path(schedule):
         torch.testing.assert_close(c.a * noise + c.b * data, sample.x_t + 0.01 * sample.velocity)
 
 
-@pytest.mark.parametrize("config", NOISY, ids=path_name)
+@each("config", NOISY, ids=path_name)
 @pairs_of_quantities
 def test_one_quantity_of_a_noisy_path_gives_all_that_two_linear_equations_determine(config, source, to):
     """State, known and wanted quantity are rows of weights of (x_0, x_1, z); the rank of the first two decides."""
@@ -181,8 +182,8 @@ def in_the_span(row: Tensor, known: Tensor) -> bool:
     return bool(torch.linalg.matrix_rank(torch.cat([known, row[None]]), atol=1e-9) == rank)
 
 
-@pytest.mark.parametrize("config", NOISY, ids=path_name)
-@pytest.mark.parametrize("to", ["velocity", "data", "noise", "score"])
+@each("config", NOISY, ids=path_name)
+@each("to", ["velocity", "data", "noise", "score"])
 def test_velocity_and_noise_give_all_that_three_linear_equations_determine(config, to):
     between, (pairs, _), t = config.build(), points(path.linear, inside()), inside()
     sample = between.sample(pairs, t, generator=torch.Generator().manual_seed(3))
@@ -197,7 +198,7 @@ def test_velocity_and_noise_give_all_that_three_linear_equations_determine(confi
         torch.testing.assert_close(converted, truth(sample, between.coefficients(t))[to], rtol=1e-9, atol=1e-9)
 
 
-@pytest.mark.parametrize("config", ALL, ids=path_name)
+@each("config", ALL, ids=path_name)
 def test_paths_declare_what_their_coefficients_are(config):
     between = config.build()
     t = torch.linspace(0.02, 0.98, 25, dtype=torch.float64)
@@ -215,8 +216,8 @@ def test_paths_declare_what_their_coefficients_are(config):
         assert declared == (only[0] if len(only) == 1 else None)
 
 
-@pytest.mark.parametrize("factor", [1e-12, 1e-6, 1.0, 1e6])
-@pytest.mark.parametrize("kind", [path.StochasticInterpolantConfig, path.MirrorInterpolantConfig])
+@each("factor", [1e-12, 1e-6, 1.0, 1e6])
+@each("kind", [path.StochasticInterpolantConfig, path.MirrorInterpolantConfig])
 def test_slope_and_score_follow_the_scale_of_the_noise(factor, kind):
     """gamma = sqrt(factor) gamma_1: slopes are sqrt(factor) times, and scores 1 / sqrt(factor) times, those of 1."""
     times = [0.0, 1e-9, 1e-6, 1e-3, 0.2, 0.5, 0.8, 1.0]
@@ -244,7 +245,7 @@ def test_a_diffusion_that_leaves_little_data_at_the_source_has_the_velocity_of_i
     torch.testing.assert_close(converted, sample.velocity, rtol=1e-6, atol=1e-9)
 
 
-@pytest.mark.parametrize("config", [*NOISY, path.StochasticInterpolantConfig(gamma=path.QuadraticConfig())])
+@each("config", [*NOISY, path.StochasticInterpolantConfig(gamma=path.QuadraticConfig())])
 def test_the_data_of_velocity_and_noise_are_exact_at_both_ends(config):
     between, t = config.build(), torch.tensor([0.0, 1.0], dtype=torch.float64)
     both = target.VelocityAndNoise().build(between)
@@ -256,7 +257,7 @@ def test_the_data_of_velocity_and_noise_are_exact_at_both_ends(config):
     torch.testing.assert_close(data, pairs.x_1, rtol=1e-9, atol=1e-9)
 
 
-@pytest.mark.parametrize("config", NOISY, ids=path_name)
+@each("config", NOISY, ids=path_name)
 def test_velocity_and_noise_give_score_and_the_velocity_without_noise(config):
     """score = -z / g for any source, and velocity + g dg score = da x_0 + db x_1."""
     between, (pairs, _) = config.build(), points(path.linear, inside())
@@ -268,8 +269,8 @@ def test_velocity_and_noise_give_score_and_the_velocity_without_noise(config):
     torch.testing.assert_close(sample.velocity + c.g_dg * score, c.da * pairs.x_0 + c.db * pairs.x_1)
 
 
-@pytest.mark.parametrize("config", NOISY, ids=path_name)
-@pytest.mark.parametrize("to", ["velocity", "noise", "score"])
+@each("config", NOISY, ids=path_name)
+@each("to", ["velocity", "noise", "score"])
 def test_the_ends_of_a_noisy_path_stay_finite(config, to):
     t = torch.tensor([0.0, 1.0], dtype=torch.float64)
     both = target.VelocityAndNoise().build(config.build())

@@ -5,10 +5,11 @@ import torch
 from pydantic import TypeAdapter, ValidationError
 from scipy import stats
 
+from tests.each import each
 from tests.trainer.flow.unions import members, name
 from trainer.flow import time
 
-samplers = pytest.mark.parametrize("config", members(time.Config), ids=name)
+samplers = each("config", members(time.Config), ids=name)
 
 
 def draw(sampler: time.TimeSampler, size: int, seed: int = 0, dtype: torch.dtype = torch.float32) -> torch.Tensor:
@@ -47,7 +48,7 @@ def test_a_narrow_logit_normal_is_one_time():
     torch.testing.assert_close(t, torch.full_like(t, 1 / (1 + math.exp(-0.7))), rtol=0, atol=1e-5)
 
 
-@pytest.mark.parametrize("values", [{"std": 0.0}, {"std": math.inf}, {"mean": math.nan}, {"sigma": 1.0}])
+@each("values", [{"std": 0.0}, {"std": math.inf}, {"mean": math.nan}, {"sigma": 1.0}])
 def test_wrong_settings_are_refused(values):
     with pytest.raises(ValidationError):
         time.LogitNormal(**values)
@@ -71,7 +72,7 @@ def test_grid_times_are_where_so_many_steps_begin(steps):
     assert stats.chisquare(counts.numpy()).pvalue > 0.01 or steps == 1
 
 
-@pytest.mark.parametrize(("size", "segments"), [(12, 6), (16, 6), (5, 1), (3, 6)])
+@each(("size", "segments"), [(12, 6), (16, 6), (5, 1), (3, 6)])
 def test_stratified_times_are_shared_out_evenly(size, segments):
     t = draw(time.Stratified(segments=segments), size)
     counts = (t * segments).long().bincount(minlength=segments).tolist()
@@ -87,7 +88,7 @@ def test_one_segment_is_uniform():
     assert torch.equal(draw(time.Stratified(segments=1), 100), draw(time.Uniform(), 100))
 
 
-@pytest.mark.parametrize(
+@each(
     "values",
     [
         {"kind": "clipped", "margin": 0.5},

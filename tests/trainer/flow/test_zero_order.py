@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from tests.each import each
 from tests.trainer.flow.test_sampler import KEYS, STRAIGHT, grid, known
 from trainer.flow import sampler
 from trainer.flow.inversion import Reverse, ZeroOrder, contraction_bound, zero_order
@@ -47,7 +48,7 @@ def test_the_closed_form_jacobian_is_that_of_the_flow():
     torch.testing.assert_close(by_autograd, slopes().diag())
 
 
-@pytest.mark.parametrize("share", [0.1, 0.5, 0.95, 1.05])
+@each("share", [0.1, 0.5, 0.95, 1.05])
 def test_the_errors_are_those_of_the_closed_form_on_both_sides_of_the_bound(share):
     """The error of a value shrinks or grows by 1 - eta (its slope) in each iteration."""
     eta, numbers = share * LARGEST, torch.arange(31)[:, None, None]

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from moe.adapters import LowRankLinear
+from tests.each import each
 from tests.forked import ROOT
 from tests.trainer.model.test_networks import KINDS, arguments, configuration, small
 from trainer.config.file import load_config
@@ -57,7 +58,7 @@ def outputs(network: nn.Module, config: RunConfig) -> Tensor:
     return found[0] if isinstance(found, tuple) else found
 
 
-@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind not in (*NO_LINEAR_LAYERS, ELSEWHERE)])
+@each("kind", [kind for kind in KINDS if kind not in (*NO_LINEAR_LAYERS, ELSEWHERE)])
 def test_of_every_network_adapters_alone_are_parameters_and_state(kind: str) -> None:
     plain = small(kind)
     config = with_adapters(plain)

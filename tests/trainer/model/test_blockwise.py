@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from tests.benchmarks.methods.plain_loop import PlainNetwork
+from tests.each import each
 from tests.trainer.model.blockwise_networks import CLASSES, flow, network, points, single
 from trainer.config.model import BlockwiseConfig, BlockwiseMLPConfig, DiTConfig
 from trainer.flow import UNCONDITIONAL, Condition
@@ -20,8 +21,8 @@ from trainer.model.values import initialised
 # Segments of time
 
 
-@pytest.mark.parametrize("segments", [1, 2, 3, 5, 6, 7, 10])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@each("segments", [1, 2, 3, 5, 6, 7, 10])
+@each("dtype", [torch.float32, torch.float64])
 def test_an_edge_belongs_to_the_segment_that_starts_there(segments: int, dtype: torch.dtype) -> None:
     numbers = torch.arange(segments)
     starts = start_of(numbers, segments, torch.zeros(0, dtype=dtype))
@@ -37,7 +38,7 @@ def test_the_share_of_a_segment_grows_from_0_to_1() -> None:
     assert share_behind(t, segment_of(t, 4), 4).tolist() == [0.0, 0.5, 0.0]
 
 
-@pytest.mark.parametrize("number", [1, 2, 7, 12])
+@each("number", [1, 2, 7, 12])
 def test_examples_return_from_their_groups(number: int) -> None:
     x, t, _ = points(number)
     groups = Groups.by_time(t, 3)

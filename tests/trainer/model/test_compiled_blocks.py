@@ -2,6 +2,7 @@
 
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -13,6 +14,8 @@ from trainer.config.run import RunConfig
 from trainer.flow import Condition
 
 CASES = {"ZeRO 1": {"kind": "deepspeed"}, "FSDP2": {"kind": "fsdp"}}
+GRAPHS = "as graphs"
+"""The suite runs the graphs of blocks as they are traced; to compile them takes half a minute."""
 STEPS = (1, 2, 3)
 
 
@@ -52,7 +55,19 @@ def train(config: RunConfig, world_size: int, folder: Path, recorded: tuple[int,
     return told
 
 
-def run_case(_rank: int, world_size: int, root: str, name: str) -> dict[str, list[tuple[float, float]]]:
+def traced(function: Any, **_: Any) -> Any:
+    return COMPILE(function, fullgraph=True, backend="aot_eager")
+
+
+COMPILE = torch.compile
+
+
+def run_case(_rank: int, world_size: int, root: str, name: str, way: str) -> dict[str, list[tuple[float, float]]]:
+    with patch.object(torch, "compile", traced if way == GRAPHS else COMPILE):
+        return run_ways(world_size, root, name)
+
+
+def run_ways(world_size: int, root: str, name: str) -> dict[str, list[tuple[float, float]]]:
     import torch._inductor.config
     from megatron.core import parallel_state
 
@@ -72,10 +87,14 @@ def run_case(_rank: int, world_size: int, root: str, name: str) -> dict[str, lis
     return told
 
 
-@pytest.fixture(scope="module", params=["ZeRO 1", pytest.param("FSDP2", marks=pytest.mark.slow)])
+@pytest.fixture(
+    scope="module",
+    params=[("ZeRO 1", GRAPHS), *(pytest.param((name, "compiled"), marks=pytest.mark.slow) for name in CASES)],
+    ids=", ".join,
+)
 def runs(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[dict[str, Any]]]:
     root = tmp_path_factory.mktemp("compiled")
-    return root, run_ranks(run_case, 2, str(root), request.param)
+    return root, run_ranks(run_case, 2, str(root), *request.param)
 
 
 def test_compiled_blocks_take_the_same_steps(runs: tuple[Path, list[dict[str, Any]]]) -> None:

@@ -10,6 +10,7 @@ from pydantic import ValidationError
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+from tests.each import each
 from trainer.config.rules.plan import plan_layout
 from trainer.config.run import RunConfig
 from trainer.distributed.groups import Launch, joined
@@ -88,7 +89,7 @@ def counted(call: Callable[[], object]) -> int:
 
 
 @pytest.mark.usefixtures("alone")
-@pytest.mark.parametrize(
+@each(
     ("model", "mixture"),
     [(model, mixture) for model in MODELS for mixture in MIXTURES if mixture == "dense" or " as " not in model],
 )
@@ -111,7 +112,7 @@ def test_without_values_it_computes_as_much_as_an_autoencoder() -> None:
 
 
 @pytest.mark.usefixtures("alone")
-@pytest.mark.parametrize("model", MODELS)
+@each("model", MODELS)
 def test_a_step_is_three_forward_passes_but_for_the_gradient_of_the_input(model: str) -> None:
     config = configuration(**MODELS[model])
     network = build_model(config, plan_layout(config, 1))
@@ -146,7 +147,7 @@ def test_without_a_peak_there_is_no_utilisation() -> None:
     assert "time.mfu" not in Speed(configuration(), world_size=1).figures(0.5)
 
 
-@pytest.mark.parametrize("peak", [0, -1, math.inf, math.nan])
+@each("peak", [0, -1, math.inf, math.nan])
 def test_a_peak_that_no_device_has_is_refused(peak: float) -> None:
     with pytest.raises(ValidationError, match="peak_flops"):
         configuration(observe={"peak_flops": peak})

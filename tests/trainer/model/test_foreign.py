@@ -10,6 +10,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from netsim.foundation.refusal import Refusal
+from tests.each import each
 from tests.trainer.commands import contents, refused
 from tests.trainer.model.foreign_networks import FILES, SETTINGS, computed, write
 from trainer.__main__ import main
@@ -145,7 +146,7 @@ REFUSALS: dict[str, tuple[str, dict[str, Any], str]] = {
 }
 
 
-@pytest.mark.parametrize("case", REFUSALS)
+@each("case", REFUSALS)
 def test_what_has_no_counterpart_is_refused(case: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     kind, changes, words = REFUSALS[case]
     folder = tmp_path / "theirs"

@@ -5,10 +5,10 @@ import re
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-import pytest
 import torch
 from torch import Tensor, nn
 
+from tests.each import each
 from tests.trainer.model.test_networks import KINDS, configuration, small
 from trainer.config.model import NetworkConfig
 from trainer.config.rules.plan import plan_layout
@@ -62,7 +62,7 @@ def spread(kind: str, name: str, shape: tuple[int, ...], config: RunConfig) -> t
     return bound / math.sqrt(3), bound
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@each("kind", KINDS)
 def test_each_parameter_begins_as_its_kind_says(kind: str) -> None:
     config = small(kind)
     drawn: dict[str, list[Tensor]] = {}
@@ -98,7 +98,7 @@ def test_a_parameter_depends_on_the_seed_and_on_its_name_alone() -> None:
     assert all(torch.equal(values, whole[name]) for name, values in copies.named_parameters())
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@each("kind", KINDS)
 def test_a_bare_network_has_shapes_and_buffers_and_draws_nothing(kind: str) -> None:
     config = small(kind)
     state = torch.get_rng_state()

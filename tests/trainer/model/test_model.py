@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from tests.each import each
 from tests.ranks import run_ranks
 from trainer.config.model import DiTConfig
 from trainer.config.rules.plan import plan_layout
@@ -143,7 +144,7 @@ def test_a_started_network_can_leave_zero() -> None:
     assert output.dtype == torch.float32
 
 
-@pytest.mark.parametrize("patch_size", [1, 2, 4, 8])
+@each("patch_size", [1, 2, 4, 8])
 def test_patches_and_image_are_inverse(patch_size: int) -> None:
     model = dense(patch_size=patch_size)
     images = torch.arange(2 * 64, dtype=torch.float32).reshape(2, 1, 8, 8)
@@ -292,7 +293,7 @@ def scripted_average(decay: float, steps: int) -> tuple[list[float], list[float]
     return found, weights
 
 
-@pytest.mark.parametrize("decay", [0.0, 0.3, 0.9, 0.9999])
+@each("decay", [0.0, 0.3, 0.9, 0.9999])
 def test_the_average_is_the_closed_form(decay: float) -> None:
     steps = 40
     found, weights = scripted_average(decay, steps)
@@ -322,7 +323,7 @@ def test_the_learning_rate_rises_and_falls() -> None:
     assert (np.diff(rates[19:]) < 0).all()
 
 
-@pytest.mark.parametrize(("warmup", "steps"), [(0, 1), (0, 10), (10, 10), (20, 10), (9, 10)])
+@each(("warmup", "steps"), [(0, 1), (0, 10), (10, 10), (20, 10), (9, 10)])
 def test_the_learning_rate_at_the_limits(warmup: int, steps: int) -> None:
     optim = OptimConfig(steps=steps, global_batch=1, lr=1.0, warmup_steps=warmup)
     rates = [learning_rate(optim, step) for step in range(1, steps + 1)]

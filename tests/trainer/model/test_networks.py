@@ -13,6 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from moe.seeds import derive_seed
 from netsim.foundation.settings import kind_of, sections_in
+from tests.each import each
 from trainer.config.model import AnyNetworkConfig, CausalTransitionConfig, NetworkConfig, SegmentNetworkConfig
 from trainer.config.model.encoded import EncodedNetworkConfig
 from trainer.config.rules.plan import plan_layout
@@ -85,7 +86,7 @@ def test_each_class_of_settings_has_a_builder() -> None:
     assert len(set(KINDS)) == len(NETWORKS)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@each("kind", KINDS)
 def test_settings_tell_what_the_network_is(kind: str) -> None:
     config = small(kind)
     network = build_model(config, plan_layout(config, 1))
@@ -101,7 +102,7 @@ def test_settings_tell_what_the_network_is(kind: str) -> None:
         assert all(next(block.parameters()).shape[0] == config.model.segments for block in by_segment)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@each("kind", KINDS)
 def test_settings_tell_what_ranks_can_share(kind: str) -> None:
     config = small(kind)
     if config.model.shared_widths(mixture=False):

@@ -5,6 +5,7 @@ from pathlib import Path
 import jsonschema
 import pytest
 
+from tests.each import each
 from tests.trainer.runs import timeless
 from trainer.__main__ import main
 from trainer.observe.metrics import MetricsFile, Record, read_metrics, truncate_after
@@ -77,7 +78,7 @@ def test_figures_that_are_not_finite_become_null(tmp_path, value):
     check_schema(tmp_path / "metrics.jsonl")
 
 
-@pytest.mark.parametrize("step", [0, 3, 5, 9])
+@each("step", [0, 3, 5, 9])
 def test_cutting_back_keeps_the_lines_up_to_the_step(tmp_path, step):
     path = written(tmp_path / "metrics.jsonl")
     lines = path.read_text().splitlines(keepends=True)
@@ -130,7 +131,7 @@ MALFORMED = {
 }
 
 
-@pytest.mark.parametrize("content", MALFORMED)
+@each("content", MALFORMED)
 def test_malformed_files_are_refused_by_name_line_and_field(tmp_path, capsys, content):
     path = tmp_path / "metrics.jsonl"
     line, message = MALFORMED[content]

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.each import each
 from trainer.checkpoint.directory import step_folder
 from trainer.observe.terminal import HISTORY, Dashboard, LogLines, Story, terminal
 from trainer.observe.units import duration, scaled, sparkline
@@ -103,7 +104,7 @@ def test_what_others_say_stands_above_the_dashboard(tmp_path: Path, monkeypatch:
     assert "a caution" in screen.getvalue()
 
 
-@pytest.mark.parametrize(("first", "last"), [(0, 200), (60, 200), (0, 4), (195, 200)])
+@each(("first", "last"), [(0, 200), (60, 200), (0, 4), (195, 200)])
 def test_a_log_shows_the_first_and_last_step_and_about_ten_between(first: int, last: int) -> None:
     stream = io.StringIO()
     sink = LogLines(first_step=first, last_step=last, stream=stream)
@@ -159,12 +160,12 @@ SCALED |= {99_949: "99.9 kB", 99_960: "100 kB", 999_499: "999 kB", 999_500: "1.0
 SCALED |= {1.21e12: "1.21 TB", 3e21: "3000 EB"}
 
 
-@pytest.mark.parametrize(("value", "said"), SCALED.items())
+@each(("value", "said"), SCALED.items())
 def test_three_digits_and_a_prefix(value: float, said: str) -> None:
     assert scaled(value, "B") == said
 
 
-@pytest.mark.parametrize(("seconds", "said"), [(0.0705, "70 ms"), (1.25, "1.2 s"), (59.9, "59.9 s"), (3725, "1:02:05")])
+@each(("seconds", "said"), [(0.0705, "70 ms"), (1.25, "1.2 s"), (59.9, "59.9 s"), (3725, "1:02:05")])
 def test_a_duration_is_in_the_unit_that_suits_it(seconds: float, said: str) -> None:
     assert duration(seconds) == said
 

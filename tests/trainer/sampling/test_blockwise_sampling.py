@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from tests.each import each
 from tests.trainer.model.blockwise_networks import CLASSES, STRAIGHT, flow, network, points, single
 from trainer.flow import Condition, objective, path, target
 from trainer.flow.coupling import Pairs
@@ -189,12 +190,12 @@ def test_a_walk_back_to_the_source_approximates_nothing() -> None:
     assert torch.equal(*both)
 
 
-@pytest.mark.parametrize(
+@each(
     "within",
     [Euler(steps=8), Heun(steps=4), EulerMaruyama(steps=8), StochasticHeun(steps=4)],
     ids=lambda one: one.kind,
 )
-@pytest.mark.parametrize(
+@each(
     ("sizes", "full", "approximated"),
     [((4, 1, 1), 40, 5 + 2 * 7), ((20, 5, 4), 25 * 8, 25 + 9 * 7)],
     ids=["digits", "paper"],

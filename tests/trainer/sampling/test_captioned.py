@@ -8,6 +8,7 @@ import pytest
 import torch
 import yaml
 
+from tests.each import each
 from tests.trainer.sampling.encoders import Words, write_encoder
 from trainer.__main__ import main
 from trainer.config.run import RunConfig
@@ -31,7 +32,7 @@ def test_options_that_do_not_go_together_are_refused(capsys: pytest.CaptureFixtu
     assert "--class: a caption is drawn without a class" in both
 
 
-@pytest.mark.parametrize(
+@each(
     ("words", "message"),
     [
         (["a", "red", "--num", "3"], "--between: it needs --encoder DIR beside it; give both"),

@@ -11,6 +11,7 @@ import torch
 import yaml
 from torch import Tensor
 
+from tests.each import each
 from tests.forked import ROOT
 from tests.trainer import own_controls
 from tests.trainer.commands import refused
@@ -260,14 +261,14 @@ REFUSED: dict[str, tuple[tuple[str, ...], str]] = {
 }
 
 
-@pytest.mark.parametrize("case", REFUSED)
+@each("case", REFUSED)
 def test_what_is_no_control_of_samples_is_refused(case: str, run: Path, tmp_path: Path, capsys: Any) -> None:
     options, complaint = REFUSED[case]
     assert refused(capsys, "sample", run, "--out", tmp_path / "x.png", *options).startswith(complaint)
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize(
+@each(
     ("text", "complaint"),
     [
         ("- {kind: pull}\n", "controls.0.kind: pull leads to a picture"),

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from moe.collective_trace import read
+from tests.each import each
 from tests.ranks import run_ranks
 from tests.trainer.model.language_models import SIZES, dense, mixture
 from trainer.model.gpt import GPT
@@ -98,7 +99,7 @@ def test_bytes_are_drawn_from_the_models_distribution(temperature: float) -> Non
     assert statistic < degrees + 4 * math.sqrt(2 * degrees) + 8
 
 
-@pytest.mark.parametrize(
+@each(
     ("prompts", "num_tokens", "temperature", "line"),
     [
         ([b"a", b""], 4, 1.0, "prompts: one is empty; give at least one token"),
@@ -172,8 +173,8 @@ def results() -> dict[int, list[dict[tuple[str, int], dict[str, Any]]]]:
     return {world_size: run_ranks(on_a_rank, world_size) for world_size in (1, *WORLD_SIZES)}
 
 
-@pytest.mark.parametrize("world_size", WORLD_SIZES)
-@pytest.mark.parametrize("top_k", [1, 2])
+@each("world_size", WORLD_SIZES)
+@each("top_k", [1, 2])
 def test_moving_tokens_predict_what_one_process_predicts(results: dict[int, Any], world_size: int, top_k: int) -> None:
     expected = results[1][0]["coherent", top_k]["logits"]
     most = max(len(own_prompts(rank, world_size)) for rank in range(world_size))
@@ -205,8 +206,8 @@ def steps(records: list[Any]) -> list[list[Any]]:
     return found[2:-1]
 
 
-@pytest.mark.parametrize("world_size", WORLD_SIZES)
-@pytest.mark.parametrize("top_k", [1, 2])
+@each("world_size", WORLD_SIZES)
+@each("top_k", [1, 2])
 def test_a_step_is_one_all_to_all_a_layer_and_one_all_gather(
     results: dict[int, Any], world_size: int, top_k: int
 ) -> None:

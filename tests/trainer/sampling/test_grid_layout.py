@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests.each import each
 from trainer.sampling.pictures import MOST_PIXELS, grid_layout, image_grid
 
 
-@pytest.mark.parametrize("side", [1, 8, 20, 32, 64, 100, 256, 1024, 3000])
-@pytest.mark.parametrize("columns", [1, 3, 10, 80, 1000])
+@each("side", [1, 8, 20, 32, 64, 100, 256, 1024, 3000])
+@each("columns", [1, 3, 10, 80, 1000])
 def test_no_grid_is_too_wide_and_none_taller_than_it_has_to_be(side: int, columns: int) -> None:
     for rows in (1, 8):
         found = grid_layout(rows * columns, side, side, columns)

@@ -8,6 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
+from tests.each import each
 from tests.ranks import run_ranks
 from tests.trainer.commands import refused
 from tests.trainer.untrained import save_untrained, untrained_run
@@ -65,7 +66,7 @@ def test_any_number_is_drawn_and_the_classes_take_turns(run: Path) -> None:
     assert labels_of(run, classes=("dog",)) == [1] * 80
 
 
-@pytest.mark.parametrize(("count", "num"), [(0, 80), (1, 80), (3, 24), (10, 80), (64, 64), (1000, 80)])
+@each(("count", "num"), [(0, 80), (1, 80), (3, 24), (10, 80), (64, 64), (1000, 80)])
 def test_eighty_images_at_most_whatever_the_classes(count: int, num: int, run: Path) -> None:
     config = load_config(run / "checkpoints" / "step_00000010" / "config.yaml")
     data = config.data.model_copy(update={"num_classes": count})
@@ -111,7 +112,7 @@ def test_a_sampler_is_a_kind_or_settings_and_has_as_many_steps_as_are_asked_for(
     assert with_steps(segmented, 6) == Segmented(segments=3, within=Euler(steps=2))
 
 
-@pytest.mark.parametrize(
+@each(
     ("options", "complaint"),
     [
         (("--num", "0"), "--num: 0 is below 1; use 1 or more"),

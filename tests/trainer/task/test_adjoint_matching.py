@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from tests.each import each
 from trainer.config.file import resolve
 from trainer.config.rules.cautions import of_guidance
 from trainer.config.rules.objection import refuse
@@ -296,7 +297,7 @@ def test_settings_that_mean_nothing_are_refused(task: dict[str, Any], message: s
         configured(**task)
 
 
-@pytest.mark.parametrize(
+@each(
     ("sections", "task", "message"),
     [
         ({}, {"base": None}, r"^task.base: null, .*; name a trained run"),

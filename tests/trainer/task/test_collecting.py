@@ -8,6 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from tests.each import each
 from tests.forked import ROOT, command
 from tests.trainer.commands import refused
 from tests.trainer.runs import assert_equal_folders, timeless, torchrun
@@ -111,7 +112,7 @@ def test_told_to_stop_within_a_cycle_it_saves_behind_the_cycle(tmp_path: Path) -
     assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["step_00000006"]
 
 
-@pytest.mark.parametrize(
+@each(
     ("setting", "line"),
     [
         (

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch.nn import functional
 
+from tests.each import each
 from trainer.config.rules.plan import plan_layout
 from trainer.config.run import RunConfig
 from trainer.data import Batch
@@ -117,7 +118,7 @@ def test_views_are_drawn_from_the_generator_and_features_are_standardised() -> N
     torch.testing.assert_close(features.var(1, correction=0), torch.ones(4), atol=1e-2, rtol=0)
 
 
-@pytest.mark.parametrize(
+@each(
     ("sections", "problem"),
     [
         ({"optim": {"global_batch": 16}}, "task.positives.memory: 8 is less than the 16 examples of a step; use 16 or"),

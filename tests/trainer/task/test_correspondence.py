@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from tests.each import each
 from tests.trainer.data.test_surfaces import SMALL
 from trainer.config.file import resolve
 from trainer.config.rules.plan import plan_layout
@@ -127,7 +128,7 @@ def test_features_have_length_1() -> None:
         np.testing.assert_allclose(np.linalg.norm(values, axis=1), 1, atol=1e-5)
 
 
-@pytest.mark.parametrize(
+@each(
     ("sections", "words"),
     [
         ({"sample": {"first": 8}}, r"sample\.first: 8 of 8 eigenfunctions, to which none is added; use 7 or less"),

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from configs.examples.own_environment import Coins
 from moe.seeds import fold_in
+from tests.each import each
 from tests.trainer.task.enumeration import Enumerated, action_probabilities, total_variation
 from trainer.config.task.environment import HyperGridConfig, NGramConfig
 from trainer.task.environment import Environment, HyperGrid, NGram, check_laws
@@ -29,7 +30,7 @@ ENVIRONMENTS: dict[str, Callable[[], Environment]] = {
 }
 
 
-@pytest.mark.parametrize("name", ENVIRONMENTS)
+@each("name", ENVIRONMENTS)
 def test_laws_hold(name: str) -> None:
     """Also by brute force over all states: what leads into a state is what leads there, and no way is longer."""
     environment = ENVIRONMENTS[name]()
@@ -69,7 +70,7 @@ def test_functions_of_the_grid_have_their_known_values() -> None:
         assert float(values.max()) <= 1 + 1e-9, name
 
 
-@pytest.mark.parametrize("ngram", ["A", "AA", "AB", "ABA", "ABAB"])
+@each("ngram", ["A", "AA", "AB", "ABA", "ABAB"])
 def test_words_are_worth_the_n_grams_in_them(ngram: str) -> None:
     """Counted by regular expressions, over all words; the most is that of the best word."""
     environment = NGram(NGramConfig(alphabet="ABC", length=5, objectives=(ngram,)))
@@ -82,7 +83,7 @@ def test_words_are_worth_the_n_grams_in_them(ngram: str) -> None:
     assert environment.described(states) == words
 
 
-@pytest.mark.parametrize(
+@each(
     ("changes", "complaint"),
     [
         ({"objectives": ("AZ",)}, "objectives: AZ holds Z, which is not in alphabet ABCD; add it"),
@@ -123,7 +124,7 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
 }
 
 
-@pytest.mark.parametrize("name", WRONG)
+@each("name", WRONG)
 def test_an_environment_that_breaks_a_law_is_refused_in_a_line(name: str) -> None:
     methods, complaint = WRONG[name]
     with pytest.raises(ValueError, match=re.escape(complaint)) as refused:

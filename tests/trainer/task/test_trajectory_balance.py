@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from moe.seeds import fold_in
+from tests.each import each
 from tests.trainer.commands import refused
 from tests.trainer.runs import timeless, torchrun
 from tests.trainer.task.enumeration import Enumerated, action_probabilities, total_variation
@@ -99,8 +100,8 @@ def test_scalarisations_by_hand() -> None:
     assert float(log_scalar(nothing, weights[:1], "weighted_sum", 1e-80)) == pytest.approx(-80 * math.log(10))
 
 
-@pytest.mark.parametrize("backward", ["learned", "uniform"])
-@pytest.mark.parametrize(
+@each("backward", ["learned", "uniform"])
+@each(
     "environment",
     [
         {"kind": "hypergrid", "side": 5},

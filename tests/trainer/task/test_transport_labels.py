@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from tests.each import each
 from trainer.config.task.representation import PartialLabels, SemanticLabels, UnbalancedLabels, UniformLabels
 from trainer.task.transport_labels import labelled, neighbours
 
@@ -20,8 +21,8 @@ def drawn(seed: int = 0, *before: int) -> tuple[Tensor, Tensor]:
     return logits, torch.randn(*before, NUM, WIDTH, generator=generator, dtype=torch.float64)
 
 
-@pytest.mark.parametrize("settings", [PartialLabels(), SemanticLabels(neighbours=4), SemanticLabels(gamma=0.3)])
-@pytest.mark.parametrize("progress", [0.0, 0.5, 0.98])
+@each("settings", [PartialLabels(), SemanticLabels(neighbours=4), SemanticLabels(gamma=0.3)])
+@each("progress", [0.0, 0.5, 0.98])
 def test_the_mass_is_that_of_the_schedule_and_no_example_counts_more_than_once(
     settings: PartialLabels, progress: float
 ) -> None:

@@ -16,6 +16,7 @@ import torch.distributed as dist
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from moe.collective_trace import CollectiveRecord, TraceHeader, rank_path, read
+from tests.each import each
 from tests.ranks import run_ranks
 from trainer.trace.clock import DeviceClock, HostClock, clock_of
 from trainer.trace.merge import merge
@@ -254,7 +255,7 @@ def recordings(tmp_path_factory: pytest.TempPathFactory) -> list[tuple[list[Coll
     return told
 
 
-@pytest.mark.parametrize("index", range(len(PROGRAMS)), ids=[program[0].__name__ for program in PROGRAMS])
+@each("index", range(len(PROGRAMS)), ids=[program[0].__name__ for program in PROGRAMS])
 def test_times_are_those_of_the_device(index: int, recordings: list[Any]) -> None:
     records, header = recordings[index]
     expected = PROGRAMS[index][2]

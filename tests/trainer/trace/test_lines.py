@@ -11,6 +11,7 @@ import pytest
 
 from moe.collective_trace import CollectiveRecord, TraceHeader, read, write
 from netsim.foundation.refusal import Refusal
+from tests.each import each
 from trainer.trace.columns import Columns, Odd, Splits, parse, word_code
 
 GROUPS = {"data": (0, 1, 4), "expert_1": (0, 4), "alone": (4,), "a name of more than sixteen letters": (3, 4)}
@@ -75,7 +76,7 @@ def equal(one: Columns, other: Columns) -> bool:
     return True
 
 
-@pytest.mark.parametrize("seed", range(8))
+@each("seed", range(8))
 def test_columns_of_the_text_are_those_of_the_records(seed: int) -> None:
     records = list(drawn(random.Random(seed), 200))
     assert equal(parse(text(records).encode(), HEADER, RANK, -1), Columns.of(records))

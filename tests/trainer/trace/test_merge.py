@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from moe.collective_trace import CollectiveRecord, TraceHeader, rank_path, read, write
+from tests.each import each
 from trainer.trace import merge as merging
 from trainer.trace.merge import merge
 
@@ -168,7 +169,7 @@ FAULTS: dict[str, tuple[Callable[[Story], Story], str]] = {
 }
 
 
-@pytest.mark.parametrize("fault", FAULTS)
+@each("fault", FAULTS)
 def test_every_fault_is_refused(tmp_path: Path, fault: str) -> None:
     change, place = FAULTS[fault]
     with pytest.raises(ValueError, match=place) as refusal:

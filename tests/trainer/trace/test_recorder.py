@@ -11,6 +11,7 @@ import torch.distributed._functional_collectives as functional
 from torch.utils._python_dispatch import _get_current_dispatch_mode_stack
 
 from moe.collective_trace import CollectiveRecord, rank_path, read
+from tests.each import each
 from tests.ranks import run_ranks
 from trainer.trace.context import phase
 from trainer.trace.merge import merge
@@ -226,7 +227,7 @@ def recordings(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[list[
     }
 
 
-@pytest.mark.parametrize("name", CALLS)
+@each("name", CALLS)
 def test_each_call_gives_the_expected_records(recordings: dict[str, list[list[CollectiveRecord]]], name: str) -> None:
     for rank in range(WORLD):
         of_rank = [item for item in recordings[name][rank] if name != "DDP" or item.phase == "backward"]

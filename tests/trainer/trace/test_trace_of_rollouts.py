@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from moe.collective_trace import read
+from tests.each import each
 from trainer.__main__ import main
 
 DIGITS = "configs/runs/digits_moe.yaml"
@@ -41,7 +42,7 @@ def test_rollouts_send_their_share_of_the_tokens(tmp_path: Path) -> None:
     assert sent["rollout"] * 3 == sent["forward"] * 4
 
 
-@pytest.mark.parametrize("steps", ["0", "one", "1,", "-1", ""])
+@each("steps", ["0", "one", "1,", "-1", ""])
 def test_steps_that_are_no_steps_are_refused(steps: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert traced(tmp_path / "trace.jsonl", f"--steps={steps}") == 2
     assert "--steps: " in capsys.readouterr().err

@@ -10,6 +10,7 @@ from torch import Tensor
 from moe.collective_trace import CollectiveRecord, TraceHeader, read
 from moe.price.traffic import Traffic
 from netsim import simulate
+from tests.each import each
 from tests.trainer.commands import DIGITS, GPT, contents, refused
 from trainer.__main__ import main
 from trainer.config.file import load_config
@@ -52,7 +53,7 @@ def written(one: TraceSpec) -> tuple[TraceHeader, list[CollectiveRecord]]:
     return header, list(records)
 
 
-@pytest.mark.parametrize(
+@each(
     ("sampler", "calls"),
     [
         (Euler(steps=5), 5),
@@ -91,7 +92,7 @@ def test_a_dense_network_sends_only_what_was_drawn() -> None:
     assert [(record.op, record.group, record.bytes_in) for record in records] == [("all_gather", "data", 40)] * 3
 
 
-@pytest.mark.parametrize(
+@each(
     ("world_size", "overrides"),
     [
         (4, ()),
@@ -188,7 +189,7 @@ def spec_of_own(config: RunConfig) -> TraceSpec:
     return sampling_spec(config, layout, **settings)
 
 
-@pytest.mark.parametrize(
+@each(
     ("config", "options", "start"),
     [
         (DIGITS, ("--sampling", "{kind: dopri5}"), f"{DIGITS}: sampler.kind: dopri5 "),

@@ -142,6 +142,7 @@ def test_an_evaluation_judges_what_sample_draws(
 ) -> None:
     for name in LAUNCHED:
         monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr("trainer.evaluation.judgement.JUDGED", 200)
     out, quality = tmp_path / "evaluation.json", tmp_path / "quality.json"
     told = ["evaluate", str(dense_run), "--num", "40", "--seed", "3", "--out", str(out)]
     assert "--evaluations: '1,none'" in refused(capsys, *told, "--evaluations", "1,none")

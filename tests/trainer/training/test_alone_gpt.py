@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 from torch.nn import functional
 
+from tests.each import each
 from tests.forked import LAUNCHED
 from tests.trainer.commands import GPT, contents, refused, trained
 from trainer import load_config
@@ -95,7 +96,7 @@ def test_generate_writes_on_behind_the_prompt(run: Path, tmp_path: Path, capsys:
 
 
 @pytest.mark.usefixtures("alone")
-@pytest.mark.parametrize(
+@each(
     ("options", "problem"),
     [
         (("--prompt", ""), "--prompt: 0 bytes cannot begin a text; give 1 to 255"),

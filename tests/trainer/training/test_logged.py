@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from tests.each import each
 from trainer.checkpoint.directory import step_folder
 from trainer.training.schedule import missing_figures
 
@@ -37,7 +38,7 @@ def test_shorter_metrics_are_told(lines: int, first: int, tmp_path: Path) -> Non
     assert f"of steps {first} to 25 are missing" in line
 
 
-@pytest.mark.parametrize("every", [1, 5, 10, 100])
+@each("every", [1, 5, 10, 100])
 def test_metrics_that_hold_all_that_was_logged_are_not(every: int, tmp_path: Path) -> None:
     assert missing_figures(run(tmp_path, lines=25, every=every), 25) is None
 

@@ -23,6 +23,9 @@ from tests.trainer.commands import DIGITS
 
 PLACED_AFTER, RECORDED = 10, (11, 12)
 SETTINGS = (
+    "model.hidden=32",
+    "model.num_layers=2",
+    "moe.expert_hidden=32",
     "moe.top_k=2",
     "moe.router={kind: top_k, aux_loss: 0.01}",
     "optim.global_batch=32",

@@ -7,6 +7,7 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+from tests.each import each
 from tests.trainer.model.blockwise_networks import SIZES, stirred
 from trainer.config.model import BlockwiseConfig
 from trainer.config.rules.plan import plan_layout
@@ -17,7 +18,7 @@ from trainer.model.build import build_model, inherited_shapes, parameter_shapes
 from trainer.model.flops import forward_flops
 
 
-@pytest.mark.parametrize(
+@each(
     "model",
     [
         {"kind": "blockwise", **SIZES},
@@ -73,7 +74,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
 }
 
 
-@pytest.mark.parametrize("case", REFUSED)
+@each("case", REFUSED)
 def test_refusals(case: str) -> None:
     sections, message = REFUSED[case]
     config = run({"kind": "blockwise", **SIZES}, **sections)
@@ -82,7 +83,7 @@ def test_refusals(case: str) -> None:
     assert "; use " in str(refused.value)
 
 
-@pytest.mark.parametrize(
+@each(
     ("model", "sections", "message"),
     [
         ({"residual_layers": 1}, {}, "model.residual_layers: 1 are trained by"),

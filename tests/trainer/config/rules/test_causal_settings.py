@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
+from tests.each import each
 from trainer.config.rules.drawing import of_drawn
 from trainer.config.rules.objection import refuse
 from trainer.config.rules.plan import plan_layout
@@ -29,7 +30,7 @@ def configuration(**sections: Any) -> RunConfig:
     return RunConfig.model_validate({**document, **sections})
 
 
-@pytest.mark.parametrize(
+@each(
     ("sections", "message"),
     [
         (
@@ -85,9 +86,7 @@ def test_what_has_no_meaning_is_refused_with_its_partners(sections: dict[str, An
         plan_layout(configuration(**sections), 1)
 
 
-@pytest.mark.parametrize(
-    "flow", [{}, {**LINEAR, "coupling": {"kind": "minibatch_ot"}}, {**LINEAR, **RINGS}, {"data_scale": 2.0}], ids=str
-)
+@each("flow", [{}, {**LINEAR, "coupling": {"kind": "minibatch_ot"}}, {**LINEAR, **RINGS}, {"data_scale": 2.0}], ids=str)
 def test_what_has_a_meaning_is_accepted(flow: dict[str, Any]) -> None:
     config = configuration(flow=flow)
     plan_layout(config, 1)

@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 
+from tests.each import each
 from trainer.config.file import resolve
 from trainer.config.rules.plan import plan_layout
 from trainer.config.run import RunConfig
@@ -29,7 +30,7 @@ def test_a_network_of_prototypes_clusters_and_shows_examples() -> None:
     plan_layout(run, 2)
 
 
-@pytest.mark.parametrize(
+@each(
     ("sections", "said"),
     [
         (
@@ -57,7 +58,7 @@ def test_what_no_plan_can_label_is_refused(sections: dict[str, Any], said: str) 
         plan_layout(config(**sections), 2)
 
 
-@pytest.mark.parametrize(
+@each(
     "sections",
     [
         {"task": {"labels": {"kind": "unbalanced", "gamma": 0}}},

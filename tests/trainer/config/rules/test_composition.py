@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from tests.benchmarks import compositions
+from tests.each import each
 from tests.trainer.commands import DIGITS, refused
 from tests.trainer.flow.paths import AFFINE, ALL, NOISY
 from tests.trainer.flow.paths import name as path_name
@@ -61,7 +62,7 @@ COUPLINGS = tuple(one for one in ALTERNATIVES["coupling"] if not (one.labels_in_
 """Others have states with a label beside the data, or begin at captions; what goes with them is in test_states."""
 couplings = pytest.mark.parametrize("coupled", COUPLINGS, ids=lambda one: one.kind)
 paths = pytest.mark.parametrize("along", PATHS, ids=lambda one: one.kind)
-targets = pytest.mark.parametrize("predicted", TARGETS, ids=lambda one: one.kind)
+targets = each("predicted", TARGETS, ids=lambda one: one.kind)
 whole = pytest.mark.parametrize("whole", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["cover", "whole"])
 """All compositions, or so many that every two of their parts are together in one."""
 
@@ -182,6 +183,17 @@ def every_partner(parts: Composition) -> list[Composition]:
     return found
 
 
+@cache
+def accepted_before_sampling() -> list[tuple[Any, Any, Any]]:
+    """Paths, targets and couplings of which none speaks against another; first those that have nearly all pairs."""
+    every = [
+        one
+        for one in product(PATHS, TARGETS, COUPLINGS)
+        if complaint(composition(path=one[0], target=one[1], coupling=one[2])) is None
+    ]
+    return sorted(every, key=lambda one: one[2] != in_turn(COUPLINGS, (PATHS, one[0]), (TARGETS, one[1])))
+
+
 def in_turn(values: Sequence[Any], *others: tuple[Sequence[Any], Any]) -> Any:
     """One of some values; another one where one of the others moves on by one in its sequence."""
     return values[sum(sequence.index(one) for sequence, one in others) % len(values)]
@@ -206,7 +218,7 @@ def test_what_is_accepted_trains_and_draws_and_what_is_refused_names_its_partner
         every_partner(parts)
 
 
-@pytest.mark.parametrize("along", ALL, ids=path_name)
+@each("along", ALL, ids=path_name)
 @targets
 def test_settings_are_judged_as_kinds_are(along, predicted):
     """Whatever the settings, a target that is accepted tells the velocity of the points that it is made of."""
@@ -236,8 +248,8 @@ def test_settings_are_judged_as_kinds_are(along, predicted):
         told.convert(told.make(sample), sample.x_t, t, "velocity")
 
 
-@pytest.mark.parametrize("along", STEADY, ids=path_name)
-@pytest.mark.parametrize("drawn", [sampler.Euler(steps=10), sampler.Heun(steps=5)], ids=lambda one: one.kind)
+@each("along", STEADY, ids=path_name)
+@each("drawn", [sampler.Euler(steps=10), sampler.Heun(steps=5)], ids=lambda one: one.kind)
 def test_what_tells_one_end_alone_is_told_of_where_a_sampler_asks_at_the_other(along, drawn):
     """Perfect predictions of pairs x_1 = x_0 / 2 end where the velocity itself would, or are spoken against."""
     built, x_0 = along.build(), torch.tensor([[1.0]], dtype=torch.float64)
@@ -265,8 +277,8 @@ def test_what_tells_one_end_alone_is_told_of_where_a_sampler_asks_at_the_other(a
             assert line is None or "flow.target.kind velocity" in line.partition("; use ")[2]
 
 
-@couplings
-@paths
+@each("coupled", COUPLINGS, ids=lambda one: one.kind)
+@each("along", PATHS, ids=lambda one: one.kind)
 def test_a_coupling_is_refused_where_no_source_point_is_used(along, coupled):
     x_0, x_1, other = torch.randn(3, 5, 2, generator=generator())
     t = torch.linspace(0.1, 0.9, 5)
@@ -277,7 +289,7 @@ def test_a_coupling_is_refused_where_no_source_point_is_used(along, coupled):
     assert refusal is None or "no source point lies on this path" in refusal
 
 
-@couplings
+@each("coupled", COUPLINGS, ids=lambda one: one.kind)
 def test_the_source_tells_the_score_only_where_it_is_independent(coupled):
     """Of a source with E|x_0|^2 = d, E[(-x_0 / a) x_t] is Stein's -d just when source and data are uncorrelated."""
     draws, size, t = 200, 32, torch.tensor(0.5)
@@ -319,15 +331,7 @@ def test_every_sampler_draws_from_what_it_is_allowed_to_and_says_what_it_goes_wi
     drawn = drawn.model_copy(update={"steps": 3}) if hasattr(drawn, "steps") else drawn
     drawn = sampler.Dopri5(rtol=0.1, atol=0.1) if isinstance(drawn, sampler.Dopri5) else drawn
     accepted, seen = 0, set()
-
-    def is_later(parts: tuple[Any, Any, Any]) -> bool:
-        """The first ones alone have nearly all pairs."""
-        return parts[2] != in_turn(COUPLINGS, (PATHS, parts[0]), (TARGETS, parts[1]))
-
-    every = product(PATHS, TARGETS, COUPLINGS)
-    for along, predicted, coupled in sorted(every, key=is_later):
-        if complaint(composition(path=along, target=predicted, coupling=coupled)) is not None:
-            continue
+    for along, predicted, coupled in accepted_before_sampling():
         parts = composition(path=along, target=predicted, coupling=coupled, sampler=drawn)
         refusal = complaint(parts)
         if refusal is None:
@@ -343,8 +347,8 @@ def test_every_sampler_draws_from_what_it_is_allowed_to_and_says_what_it_goes_wi
     assert accepted > 0
 
 
-@pytest.mark.parametrize("along", ALL, ids=path_name)
-@pytest.mark.parametrize("space", ["data", "velocity"])
+@each("along", ALL, ids=path_name)
+@each("space", ["data", "velocity"])
 def test_a_space_is_compared_where_the_prediction_tells_it(along, space):
     """An accepted space turns a perfect prediction into no error at all; a refused one cannot be computed."""
     x_0, x_1 = torch.randn(2, 5, 3, dtype=torch.float64, generator=generator())
@@ -369,7 +373,7 @@ def test_a_space_is_compared_where_the_prediction_tells_it(along, space):
                 loss()
 
 
-@pytest.mark.parametrize("along", ALL, ids=path_name)
+@each("along", ALL, ids=path_name)
 def test_antithetic_points_need_noise_to_reverse(along):
     refusal = complaint(composition(path=along, objective=objective.Regression(antithetic=True)))
     x = torch.randn(2, 4, 2, generator=generator())
@@ -491,7 +495,7 @@ def test_a_path_without_coefficients_goes_with_what_needs_none(monkeypatch: pyte
         assert reason in refusal
 
 
-@pytest.mark.parametrize("along", ALL, ids=path_name)
+@each("along", ALL, ids=path_name)
 @targets
 def test_advice_is_given_where_an_error_of_the_prediction_grows_without_bound(along, predicted):
     """The growth of an error near an end, by finite differences of the conversion at 0.012 and 0.12 from it."""
@@ -514,7 +518,7 @@ def test_advice_is_given_where_an_error_of_the_prediction_grows_without_bound(al
 CONTROL = control.CostGradientConfig.model_validate({"cost": {"subjects": [[0], [1]]}})
 
 
-@pytest.mark.parametrize("along", PATHS, ids=lambda one: one.kind)
+@each("along", PATHS, ids=lambda one: one.kind)
 def test_controls_go_with_samplers_whose_quantities_follow_from_the_velocity(along: path.Config) -> None:
     """What a control changes is the velocity; whether it gives the rest is found by converting one."""
     built, x, t = along.build(), torch.randn(4, 2, generator=generator()), torch.linspace(0.2, 0.8, 4)

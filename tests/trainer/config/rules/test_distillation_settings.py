@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 
+from tests.each import each
 from trainer.config.rules.drawing import of_drawn
 from trainer.config.rules.objection import refuse
 from trainer.config.rules.plan import plan_layout
@@ -77,7 +78,7 @@ def test_normal_noise_is_drawn_only_where_paths_start_at_it() -> None:
         plan_layout(config({**POINTS, **RENOISE}, coupling={"kind": "minibatch_ot"}), 1)
 
 
-@pytest.mark.parametrize(
+@each(
     ("student", "teacher", "said"),
     [
         (POINTS, {**IMAGES, "flow": {}}, r"has states of shape \[1, 8, 8\], and this run \[2\]"),

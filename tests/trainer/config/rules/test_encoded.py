@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 
+from tests.each import each
 from trainer.config.rules.objection import refuse
 from trainer.config.rules.plan import plan_layout
 from trainer.config.rules.states import of_pictures_alone
@@ -29,7 +30,7 @@ def test_a_run_that_begins_at_captions_reads_one_label() -> None:
     assert (encoded().num_labels, encoded().state_shape) == (1, (1, 8, 8))
 
 
-@pytest.mark.parametrize(
+@each(
     ("sections", "message"),
     [
         (
@@ -94,7 +95,7 @@ def test_tasks_that_follow_states_from_noise_are_not_for_such_networks(kind: str
         encoded(task={"kind": kind, "base": "unused", "reward": {"kind": "ink"}})
 
 
-@pytest.mark.parametrize("verb", ["edit", "restore", "steps", "pairs"])
+@each("verb", ["edit", "restore", "steps", "pairs"])
 def test_verbs_that_begin_at_noise_refuse_runs_that_begin_at_captions(verb: str) -> None:
     with pytest.raises(
         ValueError, match=f"run_dir: its paths begin at captions, and {verb} begins at noise; use a run"

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from tests.each import each
 from tests.trainer.commands import DIGITS, refused
 from tests.trainer.config.mistakes import BAD, BAD_TEXT, configuration, language_model, with_several_mistakes
 from trainer.__main__ import main
@@ -33,7 +34,7 @@ def first_is_the_refusal(config: RunConfig, world_size: int) -> list[str]:
     return lines
 
 
-@pytest.mark.parametrize("case", SINGLE)
+@each("case", SINGLE)
 def test_the_first_of_all_objections_refuses_the_run(case: str) -> None:
     assert first_is_the_refusal(*SINGLE[case])
 

@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 
+from tests.each import each
 from trainer.config.file import resolve
 from trainer.config.rules.plan import plan_layout
 from trainer.config.run import RunConfig
@@ -27,7 +28,7 @@ def check(flow: dict[str, Any], sampler: dict[str, Any] | None = None, ranks: in
     plan_layout(RunConfig.model_validate(resolve(document).document), ranks)
 
 
-@pytest.mark.parametrize(
+@each(
     "flow",
     [
         {},
@@ -57,8 +58,8 @@ def test_a_gap_goes_with_any_coupling_and_sampler(flow):
     check(GAP | flow, {"kind": "heun", "steps": 4})
 
 
-@pytest.mark.parametrize("method", [MAP, GAP], ids=["map", "gap"])
-@pytest.mark.parametrize(
+@each("method", [MAP, GAP], ids=["map", "gap"])
+@each(
     "part",
     [
         {"path": {"kind": "trigonometric"}},
@@ -76,14 +77,14 @@ def test_without_a_map_to_the_data_there_is_no_gap(method, part):
         check(method | part)
 
 
-@pytest.mark.parametrize("kind", ["minibatch_ot", "assignment", "gibbs_weighted", "knn"])
+@each("kind", ["minibatch_ot", "assignment", "gibbs_weighted", "knn"])
 def test_a_map_has_no_use_for_pairs(kind):
     expected = r"^flow\.objective\.kind: monge_map does not go with .* two sets.* or flow\.coupling\.kind independent$"
     with pytest.raises(ValueError, match=expected):
         check(MAP | {"coupling": {"kind": kind}})
 
 
-@pytest.mark.parametrize(
+@each(
     ("sampler", "used"),
     [
         ({"kind": "euler", "steps": 20}, "euler with 20 steps"),

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from tests.each import each
 from tests.forked import ROOT
 from tests.trainer.commands import refused
 from tests.trainer.untrained import untrained_run
@@ -31,7 +32,7 @@ def test_a_policy_that_nothing_speaks_against_is_checked(base: Path, capsys: pyt
     assert f"reference {base}" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize(
+@each(
     ("changes", "line"),
     [
         (

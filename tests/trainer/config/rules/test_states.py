@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tests.each import each
 from trainer.config.file import resolve
 from trainer.config.rules.objection import refuse
 from trainer.config.rules.plan import plan_layout
@@ -38,7 +39,7 @@ def test_a_state_has_the_planes_of_the_code_beside_the_image() -> None:
     assert (plain.state_shape, plain.num_labels) == ((1, 8, 8), 10)
 
 
-@pytest.mark.parametrize(
+@each(
     ("sections", "message"),
     [
         ({"model": {"label_dropout": 0.1}}, "model.label_dropout: 0.1 hides labels, .*; use 0"),
@@ -67,7 +68,7 @@ def test_what_does_not_go_with_labels_in_states_is_refused(sections: dict[str, A
         plan_layout(config(**sections), 1)
 
 
-@pytest.mark.parametrize(
+@each(
     ("label", "channels", "message"),
     [
         ({"kind": "channels"}, 2, r"flow.coupling.label.num: 1, and shards data have 2 channels .*; use 2"),
@@ -129,7 +130,7 @@ def test_letters_are_states_of_a_channel_each(tmp_path: Path) -> None:
     assert config(flow={"coupling": {"kind": "independent"}}).alphabet == ""
 
 
-@pytest.mark.parametrize(
+@each(
     ("flow", "message"),
     [
         (
@@ -169,7 +170,7 @@ def test_samplers_that_draw_normal_noise_are_refused(tmp_path: Path, sampler: st
         plan_layout(of_letters(tmp_path, sample={"kind": "sequences", "sampler": {"kind": sampler}}), 1)
 
 
-@pytest.mark.parametrize("chosen", ["first_order", "heun", "dopri5", "segmented"])
+@each("chosen", ["first_order", "heun", "dopri5", "segmented"])
 def test_other_samplers_draw_letters(tmp_path: Path, chosen: str) -> None:
     plan_layout(of_letters(tmp_path, sample={"kind": "sequences", "sampler": {"kind": chosen}}), 1)
 
@@ -220,7 +221,7 @@ def of_reactions(**sections: Any) -> RunConfig:
     return RunConfig.model_validate(resolve({**REACTIONS, **sections, "flow": flow}).document)
 
 
-@pytest.mark.parametrize(
+@each(
     ("flow", "message"),
     [
         ({"coupling": {"kind": "independent"}}, r"flow\.coupling\.kind: independent moves the atoms .*; use ends"),

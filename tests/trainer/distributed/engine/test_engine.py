@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from tests.each import each
 from tests.ranks import run_ranks
 from tests.trainer.training.migration.migrated import Run
 from tests.trainer.training.migration.migrated import configuration as migrated_configuration
@@ -147,8 +148,8 @@ def ranks() -> list[dict[str, Any]]:
     return run_ranks(four_ranks, 4)
 
 
-@pytest.mark.parametrize("zero_stage", [0, 1])
-@pytest.mark.parametrize("aux_loss", [0.0, 10.0])
+@each("zero_stage", [0, 1])
+@each("aux_loss", [0.0, 10.0])
 def test_the_same_micro_batch_again_changes_nothing(alone: dict[str, Any], zero_stage: int, aux_loss: float) -> None:
     norms = alone["norms"]
     once = norms[zero_stage, aux_loss, 1]

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from tests.each import each
 from trainer.distributed.process import debug as module
 from trainer.distributed.process.debug import flights, record_flights
 from trainer.distributed.process.hang_detector import OwnProgress, Reached
@@ -26,7 +27,7 @@ def recorder(group: str, issued: int, ended: int) -> Any:
     return dump
 
 
-@pytest.mark.parametrize(
+@each(
     ("native", "group"),
     [
         ({"_dump_fr_trace_json": recorder("of gloo", 3, 3)}, "of gloo"),

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import torch.distributed as dist
 
+from tests.each import each
 from tests.forked import ROOT
 from trainer.distributed.process import hang_detector as watching
 from trainer.distributed.process.hang_detector import Progress, Reached, awaited, from_json, to_json
@@ -120,7 +121,7 @@ CASES: dict[str, tuple[Mapping[int, Progress], set[int]]] = {
 }
 
 
-@pytest.mark.parametrize("name", CASES)
+@each("name", CASES)
 def test_the_cause_is_the_rank_that_waits_for_no_other(name: str) -> None:
     progress, expected = CASES[name]
     assert awaited(0, told_by(progress)) == expected

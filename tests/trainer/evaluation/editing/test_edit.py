@@ -13,6 +13,7 @@ import yaml
 from PIL import Image
 from safetensors.torch import load_file
 
+from tests.each import each
 from tests.forked import ROOT
 from tests.trainer.commands import contents, refused
 from tests.trainer.untrained import untrained_run
@@ -263,7 +264,7 @@ MISTAKES: dict[str, tuple[tuple[str, ...], str]] = {
 }
 
 
-@pytest.mark.parametrize("name", MISTAKES)
+@each("name", MISTAKES)
 def test_a_mistake_is_one_line_and_leaves_nothing(
     name: str, run: Path, request_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 import torch
 
+from tests.each import each
 from trainer.evaluation.episodes import Episodes
 
 LABELS = torch.arange(400) % 8
@@ -34,7 +35,7 @@ def test_queries_are_others_than_the_labelled_examples_of_as_many_classes_as_ask
     assert not torch.equal(drawn.queries, other.queries)
 
 
-@pytest.mark.parametrize(
+@each(
     ("changes", "problem"),
     [
         ({"num": 1}, "--episodes: 1 is not from 2 to 100,000"),
@@ -50,7 +51,7 @@ def test_numbers_that_no_data_serve(changes: dict[str, Any], problem: str) -> No
         Episodes(**changes).check()
 
 
-@pytest.mark.parametrize(
+@each(
     ("labels", "problem"),
     [
         (None, "--episodes: the examples have no labels; give data with classes by --data-from"),

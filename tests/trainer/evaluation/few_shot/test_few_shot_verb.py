@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from tests.each import each
 from tests.forked import ROOT
 from tests.trainer.commands import refused
 from tests.trainer.untrained import untrained_run
@@ -84,7 +85,7 @@ def test_a_file_of_features_and_the_data_of_another_run_are_played(autoencoder: 
     assert list(found.shares) == ["features of features.safetensors", "examples themselves"]
 
 
-@pytest.mark.parametrize(
+@each(
     ("options", "problem"),
     [
         (("--ways", "12"), "--ways: 12, and held-out examples are of 10 classes; use 10 or less"),

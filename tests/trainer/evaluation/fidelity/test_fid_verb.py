@@ -12,6 +12,7 @@ from PIL import Image
 from torch import nn
 
 from netsim.foundation.files import file_digest
+from tests.each import each
 from tests.forked import ROOT, command
 from tests.trainer.commands import refused
 from tests.trainer.untrained import untrained_run
@@ -128,7 +129,7 @@ def test_pictures_of_any_size_are_compared(folder: Path, tmp_path: Path) -> None
     assert (found["num"], found["num_real"]) == (11, 13)
 
 
-@pytest.mark.parametrize(
+@each(
     ("words", "complaint"),
     [
         (("run", "--num", "1"), "--num: 1 is below 2; use 2 or more"),

@@ -13,6 +13,7 @@ from scipy.spatial.distance import cdist
 from torch import Tensor, nn
 
 from netsim.foundation.refusal import Refusal
+from tests.each import each
 from tests.ranks import run_ranks
 from trainer.evaluation.fidelity.gaussian import Gaussian, gaussian_distance
 from trainer.evaluation.fidelity.precision_recall import NEIGHBOURS, precision_recall
@@ -198,7 +199,7 @@ def read_checked(path: Path, wanted: dict[str, Any]) -> None:
     found.check_made_of(path, **{name: wanted[name] for name in MADE_OF})
 
 
-@pytest.mark.parametrize(
+@each(
     ("changes", "complaint"),
     [
         ({"extractor": "of another"}, "extractor: is another network's (of this); delete it"),
@@ -214,7 +215,7 @@ def test_statistics_of_something_else_are_refused(changes: dict[str, object], co
     assert str(refusal.value).startswith(f"{tmp_path / 'file.npz'}: {complaint}")
 
 
-@pytest.mark.parametrize(
+@each(
     ("arrays", "complaint"),
     [
         ({"mu": np.zeros(4)}, "sigma: is missing"),

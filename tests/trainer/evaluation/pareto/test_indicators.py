@@ -5,6 +5,7 @@ import itertools
 import numpy as np
 import pytest
 
+from tests.each import each
 from trainer.evaluation.pareto import Points, best_distinct, front, hypervolume, mean_pairwise, r2
 
 
@@ -21,7 +22,7 @@ def dominates(one: tuple[float, ...], other: tuple[float, ...]) -> bool:
     return all(a >= b for a, b in zip(one, other, strict=True)) and one != other
 
 
-@pytest.mark.parametrize("objectives", [1, 2, 3, 4])
+@each("objectives", [1, 2, 3, 4])
 def test_the_front_is_what_no_other_point_dominates(objectives: int) -> None:
     points = points_of(0, 40, objectives)
     rows = [tuple(row) for row in points.tolist()]

@@ -14,6 +14,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
+from tests.each import each
 from tests.forked import ROOT
 from tests.trainer.commands import contents, refused
 from tests.trainer.untrained import untrained_run
@@ -234,7 +235,7 @@ def working_folder(folder: Path) -> None:
     Image.new("L", (8, 8)).save(folder / "black.png")
 
 
-@pytest.mark.parametrize(("words", "told"), REFUSALS.values(), ids=REFUSALS)
+@each(("words", "told"), REFUSALS.values(), ids=REFUSALS)
 def test_wrong_input_is_one_line_and_leaves_nothing(
     run: Path,
     words: tuple[str, ...],

@@ -11,6 +11,7 @@ import pytest
 import yaml
 
 from netsim.foundation.refusal import Refusal
+from tests.each import each
 from tests.forked import ROOT
 from tests.trainer.commands import contents, refused
 from trainer.__main__ import main
@@ -134,9 +135,7 @@ def test_wrong_input_is_refused_before_anything_is_written(tmp_path: Path, capsy
     assert not out.exists()
 
 
-@pytest.mark.parametrize(
-    ("total", "weights"), [(4000, [1500, 1500, 1000]), (7, [1, 1, 1]), (3, [1, 1000, 1]), (5, [9])]
-)
+@each(("total", "weights"), [(4000, [1500, 1500, 1000]), (7, [1, 1, 1]), (3, [1, 1000, 1]), (5, [9])])
 def test_shares_are_whole_and_in_proportion(total: int, weights: list[int]) -> None:
     found = shares(total, weights)
     assert sum(found) == total
@@ -242,7 +241,7 @@ def test_what_is_written_is_read_back_and_stands_in_the_report(compared: Path, t
     assert (page.parent / link[1]).resolve() == (out / "index.html").resolve()
 
 
-@pytest.mark.parametrize(
+@each(
     ("text", "problem"),
     [
         ("[", "cannot be read (it is not JSON)"),

@@ -14,6 +14,7 @@ import torch
 import yaml
 
 from netsim.foundation.page import Listing
+from tests.each import each
 from tests.forked import ROOT
 from trainer.__main__ import main
 from trainer.data import ToyConfig
@@ -100,7 +101,7 @@ def test_a_run_that_has_just_been_started_is_told_to_stop(tmp_path: Path, monkey
         Training(supervisor, 1, 1, TimeLeft([], 1)).run(method, path, tmp_path / "run", 3, lambda _: None)
 
 
-@pytest.mark.parametrize(
+@each(
     ("ranks", "jobs", "own", "each"),
     [(1, 1, None, "8"), (1, 3, None, "2"), (2, 2, None, "2"), (16, 1, None, "1"), (1, 4, "5", "5")],
 )

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.forked import command
 from tests.trainer.experiment.forecast.cases import document
+from trainer.__main__ import main
 
 
 @pytest.fixture
@@ -17,29 +17,28 @@ def run(tmp_path: Path) -> str:
     return str(path)
 
 
-def test_memory_by_part_and_a_proposal(run: str) -> None:
-    checked = command("check", run, "--world-size", "4", "--fit", "40MB")
-    assert checked.returncode == 0, checked.stderr
-    assert "memory of a rank, by formula" in checked.stdout
+def test_memory_by_part_and_a_proposal(run: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["check", run, "--world-size", "4", "--fit", "40MB"]) == 0
+    checked = capsys.readouterr().out
+    assert "memory of a rank, by formula" in checked
     for part in ("parameters", "gradients", "optimizer", "average", "activations", "buffers"):
-        assert part in checked.stdout
-    told = re.search(r"fits 40.0 MB with ([0-9.]+) MB", checked.stdout)
+        assert part in checked
+    told = re.search(r"fits 40.0 MB with ([0-9.]+) MB", checked)
     assert told is not None
     assert float(told[1]) <= 40
-    overrides = checked.stdout.splitlines()[-1].replace("'", "")
-    again = command("check", run, *re.split(r" (?=[a-z_.]+=)", overrides), "--world-size", "4")
-    assert f"a rank needs {told[1]} MB at most" in again.stdout
+    overrides = checked.splitlines()[-1].replace("'", "")
+    assert main(["check", run, *re.split(r" (?=[a-z_.]+=)", overrides), "--world-size", "4"]) == 0
+    assert f"a rank needs {told[1]} MB at most" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("size", ["80", "much", "1KB"])
-def test_wrong_or_impossible_sizes_end_with_one_line(run: str, size: str) -> None:
-    checked = command("check", run, "--world-size", "4", "--fit", size)
-    assert checked.returncode == 2
-    assert checked.stderr.strip().count("\n") == 0
-    assert "--fit" in checked.stderr
+def test_wrong_or_impossible_sizes_end_with_one_line(run: str, capsys: pytest.CaptureFixture[str]) -> None:
+    for size in ("80", "much", "1KB"):
+        assert main(["check", run, "--world-size", "4", "--fit", size]) == 2
+        error = capsys.readouterr().err
+        assert error.count("\n") == 1
+        assert "--fit" in error
 
 
-def test_a_loss_that_needs_values_has_no_known_memory() -> None:
-    checked = command("check", "configs/methods/monge_map.yaml", "--world-size", "2")
-    assert checked.returncode == 0, checked.stderr
-    assert "memory: not known" in checked.stdout
+def test_a_loss_that_needs_values_has_no_known_memory(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["check", "configs/methods/monge_map.yaml", "--world-size", "2"]) == 0
+    assert "memory: not known" in capsys.readouterr().out

@@ -2,6 +2,7 @@
 
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -16,8 +17,13 @@ from trainer.experiment.forecast.memory import Estimator
 RANKS = 4
 
 
-def run(network: str = "mlp") -> RunConfig:
-    return RunConfig.model_validate(document(network, "zero 1", "bf16", expert=1))
+def small() -> dict[str, Any]:
+    sections = document("mlp", "zero 1", "bf16")
+    return {**sections, "model": {**sections["model"], "num_layers": 2}}
+
+
+def run() -> RunConfig:
+    return RunConfig.model_validate(small())
 
 
 def memory_of(settings: Settings, config: RunConfig, estimator: Estimator) -> int | None:
@@ -55,7 +61,7 @@ def test_overrides_lead_to_the_settings(tmp_path: Path) -> None:
     limit = Estimator().memory(config, layout).peak.total * 8 // 10
     found = fit(config, layout, limit)
     path = tmp_path / "run.yaml"
-    path.write_text(yaml.safe_dump(document("mlp", "zero 1", "bf16")))
+    path.write_text(yaml.safe_dump(small()))
     assert found.overrides
     changed = load_config(path, [override.strip("'") for override in found.overrides])
     changed_layout = plan_layout(changed, RANKS)

@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 
 from moe.collective_trace import CollectiveRecord, read
+from tests.each import each
 from tests.ranks import run_ranks
 from tests.trainer.runs import assert_equal_folders
 from trainer.config.run import RunConfig
 
-RANKS = 4
 POINTS = {"model": {"kind": "mlp", "hidden": 16, "num_layers": 2}, "data": {"kind": "toy"}}
 IMAGES = {"model": {"hidden": 16, "num_layers": 2, "num_heads": 4}, "parallel": {"tensor": 2}}
 CASES: dict[str, dict[str, Any]] = {
@@ -26,13 +26,18 @@ RESUMED = "unbalanced"
 """The case that trains a step more, and once more from its second on."""
 
 
+def ranks_of(name: str) -> int:
+    """Two, and two times two where ranks share a block."""
+    return 4 if "tensor" in name else 2
+
+
 def configuration(name: str, folder: Path) -> RunConfig:
     sections = {key: value for key, value in CASES[name].items() if key != "coupling"}
     return RunConfig.model_validate(
         {
             "run": {"dir": folder},
             "flow": {"coupling": CASES[name]["coupling"]},
-            "optim": {"steps": 3 if name == RESUMED else 2, "global_batch": 32, "micro_batch": 4},
+            "optim": {"steps": 3 if name == RESUMED else 2, "global_batch": 16, "micro_batch": 4},
             "trace": {"steps": [1, 2], "ranks_per_node": 2},
             "checkpoint": {"every": 2, "keep": 9},
             "evaluate": {"every": None},
@@ -46,6 +51,8 @@ def train_all(rank: int, world_size: int, folder: str) -> None:
 
     os.environ["LOCAL_RANK"] = str(rank)
     for index, name in enumerate(CASES):
+        if ranks_of(name) != world_size:
+            continue
         config = configuration(name, Path(folder) / str(index))
         divide_ranks(1, config.parallel.tensor)
         train(config, rank, world_size, None)
@@ -75,11 +82,12 @@ def train(config: RunConfig, rank: int, world_size: int, resumes: Path | None) -
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("runs")
-    run_ranks(train_all, RANKS, str(folder))
+    for world_size in (2, 4):
+        run_ranks(train_all, world_size, str(folder))
     return folder
 
 
-@pytest.mark.parametrize("name", CASES)
+@each("name", CASES)
 def test_formula_and_recording_issue_the_same_collectives(runs: Path, name: str) -> None:
     from trainer.config.rules.plan import plan_layout
     from trainer.experiment.forecast.spec import trace_spec
@@ -88,7 +96,9 @@ def test_formula_and_recording_issue_the_same_collectives(runs: Path, name: str)
     folder = runs / str(list(CASES).index(name))
     header, recorded = read(folder / "traces" / "collectives.jsonl")
     config = configuration(name, folder)
-    computed_header, computed = formula(trace_spec(config, plan_layout(config, RANKS), ranks_per_node=2, steps=(1, 2)))
+    computed_header, computed = formula(
+        trace_spec(config, plan_layout(config, ranks_of(name)), ranks_per_node=2, steps=(1, 2))
+    )
     assert header.groups == computed_header.groups
     assert [issued(record) for record in recorded] == [issued(record) for record in computed]
 

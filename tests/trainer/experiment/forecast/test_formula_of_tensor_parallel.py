@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from moe.collective_trace import CollectiveRecord, TraceHeader, read
+from tests.each import each
 from tests.ranks import run_ranks
 from tests.trainer.experiment.forecast.test_formula_equals_recording import record_run, steps_of
 from trainer.config.run import RunConfig
@@ -116,7 +117,7 @@ def test_formula_and_recording_are_the_same(recordings: Callable[[int], Path], n
     assert [issued(record) for record in recorded] == [issued(record) for record in records]
 
 
-@pytest.mark.parametrize("name", CASES)
+@each("name", CASES)
 def test_blocks_sum_what_the_paper_says(name: str) -> None:
     """Two all-reduces of all tokens in each pass of a block (Megatron-LM, figure 4)."""
     config = configuration(name)

@@ -9,6 +9,7 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+from tests.each import each
 from trainer.config.file import resolve
 from trainer.config.layout import Layout
 from trainer.config.rules.plan import plan_layout
@@ -74,8 +75,8 @@ def computed(config: RunConfig) -> tuple[int, int]:
     return rollouts, whole - rollouts
 
 
-@pytest.mark.parametrize("name", TASKS)
-@pytest.mark.parametrize("network", [DIT, MLP], ids=["dit", "mlp"])
+@each("name", TASKS)
+@each("network", [DIT, MLP], ids=["dit", "mlp"])
 def test_rollouts_compute_what_torch_counts_while_a_task_collects(network: dict[str, Any], name: str) -> None:
     config = configured(network, **TASKS[name])
     assert isinstance(config.task, GRPOConfig)

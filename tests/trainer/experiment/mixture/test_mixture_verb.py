@@ -10,6 +10,7 @@ import jsonschema
 import pytest
 import yaml
 
+from tests.each import each
 from tests.forked import ROOT
 from tests.trainer.commands import contents, refused
 from trainer.__main__ import main
@@ -52,7 +53,7 @@ def of_data(**changes: Any) -> dict[str, Any]:
     return {"data": {"kind": "mixture", "sources": SOURCES, **changes}}
 
 
-@pytest.mark.parametrize(
+@each(
     ("sections", "options", "line"),
     [
         ({}, {"sizes": "20"}, "--sizes: 1 are given; give a small and a large one, such as 200,400"),

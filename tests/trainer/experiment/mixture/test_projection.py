@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from tests.each import each
 from trainer.experiment.mixture.fit import (
     FEATURES,
     Search,
@@ -34,7 +35,7 @@ def test_left_out_errors_are_those_of_fits_without_each_mix() -> None:
     assert fit.at(x).mean() == pytest.approx(y.mean())
 
 
-@pytest.mark.parametrize("name", FEATURES)
+@each("name", FEATURES)
 def test_a_measure_that_is_linear_in_features_and_in_the_logarithm_of_the_size_is_projected_exactly(name: str) -> None:
     mixes = np.array(simplex(8, 3))
     rng = np.random.default_rng(1)

@@ -13,6 +13,7 @@ import torch
 import yaml
 
 from netsim.foundation.refusal import Refusal
+from tests.each import each
 from tests.forked import command
 from tests.trainer.commands import contents, refused
 from tests.trainer.runs import torchrun
@@ -147,7 +148,7 @@ def test_a_file_without_stages_is_one_stage(tmp_path: Path) -> None:
     assert (only.name, only.config().optim.steps) == ("", 9)
 
 
-@pytest.mark.parametrize(
+@each(
     ("stages", "problem"),
     [
         ([], "stages: is not a list of stages"),
@@ -230,7 +231,7 @@ def finish(stages: Sequence[Stage], weights: str = "as drawn") -> None:
             ).write(stage.folder)
 
 
-@pytest.mark.parametrize(
+@each(
     ("override", "field", "made", "asked"),
     [
         ("model.hidden=32", "teacher/checkpoints/step_00000002/config.yaml: model.hidden", "16", "32"),

@@ -8,6 +8,7 @@ import pytest
 import yaml
 
 from netsim.foundation.refusal import Refusal
+from tests.each import each
 from tests.trainer.commands import contents, refused
 from tests.trainer.experiment.stage.test_stages import DOCUMENT, finish, forked
 from tests.trainer.runs import torchrun
@@ -90,7 +91,7 @@ def test_later_stages_wait_for_the_grids(tmp_path: Path, capsys: pytest.CaptureF
     assert "cannot be checked further before stage" in said
 
 
-@pytest.mark.parametrize(
+@each(
     ("override", "problem"),
     [
         ("stages.steps.evaluations=[2]", "steps.evaluations: 2 leave out 3, which stage pairs reads; add 3"),
@@ -114,7 +115,7 @@ def test_what_cannot_be_searched_or_read_is_refused_before_the_first_begins(
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize(
+@each(
     ("override", "name", "made", "asked"),
     [
         ("stages.steps.search=chord", "search", "endpoint", "chord"),

@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from netsim.foundation.refusal import Refusal
+from tests.each import each
 from trainer.evaluation.judgement import judge_features
 from trainer.evaluation.quality import frechet_distance
 from trainer.model.feature_extractor.extractor import KEY, check_extractor, read_extractor, write_extractor
@@ -129,7 +130,7 @@ def test_images_of_another_size_are_resized_without_aliasing_and_grey_ones_repea
             np.testing.assert_allclose(channel, expected, atol=1e-5)
 
 
-@pytest.mark.parametrize(
+@each(
     ("module", "words"),
     [
         (nn.Conv2d(1, 1, 3, padding=1, padding_mode="reflect"), "padding_mode reflect"),
@@ -187,7 +188,7 @@ MALFORMED: dict[str, tuple[dict[str, str], Tensors, str]] = {
 }
 
 
-@pytest.mark.parametrize("case", MALFORMED)
+@each("case", MALFORMED)
 def test_a_malformed_file_is_refused_in_one_line(case: str, tmp_path: Path) -> None:
     metadata, tensors, words = MALFORMED[case]
     path = tmp_path / "features.safetensors"

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from netsim.foundation.refusal import Refusal
+from tests.each import each
 from tests.trainer.commands import refused
 from trainer.model.feature_extractor.extractor import describe_extractor, read_extractor, resized
 from trainer.model.feature_extractor.importing import import_extractor
@@ -165,7 +166,7 @@ def published() -> dict[str, Tensor]:
     return {name: torch.zeros(value.shape) for name, value in network.state_dict().items()}
 
 
-@pytest.mark.parametrize(
+@each(
     ("spoil", "complaint"),
     [
         (without_block, "Mixed_6c.branch_pool.conv.weight: is missing; give a whole file of layout inception-fid"),

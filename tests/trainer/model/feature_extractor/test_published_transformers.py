@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from netsim.foundation.refusal import Refusal
+from tests.each import each
 from tests.trainer.model.feature_extractor.vision_transformers import Weights, dinov2_weights, renamed, tokens_of
 from trainer.model.feature_extractor.extractor import (
     Extractor,
@@ -76,9 +77,9 @@ def test_the_published_shape_gives_what_the_encoder_of_torch_gives(tmp_path: Pat
     assert describe_extractor(path) == f"{path}: {line}"
 
 
-@pytest.mark.parametrize("tokens", ["patches", "class", "mean"])
-@pytest.mark.parametrize("registers", [0, 4])
-@pytest.mark.parametrize("scales", [True, False], ids=["layer scale", "no layer scale"])
+@each("tokens", ["patches", "class", "mean"])
+@each("registers", [0, 4])
+@each("scales", [True, False], ids=["layer scale", "no layer scale"])
 def test_tokens_are_those_of_the_encoder_of_torch(tokens: Any, registers: int, scales: bool, tmp_path: Path) -> None:
     weights = dinov2_weights(registers=registers, scales=scales)
     extractor = imported(weights, tmp_path, tokens=tokens, num_heads=4)
@@ -90,8 +91,8 @@ def test_tokens_are_those_of_the_encoder_of_torch(tokens: Any, registers: int, s
     assert extractor.features(examples).shape == (5, expected[0].numel())
 
 
-@pytest.mark.parametrize(("size", "grid"), [([8], (2, 2)), ([12, 20], (3, 5)), ([32, 8], (8, 2))])
-@pytest.mark.parametrize("registers", [0, 2])
+@each(("size", "grid"), [([8], (2, 2)), ([12, 20], (3, 5)), ([32, 8], (8, 2))])
+@each("registers", [0, 2])
 def test_another_image_size_interpolates_the_positions(
     size: list[int], grid: tuple[int, int], registers: int, tmp_path: Path
 ) -> None:
@@ -144,8 +145,8 @@ def test_the_same_grid_keeps_its_positions_and_another_shape_of_as_many_patches_
     assert torch.equal(oblong.flatten(1).T, positions[:15])
 
 
-@pytest.mark.parametrize("registers", [0, 2])
-@pytest.mark.parametrize("prefix", ["", "dinov2."])
+@each("registers", [0, 2])
+@each("prefix", ["", "dinov2."])
 def test_the_names_of_transformers_give_the_same_dinov2(prefix: str, registers: int, tmp_path: Path) -> None:
     weights, examples = dinov2_weights(registers=registers), images(2, 3, 12, 12)
     other = {prefix + name: value for name, value in renamed(weights, "dinov2").items()}
@@ -163,8 +164,8 @@ def test_the_names_of_transformers_give_the_same_plain_transformer(tmp_path: Pat
     assert_near(found, expected.mT.unflatten(2, (3, 3)))
 
 
-@pytest.mark.parametrize("size", [12, 20])
-@pytest.mark.parametrize("kind", ["Dinov2", "Dinov2WithRegisters", "ViT"])
+@each("size", [12, 20])
+@each("kind", ["Dinov2", "Dinov2WithRegisters", "ViT"])
 def test_tokens_are_those_of_the_package_transformers(kind: str, size: int, tmp_path: Path) -> None:
     package = pytest.importorskip("transformers")
     settings = {"hidden_size": 64, "num_attention_heads": 2, "num_hidden_layers": 2, "intermediate_size": 256}
@@ -263,7 +264,7 @@ REFUSED: dict[str, tuple[Change, dict[str, Any], str]] = {
 }
 
 
-@pytest.mark.parametrize("case", REFUSED)
+@each("case", REFUSED)
 def test_other_weights_are_refused_in_one_line(case: str, tmp_path: Path) -> None:
     change, settings, words = REFUSED[case]
     weights = dinov2_weights()
@@ -291,7 +292,7 @@ def test_another_layout_is_refused_and_the_others_are_named(layout: str, tmp_pat
         imported(weights, tmp_path, layout)
 
 
-@pytest.mark.parametrize(
+@each(
     ("settings", "words"),
     [
         ({"layout": "clip"}, "--layout: clip is unknown; use dinov2, transformers-dinov2, transformers-vit"),

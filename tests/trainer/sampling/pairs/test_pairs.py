@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 
+from tests.each import each
 from tests.forked import ROOT
 from tests.ranks import run_ranks
 from tests.trainer.commands import contents, refused, trained
@@ -195,7 +196,7 @@ def test_segments_are_the_teachers_steps_from_noised_data(teacher: Path, tmp_pat
     assert torch.equal(column, 2 * (label % 2) + row % 2)
 
 
-@pytest.mark.parametrize(
+@each(
     ("more", "problem"),
     [
         (("--num-pairs", "0"), "--num-pairs: "),
@@ -212,7 +213,7 @@ def test_wrong_requests_are_refused(
     assert not (tmp_path / "p").exists()
 
 
-@pytest.mark.parametrize(
+@each(
     ("flow", "model", "asked", "message"),
     [
         (

@@ -12,6 +12,7 @@ from pydantic import ValidationError
 from safetensors.torch import load_file
 
 from netsim.foundation.refusal import Refusal
+from tests.each import each
 from tests.ranks import run_ranks
 from tests.trainer.commands import contents, refused, trained
 from tests.trainer.data.test_pairs import written
@@ -183,7 +184,7 @@ def test_the_index_says_the_nodes_and_a_run_goes_on_with_them(folder: Path) -> N
         data.build(changed)
 
 
-@pytest.mark.parametrize(
+@each(
     ("asked", "problem"),
     [
         ({"nodes": [0, 0.5, 1], "segments": 2}, "segments: 2 cut time into equal parts"),

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from tests.each import each
 from tests.trainer.sampling.steps.fields import Bent, Constant, Jumping, solutions
 from trainer.flow.sampler import Euler, Segmented
 from trainer.sampling.fine_grid import FineSolution, check_evaluations, fine_solution, times_of, uniform_grid
@@ -147,7 +148,7 @@ def test_the_field_of_a_segment_is_made_anew_where_a_path_enters_it() -> None:
     assert field.entered == [0, 1]
 
 
-@pytest.mark.parametrize(
+@each(
     ("arguments", "said"),
     [
         ((13, 12), "exceed the 12 nodes of the fine grid; use more nodes"),

@@ -10,6 +10,7 @@ import pytest
 import torch
 from safetensors.numpy import load_file
 
+from tests.each import each
 from tests.forked import ROOT
 from tests.trainer.commands import refused, trained
 from tests.trainer.untrained import save_untrained
@@ -183,7 +184,7 @@ def test_a_file_of_other_samples_is_refused(
     assert "made_by: names the weights" in refused(capsys, *pairs)
 
 
-@pytest.mark.parametrize(
+@each(
     ("words", "said"),
     [
         (("--evaluations", "2,13"), "evaluations: 13 exceed the 12 nodes"),

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from tests.each import each
 from trainer.config.file import resolve
 from trainer.config.run import RunConfig
 from trainer.data import Batch
@@ -75,7 +76,7 @@ FORMS = [
 ]
 
 
-@pytest.mark.parametrize("form", FORMS)
+@each("form", FORMS)
 def test_before_anything_is_learned_the_gradient_is_the_policy_gradient(form: dict[str, Any]) -> None:
     network = Field()
     task = task_of(network, **form, kl=0.5)
@@ -93,7 +94,7 @@ def test_before_anything_is_learned_the_gradient_is_the_policy_gradient(form: di
             torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-6)
 
 
-@pytest.mark.parametrize("form", FORMS)
+@each("form", FORMS)
 def test_the_loss_is_its_definition_choice_by_choice(form: dict[str, Any]) -> None:
     network, moved = Field(), Field(seed=1)
     task = task_of(network, **form, kl=0.5, clip=0.02)
@@ -134,7 +135,7 @@ def test_advantages_are_deviations_within_a_group(among: Any) -> None:
     assert float(found.spread) == pytest.approx(np.mean(spreads), abs=1e-6)
 
 
-@pytest.mark.parametrize("form", FORMS)
+@each("form", FORMS)
 def test_groups_of_equal_rewards_leave_the_count(form: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     network = Field()
     task = task_of(network, **form, kl=0.0)
@@ -155,8 +156,8 @@ def test_groups_of_equal_rewards_leave_the_count(form: dict[str, Any], monkeypat
         assert float(computed.mean(weights)) == pytest.approx(float(computed.values[of_a_prompt:].mean()), abs=1e-6)
 
 
-@pytest.mark.parametrize("guidance", [1.0, 2.0])
-@pytest.mark.parametrize("form", FORMS)
+@each("guidance", [1.0, 2.0])
+@each("form", FORMS)
 def test_the_calls_are_those_that_the_settings_name(form: dict[str, Any], guidance: float) -> None:
     network = Field()
     task = task_of(network, **form, guidance=guidance)
