@@ -35,11 +35,7 @@ SETTINGS = (
     "observe={log_every: 1, tensorboard: false}",
     f"checkpoint.every={PLACED_AFTER}",
 )
-CASES = [
-    pytest.param(2, 1, "copies"),
-    pytest.param(4, 2, "copies", marks=pytest.mark.slow),
-    pytest.param(4, 2, "hierarchical", marks=pytest.mark.slow),
-]
+CASES = [(2, 1, "copies"), (4, 2, "copies"), (4, 2, "hierarchical")]
 """Ranks, those on one node, dispatch mode."""
 
 
@@ -66,6 +62,7 @@ def losses(folder: Path) -> list[float]:
     return [line["loss"] for line in lines if line["step"] in RECORDED]
 
 
+@pytest.mark.slow  # the suite has the first case in test_matching, whose runs are also shown
 @pytest.mark.parametrize(("ranks", "ranks_per_node", "dispatch"), CASES)
 def test_a_placed_continuation_sends_what_the_replay_predicts(
     ranks: int, ranks_per_node: int, dispatch: Dispatch, tmp_path: Path

@@ -5,23 +5,28 @@ Everything is recorded by the trainer itself, on two ranks, in copies dispatch w
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import jsonschema
 import pytest
 
 from moe.__main__ import main as moe
-from moe.collective_trace import read
+from moe.collective_trace import CollectiveRecord, read
 from moe.placement.placement import Placement
 from moe.price.price import Price, recorded_under
 from moe.price.traffic import Traffic
+from moe.replay import replay
 from moe.routing_trace import RoutingTrace
 from tests.forked import command
 from tests.trainer.commands import DIGITS, refused
 from trainer.__main__ import main
 from trainer.observe.metrics import read_metrics
 
-MIXTURE = ("moe.top_k=2", "moe.dispatch=copies", "model.hidden=16", "model.num_layers=2", "model.num_heads=2")
+MIXTURE = (
+    *("moe.top_k=2", "moe.dispatch=copies", "moe.router={kind: top_k, aux_loss: 0.01}", "optim.clip_norm=null"),
+    *("model.hidden=16", "model.num_layers=2", "model.num_heads=2"),
+)
 QUIET = (
     "sample.every=null",
     "evaluate.every=null",
@@ -71,10 +76,24 @@ def test_the_placed_run_sends_what_the_replay_of_the_unplaced_predicts(runs: Pat
     routing = RoutingTrace.read(runs / "unplaced" / "traces" / "routing.npz")
     assert routing.header.dispatch == "copies"
     assert recorded_under(*recorded, routing, placement, "copies")
+    header, unplaced = read(runs / "unplaced" / "traces" / "collectives.jsonl")
+    _, predicted = replay(header, unplaced, routing, placement)
+    assert [timeless(record) for record in predicted] == [timeless(record) for record in recorded[1]]
     price = Price.read(runs / "price" / "price.json")
     schema = json.loads(Path("configs/schemas/price.schema.json").read_text())
     jsonschema.validate(json.loads((runs / "price" / "price.json").read_text()), schema)
     assert Traffic.of(*recorded, 1).rank_bytes == price.after.bytes_between_ranks < price.before.bytes_between_ranks
+
+
+def test_a_placement_changes_no_bit_of_the_losses(runs: Path) -> None:
+    """Two experts a token, and no norm that adds up the experts rank by rank: see test_placed_continuation."""
+    one, other = (read_metrics(runs / kind / "metrics.jsonl") for kind in ("unplaced", "placed"))
+    assert [record.values["loss"] for record in one] == [record.values["loss"] for record in other]
+    assert len(one) == 2
+
+
+def timeless(record: CollectiveRecord) -> CollectiveRecord:
+    return replace(record, gap_ns=None, t_issue_ns=None, t_done_ns=None)
 
 
 def test_the_logged_share_between_nodes_falls_as_the_rows_do(runs: Path) -> None:

@@ -25,13 +25,12 @@ def run_dir(folder: Path, losses: dict[int, float], *, own_from: int = 0, **figu
     return folder
 
 
-@pytest.fixture
-def placement(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Path:
-    path = tmp_path / "placement.json"
+@pytest.fixture(scope="module")
+def placement(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("placement") / "placement.json"
     nodes = Placement.read(FILES / "placement.json").num_ranks
     arguments = [str(FILES / "routing.npz"), "--nodes", str(nodes), "--ranks-per-node", "1"]
     assert moe(["place", *arguments, "--objective", "coherent", "--out", str(path)]) == 0
-    capsys.readouterr()
     return path
 
 
