@@ -118,8 +118,9 @@ class Tree:
         A room is a file of the folder, or a folder in it with all that is inside.
         """
         found: dict[tuple[str, str], list[tuple[str, str]]] = {}
-        for name, other in sorted(self.edges):
-            one, two = _room(self.modules[name], folder), _room(self.modules[other], folder)
+        room = {name: _room(path, folder) for name, path in self.modules.items()}
+        for name, other in sorted(pair for pair in self.edges if room[pair[0]] and room[pair[1]]):
+            one, two = room[name], room[other]
             if one != two and not {one, two} & {"", "__init__"}:
                 found.setdefault((one, two), []).append((name, other))
         return found

@@ -79,7 +79,7 @@ def nearest(k: int) -> Moments:
 CASES = {
     "independent": Case(coupling.Independent(), moments(0.0)),
     "paired": Case(coupling.Paired(), moments(CORRELATION * DEVIATION)),
-    "minibatch_ot, exact": Case(coupling.MinibatchOT(), moments(DEVIATION, bias=0.02), batch=500, batches=60),
+    "minibatch_ot, exact": Case(coupling.MinibatchOT(), moments(DEVIATION, bias=0.02), batch=300, batches=100),
     "minibatch_ot, sinkhorn": Case(
         coupling.MinibatchOT(solver="sinkhorn", epsilon=0.2, unit="mean"),
         moments(entropic(), bias=0.02),

@@ -391,13 +391,13 @@ def test_transitions_are_counted_while_tokens_move(ranks: list[dict[str, Any]]) 
 def test_no_single_change_leaves_the_checksum() -> None:
     from trainer.training.migration.live import checksum
 
-    words = torch.randint(-(2**31), 2**31, (50,), generator=torch.Generator().manual_seed(0)).int()
+    words = torch.randint(-(2**31), 2**31, (20,), generator=torch.Generator().manual_seed(0)).int()
     true = checksum(words)
-    for place in range(50):
+    for place in range(20):
         for bit in range(32):
             changed = words.clone()
             changed[place] ^= torch.tensor(1, dtype=torch.int32) << bit
             assert not torch.equal(checksum(changed), true)
     exchanged = words.clone()
-    exchanged[[3, 30]] = words[[30, 3]]
+    exchanged[[3, 17]] = words[[17, 3]]
     assert not torch.equal(checksum(exchanged), true)
