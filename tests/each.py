@@ -1,9 +1,12 @@
-"""Many values of a parameter in one case of a test."""
+"""Many values of a parameter in one case of a test, and tables of them."""
 
 import inspect
 from collections.abc import Callable, Iterable, Sequence
 from functools import wraps
+from pathlib import Path
 from typing import Any
+
+import pytest
 
 
 def each(
@@ -11,7 +14,8 @@ def each(
 ) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Calls a test with one value after another, as `pytest.mark.parametrize` would in cases of their own.
 
-    A failure names the values. Each has a `tmp_path` of its own; what other fixtures give is the same for all.
+    A failure names the values. What the test gets from fixtures is the same for all of them, but for `tmp_path`, of
+    which each has a folder of its own, `monkeypatch`, which ends with it, and `capsys`, which starts empty.
 
     Args:
         names: of the parameters, separated by commas.
@@ -32,12 +36,9 @@ def each(
         @wraps(test)
         def of_all(**others: Any) -> None:
             for number, (row, name) in enumerate(zip(rows, called, strict=True)):
-                own = dict(zip(given, row, strict=True))
-                if "tmp_path" in others:
-                    own["tmp_path"] = others["tmp_path"] / str(number)
-                    own["tmp_path"].mkdir()
                 try:
-                    test(**{**others, **own})
+                    with pytest.MonkeyPatch.context() as patch:
+                        test(**dict(zip(given, row, strict=True)), **_apart(others, number, patch))
                 except BaseException as error:
                     error.add_note(name)
                     raise
@@ -48,3 +49,21 @@ def each(
         return of_all
 
     return repeated
+
+
+def rows(table: str) -> list[list[str]]:
+    """The cells of a table: a row a line, cells apart by a bar; a line that starts with a bar goes on with the row."""
+    return [row.split(" | ") for row in table.strip().replace("\n| ", " | ").splitlines()]
+
+
+def _apart(fixtures: dict[str, Any], number: int, patch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """The fixtures for a row of this number."""
+    if "monkeypatch" in fixtures:
+        fixtures = fixtures | {"monkeypatch": patch}
+    if isinstance(fixtures.get("capsys"), pytest.CaptureFixture):
+        fixtures["capsys"].readouterr()
+    if not isinstance(fixtures.get("tmp_path"), Path):
+        return fixtures
+    folder = fixtures["tmp_path"] / f"{number}"
+    folder.mkdir()
+    return fixtures | {"tmp_path": folder}

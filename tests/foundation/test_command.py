@@ -7,6 +7,7 @@ import pytest
 
 from netsim.foundation.command import WORD, Either, Group, Program, Request, Verb
 from netsim.foundation.refusal import Failure, Refusal
+from tests.each import each
 
 
 class Inner(Request):
@@ -67,8 +68,8 @@ def test_fields_make_options() -> None:
     )
 
 
-@pytest.mark.parametrize(
-    ("words", "line"),
+@each(
+    "words, line",
     [
         ("do", "one do: the following arguments are required: source; see python -m one do --help"),
         ("doo", "one: doo is not a verb; use do; see python -m one --help"),
@@ -84,8 +85,8 @@ def test_wrong_words_are_one_line(words: str, line: str, capsys: pytest.CaptureF
     assert said.count("\n") == 1
 
 
-@pytest.mark.parametrize(
-    ("error", "code", "line"),
+@each(
+    "error, code, line",
     [
         (Refusal("f", "key", "is wrong", "mend it"), 2, "f: key: is wrong; mend it"),
         (Failure("the disk is gone"), 1, "the disk is gone"),

@@ -11,6 +11,7 @@ from pydantic import BaseModel, ValidationError
 from netsim.foundation.complaint import first_complaint
 from netsim.foundation.own_class import KindOrClass, OwnClass, build_own
 from netsim.foundation.settings import Section
+from tests.each import each
 
 MODULE = f"""
 from typing import Literal
@@ -170,8 +171,8 @@ def test_a_class_need_not_extend_the_protocol() -> None:
     assert build_own(lens(**{"class": "lenses:Flat"})).flip().name == "flat"
 
 
-@pytest.mark.parametrize(
-    ("section", "written"),
+@each(
+    "section, written",
     [
         ({"class": "lenses:Thick", "index": 2}, {"index": 2.0, "layers": [1], "glass": "crown"}),
         ({"class": "lenses:Thin", "index": 2}, {"index": 2.0, "note": []}),
@@ -287,7 +288,7 @@ WRONG: dict[str, tuple[dict[str, Any], str, str]] = {
 }
 
 
-@pytest.mark.parametrize("case", WRONG)
+@each("case", WRONG)
 def test_what_is_wrong_is_said_in_one_line(case: str) -> None:
     section, field, reason = WRONG[case]
     document = {"first": section}

@@ -15,6 +15,7 @@ from netsim.foundation.complaint import first_complaint
 from netsim.foundation.documents import check_document, parse_json
 from netsim.foundation.files import replacing
 from netsim.foundation.refusal import Refusal
+from tests.each import each
 from trainer.config.document import read_document
 
 
@@ -97,8 +98,8 @@ def test_of_a_long_value_its_ends_are_told() -> None:
     assert str(error).endswith("ends; right it")
 
 
-@pytest.mark.parametrize(
-    ("document", "field", "remedy"),
+@each(
+    "document, field, remedy",
     [
         ({"name": "a", "colur": "red"}, "colur", "write colour, or remove it"),
         ({"name": "a", "part": {"kind": "small", "widht": 1}}, "part.widht", "write width, or remove it"),
@@ -118,7 +119,7 @@ def test_what_was_meant_is_told_in_the_same_words(
     assert error.remedy == remedy
 
 
-@pytest.mark.parametrize("document", [{"name": "a", "quux": 1}, {"name": "a", "part": {"kind": "quux"}}])
+@each("document", [{"name": "a", "quux": 1}, {"name": "a", "part": {"kind": "quux"}}])
 def test_a_name_that_is_near_nothing_is_not_guessed(refused_as: Callable[[Any], Refusal], document: Any) -> None:
     error = refused_as(document)
     assert error.remedy
@@ -159,7 +160,7 @@ ACCEPTED = {
 }
 
 
-@pytest.mark.parametrize("text", REFUSED.values(), ids=REFUSED.keys())
+@each("text", REFUSED.values(), ids=REFUSED.keys())
 def test_yaml_that_both_refuse(read: Callable[[Path], object], text: str, tmp_path: Path) -> None:
     path = tmp_path / "f.yaml"
     path.write_text(text)
@@ -173,14 +174,14 @@ def test_yaml_that_both_refuse(read: Callable[[Path], object], text: str, tmp_pa
     assert "\n" not in str(error)
 
 
-@pytest.mark.parametrize("text", ACCEPTED.values(), ids=ACCEPTED.keys())
+@each("text", ACCEPTED.values(), ids=ACCEPTED.keys())
 def test_yaml_that_both_read(read: Callable[[Path], object], text: str, tmp_path: Path) -> None:
     path = tmp_path / "f.yaml"
     path.write_text(text)
     assert read(path) == yaml.safe_load(text)
 
 
-@pytest.mark.parametrize("make", [lambda _: None, Path.mkdir, lambda path: path.write_bytes(b"a: \xff")])
+@each("make", [lambda _: None, Path.mkdir, lambda path: path.write_bytes(b"a: \xff")])
 def test_a_file_that_cannot_be_read(
     read: Callable[[Path], object], make: Callable[[Path], Any], tmp_path: Path
 ) -> None:
@@ -190,9 +191,7 @@ def test_a_file_that_cannot_be_read(
     assert (caught.value.file, caught.value.field) == (str(tmp_path / "f.yaml"), "file")
 
 
-@pytest.mark.parametrize(
-    "text", ["[" * 100_000, "{", "[" * 5000 + "]" * 5000, "1" * 5000, str(2**64), "[" * 150 + "]" * 150]
-)
+@each("text", ["[" * 100_000, "{", "[" * 5000 + "]" * 5000, "1" * 5000, str(2**64), "[" * 150 + "]" * 150])
 def test_json_that_both_refuse(text: str) -> None:
     with pytest.raises(ValueError, match=r"."):
         parse_json(text)

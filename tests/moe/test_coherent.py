@@ -4,6 +4,7 @@ Shape suffixes: T tokens of a home rank, A tokens of all ranks, D width, E exper
 """
 
 import functools
+from itertools import product
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -17,6 +18,7 @@ from torch.nn import functional
 
 from moe.collective_trace import read
 from moe.config import MoEConfig, TopKRouterConfig
+from tests.each import each
 from tests.moe.expert_values import expert_values
 from tests.ranks import run_ranks
 
@@ -50,11 +52,7 @@ def configuration(top_k: int = 1, pull: float = 0.0, **router: Any) -> MoEConfig
     assert pull >= 0
     settings = {"aux_loss": 0.0, **router}
     return MoEConfig(
-        num_experts=EXPERTS,
-        top_k=top_k,
-        expert_hidden=HIDDEN,
-        router=TopKRouterConfig(**settings),
-        dispatch="coherent",
+        num_experts=EXPERTS, top_k=top_k, expert_hidden=HIDDEN, router=TopKRouterConfig(**settings), dispatch="coherent"
     )
 
 
@@ -187,8 +185,7 @@ def reference(ranks: list[dict[str, Any]], case: dict[str, Any]) -> dict[str, An
 close = functools.partial(torch.testing.assert_close, rtol=2e-6, atol=2e-7)
 
 
-@pytest.mark.parametrize("world_size", WORLD_SIZES)
-@pytest.mark.parametrize("case", CASES)
+@each("world_size, case", product(WORLD_SIZES, CASES))
 def test_a_stack_and_its_gradients_equal_one_process_on_the_whole_batch(
     results: dict[int, list[dict[str, Any]]], world_size: int, case: str
 ) -> None:
@@ -240,8 +237,7 @@ def moves(chosen: list[Tensor], world_size: int) -> list[tuple[list[list[int]], 
     return found
 
 
-@pytest.mark.parametrize("world_size", WORLD_SIZES)
-@pytest.mark.parametrize("case", ["top-1", "top-2"])
+@each("world_size, case", product(WORLD_SIZES, ["top-1", "top-2"]))
 def test_what_is_sent_follows_from_the_routing(
     results: dict[int, list[dict[str, Any]]], world_size: int, case: str
 ) -> None:
@@ -274,8 +270,7 @@ def test_what_is_sent_follows_from_the_routing(
         assert backward == mirrored
 
 
-@pytest.mark.parametrize("world_size", WORLD_SIZES)
-@pytest.mark.parametrize("case", ["top-1", "top-2"])
+@each("world_size, case", product(WORLD_SIZES, ["top-1", "top-2"]))
 def test_without_gradients_a_few_rows_need_no_message_about_sizes(
     results: dict[int, list[dict[str, Any]]], world_size: int, case: str
 ) -> None:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from moe.config import MoEConfig, RouterConfig, SparseOTRouterConfig, TopKRouterConfig
+from tests.each import each
 from tests.ranks import run_ranks
 
 TOKENS, WIDTH, EXPERTS = 9, 12, 8
@@ -72,13 +73,13 @@ def results() -> list[dict[str, dict[str, Any]]]:
     return run_ranks(on_a_rank, 2)
 
 
-@pytest.mark.parametrize("kind", [router.kind for router in ALLOWED])
+@each("kind", [router.kind for router in ALLOWED])
 def test_a_token_finds_the_same_experts_at_inference(results: list[dict[str, Any]], kind: str) -> None:
     for result in results:
         torch.testing.assert_close(result[kind]["coherent"], result[kind]["home"])
 
 
-@pytest.mark.parametrize("kind", [router.kind for router in ALLOWED])
+@each("kind", [router.kind for router in ALLOWED])
 def test_the_gate_learns(results: list[dict[str, Any]], kind: str) -> None:
     for result in results:
         assert result[kind]["gradient"].isfinite().all()

@@ -3,13 +3,14 @@
 Shape suffixes: T tokens of this rank, D width, E experts, K gate values, L labels.
 """
 
+from itertools import product
 from typing import Any
 
 import numpy as np
-import pytest
 import torch
 import torch.distributed as dist
 
+from tests.each import each
 from tests.ranks import run_ranks
 
 
@@ -72,9 +73,7 @@ def test_a_token_without_an_expert_stays_and_copies_to_one_rank_are_sent_once() 
         assert [pair for pair in other["pairs"] if pair[1] < 0.5] == [(2.0, third), (12.0, third)]
 
 
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64])
-@pytest.mark.parametrize("rows", [0, 1, 3])
-@pytest.mark.parametrize("labels", [0, 3])
+@each("dtype, rows, labels", product([torch.bfloat16, torch.float32, torch.float64], [0, 1, 3], [0, 3]))
 def test_a_message_row_keeps_every_bit(dtype: torch.dtype, rows: int, labels: int) -> None:
     from moe.dispatch.exchange import packed, unpacked
 

@@ -10,6 +10,7 @@ import jsonschema
 import pytest
 
 from moe.collective_trace import CollectiveRecord, TraceHeader, read, write
+from tests.each import each
 from tests.trainer.experiment.forecast.specs import zero_spec
 from trainer.__main__ import main
 from trainer.experiment.forecast.trace import formula
@@ -178,7 +179,7 @@ def refusal(path: Path, capsys: pytest.CaptureFixture[str]) -> str:
     return captured.err
 
 
-@pytest.mark.parametrize("case", MALFORMED)
+@each("case", MALFORMED)
 def test_malformed_records_are_refused(case: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     break_it, place = MALFORMED[case]
     lines = break_it([json.loads(line) for line in GOLDEN.read_text().splitlines()])
@@ -189,7 +190,7 @@ def test_malformed_records_are_refused(case: str, tmp_path: Path, capsys: pytest
     assert "; " in message
 
 
-@pytest.mark.parametrize("case", RAW)
+@each("case", RAW)
 def test_damaged_files_are_refused(case: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     content, place = RAW[case]
     path = tmp_path / "trace.jsonl"

@@ -7,13 +7,13 @@ from collections import Counter
 from typing import Any
 
 import numpy as np
-import pytest
 import torch
 from torch import Tensor
 from torch.nn import functional
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from moe.experts import BlockedExperts, GroupedExperts, takes_groups
+from tests.each import each
 from tests.moe.expert_values import expert_values
 from tests.ranks import run_ranks
 
@@ -62,9 +62,9 @@ def computed(way: Any, counts: list[int], values: list[Tensor], gradient_RD: Ten
     return [output_RD.detach(), *torch.autograd.grad(output_RD, values, gradient_RD)]
 
 
-@pytest.mark.parametrize("way", [BlockedExperts, GroupedExperts])
-@pytest.mark.parametrize("name", COUNTS)
-@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.bfloat16, 4e-2)])
+@each("way", [BlockedExperts, GroupedExperts])
+@each("name", COUNTS)
+@each("dtype, tolerance", [(torch.float32, 1e-5), (torch.bfloat16, 4e-2)])
 def test_equals_the_dense_reference(way: Any, name: str, dtype: torch.dtype, tolerance: float) -> None:
     counts = COUNTS[name]
     values, gradient_RD = inputs(counts, dtype)
@@ -74,7 +74,7 @@ def test_equals_the_dense_reference(way: Any, name: str, dtype: torch.dtype, tol
         torch.testing.assert_close(own.double(), reference.double(), rtol=tolerance, atol=tolerance)
 
 
-@pytest.mark.parametrize("way", [BlockedExperts, GroupedExperts])
+@each("way", [BlockedExperts, GroupedExperts])
 def test_rows_of_no_slot_and_slots_without_rows_get_zeros(way: Any) -> None:
     counts = COUNTS["idle experts"]
     output, rows, gates, first, second = computed(way, counts, *inputs(counts))

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.autograd import gradcheck
 
 import moe.experts
+from tests.each import each
 from tests.ranks import run_ranks
 
 WIDTH, INNER = 6, 10
@@ -71,7 +72,7 @@ def sequential_and_stacked(_rank: int, _world_size: int, dtype: torch.dtype) -> 
     return results
 
 
-@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-6), (torch.bfloat16, 3e-2)])
+@each("dtype, tolerance", [(torch.float64, 1e-6), (torch.bfloat16, 3e-2)])
 def test_equals_the_sequential_experts(monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype, tolerance: float) -> None:
     monkeypatch.setattr(moe.experts, "_BLOCK_ROWS", 4)
     results = run_ranks(sequential_and_stacked, 1, dtype)[0]
@@ -79,7 +80,7 @@ def test_equals_the_sequential_experts(monkeypatch: pytest.MonkeyPatch, dtype: t
         torch.testing.assert_close(stacked, sequential, rtol=tolerance, atol=tolerance)
 
 
-@pytest.mark.parametrize("block_rows", [1, 2, 512])
+@each("block_rows", [1, 2, 512])
 def test_gradients_are_exact_whatever_the_blocks(monkeypatch: pytest.MonkeyPatch, block_rows: int) -> None:
     monkeypatch.setattr(moe.experts, "_BLOCK_ROWS", block_rows)
     generator = torch.Generator().manual_seed(2)

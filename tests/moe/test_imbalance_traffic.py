@@ -10,6 +10,7 @@ from moe.dispatch.messages import COUNT_BYTES, Sizes
 from tests.benchmarks.imbalance import traffic
 from tests.benchmarks.imbalance.workloads import Shape
 from tests.benchmarks.placement_aware_routing import layer_bytes
+from tests.each import each
 
 SHAPE = Shape(ranks=4, tokens=6, experts=8, top_k=3)
 SIZES = Sizes(hidden=16, element_bytes=4, num_experts=8, dtype="float32")
@@ -35,7 +36,7 @@ def walk(chosen: np.ndarray, ranks_E: np.ndarray) -> list[tuple[int, set[int], i
     return tokens
 
 
-@pytest.mark.parametrize("seed", range(5))
+@each("seed", range(5))
 def test_bytes_are_those_of_a_walk_over_the_tokens(seed: int) -> None:
     chosen, ranks_E = drawn(seed)
     tokens = walk(chosen, ranks_E)
@@ -57,7 +58,7 @@ def test_bytes_are_those_of_a_walk_over_the_tokens(seed: int) -> None:
     np.testing.assert_allclose(traffic.rank_load(visits), [max(of_ranks) / np.mean(of_ranks) for of_ranks in loads])
 
 
-@pytest.mark.parametrize("mode", ["home", "copies", "hierarchical", "coherent"])
+@each("mode", ["home", "copies", "hierarchical", "coherent"])
 def test_a_trace_shows_the_bytes_of_its_exchanges(mode: str, tmp_path: Path) -> None:
     chosen, ranks_E = drawn(7)
     issued = list(traffic.exchanges(chosen, ranks_E, mode, SIZES))

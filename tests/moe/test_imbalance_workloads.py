@@ -1,5 +1,6 @@
 """The workloads of the imbalance benchmark have the loads that they state, and the busiest expert of a closed form."""
 
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ from tests.benchmarks.imbalance.workloads import (
     rounded,
     synthetic,
 )
+from tests.each import each
 
 SHAPES = [Shape(ranks=4, tokens=128, experts=64, top_k=6), Shape(2, 12, 8, 2), Shape(1, 30, 10, 1)]
 
@@ -26,8 +28,7 @@ def favourites(logits: np.ndarray, top_k: int) -> np.ndarray:
     return np.argsort(-logits, axis=-1, kind="stable")[..., :top_k]
 
 
-@pytest.mark.parametrize("shape", SHAPES)
-@pytest.mark.parametrize("name", LOADS)
+@each("shape, name", product(SHAPES, LOADS))
 def test_plain_top_k_has_the_stated_loads(name: str, shape: Shape) -> None:
     for step, logits in enumerate(synthetic(name, shape, 3, seed=5)):
         assert logits.shape == (shape.ranks, shape.tokens, shape.experts)
@@ -36,7 +37,7 @@ def test_plain_top_k_has_the_stated_loads(name: str, shape: Shape) -> None:
         assert loads.sum() == shape.batch * shape.top_k
 
 
-@pytest.mark.parametrize("shape", SHAPES)
+@each("shape", SHAPES)
 def test_the_busiest_expert_has_a_closed_form(shape: Shape) -> None:
     for name in LOADS:
         (logits,) = synthetic(name, shape, 1, seed=0)
@@ -80,7 +81,7 @@ def test_impossible_loads_are_refused() -> None:
         drawn_preferences(np.array([4, 2, 1]), shape, np.random.default_rng(0))
 
 
-@pytest.mark.parametrize("total", [0, 1, 17, 1000])
+@each("total", [0, 1, 17, 1000])
 def test_rounding_keeps_sum_and_share(total: int) -> None:
     shares = np.random.default_rng(total).random(13)
     counts = rounded(shares, total)

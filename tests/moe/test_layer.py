@@ -4,6 +4,7 @@ Shape suffixes: S sequence, B batch, D width, E experts, F expert hidden width, 
 """
 
 import functools
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from moe.config import MoEConfig, TopKRouterConfig
+from tests.each import each
 from tests.moe.expert_values import expert_values
 from tests.ranks import run_ranks
 
@@ -97,8 +99,7 @@ def results() -> dict[int, list[dict[str, dict[str, Any]]]]:
     return {world_size: run_ranks(run_cases, world_size) for world_size in (1, *WORLD_SIZES)}
 
 
-@pytest.mark.parametrize("world_size", WORLD_SIZES)
-@pytest.mark.parametrize("case", CASES)
+@each("world_size, case", product(WORLD_SIZES, CASES))
 def test_equals_the_dense_mixture(results: dict[int, list[dict[str, Any]]], world_size: int, case: str) -> None:
     top_k, score, _ = CASES[case]
     config = moe_config(top_k, score)

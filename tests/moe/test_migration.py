@@ -14,6 +14,7 @@ from moe.placement.cost.objective import OBJECTIVES
 from moe.placement.counts import RoutingStatistics
 from moe.placement.placement import Dispatch
 from moe.placement.topology import Topology
+from tests.each import each
 from tests.moe.traces import dropping_trace, markov_trace, trace
 
 OBJECTIVE_NAMES: tuple[Dispatch, ...] = ("home", "coherent", "copies")
@@ -38,7 +39,7 @@ def traffic(objective: Dispatch, statistics: RoutingStatistics, ranks: NDArray, 
 # plans
 
 
-@pytest.mark.parametrize("seed", range(5))
+@each("seed", range(5))
 def test_an_expert_that_stays_on_its_rank_keeps_its_slot(seed: int) -> None:
     before, wanted = shuffled(3, 12, seed), ranks_of(shuffled(3, 12, seed + 100), 4)
     after = settle(before, wanted, 4)
@@ -56,7 +57,7 @@ def test_moves_lead_from_one_map_to_the_other() -> None:
     np.testing.assert_array_equal(replayed, after)
 
 
-@pytest.mark.parametrize("seed", range(5))
+@each("seed", range(5))
 def test_fixed_experts_stay(seed: int) -> None:
     topology, statistics = Topology.hops(2, 2), statistics_of("home", 4, seed=seed)
     before, target = shuffled(5, 8, seed), ranks_of(shuffled(5, 8, seed + 100), 4)
@@ -69,8 +70,8 @@ def test_fixed_experts_stay(seed: int) -> None:
     assert held.saving > 0
 
 
-@pytest.mark.parametrize("objective", OBJECTIVE_NAMES)
-@pytest.mark.parametrize("topology", [Topology.hops(1, 4), Topology.hops(2, 2)], ids=["1x4", "2x2"])
+@each("objective", OBJECTIVE_NAMES)
+@each("topology", [Topology.hops(1, 4), Topology.hops(2, 2)], ids=["1x4", "2x2"])
 def test_a_gain_is_the_difference_of_the_objective(objective: Dispatch, topology: Topology) -> None:
     statistics = statistics_of(objective, 4, seed=3)
     present, goal = (ranks_of(shuffled(5, 8, seed), 4) for seed in (1, 2))
@@ -82,8 +83,7 @@ def test_a_gain_is_the_difference_of_the_objective(objective: Dispatch, topology
         assert gains(cycle, present) == saving - 7.0 * topology.cost[present, ranks].sum()
 
 
-@pytest.mark.parametrize("objective", OBJECTIVE_NAMES)
-@pytest.mark.parametrize("most_moves", [0, 2, 3, 7, 100])
+@each("objective, most_moves", product(OBJECTIVE_NAMES, [0, 2, 3, 7, 100]))
 def test_a_plan_is_balanced_pays_and_keeps_to_its_budget(objective: Dispatch, most_moves: int) -> None:
     topology, expert_tokens = Topology.hops(2, 2), 5.0
     statistics, slots = statistics_of(objective, 4, seed=3), shuffled(5, 8, 0)
@@ -102,7 +102,7 @@ def test_a_plan_is_balanced_pays_and_keeps_to_its_budget(objective: Dispatch, mo
     assert plan.saving > expert_tokens * plan.effort or not plan.moves
 
 
-@pytest.mark.parametrize("objective", OBJECTIVE_NAMES)
+@each("objective", OBJECTIVE_NAMES)
 def test_an_unlimited_plan_is_no_worse_than_its_target(objective: Dispatch) -> None:
     topology = Topology.hops(1, 4)
     for seed in range(4):
@@ -116,8 +116,7 @@ def test_an_unlimited_plan_is_no_worse_than_its_target(objective: Dispatch) -> N
         assert costs[0] <= min(costs)
 
 
-@pytest.mark.parametrize("seed", range(6))
-@pytest.mark.parametrize("most_moves", [2, 4, 6])
+@each("seed, most_moves", product(range(6), [2, 4, 6]))
 def test_on_two_ranks_the_best_homes_within_the_budget_are_found(seed: int, most_moves: int) -> None:
     topology, slots = Topology.hops(1, 2), shuffled(2, 6, seed)
     routing = dropping_trace(6, 2, 2, 300, seed=seed, world_size=2, drop=0.0)
@@ -234,7 +233,7 @@ def test_one_dear_window_alone_moves_nothing() -> None:
         assert looks.look(leaning(seed, lean), 10, CONTIGUOUS) is None
 
 
-@pytest.mark.parametrize("objective", OBJECTIVE_NAMES)
+@each("objective", OBJECTIVE_NAMES)
 def test_chance_alone_moves_nothing(objective: Dispatch) -> None:
     """Few tokens without affinity: moves seem to pay in every window, on the tokens that they were made from."""
     looks = trigger(objective, 4, regret=1e-6, horizon=200)

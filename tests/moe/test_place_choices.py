@@ -14,7 +14,10 @@ from moe.placement.cost.evaluation import Evaluation, expert_seconds
 from moe.placement.topology import Topology
 from moe.report.context import Volume
 from moe.routing_trace import RoutingTrace
+from tests.each import each
 from tests.moe.traces import dropping_trace, markov_trace
+
+pytestmark = pytest.mark.usefixtures("blank_pictures")
 
 SHAPE = ["--nodes", "2", "--ranks-per-node", "2"]
 
@@ -24,7 +27,7 @@ def named(dispatch: str | None, top_k: int = 2, world_size: int = 4) -> RoutingT
     return replace(routing, header=routing.header.model_copy(update={"dispatch": dispatch}))
 
 
-@pytest.mark.parametrize("dispatch", ["coherent", "home", "copies", "hierarchical"])
+@each("dispatch", ["coherent", "home", "copies", "hierarchical"])
 def test_the_objective_is_what_the_run_of_the_trace_sends(dispatch: str) -> None:
     assert choose_objective("auto", named(dispatch), 4)[0] == dispatch
     assert choose_objective(dispatch, named("home"), 4) == (dispatch, "")

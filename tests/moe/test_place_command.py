@@ -16,7 +16,10 @@ from moe.placement.counts import RoutingStatistics
 from moe.placement.solver.solve import SOLVERS
 from moe.routing_trace import RoutingTrace
 from netsim.foundation.terminal import Progress
+from tests.each import each
 from tests.moe.traces import coherent_walk, markov_trace
+
+pytestmark = pytest.mark.usefixtures("blank_pictures")
 
 GOLDEN = Path("tests/files/routing.npz")
 SHAPE = ["--nodes", "2", "--ranks-per-node", "2"]
@@ -43,7 +46,7 @@ def refused(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
     return printed.err.rstrip("\n")
 
 
-@pytest.mark.parametrize("objective", ["coherent", "home", "copies", "hierarchical"])
+@each("objective", ["coherent", "home", "copies", "hierarchical"])
 def test_place_writes_placement_and_report_and_says_what_it_saved(
     objective: str, trace_path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -140,7 +143,7 @@ MALFORMED: dict[str, tuple[dict[str, Any], str, str]] = {
 }
 
 
-@pytest.mark.parametrize("case", MALFORMED)
+@each("case", MALFORMED)
 def test_malformed_traces_are_refused_in_one_line(
     case: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -155,8 +158,8 @@ def test_malformed_traces_are_refused_in_one_line(
     assert sorted(entry.name for entry in tmp_path.iterdir()) == ["bad.npz"]
 
 
-@pytest.mark.parametrize(
-    ("name", "content", "problem"),
+@each(
+    "name, content, problem",
     [
         ("cut.npz", GOLDEN.read_bytes()[:2000], "file: is not a complete .npz archive"),
         ("empty.npz", b"", "file: is not a complete .npz archive"),
@@ -177,8 +180,8 @@ def test_damaged_files_are_refused_in_one_line(
     assert "; " in line
 
 
-@pytest.mark.parametrize(
-    ("array", "experts", "problem"),
+@each(
+    "array, experts, problem",
     [
         (np.zeros((4, 3), int), None, "num_experts: is not in a .npy trace; give --num-experts"),
         (np.zeros((4, 3), int), "0", "num_experts: must be greater than 0 (0); give a positive"),
@@ -218,32 +221,23 @@ def test_an_array_with_the_name_of_an_archive_is_refused(tmp_path: Path, capsys:
     assert line == f"moe place: {path}: file: holds a single array; name it .npy and give --num-experts"
 
 
-@pytest.mark.parametrize(
-    ("options", "line"),
+@each(
+    "options, line",
     [
         (
             ["--objective", "coherent", "--solver", "luck"],
             "moe place: --solver: unknown for objective coherent (luck); choose from auto",
         ),
         (["--objective", "miles"], "moe place: --objective: unknown (miles); choose from auto, coherent, home, copies"),
-        (
-            ["--objective", "copies", "--solver", "sweep"],
-            "moe place: --solver: unknown for objective copies",
-        ),
+        (["--objective", "copies", "--solver", "sweep"], "moe place: --solver: unknown for objective copies"),
         (["--slots-per-rank", "1"], "moe place: --slots-per-rank: 1 slots a rank are not between 2"),
         (["--slots-per-rank", "9"], "moe place: --slots-per-rank: 9 slots a rank are not between 2"),
         (["--expert-parameters", "0"], "moe place: --expert-parameters: must be at least 1 (0)"),
         (["--held-out", "none.npz"], "moe place: none.npz: file: cannot be read (No such file or directory)"),
-        (
-            ["--held-out", str(GOLDEN)],
-            f"moe place: {GOLDEN}: header.num_layers: is 3 but the placed trace has 4; give",
-        ),
+        (["--held-out", str(GOLDEN)], f"moe place: {GOLDEN}: header.num_layers: is 3 but the placed trace has 4; give"),
         (["--current", "none.json"], "moe place: none.json: file: cannot be read (No such file or directory)"),
         (["--cost", "intra=0Gbps,inter=1Gbps"], "moe place: --cost: a rate of 0 moves nothing (intra=0Gbps"),
-        (
-            ["--objective", "home", "--solver", "sweep"],
-            "moe place: --solver: unknown for objective home (sweep)",
-        ),
+        (["--objective", "home", "--solver", "sweep"], "moe place: --solver: unknown for objective home (sweep)"),
         (["--cost", "miles"], "moe place: --cost: is unknown (miles); give hops"),
         (["--seed", "-1"], "moe place: --seed: must be at least 0 (-1)"),
         (["--nodes", "0"], "moe place: --nodes: must be at least 1 (0); give a positive number"),
@@ -296,7 +290,7 @@ def test_help_teaches(capsys: pytest.CaptureFixture[str]) -> None:
     assert max(len(line) for line in text.splitlines()) <= 100
 
 
-@pytest.mark.parametrize("verb", ["replay", "record", "export", "import"])
+@each("verb", ["replay", "record", "export", "import"])
 def test_every_verb_teaches_with_an_example(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert run([verb, "--help"]) == 0
     text = capsys.readouterr().out
@@ -356,7 +350,7 @@ def test_the_placement_in_use_is_kept_where_nothing_costs_less(
     assert "takes 3 slots a rank and this one 2" in third.with_suffix(".html").read_text()
 
 
-@pytest.mark.parametrize("objective", ["coherent", "copies"])
+@each("objective", ["coherent", "copies"])
 def test_a_placement_in_use_that_breaks_the_cap_is_left_and_one_that_wastes_traffic_too(
     objective: str, trace_path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -427,7 +421,7 @@ def test_long_work_says_on_a_terminal_what_it_does_and_leaves_no_line() -> None:
     assert "\n" not in written
 
 
-@pytest.mark.parametrize(("stream", "after_s"), [(Terminal(), 1e6), (io.StringIO(), 0.0)])
+@each("stream, after_s", [(Terminal(), 1e6), (io.StringIO(), 0.0)])
 def test_short_work_and_work_that_nobody_watches_say_nothing(stream: io.StringIO, after_s: float) -> None:
     with Progress("moe place", stream, after_s) as progress:
         progress.phase("reading the trace")
@@ -491,7 +485,7 @@ def no_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("no_kernels")
-@pytest.mark.parametrize("objective", ["coherent", "home", "copies", "hierarchical"])
+@each("objective", ["coherent", "home", "copies", "hierarchical"])
 def test_a_small_trace_is_placed_without_the_kernels(objective: str, trace_path: Path, tmp_path: Path) -> None:
     out = tmp_path / "placement.json"
     assert main(["place", str(trace_path), *SHAPE, "--objective", objective, "--out", str(out)]) == 0
@@ -499,7 +493,7 @@ def test_a_small_trace_is_placed_without_the_kernels(objective: str, trace_path:
 
 
 @pytest.mark.usefixtures("no_kernels")
-@pytest.mark.parametrize("objective", ["coherent", "home", "copies", "hierarchical"])
+@each("objective", ["coherent", "home", "copies", "hierarchical"])
 def test_a_search_without_the_kernels_is_refused(
     objective: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -13,6 +13,7 @@ from torch.utils.checkpoint import checkpoint
 from moe.config import MoEConfig
 from moe.repetition import passes
 from moe.router.replay import record, replay
+from tests.each import each
 from tests.ranks import run_ranks
 
 WIDTH, EXPERTS, TOKENS = 16, 8, 48
@@ -119,7 +120,7 @@ def results() -> Callable[[int], list[dict[str, dict[str, Any]]]]:
 
 
 @pytest.mark.parametrize("world_size", [pytest.param(1, marks=pytest.mark.slow), 2])
-@pytest.mark.parametrize("name", CASES)
+@each("name", CASES)
 def test_a_replayed_pass_is_the_evaluation_pass(results: Any, world_size: int, name: str) -> None:
     for rank, of_rank in enumerate(results(world_size)):
         if name not in of_rank:

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from moe.routing_trace import RoutingHeader, RoutingTrace
+from tests.each import each
 from tests.moe.traces import dropping_trace, markov_trace
 
 GOLDEN = Path("tests/files/routing.npz")
@@ -111,7 +112,7 @@ def test_traces_that_do_not_belong_together_are_refused(full_trace: RoutingTrace
         RoutingTrace.concatenate([full_trace, replace(full_trace, weights=None)])
 
 
-@pytest.mark.parametrize("shape", [(30, 4), (30, 4, 1), (30, 4, 2)])
+@each("shape", [(30, 4), (30, 4, 1), (30, 4, 2)])
 def test_exflow_arrays_are_traces_of_one_rank(shape: tuple[int, ...], tmp_path: Path) -> None:
     ids = np.random.default_rng(0).integers(8, size=shape)
     np.save(tmp_path / "exflow.npy", ids)
@@ -121,7 +122,7 @@ def test_exflow_arrays_are_traces_of_one_rank(shape: tuple[int, ...], tmp_path: 
     assert not routing.source_rank.any()
 
 
-@pytest.mark.parametrize("narrow", [np.uint8, np.int8, np.uint16, np.uint64])
+@each("narrow", [np.uint8, np.int8, np.uint16, np.uint64])
 def test_ids_are_kept_in_a_type_in_which_they_can_be_negated_and_multiplied(narrow: type, tmp_path: Path) -> None:
     ids = np.random.default_rng(0).integers(100, size=(30, 4))
     np.save(tmp_path / "exflow.npy", ids.astype(narrow))
@@ -135,7 +136,7 @@ def _npy(header: str, data: bytes = b"") -> bytes:
     return b"\x93NUMPY\x01\x00" + len(text).to_bytes(2, "little") + text + data
 
 
-@pytest.mark.parametrize(
+@each(
     "content",
     [
         _npy("{'descr': '<i4', 'fortran_order': False, 'shape': (99999999999999, 4)}", bytes(64)),
@@ -152,8 +153,8 @@ def test_a_header_that_nothing_fits_is_refused(content: bytes, tmp_path: Path) -
         RoutingTrace.read(tmp_path / "exflow.npy", num_experts=8)
 
 
-@pytest.mark.parametrize(
-    ("change", "message"),
+@each(
+    "change, message",
     [
         ({"expert_ids": np.zeros((5, 4, 2))}, "expert_ids: holds float64, not integers"),
         ({"expert_ids": np.zeros((5, 4, 3), int)}, r"expert_ids: shape \(5, 4, 3\)"),

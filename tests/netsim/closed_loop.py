@@ -12,6 +12,8 @@ from netsim.congestion.recovery import RecoveryConfig
 from netsim.engine.protocol import Outcome, Scene
 from netsim.engine.reference.connection import Connection, Listener, Packet
 from netsim.engine.reference.engine import ReferenceEngine
+from netsim.engine.reference.queued import QueuedLinks
+from netsim.topology.failure import FailureConfig
 from netsim.transport.build import build_transport
 from netsim.transport.config import TransportConfig
 from netsim.transport.protocol import Transport
@@ -133,3 +135,30 @@ def random_traffic(seed: int, most: int = 20, **fields: Any) -> Scene:
                 flow(src, dst, draw.choice([1, 4000, 39_999, draw.randint(1, 120_000)]), 320_000 * draw.randrange(9))
             )
     return scene(topology, tasks, scheduling=draw.choice(["round_robin", "sequential"]))
+
+
+class HeldEngine(WatchedEngine):
+    """Checks what switches hold."""
+
+    def forward(self, packet, link, leaves_ps):
+        links = self._links.queued
+        assert isinstance(links, QueuedLinks)
+        buffers = links._buffers
+        most = [buffers._pause_above + headroom for headroom in buffers._headroom]
+        assert all(0 <= held <= limit for held, limit in zip(buffers.held, most, strict=True))
+        super().forward(packet, link, leaves_ps)
+
+    def run(self):
+        outcome = super().run()
+        assert self._links.queued
+        assert not any(self._links.queued._buffers.held)
+        assert not any(self._links.queued._buffers.told_to_stop)
+        assert not any(nic.stopped or nic.ring for nic in self._nics.values())
+        return outcome
+
+
+def failing(what: Scene, *failures: dict[str, Any], **sections: Any) -> Scene:
+    """The scene on a fabric with failures."""
+    entries = [FailureConfig.model_validate(failure) for failure in failures]
+    again = scene(what.topology, what.tasks, failures=entries)  # type: ignore[arg-type]
+    return controlled(what._replace(rates=again.rates, routes=again.routes), **sections)

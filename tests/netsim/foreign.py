@@ -4,8 +4,10 @@ import os
 import random
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
+from pydantic import BaseModel
 
 from netsim.collective.algorithms import (
     barrier,
@@ -18,8 +20,12 @@ from netsim.collective.algorithms import (
 from netsim.collective.protocol import CollectiveAlgorithm, Message, Operation
 from netsim.engine.protocol import Outcome
 from netsim.foundation.refusal import Refusal
+from netsim.workload.aicb import AicbConfig, AicbWorkload
+from netsim.workload.flows import FlowsConfig, FlowsWorkload, MatrixConfig, MatrixWorkload
+from netsim.workload.goal import GoalConfig, GoalWorkload
 from netsim.workload.program import Program
 from netsim.workload.protocol import Workload
+from netsim.workload.simccl import SimcclConfig, SimcclWorkload
 from tests.netsim.plain_schedules import direct_all_to_all
 from tests.netsim.scenes import fabric, scene, simulate
 
@@ -38,6 +44,14 @@ _ALGORITHMS: dict[str, CollectiveAlgorithm] = {
     "barrier": barrier,
 }
 
+_READERS: dict[str, tuple[type[Any], type[BaseModel]]] = {
+    "aicb": (AicbWorkload, AicbConfig),
+    "flows": (FlowsWorkload, FlowsConfig),
+    "goal": (GoalWorkload, GoalConfig),
+    "matrix": (MatrixWorkload, MatrixConfig),
+    "simccl": (SimcclWorkload, SimcclConfig),
+}
+
 
 def schedules(operation: Operation, ranks: Sequence[int]) -> list[Message]:  # noqa: ARG001
     """The plainest algorithm of each operation."""
@@ -50,6 +64,12 @@ def foreign(folder: str) -> Path:
     if not path.is_dir():
         pytest.skip(f"files of other tools are absent ({folder}); FLOWFABRIC_FOREIGN_FILES names their folder")
     return path
+
+
+def opened(kind: str, path: Path, **fields: object) -> Workload:
+    """The workload of a file."""
+    workload, config = _READERS[kind]
+    return workload(config.model_validate({"kind": kind, "path": str(path)} | fields))
 
 
 def laid_out(workload: Workload, available: int, start_ps: int = 0) -> Program:

@@ -1,5 +1,6 @@
 """Scenes and transports drawn from a seed: for tests in which two engines must agree."""
 
+import random
 from collections import Counter
 from collections.abc import Callable
 from random import Random
@@ -299,3 +300,32 @@ def quick_dcqcn() -> DcqcnConfig:
         "hyper": "5Gbps",
     }
     return DcqcnConfig.model_validate({"kind": "dcqcn", **constants})
+
+
+def odd_scene(seed: int) -> Scene:
+    """A small fabric with odd rates and messages at coarse times, so that many packets meet in one instant."""
+    draw = random.Random(seed)
+    leaves, spines, per_leaf = draw.randint(1, 4), draw.randint(1, 5), draw.randint(1, 4)
+    rates = ["100Gbps", "100Gbps", "40Gbps", "33Gbps"]
+    topology = fabric(
+        leaves,
+        spines,
+        per_leaf,
+        ranks_per_host=draw.randint(1, 2),
+        host_rate=draw.choice(rates),
+        fabric_rate=draw.choice(rates),
+        link_delay=draw.choice(["500ns", "0ns", "320ns"]),
+    )
+    ranks = topology.hosts * topology.ranks_per_host
+    sizes = [0, 1, 3999, 4000, 16000, draw.randint(1, 30000)]
+    tasks = [
+        flow(draw.randrange(ranks), draw.randrange(ranks), draw.choice(sizes), 320_000 * draw.randrange(6))
+        for _ in range(draw.randint(1, 60))
+    ]
+    tasks = [task if task.src != task.dst else task._replace(bytes=0) for task in tasks]
+    orders: dict[str, Any] = {
+        "scheduling": draw.choice(["round_robin", "sequential"]),
+        "destinations": draw.choice(["random", "rotated"]),
+        "header": draw.choice(["0B", "62B"]),
+    }
+    return scene(topology, tasks, **orders)

@@ -1,7 +1,11 @@
 """Fabrics and tasks for tests of the engines."""
 
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from itertools import pairwise, product
 from typing import Any
+
+import networkx as nx
 
 from netsim.engine.protocol import NicConfig, Outcome, PacketConfig, Scene
 from netsim.engine.reference.engine import ReferenceEngine
@@ -13,12 +17,18 @@ from netsim.transport.ethereal import Ethereal
 from netsim.transport.spray import SprayRandom, SprayRoundRobin
 from netsim.workload.tasks import Task, Tasks
 
-TRANSPORTS = {
-    "ecmp": Ecmp,
-    "ethereal": Ethereal,
-    "spray_round_robin": SprayRoundRobin,
-    "spray_random": SprayRandom,
-}
+SCENARIO = """\
+format: flowfabric.scenario/1
+topology: {kind: leaf_spine, leaves: 2, spines: 2, hosts_per_leaf: 2, queue: 100KB}
+workload: {kind: collective, op: all_to_all, bytes_per_rank: 8KB}
+transports: [ecmp]
+congestion: {kind: dctcp}
+recovery: {kind: selective}
+seeds: [0]
+"""
+"""A small file of a scenario in which packets may be lost."""
+
+TRANSPORTS = {"ecmp": Ecmp, "ethereal": Ethereal, "spray_round_robin": SprayRoundRobin, "spray_random": SprayRandom}
 
 
 def fabric(leaves: int, spines: int, hosts_per_leaf: int, **fields: Any) -> LeafSpine:
@@ -58,3 +68,18 @@ def all_to_all(hosts: int, size_bytes: int) -> list[Task]:
 def simulate(what: Scene, transport: str = "ecmp", seed: int = 0) -> Outcome:
     """A run of the reference engine."""
     return ReferenceEngine(what, TRANSPORTS[transport](seed, what.most_paths), seed).run()
+
+
+def all_shortest(topology: Topology) -> Callable[[int, int], set[tuple[int, ...]]]:
+    """All shortest paths between leaves, by networkx."""
+    cables: dict[tuple[str, str], list[int]] = defaultdict(list)
+    for index, link in enumerate(topology.links):
+        cables[link.src, link.dst].append(index)
+    switches = nx.DiGraph(list(cables))
+
+    def between(src: int, dst: int) -> set[tuple[int, ...]]:
+        leaves = topology.tiers[0]
+        walks = nx.all_shortest_paths(switches, leaves[src], leaves[dst]) if src != dst else [[leaves[src]]]
+        return {way for walk in walks for way in product(*(cables[pair] for pair in pairwise(walk)))}
+
+    return between

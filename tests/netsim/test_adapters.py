@@ -15,7 +15,11 @@ from netsim.scenario import read_scenario
 from netsim.topology.fat_tree import FatTree, FatTreeConfig
 from netsim.topology.leaf_spine import LeafSpine, LeafSpineConfig
 from netsim.topology.protocol import gpu_links, network_tiers, paths
-from tests.netsim.test_topologies import all_shortest
+from tests.each import each
+from tests.netsim.documents import collective_of
+from tests.netsim.scenes import all_shortest
+
+pytestmark = pytest.mark.usefixtures("blank_pictures")
 
 SERVICE_PS, DELAY_PS, GPU_DELAY_PS = 320_000, 500_000, 250_000  # 4,000 B at 100 Gbps
 GPU_SERVICE_PS = 8889  # 4,000 B at 3600 Gbps, rounded up
@@ -41,7 +45,7 @@ def scenario(op: str = "all_to_all", size: str = "96KB", **topology: object) -> 
     return {
         "format": "flowfabric.scenario/1",
         "topology": {"kind": "leaf_spine", **RAILS, **topology},
-        "workload": {"kind": "collective", "op": op, "bytes_per_rank": size},
+        "workload": collective_of(op, size),
         "transports": ["spray_random"],
         "engine": "simpy",
         "seeds": [0],
@@ -85,7 +89,7 @@ def test_adapters_of_a_fat_tree_are_on_the_edges_of_their_group():
     assert [together.leaf(host) for host in range(32)] == [host // 4 for host in range(32)]
 
 
-@pytest.mark.parametrize("rails", [True, False])
+@each("rails", [True, False])
 def test_ways_of_a_fat_tree_are_all_the_shortest_ones(rails):
     """By networkx; none joins the switch inside a machine to another, and all GPUs of a machine are on it."""
     topology = tree(rails=rails)
@@ -102,7 +106,7 @@ def test_ways_of_a_fat_tree_are_all_the_shortest_ones(rails):
     ]
 
 
-@pytest.mark.parametrize("rails", [True, False])
+@each("rails", [True, False])
 def test_k_counts_the_ports_that_adapters_take(rails):
     """k * k / 4 ports of a pod lead down, whether the adapters of a host share an edge or not."""
     config = FatTreeConfig.model_validate({"kind": "fat_tree", "k": 8, "adapters_per_host": 2, "rails": rails})
@@ -131,8 +135,8 @@ def test_links_of_a_fat_tree_carry_exactly_the_traffic_of_their_gpus_and_rails()
     assert up == {f"edge{edge}": 4 * (32 - 4 - 2) * 4000 for edge in range(8)} | {"to cores": 2 * 16 * 16 * 4000}
 
 
-@pytest.mark.parametrize(
-    ("ranks", "links"),
+@each(
+    "ranks, links",
     [
         ([0, 4], 2),  # one rail of a group of edges
         ([0, 6], 4),  # another rail of the group
@@ -143,7 +147,7 @@ def test_links_of_a_fat_tree_carry_exactly_the_traffic_of_their_gpus_and_rails()
 def test_a_packet_takes_the_links_of_a_fat_tree_between_its_ranks(ranks, links):
     document = in_a_tree()
     del document["workload"]
-    job = {"workload": {"kind": "collective", "op": "send", "bytes_per_rank": "4KB"}, "ranks": ranks}
+    job = {"workload": collective_of("send", "4KB"), "ranks": ranks}
     run = simulate({**document, "jobs": [job]}).runs[0]
     assert run.completion_ps == run.bound_ps == links * (SERVICE_PS + DELAY_PS)
 
@@ -185,7 +189,7 @@ def test_links_carry_exactly_the_traffic_of_their_gpus_and_rails():
 
 def test_rings_between_ranks_of_one_rail_stay_below_their_leaf():
     """An all-reduce among the first ranks of the hosts of a pod crosses no spine and no other rail."""
-    job = {"workload": {"kind": "collective", "op": "all_reduce", "bytes_per_rank": "12KB"}, "ranks": [0, 4, 8]}
+    job = {"workload": collective_of("all_reduce", "12KB"), "ranks": [0, 4, 8]}
     document = scenario()
     del document["workload"]
     carried = sent({**document, "jobs": [job]})
@@ -193,8 +197,8 @@ def test_rings_between_ranks_of_one_rail_stay_below_their_leaf():
     assert used == {f"host{host}.0-leaf0" for host in range(3)} | {f"leaf0-host{host}.0" for host in range(3)}
 
 
-@pytest.mark.parametrize(
-    ("ranks", "expected_ps"),
+@each(
+    "ranks, expected_ps",
     [
         ([0, 1], 2 * (GPU_SERVICE_PS + GPU_DELAY_PS)),  # one host
         ([0, 4], 2 * (SERVICE_PS + DELAY_PS)),  # one rail of a pod
@@ -205,7 +209,7 @@ def test_rings_between_ranks_of_one_rail_stay_below_their_leaf():
 def test_a_packet_takes_the_links_between_its_ranks(ranks, expected_ps):
     document = scenario()
     del document["workload"]
-    job = {"workload": {"kind": "collective", "op": "send", "bytes_per_rank": "4KB"}, "ranks": ranks}
+    job = {"workload": collective_of("send", "4KB"), "ranks": ranks}
     results = simulate({**document, "jobs": [job]})
     assert results.runs[0].completion_ps == expected_ps
     assert [results.runs[0].flows[side].tolist() for side in ("src", "dst")] == [[ranks[0]], [ranks[1]]]
@@ -216,14 +220,14 @@ def test_gpus_share_an_adapter_evenly_and_hosts_may_have_one():
     shape = {"leaves": 1, "hosts_per_leaf": 2, "adapters_per_host": 1, "rails": False, "gpu_link_rate": "3600Gbps"}
     document = scenario(**shape)
     del document["workload"]
-    sends = [{"kind": "collective", "op": "send", "bytes_per_rank": "4KB"}] * 4
+    sends = [collective_of("send", "4KB")] * 4
     away = [{"workload": one, "ranks": [rank, 4 + rank]} for rank, one in enumerate(sends)]
     near = [{"workload": one, "ranks": [rank, (rank + 1) % 4]} for rank, one in enumerate(sends)]
     assert simulate({**document, "jobs": away}).runs[0].completion_ps == 5 * SERVICE_PS + 2 * DELAY_PS
     assert simulate({**document, "jobs": near}).runs[0].completion_ps == 2 * (GPU_SERVICE_PS + GPU_DELAY_PS)
 
 
-@pytest.mark.parametrize("order", [None, [*reversed(range(24))]])
+@each("order", [None, [*reversed(range(24))]])
 def test_no_run_is_faster_than_the_bound(order):
     document = scenario("all_reduce", "48KB") | ({} if order is None else {"rank_order": order})
     for name in ("ring", "hierarchical", "double_tree"):
@@ -247,8 +251,8 @@ def test_the_paths_of_a_fabric_join_no_switch_inside_a_machine_to_another():
     assert paths(topology, first, second) == ()
 
 
-@pytest.mark.parametrize(
-    ("change", "said"),
+@each(
+    "change, said",
     [
         ("topology.ranks_per_host=3", "3 ranks of a host do not share 2 adapters evenly; give a multiple of 2"),
         ("topology.leaves=3", "3 leaves do not make pods of 2 rails; give a multiple of 2"),

@@ -10,7 +10,10 @@ import pytest
 import yaml
 
 from netsim.__main__ import main
+from tests.netsim.documents import scenario_of
 from tests.netsim.traces import TraceWriter
+
+pytestmark = pytest.mark.usefixtures("blank_pictures")
 
 SERVICE_NS, DELAY_NS = 320.0, 500.0  # 4,000 B at 100 Gbps
 FIRST_GAP, SECOND_GAP = 5_000, 9_000
@@ -33,17 +36,7 @@ def compared(
 ) -> tuple[dict[str, Any], dict[str, Any], str]:
     """results.json of both and the page of the first."""
     scenario = folder / "scenario.yaml"
-    scenario.write_text(
-        yaml.safe_dump(
-            {
-                "format": "flowfabric.scenario/1",
-                "topology": {"kind": "leaf_spine", "leaves": 1, "spines": 1, "hosts_per_leaf": 2},
-                "workload": {"kind": "trace", "path": str(first), **workload},
-                "transports": ["ecmp"],
-                "seeds": [0],
-            }
-        )
-    )
+    scenario.write_text(yaml.safe_dump(scenario_of(1, 1, 2, {"kind": "trace", "path": str(first), **workload})))
     out = folder / "out"
     assert main(["compare", str(scenario), "--against", str(second), "--out", str(out), "--jobs", "1", *arguments]) == 0
     one, other = (json.loads((place / "results.json").read_text()) for place in (out, out / "against"))

@@ -1,15 +1,13 @@
 """Workloads of AICB and SimAI, against a count by hand, brute force and closed forms."""
 
 from collections import Counter
-from functools import partial
 from pathlib import Path
 
 import numpy as np
-import pytest
 
-from netsim.foundation.refusal import Refusal
-from netsim.workload.aicb import AicbConfig, AicbWorkload, groups_of
-from tests.netsim.foreign import FILES, INSIDE, SERVICE, damaged, laid_out, refused_or_sound, run
+from netsim.workload.aicb import groups_of
+from tests.each import each
+from tests.netsim.foreign import FILES, INSIDE, SERVICE, laid_out, opened, run
 
 GOLDEN = FILES / "aicb.txt"
 KIND = "HYBRID_TRANSFORMER_FWD_IN_BCKWD"
@@ -18,10 +16,6 @@ NONE = "NONE 0"
 NS = 1000
 ROUND = SERVICE + INSIDE
 """Of a ring of two ranks that exchange 4,000 B."""
-
-
-def aicb(path: Path, compute_scale: float = 1.0) -> AicbWorkload:
-    return AicbWorkload(AicbConfig.model_validate({"kind": "aicb", "path": str(path), "compute_scale": compute_scale}))
 
 
 def layer(forward: str, input_gradient: str, weight_gradient: str, process_ns: int = 0) -> str:
@@ -36,7 +30,7 @@ def written(folder: Path, *layers: str, header: str = HEADER) -> Path:
 
 
 def completion_ps(path: Path, compute_scale: float = 1.0) -> int:
-    return run(laid_out(aicb(path, compute_scale), 4), 4).completion_ps
+    return run(laid_out(opened("aicb", path, compute_scale=compute_scale), 4), 4).completion_ps
 
 
 def sent_by_hand(path: Path) -> Counter[str]:
@@ -57,7 +51,7 @@ def sent_by_hand(path: Path) -> Counter[str]:
 
 
 def test_the_golden_file_moves_what_a_count_by_hand_says():
-    made = laid_out(aicb(GOLDEN), 8)
+    made = laid_out(opened("aicb", GOLDEN), 8)
     columns = made.tasks.columns()
     moved: Counter[str] = Counter()
     for span, (first, end) in zip(made.spans, made.collectives, strict=True):
@@ -67,7 +61,7 @@ def test_the_golden_file_moves_what_a_count_by_hand_says():
     assert columns.bytes.sum() == sum(moved.values())
 
 
-@pytest.mark.parametrize(("tp", "ep", "pp", "others"), [(2, 2, 1, 2), (4, 3, 2, 2), (1, 4, 3, 1), (8, 1, 1, 2)])
+@each("tp, ep, pp, others", [(2, 2, 1, 2), (4, 3, 2, 2), (1, 4, 3, 1), (8, 1, 1, 2)])
 def test_groups_hold_the_ranks_that_differ_in_their_coordinate_alone(tp, ep, pp, others):
     ranks = tp * ep * pp * others
     place = {r: (r % tp, r // tp % ep, r // tp // ep % others, r // tp // ep // others) for r in range(ranks)}
@@ -90,7 +84,7 @@ def test_forwards_and_for_input_gradients_all_wait_for_the_collective(tmp_path):
     assert completion_ps(written(tmp_path, first, second), compute_scale=2.5) == scaled
 
 
-@pytest.mark.parametrize("computing", [9000, 500])
+@each("computing", [9000, 500])
 def test_weight_gradients_go_on_beside_the_layers_before_and_follow_each_other(tmp_path, computing):
     """The collective of the last layer is hidden by 9 us of computing, and delays the one before if there are 0.5."""
     first = layer(f"10 {NONE}", f"{computing} {NONE}", "0 REDUCESCATTER 8000", process_ns=70)
@@ -102,7 +96,7 @@ def test_weight_gradients_go_on_beside_the_layers_before_and_follow_each_other(t
 
 def test_only_later_weight_gradients_wait_for_those_of_a_layer():
     """By brute force over all that a task of the golden file waits for, directly or not."""
-    made = laid_out(aicb(GOLDEN), 8)
+    made = laid_out(opened("aicb", GOLDEN), 8)
     before: list[set[int]] = []
     for number, task in enumerate(made.tasks):
         before.append({number}.union(*(before[earlier] for earlier in task.after)))
@@ -120,7 +114,7 @@ def test_ranks_are_those_of_the_header_and_all_without(tmp_path):
     silent = HEADER.replace(" all_gpus: 4", "")
     line = layer(f"0 {NONE}", f"0 {NONE}", "0 ALLREDUCE 8000")
     for header, ranks, notices in ((HEADER, 4, 1), (silent, 8, 0)):
-        workload = aicb(written(tmp_path, line, header=header))
+        workload = opened("aicb", written(tmp_path, line, header=header))
         assert (workload.size(8), len(workload.notices)) == (ranks, notices)
         assert {span.ranks for span in laid_out(workload, 8).spans} == {ranks // 2}
 
@@ -128,7 +122,7 @@ def test_ranks_are_those_of_the_header_and_all_without(tmp_path):
 def test_says_what_it_leaves_out(tmp_path):
     header = HEADER.replace("pp: 1", "pp: 2").replace("NPU_group: 2", "NPU_group: 1").replace("ep: 1", "ep: 2")
     line = layer("0 ALLREDUCE 8000", "0 ALLTOALL_EP 8000", "0 ALLREDUCE_DP_EP 8000")
-    workload = aicb(written(tmp_path, line, line, header=header))
+    workload = opened("aicb", written(tmp_path, line, line, header=header))
     assert [span.group for span in laid_out(workload, 4).spans] == ["ep_0", "ep_1"] * 2
     stages, *alone = (notice.removeprefix(f"{tmp_path / 'x.txt'}: ") for notice in workload.notices)
     assert stages.startswith("2 stages, each with all layers")
@@ -136,62 +130,8 @@ def test_says_what_it_leaves_out(tmp_path):
 
 
 def test_a_broadcast_goes_from_the_first_rank_of_each_group(tmp_path):
-    made = laid_out(aicb(written(tmp_path, layer("0 BROADCAST 8000", f"0 {NONE}", f"0 {NONE}"))), 4)
+    made = laid_out(opened("aicb", written(tmp_path, layer("0 BROADCAST 8000", f"0 {NONE}", f"0 {NONE}"))), 4)
     columns = made.tasks.columns()
     moves = np.flatnonzero(columns.bytes)
     assert columns.src[moves].tolist() == [0, 2]
     assert columns.dst[moves].tolist() == [1, 3]
-
-
-LINE = layer("1 ALLGATHER 8000", f"1 {NONE}", "1 ALLREDUCE 8000", process_ns=100)
-BROKEN = {
-    "empty": ("", None, "file: is empty"),
-    "other kind": ("MICRO", (LINE,), "line 1: begins with no known kind of workload ('MICRO')"),
-    "no tensor": (f"{KIND} ep: 1", (LINE,), "line 1: model_parallel_NPU_group: is missing"),
-    "no degree": (HEADER.replace("ep: 1", "ep: 0"), (LINE,), "line 1: ep: is not a whole number ('0')"),
-    "key alone": (f"{HEADER} pp_comm:", (LINE,), "line 1: has a key without its number ('pp_comm:')"),
-    "unknown key": (HEADER.replace("_gpus", "_gpu"), (LINE,), "line 1: has an unknown key ('all_gpu'); write all_gpus"),
-    "key twice": (f"{HEADER} pp: 2", (LINE,), "line 1: pp: occurs twice"),
-    "recomputing": (f"{HEADER[:-1]}2 0 1", (LINE,), "line 1: checkpoints: asks to compute layers again"),
-    "too many ranks": (HEADER.replace("gpus: 4", "gpus: 5000000"), (LINE,), "line 1: all_gpus: is too large (5000000)"),
-    "more than there are": (HEADER.replace("gpus: 4", "gpus: 64"), (LINE,), "line 1: all_gpus: there are 64"),
-    "no multiple": (HEADER.replace("ep: 1", "ep: 3"), (LINE,), "line 1: 4 ranks are no multiple of tensor 2 x"),
-    "no count": (HEADER, None, "line 2: is missing"),
-    "wrong count": (HEADER, (LINE, "three"), "line 2: number of layers: is not a whole number ('three')"),
-    "layers missing": (HEADER, (LINE, "2"), "line 2: says 2 layers, and 1 follow"),
-    "cut off": (HEADER, (LINE[:30],), "line 3: has 7 columns instead of 12"),
-    "time": (HEADER, (LINE.replace(" 1 ALLG", " 1.5 ALLG"),), "line 3: forward time: is not a whole number ('1.5')"),
-    "size": (HEADER, (LINE.replace("8000", "-8"),), "line 3: forward size: is not a whole number ('-8')"),
-    "process": (HEADER, (LINE[:-3] + "x",), "line 3: process time: is not a whole number ('x')"),
-    "collective": (
-        HEADER,
-        (LINE.replace("ALLREDUCE", "ALLREDUCEALLTOALL"),),
-        "line 3: weight gradient: names no known collective ('ALLREDUCEALLTOALL'); write NONE, or one of ALLREDUCE",
-    ),
-    "group": (HEADER, (LINE.replace("GATHER", "GATHER_TP"),), "line 3: forward: names no known collective"),
-    "too long": (HEADER, (LINE.replace(" 1 N", f" {2**61} N"),), "file: all times together are too long"),
-    "too large": (HEADER, (LINE.replace("8000", f"{2**60}"),), "file: all sizes together are too large"),
-}
-
-
-@pytest.mark.parametrize("name", BROKEN)
-def test_says_in_one_line_what_is_wrong_with_a_workload(name, tmp_path):
-    header, lines, expected = BROKEN[name]
-    path = tmp_path / "x.txt"
-    if lines is None:
-        path.write_text(header, encoding="utf-8")
-    else:
-        line, count = (*lines, "1")[:2]
-        path.write_text("\n".join((header, count, line, "")), encoding="utf-8")
-    with pytest.raises(Refusal) as error:
-        laid_out(aicb(path), 8)
-    assert str(error.value).startswith(f"{path}: {expected}")
-    assert "\n" not in str(error.value)
-
-
-def test_damaged_workloads_are_refused_or_still_sound(tmp_path):
-    refused = []
-    for content in damaged(GOLDEN.read_bytes(), 300):
-        (tmp_path / "damaged.txt").write_bytes(content)
-        refused.append(refused_or_sound(partial(aicb, tmp_path / "damaged.txt"), 8))
-    assert 60 < sum(refused) < 300, "both happen"

@@ -18,7 +18,11 @@ from netsim.report.tables import algorithm_sections
 from netsim.seats import room, seats_of
 from netsim.topology.protocol import Topology
 from netsim.workload.collective import operation
+from tests.each import each
+from tests.netsim.documents import collective_of
 from tests.netsim.scenes import fabric
+
+pytestmark = pytest.mark.usefixtures("blank_pictures")
 
 PAYLOAD = 4000
 
@@ -33,7 +37,7 @@ def scenario(ranks: int, op: str, size: str, algorithms: object, **topology: obj
     return {
         "format": "flowfabric.scenario/1",
         "topology": shape,
-        "workload": {"kind": "collective", "op": op, "bytes_per_rank": size},
+        "workload": collective_of(op, size),
         "algorithms": algorithms,
         "transports": ["spray_round_robin"],
         "engine": "simpy",
@@ -41,8 +45,8 @@ def scenario(ranks: int, op: str, size: str, algorithms: object, **topology: obj
     }
 
 
-@pytest.mark.parametrize("op", ["all_reduce", "all_gather", "reduce_scatter", "broadcast"])
-@pytest.mark.parametrize("size_bytes", [4, 1000, 64_000, 500_000])
+@each("op", ["all_reduce", "all_gather", "reduce_scatter", "broadcast"])
+@each("size_bytes", [4, 1000, 64_000, 500_000])
 def test_the_choice_is_near_the_best_of_all_simulated_candidates(op, size_bytes):
     """Eight ranks; `python -m tests.benchmarks.algorithms` has 64 ranks and sizes up to 1 GB."""
     group = group_of(fabric(2, 4, 4))
@@ -112,7 +116,7 @@ def read_shipped():
 def test_one_page_has_both_choices_of_algorithms(tmp_path, capsys):
     file, out = tmp_path / "scenario.yaml", tmp_path / "out"
     document = scenario(8, "all_reduce", "4B", {"all_reduce": "ring"})
-    workloads = [document.pop("workload"), {"kind": "collective", "op": "all_gather", "bytes_per_rank": "1KB"}]
+    workloads = [document.pop("workload"), collective_of("all_gather", "1KB")]
     document["jobs"] = [{"workload": workload, "ranks": [*range(8)]} for workload in workloads]
     file.write_text(yaml.safe_dump(document))
     assert main(["compare", str(file), "--against", "algorithms=nccl", "--out", str(out), "--jobs", "1"]) == 0
@@ -127,8 +131,8 @@ def test_one_page_has_both_choices_of_algorithms(tmp_path, capsys):
     assert f"{change:+.2%}" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize(
-    ("arguments", "said"),
+@each(
+    "arguments, said",
     [
         (["algorithms=nccll"], "algorithms: it names no way to choose algorithms ('nccll'); write auto, nccl"),
         (["algorithms={all_reduce: table}"], "algorithms: all_reduce asks a table and there is none; add table"),
@@ -148,8 +152,8 @@ def test_wrong_choices_are_refused_in_one_line(arguments, said, tmp_path, capsys
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize(
-    ("content", "said"),
+@each(
+    "content, said",
     [
         ({"all_reduce": [{"algorithm": "ring"}]}, "format: is missing"),
         ({"format": "flowfabric.algorithms/1"}, "the table has no rows"),

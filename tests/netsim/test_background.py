@@ -13,9 +13,11 @@ from netsim.prepare import prepare
 from netsim.scenario import read_scenario
 from netsim.transport.ecmp import Ecmp
 from netsim.workload.background import PUBLISHED, Sizes, read_sizes
+from tests.each import each
+from tests.netsim.documents import collective_of
 
 FABRIC = {"kind": "leaf_spine", "leaves": 2, "spines": 2, "hosts_per_leaf": 4}
-COLLECTIVE = {"kind": "collective", "op": "all_reduce", "bytes_per_rank": "400KB"}
+COLLECTIVE = collective_of("all_reduce", "400KB")
 
 
 def scenario(background: dict[str, Any], **more: Any) -> dict[str, Any]:
@@ -23,10 +25,7 @@ def scenario(background: dict[str, Any], **more: Any) -> dict[str, Any]:
     return {
         "format": "flowfabric.scenario/1",
         "topology": FABRIC,
-        "jobs": [
-            {"workload": COLLECTIVE, "ranks": list(range(8))},
-            {"workload": noise, "ranks": list(range(8))},
-        ],
+        "jobs": [{"workload": COLLECTIVE, "ranks": list(range(8))}, {"workload": noise, "ranks": list(range(8))}],
         "transports": ["ecmp"],
         "seeds": [0],
     } | more
@@ -36,7 +35,7 @@ def prepared(background: dict[str, Any], **more: Any):
     return prepare(read_scenario(scenario(background, **more)), "scenario")
 
 
-@pytest.mark.parametrize("name", PUBLISHED)
+@each("name", PUBLISHED)
 def test_the_mean_size_is_the_one_of_drawn_flows(name):
     sizes = PUBLISHED[name]
     drawn = [sizes.at((place + 0.5) / 200_000) for place in range(200_000)]
@@ -49,7 +48,7 @@ def test_a_distribution_by_hand():
     assert [sizes.at(share) for share in (0.1, 0.5, 0.75, 1.0)] == [100, 100, 200, 300]
 
 
-@pytest.mark.parametrize("arrivals", ["poisson", "constant"])
+@each("arrivals", ["poisson", "constant"])
 def test_flows_fill_the_share_of_the_hosts_links(arrivals):
     tasks = prepared({"arrivals": arrivals, "until": "400ms"}).scene.tasks
     columns, behind = tasks.columns(), tasks.in_background
@@ -97,8 +96,8 @@ def test_in_a_class_of_its_own_it_hardly_disturbs():
     assert quiet.completion_ps <= loud.completion_ps <= quiet.completion_ps + hops * 320_000
 
 
-@pytest.mark.parametrize(
-    ("text", "problem"),
+@each(
+    "text, problem",
     [
         ("", "empty|does not end|no "),
         ("10,0.5\n", "does not end"),
@@ -114,8 +113,8 @@ def test_files_of_sizes_that_are_wrong(tmp_path: Path, text: str, problem: str):
         read_sizes(path)
 
 
-@pytest.mark.parametrize(
-    ("more", "problem"),
+@each(
+    "more, problem",
     [
         ({"jobs": scenario({})["jobs"][1:]}, "alone never ends"),
         ({"classes": ["a", "b"]}, "jobs.0.workload.class is missing"),
@@ -144,7 +143,7 @@ def test_scenarios_that_are_wrong(more: dict[str, Any], problem: str):
     assert "\n" not in str(raised.value)
 
 
-@pytest.mark.parametrize("wrong", [{"load": 1}, {"load": 0}, {"until": "0us"}, {"sizes": "absent.csv"}, {"seed": -1}])
+@each("wrong", [{"load": 1}, {"load": 0}, {"until": "0us"}, {"sizes": "absent.csv"}, {"seed": -1}])
 def test_background_sections_that_are_wrong(wrong: dict[str, Any]):
     with pytest.raises(Refusal):
         prepared(wrong)

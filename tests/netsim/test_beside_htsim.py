@@ -9,16 +9,14 @@ from netsim.workload.flows import MatrixConfig, MatrixWorkload
 from tests.benchmarks import roce
 from tests.benchmarks.htsim import cases
 from tests.benchmarks.htsim.__main__ import scenario
+from tests.each import each
 from tests.netsim.foreign import laid_out
 
-ANSWERS = {
-    "one flow": (cases.one(2_000_000), 176.2),
-    "outcast and incast": (cases.outcast_incast(2_000_000), 1637.9),
-}
+ANSWERS = {"one flow": (cases.one(2_000_000), 176.2), "outcast and incast": (cases.outcast_incast(2_000_000), 1637.9)}
 """htsim_uec -sender_cc_only with NSCC, seed 1: when the last sender knows that its flow is done, in microseconds."""
 
 
-@pytest.mark.parametrize("name", ANSWERS)
+@each("name", ANSWERS)
 def test_the_last_flow_ends_when_it_does_in_htsim(name, tmp_path):
     case, expected_us = ANSWERS[name]
     cases.write_topology(case, tmp_path / "x.topo")
@@ -41,13 +39,9 @@ def test_queues_have_the_size_that_htsim_gives_them_by_itself():
     assert cases.queue_bytes() == 178_450
 
 
-@pytest.mark.parametrize(
-    ("case", "flows", "waiting"),
-    [
-        (cases.permutation(16, 1000), 16, 0),
-        (cases.incast(16, 1000), 15, 0),
-        (cases.ring(4, 1000), 12, 8),
-    ],
+@each(
+    "case, flows, waiting",
+    [(cases.permutation(16, 1000), 16, 0), (cases.incast(16, 1000), 15, 0), (cases.ring(4, 1000), 12, 8)],
     ids=["permutation", "incast", "ring"],
 )
 def test_generated_matrices_are_sound(case, flows, waiting, tmp_path):

@@ -2,17 +2,14 @@
 
 from random import Random
 
-import pytest
-
 from netsim.congestion.flow_control import PfcConfig
 from netsim.engine.event.engine import EventEngine
 from netsim.engine.protocol import Outcome, Scene
 from netsim.engine.reference.conditions import Buffers
-from netsim.engine.reference.engine import ReferenceEngine
-from netsim.foundation.refusal import Refusal
 from netsim.topology.keys import SharedBufferConfig
 from netsim.transport.ecmp import Ecmp
 from netsim.workload.tasks import Task, Tasks
+from tests.each import each
 from tests.netsim.closed_loop import (
     PACKET_TRANSPORTS,
     SeeingEngine,
@@ -22,8 +19,6 @@ from tests.netsim.closed_loop import (
     run,
     transport_of,
 )
-from tests.netsim.random_scenes import OPTIONS, random_scene, with_background, with_queues
-from tests.netsim.random_scenes import transport_of as transport_option
 from tests.netsim.scenes import fabric, flow, scene
 
 PACKET, SERVICE, DELAY = 4000, 320_000, 500_000
@@ -74,7 +69,7 @@ class SharedEngine(SeeingEngine):
         super().forward(packet, link, leaves_ps)
 
 
-@pytest.mark.parametrize(("ports", "alpha"), [(1, 1.0), (2, 1.0), (3, 1.0), (2, 0.5), (3, 2.0), (1, 8.0)])
+@each("ports, alpha", [(1, 1.0), (2, 1.0), (3, 1.0), (2, 0.5), (3, 2.0), (1, 8.0)])
 def test_queues_that_are_always_full_share_the_memory_as_the_closed_form_says(ports, alpha):
     """Each holds alpha * B / (1 + n * alpha), to a packet."""
     size, senders = 200_000, 3
@@ -98,13 +93,13 @@ def test_one_queue_takes_what_another_leaves():
     assert run(shared(scene(topology, tasks), 2 * 88 * PACKET, recovery=REPEATS)).losses.dropped == 0
 
 
-@pytest.mark.parametrize("seed", range(6))
+@each("seed", range(6))
 def test_memory_that_never_fills_equals_queues_without_limit(seed):
     what = random_traffic(seed)
     assert run(shared(what, 10**9), "spray_random", seed).equals(run(what, "spray_random", seed))
 
 
-@pytest.mark.parametrize("seed", range(12))
+@each("seed", range(12))
 def test_pauses_that_follow_the_memory_lose_nothing(seed):
     draw = Random(seed)
     headroom = 12 * (2 * PACKET + 2 * 40_000)
@@ -152,7 +147,7 @@ def test_at_a_host_the_first_class_goes_first():
     assert outcome.task_end_ps[0] == 25 * SERVICE + SERVICE + 2 * DELAY
 
 
-@pytest.mark.parametrize("seed", range(12))
+@each("seed", range(12))
 def test_classes_keep_every_link_as_busy_as_one_class_does(seed):
     """Strict priority delays packets, but loses no time: the same bytes cross the last link of an incast as early."""
     topology = fabric(2, 2, 4)
@@ -174,22 +169,3 @@ def test_a_pause_stops_one_class_alone():
     assert outcome.links["paused_ps"][0] > 0
     assert outcome.task_end_ps[3] <= 100 * SERVICE + 42 * SERVICE + 2 * DELAY
     assert run(in_one_class(what)).task_end_ps[3] > outcome.task_end_ps[3] + 40 * SERVICE
-
-
-@pytest.mark.parametrize("seed", range(30))
-def test_random_scenes_with_queues_and_background_traffic(seed):
-    random = Random(seed)
-    what = random_scene(random)
-    what = with_background(random, what) if seed % 3 == 0 else what
-    what = with_queues(random, what) if seed % 3 < 2 or seed % 2 else what
-    make = transport_option([*OPTIONS][seed % len(OPTIONS)], random, seed, what.most_paths)
-    expected, found = (end_of(engine(what, make(), seed)) for engine in (ReferenceEngine, EventEngine))
-    assert found.equals(expected) if isinstance(expected, Outcome) and isinstance(found, Outcome) else found == expected
-
-
-def end_of(engine: ReferenceEngine | EventEngine) -> Outcome | str:
-    """What a run was, or why it never ends."""
-    try:
-        return engine.run()
-    except Refusal as error:
-        return str(error)

@@ -10,15 +10,8 @@ import pytest
 from netsim.workload.chakra.nodes import read_node
 from netsim.workload.chakra.workload import ChakraConfig, ChakraWorkload
 from netsim.workload.program import Program
-from tests.netsim.chakra_schema import (
-    EARLIER,
-    SCALARS,
-    TODAY,
-    earlier_node,
-    metadata,
-    node,
-    write,
-)
+from tests.each import each
+from tests.netsim.chakra_schema import EARLIER, SCALARS, TODAY, earlier_node, metadata, node, write
 from tests.netsim.foreign import FILES, INSIDE, SERVICE, foreign, laid_out, run
 
 COMP, SEND, RECV, COLL = 4, 5, 6, 7
@@ -70,7 +63,7 @@ EXTREMES: dict[str, list[Any]] = {
 }
 
 
-@pytest.mark.parametrize("kind", [kind for kind, _ in SCALARS])
+@each("kind", [kind for kind, _ in SCALARS])
 def test_attributes_of_every_type_are_read_as_they_were_written(kind):
     made = TODAY["Node"](id=2**64 - 1, name="n", type=1, ctrl_deps=[3, 300], data_deps=[2**63], duration_micros=7)
     for number, value in enumerate(EXTREMES[kind]):
@@ -108,8 +101,8 @@ def test_callers_that_wait_for_what_they_call_follow_data_alone(tmp_path):
     assert workload.notices == [f"{path}: ctrl_deps of 1 ranks contradict data_deps, which alone are followed there"]
 
 
-@pytest.mark.parametrize(
-    ("comm_type", "expected"),
+@each(
+    "comm_type, expected",
     [
         (ALL_REDUCE, 2 * 3 * 4000),
         (ALL_GATHER, 4 * 3 * 4000),
@@ -233,8 +226,8 @@ def test_the_golden_trace_is_read_as_it_stands():
     assert sum(moved(program(FILES / "chakra")).values()) == 2 * 2 * 9000 + 4000
 
 
-@pytest.mark.parametrize("ranks", [4, 8, 16])
-@pytest.mark.parametrize(("name", "rounds"), [("all_gather", 1), ("all_reduce", 2)])
+@each("ranks", [4, 8, 16])
+@each("name, rounds", [("all_gather", 1), ("all_reduce", 2)])
 def test_the_traces_of_astra_sim_take_what_rings_take(ranks, name, rounds):
     """1 MiB in each rank's input buffer; a ring of one leaf, every link busy with one message at a time."""
     path = foreign("astra_sim") / name / f"{ranks}npus_1MB"

@@ -1,7 +1,8 @@
 """Channels of rings and trees on hosts of several adapters: what each carries, in which order, and for whom."""
 
+from itertools import product
+
 import numpy as np
-import pytest
 
 from netsim import simulate
 from netsim.collective.algorithms import LEAST_PIECE_BYTES
@@ -12,6 +13,8 @@ from netsim.collective.fastest import estimates
 from netsim.collective.group import CHANNELLED, Group, orders, share, size_of
 from netsim.seats import Seats, seats_of
 from netsim.workload.collective import operation
+from tests.each import each
+from tests.netsim.documents import collective_of, scenario_of
 from tests.netsim.scenes import fabric
 from tests.netsim.schedules import ALGORITHMS
 
@@ -31,7 +34,7 @@ def adapters(hosts: int, gpus: int, each: int) -> Seats:
     return Seats([rank // each for rank in ranks], machines, [*ranks])
 
 
-@pytest.mark.parametrize(("hosts", "gpus", "each"), [(2, 4, 1), (4, 8, 1), (3, 4, 2), (4, 8, 2)])
+@each("hosts, gpus, each", [(2, 4, 1), (4, 8, 1), (3, 4, 2), (4, 8, 2)])
 def test_a_ring_enters_a_host_by_the_adapter_of_the_number_by_which_it_left_the_last_one(hosts, gpus, each):
     seats = adapters(hosts, gpus, each)
     found = orders(seats, ring=True)
@@ -53,7 +56,7 @@ def test_hosts_of_one_adapter_and_groups_on_one_host_have_no_channels():
     assert orders(adapters(4, 4, 1).of([0, 4, 8]), ring=True) == ()
 
 
-@pytest.mark.parametrize(("op", "name"), sorted(CHANNELLED))
+@each("op, name", sorted(CHANNELLED))
 def test_each_channel_is_the_plain_schedule_of_its_share_and_the_shares_make_the_whole(op, name):
     topology = rails()
     ranks = range(HOSTS * GPUS)
@@ -83,16 +86,16 @@ def test_each_channel_is_the_plain_schedule_of_its_share_and_the_shares_make_the
 
 
 def test_all_adapters_carry_the_same_and_a_ring_crosses_no_spine_of_a_pod():
-    document = {
-        "format": "flowfabric.scenario/1",
-        "topology": {"kind": "leaf_spine", "leaves": 4, "spines": 2, "hosts_per_leaf": HOSTS, **SHAPE},
-        "packet": {"payload": "64KB"},
-        "workload": {"kind": "collective", "op": "all_reduce", "bytes_per_rank": "16MB"},
-        "algorithms": {"all_reduce": "ring"},
-        "transports": ["ecmp"],
-        "engine": "simpy",
-        "seeds": [0],
-    }
+    document = scenario_of(
+        4,
+        2,
+        HOSTS,
+        collective_of("all_reduce", "16MB"),
+        topology=SHAPE,
+        packet={"payload": "64KB"},
+        algorithms={"all_reduce": "ring"},
+        engine="simpy",
+    )
     results = simulate(document)
     carried = dict(zip((link.name for link in results.links), results.runs[0].links["bytes"].tolist(), strict=True))
     ranks = HOSTS * GPUS
@@ -103,18 +106,18 @@ def test_all_adapters_carry_the_same_and_a_ring_crosses_no_spine_of_a_pod():
     assert not any(size for name, size in carried.items() if "spine" in name)
 
 
-@pytest.mark.parametrize("name", ["ring", "tree", "double_tree", "hierarchical"])
-@pytest.mark.parametrize("size_bytes", [4, 1_000_000])
+@each("name, size_bytes", product(["ring", "tree", "double_tree", "hierarchical"], [4, 1_000_000]))
 def test_estimates_know_the_channels(name, size_bytes):
-    document = {
-        "format": "flowfabric.scenario/1",
-        "topology": {"kind": "leaf_spine", "leaves": 4, "spines": 4, "hosts_per_leaf": HOSTS, **SHAPE},
-        "workload": {"kind": "collective", "op": "all_reduce", "bytes_per_rank": f"{size_bytes}B"},
-        "algorithms": {"all_reduce": name},
-        "transports": ["spray_round_robin"],
-        "engine": "simpy",
-        "seeds": [0],
-    }
+    document = scenario_of(
+        4,
+        4,
+        HOSTS,
+        collective_of("all_reduce", f"{size_bytes}B"),
+        topology=SHAPE,
+        algorithms={"all_reduce": name},
+        transports=["spray_round_robin"],
+        engine="simpy",
+    )
     topology = fabric(4, 4, HOSTS, **SHAPE)
     group = Group(topology, seats_of(topology, range(HOSTS * GPUS)), PAYLOAD, 0)
     simulated = simulate(document).runs[0].completion_ps

@@ -1,10 +1,10 @@
 """Rounds, times and bytes of the schedules against formulae: alpha for each message, beta for each of its bytes."""
 
 from collections import Counter
-
-import pytest
+from itertools import product
 
 from netsim.collective.algorithms import LEAST_PIECE_BYTES, MOST_PIECES, in_order_tree, pieces
+from tests.each import each
 from tests.netsim.schedules import ALGORITHMS, algorithms, depth, finish, received, schedule, sent
 
 SIZES = [2, 3, 4, 5, 7, 8, 9, 12, 16, 17, 31, 32]
@@ -21,7 +21,7 @@ def even_hosts(size: int) -> list[tuple[int, tuple[int, ...]]]:
     return [(width, tuple(r // width for r in range(size))) for width in range(1, size + 1) if size % width == 0]
 
 
-@pytest.mark.parametrize("size", SIZES)
+@each("size", SIZES)
 def test_ring(size):
     """2 (p-1) (alpha + beta m / p), half of it for either part; everyone sends 2 m (p-1)/p."""
     blocks = (40,) * size
@@ -32,7 +32,7 @@ def test_ring(size):
         assert all(message.dst == (message.src + 1) % size for message in messages)
 
 
-@pytest.mark.parametrize("size", SIZES)
+@each("size", SIZES)
 def test_recursive_doubling(size):
     """log2(p) (alpha + beta m) with powers of two, otherwise one or two rounds more: into the teams and out."""
     messages = schedule("all_reduce", "recursive_doubling", size, blocks=(10,) * size)
@@ -44,7 +44,7 @@ def test_recursive_doubling(size):
         assert rounds + 1 <= depth(messages) <= rounds + 2
 
 
-@pytest.mark.parametrize("size", SIZES)
+@each("size", SIZES)
 def test_halving_doubling(size):
     """2 log2(p) alpha + 2 beta m (p-1)/p with powers of two, otherwise one or two rounds more."""
     for op, halves in (("all_reduce", 2), ("all_gather", 1), ("reduce_scatter", 1)):
@@ -57,7 +57,7 @@ def test_halving_doubling(size):
             assert rounds + 1 <= depth(messages) <= rounds + 2
 
 
-@pytest.mark.parametrize("size", SIZES)
+@each("size", SIZES)
 def test_direct(size):
     """One round, two for an all-reduce, of p - 1 messages of a block from everyone."""
     for op, halves in (("all_reduce", 2), ("all_gather", 1), ("reduce_scatter", 1)):
@@ -66,7 +66,7 @@ def test_direct(size):
         assert sent(messages, size) == received(messages, size) == [halves * 10 * (size - 1)] * size
 
 
-@pytest.mark.parametrize("size", SIZES)
+@each("size", SIZES)
 def test_hierarchical(size):
     """As many bytes as the ring, fewer rounds; only a part 1/L of the vector leaves a host through each of L ranks."""
     for width, hosts in even_hosts(size):
@@ -79,8 +79,7 @@ def test_hierarchical(size):
             assert sent(outside, size) == [halves * 10 * (number - 1)] * size
 
 
-@pytest.mark.parametrize("number", [1, 2, 7, MOST_PIECES])
-@pytest.mark.parametrize("size", SIZES)
+@each("number, size", product([1, 2, 7, MOST_PIECES], SIZES))
 def test_tree(size, number):
     """(2 h + k - 1) (alpha + beta m / k) with k pieces and h = floor(log2(p)); everything crosses each edge twice."""
     whole = number * LEAST_PIECE_BYTES
@@ -94,8 +93,7 @@ def test_tree(size, number):
     assert len(volume) == 2 * (size - 1)
 
 
-@pytest.mark.parametrize("number", [1, 5, MOST_PIECES])
-@pytest.mark.parametrize("size", SIZES)
+@each("number, size", product([1, 5, MOST_PIECES], SIZES))
 def test_double_tree(size, number):
     """The rounds of a tree with half of the vector; nobody sends or receives more than twice the vector."""
     whole = 2 * number * LEAST_PIECE_BYTES
@@ -106,7 +104,7 @@ def test_double_tree(size, number):
     assert sum(sent(messages, size)) == 2 * (size - 1) * whole
 
 
-@pytest.mark.parametrize("size", range(1, 70))
+@each("size", range(1, 70))
 def test_the_two_trees(size):
     """Both are trees of the least height of a binary tree, and nobody is inside both."""
     first = in_order_tree(size)
@@ -130,7 +128,7 @@ def test_the_two_trees(size):
     assert edges == {((src + 1) % size, (dst + 1) % size) for src, dst in {*first, *down}}
 
 
-@pytest.mark.parametrize("size", SIZES)
+@each("size", SIZES)
 def test_two_phases(size):
     """In R rows of C: (C-1) messages of R blocks, then (R-1) of C, from everyone; everything else as direct."""
     rows = max(number for number in range(1, size + 1) if size % number == 0 and number * number <= size)
@@ -147,7 +145,7 @@ def test_two_phases(size):
         assert finish(messages, ALPHA, BETA) == sum(phases)
 
 
-@pytest.mark.parametrize("size", SIZES)
+@each("size", SIZES)
 def test_hierarchical_all_to_all_takes_each_byte_out_of_a_host_once(size):
     matrix = tuple(tuple(3 * i + j * j % 7 for j in range(size)) for i in range(size))
     for _, hosts in even_hosts(size):
@@ -157,7 +155,7 @@ def test_hierarchical_all_to_all_takes_each_byte_out_of_a_host_once(size):
         assert outside == sum(matrix[i][j] for i, j in pairs)
 
 
-@pytest.mark.parametrize("size", SIZES)
+@each("size", SIZES)
 def test_broadcast(size):
     """A binomial tree takes ceil(log2(p)) rounds, a chain p + k - 2 with k pieces, the root alone one."""
     whole = 3 * LEAST_PIECE_BYTES
@@ -168,8 +166,7 @@ def test_broadcast(size):
         assert received(messages, size) == [0] + [whole] * (size - 1)
 
 
-@pytest.mark.parametrize("size", SIZES)
-@pytest.mark.parametrize("name", algorithms("all_reduce"))
+@each("size, name", product(SIZES, algorithms("all_reduce")))
 def test_no_all_reduce_beats_the_bound_on_bytes(name, size):
     """Somebody sends, and somebody receives, at least 2 m (p-1)/p; sizes of blocks are uneven."""
     blocks = tuple(37 * rank % 101 for rank in range(1, size + 1))
@@ -179,14 +176,14 @@ def test_no_all_reduce_beats_the_bound_on_bytes(name, size):
         assert size * max(received(messages, size)) >= 2 * sum(blocks) * (size - 1)
 
 
-@pytest.mark.parametrize(("op", "name"), [key for key in ALGORITHMS if key[0] in ("all_gather", "reduce_scatter")])
+@each("op, name", [key for key in ALGORITHMS if key[0] in ("all_gather", "reduce_scatter")])
 def test_all_gather_and_reduce_scatter_move_no_less_than_they_must(op, name):
     for size in SIZES:
         messages = schedule(op, name, size, blocks=(10,) * size)
         assert min(received(messages, size) if op == "all_gather" else sent(messages, size)) >= 10 * (size - 1)
 
 
-@pytest.mark.parametrize("whole", [0, 1, LEAST_PIECE_BYTES, 2 * LEAST_PIECE_BYTES - 1, 10**6 + 1, 10**9 + 7])
+@each("whole", [0, 1, LEAST_PIECE_BYTES, 2 * LEAST_PIECE_BYTES - 1, 10**6 + 1, 10**9 + 7])
 def test_pieces_are_few_even_and_no_smaller_than_the_least(whole):
     cut = pieces(whole)
     assert sum(cut) == whole

@@ -14,16 +14,12 @@ from netsim.scenario import read_scenario
 from netsim.units import split_bytes
 from netsim.workload.collective import CollectiveConfig, CollectiveWorkload, ZipfSplits, read_matrix, zipf_matrix
 from netsim.workload.program import Program
+from tests.each import each
+from tests.netsim.documents import scenario_of
 
 
 def scenario(**workload: object) -> dict[str, Any]:
-    return {
-        "format": "flowfabric.scenario/1",
-        "topology": {"kind": "leaf_spine", "leaves": 2, "spines": 2, "hosts_per_leaf": 2},
-        "workload": {"kind": "collective", **workload},
-        "transports": ["ecmp"],
-        "seeds": [0],
-    }
+    return scenario_of(2, 2, 2, {"kind": "collective", **workload})
 
 
 def moved(content: Mapping[str, Any]) -> dict[tuple[int, int], int]:
@@ -40,8 +36,8 @@ def matrix_file(folder: Path, text: str) -> Path:
     return path
 
 
-@pytest.mark.parametrize("exponent", [0, 0.3, 1, 1.2, 2.5])
-@pytest.mark.parametrize(("size", "whole"), [(1, 5), (2, 1), (7, 1000), (64, 4_096_000), (200, 12_345_678_901)])
+@each("exponent", [0, 0.3, 1, 1.2, 2.5])
+@each("size, whole", [(1, 5), (2, 1), (7, 1000), (64, 4_096_000), (200, 12_345_678_901)])
 def test_zipf_rows_sum_and_each_entry_is_its_share_but_for_a_byte(size, whole, exponent):
     matrix = zipf_matrix(ZipfSplits(kind="zipf", exponent=exponent, seed=3), size, whole)
     assert len(matrix) == size
@@ -79,8 +75,8 @@ def test_a_matrix_reaches_the_fabric_and_says_how_many_ranks_take_part(tmp_path)
     assert moved(content) == {(0, 1): 100, (1, 0): 5000, (1, 2): 1, (2, 1): 3}
 
 
-@pytest.mark.parametrize(
-    ("text", "field", "problem"),
+@each(
+    "text, field, problem",
     [
         ("", "file", "is empty"),
         ("\n\n", "file", "is empty"),
@@ -116,8 +112,8 @@ def test_a_matrix_that_is_not_there_or_no_text_is_refused(tmp_path):
 ZIPF = {"kind": "zipf", "exponent": 1}
 
 
-@pytest.mark.parametrize(
-    ("workload", "field", "problem"),
+@each(
+    "workload, field, problem",
     [
         ({"op": "all_reduce", "bytes_per_rank": "1KB", "splits": ZIPF}, "workload.splits", "all_reduce has no splits"),
         ({"op": "all_to_all", "splits": ZIPF}, "workload.bytes_per_rank", "is missing"),
@@ -145,7 +141,7 @@ def test_a_wrong_section_is_refused_with_its_field(workload, field, problem):
     assert raised.value.remedy
 
 
-@pytest.mark.parametrize("splits", [ZIPF, {"kind": "matrix", "path": "a.csv"}])
+@each("splits", [ZIPF, {"kind": "matrix", "path": "a.csv"}])
 def test_a_section_with_splits_can_be_written_and_read_back(splits):
     sized = {"bytes_per_rank": "1KB"} if splits == ZIPF else {}
     read = read_scenario(scenario(op="all_to_all", splits=splits, **sized))

@@ -1,9 +1,12 @@
 """Every schedule delivers exactly what its collective means, whatever arrives early or late."""
 
+from itertools import product
+
 import pytest
 
 from netsim.collective.algorithms import LEAST_PIECE_BYTES, barrier, send
 from netsim.collective.protocol import Message, Operation
+from tests.each import each
 from tests.netsim.schedules import ALGORITHMS, algorithms, check_form, execute, schedule
 
 SIZES = [*range(1, 10), 12, 16, 17]
@@ -27,8 +30,7 @@ def uneven(size: int) -> tuple[int, ...]:
     return tuple((rank * rank + 3 * rank) % 11 for rank in range(size))
 
 
-@pytest.mark.parametrize("size", SIZES)
-@pytest.mark.parametrize("name", algorithms("all_reduce"))
+@each("size, name", product(SIZES, algorithms("all_reduce")))
 def test_all_reduce(name, size):
     everyone = frozenset(range(size))
     blocks = tuple(size_bytes * LEAST_PIECE_BYTES for size_bytes in uneven(size))
@@ -47,8 +49,7 @@ def test_all_reduce(name, size):
             assert all(message.bytes == sum(blocks[block] for block in message.blocks) for message in messages)
 
 
-@pytest.mark.parametrize("size", SIZES)
-@pytest.mark.parametrize("name", algorithms("reduce_scatter"))
+@each("size, name", product(SIZES, algorithms("reduce_scatter")))
 def test_reduce_scatter(name, size):
     everyone, blocks = frozenset(range(size)), uneven(size)
     for hosts in placements(name, size):
@@ -59,8 +60,7 @@ def test_reduce_scatter(name, size):
         assert all(message.bytes == sum(blocks[block] for block in message.blocks) for message in messages)
 
 
-@pytest.mark.parametrize("size", SIZES)
-@pytest.mark.parametrize("name", algorithms("all_gather"))
+@each("size, name", product(SIZES, algorithms("all_gather")))
 def test_all_gather(name, size):
     everyone, blocks = frozenset(range(size)), uneven(size)
     for hosts in placements(name, size):
@@ -70,8 +70,7 @@ def test_all_gather(name, size):
         assert all(message.bytes == sum(blocks[block] for block in message.blocks) for message in messages)
 
 
-@pytest.mark.parametrize("size", SIZES)
-@pytest.mark.parametrize("name", algorithms("all_to_all"))
+@each("size, name", product(SIZES, algorithms("all_to_all")))
 def test_all_to_all(name, size):
     everyone = frozenset(range(size))
     matrix = tuple(tuple((7 * i + j * j) % 5 * (10 * i + j) for j in range(size)) for i in range(size))
@@ -84,9 +83,7 @@ def test_all_to_all(name, size):
             assert message.bytes == sum(matrix[source][block] for block in what for source in what[block])
 
 
-@pytest.mark.parametrize("size", SIZES)
-@pytest.mark.parametrize("root", [0, 3])
-@pytest.mark.parametrize("name", algorithms("broadcast"))
+@each("size, root, name", product(SIZES, [0, 3], algorithms("broadcast")))
 def test_broadcast(name, root, size):
     whole, root = 5 * LEAST_PIECE_BYTES + 3, root % size
     messages = schedule("broadcast", name, size, blocks=(whole,), root=root)
@@ -98,7 +95,7 @@ def test_broadcast(name, root, size):
     assert size == 1 or sum(piece.values()) == whole
 
 
-@pytest.mark.parametrize("size", SIZES)
+@each("size", SIZES)
 def test_barrier_lets_nobody_through_before_all_have_come(size):
     messages = barrier(Operation("barrier", size))
     check_form(messages, size)
@@ -115,13 +112,13 @@ def test_send():
     assert send(Operation("send", 2, blocks=(5,))) == [Message(0, 0, 1, 5, (0,), ())]
 
 
-@pytest.mark.parametrize("op", [op for op, name in ALGORITHMS if name == "hierarchical"])
+@each("op", [op for op, name in ALGORITHMS if name == "hierarchical"])
 def test_hosts_that_are_filled_unevenly_are_refused_with_a_remedy(op):
     with pytest.raises(ValueError, match=rf"^hosts hold 2 to 3 participants of the {op}; fill hosts evenly"):
         schedule(op, "hierarchical", 5, blocks=(1,) * 5, matrix=((1,) * 5,) * 5, hosts=(0, 0, 1, 1, 1))
 
 
-@pytest.mark.parametrize(("op", "name"), ALGORITHMS)
+@each("op, name", ALGORITHMS)
 def test_no_bytes_at_all_are_no_special_case(op, name):
     messages = schedule(op, name, 6, blocks=(0,) * 6, matrix=((0,) * 6,) * 6)
     assert {message.dst for message in messages} | {0} == set(range(6))

@@ -9,9 +9,10 @@ from netsim.congestion.dcqcn import Dcqcn, DcqcnConfig
 from netsim.congestion.dctcp import Dctcp, DctcpConfig
 from netsim.congestion.swift import Swift, SwiftConfig
 from netsim.units import service_ps
+from tests.each import each
 
 
-@pytest.mark.parametrize("share", [0.0, 0.25, 1.0])
+@each("share", [0.0, 0.25, 1.0])
 def test_dctcp_estimates_the_marked_share(share):
     """With a share F of all packets marked the estimate tends to F, as (1 - g)^n from 1."""
     control = Dctcp(DctcpConfig.model_validate({"kind": "dctcp", "window": 4}), RoundTrip(10**6, 4, 10**11, 4, 4000))

@@ -12,12 +12,13 @@ from netsim.engine.event import state
 from netsim.engine.fluid.streams import Streams
 from netsim.engine.windowed.shares import Shares
 from netsim.engine.windowed.wheel_layout import Wheels
+from tests.each import each
 
 HEADER = (Path(netsim.engine.core.__file__).parent / "state.hpp").read_text(encoding="utf-8")
 PARTS = [state.Network, state.Hosts, state.Program, state.Routing, state.Queued, state.Flight, Streams, Shares, Wheels]
 
 
-@pytest.mark.parametrize("part", PARTS, ids=lambda part: part.__name__)
+@each("part", PARTS, ids=lambda part: part.__name__)
 def test_arrays_are_handed_over_in_the_order_of_the_header(part: Any):
     body = re.sub(r"//.*", "", HEADER.split(f"struct {part.__name__} {{")[1].split("};")[0])
     fields = re.findall(r"[\w>&]\s+(\w+);", body)

@@ -8,7 +8,9 @@ from netsim.engine.protocol import Outcome
 from netsim.foundation.refusal import Refusal
 from netsim.scenario import read_scenario
 from netsim.topology.failure import FailureConfig
+from tests.each import each
 from tests.netsim.closed_loop import controlled, run
+from tests.netsim.documents import scenario_of
 from tests.netsim.scenes import fabric, flow, scene
 
 EMPTY = RoundTrip(12 * 10**6, 38, 100 * 10**9, 4, 4000)
@@ -64,7 +66,7 @@ def incast(kind: str, senders: int = 7, size_bytes: int = 400_000, late_ps: int 
     return run(controlled(what, queue="60KB", congestion={"kind": kind} | fields, **sections), "spray_random")
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@each("kind", KINDS)
 def test_an_incast_loses_first_windows_at_most_and_keeps_the_receiver_busy(kind):
     outcome = incast(kind)
     bandwidth_delay = 17
@@ -74,7 +76,7 @@ def test_an_incast_loses_first_windows_at_most_and_keeps_the_receiver_busy(kind)
     assert ends.max() - ends.min() <= 7 * bandwidth_delay * PACKET_PS, "but for first windows, which differ in luck"
 
 
-@pytest.mark.parametrize("pace", [0.5, 0.8])
+@each("pace", [0.5, 0.8])
 def test_the_pace_is_the_receivers(pace):
     """With a first window of one packet a flow is as fast as it is asked to be."""
     outcome = incast("receiver_credit", 1, 4_000_000, window=1, outstanding=40, pace=pace)
@@ -91,7 +93,7 @@ def test_a_late_sender_gets_its_share_at_once():
     assert second == pytest.approx(800 * PACKET_PS, rel=0.05)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@each("kind", KINDS)
 def test_a_flow_within_its_first_window_needs_no_credit(kind):
     """A credit would be one more control packet than the acknowledgements."""
     topology = fabric(2, 4, 4)
@@ -112,14 +114,7 @@ def test_lost_credits_do_not_stop_a_flow():
 
 
 def test_what_receivers_need_is_said():
-    document = {
-        "format": "flowfabric.scenario/1",
-        "topology": {"kind": "leaf_spine", "leaves": 2, "spines": 2, "hosts_per_leaf": 2},
-        "workload": {"kind": "flows", "path": "flows.csv"},
-        "transports": ["ecmp"],
-        "seeds": [0],
-        "congestion": {"kind": "ndp"},
-    }
+    document = scenario_of(2, 2, 2, {"kind": "flows", "path": "flows.csv"}, congestion={"kind": "ndp"})
     with pytest.raises(Refusal, match="congestion ndp counts packets one by one"):
         read_scenario(document)
     with pytest.raises(Refusal, match="ndp lives on the headers of trimmed packets"):

@@ -20,6 +20,8 @@ from netsim.topology.torus import Torus, TorusConfig
 from netsim.transport.build import build_transport
 from netsim.transport.config import TransportConfig, UgalConfig
 from netsim.units import service_ps
+from tests.each import each
+from tests.netsim.documents import collective_of
 from tests.netsim.scenes import all_to_all, flow, scene
 
 PACKET, RATE, DELAY = 4000, 100 * 10**9, 500_000
@@ -51,7 +53,7 @@ def switch_of(fabric: DetouredFabric) -> dict[str, int]:
     return {name: number for number, name in enumerate(fabric.tiers[0])}
 
 
-@pytest.mark.parametrize("name", FABRICS)
+@each("name", FABRICS)
 def test_ways_lead_from_end_to_end_and_links_are_cabled_both_ways(name):
     fabric = FABRICS[name]
     numbers, links = switch_of(fabric), fabric.links
@@ -102,7 +104,7 @@ def test_fewer_groups_share_the_links_evenly():
     assert fabric.cables - fabric.hosts == 3 * 6 + 3 * 4
 
 
-@pytest.mark.parametrize("dims", [(4, 4), (5, 3), (2, 2, 2), (2, 3, 4), (6,)])
+@each("dims", [(4, 4), (5, 3), (2, 2, 2), (2, 3, 4), (6,)])
 def test_a_torus_has_its_diameter_and_its_bisection(dims):
     """Diameter: half of each dimension; cutting an even dimension in two cuts two cables a row, one if it is of two."""
     fabric = torus(*dims)
@@ -198,7 +200,7 @@ def scenario(topology: dict[str, Any], **more: object) -> dict[str, object]:
     return {
         "format": "flowfabric.scenario/1",
         "topology": topology,
-        "workload": {"kind": "collective", "op": "all_to_all", "bytes_per_rank": "6KB"},
+        "workload": collective_of("all_to_all", "6KB"),
         "transports": ["ecmp", "valiant"],
         "seeds": [0],
         **more,
@@ -214,8 +216,8 @@ def test_transports_with_and_without_detours_share_a_scenario():
     assert hops["ecmp"] < hops["valiant"]
 
 
-@pytest.mark.parametrize(
-    ("content", "expected"),
+@each(
+    "content, expected",
     [
         (scenario(SMALL, flow_control={"kind": "pfc"}), "flow_control pfc can pause links of a dragonfly in a circle"),
         (scenario(SMALL | {"groups": 4}), "topology: 4 groups have no link each to each other; take at most 3"),

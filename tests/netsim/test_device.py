@@ -1,6 +1,7 @@
 """Computation from work: the roofline, its overlap with asynchronous collectives, and what has no work."""
 
 import json
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,11 @@ import yaml
 from netsim import simulate
 from netsim.__main__ import main
 from netsim.workload.device import DEVICES, DeviceConfig, Work
+from tests.each import each
+from tests.netsim.documents import scenario_of
 from tests.netsim.traces import TraceWriter
+
+pytestmark = pytest.mark.usefixtures("blank_pictures")
 
 SERVICE_PS, DELAY_PS = 320_000, 500_000  # 4,000 B at 100 Gbps
 DEVICE = {"teraflops": 100, "memory_gbps": 1000, "efficiency": 0.5, "memory_efficiency": 1.0}
@@ -28,22 +33,17 @@ def written(path: Path, records: list[dict[str, int]]) -> Path:
 
 
 def scenario(trace: Path, device: object) -> dict[str, object]:
-    return {
-        "format": "flowfabric.scenario/1",
-        "topology": {"kind": "leaf_spine", "leaves": 1, "spines": 1, "hosts_per_leaf": 2},
-        "workload": {"kind": "trace", "path": str(trace), **({} if device is None else {"device": device})},
-        "transports": ["ecmp"],
-        "engine": "simpy",
-        "seeds": [0],
-    }
+    return scenario_of(
+        1, 1, 2, {"kind": "trace", "path": str(trace), **({} if device is None else {"device": device})}, engine="simpy"
+    )
 
 
 def completion_ps(trace: Path, device: object) -> int:
     return simulate(scenario(trace, device)).runs[0].completion_ps
 
 
-@pytest.mark.parametrize(
-    ("flops", "memory_bytes", "expected_ps"),
+@each(
+    "flops, memory_bytes, expected_ps",
     [(5_000_000, 0, 100_000), (0, 3000, 3000), (5_000_000, 300_000, 300_000), (1, 0, 1), (0, 0, 0)],
 )
 def test_work_takes_the_longer_of_arithmetic_and_memory(flops, memory_bytes, expected_ps):
@@ -56,8 +56,7 @@ def test_computation_comes_before_the_collective_that_it_belongs_to(tmp_path):
     assert completion_ps(trace, DEVICE) == 7_000_000 + SENT_PS
 
 
-@pytest.mark.parametrize("contention", [1.0, 1.5])
-@pytest.mark.parametrize("compute_ps", [3_000_000, 200_000_000])
+@each("contention, compute_ps", product([1.0, 1.5], [3_000_000, 200_000_000]))
 def test_computation_beside_an_asynchronous_collective_takes_the_longer_of_both(tmp_path, compute_ps, contention):
     """Both ranks compute while the message is under way, meet at a barrier, wait, and send one packet."""
     writer = TraceWriter(2)
@@ -82,8 +81,8 @@ def test_devices_by_name_are_their_peaks(tmp_path):
         assert completion_ps(trace, name) == completion_ps(trace, peaks._asdict())
 
 
-@pytest.mark.parametrize(
-    ("device", "record", "said"),
+@each(
+    "device, record, said",
     [
         ("h1000", {"flops": 1}, "workload.trace.device: no device of that name is known ('h1000'); use h100"),
         ("abacus", {"flops": 1}, "use one of v100, a100"),

@@ -10,6 +10,7 @@ import pytest
 from netsim import simulate
 from netsim.workload.device import DeviceConfig, Product, Work
 from netsim.workload.device_table import Measured, read_measured
+from tests.each import each
 from tests.netsim.model_steps import scenario
 
 GOLDEN = Path("tests/files/measured.csv")
@@ -71,7 +72,7 @@ def test_what_lies_outside_and_how_far_times_are_off_is_said():
     assert "extrapolated to 1 of 1 sizes of attention" in said[2]
 
 
-@pytest.mark.parametrize(("memory", "told"), [(None, "takes no time"), (3350, None)])
+@each("memory, told", [(None, "takes no time"), (3350, None)])
 def test_a_table_without_memory_takes_a_peak_or_says_so(tmp_path, memory, told):
     rows = [line for line in GOLDEN.read_text().splitlines() if not line.startswith(("memory", "attention"))]
     (tmp_path / "d.csv").write_text("\n".join(rows) + "\n")

@@ -1,34 +1,21 @@
 """Draws by the place of a message within its collective: equal collectives draw alike, in every engine."""
 
 import pickle
-from random import Random
 from typing import Any
 
 import numpy as np
-import pytest
 from pydantic import TypeAdapter
 
 from netsim import simulate
-from netsim.engine.event.engine import EventEngine
-from netsim.engine.event.refusal import refusal as by_event
 from netsim.engine.exact.engine import ExactEngine
 from netsim.engine.exact.refusal import refusal as by_exact
 from netsim.engine.reference.engine import ReferenceEngine
-from netsim.engine.windowed.engine import WindowedEngine
-from netsim.engine.windowed.refusal import refusal as by_windowed
 from netsim.transport.build import build_transport
 from netsim.transport.config import TransportConfig
 from netsim.workload.program import Program, keys_of
 from netsim.workload.tasks import Task, Tasks
-from tests.fuzz.scenes import differ, how
-from tests.netsim.random_scenes import (
-    OPTIONS,
-    random_scene,
-    transport_of,
-    with_errors,
-    with_queues,
-    with_shared_draws,
-)
+from tests.each import each
+from tests.netsim.documents import collective_of, scenario_of
 from tests.netsim.scenes import all_to_all, fabric, scene
 
 CONFIG: TypeAdapter[Any] = TypeAdapter(TransportConfig)
@@ -44,41 +31,16 @@ DRAWING: list[Any] = [
     {"kind": "drill", "m": 0},
     {"kind": "reps", "entropies": 5},
 ]
-SCENARIO: dict[str, Any] = {
-    "format": "flowfabric.scenario/1",
-    "topology": {"kind": "leaf_spine", "leaves": 2, "spines": 2, "hosts_per_leaf": 2},
-    "jobs": [
-        {
-            "workload": {"kind": "collective", "op": "all_to_all", "bytes_per_rank": "64KB"},
-            "ranks": [0, 1, 2, 3],
-            **when,
-        }
+SCENARIO: dict[str, Any] = scenario_of(
+    2,
+    2,
+    2,
+    jobs=[
+        {"workload": collective_of("all_to_all", "64KB"), "ranks": [0, 1, 2, 3], **when}
         for when in ({}, {"start": "1ms"})
     ],
-    "transports": ["spray_random", "ecmp"],
-    "seeds": [0],
-}
-
-
-def _end(run: Any) -> Any:
-    try:
-        return run()
-    except ValueError as error:
-        return error
-
-
-@pytest.mark.parametrize("seed", range(30))
-def test_engines_agree_where_tasks_draw_alike(seed):
-    random = Random(f"shared {seed}")
-    name = [*OPTIONS][seed % len(OPTIONS)]
-    what = random_scene(random)
-    make = transport_of(name, random, seed, what.most_paths)
-    what = with_shared_draws(random, (with_errors, with_queues, lambda _, same: same)[seed % 3](random, what))
-    expected = _end(ReferenceEngine(what, make(), seed).run)
-    if by_event(what, make()) is None:
-        assert not differ("event", _end(EventEngine(what, make(), seed).run), expected), how(expected)
-    if by_windowed(what, make()) is None:
-        assert not differ("windowed", _end(WindowedEngine(what, make(), seed).run), expected), how(expected)
+    transports=["spray_random", "ecmp"],
+)
 
 
 def one_after_the_other(alike: bool) -> tuple[Tasks, int]:
@@ -94,7 +56,7 @@ def one_after_the_other(alike: bool) -> tuple[Tasks, int]:
     return program.tasks.with_keys(keys), len(pairs)
 
 
-@pytest.mark.parametrize("routing", DRAWING)
+@each("routing", DRAWING)
 def test_an_equal_collective_is_the_first_one_again(routing):
     """Under transports that keep no state from message to message; ecmp draws the order of its messages."""
     transport = CONFIG.validate_python(routing)
@@ -146,7 +108,7 @@ def test_the_key_stands_in_the_results_and_changes_runs_in_which_collectives_rep
     assert hashes["task"] == [run["sha256"] for run in plain["runs"]] != hashes["collective"]
 
 
-@pytest.mark.parametrize("transport", ["spray_random", "ethereal"])
+@each("transport", ["spray_random", "ethereal"])
 def test_a_collective_that_occurs_once_draws_the_same_either_way(transport):
     once = {"jobs": SCENARIO["jobs"][:1], "transports": [transport]}
     hashes = {

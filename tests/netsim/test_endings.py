@@ -1,7 +1,6 @@
 """Every run ends: flows that can never succeed are given up, by either engine in the same words."""
 
-from collections.abc import Callable
-from itertools import count
+from itertools import count, product
 from types import SimpleNamespace
 
 import pytest
@@ -13,48 +12,22 @@ from netsim.engine.limits import LimitsConfig, Pulse
 from netsim.engine.protocol import Outcome, Scene
 from netsim.engine.reference.engine import ReferenceEngine
 from netsim.engine.reference.watching import Rounds
-from netsim.engine.windowed.engine import WindowedEngine
-from netsim.engine.windowed.refusal import refusal as by_windowed
-from netsim.foundation.refusal import Refusal
 from netsim.sweep import sweep
 from netsim.transport.config import EcmpConfig
 from netsim.transport.protocol import Flow, Transport
 from netsim.units import format_time
-from tests.netsim.closed_loop import controlled, transport_of
+from tests.each import each
+from tests.netsim.agreement import agreed, end
+from tests.netsim.closed_loop import controlled, failing, transport_of
 from tests.netsim.scenes import all_to_all, fabric, flow, scene
 from tests.netsim.sweeps import SCENARIO, rows, written
-from tests.netsim.test_failures import failing
+
+pytestmark = pytest.mark.usefixtures("blank_pictures")
 
 BOTH_SPINES = [{"switch": f"spine{number}", "at": "2us", "noticed_after": "100us"} for number in range(2)]
 
 
-Engine = ReferenceEngine | EventEngine | WindowedEngine | ExactEngine | FluidEngine
-
-
-def end(make: Callable[[], Engine]) -> Outcome | str:
-    """What a run was, or why it ended early."""
-    try:
-        return make().run()
-    except Refusal as error:
-        return f"{type(error).__name__}: {error}"
-
-
-def ends(what: Scene, transport: object) -> Outcome | str:
-    """The end of a run, which is the same on all engines that take it."""
-    expected = end(lambda: ReferenceEngine(what, transport_of(transport, what), 0))
-    windowed = by_windowed(what, transport_of(transport, what)) is None
-    for engine in (EventEngine, WindowedEngine) if windowed else (EventEngine,):
-        found = end(lambda engine=engine: engine(what, transport_of(transport, what), 0))
-        if isinstance(found, Outcome) and isinstance(expected, Outcome):
-            assert found.equals(expected)
-        else:
-            assert found == expected
-    return expected
-
-
-@pytest.mark.parametrize("size", [20_000, 100_000])
-@pytest.mark.parametrize("transport", ["ecmp", "ethereal", "jsq"])
-@pytest.mark.parametrize("kind", ["selective", "go_back_n"])
+@each("size, transport, kind", product([20_000, 100_000], ["ecmp", "ethereal", "jsq"], ["selective", "go_back_n"]))
 def test_flows_that_are_cut_off_for_good_are_given_up(kind, transport, size):
     """Messages that their hosts send for longer than the timeout lasts, and paths that change at every timeout."""
     what = scene(fabric(2, 2, 2), all_to_all(4, size))
@@ -63,19 +36,24 @@ def test_flows_that_are_cut_off_for_good_are_given_up(kind, transport, size):
     assert f"8 messages never arrive, among them one of {size} B from rank 0 to rank 2" in str(found)
 
 
+def ends(what: Scene, transport: object) -> Outcome | str:
+    """The end of a run, which is the same on all engines that take it."""
+    return agreed(what, lambda: transport_of(transport, what))
+
+
 def limited(what: Scene, **limits: object) -> Scene:
     """The scene with a section `limits`."""
     return what._replace(limits=LimitsConfig.model_validate(limits))
 
 
-@pytest.mark.parametrize("at", [0, 1, -1])
+@each("at", [0, 1, -1])
 def test_simulated_time_is_limited_to_the_picosecond(at):
     """A run may end at its limit; a picosecond less is too little, and all engines say so."""
     what = scene(fabric(2, 2, 2), all_to_all(4, 20_000))
     whole = ReferenceEngine(what, transport_of("ecmp", what), 0).run()
     limit = limited(what, simulated=f"{whole.completion_ps + at}ps")
     found = ends(limit, "ecmp")
-    exact = end(lambda: ExactEngine(limit, EcmpConfig(kind="ecmp"), 0))
+    exact = end(lambda: ExactEngine(limit, EcmpConfig(kind="ecmp"), 0).run())
     if at >= 0:
         assert isinstance(found, Outcome)
         assert found.equals(whole)
@@ -96,11 +74,11 @@ def test_a_task_whose_delay_outlasts_the_limit_is_named():
     said = str(ends(what, "ecmp"))
     assert "1 of 2 tasks done" in said
     assert "rank 0 waits for 4KB from rank 1: its delay of 1ms is not over" in said
-    fluid = end(lambda: FluidEngine(what))
+    fluid = end(lambda: FluidEngine(what).run())
     assert "rank 0 waits for 4KB from rank 1: its delay of 1ms is not over" in str(fluid)
 
 
-@pytest.mark.parametrize(("engine", "limit"), [(ReferenceEngine, "3s"), (EventEngine, "1s"), (FluidEngine, "1s")])
+@each("engine, limit", [(ReferenceEngine, "3s"), (EventEngine, "1s"), (FluidEngine, "1s")])
 def test_wall_time_is_limited(engine, limit, monkeypatch):
     """A clock that jumps by a second whenever it is read; engines read it after some thousand events."""
     monkeypatch.setattr("netsim.engine.limits.time", SimpleNamespace(monotonic=count().__next__))
@@ -113,7 +91,7 @@ def test_wall_time_is_limited(engine, limit, monkeypatch):
     seed = () if engine is FluidEngine else (0,)
 
     def run(what: Scene) -> Outcome | str:
-        return end(lambda: engine(what, transport_of("ethereal", what), *seed, report=pulses.append))
+        return end(lambda: engine(what, transport_of("ethereal", what), *seed, report=pulses.append).run())
 
     assert f"limits.wall: {limit} reached" in str(run(limited(what, wall=limit)))
     pulses.clear()
@@ -147,8 +125,7 @@ class SwitchesFirst(Transport):
         return links[0]
 
 
-@pytest.mark.parametrize("transport", [AlwaysFirst, AlwaysBack, SwitchesFirst])
-@pytest.mark.parametrize("kind", ["selective", "go_back_n"])
+@each("transport, kind", product([AlwaysFirst, AlwaysBack, SwitchesFirst], ["selective", "go_back_n"]))
 def test_a_transport_of_the_users_that_never_leaves_a_dead_path_ends_too(kind, transport):
     """The other path works and the routing sees nothing, so that no flow is cut off for good."""
     what = failing(
@@ -156,14 +133,14 @@ def test_a_transport_of_the_users_that_never_leaves_a_dead_path_ends_too(kind, t
         {"switch": "spine0", "at": "5us", "noticed_after": "never"},
         recovery={"kind": kind, "timeout": "20us"},
     )
-    said = str(end(lambda: ReferenceEngine(limited(what, fruitless=20), transport(0, 2), 0)))
+    said = str(end(lambda: ReferenceEngine(limited(what, fruitless=20), transport(0, 2), 0).run()))
     assert "limits.fruitless: 20 reached" in said
     assert "after 20 timeouts in a row without progress" in said
     assert "0 of 1 tasks done; first, rank 1 waits for 400KB from rank 0: " in said
     assert "raise recovery.timeout if it is below the round trip" in said
 
 
-@pytest.mark.parametrize("transport", ["ecmp", "ethereal", "spray_random", "jsq"])
+@each("transport", ["ecmp", "ethereal", "spray_random", "jsq"])
 def test_timeouts_in_a_row_are_limited(transport):
     """The receiver's link is down for longer than the limit has patience."""
     down = {"link": "host1-leaf1", "at": "5us", "until": "1s", "noticed_after": "never"}
@@ -187,9 +164,7 @@ def incast(senders: int, header: str, delay: str, kind: str, **limits: object) -
     return limited(controlled(what, queue="4KB", **sections), **limits)
 
 
-@pytest.mark.parametrize("delay", ["0ns", "500ns"])
-@pytest.mark.parametrize("kind", ["none", "selective"])
-@pytest.mark.parametrize("fruitless", [1, 10])
+@each("delay, kind, fruitless", product(["0ns", "500ns"], ["none", "selective"], [1, 10]))
 def test_packets_that_are_all_trimmed_end_the_run(fruitless, kind, delay):
     """Three headers nearly as large as packets fill the receiver's link; no timer runs out, since all are answered."""
     said = str(ends(incast(3, "900B", delay, kind, fruitless=fruitless, simulated="1ms"), "spray_round_robin"))
@@ -199,7 +174,7 @@ def test_packets_that_are_all_trimmed_end_the_run(fruitless, kind, delay):
     assert "let fewer packets be under way (congestion)" in said
 
 
-@pytest.mark.parametrize("delay", ["0ns", "500ns"])
+@each("delay", ["0ns", "500ns"])
 def test_a_run_in_which_little_gets_through_goes_on(delay):
     """Packets go three times and more, and some flows wait for longer than two timeouts until others are done."""
     found = ends(incast(7, "64B", delay, "selective", fruitless=2), "spray_round_robin")
@@ -208,7 +183,7 @@ def test_a_run_in_which_little_gets_through_goes_on(delay):
     assert found.completion_ps > 5 * 5 * 10**6
 
 
-@pytest.mark.parametrize("progress", [True, False])
+@each("progress", [True, False])
 def test_what_becomes_of_background_traffic_makes_no_difference_to_rounds(progress):
     """Background is trimmed, or gets through, and nothing else is heard of."""
     tasks = [flow(0, 1, 1)._replace(background=True), flow(0, 1, 1)]

@@ -8,6 +8,7 @@ import pytest
 from tests.benchmarks import engine_speed
 from tests.benchmarks.engine_cases import CASES, PACKET_BYTES, Case, Shape, all_to_all, permutation
 from tests.benchmarks.engine_speed import Figures, Measurement, Unmeasured, bench, main, print_figures, write_figures
+from tests.each import each
 
 SMALL = Case("all-to-all, 8 hosts", Shape(2, 4, 2), all_to_all, 2, ("simpy", "exact"))
 
@@ -17,7 +18,7 @@ def figures() -> Figures:
     return bench(2, [SMALL, SMALL._replace(name="odd", engines=("no such engine",))])
 
 
-@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+@each("case", CASES, ids=lambda case: case.name)
 def test_small_twins_have_the_work_of_their_case(case):
     twin, scene = case.small, case.small.scene()
     assert scene.topology.hosts == 4
@@ -25,7 +26,7 @@ def test_small_twins_have_the_work_of_their_case(case):
     assert scene.listens == case.closed_loop
 
 
-@pytest.mark.parametrize("hosts", [4, 64, 10_240])
+@each("hosts", [4, 64, 10_240])
 def test_a_permutation_is_one_without_fixed_points(hosts):
     tasks = list(permutation(hosts, 1))
     assert sorted(task.src for task in tasks) == sorted(task.dst for task in tasks) == [*range(hosts)]
@@ -70,7 +71,7 @@ def test_table_and_file_say_the_same(figures, tmp_path, capsys):
     assert "another machine" in content["reference"]["note"]
 
 
-@pytest.mark.parametrize("whole", [True, False])
+@each("whole", [True, False])
 def test_the_command_fails_if_an_engine_does(whole, tmp_path, monkeypatch, capsys):
     one = Measurement("a", "simpy", 10, 0, 1, 5, 0.1, 0.5, (0.5,), 10**8)
     found = Figures([one], [] if whole else [Unmeasured("a", "exact", "its process died")])
@@ -81,7 +82,7 @@ def test_the_command_fails_if_an_engine_does(whole, tmp_path, monkeypatch, capsy
     assert ("its process died" in capsys.readouterr().out) != whole
 
 
-@pytest.mark.parametrize("arguments", [["--repeats", "0"], ["--repeats", "x"], ["--out", "tests"]])
+@each("arguments", [["--repeats", "0"], ["--repeats", "x"], ["--out", "tests"]])
 def test_wrong_arguments_end_with_a_line_that_names_them(arguments, capsys):
     with pytest.raises(SystemExit) as ended:
         main(arguments)

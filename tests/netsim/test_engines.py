@@ -6,16 +6,12 @@ import pytest
 
 from netsim import simulate
 from netsim.foundation.refusal import Refusal
+from tests.each import each
+from tests.netsim.documents import collective_of, scenario_of
 
-SMALL: dict[str, Any] = {
-    "format": "flowfabric.scenario/1",
-    "topology": {"kind": "leaf_spine", "leaves": 2, "spines": 2, "hosts_per_leaf": 2},
-    "workload": {"kind": "collective", "op": "all_to_all", "bytes_per_rank": "16KB"},
-    "transports": ["ecmp"],
-    "seeds": [0],
-}
+SMALL: dict[str, Any] = scenario_of(2, 2, 2, collective_of("all_to_all", "16KB"))
 OWN = {"class": "tests.netsim.own_transport:Latin"}
-ALL_REDUCE = {"kind": "collective", "op": "all_reduce", "bytes_per_rank": "16KB"}
+ALL_REDUCE = collective_of("all_reduce", "16KB")
 PFC = {"flow_control": {"kind": "pfc"}}
 
 
@@ -24,8 +20,8 @@ def engine(**more: Any) -> str:
     return simulate(SMALL | more).runs[0].engine
 
 
-@pytest.mark.parametrize(
-    ("more", "chosen"),
+@each(
+    "more, chosen",
     [
         ({}, "exact"),
         ({"transports": [{"kind": "ethereal", "pieces": "minimal"}]}, "exact"),
@@ -48,8 +44,8 @@ def test_the_fastest_engine_that_is_exact(more, chosen):
     assert engine(**more) == chosen
 
 
-@pytest.mark.parametrize("name", ["exact", "event", "windowed"])
-@pytest.mark.parametrize("transport", ["ecmp", "spray_random", "drb", {"kind": "ethereal", "order": "staggered"}])
+@each("name", ["exact", "event", "windowed"])
+@each("transport", ["ecmp", "spray_random", "drb", {"kind": "ethereal", "order": "staggered"}])
 def test_the_run_is_the_same_whoever_simulates_it(name, transport):
     """The hash in results.json leaves out who it was."""
     runs = [simulate(SMALL | {"engine": chosen, "transports": [transport]}) for chosen in (name, "simpy")]
@@ -58,8 +54,8 @@ def test_the_run_is_the_same_whoever_simulates_it(name, transport):
     assert first["sha256"] == second["sha256"]
 
 
-@pytest.mark.parametrize(
-    ("more", "why"),
+@each(
+    "more, why",
     [
         ({"engine": "exact", "transports": ["jsq"]}, "exact cannot simulate jsq: "),
         ({"engine": "exact", "transports": ["ecmp", "reps"]}, "exact cannot simulate reps: "),

@@ -8,13 +8,12 @@ from itertools import product
 from math import gcd
 from typing import get_args
 
-import pytest
-
 from netsim.topology.failure import FailureConfig
 from netsim.topology.fat_tree import FatTree, FatTreeConfig
 from netsim.topology.protocol import Topology
 from netsim.transport.ethereal import Ethereal, Order, Pieces
 from netsim.transport.protocol import Flow, Release
+from tests.each import each
 from tests.netsim.releases import Releases, ideal_loads, loads
 from tests.netsim.scenes import all_to_all, fabric, scene, simulate
 
@@ -74,7 +73,7 @@ def released_together(groups: list[list[Release]]) -> list[list[Release]]:
     return list(by_host.values())
 
 
-@pytest.mark.parametrize("seed", range(500))
+@each("seed", range(500))
 def test_on_every_link_exactly_what_ideal_spraying_puts_there(seed):
     """Fractions, no tolerance; for every host by itself, hence for all together. And so many pieces, not one more."""
     draw = random.Random(seed)
@@ -110,7 +109,7 @@ def pieces_of(pieces: Pieces, count: int, paths: int, size_bytes: int, seed: int
     return Ethereal(seed, paths, pieces).admit([release(task, 0, 1, size_bytes) for task in range(count)], 0)
 
 
-@pytest.mark.parametrize(("count", "paths"), [(1, 16), (12, 16), (10, 16), (3, 4), (15, 16), (20, 8), (7, 7), (5, 1)])
+@each("count, paths", [(1, 16), (12, 16), (10, 16), (3, 4), (15, 16), (20, 8), (7, 7), (5, 1)])
 def test_equal_pieces_are_as_few_as_equal_pieces_can_be(count, paths):
     """A path carries m pieces of 1/k of a flow only if m = r k / s is whole."""
     flows = pieces_of("equal", count, paths, 240 * paths)
@@ -122,7 +121,7 @@ def test_equal_pieces_are_as_few_as_equal_pieces_can_be(count, paths):
     assert Counter(flow.bytes for flow in flows) == whole + cut
 
 
-@pytest.mark.parametrize("paths", range(2, 25))
+@each("paths", range(2, 25))
 def test_minimal_pieces_are_r_and_s_less_their_common_divisor(paths):
     for rest in range(1, paths):
         flows = pieces_of("minimal", rest, paths, paths)
@@ -159,14 +158,14 @@ def fewest_by_search(count: int, paths: int) -> int:
     return least(count, (demand,) * paths)
 
 
-@pytest.mark.parametrize("paths", range(2, 7))
+@each("paths", range(2, 7))
 def test_no_way_to_cut_flows_has_fewer_pieces_than_the_minimal_one(paths):
     for count in range(1, 7):
         flows = pieces_of("minimal", count, paths, paths)
         assert len(flows) == fewest_by_search(count, paths) == count + paths - gcd(count, paths)
 
 
-@pytest.mark.parametrize("seed", range(40))
+@each("seed", range(40))
 def test_bytes_that_do_not_divide_cost_a_path_less_than_a_byte_a_piece(seed):
     """Equal pieces of a flow differ by a byte, so that s / g - 1 at most are longer; minimal: a byte a path in all."""
     draw = random.Random(seed)
@@ -236,7 +235,7 @@ def test_batches_seen_apart_stay_balanced_and_cost_more_pieces():
     assert (len(apart), len(together)) == (16, 4)
 
 
-@pytest.mark.parametrize("seed", range(3))
+@each("seed", range(3))
 def test_the_fabric_carries_what_ideal_spraying_puts_on_it_in_a_simulated_all_to_all(seed):
     what = scene(fabric(4, 4, 4), all_to_all(16, 8000))
     links = simulate(what, "ethereal", seed).links[32:-16]

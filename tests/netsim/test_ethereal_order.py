@@ -3,9 +3,7 @@
 import random
 from collections import Counter
 from collections.abc import Sequence
-from itertools import groupby, permutations
-
-import pytest
+from itertools import groupby, permutations, product
 
 from netsim.engine.protocol import NicConfig, Outcome, Scene
 from netsim.engine.reference.engine import ReferenceEngine
@@ -15,6 +13,7 @@ from netsim.topology.protocol import Topology
 from netsim.transport.ethereal import Ethereal, Pieces
 from netsim.transport.protocol import Flow, Release
 from netsim.workload.tasks import Task, Tasks
+from tests.each import each
 from tests.netsim.releases import Releases, loads
 from tests.netsim.scenes import all_to_all, fabric, flow
 
@@ -62,8 +61,7 @@ def collisions(topology: Topology, rings: Sequence[Sequence[Flow]]) -> tuple[int
     return receivers, links
 
 
-@pytest.mark.parametrize("pieces", ["equal", "minimal"])
-@pytest.mark.parametrize("case", FABRICS)
+@each("pieces, case", product(["equal", "minimal"], FABRICS))
 def test_staggered_hosts_never_meet_in_an_all_to_all(case: str, pieces: Pieces):
     topology, count = FABRICS[case]
     transport = Ethereal(0, 64, pieces, order="staggered")
@@ -89,8 +87,7 @@ def test_oversubscribed_hosts_meet_on_links_and_not_at_receivers():
     assert links > 0
 
 
-@pytest.mark.parametrize("pieces", ["equal", "minimal"])
-@pytest.mark.parametrize("case", FABRICS)
+@each("pieces, case", product(["equal", "minimal"], FABRICS))
 def test_a_staggered_all_to_all_ends_when_the_last_packet_of_busy_hosts_can_arrive(case: str, pieces: Pieces):
     """All packets but the last of n (H - 1) leave a host back to back; it then takes every link in turn, unhindered."""
     topology, count = FABRICS[case]
@@ -106,8 +103,7 @@ def messages_to_leaves(leaves: int, spines: int, per_leaf: int) -> list[Release]
     return [release(dst, 0, dst, 60 * PAYLOAD_BYTES) for dst in range(per_leaf, leaves * per_leaf)]
 
 
-@pytest.mark.parametrize("pieces", ["equal", "minimal"])
-@pytest.mark.parametrize("seed", range(20))
+@each("pieces, seed", product(["equal", "minimal"], range(20)))
 def test_published_order_goes_leaf_by_leaf_flow_by_flow_piece_by_piece(seed: int, pieces: Pieces):
     flows = Ethereal(seed, 4, pieces, order="published").admit(messages_to_leaves(4, 4, 3), 0)
     leaves = [leaf for leaf, _ in groupby(flow.message.dst_leaf for flow in flows)]
@@ -131,7 +127,7 @@ def test_published_order_shuffles_leaves_and_flows_alike():
         assert all(65 <= count <= 135 for count in counts.values())
 
 
-@pytest.mark.parametrize("order", ["published", "staggered"])
+@each("order", ["published", "staggered"])
 def test_a_host_sends_in_the_order_of_the_transport_whatever_the_nic_says(order):
     """One sender, one flow after the other, paths of equal length: flows end in the order in which they left."""
     topology = fabric(4, 3, 2)
@@ -172,7 +168,7 @@ def test_starts_are_delayed_evenly_up_to_the_longest_delay():
     assert {item.delay_ps for item in Ethereal(1, 1).admit(messages, 0)} == {0}
 
 
-@pytest.mark.parametrize("seed", range(5))
+@each("seed", range(5))
 def test_a_flow_alone_is_late_by_its_delay(seed: int):
     topology, tasks = fabric(2, 1, 1), [flow(0, 1, 9 * PAYLOAD_BYTES)]
     delayed = Ethereal(seed, 1, start_delay=50_000)

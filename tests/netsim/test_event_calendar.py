@@ -4,15 +4,15 @@ import heapq
 from random import Random
 
 import numpy as np
-import pytest
 
 from netsim.engine import _core
 from netsim.engine.event.calendar import heap, longer_heap
+from tests.each import each
 
 TAKE, PUSH, REPLACE = range(3)
 
 
-@pytest.mark.parametrize("seed", range(8))
+@each("seed", range(8))
 def test_takes_what_python_takes(seed):
     """Few different times, so that many entries tie and their keys decide; what is taken is never later than before."""
     random = Random(seed)

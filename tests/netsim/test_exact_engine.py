@@ -1,27 +1,24 @@
 """The exact engine gives the reference engine's outcome to the last bit."""
 
 from collections.abc import Callable
+from itertools import product
 from pathlib import Path
 from random import Random
 from typing import Any
 
-import pytest
 from pydantic import TypeAdapter
 
-from netsim.engine.exact.engine import ExactEngine
-from netsim.engine.protocol import Outcome, Scene
-from netsim.engine.reference.engine import ReferenceEngine
 from netsim.prepare import prepare
 from netsim.scenario import read_scenario
 from netsim.topology.failure import FailureConfig
 from netsim.topology.kinds import TopologyConfig
-from netsim.transport.build import build_transport
-from netsim.transport.config import TransportConfig
 from netsim.workload.tasks import Task
+from tests.each import each
+from tests.netsim.exactly import assert_equal
+from tests.netsim.random_scenes import odd_scene
 from tests.netsim.scenes import all_to_all, flow, scene
-from tests.netsim.test_reference_engine import random_scene
+from tests.pairwise import pairwise_cover
 
-CONFIG: TypeAdapter[Any] = TypeAdapter(TransportConfig)
 ROUTINGS: dict[str, Any] = {
     "ecmp": "ecmp",
     "ecmp-crc32": {"kind": "ecmp", "hash": "crc32"},
@@ -43,25 +40,6 @@ ROUTINGS: dict[str, Any] = {
         "kind": "ethereal", "order": "staggered", "pieces": "minimal", "start_delay": "50ns",
     },
 }  # fmt: skip
-
-
-def config(routing: object) -> TransportConfig:
-    return CONFIG.validate_python(routing)
-
-
-def reference(what: Scene, transport: TransportConfig, seed: int) -> Outcome:
-    built = build_transport(transport, seed, what.most_paths)
-    assert built is not None
-    return ReferenceEngine(what, built, seed).run()
-
-
-def assert_equal(what: Scene, routing: object, seed: int = 0) -> Outcome:
-    outcome = ExactEngine(what, config(routing), seed).run()
-    expected = reference(what, config(routing), seed)
-    for name, mine, others in zip(outcome._fields, outcome, expected, strict=True):
-        assert type(mine) is type(others), name
-    assert outcome.equals(expected)
-    return outcome
 
 
 def topology_of(**fields: Any) -> Any:
@@ -109,9 +87,7 @@ CONDITIONS: dict[str, tuple[dict[str, Any], list[dict[str, Any]]]] = {
 }
 
 
-@pytest.mark.parametrize("condition", CONDITIONS)
-@pytest.mark.parametrize("pattern", PATTERNS)
-@pytest.mark.parametrize("routing", ROUTINGS)
+@each("condition, pattern, routing", pairwise_cover(CONDITIONS, PATTERNS, ROUTINGS))
 def test_equals_the_reference(routing, pattern, condition):
     draw = Random(f"{routing} {pattern} {condition}")
     fields, failures = CONDITIONS[condition]
@@ -127,11 +103,10 @@ def test_equals_the_reference(routing, pattern, condition):
     assert outcome.packets
 
 
-@pytest.mark.parametrize("seed", range(12))
-@pytest.mark.parametrize("routing", ROUTINGS)
+@each("seed, routing", product(range(5), ROUTINGS))
 def test_equals_the_reference_on_odd_fabrics(routing, seed):
     """Any shape, ranks that share hosts, messages without bytes, no delay, several rates."""
-    assert_equal(random_scene(1000 + seed), ROUTINGS[routing], seed)
+    assert_equal(odd_scene(1000 + seed), ROUTINGS[routing], seed)
 
 
 FABRICS: dict[str, dict[str, Any]] = {
@@ -145,8 +120,7 @@ FABRICS: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("fabric", FABRICS)
-@pytest.mark.parametrize("routing", ROUTINGS)
+@each("fabric, routing", product(FABRICS, ROUTINGS))
 def test_equals_the_reference_on_other_topologies(routing, fabric):
     topology = topology_of(**FABRICS[fabric])
     ranks = topology.hosts * topology.ranks_per_host
@@ -156,7 +130,7 @@ def test_equals_the_reference_on_other_topologies(routing, fabric):
 BALANCED = [routing for routing in ROUTINGS if routing.startswith("ethereal")]
 
 
-@pytest.mark.parametrize("routing", BALANCED)
+@each("routing", BALANCED)
 def test_equals_the_reference_where_links_up_lead_on_in_different_numbers_of_ways(routing):
     topology = topology_of(kind="fat_tree", k=6, hosts_per_edge=2)
     failures = [
@@ -171,7 +145,7 @@ def test_equals_the_reference_where_links_up_lead_on_in_different_numbers_of_way
     assert_equal(scene(topology, tasks, failures=failures), ROUTINGS[routing], draw.randrange(2**63))
 
 
-@pytest.mark.parametrize("routing", ROUTINGS)
+@each("routing", ROUTINGS)
 def test_tasks_without_bytes_hold_messages_back_and_wait_for_them(routing):
     tasks = [
         Task(0, 0, 0, 7000, ()),
@@ -187,13 +161,12 @@ def test_tasks_without_bytes_hold_messages_back_and_wait_for_them(routing):
     assert outcome.task_end_ps[6] == max(outcome.task_end_ps[2:6])
 
 
-@pytest.mark.parametrize("tasks", [[], [flow(0, 0, 0, 17)], [flow(0, 1, 1)]])
-@pytest.mark.parametrize("routing", ROUTINGS)
+@each("tasks, routing", product([[], [flow(0, 0, 0, 17)], [flow(0, 1, 1)]], ROUTINGS))
 def test_little_or_nothing_to_do(routing, tasks):
     assert_equal(scene(topology_of(**EQUAL), tasks), ROUTINGS[routing])
 
 
-@pytest.mark.parametrize("routing", ["ecmp", "mprdma-4", "ethereal"])
+@each("routing", ["ecmp", "mprdma-4", "ethereal"])
 def test_packets_and_delays_as_large_as_they_come(routing):
     """Payloads of a gigabyte, slow links, and a delay that makes the intervals of the queue series double often."""
     topology = topology_of(**EQUAL | {"host_rate": "1Mbps", "fabric_rate": "3.6Tbps", "link_delay": "1s"})

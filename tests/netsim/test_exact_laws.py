@@ -1,10 +1,10 @@
 """The parts of the exact engine against laws of queues and against what they stand for."""
 
 from binascii import crc32
+from itertools import product
 from random import Random
 
 import numpy as np
-import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -16,6 +16,7 @@ from netsim.engine.exact.travel import RECEIVER, Arrivals, Packets
 from netsim.engine.protocol import LINK
 from netsim.engine.queue_series import QueueRecorder, no_queues, series_of
 from netsim.units import service_ps as exact_service_ps
+from tests.each import each
 from tests.netsim.scenes import fabric, flow, scene
 
 SERVICE = 320_000  # 4000 B at 100 Gbps
@@ -33,11 +34,7 @@ def through_one_link(arrival_ps: list[int], size_bytes: list[int]) -> tuple[list
     receivers = np.zeros(count, dtype=RECEIVER)
     receivers["exit"] = LINK_DOWN
     packets = Packets(
-        1,
-        np.full(1, -1, dtype=np.int64),
-        np.arange(count, dtype=np.int32),
-        np.array(size_bytes, dtype=np.int64),
-        4000,
+        1, np.full(1, -1, dtype=np.int64), np.arange(count, dtype=np.int32), np.array(size_bytes, dtype=np.int64), 4000
     )
     here = Arrivals(
         np.array([0] + [count] * LINKS, dtype=np.int64),
@@ -108,8 +105,7 @@ KEYS = {
 }
 
 
-@pytest.mark.parametrize("size", [0, 1, 2, 3, 33, 200, 1000])
-@pytest.mark.parametrize("kind", KEYS)
+@each("size, kind", product([0, 1, 2, 3, 33, 200, 1000], KEYS))
 def test_sorts_as_python_does(kind, size):
     draw = Random(size)
     pairs = [(KEYS[kind](draw, place), place) for place in range(size)]
@@ -129,7 +125,7 @@ def test_service_times_are_exact(size_bytes, rate_bps):
     assert _core.service_ps(size_bytes, rate_bps) == exact_service_ps(size_bytes, rate_bps)
 
 
-@pytest.mark.parametrize("seed", range(8))
+@each("seed", range(8))
 def test_queues_over_time_are_those_of_the_recorder(seed):
     draw = Random(seed)
     recorder, longest = QueueRecorder(), no_queues()

@@ -18,8 +18,9 @@ from netsim.engine.exact.refusal import refusal
 from netsim.topology.failure import FailureConfig
 from netsim.topology.graph import GraphConfig
 from netsim.workload.tasks import Task
+from tests.each import each
+from tests.netsim.exactly import assert_equal, config
 from tests.netsim.scenes import all_to_all, fabric, flow, scene
-from tests.netsim.test_exact_engine import assert_equal, config
 
 TASKS = all_to_all(4, 9000)
 SCENE = scene(fabric(2, 2, 2), TASKS)
@@ -40,7 +41,7 @@ REFUSED = {
 }
 
 
-@pytest.mark.parametrize("word", REFUSED)
+@each("word", REFUSED)
 def test_a_closed_loop_is_refused(word):
     reason = refusal(REFUSED[word], config("ecmp"))
     assert reason is not None
@@ -49,30 +50,23 @@ def test_a_closed_loop_is_refused(word):
         ExactEngine(REFUSED[word], config("ecmp"), 0)
 
 
-@pytest.mark.parametrize("transport", ["reps", "drill", "jsq", "adaptive_flow", "ideal", {"class": "mine:Mine"}])
+@each("transport", ["reps", "drill", "jsq", "adaptive_flow", "ideal", {"class": "mine:Mine"}])
 def test_transports_that_look_at_the_network_are_refused(transport):
     assert refusal(SCENE, config(transport)) is not None
 
 
-@pytest.mark.parametrize(
-    "times", [{}, {"until": "5us"}, {"until": "5us", "noticed_after": "never"}, {"at": "1us", "rate": "1Gbps"}]
-)
+@each("times", [{}, {"until": "5us"}, {"until": "5us", "noticed_after": "never"}, {"at": "1us", "rate": "1Gbps"}])
 def test_failures_that_lose_nothing_are_not_refused(times):
     for transport in ("spray_random", "flowlet"):
         assert_equal(failing(**times), transport)
 
 
-@pytest.mark.parametrize(
-    ("until", "late", "refused"), [("5us", "1us", False), ("5us", "4us", True), ("9us", "8us", True)]
-)
+@each("until, late, refused", [("5us", "1us", False), ("5us", "4us", True), ("9us", "8us", True)])
 def test_a_failure_within_a_failure(until, late, refused):
     """The link is down until 9 us; what the routing believes may have a gap or be late, and is wrong then."""
     failures = [
         FailureConfig.model_validate({"link": "leaf0-spine1", "rate": 0} | times)
-        for times in (
-            {"until": until, "noticed_after": "1us"},
-            {"at": "4us", "until": "9us", "noticed_after": late},
-        )
+        for times in ({"until": until, "noticed_after": "1us"}, {"at": "4us", "until": "9us", "noticed_after": late})
     ]
     what = scene(fabric(2, 2, 2), TASKS, failures=failures)
     assert not what.rates.lossy
@@ -82,7 +76,7 @@ def test_a_failure_within_a_failure(until, late, refused):
         assert_equal(what, "spray_random")
 
 
-@pytest.mark.parametrize("seed", range(20))
+@each("seed", range(20))
 def test_links_come_after_those_that_feed_them_unless_they_go_round_in_a_circle(seed):
     draw = np.random.default_rng(seed)
     rank = draw.permutation(12)
@@ -112,7 +106,7 @@ def rings_of_switches(file: Path, switches: int) -> Any:
     return GraphConfig(kind="graph", path=str(file)).build()
 
 
-@pytest.mark.parametrize(("switches", "circle"), [(3, False), (5, True)])
+@each("switches, circle", [(3, False), (5, True)])
 def test_links_in_a_circle_are_refused(switches, circle, tmp_path):
     what = scene(rings_of_switches(tmp_path / "ring.json", switches), all_to_all(switches, 20_000))
     if circle:

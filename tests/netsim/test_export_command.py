@@ -2,11 +2,10 @@
 
 from pathlib import Path
 
-import pytest
-
 from netsim.__main__ import main
 from netsim.workload.chakra.files import find_traces
 from netsim.workload.records import read_trace
+from tests.each import each
 
 TRACE = Path("tests/files/collectives.jsonl")
 
@@ -21,8 +20,8 @@ def test_every_rank_gets_an_execution_trace(tmp_path, capsys):
     assert "already" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(
-    ("arguments", "expected"),
+@each(
+    "arguments, expected",
     [
         ([str(TRACE)], "--to"),
         ([str(TRACE), "--to", "chakra"], "--to"),

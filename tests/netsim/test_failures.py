@@ -8,23 +8,22 @@ import pytest
 from netsim.engine.protocol import Scene
 from netsim.engine.reference.engine import ReferenceEngine
 from netsim.foundation.refusal import Refusal
-from netsim.topology.failure import FailureConfig
 from netsim.transport.reps import Reps
-from tests.netsim.closed_loop import PACKET_TRANSPORTS, WatchedEngine, controlled, random_traffic, run
+from tests.each import each
+from tests.netsim.closed_loop import (
+    PACKET_TRANSPORTS,
+    HeldEngine,
+    WatchedEngine,
+    failing,
+    random_traffic,
+    run,
+)
 from tests.netsim.scenes import fabric, flow, scene
-from tests.netsim.test_flow_control import HeldEngine
 
 SERVICE, DELAY = 320_000, 500_000  # 4000 B at 100 Gbps; 500 ns
 MICROSECOND = 10**6
 GO_BACK_N = {"kind": "go_back_n", "timeout": "100us"}
 SELECTIVE = {"kind": "selective", "timeout": "100us"}
-
-
-def failing(what: Scene, *failures: dict[str, Any], **sections: Any) -> Scene:
-    """The scene on a fabric with failures."""
-    entries = [FailureConfig.model_validate(failure) for failure in failures]
-    again = scene(what.topology, what.tasks, failures=entries)  # type: ignore[arg-type]
-    return controlled(what._replace(rates=again.rates, routes=again.routes), **sections)
 
 
 def random_failures(what: Scene, seed: int) -> list[dict[str, Any]]:
@@ -44,8 +43,8 @@ def random_failures(what: Scene, seed: int) -> list[dict[str, Any]]:
     return failures
 
 
-@pytest.mark.parametrize("recovery", [GO_BACK_N, SELECTIVE], ids=lambda r: r["kind"])
-@pytest.mark.parametrize("transport", PACKET_TRANSPORTS, ids=str)
+@each("recovery", [GO_BACK_N, SELECTIVE], ids=lambda r: r["kind"])
+@each("transport", PACKET_TRANSPORTS, ids=str)
 def test_everything_arrives_in_the_end(transport, recovery):
     lost = 0
     for seed in range(8):
@@ -59,7 +58,7 @@ def test_everything_arrives_in_the_end(transport, recovery):
     assert lost
 
 
-@pytest.mark.parametrize("transport", ["ecmp", "spray_random", "jsq", "ethereal"])
+@each("transport", ["ecmp", "spray_random", "jsq", "ethereal"])
 def test_everything_arrives_in_the_end_with_pauses_too(transport):
     for seed in range(8):
         what = random_traffic(seed)
@@ -71,7 +70,7 @@ def test_everything_arrives_in_the_end_with_pauses_too(transport):
         ).run()
 
 
-@pytest.mark.parametrize("seed", range(6))
+@each("seed", range(6))
 def test_pauses_that_never_come_equal_plain_queues_where_links_fail_too(seed):
     """Losses and times; only the queue behind a packet that is doomed differs, and nobody looks at that here."""
     what = random_traffic(seed)
@@ -149,8 +148,8 @@ def test_ethereal_avoids_a_path_for_as_long_as_it_is_told():
     assert pieces == [[0, 1], [1], [0, 1]]
 
 
-@pytest.mark.parametrize("recovery", [GO_BACK_N, SELECTIVE], ids=lambda r: r["kind"])
-@pytest.mark.parametrize("transport", ["ecmp", "mprdma-2", "spray_random", "jsq", "drb", "reps"])
+@each("recovery", [GO_BACK_N, SELECTIVE], ids=lambda r: r["kind"])
+@each("transport", ["ecmp", "mprdma-2", "spray_random", "jsq", "drb", "reps"])
 def test_a_host_that_is_cut_off_for_good_is_one_clear_error(transport, recovery):
     """Its only link goes down and stays so: no timeout will help, and the run ends all the same."""
     what = failing(scene(TWO_SPINES, [flow(0, 1, 400_000)]), {"link": "host1-leaf1", "at": "5us"}, recovery=recovery)

@@ -11,6 +11,7 @@ from pydantic import ValidationError
 from netsim.topology.failure import NEVER, FailureConfig, Rates, Routes
 from netsim.topology.leaf_spine import LeafSpine, LeafSpineConfig
 from netsim.topology.protocol import Topology, paths
+from tests.each import each
 
 FABRIC = {"kind": "leaf_spine", "leaves": 2, "spines": 2, "hosts_per_leaf": 2, "host_rate": "200bps"}
 TOPOLOGY = LeafSpine(LeafSpineConfig.model_validate(FABRIC | {"fabric_rate": "100bps"}))
@@ -138,22 +139,22 @@ def test_without_failures_nothing_changes():
     assert Routes(TOPOLOGY, rates).usable(0, 2) == (0, 1)
 
 
-@pytest.mark.parametrize("rate", [0, "0bps", "40bps"])
+@each("rate", [0, "0bps", "40bps"])
 def test_a_rate_is_read_and_written(rate: object):
     read = failure(link="leaf0-spine1", rate=rate)
     assert read.rate == (40 if rate == "40bps" else 0)
     assert FailureConfig.model_validate(read.model_dump(mode="json")) == read
 
 
-@pytest.mark.parametrize("noticed_after", [None, "0ps", "2ms"])
+@each("noticed_after", [None, "0ps", "2ms"])
 def test_a_failure_is_written_as_it_can_be_read_back(noticed_after: str | None):
     """Without its nulls, as a resolved scenario is written."""
     read = failure(link="leaf0-spine1", at="1us", noticed_after=noticed_after)
     assert FailureConfig.model_validate(read.model_dump(mode="json", exclude_none=True)) == read
 
 
-@pytest.mark.parametrize(
-    ("fields", "message"),
+@each(
+    "fields, message",
     [
         ({}, "name exactly one"),
         ({"link": "leaf0-spine0", "switch": "leaf0"}, "name exactly one"),
@@ -168,8 +169,8 @@ def test_failures_that_cannot_be(fields: dict[str, Any], message: str):
         failure(**fields)
 
 
-@pytest.mark.parametrize(
-    ("fields", "message"),
+@each(
+    "fields, message",
     [
         (
             {"link": "leaf0-spine9"},

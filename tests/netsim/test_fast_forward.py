@@ -23,19 +23,17 @@ from netsim.transport.build import build_transport
 from netsim.transport.config import TransportConfig
 from netsim.workload.program import Program, keys_of
 from netsim.workload.tasks import Task
+from tests.each import each
+from tests.netsim.documents import collective_of, scenario_of
 from tests.netsim.plain_schedules import direct_all_to_all
 from tests.netsim.repeated_scenes import DRAWN, ROUTINGS, repeated_scene
 from tests.netsim.scenes import fabric, flow, scene
 
 CONFIG: TypeAdapter[Any] = TypeAdapter(TransportConfig)
 STAGGERED = {"kind": "ethereal", "order": "staggered"}
-SMALL = {
-    "format": "flowfabric.scenario/1",
-    "topology": {"kind": "leaf_spine", "leaves": 2, "spines": 2, "hosts_per_leaf": 2},
-    "workload": {"kind": "collective", "op": "all_reduce", "bytes_per_rank": "100KB"},
-    "transports": [STAGGERED, "ecmp", "spray_random"],
-    "seeds": [0, 1],
-}
+SMALL = scenario_of(
+    2, 2, 2, collective_of("all_reduce", "100KB"), transports=[STAGGERED, "ecmp", "spray_random"], seeds=[0, 1]
+)
 
 
 def plain(what: Scene, routing: object, seed: int = 0) -> Outcome:
@@ -89,7 +87,7 @@ def all_to_all(ranks: int, whole: int) -> Any:
     return direct_all_to_all(Operation("all_to_all", ranks, matrix=((whole // ranks,) * ranks,) * ranks))
 
 
-@pytest.mark.parametrize("seed", range(24))
+@each("seed", range(24))
 def test_random_programs_equal_the_reference(seed):
     draw = Random(seed)
     what, routing = repeated_scene(draw), draw.choice(ROUTINGS)
@@ -97,7 +95,7 @@ def test_random_programs_equal_the_reference(seed):
         assert_equal(what, routing, seed)
 
 
-@pytest.mark.parametrize("seed", range(24))
+@each("seed", range(24))
 def test_random_programs_whose_equal_collectives_draw_alike_equal_the_reference(seed):
     draw = Random(seed)
     what, routing = repeated_scene(draw, alike=True), draw.choice(DRAWN)
@@ -105,8 +103,8 @@ def test_random_programs_whose_equal_collectives_draw_alike_equal_the_reference(
         assert_equal(what, routing, seed)
 
 
-@pytest.mark.parametrize("routing", ["ecmp", "spray_random", "drb", "spray_round_robin", "ethereal", "mprdma-4"])
-@pytest.mark.parametrize("algorithm", [ring_all_reduce, all_to_all])
+@each("routing", ["ecmp", "spray_random", "drb", "spray_round_robin", "ethereal", "mprdma-4"])
+@each("algorithm", [ring_all_reduce, all_to_all])
 def test_equal_collectives_that_draw_alike_are_simulated_once(algorithm, routing):
     what = scene(fabric(2, 2, 2), [])
     program = repeated(4, 64_000, 6, algorithm, gap_ps=10**8)
@@ -115,8 +113,8 @@ def test_equal_collectives_that_draw_alike_are_simulated_once(algorithm, routing
     assert assert_equal(what, routing) >= 0.5
 
 
-@pytest.mark.parametrize("routing", [STAGGERED, "ecmp"])
-@pytest.mark.parametrize(("leaves", "hosts", "whole"), [(1, 3, 30_001), (2, 2, 64_007), (3, 3, 36_000), (4, 2, 5)])
+@each("routing", [STAGGERED, "ecmp"])
+@each("leaves, hosts, whole", [(1, 3, 30_001), (2, 2, 64_007), (3, 3, 36_000), (4, 2, 5)])
 def test_rings_with_uneven_blocks_are_skipped_almost_whole(routing, leaves, hosts, whole):
     what = scene(fabric(leaves, 3, hosts), rings(leaves * hosts, whole, times=2))
     assert assert_equal(what, routing) > 0.6
@@ -139,8 +137,8 @@ def test_what_cannot_be_told_apart_is_simulated_plainly():
     assert assert_equal(scene(fabric(2, 2, 2), at_once), STAGGERED) == 0
 
 
-@pytest.mark.parametrize(
-    ("fields", "routing", "why"),
+@each(
+    "fields, routing, why",
     [
         ({}, "spray_random", "draws depend on the number"),
         ({}, "drb", "paths are taken in turn"),
@@ -154,7 +152,7 @@ def test_what_depends_on_numbers_of_messages_is_refused(fields, routing, why):
     assert why in str(refusal(what, CONFIG.validate_python(routing)))
 
 
-@pytest.mark.parametrize("seed", range(5))
+@each("seed", range(5))
 def test_thinned_queues_have_the_same_longest_in_every_interval_wherever_they_begin(seed):
     draw = np.random.default_rng(seed)
     time_ps, queue_ps = np.sort(draw.integers(0, 200, 60)), draw.integers(1, 5, 60)

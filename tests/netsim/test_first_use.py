@@ -14,20 +14,23 @@ from netsim.foundation.refusal import Refusal
 from netsim.prepare import prepare
 from netsim.results import Run
 from netsim.scenario import read_scenario
+from tests.each import each
+from tests.netsim.documents import collective_of, scenario_of
 
-FIRST: dict[str, Any] = {
-    "format": "flowfabric.scenario/1",
-    "topology": {"kind": "leaf_spine", "leaves": 4, "spines": 2, "hosts_per_leaf": 2},
-    "workload": {"kind": "collective", "op": "all_to_all", "bytes_per_rank": "100KB"},
-    "transports": ["ecmp", "spray_random", {"kind": "ethereal", "order": "staggered"}, "ideal"],
-    "seeds": [0, 1],
-}
+FIRST: dict[str, Any] = scenario_of(
+    4,
+    2,
+    2,
+    collective_of("all_to_all", "100KB"),
+    transports=["ecmp", "spray_random", {"kind": "ethereal", "order": "staggered"}, "ideal"],
+    seeds=[0, 1],
+)
 SLOW = {**FIRST["topology"], "failures": [{"link": "leaf0-spine1", "rate": "10Gbps", "at": "2us"}]}
 SCENARIOS = {
     "as in the README": {},
     "a slow link": {"topology": SLOW},
     "unequal spines": {"topology": {**FIRST["topology"], "fabric_rate": ["100Gbps", "30Gbps"]}},
-    "tasks that wait": {"workload": {"kind": "collective", "op": "all_reduce", "bytes_per_rank": "64KB"}},
+    "tasks that wait": {"workload": collective_of("all_reduce", "64KB")},
     "ranks of one host": {"topology": {**FIRST["topology"], "ranks_per_host": 2, "leaves": 2}},
     "congestion control": {"congestion": {"kind": "dctcp"}, "transports": ["ecmp", "reps"]},
 }
@@ -60,7 +63,7 @@ def test_runs_without_the_core_equal_the_others(name, request):
         assert same(one, other), one.transport
 
 
-@pytest.mark.parametrize("changes", [{"engine": "windowed", "transports": ["ecmp"]}, {"transports": ["ideal"]}])
+@each("changes", [{"engine": "windowed", "transports": ["ecmp"]}, {"transports": ["ideal"]}])
 def test_what_needs_the_core_is_refused_without_it(changes, without_core):  # noqa: ARG001
     with pytest.raises(Refusal, match=r"without its compiled core.*install a C\+\+20 compiler"):
         simulate(FIRST | changes)

@@ -2,6 +2,7 @@
 
 import json
 import random
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,6 @@ import pytest
 from netsim.engine.event.engine import EventEngine
 from netsim.engine.protocol import Scene
 from netsim.engine.reference.engine import ReferenceEngine
-from netsim.engine.reference.queued import QueuedLinks
 from netsim.foundation.refusal import Refusal
 from netsim.topology.failure import Rates, Routes
 from netsim.topology.graph import Graph, GraphConfig
@@ -18,7 +18,8 @@ from netsim.topology.torus import Torus, TorusConfig
 from netsim.transport.switched import JoinShortestQueue
 from netsim.units import service_ps
 from netsim.workload.tasks import Tasks
-from tests.netsim.closed_loop import PACKET_TRANSPORTS, WatchedEngine, controlled, random_traffic, run
+from tests.each import each
+from tests.netsim.closed_loop import PACKET_TRANSPORTS, HeldEngine, WatchedEngine, controlled, random_traffic, run
 from tests.netsim.scenes import fabric, flow, scene
 
 SERVICE, DELAY = 320_000, 500_000  # 4000 B at 100 Gbps; 500 ns
@@ -26,29 +27,9 @@ NEVER_PAUSES = {"kind": "pfc", "pause_above": "1TB", "resume_at": "0B"}
 TIGHT = {"kind": "pfc", "pause_above": "12KB", "resume_at": "8KB"}
 
 
-class HeldEngine(WatchedEngine):
-    """Checks what switches hold."""
-
-    def forward(self, packet, link, leaves_ps):
-        links = self._links.queued
-        assert isinstance(links, QueuedLinks)
-        buffers = links._buffers
-        most = [buffers._pause_above + headroom for headroom in buffers._headroom]
-        assert all(0 <= held <= limit for held, limit in zip(buffers.held, most, strict=True))
-        super().forward(packet, link, leaves_ps)
-
-    def run(self):
-        outcome = super().run()
-        assert self._links.queued
-        assert not any(self._links.queued._buffers.held)
-        assert not any(self._links.queued._buffers.told_to_stop)
-        assert not any(nic.stopped or nic.ring for nic in self._nics.values())
-        return outcome
-
-
-@pytest.mark.parametrize("transport", PACKET_TRANSPORTS, ids=str)
+@each("transport", PACKET_TRANSPORTS, ids=str)
 def test_thresholds_that_are_never_reached_equal_plain_queues_to_the_picosecond(transport):
-    for seed in range(6):
+    for seed in range(4):
         draw = random.Random(seed)
         congestion = draw.choice([{"kind": "none"}, {"kind": "dctcp", "mark_above": "8KB"}, {"kind": "swift"}])
         lane = {"lane": draw.choice(["control", "data"])}
@@ -57,11 +38,11 @@ def test_thresholds_that_are_never_reached_equal_plain_queues_to_the_picosecond(
         assert run(paused, transport, seed).equals(run(what, transport, seed))
 
 
-@pytest.mark.parametrize("transport", PACKET_TRANSPORTS, ids=str)
+@each("transport", PACKET_TRANSPORTS, ids=str)
 def test_with_its_own_headroom_nothing_is_ever_lost(transport):
     """Random incasts over tight thresholds, with any congestion control, acknowledgements in either lane."""
     stopped = 0
-    for seed in range(10):
+    for seed in range(5):
         draw = random.Random(seed)
         above = draw.choice([1, 4000, 9000, 30_000])
         thresholds = {"kind": "pfc", "pause_above": f"{above}B", "resume_at": f"{above // 2}B"}
@@ -74,8 +55,7 @@ def test_with_its_own_headroom_nothing_is_ever_lost(transport):
     assert stopped
 
 
-@pytest.mark.parametrize("delay", ["0ns", "500ns", "3us"])
-@pytest.mark.parametrize("rate", ["100Gbps", "10Gbps"])
+@each("delay, rate", product(["0ns", "500ns", "3us"], ["100Gbps", "10Gbps"]))
 def test_an_incast_keeps_the_receivers_link_busy_and_hosts_wait(delay, rate):
     """The last link serves all packets without a pause if what is held covers the way of the word to go on."""
     senders, packets = 5, 60
@@ -136,7 +116,7 @@ def around(topology: Graph, packets: int) -> Scene:
     return Scene(topology, rates, Routes(topology, rates), range(5), Tasks(tasks))
 
 
-@pytest.mark.parametrize("recovery", [{"kind": "none"}, {"kind": "go_back_n", "timeout": "50us"}])
+@each("recovery", [{"kind": "none"}, {"kind": "go_back_n", "timeout": "50us"}])
 def test_links_that_stop_each_other_in_a_circle_are_one_clear_error(tmp_path, recovery):
     topology = circle(tmp_path)
     what = controlled(around(topology, 200), flow_control=TIGHT, recovery=recovery)
@@ -153,12 +133,12 @@ def test_the_same_circle_ends_with_wide_thresholds_or_without_pauses(tmp_path):
 TRIM = {"flow_control": {"kind": "trim"}, "recovery": {"kind": "selective", "timeout": "1ms"}}
 
 
-@pytest.mark.parametrize("transport", PACKET_TRANSPORTS, ids=str)
-@pytest.mark.parametrize("lane", ["control", "data"])
+@each("transport", PACKET_TRANSPORTS, ids=str)
+@each("lane", ["control", "data"])
 def test_what_is_trimmed_goes_again_and_nothing_else(transport, lane):
     """Acknowledgements in the data lane may be lost, so only there a timeout may repeat more."""
     trimmed = 0
-    for seed in range(6):
+    for seed in range(4):
         congestion = random.Random(seed).choice(
             [{"kind": "none"}, {"kind": "window"}, {"kind": "dctcp", "mark_above": "8KB"}, {"kind": "swift"}]
         )
@@ -188,14 +168,14 @@ def test_a_trimmed_incast_is_limited_by_the_receivers_link():
     assert ideal <= outcome.completion_ps < 1.05 * ideal
 
 
-@pytest.mark.parametrize("seed", range(10))
+@each("seed", range(10))
 def test_a_queue_without_end_never_trims(seed):
     what = random_traffic(seed)
     vast = controlled(what, queue="1GB", **TRIM)
     assert np.array_equal(run(vast, "spray_random", seed).flows, run(what, "spray_random", seed).flows)
 
 
-@pytest.mark.parametrize("seed", range(1, 4))
+@each("seed", range(1, 4))
 def test_words_that_take_no_time_meet_transmissions_that_end_in_the_same_instant(seed):
     """Links without delay: the order of links decides whether a word comes before the end of a transmission."""
     draw = random.Random(seed)

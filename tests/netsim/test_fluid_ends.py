@@ -1,11 +1,11 @@
 """The heap of ends names the flow that a search through all of them finds."""
 
 import numpy as np
-import pytest
 
 from netsim.engine import _core
 from netsim.engine.core.fabric import fabric_arrays
 from netsim.engine.fluid.streams import Streams, streams_of
+from tests.each import each
 from tests.netsim.scenes import fabric, scene
 
 FLOWS = 200
@@ -25,7 +25,7 @@ def ends_of(heap: Streams, active: list[int]) -> dict[int, float]:
     return dict(zip(active, empty_ps.tolist(), strict=True))
 
 
-@pytest.mark.parametrize("seed", range(20))
+@each("seed", range(20))
 def test_the_first_is_that_of_a_search_whatever_rates_change_together(seed):
     rng = np.random.default_rng(seed)
     heap, active, admitted = no_flows(), [], 0

@@ -10,14 +10,15 @@ from netsim.engine.fluid.engine import FluidEngine
 from netsim.engine.fluid.streaming import stream
 from netsim.engine.protocol import Outcome, Scene
 from netsim.workload.tasks import Task
+from tests.each import each
 from tests.netsim.scenes import all_to_all, fabric, flow, scene
 from tests.netsim.test_fluid_rates import Ways, water_filling
 
 SERVICE, DELAY = 320_000, 500_000
 
 
-@pytest.mark.parametrize("packets", [1, 16])
-@pytest.mark.parametrize(("dst", "links"), [(1, 2), (2, 4)])
+@each("packets", [1, 16])
+@each("dst, links", [(1, 2), (2, 4)])
 def test_one_message_takes_its_store_and_forward_time(packets, dst, links):
     outcome = FluidEngine(scene(fabric(2, 3, 2), [flow(0, dst, 4000 * packets)])).run()
     assert outcome.completion_ps == links * DELAY + (packets + links - 1) * SERVICE
@@ -86,7 +87,7 @@ def in_fractions(what: Scene) -> list[Fraction]:
     return [end[index] for index in range(len(what.tasks))]
 
 
-@pytest.mark.parametrize("seed", range(12))
+@each("seed", range(12))
 def test_all_times_are_those_of_a_simulation_in_fractions(seed):
     """Messages of any size that start at any time and wait for each other, to a few roundings."""
     draw = random.Random(seed)
@@ -106,7 +107,7 @@ def load_ps(what: Scene, outcome: Outcome) -> float:
     return max(outcome.links["bytes"] * 8e12 / np.array(what.rates.initial))
 
 
-@pytest.mark.parametrize("seed", range(20))
+@each("seed", range(20))
 def test_no_run_is_faster_than_its_most_loaded_link(seed):
     draw = random.Random(seed)
     topology = fabric(draw.randint(1, 4), draw.randint(1, 4), draw.randint(1, 4))
@@ -116,7 +117,7 @@ def test_no_run_is_faster_than_its_most_loaded_link(seed):
     assert outcome.completion_ps >= load_ps(what, outcome)
 
 
-@pytest.mark.parametrize("seed", range(20))
+@each("seed", range(20))
 def test_more_spines_faster_links_and_fewer_messages_never_raise_the_load(seed):
     draw = random.Random(seed)
     leaves, spines, per_leaf = draw.randint(2, 4), draw.randint(1, 4), draw.randint(1, 4)
@@ -148,7 +149,7 @@ def test_a_long_chain_of_tasks_without_bytes_is_done_at_once():
     assert list(outcome.task_end_ps[-2:]) == [0, 2 * DELAY + 2 * SERVICE]
 
 
-@pytest.mark.parametrize("seed", range(4))
+@each("seed", range(4))
 def test_equal_messages_that_start_together_need_one_allocation(seed):
     """Those that end first are the fastest, and when they leave nobody else gets more."""
     draw = random.Random(seed)
@@ -160,7 +161,7 @@ def test_equal_messages_that_start_together_need_one_allocation(seed):
     assert engine.allocations == 1
 
 
-@pytest.mark.parametrize("seconds", [1, 30, 3000])
+@each("seconds", [1, 30, 3000])
 def test_flows_after_a_long_computation_take_as_long_as_at_once(seconds):
     """Times of flows are fractions: far from 0 a picosecond is less than what they resolve."""
     tasks = [flow(0, 4, 4000 * 3), flow(1, 4, 4000 * 7), flow(2, 5, 4000 * 5)]

@@ -11,6 +11,7 @@ import pytest
 from netsim.engine import _core
 from netsim.engine.fluid.segments import SegmentArrays, Segments
 from netsim.topology.protocol import Path
+from tests.each import each
 
 Ways = tuple[Path, ...]
 """A flow, by the ways over which it spreads."""
@@ -81,7 +82,7 @@ def test_line_network():
     assert rates == pytest.approx([3, 7, 3, 5])
 
 
-@pytest.mark.parametrize("shorts", [1, 2, 7])
+@each("shorts", [1, 2, 7])
 def test_line_network_with_several_short_flows(shorts):
     """n links of capacity 1 with k short flows each: everyone gets 1 / (k + 1)."""
     flows: list[Ways] = [(tuple(range(5)),), *(((link,),) for link in range(5) for _ in range(shorts))]
@@ -89,7 +90,7 @@ def test_line_network_with_several_short_flows(shorts):
     assert rates == pytest.approx([1 / (shorts + 1)] * len(flows))
 
 
-@pytest.mark.parametrize("seed", range(60))
+@each("seed", range(60))
 def test_water_filling_in_fractions(seed):
     instance = drawn(seed)
     everything = range(len(instance.flows))
@@ -97,7 +98,7 @@ def test_water_filling_in_fractions(seed):
     assert instance.fill(everything, everything) == pytest.approx([float(rate) for rate in expected], rel=1e-12)
 
 
-@pytest.mark.parametrize("seed", range(60))
+@each("seed", range(60))
 def test_every_flow_has_a_full_link_on_which_none_is_faster(seed):
     """The certificate, told here from the definition alone, and by the engine's own check."""
     instance = drawn(100 + seed)
@@ -117,7 +118,7 @@ def test_every_flow_has_a_full_link_on_which_none_is_faster(seed):
     assert instance.violations(everything) == (0, 0)
 
 
-@pytest.mark.parametrize("seed", range(60))
+@each("seed", range(60))
 def test_when_flows_leave_only_those_at_least_as_fast_as_the_slowest_of_them_change(seed):
     instance, draw = drawn(200 + seed), random.Random(seed)
     count = len(instance.flows)
@@ -130,7 +131,7 @@ def test_when_flows_leave_only_those_at_least_as_fast_as_the_slowest_of_them_cha
     assert again == pytest.approx([float(rate) for rate in expected], rel=1e-12)
 
 
-@pytest.mark.parametrize(("factor", "wrong"), [(1.001, 0), (0.999, 1)])
+@each("factor, wrong", [(1.001, 0), (0.999, 1)])
 def test_the_certificate_finds_rates_that_are_too_high_or_too_low(factor, wrong):
     for seed in range(20):
         instance = drawn(300 + seed)

@@ -2,6 +2,7 @@
 
 import random
 from collections.abc import Callable
+from itertools import product
 
 import numpy as np
 import pytest
@@ -19,6 +20,7 @@ from netsim.transport.spray import DestinationRotation, SprayRandom, SprayRoundR
 from netsim.transport.subflows import Subflows
 from netsim.transport.switched import Drill, JoinShortestQueue
 from netsim.workload.tasks import Task
+from tests.each import each
 from tests.netsim.scenes import all_to_all, fabric, flow, scene
 
 SERVICE, DELAY = 320_000, 500_000
@@ -51,8 +53,7 @@ def messages(seed: int, hosts: int) -> list[Task]:
     return tasks
 
 
-@pytest.mark.parametrize("name", PINNED)
-@pytest.mark.parametrize("seed", range(3))
+@each("name, seed", product(PINNED, range(3)))
 def test_links_carry_what_they_carry_packet_by_packet(name, seed):
     """What a link carries does not depend on when; ids, sizes and messages of all flows are the same too."""
     what = scene(fabric(3, 4, 3), messages(seed, 9)[:40], header="60B")
@@ -63,7 +64,7 @@ def test_links_carry_what_they_carry_packet_by_packet(name, seed):
         assert list(fluid.flows[column]) == list(packets.flows[column])
 
 
-@pytest.mark.parametrize("name", SPREADING)
+@each("name", SPREADING)
 def test_sprays_spread_evenly(name):
     what = scene(fabric(3, 4, 3), messages(7, 9))
     ideal = FluidEngine(what).run()
@@ -76,7 +77,7 @@ class AskedEcmp(Ecmp):
     """Not known to be hashes alone, so the engine asks it message by message."""
 
 
-@pytest.mark.parametrize("seed", range(3))
+@each("seed", range(3))
 def test_hashing_all_messages_at_once_changes_nothing(seed):
     failures = [FailureConfig.model_validate({"link": "leaf1-spine0", "at": "1us", "noticed_after": "500ns"})]
     what = scene(fabric(3, 4, 3), messages(seed, 9), failures=failures)
@@ -94,7 +95,7 @@ def test_two_flows_over_two_spines_take_twice_as_long_if_their_hashes_collide():
     assert 10 <= times.count(2 * alone + tail) <= 30
 
 
-@pytest.mark.parametrize("name", ["ecmp", "subflows"])
+@each("name", ["ecmp", "subflows"])
 def test_equal_flows_that_start_together_complete_with_the_most_loaded_link(name):
     what = scene(fabric(4, 4, 4), all_to_all(16, 12_000))
     outcome = FluidEngine(what, PINNED[name](3, 4)).run()
@@ -102,7 +103,7 @@ def test_equal_flows_that_start_together_complete_with_the_most_loaded_link(name
     assert outcome.completion_ps == pytest.approx(load + 4 * DELAY + 3 * SERVICE, abs=2)
 
 
-@pytest.mark.parametrize("seed", range(5))
+@each("seed", range(5))
 def test_ethereal_is_the_ideal_if_it_cuts_nothing_and_no_faster_if_it_does(seed):
     """With pieces among whole flows all links carry the same, but a max-min share is a flow's, whatever its size."""
     for spines, cut in ((2, False), (4, False), (3, True)):

@@ -3,8 +3,11 @@
 import pytest
 
 from netsim.__main__ import main
-from tests.netsim.test_mistakes import SCENARIO
+from tests.each import each
+from tests.netsim.scenes import SCENARIO
 from tests.netsim.traces import TraceWriter
+
+pytestmark = pytest.mark.usefixtures("blank_pictures")
 
 FOREIGN = {
     "compare": ("compare s.yaml --jobs 1 --out out", "results.json"),
@@ -13,7 +16,7 @@ FOREIGN = {
 }
 
 
-@pytest.mark.parametrize("verb", FOREIGN)
+@each("verb", FOREIGN)
 def test_folders_of_others_are_refused_unless_told(verb, tmp_path, monkeypatch, capsys):
     words, written = FOREIGN[verb]
     (tmp_path / "s.yaml").write_text(SCENARIO, encoding="utf-8")

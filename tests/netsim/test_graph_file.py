@@ -9,6 +9,7 @@ import pytest
 
 from netsim.foundation.refusal import Refusal
 from netsim.topology.graph import Graph, GraphConfig
+from tests.each import each
 
 SMALL = Path("tests/files/fabric.json")
 
@@ -105,7 +106,7 @@ WRONG: dict[str, tuple[Edit, str, str]] = {
 }
 
 
-@pytest.mark.parametrize("case", WRONG)
+@each("case", WRONG)
 def test_malformed_files_are_refused_in_one_line(case: str, tmp_path: Path):
     edit, problem, remedy = WRONG[case]
     content = json.loads(SMALL.read_text())
@@ -119,8 +120,8 @@ def test_malformed_files_are_refused_in_one_line(case: str, tmp_path: Path):
     assert "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize(
-    ("content", "problem"),
+@each(
+    "content, problem",
     [
         (b'{"nodes": [\n', "line 2: is not JSON"),
         (b"[]", "file: is not a JSON object"),

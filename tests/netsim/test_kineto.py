@@ -15,8 +15,11 @@ from netsim.foundation.refusal import Refusal
 from netsim.workload.kineto.convert import import_kineto
 from netsim.workload.records import Record, read_trace
 from netsim.workload.trace import TraceConfig, TraceWorkload
+from tests.each import each
 from tests.netsim.foreign import FILES, INSIDE, SERVICE, damaged, laid_out, run
 from tests.netsim.kineto_profiles import ProfileWriter, step_of_two, write_step
+
+pytestmark = pytest.mark.usefixtures("blank_pictures")
 
 US = 10**6
 
@@ -152,7 +155,7 @@ BROKEN: dict[str, tuple[Callable[[dict[str, Any]], None], str]] = {
 }
 
 
-@pytest.mark.parametrize("name", BROKEN)
+@each("name", BROKEN)
 def test_says_in_one_line_what_is_wrong_with_a_profile(name, tmp_path):
     change, expected = BROKEN[name]
     write_step(tmp_path)

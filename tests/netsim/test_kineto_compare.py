@@ -6,7 +6,10 @@ from netsim.__main__ import main
 from netsim.recorded import compare_recorded
 from netsim.report.recorded import Move
 from netsim.workload.kineto.convert import import_kineto
+from tests.each import each
 from tests.netsim.kineto_profiles import ProfileWriter, expert_profile
+
+pytestmark = pytest.mark.usefixtures("blank_pictures")
 
 FABRIC = "format: flowfabric.scenario/1\ntopology: {kind: leaf_spine, leaves: 4, spines: 2, hosts_per_leaf: 4}\n"
 SIZES = ("--tokens", "64", "--hidden", "128", "--experts", "32", "--top-k", "2")
@@ -45,8 +48,8 @@ def test_the_rank_that_comes_last_waits_for_nobody(tmp_path):
     assert {(move.kind, move.ranks, move.bytes) for move in found.moves} == {("all_reduce", 2, 8000)}
 
 
-@pytest.mark.parametrize(
-    ("moving", "waiting", "beside", "simulated", "cause"),
+@each(
+    "moving, waiting, beside, simulated, cause",
     [
         (100, 0, 0.9, 81, ""),
         (100, None, 0.9, 130, ""),
@@ -61,8 +64,8 @@ def test_a_cause_is_named_by_the_rules(moving, waiting, beside, simulated, cause
     assert Move("x", 2, 1, moving, waiting, beside, simulated).cause == cause
 
 
-@pytest.mark.parametrize(
-    ("fabric", "expected"),
+@each(
+    "fabric, expected",
     [
         ("dgx_h100_33", "cannot be read"),
         ("kind: leaf_spine\nleaves: 1\nspines: 1\nhosts_per_leaf: 2\n", "rank 15 has no host (2 ranks fit)"),

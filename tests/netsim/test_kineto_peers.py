@@ -17,8 +17,11 @@ from netsim.workload.kineto.convert import import_kineto
 from netsim.workload.kineto.experts import Experts
 from netsim.workload.kineto.stream import read_stream
 from netsim.workload.records import Record, read_trace
+from tests.each import each
 from tests.netsim.foreign import foreign
 from tests.netsim.kineto_profiles import ProfileWriter, expert_profile, step_in_two_schemas, step_of_two
+
+pytestmark = pytest.mark.usefixtures("blank_pictures")
 
 
 def records(out: Path) -> list[list[Record]]:
@@ -45,10 +48,10 @@ def symmetric(rank: int) -> ProfileWriter:
     return writer
 
 
-@pytest.mark.parametrize("rank", range(4))
+@each("rank", range(4))
 def test_one_rank_stands_for_all_where_all_do_the_same(rank, tmp_path):
-    for each in range(4):
-        symmetric(each).write(tmp_path / "all" / f"{each}.json")
+    for other in range(4):
+        symmetric(other).write(tmp_path / "all" / f"{other}.json")
     import_kineto(tmp_path / "all", tmp_path / "all.jsonl")
     converted = import_kineto(tmp_path / "all" / f"{rank}.json", tmp_path / "one.jsonl")
     assert records(tmp_path / "one.jsonl") == records(tmp_path / "all.jsonl")
@@ -98,7 +101,7 @@ def test_older_profiles_say_by_shapes_and_launches_what_todays_say(tmp_path):
     assert any("groups of 2 ranks are taken to follow each other" in line for line in converted.notices)
 
 
-@pytest.mark.parametrize("nodes", [None, 1])
+@each("nodes", [None, 1])
 def test_a_token_goes_once_to_each_node_and_rank_with_an_expert_of_it(nodes):
     """All choices of 2 of 32 experts of 16 ranks, two a rank, on two nodes, are as likely as each other."""
     choices = [one for one in combinations(range(32), 2) if nodes is None or one[0] // 16 == one[1] // 16]
@@ -148,7 +151,7 @@ def simulated_ns(trace: Path, scenario: Mapping[str, Any]) -> float:
     return results.runs[0].completion_ps / 1000
 
 
-@pytest.mark.parametrize("piece", [1, 7, 1 << 20])
+@each("piece", [1, 7, 1 << 20])
 def test_a_file_is_the_same_in_pieces_of_any_length(piece, tmp_path, monkeypatch):
     monkeypatch.setattr(stream, "_PIECE", piece)
     content = {**step_of_two(0).content(), "traceName": 'a "quoted" µ', "last": 1}
@@ -240,7 +243,7 @@ REFUSED: dict[str, tuple[Callable[[Path], None], tuple[str, ...], str]] = {
 }
 
 
-@pytest.mark.parametrize("name", REFUSED)
+@each("name", REFUSED)
 def test_says_in_one_line_what_is_wrong(name, tmp_path, capsys):
     make, options, expected = REFUSED[name]
     make(tmp_path)
@@ -253,7 +256,7 @@ def test_says_in_one_line_what_is_wrong(name, tmp_path, capsys):
     assert sorted(tmp_path.iterdir()) == before
 
 
-@pytest.mark.parametrize("name", ["deepseek_v3_train_rank0", "hta_sampled_rank0", "hta_sampled_rank1"])
+@each("name", ["deepseek_v3_train_rank0", "hta_sampled_rank0", "hta_sampled_rank1"])
 def test_published_profiles_are_read(name, tmp_path):
     path = foreign("profiles") / f"{name}.json.gz"
     deep_seek = name.startswith("deepseek")

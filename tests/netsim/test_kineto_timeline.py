@@ -1,16 +1,15 @@
 """What is computed before and beside collectives: against counting nanoseconds, and a plain executor of programs."""
 
 import random
-from itertools import pairwise
+from itertools import pairwise, product
 from pathlib import Path
-
-import pytest
 
 from netsim.workload.kineto.convert import import_kineto
 from netsim.workload.kineto.profile import Call, Profile, Wait, Work
 from netsim.workload.kineto.timeline import exposed, merged, overlap_ns, program
 from netsim.workload.records import read_trace
 from netsim.workload.trace import TraceConfig, TraceWorkload
+from tests.each import each
 from tests.netsim.foreign import INSIDE, SERVICE, laid_out, run
 from tests.netsim.kineto_profiles import ProfileWriter
 
@@ -39,7 +38,7 @@ def drawn(seed: int, waits: bool = False) -> Profile:
     return Profile(Path("x"), 0, 1, "", {}, calls, work, listed, 0, has_kernels=True)
 
 
-@pytest.mark.parametrize("seed", range(20))
+@each("seed", range(20))
 def test_spans_meet_and_communication_is_exposed_as_counted(seed):
     profile = drawn(seed)
     moving = {ns for call in profile.calls for ns in range(call.start_ns, call.end_ns)}
@@ -68,8 +67,7 @@ def carried_out(profile: Profile, took_ns: dict[int, int]) -> int:
     return max([now_ns, *over.values()])
 
 
-@pytest.mark.parametrize("waits", [False, True])
-@pytest.mark.parametrize("seed", range(30))
+@each("waits, seed", product([False, True], range(30)))
 def test_a_program_with_the_recorded_times_takes_what_was_recorded(seed, waits):
     profile = drawn(seed, waits)
     took = {number: call.end_ns - call.start_ns for number, call in enumerate(profile.calls)}
@@ -102,7 +100,7 @@ def test_events_between_streams_say_what_waits(tmp_path):
         ]
 
 
-@pytest.mark.parametrize("beside", [0, 20, 1000])
+@each("beside", [0, 20, 1000])
 def test_computing_beside_a_collective_hides_it(beside, tmp_path):
     """Two all-reduces of two rounds of 4 kB; the second begins 10 us after all before it has ended."""
     over = max(150, 100 + beside)

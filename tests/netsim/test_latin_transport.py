@@ -4,6 +4,7 @@ from typing import Any
 
 import netsim
 from netsim.results import Results
+from tests.netsim.documents import collective_of
 
 LATIN = "tests.netsim.own_transport:Latin"
 SHAPE = {"kind": "leaf_spine", "leaves": 4, "spines": 4, "hosts_per_leaf": 4}
@@ -11,7 +12,7 @@ SHAPE = {"kind": "leaf_spine", "leaves": 4, "spines": 4, "hosts_per_leaf": 4}
 
 def simulate(*transports: Any, **sections: Any) -> Results:
     """An all-to-all of 8,000 B from each of 16 hosts to each."""
-    workload = {"kind": "collective", "op": "all_to_all", "bytes_per_rank": "128KB"}
+    workload = collective_of("all_to_all", "128KB")
     fixed = {"format": "flowfabric.scenario/1", "topology": SHAPE, "workload": workload, "seeds": [0]}
     return netsim.simulate({**fixed, "transports": list(transports), **sections})
 

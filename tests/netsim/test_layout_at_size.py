@@ -21,6 +21,8 @@ from netsim.transport.ethereal import Ethereal
 from netsim.workers import Handle, Shared, attached
 from netsim.workload.program import Program, Span
 from netsim.workload.tasks import Task
+from tests.each import each
+from tests.netsim.documents import SCENARIO
 from tests.netsim.random_scenes import random_scene
 from tests.netsim.scenes import fabric, flow, scene
 from tests.netsim.schedules import ALGORITHMS
@@ -38,9 +40,9 @@ def one_by_one(program: Program, messages: Sequence[Message], ranks: Sequence[in
     return [program.wait(rank, tasks) for rank, tasks in zip(ranks, awaited, strict=True)]
 
 
-@pytest.mark.parametrize("largest", [100, 500_000])
-@pytest.mark.parametrize("size", [1, 2, 5, 8])
-@pytest.mark.parametrize(("op", "name"), ALGORITHMS)
+@each("largest", [100, 500_000])
+@each("size", [1, 2, 5, 8])
+@each("op, name", ALGORITHMS)
 def test_messages_in_arrays_are_those_of_the_plain_definition(op, name, size, largest):
     random = Random(size)
     blocks = tuple(random.randrange(largest) for _ in range(1 if op == "broadcast" else size))
@@ -77,15 +79,6 @@ def test_flows_that_have_ended_make_room_for_others(monkeypatch):
     assert event.EventEngine(what, Ethereal(0, 2), 0).run().equals(whole)
 
 
-SCENARIO = {
-    "format": "flowfabric.scenario/1",
-    "topology": {"kind": "leaf_spine", "leaves": 2, "spines": 2, "hosts_per_leaf": 2},
-    "transports": ["ecmp"],
-    "seeds": [0],
-    "workload": {"kind": "collective", "op": "all_reduce", "bytes_per_rank": "100KB"},
-}
-
-
 def what_is_shared(handle: Handle) -> tuple[list[Task], Sequence[Span], int]:
     """What another process finds in a shared layout."""
     laid_out, bound = attached(handle)
@@ -106,7 +99,7 @@ def test_processes_share_one_layout():
     assert found == (list(prepared.scene.tasks), prepared.spans, bound.ps)
 
 
-@pytest.mark.parametrize("seed", range(12))
+@each("seed", range(12))
 def test_compiled_flow_level_equals_the_plain_one_where_messages_spread(seed):
     """To a nanosecond; both round ends of flows to picoseconds."""
     what = random_scene(Random(seed))
@@ -124,7 +117,7 @@ def test_state_of_queue_pairs_changes_nothing_at_flow_level():
     assert stream(kept, Ecmp(0, 2)).equals(stream(what, Ecmp(0, 2)))
 
 
-@pytest.mark.parametrize("late_us", [0, 10, 50, 100, 200, 400])
+@each("late_us", [0, 10, 50, 100, 200, 400])
 def test_a_ring_whose_ranks_come_late_is_right_at_flow_level(late_us):
     """Packets part the messages of a rank that overlap; even sharing alone ends such a ring up to twice as late."""
     random, program = Random(1), Program()

@@ -11,7 +11,8 @@ from netsim.grid.job import Job, LastLayout, Lent, attempt_together, layout_key
 from netsim.grid.sweep_file import identify
 from netsim.scenario import Scenario, read_scenario
 from netsim.workers import Handle, Shared, attached
-from tests.netsim.test_layout_at_size import SCENARIO
+from tests.each import each
+from tests.netsim.documents import SCENARIO
 
 ALIKE = [
     "seeds=[1,2]",
@@ -66,12 +67,12 @@ def without_wall_time(files: object) -> object:
     return {**files, "results.json": results}
 
 
-@pytest.mark.parametrize("change", ALIKE)
+@each("change", ALIKE)
 def test_runs_that_differ_in_control_and_failures_share_a_layout(change):
     assert key(cell(change)) == key(cell())
 
 
-@pytest.mark.parametrize("change", OTHERS)
+@each("change", OTHERS)
 def test_what_changes_the_messages_changes_the_key(change):
     assert key(cell(change)) != key(cell())
 

@@ -1,17 +1,13 @@
 """Corrupted packets: by hand, in closed form, and on all engines that know them."""
 
-from random import Random
-
-import pytest
-
 from netsim.engine.event.engine import EventEngine
 from netsim.engine.protocol import Outcome, Scene
 from netsim.engine.reference.conditions import LOST, Conditions
 from netsim.engine.reference.engine import ReferenceEngine
 from netsim.topology.keys import LinkErrorsConfig
 from netsim.transport.ecmp import Ecmp
+from tests.each import each
 from tests.netsim.closed_loop import controlled
-from tests.netsim.random_scenes import OPTIONS, random_scene, transport_of, with_errors, with_queues
 from tests.netsim.scenes import fabric, flow, scene
 
 PACKET, SERVICE, DELAY = 4000, 320_000, 500_000
@@ -27,7 +23,7 @@ def both(what: Scene, seed: int = 0) -> Outcome:
     return expected
 
 
-@pytest.mark.parametrize("queued", [False, True])
+@each("queued", [False, True])
 def test_a_link_repeats_after_its_round_trip_and_packets_behind_wait(queued):
     """The first link is never idle but for round trips; what the second repeats may fit into the gaps of the first."""
     packets = 300
@@ -68,12 +64,3 @@ def test_the_share_of_corrupted_packets_is_the_rate():
     conditions, draws = Conditions(what, Ecmp(0, 1), 7), 40_000
     lost = sum(conditions.repeats(0, 5, serial, control=False) == LOST for serial in range(draws))
     assert abs(lost - 0.01 * draws) < 5 * (0.01 * draws) ** 0.5
-
-
-@pytest.mark.parametrize("seed", range(12))
-def test_random_scenes_with_errors(seed):
-    random = Random(seed)
-    what = random_scene(random)
-    what = with_errors(random, with_queues(random, what) if seed % 2 else what)
-    make = transport_of([*OPTIONS][seed % len(OPTIONS)], random, seed, what.most_paths)
-    assert EventEngine(what, make(), seed).run().equals(ReferenceEngine(what, make(), seed).run())

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Sequence
+from itertools import product
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ from netsim.workload.model.config import ModelConfig
 from netsim.workload.model.step import Issued, issued
 from netsim.workload.model.workload import ModelWorkload
 from netsim.workload.program import Program
+from tests.each import each
 from tests.netsim.model_steps import exported, scenario
 
 SHAPES = {
@@ -24,8 +26,7 @@ SHAPES = {
 }
 
 
-@pytest.mark.parametrize("launch", ["0us", "5us"])
-@pytest.mark.parametrize("name", SHAPES)
+@each("launch, name", product(["0us", "5us"], SHAPES))
 def test_a_step_laid_out_at_once_is_its_replay_rank_by_rank(name, launch, tmp_path):
     """With overlap, stages and shards, which the trainer's formula does not have."""
     device = {"teraflops": 100, "memory_gbps": 1000, "contention": 1.25}
@@ -69,7 +70,7 @@ def _bytes(step: Sequence[Issued]) -> Counter[tuple[str, str]]:
     return found
 
 
-@pytest.mark.parametrize(("stages", "micros"), [(4, 8), (4, 2), (8, 8)])
+@each("stages, micros", [(4, 8), (4, 2), (8, 8)])
 def test_a_pipeline_idles_as_its_closed_form_says(stages, micros):
     """One forward, one backward: (stages - 1) of micros + stages - 1 turns are empty, where messages take no time."""
     shape = {"kind": "model", "layers": stages, "hidden": 64, "tokens": 64, "vocabulary": 1, "microbatches": micros}

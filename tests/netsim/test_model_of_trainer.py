@@ -14,6 +14,7 @@ from netsim import simulate
 from netsim.workload.device import DEVICES, DeviceConfig
 from netsim.workload.model.config import ModelConfig
 from netsim.workload.model.step import Issued, issued
+from tests.each import each
 from tests.netsim.model_steps import scenario, sizes
 from trainer.config.file import load_config
 from trainer.config.layout import Layout
@@ -73,11 +74,7 @@ def shape_of(config: RunConfig, layout: Layout) -> dict[str, Any]:
         "microbatches": layout.accumulation,
         "activation_bytes": width,
         "weight_bytes": width,
-        "division": {
-            "data": layout.data_parallel,
-            "expert": layout.expert_parallel,
-            "tensor": layout.tensor_parallel,
-        },
+        "division": {"data": layout.data_parallel, "expert": layout.expert_parallel, "tensor": layout.tensor_parallel},
         "recompute": engine.activation_checkpointing,
         "overlap": False,
         "sharded": "full" if engine.kind == "fsdp" else "optimizer" if engine.zero_stage else "none",
@@ -141,7 +138,7 @@ def test_a_large_run_is_that_of_the_trainers_formula():
     assert list(said(step, defaultdict(int))) == list(told(first))
 
 
-@pytest.mark.parametrize("number", [1, 2, 6])
+@each("number", [1, 2, 6])
 def test_a_step_takes_as_long_as_the_replay_of_the_trainers_trace(number, tmp_path):
     """But for an update behind the last collective, which no record of a trace tells."""
     config, layout, header, records = traced(*CASES[number].values)

@@ -1,6 +1,5 @@
 """NSCC's four cases and quick adapt, by hand, at the round trip for which the specification gives its constants."""
 
-from random import Random
 from typing import Any
 
 import pytest
@@ -8,20 +7,16 @@ import pytest
 from netsim.congestion import RoundTrip
 from netsim.congestion.nscc import Nscc, NsccConfig
 from netsim.engine.event.engine import EventEngine
-from netsim.engine.event.refusal import refusal as by_event
 from netsim.engine.protocol import Outcome
 from netsim.engine.reference.engine import ReferenceEngine
-from netsim.engine.windowed.refusal import refusal as by_windowed
 from netsim.foundation.refusal import Refusal
 from netsim.scenario import read_scenario
-from netsim.topology.cabled import WithDetours
-from netsim.transport.build import PACKET_TRANSPORTS
 from netsim.transport.protocol import Flow
 from netsim.transport.reps import Reps
 from netsim.workload.tasks import Task
+from tests.each import each
 from tests.netsim.closed_loop import controlled, run, transport_of
-from tests.netsim.random_scenes import OPTIONS, random_scene
-from tests.netsim.random_scenes import transport_of as option_of
+from tests.netsim.documents import scenario_of
 from tests.netsim.scenes import fabric, flow, scene
 
 US = 10**6
@@ -187,7 +182,7 @@ def _twice(state: str, kind: str = "nscc") -> Outcome:
     return run(controlled(what, queue="60KB", congestion=control, recovery=recovery, flow_control=trim))
 
 
-@pytest.mark.parametrize("kind", ["nscc", "dctcp"])
+@each("kind", ["nscc", "dctcp"])
 def test_a_queue_pair_does_not_learn_twice(kind):
     """The second messages begin with the windows that the first ones have found, and lose less."""
     kept, fresh = _twice("queue_pair", kind), _twice("message", kind)
@@ -197,24 +192,15 @@ def test_a_queue_pair_does_not_learn_twice(kind):
 
 
 def test_thresholds_of_marks_belong_together():
-    document = {
-        "format": "flowfabric.scenario/1",
-        "topology": {"kind": "leaf_spine", "leaves": 2, "spines": 2, "hosts_per_leaf": 2},
-        "workload": {"kind": "flows", "path": "flows.csv"},
-        "transports": ["ecmp"],
-        "seeds": [0],
-    }
+    document = scenario_of(2, 2, 2, {"kind": "flows", "path": "flows.csv"})
     with pytest.raises(Refusal, match="mark_from and mark_all belong together"):
         read_scenario(document | {"congestion": {"kind": "nscc", "mark_from": "4KB"}})
     with pytest.raises(Refusal, match="mark_from is not below mark_all"):
         read_scenario(document | {"congestion": {"kind": "nscc", "mark_from": "4KB", "mark_all": "4KB"}})
 
 
-@pytest.mark.parametrize("engine", [ReferenceEngine, EventEngine])
-@pytest.mark.parametrize(
-    ("marks", "first", "end"),
-    [("arrival", 9, 20), ("departure", 4, 15)],
-)
+@each("engine", [ReferenceEngine, EventEngine])
+@each("marks, first, end", [("arrival", 9, 20), ("departure", 4, 15)])
 def test_a_packet_is_marked_by_the_queue_that_it_finds_or_leaves_behind(engine: Any, marks: str, first: int, end: int):
     """Two hosts send ten packets each to a third one, in step; more than four packets mark.
 
@@ -235,23 +221,6 @@ def test_a_packet_is_marked_by_the_queue_that_it_finds_or_leaves_behind(engine: 
 
         ReferenceEngine(what, Watched(0, 1, 8, 10**9, 10**6), 0).run()
         assert told == [first <= packet < end for packet in range(20)]
-
-
-@pytest.mark.parametrize("seed", [5, 7, 9, 11, 12, 13, 17, 19, 20, 25, 32, 35, 36, 38])
-def test_engines_agree_on_marks_of_packets_that_leave(seed: int):
-    random = Random(f"leaving {seed}")
-    limits = {"mark_from": "6000B", "mark_all": "24000B"}
-    control = NsccConfig.model_validate({"kind": "nscc", "window": 12, "marks": "departure", **limits})
-    what = random_scene(random)._replace(congestion=control)
-    name = [*OPTIONS][seed % len(OPTIONS)]
-    if isinstance(what.topology, WithDetours) and not PACKET_TRANSPORTS[name].takes_detours:
-        name = "ecmp"
-    make = option_of(name, random, seed, what.most_paths)
-    assert by_event(what, make()) is None
-    assert by_windowed(what, make()) is not None
-    expected = ReferenceEngine(what, make(), seed).run()
-    assert expected.losses.marked
-    assert EventEngine(what, make(), seed).run().equals(expected)
 
 
 def test_senders_share_a_receiver_and_keep_it_busy():

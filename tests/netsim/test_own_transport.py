@@ -11,6 +11,10 @@ import yaml
 from netsim import simulate
 from netsim.__main__ import main
 from netsim.foundation.refusal import Refusal
+from tests.each import each, rows
+from tests.netsim.documents import collective_of, scenario_of
+
+pytestmark = pytest.mark.usefixtures("blank_pictures")
 
 MODULE = """
 from netsim.transport import Flow, Transport
@@ -75,14 +79,7 @@ def _module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
 
 def scenario(*transports: Any, **sections: Any) -> dict[str, Any]:
     """Four hosts on two leaves send 48 kB to each other."""
-    return {
-        "format": "flowfabric.scenario/1",
-        "topology": {"kind": "leaf_spine", "leaves": 2, "spines": 3, "hosts_per_leaf": 2},
-        "workload": {"kind": "collective", "op": "all_to_all", "bytes_per_rank": "192KB"},
-        "transports": list(transports),
-        "seeds": [0],
-        **sections,
-    }
+    return scenario_of(2, 3, 2, collective_of("all_to_all", "192KB"), transports=list(transports)) | sections
 
 
 def bytes_up(run: Any) -> list[int]:
@@ -123,65 +120,30 @@ def test_the_resolved_scenario_can_be_read_again():
     assert bytes_up(again.runs[0]) == bytes_up(first.runs[0]) == [0, 0, 192_000]
 
 
-WRONG: dict[str, tuple[dict[str, Any], str, str]] = {
-    "no module": (
-        {"class": "not_mine:Pinned"},
-        "transports.1: not_mine cannot be imported",
-        "run from the folder that contains it",
-    ),
-    "module that ends the program": (
-        {"class": "leaver:Any"},
-        "transports.1: leaver cannot be imported (SystemExit: 3)",
-        "install",
-    ),
-    "module that fails": (
-        {"class": "failing:Any"},
-        "transports.1: failing cannot be imported (ZeroDivisionError",
-        "install",
-    ),
-    "module that is no Python": (
-        {"class": "garbled:Any"},
-        "transports.1: garbled cannot be imported (SyntaxError",
-        "install",
-    ),
-    "no name of a module": (
-        {"class": "..x:Any"},
-        "transports.1: '..x:Any' does not name a class",
-        "write module:Class",
-    ),
-    "class that ends the program": (
-        {"class": "mine:Leaver"},
-        "transports.1: mine:Leaver ends the program",
-        "raise an error instead",
-    ),
-    "module without its own": ({"class": "broken:Any"}, "transports.1: broken cannot be imported", "install"),
-    "no class": ({"class": "mine:Pined"}, "transports.1: Pined of mine is not a transport", "name a class"),
-    "another class": ({"class": "mine:NoTransport"}, "transports.1: NoTransport of mine is not a transport", "extends"),
-    "no class at all": ({"class": "mine:a_number"}, "transports.1: a_number of mine is not a transport", "extends"),
-    "no colon": ({"class": "mine.Pinned"}, "transports.1.class: has a wrong value ('mine.Pinned')", "pattern"),
-    "unknown option": (
-        {"class": "mine:Pinned", "options": {"paths": 1}},
-        "transports.1: mine:Pinned refuses its options",
-        "correct options",
-    ),
-    "option without class": (
-        {"kind": "ecmp", "options": {"path": 1}},
-        "transports.1.options: is not a known key",
-        "remove",
-    ),
-    "unknown key": ({"class": "mine:Pinned", "option": {}}, "transports.1.option: is not a known key", "remove"),
-    "options that are none": (
-        {"class": "mine:Pinned", "options": 3},
-        "transports.1.options: has a wrong value (3)",
-        "",
-    ),
-    "strange label": ({"class": "mine:Pinned", "label": "a b"}, "transports.1.label: has a wrong value ('a b')", ""),
-}
+WRONG = r"""
+{class: 'not_mine:Pinned'} | transports.1: not_mine cannot be imported | run from the folder that contains it
+{class: 'leaver:Any'} | transports.1: leaver cannot be imported (SystemExit: 3) | install
+{class: 'failing:Any'} | transports.1: failing cannot be imported (ZeroDivisionError | install
+{class: 'garbled:Any'} | transports.1: garbled cannot be imported (SyntaxError | install
+{class: '..x:Any'} | transports.1: '..x:Any' does not name a class | write module:Class
+{class: 'mine:Leaver'} | transports.1: mine:Leaver ends the program | raise an error instead
+{class: 'broken:Any'} | transports.1: broken cannot be imported | install
+{class: 'mine:Pined'} | transports.1: Pined of mine is not a transport | name a class
+{class: 'mine:NoTransport'} | transports.1: NoTransport of mine is not a transport | extends
+{class: 'mine:a_number'} | transports.1: a_number of mine is not a transport | extends
+{class: mine.Pinned} | transports.1.class: has a wrong value ('mine.Pinned') | pattern
+{class: 'mine:Pinned', options: {paths: 1}} | transports.1: mine:Pinned refuses its options | correct options
+{kind: ecmp, options: {path: 1}} | transports.1.options: is not a known key | remove
+{class: 'mine:Pinned', option: {}} | transports.1.option: is not a known key | remove
+{class: 'mine:Pinned', options: 3} | transports.1.options: has a wrong value (3)
+{class: 'mine:Pinned', label: a b} | transports.1.label: has a wrong value ('a b')
+"""
 
 
-@pytest.mark.parametrize("case", WRONG)
-def test_what_is_wrong_is_said_in_one_line(case: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
-    entry, problem, remedy = WRONG[case]
+@each("row", rows(WRONG))
+def test_what_is_wrong_is_said_in_one_line(row: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    text, problem, *remedies = row
+    entry = yaml.safe_load(text)
     with pytest.raises(Refusal) as raised:
         simulate(scenario("ecmp", entry))
     assert raised.value.file == "scenario"
@@ -191,18 +153,14 @@ def test_what_is_wrong_is_said_in_one_line(case: str, tmp_path: Path, capsys: py
     said = capsys.readouterr().err
     assert said.count("\n") == 1
     assert f"{file}: {problem}" in said
-    assert remedy in said.partition("; ")[2]
+    assert all(remedy in said.partition("; ")[2] for remedy in remedies)
     assert not (tmp_path / "out").exists()
 
 
 def test_a_transport_that_loses_bytes_is_refused():
     """16,000 bytes in three pieces of 5,333."""
-    content = {
-        "format": "flowfabric.scenario/1",
-        "topology": {"kind": "leaf_spine", "leaves": 2, "spines": 2, "hosts_per_leaf": 1},
-        "workload": {"kind": "collective", "op": "all_to_all", "bytes_per_rank": "32KB"},
-        "transports": [{"class": "mine:Pinned", "options": {"pieces": 3}}],
-        "seeds": [0],
-    }
+    content = scenario_of(
+        2, 2, 1, collective_of("all_to_all", "32KB"), transports=[{"class": "mine:Pinned", "options": {"pieces": 3}}]
+    )
     with pytest.raises(Refusal, match=r"Pinned\.admit carries 15999 B of 16000 B"):
         simulate(content)

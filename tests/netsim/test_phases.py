@@ -9,7 +9,10 @@ from netsim.__main__ import main
 from netsim.compare import simulate
 from netsim.report.collectives import phases, rollout_sentence, time_share
 from netsim.results import Results
+from tests.netsim.documents import scenario_of
 from tests.netsim.traces import TraceWriter
+
+pytestmark = pytest.mark.usefixtures("blank_pictures")
 
 GAP_NS = 1_000_000
 SIZE = 4_000_000
@@ -27,13 +30,7 @@ def steps_with_rollouts() -> TraceWriter:
 
 
 def scenario(trace: Path) -> dict[str, object]:
-    return {
-        "format": "flowfabric.scenario/1",
-        "topology": {"kind": "leaf_spine", "leaves": 1, "spines": 1, "hosts_per_leaf": 2},
-        "workload": {"kind": "trace", "path": str(trace)},
-        "transports": ["ecmp", "ideal"],
-        "seeds": [0],
-    }
+    return scenario_of(1, 1, 2, {"kind": "trace", "path": str(trace)}, transports=["ecmp", "ideal"])
 
 
 @pytest.fixture

@@ -10,6 +10,10 @@ from netsim.prepare import prepare
 from netsim.scenario import read_scenario
 from netsim.seats import room
 from netsim.topology.leaf_spine import LeafSpineConfig
+from tests.each import each
+from tests.netsim.documents import collective_of
+
+pytestmark = pytest.mark.usefixtures("blank_pictures")
 
 TIERED = {
     "dgx_a100_20": 160, "dgx_b200_32": 256, "dgx_h100_32": 256, "dgx_h100_128": 1024, "l40s_16": 128,
@@ -22,7 +26,7 @@ def scenario(topology: dict[str, object]) -> dict[str, object]:
     return {
         "format": "flowfabric.scenario/1",
         "topology": topology,
-        "workload": {"kind": "collective", "op": "send", "bytes_per_rank": "4KB"},
+        "workload": collective_of("send", "4KB"),
         "transports": ["ecmp"],
         "seeds": [0],
     }
@@ -32,12 +36,12 @@ def test_every_topology_in_yaml_is_known_here():
     assert {path.stem for path in Path("configs/topologies").glob("*.yaml")} == set(PRESETS)
 
 
-@pytest.mark.parametrize("name", PRESETS)
+@each("name", PRESETS)
 def test_presets_have_room_for_their_ranks(name):
     assert room(read_scenario(scenario({"kind": "preset", "name": name})).topology.build()) == PRESETS[name]
 
 
-@pytest.mark.parametrize("name", TIERED)
+@each("name", TIERED)
 def test_presets_of_tiers_have_no_oversubscription(name):
     topology = read_scenario(scenario({"kind": "preset", "name": name})).topology.build()
     into, out = {}, {}
@@ -68,8 +72,8 @@ def test_a_file_of_ones_own_is_a_topology(tmp_path):
     assert prepared.scene.topology.hosts == 2
 
 
-@pytest.mark.parametrize(
-    ("topology", "said"),
+@each(
+    "topology, said",
     [
         ({"kind": "preset"}, "topology: a topology of kind preset needs a name; write name: dgx_h100_32"),
         ({"kind": "preset", "name": 3}, "needs a name"),

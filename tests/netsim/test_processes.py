@@ -13,16 +13,14 @@ from typing import Any
 
 import pytest
 
+from tests.each import each
+from tests.netsim.documents import collective_of, scenario_of
+
 pytestmark = pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="children are read from /proc")
 
-LONG: dict[str, Any] = {
-    "format": "flowfabric.scenario/1",
-    "topology": {"kind": "leaf_spine", "leaves": 4, "spines": 4, "hosts_per_leaf": 8},
-    "workload": {"kind": "collective", "op": "all_to_all", "bytes_per_rank": "1GB"},
-    "transports": ["ecmp", "spray_random"],
-    "engine": "simpy",
-    "seeds": [0],
-}
+LONG: dict[str, Any] = scenario_of(
+    4, 4, 8, collective_of("all_to_all", "1GB"), transports=["ecmp", "spray_random"], engine="simpy"
+)
 """Far from over when a test is."""
 MOST_S = 120.0
 _POLL_S = 0.05
@@ -113,7 +111,7 @@ def commands(folder: Path) -> dict[str, list[str]]:
     }
 
 
-@pytest.mark.parametrize("verb", ["compare", "sweep"])
+@each("verb", ["compare", "sweep"])
 def test_workers_end_with_a_parent_that_is_killed(verb, tmp_path):
     with started(commands(tmp_path)[verb], tmp_path) as process:
         assert waited_for(busy(process)), process.communicate()
@@ -121,7 +119,7 @@ def test_workers_end_with_a_parent_that_is_killed(verb, tmp_path):
         assert waited_for(lambda: not session(process.pid)), session(process.pid)
 
 
-@pytest.mark.parametrize("verb", ["compare", "sweep"])
+@each("verb", ["compare", "sweep"])
 def test_an_interrupt_of_all_processes_is_one_line(verb, tmp_path):
     with started(commands(tmp_path)[verb], tmp_path) as process:
         assert waited_for(busy(process)), process.communicate()
@@ -133,12 +131,11 @@ def test_an_interrupt_of_all_processes_is_one_line(verb, tmp_path):
         assert waited_for(lambda: not session(process.pid))
 
 
-@pytest.mark.parametrize(
-    ("words", "loaded"),
+@each(
+    "words, loaded",
     [
         ("netsim compare s.yaml --out out", "netsim.command.program"),
         ("netsim compare s.yaml --out out", "pydantic"),
-        ("netsim compare s.yaml --out out", "netsim.scenario"),
         ("netsim compare s.yaml --out out", "netsim.engine._core"),
         ("moe place none.npz --nodes 2 --ranks-per-node 2 --out p.json", "moe.command.program"),
         ("moe place none.npz --nodes 2 --ranks-per-node 2 --out p.json", "numpy"),

@@ -8,6 +8,7 @@ from netsim import simulate
 from netsim.collective.protocol import Operation
 from netsim.collective.two_level import rails_all_to_all
 from netsim.foundation.refusal import Refusal
+from tests.each import each
 from tests.netsim.schedules import execute, schedule
 from tests.netsim.test_adapters import HOSTS, PER_HOST, scenario, sent
 
@@ -46,7 +47,7 @@ def test_in_one_pod_nothing_crosses_a_spine():
     assert sum(across(sent(scenario(leaves=2) | PXN)).values()) == 0
 
 
-@pytest.mark.parametrize("engine", ["exact", "event", "simpy", "windowed"])
+@each("engine", ["exact", "event", "simpy", "windowed"])
 def test_no_run_is_faster_than_the_bound(engine):
     what = scenario("all_to_all", "48KB") | PXN
     if engine == "exact":

@@ -5,18 +5,26 @@ import pytest
 from netsim import simulate
 from netsim.__main__ import main
 from netsim.report.tables import ratios, steps
+from tests.netsim.documents import scenario_of
 from tests.netsim.traces import TraceWriter
+
+pytestmark = pytest.mark.usefixtures("blank_pictures")
 
 
 def scenario(path, **more):
-    return {
-        "format": "flowfabric.scenario/1",
-        "topology": {"kind": "leaf_spine", "leaves": 1, "spines": 1, "hosts_per_leaf": 2, "link_delay": "0ns"},
-        "packet": {"payload": "1000B"},
-        "workload": {"kind": "trace", "path": str(path)},
-        "transports": ["ecmp", "spray_random"],
-        "seeds": [0, 1],
-    } | more
+    return (
+        scenario_of(
+            1,
+            1,
+            2,
+            {"kind": "trace", "path": str(path)},
+            topology={"link_delay": "0ns"},
+            packet={"payload": "1000B"},
+            transports=["ecmp", "spray_random"],
+            seeds=[0, 1],
+        )
+        | more
+    )
 
 
 def recorded(tmp_path, times_ns):

@@ -1,10 +1,10 @@
 """Loss and recovery: whatever is lost, in the end every byte has come exactly once."""
 
 import random
-
-import pytest
+from itertools import product
 
 from netsim.congestion.recovery import GoBackN, Recovery, Selective
+from tests.each import each
 from tests.netsim.closed_loop import PACKET_TRANSPORTS, WatchedEngine, controlled, random_traffic, run
 from tests.netsim.scenes import fabric, flow, scene
 
@@ -24,11 +24,11 @@ CONGESTION = [
 ]
 
 
-@pytest.mark.parametrize("recovery", RECOVERIES, ids=lambda r: f"{r['kind']}-{r.get('reordering')}")
-@pytest.mark.parametrize("transport", PACKET_TRANSPORTS, ids=str)
+@each("recovery", RECOVERIES, ids=lambda r: f"{r['kind']}-{r.get('reordering')}")
+@each("transport", PACKET_TRANSPORTS, ids=str)
 def test_small_queues_lose_packets_and_nothing_for_good(transport, recovery):
     dropped = 0
-    for seed in range(12):
+    for seed in range(5):
         draw = random.Random(seed)
         what = controlled(
             random_traffic(seed),
@@ -41,7 +41,7 @@ def test_small_queues_lose_packets_and_nothing_for_good(transport, recovery):
     assert dropped
 
 
-@pytest.mark.parametrize("seed", range(5))
+@each("seed", range(5))
 def test_on_one_path_exactly_what_is_lost_goes_again(seed):
     """Selective repeat with a timeout that never runs out, and a last packet that is never lost."""
     draw = random.Random(seed)
@@ -67,8 +67,7 @@ def test_a_single_loss_costs_go_back_n_a_round_trip_and_selective_repeat_a_packe
     assert sent["go_back_n"] > sent["selective"]
 
 
-@pytest.mark.parametrize("timeout", ["1us", "3us"])
-@pytest.mark.parametrize("kind", ["go_back_n", "selective"])
+@each("timeout, kind", product(["1us", "3us"], ["go_back_n", "selective"]))
 def test_a_timeout_below_the_round_trip_repeats_in_vain_but_ends(kind, timeout):
     recovery = {"kind": kind, "timeout": timeout}
     outcome = WatchedEngine(controlled(scene(fabric(2, 1, 2), [flow(0, 2, 50 * 4000)]), recovery=recovery)).run()
@@ -86,7 +85,7 @@ def test_a_lost_tail_waits_for_the_timeout():
     assert [record.end_ps for record in outcome.flows] == [alone, timeout_ps + alone]
 
 
-@pytest.mark.parametrize("transport", ["spray_round_robin", "drb"])
+@each("transport", ["spray_round_robin", "drb"])
 def test_a_packet_that_is_overtaken_in_the_same_way_every_time_gets_through_in_the_end(transport):
     """The short last packet overtakes the first on another path and takes the only place in the queue before it."""
     what = scene(fabric(2, 3, 2), [flow(0, 2, 9300)])
@@ -133,9 +132,9 @@ class Channel:
         raise AssertionError("does not end")
 
 
-@pytest.mark.parametrize("in_order", [True, False])
-@pytest.mark.parametrize("seed", range(20))
-@pytest.mark.parametrize("build", [GoBackN, Selective, lambda packets: Selective(packets, 0)])
+@each("in_order", [True, False])
+@each("seed", range(20))
+@each("build", [GoBackN, Selective, lambda packets: Selective(packets, 0)])
 def test_any_channel_delivers_every_packet_exactly_once(build, seed, in_order):
     packets = random.Random(seed).randint(1, 60)
     channel = Channel(build(packets), packets, seed)

@@ -1,10 +1,8 @@
 """The packet engine against closed forms and against a simulator of another kind."""
 
-import random
 from collections import defaultdict, deque
-from typing import Any, NamedTuple
-
-import pytest
+from itertools import product
+from typing import NamedTuple
 
 from netsim.draws import Draws, Purpose
 from netsim.engine.protocol import Scene
@@ -12,6 +10,8 @@ from netsim.topology.protocol import paths
 from netsim.topology.protocol import places as places_of
 from netsim.transport.protocol import Flow, Release
 from netsim.workload.tasks import Task
+from tests.each import each
+from tests.netsim.random_scenes import odd_scene
 from tests.netsim.scenes import TRANSPORTS, all_to_all, fabric, flow, scene, simulate
 
 SERVICE, DELAY = 320_000, 500_000  # 4000 B at 100 Gbps; 500 ns
@@ -91,39 +91,9 @@ def stage_by_stage(what: Scene, transport_name: str, seed: int) -> tuple[dict[in
     return ends, bytes_, peak
 
 
-def random_scene(seed: int) -> Scene:
-    """A small fabric with odd rates and messages at coarse times, so that many packets meet in one instant."""
-    draw = random.Random(seed)
-    leaves, spines, per_leaf = draw.randint(1, 4), draw.randint(1, 5), draw.randint(1, 4)
-    rates = ["100Gbps", "100Gbps", "40Gbps", "33Gbps"]
-    topology = fabric(
-        leaves,
-        spines,
-        per_leaf,
-        ranks_per_host=draw.randint(1, 2),
-        host_rate=draw.choice(rates),
-        fabric_rate=draw.choice(rates),
-        link_delay=draw.choice(["500ns", "0ns", "320ns"]),
-    )
-    ranks = topology.hosts * topology.ranks_per_host
-    sizes = [0, 1, 3999, 4000, 16000, draw.randint(1, 30000)]
-    tasks = [
-        flow(draw.randrange(ranks), draw.randrange(ranks), draw.choice(sizes), 320_000 * draw.randrange(6))
-        for _ in range(draw.randint(1, 60))
-    ]
-    tasks = [task if task.src != task.dst else task._replace(bytes=0) for task in tasks]
-    orders: dict[str, Any] = {
-        "scheduling": draw.choice(["round_robin", "sequential"]),
-        "destinations": draw.choice(["random", "rotated"]),
-        "header": draw.choice(["0B", "62B"]),
-    }
-    return scene(topology, tasks, **orders)
-
-
-@pytest.mark.parametrize("transport", TRANSPORTS)
-@pytest.mark.parametrize("seed", range(25))
+@each("transport, seed", product(TRANSPORTS, range(25)))
 def test_equals_the_stage_by_stage_simulator_to_the_picosecond(transport, seed):
-    what = random_scene(seed)
+    what = odd_scene(seed)
     outcome = simulate(what, transport, seed)
     ends, bytes_, peak = stage_by_stage(what, transport, seed)
     assert {record.id: record.end_ps for record in outcome.flows} == dict(ends)
@@ -131,10 +101,9 @@ def test_equals_the_stage_by_stage_simulator_to_the_picosecond(transport, seed):
     assert [record.max_queue_ps for record in outcome.links] == peak
 
 
-@pytest.mark.parametrize("transport", TRANSPORTS)
-@pytest.mark.parametrize("seed", range(6))
+@each("transport, seed", product(TRANSPORTS, range(6)))
 def test_conserves_bytes_at_every_stage(transport, seed):
-    what = random_scene(100 + seed)
+    what = odd_scene(100 + seed)
     outcome = simulate(what, transport, seed)
     sent = defaultdict(int)
     for record in outcome.flows:
@@ -153,9 +122,9 @@ def test_conserves_bytes_at_every_stage(transport, seed):
         assert exact - 1e-3 <= record.busy_ps <= exact + outcome.packets
 
 
-@pytest.mark.parametrize("packets", [2, 16])
-@pytest.mark.parametrize(("dst", "links"), [(1, 2), (2, 4)])
-@pytest.mark.parametrize("transport", TRANSPORTS)
+@each("packets", [2, 16])
+@each("dst, links", [(1, 2), (2, 4)])
+@each("transport", TRANSPORTS)
 def test_one_flow_takes_its_store_and_forward_time(packets, dst, links, transport):
     """k delays + (P + k - 1) services over k equal links; ethereal sends the same packets over several paths."""
     outcome = simulate(scene(fabric(2, 2, 2), [flow(0, dst, 4000 * packets)]), transport)
@@ -163,7 +132,7 @@ def test_one_flow_takes_its_store_and_forward_time(packets, dst, links, transpor
     assert outcome.packet_hops == packets * links
 
 
-@pytest.mark.parametrize("senders", [1, 5, 15])
+@each("senders", [1, 5, 15])
 def test_incast_is_limited_by_the_receivers_link(senders):
     """Senders on other leaves and one spine apart: the last link serves all packets without a pause."""
     topology = fabric(16, 16, 1)
@@ -243,7 +212,7 @@ def test_single_paths_never_reorder_and_sprays_of_one_flow_do():
     assert reordered["spray_random"] > 0
 
 
-@pytest.mark.parametrize("transport", TRANSPORTS)
+@each("transport", TRANSPORTS)
 def test_the_same_seed_is_the_same_run_and_another_seed_is_not(transport):
     what = scene(fabric(4, 4, 2), all_to_all(8, 9000))
     assert simulate(what, transport, 3).equals(simulate(what, transport, 3))

@@ -2,6 +2,7 @@
 
 import re
 from collections import Counter
+from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
@@ -21,16 +22,14 @@ from netsim.topology.fat_tree import FatTreeConfig
 from netsim.topology.graph import GraphConfig
 from netsim.topology.leaf_spine import LeafSpineConfig
 from netsim.topology.protocol import Topology
+from tests.each import each
+from tests.netsim.documents import collective_of, scenario_of
 from tests.netsim.traces import TraceWriter
 
 DRAGONFLY = "configs/topologies/dragonfly.json"
-BASE = {
-    "format": "flowfabric.scenario/1",
-    "topology": {"kind": "leaf_spine", "leaves": 4, "spines": 4, "hosts_per_leaf": 2},
-    "workload": {"kind": "collective", "op": "all_to_all", "bytes_per_rank": "256KB"},
-    "transports": ["ecmp", "ethereal", "ideal"],
-    "seeds": [0, 1],
-}
+BASE = scenario_of(
+    4, 4, 2, collective_of("all_to_all", "256KB"), transports=["ecmp", "ethereal", "ideal"], seeds=[0, 1]
+)
 
 
 def simulated(**changes: Any) -> Results:
@@ -40,6 +39,14 @@ def simulated(**changes: Any) -> Results:
 @pytest.fixture(scope="module")
 def results() -> Results:
     return simulated()
+
+
+@pytest.fixture(scope="module")
+def folder(results: Results, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the report of the results is."""
+    folder = tmp_path_factory.mktemp("report")
+    write_report(results, folder)
+    return folder
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +65,7 @@ TOPOLOGIES: dict[str, Topology] = {
 }
 
 
-@pytest.mark.parametrize("topology", TOPOLOGIES.values(), ids=TOPOLOGIES)
+@each("topology", TOPOLOGIES.values(), ids=TOPOLOGIES)
 def test_every_link_but_those_inside_hosts_is_drawn_once(topology):
     strokes = [stroke for drawing in drawings(topology) for stroke in (*drawing.between, *drawing.hosts)]
     drawn = Counter(link for stroke in strokes for link in stroke.links)
@@ -66,7 +73,7 @@ def test_every_link_but_those_inside_hosts_is_drawn_once(topology):
     assert drawn == Counter(set(range(len(topology.links))) - inside)
 
 
-@pytest.mark.parametrize("topology", TOPOLOGIES.values(), ids=TOPOLOGIES)
+@each("topology", TOPOLOGIES.values(), ids=TOPOLOGIES)
 def test_links_begin_and_end_at_their_switches_and_do_not_cover_each_other(topology):
     for drawing in drawings(topology):
         assert len({stroke.points for stroke in drawing.between}) == len(drawing.between)
@@ -107,7 +114,7 @@ def test_a_graph_is_drawn_the_same_every_time():
 
 def test_usage_of_one_flow_has_a_closed_form():
     """40 packets of 320 ns cross four links of 500 ns one after the other."""
-    send = {"kind": "collective", "op": "send", "bytes_per_rank": "160KB"}
+    send = collective_of("send", "160KB")
     shape = {"kind": "leaf_spine", "leaves": 2, "spines": 1, "hosts_per_leaf": 1}
     one = simulated(topology=shape, workload=send, transports=["ecmp"], seeds=[0])
     used = usage(one, one.runs[0])
@@ -147,7 +154,7 @@ def test_pictures_are_whole_and_the_same_every_time(results):
 
 
 def test_equal_transports_are_said_to_be_equal_and_look_alike():
-    ring = {"kind": "collective", "op": "all_reduce", "bytes_per_rank": "64KB"}
+    ring = collective_of("all_reduce", "64KB")
     shape = {"kind": "leaf_spine", "leaves": 2, "spines": 1, "hosts_per_leaf": 2}
     equal = simulated(topology=shape, workload=ring, transports=["ecmp", "ethereal"], seeds=[0])
     assert completion_title(equal) == "All transports take the same time, to half a percent"
@@ -159,7 +166,7 @@ def test_equal_transports_are_said_to_be_equal_and_look_alike():
 
 def test_links_without_traffic_are_dotted(results):
     assert "stroke-dasharray" not in links_svg(results)
-    send = {"kind": "collective", "op": "send", "bytes_per_rank": "160KB"}
+    send = collective_of("send", "160KB")
     assert "stroke-dasharray" in links_svg(simulated(workload=send, transports=["ecmp"], seeds=[0]))
 
 
@@ -189,8 +196,8 @@ def test_queues_of_seeds_meet_on_the_widest_intervals():
             assert wide.tolist() == [fine[at : at + factor].max() for at in range(0, length, factor)]
 
 
-@pytest.mark.parametrize(
-    ("topology", "said"),
+@each(
+    "topology, said",
     [
         ({"kind": "leaf_spine", "leaves": 2, "spines": 1, "hosts_per_leaf": 1}, "2 hosts on 2 leaves and 1 spine; "),
         ({"kind": "fat_tree", "k": 2}, "2 hosts on 2 edges, 2 aggregations and 1 core; "),
@@ -207,9 +214,10 @@ def test_every_kind_of_fabric_is_told_and_drawn(topology, said, tmp_path):
     assert "<svg" in (tmp_path / "report.html").read_text()
 
 
+@pytest.mark.usefixtures("blank_pictures_here")
 def test_the_title_names_background_traffic_beside_the_other_jobs(tmp_path):
     of_ranks = [
-        ({"kind": "collective", "op": "all_gather", "bytes_per_rank": "16KB"}, [0, 1]),
+        (collective_of("all_gather", "16KB"), [0, 1]),
         ({"kind": "background", "load": 0.3, "until": "1us"}, [2, 3]),
     ]
     jobs = [{"workload": workload, "ranks": ranks} for workload, ranks in of_ranks]
@@ -219,12 +227,14 @@ def test_the_title_names_background_traffic_beside_the_other_jobs(tmp_path):
     assert workload(results) == "all_gather of 16KB a rank and background traffic"
 
 
+@pytest.mark.usefixtures("blank_pictures_here")
 def test_flow_level_alone_has_no_queues(tmp_path):
     write_report(simulated(transports=["ideal"], seeds=[0]), tmp_path)
     assert PICTURES["queues"].caption not in (tmp_path / "report.html").read_text()
     assert not (tmp_path / "figures" / "queues.svg").exists()
 
 
+@pytest.mark.usefixtures("blank_pictures_here")
 def test_a_report_without_flows_is_a_report(tmp_path):
     (tmp_path / "figures").mkdir()
     for name in PICTURES:
@@ -240,29 +250,27 @@ def test_a_report_without_flows_is_a_report(tmp_path):
     assert links_title(still) == "No traffic crosses the fabric"
 
 
-def test_the_page_begins_with_who_wins_by_what_margin_and_how_sure_that_is(results, tmp_path):
+def test_the_page_begins_with_who_wins_by_what_margin_and_how_sure_that_is(results, folder):
     first, second = sorted((s for s in summarise(results) if not s.flow_level), key=lambda s: s.mean_us)
     said = finding(results)
     assert said.startswith(f"{first.name} completes first, in ")
     assert f"and {100 * (second.mean_us / first.mean_us - 1):.1f} % before {second.name} (2 seeds, which " in said
     assert ("do not overlap" in said) == (max(first.completions_us) < min(second.completions_us))
-    write_report(results, tmp_path)
-    text = (tmp_path / "report.html").read_text()
+    text = (folder / "report.html").read_text()
     assert said in text
     for row in table_rows(results):
         assert all(f">{cell}</td>" in text for cell in row)
 
 
-def test_the_report_is_one_file(results, tmp_path):
-    write_report(results, tmp_path)
-    text = (tmp_path / "report.html").read_text()
+def test_the_report_is_one_file(folder):
+    text = (folder / "report.html").read_text()
     assert not re.search(r'(src|href)="(https?:|figures|/)', text)
     drawn = set(PICTURES) - {"operations", "phases", "timeline", "links_over_time", "windows"}
-    assert all((tmp_path / "figures" / f"{name}.svg").exists() for name in drawn)
-    assert (tmp_path / "trace.json").stat().st_size < 3 * (perfetto.MOST_FLOWS + perfetto.MOST_SLICES) * 300
+    assert all((folder / "figures" / f"{name}.svg").exists() for name in drawn)
+    assert (folder / "trace.json").stat().st_size < 3 * (perfetto.MOST_FLOWS + perfetto.MOST_SLICES) * 300
 
 
-def test_without_the_compiled_core_no_bound_is_shown(monkeypatch, tmp_path):
+def test_without_the_compiled_core_no_bound_is_shown(monkeypatch, request, tmp_path):
     """The user is told once why, and the figures in results.json still hold."""
     monkeypatch.setattr("netsim.prepare.is_core_built", lambda: False)
     found = simulated(engine="simpy", transports=["ecmp", "ethereal"], seeds=[0])
@@ -270,5 +278,6 @@ def test_without_the_compiled_core_no_bound_is_shown(monkeypatch, tmp_path):
     assert [run.bound_ps for run in found.runs] == [0, 0]
     assert "above bound" not in [column.head for column in columns(found)]
     assert "bound" not in completion_title(found) + finding(found) + completion_svg(found)
+    request.getfixturevalue("blank_pictures_here")
     write_report(found, tmp_path)
     assert "above the bound" not in (tmp_path / "report.html").read_text()

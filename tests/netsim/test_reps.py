@@ -4,6 +4,7 @@ import random
 from collections import Counter
 from collections.abc import Callable
 from functools import partial
+from itertools import product
 
 import pytest
 
@@ -12,6 +13,7 @@ from netsim.transport.config import SprayConfig
 from netsim.transport.protocol import Flow, Transport
 from netsim.transport.reps import Reps
 from netsim.transport.spray import SprayRandom
+from tests.each import each
 from tests.netsim.closed_loop import controlled, run
 from tests.netsim.releases import Releases
 from tests.netsim.scenes import fabric, flow, scene
@@ -59,8 +61,7 @@ class Account:
         return self.unmarked[self.used - 1] if self.used <= len(self.unmarked) else None
 
 
-@pytest.mark.parametrize("cache", [1, 3, 8])
-@pytest.mark.parametrize("seed", range(8))
+@each("cache, seed", product([1, 3, 8], range(8)))
 def test_paths_are_used_again_oldest_first_and_once_each(seed: int, cache: int):
     """Random packets, acknowledgements, marks and timeouts of two flows, which must not see each other's."""
     draw = random.Random(seed)
@@ -167,7 +168,7 @@ def test_one_in_so_many_acknowledgements_adds_its_path():
     assert [transport.choose_path(one, serial, MANY, 0) for serial in range(3)] == [3, 7, 11]
 
 
-@pytest.mark.parametrize("kind", [SprayRandom, partial(Reps, cache=8, freeze=FREEZE_PS, mark_above=100_000)])
+@each("kind", [SprayRandom, partial(Reps, cache=8, freeze=FREEZE_PS, mark_above=100_000)])
 def test_header_values_lead_to_paths_that_hashes_decide(kind: Callable[..., Transport]):
     """Of 64 paths 64 values reach 64 (1 - (1 - 1/64)^64) = 40.6 on average; the mean of 40 flows is within 3."""
     paths, reached = tuple(range(64)), []
@@ -192,7 +193,7 @@ def test_header_values_in_rounds_are_used_alike():
     assert len({tuple(taken) for taken in rounds}) > 5
 
 
-@pytest.mark.parametrize("forgive", [False, True])
+@each("forgive", [False, True])
 def test_a_packet_trimmed_before_its_receiver_says_nothing_against_its_path(forgive: bool):
     """In an incast behind an ample fabric everything is trimmed there, and every path is as good as another."""
     told: list[bool] = []

@@ -15,6 +15,9 @@ from netsim import Results, simulate
 from netsim import results as results_module
 from netsim.__main__ import main
 from netsim.results import replacing
+from tests.each import each
+
+pytestmark = pytest.mark.usefixtures("blank_pictures")
 
 GOLDEN_SCENARIO, GOLDEN_RESULTS = Path("tests/files/scenario.yaml"), Path("tests/files/results.json")
 OUTSIDE = ("wall_s", "engine", "certified_allocations", "skipped_messages", "skipped_bytes", "sha256")
@@ -161,8 +164,8 @@ def test_the_same_command_again_replaces_the_files_by_the_same(tmp_path):
     assert all(first == second for first, second in pairwise(contents))
 
 
-@pytest.mark.parametrize(
-    ("arguments", "expected"),
+@each(
+    "arguments, expected",
     [
         ([], "netsim: command line: "),
         (["foresee"], "netsim: command line: "),

@@ -1,5 +1,6 @@
 """Links that a failure slows: the bytes that queue in front of them, and what ideal spreading makes of them."""
 
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -7,6 +8,10 @@ import pytest
 from netsim import simulate
 from netsim.__main__ import main
 from netsim.prepare import Prepared
+from tests.each import each
+from tests.netsim.documents import collective_of, scenario_of
+
+pytestmark = pytest.mark.usefixtures("blank_pictures")
 
 US = 10**6
 FIRST_PS, SERVICE_PS, SLOW_PS = 820_000, 320_000, 5_120_000
@@ -57,8 +62,7 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize("engine", ENGINES)
-@pytest.mark.parametrize("case", CASES)
+@each("engine, case", product(ENGINES, CASES))
 def test_the_longest_queue_is_the_bytes_that_wait_whatever_the_rate(case, engine, tmp_path):
     failure, expected = CASES[case]
     results = simulate(scenario(tmp_path, failure, **ENGINES[engine]))
@@ -68,7 +72,7 @@ def test_the_longest_queue_is_the_bytes_that_wait_whatever_the_rate(case, engine
     assert run.to_dict(results.links)["max_queue_bytes"] == expected
 
 
-@pytest.mark.parametrize("failure", [{}, {"at": "10us"}, {"until": "30us"}, {"at": "10us", "until": "30us"}], ids=str)
+@each("failure", [{}, {"at": "10us"}, {"until": "30us"}, {"at": "10us", "until": "30us"}], ids=str)
 def test_ideal_spreads_as_the_rates_of_paths_allow(failure):
     """A slow link takes its part and no more, so that no packet routing ends before ideal but by rounding."""
     shape = {"kind": "leaf_spine", "leaves": 2, "spines": 4, "hosts_per_leaf": 4}
@@ -76,7 +80,7 @@ def test_ideal_spreads_as_the_rates_of_paths_allow(failure):
     content = {
         "format": "flowfabric.scenario/1",
         "topology": {**shape, "failures": failures},
-        "workload": {"kind": "collective", "op": "all_to_all", "bytes_per_rank": "1MB"},
+        "workload": collective_of("all_to_all", "1MB"),
         "transports": ["jsq", "spray_random", "ideal"],
         "seeds": [0],
     }
@@ -87,13 +91,9 @@ def test_ideal_spreads_as_the_rates_of_paths_allow(failure):
 def test_ideal_fills_slow_spines_in_proportion():
     """Two hosts send through spines of 100 and 25 Gbps: at 125 Gbps in all, plus the latency of the last packet."""
     rates = ["100Gbps", "25Gbps"]
-    content = {
-        "format": "flowfabric.scenario/1",
-        "topology": {"kind": "leaf_spine", "leaves": 2, "spines": 2, "hosts_per_leaf": 2, "fabric_rate": rates},
-        "workload": {"kind": "collective", "op": "all_to_all", "bytes_per_rank": "4MB"},
-        "transports": ["ideal"],
-        "seeds": [0],
-    }
+    content = scenario_of(
+        2, 2, 2, collective_of("all_to_all", "4MB"), topology={"fabric_rate": rates}, transports=["ideal"]
+    )
     (run,) = simulate(content).runs
     crossing_us = 4 * 10**6 * 8 / 125e3
     latency_us = 3 * 0.32 + 4 * 0.5

@@ -6,28 +6,16 @@ from typing import Any
 
 import pytest
 
-from netsim import Results, simulate
+from netsim import Results
 from netsim.report.collectives import operations_svg, operations_title
 from netsim.report.comparison import write_report
 from netsim.report.summary import operations
+from tests.each import each
+from tests.netsim.documents import collective_of, one_leaf
 from tests.netsim.traces import TraceWriter
 
 SERVICE_NS, DELAY_NS = 320, 500  # 4000 B at 100 Gbps
 INSIDE_NS = 2 * DELAY_NS + SERVICE_NS  # what remains of a message below one leaf after its last packet has left
-
-
-def one_leaf(workload: dict[str, Any] | None, hosts: int, **changes: Any) -> Results:
-    """All hosts on one leaf, so that times have closed forms."""
-    return simulate(
-        {
-            "format": "flowfabric.scenario/1",
-            "topology": {"kind": "leaf_spine", "leaves": 1, "spines": 1, "hosts_per_leaf": hosts},
-            "transports": ["ecmp"],
-            "seeds": [0],
-        }
-        | ({"workload": workload} if workload else {})
-        | changes
-    )
 
 
 def rows(results: Results, folder: Path) -> list[dict[str, str]]:
@@ -123,9 +111,9 @@ def test_a_row_says_what_the_trace_knows(tmp_path):
     assert ",".join(first) == columns
 
 
-@pytest.mark.parametrize(("start", "start_ns"), [("0ns", 0), ("1.5us", 1500)])
+@each("start, start_ns", [("0ns", 0), ("1.5us", 1500)])
 def test_a_collective_workload_is_one_collective_from_its_start(tmp_path, start, start_ns):
-    workload = {"kind": "collective", "op": "all_to_all", "bytes_per_rank": "32KB"}
+    workload = collective_of("all_to_all", "32KB")
     jobs = [{"workload": workload, "ranks": [0, 1, 2, 3], "start": start}]
     results = one_leaf(None, 4, jobs=jobs)
     (row,) = rows(results, tmp_path)
@@ -179,7 +167,7 @@ def test_title_names_the_operation_that_loses_most_and_the_picture_is_the_same_e
     assert operations_svg(mixed) == operations_svg(mixed)
 
 
-@pytest.mark.parametrize("transports", [["ecmp"], ["ecmp", "ethereal"], ["ecmp", "ideal"]])
+@each("transports", [["ecmp"], ["ecmp", "ethereal"], ["ecmp", "ideal"]])
 def test_where_no_transport_loses_the_title_says_what_takes_longest(transports, tmp_path):
     trace = TraceWriter(4)
     trace.all_reduce(160_000)
@@ -202,13 +190,14 @@ def test_operations_that_move_nothing_are_drawn_without_complaint(tmp_path):
     assert operations_title(still) == "barrier takes 0 % of the time of all operations"
 
 
+@pytest.mark.usefixtures("blank_pictures_here")
 def test_the_section_is_there_only_where_there_are_several_collectives(mixed, tmp_path):
     write_report(mixed, tmp_path)
     page = (tmp_path / "report.html").read_text()
     assert operations_title(mixed) in page
     assert "all_to_all, mean [min, max]" in page
     assert (tmp_path / "figures" / "operations.svg").exists()
-    single = one_leaf({"kind": "collective", "op": "all_to_all", "bytes_per_rank": "32KB"}, 4)
+    single = one_leaf(collective_of("all_to_all", "32KB"), 4)
     write_report(single, tmp_path)
     assert "Time by operation" not in (tmp_path / "report.html").read_text()
     assert not (tmp_path / "figures" / "operations.svg").exists()

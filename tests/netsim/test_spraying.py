@@ -4,11 +4,10 @@ import random
 from collections import Counter
 from itertools import pairwise
 
-import pytest
-
 from netsim.transport.flowlet import Flowlet
 from netsim.transport.protocol import Flow, Transport
 from netsim.transport.spray import DestinationRotation, SprayRandom, SprayRoundRobin
+from tests.each import each
 from tests.netsim.closed_loop import run
 from tests.netsim.releases import Releases
 from tests.netsim.scenes import fabric, flow, scene
@@ -45,7 +44,7 @@ def uses_each_path_once(paths: list[int]) -> bool:
     return all(sorted(window) == list(EVERY) for window in windows)
 
 
-@pytest.mark.parametrize("seed", range(5))
+@each("seed", range(5))
 def test_rotation_by_destination_uses_each_path_once_in_any_window_to_a_leaf(seed):
     sent = interleaved(DestinationRotation(seed, 6), seed)
     for src in range(2):
@@ -53,7 +52,7 @@ def test_rotation_by_destination_uses_each_path_once_in_any_window_to_a_leaf(see
             assert uses_each_path_once([path for host, to, path in sent if (host, to) == (src, leaf)])
 
 
-@pytest.mark.parametrize("seed", range(5))
+@each("seed", range(5))
 def test_round_robin_uses_each_path_once_in_any_window_of_a_host_and_not_to_a_leaf(seed):
     sent = interleaved(SprayRoundRobin(seed, 6), seed)
     for src in range(2):
@@ -61,7 +60,7 @@ def test_round_robin_uses_each_path_once_in_any_window_of_a_host_and_not_to_a_le
         assert not uses_each_path_once([path for host, leaf, path in sent if (host, leaf) == (src, 1)])
 
 
-@pytest.mark.parametrize("kind", [SprayRoundRobin, DestinationRotation])
+@each("kind", [SprayRoundRobin, DestinationRotation])
 def test_counters_of_hosts_begin_anywhere(kind):
     """Of 120 hosts and seeds each of six paths is the first of about twenty."""
     first = Counter[int]()
@@ -71,7 +70,7 @@ def test_counters_of_hosts_begin_anywhere(kind):
     assert all(6 <= first[path] <= 36 for path in EVERY)
 
 
-@pytest.mark.parametrize("kind", ["spray_round_robin", "drb"])
+@each("kind", ["spray_round_robin", "drb"])
 def test_counted_packets_of_one_flow_load_all_paths_alike(kind):
     """Simulated: 61 packets over six spines are ten or eleven on each."""
     links = run(scene(fabric(2, 6, 1), [flow(0, 1, 61 * 4000)]), kind, seed=3).links
@@ -91,7 +90,7 @@ def test_random_spray_draws_by_packet_and_not_by_order():
     assert all(5 <= count <= 50 for count in pairs.values())
 
 
-@pytest.mark.parametrize("kind", [SprayRandom, SprayRoundRobin, DestinationRotation])
+@each("kind", [SprayRandom, SprayRoundRobin, DestinationRotation])
 def test_sprays_use_all_of_the_paths_that_are_left_and_no_other(kind):
     transport = kind(1, 6)
     item = flow_of(transport, 0, 0, 4)
@@ -100,7 +99,7 @@ def test_sprays_use_all_of_the_paths_that_are_left_and_no_other(kind):
     assert all(60 <= count <= 140 for count in chosen.values())
 
 
-@pytest.mark.parametrize("seed", range(10))
+@each("seed", range(10))
 def test_flowlets_change_paths_after_gaps_only_and_then_at_random(seed):
     """Gaps of exactly the shortest length do not count; other flows do not matter."""
     draw = random.Random(seed)

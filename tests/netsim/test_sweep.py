@@ -23,6 +23,8 @@ from netsim.results import replacing
 from netsim.sweep import sweep
 from tests.netsim.sweeps import GRID, SCENARIO, contents, rows, written
 
+pytestmark = pytest.mark.usefixtures("blank_pictures")
+
 
 class Here:
     """An executor (`netsim.grid.job.Executor`) that carries out jobs in this process, for what processes are not

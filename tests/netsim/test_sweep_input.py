@@ -13,43 +13,36 @@ import netsim.sweep
 from netsim.__main__ import main
 from netsim.foundation.refusal import Refusal
 from netsim.grid.sweep_file import SweepConfig, identify, read_sweep
+from tests.each import each, rows
 from tests.netsim.sweeps import ALL_TO_ALL, SCENARIO, written
 
-MALFORMED = {
-    "other format": ({"format": "flowfabric.sweep/2"}, "format: "),
-    "unknown key": ({"grids": {}}, "grids: is not a known key"),
-    "no scenario": ({"scenario": None}, "scenario: "),
-    "absent scenario": ({"scenario": "no/such.yaml"}, "no/such.yaml: file: cannot be read"),
-    "nothing varies": ({"grid": {}}, "nothing varies"),
-    "no values": ({"grid": {"topology.spines": []}}, "grid.topology.spines: "),
-    "values are no list": ({"grid": {"topology.spines": 4}}, "grid.topology.spines: "),
-    "bad key": ({"grid": {"topology spines": [1]}}, "grid"),
-    "unknown field": (
-        {"grid": {"topology.spins": [1, 2]}},
-        "cell topology.spins=1: topology.spins: is not a known key",
-    ),
-    "wrong value": ({"grid": {"topology.spines": [2, 0]}}, "cell topology.spines=0: topology.spines: "),
-    "bare number": ({"grid": {"packet.payload": ["1KB", 1000]}}, "cell packet.payload=1000: packet.payload: "),
-    "same scenario": (
-        {"grid": {"packet.payload": ["1KB", "1000B"]}},
-        "cell packet.payload=1000B: is the same scenario",
-    ),
-    "key in both": ({"cells": [{"topology.spines": 2}]}, "'topology.spines' is both in grid and in cells"),
-    "too many": ({"grid": {"seeds.0": [*range(400)], "seeds.1": [*range(400)]}}, "160000 cells"),
-    "below a list": ({"grid": {"seeds.7": [1, 2]}}, "cell seeds.7=1: seeds.7: no entry 7"),
-    "below a value": ({"grid": {"engine.kind": ["simpy"]}}, "cell engine.kind=simpy: "),
-    "ranks do not fit": (
-        {"cells": [{"jobs": None}, {"workload": None, "jobs": [{"workload": ALL_TO_ALL, "ranks": [9, 0]}]}]},
-        "cell workload=null, jobs=[{",
-    ),
-    "absent trace": (
-        {"grid": {"workload": [ALL_TO_ALL, {"kind": "trace", "path": "no.jsonl"}]}},
-        "cell workload={kind: trace, path: no.jsonl}: no.jsonl: ",
-    ),
-}
+MALFORMED = r"""
+{format: flowfabric.sweep/2} | format:
+{grids: {}} | grids: is not a known key
+{scenario: null} | scenario:
+{scenario: no/such.yaml} | no/such.yaml: file: cannot be read
+{grid: {}} | nothing varies
+{grid: {topology.spines: []}} | grid.topology.spines:
+{grid: {topology.spines: 4}} | grid.topology.spines:
+{grid: {topology spines: [1]}} | grid
+{grid: {topology.spins: [1, 2]}} | cell topology.spins=1: topology.spins: is not a known key
+{grid: {topology.spines: [2, 0]}} | cell topology.spines=0: topology.spines:
+{grid: {packet.payload: [1KB, 1000]}} | cell packet.payload=1000: packet.payload:
+{grid: {packet.payload: [1KB, 1000B]}} | cell packet.payload=1000B: is the same scenario
+{cells: [{topology.spines: 2}]} | 'topology.spines' is both in grid and in cells
+{grid: {seeds.7: [1, 2]}} | cell seeds.7=1: seeds.7: no entry 7
+{grid: {engine.kind: [simpy]}} | cell engine.kind=simpy:
+{grid: {workload: [{kind: collective, op: all_to_all, bytes_per_rank: 64KB}, {kind: trace, path: no.jsonl}]}}
+| cell workload={kind: trace, path: no.jsonl}: no.jsonl:
+"""
 
 
-@pytest.mark.parametrize(("changes", "expected"), MALFORMED.values(), ids=MALFORMED.keys())
+JOBS = {"cells": [{"jobs": None}, {"workload": None, "jobs": [{"workload": ALL_TO_ALL, "ranks": [9, 0]}]}]}
+MANY = {"grid": {"seeds.0": [*range(400)], "seeds.1": [*range(400)]}}
+WRONG = [*((yaml.safe_load(changes), expected) for changes, expected in rows(MALFORMED)), (MANY, "160000 cells")]
+
+
+@each("changes, expected", [*WRONG, (JOBS, "cell workload=null, jobs=[{")])
 def test_wrong_sweeps_are_one_line_before_anything_runs(changes, expected, tmp_path, capsys):
     path, out = written(tmp_path, **changes), tmp_path / "out"
     assert main(["sweep", str(path), "--out", str(out), "--jobs", "1"]) == 2
@@ -61,8 +54,8 @@ def test_wrong_sweeps_are_one_line_before_anything_runs(changes, expected, tmp_p
     assert not list(out.glob("unfinished/*"))
 
 
-@pytest.mark.parametrize(
-    ("text", "expected"),
+@each(
+    "text, expected",
     [
         ("[1, 2]", "file: is not a mapping of keys to values"),
         ("grid: [", "line 1: is not YAML"),
@@ -78,8 +71,8 @@ def test_files_that_are_no_sweeps(text, expected, tmp_path):
     assert expected in str(error.value)
 
 
-@pytest.mark.parametrize(
-    ("arguments", "expected"),
+@each(
+    "arguments, expected",
     [
         (["--jobs", "0"], "--jobs"),
         (["--jobs", "2", "--executor", "tcp://x:1"], "not allowed with"),
@@ -138,8 +131,8 @@ def test_example_sweeps_are_right():
     assert cells == {"spines": 9, "closed_loop": 4, "spraying_map": 108}
 
 
-@pytest.mark.parametrize(
-    ("shown", "expected"),
+@each(
+    "shown, expected",
     [
         ({"across": "seeds"}, "map.across: seeds does not vary; name one of topology.spines, nic.scheduling"),
         ({"down": "topology.spines"}, "map.down: topology.spines is map.across already"),
@@ -177,7 +170,7 @@ def test_schema_is_the_one_that_is_kept_and_takes_the_example():
     assert schema == SweepConfig.schema()
     for path in Path("configs/sweeps").glob("*.yaml"):
         jsonschema.validate(yaml.safe_load(path.read_text()), schema)
-    for changes in (MALFORMED["no values"][0], MALFORMED["unknown key"][0]):
+    for changes in ({"grid": {"topology.spines": []}}, {"grids": {}}):
         with pytest.raises(jsonschema.ValidationError):
             jsonschema.validate({"format": "flowfabric.sweep/1", "scenario": "x.yaml"} | changes, schema)
 

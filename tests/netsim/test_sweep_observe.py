@@ -11,6 +11,8 @@ from netsim.observe import Gauges, PlainLines, Status
 from netsim.sweep import sweep
 from tests.netsim.sweeps import rows, written
 
+pytestmark = pytest.mark.usefixtures("blank_pictures")
+
 
 @pytest.fixture
 def gauges() -> Iterator[Gauges]:

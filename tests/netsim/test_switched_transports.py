@@ -4,10 +4,9 @@ import json
 import random
 from collections import Counter
 from collections.abc import Callable, Sequence
+from itertools import product
 from pathlib import Path
 from typing import Any
-
-import pytest
 
 from netsim.engine.protocol import Outcome, Scene
 from netsim.engine.reference.engine import ReferenceEngine
@@ -18,6 +17,7 @@ from netsim.topology.protocol import Topology
 from netsim.transport.protocol import Flow, Transport
 from netsim.transport.switched import AdaptiveFlow, Drill, JoinShortestQueue
 from netsim.workload.tasks import Task, Tasks
+from tests.each import each
 from tests.netsim.closed_loop import controlled
 from tests.netsim.releases import Releases
 from tests.netsim.scenes import all_to_all, fabric, flow, scene
@@ -39,8 +39,7 @@ def queued(*work_ps: int) -> dict[int, int]:
     return dict(zip(LINKS, work_ps, strict=True))
 
 
-@pytest.mark.parametrize("links", [LINKS, (10, 7, 9, 8), (10, 9, 8, 7)])
-@pytest.mark.parametrize("step", [0, 1, 300])
+@each("links, step", product([LINKS, (10, 7, 9, 8), (10, 9, 8, 7)], [0, 1, 300]))
 def test_the_shortest_queue_is_joined_whatever_the_order_of_the_links(links: tuple[int, ...], step: int):
     draw = random.Random(step)
     transport = JoinShortestQueue(0, 4, step)
@@ -50,7 +49,7 @@ def test_the_shortest_queue_is_joined_whatever_the_order_of_the_links(links: tup
         assert work[chosen] // max(1, step) == min(work.values()) // max(1, step)
 
 
-@pytest.mark.parametrize("links", [LINKS, (10, 7, 9, 8), (10, 9, 8, 7)])
+@each("links", [LINKS, (10, 7, 9, 8), (10, 9, 8, 7)])
 def test_of_equal_queues_every_one_gets_its_turn(links: tuple[int, ...]):
     """And a switch does not see what another one has chosen."""
     transport = JoinShortestQueue(0, 4)
@@ -75,7 +74,7 @@ def test_a_turn_goes_on_when_a_link_is_given_up():
     assert taken == [7, 8, 9, 10, 8, 7, 8]
 
 
-@pytest.mark.parametrize("memory", [0, 1, 4])
+@each("memory", [0, 1, 4])
 def test_drill_that_sees_all_queues_joins_the_shortest(memory: int):
     """64 draws among four miss one with probability 4e-8."""
     draw = random.Random(memory)
@@ -116,7 +115,7 @@ def test_two_draws_take_the_shorter():
         assert abs(chosen[link] - (7 - 2 * place) * 100) < 80
 
 
-@pytest.mark.parametrize("seed", range(5))
+@each("seed", range(5))
 def test_drill_never_does_worse_than_the_queue_that_it_remembers(seed: int):
     """The queue that was chosen last is remembered, even by the choice of another flow or among other links."""
     draw = random.Random(seed)
@@ -200,7 +199,7 @@ class Watched(JoinShortestQueue):
         return chosen
 
 
-@pytest.mark.parametrize("shape", [two_tiers, three_tiers])
+@each("shape", [two_tiers, three_tiers])
 def test_every_choice_in_a_simulated_all_to_all_is_a_shortest_queue(shape: Callable[[], Topology]):
     topology = shape()
     transport = Watched(0, 4)
@@ -218,7 +217,7 @@ def test_a_switch_uses_all_its_links_in_whatever_order_a_file_lists_them(tmp_pat
     assert [int(outcome.links[link].bytes) for link in ups] == [400_000, 400_000]
 
 
-@pytest.mark.parametrize("shape", [two_tiers, three_tiers])
+@each("shape", [two_tiers, three_tiers])
 def test_flows_of_adaptive_flow_arrive_in_order_where_packet_by_packet_they_do_not(shape: Callable[[], Topology]):
     """All hosts but those of the last leaf send to those."""
     topology = shape()

@@ -7,7 +7,8 @@ import pytest
 
 from netsim.report.collectives import has_timeline, lanes, timeline_svg, timeline_title
 from netsim.report.comparison import write_report
-from tests.netsim.test_spans import one_leaf
+from tests.each import each
+from tests.netsim.documents import collective_of, one_leaf
 from tests.netsim.traces import TraceWriter
 
 
@@ -25,7 +26,7 @@ def covered(bars, moments):
     return ((bars[:, :1] <= moments) & (moments < bars[:, 1:])).any(axis=0)
 
 
-@pytest.mark.parametrize("seed", range(5))
+@each("seed", range(5))
 def test_lanes_hold_each_moment_of_each_collective_and_do_not_overlap(seed):
     random = Random(seed)
     begins = [random.randrange(1000) for _ in range(random.randrange(1, 40))]
@@ -46,10 +47,11 @@ def test_the_title_says_for_how_long_collectives_are_under_way(ringing):
     assert timeline_svg(ringing) == timeline_svg(ringing)
 
 
+@pytest.mark.usefixtures("blank_pictures_here")
 def test_the_picture_is_there_only_where_there_are_several_collectives(ringing, tmp_path):
     write_report(ringing, tmp_path)
     assert timeline_title(ringing) in (tmp_path / "report.html").read_text()
-    single = one_leaf({"kind": "collective", "op": "all_to_all", "bytes_per_rank": "32KB"}, 4)
+    single = one_leaf(collective_of("all_to_all", "32KB"), 4)
     assert not has_timeline(single)
     write_report(single, tmp_path)
     assert not (tmp_path / "figures" / "timeline.svg").exists()

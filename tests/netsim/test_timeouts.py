@@ -1,17 +1,16 @@
 """Timeouts: estimates of round trips against RFC 6298 in fractions, and doubling until there is progress."""
 
 from fractions import Fraction
+from itertools import product
 from random import Random
-
-import pytest
 
 from netsim.congestion.recovery import SelectiveConfig
 from netsim.congestion.timeout import Timeout
 from netsim.engine.event.engine import EventEngine
 from netsim.engine.reference.engine import ReferenceEngine
-from tests.netsim.closed_loop import controlled, run, transport_of
+from tests.each import each
+from tests.netsim.closed_loop import controlled, failing, run, transport_of
 from tests.netsim.scenes import fabric, flow, scene
-from tests.netsim.test_failures import failing
 
 MICROSECOND, MILLISECOND = 10**6, 10**9
 ONE_HOST_DOWN = {"link": "host1-leaf1", "at": "5us", "noticed_after": "never"}
@@ -21,7 +20,7 @@ def timeout(**keys: str) -> Timeout:
     return Timeout(SelectiveConfig.model_validate({"kind": "selective", **keys}))
 
 
-@pytest.mark.parametrize("seed", range(5))
+@each("seed", range(5))
 def test_the_estimate_is_that_of_rfc_6298(seed):
     """Its equations (2.2) and (2.3) in fractions; integers differ by less than a picosecond for each part rounded."""
     random, estimate = Random(seed), timeout(shortest_timeout="1ps")
@@ -48,9 +47,7 @@ def test_the_estimate_has_a_floor_and_a_fixed_timeout_none():
     assert estimate.lasts_ps() > 50 * MILLISECOND
 
 
-@pytest.mark.parametrize(
-    ("given", "longest", "expected"), [("20us", "90us", [20, 40, 80, 90, 90]), ("5ms", "1ms", [5000] * 3)]
-)
+@each("given, longest, expected", [("20us", "90us", [20, 40, 80, 90, 90]), ("5ms", "1ms", [5000] * 3)])
 def test_each_timeout_in_a_row_doubles_the_next(given, longest, expected):
     waits = timeout(timeout=given, longest_timeout=longest)
     for fruitless, microseconds in enumerate(expected):
@@ -58,8 +55,7 @@ def test_each_timeout_in_a_row_doubles_the_next(given, longest, expected):
         assert waits.lasts_ps() == microseconds * MICROSECOND
 
 
-@pytest.mark.parametrize("engine", [ReferenceEngine, EventEngine])
-@pytest.mark.parametrize("kind", ["selective", "go_back_n"])
+@each("engine, kind", product([ReferenceEngine, EventEngine], ["selective", "go_back_n"]))
 def test_transmissions_to_a_host_that_is_down_are_twice_as_far_apart_each_time(kind, engine):
     """One packet, lost for as long as the host is down: sent at 0, 100, 300, 700 us and so on."""
     down = ONE_HOST_DOWN | {"at": "1ps", "until": "6ms"}
@@ -70,7 +66,7 @@ def test_transmissions_to_a_host_that_is_down_are_twice_as_far_apart_each_time(k
     assert outcome.completion_ps == sent_us[-1] * MICROSECOND + 4 * 320_000 + 4 * 500_000
 
 
-@pytest.mark.parametrize("engine", [ReferenceEngine, EventEngine])
+@each("engine", [ReferenceEngine, EventEngine])
 def test_progress_ends_the_row_and_its_long_last_wait(engine):
     """A window of one packet; the link is down for 6 ms, and again right after the first packet has come through."""
     times = [("1us", "6ms"), ("6305us", "6400us")]

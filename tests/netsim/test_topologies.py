@@ -1,8 +1,8 @@
 """Fabrics: the contract of all kinds, and their paths against networkx."""
 
 import json
-from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Iterator
 from itertools import pairwise, product
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,8 @@ from netsim.topology.fat_tree import FatTree, FatTreeConfig
 from netsim.topology.graph import Graph, GraphConfig
 from netsim.topology.leaf_spine import LeafSpine, LeafSpineConfig
 from netsim.topology.protocol import Topology, paths
+from tests.each import each
+from tests.netsim.scenes import all_shortest
 
 SMALL = Path("tests/files/fabric.json")
 DRAGONFLY = Path("configs/topologies/dragonfly.json")
@@ -59,21 +61,6 @@ def pairs_of_leaves(topology: Topology) -> Iterator[tuple[int, int]]:
 
 def names(topology: Topology, way: tuple[int, ...]) -> list[str]:
     return [topology.links[link].name for link in way]
-
-
-def all_shortest(topology: Topology) -> Callable[[int, int], set[tuple[int, ...]]]:
-    """All shortest paths between leaves, by networkx."""
-    cables: dict[tuple[str, str], list[int]] = defaultdict(list)
-    for index, link in enumerate(topology.links):
-        cables[link.src, link.dst].append(index)
-    switches = nx.DiGraph(list(cables))
-
-    def between(src: int, dst: int) -> set[tuple[int, ...]]:
-        leaves = topology.tiers[0]
-        walks = nx.all_shortest_paths(switches, leaves[src], leaves[dst]) if src != dst else [[leaves[src]]]
-        return {way for walk in walks for way in product(*(cables[pair] for pair in pairwise(walk)))}
-
-    return between
 
 
 @pytest.fixture(params=FABRICS, ids=str)
@@ -135,7 +122,7 @@ def test_paths_lead_from_host_to_host(topology: Topology):
             assert all(link.dst == following.src for link, following in pairwise(links))
 
 
-@pytest.mark.parametrize("name", SINGLE)
+@each("name", SINGLE)
 def test_ways_are_all_shortest_ones(name: str):
     topology = SINGLE[name]
     reference = all_shortest(topology)
@@ -143,7 +130,7 @@ def test_ways_are_all_shortest_ones(name: str):
         assert set(topology.between(src, dst)) == reference(src, dst)
 
 
-@pytest.mark.parametrize("name", PARALLEL)
+@each("name", PARALLEL)
 def test_ways_over_parallel_cables_are_shortest_and_use_them_equally(name: str):
     topology = PARALLEL[name]
     reference = all_shortest(topology)
@@ -156,7 +143,7 @@ def test_ways_over_parallel_cables_are_shortest_and_use_them_equally(name: str):
             assert len(set(used.values())) == 1
 
 
-@pytest.mark.parametrize("k", [2, 4, 6])
+@each("k", [2, 4, 6])
 def test_a_fat_tree_has_the_numbers_of_its_k(k: int):
     half = k // 2
     topology = fat_tree(k=k)
@@ -200,8 +187,8 @@ def test_k_is_short_for_counts():
     assert FatTreeConfig.model_validate(short.model_dump(mode="json", exclude_none=True)) == short
 
 
-@pytest.mark.parametrize(
-    ("fields", "message"),
+@each(
+    "fields, message",
     [
         ({}, "lacks pods, edges_per_pod, aggregations_per_pod, cores, hosts_per_edge; add"),
         ({"pods": 2, "cores": 2}, "lacks edges_per_pod, aggregations_per_pod, hosts_per_edge; add"),
@@ -237,8 +224,8 @@ def written_by_networkx(topology: Topology, folder: Path, cables: str = "links")
     return path
 
 
-@pytest.mark.parametrize("cables", ["links", "edges"])
-@pytest.mark.parametrize("name", ["leaf-spine", "leaf-spine of two rates", "fat tree", "uneven fat tree"])
+@each("cables", ["links", "edges"])
+@each("name", ["leaf-spine", "leaf-spine of two rates", "fat tree", "uneven fat tree"])
 def test_a_fabric_in_a_file_is_the_same_fabric(name: str, cables: str, tmp_path: Path):
     built = SINGLE[name]
     read = graph(written_by_networkx(built, tmp_path, cables))
@@ -262,7 +249,7 @@ def test_parallel_cables_are_different_ways():
     ]
 
 
-@pytest.mark.parametrize("max_paths", [1, 3, 4, 7, 16])
+@each("max_paths", [1, 3, 4, 7, 16])
 def test_a_selection_of_ways_is_spread_over_the_cables(max_paths: int, tmp_path: Path):
     """Uncut, 4 ways of 16 go through each of 4 aggregations, and one through each of 16 cores."""
     built = fat_tree(k=8)
@@ -281,7 +268,7 @@ def test_a_selection_of_ways_is_spread_over_the_cables(max_paths: int, tmp_path:
     assert all(0.8 * mean < cores[core] < 1.2 * mean for core in topology.tiers[2])
 
 
-@pytest.mark.parametrize("seed", range(5))
+@each("seed", range(5))
 def test_ways_in_random_graphs(seed: int, tmp_path: Path):
     """Switches at random, a host on each of the first five, some cables parallel."""
     random = nx.gnm_random_graph(12, 26, seed=seed)

@@ -10,7 +10,10 @@ import pytest
 
 from netsim.__main__ import main
 from netsim.workload.records import read_trace
+from tests.each import each
 from tests.netsim.traces import TraceWriter
+
+pytestmark = pytest.mark.usefixtures("blank_pictures")
 
 Breaking = Callable[[list[dict[str, Any]]], object]
 
@@ -76,10 +79,7 @@ BROKEN: dict[str, tuple[Breaking, str]] = {
     "sizes disagree": (lambda t: t[2].update(bytes_in=1000), "line 3: bytes_in:"),
     "operations disagree": (lambda t: t[2].update(op="barrier"), "line 3: op:"),
     "roots disagree": (lambda t: find(t, "broadcast", 2).update(root=0), "root:"),
-    "received is not what was sent": (
-        lambda t: find(t, "all_to_all", 1).update(out_splits=[3, 5, 7]),
-        "out_splits.0:",
-    ),
+    "received is not what was sent": (lambda t: find(t, "all_to_all", 1).update(out_splits=[3, 5, 7]), "out_splits.0:"),
     "gathered is not the sum": (
         lambda t: [line.update(bytes_out=61) for line in t if line.get("op") == "all_gather"],
         "bytes_out:",
@@ -91,7 +91,7 @@ BROKEN: dict[str, tuple[Breaking, str]] = {
 }
 
 
-@pytest.mark.parametrize("name", BROKEN)
+@each("name", BROKEN)
 def test_says_in_one_line_what_is_wrong(name, tmp_path, capsys):
     breaking, expected = BROKEN[name]
     lines = [json.loads(line) for line in sound().lines()]
@@ -107,8 +107,8 @@ def test_says_in_one_line_what_is_wrong(name, tmp_path, capsys):
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize(
-    ("content", "expected"),
+@each(
+    "content, expected",
     [
         (b"", "file: is empty"),
         (b'{"format": "flowfabric.coll', "cut off"),
@@ -156,10 +156,10 @@ def test_a_trace_may_tell_the_time_of_a_device(tmp_path):
 
 
 def test_the_golden_trace_and_the_tests_own_satisfy_the_schema():
-    schema = json.loads(Path("configs/schemas/collectives.schema.json").read_text())
+    schema = jsonschema.Draft202012Validator(json.loads(Path("configs/schemas/collectives.schema.json").read_text()))
     golden, rollouts = Path("tests/files/collectives.jsonl"), Path("tests/files/collectives_rollout.jsonl")
     for line in [*golden.read_text().splitlines(), *rollouts.read_text().splitlines(), *sound().lines()]:
-        jsonschema.validate(json.loads(line), schema)
+        schema.validate(json.loads(line))
     assert read_trace(golden).header.world_size == 2
     phases = [record.phase for _, record in read_trace(rollouts).programs[0]]
     assert phases[:4] == ["rollout", "rollout", "rollout", "backward"]

@@ -10,6 +10,8 @@ import pytest
 from netsim import Results, simulate
 from netsim.compare import prepare
 from netsim.scenario import read_scenario
+from tests.each import each
+from tests.netsim.documents import collective_of, scenario_of
 from tests.netsim.traces import TraceWriter
 
 SERVICE, DELAY = 320_000, 500_000  # 4000 B at 100 Gbps; 500 ns
@@ -18,13 +20,7 @@ INSIDE = 2 * DELAY + SERVICE  # what remains of a message below one leaf after i
 
 def scenario(path: Path, hosts: int, **changes: Any) -> dict[str, Any]:
     """All hosts on one leaf, so that times have closed forms."""
-    return {
-        "format": "flowfabric.scenario/1",
-        "topology": {"kind": "leaf_spine", "leaves": 1, "spines": 1, "hosts_per_leaf": hosts},
-        "workload": {"kind": "trace", "path": str(path)},
-        "transports": ["ecmp"],
-        "seeds": [0],
-    } | changes
+    return scenario_of(1, 1, hosts, {"kind": "trace", "path": str(path)}) | changes
 
 
 def completion_ps(trace: TraceWriter, folder: Path, hosts: int | None = None, **changes: Any) -> int:
@@ -55,7 +51,7 @@ def test_all_to_all_moves_the_splits_but_the_own_block(tmp_path):
     }
 
 
-@pytest.mark.parametrize("ranks", [2, 4, 5])
+@each("ranks", [2, 4, 5])
 def test_ring_operations_move_what_their_closed_forms_say(tmp_path, ranks):
     sizes = [100 + rank for rank in range(ranks)]
     all_reduce, all_gather, reduce_scatter = TraceWriter(ranks), TraceWriter(ranks), TraceWriter(ranks)
@@ -232,8 +228,8 @@ def test_a_job_must_list_as_many_ranks_as_its_trace_has(tmp_path):
         simulate(content | {"jobs": [{"workload": workload, "ranks": [0, 1, 2]}]})
 
 
-@pytest.mark.parametrize(
-    ("op", "total"),
+@each(
+    "op, total",
     [
         ("all_to_all", 4 * 3 * 1000),
         ("all_reduce", 2 * 3 * 4000),
@@ -244,7 +240,7 @@ def test_a_job_must_list_as_many_ranks_as_its_trace_has(tmp_path):
 )
 def test_bytes_per_rank_is_the_input_buffer(tmp_path, op, total):
     """Four ranks with 4000 B each, by the closed forms of the collectives."""
-    collective = {"kind": "collective", "op": op, "bytes_per_rank": "4000B"}
+    collective = collective_of(op, "4000B")
     run = simulate(scenario(tmp_path, 4, workload=collective)).runs[0]
     assert int(run.flows["bytes"].sum()) == total
     assert run.completion_ps >= run.bound_ps

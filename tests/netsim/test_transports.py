@@ -16,6 +16,7 @@ from netsim.transport.build import PACKET_TRANSPORTS, build_transport
 from netsim.transport.config import KINDS, TransportConfig
 from netsim.transport.protocol import Transport
 from netsim.workload.tasks import Task, Tasks
+from tests.each import each
 from tests.netsim.releases import Releases
 from tests.netsim.scenes import all_to_all, fabric, flow, scene
 
@@ -37,7 +38,7 @@ ENTRIES: list[Any] = [
     {"kind": "drill", "d": 1, "m": 3},
     *WITHOUT_DRAWS[2:],
 ]
-each_transport = pytest.mark.parametrize("entry", ENTRIES, ids=str)
+each_transport = each("entry", ENTRIES)
 
 
 def built(entry: Any, seed: int, most_paths: int) -> Transport:
@@ -80,7 +81,7 @@ def test_mprdma_words_are_subflows():
     assert (config.kind, config.options(), config.name) == ("subflows", {"count": 8}, "mprdma-8")
 
 
-@pytest.mark.parametrize(
+@each(
     "entry",
     [
         "mprdma-0",
@@ -132,7 +133,7 @@ def test_flows_carry_every_byte_of_every_message_once_under_ids_of_their_own(ent
 
 
 @each_transport
-@pytest.mark.parametrize("tiers", [2, 3])
+@each("tiers", [2, 3])
 def test_every_stage_of_the_fabric_carries_all_bytes_and_links_known_to_be_down_none(entry: Any, tiers: int):
     """Hosts' links what their hosts send and receive; the links between two tiers, all that crosses them."""
     broken = FailureConfig(switch="spine1" if tiers == 2 else "core1")

@@ -18,10 +18,11 @@ from netsim.units import (
     service_ps,
     split_bytes,
 )
+from tests.each import each
 
 
-@pytest.mark.parametrize(
-    ("parse", "text", "value"),
+@each(
+    "parse, text, value",
     [
         (parse_rate, "100Gbps", 10**11),
         (parse_rate, "0.4 Tbps", 4 * 10**11),
@@ -39,10 +40,8 @@ def test_reads_quantities(parse, text, value):
     assert parse(text) == value
 
 
-@pytest.mark.parametrize("parse", [parse_rate, parse_size, parse_time])
-@pytest.mark.parametrize(
-    "value", [5, 5.0, True, None, "5", "", "ns", "-5ns", "5 parsecs", "0.1B", "0.0001ns", "1e", [1]]
-)
+@each("parse", [parse_rate, parse_size, parse_time])
+@each("value", [5, 5.0, True, None, "5", "", "ns", "-5ns", "5 parsecs", "0.1B", "0.0001ns", "1e", [1]])
 def test_refuses_anything_else(parse, value):
     with pytest.raises(ValueError, match="write a number and one of"):
         parse(value)

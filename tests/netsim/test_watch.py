@@ -3,40 +3,16 @@
 from random import Random
 
 import numpy as np
-import pytest
 
-from netsim.congestion.dctcp import DctcpConfig
-from netsim.congestion.nscc import NsccConfig
-from netsim.congestion.recovery import SelectiveConfig
-from netsim.congestion.swift import SwiftConfig
 from netsim.engine.event.engine import EventEngine
 from netsim.engine.reference.engine import ReferenceEngine
 from netsim.engine.reference.watching import LinkRecorder, WindowRecorder
 from netsim.engine.watch import MOST_SAMPLES, WatchConfig
-from netsim.engine.windowed.engine import WindowedEngine
 from netsim.transport.build import PACKET_TRANSPORTS
+from tests.each import each
 from tests.netsim.scenes import all_to_all, fabric, flow, scene
 
 WATCH = WatchConfig(flows=((0, 5), (3, 1)))
-
-
-@pytest.mark.parametrize("congestion", [DctcpConfig(kind="dctcp"), SwiftConfig(kind="swift"), NsccConfig(kind="nscc")])
-@pytest.mark.parametrize("kind", ["ecmp", "spray_random", "subflows", "jsq"])
-def test_every_engine_records_the_same(congestion, kind):
-    what = scene(fabric(2, 2, 4), all_to_all(8, 60_000))
-    lossy = what._replace(
-        congestion=congestion, recovery=SelectiveConfig(kind="selective"), queue_bytes=40_000, watch=WATCH
-    )
-    options = {"count": 3} if kind == "subflows" else {}
-    runs = [
-        engine(lossy, PACKET_TRANSPORTS[kind](0, 2, **options), 0).run()
-        for engine in (ReferenceEngine, EventEngine, WindowedEngine)
-    ]
-    watched = runs[0].watched
-    assert watched is not None
-    assert [len(samples) > 0 for samples in watched.samples] == [True, True]
-    assert all(run.watched is not None and run.watched.equals(watched) for run in runs)
-    assert all(run.equals(runs[0]) for run in runs)
 
 
 def test_links_carry_over_time_what_they_carry_in_all():
@@ -51,7 +27,7 @@ def test_links_carry_over_time_what_they_carry_in_all():
     assert (8 * (largest - 4000) * 10**12 <= rates * watched.width_ps).all()
 
 
-@pytest.mark.parametrize("classes", [1, 2])
+@each("classes", [1, 2])
 def test_a_packet_that_is_on_a_link_when_a_run_ends_early_is_not_recorded_there(classes):
     """Links with queues count it when its last bit has left, whatever the engine knows before."""
     noise = [flow(src, 4, 200_000)._replace(background=True) for src in range(1, 4)]
@@ -80,7 +56,7 @@ def test_intervals_double_and_lose_nothing():
     assert carried.shape[1] > 128
 
 
-@pytest.mark.parametrize("seen", [10, MOST_SAMPLES, MOST_SAMPLES + 1, 5 * MOST_SAMPLES])
+@each("seen", [10, MOST_SAMPLES, MOST_SAMPLES + 1, 5 * MOST_SAMPLES])
 def test_samples_are_every_so_many_acknowledgements(seen):
     recorder = WindowRecorder()
     for time_ps in range(seen):

@@ -2,13 +2,12 @@
 
 from fractions import Fraction
 
-import pytest
-
 from netsim.engine.event.engine import EventEngine
 from netsim.engine.protocol import Outcome, Scene
 from netsim.engine.reference.nic import Turns
 from netsim.engine.windowed.engine import WindowedEngine
 from netsim.workload.tasks import Task
+from tests.each import each
 from tests.netsim.closed_loop import WatchedEngine, transport_of
 from tests.netsim.scenes import fabric, scene
 
@@ -52,9 +51,9 @@ def shares(weights: tuple[int, ...], sizes: tuple[int, ...], *, one_host: bool) 
     assert abs(ends[heaviest] - sent * byte_ps - rest) <= quantum * byte_ps
 
 
-@pytest.mark.parametrize("one_host", [False, True])
-@pytest.mark.parametrize(
-    ("weights", "sizes"),
+@each("one_host", [False, True])
+@each(
+    "weights, sizes",
     [
         ((1, 1), (4000, 4000)),
         ((3, 1), (4000, 4000)),

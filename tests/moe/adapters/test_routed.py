@@ -6,6 +6,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from moe.adapters import RoutedLinear, RowTasks
+from tests.each import each
 
 TASKS, INPUTS, OUTPUTS = 5, 24, 12
 
@@ -49,8 +50,8 @@ def by_hand(routed: RoutedLinear, x: Tensor, task: int) -> Tensor:
     return x @ routed.base.weight.T + routed.base.bias + scale * (x @ (a @ b))
 
 
-@pytest.mark.parametrize("tokens", [(), (1,), (2,), (9,), (3, 4)])
-@pytest.mark.parametrize(("modules", "heads"), [(4, 1), (3, 4), (1, 2), (8, 12)])
+@each("tokens", [(), (1,), (2,), (9,), (3, 4)])
+@each("modules, heads", [(4, 1), (3, 4), (1, 2), (8, 12)])
 def test_every_row_gets_the_modules_of_its_task(tokens: tuple[int, ...], modules: int, heads: int) -> None:
     routed = layer(modules=modules, heads=heads, scale=1.5).double()
     x, tasks = rows(*tokens)
@@ -58,7 +59,7 @@ def test_every_row_gets_the_modules_of_its_task(tokens: tuple[int, ...], modules
     torch.testing.assert_close(called(routed, x.double(), tasks), expected, rtol=1e-12, atol=1e-12)
 
 
-@pytest.mark.parametrize("tokens", [(), (6,)])
+@each("tokens", [(), (6,)])
 def test_gradients_are_those_of_finite_differences(tokens: tuple[int, ...]) -> None:
     routed = layer(modules=2, heads=3, rank=1).double()
     x, tasks = rows(*tokens)
@@ -103,7 +104,7 @@ def test_the_mean_module_is_what_equal_weights_make() -> None:
     torch.testing.assert_close(called(routed, x, tasks), mean, rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("heads", [1, 2, 4])
+@each("heads", [1, 2, 4])
 def test_heads_cost_no_parameters_but_those_of_the_routing(heads: int) -> None:
     routed = layer(modules=3, heads=heads, rank=2)
     adapters = sum(parameter.numel() for name, parameter in routed.named_parameters() if "base" not in name)

@@ -165,7 +165,7 @@ def send(rank: int, world_size: int) -> dict[str, list[list[list[int]]]]:
     """Bytes to each rank of every all-to-all, in two passes with other tokens."""
     from megatron.core import parallel_state
 
-    from tests.moe.dispatch.test_deduplicated import Messages
+    from tests.moe.dispatch.mixture import Messages
 
     parallel_state.initialize_model_parallel(expert_model_parallel_size=world_size)
     found = {}

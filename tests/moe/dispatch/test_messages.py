@@ -6,15 +6,15 @@ Shape suffixes: T tokens, K choices, E experts, N ranks.
 import subprocess
 import sys
 from fractions import Fraction
-from itertools import combinations
+from itertools import combinations, product
 
 import numpy as np
-import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from moe.dispatch.coherent_messages import Moves
 from moe.dispatch.messages import PATTERNS, Sizes, Visits, spread
+from tests.each import each
 
 SIZES = Sizes(hidden=5, element_bytes=2, num_experts=6, dtype="bfloat16")
 
@@ -41,8 +41,7 @@ def test_visits_are_counted_token_by_token(seed: int, num_ranks: int, choices: i
     assert np.array_equal(visits.tokens, expected[1])
 
 
-@pytest.mark.parametrize("top_k", [1, 2, 3, 5, 6])
-@pytest.mark.parametrize("num_ranks", [1, 2, 3, 6])
+@each("top_k, num_ranks", product([1, 2, 3, 5, 6], [1, 2, 3, 6]))
 def test_even_visits_are_the_mean_over_all_sets_of_experts(num_ranks: int, top_k: int) -> None:
     ranks = [len({expert * num_ranks // 6 for expert in chosen}) for chosen in combinations(range(6), top_k)]
     visits = Visits.even(tokens=20, top_k=top_k, num_experts=6, num_ranks=num_ranks)
@@ -65,7 +64,7 @@ def test_one_choice_a_token_makes_the_modes_send_the_same_rows() -> None:
             assert np.array_equal(other, one + more)
 
 
-@pytest.mark.parametrize("top_k", [1, 2, 4])
+@each("top_k", [1, 2, 4])
 def test_even_moves_are_what_random_experts_bring_about(top_k: int) -> None:
     """Two layers, three ranks: where tokens go, and which copies come from where they do not stay."""
     generator = np.random.default_rng(top_k)

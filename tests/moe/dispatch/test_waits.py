@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from moe.config import MoEConfig
+from tests.each import each
 from tests.moe.dispatch.counted import Counted
 from tests.ranks import run_ranks
 
@@ -78,7 +79,7 @@ def counts() -> list[dict[str, Any]]:
     return run_ranks(count, 4)
 
 
-@pytest.mark.parametrize("dispatch", MOST_WAITS)
+@each("dispatch", MOST_WAITS)
 def test_the_host_waits_once_at_most_and_never_in_the_backward_pass(
     counts: list[dict[str, Any]], dispatch: str
 ) -> None:

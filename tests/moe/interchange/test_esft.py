@@ -7,6 +7,7 @@ import pytest
 
 from moe.interchange.esft import read_scores
 from moe.routing_trace import RoutingTrace
+from tests.each import each
 from tests.moe.interchange.commands import printed, refusal
 
 REAL = Path("../shared/data/esft/law.npz")
@@ -82,8 +83,8 @@ def test_real_routing_survives(tmp_path: Path) -> None:
         np.testing.assert_array_equal(getattr(trace, name), getattr(real, name)[real.sequence < 6], err_msg=name)
 
 
-@pytest.mark.parametrize(
-    ("layer", "text", "told"),
+@each(
+    "layer, text, told",
     [
         (1, "1\t2\t0.5\t0.5\n", "line 1: has no two tabs"),
         (1, "1\tx\t\t0.5\t0.5\n", "line 1: the ids are not whole numbers"),

@@ -12,6 +12,7 @@ from moe.placement.cost.evaluation import evaluate
 from moe.placement.counts import RoutingStatistics
 from moe.placement.topology import Topology
 from moe.routing_trace import RoutingTrace
+from tests.each import each
 from tests.moe.traces import dropping_trace, markov_trace
 
 PUBLISHED = Path("../shared/data/exflow")
@@ -28,7 +29,7 @@ def mixtral_like(num_ranks: int) -> np.ndarray:
     return np.stack([draw.permutation(np.arange(8) % num_ranks) for _ in range(32)])
 
 
-@pytest.mark.parametrize("num_ranks", [4, 8])
+@each("num_ranks", [4, 8])
 def test_a_placement_of_the_published_shape_survives_byte_for_byte(num_ranks: int, tmp_path: Path) -> None:
     ranks = mixtral_like(num_ranks)
     (tmp_path / "in.csv").write_bytes(csv_text(ranks).encode())
@@ -41,7 +42,7 @@ def test_a_placement_of_the_published_shape_survives_byte_for_byte(num_ranks: in
 
 
 @pytest.mark.skipif(not PUBLISHED.is_dir(), reason=f"{PUBLISHED} with ExFlow's own placements is absent")
-@pytest.mark.parametrize(("num_ranks", "hops", "reduction"), [(4, 17.495, 0.248), (8, 22.166, 0.183)])
+@each("num_ranks, hops, reduction", [(4, 17.495, 0.248), (8, 22.166, 0.183)])
 def test_published_placements_survive_byte_for_byte_and_their_names_add_up(
     num_ranks: int, hops: float, reduction: float, tmp_path: Path
 ) -> None:
@@ -76,7 +77,7 @@ def chance_hops(num_ranks: int) -> float:
     return traffic.cost
 
 
-@pytest.mark.parametrize(("num_ranks", "hops"), [(4, 23.25), (8, 27.125)])
+@each("num_ranks, hops", [(4, 23.25), (8, 27.125)])
 def test_without_affinity_every_placement_costs_the_chance_level(num_ranks: int, hops: float) -> None:
     assert chance_hops(num_ranks) == pytest.approx(hops)
 
@@ -92,8 +93,8 @@ def test_any_order_of_rows_and_any_line_end_is_read(tmp_path: Path) -> None:
 EVEN = csv_text(np.tile(np.arange(8) % 4, (2, 1)), ending="\n")
 
 
-@pytest.mark.parametrize(
-    ("text", "problem"),
+@each(
+    "text, problem",
     [
         ("", "line 1: is not Expert,Node ()"),
         ("expert,gpu\n0,1\n", "line 1: is not Expert,Node (expert,gpu)"),
@@ -139,7 +140,7 @@ def test_replicas_have_no_place_in_the_csv(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("top_k", [1, 2])
+@each("top_k", [1, 2])
 def test_a_routing_trace_goes_to_npy_and_back(top_k: int, tmp_path: Path) -> None:
     routing = dropping_trace(8, 4, top_k, 60, seed=0, world_size=4, drop=0.1)
     write_npy(routing, tmp_path / "routing.npy")

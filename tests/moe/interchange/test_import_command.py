@@ -4,11 +4,12 @@ from pathlib import Path
 
 import pytest
 
+from tests.each import each
 from tests.moe.interchange.commands import refusal
 
 
-@pytest.mark.parametrize(
-    ("arguments", "told"),
+@each(
+    "arguments, told",
     [
         (["--from", "pickle"], "--from: unknown format (pickle); choose from exflow-csv, sglang"),
         (["--nodes", "1"], "--from: exflow-csv needs --num-experts; give it"),

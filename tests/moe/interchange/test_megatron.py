@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from moe.routing_trace import RoutingTrace
+from tests.each import each
 from tests.moe.interchange.commands import printed, refusal
 
 LAYERS = (1, 3, 4)
@@ -85,8 +86,8 @@ def test_stages_other_than_before_dispatch_are_left_out_by_name(
     )
 
 
-@pytest.mark.parametrize(
-    ("change", "told"),
+@each(
+    "change, told",
     [
         ({"num_tokens": 3}, "line 1: top_indices: is (2, 2) where num_tokens and topk are (3, 2)"),
         ({"top_indices": [[1], [2, 3]]}, "line 1: top_indices: is not a rectangle"),

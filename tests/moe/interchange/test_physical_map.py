@@ -9,6 +9,7 @@ import pytest
 from moe.interchange.documents import parse_layers
 from moe.interchange.physical_map import read_map
 from moe.placement.placement import Placement, SolverRecord
+from tests.each import each
 from tests.moe.interchange.commands import printed, refusal
 
 GROUP = ("--nodes", 2, "--ranks-per-node", 2)
@@ -46,8 +47,8 @@ def served(rows: list[list[int]], layer: int, ranks: int) -> list[set[int]]:
     return on_rank
 
 
-@pytest.mark.parametrize(("slots", "replicas"), [(2, 0), (3, 4)])
-@pytest.mark.parametrize("system", ["sglang", "vllm"])
+@each("slots, replicas", [(2, 0), (3, 4)])
+@each("system", ["sglang", "vllm"])
 def test_a_map_serves_the_experts_of_the_placement_and_comes_back(
     system: str, slots: int, replicas: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -120,8 +121,8 @@ def test_the_example_of_vllm_is_read_as_its_other_tables_say(tmp_path: Path) -> 
             assert set(np.flatnonzero(holders[layer, expert])) == {one // 2 for one in physical}
 
 
-@pytest.mark.parametrize(
-    ("document", "told"),
+@each(
+    "document, told",
     [
         ("[[0, 1", "document: is not JSON"),
         ("{}", "physical_to_logical_map: is missing"),

@@ -13,6 +13,7 @@ from torch import Tensor
 from moe.interchange.documents import read_texts
 from moe.interchange.hugging_face import record_routing
 from moe.routing_trace import RoutingTrace
+from tests.each import each
 from tests.moe.interchange.commands import printed, refusal
 
 transformers: Any = pytest.importorskip("transformers", reason="the extra flowfabric[hf] is not installed")
@@ -95,8 +96,8 @@ def from_logits(model: Any, folder: Path, choose: Callable[[Tensor, Any, int], T
     return torch.cat(found).numpy()
 
 
-@pytest.mark.parametrize(
-    ("kind", "choose", "blocks"),
+@each(
+    "kind, choose, blocks",
     [
         ("Mixtral", largest, (0, 1, 2)),
         ("Olmoe", largest, (0, 1, 2)),

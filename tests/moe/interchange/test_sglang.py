@@ -10,13 +10,14 @@ import torch
 
 from moe.placement.placement import Placement
 from moe.routing_trace import RoutingTrace
+from tests.each import each
 from tests.moe.interchange.commands import printed, refusal
 
 FORM = ("--from", "sglang-distribution")
 GROUP = ("--nodes", 1, "--ranks-per-node", 4)
 
 
-@pytest.mark.parametrize("suffix", ["json", "pt"])
+@each("suffix", ["json", "pt"])
 def test_counts_become_the_placement_that_packs_them(
     suffix: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -119,8 +120,8 @@ def without(document: dict[str, Any], name: str) -> dict[str, Any]:
     return document
 
 
-@pytest.mark.parametrize(
-    ("document", "told"),
+@each(
+    "document, told",
     [
         ([1], "document: is not a mapping"),
         ({}, "records: holds neither logical_count nor records ()"),

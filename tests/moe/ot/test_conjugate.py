@@ -8,6 +8,7 @@ from torch import Tensor
 
 from moe.ot import project_rows
 from moe.ot.dual import RowSpread
+from tests.each import each
 
 
 def scores_of(*shape: int, seed: int = 0) -> Tensor:
@@ -52,7 +53,7 @@ def test_one_entry_takes_it_all_and_no_mass_takes_none() -> None:
     assert result.values[:, 0].tolist() == [2.0, 0.0]
 
 
-@pytest.mark.parametrize("k", [2, 5])
+@each("k", [2, 5])
 def test_its_gradient_in_scores_and_mass(k: int) -> None:
     scores, mass = scores_of(3, 5).requires_grad_(), torch.tensor([1.0, 0.5, 2.0], dtype=torch.float64).requires_grad_()
 
@@ -63,8 +64,8 @@ def test_its_gradient_in_scores_and_mass(k: int) -> None:
     assert torch.autograd.gradcheck(outputs, (scores, mass))
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize(("k", "gamma"), [(1, 0.1), (2, 1.0), (3, 0.3), (7, 0.3), (20, 5.0)])
+@each("dtype", [torch.float32, torch.float64])
+@each("k, gamma", [(1, 0.1), (2, 1.0), (3, 0.3), (7, 0.3), (20, 5.0)])
 def test_sums_without_sorting_are_those_of_the_sorted_rows(k: int, gamma: float, dtype: torch.dtype) -> None:
     cost, mass = scores_of(2, 40, 12).to(dtype), scores_of(2, 40, seed=1).abs().to(dtype)
     mass[0, :5] = 0

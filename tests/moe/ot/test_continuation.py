@@ -1,10 +1,13 @@
 """Balancing potentials in a fixed number of evaluations, against bisection and the solver with a tolerance."""
 
+from itertools import product
+
 import pytest
 import torch
 from torch import Tensor
 
 from moe.ot import balancing_potentials, expert_potentials, summed_elements
+from tests.each import each
 from tests.moe.ot.routers import skewed_logits
 
 
@@ -28,9 +31,7 @@ def with_a_favourite(scores: Tensor) -> Tensor:
     return scores / scores.square().mean().sqrt()
 
 
-@pytest.mark.parametrize("mass", [1, 2])
-@pytest.mark.parametrize("gamma", [0.1, 1.0])
-@pytest.mark.parametrize("favourite", [False, True])
+@each("mass, gamma, favourite", product([1, 2], [0.1, 1.0], [False, True]))
 def test_loads_are_even_after_few_evaluations_from_zero(mass: int, gamma: float, favourite: bool) -> None:
     scores = skewed_logits(2048, 16, seed=0).float()
     scores = with_a_favourite(scores) if favourite else scores
@@ -98,7 +99,7 @@ def test_padding_and_the_rows_of_other_ranks_count_as_they_say() -> None:
     assert none.potentials.isfinite().all()
 
 
-@pytest.mark.parametrize("evaluations", [1, 2, 3, 5])
+@each("evaluations", [1, 2, 3, 5])
 def test_hopeless_starts_and_equal_scores_end_finite(evaluations: int) -> None:
     for scores, start in (
         (torch.zeros(16, 4), torch.zeros(4)),

@@ -1,5 +1,6 @@
 """Costs, barycentric projections and the losses made of transport."""
 
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,7 @@ from moe.ot import (
     spread,
     squared_euclidean,
 )
+from tests.each import each
 
 # POT has no types.
 POT: Any = ot
@@ -29,9 +31,7 @@ def points(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
-@pytest.mark.parametrize(
-    ("cost", "metric"), [(squared_euclidean, "sqeuclidean"), (euclidean, "euclidean"), (cosine, "cosine")]
-)
+@each("cost, metric", [(squared_euclidean, "sqeuclidean"), (euclidean, "euclidean"), (cosine, "cosine")])
 def test_costs_between_points_are_pots(cost, metric: str) -> None:
     x, y = points(2, 6, 4), points(2, 5, 4, seed=1)
     for one in range(2):
@@ -40,7 +40,7 @@ def test_costs_between_points_are_pots(cost, metric: str) -> None:
     assert torch.autograd.gradcheck(cost, (x.requires_grad_(), y.requires_grad_()))
 
 
-@pytest.mark.parametrize("cost", [squared_euclidean, euclidean])
+@each("cost", [squared_euclidean, euclidean])
 def test_distances_survive_a_far_origin_in_float32(cost) -> None:
     x, y = points(40, 3).float(), points(40, 3, seed=1).float()
     assert torch.allclose(cost(x + 300, y + 300), cost(x, y), atol=1e-3)
@@ -101,8 +101,7 @@ def unbalanced_value(cost: np.ndarray, a: np.ndarray, b: np.ndarray, epsilon: fl
     return float((plan * cost).sum()) + epsilon * relative_entropy(plan, a[:, None] * b) + weight * prices
 
 
-@pytest.mark.parametrize("total", [0.3, 1.0, 4.0])
-@pytest.mark.parametrize("epsilon", [0.2, 5.0])
+@each("total, epsilon", product([0.3, 1.0, 4.0], [0.2, 5.0]))
 def test_the_unbalanced_divergence_is_that_of_pots_plans_and_never_negative(epsilon: float, total: float) -> None:
     x, y = points(6, 2), torch.cat([points(6, 2)[:3], points(4, 2, seed=1)])
     a, b = (torch.rand(n, generator=torch.Generator().manual_seed(n)).double() + 0.5 for n in (6, 7))

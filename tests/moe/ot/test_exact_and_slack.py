@@ -19,6 +19,7 @@ from moe.ot import (
     sinkhorn,
     without_slack,
 )
+from tests.each import each
 
 # POT has no types.
 POT: Any = ot
@@ -90,7 +91,7 @@ def test_forbidden_pairs_stay_empty_or_are_refused() -> None:
         exact(cost, a, 2 * b)
 
 
-@pytest.mark.parametrize("mass", [0.2, 0.7, 1.0])
+@each("mass", [0.2, 0.7, 1.0])
 def test_partial_transport_is_pots(mass: float) -> None:
     cost, a, b = problem(seed=1)
     cost, b = cost + 0.3, 1.5 * b
@@ -140,7 +141,7 @@ def test_capacities_are_upper_bounds() -> None:
         capacity_problem(cost, a, 0.9 * b)
 
 
-@pytest.mark.parametrize("price", [-0.1, 0.1, 0.5, 5.0])
+@each("price", [-0.1, 0.1, 0.5, 5.0])
 def test_rows_are_dropped_where_the_price_is_lower(price: float) -> None:
     cost, a, b = problem(seed=5)
     capacity = 0.8 * b

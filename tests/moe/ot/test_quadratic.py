@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from moe.ot import exact, quadratic
+from tests.each import each
 
 # POT has no types.
 POT: Any = ot
@@ -23,7 +24,7 @@ def problem(num_rows: int, num_columns: int, seed: int = 0) -> tuple[Tensor, Ten
     return cost, a / a.sum(), b / b.sum()
 
 
-@pytest.mark.parametrize("shape", [(12, 7), (7, 12)])
+@each("shape", [(12, 7), (7, 12)])
 def test_it_meets_its_optimality_conditions_and_pot(shape: tuple[int, int]) -> None:
     cost, a, b = problem(*shape)
     plan = quadratic(cost, a, b, gamma=0.5, tolerance=1e-8)

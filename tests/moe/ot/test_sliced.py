@@ -1,5 +1,6 @@
 """Transport on lines and slices against POT and closed forms."""
 
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -9,6 +10,7 @@ import torch
 from torch import Tensor
 
 from moe.ot import sliced_wasserstein, wasserstein_1d
+from tests.each import each
 
 # POT has no types.
 POT: Any = ot
@@ -23,7 +25,7 @@ def masses(length: int, seed: int) -> Tensor:
     return mass / mass.sum()
 
 
-@pytest.mark.parametrize("p", [1, 2, 3])
+@each("p", [1, 2, 3])
 def test_on_a_line_it_is_pots(p: int) -> None:
     x, y = points(3, 20), points(3, 13, seed=1)
     a, b = masses(20, 2), masses(13, 3)
@@ -40,7 +42,7 @@ def test_equal_sizes_by_sorting_and_by_quantiles_agree() -> None:
     assert torch.allclose(wasserstein_1d(x, y), wasserstein_1d(x, y, uniform, uniform), rtol=1e-12)
 
 
-@pytest.mark.parametrize("weighted", [False, True])
+@each("weighted", [False, True])
 def test_slices_are_pots(weighted: bool) -> None:
     x, y = points(40, 5), points(25, 5, seed=1) + 0.5
     a, b = (masses(40, 2), masses(25, 3)) if weighted else (None, None)
@@ -78,8 +80,7 @@ def test_weightings_are_ordered_and_exact_in_one_dimension() -> None:
     assert torch.allclose(flat, wasserstein_1d(x[..., 0], y[..., 0]))
 
 
-@pytest.mark.parametrize("weighting", ["mean", "max", "energy"])
-@pytest.mark.parametrize("weighted", [False, True])
+@each("weighting, weighted", product(["mean", "max", "energy"], [False, True]))
 def test_its_gradient(weighting: Any, weighted: bool) -> None:
     a, b = (masses(6, 2), masses(4, 3)) if weighted else (None, None)
 
@@ -99,8 +100,8 @@ def test_the_same_generator_gives_the_same_value() -> None:
     assert not np.isclose(float(first), float(other))
 
 
-@pytest.mark.parametrize(
-    ("options", "message"),
+@each(
+    "options, message",
     [({"num_slices": 0}, "num_slices"), ({"p": 0.5}, "p: less"), ({"weighting": "sum"}, "weighting: unknown")],
 )
 def test_what_it_refuses(options: dict[str, Any], message: str) -> None:

@@ -3,6 +3,7 @@
 import contextlib
 import io
 import itertools
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from moe.ot import exact, project_rows, quadratic, sparsity_constrained
+from tests.each import each
 from tests.moe.ot.routers import skewed_logits
 
 # POT has no types.
@@ -61,8 +63,7 @@ def test_the_value_falls_with_k_down_to_the_quadratic_one() -> None:
     assert values[0] > values[1] > values[2]
 
 
-@pytest.mark.parametrize("axis", ["rows", "columns"])
-@pytest.mark.parametrize("method", ["semi_dual", "dual", "two_stage"])
+@each("axis, method", product(["rows", "columns"], ["semi_dual", "dual", "two_stage"]))
 def test_without_a_binding_limit_every_method_is_quadratic_transport(axis: Any, method: Any) -> None:
     cost, a, b = points_problem(seed=2)
     plan = sparsity_constrained(cost, a, b, k=20, gamma=2.0, axis=axis, method=method, candidates=20, **ACCURATE)
@@ -76,7 +77,7 @@ def test_without_a_binding_limit_every_method_is_quadratic_transport(axis: Any, 
     assert np.allclose(dense.numpy(), reference, atol=1e-5)
 
 
-@pytest.mark.parametrize("axis", ["rows", "columns"])
+@each("axis", ["rows", "columns"])
 def test_values_reach_those_of_pot_in_its_units(axis: Any) -> None:
     cost, a, b = points_problem(seed=3, num_rows=40)
     k, gamma = 6, 0.3
@@ -98,8 +99,7 @@ def test_values_reach_those_of_pot_in_its_units(axis: Any) -> None:
     assert len(side) == len(potentials)
 
 
-@pytest.mark.parametrize("max_evaluations", [100, 1000])
-@pytest.mark.parametrize("method", ["two_stage", "semi_dual", "dual"])
+@each("max_evaluations, method", product([100, 1000], ["two_stage", "semi_dual", "dual"]))
 def test_marginals_are_those_that_pot_asks_of_its_own_plans(method: Any, max_evaluations: int) -> None:
     """POT's test of its plans with two entries a column between equal clouds: sums within 1e-3 of their 1e-2.
 
@@ -121,7 +121,7 @@ def test_marginals_are_those_that_pot_asks_of_its_own_plans(method: Any, max_eva
     assert not plan.converged
 
 
-@pytest.mark.parametrize("method", ["two_stage", "semi_dual"])
+@each("method", ["two_stage", "semi_dual"])
 def test_token_units_are_pots_units_scaled(method: Any) -> None:
     cost, a, b = router_problem(64, 8)
     ours = sparsity_constrained(cost, a, b, k=10, gamma=0.3, method=method)
@@ -141,8 +141,8 @@ def test_tight_capacity_is_the_balanced_assignment() -> None:
     assert (plan.column_counts() <= 8).all()
 
 
-@pytest.mark.parametrize("method", ["semi_dual", "dual", "two_stage"])
-@pytest.mark.parametrize(("axis", "k"), [("rows", 3), ("columns", 12)])
+@each("method", ["semi_dual", "dual", "two_stage"])
+@each("axis, k", [("rows", 3), ("columns", 12)])
 def test_a_batch_is_its_problems_one_by_one(axis: Any, k: int, method: Any) -> None:
     problems = [router_problem(80, 8, seed) for seed in range(3)]
     cost, a, b = (torch.stack(parts).view(3, 1, *parts[0].shape) for parts in zip(*problems, strict=True))
@@ -155,8 +155,7 @@ def test_a_batch_is_its_problems_one_by_one(axis: Any, k: int, method: Any) -> N
         assert torch.allclose(together.potentials[0][one, 0], alone.potentials[0], atol=1e-8)
 
 
-@pytest.mark.parametrize("method", ["semi_dual", "dual"])
-@pytest.mark.parametrize("axis", ["rows", "columns"])
+@each("method, axis", product(["semi_dual", "dual"], ["rows", "columns"]))
 def test_a_warm_start_ends_at_once(axis: Any, method: Any) -> None:
     cost, a, b = router_problem(80, 8)
     cold = sparsity_constrained(cost, a, b, k=80, gamma=0.5, axis=axis, method=method, max_evaluations=1000)
@@ -166,8 +165,8 @@ def test_a_warm_start_ends_at_once(axis: Any, method: Any) -> None:
     assert warm.evaluations == 1
 
 
-@pytest.mark.parametrize("method", ["semi_dual", "dual", "two_stage"])
-@pytest.mark.parametrize(("axis", "k"), [("rows", 3), ("columns", 12)])
+@each("method", ["semi_dual", "dual", "two_stage"])
+@each("axis, k", [("rows", 3), ("columns", 12)])
 def test_the_gradient_of_the_value_is_the_plan(axis: Any, k: int, method: Any) -> None:
     cost, a, b = (part.requires_grad_() for part in router_problem(40, 5))
     plan = sparsity_constrained(cost, a, b, k=k, gamma=0.3, axis=axis, method=method)
@@ -220,8 +219,8 @@ def test_a_gamma_that_wants_more_spread_than_k_shows_in_the_marginal_error() -> 
     assert errors[0] < 0.5 < errors[1]
 
 
-@pytest.mark.parametrize(
-    ("change", "message"),
+@each(
+    "change, message",
     [
         ({"k": 0}, "k: no entries"),
         ({"gamma": 0.0}, "gamma: not positive"),

@@ -9,6 +9,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from moe.ot import exact, expert_potentials, fill_capacity, sparsity_constrained
+from tests.each import each
 from tests.moe.ot.routers import skewed_logits
 from tests.ranks import run_ranks
 
@@ -23,7 +24,7 @@ def two_stage(cost: Tensor, capacity: float = 1.25, gamma: float = 0.1, **option
     return sparsity_constrained(cost, a, b, k=slots, gamma=gamma, **options), slots
 
 
-@pytest.mark.parametrize("k", [2, 4, 8])
+@each("k", [2, 4, 8])
 def test_prices_balance_the_loads(k: int) -> None:
     cost = -skewed_logits(1024, 8, seed=0).float()
     a, b = tokens_and_loads(1024, 8)
@@ -55,7 +56,7 @@ def test_a_router_gets_almost_the_exact_affinity_under_a_hard_cap() -> None:
     assert affinity >= 0.995 * highest
 
 
-@pytest.mark.parametrize("gamma", [0.1, 0.3])
+@each("gamma", [0.1, 0.3])
 def test_looking_only_at_each_tokens_best_experts_loses_nothing(gamma: float, monkeypatch: pytest.MonkeyPatch) -> None:
     cost = -skewed_logits(1024, 16, seed=1)
     few, _ = two_stage(cost, gamma=gamma)
@@ -147,7 +148,7 @@ def test_padding_takes_no_mass_and_no_slot() -> None:
         assert float(plan.value) == pytest.approx(float(alone.value), rel=1e-5)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@each("dtype", [torch.float32, torch.float64])
 def test_repeated_tokens_are_told_apart_and_always_alike(dtype: torch.dtype) -> None:
     """Without the preference for other rows in each column, all experts would list the same of the equal tokens."""
     logits = skewed_logits(64, 16, seed=1).to(dtype).repeat(16, 1)

@@ -6,16 +6,15 @@ from moe.placement.counts import RoutingStatistics
 from moe.placement.ranks import contiguous_ranks
 from moe.placement.solver.enumeration import solve_viterbi
 from moe.placement.topology import Topology
+from tests.each import each
 from tests.moe.exhaustive import is_balanced, optimum, uneven_topology
 from tests.moe.traces import dropping_trace, markov_trace
 from tests.oracle import integer_programme
 from tests.oracle.integer_programme import solve_milp
 
 
-@pytest.mark.parametrize(
-    "topology", [Topology.hops(2, 1), uneven_topology(1, 2, 0), Topology.hops(2, 2), Topology.hops(1, 4)]
-)
-@pytest.mark.parametrize("drop", [0.0, 0.3])
+@each("topology", [Topology.hops(2, 1), uneven_topology(1, 2, 0), Topology.hops(2, 2), Topology.hops(1, 4)])
+@each("drop", [0.0, 0.3])
 def test_the_programme_has_the_optimum_found_by_trying_all(topology: Topology, drop: float) -> None:
     routing = dropping_trace(4, 3, 1, 200, seed=2, world_size=1, drop=drop)
     statistics = RoutingStatistics.collect(routing, topology.num_ranks)
@@ -26,7 +25,7 @@ def test_the_programme_has_the_optimum_found_by_trying_all(topology: Topology, d
     assert best * 0.999 <= found.lower_bound <= best
 
 
-@pytest.mark.parametrize("topology", [Topology.hops(2, 1), Topology.hops(2, 2), uneven_topology(2, 2, 1)])
+@each("topology", [Topology.hops(2, 1), Topology.hops(2, 2), uneven_topology(2, 2, 1)])
 def test_a_programme_cut_short_encloses_the_optimum(topology: Topology, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(integer_programme, "NODES", 0)
     statistics = RoutingStatistics.collect(markov_trace(8, 3, 0.8, 500, seed=1), topology.num_ranks)

@@ -9,6 +9,7 @@ from moe.placement.bound.copies import copies_bound, hierarchical_bound
 from moe.placement.counts import RoutingStatistics, jump_pairs, layer_blocks, layer_pairs
 from moe.placement.solver.enumeration import cheapest_path
 from moe.placement.topology import Topology
+from tests.each import each
 from tests.moe.exhaustive import optimum, random_ranks, uneven_topology
 from tests.moe.traces import coherent_walk, dropping_trace, markov_trace
 
@@ -27,7 +28,7 @@ SMALL = [
 
 
 @pytest.mark.parametrize("seed", [0, pytest.param(1, marks=pytest.mark.slow)])
-@pytest.mark.parametrize(("experts", "layers", "topology"), SMALL)
+@each("experts, layers, topology", SMALL)
 def test_every_bound_is_below_the_optimum_found_by_trying_all(
     experts: int, layers: int, topology: Topology, seed: int
 ) -> None:
@@ -43,8 +44,8 @@ def test_every_bound_is_below_the_optimum_found_by_trying_all(
         assert 0 <= best_bound(statistics, topology) <= best
 
 
-@pytest.mark.parametrize("affinity", [0.0, 0.5, 0.95])
-@pytest.mark.parametrize("topology", [Topology.hops(1, 4), Topology.hops(2, 2), uneven_topology(2, 2, 3)])
+@each("affinity", [0.0, 0.5, 0.95])
+@each("topology", [Topology.hops(1, 4), Topology.hops(2, 2), uneven_topology(2, 2, 3)])
 def test_bounds_are_below_the_optimum_of_viterbi(affinity: float, topology: Topology) -> None:
     statistics = RoutingStatistics.collect(markov_trace(8, 6, affinity, 2_000, seed=4), 4)
     best = cheapest_path(statistics, topology.cost)[1]
@@ -71,7 +72,7 @@ def test_a_problem_that_is_too_large_gets_no_eigenvalues(monkeypatch: pytest.Mon
     assert best_bound(statistics, Topology.hops(2, 2)) == degree_bound(statistics.transitions, Topology.hops(2, 2).cost)
 
 
-@pytest.mark.parametrize("evaluations", [1, 2, 30])
+@each("evaluations", [1, 2, 30])
 def test_no_assignment_keeps_more_tokens_than_the_eigenvalues_allow(evaluations: int) -> None:
     for seed in range(3):
         routing = dropping_trace(6, 4, 1, 300, seed=seed, world_size=1, drop=0.3)
@@ -86,7 +87,7 @@ def test_no_assignment_keeps_more_tokens_than_the_eigenvalues_allow(evaluations:
         assert max(stay) <= bound
 
 
-@pytest.mark.parametrize("affinity", [0.0, 0.6])
+@each("affinity", [0.0, 0.6])
 def test_one_expert_a_rank_and_one_level_is_bounded_exactly(affinity: float) -> None:
     statistics = RoutingStatistics.collect(markov_trace(4, 4, affinity, 300, seed=1), 4)
     topology = Topology.hops(1, 4)
@@ -107,7 +108,7 @@ def test_jumps_are_counted_by_the_layers_that_they_link(monkeypatch: pytest.Monk
     assert layer_pairs(statistics).sum() == statistics.transitions.sum()
 
 
-@pytest.mark.parametrize("degree", [1, 2, 3, 6])
+@each("degree", [1, 2, 3, 6])
 def test_heaviest_pairs_bounds_the_linear_programme_closely(degree: int) -> None:
     draw = np.random.default_rng(degree)
     ones = np.kron(np.eye(6), np.ones(6)), np.kron(np.ones(6), np.eye(6))
@@ -118,7 +119,7 @@ def test_heaviest_pairs_bounds_the_linear_programme_closely(degree: int) -> None
         assert -answer.fun * (1 - 1e-9) <= bound <= -answer.fun * 1.03
 
 
-@pytest.mark.parametrize("seed", [0, 1, 2])
+@each("seed", [0, 1, 2])
 def test_no_placement_costs_less_than_the_hierarchical_bound(seed: int) -> None:
     statistics = RoutingStatistics.collect(dropping_trace(4, 1, 2, 200, seed=seed, world_size=4, drop=0.1), 4)
     for topology in (Topology.hops(2, 2), uneven_topology(2, 2, seed), Topology.hops(4, 1), Topology.hops(1, 4)):

@@ -18,9 +18,11 @@ from moe.placement.solver.load_limits import keeps, start_within
 from moe.placement.solver.protocol import PlacementSolver
 from moe.placement.topology import Topology
 from moe.routing_trace import RoutingTrace
+from tests.each import each
 from tests.moe.exhaustive import balanced_layers, is_balanced, random_ranks, uneven_topology
 from tests.moe.traces import coherent_walk, dropping_trace, trace
 from tests.oracle.integer_programme import solve_milp
+from tests.pairwise import pairwise_cover
 
 SEARCHES: list[PlacementSolver] = [solve_sweep, solve_pair]
 
@@ -62,9 +64,10 @@ def least_cost(statistics: RoutingStatistics, topology: Topology, limits: np.nda
     return min(coherent_cost(statistics, np.array(ranks), topology.cost).sum() for ranks in product(*allowed))
 
 
-@pytest.mark.parametrize("top_k", [1, 2, 3])
-@pytest.mark.parametrize("topology", [Topology.hops(1, 2), uneven_topology(1, 2, 1), uneven_topology(2, 1, 2)])
-@pytest.mark.parametrize("capped", [False, True])
+@each(
+    "top_k, topology, capped",
+    pairwise_cover([1, 2, 3], [Topology.hops(1, 2), uneven_topology(1, 2, 1), uneven_topology(2, 1, 2)], [False, True]),
+)
 def test_viterbi_and_the_programme_have_the_optimum_found_by_trying_all(
     top_k: int, topology: Topology, capped: bool
 ) -> None:
@@ -126,8 +129,7 @@ def test_pair_comes_within_one_per_cent_of_the_optimum_on_average_and_two_at_wor
 
 
 @pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in (1, 2))])
-@pytest.mark.parametrize("topology", [Topology.hops(1, 2), Topology.hops(2, 2), uneven_topology(1, 4, 3)])
-@pytest.mark.parametrize("top_k", [2, 3, 4])
+@each("topology, top_k", product([Topology.hops(1, 2), Topology.hops(2, 2), uneven_topology(1, 4, 3)], [2, 3, 4]))
 def test_the_bound_is_below_the_exact_optimum_with_and_without_limits(
     topology: Topology, top_k: int, seed: int
 ) -> None:
@@ -142,8 +144,7 @@ def test_the_bound_is_below_the_exact_optimum_with_and_without_limits(
         assert 0 <= best_bound(statistics, topology, limits, rounds) <= capped
 
 
-@pytest.mark.parametrize("drop", [0.0, 0.3])
-@pytest.mark.parametrize("top_k", [1, 3])
+@each("drop, top_k", product([0.0, 0.3], [1, 3]))
 def test_counts_of_visits_price_what_a_walk_over_the_tokens_prices(top_k: int, drop: float) -> None:
     routing = affine_trace(8, 5, top_k, 200, seed=0, drop=drop)
     statistics = RoutingStatistics.collect(routing, 4)
@@ -203,7 +204,7 @@ def test_a_start_keeps_limits_that_only_a_search_meets_and_refuses_others() -> N
         start_within(loads, 4, np.array([13.0, 50.0]))
 
 
-@pytest.mark.parametrize("solver", [solve_viterbi])
+@each("solver", [solve_viterbi])
 def test_limits_that_no_assignment_keeps_are_refused(solver: PlacementSolver) -> None:
     statistics = RoutingStatistics.collect(affine_trace(8, 3, 2, 100, seed=0), 4)
     limits = caps(statistics, 4, 1.0)

@@ -19,6 +19,7 @@ from moe.placement.solver.solve import SOLVERS, solve
 from moe.placement.solver.swaps import search_layers
 from moe.placement.solver.tradeoff import trade_off, tradeoff_points
 from moe.placement.topology import Topology
+from tests.each import each
 from tests.moe.exhaustive import balanced_layers, uneven_topology
 from tests.moe.traces import markov_trace, trace
 
@@ -53,7 +54,7 @@ def test_enumeration_lists_every_balanced_assignment_once() -> None:
     np.testing.assert_array_equal(STATES[0], np.arange(8) // 2)
 
 
-@pytest.mark.parametrize("dispatch", RETURNING)
+@each("dispatch", RETURNING)
 def test_enumeration_prices_as_the_objective_does_and_takes_the_least_within_the_limits(dispatch: Dispatch) -> None:
     statistics, topology = clustered(8, 2, 150, seed=0, top_k=3), uneven_topology(2, 2, 3)
     every = np.stack(
@@ -70,8 +71,7 @@ def test_enumeration_prices_as_the_objective_does_and_takes_the_least_within_the
 
 
 @pytest.mark.parametrize("seeds", [range(10), pytest.param(range(10, 30), marks=pytest.mark.slow)], ids=str)
-@pytest.mark.parametrize("cap", [None, 1.1])
-@pytest.mark.parametrize("dispatch", RETURNING)
+@each("cap, dispatch", product([None, 1.1], RETURNING))
 def test_searches_come_near_the_optimum_of_every_case_and_keep_the_cap(
     dispatch: Dispatch, cap: float | None, seeds: range
 ) -> None:
@@ -93,8 +93,8 @@ def test_searches_come_near_the_optimum_of_every_case_and_keep_the_cap(
     assert np.max(gaps) <= 0.02
 
 
-@pytest.mark.parametrize("objective", ["coherent", *RETURNING])
-@pytest.mark.parametrize("topology", [Topology.hops(1, 4), uneven_topology(2, 2, 0)], ids=["1x4", "uneven"])
+@each("objective", ["coherent", *RETURNING])
+@each("topology", [Topology.hops(1, 4), uneven_topology(2, 2, 0)], ids=["1x4", "uneven"])
 def test_every_solver_keeps_the_cap_and_the_file_says_what_it_reached(objective: Dispatch, topology: Topology) -> None:
     statistics = clustered(8, 3, 300, seed=1)
     for solver in ("auto", "packing", *SOLVERS[objective]):
@@ -136,9 +136,7 @@ def test_large_layers_say_what_is_found_and_what_is_proven() -> None:
     assert least.found >= loads.sum() / 8
 
 
-@pytest.mark.parametrize(
-    ("cap", "message"), [(0.9, r"max_load: 0.9 is below 1"), (float("nan"), "max_load: nan is below")]
-)
+@each("cap, message", [(0.9, r"max_load: 0.9 is below 1"), (float("nan"), "max_load: nan is below")])
 def test_a_cap_below_the_mean_is_refused(cap: float, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         solve(clustered(8, 2, 50, seed=0), Topology.hops(1, 4), objective="home", max_load=cap)
@@ -156,7 +154,7 @@ def test_the_contiguous_placement_is_refused_where_it_breaks_the_cap() -> None:
     assert placed.load.worst <= 1.4
 
 
-@pytest.mark.parametrize("dispatch", RETURNING)
+@each("dispatch", RETURNING)
 def test_what_changes_no_comparison_changes_no_placement(dispatch: Dispatch) -> None:
     statistics, topology = clustered(16, 3, 400, seed=2, top_k=3), uneven_topology(2, 2, 1)
     limits = load_limits(statistics, 4, 1.15, strict=False)
@@ -167,7 +165,7 @@ def test_what_changes_no_comparison_changes_no_placement(dispatch: Dispatch) -> 
     np.testing.assert_array_equal(ranks, search_layers(statistics, dearer, dispatch, seed=3, limits=limits))
 
 
-@pytest.mark.parametrize("objective", ["coherent", *RETURNING])
+@each("objective", ["coherent", *RETURNING])
 def test_the_curve_keeps_its_caps_and_never_rises_with_them(objective: Dispatch) -> None:
     statistics, topology = clustered(16, 3, 400, seed=4, top_k=3), Topology.hops(2, 2)
     placement = solve(statistics, topology, objective=objective, max_load=1.15, strict=False)
@@ -186,7 +184,7 @@ def test_the_curve_keeps_its_caps_and_never_rises_with_them(objective: Dispatch)
     assert points[0].cost == pytest.approx(costs[0])
 
 
-@pytest.mark.parametrize("objective", ["coherent", *RETURNING])
+@each("objective", ["coherent", *RETURNING])
 def test_the_curve_of_few_assignments_is_exact(objective: Dispatch) -> None:
     statistics, topology = clustered(4, 3, 200, seed=6, top_k=2, ranks=2), uneven_topology(2, 1, 5)
     curve = trade_off(statistics, topology, solve(statistics, topology, objective=objective), seed=0)

@@ -1,6 +1,6 @@
 """One copy of a token for each rank that holds any of its experts; and the copies of coherent dispatch."""
 
-from itertools import permutations
+from itertools import permutations, product
 
 import numpy as np
 import pytest
@@ -14,6 +14,8 @@ from moe.placement.solver.solve import solve
 from moe.placement.solver.swaps import layer_problems
 from moe.placement.topology import Topology
 from moe.routing_trace import RoutingTrace
+from tests.each import each
+from tests.moe.exhaustive import random_ranks
 from tests.moe.traces import coherent_walk, dropping_trace, markov_trace, trace
 
 
@@ -21,11 +23,6 @@ def uneven_cost(num_ranks: int, seed: int) -> np.ndarray:
     cost = np.random.default_rng(seed).integers(1, 20, size=(num_ranks, num_ranks)).astype(float)
     np.fill_diagonal(cost, 0)
     return cost
-
-
-def random_ranks(num_layers: int, num_experts: int, num_ranks: int, seed: int) -> np.ndarray:
-    draw = np.random.default_rng(seed)
-    return np.stack([draw.permutation(np.arange(num_experts) % num_ranks) for _ in range(num_layers)])
 
 
 def copies_walk(routing: RoutingTrace, expert_ranks: np.ndarray, cost: np.ndarray) -> float:
@@ -49,8 +46,7 @@ def grouped_trace(num_experts: int, num_groups: int, top_k: int, tokens: int, *,
     return trace(ids, draw.integers(world, size=tokens), num_experts, world)
 
 
-@pytest.mark.parametrize("drop", [0.0, 0.25, 0.9])
-@pytest.mark.parametrize("top_k", [1, 2, 4])
+@each("drop, top_k", product([0.0, 0.25, 0.9], [1, 2, 4]))
 def test_counts_price_exactly_what_a_walk_over_the_tokens_prices(top_k: int, drop: float) -> None:
     routing = dropping_trace(8, 4, top_k, 250, seed=3, world_size=8, drop=drop)
     statistics = RoutingStatistics.collect(routing, 4)
@@ -80,8 +76,7 @@ def test_one_choice_or_one_expert_a_rank_makes_copies_the_home_return_cost() -> 
             assert best.gap == pytest.approx(0, abs=1e-12)
 
 
-@pytest.mark.parametrize("topology", [Topology.hops(2, 2), Topology(2, 2, uneven_cost(4, 7), "units")])
-@pytest.mark.parametrize("top_k", [2, 3])
+@each("topology, top_k", product([Topology.hops(2, 2), Topology(2, 2, uneven_cost(4, 7), "units")], [2, 3]))
 def test_swaps_and_bound_enclose_the_optimum_found_by_trying_all(top_k: int, topology: Topology) -> None:
     statistics = RoutingStatistics.collect(dropping_trace(8, 1, top_k, 300, seed=top_k, world_size=4, drop=0.05), 4)
     best = min(copies_cost(statistics, np.array([ranks]), topology.cost).sum() for ranks in permutations_of_slots(8, 4))

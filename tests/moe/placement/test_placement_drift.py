@@ -11,6 +11,7 @@ from moe.placement.placement import Dispatch
 from moe.placement.ranks import relabel
 from moe.placement.solver.solve import keep_near, solve
 from moe.placement.topology import Topology
+from tests.each import each
 from tests.moe.traces import dropping_trace, markov_trace, trace
 
 TOPOLOGY = Topology.hops(2, 2)
@@ -33,7 +34,7 @@ def test_a_placement_of_the_same_routing_has_next_to_no_regret_and_one_of_anothe
     assert other.regret == pytest.approx(other.current_cost / other.fresh_cost - 1)
 
 
-@pytest.mark.parametrize("objective", ["coherent", "home", "copies"])
+@each("objective", ["coherent", "home", "copies"])
 def test_regret_is_never_negative_and_repeats(objective: Dispatch) -> None:
     routing = dropping_trace(8, 3, 2, 300, seed=0, world_size=4, drop=0.1)
     statistics = RoutingStatistics.collect(routing, 4)

@@ -15,6 +15,7 @@ from moe.report.layer_section import layer_strips, load_histogram, load_maps
 from moe.report.report import price_of_balance, tradeoff_curve, tradeoff_section
 from moe.report.traffic_section import arrivals_by_layer, cost_bars, link_bars, rank_maps
 from netsim.foundation.page import page
+from tests.each import each
 from tests.moe.traces import markov_trace
 
 SVG = "{http://www.w3.org/2000/svg}"
@@ -50,7 +51,7 @@ def test_bars_have_their_values_beside_them() -> None:
     assert {"stay", "move", "experts"} <= set(texts(arrivals_by_layer(np.array([0, 2, 8]), 8)))
 
 
-@pytest.mark.parametrize("num_nodes", [1, 2])
+@each("num_nodes", [1, 2])
 def test_a_map_of_ranks_shows_every_pair_and_leaves_out_what_stays(num_nodes: int) -> None:
     before, placed = traffic(num_nodes=num_nodes)
     written = texts(rank_maps({"now": before, "placed": placed}, 4 // num_nodes))

@@ -12,6 +12,7 @@ from moe.placement.counts import RoutingStatistics
 from moe.placement.solver.solve import solve
 from moe.placement.topology import Topology
 from moe.routing_trace import RoutingTrace
+from tests.each import each
 from tests.moe.traces import coherent_walk, markov_trace
 
 GOLDEN = Path("tests/files/placement.json")
@@ -103,8 +104,8 @@ def layers(first: list[list[int]]) -> list[list[list[int]]]:
     return [first, *json.loads(GOLDEN.read_text())["rank_experts"][1:]]
 
 
-@pytest.mark.parametrize(
-    ("text", "field", "problem"),
+@each(
+    "text, field, problem",
     [
         ("", "document", "is not JSON"),
         (GOLDEN.read_text()[:300], "document", "is not JSON"),
@@ -117,11 +118,7 @@ def layers(first: list[list[int]]) -> list[list[list[int]]]:
         (spoiled(num_layers="3"), "num_layers", "'3'"),
         (spoiled(num_nodes=0), "num_nodes", "greater than 0 (0)"),
         (spoiled(ranks_per_node=4), "rank_experts.0", "4 ranks where num_nodes * ranks_per_node is 8"),
-        (
-            spoiled(rank_experts=layers([[0, 1], [2, 3], [4, 5], [6, 6]])),
-            "rank_experts.0",
-            "6 is twice on rank 3",
-        ),
+        (spoiled(rank_experts=layers([[0, 1], [2, 3], [4, 5], [6, 6]])), "rank_experts.0", "6 is twice on rank 3"),
         (spoiled(rank_experts=layers([[0, 1], [2, 3], [4, 5], [6, 8]])), "rank_experts.0", "expert 8 is outside"),
         (spoiled(rank_experts=layers([[0, 1], [2, 3], [4, 5], [6, -7]])), "rank_experts.0.3.1", "(-7)"),
         (

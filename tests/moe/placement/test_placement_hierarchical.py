@@ -8,6 +8,7 @@ from moe.placement.cost.objective import copies_moves, hierarchical_cost, hierar
 from moe.placement.counts import RoutingStatistics
 from moe.placement.topology import Topology
 from moe.routing_trace import RoutingTrace
+from tests.each import each
 from tests.moe.exhaustive import random_ranks, uneven_topology
 from tests.moe.traces import dropping_trace
 
@@ -30,9 +31,9 @@ def sent_between(routing: RoutingTrace, expert_ranks: np.ndarray, topology: Topo
     return sent
 
 
-@pytest.mark.parametrize("drop", [0.0, 0.3, 0.9])
-@pytest.mark.parametrize("top_k", [1, 2, 4])
-@pytest.mark.parametrize("topology", [uneven_topology(2, 2, 0), uneven_topology(2, 4, 1), uneven_topology(4, 2, 2)])
+@each("drop", [0.0, 0.3, 0.9])
+@each("top_k", [1, 2, 4])
+@each("topology", [uneven_topology(2, 2, 0), uneven_topology(2, 4, 1), uneven_topology(4, 2, 2)])
 def test_counts_name_the_links_that_a_walk_over_the_tokens_names(topology: Topology, top_k: int, drop: float) -> None:
     ranks = topology.num_ranks
     routing = dropping_trace(8, 3, top_k, 200, seed=5, world_size=2 * ranks, drop=drop)
@@ -47,7 +48,7 @@ def test_counts_name_the_links_that_a_walk_over_the_tokens_names(topology: Topol
     assert traffic.moves_by_link[:, 2].sum() == pytest.approx((sent * topology.off_node).sum() / 200)
 
 
-@pytest.mark.parametrize(("nodes", "ranks_per_node"), [(1, 4), (4, 1)])
+@each("nodes, ranks_per_node", [(1, 4), (4, 1)])
 def test_one_node_or_one_rank_a_node_leaves_the_copies_of_the_flat_dispatch(nodes: int, ranks_per_node: int) -> None:
     topology = Topology.hops(nodes, ranks_per_node)
     statistics = RoutingStatistics.collect(dropping_trace(8, 3, 3, 300, seed=0, world_size=4, drop=0.1), 4)

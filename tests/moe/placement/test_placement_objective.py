@@ -1,4 +1,5 @@
 from dataclasses import replace
+from itertools import product
 
 import numpy as np
 import pytest
@@ -9,17 +10,12 @@ from moe.placement.counts import RoutingStatistics
 from moe.placement.placement import Dispatch
 from moe.placement.solver.solve import choose_solver, solve
 from moe.placement.topology import Topology
+from tests.each import each
+from tests.moe.exhaustive import random_ranks
 from tests.moe.traces import coherent_walk, dropping_trace, home_walk, markov_trace
 
 
-def random_ranks(num_layers: int, num_experts: int, num_ranks: int, seed: int) -> np.ndarray:
-    draw = np.random.default_rng(seed)
-    ranks = np.arange(num_experts) % num_ranks
-    return np.stack([draw.permutation(ranks) for _ in range(num_layers)])
-
-
-@pytest.mark.parametrize("drop", [0.0, 0.25, 0.9])
-@pytest.mark.parametrize("top_k", [1, 3])
+@each("drop, top_k", product([0.0, 0.25, 0.9], [1, 3]))
 def test_counts_price_exactly_what_a_walk_over_the_tokens_prices(top_k: int, drop: float) -> None:
     routing = dropping_trace(8, 5, top_k, 250, seed=3, world_size=8, drop=drop)
     statistics = RoutingStatistics.collect(routing, 4)
@@ -82,7 +78,7 @@ def test_an_evaluation_agrees_with_the_tokens() -> None:
     assert traffic.imbalance[2] == pytest.approx(loads.max() / loads.mean())
 
 
-@pytest.mark.parametrize("dispatch", ["coherent", "home", "copies"])
+@each("dispatch", ["coherent", "home", "copies"])
 def test_moves_by_link_add_up_and_repeat_the_shares(dispatch: Dispatch) -> None:
     topology = Topology.hops(2, 2)
     statistics = RoutingStatistics.collect(dropping_trace(8, 4, 1, 300, seed=6, world_size=4, drop=0.1), 4)

@@ -19,6 +19,7 @@ from moe.placement.solver.solve import solve
 from moe.placement.topology import Topology
 from moe.replica import QUOTAS
 from moe.routing_trace import RoutingTrace
+from tests.each import each
 from tests.moe.exhaustive import uneven_topology
 from tests.moe.traces import dropping_trace, markov_trace, trace
 
@@ -131,7 +132,7 @@ def test_packing_balances_as_well_as_trying_all() -> None:
         assert busiest(loads, holders) == least
 
 
-@pytest.mark.parametrize("slots", [3, 4, 6, 8])
+@each("slots", [3, 4, 6, 8])
 def test_packing_with_replicas_fills_every_slot_and_never_doubles_an_expert_on_a_rank(slots: int) -> None:
     draw = np.random.default_rng(slots)
     for _ in range(20):
@@ -155,7 +156,7 @@ def test_a_pack_that_runs_into_a_full_rank_makes_room() -> None:
     assert holders.sum() == 18
 
 
-@pytest.mark.parametrize("dispatch", MODES)
+@each("dispatch", MODES)
 def test_without_replicas_the_moves_are_those_of_a_plain_placement(dispatch: Dispatch) -> None:
     routing = dropping_trace(8, 4, 2, 300, seed=0, world_size=4, drop=0.2)
     statistics = RoutingStatistics.collect(routing, 4)
@@ -166,7 +167,7 @@ def test_without_replicas_the_moves_are_those_of_a_plain_placement(dispatch: Dis
     np.testing.assert_allclose(loads, evaluate(statistics, topology, ranks, dispatch).rank_loads, atol=1e-9)
 
 
-@pytest.mark.parametrize("slots", [3, 5])
+@each("slots", [3, 5])
 def test_expected_coherent_moves_and_loads_agree_with_tokens_that_follow_the_rule(slots: int) -> None:
     topology = Topology.hops(2, 2)
     routing = markov_trace(8, 4, 0.7, 12_000, seed=0, world_size=4)
@@ -178,9 +179,7 @@ def test_expected_coherent_moves_and_loads_agree_with_tokens_that_follow_the_rul
     assert loads.sum() == pytest.approx(walked_loads.sum())
 
 
-@pytest.mark.parametrize("rule", QUOTAS)
-@pytest.mark.parametrize("dispatch", RETURNING)
-@pytest.mark.parametrize("slots", [3, 5])
+@each("rule, dispatch, slots", product(QUOTAS, RETURNING, [3, 5]))
 def test_moves_and_loads_are_those_of_choices_dealt_one_by_one(dispatch: Dispatch, slots: int, rule: str) -> None:
     topology = Topology.hops(2, 2)
     for routing in (skewed_trace(400, seed=0), dropping_trace(8, 4, 3, 300, seed=1, world_size=4, drop=0.2)):
@@ -191,8 +190,7 @@ def test_moves_and_loads_are_those_of_choices_dealt_one_by_one(dispatch: Dispatc
         np.testing.assert_array_equal(loads, walked_loads)
 
 
-@pytest.mark.parametrize("dispatch", MODES)
-@pytest.mark.parametrize("solver", ["auto", "packing", "contiguous"])
+@each("dispatch, solver", product(MODES, ["auto", "packing", "contiguous"]))
 def test_replicas_are_placed_read_and_measured(dispatch: Dispatch, solver: str) -> None:
     topology = Topology.hops(2, 2)
     statistics = RoutingStatistics.collect(skewed_trace(2_000, seed=1), 4)
@@ -214,7 +212,7 @@ def test_replicas_are_placed_read_and_measured(dispatch: Dispatch, solver: str) 
         assert costs[1] < costs[0]
 
 
-@pytest.mark.parametrize("rule", QUOTAS)
+@each("rule", QUOTAS)
 def test_replicas_even_the_loads_and_send_no_more_copies(rule: str) -> None:
     topology = Topology.hops(2, 2)
     statistics = RoutingStatistics.collect(skewed_trace(3_000, seed=3, top_k=3), 4)
@@ -276,7 +274,7 @@ def test_even_loads_leave_packing_nothing_to_do() -> None:
     assert packed.rank_experts == Placement.contiguous(3, 8, 2, 2).rank_experts
 
 
-@pytest.mark.parametrize(("slots", "line"), [(1, "1 slots"), (9, "9 slots"), (0, "0 slots"), (-2, "-2 slots")])
+@each("slots, line", [(1, "1 slots"), (9, "9 slots"), (0, "0 slots"), (-2, "-2 slots")])
 def test_slots_that_hold_too_few_or_too_many_are_refused(slots: int, line: str) -> None:
     statistics = RoutingStatistics.collect(skewed_trace(50, seed=0), 4)
     with pytest.raises(ValueError, match=rf"slots: {line} a rank are not between 2, .* and 8, .*; choose from 2 to 8"):

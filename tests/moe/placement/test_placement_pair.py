@@ -3,7 +3,6 @@ import sys
 from itertools import product
 
 import numpy as np
-import pytest
 from scipy.optimize import linear_sum_assignment
 
 from moe.placement.cost.objective import coherent_cost
@@ -15,6 +14,7 @@ from moe.placement.solver.enumeration import solve_viterbi
 from moe.placement.solver.kernels import kernels
 from moe.placement.solver.traffic import Traffic
 from moe.placement.topology import Topology
+from tests.each import each
 from tests.moe.exhaustive import is_balanced, random_ranks, uneven_topology
 from tests.moe.traces import coherent_walk, dropping_trace, markov_trace
 
@@ -33,7 +33,7 @@ def movable_experts(ranks: np.ndarray, first: int, second: int) -> np.ndarray:
     return np.stack([np.concatenate([np.flatnonzero(layer == rank) for rank in (first, second)]) for layer in ranks])
 
 
-@pytest.mark.parametrize("seed", range(5))
+@each("seed", range(5))
 def test_compiled_assignment_is_as_cheap_as_that_of_scipy(seed: int) -> None:
     draw = np.random.default_rng(seed)
     for num_experts, num_ranks in [(1, 1), (4, 4), (8, 4), (12, 3), (64, 16), (30, 2)]:
@@ -46,7 +46,7 @@ def test_compiled_assignment_is_as_cheap_as_that_of_scipy(seed: int) -> None:
             assert prices[ranks, np.arange(num_experts)].sum() == slots[linear_sum_assignment(slots)].sum()
 
 
-@pytest.mark.parametrize("drop", [0.0, 0.4])
+@each("drop", [0.0, 0.4])
 def test_compiled_cost_is_the_cost_of_the_tokens_one_by_one(drop: float) -> None:
     routing = dropping_trace(8, 6, 2, 300, seed=2, world_size=1, drop=drop)
     statistics, topology = RoutingStatistics.collect(routing, 4), uneven_topology(2, 2, 0)
@@ -57,7 +57,7 @@ def test_compiled_cost_is_the_cost_of_the_tokens_one_by_one(drop: float) -> None
     assert Annealing(statistics, topology).cost(ranks) == walked
 
 
-@pytest.mark.parametrize("topology", [Topology.hops(3, 1), Topology.hops(1, 3), uneven_topology(1, 3, 4)])
+@each("topology", [Topology.hops(3, 1), Topology.hops(1, 3), uneven_topology(1, 3, 4)])
 def test_a_re_split_is_the_best_of_all_divisions_of_two_ranks(topology: Topology) -> None:
     for seed in range(4):
         statistics = RoutingStatistics.collect(markov_trace(6, 4, 0.8, 300, seed=seed), 3)
@@ -90,8 +90,8 @@ def test_a_re_split_with_jumps_never_raises_the_cost_and_knows_its_gain() -> Non
     assert not all(gains)
 
 
-@pytest.mark.parametrize(
-    ("experts", "topology", "drop"),
+@each(
+    "experts, topology, drop",
     [
         (8, Topology.hops(2, 2), 0.0),
         (8, uneven_topology(2, 2, 1), 0.3),
@@ -134,7 +134,7 @@ def test_a_kick_keeps_the_balance_and_moves_experts() -> None:
         assert sum((kick != ranks).any() for kick in kicks) > 10
 
 
-@pytest.mark.parametrize(("nodes", "affinity"), [(1, 0.5), (2, 0.8), (2, 0.95)])
+@each("nodes, affinity", [(1, 0.5), (2, 0.8), (2, 0.95)])
 def test_pair_moves_come_within_two_per_cent_of_the_optimum(nodes: int, affinity: float) -> None:
     topology = Topology.hops(nodes, 4 // nodes)
     statistics = RoutingStatistics.collect(markov_trace(8, 10, affinity, 5_000, seed=nodes), 4)
@@ -155,14 +155,7 @@ def test_pair_moves_beat_the_sweep_they_begin_with_where_a_rank_has_many_experts
 
 
 def test_scipy_waits_until_a_solver_needs_it() -> None:
-    modules = (
-        "solver.coherent",
-        "solver.enumeration",
-        "solver.assignment",
-        "bound.coherent",
-        "ranks",
-        "solver.solve",
-    )
+    modules = ("solver.coherent", "solver.enumeration", "solver.assignment", "bound.coherent", "ranks", "solver.solve")
     program = "import sys; " + "; ".join(f"import moe.placement.{module}" for module in modules)
     program += "; assert not {'scipy', 'torch'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", program], check=True)

@@ -1,17 +1,17 @@
 from itertools import permutations
 
 import numpy as np
-import pytest
 
 from moe.placement.cost.objective import coherent_cost
 from moe.placement.counts import RoutingStatistics
 from moe.placement.ranks import relabel
 from moe.placement.topology import Topology
+from tests.each import each
 from tests.moe.exhaustive import random_ranks, uneven_topology
 from tests.moe.traces import markov_trace
 
 
-@pytest.mark.parametrize("topology", [Topology.hops(2, 2), Topology.hops(1, 4), Topology.hops(4, 1)])
+@each("topology", [Topology.hops(2, 2), Topology.hops(1, 4), Topology.hops(4, 1)])
 def test_as_many_experts_stay_as_any_renaming_of_nodes_and_ranks_allows(topology: Topology) -> None:
     symmetries = [
         np.array(names)

@@ -21,6 +21,7 @@ from moe.routing_trace import RoutingTrace
 from netsim.foundation.chart import Panel, chart
 from netsim.foundation.marks import Words
 from netsim.foundation.page import Facts, Figure, Note, Section, Table, page
+from tests.each import each
 from tests.moe.traces import dropping_trace, markov_trace, trace
 
 VOID = {"meta", "img", "br", "link", "path", "use", "image"}
@@ -87,7 +88,7 @@ def sized(routing: RoutingTrace, steps: int = 2) -> RoutingTrace:
     return replace(routing, header=header, step=step, micro=step % 1)
 
 
-@pytest.mark.parametrize("objective", ["coherent", "home", "copies"])
+@each("objective", ["coherent", "home", "copies"])
 def test_a_report_stands_alone_and_names_its_dispatch_mode(objective: Dispatch) -> None:
     text, _ = report_of(clustered(markov_trace(8, 4, 0.8, 2_000, seed=0, world_size=4), 4), 2, 2, objective)
     outline = Outline(text)
@@ -108,6 +109,7 @@ def test_the_same_placement_gives_the_same_page() -> None:
     assert report_of(routing, 2, 2, "coherent") == report_of(routing, 2, 2, "coherent")
 
 
+@pytest.mark.usefixtures("blank_pictures_here")
 def test_one_layer_has_nothing_to_place_in_coherent_dispatch() -> None:
     routing = markov_trace(8, 1, 0.8, 300, seed=0, world_size=4)
     text, _ = report_of(routing, 2, 2, "coherent")
@@ -152,6 +154,7 @@ def test_every_dispatch_mode_has_a_name_and_a_law() -> None:
     assert all(DISPATCH_NAMES[dispatch] in law for dispatch, law in DISPATCH_LAWS.items() if dispatch != "hierarchical")
 
 
+@pytest.mark.usefixtures("blank_pictures_here")
 def test_hierarchical_dispatch_is_reported_inside_nodes_and_between_them() -> None:
     """Priced for a placement that another mode was solved for, since the report only measures."""
     routing, topology = dropping_trace(8, 3, 3, 400, seed=0, world_size=4, drop=0.1), Topology.hops(2, 2)
@@ -173,6 +176,7 @@ def test_hierarchical_dispatch_is_reported_inside_nodes_and_between_them() -> No
     assert "between nodes" in text
 
 
+@pytest.mark.usefixtures("blank_pictures_here")
 def test_a_placement_that_gains_nothing_is_called_that() -> None:
     ids = np.zeros((10, 2, 1), int)
     ids[:5] = 1
@@ -180,6 +184,7 @@ def test_a_placement_that_gains_nothing_is_called_that() -> None:
     assert "Experts stay contiguous" in report_of(trace(ids, ids[:, 0, 0] * 0, 2, 1), 2, 1, "coherent")[0]
 
 
+@pytest.mark.usefixtures("blank_pictures_here")
 def test_traffic_that_stays_on_its_rank_is_called_that() -> None:
     routing = dropping_trace(4, 3, 1, 200, seed=0, world_size=4, drop=0.0)
     ids = routing.expert_ids.copy()
@@ -188,6 +193,7 @@ def test_traffic_that_stays_on_its_rank_is_called_that() -> None:
     assert "moves no token between ranks" in text
 
 
+@pytest.mark.usefixtures("blank_pictures_here")
 def test_copies_of_a_top_k_router_are_in_bytes_and_cost_and_moves_are_counted_not_shared() -> None:
     routing = sized(dropping_trace(8, 3, 2, 300, seed=0, world_size=4, drop=0.05))
     text, numbers = report_of(routing, 2, 2, "coherent")
@@ -213,6 +219,7 @@ def test_a_cap_on_the_busiest_rank_is_drawn_where_loads_are() -> None:
     assert ">cap " not in report_of(routing, 1, 4, "copies")[0]
 
 
+@pytest.mark.usefixtures("blank_pictures_here")
 def test_bytes_and_times_follow_from_moves_sizes_and_rates() -> None:
     routing = sized(clustered(markov_trace(8, 4, 0.8, 2_000, seed=0, world_size=8), 8))
     rates = "intra=8Gbps,inter=1Gbps,latency=1us"
@@ -241,6 +248,7 @@ def test_bytes_and_times_follow_from_moves_sizes_and_rates() -> None:
     }
 
 
+@pytest.mark.usefixtures("blank_pictures_here")
 def test_what_is_not_known_is_said() -> None:
     routing = markov_trace(8, 3, 0.8, 300, seed=0, world_size=4)
     assert "does not say how wide a token is" in report_of(routing, 2, 2, "coherent")[0]
@@ -249,6 +257,7 @@ def test_what_is_not_known_is_said() -> None:
     assert "No times: give --cost intra=" in report_of(sized(routing), 2, 2, "coherent")[0]
 
 
+@pytest.mark.usefixtures("blank_pictures_here")
 def test_simulated_times_are_shown_as_netsim_wrote_them(tmp_path: Path) -> None:
     golden = Path("tests/files/results.json")
     simulations = tuple(read_simulations(golden))
@@ -277,6 +286,7 @@ def test_simulated_times_are_shown_as_netsim_wrote_them(tmp_path: Path) -> None:
         read_simulations(tmp_path / "none.json")
 
 
+@pytest.mark.usefixtures("blank_pictures_here")
 def test_packing_is_reported_by_the_load_that_it_evens_out() -> None:
     ids = np.minimum(np.random.default_rng(0).geometric(0.4, size=(2_000, 3, 1)) - 1, 7)
     routing = trace(ids, np.arange(2_000) % 4, 8, 4)

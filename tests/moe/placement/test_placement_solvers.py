@@ -3,7 +3,6 @@ from itertools import product
 import numpy as np
 import pytest
 
-from moe.placement.bound.coherent import degree_bound
 from moe.placement.cost.evaluation import evaluate
 from moe.placement.cost.objective import OBJECTIVES, coherent_cost, home_cost
 from moe.placement.counts import RoutingStatistics
@@ -12,6 +11,7 @@ from moe.placement.ranks import contiguous_ranks
 from moe.placement.solver.descent import Descent
 from moe.placement.solver.solve import SOLVERS, solve
 from moe.placement.topology import Topology
+from tests.each import each
 from tests.moe.exhaustive import is_balanced, optimum, uneven_topology
 from tests.moe.traces import coherent_walk, dropping_trace, markov_trace, trace
 
@@ -20,7 +20,7 @@ EVERY_SOLVER = [
 ]
 
 
-@pytest.mark.parametrize(("objective", "solver"), EVERY_SOLVER)
+@each("objective, solver", EVERY_SOLVER)
 @pytest.mark.parametrize(
     "topology",
     [
@@ -49,8 +49,7 @@ def test_every_solver_keeps_the_contract(objective: Dispatch, solver: str, topol
     assert record.gap == pytest.approx((record.cost - record.lower_bound) / record.cost if record.cost else 0)
 
 
-@pytest.mark.parametrize("seed", range(6))
-@pytest.mark.parametrize("topology", [Topology.hops(2, 1), uneven_topology(1, 2, 1)])
+@each("seed, topology", product(range(6), [Topology.hops(2, 1), uneven_topology(1, 2, 1)]))
 def test_sweep_and_bound_enclose_the_optimum_found_by_trying_all(seed: int, topology: Topology) -> None:
     statistics = RoutingStatistics.collect(markov_trace(4, 4, 0.8, 300, seed=seed), 2)
     best = optimum("coherent", statistics, topology)
@@ -60,16 +59,7 @@ def test_sweep_and_bound_enclose_the_optimum_found_by_trying_all(seed: int, topo
     assert best <= record.cost * 300 <= best * 1.15
 
 
-@pytest.mark.parametrize("seed", range(4))
-def test_the_bound_holds_for_any_cost_matrix(seed: int) -> None:
-    topology = uneven_topology(1, 3, seed)
-    for affinity in (0.2, 0.95):
-        statistics = RoutingStatistics.collect(markov_trace(3, 4, affinity, 200, seed=seed), 3)
-        bound = degree_bound(statistics.transitions, topology.cost)
-        assert 0 < bound <= optimum("coherent", statistics, topology)
-
-
-@pytest.mark.parametrize("seed", range(4))
+@each("seed", range(4))
 def test_the_bound_holds_where_layers_are_skipped(seed: int) -> None:
     routing = dropping_trace(4, 4, 1, 200, seed=seed, world_size=1, drop=0.3)
     statistics = RoutingStatistics.collect(routing, 2)
@@ -80,7 +70,7 @@ def test_the_bound_holds_where_layers_are_skipped(seed: int) -> None:
     assert record.lower_bound * 200 <= best <= record.cost * 200 <= best * 1.1
 
 
-@pytest.mark.parametrize("topology", [Topology.hops(2, 1), uneven_topology(1, 2, 3)])
+@each("topology", [Topology.hops(2, 1), uneven_topology(1, 2, 3)])
 def test_assignment_is_the_optimum_of_home_return(topology: Topology) -> None:
     for seed in range(3):
         statistics = RoutingStatistics.collect(dropping_trace(4, 2, 2, 80, seed=seed, world_size=4, drop=0.1), 2)
@@ -96,7 +86,7 @@ def test_layers_that_home_return_cannot_improve_stay_contiguous() -> None:
     assert solve(statistics, Topology.hops(1, 1), objective="home").rank_experts[2] == (tuple(range(8)),)
 
 
-@pytest.mark.parametrize("affinity", [0.0, 0.5, 0.9])
+@each("affinity", [0.0, 0.5, 0.9])
 def test_one_expert_a_rank_and_one_level_of_cost_is_solved_to_the_bound(affinity: float) -> None:
     topology = Topology.hops(1, 16)
     for seed in range(3):
@@ -117,8 +107,8 @@ def test_without_affinity_a_placement_does_not_help_on_other_tokens() -> None:
     assert evaluate(other, topology, placement.expert_ranks(), "coherent").cross_rank == pytest.approx(7 / 8, abs=0.005)
 
 
-@pytest.mark.parametrize(
-    ("experts", "layers", "nodes", "ranks", "solver"),
+@each(
+    "experts, layers, nodes, ranks, solver",
     [
         (8, 12, 2, 2, "auto"),
         (8, 12, 2, 4, "pair"),
@@ -141,16 +131,6 @@ def test_affinity_is_turned_into_fewer_moves_on_other_tokens(
     contiguous = contiguous_ranks(layers, experts, nodes * ranks)
     before, after = (evaluate(other, topology, r, "coherent").cross_rank for r in (contiguous, placed))
     assert after <= 0.55 * before
-
-
-def test_what_helps_coherent_dispatch_does_nothing_where_tokens_go_home() -> None:
-    topology = Topology.hops(1, 8)
-    routing = markov_trace(16, 8, 0.8, 20_000, seed=0, world_size=8)
-    statistics = RoutingStatistics.collect(routing, 8)
-    placed = solve(statistics, topology, objective="coherent", solver="sweep").expert_ranks()
-    for ranks in (placed, contiguous_ranks(8, 16, 8)):
-        assert evaluate(statistics, topology, ranks, "home").cross_rank == pytest.approx(7 / 8, abs=0.005)
-    assert evaluate(statistics, topology, placed, "coherent").cross_rank < 0.5
 
 
 def test_a_sweep_never_raises_the_cost_and_ends_where_no_layer_gains() -> None:
@@ -191,8 +171,8 @@ def test_a_placement_that_cannot_gain_is_the_contiguous_one() -> None:
         assert placement.objective.cost == placement.objective.gap == 0
 
 
-@pytest.mark.parametrize(
-    ("change", "message"),
+@each(
+    "change, message",
     [
         ({"objective": "speed"}, r"objective: unknown \(speed\); choose from coherent, home"),
         ({"solver": "guess"}, r"solver: unknown .* \(guess\); choose from auto, contiguous, sweep"),

@@ -7,6 +7,7 @@ import pytest
 
 from moe.placement.counts import RoutingStatistics, Tally
 from moe.routing_trace import RoutingTrace
+from tests.each import each
 from tests.moe.traces import dropping_trace, markov_trace, trace
 
 
@@ -22,7 +23,7 @@ def assert_equal(one: RoutingStatistics, other: RoutingStatistics) -> None:
             np.testing.assert_array_equal(tally.tokens, same.tokens)
 
 
-@pytest.mark.parametrize("drop", [0.0, 0.3, 0.8])
+@each("drop", [0.0, 0.3, 0.8])
 def test_counts_equal_a_walk_over_the_tokens(drop: float) -> None:
     routing = dropping_trace(5, 6, 2, 300, seed=1, world_size=6, drop=drop)
     transitions, sources, loads = Counter(), Counter(), Counter()
@@ -56,7 +57,7 @@ def test_counts_of_parts_add_up_to_the_counts_of_the_whole() -> None:
     assert_equal(first + (third + second), whole)
 
 
-@pytest.mark.parametrize("drop", [0.0, 0.5])
+@each("drop", [0.0, 0.5])
 def test_choices_made_together_equal_a_walk_over_the_tokens(drop: float) -> None:
     routing = dropping_trace(5, 4, 3, 200, seed=2, world_size=4, drop=drop)
     repeated = routing.expert_ids.copy()
@@ -87,10 +88,8 @@ def test_choices_made_together_equal_a_walk_over_the_tokens(drop: float) -> None
         assert tally.rows.tolist() == sorted(tally.rows.tolist())
 
 
-@pytest.mark.parametrize(
-    ("reach", "columns"), [(4, 3), (3_000_000, 7), (2**40, 3), (2**61, 2)], ids=["narrow", "wide", "wider", "widest"]
-)
-@pytest.mark.parametrize("weighted", [True, False])
+@each("reach, columns", [(4, 3), (3_000_000, 7), (2**40, 3), (2**61, 2)], ids=["narrow", "wide", "wider", "widest"])
+@each("weighted", [True, False])
 def test_rows_are_told_apart_and_sorted_whether_or_not_one_number_holds_them(
     reach: int, columns: int, weighted: bool
 ) -> None:

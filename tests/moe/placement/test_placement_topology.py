@@ -5,6 +5,7 @@ import pytest
 
 from moe.placement.cost.evaluation import exchange_seconds
 from moe.placement.topology import LinkRates, Topology
+from tests.each import each
 
 
 def test_hops_count_levels() -> None:
@@ -13,8 +14,8 @@ def test_hops_count_levels() -> None:
     np.testing.assert_array_equal(topology.cost, topology.off_rank + topology.off_node)
 
 
-@pytest.mark.parametrize(
-    ("text", "ratio"),
+@each(
+    "text, ratio",
     [("intra=900Gbps,inter=100Gbps", 9), ("intra=1.8Tbps,inter=400Gbps", 4.5), ("intra=500Mbps,inter=1Gbps", 0.5)],
 )
 def test_rates_become_transfer_times(text: str, ratio: float) -> None:
@@ -55,15 +56,25 @@ def test_a_matrix_is_taken_as_it_is(tmp_path: Path) -> None:
     np.testing.assert_array_equal(Topology.parse(str(tmp_path / "cost.npy"), 2, 1).cost, matrix)
 
 
-@pytest.mark.parametrize("text", ["", "miles", "intra=900,inter=100", "intra=1Gbps", "intra=1Gbps,inter=0Gbps",
-                                  "intra=1.2.3Gbps,inter=1Gbps", "intra=1Gbps,inter=1Gbps,latency=5"])  # fmt: skip
+@each(
+    "text",
+    [
+        "",
+        "miles",
+        "intra=900,inter=100",
+        "intra=1Gbps",
+        "intra=1Gbps,inter=0Gbps",
+        "intra=1.2.3Gbps,inter=1Gbps",
+        "intra=1Gbps,inter=1Gbps,latency=5",
+    ],
+)
 def test_other_costs_are_refused_with_the_known_ones(text: str) -> None:
     with pytest.raises(ValueError, match=r"cost: is unknown .*; give hops, a .npy matrix or intra="):
         Topology.parse(text, 2, 2)
 
 
-@pytest.mark.parametrize(
-    ("matrix", "problem"),
+@each(
+    "matrix, problem",
     [
         (np.zeros((3, 3)), r"shape \(3, 3\) is not \(4, 4\)"),
         (np.ones((4, 4)), "the diagonal is not zero"),
@@ -88,7 +99,7 @@ def test_a_missing_matrix_is_refused(tmp_path: Path) -> None:
         Topology.parse(str(tmp_path / "none.npy"), 2, 2)
 
 
-@pytest.mark.parametrize(("nodes", "ranks", "field"), [(0, 2, "num_nodes"), (2, 0, "ranks_per_node"), (-1, 1, "num_")])
+@each("nodes, ranks, field", [(0, 2, "num_nodes"), (2, 0, "ranks_per_node"), (-1, 1, "num_")])
 def test_counts_must_be_positive(nodes: int, ranks: int, field: str) -> None:
     with pytest.raises(ValueError, match=field):
         Topology.hops(nodes, ranks)

@@ -1,13 +1,15 @@
 """The bound on how few ranks tokens visit, and the relaxation of all divisions that it rests on."""
 
+from itertools import product
+
 import numpy as np
-import pytest
 
 from moe.placement.bound.copies import copies_bound
 from moe.placement.bound.distinct import Divisions, Multipliers, Relaxation, fewest_parts
 from moe.placement.cost.objective import copies_cost
 from moe.placement.counts import RoutingStatistics
 from moe.placement.topology import Topology
+from tests.each import each
 from tests.moe.exhaustive import balanced_layers, random_ranks, uneven_topology
 from tests.moe.traces import dropping_trace
 
@@ -34,9 +36,7 @@ def parts_visited(experts: np.ndarray, tokens: np.ndarray, ranks: np.ndarray, ho
     return total
 
 
-@pytest.mark.parametrize("choices", [1, 2, 3, 5, 7])
-@pytest.mark.parametrize("parts", [1, 2, 4])
-@pytest.mark.parametrize("at_home", [False, True])
+@each("choices, parts, at_home", product([1, 2, 3, 5, 7], [1, 2, 4], [False, True]))
 def test_no_division_visits_fewer_parts(choices: int, parts: int, at_home: bool) -> None:
     experts, tokens = random_sets(8, choices, 60, seed=choices)
     homes = np.random.default_rng(1).integers(parts, size=60) if at_home else None
@@ -57,7 +57,7 @@ def test_the_bound_is_close_where_choices_go_together() -> None:
     assert fewest_parts(experts, tokens, 8, 2, 40) >= 0.9 * best
 
 
-@pytest.mark.parametrize("layers", [1, 3])
+@each("layers", [1, 3])
 def test_no_division_has_more_weight_together_than_the_bound(layers: int) -> None:
     draw = np.random.default_rng(layers)
     size = 6 * layers
@@ -85,8 +85,7 @@ def test_divisions_are_their_own_nearest_matrix_and_the_mean_is_that_of_many() -
     np.testing.assert_allclose(np.mean(drawn, axis=0), divisions.mean(), atol=0.04)
 
 
-@pytest.mark.parametrize("topology", [Topology.hops(1, 2), Topology.hops(2, 2), uneven_topology(2, 2, 3)])
-@pytest.mark.parametrize("top_k", [2, 4])
+@each("topology, top_k", product([Topology.hops(1, 2), Topology.hops(2, 2), uneven_topology(2, 2, 3)], [2, 4]))
 def test_the_copies_bound_is_below_the_optimum_within_the_limits(topology: Topology, top_k: int) -> None:
     routing = dropping_trace(8, 1, top_k, 150, seed=top_k, world_size=4, drop=0.1)
     statistics = RoutingStatistics.collect(routing, topology.num_ranks)

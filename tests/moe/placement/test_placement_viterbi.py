@@ -5,12 +5,13 @@ from moe.placement.cost.objective import coherent_cost
 from moe.placement.counts import RoutingStatistics
 from moe.placement.solver.enumeration import MOST_STATES, num_states, solve_viterbi
 from moe.placement.topology import Topology
+from tests.each import each
 from tests.moe.exhaustive import balanced_layers, is_balanced, optimum, uneven_topology
 from tests.moe.traces import dropping_trace, markov_trace
 
 
-@pytest.mark.parametrize(
-    ("experts", "layers", "topology"),
+@each(
+    "experts, layers, topology",
     [
         (4, 4, Topology.hops(2, 1)),
         (4, 4, uneven_topology(1, 2, 0)),
@@ -30,7 +31,7 @@ def test_viterbi_finds_the_optimum_and_knows_it(experts: int, layers: int, topol
         assert cost == found.lower_bound == optimum("coherent", statistics, topology)
 
 
-@pytest.mark.parametrize("topology", [Topology.hops(2, 1), uneven_topology(1, 2, 3)])
+@each("topology", [Topology.hops(2, 1), uneven_topology(1, 2, 3)])
 def test_with_jumps_viterbi_only_claims_a_bound(topology: Topology) -> None:
     for seed in range(4):
         routing = dropping_trace(4, 4, 1, 200, seed=seed, world_size=1, drop=0.4)

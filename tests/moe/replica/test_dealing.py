@@ -1,12 +1,13 @@
 """Choices dealt to replicas: quotas are kept, ranks that a token visits anyway come first, torch and numpy agree."""
 
 import itertools
+from itertools import product
 
 import numpy as np
-import pytest
 import torch
 
 from moe.replica import QUOTAS, Slots, deal, served_choices
+from tests.each import each
 
 SLOTS = Slots.of(np.ravel([[0, 1, 4, 2, 6], [2, 3, 0, 5, 1], [4, 5, 0, 2, 7], [6, 7, 0, 1, 3]]), 8, 4)
 TOKENS, LAYER = 60, 3
@@ -26,8 +27,7 @@ def counts_of(sources: list[tuple[int, np.ndarray]]) -> np.ndarray:
     return np.stack([np.bincount(ids[ids >= 0], minlength=8) for _, ids in sources])
 
 
-@pytest.mark.parametrize("rule", QUOTAS)
-@pytest.mark.parametrize("seed", range(5))
+@each("rule, seed", product(QUOTAS, range(5)))
 def test_every_choice_is_served_once_and_quotas_are_kept(rule: str, seed: int) -> None:
     sources = chosen(seed)
     quotas = QUOTAS[rule](counts_of(sources), SLOTS.holders, LAYER)
@@ -38,8 +38,7 @@ def test_every_choice_is_served_once_and_quotas_are_kept(rule: str, seed: int) -
             assert sorted(SLOTS.experts.reshape(-1)[row]) == sorted(ids[ids >= 0])
 
 
-@pytest.mark.parametrize("rule", QUOTAS)
-@pytest.mark.parametrize("seed", range(3))
+@each("rule, seed", product(QUOTAS, range(3)))
 def test_torch_and_numpy_deal_alike(rule: str, seed: int) -> None:
     sources = chosen(seed)
     quotas = QUOTAS[rule](counts_of(sources), SLOTS.holders, LAYER)
@@ -67,7 +66,7 @@ def test_tokens_take_a_replica_where_they_go_anyway() -> None:
     assert served_by == [0, 1, 0, 1]
 
 
-@pytest.mark.parametrize("seed", range(5))
+@each("seed", range(5))
 def test_with_two_holders_no_dealing_within_the_quotas_saves_more_visits(seed: int) -> None:
     """Against all ways to deal the choices of one expert."""
     rng = np.random.default_rng(seed)

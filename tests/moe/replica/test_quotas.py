@@ -1,13 +1,14 @@
 """Quotas of replicas: they add up, they are a function of the counts, and the busiest rank serves least."""
 
 import itertools
+from itertools import product
 from typing import Any
 
 import numpy as np
-import pytest
 from scipy.optimize import LinearConstraint, milp
 
 from moe.replica import even_quotas, least_loaded_quotas, least_loaded_shares
+from tests.each import each
 
 QUOTAS = [even_quotas, least_loaded_quotas]
 
@@ -40,8 +41,7 @@ def least_maximum(totals_E: Any, holders_EG: np.ndarray) -> int:
     return round(result.fun)
 
 
-@pytest.mark.parametrize("quotas", QUOTAS)
-@pytest.mark.parametrize("seed", range(20))
+@each("quotas, seed", product(QUOTAS, range(20)))
 def test_every_choice_goes_to_a_holder(quotas, seed: int) -> None:
     rng = np.random.default_rng(seed)
     held = holders(rng, 12, 4)
@@ -54,7 +54,7 @@ def test_every_choice_goes_to_a_holder(quotas, seed: int) -> None:
     np.testing.assert_array_equal(served, quotas(counts_RE.copy(), held.copy(), layer=seed % 3))
 
 
-@pytest.mark.parametrize("seed", range(10))
+@each("seed", range(10))
 def test_even_quotas_differ_by_one_and_need_only_a_rank_s_own_counts(seed: int) -> None:
     rng = np.random.default_rng(seed)
     held, counts_RE = holders(rng, 8, 4), counts(rng, 4, 8)
@@ -73,7 +73,7 @@ def test_remainders_of_even_quotas_rotate_with_source_expert_and_layer() -> None
         np.testing.assert_array_equal(layers.sum(axis=axis), 1)
 
 
-@pytest.mark.parametrize("seed", range(40))
+@each("seed", range(40))
 def test_the_busiest_rank_serves_least(seed: int) -> None:
     rng = np.random.default_rng(seed)
     ranks = int(rng.integers(2, 6))
@@ -99,7 +99,7 @@ def test_a_chain_of_replicas_relieves_a_rank_that_shares_no_expert_with_an_idle_
     np.testing.assert_array_equal(served.sum(axis=0), [60, 60, 60, 60])
 
 
-@pytest.mark.parametrize("quotas", QUOTAS)
+@each("quotas", QUOTAS)
 def test_without_replicas_every_choice_goes_to_the_one_holder(quotas) -> None:
     counts_RE = np.arange(8).reshape(2, 4)
     held = np.repeat(np.eye(2, dtype=bool), 2, axis=0)

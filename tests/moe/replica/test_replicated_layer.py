@@ -2,6 +2,7 @@
 
 import functools
 import itertools
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -11,13 +12,11 @@ import torch.distributed as dist
 
 from moe.config import MoEConfig, TopKRouterConfig
 from moe.replica import Slots
+from tests.each import each
 from tests.moe.test_layer import EXPERTS, HIDDEN, WIDTH, dense_mixture, run_layer, tokens_of
 from tests.ranks import run_ranks
 
-PLACEMENTS = {
-    2: [[5, 0, 2, 3, 4, 1], [6, 4, 7, 1, 0, 2]],
-    4: [[5, 0, 2, 3], [6, 4, 1, 0], [7, 1, 0, 2], [3, 4, 5, 0]],
-}
+PLACEMENTS = {2: [[5, 0, 2, 3, 4, 1], [6, 4, 7, 1, 0, 2]], 4: [[5, 0, 2, 3], [6, 4, 1, 0], [7, 1, 0, 2], [3, 4, 5, 0]]}
 """Experts of each rank; neither has its homes in the first slots."""
 CASES = list(itertools.product((1, 2), ("home", "copies", "hierarchical"), ("even", "least_loaded")))
 SKEWED_TOKENS = 512
@@ -107,8 +106,7 @@ def results() -> dict[int, list[dict[str, Any]]]:
     return {world_size: run_ranks(run_cases, world_size) for world_size in PLACEMENTS}
 
 
-@pytest.mark.parametrize("world_size", PLACEMENTS)
-@pytest.mark.parametrize("case", CASES)
+@each("world_size, case", product(PLACEMENTS, CASES))
 def test_equals_the_dense_mixture(results: dict[int, list[dict[str, Any]]], world_size: int, case: Any) -> None:
     ranks = [result[str(case)] for result in results[world_size]]
     held = [list(result["experts"]) for result in ranks]
@@ -134,7 +132,7 @@ def test_equals_the_dense_mixture(results: dict[int, list[dict[str, Any]]], worl
             assert_close(gradient, experts[expert][name].grad)
 
 
-@pytest.mark.parametrize("world_size", PLACEMENTS)
+@each("world_size", PLACEMENTS)
 def test_replicas_come_and_go_between_passes(results: dict[int, list[dict[str, Any]]], world_size: int) -> None:
     for found in (result["gathered"] for result in results[world_size]):
         for values in (found["outputs"], *zip(*found["gradients"], strict=True)):
@@ -142,7 +140,7 @@ def test_replicas_come_and_go_between_passes(results: dict[int, list[dict[str, A
             assert torch.equal(values[2], values[0])
 
 
-@pytest.mark.parametrize("dispatch", ["home", "copies"])
+@each("dispatch", ["home", "copies"])
 def test_least_loaded_replicas_level_a_skewed_batch(results: dict[int, list[dict[str, Any]]], dispatch: str) -> None:
     loads = results[4][0]["loads"]
     assert {rows for _, rows in loads.values()} == {4 * 2 * SKEWED_TOKENS}

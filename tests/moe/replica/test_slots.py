@@ -8,6 +8,7 @@ from scipy.sparse import csr_matrix
 from scipy.sparse.csgraph import maximum_bipartite_matching
 
 from moe.replica import Slots, home_slots
+from tests.each import each
 
 EXPERTS = 12
 
@@ -23,7 +24,7 @@ def drawn(seed: int) -> tuple[np.ndarray, int]:
             return slots, ranks
 
 
-@pytest.mark.parametrize("seed", range(60))
+@each("seed", range(60))
 def test_homes_are_balanced_wherever_a_matching_exists(seed: int) -> None:
     slots, ranks = drawn(seed)
     places = np.repeat(
@@ -57,8 +58,8 @@ def test_no_replicas_leave_every_slot_where_it_is() -> None:
     np.testing.assert_array_equal(home_slots(slots, EXPERTS, 4), slots)
 
 
-@pytest.mark.parametrize(
-    ("slots", "message"),
+@each(
+    "slots, message",
     [
         ([0, 1, 2, 2], "slot_to_expert: is not an order of 4 experts"),
         ([0, 1, 2, 3, 0], "slot_to_expert: 5 slots of 2 ranks do not hold experts 0 to 3"),

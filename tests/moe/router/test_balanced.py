@@ -10,10 +10,11 @@ from scipy.optimize import linear_sum_assignment
 
 from moe.config import BaseAssignmentRouterConfig, ExpertChoiceRouterConfig, SinkhornRouterConfig
 from moe.router.balanced import balanced_assignment
+from tests.each import each
 from tests.moe.router.routers import EXPERTS, build_router, logits_of, skewed_tokens
 
 
-@pytest.mark.parametrize(("tokens", "experts"), [(6, 3), (7, 3), (8, 3), (2, 3), (1, 4), (5, 2)])
+@each("tokens, experts", [(6, 3), (7, 3), (8, 3), (2, 3), (1, 4), (5, 2)])
 def test_an_assignment_is_the_best_of_all_balanced_ones(tokens: int, experts: int) -> None:
     generator = torch.Generator().manual_seed(tokens)
     for _ in range(5):
@@ -44,7 +45,7 @@ def test_base_refuses_several_experts_a_token() -> None:
         build_router(BaseAssignmentRouterConfig(), top_k=2)
 
 
-@pytest.mark.parametrize("top_k", [1, 2])
+@each("top_k", [1, 2])
 def test_sinkhorn_takes_the_largest_entries_of_the_balanced_plan(top_k: int) -> None:
     import ot
 
@@ -73,7 +74,7 @@ def test_sinkhorn_with_little_entropy_comes_near_the_exact_assignment() -> None:
     assert chosen.sum(dim=0).max() <= 1.25 * 128 / EXPERTS
 
 
-@pytest.mark.parametrize("top_k", [1, 2])
+@each("top_k", [1, 2])
 def test_every_expert_chooses_the_tokens_that_like_it_best(top_k: int) -> None:
     router = build_router(ExpertChoiceRouterConfig(), top_k=top_k)
     tokens = skewed_tokens(60)

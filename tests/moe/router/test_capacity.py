@@ -1,4 +1,5 @@
 import itertools
+from itertools import product
 
 import pytest
 import torch
@@ -12,10 +13,11 @@ from moe.router.capacity import (
     slots_of_tokens,
     slots_per_expert,
 )
+from tests.each import each
 
 
-@pytest.mark.parametrize(
-    ("choices", "experts", "factor", "slots"),
+@each(
+    "choices, experts, factor, slots",
     [(256, 8, 1.25, 40), (100, 10, 1.1, 11), (7, 8, 1.0, 1), (9, 8, 1.0, 2), (0, 8, 1.25, 0), (12, 1, 0.5, 6)],
 )
 def test_slots_are_the_multiple_of_the_mean_rounded_up(choices: int, experts: int, factor: float, slots: int) -> None:
@@ -36,8 +38,7 @@ def test_the_first_stay() -> None:
     assert keep_first(chosen, 2).T.int().tolist() == [[1, 1, 0, 0], [0, 1, 1, 0]]
 
 
-@pytest.mark.parametrize("due", [1, 2])
-@pytest.mark.parametrize("tight", [True, False])
+@each("due, tight", product([1, 2], [True, False]))
 def test_a_cut_map_keeps_every_limit_and_serves_everyone(due: int, tight: bool) -> None:
     generator = torch.Generator().manual_seed(0)
     for _ in range(20):
@@ -80,7 +81,7 @@ def test_choices_beyond_the_due_never_take_the_slot_of_one_that_is_due() -> None
     assert cut.int().tolist() == [[0, 1], [1, 0], [0, 1]]
 
 
-@pytest.mark.parametrize("due", [1, 2])
+@each("due", [1, 2])
 def test_where_nothing_is_over_the_cut_is_the_map_whatever_the_ties(due: int) -> None:
     """Scores of few values, so that choices, margins and the costs of others are equal in most rows and columns."""
     generator = torch.Generator().manual_seed(3)
@@ -93,8 +94,7 @@ def test_where_nothing_is_over_the_cut_is_the_map_whatever_the_ties(due: int) ->
         assert torch.equal(cut_best(scores, int(best.sum(dim=0).max()), due), best)
 
 
-@pytest.mark.parametrize("due", [1, 2, 3])
-@pytest.mark.parametrize("slack", [1.0, 1.25])
+@each("due, slack", product([1, 2, 3], [1.0, 1.25]))
 def test_nobody_is_without_an_expert_while_there_is_room_for_all(due: int, slack: float) -> None:
     generator = torch.Generator().manual_seed(4)
     for skew in (0.0, 3.0, 100.0):

@@ -17,6 +17,7 @@ from moe.config import (
     SparseOTRouterConfig,
     TopKRouterConfig,
 )
+from tests.each import each
 from tests.moe.router.routers import EXPERTS, WIDTH, build_router, skewed_tokens
 
 UNION = get_args(get_args(RouterConfig)[0])
@@ -38,7 +39,7 @@ SERVES_ALL = {SinkhornRouterConfig, BaseAssignmentRouterConfig, SparseOTRouterCo
 LOOKS_AT_OTHERS = {ExpertChoiceRouterConfig}
 """Kinds where a token's experts depend on the others at inference."""
 
-each = pytest.mark.parametrize("name", VARIANTS)
+each_kind = each("name", VARIANTS)
 
 
 def top_ks(name: str) -> list[int]:
@@ -82,7 +83,7 @@ def test_every_kind_says_what_it_promises() -> None:
     assert set(CAPACITY) == set(UNION)
 
 
-@each
+@each_kind
 def test_seats_are_the_limit_of_one_rank(name: str) -> None:
     """No more than there are tokens, no fewer for more tokens, and what the configuration says without a router."""
     for top_k in top_ks(name):
@@ -98,8 +99,8 @@ def test_seats_are_the_limit_of_one_rank(name: str) -> None:
     assert {type(config) for config in VARIANTS.values()} == set(UNION)
 
 
-@each
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@each_kind
+@each("dtype", [torch.float32, torch.bfloat16])
 def test_gates_map_and_limits_hold_at_every_step_of_training(name: str, dtype: torch.dtype) -> None:
     for top_k in top_ks(name):
         router = build_router(VARIANTS[name], top_k=top_k)
@@ -117,7 +118,7 @@ def test_gates_map_and_limits_hold_at_every_step_of_training(name: str, dtype: t
             router.update_bias()
 
 
-@each
+@each_kind
 def test_the_report_is_that_of_the_map(name: str) -> None:
     for top_k in top_ks(name):
         router = build_router(VARIANTS[name], top_k=top_k)
@@ -139,7 +140,7 @@ def test_the_report_is_that_of_the_map(name: str) -> None:
         assert report["entropy"].item() == pytest.approx(-(gate * gate.log()).sum(dim=1).mean().item(), rel=1e-4)
 
 
-@each
+@each_kind
 def test_the_same_pass_again_routes_alike(name: str) -> None:
     router, other = build_router(VARIANTS[name]), build_router(VARIANTS[name])
     for step in range(3):
@@ -156,8 +157,8 @@ def test_the_same_pass_again_routes_alike(name: str) -> None:
     assert same(state(router), state(other))
 
 
-@each
-@pytest.mark.parametrize("tokens", [1, 3, 7])
+@each_kind
+@each("tokens", [1, 3, 7])
 def test_fewer_tokens_than_experts(name: str, tokens: int) -> None:
     for top_k in top_ks(name):
         router = build_router(VARIANTS[name], top_k=top_k)
@@ -165,7 +166,7 @@ def test_fewer_tokens_than_experts(name: str, tokens: int) -> None:
         check(name, router, probs, chosen, tokens)
 
 
-@each
+@each_kind
 def test_one_expert_takes_everything(name: str) -> None:
     router = build_router(VARIANTS[name], experts=1)
     probs, chosen = router(skewed_tokens(12))
@@ -176,8 +177,8 @@ def test_one_expert_takes_everything(name: str) -> None:
     assert router.report()["entropy"].item() == 0
 
 
-@each
-@pytest.mark.parametrize("value", [0.0, 1.0])
+@each_kind
+@each("value", [0.0, 1.0])
 def test_identical_tokens_are_within_the_limits_too(name: str, value: float) -> None:
     router = build_router(VARIANTS[name])
     probs, chosen = router(torch.full((64, 1, WIDTH), value))
@@ -186,7 +187,7 @@ def test_identical_tokens_are_within_the_limits_too(name: str, value: float) -> 
     assert router.weight.grad.isfinite().all()
 
 
-@each
+@each_kind
 def test_inference_changes_no_state_and_sees_no_other_token(name: str) -> None:
     router = build_router(VARIANTS[name])
     for step in range(2):
@@ -206,7 +207,7 @@ def test_inference_changes_no_state_and_sees_no_other_token(name: str) -> None:
     assert same(state(router), before)
 
 
-@each
+@each_kind
 def test_padding_is_as_if_it_were_not_there(name: str) -> None:
     router = build_router(VARIANTS[name])
     tokens = skewed_tokens(48).view(24, 2, WIDTH)
@@ -229,7 +230,7 @@ def test_padding_is_as_if_it_were_not_there(name: str) -> None:
     torch.testing.assert_close(gradient, router.weight.grad, rtol=1e-4, atol=1e-5)
 
 
-@each
+@each_kind
 def test_nothing_but_padding_is_routed_nowhere(name: str) -> None:
     router = build_router(VARIANTS[name])
     probs, chosen = router(skewed_tokens(8), torch.ones(8, 1, dtype=torch.bool))
@@ -242,7 +243,7 @@ def test_nothing_but_padding_is_routed_nowhere(name: str) -> None:
     assert router.report()["due_choices"].item() == router.report()["entropy"].item() == 0
 
 
-@each
+@each_kind
 def test_what_it_learnt_survives_a_state_dict_and_a_cast(name: str) -> None:
     router = build_router(VARIANTS[name])
     for step in range(3):
@@ -254,7 +255,7 @@ def test_what_it_learnt_survives_a_state_dict_and_a_cast(name: str) -> None:
     resumed.load_state_dict(router.state_dict())
     for mode in (True, False):
         for step in (3, 4):
-            results = [each.train(mode)(skewed_tokens(64, step).bfloat16()) for each in (router, resumed)]
+            results = [one.train(mode)(skewed_tokens(64, step).bfloat16()) for one in (router, resumed)]
             assert torch.equal(results[0][0], results[1][0])
             assert torch.equal(results[0][1], results[1][1])
             router.update_bias()
@@ -262,8 +263,8 @@ def test_what_it_learnt_survives_a_state_dict_and_a_cast(name: str) -> None:
     assert same(state(router), state(resumed))
 
 
-@each
-@pytest.mark.parametrize("shared", [None, 12])
+@each_kind
+@each("shared", [None, 12])
 def test_the_layer_is_the_dense_mixture_given_the_map(name: str, shared: int | None) -> None:
     from moe.layer import PlacedMoELayer, transformer_config
 

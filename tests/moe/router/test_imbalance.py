@@ -3,7 +3,6 @@
 from fractions import Fraction
 from math import ceil
 
-import pytest
 import torch
 
 from moe.config import (
@@ -14,6 +13,7 @@ from moe.config import (
     TopKRouterConfig,
 )
 from tests.benchmarks.imbalance.workloads import LOADS, Shape, synthetic
+from tests.each import each
 from tests.moe.router.routers import EXPERTS, WIDTH, build_router
 
 SHAPE = Shape(ranks=1, tokens=48, experts=EXPERTS, top_k=2)
@@ -29,20 +29,20 @@ def loads(router: RouterConfig, name: str, shape: Shape) -> torch.Tensor:
     return built(tokens[:, None])[1].sum(dim=0)
 
 
-@pytest.mark.parametrize("name", LOADS)
+@each("name", LOADS)
 def test_plain_top_k_takes_the_stated_loads(name: str) -> None:
     for router in (TopKRouterConfig(aux_loss=0.0), TopKRouterConfig(score="sigmoid", aux_loss=0.0, bias_rate=0.01)):
         assert loads(router, name, SHAPE).tolist() == LOADS[name](SHAPE, 0).tolist()
 
 
-@pytest.mark.parametrize("name", LOADS)
+@each("name", LOADS)
 def test_a_capacity_cuts_the_stated_loads(name: str) -> None:
     slots = ceil(Fraction(5, 4) * SHAPE.choices / SHAPE.experts)
     expected = [min(load, slots) for load in LOADS[name](SHAPE, 0).tolist()]
     assert loads(TopKRouterConfig(aux_loss=0.0, capacity_factor=1.25), name, SHAPE).tolist() == expected
 
 
-@pytest.mark.parametrize("name", LOADS)
+@each("name", LOADS)
 def test_balanced_routers_are_even_on_every_workload(name: str) -> None:
     assert set(loads(ExpertChoiceRouterConfig(), name, SHAPE).tolist()) == {SHAPE.choices // EXPERTS}
     one = Shape(ranks=1, tokens=48, experts=EXPERTS, top_k=1)

@@ -9,12 +9,13 @@ from torch import Tensor
 from moe.config import SparseOTRouterConfig, TopKRouterConfig
 from moe.repetition import passes
 from moe.router.replay import Routes, record, replay
+from tests.each import each
 from tests.moe.router.routers import WIDTH, build_router, skewed_tokens
 from tests.moe.router.test_contract import VARIANTS, same, state, top_ks
 
 TOKENS = 120
 CASES = [(name, top_k) for name in VARIANTS for top_k in top_ks(name)]
-each = pytest.mark.parametrize(("name", "top_k"), CASES)
+each_kind = each("name, top_k", CASES)
 
 
 def trained(name: str, top_k: int) -> Any:
@@ -44,8 +45,8 @@ def follows(router: Any, tokens: Tensor, expected: tuple[Tensor, Tensor], paddin
     return probs
 
 
-@each
-@pytest.mark.parametrize("padded", [False, True])
+@each_kind
+@each("padded", [False, True])
 def test_a_replayed_pass_has_the_bits_of_the_evaluation_pass(name: str, top_k: int, padded: bool) -> None:
     router = trained(name, top_k)
     padding = torch.arange(TOKENS)[:, None] % 5 == 0 if padded else None
@@ -63,7 +64,7 @@ def test_a_replayed_pass_has_the_bits_of_the_evaluation_pass(name: str, top_k: i
     assert nothing.by_router == [[]]
 
 
-@each
+@each_kind
 def test_the_gradient_is_the_one_of_the_evaluation_pass(name: str, top_k: int) -> None:
     """But for what balances the gate, which training adds."""
     config = VARIANTS[name]
@@ -81,7 +82,7 @@ def test_the_gradient_is_the_one_of_the_evaluation_pass(name: str, top_k: int) -
         assert float(found.abs().max()) > 0
 
 
-@pytest.mark.parametrize("name", ["sinkhorn", "base", "sparse_ot", "sparse_ot, plan", "top_k, bias"])
+@each("name", ["sinkhorn", "base", "sparse_ot", "sparse_ot, plan", "top_k, bias"])
 def test_without_replay_a_training_pass_is_another(name: str) -> None:
     router, tokens = trained(name, 1), skewed_tokens(TOKENS, 1)
     _, [(probs, chosen)] = recorded(router, tokens)
@@ -106,7 +107,7 @@ def test_new_weights_follow_old_choices() -> None:
     torch.testing.assert_close(probs, expected)
 
 
-@each
+@each_kind
 def test_a_repetition_follows_its_first_pass_and_is_not_counted(name: str, top_k: int) -> None:
     """Passes are repeated last one first, when others have been made."""
     router = trained(name, top_k)

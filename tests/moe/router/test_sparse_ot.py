@@ -8,6 +8,7 @@ from torch import Tensor
 
 from moe.config import SparseOTRouterConfig, TopKRouterConfig
 from moe.ot import exact, expert_potentials
+from tests.each import each
 from tests.moe.router.routers import EXPERTS, build_router, logits_of, skewed_tokens
 
 
@@ -43,7 +44,7 @@ def test_skewed_tokens_are_all_served_under_the_cap_at_the_affinity_of_the_exact
         assert (plan.double() * logits).sum() >= 0.995 * best
 
 
-@pytest.mark.parametrize("gamma", [0.1, 1.0])
+@each("gamma", [0.1, 1.0])
 def test_where_no_expert_is_full_the_gates_are_the_plan_of_the_transport_problem(gamma: float) -> None:
     router = build_router(SparseOTRouterConfig(gate="plan", gamma=gamma, candidates=EXPERTS, capacity_factor=8.0))
     tokens = skewed_tokens(256)
@@ -61,7 +62,7 @@ def test_where_no_expert_is_full_the_gates_are_the_plan_of_the_transport_problem
     assert router.report()["residual"] <= 0.02
 
 
-@pytest.mark.parametrize("gate", ["plan", "straight_through"])
+@each("gate", ["plan", "straight_through"])
 def test_plan_gates_have_the_gradient_that_they_say(gate: Any) -> None:
     """Finite differences at fixed potentials and scale, for the logits of a few tokens, in float64."""
     router = build_router(SparseOTRouterConfig(gate=gate, gamma=1.0, candidates=3))
@@ -102,7 +103,7 @@ def test_one_hot_plans_starve_the_gate_and_probabilities_do_not() -> None:
     assert gradients["prob"] > 1e-2
 
 
-@pytest.mark.parametrize("gate", ["prob", "straight_through"])
+@each("gate", ["prob", "straight_through"])
 def test_the_scale_of_the_logits_and_a_shift_of_a_token_change_no_choice(gate: Any) -> None:
     maps = []
     for factor in (1.0, 50.0):
@@ -210,8 +211,8 @@ def test_potentials_agree_with_a_solve_to_the_end_in_float64_from_elsewhere() ->
     torch.testing.assert_close(router.report()["potentials"].double(), expected, atol=0.05, rtol=0)
 
 
-@pytest.mark.parametrize(
-    ("settings", "message"),
+@each(
+    "settings, message",
     [
         ({"hop_cost": 0.1}, "hop_cost: 0.1 with potentials rank is cancelled.*; choose potentials global"),
         ({"gate": "plan", "candidates": 1}, "gate: plan with candidates 1 .*never learns; choose"),

@@ -1,11 +1,12 @@
 import math
+from itertools import product
 from typing import Any
 
-import pytest
 import torch
 from torch import Tensor
 
 from moe.config import TopKRouterConfig
+from tests.each import each
 from tests.moe.router.routers import EXPERTS, build_router, logits_of, skewed_tokens
 
 
@@ -13,9 +14,7 @@ def scores_of(logits: Tensor, score: str) -> Tensor:
     return logits.softmax(dim=1) if score == "softmax" else logits.sigmoid()
 
 
-@pytest.mark.parametrize("score", ["softmax", "sigmoid"])
-@pytest.mark.parametrize("policy", ["probs", "position"])
-@pytest.mark.parametrize("top_k", [1, 2])
+@each("score, policy, top_k", product(["softmax", "sigmoid"], ["probs", "position"], [1, 2]))
 def test_capacity_keeps_whom_the_policy_says(score: Any, policy: Any, top_k: int) -> None:
     config = TopKRouterConfig(score=score, aux_loss=0, capacity_factor=1.25, drop_policy=policy)
     router = build_router(config, top_k=top_k)
@@ -34,8 +33,7 @@ def test_capacity_keeps_whom_the_policy_says(score: Any, policy: Any, top_k: int
         torch.testing.assert_close(probs.double()[chosen], scores[chosen], rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("score", ["softmax", "sigmoid"])
-@pytest.mark.parametrize("top_k", [1, 2])
+@each("score, top_k", product(["softmax", "sigmoid"], [1, 2]))
 def test_the_losses_of_the_gate_equal_their_formulas(score: Any, top_k: int) -> None:
     router = build_router(TopKRouterConfig(score=score, aux_loss=0.3, z_loss=0.2), top_k=top_k)
     tokens = skewed_tokens(48)

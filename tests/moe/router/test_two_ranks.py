@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from moe.config import MoEConfig, SparseOTRouterConfig, TopKRouterConfig
+from tests.each import each
 from tests.moe.router.routers import EXPERTS, build_router, skewed_tokens
 from tests.ranks import run_ranks
 
@@ -132,7 +133,7 @@ def test_a_rank_without_tokens_holds_nobody_up(ranks: list[dict[str, Any]]) -> N
     assert ranks[1]["uneven"]["chosen"].any(dim=1).all()
 
 
-@pytest.mark.parametrize("state", ["state", "rank state"])
+@each("state", ["state", "rank state"])
 def test_what_is_learnt_is_the_same_on_every_rank(ranks: list[dict[str, Any]], state: str) -> None:
     for name, value in ranks[0][state].items():
         assert torch.equal(value, ranks[1][state][name])

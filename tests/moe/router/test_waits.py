@@ -1,12 +1,13 @@
 """What a forward pass asks of a device: how many operations, and whether the host waits in between."""
 
+from itertools import product
 from typing import Any
 
-import pytest
 import torch
 from torch import Tensor
 
 from moe.config import ExpertChoiceRouterConfig, SinkhornRouterConfig, SparseOTRouterConfig, TopKRouterConfig
+from tests.each import each
 from tests.moe.dispatch.counted import Counted
 from tests.moe.router.routers import build_router, skewed_tokens
 
@@ -35,8 +36,7 @@ def step(router: Any, tokens: Tensor, padding: Tensor | None) -> Counted:
     return counted
 
 
-@pytest.mark.parametrize("name", KINDS)
-@pytest.mark.parametrize("padded", [False, True])
+@each("name, padded", product(KINDS, [False, True]))
 def test_the_host_never_waits_in_training(name: str, padded: bool) -> None:
     router = build_router(KINDS[name], top_k=2)
     tokens = skewed_tokens(64)
@@ -56,7 +56,7 @@ def test_the_host_never_waits_for_sparse_transport_at_inference() -> None:
         assert not counted.copies
 
 
-@pytest.mark.parametrize("tokens", [128, 1000])
+@each("tokens", [128, 1000])
 def test_sparse_transport_takes_few_operations_whatever_the_tokens_are(tokens: int) -> None:
     router = build_router(SparseOTRouterConfig(), experts=64, top_k=2)
     found = []
