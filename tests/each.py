@@ -14,8 +14,9 @@ def each(
 ) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Calls a test with one value after another, as `pytest.mark.parametrize` would in cases of their own.
 
-    A failure names the values. What the test gets from fixtures is the same for all of them, but for `tmp_path`, of
-    which each has a folder of its own, `monkeypatch`, which ends with it, and `capsys`, which starts empty.
+    A failure names the values; the test is skipped where it is for all of them. What it gets from fixtures is the same
+    for all, but for `tmp_path`, of which each has a folder of its own, `monkeypatch`, which ends with it, and `capsys`,
+    which starts empty.
 
     Args:
         names: of the parameters, separated by commas.
@@ -35,13 +36,18 @@ def each(
     def repeated(test: Callable[..., None]) -> Callable[..., None]:
         @wraps(test)
         def of_all(**others: Any) -> None:
+            skipped: list[BaseException] = []
             for number, (row, name) in enumerate(zip(rows, called, strict=True)):
                 try:
                     with pytest.MonkeyPatch.context() as patch:
                         test(**dict(zip(given, row, strict=True)), **_apart(others, number, patch))
+                except pytest.skip.Exception as reason:
+                    skipped.append(reason)
                 except BaseException as error:
                     error.add_note(name)
                     raise
+            if len(skipped) == len(rows):
+                raise skipped[0]
 
         signature = inspect.signature(test)
         left = [parameter for name, parameter in signature.parameters.items() if name not in given]

@@ -126,10 +126,7 @@ REFUSED: dict[str, tuple[tuple[str, ...], str]] = {
     "a folder of something else": (("model.adapters.base=configs",), "holds neither a checkpoint nor exported weights"),
     "an adapted base": ((f"model.adapters.base={RUN}",), "model.adapters.base: has adapters itself; merge them"),
     "a base of another width": (("model.hidden=32",), "has shape (16, 4), not (32, 4); give the run with the same"),
-    "a base of other heads": (
-        ("model.num_heads=4",),
-        "model.num_heads: is 2, and this run has 4; set model.num_",
-    ),
+    "a base of other heads": (("model.num_heads=4",), "model.num_heads: is 2, and this run has 4; set model.num_"),
     "a base of another kind": (
         ("model.kind=gpt", "data={kind: python_source}", "sample={kind: text}"),
         "model.kind: is dit, not gpt; give the run with the same model settings to model.adapters.base",

@@ -132,10 +132,7 @@ def test_ranks_that_cannot_find_each_other_are_refused(capsys: pytest.CaptureFix
         (("--world-size", 2, "--gap-ns", -1), "--gap-ns"),
         (("--world-size", 2, "--times", "none.jsonl"), "none.jsonl: file"),
         (("--world-size", 2, "--times", DIGITS), DIGITS),
-        (
-            ("--world-size", 2, "moe=null", "parallel.expert=1", "parallel.tensor=3"),
-            f"{DIGITS}: parallel.tensor",
-        ),
+        (("--world-size", 2, "moe=null", "parallel.expert=1", "parallel.tensor=3"), f"{DIGITS}: parallel.tensor"),
     ],
 )
 def test_trace_refuses(

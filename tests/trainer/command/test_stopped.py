@@ -43,11 +43,7 @@ def told(monkeypatch: pytest.MonkeyPatch, *numbers: signal.Signals) -> None:
 @each("verb", WORDS)
 @each(("number", "name"), [(signal.SIGINT, "Ctrl-C"), (signal.SIGTERM, "SIGTERM")])
 def test_a_verb_says_in_one_line_that_it_was_stopped(
-    verb: str,
-    number: signal.Signals,
-    name: str,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    verb: str, number: signal.Signals, name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     told(monkeypatch, number)
     before = signal.getsignal(number)

@@ -54,13 +54,7 @@ BAD: dict[str, tuple[Document, int, str, str, str]] = {
         "true",
         "parallel.tensor=1",
     ),
-    "bf16 without ZeRO": (
-        {"engine": {"zero_stage": 0, "precision": "bf16"}},
-        2,
-        "engine.precision",
-        "bf16",
-        "1 to 3",
-    ),
+    "bf16 without ZeRO": ({"engine": {"zero_stage": 0, "precision": "bf16"}}, 2, "engine.precision", "bf16", "1 to 3"),
     "patches and image": ({"model": {"patch_size": 3}}, 2, "model.patch_size", "3", "1, 2, 4, 8"),
     "patch larger than the image": ({"model": {"patch_size": 16}}, 2, "model.patch_size", "16", "1, 2, 4, 8"),
     "steps of its own on each rank": (

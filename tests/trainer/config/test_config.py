@@ -144,10 +144,7 @@ def test_sections_without_a_kind_follow_the_model(config_file: Path, gpt_file: P
     assert text.flow is None
     assert load_config(config_file, ["flow=null"]) == images
     changed = load_config(config_file, ["model={kind: gpt}", "data.context=64", "sample.num_bytes=9"])
-    assert (changed.data, changed.sample) == (
-        PythonSourceConfig(context=64),
-        TextSample(num_tokens=9),
-    )
+    assert (changed.data, changed.sample) == (PythonSourceConfig(context=64), TextSample(num_tokens=9))
 
 
 GPT_BAD_OVERRIDES = {

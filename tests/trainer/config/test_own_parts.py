@@ -170,10 +170,7 @@ WRONG: dict[str, tuple[str, str]] = {
         f"flow.path={{class: '{MODULE}:Inner'}}",
         "flow.path.class: Inner.sample cannot be called as trainer.flow.path.Path.sample is (",
     ),
-    "no target": (
-        f"flow.target={{class: '{MODULE}:Empty'}}",
-        "flow.target.class: Empty lacks the method ",
-    ),
+    "no target": (f"flow.target={{class: '{MODULE}:Empty'}}", "flow.target.class: Empty lacks the method "),
     "no objective": (
         f"flow.objective={{class: '{MODULE}:Empty'}}",
         "flow.objective.class: Empty lacks the method loss of trainer.flow.objective.Objective; write",
@@ -207,10 +204,7 @@ WRONG: dict[str, tuple[str, str]] = {
         f"flow.target={{class: '{MODULE}:Draw', path: linear}}",
         "flow.target.path: is not permitted here ('linear'); correct its name or remove it",
     ),
-    "missing setting": (
-        f"flow.path={{class: '{MODULE}:Straight'}}",
-        "flow.path.rest: is required but missing; add it",
-    ),
+    "missing setting": (f"flow.path={{class: '{MODULE}:Straight'}}", "flow.path.rest: is required but missing; add it"),
     "setting out of range": (
         f"flow.coupling={{class: '{MODULE}:Weighted', epsilon: 0}}",
         "flow.coupling.epsilon: must be greater than 0 (0); use a number above 0",

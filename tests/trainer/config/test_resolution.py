@@ -14,11 +14,7 @@ from trainer.config.file import load_config, resolve
 from trainer.config.run import RunConfig
 from trainer.data import write_shards
 
-STUDENT: dict[str, Any] = {
-    "run": {"dir": "unused"},
-    "model": {"kind": "mlp"},
-    "optim": {"steps": 1, "global_batch": 4},
-}
+STUDENT: dict[str, Any] = {"run": {"dir": "unused"}, "model": {"kind": "mlp"}, "optim": {"steps": 1, "global_batch": 4}}
 
 
 def shards(folder: Path) -> dict[str, Any]:

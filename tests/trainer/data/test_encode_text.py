@@ -19,15 +19,7 @@ from netsim.foundation.refusal import Refusal
 from tests.each import each
 from tests.forked import ROOT
 from tests.trainer.commands import contents, refused
-from tests.trainer.data.texts import (
-    STORIES,
-    documents,
-    encoded,
-    json_lines,
-    small_tokenizer,
-    stories,
-    texts_of_bytes,
-)
+from tests.trainer.data.texts import STORIES, documents, encoded, json_lines, small_tokenizer, stories, texts_of_bytes
 from trainer.__main__ import main
 from trainer.data.text import encode as encode_module
 from trainer.data.text.inputs import Place, chunks, listed_files

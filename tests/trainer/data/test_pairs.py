@@ -27,10 +27,7 @@ NUM = 30
 
 
 def arrays(
-    dtype: str = "float32",
-    segments: int | None = None,
-    num_classes: int = 5,
-    nodes: tuple[float, ...] | None = None,
+    dtype: str = "float32", segments: int | None = None, num_classes: int = 5, nodes: tuple[float, ...] | None = None
 ) -> dict[str, np.ndarray]:
     generator = np.random.default_rng(0)
     found = {name: generator.standard_normal((NUM, 3)).astype(dtype) for name in ("x_0", "x_1")}

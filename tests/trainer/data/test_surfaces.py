@@ -216,10 +216,7 @@ def test_files_that_are_no_surfaces_are_refused(tmp_path: Path, name: str, conte
     ("settings", "words"),
     [
         ({"held_out": 1}, r"held_out: 1 leaves none of the 1 pairs; use 0"),
-        (
-            {"eigenfunctions": 42},
-            r"eigenfunctions: 42 of surfaces of 42 vertices; use fewer",
-        ),
+        ({"eigenfunctions": 42}, r"eigenfunctions: 42 of surfaces of 42 vertices; use fewer"),
         ({"waves": 50}, r"waves: 50 of surfaces of 42 vertices"),
         ({"points": 7}, r"points: 7 do not tell 8 eigenfunctions apart; use as many or more"),
         ({"pairs": "pairs"}, r"pairs: pairs without a path; name the folder of the surfaces"),

@@ -58,11 +58,7 @@ def timeless(found: Evaluation) -> Evaluation:
 @pytest.mark.slow
 def test_what_does_not_move_has_the_figures_of_its_start():
     config, found = measured(TOY, evaluations=(1, 2), likelihood=150, seed=5)
-    assert [(one.sampler, one.evaluations) for one in found.results] == [
-        ("heun", 2),
-        ("euler", 1),
-        ("euler", 2),
-    ]
+    assert [(one.sampler, one.evaluations) for one in found.results] == [("heun", 2), ("euler", 1), ("euler", 2)]
     noise = FlowParts(config).starts(Condition(), torch.arange(300), seed=5).numpy()
     data = real_examples(config, Identity())[0].numpy()
     for one in found.results:

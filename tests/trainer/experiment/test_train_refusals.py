@@ -241,12 +241,7 @@ def test_copies_under_other_names_are_no_checkpoints(tmp_path: Path) -> None:
     assert complete_steps(root) == [10, 30, 123456789]
     prune(root, 2, 123456789)
     assert complete_steps(root) == [30, 123456789]
-    assert {path.name for path in root.iterdir()} == {
-        "step_00000030",
-        "step_123456789",
-        kept.name,
-        "step_notes",
-    }
+    assert {path.name for path in root.iterdir()} == {"step_00000030", "step_123456789", kept.name, "step_notes"}
 
 
 @each("case", ["missing", "a folder", "no safetensors", "truncated", "other names", "other shapes"])

@@ -106,12 +106,7 @@ def test_a_control_of_0_stays_0_at_any_limit() -> None:
 
 @each(
     "config",
-    [
-        sampler.Euler(steps=50),
-        sampler.Heun(steps=50),
-        sampler.EulerMaruyama(steps=50),
-        sampler.FirstOrder(steps=50),
-    ],
+    [sampler.Euler(steps=50), sampler.Heun(steps=50), sampler.EulerMaruyama(steps=50), sampler.FirstOrder(steps=50)],
     ids=lambda config: config.kind,
 )
 def test_the_cost_falls_under_every_sampler(config: sampler.AnyConfig) -> None:

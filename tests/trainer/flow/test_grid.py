@@ -79,10 +79,7 @@ def test_grids_of_another_sampler_are_refused(tmp_path: Path) -> None:
         ({"times": [0.0, 0.6, 0.5, 1.0]}, "sort the times"),
         ({"times": [0.0, 0.5, 1.0], "steps": 3}, "leave out steps"),
         ({"kind": "first_order", "times": [0.0, 1.0], "trained_times": 4}, "leave out one of the two"),
-        (
-            {"kind": "segmented", "within": {"kind": "euler", "times": [0.0, 1.0]}},
-            "cover the whole path",
-        ),
+        ({"kind": "segmented", "within": {"kind": "euler", "times": [0.0, 1.0]}}, "cover the whole path"),
     ],
 )
 def test_wrong_times_are_refused(settings: dict[str, Any], said: str) -> None:

@@ -27,12 +27,7 @@ from trainer.flow.inverse import (
     ramp,
 )
 from trainer.flow.operator import AveragePool, BlurConfig, Identity, MaskConfig
-from trainer.flow.path import (
-    LinearConfig,
-    OneSidedInterpolantConfig,
-    TrigonometricConfig,
-    VariancePreservingConfig,
-)
+from trainer.flow.path import LinearConfig, OneSidedInterpolantConfig, TrigonometricConfig, VariancePreservingConfig
 from trainer.flow.path import Path as FlowPath
 from trainer.flow.sampler import Field
 from trainer.flow.target import Quantity

@@ -139,12 +139,6 @@ def test_the_whole_path_as_its_only_part_changes_nothing():
     torch.testing.assert_close(*losses)
 
 
-def test_the_target_decides_what_is_compared():
-    point = sample()
-    built = objective.Regression().build(objective.ObjectiveInputs(target.Noise().build(STRAIGHT)))
-    assert float(built.loss(lambda *_: point.noise, point, UNCONDITIONAL).per_example.sum()) == 0
-
-
 def test_several_fields_have_a_term_each():
     point = noisy_sample(path.StochasticInterpolantConfig())
     both = target.VelocityAndNoise().build(path.StochasticInterpolantConfig().build())

@@ -15,16 +15,7 @@ from netsim.foundation.refusal import Refusal
 from tests.each import each
 from trainer.data.builtin import DigitsConfig
 from trainer.flow import UNCONDITIONAL, Condition
-from trainer.flow.reward import (
-    CheckedReward,
-    Classifier,
-    Config,
-    Distance,
-    FittedClassifier,
-    Ink,
-    Reward,
-    RewardInputs,
-)
+from trainer.flow.reward import CheckedReward, Classifier, Config, Distance, FittedClassifier, Ink, Reward, RewardInputs
 
 
 def inputs(

@@ -96,18 +96,6 @@ def test_a_target_names_its_fields(config):
         torch.testing.assert_close(field, true[quantity])
 
 
-@schedules
-def test_the_velocity_of_a_gaussian_gives_its_score(schedule):
-    """From N(0, I) to N(0, s^2 I) the density at t is N(0, V I), V = a^2 + b^2 s^2, with score -x / V."""
-    s, t = 0.4, inside()
-    c = schedule(t)
-    variance = c.a**2 + c.b**2 * s**2
-    x = torch.randn(len(t), dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    velocity = ((c.a * c.da + c.b * c.db * s**2) / variance * x)[:, None]
-    score = target.convert(velocity, x[:, None], t, along(schedule), source="velocity", to="score")[:, 0]
-    torch.testing.assert_close(score, -x / variance)
-
-
 @each("schedule", [path.linear, path.trigonometric])
 @each("end", [0.0, 1.0])
 @pairs_of_quantities
@@ -286,16 +274,6 @@ def test_data_that_a_path_leaves_open_are_refused():
 def test_v_prediction_refuses_a_path_that_does_not_keep_the_variance():
     with pytest.raises(ValueError, match=r"flow.target.kind: v_prediction .*; use a variance-preserving path"):
         target.VPrediction().build(path.Affine(path.linear))
-
-
-def test_v_and_noise_give_the_same_data():
-    _, sample = points(path.trigonometric, inside())
-    noise = torch.randn(9, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(7))
-    t, between = inside(), along(path.trigonometric)
-    v = target.convert(noise, sample.x_t, t, between, source="noise", to="v_prediction")
-    of_noise = target.convert(noise, sample.x_t, t, between, source="noise", to="data")
-    of_v = target.convert(v, sample.x_t, t, between, source="v_prediction", to="data")
-    torch.testing.assert_close(of_v, of_noise, rtol=1e-9, atol=1e-9)
 
 
 def test_a_velocity_serves_sampling_on_any_path():

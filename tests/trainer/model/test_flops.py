@@ -41,7 +41,7 @@ MODELS = {
             "waves": "diffusers",
             "embeddings": "each_block",
             "predicts_variance": True,
-        },
+        }
     },
     "mlp": {
         "model": {"kind": "mlp", "hidden": 64, "num_layers": 3},

@@ -15,14 +15,7 @@ from trainer.flow.coupling import Pairs
 from trainer.flow.field import SegmentField
 from trainer.flow.path import PathSample
 from trainer.flow.question import Approximation, Onward, WithFeatures, WithProjection
-from trainer.flow.sampler import (
-    Euler,
-    EulerMaruyama,
-    Heun,
-    Segmented,
-    StochasticHeun,
-    Within,
-)
+from trainer.flow.sampler import Euler, EulerMaruyama, Heun, Segmented, StochasticHeun, Within
 from trainer.flow.time import segment_of, share_behind, start_of
 from trainer.model.blockwise import Blockwise
 from trainer.model.conditioning import steering
@@ -191,9 +184,7 @@ def test_a_walk_back_to_the_source_approximates_nothing() -> None:
 
 
 @each(
-    "within",
-    [Euler(steps=8), Heun(steps=4), EulerMaruyama(steps=8), StochasticHeun(steps=4)],
-    ids=lambda one: one.kind,
+    "within", [Euler(steps=8), Heun(steps=4), EulerMaruyama(steps=8), StochasticHeun(steps=4)], ids=lambda one: one.kind
 )
 @each(
     ("sizes", "full", "approximated"),

@@ -246,10 +246,7 @@ REFUSED: dict[str, tuple[tuple[str, ...], str]] = {
     ),
     "a negative strength": (("--controls", f"[{{strength: -1, {COST}}}]"), "--controls.0.strength: must be greater"),
     "no module": (("--controls", '[{class: "nowhere:Mine"}]'), "--controls.0.class: nowhere cannot be imported"),
-    "no control": (
-        ("--controls", f'[{{class: "{MODULE}:Pulled"}}]'),
-        "--controls.0.class: Pulled lacks the ",
-    ),
+    "no control": (("--controls", f'[{{class: "{MODULE}:Pulled"}}]'), "--controls.0.class: Pulled lacks the "),
     "a number": (("--controls", "[3]"), "--controls.0: is not a section"),
     "no YAML": (("--controls", "[{kind"), "--controls: [{kind cannot be read (expected ',' or '}'"),
     "nothing": (("--controls", ""), "--controls: '' lists no controls; give a list such as "),

@@ -134,10 +134,7 @@ def test_features_have_length_1() -> None:
         ({"sample": {"first": 8}}, r"sample\.first: 8 of 8 eigenfunctions, to which none is added; use 7 or less"),
         ({"sample": {"first": 4, "landmarks": 500}}, r"sample\.landmarks: 500 of 162 points; use 162 or less"),
         ({"flow": {}}, r"flow: a descriptor_mlp learns features of points and follows no flow; remove the section"),
-        (
-            {"moe": {"num_experts": 2, "expert_hidden": 8}},
-            r"moe: a descriptor_mlp has no feed-forward layers",
-        ),
+        ({"moe": {"num_experts": 2, "expert_hidden": 8}}, r"moe: a descriptor_mlp has no feed-forward layers"),
         ({"task": {"kind": "reconstruction"}}, r"task\.kind: reconstruction is not for a descriptor_mlp model"),
         (
             {"data": {"kind": "mixture", "sources": {"a": {"kind": "surfaces", "points": 50, "num_pairs": 1}}}},

@@ -18,16 +18,7 @@ from trainer.config.rules.plan import plan_sampling
 from trainer.config.run import RunConfig
 from trainer.experiment.forecast.sampling import sampling_bytes, sampling_spec
 from trainer.experiment.forecast.trace import TraceSpec, formula
-from trainer.flow.sampler import (
-    Dopri5,
-    Euler,
-    Field,
-    Heun,
-    OwnSampler,
-    Sampler,
-    Segmented,
-    Trajectory,
-)
+from trainer.flow.sampler import Dopri5, Euler, Field, Heun, OwnSampler, Sampler, Segmented, Trajectory
 
 DIT_64 = "configs/runs/dit_moe_64.yaml"
 TOY = "configs/runs/toy.yaml"
@@ -55,12 +46,7 @@ def written(one: TraceSpec) -> tuple[TraceHeader, list[CollectiveRecord]]:
 
 @each(
     ("sampler", "calls"),
-    [
-        (Euler(steps=5), 5),
-        (Heun(steps=5), 10),
-        (Segmented(segments=2, within=Heun(steps=2)), 8),
-        (7, 7),
-    ],
+    [(Euler(steps=5), 5), (Heun(steps=5), 10), (Segmented(segments=2, within=Heun(steps=2)), 8), (7, 7)],
 )
 def test_each_call_of_the_network_is_a_micro_step(sampler: Any, calls: int) -> None:
     """They are alike, and the samples of all ranks are collected after the last one."""

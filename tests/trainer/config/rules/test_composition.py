@@ -68,11 +68,7 @@ whole = pytest.mark.parametrize("whole", [False, pytest.param(True, marks=pytest
 
 
 DEFAULT = Composition(
-    coupling.Independent(),
-    path.LinearConfig(),
-    target.Velocity(),
-    objective.Regression(),
-    sampler.Euler(steps=2),
+    coupling.Independent(), path.LinearConfig(), target.Velocity(), objective.Regression(), sampler.Euler(steps=2)
 )
 
 
@@ -314,10 +310,7 @@ def test_the_source_tells_the_score_only_where_it_is_independent(coupled):
     assert complaint(composition(coupling=coupled, target=target.Score())) is None, "its velocity is right"
     without = stochastic.model_copy(update={"diffusion": (0.0, 0.0)})
     noisy = composition(
-        path=path.StochasticInterpolantConfig(),
-        target=target.VelocityAndNoise(),
-        coupling=coupled,
-        sampler=stochastic,
+        path=path.StochasticInterpolantConfig(), target=target.VelocityAndNoise(), coupling=coupled, sampler=stochastic
     )
     assert complaint(noisy) is None
     assert complaint(composition(coupling=coupled, sampler=without)) is None
@@ -383,10 +376,7 @@ def test_antithetic_points_need_noise_to_reverse(along):
 
 
 def test_every_kind_of_every_part_is_among_the_alternatives():
-    of_features = {
-        objective.Aligned,
-        objective.FeatureResidual,
-    }  # what they ask of a network is in blockwise
+    of_features = {objective.Aligned, objective.FeatureResidual}  # what they ask of a network is in blockwise
     of_maps = {objective.MongeMap}  # replaces no other: sampler and times are its own; in test_one_step.py
     taught = {objective.VelocityDistillation, objective.ConsistencyDistillation}  # in test_distillation.py
     of_heads = {"objective": {objective.Transition}, "sampler": {sampler.Transition}}
@@ -524,9 +514,7 @@ def test_controls_go_with_samplers_whose_quantities_follow_from_the_velocity(alo
     built, x, t = along.build(), torch.randn(4, 2, generator=generator()), torch.linspace(0.2, 0.8, 4)
     for drawn in ALTERNATIVES["sampler"]:
         parts = composition(
-            path=along,
-            target=target.VelocityAndNoise() if built.has_noise else target.Velocity(),
-            sampler=drawn,
+            path=along, target=target.VelocityAndNoise() if built.has_noise else target.Velocity(), sampler=drawn
         )
         if complaint(parts) is not None:
             continue
@@ -546,10 +534,7 @@ def test_controls_go_with_samplers_whose_quantities_follow_from_the_velocity(alo
 
 @pytest.mark.parametrize(
     ("learned", "drawn"),
-    [
-        (objective.Transition(), sampler.Transition()),
-        (objective.CausalTransition(), sampler.CausalTransition()),
-    ],
+    [(objective.Transition(), sampler.Transition()), (objective.CausalTransition(), sampler.CausalTransition())],
     ids=["transition", "causal_transition"],
 )
 def test_controls_are_refused_where_samples_follow_no_velocity(learned: Any, drawn: Any) -> None:

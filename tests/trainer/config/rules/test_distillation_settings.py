@@ -99,9 +99,7 @@ def test_normal_noise_is_drawn_only_where_paths_start_at_it() -> None:
             IMAGES,
             {
                 **IMAGES,
-                "flow": {
-                    "latent": {"path": "latents", "shape": (1, 8, 8), "image_shape": (1, 16, 16), "digest": "ab"},
-                },
+                "flow": {"latent": {"path": "latents", "shape": (1, 8, 8), "image_shape": (1, 16, 16), "digest": "ab"}},
             },
             r"has flow\.latent ab, and this run None",
         ),

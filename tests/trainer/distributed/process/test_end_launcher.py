@@ -21,11 +21,7 @@ print(code, *told)
 
 @pytest.mark.parametrize(
     ("variables", "told"),
-    [
-        ({"TORCHELASTIC_RUN_ID": "run"}, True),
-        ({}, False),
-        ({"TORCHELASTIC_RUN_ID": "run", STAGE: "teacher"}, False),
-    ],
+    [({"TORCHELASTIC_RUN_ID": "run"}, True), ({}, False), ({"TORCHELASTIC_RUN_ID": "run", STAGE: "teacher"}, False)],
 )
 def test_only_a_rank_of_torchrun_ends_its_agent(variables: dict[str, str], told: bool) -> None:
     inherited = {name: value for name, value in os.environ.items() if name not in ("TORCHELASTIC_RUN_ID", STAGE)}

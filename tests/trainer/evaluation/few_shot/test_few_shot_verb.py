@@ -96,11 +96,7 @@ def test_a_file_of_features_and_the_data_of_another_run_are_played(autoencoder: 
     ],
 )
 def test_what_episodes_refuse(
-    options: tuple[str, ...],
-    problem: str,
-    autoencoder: Path,
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
+    options: tuple[str, ...], problem: str, autoencoder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     said = refused(capsys, "evaluate", autoencoder, *FEW, tmp_path / "figures.json", *options)
     assert said.startswith(problem)

@@ -259,10 +259,7 @@ def test_what_is_no_comparison_is_refused(text: str, problem: str, tmp_path: Pat
 @pytest.mark.slow
 def test_figures_are_those_of_evaluate(compared: Path) -> None:
     def timeless(evaluation: dict[str, Any]) -> dict[str, Any]:
-        return {
-            **evaluation,
-            "results": [{**one, "seconds_per_sample": 0.0} for one in evaluation["results"]],
-        }
+        return {**evaluation, "results": [{**one, "seconds_per_sample": 0.0} for one in evaluation["results"]]}
 
     for one in json.loads((compared / "out" / "compare.json").read_text())["entries"]:
         (outcome,) = one["outcomes"]

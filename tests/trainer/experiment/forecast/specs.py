@@ -45,9 +45,7 @@ def zero_spec(
             "expert_data": RankGroups(copies, stride=expert_parallel),
         },
         program=TrainingStep(
-            calls=(LossCall(Passage(4, (travelling,) if moe_layers else ())),),
-            engine=engine,
-            accumulation=accumulation,
+            calls=(LossCall(Passage(4, (travelling,) if moe_layers else ())),), engine=engine, accumulation=accumulation
         ),
         steps=steps,
     )

@@ -62,12 +62,7 @@ CASES: dict[int, dict[str, Case]] = {
             {"placement": REPLICAS, "replicas": "least_loaded"},
             "dit",
         ),
-        "copies, replicas, every rank": (
-            {},
-            1,
-            {"placement": REPLICAS, "dispatch": "copies", "top_k": 4},
-            "dit",
-        ),
+        "copies, replicas, every rank": ({}, 1, {"placement": REPLICAS, "dispatch": "copies", "top_k": 4}, "dit"),
         "copies, least loaded replicas, top-1": (
             {},
             1,

@@ -61,24 +61,12 @@ def of_data(**changes: Any) -> dict[str, Any]:
         ({}, {"sizes": "20,10"}, "--sizes: 20,10 do not grow; give the small one first"),
         ({}, {"sizes": "10,15"}, "--sizes: 15 is less than 2 times 10, and errors would grow where"),
         ({}, {"target": "20"}, "--target: 20 is not above --sizes; use more than 20"),
-        (
-            {},
-            {"target": "4000"},
-            "--target: errors of pilots would be multiplied by 16.3 from 10,20 to",
-        ),
-        (
-            {},
-            {"grid": "1"},
-            "--grid: 1 makes 3 mixes of 3 sources, fewer than three for each of two",
-        ),
+        ({}, {"target": "4000"}, "--target: errors of pilots would be multiplied by 16.3 from 10,20 to"),
+        ({}, {"grid": "1"}, "--grid: 1 makes 3 mixes of 3 sources, fewer than three for each of two"),
         ({}, {"grid": "60"}, "--grid: 60 makes 1891 mixes of 3 sources; use a smaller one"),
         ({}, {"seeds": "0"}, "--seeds: 0 is below 1; use 1 or more"),
         ({}, {"wanted": "other"}, "--wanted: other is no source; write others"),
-        (
-            {},
-            {"sizes": "110,220", "target": "400"},
-            "--sizes: moons has 200 training examples, and pilots of",
-        ),
+        ({}, {"sizes": "110,220", "target": "400"}, "--sizes: moons has 200 training examples, and pilots of"),
         ({"data": MOONS}, {}, "data.kind: is toy, and shares are of a mixture; use kind: mixture"),
         (of_data(size=30), {}, "data.size: is 30, and each pilot has a size of its own; leave it out"),
         (

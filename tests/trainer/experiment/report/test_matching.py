@@ -27,12 +27,7 @@ MIXTURE = (
     *("moe.top_k=2", "moe.dispatch=copies", "moe.router={kind: top_k, aux_loss: 0.01}", "optim.clip_norm=null"),
     *("model.hidden=16", "model.num_layers=2", "model.num_heads=2"),
 )
-QUIET = (
-    "sample.every=null",
-    "evaluate.every=null",
-    "checkpoint.keep=3",
-    "observe={log_every: 1, tensorboard: false}",
-)
+QUIET = ("sample.every=null", "evaluate.every=null", "checkpoint.keep=3", "observe={log_every: 1, tensorboard: false}")
 FIRST = (*MIXTURE, *QUIET, "optim.steps=2", "checkpoint.every=2", "trace.steps=[1,2]")
 LONGER = (*MIXTURE, *QUIET, "optim.steps=4", "checkpoint.every=4", "trace.steps=[3,4]")
 FABRIC = "configs/scenarios/two_nodes.yaml"

@@ -20,10 +20,7 @@ from trainer.flow.sampler.protocol import StepsFile
 
 STAGES: list[dict[str, Any]] = [
     {"name": "teacher", "train": {}},
-    {
-        "name": "steps",
-        "steps": {"run": "{run.dir}/teacher", "evaluations": [2, 3], "nodes": 10, "num": 4, "fresh": 4},
-    },
+    {"name": "steps", "steps": {"run": "{run.dir}/teacher", "evaluations": [2, 3], "nodes": 10, "num": 4, "fresh": 4}},
     {
         "name": "pairs",
         "pairs": {

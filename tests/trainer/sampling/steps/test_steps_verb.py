@@ -27,13 +27,7 @@ from trainer.sampling.trained import opened
 SCHEMA = json.loads((ROOT / "configs" / "schemas" / "steps.schema.json").read_text())
 GOLDEN = ROOT / "tests" / "files" / "steps.json"
 TOY = str(ROOT / "configs" / "runs" / "toy.yaml")
-TINY = (
-    "optim.steps=2",
-    "optim.global_batch=9",
-    "model.hidden=16",
-    "sample.every=null",
-    "evaluate.every=null",
-)
+TINY = ("optim.steps=2", "optim.global_batch=9", "model.hidden=16", "sample.every=null", "evaluate.every=null")
 CLASSES = ("data.classes=true", "model.label_dropout=0.1", "sample.guidance=1.5")
 FEW = ("--evaluations", "2,4", "--num", "12", "--fresh", "20", "--nodes", "12")
 

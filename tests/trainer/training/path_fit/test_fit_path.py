@@ -106,10 +106,7 @@ def test_paths_between_data_sets_are_refused(tmp_path: Path, capsys: pytest.Capt
 
 STAGES = [
     {"name": "path", "fit-path": {"num_points": 100, "draws": 50}},
-    {
-        "name": "flow",
-        "train": {"flow": {"path": {"kind": "tabulated", "path": "{run.dir}/path/path.safetensors"}}},
-    },
+    {"name": "flow", "train": {"flow": {"path": {"kind": "tabulated", "path": "{run.dir}/path/path.safetensors"}}}},
 ]
 
 
