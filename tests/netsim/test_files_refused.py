@@ -70,6 +70,7 @@ start 0 size => trigger 2 size | line 5: trigger: triggers wait for each other
 + failure switch_type HOST switch_id 0 link_id 1\n | line 11: switch_type: is not a tier of switches ('HOST')
 + failure switch_type AGG switch_id 0 link_id x\n | line 11: link_id: is not a whole number ('x')
 Triggers 2 => Triggers 3 | Triggers: announces 3, the file has 2
+Connections 4\n =>  | Connections: announces 0, the file has 4
 = Nodes 2\nConnections 1\n0->1 id 1 msg 0 start 0 size 4 | line 3: msg: is 0
 = Nodes 2\nConnections 1\n0->1 msg start 0 size 4 | line 3: msg: belongs to no connection
 = Nodes 2\nConnections 1\n0->1 id 1 msg msg start 0 size 4 | line 3: msg: occurs twice
