@@ -26,7 +26,6 @@ def test_arrays_are_handed_over_in_the_order_of_the_header(part: Any):
 
 
 def test_records_and_names_are_read_from_the_header():
-    assert record("FlyingPacket").names == (*(record("Packet").names or ()), "next", "previous")
     assert record("Flow").itemsize % 64 == 0
     assert record("Rising")["beside"].shape == (3,)
     assert names("Recovery") == ("NOTHING_LOST", "SELECTIVE", "GO_BACK_N")

@@ -1,12 +1,11 @@
 // Order of arrivals at a unit: the order of the event engine's calendar, by time and key.
 #pragma once
 
+#include "order.hpp"
 #include "pending.hpp"
 #include "transit.hpp"
 
 namespace netsim::windowed {
-
-constexpr int64_t RUN = 16;
 
 // Deals arrivals into parts by their time; afterwards `places` has the row after the last one of each part.
 inline void deal(Span<Arrival> arrivals, Span<Arrival> scratch, Span<int64_t> places, int64_t begin, int64_t end,
@@ -26,59 +25,6 @@ inline void deal(Span<Arrival> arrivals, Span<Arrival> scratch, Span<int64_t> pl
     int64_t part = int64_t((scratch[row].time_ps - first_ps) * scale);
     arrivals[places[part]] = scratch[row];
     places[part] += 1;
-  }
-}
-
-inline bool comes_first(const Arrival& one, const Arrival& other) {
-  return one.time_ps < other.time_ps || (one.time_ps == other.time_ps && one.key < other.key);
-}
-
-inline void insert(Span<Arrival> arrivals, int64_t begin, int64_t end) {
-  for (int64_t row = begin + 1; row < end; ++row) {
-    if (!comes_first(arrivals[row], arrivals[row - 1])) continue;
-    Arrival moved = arrivals[row];
-    int64_t free = row;
-    while (free > begin) {
-      auto& before = arrivals[free - 1];
-      if (comes_first(before, moved)) break;
-      arrivals[free] = before;
-      free -= 1;
-    }
-    arrivals[free] = moved;
-  }
-}
-
-// Merges two sorted runs; the first one is moved out of the way.
-inline void merge(Span<Arrival> arrivals, Span<Arrival> scratch, int64_t begin, int64_t middle, int64_t end) {
-  for (int64_t row = begin; row < middle; ++row) scratch[row] = arrivals[row];
-  int64_t left = begin;
-  int64_t right = middle;
-  int64_t row = begin;
-  while (left < middle) {
-    if (right < end && comes_first(arrivals[right], scratch[left])) {
-      arrivals[row] = arrivals[right];
-      right += 1;
-    } else {
-      arrivals[row] = scratch[left];
-      left += 1;
-    }
-    row += 1;
-  }
-}
-
-// Sorts by insertion, and many by merging runs.
-inline void sort_part(Span<Arrival> arrivals, Span<Arrival> scratch, int64_t begin, int64_t end) {
-  for (int64_t first = begin; first < end; first += RUN) insert(arrivals, first, std::min<int64_t>(first + RUN, end));
-  int64_t length = RUN;
-  while (length < end - begin) {
-    for (int64_t first = begin; first < end; first += 2 * length) {
-      int64_t middle = std::min<int64_t>(first + length, end);
-      int64_t last = std::min<int64_t>(first + 2 * length, end);
-      if (middle < last && comes_first(arrivals[middle], arrivals[middle - 1])) {
-        merge(arrivals, scratch, first, middle, last);
-      }
-    }
-    length *= 2;
   }
 }
 
@@ -120,7 +66,7 @@ inline void fetch_packets(const Wheel& wheel, int64_t chunk, int64_t left) {
 inline void fetch_next_links(const State& state, const Wheel& wheel, int64_t chunk, int64_t left) {
   for (int64_t place = chunk * CHUNK; place < chunk * CHUNK + std::min<int64_t>(left, CHUNK); ++place) {
     auto& packet = wheel.packets[place];
-    if (packet.unit < 0) {
+    if (packet.next < 0) {
       if (packet.hop + 1 == packet.links) {
         prefetch(state.hosts.flows, packet.flow, 3 * LINE_BYTES);
       } else {
@@ -267,10 +213,10 @@ inline int64_t find(const State& state, const Wheel& wheel, int64_t chunk, int64
   for (int64_t place = chunk * CHUNK; place < chunk * CHUNK + size; ++place) {
     auto& packet = wheel.packets[place];
     if (packet.time_ps >= window.end_ps) {
-      put(wheel, packet, packet.unit, window.region, packet.time_ps);
+      put(wheel, packet, packet.next, window.region, packet.time_ps);
       continue;
     }
-    int64_t index = packet.unit >= 0 ? packet.unit : next_link(state, packet, packet.time_ps);
+    int64_t index = packet.next >= 0 ? packet.next : next_link(state, packet, packet.time_ps);
     prefetch(wheel.units, index, 0);
     auto& arrival = wheel.found[found];
     arrival.time_ps = packet.time_ps;

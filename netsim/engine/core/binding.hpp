@@ -10,17 +10,18 @@
 #include <utility>
 
 #include "arrays.hpp"
+#include "records.hpp"
 
 namespace netsim {
 
 namespace nb = nanobind;
 
-// Whether a part of a state has a record as a reference: to the only entry of an array.
-template <class T>
-constexpr bool is_single = false;
+template <class T, class... Types>
+concept OneOf = (std::is_same_v<T, Types> || ...);
 
+// A record that a part of a state has as a reference: to the only entry of an array.
 template <class T>
-concept Single = is_single<T>;
+concept Single = OneOf<T, Rules, Totals, Notes, Slots, Window, Packet>;
 
 // An entry of a tuple: a number, or an array, which becomes the view that the field of a part of the state is.
 //
@@ -103,5 +104,6 @@ void bind_exact(nb::module_& module);
 void bind_forward(nb::module_& module);
 void bind_ideal(nb::module_& module);
 void bind_parts(nb::module_& module);
+void bind_windows(nb::module_& module);
 
 }  // namespace netsim

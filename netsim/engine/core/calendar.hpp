@@ -91,9 +91,6 @@ inline void push(Heap heap, int64_t time_ps, int64_t key, int64_t what) {
   rise(heap, size, time_ps, key, what);
 }
 
-// Puts a later entry in place of the first one.
-inline void replace(Heap heap, int64_t time_ps, int64_t key, int64_t what) { sink(heap, time_ps, key, what); }
-
 // Takes the first entry out; its place is filled by the next `push` or by `close`.
 inline void take_first(Heap heap) { heap[0].key = 1; }
 

@@ -1,6 +1,8 @@
 // NSCC of a flow (`netsim.congestion.nscc`), whose arithmetic is repeated step by step.
 #pragma once
 
+#include <cmath>
+
 #include "calendar.hpp"
 #include "state.hpp"
 

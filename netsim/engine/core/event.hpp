@@ -81,7 +81,6 @@ inline int64_t run(const State& state, const Flight& flight, int64_t resumed) {
   const auto& network = state.network;
   const auto& hosts = state.hosts;
   const auto& program = state.program;
-  auto calendar = flight.calendar;
   auto timers = hosts.timers;
   auto& totals = network.totals;
   if (totals.now_ps < 0) {
@@ -97,18 +96,11 @@ inline int64_t run(const State& state, const Flight& flight, int64_t resumed) {
   while (true) {
     events += 1;
     if (events == EVENTS_BETWEEN_PAUSES) return PAUSED;
-    close(calendar);
-    int64_t time_ps = first_time(calendar);
-    int64_t key = calendar[1].key;
-    int64_t what = calendar[1].what;
-    int64_t timer_ps = first_time(timers);
-    bool from_timers = false;
-    if (timer_ps < time_ps || (timer_ps == time_ps && timer_ps < END_PS && timers[1].key < key)) {
-      time_ps = timer_ps;
-      key = timers[1].key;
-      what = timers[1].what;
-      from_timers = true;
-    }
+    const int64_t open = flight.slots.open;
+    auto [time_ps, key, what] = find_first(flight);
+    if (flight.slots.open != open && network.links.size >= MANY_LINKS) fetch_ahead(state, flight);
+    bool from_timers = is_due(timers[1], time_ps, key);
+    if (from_timers) std::tie(time_ps, key, what) = std::tie(timers[1].time_ps, timers[1].key, timers[1].what);
     auto [ending, end_ps] = first_end(state.queued);
     if (ending >= 0 && (end_ps < time_ps || (end_ps == time_ps && key >= END))) {
       time_ps = end_ps;
@@ -118,20 +110,17 @@ inline int64_t run(const State& state, const Flight& flight, int64_t resumed) {
     } else {
       ending = -1;
     }
-    int64_t begin_ps = next_begin_ps(program);
-    if (totals.released &&
-        (std::min<int64_t>(begin_ps, time_ps) > totals.now_ps || (begin_ps > time_ps && key >= RELEASE))) {
+    const int64_t begin_ps = next_begin_ps(program);
+    const int64_t next_ps = std::min<int64_t>(begin_ps, time_ps);
+    if (totals.released && (next_ps > totals.now_ps || (begin_ps > time_ps && key >= RELEASE))) {
       int64_t flows = totals.flows;
       if (!admit(state)) return NEEDS_FLOWS;
       schedule_admitted(state, flight, flows);
       continue;
     }
-    if (network.rules.ends_early && !totals.undone && std::min<int64_t>(begin_ps, time_ps) > totals.now_ps) {
-      return FINISHED;
-    }
-    if (std::min<int64_t>(begin_ps, time_ps) > network.rules.end_ps && totals.undone &&
-        std::min<int64_t>(begin_ps, time_ps) < END_PS) {
-      if (!begin_round(network.rules, totals, std::min<int64_t>(begin_ps, time_ps))) {
+    if (network.rules.ends_early && !totals.undone && next_ps > totals.now_ps) return FINISHED;
+    if (next_ps > network.rules.end_ps && totals.undone && next_ps < END_PS) {
+      if (!begin_round(network.rules, totals, next_ps)) {
         totals.now_ps = network.rules.end_ps;
         return IN_TIME;
       }

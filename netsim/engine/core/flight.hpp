@@ -2,6 +2,7 @@
 #pragma once
 
 #include "sender.hpp"
+#include "slots.hpp"
 
 namespace netsim::event {
 
@@ -10,19 +11,16 @@ inline void schedule_look(const Flight& flight, const Hosts& hosts, int64_t link
   auto& ring = hosts.rings[link];
   if (ring.look_ps >= 0 && !ring.scheduled) {
     ring.scheduled = 1;
-    push(flight.calendar, ring.look_ps, SEND | link, link);
+    add(flight, ring.look_ps, SEND | link, link);
   }
 }
 
 // Moves a host's link, the calendar's first entry, to when it looks again, or takes it off the calendar.
 inline void schedule_next_look(const Flight& flight, const Hosts& hosts, int64_t link) {
   auto& ring = hosts.rings[link];
-  if (ring.look_ps >= 0) {
-    replace(flight.calendar, ring.look_ps, SEND | link, link);
-  } else {
-    ring.scheduled = 0;
-    take_first(flight.calendar);
-  }
+  take_first(flight);
+  ring.scheduled = ring.look_ps >= 0;
+  if (ring.scheduled) add(flight, ring.look_ps, SEND | link, link);
 }
 
 // Takes the first packet of a lane, which is the calendar's first entry, out of the air.
@@ -31,49 +29,14 @@ inline int64_t land(const Flight& flight, int64_t lane) {
   int64_t index = way.first;
   auto& packet = flight.packets[index];
   way.first = packet.next;
+  take_first(flight);
   if (way.first < 0) {
     way.last = -1;
-    take_first(flight.calendar);
   } else {
-    auto& following = flight.packets[way.first];
-    following.previous = -1;
-    replace(flight.calendar, following.time_ps, following.key, lane);
+    const auto& following = flight.packets[way.first];
+    add(flight, following.time_ps, following.key, lane);
   }
   return index;
-}
-
-inline bool comes_first(Packet& packet, int64_t time_ps, int64_t key) {
-  return packet.time_ps < time_ps || (packet.time_ps == time_ps && packet.key < key);
-}
-
-// Adds a packet of the control lane to those in flight; packets of this lane may overtake each other.
-inline void send_across(const Flight& flight, int64_t index, int64_t lane, int64_t arrives) {
-  auto packets = flight.packets;
-  auto& way = flight.lanes[lane];
-  auto& packet = packets[index];
-  packet.time_ps = arrives;
-  if (way.first < 0) {
-    packet.next = packet.previous = -1;
-    way.first = way.last = index;
-    push(flight.calendar, arrives, packet.key, lane);
-    return;
-  }
-  int64_t before = way.last;
-  while (before >= 0 && !comes_first(packets[before], arrives, packet.key)) before = packets[before].previous;
-  int64_t after = before >= 0 ? packets[before].next : way.first;
-  packet.previous = before;
-  packet.next = after;
-  if (after >= 0) {
-    packets[after].previous = index;
-  } else {
-    way.last = index;
-  }
-  if (before >= 0) {
-    packets[before].next = index;
-  } else {
-    way.first = index;
-    bring_forward(flight.calendar, arrives, packet.key, lane);
-  }
 }
 
 // Adds a packet to those in flight, as the last to arrive.
@@ -84,10 +47,35 @@ inline void send_on(const Flight& flight, int64_t index, int64_t lane, int64_t a
   packet.next = -1;
   if (way.first < 0) {
     way.first = way.last = index;
-    push(flight.calendar, arrives, packet.key, lane);
+    add(flight, arrives, packet.key, lane);
   } else {
     flight.packets[way.last].next = index;
     way.last = index;
+  }
+}
+
+// Adds a packet of the control lane to those in flight; packets of this lane may overtake each other.
+inline void send_across(const Flight& flight, int64_t index, int64_t lane, int64_t arrives) {
+  auto packets = flight.packets;
+  auto& way = flight.lanes[lane];
+  auto& packet = packets[index];
+  packet.time_ps = arrives;
+  if (way.first < 0 || comes_first(packets[way.last], packet)) {
+    send_on(flight, index, lane, arrives);
+    return;
+  }
+  int64_t before = -1;
+  int64_t after = way.first;
+  while (comes_first(packets[after], packet)) {
+    before = after;
+    after = packets[after].next;
+  }
+  packet.next = after;
+  if (before >= 0) {
+    packets[before].next = index;
+  } else {
+    way.first = index;
+    bring_forward(flight, packets[after].time_ps, arrives, packet.key, lane);
   }
 }
 
@@ -97,6 +85,53 @@ inline void send(const Flight& flight, int64_t index, int64_t link, int64_t arri
     send_across(flight, index, 2 * link + 1, arrives);
   } else {
     send_on(flight, index, 2 * link, arrives);
+  }
+}
+
+// Hints which records the entries of later slots will need: at size they lie outside the caches.
+
+// Links from which on that pays, and how many slots ahead: lanes or rings; packets or flows; what packets need.
+constexpr int64_t MANY_LINKS = 2048;
+constexpr int64_t SLOTS_FAR = 12, SLOTS_NEAR = 8, SLOTS_NEXT = 4;
+
+// Fetches what the packet of a lane that arrives needs: its flow, and the link on which it goes on.
+inline void fetch_for_packet(const State& state, const Flight& flight, Packet& packet) {
+  const auto& hosts = state.hosts;
+  prefetch(hosts.flows, packet.flow, 2 * LINE_BYTES);
+  if (is_back(packet)) {
+    prefetch(hosts.flows, packet.flow);
+    prefetch(hosts.flows, packet.flow, LINE_BYTES);
+  } else if (!packet.control && packet.hop + 1 < packet.links) {
+    const int64_t link = state.routing.way_links(packet.way, packet.hop - 1);
+    prefetch(state.network.links, link);
+    prefetch(flight.lanes, 2 * link);
+    if (state.queued) {
+      prefetch(state.queued->queues, link * state.network.rules.classes);
+      prefetch(state.queued->served, link);
+    }
+  } else {
+    prefetch(hosts.flows, packet.flow, 3 * LINE_BYTES);
+  }
+}
+
+// Fetches ahead as a slot opens.
+inline void fetch_ahead(const State& state, const Flight& flight) {
+  const auto& rings = state.hosts.rings;
+  for (const int64_t ahead : {SLOTS_FAR, SLOTS_NEAR, SLOTS_NEXT}) {
+    int64_t index = flight.first[(flight.slots.open + ahead) & (flight.first.size - 1)];
+    for (; index >= 0; index = flight.later[index].next) {
+      const auto& entry = flight.later[index];
+      if (entry.key < ARRIVAL) continue;
+      if (ahead == SLOTS_FAR) {
+        entry.key < SEND ? prefetch(flight.lanes, entry.what) : prefetch(rings, entry.what);
+      } else if (entry.key >= SEND) {
+        if (const int64_t flow = rings[entry.what].first; flow >= 0) prefetch(state.hosts.flows, flow);
+      } else if (ahead == SLOTS_NEAR) {
+        prefetch(flight.packets, flight.lanes[entry.what].first);
+      } else {
+        fetch_for_packet(state, flight, flight.packets[flight.lanes[entry.what].first]);
+      }
+    }
   }
 }
 
@@ -159,7 +194,8 @@ inline std::pair<int64_t, int64_t> first_end(const Queued* queued) {
 // Whether the words of one event might not fit into the calendar.
 inline bool lacks_room(const Flight& flight, const Queued* queued) {
   if (!queued) return false;
-  return flight.calendar[0].time_ps + queued->queues.size + ENTRIES_OF_EVENT > flight.calendar.size;
+  int64_t used = flight.calendar[0].time_ps + flight.slots.used;
+  return used + queued->queues.size + ENTRIES_OF_EVENT > flight.calendar.size;
 }
 
 // The list of transmissions that take as long as the one on a link, or -1.
@@ -175,7 +211,7 @@ inline void schedule_end(const Flight& flight, const Network& network, const Que
   auto& served = queued.served[at];
   int64_t kind = kind_of(network, queued, at);
   if (kind < 0) {
-    push(flight.calendar, served.ends_ps, END | at, at);
+    add(flight, served.ends_ps, END | at, at);
     return;
   }
   auto& line = queued.endings[kind];
@@ -199,7 +235,7 @@ inline void schedule_departures(const Flight& flight, const Network& network, co
     for (int64_t row = 0; row < notes.told; ++row) {
       int64_t place = queued->told[row];
       int64_t news_ps = queued->served[link_of(queued, network.rules, place)].news_ps;
-      push(flight.calendar, network.totals.now_ps + news_ps, place, place);
+      add(flight, network.totals.now_ps + news_ps, place, place);
     }
     notes.told = 0;
   }
@@ -235,7 +271,7 @@ inline void depart(const State& state, const Queued* queued, const Flight& fligh
       auto& line = queued->endings[kind_of(network, *queued, what)];
       line.first = queued->served[what].next;
     } else {
-      take_first(flight.calendar);
+      take_first(flight);
     }
     if (key >= END) {
       finish(network, state.routing, *queued, link);

@@ -1,6 +1,8 @@
 // Timers that run out in the open window, by the links of hosts, which go through them in their order.
 #pragma once
 
+#include <deque>
+
 #include "admission.hpp"
 #include "arrivals.hpp"
 #include "feedback.hpp"
@@ -11,12 +13,6 @@ namespace netsim::windowed {
 // The link of the host whose timer it is: a flow's, or that of a receiver that asks for packets.
 inline int64_t link_of_timer(const State& state, int64_t key, int64_t what) {
   return is_pull(key) ? state.network.links[what].reverse : state.hosts.flows[what].up;
-}
-
-// Whether an arrival or a timer comes before a moment and key.
-template <class Event>
-inline bool is_due(const Event& event, int64_t time_ps, int64_t key) {
-  return event.time_ps < time_ps || (event.time_ps == time_ps && event.key < key);
 }
 
 // Adds a timer to those of a link, in their order.

@@ -23,14 +23,9 @@ void play_heap(nb::handle calendar, nb::handle moves, nb::handle taken) {
     if (move[0] != PUSH) {
       close(heap);
       firsts[count++] = heap[1].what;
-    }
-    if (move[0] == TAKE) {
       take_first(heap);
-    } else if (move[0] == REPLACE) {
-      replace(heap, move[1], move[2], move[3]);
-    } else {
-      push(heap, move[1], move[2], move[3]);
     }
+    if (move[0] != TAKE) push(heap, move[1], move[2], move[3]);
   }
 }
 

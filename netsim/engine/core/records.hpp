@@ -241,18 +241,14 @@ struct Lane {
 // that.
 //
 // `way` is a row of `FabricArrays.way_links` that agrees with its path so far. `node` is where switches choose; of the
-// answer of a receiver that asks for packets, how many its flow still lacks.
+// answer of a receiver that asks for packets, how many its flow still lacks. `next` is the packet behind it in a chain,
+// of a lane in order of arrival or of those not in use, and in the windowed engine the unit at which it arrives, or -1.
 //
-struct Packet {
+struct alignas(64) Packet {
   int64_t time_ps, key, sent_ps, wire;
   int32_t flow, way, node, sequence, expected;
   uint8_t hop, links, control, passes, trimmed, marked, refusal, notified;
-  int32_t unit;
-};
-
-// A packet in a chain: of a lane in order of arrival, or of those not in use.
-struct FlyingPacket : Packet {
-  int32_t next, previous;
+  int32_t next;
 };
 
 // Queue `link * classes + class` of links with queues; see `queues.hpp`.
@@ -327,6 +323,15 @@ struct Used {
 struct Timer {
   int64_t time_ps, key;
   int32_t what, next;
+};
+
+// Slots of time: which one is open; how many entries there are; the first one of the run; how long slots are; the first
+// entry that is free again, or -1, and the first of those that never were in use; whether the calendar's first entry is
+// in the run.
+struct Slots {
+  int64_t open, used, begin;
+  int32_t width_bits, free, fresh;
+  uint8_t from_run;
 };
 
 struct Window {

@@ -33,11 +33,11 @@ def record(name: str) -> np.dtype:
     Raises:
         LookupError: There is no such struct.
     """
-    found = re.search(rf"struct (alignas\(64\) )?{name}(?: : (\w+))? {{(.*?)}};", _header(), re.DOTALL)
+    found = re.search(rf"struct (alignas\(64\) )?{name} {{(.*?)}};", _header(), re.DOTALL)
     if found is None:
         raise LookupError(name)
-    aligned, base, body = found.groups()
-    fields = [(field, record(base)[field]) for field in record(base).names or ()] if base else []
+    aligned, body = found.groups()
+    fields = []
     for kind, names in re.findall(r"(\w+) ([^;]+);", body):
         for field, size in re.findall(r"(\w+)(?:\[(\d+)\])?", names):
             fields.append((field, np.dtype((_TYPES[kind], int(size))) if size else np.dtype(_TYPES[kind])))

@@ -1,6 +1,8 @@
 // Passage of packets and acknowledgements from link to link.
 #pragma once
 
+#include <tuple>
+
 #include "congestion.hpp"
 #include "paths.hpp"
 #include "recovery.hpp"

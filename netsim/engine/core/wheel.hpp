@@ -130,7 +130,7 @@ inline void put(const Wheel& wheel, Packet& packet, int64_t unit, int64_t region
   wheel.packets[place] = packet;
   auto& copy = wheel.packets[place];
   copy.time_ps = arrives;
-  copy.unit = unit;
+  copy.next = unit;
   prefetch(wheel.packets, place + 1, 0);
 }
 

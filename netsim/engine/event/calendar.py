@@ -10,13 +10,13 @@ from netsim.engine.core.shared import record
 
 END_PS = 2**62
 """The time of an event that never happens, later than all others."""
-_NEVER = 2**63 - 1
+NEVER = 2**63 - 1
 
 
 def heap(entries: int) -> np.ndarray:
     """An empty heap with room for so many entries."""
     fresh = np.zeros(entries + 5, dtype=record("Entry"))
-    fresh["time_ps"][1:6] = fresh["key"][1:6] = _NEVER
+    fresh["time_ps"][1:6] = fresh["key"][1:6] = NEVER
     return fresh
 
 

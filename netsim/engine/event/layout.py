@@ -6,7 +6,7 @@ from netsim.engine.core.fabric import FabricArrays
 from netsim.engine.core.lines import zeros
 from netsim.engine.core.shared import number, record
 from netsim.engine.core.successors import successors
-from netsim.engine.event.calendar import END_PS, heap
+from netsim.engine.event.calendar import END_PS, NEVER, heap
 from netsim.engine.event.queued_layout import queued_of
 from netsim.engine.event.rules_layout import rules_of
 from netsim.engine.event.state import Flight, Hosts, Network, Program, Routing, State
@@ -22,6 +22,8 @@ from netsim.transport.switched import Drill
 from netsim.units import service_ps
 
 _PACKETS = 1024
+_EVENTS_OF_SLOT, _LINKS_AHEAD, _MOST_SLOTS_BITS = 4, 8, 16
+"""Slots of the event engine's calendar: events of one if all links are busy, links that they cover, and the most."""
 
 
 def state_of(scene: Scene, fabric: FabricArrays, transport: Transport, seed: int) -> State:
@@ -71,16 +73,37 @@ def _samples(scene: Scene) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 def flight_of(state: State) -> Flight:
     """An empty calendar without packets in flight, for the links of a state."""
     links, queues = len(state.network.links), 0 if state.queued is None else len(state.queued.queues)
+    calendar = heap(3 * links + 4 * queues + number("ENTRIES_OF_EVENT"))
+    slots, first, filled = _slots(state.network.kinds[state.network.links["kind"]])
+    run = np.zeros(2 * len(calendar) + 1, dtype=record("Timer"))
+    run["time_ps"][-1] = run["key"][-1] = NEVER
+    slots["begin"] = len(run) - 1
     return Flight(
-        heap(3 * links + 4 * queues + number("ENTRIES_OF_EVENT")),
+        calendar,
+        slots,
+        first,
+        filled,
+        np.zeros(len(calendar), dtype=record("Timer")),
+        run,
         np.full(2 * links, -1, dtype=record("Lane")),
         packets(0),
     )
 
 
+def _slots(kinds: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Slots of the calendar for links of these kinds: short, and as many as cover what most packets take to return."""
+    width_ps = max(1, int(_EVENTS_OF_SLOT / (1 / kinds["full_ps"]).sum()))
+    horizon_ps = _LINKS_AHEAD * int((kinds["delay_ps"] + kinds["full_ps"]).mean())
+    slots = _one(record("Slots"))
+    slots["open"] = slots["free"] = -1
+    slots["width_bits"] = width_ps.bit_length() - 1
+    number = 1 << min(_MOST_SLOTS_BITS, max(6, (horizon_ps >> int(slots["width_bits"][0])).bit_length()))
+    return slots, np.full(number, -1, dtype=np.int32), np.zeros(number // 64, dtype=np.uint64)
+
+
 def packets(used: int) -> np.ndarray:
     """Records for packets that are not in use, as a linked list that starts at index `used`."""
-    fresh = np.zeros(max(_PACKETS, used), dtype=record("FlyingPacket"))
+    fresh = zeros(max(_PACKETS, used), record("Packet"))
     fresh["next"] = np.arange(used + 1, used + len(fresh) + 1)
     fresh["next"][-1] = -1
     return fresh

@@ -42,15 +42,24 @@ def with_room_for_packets(flight: Flight, state: State) -> Flight:
         return flight
     used = len(flight.packets)
     totals["free_packet"] = used
-    return flight._replace(packets=np.concatenate([flight.packets, packets(used)]))
+    longer = _longer_lines(flight.packets, 2 * used)
+    longer[used:] = packets(used)
+    return flight._replace(packets=longer)
 
 
 def with_room_for_words(flight: Flight, state: State) -> Flight:
     """The calendar with more room, if the words of one event might not fit into it."""
     if state.queued is None:
         return flight
-    needed = int(flight.calendar[0]["time_ps"]) + len(state.queued.queues) + number("ENTRIES_OF_EVENT")
-    return flight._replace(calendar=longer_heap(flight.calendar, needed)) if needed > len(flight.calendar) else flight
+    used = int(flight.calendar[0]["time_ps"] + flight.slots["used"][0])
+    needed = used + len(state.queued.queues) + number("ENTRIES_OF_EVENT")
+    if needed <= len(flight.calendar):
+        return flight
+    calendar = longer_heap(flight.calendar, needed)
+    run, left = np.zeros(2 * len(calendar) + 1, dtype=flight.run.dtype), flight.run[int(flight.slots["begin"][0]) :]
+    run[-len(left) :] = left
+    flight.slots["begin"] = len(run) - len(left)
+    return flight._replace(calendar=calendar, later=_longer(flight.later, len(calendar)), run=run)
 
 
 def with_room_for_waiting(state: State, packets_: int) -> State:

@@ -133,5 +133,10 @@ class Flight(NamedTuple):
     """Calendar of the event engine, and the packets in flight."""
 
     calendar: Array
+    slots: Array
+    first: Array
+    filled: Array
+    later: Array
+    run: Array
     lanes: Array
     packets: Array
