@@ -115,13 +115,6 @@ inline void empty(Heap heap) {
   for (int64_t place = 1; place < 5; ++place) heap[place].time_ps = heap[place].key = NEVER;
 }
 
-// Moves the entry of `what` to an earlier time; a rare operation, which searches the heap.
-inline void bring_forward(Heap heap, int64_t time_ps, int64_t key, int64_t what) {
-  int64_t place = 1;
-  while (heap[place].what != what || phase(heap[place].key) != phase(key)) place += 1;
-  rise(heap, place, time_ps, key, what);
-}
-
 // Moves the entry with a key to an earlier time, if it is due later; a rare operation, which searches the heap.
 //
 // Returns:

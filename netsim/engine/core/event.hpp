@@ -46,12 +46,12 @@ inline bool take_in(const State& state, Packet& packet, Flow& flow, int64_t now)
   return answers;
 }
 
-// The first packet of a lane is at the end of its link; the calendar's first entry is that lane's.
-inline void arrive(const State& state, const Flight& flight, int64_t lane, int64_t now) {
-  int64_t index = land(flight, lane);
+// A packet is at the end of its link; the calendar's first entry is its own or that of its lane.
+inline void arrive(const State& state, const Flight& flight, int64_t what, int64_t now) {
+  int64_t index = land(flight, what);
   auto& packet = flight.packets[index];
   int64_t marks_leaving = state.network.rules.marks_leaving;
-  if (marks_leaving) mark_left(state.network, flight, lane >> 1, now);
+  if (marks_leaving && what >= 0) mark_left(state.network, flight, what, now);
   auto& flow = state.hosts.flows[packet.flow];
   int64_t arrives = GONE;
   note_packet(state.queued, index);

@@ -23,68 +23,40 @@ inline void schedule_next_look(const Flight& flight, const Hosts& hosts, int64_t
   if (ring.scheduled) add(flight, ring.look_ps, SEND | link, link);
 }
 
-// Takes the first packet of a lane, which is the calendar's first entry, out of the air.
-inline int64_t land(const Flight& flight, int64_t lane) {
-  auto& way = flight.lanes[lane];
-  int64_t index = way.first;
-  auto& packet = flight.packets[index];
-  way.first = packet.next;
+// The packet of an arrival: the first one of a link, or one of the control lane, whose packets may overtake each other,
+// so that each has an entry of its own.
+inline int64_t arriving(const Flight& flight, int64_t what) { return what < 0 ? ~what : flight.lanes[what].first; }
+
+// Takes a packet that arrives, which is the calendar's first entry, out of the air.
+inline int64_t land(const Flight& flight, int64_t what) {
+  const int64_t index = arriving(flight, what);
   take_first(flight);
+  if (what < 0) return index;
+  auto& way = flight.lanes[what];
+  way.first = flight.packets[index].next;
   if (way.first < 0) {
     way.last = -1;
   } else {
     const auto& following = flight.packets[way.first];
-    add(flight, following.time_ps, following.key, lane);
+    add(flight, following.time_ps, following.key, what);
   }
   return index;
 }
 
-// Adds a packet to those in flight, as the last to arrive.
-inline void send_on(const Flight& flight, int64_t index, int64_t lane, int64_t arrives) {
+// Adds a packet that leaves a link to those in flight: of its lane, it is the last to arrive.
+inline void send(const Flight& flight, int64_t index, int64_t link, int64_t arrives) {
   auto& packet = flight.packets[index];
-  auto& way = flight.lanes[lane];
+  auto& way = flight.lanes[link];
   packet.time_ps = arrives;
   packet.next = -1;
-  if (way.first < 0) {
+  if (packet.passes) {
+    add(flight, arrives, packet.key, ~index);
+  } else if (way.first < 0) {
     way.first = way.last = index;
-    add(flight, arrives, packet.key, lane);
+    add(flight, arrives, packet.key, link);
   } else {
     flight.packets[way.last].next = index;
     way.last = index;
-  }
-}
-
-// Adds a packet of the control lane to those in flight; packets of this lane may overtake each other.
-inline void send_across(const Flight& flight, int64_t index, int64_t lane, int64_t arrives) {
-  auto packets = flight.packets;
-  auto& way = flight.lanes[lane];
-  auto& packet = packets[index];
-  packet.time_ps = arrives;
-  if (way.first < 0 || comes_first(packets[way.last], packet)) {
-    send_on(flight, index, lane, arrives);
-    return;
-  }
-  int64_t before = -1;
-  int64_t after = way.first;
-  while (comes_first(packets[after], packet)) {
-    before = after;
-    after = packets[after].next;
-  }
-  packet.next = after;
-  if (before >= 0) {
-    packets[before].next = index;
-  } else {
-    way.first = index;
-    bring_forward(flight, packets[after].time_ps, arrives, packet.key, lane);
-  }
-}
-
-// Adds a packet that leaves a link to those in flight.
-inline void send(const Flight& flight, int64_t index, int64_t link, int64_t arrives) {
-  if (flight.packets[index].passes) {
-    send_across(flight, index, 2 * link + 1, arrives);
-  } else {
-    send_on(flight, index, 2 * link, arrives);
   }
 }
 
@@ -104,7 +76,7 @@ inline void fetch_for_packet(const State& state, const Flight& flight, Packet& p
   } else if (!packet.control && packet.hop + 1 < packet.links) {
     const int64_t link = state.routing.way_links(packet.way, packet.hop - 1);
     prefetch(state.network.links, link);
-    prefetch(flight.lanes, 2 * link);
+    prefetch(flight.lanes, link);
     if (state.queued) {
       prefetch(state.queued->queues, link * state.network.rules.classes);
       prefetch(state.queued->served, link);
@@ -123,13 +95,13 @@ inline void fetch_ahead(const State& state, const Flight& flight) {
       const auto& entry = flight.later[index];
       if (entry.key < ARRIVAL) continue;
       if (ahead == SLOTS_FAR) {
-        entry.key < SEND ? prefetch(flight.lanes, entry.what) : prefetch(rings, entry.what);
+        if (entry.what >= 0) entry.key < SEND ? prefetch(flight.lanes, entry.what) : prefetch(rings, entry.what);
       } else if (entry.key >= SEND) {
         if (const int64_t flow = rings[entry.what].first; flow >= 0) prefetch(state.hosts.flows, flow);
       } else if (ahead == SLOTS_NEAR) {
-        prefetch(flight.packets, flight.lanes[entry.what].first);
+        prefetch(flight.packets, arriving(flight, entry.what));
       } else {
-        fetch_for_packet(state, flight, flight.packets[flight.lanes[entry.what].first]);
+        fetch_for_packet(state, flight, flight.packets[arriving(flight, entry.what)]);
       }
     }
   }

@@ -230,7 +230,7 @@ struct Transmission {
   uint8_t bits;
 };
 
-// Packets on their way from a link, by time of arrival: lane 2 l of link l for data, 2 l + 1 for the control lane.
+// Packets on their way from a link by time of arrival, but for those of its control lane.
 struct Lane {
   int32_t first, last;
 };

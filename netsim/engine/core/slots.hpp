@@ -104,31 +104,4 @@ inline void take_first(const Flight& flight) {
   }
 }
 
-// Moves the entry of a lane from one time to an earlier one; a rare operation.
-inline void bring_forward(const Flight& flight, int64_t from_ps, int64_t time_ps, int64_t key, int64_t what) {
-  auto& slots = flight.slots;
-  const auto is_it = [&](const Timer& entry) { return entry.what == what && phase(entry.key) == phase(key); };
-  if (const int64_t slot = slot_of(flight, from_ps); is_ahead(flight, slot)) {
-    const int64_t place = slot & (flight.first.size - 1);
-    int32_t* link = &flight.first[place];
-    while (*link >= 0 && !is_it(flight.later[*link])) link = &flight.later[*link].next;
-    if (const int64_t index = *link; index >= 0) {
-      *link = std::exchange(flight.later[index].next, std::exchange(slots.free, index));
-      if (flight.first[place] < 0) flight.filled[place >> 6] &= ~(uint64_t(1) << (place & 63));
-      slots.used -= 1;
-      add(flight, time_ps, key, what);
-      return;
-    }
-  }
-  int64_t row = slots.begin;
-  while (row + 1 < flight.run.size && !is_it(flight.run[row])) row += 1;
-  if (row + 1 < flight.run.size) {
-    flight.run[row].time_ps = time_ps;
-    flight.run[row].key = key;
-    insert(flight.run, slots.begin, row + 1);
-    return;
-  }
-  bring_forward(flight.calendar, time_ps, key, what);
-}
-
 }  // namespace netsim::event

@@ -126,13 +126,13 @@ struct State {
 
 // Calendar of the event engine, and the packets in flight.
 struct Flight {
-  Heap calendar;  // arrivals, by lane, and hosts' links that look for a packet, by link: see `slots.hpp`
+  Heap calendar;  // arrivals, by lane or packet, and hosts' links that look for a packet, by link: see `slots.hpp`
   Slots& slots;
   Span<int32_t> first;    // by slot: the first of its entries, -1 if it has none
   Span<uint64_t> filled;  // bits of the slots that have entries
   Span<Timer> later;      // entries of slots: those that were in use are chained, behind them are fresh ones
   Span<Timer> run;        // behind as much scratch space, those of the open slot, and one that is never due
-  Span<Lane> lanes;       // by link, for data and for the control lane
+  Span<Lane> lanes;       // by link
   Span<Packet> packets;   // those not in use are chained by `next`
 };
 

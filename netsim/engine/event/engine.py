@@ -21,7 +21,7 @@ from netsim.engine.event.room import (
     with_room_for_packets,
     with_room_for_released,
     with_room_for_waiting,
-    with_room_for_words,
+    with_room_in_calendar,
 )
 from netsim.engine.event.state import Array, State
 from netsim.engine.frontier import stalled
@@ -102,7 +102,7 @@ class EventEngine:
 
     def _make_room(self) -> None:
         """Makes room for packets in flight."""
-        self._flight = with_room_for_words(with_room_for_packets(self._flight, self._state), self._state)
+        self._flight = with_room_in_calendar(with_room_for_packets(self._flight, self._state), self._state)
         self._keep(with_room_for_waiting(self._state, len(self._flight.packets)))
 
     def _flows_of_packets(self) -> list[np.ndarray]:

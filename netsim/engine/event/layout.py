@@ -73,7 +73,8 @@ def _samples(scene: Scene) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 def flight_of(state: State) -> Flight:
     """An empty calendar without packets in flight, for the links of a state."""
     links, queues = len(state.network.links), 0 if state.queued is None else len(state.queued.queues)
-    calendar = heap(3 * links + 4 * queues + number("ENTRIES_OF_EVENT"))
+    unused = packets(0)
+    calendar = heap(2 * links + 4 * queues + len(unused) + number("ENTRIES_OF_EVENT"))
     slots, first, filled = _slots(state.network.kinds[state.network.links["kind"]])
     run = np.zeros(2 * len(calendar) + 1, dtype=record("Timer"))
     run["time_ps"][-1] = run["key"][-1] = NEVER
@@ -85,8 +86,8 @@ def flight_of(state: State) -> Flight:
         filled,
         np.zeros(len(calendar), dtype=record("Timer")),
         run,
-        np.full(2 * links, -1, dtype=record("Lane")),
-        packets(0),
+        np.full(links, -1, dtype=record("Lane")),
+        unused,
     )
 
 

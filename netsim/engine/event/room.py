@@ -47,12 +47,11 @@ def with_room_for_packets(flight: Flight, state: State) -> Flight:
     return flight._replace(packets=longer)
 
 
-def with_room_for_words(flight: Flight, state: State) -> Flight:
-    """The calendar with more room, if the words of one event might not fit into it."""
-    if state.queued is None:
-        return flight
+def with_room_in_calendar(flight: Flight, state: State) -> Flight:
+    """The calendar with more room, if all packets, or the words of one event, might not fit into it."""
+    queues = 0 if state.queued is None else len(state.queued.queues)
     used = int(flight.calendar[0]["time_ps"] + flight.slots["used"][0])
-    needed = used + len(state.queued.queues) + number("ENTRIES_OF_EVENT")
+    needed = max(used + queues, 2 * len(flight.lanes) + len(flight.packets)) + number("ENTRIES_OF_EVENT")
     if needed <= len(flight.calendar):
         return flight
     calendar = longer_heap(flight.calendar, needed)
