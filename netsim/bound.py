@@ -55,13 +55,13 @@ class Bound:
     def __init__(self, scene: Scene, parts: Iterable[int] = (), anywhere: bool = False, shares: bool = True) -> None:
         fabric, columns, links = fabric_arrays(scene), scene.tasks.columns(), len(scene.topology.links)
         best_bps = np.array([scene.rates.best(link) for link in range(links)], dtype=np.int64)
-        ways = best_bps, fabric.delay_ps, fabric.pair, fabric.way_begin, fabric.way_links, fabric.way_length
+        routes = best_bps, fabric.delay_ps, fabric.pair, fabric.route_begin, fabric.route_links, fabric.route_length
         numbers = np.array(sorted(set(parts)), dtype=np.int64)
         wire = Wire(scene.packet.payload, scene.packet.header, numbers, anywhere, shares)
         crossing = np.zeros((2, len(scene.topology.tiers[0])), dtype=np.int64)
         self._sent_from = np.full(links, -1, dtype=np.int64)
         ends = _ends(np.asarray(scene.hosts, dtype=np.int64), fabric, best_bps)
-        done_ps = _core.bound(columns, ends, ways, wire, crossing, self._sent_from)
+        done_ps = _core.bound(columns, ends, routes, wire, crossing, self._sent_from)
         self.ps = max(done_ps, _leaves_ps(scene, crossing))
 
     def of_run(self, last_sent: Mapping[int, int]) -> int:

@@ -291,7 +291,7 @@ def _refuse_unreachable(scene: Scene, source: str) -> None:
     topology, leaves = scene.topology, len(scene.topology.tiers[0])
     down = scene.rates.known_down()[0][1]
     pairs = np.flatnonzero(scene.talking)
-    cut = np.array([not scene.routes.usable_ways(*divmod(pair, leaves), 0) for pair in pairs.tolist()], dtype=bool)
+    cut = np.array([not scene.routes.usable_routes(*divmod(pair, leaves), 0) for pair in pairs.tolist()], dtype=bool)
     if not down and not cut.any():
         return
     columns, hosts = scene.tasks.columns(), np.asarray(scene.hosts, dtype=np.int64)

@@ -200,13 +200,13 @@ class Group:
 
     def _leaf_bps(self, leaf: int, other: int) -> int:
         """Rate of a leaf's links towards another."""
-        firsts = {way[0] for way in self._topology.between(leaf, other) if way}
+        firsts = {route[0] for route in self._topology.between(leaf, other) if route}
         return sum(self._topology.links[link].rate_bps for link in firsts)
 
     def _passage_ps(self, src: int, dst: int, size_bytes: int) -> float:
         """Time of a message alone from host to host, store and forward."""
-        ways = paths(self._topology, src, dst)
-        links = [self._topology.links[link] for link in ways[0]]
+        routes = paths(self._topology, src, dst)
+        links = [self._topology.links[link] for link in routes[0]]
         first = min(size_bytes, self._payload) + self._header
         head = sum(service_ps(first, link.rate_bps) + link.delay_ps for link in links)
         return head + service_ps(max(0, self.wire(size_bytes) - first), min(link.rate_bps for link in links))

@@ -81,7 +81,7 @@ class Credited:
     def __init__(self, config: ReceiverCreditConfig | NdpConfig, round_trip: RoundTrip) -> None:
         self.credit = self.unasked = initial(config.window, round_trip)
         self.ahead = config.ahead(round_trip)
-        self._granted = self._under_way = 0
+        self._granted = self._in_flight = 0
 
     def window(self) -> int:
         """No limit while there is credit, and 0 without."""
@@ -90,7 +90,7 @@ class Credited:
     def gap_ps(self, wire_bytes: int, now_ps: int) -> int:  # noqa: ARG002
         """The packet that leaves costs a credit."""
         self.credit -= 1
-        self._under_way += 1
+        self._in_flight += 1
         return 0
 
     def on_credit(self, granted: int) -> None:
@@ -110,10 +110,10 @@ class Credited:
         in_flight: int = 0,
     ) -> None:
         """Takes back the credit of packets that the acknowledgement shows to be lost."""
-        self.credit += max(0, self._under_way - in_flight - 1)
-        self._under_way = in_flight
+        self.credit += max(0, self._in_flight - in_flight - 1)
+        self._in_flight = in_flight
 
     def on_timeout(self, now_ps: int) -> None:  # noqa: ARG002
-        """All under way counts as lost. One packet may always go: its receiver may not know that more are to come."""
-        self.credit = max(1, self.credit + self._under_way)
-        self._under_way = 0
+        """All in flight counts as lost. One packet may always go: its receiver may not know that more are to come."""
+        self.credit = max(1, self.credit + self._in_flight)
+        self._in_flight = 0

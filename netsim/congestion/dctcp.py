@@ -19,7 +19,7 @@ class DctcpConfig(CongestionSettings, frozen=True):
         gain: Weight of the newest window in the estimate of the marked share; 1/16 in the paper.
         alpha: Estimate of the marked share at the start. 1: the first mark halves the window, as the paper has it; 0: a
             window falls only by what its own acknowledgements have shown.
-        window: Packets under way at the start.
+        window: Packets in flight at the start.
         mark_above: A packet that finds more than this in a switch's queue is marked. arXiv 2407.00550 uses 800 KB at
             400 Gbps; the default is in proportion for 100 Gbps.
         state: message: every message starts afresh; queue_pair: with the state of the latest one between the ranks.

@@ -41,7 +41,7 @@ class NsccConfig(CongestionSettings, frozen=True):
     """Section ``congestion`` of kind ``nscc``. All gains are the specification's, scaled to the network's round trip.
 
     Args:
-        window: Packets under way at the start; bdp: 1.5 bandwidth-delay products, which is also the most.
+        window: Packets in flight at the start; bdp: 1.5 bandwidth-delay products, which is also the most.
         round_trip: Round trip of the whole network without queues; auto: of each flow's own path.
         target: Queueing delay that a flow aims at; auto: 3/4 of the network's round trip where switches trim, else all.
         gate: Quick adapt needs that less than 1/2**gate of the largest window has got through.
@@ -170,7 +170,7 @@ class Nscc:
             self._bound()
 
     def on_timeout(self, now_ps: int) -> None:  # noqa: ARG002
-        """All that was under way counts as lost: one packet remains."""
+        """All that was in flight counts as lost: one packet remains."""
         self.window_bytes = self._packet
 
     def _refuse(self, now_ps: int, in_flight: int) -> None:
@@ -182,16 +182,16 @@ class Nscc:
             self.window_bytes -= self._packet
             self._bound()
 
-    def _adapt(self, loss: bool, marked: bool, now_ps: int, under_way: float) -> bool:
+    def _adapt(self, loss: bool, marked: bool, now_ps: int, in_flight: float) -> bool:
         """Quick adapt; returns whether this acknowledgement is dealt with.
 
-        Once the window has been cut, marks of packets that were under way are ignored.
+        Once the window has been cut, marks of packets that were in flight are ignored.
         """
         done = marked and self._ignored < self._to_ignore
         if not done and now_ps > self._adapts_ps:
             if self._adapts_ps and (loss or self._lost) and self._achieved * self._gate < self._most:
                 self.window_bytes = max(self._achieved, self._packet)
-                self._to_ignore, self._ignored = under_way, 0.0
+                self._to_ignore, self._ignored = in_flight, 0.0
                 self._lost = False
                 done = True
             self._achieved = 0.0

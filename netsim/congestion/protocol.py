@@ -1,4 +1,4 @@
-"""The protocol of congestion control: how many packets may be under way, and how far apart they leave."""
+"""The protocol of congestion control: how many packets may be in flight, and how far apart they leave."""
 
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
@@ -45,7 +45,7 @@ class Congestion(Protocol):
     """Congestion control of one flow. Floating point in double precision, in the order written, on every engine."""
 
     def window(self) -> int:
-        """Packets that may be under way at once, at least 1; 0 while the sender must wait for a credit."""
+        """Packets that may be in flight at once, at least 1; 0 while the sender must wait for a credit."""
         ...
 
     def gap_ps(self, wire_bytes: int, now_ps: int) -> int:
@@ -71,7 +71,7 @@ class Congestion(Protocol):
             round_trip_ps: From the departure of the packet to now.
             now_ps: Current time.
             refused: The acknowledgement is negative.
-            in_flight: Packets of the flow that are still under way.
+            in_flight: Packets of the flow that are still in flight.
         """
         ...
 

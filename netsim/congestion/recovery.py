@@ -33,7 +33,7 @@ class GoBackNConfig(TimeoutConfig, frozen=True):
 
 class SelectiveConfig(TimeoutConfig, frozen=True):
     """Section ``recovery`` of kind ``selective``: packets are taken in any order, only lost ones are sent again. After
-    a timeout all packets under way count as lost.
+    a timeout all packets in flight count as lost.
 
     Args:
         reordering: A packet counts as lost when one that left more than so many transmissions later is acknowledged;
@@ -68,7 +68,7 @@ class Recovery(Protocol):
 
     @property
     def in_flight(self) -> int:
-        """Packets under way by the sender's count."""
+        """Packets in flight by the sender's count."""
         ...
 
     def pending(self) -> bool:
@@ -108,7 +108,7 @@ class Selective:
         self._acked = bytearray(packets)
         self._received = bytearray(packets)
         self._lost: set[int] = set()
-        self._under_way: dict[int, int] = {}
+        self._unacknowledged: dict[int, int] = {}
         self.in_flight = 0
 
     def pending(self) -> bool:
@@ -123,13 +123,13 @@ class Selective:
         else:
             sequence = self._next
             self._next += 1
-        self._under_way[serial] = sequence
+        self._unacknowledged[serial] = sequence
         self.in_flight += 1
         return sequence
 
     def acknowledged(self, sequence: int, serial: int, expected: int) -> int:  # noqa: ARG002
         """A late acknowledgement of a packet that counts as lost cancels its next transmission."""
-        if self._under_way.pop(serial, None) is not None:
+        if self._unacknowledged.pop(serial, None) is not None:
             self.in_flight -= 1
         newly = 1 - self._acked[sequence]
         self._acked[sequence] = 1
@@ -140,13 +140,13 @@ class Selective:
 
     def refused(self, sequence: int, serial: int, expected: int) -> int:  # noqa: ARG002
         """The packet was trimmed and is sent again."""
-        if self._under_way.pop(serial, None) is not None:
+        if self._unacknowledged.pop(serial, None) is not None:
             self.in_flight -= 1
             self._lose(sequence)
         return 0
 
     def timed_out(self) -> None:
-        """All packets under way count as lost."""
+        """All packets in flight count as lost."""
         self._lose_before(2**62)
 
     def received(self, sequence: int) -> Reply:
@@ -157,9 +157,9 @@ class Selective:
 
     def _lose_before(self, limit: int) -> None:
         """Transmissions with smaller serials count as lost."""
-        while self._under_way and (serial := next(iter(self._under_way))) < limit:
+        while self._unacknowledged and (serial := next(iter(self._unacknowledged))) < limit:
             self.in_flight -= 1
-            self._lose(self._under_way.pop(serial))
+            self._lose(self._unacknowledged.pop(serial))
 
     def _lose(self, sequence: int) -> None:
         if not self._acked[sequence]:

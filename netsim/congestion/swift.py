@@ -17,7 +17,7 @@ class SwiftConfig(CongestionSettings, frozen=True):
     """Section ``congestion`` of kind ``swift``. Defaults: the paper, section 3.5 and table 1, scaled to short paths.
 
     Args:
-        window: Packets under way at the start.
+        window: Packets in flight at the start.
         queueing: Queueing delay that the flow aims at; the target is this plus the round trip of an empty network.
         hop_scaling: Added to the target for each link of the path (section 3.2).
         flow_scaling: At most so much is added to the target of a flow with a small window, since many small windows

@@ -44,7 +44,7 @@ class TimeoutConfig(Section, frozen=True):
     microseconds.
 
     Args:
-        timeout: After this time without progress the sender takes what is under way as lost; auto: the smoothed round
+        timeout: After this time without progress the sender takes what is in flight as lost; auto: the smoothed round
             trip and four times its mean deviation, at least `shortest_timeout`, which also holds before the first
             acknowledgement (RFC 6298). Each timeout in a row without progress doubles it.
         shortest_timeout: The least that auto comes to.

@@ -31,7 +31,7 @@ class WindowConfig(CongestionSettings, frozen=True):
     """Section ``congestion`` of kind ``window``.
 
     Args:
-        window: Packets of a flow under way at once.
+        window: Packets of a flow in flight at once.
     """
 
     kind: Literal["window"]
@@ -47,7 +47,7 @@ def initial(window: int | str, round_trip: RoundTrip) -> int:
 
 
 class FixedWindow:
-    """A constant number of packets under way."""
+    """A constant number of packets in flight."""
 
     def __init__(self, packets: int = UNLIMITED) -> None:
         self._packets = packets

@@ -80,7 +80,7 @@ _REMEDIES = {
     "wall": "raise limits.wall, or packet.payload, since larger packets are fewer",
     "fruitless": "raise recovery.timeout if it is below the round trip, end failures on the way by until, or raise "
     "limits.fruitless",
-    "refused": "let fewer packets be under way (congestion) or headers be smaller, or raise recovery.timeout or "
+    "refused": "let fewer packets be in flight (congestion) or headers be smaller, or raise recovery.timeout or "
     "limits.fruitless",
 }
 """What to change, by limit."""
@@ -112,7 +112,7 @@ def reached(limits: LimitsConfig, which: Which, pulse: Pulse, waiting: Waiting) 
 
 
 def missing(packets: int, timeouts: int) -> str:
-    """Why a message whose packets are under way waits; `timeouts`: the most of one flow in a row without progress.
+    """Why a message whose packets are in flight waits; `timeouts`: the most of one flow in a row without progress.
 
     How many packets have arrived is not said, since engines may know it early.
     """

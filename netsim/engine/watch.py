@@ -14,7 +14,7 @@ MOST_FLOWS = 64
 MOST_SAMPLES = 1024
 """Samples of a flow; whenever they are as many, every other one goes, and from then on half as many are taken."""
 SAMPLE = np.dtype([(name, np.int64) for name in ("time_ps", "window", "in_flight", "round_trip_ps")])
-"""State of a flow when an acknowledgement has arrived: window and packets under way, both in packets; the round trip of
+"""State of a flow when an acknowledgement has arrived: window and packets in flight, both in packets; the round trip of
 the packet that was acknowledged."""
 
 Rank = Annotated[int, Field(ge=0, strict=True)]

@@ -164,7 +164,7 @@ def windows_title(results: Results) -> str:
 
 
 def windows_svg(results: Results) -> str:
-    """Window, packets under way and round trip of the first watched flows; the fastest and the slowest transport."""
+    """Window, packets in flight and round trip of the first watched flows; the fastest and the slowest transport."""
     runs = [run for run in _watched(results) if _samples(results, run)]
     scale, unit = time_unit(max(run.completion_ps for run in runs) / 1e6)
     rows = []
@@ -179,7 +179,7 @@ def windows_svg(results: Results) -> str:
             trips.append(Dots(times, samples["round_trip_ps"] / 1e6, colour, name, size=5))
         below = f"time ({unit})" if run is runs[-1] else ""
         limits = {"x": below, "x_limits": (0, None), "y_limits": (0, None)}
-        window = Panel(windows, f"{run.transport}: window (line), under way (area)", y="packets", **limits)
+        window = Panel(windows, f"{run.transport}: window (line), in flight (area)", y="packets", **limits)
         rows.append([window, Panel(trips, "round trip of each packet", y="µs", legend="right", **limits)])
     return chart(*rows, size=(11, 0.9 + 2.1 * len(runs)), share="x", name="windows")
 

@@ -52,7 +52,7 @@ class CabledFabric:
         return link + self.cables if link < self.cables else link - self.cables
 
 
-Ways = Callable[[int, int], tuple[Path, ...]]
+Routes = Callable[[int, int], tuple[Path, ...]]
 
 
 class DetouredFabric(CabledFabric):
@@ -83,36 +83,36 @@ class DetouredFabric(CabledFabric):
         return host // self._hosts_per_switch
 
     def _minimal(self, src: int, dst: int) -> tuple[Path, ...]:
-        """Minimal ways from switch to switch."""
+        """Minimal routes from switch to switch."""
         raise NotImplementedError
 
     def _detours(self, src: int, dst: int) -> tuple[Path, ...]:
-        """Other ways from switch to another switch."""
+        """Other routes from switch to another switch."""
         raise NotImplementedError
 
     @cached_property
     def with_detours(self) -> "WithDetours":
-        """The same fabric, whose ways are the minimal ones and then the detours."""
+        """The same fabric, whose routes are the minimal ones and then the detours."""
         return WithDetours(self, self.between, self._detours)
 
 
 class WithDetours:
     """A fabric with detours, further paths between two distinct switches, behind its minimal paths."""
 
-    def __init__(self, fabric: DetouredFabric, minimal: Ways, detours: Ways) -> None:
-        self._fabric, self._minimal_ways, self._detours = fabric, minimal, detours
+    def __init__(self, fabric: DetouredFabric, minimal: Routes, detours: Routes) -> None:
+        self._fabric, self._minimal_routes, self._detours = fabric, minimal, detours
         self.between = cache(self._between)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._fabric, name)
 
     def minimal(self, src: int, dst: int) -> int:
-        """Number of minimal ways, which come first."""
-        return len(self._minimal_ways(src, dst))
+        """Number of minimal routes, which come first."""
+        return len(self._minimal_routes(src, dst))
 
     def _between(self, src: int, dst: int) -> tuple[Path, ...]:
-        ways = self._minimal_ways(src, dst)
-        return ways if src == dst else ways + self._detours(src, dst)
+        routes = self._minimal_routes(src, dst)
+        return routes if src == dst else routes + self._detours(src, dst)
 
 
 def selected(candidates: Sequence[int], most: int, src: int, dst: int) -> Sequence[int]:

@@ -33,7 +33,7 @@ class DragonflyConfig(Section, frozen=True):
         intra_host_rate: Rate of the one directed link that all ranks of a host share to talk to each other.
         link_delay: Propagation delay of links to hosts and inside groups.
         global_delay: Propagation delay of links between groups.
-        max_detours: Most ways between two switches that are not minimal, for valiant and ugal.
+        max_detours: Most routes between two switches that are not minimal, for valiant and ugal.
         queue: Room for packets in front of a link, in bytes of unfinished work.
         buffer: Memory that all queues of a switch share, in place of `queue`.
         link_errors: Packets that are corrupted on cables.
@@ -90,8 +90,8 @@ class Dragonfly(DetouredFabric):
     Switch s of group g is called group<g>switch<s>. A group numbers its links to others through its switches, `global_
     links` each; link r (G - 1) + d - 1 leads to the group d places on, of G, where it is number r (G - 1) + G - d - 1.
 
-    A minimal way has one link between groups, with at most one link inside a group at either end; inside a group it is
-    the link between the two switches. A detour has another group, or inside a group another switch, on its way.
+    A minimal route has one link between groups, with at most one link inside a group at either end; inside a group it
+    is the link between the two switches. A detour has another group, or inside a group another switch, on its way.
 
     Kim, Dally, Scott, Abts: Technology-Driven, Highly-Scalable Dragonfly Topology, ISCA 2008.
     """
@@ -146,7 +146,7 @@ class Dragonfly(DetouredFabric):
         return across
 
     def _inside(self, src: int, dst: int) -> Path:
-        """The way between two switches of one group."""
+        """The route between two switches of one group."""
         return () if src == dst else (self._links[src, dst][0],)
 
     def _minimal(self, src: int, dst: int) -> tuple[Path, ...]:
@@ -163,11 +163,11 @@ class Dragonfly(DetouredFabric):
             first = group * self._size
             through = [switch for switch in range(first, first + self._size) if switch not in (src, dst)]
             return tuple((*self._inside(src, s), *self._inside(s, dst)) for s in selected(through, most, src, dst))
-        ways = []
+        routes = []
         for via in selected([g for g in range(self._groups) if g not in (group, other)], most, src, dst):
             for (out, into, link), (leave, enter, last) in zip(
                 self._across(group, via), self._across(via, other), strict=True
             ):
                 middle = self._inside(into, leave)
-                ways.append((*self._inside(src, out), link, *middle, last, *self._inside(enter, dst)))
-        return tuple(ways[place] for place in selected(range(len(ways)), most, src, dst))
+                routes.append((*self._inside(src, out), link, *middle, last, *self._inside(enter, dst)))
+        return tuple(routes[place] for place in selected(range(len(routes)), most, src, dst))

@@ -173,7 +173,7 @@ class Routes:
         self._known = rates.known_down()
         self.times = [time for time, _ in self._known]
         self.paths = cache(self._paths)
-        self.usable_ways = cache(self._usable_ways)
+        self.usable_routes = cache(self._usable_routes)
 
     @cached_property
     def with_detours(self) -> "Routes":
@@ -182,7 +182,7 @@ class Routes:
         return self if fabric is None else Routes(fabric, self._rates)
 
     def minimal(self, src_leaf: int, dst_leaf: int) -> int:
-        """Number of minimal ways, which come first."""
+        """Number of minimal routes, which come first."""
         if isinstance(self._topology, WithDetours):
             return self._topology.minimal(src_leaf, dst_leaf)
         return len(self._topology.between(src_leaf, dst_leaf))
@@ -202,15 +202,15 @@ class Routes:
         ends = (topology.inside(src),) if src == dst else (topology.up(src), topology.down(dst))
         if not epoch and down.intersection(ends):
             return ()
-        return self.usable_ways(topology.leaf(src), topology.leaf(dst), epoch)
+        return self.usable_routes(topology.leaf(src), topology.leaf(dst), epoch)
 
     def _paths(self, src: int, dst: int) -> tuple[Path, ...]:
         """All paths from host to host, failures aside."""
         return paths(self._topology, src, dst)
 
-    def _usable_ways(self, src_leaf: int, dst_leaf: int, epoch: int) -> tuple[int, ...]:
+    def _usable_routes(self, src_leaf: int, dst_leaf: int, epoch: int) -> tuple[int, ...]:
         """The same between leaves: their indices are those of the paths."""
         down = self._known[epoch][1]
-        ways = self._topology.between(src_leaf, dst_leaf)
-        good = tuple(index for index, way in enumerate(ways) if not down.intersection(way))
-        return good if good or not epoch else tuple(range(len(ways)))
+        routes = self._topology.between(src_leaf, dst_leaf)
+        good = tuple(index for index, route in enumerate(routes) if not down.intersection(route))
+        return good if good or not epoch else tuple(range(len(routes)))

@@ -177,7 +177,7 @@ def _host_faults(graph: GraphFile) -> Iterator[Fault]:
             leaf = neighbours[node.id][0]
             yield field, f"its switch '{leaf}' is on tier {tiers[leaf]}", "give switches with hosts tier 0"
         if node.kind == "host" and node.id not in reached:
-            yield field, f"no way leads from host '{first}' to host '{node.id}'", "connect their switches"
+            yield field, f"no route leads from host '{first}' to host '{node.id}'", "connect their switches"
         if node.id not in reached:
             yield field, f"no host reaches switch '{node.id}'", "connect it or remove it"
 

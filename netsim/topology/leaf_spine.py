@@ -112,18 +112,18 @@ class LeafSpine:
         self.hosts, self.ranks_per_host, self.gpus = machines.hosts, machines.ranks_per_host, machines.gpus
         self.leaf = machines.leaf
         self._leaves = config.leaves
-        self._ways = config.spines * config.parallel
+        self._routes = config.spines * config.parallel
         self._leaf_spine = 2 * self.hosts
-        self._spine_leaf = self._leaf_spine + config.leaves * self._ways
-        self._inside = self._spine_leaf + config.leaves * self._ways
-        ways = range(self._ways)
+        self._spine_leaf = self._leaf_spine + config.leaves * self._routes
+        self._inside = self._spine_leaf + config.leaves * self._routes
+        routes = range(self._routes)
         rates = config.fabric_rate if isinstance(config.fabric_rate, tuple) else (config.fabric_rate,) * config.spines
         spines = [f"spine{spine}" for spine in range(config.spines)]
         self.tiers = (machines.leaves, tuple(spines))
         cables = [*machines.cables()]
 
-        def fabric(way: int, leaf: int, up: bool) -> Link:
-            spine, cable = divmod(way, config.parallel)
+        def fabric(route: int, leaf: int, up: bool) -> Link:
+            spine, cable = divmod(route, config.parallel)
             ends = (f"leaf{leaf}", spines[spine]) if up else (spines[spine], f"leaf{leaf}")
             name = "-".join(ends) + (f".{cable}" if config.parallel > 1 else "")
             return Link(name, *ends, rates[spine], config.link_delay)
@@ -131,8 +131,8 @@ class LeafSpine:
         self.links = (
             *(Link(f"{end}-{switch}", end, switch, rate, delay) for end, switch, rate, delay, _ in cables),
             *(Link(f"{switch}-{end}", switch, end, rate, delay) for end, switch, rate, delay, _ in cables),
-            *(fabric(way, leaf, up=True) for leaf in leaves for way in ways),
-            *(fabric(way, leaf, up=False) for way in ways for leaf in leaves),
+            *(fabric(route, leaf, up=True) for leaf in leaves for route in routes),
+            *(fabric(route, leaf, up=False) for route in routes for leaf in leaves),
             *(Link(f"{end}-inside", end, end, config.intra_host_rate, 0) for end, *_ in cables),
         )
         self.between = cache(self._between)
@@ -150,21 +150,21 @@ class LeafSpine:
         return self._inside + host
 
     def reverse(self, link: int) -> int:
-        """Leaf to spine lies by leaf, spine to leaf by way."""
+        """Leaf to spine lies by leaf, spine to leaf by route."""
         if link >= self._inside:
             return link
         if link < self._leaf_spine:
             return link + self.hosts if link < self.hosts else link - self.hosts
         if link < self._spine_leaf:
-            leaf, way = divmod(link - self._leaf_spine, self._ways)
-            return self._spine_leaf + way * self._leaves + leaf
-        way, leaf = divmod(link - self._spine_leaf, self._leaves)
-        return self._leaf_spine + leaf * self._ways + way
+            leaf, route = divmod(link - self._leaf_spine, self._routes)
+            return self._spine_leaf + route * self._leaves + leaf
+        route, leaf = divmod(link - self._spine_leaf, self._leaves)
+        return self._leaf_spine + leaf * self._routes + route
 
     def _between(self, src_leaf: int, dst_leaf: int) -> tuple[Path, ...]:
         if src_leaf == dst_leaf:
             return ((),)
         if max(src_leaf, dst_leaf) >= self._leaves:
             return ()
-        up = self._leaf_spine + src_leaf * self._ways
-        return tuple((up + way, self._spine_leaf + way * self._leaves + dst_leaf) for way in range(self._ways))
+        up = self._leaf_spine + src_leaf * self._routes
+        return tuple((up + route, self._spine_leaf + route * self._leaves + dst_leaf) for route in range(self._routes))

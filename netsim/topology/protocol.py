@@ -27,10 +27,10 @@ class Topology(Protocol):
     """A fabric. Links are numbered by their index in `links`, hosts 0..hosts-1, first switches 0..leaves-1.
 
     A host has one cable, to its leaf, and one link inside that its ranks share. A path between two hosts is the
-    sender's link up, one of the ways between their leaves, and the receiver's link down.
+    sender's link up, one of the routes between their leaves, and the receiver's link down.
 
     A machine of several adapters is as many hosts. Its GPUs are hosts too, behind those of all adapters, whose leaf is
-    the switch inside the machine and which no way joins to others: see `gpu_links` and `netsim.seats`.
+    the switch inside the machine and which no route joins to others: see `gpu_links` and `netsim.seats`.
     """
 
     @property
@@ -70,9 +70,9 @@ class Topology(Protocol):
         ...
 
     def between(self, src_leaf: int, dst_leaf: int) -> tuple[Path, ...]:
-        """All ways from one leaf to another in a fixed order, as link indices; one empty way from a leaf to itself.
+        """All routes from one leaf to another in a fixed order, as link indices; one empty route from a leaf to itself.
 
-        Ways of one pair of leaves have the same number of links. No way between two leaves: an empty tuple.
+        Routes of one pair of leaves have the same number of links. No route between two leaves: an empty tuple.
         """
         ...
 
@@ -120,4 +120,4 @@ def paths(topology: Topology, src: int, dst: int) -> tuple[Path, ...]:
     if src == dst:
         return ((topology.inside(src),),)
     up, down = topology.up(src), topology.down(dst)
-    return tuple((up, *way, down) for way in topology.between(topology.leaf(src), topology.leaf(dst)))
+    return tuple((up, *route, down) for route in topology.between(topology.leaf(src), topology.leaf(dst)))

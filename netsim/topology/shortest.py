@@ -1,4 +1,4 @@
-"""All shortest ways between the nodes of a graph, or an even selection among them."""
+"""All shortest routes between the nodes of a graph, or an even selection among them."""
 
 from collections.abc import Iterator, Sequence
 from functools import cache
@@ -36,11 +36,11 @@ class ShortestPaths:
         self._towards = cache(self._onward)
 
     def __call__(self, src: int, dst: int) -> tuple[Path, ...]:
-        """Ways from node to node, each as its links; none if there is no way, one empty way from a node to itself."""
-        distance, ways = self._towards(dst)
+        """Routes between two nodes, each as its links; one empty route from a node to itself."""
+        distance, routes = self._towards(dst)
         if src not in distance:
             return ()
-        beginnings: list[tuple[Path, int, int]] = [((), src, min(self._most, ways[src]))]
+        beginnings: list[tuple[Path, int, int]] = [((), src, min(self._most, routes[src]))]
         draw = mix(mix(src) + dst)
         for step in range(distance[src]):
             beginnings = [
@@ -51,22 +51,22 @@ class ShortestPaths:
         return tuple(path for path, _, _ in beginnings)
 
     def _onward(self, dst: int) -> tuple[dict[int, int], dict[int, int]]:
-        """For each node its distance to `dst` and its number of shortest ways there."""
+        """For each node its distance to `dst` and its number of shortest routes there."""
         distance = distances(self._outgoing, [dst])
-        ways = {dst: 1}
+        routes = {dst: 1}
         for node in [*distance][1:]:
             behind = (following for _, following in self._outgoing[node])
-            ways[node] = sum(ways[following] for following in behind if distance[following] < distance[node])
-        return distance, ways
+            routes[node] = sum(routes[following] for following in behind if distance[following] < distance[node])
+        return distance, routes
 
     def _shares(self, node: int, dst: int, quota: int, draw: int) -> Iterator[tuple[int, int, int]]:
-        """Links that lead nearer, with the node behind and how many of `quota` ways go there: every total/quota-th."""
-        distance, ways = self._towards(dst)
-        taken, passed = 0, draw % ways[node]
+        """Links that lead nearer, the node behind, and how many of `quota` routes go there: every total/quota-th."""
+        distance, routes = self._towards(dst)
+        taken, passed = 0, draw % routes[node]
         for link, following in self._outgoing[node]:
             if distance[following] < distance[node]:
-                passed += ways[following] * quota
-                share = passed // ways[node] - taken
+                passed += routes[following] * quota
+                share = passed // routes[node] - taken
                 taken += share
                 if share:
                     yield link, following, share

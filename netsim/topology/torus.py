@@ -29,8 +29,8 @@ class TorusConfig(Section, frozen=True):
         fabric_rate: Rate of a link between switches, each direction.
         intra_host_rate: Rate of the one directed link that all ranks of a host share to talk to each other.
         link_delay: Propagation delay of every link but the one inside a host, which has none.
-        max_paths: Most minimal ways between two switches.
-        max_detours: Most ways between two switches that are not minimal, for valiant and ugal.
+        max_paths: Most minimal routes between two switches.
+        max_detours: Most routes between two switches that are not minimal, for valiant and ugal.
         queue: Room for packets in front of a link, in bytes of unfinished work.
         buffer: Memory that all queues of a switch share, in place of `queue`.
         link_errors: Packets that are corrupted on cables.
@@ -68,13 +68,13 @@ class TorusConfig(Section, frozen=True):
 
 
 _MOST_LINKS = 120
-"""Of a minimal way, so that a detour has fewer than 256."""
+"""Of a minimal route, so that a detour has fewer than 256."""
 
 
 class Torus(DetouredFabric):
     """The fabric of a `TorusConfig`; the switch at (1, 0, 2) is called switch1-0-2.
 
-    A minimal way goes the shorter way round in each dimension, one dimension after the other, in any order of the
+    A minimal route goes the shorter way round in each dimension, one dimension after the other, in any order of the
     dimensions; halfway round both directions are minimal. A detour goes in order of the dimensions to some other switch
     and from there to its end.
 
@@ -112,11 +112,11 @@ class Torus(DetouredFabric):
             steps = dict(zip(differing, signs, strict=True))
             for order in islice(permutations(differing), self._config.max_paths):
                 found[self._walk(src, [(axis, *steps[axis]) for axis in order])] = None
-        ways = list(found)
-        return tuple(ways[place] for place in selected(range(len(ways)), self._config.max_paths, src, dst))
+        routes = list(found)
+        return tuple(routes[place] for place in selected(range(len(routes)), self._config.max_paths, src, dst))
 
     def _straight(self, src: int, dst: int) -> Path:
-        """The minimal way in order of the dimensions; halfway round it goes up."""
+        """The minimal route in order of the dimensions; halfway round it goes up."""
         at, to = self._switches[src], self._switches[dst]
         differing = [axis for axis in range(len(at)) if at[axis] != to[axis]]
         return self._walk(src, [(axis, *_directions(at[axis], to[axis], self._dims[axis])[0]) for axis in differing])
@@ -145,7 +145,7 @@ def _moved(at: tuple[int, ...], axis: int, sign: int, dims: Sequence[int]) -> tu
 
 
 def _directions(here: int, there: int, size: int) -> list[tuple[int, int]]:
-    """Directions of the shortest way along a dimension, each with its number of steps."""
+    """Directions of the shortest route along a dimension, each with its number of steps."""
     up = (there - here) % size
     down = size - up
     both = [(1, up), (-1, down)]

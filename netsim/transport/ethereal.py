@@ -154,11 +154,11 @@ class Ethereal(Transport):
 
 
 def _links_in_turn(message: Release, paths: Sequence[int]) -> list[int]:
-    """Paths over one link up after the other, from the source's place on, each time on by the next of its ways."""
-    ways: dict[int, list[int]] = defaultdict(list)
+    """Paths over one link up after the other, from the source's place on, each time on by the next of its routes."""
+    routes: dict[int, list[int]] = defaultdict(list)
     for path in paths:
-        ways[message.paths[path][1]].append(path)
-    rounds = zip_longest(*(_begun_at(message.src_leaf, onward) for onward in ways.values()))
+        routes[message.paths[path][1]].append(path)
+    rounds = zip_longest(*(_begun_at(message.src_leaf, onward) for onward in routes.values()))
     return _begun_at(message.src_place, [path for turn in rounds for path in turn if path is not None])
 
 

@@ -64,11 +64,11 @@ class SeeingEngine(ReferenceEngine):
 
     def __init__(self, what: Scene, transport: Transport, seed: int) -> None:
         super().__init__(what, transport, seed)
-        self._make, self._send_on = self._ways.packet, self._links.forward
-        self._ways.packet, self._links.forward = self.packet, self.forward
+        self._make, self._send_on = self._routes.packet, self._links.forward
+        self._routes.packet, self._links.forward = self.packet, self.forward
 
     def packet(self, connection: Connection, now_ps: int) -> Packet:
-        """See `Ways.packet`."""
+        """See `Routes.packet`."""
         return self._make(connection, now_ps)
 
     def forward(self, packet: Packet, link: int, leaves_ps: int) -> None:
@@ -152,7 +152,7 @@ class HeldEngine(WatchedEngine):
         outcome = super().run()
         assert self._links.queued
         assert not any(self._links.queued._buffers.held)
-        assert not any(self._links.queued._buffers.told_to_stop)
+        assert not any(self._links.queued._buffers.pause_sent)
         assert not any(nic.stopped or nic.ring for nic in self._nics.values())
         return outcome
 

@@ -59,10 +59,10 @@ def _up_and_down(pipelines: list[Pipeline]) -> list[Message]:
     messages: list[Message] = []
     number = 0
     for tree, cut in pipelines:
-        ways, ahead = both_ways(tree), dict[tuple[int, int], tuple[int, ...]]()
+        routes, ahead = both_ways(tree), dict[tuple[int, int], tuple[int, ...]]()
         for piece, size_bytes in enumerate(cut, start=number):
             received: dict[int, tuple[int, ...]] = {}
-            for src, dst in ways:
+            for src, dst in routes:
                 message = len(messages)
                 after = ahead.get((src, dst), ()) + received.get(src, ())
                 messages.append(Message(message, src, dst, size_bytes, (piece,), after))

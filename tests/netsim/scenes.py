@@ -80,6 +80,6 @@ def all_shortest(topology: Topology) -> Callable[[int, int], set[tuple[int, ...]
     def between(src: int, dst: int) -> set[tuple[int, ...]]:
         leaves = topology.tiers[0]
         walks = nx.all_shortest_paths(switches, leaves[src], leaves[dst]) if src != dst else [[leaves[src]]]
-        return {way for walk in walks for way in product(*(cables[pair] for pair in pairwise(walk)))}
+        return {route for walk in walks for route in product(*(cables[pair] for pair in pairwise(walk)))}
 
     return between

@@ -90,14 +90,14 @@ def test_adapters_of_a_fat_tree_are_on_the_edges_of_their_group():
 
 
 @each("rails", [True, False])
-def test_ways_of_a_fat_tree_are_all_the_shortest_ones(rails):
+def test_routes_of_a_fat_tree_are_all_the_shortest_ones(rails):
     """By networkx; none joins the switch inside a machine to another, and all GPUs of a machine are on it."""
     topology = tree(rails=rails)
     between, network = all_shortest(topology), len(network_tiers(topology)[0])
     for src, dst in product(range(network), repeat=2):
-        ways = topology.between(src, dst)
-        assert len(ways) == len({*ways})
-        assert {*ways} == between(src, dst)
+        routes = topology.between(src, dst)
+        assert len(routes) == len({*routes})
+        assert {*routes} == between(src, dst)
     assert all(topology.between(src, network) == () for src in range(network))
     gpus = gpu_links(topology)
     assert gpus is not None

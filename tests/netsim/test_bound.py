@@ -32,7 +32,7 @@ def test_all_to_all_whose_last_packets_leave_the_leaf(packets, transport):
 
 @each("transport", ["ecmp", "ethereal"])
 def test_a_ring_takes_exactly_its_closed_form(transport):
-    """2 (p-1) rounds of one message through k links of which the longest way, between leaves, counts."""
+    """2 (p-1) rounds of one message through k links of which the longest route, between leaves, counts."""
     size, packets = 8, 3
     what = scene(fabric(4, 3, 2), ring_tasks(size, size * packets * 4000))
     rounds = 2 * (size - 1)

@@ -119,8 +119,8 @@ def test_a_fixed_window_lets_one_window_through_in_a_round_trip(window, packets)
 
 
 def test_the_window_called_bdp_is_the_least_that_keeps_a_path_busy():
-    one_way = 4 * (SERVICE + DELAY)
-    ideal = 99 * SERVICE + one_way
+    one_route = 4 * (SERVICE + DELAY)
+    ideal = 99 * SERVICE + one_route
     times, packets = {}, []
     for window in ("bdp", *range(14, 20)):
         what = controlled(

@@ -54,7 +54,7 @@ def switch_of(fabric: DetouredFabric) -> dict[str, int]:
 
 
 @each("name", FABRICS)
-def test_ways_lead_from_end_to_end_and_links_are_cabled_both_ways(name):
+def test_routes_lead_from_end_to_end_and_links_are_cabled_both_ways(name):
     fabric = FABRICS[name]
     numbers, links = switch_of(fabric), fabric.links
     assert len({link.name for link in links}) == len(links)
@@ -64,16 +64,16 @@ def test_ways_lead_from_end_to_end_and_links_are_cabled_both_ways(name):
     whole = fabric.with_detours
     for src in range(len(numbers)):
         for dst in range(len(numbers)):
-            ways = whole.between(src, dst)
-            assert ways[: whole.minimal(src, dst)] == fabric.between(src, dst)
-            assert src != dst or ways == ((),)
-            for way in ways if src != dst else ():
-                assert (numbers[links[way[0]].src], numbers[links[way[-1]].dst]) == (src, dst)
-                assert all(links[one].dst == links[other].src for one, other in pairwise(way))
+            routes = whole.between(src, dst)
+            assert routes[: whole.minimal(src, dst)] == fabric.between(src, dst)
+            assert src != dst or routes == ((),)
+            for route in routes if src != dst else ():
+                assert (numbers[links[route[0]].src], numbers[links[route[-1]].dst]) == (src, dst)
+                assert all(links[one].dst == links[other].src for one, other in pairwise(route))
 
 
 def test_a_balanced_dragonfly_has_the_shape_of_the_paper():
-    """a = 2p = 2h: a h + 1 groups, one link between each two, minimal ways of at most three links, one global."""
+    """a = 2p = 2h: a h + 1 groups, one link between each two, minimal routes of at most three links, one global."""
     for half in (1, 2):
         fabric = dragonfly(2 * half, half, half)
         size, groups = 2 * half, 2 * half * half + 1
@@ -85,14 +85,14 @@ def test_a_balanced_dragonfly_has_the_shape_of_the_paper():
         out = [link.src for link in fabric.links if group.get(link.src) != group.get(link.dst, group.get(link.src))]
         assert {out.count(switch) for switch in group} == {half}
         switches = range(len(group))
-        lengths = [len(way) for src in switches for dst in switches for way in fabric.between(src, dst)]
+        lengths = [len(route) for src in switches for dst in switches for route in fabric.between(src, dst)]
         assert max(lengths) == 3
         assert {len(fabric.between(src, dst)) for src in switches for dst in switches} == {1}
         whole = fabric.with_detours
         for dst in range(size, len(group)):
             detours = whole.between(0, dst)[1:]
             assert len(detours) == groups - 2
-            ends = [[group[fabric.links[link].dst] for link in way] for way in detours]
+            ends = [[group[fabric.links[link].dst] for link in route] for route in detours]
             assert sorted({*visited} - {0, dst // size} for visited in ends) == [
                 {via} for via in range(1, groups) if via != dst // size
             ]
@@ -109,7 +109,7 @@ def test_a_torus_has_its_diameter_and_its_bisection(dims):
     """Diameter: half of each dimension; cutting an even dimension in two cuts two cables a row, one if it is of two."""
     fabric = torus(*dims)
     switches, numbers = range(prod(dims)), switch_of(fabric)
-    lengths = [[{len(way) for way in fabric.between(src, dst)} for dst in switches] for src in switches]
+    lengths = [[{len(route) for route in fabric.between(src, dst)} for dst in switches] for src in switches]
     assert all(len(of_pair) == 1 for of_one in lengths for of_pair in of_one)
     assert max(max(of_pair) for of_one in lengths for of_pair in of_one) == sum(size // 2 for size in dims)
     cables = fabric.links[fabric.hosts : fabric.cables]
@@ -120,7 +120,7 @@ def test_a_torus_has_its_diameter_and_its_bisection(dims):
         assert crossing == prod(dims) // dims[0] * (2 if dims[0] > 2 else 1)
 
 
-def test_minimal_ways_of_a_torus_take_the_dimensions_in_any_order_and_both_ways_round():
+def test_minimal_routes_of_a_torus_take_the_dimensions_in_any_order_and_both_ways_round():
     fabric = torus(4, 5, 3)
     assert len(fabric.between(0, 15 + 3 + 1)) == 6  # one step in each dimension
     assert len(fabric.between(0, 2 * 15)) == 2  # halfway round
@@ -187,7 +187,7 @@ def test_detours_help_a_torus_against_its_tornado():
     assert run(what, plain("ugal")).completion_ps < minimal
 
 
-def test_every_byte_arrives_on_every_way():
+def test_every_byte_arrives_on_every_route():
     for fabric in (dragonfly(2, 1, 1), torus(2, 3)):
         what = scene(fabric, all_to_all(fabric.hosts, 10_000))
         for kind in ("valiant", "ugal"):

@@ -109,7 +109,7 @@ def test_the_key_stands_in_the_results_and_changes_runs_in_which_collectives_rep
 
 
 @each("transport", ["spray_random", "ethereal"])
-def test_a_collective_that_occurs_once_draws_the_same_either_way(transport):
+def test_a_collective_that_occurs_once_draws_the_same_either_route(transport):
     once = {"jobs": SCENARIO["jobs"][:1], "transports": [transport]}
     hashes = {
         simulate(SCENARIO | once | {"draws": draws}).to_dict()["runs"][0]["sha256"] for draws in ("task", "collective")

@@ -117,7 +117,7 @@ class AlwaysBack(AlwaysFirst):
 
 
 class SwitchesFirst(Transport):
-    """One whose switches send everything the same way."""
+    """One whose switches send everything the same route."""
 
     at_switch = True
 

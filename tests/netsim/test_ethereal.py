@@ -130,7 +130,7 @@ def test_minimal_pieces_are_r_and_s_less_their_common_divisor(paths):
 
 
 def fewest_by_search(count: int, paths: int) -> int:
-    """Least number of pieces in which `count` flows load `paths` paths equally, over all ways to cut them.
+    """Least number of pieces in which `count` flows load `paths` paths equally, over all routes to cut them.
 
     The loads solve linear equations with whole numbers on the right where a flow counts as s / g and a path as n / g.
     If the pieces of a solution close a circle of flows and paths, bytes moved round it make one piece vanish; without
@@ -145,7 +145,7 @@ def fewest_by_search(count: int, paths: int) -> int:
 
     @cache
     def placed(size: int, room: tuple[int, ...]) -> tuple[tuple[int, tuple[int, ...]], ...]:
-        """Ways to place one flow: number of pieces, and the room left, in ascending order."""
+        """Routes to place one flow: number of pieces, and the room left, in ascending order."""
         if not room:
             return ((0, ()),) if not size else ()
         found: dict[tuple[int, ...], int] = {}
@@ -159,7 +159,7 @@ def fewest_by_search(count: int, paths: int) -> int:
 
 
 @each("paths", range(2, 7))
-def test_no_way_to_cut_flows_has_fewer_pieces_than_the_minimal_one(paths):
+def test_no_route_to_cut_flows_has_fewer_pieces_than_the_minimal_one(paths):
     for count in range(1, 7):
         flows = pieces_of("minimal", count, paths, paths)
         assert len(flows) == fewest_by_search(count, paths) == count + paths - gcd(count, paths)

@@ -131,7 +131,7 @@ BALANCED = [routing for routing in ROUTINGS if routing.startswith("ethereal")]
 
 
 @each("routing", BALANCED)
-def test_equals_the_reference_where_links_up_lead_on_in_different_numbers_of_ways(routing):
+def test_equals_the_reference_where_links_up_lead_on_in_different_numbers_of_routes(routing):
     topology = topology_of(kind="fat_tree", k=6, hosts_per_edge=2)
     failures = [
         FailureConfig(link=link, rate=0) for link in ("aggregation1-core3", "aggregation6-core1", "edge3-aggregation5")

@@ -80,11 +80,11 @@ def test_a_failure_within_a_failure(until, late, refused):
 def test_links_come_after_those_that_feed_them_unless_they_go_round_in_a_circle(seed):
     draw = np.random.default_rng(seed)
     rank = draw.permutation(12)
-    ways = np.array([sorted(draw.choice(12, 4, replace=False), key=lambda link: rank[link]) for _ in range(8)])
+    routes = np.array([sorted(draw.choice(12, 4, replace=False), key=lambda link: rank[link]) for _ in range(8)])
     if seed % 2:
-        ways[0] = ways[0][::-1]
-    graph = nx.DiGraph([pair for way in ways.tolist() for pair in pairwise(way)])
-    order = in_order(ways, 12)
+        routes[0] = routes[0][::-1]
+    graph = nx.DiGraph([pair for route in routes.tolist() for pair in pairwise(route)])
+    order = in_order(routes, 12)
     if not nx.is_directed_acyclic_graph(graph):
         assert order is None
         return
@@ -95,7 +95,7 @@ def test_links_come_after_those_that_feed_them_unless_they_go_round_in_a_circle(
 
 
 def rings_of_switches(file: Path, switches: int) -> Any:
-    """Hosts below switches in a ring; way by way around it links feed each other in a circle from five switches on."""
+    """Hosts below switches in a ring; from five switches on its routes feed each other in a circle."""
     hosts = [{"id": f"h{n}", "kind": "host"} for n in range(switches)]
     nodes = [*hosts, *({"id": f"s{n}", "kind": "switch"} for n in range(switches))]
     cables = [(f"h{n}", f"s{n}") for n in range(switches)] + [

@@ -57,7 +57,7 @@ def test_with_its_own_headroom_nothing_is_ever_lost(transport):
 
 @each("delay, rate", product(["0ns", "500ns", "3us"], ["100Gbps", "10Gbps"]))
 def test_an_incast_keeps_the_receivers_link_busy_and_hosts_wait(delay, rate):
-    """The last link serves all packets without a pause if what is held covers the way of the word to go on."""
+    """The last link serves all packets without a pause if what is held covers the route of the word to go on."""
     senders, packets = 5, 60
     topology = fabric(1, 1, senders + 1, link_delay=delay, host_rate=rate)
     tasks = [flow(src, senders, packets * 4000) for src in range(senders)]
@@ -75,16 +75,16 @@ def test_headroom_is_as_large_as_it_must_be():
     topology = fabric(1, 1, 3, link_delay="5us")
     tasks = [flow(src, 2, 400_000) for src in range(2)]
     recovery = {"kind": "selective", "timeout": "200us"}
-    on_its_way = 2 * 5 * 10**6 * 100 * 10**9 // (8 * 10**12)
+    on_its_route = 2 * 5 * 10**6 * 100 * 10**9 // (8 * 10**12)
     lost = {}
-    for headroom in (0, on_its_way // 2, on_its_way + 8000):
+    for headroom in (0, on_its_route // 2, on_its_route + 8000):
         thresholds = TIGHT | {"headroom": f"{headroom}B"}
         outcome = WatchedEngine(controlled(scene(topology, tasks), flow_control=thresholds, recovery=recovery)).run()
         lost[headroom] = outcome.losses.dropped
-    assert lost[0] > lost[on_its_way // 2] > lost[on_its_way + 8000] == 0
+    assert lost[0] > lost[on_its_route // 2] > lost[on_its_route + 8000] == 0
 
 
-def test_what_waits_behind_an_incast_is_blocked_though_its_own_way_is_free():
+def test_what_waits_behind_an_incast_is_blocked_though_its_own_route_is_free():
     """The fabric has room for all, one host's link has not; only pauses make its neighbour suffer."""
     topology = fabric(3, 1, 3, fabric_rate="400Gbps")
     start_ps = 20 * 10**6

@@ -12,7 +12,7 @@ from netsim.engine.protocol import Outcome, Scene
 from netsim.workload.tasks import Task
 from tests.each import each
 from tests.netsim.scenes import all_to_all, fabric, flow, scene
-from tests.netsim.test_fluid_rates import Ways, water_filling
+from tests.netsim.test_fluid_rates import Routes, water_filling
 
 SERVICE, DELAY = 320_000, 500_000
 
@@ -48,19 +48,19 @@ def test_a_short_message_leaves_its_share_to_the_long_one():
 
 def test_tasks_wait_for_each_other_and_for_their_delay():
     tasks = [Task(0, 1, 4000, 0, ()), Task(1, 1, 0, 5000, (0,)), Task(1, 0, 4000, 700, (1,)), Task(0, 0, 0, 0, (2,))]
-    one_way = 2 * DELAY + 2 * SERVICE
+    one_route = 2 * DELAY + 2 * SERVICE
     outcome = FluidEngine(scene(fabric(1, 1, 2), tasks)).run()
-    assert list(outcome.task_end_ps) == [one_way, one_way + 5000, 2 * one_way + 5700, 2 * one_way + 5700]
+    assert list(outcome.task_end_ps) == [one_route, one_route + 5000, 2 * one_route + 5700, 2 * one_route + 5700]
 
 
 def in_fractions(what: Scene) -> list[Fraction]:
     """When each message of an ideal run is there, in exact arithmetic and without rounding to picoseconds."""
-    ways: list[Ways] = []
+    routes: list[Routes] = []
     tail: list[int] = []
     for task in what.tasks:
         src, dst = what.hosts[task.src], what.hosts[task.dst]
         paths = what.routes.paths(src, dst)
-        ways.append(paths)
+        routes.append(paths)
         links = [what.topology.links[link] for link in paths[0]]
         last = (task.bytes - 1) % what.packet.payload + 1
         tail.append(sum(link.delay_ps for link in links) + sum(last * 80 for _ in links[1:]))
@@ -75,7 +75,7 @@ def in_fractions(what: Scene) -> list[Fraction]:
             if all(earlier in end for earlier in task.after):
                 begun[index] = max([end[earlier] for earlier in task.after], default=Fraction(0)) + task.delay_ps
         active = [index for index, start in begun.items() if start <= now]
-        rates = water_filling([ways[index] for index in active], capacity)
+        rates = water_filling([routes[index] for index in active], capacity)
         ends = [now + left[index] / rate for index, rate in zip(active, rates, strict=True)]
         later = min([*ends, *(start for start in begun.values() if start > now)])
         for index, rate in zip(active, rates, strict=True):

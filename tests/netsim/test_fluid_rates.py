@@ -13,18 +13,18 @@ from netsim.engine.fluid.segments import SegmentArrays, Segments
 from netsim.topology.protocol import Path
 from tests.each import each
 
-Ways = tuple[Path, ...]
-"""A flow, by the ways over which it spreads."""
+Routes = tuple[Path, ...]
+"""A flow, by the routes over which it spreads."""
 
 
 class Instance:
     """Flows over links that have the indices of `capacity`; each flow's first and last links may be shared segments."""
 
-    def __init__(self, flows: Sequence[Ways], capacity: Sequence[Fraction]) -> None:
+    def __init__(self, flows: Sequence[Routes], capacity: Sequence[Fraction]) -> None:
         self.flows, self.capacity = flows, capacity
         registry = Segments(len(capacity))
         nothing = registry.nothing
-        self.segments = np.array([[nothing, registry.index(ways), nothing] for ways in flows], dtype=np.int64)
+        self.segments = np.array([[nothing, registry.index(routes), nothing] for routes in flows], dtype=np.int64)
         self.fabric: SegmentArrays = registry.arrays()
         self.limits = np.array([float(limit) for limit in capacity])
         self.rate = np.zeros(len(flows))
@@ -41,14 +41,17 @@ class Instance:
         return _core.violations(which, self.segments, self.rate, self.fabric, self.limits)
 
 
-def shares(ways: Ways) -> dict[int, Fraction]:
+def shares(routes: Routes) -> dict[int, Fraction]:
     """Share of a flow's rate on each of its links."""
-    return {link: Fraction(count, len(ways)) for link, count in Counter(link for way in ways for link in way).items()}
+    return {
+        link: Fraction(count, len(routes))
+        for link, count in Counter(link for route in routes for link in route).items()
+    }
 
 
-def water_filling(flows: Sequence[Ways], capacity: Sequence[Fraction]) -> list[Fraction]:
+def water_filling(flows: Sequence[Routes], capacity: Sequence[Fraction]) -> list[Fraction]:
     """One full link after the other, exactly."""
-    share = [shares(ways) for ways in flows]
+    share = [shares(routes) for routes in flows]
     rate: dict[int, Fraction] = {}
     while len(rate) < len(flows):
         level: dict[int, Fraction] = {}
@@ -64,11 +67,11 @@ def water_filling(flows: Sequence[Ways], capacity: Sequence[Fraction]) -> list[F
 
 
 def drawn(seed: int) -> Instance:
-    """Up to a dozen links and 20 flows, some of which spread over several ways, sometimes with a link that is down."""
+    """Up to a dozen links and 20 flows, some spread over several routes, sometimes with a link that is down."""
     draw = random.Random(seed)
     links = draw.randint(1, 12)
     capacity = [Fraction(draw.choice([1, 2, 5, 7, 7, 10, 0 if draw.random() < 0.2 else 3]), 2) for _ in range(links)]
-    flows: list[Ways] = []
+    flows: list[Routes] = []
     for _ in range(draw.randint(1, 20)):
         length = draw.randint(1, min(4, links))
         flows.append(tuple(tuple(draw.sample(range(links), length)) for _ in range(draw.choice([1, 1, 2, 3]))))
@@ -77,7 +80,7 @@ def drawn(seed: int) -> Instance:
 
 def test_line_network():
     """One long flow over all links and a short one on each: the long one gets the least of the halves."""
-    flows: list[Ways] = [((0, 1, 2),), ((0,),), ((1,),), ((2,),)]
+    flows: list[Routes] = [((0, 1, 2),), ((0,),), ((1,),), ((2,),)]
     rates = Instance(flows, [Fraction(10), Fraction(6), Fraction(8)]).fill(range(4), range(4))
     assert rates == pytest.approx([3, 7, 3, 5])
 
@@ -85,7 +88,7 @@ def test_line_network():
 @each("shorts", [1, 2, 7])
 def test_line_network_with_several_short_flows(shorts):
     """n links of capacity 1 with k short flows each: everyone gets 1 / (k + 1)."""
-    flows: list[Ways] = [(tuple(range(5)),), *(((link,),) for link in range(5) for _ in range(shorts))]
+    flows: list[Routes] = [(tuple(range(5)),), *(((link,),) for link in range(5) for _ in range(shorts))]
     rates = Instance(flows, [Fraction(1)] * 5).fill(range(len(flows)), range(len(flows)))
     assert rates == pytest.approx([1 / (shorts + 1)] * len(flows))
 
@@ -105,12 +108,12 @@ def test_every_flow_has_a_full_link_on_which_none_is_faster(seed):
     everything = range(len(instance.flows))
     rates = instance.fill(everything, everything)
     load = np.zeros(len(instance.capacity))
-    for ways, rate in zip(instance.flows, rates, strict=True):
-        for link, share in shares(ways).items():
+    for routes, rate in zip(instance.flows, rates, strict=True):
+        for link, share in shares(routes).items():
             load[link] += float(share) * rate
     assert (load <= instance.limits * (1 + 1e-9)).all()
-    for ways, rate in zip(instance.flows, rates, strict=True):
-        full = [link for link in shares(ways) if load[link] >= instance.limits[link] * (1 - 1e-9)]
+    for routes, rate in zip(instance.flows, rates, strict=True):
+        full = [link for link in shares(routes) if load[link] >= instance.limits[link] * (1 - 1e-9)]
         fastest = [
             max(r for other, r in zip(instance.flows, rates, strict=True) if link in shares(other)) for link in full
         ]

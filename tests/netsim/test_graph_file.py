@@ -67,7 +67,7 @@ WRONG: dict[str, tuple[Edit, str, str]] = {
     "host with parallel cables": (setting("links", 0, count=2), "nodes.0: host 'a' has 2 cables", "each NIC"),
     "hosts that do not reach each other": (
         lambda content: content.update(links=content["links"][:6]),
-        "nodes.2: no way leads from host 'a' to host 'c'",
+        "nodes.2: no route leads from host 'a' to host 'c'",
         "connect their switches",
     ),
     "switch apart": (adding("nodes", id="s", kind="switch"), "nodes.8: no host reaches switch 's'", "remove it"),

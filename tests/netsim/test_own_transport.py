@@ -87,7 +87,7 @@ def bytes_up(run: Any) -> list[int]:
     return [int(record.bytes) for record in run.links[8:11]]
 
 
-def test_each_of_the_three_ways_to_choose_works():
+def test_each_of_the_three_routes_to_choose_works():
     """By flow, by packet, by switch: where the class says, all bytes go."""
     names = ("Pinned", "EveryPacket", "EverySwitch")
     results = simulate(scenario(*({"class": f"mine:{name}"} for name in names)))

@@ -86,7 +86,7 @@ def test_a_lost_tail_waits_for_the_timeout():
 
 
 @each("transport", ["spray_round_robin", "drb"])
-def test_a_packet_that_is_overtaken_in_the_same_way_every_time_gets_through_in_the_end(transport):
+def test_a_packet_that_is_overtaken_in_the_same_route_every_time_gets_through_in_the_end(transport):
     """The short last packet overtakes the first on another path and takes the only place in the queue before it."""
     what = scene(fabric(2, 3, 2), [flow(0, 2, 9300)])
     recovery = {"kind": "go_back_n", "timeout": "50us"}

@@ -37,11 +37,11 @@ def stage_by_stage(what: Scene, transport_name: str, seed: int) -> tuple[dict[in
     for index, task in enumerate(what.tasks):
         if task.bytes:
             src, dst = what.hosts[task.src], what.hosts[task.dst]
-            ways = paths(topology, src, dst)
-            usable = tuple(range(len(ways)))
+            routes = paths(topology, src, dst)
+            usable = tuple(range(len(routes)))
             leaves, places = (topology.leaf(dst), topology.leaf(src)), (place[src], place[dst])
-            release = Release(index, task.src, task.dst, leaves[0], task.bytes, ways, usable, leaves[1], *places)
-            batches[ways[0][0]][task.delay_ps].append(release)
+            release = Release(index, task.src, task.dst, leaves[0], task.bytes, routes, usable, leaves[1], *places)
+            batches[routes[0][0]][task.delay_ps].append(release)
 
     def key(f: Flow) -> tuple[int, int]:
         if what.nic.destinations == "random":
@@ -187,14 +187,14 @@ def test_tasks_without_bytes_take_only_their_delay_and_keep_the_order():
         Task(0, 0, 0, 0, (0, 4)),
     ]
     outcome = simulate(scene(fabric(1, 1, 2), tasks))
-    one_way = 2 * DELAY + 2 * SERVICE
+    one_route = 2 * DELAY + 2 * SERVICE
     assert list(outcome.task_end_ps) == [
         7000,
         7000,
-        7000 + one_way,
-        10_000 + one_way,
-        10_000 + 2 * one_way,
-        10_000 + 2 * one_way,
+        7000 + one_route,
+        10_000 + one_route,
+        10_000 + 2 * one_route,
+        10_000 + 2 * one_route,
     ]
 
 

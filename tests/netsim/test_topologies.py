@@ -59,8 +59,8 @@ def pairs_of_leaves(topology: Topology) -> Iterator[tuple[int, int]]:
     return ((src, dst) for src in sorted(leaves) for dst in sorted(leaves))
 
 
-def names(topology: Topology, way: tuple[int, ...]) -> list[str]:
-    return [topology.links[link].name for link in way]
+def names(topology: Topology, route: tuple[int, ...]) -> list[str]:
+    return [topology.links[link].name for link in route]
 
 
 @pytest.fixture(params=FABRICS, ids=str)
@@ -100,14 +100,14 @@ def test_a_host_has_one_cable_to_its_leaf_and_one_link_inside(topology: Topology
         assert ends[name] == 4
 
 
-def test_ways_are_chains_of_links_of_one_length_from_leaf_to_leaf(topology: Topology):
+def test_routes_are_chains_of_links_of_one_length_from_leaf_to_leaf(topology: Topology):
     for src, dst in pairs_of_leaves(topology):
-        ways = topology.between(src, dst)
-        assert ways
-        assert len(set(ways)) == len(ways)
-        assert {len(way) for way in ways} == {len(ways[0])}
-        for way in ways:
-            links = [topology.links[link] for link in way]
+        routes = topology.between(src, dst)
+        assert routes
+        assert len(set(routes)) == len(routes)
+        assert {len(route) for route in routes} == {len(routes[0])}
+        for route in routes:
+            links = [topology.links[link] for link in route]
             stops = [topology.tiers[0][src], *(link.dst for link in links)]
             assert [link.src for link in links] == stops[:-1]
             assert stops[-1] == topology.tiers[0][dst]
@@ -123,7 +123,7 @@ def test_paths_lead_from_host_to_host(topology: Topology):
 
 
 @each("name", SINGLE)
-def test_ways_are_all_shortest_ones(name: str):
+def test_routes_are_all_shortest_ones(name: str):
     topology = SINGLE[name]
     reference = all_shortest(topology)
     for src, dst in pairs_of_leaves(topology):
@@ -131,14 +131,14 @@ def test_ways_are_all_shortest_ones(name: str):
 
 
 @each("name", PARALLEL)
-def test_ways_over_parallel_cables_are_shortest_and_use_them_equally(name: str):
+def test_routes_over_parallel_cables_are_shortest_and_use_them_equally(name: str):
     topology = PARALLEL[name]
     reference = all_shortest(topology)
     for src, dst in pairs_of_leaves(topology):
-        ways = topology.between(src, dst)
-        assert set(ways) <= reference(src, dst)
+        routes = topology.between(src, dst)
+        assert set(routes) <= reference(src, dst)
         for place, all_there in enumerate(map(set, zip(*reference(src, dst), strict=True))):
-            used = Counter(way[place] for way in ways)
+            used = Counter(route[place] for route in routes)
             assert set(used) == all_there
             assert len(set(used.values())) == 1
 
@@ -151,14 +151,14 @@ def test_a_fat_tree_has_the_numbers_of_its_k(k: int):
     assert topology.hosts == k**3 // 4
     assert len(topology.links) == 2 * 3 * k**3 // 4 + topology.hosts
     for src, dst in pairs_of_leaves(topology):
-        ways = topology.between(src, dst)
+        routes = topology.between(src, dst)
         same_pod = src // half == dst // half
-        assert len(ways) == (1 if src == dst else half if same_pod else half**2)
-        assert len(ways[0]) == (0 if src == dst else 2 if same_pod else 4)
-        assert list(ways) == sorted(ways)
+        assert len(routes) == (1 if src == dst else half if same_pod else half**2)
+        assert len(routes[0]) == (0 if src == dst else 2 if same_pod else 4)
+        assert list(routes) == sorted(routes)
 
 
-def test_ways_of_a_parallel_fat_tree_by_closed_form():
+def test_routes_of_a_parallel_fat_tree_by_closed_form():
     topology = PARALLEL["parallel fat tree"]
     assert len(topology.between(0, 1)) == 4 * 2
     assert len(topology.between(0, 2)) == 8 * 3 * 2
@@ -238,9 +238,9 @@ def test_a_fabric_in_a_file_is_the_same_fabric(name: str, cables: str, tmp_path:
         ]
 
 
-def test_parallel_cables_are_different_ways():
+def test_parallel_cables_are_different_routes():
     topology = graph(SMALL)
-    assert [names(topology, way) for way in topology.between(0, 1)] == [
+    assert [names(topology, route) for route in topology.between(0, 1)] == [
         ["leaf-1-spine-1.0", "spine-1-leaf-2.0"],
         ["leaf-1-spine-1.0", "spine-1-leaf-2.1"],
         ["leaf-1-spine-1.1", "spine-1-leaf-2.0"],
@@ -250,26 +250,26 @@ def test_parallel_cables_are_different_ways():
 
 
 @each("max_paths", [1, 3, 4, 7, 16])
-def test_a_selection_of_ways_is_spread_over_the_cables(max_paths: int, tmp_path: Path):
-    """Uncut, 4 ways of 16 go through each of 4 aggregations, and one through each of 16 cores."""
+def test_a_selection_of_routes_is_spread_over_the_cables(max_paths: int, tmp_path: Path):
+    """Uncut, 4 routes of 16 go through each of 4 aggregations, and one through each of 16 cores."""
     built = fat_tree(k=8)
     topology = graph(written_by_networkx(built, tmp_path), max_paths=max_paths)
     everything = graph(Path(tmp_path / "fabric.json"))
     cores: Counter[str] = Counter()
     for src, dst in pairs_of_leaves(topology):
-        ways, uncut = topology.between(src, dst), everything.between(src, dst)
-        assert len(ways) == min(max_paths, len(uncut))
-        assert [way for way in uncut if way in ways] == list(ways)
+        routes, uncut = topology.between(src, dst), everything.between(src, dst)
+        assert len(routes) == min(max_paths, len(uncut))
+        assert [route for route in uncut if route in routes] == list(routes)
         if len(uncut) == 16:
-            first = Counter(way[0] for way in ways)
-            assert all(max_paths // 4 <= first[way[0]] <= -(-max_paths // 4) for way in uncut)
-            cores.update(topology.links[way[1]].dst for way in ways)
+            first = Counter(route[0] for route in routes)
+            assert all(max_paths // 4 <= first[route[0]] <= -(-max_paths // 4) for route in uncut)
+            cores.update(topology.links[route[1]].dst for route in routes)
     mean = cores.total() / 16
     assert all(0.8 * mean < cores[core] < 1.2 * mean for core in topology.tiers[2])
 
 
 @each("seed", range(5))
-def test_ways_in_random_graphs(seed: int, tmp_path: Path):
+def test_routes_in_random_graphs(seed: int, tmp_path: Path):
     """Switches at random, a host on each of the first five, some cables parallel."""
     random = nx.gnm_random_graph(12, 26, seed=seed)
     nx.add_path(random, range(12))
@@ -297,7 +297,7 @@ def test_the_order_of_hosts_is_that_of_the_file():
 
 
 def test_the_dragonfly_of_the_project():
-    """Minimal ways of a dragonfly are at most three links long; two cables join each two groups."""
+    """Minimal routes of a dragonfly are at most three links long; two cables join each two groups."""
     topology = graph(DRAGONFLY)
     group = [switch.partition("router")[0] for switch in topology.tiers[0]]
     joined = Counter((link.src.partition("router")[0], link.dst.partition("router")[0]) for link in topology.links)

@@ -11,14 +11,14 @@ namespace netsim {
 // Of two messages of a queue pair that are released together, the later in its host's ring is the latest.
 inline bool waits_for_turn(const Rules& rules) { return rules.staggered || rules.keeps; }
 
-// How long an answer takes over a link of a kind.
-inline int64_t passage_ps(const LinkKind& kind) { return kind.answer_ps + kind.delay_ps; }
+// How long an acknowledgement takes over a link of a kind.
+inline int64_t passage_ps(const LinkKind& kind) { return kind.ack_ps + kind.delay_ps; }
 
-// How long a full packet takes over a link of a kind, and its answer back.
+// How long a full packet takes over a link of a kind, and its acknowledgement back.
 inline int64_t there_and_back_ps(const LinkKind& kind) { return kind.full_ps + kind.delay_ps + passage_ps(kind); }
 
 // Fills in the path of the flow's acknowledgements and its congestion control.
-inline void prepare_answers(const State& state, Flow& flow, int64_t index, int64_t now, int64_t start_ps) {
+inline void prepare_acks(const State& state, Flow& flow, int64_t index, int64_t now, int64_t start_ps) {
   const auto& network = state.network;
   const auto& routing = state.routing;
   const auto& rules = network.rules;
@@ -30,18 +30,18 @@ inline void prepare_answers(const State& state, Flow& flow, int64_t index, int64
   auto& last = links[up.reverse];
   int64_t epoch = routing.epoch_ps.size - 1;
   while (routing.epoch_ps[epoch] > now) epoch -= 1;
-  int64_t way = flow.first_way + routing.usable[routing.usable_begin[flow.pair * rules.epochs + epoch]];
-  flow.links = 2 + routing.way_length[way];
-  flow.answer_ps = passage_ps(kinds[first.kind]) + passage_ps(kinds[last.kind]);
-  if (flow.alike) flow.answer_ps += routing.way_answer_ps[way];
+  int64_t route = flow.first_route + routing.usable[routing.usable_begin[flow.pair * rules.epochs + epoch]];
+  flow.links = 2 + routing.route_length[route];
+  flow.ack_ps = passage_ps(kinds[first.kind]) + passage_ps(kinds[last.kind]);
+  if (flow.alike) flow.ack_ps += routing.route_ack_ps[route];
   bool varies = up.varies || down.varies || first.varies || last.varies || !routing.calm[flow.pair];
-  bool takes_part = rules.answers_take_time || rules.congestion == ASKED;
-  bool stops = rules.ends_early || rules.answers_queue || rules.trims || rules.marks_leaving;
+  bool takes_part = rules.acks_take_time || rules.congestion == ASKED;
+  bool stops = rules.ends_early || rules.acks_queue || rules.trims || rules.marks_leaving;
   flow.express = !(varies || takes_part || stops);
   int64_t round_trip_ps = there_and_back_ps(kinds[up.kind]) + there_and_back_ps(kinds[down.kind]);
   int64_t slowest_ps = std::max<int64_t>(kinds[up.kind].full_ps, kinds[down.kind].full_ps);
-  for (int64_t hop = 0; hop < routing.way_length[way]; ++hop) {
-    const auto& kind = kinds[links[routing.way_links(way, hop)].kind];
+  for (int64_t hop = 0; hop < routing.route_length[route]; ++hop) {
+    const auto& kind = kinds[links[routing.route_links(route, hop)].kind];
     round_trip_ps += there_and_back_ps(kind);
     slowest_ps = std::max<int64_t>(slowest_ps, kind.full_ps);
   }
@@ -77,21 +77,21 @@ inline void prepare(const State& state, Flow& flow, int64_t index, int64_t src, 
   flow.source = src;
   flow.leaf = routing.leaf[dst];
   flow.pair = routing.pair[routing.leaf[src] * rules.leaves + flow.leaf];
-  flow.first_way = routing.way_begin[flow.pair];
+  flow.first_route = routing.route_begin[flow.pair];
   if (src == dst) {
     flow.links = flow.even = flow.alike = 1;
     flow.up = flow.down = flow.back = routing.inside[src];
     return;
   }
   flow.even = flow.alike = routing.alike[flow.pair];
-  flow.links = 2 + routing.way_length[flow.first_way];
+  flow.links = 2 + routing.route_length[flow.first_route];
   flow.up = flow.back = routing.up[src];
   flow.down = routing.down[dst];
   flow.listens = rules.listens;
   if (flow.listens) {
     flow.first_row = flow.arrival_row = totals.rows;
     totals.rows += flow.packets;
-    prepare_answers(state, flow, index, now, start_ps);
+    prepare_acks(state, flow, index, now, start_ps);
     if (rules.keeps) keep_state(state, flow, index);
   }
 }
@@ -178,10 +178,10 @@ inline void prepare_waiting(const State& state) {
 // nothing.
 
 // Rows of `Program.groups`: messages group by group; group of each message, then the order of groups; begin of each
-// group; hash table of groups. Rows of `Program.ways`: paths of a group in its order; the same before they are turned.
-// Rows of `Program.seen`: paths seen of each link; which of the links was seen first.
+// group; hash table of groups. Rows of `Program.routes`: paths of a group in its order; the same before they are
+// turned. Rows of `Program.seen`: paths seen of each link; which of the links was seen first.
 enum { MEMBER, GROUP, BEGIN, SLOT };
-enum { WAY_TURN, WAY_NUMBER };
+enum { ROUTE_TURN, ROUTE_NUMBER };
 enum { LINK_SEEN, LINK_APPEARED };
 
 // Lays members out group by group, each in the order of the messages.
@@ -217,14 +217,14 @@ inline int64_t pair_of(const State& state, int64_t task) {
 }
 
 // Number of paths of a task's message, usable or not.
-inline int64_t ways(const State& state, int64_t task) {
+inline int64_t routes(const State& state, int64_t task) {
   int64_t pair = pair_of(state, task);
-  return state.routing.way_begin[pair + 1] - state.routing.way_begin[pair];
+  return state.routing.route_begin[pair + 1] - state.routing.route_begin[pair];
 }
 
 // Leaf to which a message is balanced, -1 if it has one path only.
 inline int64_t towards(const State& state, int64_t task) {
-  return ways(state, task) > 1 ? state.routing.leaf[state.program.dst_host[task]] : -1;
+  return routes(state, task) > 1 ? state.routing.leaf[state.program.dst_host[task]] : -1;
 }
 
 // Groups messages of one first link, destination leaf and size, in the order of their first; returns how many.
@@ -267,20 +267,20 @@ inline void take_sorted(Heap sorter, Span<int64_t> into, int64_t at, int64_t cou
   }
 }
 
-// Where the search for a way begins in `Program.avoided`.
-inline int64_t place_of(int64_t slots, int64_t link, int64_t leaf, int64_t way) {
-  return ((link * 8191 + leaf) * 131 + way) % slots;
+// Where the search for a route begins in `Program.avoided`.
+inline int64_t place_of(int64_t slots, int64_t link, int64_t leaf, int64_t route) {
+  return ((link * 8191 + leaf) * 131 + route) % slots;
 }
 
-// Whether a way has failed one of its host's flows to that leaf lately.
-inline bool is_avoided(const State& state, int64_t task, int64_t way) {
+// Whether a route has failed one of its host's flows to that leaf lately.
+inline bool is_avoided(const State& state, int64_t task, int64_t route) {
   auto avoided = state.program.avoided;
   if (!avoided.rows) return false;
   int64_t link = first_link(state, task);
   int64_t leaf = state.routing.leaf[state.program.dst_host[task]];
-  int64_t slot = place_of(avoided.rows, link, leaf, way);
+  int64_t slot = place_of(avoided.rows, link, leaf, route);
   while (avoided(slot, 0) >= 0) {
-    if (avoided(slot, 0) == link && avoided(slot, 1) == leaf && avoided(slot, 2) == way) {
+    if (avoided(slot, 0) == link && avoided(slot, 1) == leaf && avoided(slot, 2) == route) {
       return avoided(slot, 3) > state.network.totals.now_ps;
     }
     slot = (slot + 1) % avoided.rows;
@@ -288,11 +288,11 @@ inline bool is_avoided(const State& state, int64_t task, int64_t way) {
   return false;
 }
 
-// Lists usable ways that have not failed lately, or all usable ones if there is none; returns how many.
-inline int64_t good_ways(const State& state, int64_t task, int64_t epoch) {
+// Lists usable routes that have not failed lately, or all usable ones if there is none; returns how many.
+inline int64_t good_routes(const State& state, int64_t task, int64_t epoch) {
   const auto& routing = state.routing;
   const auto& rules = state.network.rules;
-  auto turn = state.program.ways[WAY_TURN];
+  auto turn = state.program.routes[ROUTE_TURN];
   int64_t row = pair_of(state, task) * rules.epochs + epoch;
   int64_t begin = routing.usable_begin[row];
   int64_t end = routing.usable_begin[row + 1];
@@ -308,55 +308,55 @@ inline int64_t good_ways(const State& state, int64_t task, int64_t epoch) {
   return end - begin;
 }
 
-// Ways over one link up after the other, from the source's place on, each time on by the next of its ways.
-inline void links_in_turn(const State& state, int64_t task, int64_t ways) {
+// Routes over one link up after the other, from the source's place on, each time on by the next of its routes.
+inline void links_in_turn(const State& state, int64_t task, int64_t routes) {
   const auto& routing = state.routing;
   const auto& room = state.program;
   int64_t host = state.program.src_host[task];
-  int64_t base = routing.way_begin[pair_of(state, task)];
+  int64_t base = routing.route_begin[pair_of(state, task)];
   int64_t leaf = routing.leaf[host];
   int64_t different = 0;
-  auto turn = room.ways[WAY_TURN];
+  auto turn = room.routes[ROUTE_TURN];
   auto links = room.seen;
   int64_t link;
-  for (int64_t place = 0; place < ways; ++place) {
-    link = routing.way_links(base + turn[place], 0);
+  for (int64_t place = 0; place < routes; ++place) {
+    link = routing.route_links(base + turn[place], 0);
     if (!links(LINK_SEEN, link)) {
       links(LINK_APPEARED, link) = different;
       different += 1;
     }
-    room.ways(WAY_NUMBER, place) = links(LINK_SEEN, link);
+    room.routes(ROUTE_NUMBER, place) = links(LINK_SEEN, link);
     links(LINK_SEEN, link) += 1;
   }
-  for (int64_t place = 0; place < ways; ++place) {
-    link = routing.way_links(base + turn[place], 0);
-    int64_t nth = floor_mod(room.ways(WAY_NUMBER, place) - leaf, links(LINK_SEEN, link));
+  for (int64_t place = 0; place < routes; ++place) {
+    link = routing.route_links(base + turn[place], 0);
+    int64_t nth = floor_mod(room.routes(ROUTE_NUMBER, place) - leaf, links(LINK_SEEN, link));
     push(room.sorter, nth * different + links(LINK_APPEARED, link), place, turn[place]);
   }
-  for (int64_t place = 0; place < ways; ++place) links(LINK_SEEN, routing.way_links(base + turn[place], 0)) = 0;
-  take_sorted(room.sorter, room.ways[WAY_NUMBER], 0, ways);
-  for (int64_t place = 0; place < ways; ++place) {
-    turn[place] = room.ways(WAY_NUMBER, (place + routing.place[host]) % ways);
+  for (int64_t place = 0; place < routes; ++place) links(LINK_SEEN, routing.route_links(base + turn[place], 0)) = 0;
+  take_sorted(room.sorter, room.routes[ROUTE_NUMBER], 0, routes);
+  for (int64_t place = 0; place < routes; ++place) {
+    turn[place] = room.routes(ROUTE_NUMBER, (place + routing.place[host]) % routes);
   }
 }
 
 // Sort key of `other` by its distance from `one`, modulo `number`.
 inline int64_t ahead(int64_t one, int64_t other, int64_t number) { return other < one ? other + number : other; }
 
-// Orders a group's ways and messages as the transport says.
-inline void order(const State& state, int64_t first, int64_t begin, int64_t end, int64_t ways) {
+// Orders a group's routes and messages as the transport says.
+inline void order(const State& state, int64_t first, int64_t begin, int64_t end, int64_t routes) {
   const auto& rules = state.network.rules;
   const auto& room = state.program;
   const auto& routing = state.routing;
   int64_t task;
   if (rules.shuffled) {
     int64_t drawn;
-    for (int64_t place = 0; place < ways; ++place) {
-      int64_t way = room.ways(WAY_TURN, place);
-      drawn = draw(rules.path_draws, message_key(state.network, first), way);
-      push(room.sorter, int64_t(drawn ^ SIGN), place, way);
+    for (int64_t place = 0; place < routes; ++place) {
+      int64_t route = room.routes(ROUTE_TURN, place);
+      drawn = draw(rules.path_draws, message_key(state.network, first), route);
+      push(room.sorter, int64_t(drawn ^ SIGN), place, route);
     }
-    take_sorted(room.sorter, room.ways[WAY_TURN], 0, ways);
+    take_sorted(room.sorter, room.routes[ROUTE_TURN], 0, routes);
     for (int64_t place = begin; place < end; ++place) {
       task = room.groups(MEMBER, place);
       drawn = draw(rules.member_draws, message_key(state.network, task), 0);
@@ -364,7 +364,7 @@ inline void order(const State& state, int64_t first, int64_t begin, int64_t end,
     }
     take_sorted(room.sorter, room.groups[MEMBER], begin, end - begin);
   } else if (rules.staggered) {
-    links_in_turn(state, first, ways);
+    links_in_turn(state, first, routes);
     int64_t source = routing.place[room.src_host[first]];
     for (int64_t place = begin; place < end; ++place) {
       task = room.groups(MEMBER, place);
@@ -386,7 +386,7 @@ inline int64_t turn_of(const Rules& rules, const State& state, int64_t task, int
 }
 
 // Creates a flow, in its turn in its host's ring; returns the number of flows so far.
-inline int64_t flow(const State& state, int64_t task, int64_t piece, int64_t size_bytes, int64_t way, int64_t row) {
+inline int64_t flow(const State& state, int64_t task, int64_t piece, int64_t size_bytes, int64_t route, int64_t row) {
   const auto& rules = state.network.rules;
   int64_t identity = task * rules.places + piece;
   int64_t delay_ps = 0;
@@ -394,11 +394,11 @@ inline int64_t flow(const State& state, int64_t task, int64_t piece, int64_t siz
     uint64_t drawn = draw(rules.delay_draws, flow_key(state.network, identity), 0);
     delay_ps = int64_t(drawn % uint64_t(rules.start_delay_ps + 1));
   }
-  create(state, identity, task, size_bytes, way, delay_ps, turn_of(rules, state, task, row));
+  create(state, identity, task, size_bytes, route, delay_ps, turn_of(rules, state, task, row));
   return row + 1;
 }
 
-// Balances a group over its usable ways; returns the number of flows of all groups so far, given that before.
+// Balances a group over its usable routes; returns the number of flows of all groups so far, given that before.
 inline int64_t admit_group(const State& state, int64_t begin, int64_t end, int64_t epoch, int64_t row) {
   const auto& room = state.program;
   const auto& rules = state.network.rules;
@@ -407,26 +407,26 @@ inline int64_t admit_group(const State& state, int64_t begin, int64_t end, int64
   }
   int64_t first = room.groups(MEMBER, begin);
   int64_t task;
-  if (ways(state, first) == 1) {
+  if (routes(state, first) == 1) {
     for (int64_t place = begin; place < end; ++place) {
       task = room.groups(MEMBER, place);
       row = flow(state, task, 0, room.bytes[task], 0, row);
     }
     return row;
   }
-  int64_t ways = good_ways(state, first, epoch);
-  order(state, first, begin, end, ways);
-  int64_t flows = (end - begin) % ways;
+  int64_t routes = good_routes(state, first, epoch);
+  order(state, first, begin, end, routes);
+  int64_t flows = (end - begin) % routes;
   int64_t whole = end - flows;
   for (int64_t place = begin; place < whole; ++place) {
     task = room.groups(MEMBER, place);
-    row = flow(state, task, 0, room.bytes[task], room.ways(WAY_TURN, (place - begin) % ways), row);
+    row = flow(state, task, 0, room.bytes[task], room.routes(ROUTE_TURN, (place - begin) % routes), row);
   }
   for (int64_t place = whole; place < end; ++place) {
     task = room.groups(MEMBER, place);
-    Cut message{place - whole, flows, room.bytes[task], ways};
+    Cut message{place - whole, flows, room.bytes[task], routes};
     cut_message(message, rules.equal_pieces, [&](int64_t piece, int64_t size_bytes, int64_t turn) {
-      row = flow(state, task, piece, size_bytes, room.ways(WAY_TURN, turn), row);
+      row = flow(state, task, piece, size_bytes, room.routes(ROUTE_TURN, turn), row);
     });
   }
   return row;

@@ -62,7 +62,7 @@ inline void fetch_packets(const Wheel& wheel, int64_t chunk, int64_t left) {
   }
 }
 
-// Fetches what says where the packets of a chunk go next: their way, or their flow for the last link.
+// Fetches what says where the packets of a chunk go next: their route, or their flow for the last link.
 inline void fetch_next_links(const State& state, const Wheel& wheel, int64_t chunk, int64_t left) {
   for (int64_t place = chunk * CHUNK; place < chunk * CHUNK + std::min<int64_t>(left, CHUNK); ++place) {
     auto& packet = wheel.packets[place];
@@ -70,7 +70,7 @@ inline void fetch_next_links(const State& state, const Wheel& wheel, int64_t chu
       if (packet.hop + 1 == packet.links) {
         prefetch(state.hosts.flows, packet.flow, 3 * LINE_BYTES);
       } else {
-        prefetch_to_read(state.routing.way_links[packet.way], 0);
+        prefetch_to_read(state.routing.route_links[packet.route], 0);
       }
     }
   }
@@ -91,7 +91,7 @@ inline void fetch_for_units(const State& state, const Wheel& wheel, int64_t row,
     auto& packet = packets[arrivals[row + FLOWS].place];
     if (packet.hop + 1 == packet.links) {
       prefetch(hosts.flows, packet.flow, 3 * LINE_BYTES);
-      prefetch(state.routing.way_answers, packet.way, 0);
+      prefetch(state.routing.route_acks, packet.route, 0);
     }
   }
   if (row + ROWS < end) {
@@ -119,7 +119,7 @@ inline void fetch_for_switch(const State& state, const Queued* queued, const Whe
     auto& packet = wheel.packets[wheel.arrivals[row + HOSTS_NEAR].place];
     prefetch_to_read(state.hosts.flows, packet.flow, 2 * LINE_BYTES);
     prefetch(state.hosts.flows, packet.flow, 3 * LINE_BYTES);
-    prefetch_to_read(state.routing.way_links[packet.way], 0);
+    prefetch_to_read(state.routing.route_links[packet.route], 0);
   }
   if (queued && row + HOSTS_NEXT < unit.end && wheel.arrivals[row + HOSTS_NEXT].key >= ARRIVAL) {
     auto& packet = wheel.packets[wheel.arrivals[row + HOSTS_NEXT].place];

@@ -57,12 +57,12 @@ inline void go_on(Nscc& own, const Nscc& earlier) {
   own.trimmed = 0;
 }
 
-inline bool adapt(const Rules& rules, Flow& flow, Nscc& own, bool loss, int64_t marked, int64_t now, double under_way) {
+inline bool adapt(const Rules& rules, Flow& flow, Nscc& own, bool loss, int64_t marked, int64_t now, double in_flight) {
   bool done = marked && own.ignored < own.to_ignore;
   if (!done && now > own.adapts_ps) {
     if (own.adapts_ps && (loss || own.trimmed) && own.achieved * rules.gate < own.most) {
       own.window_bytes = std::max<double>(own.achieved, double(rules.full_wire));
-      own.to_ignore = under_way;
+      own.to_ignore = in_flight;
       own.ignored = 0.0;
       own.trimmed = 0;
       done = true;
@@ -185,21 +185,21 @@ inline void start(const Rules& rules, Flow& flow, Asked& own, int64_t initial, i
 // The packet that leaves costs a credit.
 inline void spend(Flow& flow, Asked& own) {
   own.credit -= 1;
-  own.under_way += 1;
+  own.in_flight += 1;
   show(flow, own);
 }
 
 // Takes back the credit of packets that the acknowledgement shows to be lost.
 inline void on_ack(Flow& flow, Asked& own) {
-  own.credit += std::max<int64_t>(0, own.under_way - flow.in_flight - 1);
-  own.under_way = flow.in_flight;
+  own.credit += std::max<int64_t>(0, own.in_flight - flow.in_flight - 1);
+  own.in_flight = flow.in_flight;
   show(flow, own);
 }
 
-// All under way counts as lost, and one packet may always go.
+// All in flight counts as lost, and one packet may always go.
 inline void on_timeout(Flow& flow, Asked& own) {
-  own.credit = std::max<int64_t>(1, own.credit + own.under_way);
-  own.under_way = 0;
+  own.credit = std::max<int64_t>(1, own.credit + own.in_flight);
+  own.in_flight = 0;
   show(flow, own);
 }
 
@@ -236,13 +236,13 @@ inline int64_t owed(Flow& flow, Asked& own) {
   return std::min<int64_t>(std::min<int64_t>(to_send, own.left), own.ahead + own.arrived - own.granted);
 }
 
-// A packet or its header, now its answer, has arrived at its receiver; see `transit.receive`.
+// A packet or its header, now its acknowledgement, has arrived at its receiver; see `transit.receive`.
 inline void note(const Hosts& hosts, Packet& packet, Flow& flow, int64_t now) {
   auto& own = hosts.asked[packet.flow];
   own.left = packet.node;
   own.arrived += 1;
   if (packet.trimmed) own.trims += 1;
-  own.back_way = packet.way;
+  own.back_route = packet.route;
   if (!own.waits && owed(flow, own) > 0) {
     auto& pacer = hosts.pacers[flow.down];
     wait(hosts, pacer, packet.flow);
@@ -275,12 +275,12 @@ inline void pull(const State& state, int64_t link, Packet& packet, int64_t now) 
   packet.key = arrival_key(flow.id, FIRST_GRANT + own.grants, 1);
   packet.sent_ps = now;
   packet.flow = index;
-  packet.way = own.back_way;
-  packet.links = 2 + state.routing.way_length[own.back_way];
+  packet.route = own.back_route;
+  packet.links = 2 + state.routing.route_length[own.back_route];
   packet.hop = packet.trimmed = packet.marked = packet.notified = 0;
   packet.control = 1;
-  packet.passes = !rules.answers_queue;
-  packet.wire = rules.answer_wire;
+  packet.passes = !rules.acks_queue;
+  packet.wire = rules.ack_wire;
   packet.refusal = CREDIT;
   packet.expected = own.granted;
 }

@@ -10,31 +10,31 @@ namespace netsim {
 
 // A message that `netsim.transport.ethereal` cuts: its place among `messages` of `bytes` each over so many ways.
 struct Cut {
-  int64_t place, messages, bytes, ways;
+  int64_t place, messages, bytes, routes;
 };
 
-// Equal pieces, which continue the turn of the message before; calls `take(piece, bytes, way)` for each.
+// Equal pieces, which continue the turn of the message before; calls `take(piece, bytes, route)` for each.
 template <class Take>
 inline void cut_equally(const Cut& message, Take&& take) {
-  int64_t pieces = message.ways / std::gcd(message.messages, message.ways);
+  int64_t pieces = message.routes / std::gcd(message.messages, message.routes);
   int64_t shortest = message.bytes / pieces;
   int64_t longer = message.bytes % pieces;
   for (int64_t piece = 0; piece < std::min(pieces, message.bytes); ++piece) {
-    take(piece, shortest + (piece < longer), (message.place * pieces + piece) % message.ways);
+    take(piece, shortest + (piece < longer), (message.place * pieces + piece) % message.routes);
   }
 }
 
-// As few pieces as possible: way k takes bytes [k, k + 1) * total / ways of the messages laid end to end.
+// As few pieces as possible: route k takes bytes [k, k + 1) * total / routes of the messages laid end to end.
 template <class Take>
 inline void cut_minimally(const Cut& message, Take&& take) {
   int64_t total = message.bytes * message.messages;
   int64_t begin = message.place * message.bytes;
   int64_t end = begin + message.bytes;
   int64_t piece = 0;
-  for (int64_t way = begin * message.ways / total; begin < end; ++way) {
-    int64_t border = std::min(end, (way + 1) * total / message.ways);
+  for (int64_t route = begin * message.routes / total; begin < end; ++route) {
+    int64_t border = std::min(end, (route + 1) * total / message.routes);
     if (border > begin) {
-      take(piece, border - begin, way);
+      take(piece, border - begin, route);
       piece += 1;
       begin = border;
     }

@@ -56,7 +56,7 @@ inline void arrive(const State& state, const Flight& flight, int64_t what, int64
   int64_t arrives = GONE;
   note_packet(state.queued, index);
   if (is_back(packet)) {
-    hear(state, packet, now);
+    receive_ack(state, packet, now);
     schedule_ring(state, flight, packet.flow);
   } else if (packet.hop < packet.links || take_in(state, packet, flow, now)) {
     int64_t link = next_link(state, packet, now);

@@ -40,19 +40,19 @@ void sort_members(const nb::tuple& groups, nb::handle turn) {
   exact::sort_members(part_of<exact::Groups, 4>(groups), field(turn));
 }
 
-void shuffle_ways(const nb::tuple& groups, nb::handle drawn_by, int64_t seed, int64_t purpose) {
-  exact::shuffle_ways(part_of<exact::Groups, 4>(groups), field(drawn_by), stream(seed, purpose));
+void shuffle_routes(const nb::tuple& groups, nb::handle drawn_by, int64_t seed, int64_t purpose) {
+  exact::shuffle_routes(part_of<exact::Groups, 4>(groups), field(drawn_by), stream(seed, purpose));
 }
 
-void turn_ways(const nb::tuple& groups, nb::handle base, nb::handle steps, int64_t stride, int64_t links,
-               nb::handle leaf, nb::handle place) {
-  exact::turn_ways(part_of<exact::Groups, 4>(groups), field(base), field(steps), stride, links, field(leaf),
-                   field(place));
+void turn_routes(const nb::tuple& groups, nb::handle base, nb::handle steps, int64_t stride, int64_t links,
+                 nb::handle leaf, nb::handle place) {
+  exact::turn_routes(part_of<exact::Groups, 4>(groups), field(base), field(steps), stride, links, field(leaf),
+                     field(place));
 }
 
 void cut(const nb::tuple& groups, nb::handle message_bytes, bool equally, nb::handle begin, nb::handle size_bytes,
-         nb::handle way, nb::handle pieces) {
-  exact::PiecesOfMessages flows{field(begin), field(size_bytes), field(way)};
+         nb::handle route, nb::handle pieces) {
+  exact::PiecesOfMessages flows{field(begin), field(size_bytes), field(route)};
   exact::cut(part_of<exact::Groups, 4>(groups), field(message_bytes), equally, flows, field(pieces));
 }
 
@@ -110,8 +110,8 @@ void bind_exact(nb::module_& module) {
   module.def("crc32_hashes", &crc32_hashes, "CRC-32 of a seed, sources and destinations.");
   module.def("sort_pairs", &sort_pairs, "Sorts by (key, index) in place.");
   module.def("sort_members", &sort_members, "Orders the messages of each group by turn, then by number.");
-  module.def("shuffle_ways", &shuffle_ways, "Orders the ways of each group by draws.");
-  module.def("turn_ways", &turn_ways, "Orders the ways of each group by their links up, one after the other.");
+  module.def("shuffle_routes", &shuffle_routes, "Orders the routes of each group by draws.");
+  module.def("turn_routes", &turn_routes, "Orders the routes of each group by their links up, one after the other.");
   module.def("cut", &cut, "Counts the pieces of messages, and fills in their flows unless `begin` is empty.");
   module.def("sort_rings", &sort_rings, "Sorts the flows of each link by the time at which they join its ring.");
   module.def("inject", &inject, "Serves every host's ring until it is empty.");

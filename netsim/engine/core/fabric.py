@@ -1,4 +1,4 @@
-"""A scene's fabric as arrays: links and their rates over time, and the ways between leaves that talk to each other."""
+"""A scene's fabric as arrays: links and their rates over time, and the routes between leaves that exchange traffic."""
 
 from itertools import chain
 from typing import NamedTuple
@@ -9,7 +9,7 @@ from netsim.engine.protocol import Scene
 
 
 class FabricArrays(NamedTuple):
-    """Arrays of int64. L links, H hosts, K leaves, P pairs of leaves that talk, W ways of all of them, E epochs."""
+    """Arrays of int64. L links, H hosts, K leaves, P pairs of leaves that talk, W routes of all of them, E epochs."""
 
     delay_ps: np.ndarray  # [L] propagation delay
     change_begin: np.ndarray  # [L + 1] rows of `change_ps` and `rate_bps` of each link
@@ -23,13 +23,13 @@ class FabricArrays(NamedTuple):
     inside: np.ndarray  # [H] link inside a host
     leaf: np.ndarray  # [H] leaf of a host
     pair: np.ndarray  # [K * K] index of the pair (src leaf * K + dst leaf), -1 if they do not talk
-    way_begin: np.ndarray  # [P + 1] rows of `way_links` of each pair, in the order of `Topology.between`
-    way_links: np.ndarray  # [W, longest] links of a way, -1 behind its end
-    way_length: np.ndarray  # [W] links of a way
-    minimal: np.ndarray  # [P] minimal ways of a pair, which come first
+    route_begin: np.ndarray  # [P + 1] rows of `route_links` of each pair, in the order of `Topology.between`
+    route_links: np.ndarray  # [W, longest] links of a route, -1 behind its end
+    route_length: np.ndarray  # [W] links of a route
+    minimal: np.ndarray  # [P] minimal routes of a pair, which come first
     epoch_ps: np.ndarray  # [E] when the routing's knowledge changes, the first at 0
     usable_begin: np.ndarray  # [P * E + 1] rows of `usable` for each pair and epoch (pair * E + epoch)
-    usable: np.ndarray  # indices of usable ways within their pair
+    usable: np.ndarray  # indices of usable routes within their pair
 
 
 _last: list[tuple[Scene, FabricArrays]] = []
@@ -44,18 +44,18 @@ def fabric_arrays(scene: Scene) -> FabricArrays:
 
 
 def _fabric_arrays(scene: Scene) -> FabricArrays:
-    topology, rates, routes = scene.topology, scene.rates, scene.routes
+    topology, rates, routing = scene.topology, scene.rates, scene.routes
     links, hosts, leaves = topology.links, range(topology.hosts), len(topology.tiers[0])
     steps = [rates.changes.get(index, [(0, rate)]) for index, rate in enumerate(rates.initial)]
     leaf = _int64(topology.leaf(host) for host in hosts)
     talking = np.flatnonzero(scene.talking)
     pairs = [divmod(code, leaves) for code in talking.tolist()]
-    ways = [topology.between(*pair) for pair in pairs]
-    longest = max((len(way) for of_pair in ways for way in of_pair), default=0)
-    usable = [routes.usable_ways(*pair, epoch) for pair in pairs for epoch in range(len(routes.times))]
+    routes = [topology.between(*pair) for pair in pairs]
+    longest = max((len(route) for of_pair in routes for route in of_pair), default=0)
+    usable = [routing.usable_routes(*pair, epoch) for pair in pairs for epoch in range(len(routing.times))]
     pair = np.full(leaves * leaves, -1, dtype=np.int64)
     pair[talking] = np.arange(len(talking))
-    padded = [way + (-1,) * (longest - len(way)) for of_pair in ways for way in of_pair]
+    padded = [route + (-1,) * (longest - len(route)) for of_pair in routes for route in of_pair]
     return FabricArrays(
         delay_ps=_int64(link.delay_ps for link in links),
         change_begin=_offsets(len(of_link) for of_link in steps),
@@ -69,11 +69,11 @@ def _fabric_arrays(scene: Scene) -> FabricArrays:
         inside=_int64(topology.inside(index) for index in hosts),
         leaf=leaf,
         pair=pair,
-        way_begin=_offsets(len(of_pair) for of_pair in ways),
-        way_links=np.array(padded, dtype=np.int64).reshape(len(padded), longest),
-        way_length=_int64(len(way) for of_pair in ways for way in of_pair),
-        minimal=_int64(routes.minimal(*pair) for pair in pairs),
-        epoch_ps=_int64(routes.times),
+        route_begin=_offsets(len(of_pair) for of_pair in routes),
+        route_links=np.array(padded, dtype=np.int64).reshape(len(padded), longest),
+        route_length=_int64(len(route) for of_pair in routes for route in of_pair),
+        minimal=_int64(routing.minimal(*pair) for pair in pairs),
+        epoch_ps=_int64(routing.times),
         usable_begin=_offsets(len(indices) for indices in usable),
         usable=_int64(chain.from_iterable(usable)),
     )

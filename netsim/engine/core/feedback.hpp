@@ -44,44 +44,44 @@ inline int64_t run_out(const State& state, int64_t index, int64_t key, int64_t n
   return -1;
 }
 
-// As `netsim.engine.reference.feedback.Feedback._note_news`.
-inline void note_news(const Network& network, const Hosts& hosts, int64_t index, Packet& news, bool progress,
-                      int64_t now) {
+// As `netsim.engine.reference.feedback.Feedback._note_ack`.
+inline void note_ack(const Network& network, const Hosts& hosts, int64_t index, Packet& ack, bool progress,
+                     int64_t now) {
   const auto& rules = network.rules;
   auto& flow = hosts.flows[index];
   bool doubled = flow.fruitless > 0;
-  if (!news.refusal) measure(rules, flow, now - news.sent_ps);
+  if (!ack.refusal) measure(rules, flow, now - ack.sent_ps);
   if (progress) flow.fruitless = 0;
-  if (progress || news.refusal) flow.deadline_ps = now + timeout_ps(rules, flow);
+  if (progress || ack.refusal) flow.deadline_ps = now + timeout_ps(rules, flow);
   if (progress && doubled && flow.timer_runs) await_progress_sooner(network, hosts, flow, index);
 }
 
 // An acknowledgement is back at the sender.
-inline void hear(const State& state, Packet& news, int64_t now) {
+inline void receive_ack(const State& state, Packet& ack, int64_t now) {
   const auto& network = state.network;
   const auto& hosts = state.hosts;
   const auto& rules = network.rules;
-  int64_t index = news.flow;
+  int64_t index = ack.flow;
   auto& flow = hosts.flows[index];
-  if (news.refusal == CREDIT) {
-    on_credit(flow, hosts.asked[index], news.expected);
+  if (ack.refusal == CREDIT) {
+    on_credit(flow, hosts.asked[index], ack.expected);
     if (rules.timeout_ps >= 0) flow.deadline_ps = now + timeout_ps(rules, flow);
     resume(state, index, now);
     return;
   }
   int64_t newly;
-  if (news.refusal) {
-    newly = refused(rules, flow, hosts, news.sequence, serial_of(news), news.expected);
+  if (ack.refusal) {
+    newly = refused(rules, flow, hosts, ack.sequence, serial_of(ack), ack.expected);
   } else {
-    newly = acknowledged(rules, flow, hosts, news.sequence, serial_of(news), news.expected);
+    newly = acknowledged(rules, flow, hosts, ack.sequence, serial_of(ack), ack.expected);
   }
-  if (newly || news.refusal) note_answer(state, flow.task, newly > 0);
-  if (rules.timeout_ps >= 0) note_news(network, hosts, index, news, newly > 0, now);
-  on_ack(rules, hosts, index, newly, news.marked, news.notified, news.refusal, now - news.sent_ps, now);
-  note_window(hosts, rules, flow, now - news.sent_ps, now);
-  if (rules.choice == REPS && news.marked != 1) {
+  if (newly || ack.refusal) note_progress(state, flow.task, newly > 0);
+  if (rules.timeout_ps >= 0) note_ack(network, hosts, index, ack, newly > 0, now);
+  on_ack(rules, hosts, index, newly, ack.marked, ack.notified, ack.refusal, now - ack.sent_ps, now);
+  note_window(hosts, rules, flow, now - ack.sent_ps, now);
+  if (rules.choice == REPS && ack.marked != 1) {
     flow.unmarked += 1;
-    if (flow.unmarked % rules.every == 0) came_through(rules, state.routing, flow, index, news.way - flow.first_way);
+    if (flow.unmarked % rules.every == 0) came_through(rules, state.routing, flow, index, ack.route - flow.first_route);
   }
   resume(state, index, now);
 }

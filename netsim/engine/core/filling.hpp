@@ -5,7 +5,7 @@
 // next full link, and every flow is settled once.
 //
 // When flows leave, the rates of all slower flows stay as they are: until the level reaches the slowest of those that
-// leave, filling goes the same way with and without them, since their links are not full before. So filling may go on
+// leave, filling goes the same route with and without them, since their links are not full before. So filling may go on
 // from there.
 #pragma once
 

@@ -32,12 +32,12 @@ inline int64_t land(const Flight& flight, int64_t what) {
   const int64_t index = arriving(flight, what);
   take_first(flight);
   if (what < 0) return index;
-  auto& way = flight.lanes[what];
-  way.first = flight.packets[index].next;
-  if (way.first < 0) {
-    way.last = -1;
+  auto& route = flight.lanes[what];
+  route.first = flight.packets[index].next;
+  if (route.first < 0) {
+    route.last = -1;
   } else {
-    const auto& following = flight.packets[way.first];
+    const auto& following = flight.packets[route.first];
     add(flight, following.time_ps, following.key, what);
   }
   return index;
@@ -46,17 +46,17 @@ inline int64_t land(const Flight& flight, int64_t what) {
 // Adds a packet that leaves a link to those in flight: of its lane, it is the last to arrive.
 inline void send(const Flight& flight, int64_t index, int64_t link, int64_t arrives) {
   auto& packet = flight.packets[index];
-  auto& way = flight.lanes[link];
+  auto& route = flight.lanes[link];
   packet.time_ps = arrives;
   packet.next = -1;
   if (packet.passes) {
     add(flight, arrives, packet.key, ~index);
-  } else if (way.first < 0) {
-    way.first = way.last = index;
+  } else if (route.first < 0) {
+    route.first = route.last = index;
     add(flight, arrives, packet.key, link);
   } else {
-    flight.packets[way.last].next = index;
-    way.last = index;
+    flight.packets[route.last].next = index;
+    route.last = index;
   }
 }
 
@@ -74,7 +74,7 @@ inline void fetch_for_packet(const State& state, const Flight& flight, Packet& p
     prefetch(hosts.flows, packet.flow);
     prefetch(hosts.flows, packet.flow, LINE_BYTES);
   } else if (!packet.control && packet.hop + 1 < packet.links) {
-    const int64_t link = state.routing.way_links(packet.way, packet.hop - 1);
+    const int64_t link = state.routing.route_links(packet.route, packet.hop - 1);
     prefetch(state.network.links, link);
     prefetch(flight.lanes, link);
     if (state.queued) {
@@ -136,11 +136,11 @@ inline void mark_left(const Network& network, const Flight& flight, int64_t at, 
   }
 }
 
-// Ends of transmissions, and words that stop and resume queues, on the calendar of the event engine.
+// Ends of transmissions, and pause frames, on the calendar of the event engine.
 //
 // A transmission has one of few durations. Those with the same one end in the order in which they began, so that a list
 // is their calendar; others are in the heap. All are where the order of links that end in one instant decides who is
-// resumed: if thresholds follow the memory, or if a word takes no time.
+// resumed: if thresholds follow the memory, or if a pause frame takes no time.
 
 // Notes which packet the next event is about.
 inline void note_packet(const Queued* queued, int64_t index) {
@@ -163,7 +163,7 @@ inline std::pair<int64_t, int64_t> first_end(const Queued* queued) {
   return {link, first_ps};
 }
 
-// Whether the words of one event might not fit into the calendar.
+// Whether the pause frames of one event might not fit into the calendar.
 inline bool lacks_room(const Flight& flight, const Queued* queued) {
   if (!queued) return false;
   int64_t used = flight.calendar[0].time_ps + flight.slots.used;
@@ -176,7 +176,7 @@ inline int64_t kind_of(const Network& network, const Queued& queued, int64_t at)
   auto& served = queued.served[at];
   if (network.links[at].varies || rules.by_link || served.late) return -1;
   if (served.wire == rules.full_wire) return served.kind;
-  return served.wire == rules.answer_wire ? served.kind + 1 : -1;
+  return served.wire == rules.ack_wire ? served.kind + 1 : -1;
 }
 
 inline void schedule_end(const Flight& flight, const Network& network, const Queued& queued, int64_t at) {
@@ -196,7 +196,7 @@ inline void schedule_end(const Flight& flight, const Network& network, const Que
   line.last = at;
 }
 
-// Puts the end of the transmission that has begun, and the words that are sent, on the calendar.
+// Puts the end of the transmission that has begun, and the pause frames that are sent, on the calendar.
 inline void schedule_departures(const Flight& flight, const Network& network, const Queued* queued) {
   if (queued) {
     auto& notes = queued->notes;
@@ -204,12 +204,12 @@ inline void schedule_departures(const Flight& flight, const Network& network, co
       schedule_end(flight, network, *queued, notes.begun);
       notes.begun = -1;
     }
-    for (int64_t row = 0; row < notes.told; ++row) {
-      int64_t place = queued->told[row];
-      int64_t news_ps = queued->served[link_of(queued, network.rules, place)].news_ps;
-      add(flight, network.totals.now_ps + news_ps, place, place);
+    for (int64_t row = 0; row < notes.frames; ++row) {
+      int64_t place = queued->frames[row];
+      int64_t pause_delay_ps = queued->served[link_of(queued, network.rules, place)].pause_delay_ps;
+      add(flight, network.totals.now_ps + pause_delay_ps, place, place);
     }
-    notes.told = 0;
+    notes.frames = 0;
   }
 }
 

@@ -26,14 +26,14 @@ inline int64_t latency_of(const State& state, const Streams& streams, Stream& fl
   int64_t latency_ps = streams.links[flow.up].delay_ps;
   if (flow.down < 0) return latency_ps;
   int64_t last_bytes = (size_bytes - 1) % rules.payload + 1 + rules.header;
-  int64_t ways = routing.way_length.size;
-  int64_t way = flow.segment;
-  if (way >= ways) {
-    int64_t pair = way - ways;
-    way = routing.way_begin[pair] + routing.usable[routing.usable_begin[pair]];
+  int64_t routes = routing.route_length.size;
+  int64_t route = flow.segment;
+  if (route >= routes) {
+    int64_t pair = route - routes;
+    route = routing.route_begin[pair] + routing.usable[routing.usable_begin[pair]];
   }
-  for (int64_t hop = 0; hop < routing.way_length[way]; ++hop) {
-    const auto& link = streams.links[routing.way_links(way, hop)];
+  for (int64_t hop = 0; hop < routing.route_length[route]; ++hop) {
+    const auto& link = streams.links[routing.route_links(route, hop)];
     latency_ps += link.delay_ps + service_ps(last_bytes, link.rate_bps);
   }
   const auto& link = streams.links[flow.down];
@@ -86,12 +86,12 @@ inline void start(const State& state, const Streams& streams, int64_t now) {
     if (flow.up == flow.down) {
       stream.down = -1;
     } else if (flow.path >= 0) {
-      stream.segment = flow.first_way + flow.path;
+      stream.segment = flow.first_route + flow.path;
     } else {
-      stream.segment = state.routing.way_length.size + flow.pair;
+      stream.segment = state.routing.route_length.size + flow.pair;
     }
     join(streams, index);
-    if (stream.segment < state.routing.way_length.size) wait_for_turn(streams, index, rules.full_wire, now);
+    if (stream.segment < state.routing.route_length.size) wait_for_turn(streams, index, rules.full_wire, now);
   }
   totals.flows = totals.rows = 0;
   empty(hosts.turns);

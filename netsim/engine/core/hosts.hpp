@@ -124,7 +124,7 @@ inline int64_t let_happen(const State& state, const Wheel& wheel, int64_t link, 
   }
   if (what == Next::arrival) {
     if (is_back(*packet)) {
-      hear(state, *packet, now);
+      receive_ack(state, *packet, now);
       if (totals.moves_up >= 0) move_timer_up(state, wheel, link);
       return GOES_ON;
     }

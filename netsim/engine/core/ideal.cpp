@@ -24,10 +24,10 @@ nb::tuple violations(nb::handle active, nb::handle segments, nb::handle rate, co
   return nb::make_tuple(overfull, unjustified);
 }
 
-void latencies(nb::handle bytes, nb::handle segments, const nb::tuple& fabric, const nb::tuple& ways,
+void latencies(nb::handle bytes, nb::handle segments, const nb::tuple& fabric, const nb::tuple& routes,
                nb::handle latency_ps) {
   auto parts = segments_of(fabric);
-  auto links = part_of<ideal::Ways, 4>(ways);
+  auto links = part_of<ideal::Routes, 4>(routes);
   ideal::Wholes sizes = field(bytes);
   Table<const int64_t> passed = field(segments);
   Span<int64_t> found = field(latency_ps);

@@ -42,7 +42,7 @@ inline void count(const Network& network, Link& link, Packet& packet, int64_t se
 inline int64_t service_of(const Rules& rules, Link& link, const LinkKind& kind, int64_t wire, int64_t rate) {
   if (!link.varies) {
     if (wire == rules.full_wire) return kind.full_ps;
-    if (wire == rules.answer_wire) return kind.answer_ps;
+    if (wire == rules.ack_wire) return kind.ack_ps;
   }
   return service_ps(wire, rate);
 }
@@ -143,7 +143,7 @@ inline std::pair<int64_t, int64_t> cross(const Network& network, Packet& packet,
     service = service_ps(packet.wire, network.kinds[link.kind].rate_bps);
   }
   int64_t leaves = now + service;
-  if (rules.answers_take_time) {
+  if (rules.acks_take_time) {
     link.lane_free_ps = std::max<int64_t>(link.lane_free_ps, now) + service;
     leaves = link.lane_free_ps;
     link.free_ps = std::max<int64_t>(link.free_ps, now) + service;

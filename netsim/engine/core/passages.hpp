@@ -22,15 +22,15 @@ struct Ends {
   Wholes alike;  // number of the hosts that have this leaf and links of these rates and delays
 };
 
-// Links and the ways between leaves: see `netsim.engine.core.fabric.FabricArrays`.
+// Links and the routes between leaves: see `netsim.engine.core.fabric.FabricArrays`.
 struct Fabric {
   Wholes best_bps;  // highest rate that a link ever has, 0 if it is never up
   Wholes delay_ps;
-  Wholes pair;       // index of a pair of leaves
-  Wholes way_begin;  // first way of a pair
-  Table<const int64_t> way_links;
-  Wholes way_length;
-  Wholes links_of(int64_t way) const { return way_links[way].part(0, way_length[way]); }
+  Wholes pair;         // index of a pair of leaves
+  Wholes route_begin;  // first route of a pair
+  Table<const int64_t> route_links;
+  Wholes route_length;
+  Wholes links_of(int64_t route) const { return route_links[route].part(0, route_length[route]); }
 };
 
 // What the smallest packet of a message depends on: see `netsim.bound.Wire`.
@@ -119,19 +119,19 @@ inline bool is_ever_up(Wholes links, const Fabric& fabric) {
 // How many ways between two leaves are up at some time.
 inline int64_t paths_ever_up(int64_t pair, const Fabric& fabric) {
   int64_t paths = 0;
-  for (int64_t way = fabric.way_begin[pair]; way < fabric.way_begin[pair + 1]; ++way) {
-    paths += is_ever_up(fabric.links_of(way), fabric);
+  for (int64_t route = fabric.route_begin[pair]; route < fabric.route_begin[pair + 1]; ++route) {
+    paths += is_ever_up(fabric.links_of(route), fabric);
   }
   return paths;
 }
 
-// The least time of a packet between two leaves, over ways that are ever up, if there are some.
+// The least time of a packet between two leaves, over routes that are ever up, if there are some.
 inline int64_t least_ps(int64_t pair, int64_t wire_bytes, bool some_up, const Fabric& fabric) {
   int64_t least = -1;
-  for (int64_t way = fabric.way_begin[pair]; way < fabric.way_begin[pair + 1]; ++way) {
-    if (some_up && !is_ever_up(fabric.links_of(way), fabric)) continue;
+  for (int64_t route = fabric.route_begin[pair]; route < fabric.route_begin[pair + 1]; ++route) {
+    if (some_up && !is_ever_up(fabric.links_of(route), fabric)) continue;
     int64_t passage_ps = 0;
-    for (int64_t link : fabric.links_of(way)) {
+    for (int64_t link : fabric.links_of(route)) {
       passage_ps += service_if_up_ps(wire_bytes, fabric.best_bps[link]) + fabric.delay_ps[link];
     }
     if (least < 0 || passage_ps < least) least = passage_ps;
@@ -187,12 +187,12 @@ inline Kind describe(int64_t task, const Tasks& tasks, const Ends& ends, const F
   int64_t smallest = smallest_packet(size, paths, wire) + wire.header;
   int64_t full = std::min(size, wire.payload) + wire.header;
   int64_t before = (shortest_flow(size, paths, wire) - 1) / wire.payload;
-  int64_t way_ps = least_ps(pair, smallest, up_paths > 0, fabric);
+  int64_t route_ps = least_ps(pair, smallest, up_paths > 0, fabric);
   int64_t full_ps = service_if_up_ps(full, up_bps);
-  int64_t small_first_ps = before * full_ps + service_if_up_ps(smallest, up_bps) + way_ps;
+  int64_t small_first_ps = before * full_ps + service_if_up_ps(smallest, up_bps) + route_ps;
   int64_t full_first_ps = full_ps + least_ps(pair, full, up_paths > 0, fabric);
   int64_t head_ps = up_delay_ps + std::min(full_first_ps, small_first_ps);
-  int64_t tail_ps = up_delay_ps + way_ps + service_if_up_ps(smallest, down_bps) + down_delay_ps;
+  int64_t tail_ps = up_delay_ps + route_ps + service_if_up_ps(smallest, down_bps) + down_delay_ps;
   return {within, first_ps, last_ps, head_ps, tail_ps, down_delay_ps};
 }
 

@@ -87,7 +87,7 @@ inline int64_t minimal_among(const Routing& routing, int64_t begin, int64_t coun
   return among;
 }
 
-// The way after the one of the host's last packet to that leaf.
+// The route after the one of the host's last packet to that leaf.
 inline int64_t rotate(const Rules& rules, const Routing& routing, Flow& flow, int64_t count) {
   if (flow.links == 1) return 0;
   int64_t pair = flow.source * rules.leaves + flow.leaf;
@@ -95,7 +95,7 @@ inline int64_t rotate(const Rules& rules, const Routing& routing, Flow& flow, in
   return pick(draw(rules.path_draws, flow.up, flow.leaf), routing.counts[pair], count);
 }
 
-// Path of a packet whose flow has none of its own, among the ways of its pair of leaves.
+// Path of a packet whose flow has none of its own, among the routes of its pair of leaves.
 inline int64_t choose_path(const Rules& rules, const Hosts& hosts, const Routing& routing, int64_t index,
                            int64_t serial, int64_t now, int64_t epoch) {
   auto& flow = hosts.flows[index];
@@ -147,7 +147,7 @@ inline void came_through(const Rules& rules, const Routing& routing, Flow& flow,
 // Choices of switches (`netsim.transport.switched`).
 //
 // Each pair of leaves and epoch (of the packet's departure) has a tree of choices: its nodes are the links that
-// continue the path so far, in the order of the ways. A packet descends in this tree.
+// continue the path so far, in the order of the routes. A packet descends in this tree.
 
 constexpr int64_t SAMPLE_BITS = 8;
 
@@ -293,12 +293,12 @@ inline int64_t choose_next(const Network& network, const Hosts& hosts, const Rou
 // Unfinished work in front of the first link of a path, times its number of links between switches.
 inline int64_t cost(const State& state, Flow& flow, int64_t path, int64_t now) {
   const auto& network = state.network;
-  int64_t way = flow.first_way + path;
-  int64_t link = state.routing.way_links(way, 0);
-  return backlog_ps(network.rules, network.links, state.queued, flow, link, now) * state.routing.way_length[way];
+  int64_t route = flow.first_route + path;
+  int64_t link = state.routing.route_links(route, 0);
+  return backlog_ps(network.rules, network.links, state.queued, flow, link, now) * state.routing.route_length[route];
 }
 
-// Path of a packet that is at its first switch, as an index into the ways of its pair of leaves.
+// Path of a packet that is at its first switch, as an index into the routes of its pair of leaves.
 inline int64_t choose_way(const State& state, Flow& flow, Packet& packet, int64_t serial, int64_t now) {
   const auto& rules = state.network.rules;
   const auto& routing = state.routing;

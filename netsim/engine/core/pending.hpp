@@ -18,14 +18,14 @@ inline void hold(const Queued* queued, const Wheel& wheel, Packet& packet) {
 // The unit at which a packet arrives that leaves a link: a switch, or a host's link.
 //
 // -1 for the first and the last link behind a switch: they are found when the packet is taken out of the wheel. For
-// those between, the packet's way has been read already.
+// those between, the packet's route has been read already.
 inline int64_t next_unit(const State& state, const Wheel& wheel, Packet& packet, int64_t link) {
   if (packet.hop == packet.links) {
     return packet.control ? state.hosts.flows[packet.flow].back : state.network.links[link].reverse;
   }
   if (wheel.window.by_switch) return state.network.links.size + state.routing.source[state.network.links[link].reverse];
   if ((2 <= packet.hop && packet.hop < packet.links - 1) && !packet.control) {
-    return state.routing.way_links(packet.way, packet.hop - 1);
+    return state.routing.route_links(packet.route, packet.hop - 1);
   }
   return -1;
 }
@@ -41,10 +41,10 @@ inline void send(const State& state, const Wheel& wheel, Packet& packet, int64_t
   }
 }
 
-// Ends of transmissions, and words that stop and resume queues, in the windowed engine.
+// Ends of transmissions, and pause frames, in the windowed engine.
 //
-// Both happen at the link whose packets wait. A word comes from the next switch, and is an arrival whose key is the
-// queue that it is about.
+// Both happen at the link whose packets wait. A pause frame comes from the next switch, and is an arrival whose key is
+// the queue that it is about.
 
 // When the transmission on a link ends; END_PS if there is none, or links have no queues.
 inline int64_t end_ps(const Queued* queued, int64_t link) {
@@ -67,9 +67,9 @@ inline void go_on(const State& state, const Queued& queued, const Wheel& wheel, 
   }
 }
 
-// A word arrives about a queue in front of a link.
-inline void hear_word(const State& state, const Queued* queued, const Wheel& wheel, int64_t place, int64_t link,
-                      int64_t now) {
+// A pause frame arrives about a queue in front of a link.
+inline void receive_pause_frame(const State& state, const Queued* queued, const Wheel& wheel, int64_t place,
+                                int64_t link, int64_t now) {
   if (queued && stop_or_resume(*queued, place, now)) {
     go_on(state, *queued, wheel, link, now);
     auto& ring = state.hosts.rings[place];
@@ -82,7 +82,7 @@ inline void depart(const State& state, const Queued* queued, const Wheel& wheel,
                    int64_t now) {
   if (queued) {
     if (key < END) {
-      hear_word(state, queued, wheel, key, link, now);
+      receive_pause_frame(state, queued, wheel, key, link, now);
     } else {
       finish(state.network, state.routing, *queued, link);
       go_on(state, *queued, wheel, link, now);
@@ -102,24 +102,24 @@ inline void note_inside(const State& state, const Queued* queued, const Wheel& w
   }
 }
 
-// Sends a word to the begin of a link about one of its queues.
-inline void send_word(const State& state, const Queued& queued, const Wheel& wheel, int64_t place, int64_t now) {
+// Sends a pause frame to the begin of a link about one of its queues.
+inline void send_pause_frame(const State& state, const Queued& queued, const Wheel& wheel, int64_t place, int64_t now) {
   int64_t link = link_of(&queued, state.network.rules, place);
-  auto& word = wheel.scratch;
-  word.key = place;
-  word.flow = 0;
-  word.sequence = 0;
-  word.hop = word.links = word.passes = 0;
-  word.control = 1;
+  auto& frame = wheel.scratch;
+  frame.key = place;
+  frame.flow = 0;
+  frame.sequence = 0;
+  frame.hop = frame.links = frame.passes = 0;
+  frame.control = 1;
   int64_t unit = wheel.units[link].at_host ? link : state.network.links.size + state.routing.source[link];
-  put(wheel, word, unit, wheel.region[unit], now + queued.served[link].news_ps);
+  put(wheel, frame, unit, wheel.region[unit], now + queued.served[link].pause_delay_ps);
 }
 
-// Sends the words of a switch to the queues that are to stop or to go on.
-inline void send_words(const State& state, const Queued& queued, const Wheel& wheel, int64_t now) {
+// Sends the pause frames of a switch to the queues that are to stop or to go on.
+inline void send_pause_frames(const State& state, const Queued& queued, const Wheel& wheel, int64_t now) {
   auto& notes = queued.notes;
-  for (int64_t row = 0; row < notes.told; ++row) send_word(state, queued, wheel, queued.told[row], now);
-  notes.told = 0;
+  for (int64_t row = 0; row < notes.frames; ++row) send_pause_frame(state, queued, wheel, queued.frames[row], now);
+  notes.frames = 0;
 }
 
 // Ends of transmissions at a switch whose links have queues.
@@ -149,7 +149,7 @@ inline bool begins_in_order(const State& state, const Queued* queued, const Whee
   if (!queued) return false;
   const auto& rules = state.network.rules;
   bool chooses = rules.choice == AT_SWITCH || rules.choice == AT_FIRST_SWITCH;
-  if (rules.memory_bytes < 0 && !chooses && !queued->switches[node].told) return false;
+  if (rules.memory_bytes < 0 && !chooses && !queued->switches[node].pauses_sent) return false;
   put_in_order(*queued, wheel, node);
   return true;
 }
@@ -187,7 +187,7 @@ inline void end_next(const State& state, const Queued* queued, const Wheel& whee
   }
 }
 
-// Notes that a switch has begun to send on a link, and sends words.
+// Notes that a switch has begun to send on a link, and sends pause frames.
 inline void settle(const State& state, const Queued* queued, const Wheel& wheel, int64_t node, bool in_order,
                    int64_t now) {
   if (queued) {
@@ -205,7 +205,7 @@ inline void settle(const State& state, const Queued* queued, const Wheel& wheel,
       if (in_order && served.ends_ps < wheel.window.cut_ps) push(wheel.ends, served.ends_ps, END | link, link);
     }
     close(wheel.ends);
-    send_words(state, *queued, wheel, now);
+    send_pause_frames(state, *queued, wheel, now);
   }
 }
 

@@ -31,15 +31,15 @@ inline int64_t takes(const Rules& rules, const Queued& queued, int64_t wire, int
   memory.used += wire;
   to.length += wire;
   from_.held += wire;
-  if (rules.pauses && !from_.told && from_.held * MILLION > threshold(rules, memory)) {
-    from_.told = 1;
-    memory.told += 1;
+  if (rules.pauses && !from_.pause_sent && from_.held * MILLION > threshold(rules, memory)) {
+    from_.pause_sent = 1;
+    memory.pauses_sent += 1;
     return TELLS;
   }
   return TAKEN;
 }
 
-// Frees the memory of a packet; returns whether the queue that it came from is told to go on.
+// Frees the memory of a packet; returns whether the queue that it came from is resumed.
 inline bool gives_back(const Rules& rules, const Queued& queued, int64_t wire, int64_t source, int64_t queue,
                        int64_t node) {
   auto& from_ = queued.queues[source];
@@ -47,7 +47,7 @@ inline bool gives_back(const Rules& rules, const Queued& queued, int64_t wire, i
   memory.used -= wire;
   queued.queues[queue].length -= wire;
   from_.held -= wire;
-  if (!from_.told) return false;
+  if (!from_.pause_sent) return false;
   int64_t enough;
   if (rules.dynamic) {
     enough = std::max<int64_t>(0, threshold(rules, memory) - rules.resume_below * MILLION);
@@ -55,8 +55,8 @@ inline bool gives_back(const Rules& rules, const Queued& queued, int64_t wire, i
     enough = rules.resume_at * MILLION;
   }
   if (from_.held * MILLION > enough) return false;
-  from_.told = 0;
-  memory.told -= 1;
+  from_.pause_sent = 0;
+  memory.pauses_sent -= 1;
   return true;
 }
 
@@ -138,7 +138,7 @@ inline void note_sent_alone(const Queued& queued, int64_t at, int64_t traffic_cl
 
 // Links whose packets wait in queues (`netsim.engine.reference.queued`).
 //
-// Nothing here knows the calendar: what begins and who is told to stop or to go on is in `Queued.notes`.
+// Nothing here knows the calendar: what begins and which queues are paused or resumed is in `Queued.notes`.
 
 // Begins the transmission of a packet that came at `came` and found so much work of its class before it.
 //
@@ -193,11 +193,11 @@ inline int64_t room_ps(const Rules& rules, Link& link, const LinkKind& kind, int
   return kind.room_ps;
 }
 
-// Notes that a queue is told to stop, or to go on.
+// Notes that a queue is paused or resumed.
 inline void tell(const Queued& queued, int64_t place) {
   auto& notes = queued.notes;
-  queued.told[notes.told] = place;
-  notes.told += 1;
+  queued.frames[notes.frames] = place;
+  notes.frames += 1;
 }
 
 // Removes a packet from the memory of its switch; `source` is less than 0 at a host.
@@ -287,7 +287,7 @@ inline void finish(const Network& network, const Routing& routing, const Queued&
   release(network, routing, queued, at, served.wire, served.source, served.queue);
 }
 
-// A word arrives: the first one stops a queue, the second one resumes it; returns whether it goes on.
+// A pause frame arrives: the first one stops a queue, the second one resumes it; returns whether it goes on.
 inline bool stop_or_resume(const Queued& queued, int64_t place, int64_t now) {
   auto& queue = queued.queues[place];
   if (queue.stopped) {

@@ -54,8 +54,8 @@ constexpr int64_t UNLIMITED = INT32_MAX;
 
 // Constants of the scenario, one record.
 struct Rules {
-  int64_t payload, header, full_wire, answer_wire;
-  uint8_t answers_queue, answers_take_time, trims;
+  int64_t payload, header, full_wire, ack_wire;
+  uint8_t acks_queue, acks_take_time, trims;
   int64_t trimmed_wire, room_bytes;
   uint8_t marks, marks_leaving;
   int32_t errors;
@@ -131,8 +131,8 @@ struct Totals {
 
 struct alignas(64) Flow {
   // Four lines of the cache, which are all that most packets need; see `netsim.transport.protocol.Flow`. Two are the
-  // sender's: its control, its timer, how many packets may be under way; packets, transmissions, first sequence never
-  // sent; packets under way, counted as lost, and one more than the highest ever sent; its place in its host's ring.
+  // sender's: its control, its timer, how many packets may be in flight; packets, transmissions, first sequence never
+  // sent; packets in flight, counted as lost, and one more than the highest ever sent; its place in its host's ring.
   int64_t id;
   double packets_window;
   int64_t cut_ps;
@@ -140,19 +140,19 @@ struct alignas(64) Flow {
   int64_t next_ps, deadline_ps, window;
   // Eight times the smoothed round trip, and four times its mean deviation; see `netsim.congestion.timeout`.
   int64_t smoothed_8, deviation_4;
-  int32_t packets, serial, next, in_flight, lost, sent, oldest, newest, pair, first_way, seen, marked;
+  int32_t packets, serial, next, in_flight, lost, sent, oldest, newest, pair, first_route, seen, marked;
   int32_t next_in_ring, fruitless;
   // One is the sender's too, seldom written: row of the first packet in `Hosts.sent`, what draws take for the flow,
-  // its last packet, its source host, its class, how many links its path has, and whether all its ways have as many.
+  // its last packet, its source host, its class, how many links its path has, and whether all its routes have as many.
   int64_t first_row, key, task, last_wire, wake_ps;
   int32_t up, path, source;
   uint8_t in_ring, timer_runs, alone, given_up, listens, links, even, traffic_class;
-  // One is the receiver's: whether answers are `express`, that is, go back without stopping at any link, and how long
-  // they take, without the links between leaves unless all ways are `alike`; row of the first packet in
-  // `Hosts.arrived`; the host's link to which answers go back; how many have; packets that have not arrived;
+  // One is the receiver's: whether acknowledgements are `express`, that is, go back without stopping at any link, and
+  // how long they take, without the links between leaves unless all routes are `alike`; row of the first packet in
+  // `Hosts.arrived`; the host's link to which acknowledgements go back; how many have; packets that have not arrived;
   // go-back-N: before which all have.
-  int64_t end_ps, notified_ps, answer_ps, arrival_row;
-  int32_t down, back, answers, left, highest, reordered, expected;
+  int64_t end_ps, notified_ps, ack_ps, arrival_row;
+  int32_t down, back, acks, left, highest, reordered, expected;
   uint8_t express, alike;
   // The rest of the flow: its destination leaf; no lost packet is before it; go-back-N: before which all have arrived,
   // as the sender knows.
@@ -177,8 +177,8 @@ struct Nscc {
 
 // What a sender (the first three) and its receiver keep of a flow under receiver-driven control.
 struct Asked {
-  int64_t credit, under_way, known, unasked, ahead, arrived, trims, granted, grants;
-  int32_t left, next_waiting, back_way;
+  int64_t credit, in_flight, known, unasked, ahead, arrived, trims, granted, grants;
+  int32_t left, next_waiting, back_route;
   uint8_t waits;
 };
 
@@ -193,8 +193,8 @@ struct alignas(64) Link {
 // What many links have in common; `rate_bps` is nominal and holds at all times unless a link `varies`.
 struct alignas(64) LinkKind {
   int64_t delay_ps, rate_bps;
-  // At that rate: service of a full packet and of an answer, room, and thresholds of marking.
-  int64_t full_ps, answer_ps, room_ps, mark_ps, mark_all_ps;
+  // At that rate: service of a full packet and of an acknowledgement, room, and thresholds of marking.
+  int64_t full_ps, ack_ps, room_ps, mark_ps, mark_all_ps;
   // From the end of a packet until the link sends it again, less than 0 if it has no errors.
   int64_t round_trip_ps;
 };
@@ -221,7 +221,7 @@ struct Pacer {
   uint8_t runs;
 };
 
-// Selective repeat: a packet of a flow, its last transmission, and the packets under way that left before and after it.
+// Selective repeat: a packet of a flow, its last transmission, and the packets in flight that left before and after it.
 //
 // Packets are sequences within their flow, `bits` those of `recovery.hpp`.
 //
@@ -240,13 +240,14 @@ struct Lane {
 // `marked` is 1 by a queue, and otherwise what `trimmed` is: 2 in front of the last link if the transport forgives
 // that.
 //
-// `way` is a row of `FabricArrays.way_links` that agrees with its path so far. `node` is where switches choose; of the
-// answer of a receiver that asks for packets, how many its flow still lacks. `next` is the packet behind it in a chain,
-// of a lane in order of arrival or of those not in use, and in the windowed engine the unit at which it arrives, or -1.
+// `route` is a row of `FabricArrays.route_links` that agrees with its path so far. `node` is where switches choose; of
+// the acknowledgement of a receiver that asks for packets, how many its flow still lacks. `next` is the packet behind
+// it in a chain, of a lane in order of arrival or of those not in use, and in the windowed engine the unit at which it
+// arrives, or -1.
 //
 struct alignas(64) Packet {
   int64_t time_ps, key, sent_ps, wire;
-  int32_t flow, way, node, sequence, expected;
+  int32_t flow, route, node, sequence, expected;
   uint8_t hop, links, control, passes, trimmed, marked, refusal, notified;
   int32_t next;
 };
@@ -259,9 +260,9 @@ struct alignas(64) Queue {
   int64_t waiting_ps, waiting_bytes, length;
   // Since when the switch behind the link has stopped the queue, for how long in all, and whether it has.
   int64_t stopped_ps, paused_ps;
-  // What that switch holds of its packets, how much it may hold, and whether it has told the queue to stop.
+  // What that switch holds of its packets, how much it may hold, and whether it has sent a pause frame for the queue.
   int64_t held, most;
-  uint8_t stopped, told;
+  uint8_t stopped, pause_sent;
 };
 
 // A packet in a queue: when it came, what it found there, its service time, what it joined at the nominal rate if that
@@ -275,26 +276,26 @@ struct Waiting {
 // that are `listed` because their switch sends on them (`pending.hpp`).
 //
 // `carried` are the bytes of data that count as carried once the transmission has ended, 0 if the packet is corrupted.
-// `kind` is twice the number of the link's rate: full packets take as long on all links of a kind, and so do answers,
-// unless they are `late` because the link repeats them. `news_ps` is how long a word about its queues takes to come
-// back.
+// `kind` is twice the number of the link's rate: full packets take as long on all links of a kind, and so do
+// acknowledgements, unless they are `late` because the link repeats them. `pause_delay_ps` is how long a pause frame
+// about its queues takes to come back.
 //
 struct alignas(64) Served {
   int64_t ends_ps, wire, carried;
   uint8_t busy, late, listed;
   int32_t queue, source, next, kind;
-  int64_t news_ps;
+  int64_t pause_delay_ps;
 };
 
-// Bytes that a switch holds, its memory without headroom, and how many queues it has told to stop.
+// Bytes that a switch holds, its memory without headroom, and how many queues it has paused.
 struct Switch {
-  int64_t used, pool, told;
+  int64_t used, pool, pauses_sent;
 };
 
 // Between the loop and links with queues: the record of the packet that an event is about, a link whose transmission
-// begins with it, or -1, and the number of queues that are told to stop or to go on.
+// begins with it, or -1, and the number of queues that are paused or resumed.
 struct Notes {
-  int32_t packet, begun, told;
+  int32_t packet, begun, frames;
 };
 
 struct Arrival {

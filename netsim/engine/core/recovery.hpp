@@ -1,6 +1,6 @@
 // Loss recovery of a flow (`netsim.congestion.recovery`).
 //
-// Packets under way are a list in the order of their transmissions, through the records of `Hosts.sent`.
+// Packets in flight are a list in the order of their transmissions, through the records of `Hosts.sent`.
 #pragma once
 
 #include "state.hpp"
@@ -10,7 +10,7 @@ namespace netsim {
 constexpr int64_t ACCEPTED = 1;
 constexpr int64_t ACKNOWLEDGE = 2;
 constexpr int64_t REFUSE = 4;
-constexpr uint8_t BIT_ACKED = 1, BIT_LOST = 2, BIT_UNDER_WAY = 4;
+constexpr uint8_t BIT_ACKED = 1, BIT_LOST = 2, BIT_UNDER_ROUTE = 4;
 constexpr int64_t ALL = int64_t(1) << 62;
 
 // As `netsim.congestion.timeout.Timeout.lasts_ps`.
@@ -63,7 +63,7 @@ inline int64_t take(const Rules& rules, Flow& flow, const Hosts& hosts) {
   }
   if (rules.recovery == SELECTIVE && flow.listens) {
     auto& sent = hosts.sent[flow.first_row + sequence];
-    sent.bits |= BIT_UNDER_WAY;
+    sent.bits |= BIT_UNDER_ROUTE;
     sent.last_serial = serial;
     sent.older = flow.newest;
     sent.newer = -1;
@@ -92,7 +92,7 @@ inline int64_t acknowledged_before(Flow& flow, int64_t expected) {
   return newly;
 }
 
-// A packet is no longer under way.
+// A packet is no longer in flight.
 inline void land(Flow& flow, const Hosts& hosts, Transmission& sent) {
   int64_t older = sent.older;
   int64_t newer = sent.newer;
@@ -106,7 +106,7 @@ inline void land(Flow& flow, const Hosts& hosts, Transmission& sent) {
   } else {
     flow.newest = older;
   }
-  sent.bits &= ~BIT_UNDER_WAY;
+  sent.bits &= ~BIT_UNDER_ROUTE;
   flow.in_flight -= 1;
 }
 
@@ -137,7 +137,7 @@ inline int64_t acknowledged(const Rules& rules, Flow& flow, const Hosts& hosts, 
   }
   if (rules.recovery == GO_BACK_N) return acknowledged_before(flow, expected);
   auto& sent = hosts.sent[flow.first_row + sequence];
-  if (sent.bits & BIT_UNDER_WAY && sent.last_serial == serial) land(flow, hosts, sent);
+  if (sent.bits & BIT_UNDER_ROUTE && sent.last_serial == serial) land(flow, hosts, sent);
   int64_t newly = sent.bits & BIT_ACKED ? 0 : 1;
   sent.bits |= BIT_ACKED;
   if (sent.bits & BIT_LOST) {
@@ -161,7 +161,7 @@ inline int64_t refused(const Rules& rules, Flow& flow, const Hosts& hosts, int64
     return newly;
   }
   auto& sent = hosts.sent[flow.first_row + sequence];
-  if (sent.bits & BIT_UNDER_WAY && sent.last_serial == serial) {
+  if (sent.bits & BIT_UNDER_ROUTE && sent.last_serial == serial) {
     land(flow, hosts, sent);
     lose(flow, sent, sequence);
   }
@@ -179,7 +179,7 @@ inline void timed_out(const Rules& rules, Flow& flow, const Hosts& hosts) {
   }
 }
 
-// A packet has arrived at the receiver; returns the bits of its answer.
+// A packet has arrived at the receiver; returns the bits of its acknowledgement.
 inline int64_t received(const Rules& rules, Flow& flow, const Hosts& hosts, int64_t sequence) {
   if (rules.recovery == NOTHING_LOST) return ACCEPTED | ACKNOWLEDGE;
   if (rules.recovery == SELECTIVE) {

@@ -11,16 +11,16 @@ using Reals = Span<const double>;
 // Segments and links, in both directions: see `netsim.engine.fluid.segments.SegmentArrays`.
 struct Segments {
   Wholes first_row;     // rows of `link` and `share` of each segment
-  Wholes link;          // links of a segment; those of its first way come first, in order
+  Wholes link;          // links of a segment; those of its first route come first, in order
   Reals share;          // share of the segment's traffic that the link carries
-  Wholes first_way;     // number of links of the first way of each segment
+  Wholes first_route;   // number of links of the first route of each segment
   Wholes row_of_link;   // rows of `segment` and `segment_share` of each link
   Wholes segment;       // segments that a link is part of
   Reals segment_share;  // share of that segment's traffic that the link carries
 };
 
-// What determines the latency of a flow: see `netsim.engine.fluid.flows.Ways`.
-struct Ways {
+// What determines the latency of a flow: see `netsim.engine.fluid.flows.Routes`.
+struct Routes {
   Wholes delay_ps;
   Wholes rate_bps;
   int64_t payload_bytes;
@@ -28,12 +28,12 @@ struct Ways {
 };
 
 // Latency of a flow's last byte: delays, and service of the last packet on all links but the first.
-inline int64_t latency_ps(int64_t size_bytes, Wholes passed, const Segments& fabric, const Ways& ways) {
-  int64_t last_bytes = floor_mod(size_bytes - 1, ways.payload_bytes) + 1 + ways.header_bytes;
-  int64_t latency = ways.delay_ps[passed[0]];
+inline int64_t latency_ps(int64_t size_bytes, Wholes passed, const Segments& fabric, const Routes& routes) {
+  int64_t last_bytes = floor_mod(size_bytes - 1, routes.payload_bytes) + 1 + routes.header_bytes;
+  int64_t latency = routes.delay_ps[passed[0]];
   for (int64_t part : passed.part(1, passed.size - 1)) {
-    for (int64_t link : fabric.link.part(fabric.first_row[part], fabric.first_way[part])) {
-      latency += ways.delay_ps[link] + service_ps(last_bytes, ways.rate_bps[link]);
+    for (int64_t link : fabric.link.part(fabric.first_row[part], fabric.first_route[part])) {
+      latency += routes.delay_ps[link] + service_ps(last_bytes, routes.rate_bps[link]);
     }
   }
   return latency;

@@ -97,16 +97,16 @@ inline int64_t send(const State& state, Ring& ring, Flow& flow, int64_t index, i
   } else if (rules.choice == AT_SWITCH) {
     path = -1;
     packet.node = flow.pair * rules.epochs + epoch;
-    packet.way = routing.node_way[packet.node];
+    packet.route = routing.node_route[packet.node];
   } else if (rules.choice == AT_FIRST_SWITCH) {
     path = -1;
     packet.node = flow.pair * rules.epochs + epoch;
-    packet.way = flow.first_way + routing.usable[routing.usable_begin[packet.node]];
+    packet.route = flow.first_route + routing.usable[routing.usable_begin[packet.node]];
   } else {
     path = choose_path(rules, hosts, routing, index, serial, now, epoch);
   }
-  if (path >= 0) packet.way = flow.first_way + path;
-  packet.links = flow.even ? flow.links : 2 + routing.way_length[packet.way];
+  if (path >= 0) packet.route = flow.first_route + path;
+  packet.links = flow.even ? flow.links : 2 + routing.route_length[packet.route];
   auto& last = hosts.rings[first_ring(state.queued, rules, flow.up)];
   last.last_flow = index;
   last.last_path = path;

@@ -61,37 +61,38 @@ struct Program {
   Span<int32_t> dst;           // rank that receives
   Heap sorter;                 // scratch heap in which admission sorts
   Table<int64_t> groups;       // scratch rows of `admission.hpp`, of messages and their groups
-  Table<int64_t> ways;         // scratch rows of it, of a group's ways
+  Table<int64_t> routes;       // scratch rows of it, of a group's routes
   Table<int64_t> seen;         // scratch rows of it, of links
-  Table<int64_t> avoided;      // hash table of ways that have failed flows: first link or -1, leaf, way, until when
+  Table<int64_t> avoided;      // hash table of routes that have failed flows: first link or -1, leaf, route, until when
   Span<int64_t> queue_pair;    // row of `latest` of the first flow of each task's messages; empty if no state is kept
   Span<int64_t> latest;        // latest flow of each queue pair, -1 if there is none
 };
 
-// Ways and the routing's knowledge, from `FabricArrays`, and the state of transports.
+// Routes and the routing's knowledge, from `FabricArrays`, and the state of transports.
 struct Routing {
-  Span<int64_t> up;             // link from a host to its leaf
-  Span<int64_t> down;           // link from its leaf to a host
-  Span<int64_t> inside;         // link inside a host
-  Span<int64_t> leaf;           // leaf of a host
-  Span<int64_t> place;          // place of a host among those of its leaf
-  Span<int64_t> pair;           // index of a pair of leaves
-  Span<int64_t> way_begin;      // first way of a pair
-  Table<int32_t> way_links;     // links of a way
-  Span<int64_t> way_length;     // links of a way
-  Span<int64_t> minimal;        // minimal ways of a pair, which come first
-  Span<int64_t> way_answer_ps;  // how long an answer takes back on a way without waiting
-  Span<int64_t> way_answers;    // answers that went back on a way without stopping
-  Span<uint8_t> alike;     // whether all ways of a pair have as many links, and take answers as long without waiting
-  Span<uint8_t> calm;      // whether nothing ever changes on a pair's ways
-  Span<int64_t> epoch_ps;  // when knowledge changes
+  Span<int64_t> up;            // link from a host to its leaf
+  Span<int64_t> down;          // link from its leaf to a host
+  Span<int64_t> inside;        // link inside a host
+  Span<int64_t> leaf;          // leaf of a host
+  Span<int64_t> place;         // place of a host among those of its leaf
+  Span<int64_t> pair;          // index of a pair of leaves
+  Span<int64_t> route_begin;   // first route of a pair
+  Table<int32_t> route_links;  // links of a route
+  Span<int64_t> route_length;  // links of a route
+  Span<int64_t> minimal;       // minimal routes of a pair, which come first
+  Span<int64_t> route_ack_ps;  // how long an acknowledgement takes back on a route without waiting
+  Span<int64_t> route_acks;    // acknowledgements that went back on a route without stopping
+  Span<uint8_t>
+      alike;  // whether all routes of a pair have as many links, and take acknowledgements as long without waiting
+  Span<uint8_t> calm;          // whether nothing ever changes on a pair's routes
+  Span<int64_t> epoch_ps;      // when knowledge changes
   Span<int64_t> usable_begin;  // rows of `usable` of a pair and epoch
-  Span<int64_t> usable;        // usable ways
+  Span<int64_t> usable;        // usable routes
   Span<int64_t> counts;        // packets that a host has sent to a leaf, of `DestinationRotation`
   Span<int64_t> child_begin;   // rows of the next two of each node of `netsim.engine.event.switches.tree`
   Span<int64_t> child_link;    // links that lead on
   Span<int64_t> child_node;    // nodes to which they lead
-  Span<int64_t> node_way;      // a way that begins with the links to a node
+  Span<int64_t> node_route;    // a route that begins with the links to a node
   Span<int64_t> source;        // number of the node at which a link begins
   Span<int32_t> reverse;       // the other direction of a link's cable
   Table<int64_t> shortest;     // of each switch, the last choice, or those remembered
@@ -107,7 +108,7 @@ struct Queued {
   Span<Served> served;    // by link
   Span<Switch> switches;  // by node
   Notes& notes;           // what the loop is about
-  Span<int64_t> told;     // queues that are told to stop or to go on; `notes` has their number
+  Span<int64_t> frames;   // queues that are paused or resumed; `notes` has their number
   // Links in the order in which their transmissions end, those that take equally long
   Span<Lane> endings;
   Span<int64_t> quanta;  // see `netsim.engine.protocol.Scene.quanta`
@@ -220,7 +221,7 @@ struct Shares {
   Table<Entry> timers;
   Cube<int64_t> candidates;  // see `netsim.engine.event.state.Routing`
   Table<Notes> notes;        // see `netsim.engine.event.state.Queued`; no columns where links have no queues
-  Table<int64_t> told;       // see there
+  Table<int64_t> frames;     // see there
   Table<int64_t> needs;      // see there
 };
 
@@ -237,7 +238,7 @@ struct Streams {
   Span<int32_t> passing;
   Span<int32_t> touched;         // links of the affected flows
   Span<Level> heap;              // heap of links by the rate at which they are full
-  Span<int64_t> segment_begin;   // rows of `link` and `share` of each segment: of ways, then of pairs of leaves
+  Span<int64_t> segment_begin;   // rows of `link` and `share` of each segment: of routes, then of pairs of leaves
   Span<int32_t> link;            // links of segments
   Span<double> share;            // share of the segment's traffic that each carries
   Span<int32_t> segment_first;   // first flow of each segment

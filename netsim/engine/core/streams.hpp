@@ -5,7 +5,7 @@
 
 namespace netsim::fluid {
 
-// Number of links that a flow passes, those of all its ways counted.
+// Number of links that a flow passes, those of all its routes counted.
 template <class Flow>
 inline int64_t links_of(const Streams& streams, const Flow& flow) {
   if (flow.down < 0) return 1;

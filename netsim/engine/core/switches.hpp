@@ -57,7 +57,7 @@ inline bool pass_on(const State& state, const Queued* queued, const Wheel& wheel
       if (key >= ARRIVAL) {
         send(state, wheel, *packet, link, enter(state, *packet, link, now));
       } else {
-        hear_word(state, queued, wheel, key, link, now);
+        receive_pause_frame(state, queued, wheel, key, link, now);
       }
     }
     settle(state, queued, wheel, node, in_order, now);

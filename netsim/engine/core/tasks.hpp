@@ -87,7 +87,7 @@ inline void delivered(const Program& program, int64_t task, int64_t end_ps) {
 constexpr int64_t NOBODY = int64_t(1) << 62;
 
 // A packet of a task is newly acknowledged, or refused.
-inline void note_answer(const State& state, int64_t task, bool progress) {
+inline void note_progress(const State& state, int64_t task, bool progress) {
   auto& totals = state.network.totals;
   if (progress) {
     if (!totals.progress && !state.program.background[task]) totals.progress = 1;

@@ -17,7 +17,7 @@ constexpr int64_t HELD = -2;
 inline int64_t link(const Routing& routing, Packet& packet, Flow& flow, int64_t hop) {
   if (hop == 0) return flow.up;
   if (hop == packet.links - 1) return flow.down;
-  return routing.way_links(packet.way, hop - 1);
+  return routing.route_links(packet.route, hop - 1);
 }
 
 // The link from which a packet has come to where it is, or -1 at its host.
@@ -72,9 +72,9 @@ inline bool receive(const State& state, Packet& packet, Flow& flow, int64_t now)
   packet.refusal = (verdict & REFUSE) != 0;
   packet.key |= 1;
   packet.control = 1;
-  packet.passes = !rules.answers_queue;
+  packet.passes = !rules.acks_queue;
   packet.hop = 0;
-  packet.wire = rules.answer_wire;
+  packet.wire = rules.ack_wire;
   packet.notified = 0;
   if (!packet.marked) packet.marked = packet.trimmed;
   if (rules.notify_ps >= 0 && packet.marked && now - flow.notified_ps >= rules.notify_ps) {
@@ -87,12 +87,12 @@ inline bool receive(const State& state, Packet& packet, Flow& flow, int64_t now)
 // Returns an acknowledgement that nothing can stop or delay: its links are counted, and none needs an event.
 inline int64_t return_at_once(const State& state, Packet& packet, Flow& flow, int64_t now) {
   const auto& routing = state.routing;
-  int64_t arrives = now + flow.answer_ps;
+  int64_t arrives = now + flow.ack_ps;
   if (packet.links > 2) {
-    if (!flow.alike) arrives += routing.way_answer_ps[packet.way];
-    routing.way_answers[packet.way] += 1;
+    if (!flow.alike) arrives += routing.route_ack_ps[packet.route];
+    routing.route_acks[packet.route] += 1;
   }
-  flow.answers += 1;
+  flow.acks += 1;
   state.network.totals.control_hops += packet.links;
   packet.hop = packet.links;
   return arrives;
@@ -151,13 +151,13 @@ inline int64_t next_link(const State& state, Packet& packet, int64_t now) {
   if (network.rules.choice == AT_SWITCH && packet.hop < packet.links - 1) {
     int64_t row = choose_next(network, state.hosts, routing, state.queued, packet.flow, packet, serial_of(packet), now);
     packet.node = routing.child_node[row];
-    packet.way = routing.node_way[packet.node];
-    packet.links = 2 + routing.way_length[packet.way];
+    packet.route = routing.node_route[packet.node];
+    packet.links = 2 + routing.route_length[packet.route];
     return routing.child_link[row];
   }
   if (network.rules.choice == AT_FIRST_SWITCH && packet.hop == 1 && packet.links > 2) {
-    packet.way = flow.first_way + choose_way(state, flow, packet, serial_of(packet), now);
-    packet.links = 2 + routing.way_length[packet.way];
+    packet.route = flow.first_route + choose_way(state, flow, packet, serial_of(packet), now);
+    packet.links = 2 + routing.route_length[packet.route];
   }
   return planned_link(state, packet, flow);
 }

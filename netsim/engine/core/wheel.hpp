@@ -169,7 +169,7 @@ inline void take_back(const Wheels& wheels, const Wheel& wheel, int64_t whose) {
   }
 }
 
-// Whether the packets and words of one event might not fit.
+// Whether the packets and pause frames of one event might not fit.
 inline bool lacks_room(const Wheel& wheel, const Queued* queued) {
   auto& window = wheel.window;
   if (!queued) return window.free_chunks < window.spare;
@@ -204,7 +204,7 @@ struct Acting {
     if (const auto* all = whole.queued) {
       state.queued =
           &queued.emplace(Queued{all->queues, all->waiting, all->served, all->switches, shares.notes(thread, 0),
-                                 shares.told[thread], all->endings, all->quanta, all->turns, shares.needs[thread]});
+                                 shares.frames[thread], all->endings, all->quanta, all->turns, shares.needs[thread]});
     }
   }
 };

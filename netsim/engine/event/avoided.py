@@ -1,4 +1,4 @@
-"""The table of ways that a transport avoids because they have failed flows; see `Program.avoided`."""
+"""The table of routes that a transport avoids because they have failed flows; see `Program.avoided`."""
 
 import numpy as np
 
@@ -7,10 +7,10 @@ from netsim.engine.event.state import State
 _FIRST_SLOTS = 64
 
 
-def with_avoided(state: State, way: tuple[int, int, int], until_ps: int) -> State:
-    """The state in which a way is avoided; its table doubles before it is half full.
+def with_avoided(state: State, route: tuple[int, int, int], until_ps: int) -> State:
+    """The state in which a route is avoided; its table doubles before it is half full.
 
-    `way` is first link, destination leaf, and place among the ways between two leaves.
+    `route` is first link, destination leaf, and place among the routes between two leaves.
     """
     table = state.program.avoided
     known = table[table[:, 0] >= 0] if len(table) else table
@@ -19,17 +19,17 @@ def with_avoided(state: State, way: tuple[int, int, int], until_ps: int) -> Stat
         for *entry, time_ps in known.tolist():
             _put(table, tuple(entry), time_ps)
         state = state._replace(program=state.program._replace(avoided=table))
-    _put(table, way, until_ps)
+    _put(table, route, until_ps)
     return state
 
 
-def _put(table: np.ndarray, way: tuple[int, ...], until_ps: int) -> None:
-    slot = _place_of(len(table), *way)
-    while table[slot, 0] >= 0 and tuple(table[slot, :3].tolist()) != way:
+def _put(table: np.ndarray, route: tuple[int, ...], until_ps: int) -> None:
+    slot = _place_of(len(table), *route)
+    while table[slot, 0] >= 0 and tuple(table[slot, :3].tolist()) != route:
         slot = (slot + 1) % len(table)
-    table[slot] = *way, until_ps
+    table[slot] = *route, until_ps
 
 
-def _place_of(slots: int, link: int, leaf: int, way: int) -> int:
-    """Where the search for a way begins, as in the core."""
-    return ((link * 8191 + leaf) * 131 + way) % slots
+def _place_of(slots: int, link: int, leaf: int, route: int) -> int:
+    """Where the search for a route begins, as in the core."""
+    return ((link * 8191 + leaf) * 131 + route) % slots

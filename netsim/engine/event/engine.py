@@ -155,10 +155,10 @@ class EventEngine:
             record["given_up"] = self._is_hopeless(record, usable, now_ps)
         return index
 
-    def _note_avoided(self, way: tuple[int, int, int]) -> None:
-        """Hands the compiled admission the time until which ethereal avoids a way that has failed a flow."""
-        if isinstance(self._transport, Ethereal) and way in self._transport.bad_until:
-            self._keep(with_avoided(self._state, way, self._transport.bad_until[way]))
+    def _note_avoided(self, route: tuple[int, int, int]) -> None:
+        """Hands the compiled admission the time until which ethereal avoids a route that has failed a flow."""
+        if isinstance(self._transport, Ethereal) and route in self._transport.bad_until:
+            self._keep(with_avoided(self._state, route, self._transport.bad_until[route]))
 
     def _is_hopeless(self, record: np.void, usable: tuple[int, ...], now_ps: int) -> bool:
         """Whether more timeouts change nothing: the flow is cut off, or has arrived and cannot hear of it."""

@@ -130,7 +130,7 @@ def _links(scene: Scene, fabric: FabricArrays, rules: np.void) -> tuple[np.ndarr
     kinds["room_ps"] = END_PS
     for kind, rate in zip(kinds, distinct[1].tolist(), strict=True):
         kind["full_ps"] = service_ps(int(rules["full_wire"]), rate)
-        kind["answer_ps"] = service_ps(int(rules["answer_wire"]), rate)
+        kind["ack_ps"] = service_ps(int(rules["ack_wire"]), rate)
         if rules["room_bytes"] >= 0:
             kind["room_ps"] = service_ps(int(rules["room_bytes"]), rate)
         if rules["marks"]:
@@ -176,28 +176,28 @@ def _program(scene: Scene, transport: Transport) -> Program:
         dst=columns.dst,
         sorter=heap(max(messages, paths)),
         groups=np.zeros((4, 4 * messages + 4), dtype=np.int64),
-        ways=np.zeros((2, paths), dtype=np.int64),
+        routes=np.zeros((2, paths), dtype=np.int64),
         seen=np.zeros((2, len(scene.topology.links)), dtype=np.int64),
         avoided=np.zeros((0, 4), dtype=np.int64),
     )
 
 
 def _routing(scene: Scene, fabric: FabricArrays, links: np.ndarray, kinds: np.ndarray, transport: Transport) -> Routing:
-    back = links[fabric.reverse[fabric.way_links]]
-    passage_ps = (kinds["answer_ps"] + kinds["delay_ps"])[back["kind"]]
-    present = fabric.way_links >= 0
-    answer_ps = np.where(present, passage_ps, 0).sum(axis=1)
-    unsteady = (present & ((links[fabric.way_links]["varies"] | back["varies"]) > 0)).any(axis=1)
-    pairs = len(fabric.way_begin) - 1
+    back = links[fabric.reverse[fabric.route_links]]
+    passage_ps = (kinds["ack_ps"] + kinds["delay_ps"])[back["kind"]]
+    present = fabric.route_links >= 0
+    ack_ps = np.where(present, passage_ps, 0).sum(axis=1)
+    unsteady = (present & ((links[fabric.route_links]["varies"] | back["varies"]) > 0)).any(axis=1)
+    pairs = len(fabric.route_begin) - 1
     calm = np.ones(pairs, dtype=np.uint8)
-    np.logical_and.at(calm, np.repeat(np.arange(pairs), np.diff(fabric.way_begin)), ~unsteady)
-    alike = _same(fabric.way_length, fabric.way_begin) & _same(answer_ps, fabric.way_begin)
+    np.logical_and.at(calm, np.repeat(np.arange(pairs), np.diff(fabric.route_begin)), ~unsteady)
+    alike = _same(fabric.route_length, fabric.route_begin) & _same(ack_ps, fabric.route_begin)
     nothing = np.zeros(0, dtype=np.int64)
     choices = tree(fabric) if transport.at_switch else Tree(nothing, nothing, nothing, nothing)
     memory = max(1, transport.memory) if isinstance(transport, Drill) else 1
     leaves, source = len(scene.topology.tiers[0]), np.array(sources(scene.topology), dtype=np.int64)
-    way_links = zeros(fabric.way_links.size, np.dtype(np.int32)).reshape(fabric.way_links.shape)
-    way_links[:] = fabric.way_links
+    route_links = zeros(fabric.route_links.size, np.dtype(np.int32)).reshape(fabric.route_links.shape)
+    route_links[:] = fabric.route_links
     return Routing(
         fabric.up,
         fabric.down,
@@ -205,12 +205,12 @@ def _routing(scene: Scene, fabric: FabricArrays, links: np.ndarray, kinds: np.nd
         fabric.leaf,
         np.array(places(scene.topology), dtype=np.int64),
         fabric.pair,
-        fabric.way_begin,
-        way_links,
-        fabric.way_length,
+        fabric.route_begin,
+        route_links,
+        fabric.route_length,
         fabric.minimal,
-        answer_ps,
-        zeros(len(answer_ps), np.dtype(np.int64)),
+        ack_ps,
+        zeros(len(ack_ps), np.dtype(np.int64)),
         alike.astype(np.uint8),
         calm,
         fabric.epoch_ps,
@@ -220,7 +220,7 @@ def _routing(scene: Scene, fabric: FabricArrays, links: np.ndarray, kinds: np.nd
         choices.begin,
         choices.link,
         choices.node,
-        choices.way,
+        choices.route,
         source,
         fabric.reverse.astype(np.int32),
         np.full((source.max() + 1 if transport.at_switch else 0, memory), -1, dtype=np.int64),

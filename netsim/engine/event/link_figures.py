@@ -24,13 +24,13 @@ def links_of(state: State) -> np.recarray:
     )
     if state.queued is not None:
         records["paused_ps"] = state.queued.queues["paused_ps"].reshape(len(links), -1).sum(axis=1)
-    answers, answered = np.zeros(len(links), dtype=np.int64), np.flatnonzero(routing.way_answers)
+    acks, acknowledged = np.zeros(len(links), dtype=np.int64), np.flatnonzero(routing.route_acks)
     for end in ("up", "down"):
-        np.add.at(answers, links["reverse"][flows[end]], flows["answers"])
-    way_links, of_way = routing.way_links[answered], routing.way_answers[answered]
-    way, hop = np.nonzero(way_links >= 0)
-    np.add.at(answers, links["reverse"][way_links[way, hop]], of_way[way])
-    records["bytes"] += answers * network.rules["answer_wire"][0]
+        np.add.at(acks, links["reverse"][flows[end]], flows["acks"])
+    route_links, of_route = routing.route_links[acknowledged], routing.route_acks[acknowledged]
+    route, hop = np.nonzero(route_links >= 0)
+    np.add.at(acks, links["reverse"][route_links[route, hop]], of_route[route])
+    records["bytes"] += acks * network.rules["ack_wire"][0]
     return records.view(np.recarray)
 
 
@@ -42,7 +42,7 @@ def last_sent(state: State) -> dict[int, int]:
 
 
 def _rest_ps(state: State, sending: np.ndarray, sent_on: np.ndarray) -> np.ndarray:
-    """Remaining passage of the last packet of each ring that sends, at nominal rates; the least of its ways."""
+    """Remaining passage of the last packet of each ring that sends, at nominal rates; the least of its routes."""
     network, routing, kind = state.network, state.routing, state.network.links["kind"]
     rings = state.hosts.rings[sending]
     flows = state.hosts.flows[rings["last_flow"]]
@@ -56,7 +56,7 @@ def _rest_ps(state: State, sending: np.ndarray, sent_on: np.ndarray) -> np.ndarr
     place = np.repeat(np.arange(len(away)), choices)
     nth, path = np.arange(len(place)) - np.repeat(np.cumsum(choices) - choices, choices), rings["last_path"][place]
     path[unknown[place]] = routing.usable[(first[place] + nth)[unknown[place]]]
-    links = routing.way_links[flows["first_way"][place] + path]
+    links = routing.route_links[flows["first_route"][place] + path]
     passage_ps = _passage_ps(network.kinds, kind[links], rings["last_wire"][place, None])
     least_ps = np.full(len(away), END_PS)
     np.minimum.at(least_ps, place, np.where(links >= 0, passage_ps, 0).sum(axis=1))

@@ -32,17 +32,17 @@ def queued_of(scene: Scene, links: np.ndarray, kinds: np.ndarray) -> Queued:
     if control.kind == "pfc" and control.pause_above != "dynamic":
         queues["most"] = np.repeat(control.pause_above + np.array(limits.headroom, dtype=np.int64), scene.classes)
     served = zeros(len(links), record("Served"))
-    served["news_ps"] = limits.news_ps
+    served["pause_delay_ps"] = limits.pause_delay_ps
     rates, number = np.unique(kinds["rate_bps"], return_inverse=True)
     served["kind"] = 2 * number[links["kind"]]
     switches = np.zeros(max(limits.source) + 1, dtype=record("Switch"))
     if limits.pool:
         switches["pool"] = limits.pool
     endings = np.full(2 * len(rates), -1, dtype=record("Lane"))
-    notes, told = np.full(1, -1, dtype=record("Notes")), np.zeros(len(queues), dtype=np.int64)
-    notes["told"] = 0
+    notes, frames = np.full(1, -1, dtype=record("Notes")), np.zeros(len(queues), dtype=np.int64)
+    notes["frames"] = 0
     waiting = np.zeros(_PACKETS, dtype=record("Waiting"))
-    return Queued(queues, waiting, served, switches, notes, told, endings, *_turns(scene))
+    return Queued(queues, waiting, served, switches, notes, frames, endings, *_turns(scene))
 
 
 def _turns(scene: Scene) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

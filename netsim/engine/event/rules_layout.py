@@ -26,8 +26,8 @@ def rules_of(scene: Scene, transport: Transport, seed: int) -> np.ndarray:
         packet.header,
         packet.payload + packet.header,
     )
-    rules["answer_wire"], rules["answers_queue"] = answer.size, answer.lane == "data"
-    rules["answers_take_time"] = answer.lane == "priority" and not scene.queues
+    rules["ack_wire"], rules["acks_queue"] = answer.size, answer.lane == "data"
+    rules["acks_take_time"] = answer.lane == "priority" and not scene.queues
     if control.kind == "trim":
         rules["trims"], rules["trimmed_wire"] = True, control.header
     rules["room_bytes"] = -1 if scene.queue_bytes is None or control.kind == "pfc" else scene.queue_bytes

@@ -27,7 +27,7 @@ class Program(NamedTuple):
     dst: Array
     sorter: Array
     groups: Array
-    ways: Array
+    routes: Array
     seen: Array
     avoided: Array
     queue_pair: Array
@@ -35,7 +35,7 @@ class Program(NamedTuple):
 
 
 class Routing(NamedTuple):
-    """Ways and the routing's knowledge, from `FabricArrays`, and the state of transports."""
+    """Routes and the routing's knowledge, from `FabricArrays`, and the state of transports."""
 
     up: Array
     down: Array
@@ -43,12 +43,12 @@ class Routing(NamedTuple):
     leaf: Array
     place: Array
     pair: Array
-    way_begin: Array
-    way_links: Array
-    way_length: Array
+    route_begin: Array
+    route_links: Array
+    route_length: Array
     minimal: Array
-    way_answer_ps: Array
-    way_answers: Array
+    route_ack_ps: Array
+    route_acks: Array
     alike: Array
     calm: Array
     epoch_ps: Array
@@ -58,7 +58,7 @@ class Routing(NamedTuple):
     child_begin: Array
     child_link: Array
     child_node: Array
-    node_way: Array
+    node_route: Array
     source: Array
     reverse: Array
     shortest: Array
@@ -92,7 +92,7 @@ class Queued(NamedTuple):
     served: Array
     switches: Array
     notes: Array
-    told: Array
+    frames: Array
     endings: Array
     quanta: Array
     turns: Array

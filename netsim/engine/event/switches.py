@@ -1,7 +1,7 @@
 """Choices of switches as arrays: see `netsim.transport.switched`.
 
 Each pair of leaves and epoch (of the packet's departure) has a tree of choices: its nodes are the links that continue
-the path so far, in the order of the ways. A packet descends in this tree.
+the path so far, in the order of the routes. A packet descends in this tree.
 """
 
 from collections.abc import Sequence
@@ -18,28 +18,28 @@ class Tree(NamedTuple):
     begin: np.ndarray  # rows of the next two of each node
     link: np.ndarray  # links that lead on
     node: np.ndarray  # nodes to which they lead
-    way: np.ndarray  # of each node, a way that begins with the links to it
+    route: np.ndarray  # of each node, a route that begins with the links to it
 
 
 def tree(fabric: FabricArrays) -> Tree:
     """The trees of choices of a fabric."""
     epochs = len(fabric.epoch_ps)
-    roots = (len(fabric.way_begin) - 1) * epochs
-    way = [-1] * roots
+    roots = (len(fabric.route_begin) - 1) * epochs
+    route = [-1] * roots
     children: list[dict[int, int]] = [{} for _ in range(roots)]
     for root in range(roots):
-        first = int(fabric.way_begin[root // epochs])
+        first = int(fabric.route_begin[root // epochs])
         for index in fabric.usable[fabric.usable_begin[root] : fabric.usable_begin[root + 1]].tolist():
-            links: Sequence[int] = fabric.way_links[first + index, : fabric.way_length[first + index]].tolist()
+            links: Sequence[int] = fabric.route_links[first + index, : fabric.route_length[first + index]].tolist()
             node = root
-            way[root] = first + index if way[root] < 0 else way[root]
+            route[root] = first + index if route[root] < 0 else route[root]
             for link in links:
                 if link not in children[node]:
                     children[node][link] = len(children)
                     children.append({})
-                    way.append(first + index)
+                    route.append(first + index)
                 node = children[node][link]
     begin = np.cumsum([0, *(len(of_node) for of_node in children)])
     link = np.array([link for of_node in children for link in of_node], dtype=np.int64)
     node = np.array([node for of_node in children for node in of_node.values()], dtype=np.int64)
-    return Tree(begin.astype(np.int64), link, node, np.array(way, dtype=np.int64))
+    return Tree(begin.astype(np.int64), link, node, np.array(route, dtype=np.int64))

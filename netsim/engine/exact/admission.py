@@ -19,7 +19,7 @@ class Flows(NamedTuple):
     key: np.ndarray  # as in `netsim.transport.protocol.Transport.key_of`
     message: np.ndarray  # index of its message
     bytes: np.ndarray  # payload
-    way: np.ndarray  # way of all its packets, as a row of `FabricArrays.way_links`; -1 if each packet chooses
+    route: np.ndarray  # route of all its packets, as a row of `FabricArrays.route_links`; -1 if each packet chooses
     delay_ps: np.ndarray  # how long after the release it joins the others of its host
     # Sort key, before the flow's number, among flows that its host releases together; empty: the nic decides
     turn: np.ndarray
@@ -38,21 +38,21 @@ def admit(layout: Layout, messages: Messages, transport: TransportConfig, seed: 
     src, dst = messages.src[message], messages.dst[message]
     match transport:
         case EcmpConfig(hash="crc32"):
-            way = _hashed(layout, messages, message, crc32_hashes(seed, src, dst))
+            route = _hashed(layout, messages, message, crc32_hashes(seed, src, dst))
         case EcmpConfig():
-            way = _hashed(layout, messages, message, draws(seed, Purpose.ECMP_PATH, src, dst))
+            route = _hashed(layout, messages, message, draws(seed, Purpose.ECMP_PATH, src, dst))
         case SubflowsConfig():
-            way = _hashed(layout, messages, message, draws(seed, Purpose.SUBFLOW_PATH, src << 32 | dst, part))
+            route = _hashed(layout, messages, message, draws(seed, Purpose.SUBFLOW_PATH, src << 32 | dst, part))
         case _:
-            way = np.full(len(message), -1)
+            route = np.full(len(message), -1)
     numbers, size_bytes = numbers_of(messages, message, part, stride), each + (part < longer)
-    return Flows(*numbers, message, size_bytes, way, np.zeros_like(message), np.empty(0, dtype=np.int64))
+    return Flows(*numbers, message, size_bytes, route, np.zeros_like(message), np.empty(0, dtype=np.int64))
 
 
 def _hashed(layout: Layout, messages: Messages, message: np.ndarray, hashes: np.ndarray) -> np.ndarray:
-    """The usable way of each flow by its hash."""
+    """The usable route of each flow by its hash."""
     begin = layout.fabric.usable_begin
     row = messages.usable[message]
     count = (begin[row + 1] - begin[row]).astype(np.uint64)
     choice = layout.fabric.usable[begin[row] + (hashes % count).astype(np.int64)]
-    return layout.fabric.way_begin[messages.pair[message]] + choice
+    return layout.fabric.route_begin[messages.pair[message]] + choice

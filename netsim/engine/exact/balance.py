@@ -13,12 +13,12 @@ from netsim.transport.config import EtherealConfig
 
 
 class Groups(NamedTuple):
-    """Groups of messages of one size that a host releases in one instant to one leaf, or that have one way only."""
+    """Groups of messages of one size that a host releases in one instant to one leaf, or that have one route only."""
 
     member: np.ndarray  # messages, group by group, by index
     begin: np.ndarray  # begin of each group in `member`, and the end of the last
-    way_begin: np.ndarray  # begin of each group in `way`, and the end of the last
-    way: np.ndarray  # ways that a group may use, by their place among all of its pair of leaves
+    route_begin: np.ndarray  # begin of each group in `route`, and the end of the last
+    route: np.ndarray  # routes that a group may use, by their place among all of its pair of leaves
 
 
 def balance(layout: Layout, messages: Messages, transport: EtherealConfig, seed: int) -> tuple[np.ndarray, ...]:
@@ -31,37 +31,37 @@ def balance(layout: Layout, messages: Messages, transport: EtherealConfig, seed:
     begin = np.cumsum(pieces) - pieces
     message = np.repeat(np.arange(len(pieces)), pieces)
     piece = np.arange(len(message)) - begin[message]
-    size_bytes, way = messages.bytes[message], layout.fabric.way_begin[messages.pair[message]]
-    _core.cut(groups, messages.bytes, equal, begin, size_bytes, way, pieces)
+    size_bytes, route = messages.bytes[message], layout.fabric.route_begin[messages.pair[message]]
+    _core.cut(groups, messages.bytes, equal, begin, size_bytes, route, pieces)
     identity, key = numbers_of(messages, message, piece, layout.most_paths)
     delay_ps = np.zeros_like(identity)
     if transport.start_delay:
         drawn = draws(seed, Purpose.START_DELAY, key, delay_ps)
         delay_ps = (drawn % np.uint64(transport.start_delay + 1)).astype(np.int64)
-    return identity, key, message, size_bytes, way, delay_ps, turn[message] if len(turn) else turn
+    return identity, key, message, size_bytes, route, delay_ps, turn[message] if len(turn) else turn
 
 
 def _groups_of(layout: Layout, messages: Messages, transport: EtherealConfig, seed: int) -> tuple[Groups, np.ndarray]:
     """The groups as they are cut, and the turn of each message at its host, empty if the nic decides."""
-    choice = np.diff(layout.fabric.way_begin)[messages.pair] > 1
+    choice = np.diff(layout.fabric.route_begin)[messages.pair] > 1
     groups = _by_number(layout, messages, choice)
     first = groups.member[groups.begin[:-1]]
     if transport.order == "staggered":
         ahead = _places_ahead(layout, messages)
         _core.sort_members(groups, np.where(choice, ahead, 0))
-        _take_ways_in_turn(groups, first, layout, messages)
+        _take_routes_in_turn(groups, first, layout, messages)
         return groups, _leaves_ahead(layout, messages, ahead)
     if transport.randomise:
         drawn = drawn_turns(seed, Purpose.ETHEREAL_FLOWS, messages.key)
         _core.sort_members(groups, np.where(choice, drawn, 0))
-        _core.shuffle_ways(groups, messages.key[first], seed, Purpose.ETHEREAL_PATHS)
+        _core.shuffle_routes(groups, messages.key[first], seed, Purpose.ETHEREAL_PATHS)
     if transport.order == "published":
         return groups, _leaf_by_leaf(groups, messages.task[first], messages.key[first], seed)
     return groups, np.empty(0, dtype=np.int64)
 
 
 def _by_number(layout: Layout, messages: Messages, choice: np.ndarray) -> Groups:
-    """All messages and ways of a group in the order of their numbers."""
+    """All messages and routes of a group in the order of their numbers."""
     fabric = layout.fabric
     keys = messages.bytes, np.where(choice, messages.pair, -1), messages.release_ps, messages.link
     member = np.lexsort(keys)
@@ -70,9 +70,9 @@ def _by_number(layout: Layout, messages: Messages, choice: np.ndarray) -> Groups
     begin = np.flatnonzero(changes) if len(member) else np.zeros(1, dtype=np.int64)
     row = messages.usable[member[begin[:-1]]]
     count = fabric.usable_begin[row + 1] - fabric.usable_begin[row]
-    way_begin = np.concatenate([[0], np.cumsum(count)])
-    place = np.arange(way_begin[-1]) - np.repeat(way_begin[:-1] - fabric.usable_begin[row], count)
-    return Groups(member, begin, way_begin, fabric.usable[place])
+    route_begin = np.concatenate([[0], np.cumsum(count)])
+    place = np.arange(route_begin[-1]) - np.repeat(route_begin[:-1] - fabric.usable_begin[row], count)
+    return Groups(member, begin, route_begin, fabric.usable[place])
 
 
 def _leaf_by_leaf(groups: Groups, task: np.ndarray, drawn_by: np.ndarray, seed: int) -> np.ndarray:
@@ -99,8 +99,8 @@ def _leaves_ahead(layout: Layout, messages: Messages, ahead: np.ndarray) -> np.n
     return ahead * leaves + (leaf[messages.dst_host] - leaf[messages.src_host]) % leaves
 
 
-def _take_ways_in_turn(groups: Groups, first: np.ndarray, layout: Layout, messages: Messages) -> None:
-    """Orders ways so that consecutive ones use consecutive links up; `first` is a message of each group."""
-    src, base = messages.src_host[first], layout.fabric.way_begin[messages.pair[first]]
+def _take_routes_in_turn(groups: Groups, first: np.ndarray, layout: Layout, messages: Messages) -> None:
+    """Orders routes so that consecutive ones use consecutive links up; `first` is a message of each group."""
+    src, base = messages.src_host[first], layout.fabric.route_begin[messages.pair[first]]
     leaf, links = layout.fabric.leaf[src], len(layout.fabric.delay_ps)
-    _core.turn_ways(groups, base, layout.steps, layout.stride, links, leaf, layout.place[src])
+    _core.turn_routes(groups, base, layout.steps, layout.stride, links, leaf, layout.place[src])

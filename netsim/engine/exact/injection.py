@@ -1,4 +1,4 @@
-"""Injection: when each packet leaves its host, and which way it takes."""
+"""Injection: when each packet leaves its host, and which route it takes."""
 
 from typing import NamedTuple
 
@@ -22,7 +22,7 @@ _RULES = {
     "flowlet": (_FLOWLET, Purpose.FLOWLET_PATH),
 }
 KINDS = ("ecmp", "subflows", "ethereal", *_RULES)
-"""Transports that choose a packet's way at its departure, independently of the fabric."""
+"""Transports that choose a packet's route at its departure, independently of the fabric."""
 
 
 class Cargo(NamedTuple):
@@ -30,7 +30,7 @@ class Cargo(NamedTuple):
 
     key: np.ndarray  # [F] as in `netsim.transport.protocol.Transport.key_of`
     pair: np.ndarray  # [F] pair of leaves
-    way: np.ndarray  # [F] way of all packets, -1 if each chooses
+    route: np.ndarray  # [F] route of all packets, -1 if each chooses
     first: np.ndarray  # [F + 1] first packet of each flow, and the number of packets
     full_bytes: int  # a full packet on the wire
     last_bytes: np.ndarray  # [F] the last packet of each flow on the wire
@@ -42,7 +42,7 @@ def cargo_of(flows: Flows, messages: Messages, config: PacketConfig) -> Cargo:
     return Cargo(
         flows.key,
         messages.pair[flows.message],
-        flows.way,
+        flows.route,
         np.concatenate([[0], np.cumsum(before_last + 1)]),
         config.payload + config.header,
         flows.bytes - before_last * config.payload + config.header,
@@ -77,9 +77,9 @@ def rings_of(flows: Flows, messages: Messages, nic: NicConfig, hosts: int, links
 class Departures(NamedTuple):
     """Packets at the hosts' links."""
 
-    tag: np.ndarray  # tags of packets, link by link, in the order of departure: number << bits | way * stride
+    tag: np.ndarray  # tags of packets, link by link, in the order of departure: number << bits | route * stride
     leave_ps: np.ndarray  # when each of them begins to leave
-    by_way: np.ndarray  # packets that take each way
+    by_route: np.ndarray  # packets that take each route
 
 
 def inject(
@@ -96,6 +96,6 @@ def inject(
     choice, purpose = _RULES.get(transport.kind, (_PINNED, Purpose.ECMP_PATH))
     gap_ps = transport.gap if isinstance(transport, FlowletConfig) else 0
     tag = np.empty(cargo.first[-1], dtype=np.int64)
-    departures = Departures(tag, np.empty_like(tag), np.zeros(len(fabric.way_links), dtype=np.int64))
+    departures = Departures(tag, np.empty_like(tag), np.zeros(len(fabric.route_links), dtype=np.int64))
     _core.inject(fabric, (choice, seed, purpose, gap_ps), rings, cargo, leaf, bits, stride, departures)
     return departures

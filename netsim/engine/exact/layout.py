@@ -15,7 +15,7 @@ from netsim.workload.tasks import TaskColumns
 class Layout(NamedTuple):
     """A scene as arrays."""
 
-    fabric: FabricArrays  # links and ways
+    fabric: FabricArrays  # links and routes
     columns: TaskColumns  # tasks
     keys: np.ndarray | None  # see `netsim.workload.tasks.Tasks.keys`
     messages: Messages | None  # tasks with bytes; None if one waits for another
@@ -23,8 +23,8 @@ class Layout(NamedTuple):
     inner: np.ndarray | None
     leaf: np.ndarray  # destination leaf of each pair of leaves
     place: np.ndarray  # place of each host among the hosts of its leaf
-    steps: np.ndarray  # links of all ways laid end to end, -1 behind each; way w begins at w * `stride`
-    stride: int  # entries of a way in `steps`
+    steps: np.ndarray  # links of all routes laid end to end, -1 behind each; route w begins at w * `stride`
+    stride: int  # entries of a route in `steps`
     most_paths: int  # largest number of paths between two hosts that talk to each other
 
 
@@ -41,9 +41,9 @@ def layout_of(scene: Scene) -> Layout:
 
 def _lay_out(scene: Scene) -> Layout:
     fabric, columns, keys = fabric_arrays(scene), scene.tasks.columns(), scene.tasks.keys
-    ways, longest = fabric.way_links.shape
-    steps = np.full((ways, longest + 1), -1, dtype=np.int64)
-    steps[:, :longest] = fabric.way_links
+    routes, longest = fabric.route_links.shape
+    steps = np.full((routes, longest + 1), -1, dtype=np.int64)
+    steps[:, :longest] = fabric.route_links
     return Layout(
         fabric,
         columns,
@@ -54,19 +54,19 @@ def _lay_out(scene: Scene) -> Layout:
         np.array(places(scene.topology), dtype=np.int64),
         steps.ravel(),
         longest + 1,
-        max(1, np.diff(fabric.way_begin).max(initial=0)),
+        max(1, np.diff(fabric.route_begin).max(initial=0)),
     )
 
 
 def _links_in_use(fabric: FabricArrays) -> np.ndarray:
-    """Rows of `way_links` that are usable in any epoch."""
+    """Rows of `route_links` that are usable in any epoch."""
     pair = np.repeat(np.arange(len(fabric.usable_begin) - 1) // len(fabric.epoch_ps), np.diff(fabric.usable_begin))
-    return fabric.way_links[np.unique(fabric.way_begin[pair] + fabric.usable)]
+    return fabric.route_links[np.unique(fabric.route_begin[pair] + fabric.usable)]
 
 
-def in_order(ways: np.ndarray, links: int) -> np.ndarray | None:
-    """Links that occur in `ways`, every link before those that follow it in a way; None if they follow in a circle."""
-    before, after = ways[:, :-1].ravel(), ways[:, 1:].ravel()
+def in_order(routes: np.ndarray, links: int) -> np.ndarray | None:
+    """Links of `routes`, each before those that follow it in a route; None if they follow in a circle."""
+    before, after = routes[:, :-1].ravel(), routes[:, 1:].ravel()
     before, after = before[after >= 0], after[after >= 0]
     level = np.zeros(links, dtype=np.int64)
     while len(after):
@@ -77,5 +77,5 @@ def in_order(ways: np.ndarray, links: int) -> np.ndarray | None:
         if waits.all():
             return None
         before, after = before[waits], after[waits]
-    used = np.unique(ways[ways >= 0])
+    used = np.unique(routes[routes >= 0])
     return used[np.argsort(level[used], kind="stable")]

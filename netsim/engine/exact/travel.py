@@ -1,4 +1,4 @@
-"""The way of all packets of some messages through the fabric."""
+"""The route of all packets of some messages through the fabric."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -30,7 +30,7 @@ class Packets(NamedTuple):
     """
 
     bits: int  # enough for the entries of `steps`
-    steps: np.ndarray  # links of all ways, see `netsim.engine.exact.layout.Layout`
+    steps: np.ndarray  # links of all routes, see `netsim.engine.exact.layout.Layout`
     flow: np.ndarray  # flow of each packet
     size_bytes: np.ndarray  # bytes on the wire of each packet; empty if all have `full_bytes`
     full_bytes: int  # a full packet on the wire
@@ -142,8 +142,8 @@ def _in_the_fabric(layout: Layout, cargo: Cargo, departures: Departures, receive
     links = len(layout.fabric.delay_ps)
     counts = _sums(receivers["exit"], np.diff(cargo.first), links)
     counts[layout.fabric.inside] = 0
-    for link in layout.fabric.way_links.T:
-        counts += _sums(link[link >= 0], departures.by_way[link >= 0], links)
+    for link in layout.fabric.route_links.T:
+        counts += _sums(link[link >= 0], departures.by_route[link >= 0], links)
     begin = np.concatenate([[0], np.cumsum(counts)])
     room = np.empty(begin[-1], dtype=np.int64)
     return Arrivals(begin, begin[:-1].copy(), room, np.empty_like(room))

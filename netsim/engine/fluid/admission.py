@@ -23,7 +23,7 @@ class Admitted(NamedTuple):
     id: np.ndarray  # as in `netsim.transport.protocol.Flow`
     task: np.ndarray  # task whose bytes it carries
     bytes: np.ndarray  # payload
-    way: np.ndarray  # index of its way between the leaves, or SPREAD
+    route: np.ndarray  # index of its route between the leaves, or SPREAD
     delay_ps: np.ndarray  # delay between release and start
 
 
@@ -51,65 +51,65 @@ class Admission:
         hashes = type(transport) is Ecmp and transport.hash == "random"
         if transport is not None and not hashes:
             return self._ask(transport, released, now_ps)
-        stride, way = 1, np.full(len(released), SPREAD, dtype=np.int64)
+        stride, route = 1, np.full(len(released), SPREAD, dtype=np.int64)
         if transport is not None:
             stride = transport.stride
-            usable_ways = self._scene.routes.usable_ways
+            usable_routes = self._scene.routes.usable_routes
             pairs, member = self._pairs(released)
-            usable = [usable_ways(*pair, self._scene.routes.epoch(now_ps)) for pair in pairs]
-            ways = np.array([*map(len, usable)], dtype=np.int64)
+            usable = [usable_routes(*pair, self._scene.routes.epoch(now_ps)) for pair in pairs]
+            routes = np.array([*map(len, usable)], dtype=np.int64)
             indices = np.fromiter(chain.from_iterable(usable), dtype=np.int64)
             src, dst = (ranks[released].astype(np.uint64) for ranks in (tasks.src, tasks.dst))
-            turn = Draws(transport.seed, Purpose.ECMP_PATH)(src, dst) % ways[member].astype(np.uint64)
-            way = indices[(np.cumsum(ways) - ways)[member] + turn.astype(np.int64)]
+            turn = Draws(transport.seed, Purpose.ECMP_PATH)(src, dst) % routes[member].astype(np.uint64)
+            route = indices[(np.cumsum(routes) - routes)[member] + turn.astype(np.int64)]
         nothing = np.zeros(len(released), dtype=np.int64)
-        return Admitted(released * stride, released, tasks.bytes[released], way, nothing)
+        return Admitted(released * stride, released, tasks.bytes[released], route, nothing)
 
-    def segments_of(self, task: np.ndarray, way: np.ndarray, now_ps: int) -> np.ndarray:
+    def segments_of(self, task: np.ndarray, route: np.ndarray, now_ps: int) -> np.ndarray:
         """Segments of flows that start now: [flows, 3] indices."""
         src, dst = self._host[self._tasks.src[task]], self._host[self._tasks.dst[task]]
         inside = src == dst
         first = np.where(inside, self._inside[src], self._up[src])
         last = np.where(inside, self._segments.nothing, self._down[dst])
-        leaves, choices = len(self._scene.topology.tiers[0]), int(way.max()) + 2
+        leaves, choices = len(self._scene.topology.tiers[0]), int(route.max()) + 2
         pair = self._leaf[src] * leaves + self._leaf[dst]
-        codes, choice = np.unique(pair * choices + way + 1, return_inverse=True)
+        codes, choice = np.unique(pair * choices + route + 1, return_inverse=True)
         epoch = self._scene.routes.epoch(now_ps)
         middle = []
         for code in codes.tolist():
             index, number = divmod(code, choices)
             leaf_pair = divmod(index, leaves)
-            ways = self._scene.topology.between(*leaf_pair)
-            usable = (number - 1,) if number else self._scene.routes.usable_ways(*leaf_pair, epoch)
-            middle.append(self._segment(tuple(ways[way] for way in usable), now_ps))
+            routes = self._scene.topology.between(*leaf_pair)
+            usable = (number - 1,) if number else self._scene.routes.usable_routes(*leaf_pair, epoch)
+            middle.append(self._segment(tuple(routes[route] for route in usable), now_ps))
         between = np.array(middle, dtype=np.int64)[choice]
         return np.stack([first, np.where(inside, self._segments.nothing, between), last], axis=1)
 
-    def _segment(self, ways: tuple[Path, ...], now_ps: int) -> int:
-        """The segment of a flow over these ways; without a transport the fastest come first."""
-        if self._transport is None and len(ways) > 1:
-            rates = [min(self._rate_bps(link, now_ps) for link in way) for way in ways]
-            by_rate = sorted(zip(ways, rates, strict=True), key=lambda of_way: -of_way[1])
+    def _segment(self, routes: tuple[Path, ...], now_ps: int) -> int:
+        """The segment of a flow over these routes; without a transport the fastest come first."""
+        if self._transport is None and len(routes) > 1:
+            rates = [min(self._rate_bps(link, now_ps) for link in route) for route in routes]
+            by_rate = sorted(zip(routes, rates, strict=True), key=lambda of_route: -of_route[1])
             return self._segments.index(*zip(*by_rate, strict=True))
-        return self._segments.index(ways)
+        return self._segments.index(routes)
 
     def _rate_bps(self, link: int, now_ps: int) -> int:
         """Rate of a link; of one that is down, which the routing has not noticed, the nominal one."""
         return self._scene.rates.at(link, now_ps) or self._scene.rates.initial[link]
 
     def rerouted(self, flows: Flows, which: np.ndarray, serial: np.ndarray, now_ps: int) -> np.ndarray:
-        """The ways of some flows after a change of the routing's knowledge: other ones in place of unusable ones."""
-        routes, way = self._scene.routes, flows.way[which]
+        """The routes of some flows after a change of the routing's knowledge: other ones in place of unusable ones."""
+        routes, route = self._scene.routes, flows.route[which]
         pairs, member = self._pairs(flows.task[which])
-        usable = [routes.usable_ways(*pair, routes.epoch(now_ps)) for pair in pairs]
+        usable = [routes.usable_routes(*pair, routes.epoch(now_ps)) for pair in pairs]
         for place in np.argsort(flows.id[which]).tolist():
             good = usable[member[place]]
-            if self._transport is not None and way[place] != SPREAD and way[place] not in good:
+            if self._transport is not None and route[place] != SPREAD and route[place] not in good:
                 index = which[place]
                 message = self._release(int(flows.task[index]), routes.epoch(int(flows.start_ps[index])))
-                flow = Flow(int(flows.id[index]), message, int(flows.bytes[index]), int(way[place]))
-                way[place] = self._transport.choose_path(flow, int(serial[place]), good, now_ps)
-        return way
+                flow = Flow(int(flows.id[index]), message, int(flows.bytes[index]), int(route[place]))
+                route[place] = self._transport.choose_path(flow, int(serial[place]), good, now_ps)
+        return route
 
     def _pairs(self, task: np.ndarray) -> tuple[list[tuple[int, int]], np.ndarray]:
         """The distinct pairs of leaves between which tasks move bytes, and the pair of each task."""
@@ -131,8 +131,8 @@ class Admission:
         def flows() -> Iterator[tuple[int, int, int, int, int]]:
             for tasks in by_link.values():
                 for flow in transport.admit([self._release(task, epoch) for task in tasks], now_ps):
-                    way = SPREAD if flow.path is None else flow.path
-                    yield flow.id, flow.message.task, flow.bytes, way, flow.delay_ps
+                    route = SPREAD if flow.path is None else flow.path
+                    yield flow.id, flow.message.task, flow.bytes, route, flow.delay_ps
 
         columns = np.fromiter(flows(), dtype=np.dtype((np.int64, 5)))
         return Admitted(*(np.ascontiguousarray(column) for column in columns.T))

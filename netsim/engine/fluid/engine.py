@@ -160,9 +160,9 @@ class FluidEngine:
             id=new.id,
             task=new.task,
             bytes=new.bytes,
-            way=new.way,
+            route=new.route,
             start_ps=np.full(len(new.id), now),
-            segments=self._admission.segments_of(new.task, new.way, now),
+            segments=self._admission.segments_of(new.task, new.route, now),
         )
         late = new.delay_ps > 0
         self._calendar.note(Due.START, flows[late], now + new.delay_ps[late])
@@ -175,9 +175,9 @@ class FluidEngine:
         flows, packet = self._network.flows, self._scene.packet
         sent = self._network.sent_bytes(which, now)
         serial = np.ceil(sent / (packet.payload + packet.header)).astype(np.int64)
-        flows.way[which] = self._admission.rerouted(flows, which, serial, now)
+        flows.route[which] = self._admission.rerouted(flows, which, serial, now)
         before = flows.segments[which, 1]
-        flows.segments[which] = self._admission.segments_of(flows.task[which], flows.way[which], now)
+        flows.segments[which] = self._admission.segments_of(flows.task[which], flows.route[which], now)
         self._moved += [(before, sent), (flows.segments[which, 1], -sent)]
 
     def _stalled(self) -> Refusal:
@@ -218,9 +218,9 @@ class FluidEngine:
         )
 
     def _links(self, every: np.ndarray) -> np.ndarray:
-        """Bytes of each link. All bytes of a flow count on its last way, including those sent on earlier ones."""
+        """Bytes of each link. All bytes of a flow count on its last route, including those sent on earlier ones."""
         fabric = self._segments.arrays()
-        carried = np.zeros(len(fabric.first_way))
+        carried = np.zeros(len(fabric.first_route))
         wire_bytes = self._network.wire_bytes(every)
         for parts in self._network.flows.segments[every].T:
             carried += np.bincount(parts, wire_bytes, len(carried))

@@ -5,7 +5,7 @@ from typing import NamedTuple
 import numpy as np
 
 SPREAD = -1
-"""Value of `way` for a flow that spreads evenly over all usable ways."""
+"""Value of `route` for a flow that spreads evenly over all usable routes."""
 
 
 class Flows(NamedTuple):
@@ -14,7 +14,7 @@ class Flows(NamedTuple):
     id: np.ndarray  # as in `netsim.transport.protocol.Flow`
     task: np.ndarray  # task whose bytes it carries
     bytes: np.ndarray  # payload
-    way: np.ndarray  # index of its way between the leaves, or SPREAD
+    route: np.ndarray  # index of its route between the leaves, or SPREAD
     start_ps: np.ndarray  # when its message was released
     end_ps: np.ndarray  # when its last byte arrives
     segments: np.ndarray  # [flows, 3] first link, middle segment, last link, as indices of `Segments`
@@ -41,7 +41,7 @@ def with_room(flows: Flows, used: int, more: int) -> Flows:
     return Flows(*grown)
 
 
-class Ways(NamedTuple):
+class Routes(NamedTuple):
     """Quantities that determine the latency of a flow. L links."""
 
     delay_ps: np.ndarray  # [L] propagation delay

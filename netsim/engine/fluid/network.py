@@ -5,7 +5,7 @@ from math import ceil, inf
 import numpy as np
 
 from netsim.engine import _core
-from netsim.engine.fluid.flows import Flows, Ways, no_flows, with_room
+from netsim.engine.fluid.flows import Flows, Routes, no_flows, with_room
 from netsim.engine.fluid.segments import Segments
 from netsim.engine.protocol import Scene
 from netsim.units import PICOSECONDS_PER_SECOND
@@ -42,7 +42,7 @@ class Network:
             rates[link] = self._scene.rates.at(link, now_ps)
         self._capacity = rates / 8 / PICOSECONDS_PER_SECOND
         packet = self._scene.packet
-        self._ways = Ways(self._delay_ps, np.where(rates, rates, usual), packet.payload, packet.header)
+        self._routes = Routes(self._delay_ps, np.where(rates, rates, usual), packet.payload, packet.header)
         self._refill_from = 0.0
 
     def add(self, **columns: np.ndarray) -> np.ndarray:
@@ -116,7 +116,7 @@ class Network:
                 self._refill_from = min(self._refill_from, slowest)
         latency_ps = np.empty(len(sent), dtype=np.int64)
         flows, fabric = self.flows, self._segments.arrays()
-        _core.latencies(flows.bytes[sent], flows.segments[sent], fabric, self._ways, latency_ps)
+        _core.latencies(flows.bytes[sent], flows.segments[sent], fabric, self._routes, latency_ps)
         return sent, latency_ps
 
     def wire_bytes(self, flows: np.ndarray) -> np.ndarray:

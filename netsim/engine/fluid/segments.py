@@ -13,19 +13,19 @@ class SegmentArrays(NamedTuple):
     """Segments and links, in both directions. S segments, L links."""
 
     begin: np.ndarray  # [S + 1] rows of `link` and `share` of each segment
-    link: np.ndarray  # links of a segment; those of its first way come first, in order
+    link: np.ndarray  # links of a segment; those of its first route come first, in order
     share: np.ndarray  # share of the segment's traffic that the link carries, in (0, 1]
-    first_way: np.ndarray  # [S] number of links of the first way
+    first_route: np.ndarray  # [S] number of links of the first route
     link_begin: np.ndarray  # [L + 1] rows of `segment` and `segment_share` of each link
     segment: np.ndarray  # segments that a link is part of
     segment_share: np.ndarray  # share of that segment's traffic that the link carries
 
 
 class Segments:
-    """All segments of a run: a set of ways over which traffic spreads, often a single one.
+    """All segments of a run: a set of routes over which traffic spreads, often a single one.
 
-    Every flow passes three: its first link, the ways between, and its last link. A single link is the segment with the
-    link's own index.
+    Every flow passes three: its first link, the routes between, and its last link. A single link is the segment with
+    the link's own index.
     """
 
     def __init__(self, links: int) -> None:
@@ -34,27 +34,27 @@ class Segments:
         self._links = links
         self._begin = array("q", [*range(links + 1), links])
         self._link, self._share = array("q", range(links)), array("d", [1.0] * links)
-        self._first_way = array("q", [1] * links + [0])
+        self._first_route = array("q", [1] * links + [0])
         self._known: dict[tuple[tuple[Path, ...], tuple[int, ...]], int] = {(((),), (1,)): self.nothing}
         self._arrays: SegmentArrays | None = None
 
-    def index(self, ways: tuple[Path, ...], weights: tuple[int, ...] | None = None) -> int:
-        """The segment of traffic that spreads over these ways, evenly or in proportion to weights."""
-        alone, first = len(ways) == 1, ways[0]
+    def index(self, routes: tuple[Path, ...], weights: tuple[int, ...] | None = None) -> int:
+        """The segment of traffic that spreads over these routes, evenly or in proportion to weights."""
+        alone, first = len(routes) == 1, routes[0]
         if alone and len(first) == 1:
             return first[0]
-        parts = (1,) * len(ways) if alone or weights is None else weights
-        segment = self._known.get((ways, parts))
+        parts = (1,) * len(routes) if alone or weights is None else weights
+        segment = self._known.get((routes, parts))
         if segment is None:
-            segment = self._known[ways, parts] = len(self._first_way)
+            segment = self._known[routes, parts] = len(self._first_route)
             uses: Counter[int] = Counter()
-            for way, weight in zip(ways, parts, strict=True):
-                for link in way:
+            for route, weight in zip(routes, parts, strict=True):
+                for link in route:
                     uses[link] += weight
             self._link.extend(uses)
             self._share.extend(used / sum(parts) for used in uses.values())
             self._begin.append(len(self._link))
-            self._first_way.append(len(first))
+            self._first_route.append(len(first))
             self._arrays = None
         return segment
 
@@ -65,8 +65,8 @@ class Segments:
             by_link = np.argsort(link, kind="stable")
             segment = np.repeat(np.arange(len(begin) - 1), np.diff(begin))
             link_begin = np.concatenate([[0], np.cumsum(np.bincount(link, minlength=self._links))])
-            first_way = np.array(self._first_way)
+            first_route = np.array(self._first_route)
             self._arrays = SegmentArrays(
-                begin, link, share, first_way, link_begin.astype(np.int64), segment[by_link], share[by_link]
+                begin, link, share, first_route, link_begin.astype(np.int64), segment[by_link], share[by_link]
             )
         return self._arrays

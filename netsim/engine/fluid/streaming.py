@@ -11,7 +11,7 @@ from netsim.engine.event.engine import arrays_of
 from netsim.engine.event.layout import state_of
 from netsim.engine.event.room import with_room_for_flows
 from netsim.engine.event.state import State
-from netsim.engine.fluid.streams import Streams, fastest_first, streams_of, way_rates
+from netsim.engine.fluid.streams import Streams, fastest_first, route_rates, streams_of
 from netsim.engine.frontier import stalled
 from netsim.engine.limits import Clock, Pulse, Waiting, not_begun, reached
 from netsim.engine.protocol import FLOW, LINK, Losses, Outcome, QueueSeries, Scene
@@ -36,7 +36,7 @@ def stream(scene: Scene, transport: Transport | None, report: Callable[[Pulse], 
     """Simulates until all tasks are done."""
     clock = Clock(scene.limits, report)
     fabric = fabric_arrays(scene) if transport else fastest_first(fabric_arrays(scene))
-    weights = np.ones(len(fabric.usable)) if transport else way_rates(fabric).astype(np.float64)
+    weights = np.ones(len(fabric.usable)) if transport else route_rates(fabric).astype(np.float64)
     state = state_of(scene, fabric, transport or Transport(0, 1), 0)
     parts = int(state.network.rules["parts"][0])
     most_flows = int(np.minimum(scene.tasks.columns().bytes, parts).sum())

@@ -1,7 +1,7 @@
 """State of the compiled flow-level engine: flows, the links that they share, and the segments between their ends.
 
 A flow passes its first link, a segment, and its last link; one inside a host passes its first link only. A segment is
-one way, or all usable ways of a pair of leaves, over which a flow spreads evenly.
+one route, or all usable routes of a pair of leaves, over which a flow spreads evenly.
 """
 
 from typing import NamedTuple
@@ -38,25 +38,25 @@ class Streams(NamedTuple):
     counts: Array
 
 
-def way_rates(fabric: FabricArrays) -> np.ndarray:
-    """Rate of each usable way: that of its slowest link, on a fabric whose links never change."""
+def route_rates(fabric: FabricArrays) -> np.ndarray:
+    """Rate of each usable route: that of its slowest link, on a fabric whose links never change."""
     pair = np.repeat(np.arange(len(fabric.usable_begin) - 1), np.diff(fabric.usable_begin))
-    links = fabric.way_links[fabric.way_begin[pair] + fabric.usable]
+    links = fabric.route_links[fabric.route_begin[pair] + fabric.usable]
     rates = np.where(links >= 0, fabric.nominal_bps[links], np.iinfo(np.int64).max)
     return rates.min(axis=1, initial=np.iinfo(np.int64).max)
 
 
 def fastest_first(fabric: FabricArrays) -> FabricArrays:
-    """The fabric with the usable ways of each pair of leaves in the order of their rates."""
+    """The fabric with the usable routes of each pair of leaves in the order of their rates."""
     pair = np.repeat(np.arange(len(fabric.usable_begin) - 1), np.diff(fabric.usable_begin))
-    return fabric._replace(usable=fabric.usable[np.lexsort((-way_rates(fabric), pair))])
+    return fabric._replace(usable=fabric.usable[np.lexsort((-route_rates(fabric), pair))])
 
 
 def streams_of(scene: Scene, fabric: FabricArrays, flows: int, weights: np.ndarray) -> Streams:
     """No flows yet, with room for so many, on a fabric whose links never change.
 
     The system gives memory to an array where it is first written, so that room for all flows costs nothing at first.
-    `weights`: by row of `FabricArrays.usable`, the way's part of the traffic that spreads over those of its pair.
+    `weights`: by row of `FabricArrays.usable`, the route's part of the traffic that spreads over those of its pair.
     """
     count = len(fabric.delay_ps)
     links = zeros(count, record("SharedLink"))
@@ -92,14 +92,14 @@ def streams_of(scene: Scene, fabric: FabricArrays, flows: int, weights: np.ndarr
 
 
 def _segments(fabric: FabricArrays, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Rows, links and shares of all segments: each way, then the usable ways of each pair of leaves."""
-    pairs, longest = len(fabric.way_begin) - 1, fabric.way_links.shape[1]
-    present = fabric.way_links >= 0
-    ways = present.sum(axis=1)
-    links, shares, sizes = [fabric.way_links[present]], [np.ones(int(ways.sum()))], [ways]
+    """Rows, links and shares of all segments: each route, then the usable routes of each pair of leaves."""
+    pairs, longest = len(fabric.route_begin) - 1, fabric.route_links.shape[1]
+    present = fabric.route_links >= 0
+    routes = present.sum(axis=1)
+    links, shares, sizes = [fabric.route_links[present]], [np.ones(int(routes.sum()))], [routes]
     usable, begin = fabric.usable, fabric.usable_begin
     pair = np.repeat(np.arange(pairs), np.diff(begin))
-    rows = fabric.way_links[fabric.way_begin[pair] + usable]
+    rows = fabric.route_links[fabric.route_begin[pair] + usable]
     codes = np.where(rows >= 0, np.repeat(pair, longest).reshape(rows.shape) * len(fabric.delay_ps) + rows, -1).ravel()
     distinct, place = np.unique(codes[codes >= 0], return_inverse=True)
     owner, link = np.divmod(distinct, len(fabric.delay_ps))

@@ -15,7 +15,7 @@ class Library:
     """Units of a run.
 
     A message that is released alone is as another by its path if its flows have the same sizes, and links of the same
-    rates and delays meet in the same way on their paths: only the links' numbers, its binding, differ.
+    rates and delays meet in the same route on their paths: only the links' numbers, its binding, differ.
     """
 
     def __init__(self, simulator: Simulator, layout: Layout, likeness: Likeness) -> None:

@@ -52,8 +52,8 @@ def _turns_on(scene: Scene, layout: Layout, transport: TransportConfig) -> bool:
     tasks = np.flatnonzero(columns.bytes)
     messages = placed(columns, None, tasks, np.zeros_like(tasks), hosts, fabric)
     outside = messages.src_host != messages.dst_host
-    ways = np.diff(fabric.usable_begin)[messages.usable[outside]]
+    routes = np.diff(fabric.usable_begin)[messages.usable[outside]]
     if transport.kind == "spray_round_robin":
-        ways = np.lcm.reduce(np.unique(ways), initial=1)
+        routes = np.lcm.reduce(np.unique(routes), initial=1)
     packets = -(-messages.bytes[outside] // scene.packet.payload)
-    return bool((packets % ways).any())
+    return bool((packets % routes).any())

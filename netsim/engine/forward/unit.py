@@ -155,11 +155,13 @@ class Simulator:
         flows = admit(layout, messages, self._transport, self._seed)
         found: list[list[tuple[int, tuple[int, ...]]]] = [[] for _ in tasks]
         first, last = messages.link.tolist(), messages.exit.tolist()
-        for message, size, way in zip(flows.message.tolist(), flows.bytes.tolist(), flows.way.tolist(), strict=True):
+        for message, size, route in zip(
+            flows.message.tolist(), flows.bytes.tolist(), flows.route.tolist(), strict=True
+        ):
             path = (first[message],)
             if first[message] != last[message]:
-                ways = self._usable(messages, message) if way < 0 else np.array([way])
-                links = fabric.way_links[ways]
+                routes = self._usable(messages, message) if route < 0 else np.array([route])
+                links = fabric.route_links[routes]
                 path = (*path, *dict.fromkeys(links[links >= 0].tolist()), last[message])
             found[message].append((size, path))
         return found
@@ -171,10 +173,10 @@ class Simulator:
         return messages._replace(task=np.arange(len(tasks), dtype=np.int64))
 
     def _usable(self, messages: Messages, message: int) -> np.ndarray:
-        """Usable ways of a message, as rows of `FabricArrays.way_links`."""
+        """Usable routes of a message, as rows of `FabricArrays.route_links`."""
         fabric, row = self._layout.fabric, messages.usable[message]
         choices = fabric.usable[fabric.usable_begin[row] : fabric.usable_begin[row + 1]]
-        return fabric.way_begin[messages.pair[message]] + choices
+        return fabric.route_begin[messages.pair[message]] + choices
 
     def _longest_ps(self, tasks: np.ndarray) -> int:
         """No message alone lasts longer: each of its links could serve all its packets after the link before."""
@@ -184,7 +186,7 @@ class Simulator:
         wire = size + (size // packet.payload + self._stride + 1) * (packet.header + 1)
         slowest = int(fabric.rate_bps[fabric.rate_bps > 0].min())
         once_ps = 8 * 10**12 * wire // slowest + size // packet.payload + self._stride + int(fabric.delay_ps.max()) + 1
-        return delay_ps + (2 + fabric.way_links.shape[1]) * once_ps
+        return delay_ps + (2 + fabric.route_links.shape[1]) * once_ps
 
 
 def _queues(seen: list[Passages], units: int, width_ps: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

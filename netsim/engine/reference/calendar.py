@@ -27,8 +27,8 @@ LAST = EventPriority(1 << 320)
 """Priority of the end of a run whose simulated time is limited, or which background traffic does not prolong."""
 
 
-def word(queue: int) -> EventPriority:
-    """Place of a switch's word to stop a queue, or to go on."""
+def pause_frame(queue: int) -> EventPriority:
+    """Place of a switch's frame that pauses a queue, or resumes it."""
     return EventPriority(_WORDS + queue)
 
 

@@ -55,11 +55,11 @@ class Buffers:
     """The memory of all switches. Queue link * classes + class holds the packets of a class in front of a link.
 
     A packet counts from its arrival at the switch until its last bit has left. With pauses a switch also counts them by
-    the queue from which they came, and stops or resumes that queue by `tell`.
+    the queue from which they came, and pauses or resumes that queue by `send_pause_frame`.
     """
 
-    def __init__(self, scene: Scene, tell: Callable[[int], None]) -> None:
-        self._classes, self._tell = scene.classes, tell
+    def __init__(self, scene: Scene, send_pause_frame: Callable[[int], None]) -> None:
+        self._classes, self._send_pause_frame = scene.classes, send_pause_frame
         limits = limits_of(scene)
         self._switch, self._pool, self._headroom = limits.source, limits.pool, limits.headroom
         self._pauses, self._shared = scene.flow_control.kind == "pfc", scene.buffer is not None
@@ -73,7 +73,7 @@ class Buffers:
         self.used = [0] * (max(limits.source) + 1)
         self.lengths = [0] * queues
         self.held = [0] * queues
-        self.told_to_stop = [False] * queues
+        self.pause_sent = [False] * queues
 
     def takes(self, size_bytes: int, source: int, queue: int) -> bool:
         """Takes a packet into a switch if there is room; may pause the queue that it came from."""
@@ -83,9 +83,9 @@ class Buffers:
         self.used[switch] += size_bytes
         self.lengths[queue] += size_bytes
         self.held[source] += size_bytes
-        if self._pauses and not self.told_to_stop[source] and self._fills(source, switch):
-            self.told_to_stop[source] = True
-            self._tell(source)
+        if self._pauses and not self.pause_sent[source] and self._fills(source, switch):
+            self.pause_sent[source] = True
+            self._send_pause_frame(source)
         return True
 
     def gives_back(self, size_bytes: int, source: int, queue: int) -> None:
@@ -94,9 +94,9 @@ class Buffers:
         self.used[switch] -= size_bytes
         self.lengths[queue] -= size_bytes
         self.held[source] -= size_bytes
-        if self.told_to_stop[source] and self._may_resume(source, switch):
-            self.told_to_stop[source] = False
-            self._tell(source)
+        if self.pause_sent[source] and self._may_resume(source, switch):
+            self.pause_sent[source] = False
+            self._send_pause_frame(source)
 
     def _has_room(self, size_bytes: int, source: int, queue: int, switch: int) -> bool:
         if self._shared and self.used[switch] + size_bytes > self._size:

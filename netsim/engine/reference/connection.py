@@ -168,7 +168,7 @@ class Packet(simpy.Event):
         self.key = arrival(connection.flow.id, serial, control)
 
 
-class Ways:
+class Routes:
     """Asks the transport for the path of each packet."""
 
     def __init__(self, scene: Scene, transport: Transport) -> None:

@@ -14,7 +14,7 @@ from netsim.engine.limits import NO_LIMIT, Clock, Pulse, Waiting, Which, missing
 from netsim.engine.protocol import FLOW, Losses, Outcome, Scene
 from netsim.engine.reference.calendar import LAST, Calendar, Event, late_start
 from netsim.engine.reference.conditions import Conditions
-from netsim.engine.reference.connection import Connection, Listener, Packet, Ways
+from netsim.engine.reference.connection import Connection, Listener, Packet, Routes
 from netsim.engine.reference.feedback import Feedback
 from netsim.engine.reference.links import Links
 from netsim.engine.reference.messages import Admission, Messages
@@ -45,9 +45,9 @@ class ReferenceEngine:
         self._messages = Messages(scene, self._calendar, self._admit)
         self._key_of = transport.key_of
         self._admission = Admission(scene, transport, seed)
-        self._ways = Ways(scene, transport)
+        self._routes = Routes(scene, transport)
         conditions = Conditions(scene, transport, seed)
-        self._links = Links(scene, self._calendar, self._ways, conditions, self._nics, self._end)
+        self._links = Links(scene, self._calendar, self._routes, conditions, self._nics, self._end)
         told = self._links.arrive, self._delivered, self._offer, self._impatient
         self._feedback = Feedback(scene, transport, self._calendar, *told)
 
@@ -181,7 +181,7 @@ class ReferenceEngine:
         if self._takes_turns(traffic_class) and self._whose_turn(nic.link, now) != traffic_class:
             nic.look_at(now + 1)
             return
-        packet = self._ways.packet(connection, now)
+        packet = self._routes.packet(connection, now)
         self._last[nic.link] = packet, packet.wire_bytes
         self._packets += 1
         self._links.arrive(packet)
@@ -217,7 +217,7 @@ class ReferenceEngine:
     def _end(self, packet: Packet, arrives: int) -> None:
         """Leads a packet from its last link to its receiver, or to its sender; `arrives` may be in the future."""
         if isinstance(packet.connection, Listener):
-            packet.callbacks = self._feedback.on_news if packet.control else self._feedback.on_receipt
+            packet.callbacks = self._feedback.on_control if packet.control else self._feedback.on_receipt
             self._calendar.schedule(packet, packet.key, arrives - self._calendar.now)
         else:
             self._deliver(packet, arrives)

@@ -58,7 +58,7 @@ class Feedback:
         watched = [] if scene.watch is None else watched_tasks(scene.watch, scene.tasks.columns())
         self.windows = {task: WindowRecorder() for task in watched}
         self.on_receipt = [self._receive]
-        self.on_news = [self._hear]
+        self.on_control = [self._receive_ack]
 
     def connection(self, flow: Flow, packets: int, now_ps: int) -> Listener | None:
         """The connection of a flow that is acknowledged, None for one that is not."""
@@ -113,7 +113,7 @@ class Feedback:
         if packet.trimmed:
             if self._receivers:
                 self._receivers.note(packet)
-            self._answer(packet, refusal=True, expected=0)
+            self._acknowledge(packet, refusal=True, expected=0)
             return
         if packet.sequence < connection.highest:
             connection.reordered += 1
@@ -128,40 +128,40 @@ class Feedback:
         if self._receivers:
             self._receivers.note(packet)
         if reply.refusal is not None:
-            self._answer(packet, reply.refusal, reply.expected)
+            self._acknowledge(packet, reply.refusal, reply.expected)
 
-    def _answer(self, packet: Packet, refusal: bool, expected: int) -> None:
+    def _acknowledge(self, packet: Packet, refusal: bool, expected: int) -> None:
         """Sends the acknowledgement of a packet back along its path."""
         connection, now = packet.connection, self._calendar.now
         assert isinstance(connection, Listener)
-        news = self._control_packet(connection, packet, packet.serial)
-        news.refusal, news.expected = refusal, expected
-        news.marked = packet.marked or packet.trimmed
+        ack = self._control_packet(connection, packet, packet.serial)
+        ack.refusal, ack.expected = refusal, expected
+        ack.marked = packet.marked or packet.trimmed
         forgiven = packet.trimmed_last and self._transport.forgives_last_link
-        news.blames = packet.marked or (packet.trimmed and not forgiven)
-        news.sent_ps, news.choice = packet.sent_ps, packet.choice
-        news.notified = False
-        if self._notify_ps is not None and news.marked and now - connection.notified_ps >= self._notify_ps:
+        ack.blames = packet.marked or (packet.trimmed and not forgiven)
+        ack.sent_ps, ack.choice = packet.sent_ps, packet.choice
+        ack.notified = False
+        if self._notify_ps is not None and ack.marked and now - connection.notified_ps >= self._notify_ps:
             connection.notified_ps = now
-            news.notified = True
-        self._arrive(news)
+            ack.notified = True
+        self._arrive(ack)
 
     def _control_packet(self, connection: Listener, packet: Packet, serial: int) -> Packet:
         """A control packet that goes back along the path of a packet."""
-        topology, answer = self._scene.topology, self._scene.acknowledgement
+        topology, acknowledgement = self._scene.topology, self._scene.acknowledgement
         path = tuple(topology.reverse(link) for link in reversed(packet.path))
-        news = Packet(connection, packet.sequence, serial, path, len(path), answer.size, control=True)
-        news.passes = answer.lane != "data"
-        news.granted = None
-        return news
+        ack = Packet(connection, packet.sequence, serial, path, len(path), acknowledgement.size, control=True)
+        ack.passes = acknowledgement.lane != "data"
+        ack.granted = None
+        return ack
 
     def _ask(self, connection: Listener, packet: Packet, demand: Demand) -> None:
         """Sends a credit."""
-        news = self._control_packet(connection, packet, FIRST_GRANT + demand.grants)
-        news.granted = demand.granted
-        self._arrive(news)
+        ack = self._control_packet(connection, packet, FIRST_GRANT + demand.grants)
+        ack.granted = demand.granted
+        self._arrive(ack)
 
-    def _hear_credit(self, connection: Listener, granted: int) -> None:
+    def _receive_credit(self, connection: Listener, granted: int) -> None:
         """Processes a credit at the sender."""
         assert isinstance(connection.congestion, Credited)
         connection.congestion.on_credit(granted)
@@ -169,29 +169,27 @@ class Feedback:
             connection.deadline_ps = self._calendar.now + connection.timeout.lasts_ps()
         self._continue(connection)
 
-    def _hear(self, news: simpy.Event) -> None:
+    def _receive_ack(self, ack: simpy.Event) -> None:
         """Processes an acknowledgement at the sender."""
-        assert isinstance(news, Packet)
-        connection, now = news.connection, self._calendar.now
+        assert isinstance(ack, Packet)
+        connection, now = ack.connection, self._calendar.now
         assert isinstance(connection, Listener)
-        if news.granted is not None:
-            self._hear_credit(connection, news.granted)
+        if ack.granted is not None:
+            self._receive_credit(connection, ack.granted)
             return
         recovery = connection.recovery
-        settle = recovery.refused if news.refusal else recovery.acknowledged
-        newly = settle(news.sequence, news.serial, news.expected)
-        if newly or news.refusal:
+        settle = recovery.refused if ack.refusal else recovery.acknowledged
+        newly = settle(ack.sequence, ack.serial, ack.expected)
+        if newly or ack.refusal:
             self.rounds.note(connection.flow.message.task, progress=newly > 0)
         if connection.timeout is not None:
-            self._note_news(connection, connection.timeout, news, newly > 0)
+            self._note_ack(connection, connection.timeout, ack, newly > 0)
         in_flight = recovery.in_flight
-        connection.congestion.on_ack(
-            newly, news.marked, news.notified, now - news.sent_ps, now, news.refusal, in_flight
-        )
+        connection.congestion.on_ack(newly, ack.marked, ack.notified, now - ack.sent_ps, now, ack.refusal, in_flight)
         if (recorder := self._recorder(connection.flow)) is not None:
-            recorder.add(now, connection.congestion.window(), recovery.in_flight, now - news.sent_ps)
-        if news.choice is not None:
-            self._transport.on_ack(connection.flow, news.choice, news.blames)
+            recorder.add(now, connection.congestion.window(), recovery.in_flight, now - ack.sent_ps)
+        if ack.choice is not None:
+            self._transport.on_ack(connection.flow, ack.choice, ack.blames)
         self._continue(connection)
 
     def _recorder(self, flow: Flow) -> WindowRecorder | None:
@@ -199,14 +197,14 @@ class Feedback:
         task = flow.message.task
         return self.windows.get(task) if flow.id == task * self._transport.stride else None
 
-    def _note_news(self, connection: Listener, timeout: Timeout, news: Packet, progress: bool) -> None:
+    def _note_ack(self, connection: Listener, timeout: Timeout, ack: Packet, progress: bool) -> None:
         """Moves the deadline of a flow. Progress ends a row of timeouts, whose long last one must not stay."""
         now, doubled = self._calendar.now, timeout.fruitless > 0
-        if not news.refusal:
-            timeout.measure(now - news.sent_ps)
+        if not ack.refusal:
+            timeout.measure(now - ack.sent_ps)
         if progress:
             timeout.fruitless = 0
-        if progress or news.refusal:
+        if progress or ack.refusal:
             connection.deadline_ps = now + timeout.lasts_ps()
         if progress and doubled and connection.timer_runs and connection.timer_ps > connection.deadline_ps:
             self._await_progress(connection)

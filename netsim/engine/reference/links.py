@@ -10,7 +10,7 @@ from netsim.engine.protocol import LINK, QueueSeries, Scene
 from netsim.engine.queue_series import QueueRecorder
 from netsim.engine.reference.calendar import Calendar, Event, end
 from netsim.engine.reference.conditions import FULL, LOST, Conditions, Work
-from netsim.engine.reference.connection import Packet, Ways
+from netsim.engine.reference.connection import Packet, Routes
 from netsim.engine.reference.nic import Nic
 from netsim.engine.reference.queued import QueuedLinks
 from netsim.engine.reference.watching import LinkRecorder
@@ -25,13 +25,19 @@ class Links:
         self,
         scene: Scene,
         calendar: Calendar,
-        ways: Ways,
+        routes: Routes,
         conditions: Conditions,
         nics: Mapping[int, Nic],
         ends: Callable[[Packet, int], None],
     ) -> None:
         links = scene.topology.links
-        self._scene, self._calendar, self._ways, self._conditions, self._ends = scene, calendar, ways, conditions, ends
+        self._scene, self._calendar, self._routes, self._conditions, self._ends = (
+            scene,
+            calendar,
+            routes,
+            conditions,
+            ends,
+        )
         self._rate, self._delay = scene.rates.initial, [link.delay_ps for link in links]
         self._at_switch = [not link.src.startswith("host") for link in links]
         self._lane_free, self._bytes, self._busy, self._peak = ([0] * len(links) for _ in range(4))
@@ -48,7 +54,7 @@ class Links:
         now = self._calendar.now
         hop = packet.hop
         if hop == len(packet.path):
-            self._ways.go_on(packet, now, partial(self._backlog_ps, packet.connection.traffic_class, now))
+            self._routes.go_on(packet, now, partial(self._backlog_ps, packet.connection.traffic_class, now))
         link = packet.path[hop]
         if packet.passes:
             self._pass(packet, link, now)

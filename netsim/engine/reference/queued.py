@@ -7,7 +7,7 @@ from typing import Protocol
 
 from netsim.engine.buffers import limits_of
 from netsim.engine.protocol import Scene
-from netsim.engine.reference.calendar import Calendar, Event, end, word
+from netsim.engine.reference.calendar import Calendar, Event, end, pause_frame
 from netsim.engine.reference.conditions import LOST, Buffers, Conditions, Work
 from netsim.engine.reference.connection import Packet
 from netsim.engine.reference.nic import Nic, Turns
@@ -54,9 +54,9 @@ class QueuedLinks:
         links = scene.topology.links
         self._classes, self._calendar, self._nics = scene.classes, calendar, nics
         self._conditions, self._work, self._engine = conditions, work, engine
-        self._rate, self._news_ps = scene.rates.initial, limits_of(scene).news_ps
+        self._rate, self._pause_delay_ps = scene.rates.initial, limits_of(scene).pause_delay_ps
         self._from_switch = [not link.src.startswith("host") for link in links]
-        self._buffers = Buffers(scene, self._send_word)
+        self._buffers = Buffers(scene, self._send_pause_frame)
         self._queues = [_Queue() for _ in range(len(links) * scene.classes)]
         self._takes_turns = [quantum > 0 for quantum in scene.quanta] or [False] * scene.classes
         self._turns = [Turns(scene.quanta) for _ in links] if scene.quanta else []
@@ -191,13 +191,13 @@ class QueuedLinks:
         if self._from_switch[link]:
             self._buffers.gives_back(packet.wire_bytes, *self._places(packet, link))
 
-    def _send_word(self, queue: int) -> None:
-        """Sends the word to stop a queue, or to go on; words about one queue arrive in their order."""
+    def _send_pause_frame(self, queue: int) -> None:
+        """Sends the frame that pauses a queue, or resumes it; frames about one queue arrive in their order."""
         sent = Event(self._calendar, partial(self._stop_or_resume, queue))
-        sent.schedule(word(queue), self._calendar.now + self._news_ps[queue // self._classes])
+        sent.schedule(pause_frame(queue), self._calendar.now + self._pause_delay_ps[queue // self._classes])
 
     def _stop_or_resume(self, index: int) -> None:
-        """A word arrives: the first one stops a queue, the second one resumes it, and so on."""
+        """A pause frame arrives: the first one stops a queue, the second one resumes it, and so on."""
         queue, nic, now = self._queues[index], self._nics.get(index), self._calendar.now
         if queue.stopped_ps < 0:
             queue.stopped_ps = now

@@ -27,7 +27,7 @@ class Shares(NamedTuple):
     timers: Array
     candidates: Array
     notes: Array
-    told: Array
+    frames: Array
     needs: Array
 
 
@@ -42,7 +42,7 @@ def shares_of(state: State, threads: int) -> Shares:
     queued = state.queued
     nothing = np.zeros(0, dtype=np.int64)
     nobody = np.zeros(0, dtype=record("Notes"))
-    scratch = (nobody, nothing, nothing) if queued is None else (queued.notes, queued.told, queued.needs)
+    scratch = (nobody, nothing, nothing) if queued is None else (queued.notes, queued.frames, queued.needs)
     shares = Shares(
         _copies(state.network.totals, threads),
         _copies(state.network.longest, threads),
@@ -73,14 +73,14 @@ def _heaps(known: np.ndarray, threads: int, entries: int) -> np.ndarray:
 
 def share_of(state: State, shares: Shares, thread: int) -> State:
     """The state as a thread sees it."""
-    totals, longest, begins, timers, candidates, notes, told, needs = (array[thread] for array in shares)
+    totals, longest, begins, timers, candidates, notes, frames, needs = (array[thread] for array in shares)
     queued = state.queued
     return State(
         state.network._replace(totals=totals, longest=longest),
         state.hosts._replace(timers=timers),
         state.program._replace(begins=begins),
         state.routing._replace(candidates=candidates),
-        None if queued is None else queued._replace(notes=notes, told=told, needs=needs),
+        None if queued is None else queued._replace(notes=notes, frames=frames, needs=needs),
     )
 
 

@@ -97,10 +97,10 @@ def wheels_of(state: State, length_ps: int, by_switch: bool, threads: int) -> Wh
 
 
 def _most_chunks(queued: Queued | None, regions: int) -> int:
-    """How many chunks one event may begin to fill: that of a packet, and those of words to queues."""
+    """How many chunks one event may begin to fill: that of a packet, and those of pause frames to queues."""
     if queued is None:
         return 1
-    return 2 + regions * len(np.unique(queued.served["news_ps"])) + len(queued.queues) // number("CHUNK")
+    return 2 + regions * len(np.unique(queued.served["pause_delay_ps"])) + len(queued.queues) // number("CHUNK")
 
 
 def with_room(wheels: Wheels, notes: Array | None) -> Wheels:

@@ -1,4 +1,4 @@
-// When each packet leaves its host, and which way it takes.
+// When each packet leaves its host, and which route it takes.
 #pragma once
 
 #include "../draws.hpp"
@@ -8,7 +8,7 @@ namespace netsim::exact {
 
 // As `netsim.engine.exact.injection.Cargo`.
 struct Cargo {
-  Column key, pair, way, first;
+  Column key, pair, route, first;
   int64_t full_bytes;
   Column last_bytes;
 };
@@ -21,10 +21,10 @@ struct Rings {
 
 // As `netsim.engine.exact.injection.Departures`.
 struct Departures {
-  Span<int64_t> tag, leave_ps, by_way;
+  Span<int64_t> tag, leave_ps, by_route;
 };
 
-// How packets choose their way: a `Choice` of those that hosts make without the network, its draws, and the shortest
+// How packets choose their route: a `Choice` of those that hosts make without the network, its draws, and the shortest
 // pause that begins a flowlet.
 struct Rule {
   int64_t choice;
@@ -54,15 +54,15 @@ inline void sort_rings(Column link, Column turn, Column join_ps, Column delay_ps
   }
 }
 
-// Chooses the way of each packet, host by host.
-class Ways {
+// Chooses the route of each packet, host by host.
+class Routes {
  public:
-  Ways(const Fabric& fabric, const Rule& rule, const Cargo& cargo, Column leaf)
+  Routes(const Fabric& fabric, const Rule& rule, const Cargo& cargo, Column leaf)
       : fabric_(fabric), rule_(rule), cargo_(cargo), leaf_(leaf) {
     for (int64_t of_pair : leaf) to_leaf_.resize(std::max<size_t>(to_leaf_.size(), of_pair + 1));
     if (rule.choice == FLOWLET) {
-      way_.resize(cargo.way.size);
-      left_ps_.resize(cargo.way.size);
+      route_.resize(cargo.route.size);
+      left_ps_.resize(cargo.route.size);
     }
   }
   // The packets of another host follow.
@@ -70,22 +70,22 @@ class Ways {
     sent_ = epoch_ = 0;
     std::fill(to_leaf_.begin(), to_leaf_.end(), 0);
   }
-  // Way of a packet, the flow's `serial`th, that leaves now on a link.
+  // Route of a packet, the flow's `serial`th, that leaves now on a link.
   int64_t choose(int64_t flow, int64_t serial, int64_t link, int64_t now) {
-    if (rule_.choice == PINNED) return cargo_.way[flow];
+    if (rule_.choice == PINNED) return cargo_.route[flow];
     int64_t pair = cargo_.pair[flow];
     sent_ += 1;
     to_leaf_[leaf_[pair]] += 1;
     while (epoch_ + 1 < fabric_.epoch_ps.size && fabric_.epoch_ps[epoch_ + 1] <= now) epoch_ += 1;
-    if (rule_.choice != FLOWLET) return draw_way(flow, serial, link);
-    if (!serial || now - left_ps_[flow] > rule_.gap_ps) way_[flow] = draw_way(flow, serial, link);
+    if (rule_.choice != FLOWLET) return draw_route(flow, serial, link);
+    if (!serial || now - left_ps_[flow] > rule_.gap_ps) route_[flow] = draw_route(flow, serial, link);
     left_ps_[flow] = now;
-    return way_[flow];
+    return route_[flow];
   }
 
  private:
-  // One of the usable ways of now.
-  int64_t draw_way(int64_t flow, int64_t serial, int64_t link) const {
+  // One of the usable routes of now.
+  int64_t draw_route(int64_t flow, int64_t serial, int64_t link) const {
     int64_t pair = cargo_.pair[flow];
     int64_t row = pair * fabric_.epoch_ps.size + epoch_;
     int64_t begin = fabric_.usable_begin[row];
@@ -98,22 +98,22 @@ class Ways {
     } else {
       turn = pick(draw(rule_.draws, cargo_.key[flow], serial), 0, count);
     }
-    return fabric_.way_begin[pair] + fabric_.usable[begin + turn];
+    return fabric_.route_begin[pair] + fabric_.usable[begin + turn];
   }
   const Fabric& fabric_;
   const Rule& rule_;
   const Cargo& cargo_;
   Column leaf_;
   int64_t sent_ = 0, epoch_ = 0;
-  std::vector<int64_t> to_leaf_, way_, left_ps_;
+  std::vector<int64_t> to_leaf_, route_, left_ps_;
 };
 
 // Serves every host's ring until it is empty.
 //
-// `leaf` is the destination leaf of each pair; a packet's tag is its number << `bits` | its way * `stride`.
+// `leaf` is the destination leaf of each pair; a packet's tag is its number << `bits` | its route * `stride`.
 inline void inject(const Fabric& fabric, const Rule& rule, const Rings& rings, const Cargo& cargo, Column leaf,
                    int64_t bits, int64_t stride, const Departures& departures) {
-  Ways ways(fabric, rule, cargo, leaf);
+  Routes routes(fabric, rule, cargo, leaf);
   std::vector<int64_t> following(cargo.first.begin(), cargo.first.end());
   std::vector<int64_t> ring(longest_segment(rings.begin));
   int64_t out = 0;
@@ -125,7 +125,7 @@ inline void inject(const Fabric& fabric, const Rule& rule, const Rings& rings, c
     auto wrapped = [size](int64_t place) { return place >= size ? place - size : place; };
     int64_t head = 0, waiting = 0, now = 0;
     Pace pace(fabric, link, cargo.full_bytes);
-    ways.begin_host();
+    routes.begin_host();
     while (waiting || joining < all_joined) {
       if (!waiting) now = std::max(now, rings.join_ps[joining]);
       while (joining < all_joined && rings.join_ps[joining] <= now) {
@@ -136,10 +136,10 @@ inline void inject(const Fabric& fabric, const Rule& rule, const Rings& rings, c
       int64_t flow = ring[head];
       int64_t packet = following[flow]++;
       bool last = packet + 1 == cargo.first[flow + 1];
-      int64_t way = ways.choose(flow, packet - cargo.first[flow], link, now);
-      departures.tag[out] = (packet << bits) | (way * stride);
+      int64_t route = routes.choose(flow, packet - cargo.first[flow], link, now);
+      departures.tag[out] = (packet << bits) | (route * stride);
       departures.leave_ps[out] = now;
-      departures.by_way[way] += 1;
+      departures.by_route[route] += 1;
       out += 1;
       now += pace.service(last ? cargo.last_bytes[flow] : cargo.full_bytes, now);
       if (rings.round_robin && !last) ring[wrapped(head + waiting)] = flow;

@@ -14,9 +14,9 @@ using Column = Span<const int64_t>;
 // As `netsim.engine.core.fabric.FabricArrays`.
 struct Fabric {
   Column delay_ps, change_begin, change_ps, rate_bps, nominal_bps, at_switch, reverse, up, down, inside, leaf, pair;
-  Column way_begin;
-  Table<const int64_t> way_links;
-  Column way_length, minimal, epoch_ps, usable_begin, usable;
+  Column route_begin;
+  Table<const int64_t> route_links;
+  Column route_length, minimal, epoch_ps, usable_begin, usable;
 };
 
 // As `netsim.engine.exact.travel.RECEIVER`.
