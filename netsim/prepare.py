@@ -15,8 +15,8 @@ from netsim.engine.protocol import Engine, Outcome, Scene
 from netsim.engines import is_core_built, refusal, seen_by
 from netsim.foundation.refusal import Refusal
 from netsim.scenario import Job, Scenario, WorkloadConfig
-from netsim.seats import Seats, room, seats_of
 from netsim.topology.failure import Rates, Routes
+from netsim.topology.mapping import RankMap, rank_map, room
 from netsim.topology.protocol import Topology, gpu_links
 from netsim.transport.build import PACKET_TRANSPORTS, build_transport
 from netsim.transport.config import SubflowsConfig, TransportConfig
@@ -96,14 +96,14 @@ def prepare(scenario: Scenario, source: str, laid_out: LaidOut | None = None, *,
     refuse_own_transports(scenario, source)
     refuse_detours(scenario, source)
     routes = Routes(topology, rates)
-    seats = seats_of(topology, _places(scenario, source, room(topology)))
-    refuse_watched(scenario, source, seats)
-    known = laid_out or _lay_out(scenario, source, topology, seats)
+    mapping = rank_map(topology, _places(scenario, source, room(topology)))
+    refuse_watched(scenario, source, mapping)
+    known = laid_out or _lay_out(scenario, source, topology, mapping)
     scene = Scene(
         topology,
         rates,
         routes,
-        seats.ends,
+        mapping.ends,
         known.tasks,
         scenario.packet,
         scenario.nic,
@@ -121,24 +121,24 @@ def prepare(scenario: Scenario, source: str, laid_out: LaidOut | None = None, *,
     )
     prepared = Prepared(scene, scenario.transports, known, scenario.engine, scenario.fast_forward)
     if not checked:
-        refuse_silent(scenario, source, seats, known.tasks)
+        refuse_silent(scenario, source, mapping, known.tasks)
         refuse_small_memory(source, scene)
         refuse_unreachable(scenario, source, scene)
         refuse_engine(scenario, source, scene, prepared.most_paths)
     return prepared
 
 
-def _lay_out(scenario: Scenario, source: str, topology: Topology, seats: Seats) -> LaidOut:
+def _lay_out(scenario: Scenario, source: str, topology: Topology, mapping: RankMap) -> LaidOut:
     """Reads the workloads of a scenario."""
-    hosts = seats.hosts
+    hosts = mapping.hosts
     program = Program()
     notices: list[str] = []
     packet = scenario.packet
     path = getattr(scenario.topology, "calibration", None)
     calibration = path and read_calibration(Path(path))
     software = software_of(calibration, scenario.algorithms) if calibration else {}
-    simulated = Schedules(scenario.algorithms, seats, source, topology, packet.payload, packet.header, software)
-    schedules = Calibrated(simulated, calibration, seats) if calibration else simulated
+    simulated = Schedules(scenario.algorithms, mapping, source, topology, packet.payload, packet.header, software)
+    schedules = Calibrated(simulated, calibration, mapping) if calibration else simulated
     for index, job in enumerate(_jobs(scenario)):
         workload = _workload(job.workload, topology, hosts)
         field = "workload" if scenario.jobs is None else f"jobs.{index}"
@@ -153,7 +153,7 @@ def _lay_out(scenario: Scenario, source: str, topology: Topology, seats: Seats) 
         program.tasks.mark(_number_of_class(scenario, job.workload), isinstance(job.workload, BackgroundConfig))
         workload.extend(program, ranks, job.start, schedules)
         notices += workload.notices
-    tasks = _with_gpu_links(program.tasks, seats)
+    tasks = _with_gpu_links(program.tasks, mapping)
     if scenario.draws == "collective":
         tasks = tasks.with_keys(keys_of(program.tasks.columns(), program.collectives))
     measured = schedules.used if isinstance(schedules, Calibrated) else ()
@@ -222,11 +222,11 @@ def _jobs(scenario: Scenario) -> Sequence[Job | _WholeFabric]:
     return scenario.jobs or ([_WholeFabric(scenario.workload)] if scenario.workload else [])
 
 
-def _with_gpu_links(tasks: Tasks, seats: Seats) -> Tasks:
+def _with_gpu_links(tasks: Tasks, mapping: RankMap) -> Tasks:
     """Tasks whose messages within a machine take the links of GPUs; a rank's GPU has the number rank + ranks."""
-    if not seats.gpus:
+    if not mapping.gpus:
         return tasks
-    columns, machines = tasks.columns(), np.asarray(seats.machines, dtype=np.int64)
+    columns, machines = tasks.columns(), np.asarray(mapping.machines, dtype=np.int64)
     near = (machines[columns.src] == machines[columns.dst]) & (columns.src != columns.dst) & (columns.bytes > 0)
     shift = len(machines) * near
     return tasks.with_columns(columns._replace(src=columns.src + shift, dst=columns.dst + shift))
@@ -239,24 +239,24 @@ def name_ranks(scene: Scene, outcome: Outcome) -> None:
             outcome.flows[side] %= len(scene.hosts) // 2
 
 
-def refuse_watched(scenario: Scenario, source: str, seats: Seats) -> None:
+def refuse_watched(scenario: Scenario, source: str, mapping: RankMap) -> None:
     """Refuses to watch flows of ranks that do not exist, or that talk without the network."""
-    ranks = len(seats.hosts)
+    ranks = len(mapping.hosts)
     for number, pair in enumerate(() if scenario.watch is None else scenario.watch.flows):
         if max(pair) >= ranks:
             problem = f"rank {max(pair)} has no host ({ranks} ranks fit)"
             raise Refusal(source, f"watch.flows.{number}", problem, f"name ranks from 0 to {ranks - 1}")
-        if len({seats.machines[rank] for rank in pair}) == 1:
+        if len({mapping.machines[rank] for rank in pair}) == 1:
             problem = f"ranks {pair[0]} and {pair[1]} sit on one host, inside which nothing is watched"
             raise Refusal(source, f"watch.flows.{number}", problem, "name ranks of two hosts")
 
 
-def refuse_silent(scenario: Scenario, source: str, seats: Seats, tasks: Tasks) -> None:
+def refuse_silent(scenario: Scenario, source: str, mapping: RankMap, tasks: Tasks) -> None:
     """Refuses to watch flows of ranks that never talk."""
     pairs = () if scenario.watch is None else scenario.watch.flows
     if not pairs:
         return
-    columns, machines = tasks.columns(), np.asarray(seats.machines, dtype=np.int64)
+    columns, machines = tasks.columns(), np.asarray(mapping.machines, dtype=np.int64)
     ranks = len(machines)
     sends = (columns.bytes > 0) & (columns.src < ranks) & (columns.dst < ranks)
     talking = np.unique(columns.src[sends] * ranks + columns.dst[sends])

@@ -10,8 +10,8 @@ from netsim.calibration.document import Calibration
 from netsim.collective.table import Table
 from netsim.foundation.keys import Group, groups
 from netsim.foundation.schema import described_kinds
-from netsim.grid.sweep_file import SweepConfig
 from netsim.scenario import Scenario
+from netsim.sweep.sweep_file import SweepConfig
 from netsim.topology.kinds import TopologyConfig
 from trainer.experiment.schema import IN_FILES, request_schema, run_schema
 

@@ -12,7 +12,7 @@ from netsim.collective.columns import MessageColumns, Shape
 from netsim.collective.config import OPERATIONS, Algorithms
 from netsim.collective.group import size_of
 from netsim.collective.protocol import Operation
-from netsim.seats import Seats
+from netsim.topology.mapping import RankMap
 
 _PS_PER_US = 10**6
 
@@ -35,14 +35,14 @@ class MeasuredCollectives(NamedTuple):
 class Calibrated:
     """Schedules in which a collective within one host takes its measured time and sends nothing."""
 
-    def __init__(self, schedules: Schedules, calibration: Calibration, seats: Seats) -> None:
-        self._schedules, self._calibration, self._seats = schedules, calibration, seats
+    def __init__(self, schedules: Schedules, calibration: Calibration, mapping: RankMap) -> None:
+        self._schedules, self._calibration, self._mapping = schedules, calibration, mapping
         self._used: dict[tuple[str, int, int, int], MeasuredCollectives] = {}
         self._together = cache(_together)
 
     def __call__(self, operation: Operation, ranks: Sequence[int]) -> MessageColumns:
         """The messages of an operation, or its waits; `ranks` are the scenario's ranks of its participants."""
-        hosts = len({self._seats.machines[rank] for rank in ranks})
+        hosts = len({self._mapping.machines[rank] for rank in ranks})
         known = self._known(operation, ranks, hosts)
         if known is None or hosts > 1:
             return self._schedules(operation, ranks)

@@ -35,7 +35,7 @@ from netsim.collective.two_level import (
     two_phase_all_to_all,
 )
 from netsim.foundation.refusal import Refusal
-from netsim.seats import Seats
+from netsim.topology.mapping import RankMap
 from netsim.topology.protocol import Topology, adapters_of
 
 ALGORITHMS: dict[str, dict[str, CollectiveAlgorithm]] = {
@@ -93,20 +93,20 @@ class Schedules:
     def __init__(
         self,
         algorithms: Algorithms,
-        seats: Seats,
+        mapping: RankMap,
         source: str,
         topology: Topology,
         payload: int = 4000,
         header: int = 0,
         software: Mapping[str, Software] | None = None,
     ) -> None:
-        self._algorithms, self._seats, self._source = algorithms, seats, source
+        self._algorithms, self._mapping, self._source = algorithms, mapping, source
         self._topology = topology
         self._software = Software(algorithms.launch, algorithms.step, algorithms.inside_step)
         self._software_of = software or {}
         table = None if algorithms.table is None else read_table(Path(algorithms.table))
-        self._once, self._orders = cache(_schedule), cache(partial(_orders, seats))
-        self._group = cache(partial(_group, topology, seats, (payload, header), self._software[1:]))
+        self._once, self._orders = cache(_schedule), cache(partial(_orders, mapping))
+        self._group = cache(partial(_group, topology, mapping, (payload, header), self._software[1:]))
         self._chosen = cache(partial(_choose, self._group, table))
         self.used: Counter[Use] = Counter()
         """How often each algorithm was taken for operations of one size."""
@@ -122,7 +122,7 @@ class Schedules:
             self.used[Use(operation.op, operation.size, size_of(operation), name)] += 1
         if name in ("hierarchical", "pxn"):
             numbers: dict[int, int] = {}
-            shared = tuple(numbers.setdefault(self._seats.machines[rank], len(numbers)) for rank in ranks)
+            shared = tuple(numbers.setdefault(self._mapping.machines[rank], len(numbers)) for rank in ranks)
             operation = operation._replace(hosts=shared)
         if name == "pxn":
             adapters = adapters_of(self._topology)
@@ -130,7 +130,7 @@ class Schedules:
                 problem = "pxn goes through the GPUs of a host, each on a rail of its own, and hosts have one adapter"
                 remedy = "set topology.adapters_per_host, or write direct"
                 raise Refusal(self._source, f"algorithms.{operation.op}", problem, remedy)
-            operation = operation._replace(rails=tuple(self._seats.hosts[rank] % adapters for rank in ranks))
+            operation = operation._replace(rails=tuple(self._mapping.hosts[rank] % adapters for rank in ranks))
         try:
             columns = self._once(operation, name, self._channels(operation, name, ranks))
         except ValueError as error:
@@ -153,7 +153,7 @@ class Schedules:
     def _delayed(self, columns: MessageColumns, ranks: Sequence[int], software: Software) -> MessageColumns:
         """The messages with the time of software before each that moves anything."""
         launch, step, inside_step = software
-        machines = np.array([self._seats.machines[rank] for rank in ranks], dtype=np.int64)
+        machines = np.array([self._mapping.machines[rank] for rank in ranks], dtype=np.int64)
         between = np.where(machines[columns.src] == machines[columns.dst], inside_step, step)
         first = np.where(np.diff(columns.after_begin) == 0, launch, 0)
         return columns.delayed((columns.bytes > 0) * (between + first))
@@ -169,7 +169,7 @@ class Schedules:
 
     def _channels(self, operation: Operation, name: str, ranks: Sequence[int]) -> Orders:
         """Channels of an operation; none where hosts have one adapter, or the algorithm uses all as it is."""
-        if not self._seats.gpus or (operation.op, name) not in CHANNELLED:
+        if not self._mapping.gpus or (operation.op, name) not in CHANNELLED:
             return ()
         found = self._orders(tuple(ranks), name == "ring")
         return found[: worthwhile(len(found), size_of(operation))]
@@ -192,13 +192,13 @@ def _choose(
 
 
 def _group(
-    topology: Topology, seats: Seats, packet: tuple[int, int], steps_ps: tuple[int, int], ranks: tuple[int, ...]
+    topology: Topology, mapping: RankMap, packet: tuple[int, int], steps_ps: tuple[int, int], ranks: tuple[int, ...]
 ) -> Group:
-    return Group(topology, seats.of(ranks), *packet, steps_ps)
+    return Group(topology, mapping.of(ranks), *packet, steps_ps)
 
 
-def _orders(seats: Seats, ranks: tuple[int, ...], ring: bool) -> Orders:
-    return orders(seats.of(ranks), ring=ring)
+def _orders(mapping: RankMap, ranks: tuple[int, ...], ring: bool) -> Orders:
+    return orders(mapping.of(ranks), ring=ring)
 
 
 def _first(op: str) -> str:

@@ -16,7 +16,7 @@ import numpy as np
 from netsim.collective.algorithms import LEAST_PIECE_BYTES
 from netsim.collective.columns import MessageColumns, Shape, joined
 from netsim.collective.protocol import Operation
-from netsim.seats import Seats
+from netsim.topology.mapping import RankMap
 from netsim.topology.protocol import Topology, paths
 from netsim.units import PICOSECONDS_PER_SECOND, service_ps, split_bytes
 
@@ -34,15 +34,15 @@ CHANNELLED = {
 """Collectives and algorithms whose traffic between hosts would take one adapter of each; others use all as they are."""
 
 
-def orders(seats: Seats, *, ring: bool) -> Orders:
+def orders(mapping: RankMap, *, ring: bool) -> Orders:
     """A channel for each adapter that the participants of a machine use; none if that is one, or one machine has all.
 
     With `ring`, machines follow each other in a ring.
     """
     machines: dict[int, list[int]] = defaultdict(list)
-    for participant, machine in enumerate(seats.machines):
+    for participant, machine in enumerate(mapping.machines):
         machines[machine].append(participant)
-    channels = min(len({seats.hosts[member] for member in members}) for members in machines.values())
+    channels = min(len({mapping.hosts[member] for member in members}) for members in machines.values())
     if len(machines) == 1 or channels == 1:
         return ()
     found: list[tuple[int, ...]] = []
@@ -108,12 +108,12 @@ class Group:
     """
 
     def __init__(
-        self, topology: Topology, seats: Seats, payload: int, header: int, steps_ps: tuple[int, int] = (0, 0)
+        self, topology: Topology, mapping: RankMap, payload: int, header: int, steps_ps: tuple[int, int] = (0, 0)
     ) -> None:
         self._steps_ps = steps_ps
         self._topology, self._payload, self._header = topology, payload, header
-        self.seats, self.ranks = seats, len(seats.hosts)
-        self._hosts, self.machines, self._gpus = (np.array(part, dtype=np.int64) for part in seats)
+        self.mapping, self.ranks = mapping, len(mapping.hosts)
+        self._hosts, self.machines, self._gpus = (np.array(part, dtype=np.int64) for part in mapping)
         self._leaf = cache(topology.leaf)
         self._pattern = cache(self._loads_and_pairs)
         self.passage_ps = cache(self._passage_ps)
@@ -128,7 +128,7 @@ class Group:
     def adapter_bps(self) -> int:
         """Rate of all ways out of a machine that its participants use, on the slowest one."""
         rates: Counter[int] = Counter()
-        for machine, host in {*zip(self.seats.machines, self.seats.hosts, strict=True)}:
+        for machine, host in {*zip(self.mapping.machines, self.mapping.hosts, strict=True)}:
             rates[machine] += self._topology.links[self._topology.up(host)].rate_bps
         return min(rates.values())
 
@@ -136,8 +136,8 @@ class Group:
     def inside_bps(self) -> int:
         """Rate at which a rank sends to another of its machine while all others do, on the slowest machine."""
         topology = self._topology
-        if self.seats.gpus:
-            return min(topology.links[topology.up(gpu)].rate_bps for gpu in self.seats.gpus)
+        if self.mapping.gpus:
+            return min(topology.links[topology.up(gpu)].rate_bps for gpu in self.mapping.gpus)
         inside = ((topology.inside(host), count) for host, count in self.by_host.items())
         return min(topology.links[link].rate_bps // count for link, count in inside)
 
@@ -149,7 +149,7 @@ class Group:
         ]
 
     def _new_orders(self, ring: bool) -> Orders:
-        return orders(self.seats, ring=ring) if self.seats.gpus else ()
+        return orders(self.mapping, ring=ring) if self.mapping.gpus else ()
 
     def wire(self, size_bytes: int) -> int:
         """Bytes of a message with its headers."""

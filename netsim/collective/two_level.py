@@ -126,7 +126,7 @@ def rails_all_to_all(operation: Operation) -> list[Message]:
     Where a host has no participant on the rail, and within a host, everyone sends directly. Of several participants
     on a rail, receivers take turns.
     """
-    hosts, rails = _seats(operation)
+    hosts, rails = _mapping(operation)
     members: dict[int, list[int]] = defaultdict(list)
     on_rail: dict[tuple[int, int], list[int]] = defaultdict(list)
     for participant, seat in enumerate(zip(hosts, rails, strict=True)):
@@ -154,7 +154,7 @@ def rails_all_to_all(operation: Operation) -> list[Message]:
     return messages
 
 
-def _seats(operation: Operation) -> tuple[Sequence[int], Sequence[int]]:
+def _mapping(operation: Operation) -> tuple[Sequence[int], Sequence[int]]:
     """Host and rail of each participant."""
     hosts = operation.hosts or range(operation.size)
     if operation.rails:

@@ -10,7 +10,7 @@ from netsim.foundation.command import DONE, FAILED, WORD, Either, Request, Verb
 from netsim.foundation.refusal import Refusal
 
 if TYPE_CHECKING:
-    from netsim.observe import Status, Watcher
+    from netsim.sweep.progress import Status, Watcher
 
 _COMPARE = """\
 Simulates a workload on a fabric, once for each transport and seed of a scenario, and says how long each takes.
@@ -234,8 +234,8 @@ class Sweep(Request):
 
 
 def _sweep(request: Sweep) -> int:
-    from netsim.observe import Gauges, watching
-    from netsim.sweep import sweep
+    from netsim.sweep.driver import sweep
+    from netsim.sweep.progress import Gauges, watching
 
     jobs = _checked(request.jobs)
     refuse_foreign(request.out, "sweep", "cells", request.overwrite)

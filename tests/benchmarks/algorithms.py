@@ -11,8 +11,8 @@ from collections.abc import Iterator
 from netsim import simulate
 from netsim.collective.fastest import estimates
 from netsim.collective.group import Group, size_of
-from netsim.seats import seats_of
 from netsim.topology.leaf_spine import LeafSpine, LeafSpineConfig
+from netsim.topology.mapping import rank_map
 from netsim.workload.collective import Collective, operation
 
 FABRICS = {8: (2, 4, 4), 64: (8, 8, 8)}
@@ -47,7 +47,7 @@ def rows(ranks: int, packets: int, engine: str) -> Iterator[tuple[str, int, dict
             size_bytes = max(1, buffer // ranks) if op == "all_gather" else buffer
             whole = size_of(operation(op, ranks, size_bytes))
             payload = max(4000, -(-whole // (ranks * packets)))
-            group = Group(fabric, seats_of(fabric, range(ranks)), payload, 0)
+            group = Group(fabric, rank_map(fabric, range(ranks)), payload, 0)
             guessed = {name: ps / 1e6 for name, ps in estimates(op, group, whole).items()}
             yield op, whole, {name: measured(op, size_bytes, ranks, name, payload, engine) for name in guessed}, guessed
 

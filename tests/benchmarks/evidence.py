@@ -29,7 +29,7 @@ from netsim.collective.build import Schedules
 from netsim.collective.config import Algorithms
 from netsim.prepare import prepare
 from netsim.scenario import read_scenario
-from netsim.seats import seats_of
+from netsim.topology.mapping import rank_map
 from netsim.workload.collective import operation
 
 PRESETS = {"A100": "dgx_a100_20", "H100": "dgx_h100_32", "B200": "dgx_b200_32", "L40S": "l40s_16"}
@@ -62,7 +62,7 @@ def nominal(machine: str) -> Predictor:
         }
     )
     topology = prepare(scenario, "board").scene.topology
-    schedules = Schedules(Algorithms(), seats_of(topology, range(8)), "board", topology, scenario.packet.payload)
+    schedules = Schedules(Algorithms(), rank_map(topology, range(8)), "board", topology, scenario.packet.payload)
 
     def predict(one: Measurement) -> float:
         shared = one.bytes // one.ranks if one.op == "all_gather" else one.bytes

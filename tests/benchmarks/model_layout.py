@@ -15,8 +15,8 @@ from typing import Any
 
 from netsim.collective.build import Schedules
 from netsim.collective.config import Algorithms
-from netsim.seats import seats_of
 from netsim.topology.leaf_spine import LeafSpineConfig
+from netsim.topology.mapping import rank_map
 from netsim.workload.model.config import ModelConfig
 from netsim.workload.model.workload import ModelWorkload
 from netsim.workload.program import Program
@@ -41,13 +41,13 @@ def main() -> None:
     ranks = parser.parse_args().ranks
     fabric = {"kind": "leaf_spine", "leaves": 32, "spines": 8, "hosts_per_leaf": ranks // 32, "ranks_per_host": 8}
     topology = LeafSpineConfig.model_validate(fabric).build()
-    seats = seats_of(topology, list(range(8 * ranks)))
+    mapping = rank_map(topology, list(range(8 * ranks)))
     print(f"{'model':10}{'ranks':>8}{'clock':>9}{'processor':>11}{'tasks':>14}{'collectives':>13}{'peak':>9}")
     for name, (algorithm, shape) in models(ranks).items():
         algorithms = Algorithms.model_validate({"all_reduce": algorithm})
         workload, program = ModelWorkload(ModelConfig.model_validate(SHARED | shape)), Program()
         clock, processor = time.monotonic(), time.process_time()
-        workload.extend(program, range(8 * ranks), 0, Schedules(algorithms, seats, name, topology))
+        workload.extend(program, range(8 * ranks), 0, Schedules(algorithms, mapping, name, topology))
         took = f"{time.monotonic() - clock:8.1f}s{time.process_time() - processor:10.1f}s"
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6
         print(f"{name:10}{8 * ranks:8,}{took}{len(program.tasks):14,}{len(program.spans):13,}{peak:7.1f}GB", flush=True)

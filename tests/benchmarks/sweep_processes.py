@@ -9,8 +9,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from netsim import simulate
-from netsim.grid.sweep_file import read_sweep
-from netsim.sweep import sweep
+from netsim.sweep.driver import sweep
+from netsim.sweep.sweep_file import read_sweep
 
 
 def main() -> None:

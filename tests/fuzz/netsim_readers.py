@@ -7,9 +7,9 @@ import numpy as np
 
 from netsim.__main__ import main
 from netsim.compare import run_one
-from netsim.grid.sweep_file import read_sweep
 from netsim.prepare import prepare
 from netsim.scenario import read_scenario
+from netsim.sweep.sweep_file import read_sweep
 from tests.fuzz import sound_files
 from tests.fuzz.mutations import Format
 from tests.fuzz.reader import Reader, all_of, copied, reading, words, written

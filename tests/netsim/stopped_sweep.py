@@ -5,9 +5,9 @@ import signal
 import sys
 
 from netsim.__main__ import main
-from netsim.grid.folder import SweepFolder, _whole
-from netsim.grid.job import Files
-from netsim.grid.sweep_file import Cell
+from netsim.sweep.folder import SweepFolder, _whole
+from netsim.sweep.job import Files
+from netsim.sweep.sweep_file import Cell
 
 keep_run = SweepFolder.keep_run
 kept: list[tuple[int, int]] = []

@@ -15,7 +15,7 @@ from netsim.collective.group import Group, size_of
 from netsim.collective.nccl import candidates, nccl
 from netsim.foundation.page import Table
 from netsim.report.tables import algorithm_sections
-from netsim.seats import room, seats_of
+from netsim.topology.mapping import rank_map, room
 from netsim.topology.protocol import Topology
 from netsim.workload.collective import operation
 from tests.each import each
@@ -29,7 +29,7 @@ PAYLOAD = 4000
 
 def group_of(topology: Topology) -> Group:
     """All ranks of a fabric."""
-    return Group(topology, seats_of(topology, range(room(topology))), PAYLOAD, 0)
+    return Group(topology, rank_map(topology, range(room(topology))), PAYLOAD, 0)
 
 
 def scenario(ranks: int, op: str, size: str, algorithms: object, **topology: object) -> dict[str, object]:
@@ -194,12 +194,12 @@ def test_steps_inside_a_host_have_a_time_of_their_own():
 def test_the_choice_counts_the_software_of_each_step():
     """Of 1 MB among 8 ranks a ring has 14 steps; with a millisecond for each, three of recursive doubling are best."""
     topology = fabric(2, 4, 4)
-    seats = seats_of(topology, range(8))
-    chosen = [fastest("all_reduce", Group(topology, seats, PAYLOAD, 0, (step, 0)), 10**7) for step in (0, 10**9)]
+    mapping = rank_map(topology, range(8))
+    chosen = [fastest("all_reduce", Group(topology, mapping, PAYLOAD, 0, (step, 0)), 10**7) for step in (0, 10**9)]
     assert chosen == ["ring", "recursive_doubling"]
 
 
 def test_columns_without_software_have_no_delays():
     topology = fabric(1, 1, 4)
-    made = Schedules(Algorithms(), seats_of(topology, range(4)), "scenario", topology)
+    made = Schedules(Algorithms(), rank_map(topology, range(4)), "scenario", topology)
     assert made(operation("all_reduce", 4, 100), range(4)).delay_ps is None

@@ -11,7 +11,7 @@ from netsim.collective.columns import message_columns
 from netsim.collective.config import Algorithms
 from netsim.collective.fastest import estimates
 from netsim.collective.group import CHANNELLED, Group, orders, share, size_of
-from netsim.seats import Seats, seats_of
+from netsim.topology.mapping import RankMap, rank_map
 from netsim.workload.collective import operation
 from tests.each import each
 from tests.netsim.documents import collective_of, scenario_of
@@ -27,25 +27,25 @@ def rails():
     return fabric(4, 2, HOSTS, **SHAPE)
 
 
-def adapters(hosts: int, gpus: int, each: int) -> Seats:
-    """Seats of hosts with `each` GPUs behind an adapter."""
+def adapters(hosts: int, gpus: int, each: int) -> RankMap:
+    """RankMap of hosts with `each` GPUs behind an adapter."""
     ranks = range(hosts * gpus)
     machines = [rank // gpus for rank in ranks]
-    return Seats([rank // each for rank in ranks], machines, [*ranks])
+    return RankMap([rank // each for rank in ranks], machines, [*ranks])
 
 
 @each("hosts, gpus, each", [(2, 4, 1), (4, 8, 1), (3, 4, 2), (4, 8, 2)])
 def test_a_ring_enters_a_host_by_the_adapter_of_the_number_by_which_it_left_the_last_one(hosts, gpus, each):
-    seats = adapters(hosts, gpus, each)
-    found = orders(seats, ring=True)
+    mapping = adapters(hosts, gpus, each)
+    found = orders(mapping, ring=True)
     assert len(found) == gpus // each
     left: list[set[int]] = [set() for _ in range(hosts)]
     for order in found:
         assert sorted(order) == [*range(hosts * gpus)]
         for one, other in zip(order, (*order[1:], order[0]), strict=True):
-            if seats.machines[one] != seats.machines[other]:
-                left[seats.machines[one]].add(one % gpus // each)
-                wraps = seats.machines[other] == 0 and hosts % 2
+            if mapping.machines[one] != mapping.machines[other]:
+                left[mapping.machines[one]].add(one % gpus // each)
+                wraps = mapping.machines[other] == 0 and hosts % 2
                 assert wraps or one % gpus // each == other % gpus // each
     assert all(used == {*range(gpus // each)} for used in left)
 
@@ -61,8 +61,8 @@ def test_each_channel_is_the_plain_schedule_of_its_share_and_the_shares_make_the
     topology = rails()
     ranks = range(HOSTS * GPUS)
     whole = operation(op, len(ranks), 64 * LEAST_PIECE_BYTES + 5)
-    seats = seats_of(topology, ranks)
-    found = orders(seats, ring=name == "ring")
+    mapping = rank_map(topology, ranks)
+    found = orders(mapping, ring=name == "ring")
     parts = [share(whole, order, number, len(found)) for number, order in enumerate(found)]
     assert sum(map(size_of, parts)) == size_of(whole)
     if op in ("all_gather", "reduce_scatter"):
@@ -70,7 +70,7 @@ def test_each_channel_is_the_plain_schedule_of_its_share_and_the_shares_make_the
         for order, part in zip(found, parts, strict=True):
             held[list(order)] += part.blocks
         assert held.tolist() == list(whole.blocks)
-    made = Schedules(Algorithms.model_validate({op: name}), seats, "scenario", topology)(whole, ranks)
+    made = Schedules(Algorithms.model_validate({op: name}), mapping, "scenario", topology)(whole, ranks)
     first = 0
     for order, part in zip(found, parts, strict=True):
         plain = message_columns(ALGORITHMS[op, name](part))
@@ -119,6 +119,6 @@ def test_estimates_know_the_channels(name, size_bytes):
         engine="simpy",
     )
     topology = fabric(4, 4, HOSTS, **SHAPE)
-    group = Group(topology, seats_of(topology, range(HOSTS * GPUS)), PAYLOAD, 0)
+    group = Group(topology, rank_map(topology, range(HOSTS * GPUS)), PAYLOAD, 0)
     simulated = simulate(document).runs[0].completion_ps
     assert 0.7 * simulated <= estimates("all_reduce", group, size_bytes)[name] <= 1.35 * simulated

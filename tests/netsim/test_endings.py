@@ -12,7 +12,7 @@ from netsim.engine.limits import LimitsConfig, Pulse
 from netsim.engine.protocol import Outcome, Scene
 from netsim.engine.reference.engine import ReferenceEngine
 from netsim.engine.reference.watching import Rounds
-from netsim.sweep import sweep
+from netsim.sweep.driver import sweep
 from netsim.transport.config import EcmpConfig
 from netsim.transport.protocol import Flow, Transport
 from netsim.units import format_time

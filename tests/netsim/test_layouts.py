@@ -6,10 +6,10 @@ from multiprocessing.shared_memory import SharedMemory
 
 import pytest
 
-from netsim.grid import job as jobs
-from netsim.grid.job import Job, LastLayout, Lent, attempt_together, layout_key
-from netsim.grid.sweep_file import identify
 from netsim.scenario import Scenario, read_scenario
+from netsim.sweep import job as jobs
+from netsim.sweep.job import Job, LastLayout, Lent, attempt_together, layout_key
+from netsim.sweep.sweep_file import identify
 from netsim.workers import Handle, Shared, attached
 from tests.each import each
 from tests.netsim.documents import SCENARIO

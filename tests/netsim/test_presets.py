@@ -8,8 +8,8 @@ import yaml
 from netsim.__main__ import main
 from netsim.prepare import prepare
 from netsim.scenario import read_scenario
-from netsim.seats import room
 from netsim.topology.leaf_spine import LeafSpineConfig
+from netsim.topology.mapping import room
 from tests.each import each
 from tests.netsim.documents import collective_of
 

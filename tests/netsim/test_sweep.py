@@ -13,21 +13,21 @@ from typing import Any
 import pytest
 from distributed import LocalCluster
 
-import netsim.sweep
+import netsim.sweep.driver
 from netsim import simulate
 from netsim.__main__ import main
-from netsim.grid.folder import SweepFolder, _join_tables
-from netsim.grid.job import Failed, Files, Job, attempt
-from netsim.grid.sweep_file import read_sweep
 from netsim.results import replacing
-from netsim.sweep import sweep
+from netsim.sweep.driver import sweep
+from netsim.sweep.folder import SweepFolder, _join_tables
+from netsim.sweep.job import Failed, Files, Job, attempt
+from netsim.sweep.sweep_file import read_sweep
 from tests.netsim.sweeps import GRID, SCENARIO, contents, rows, written
 
 pytestmark = pytest.mark.usefixtures("blank_pictures")
 
 
 class Here:
-    """An executor (`netsim.grid.job.Executor`) that carries out jobs in this process, for what processes are not
+    """An executor (`netsim.sweep.job.Executor`) that carries out jobs in this process, for what processes are not
     the matter of."""
 
     def __init__(self, count: int) -> None:  # noqa: ARG002
@@ -53,7 +53,7 @@ class Here:
 @pytest.fixture
 def here(monkeypatch: pytest.MonkeyPatch) -> None:
     """Sweeps without an executor start no process."""
-    monkeypatch.setattr(netsim.sweep, "Processes", Here)
+    monkeypatch.setattr(netsim.sweep.driver, "Processes", Here)
 
 
 def identities(folder: Path) -> dict[str, tuple[int, int]]:
@@ -157,7 +157,7 @@ def test_runs_that_are_finished_are_not_repeated(once, tmp_path, monkeypatch):
                     files = {p.name: p.read_bytes() for p in (tmp_path / "one").iterdir()}
                     whole = json.loads(files["results.json"]) | {"scenario": cell.scenario.resolved()}
                     folder.keep_run(cell, (position, seed), files | {"results.json": json.dumps(whole).encode()})
-    monkeypatch.setattr(netsim.sweep, "Processes", None)
+    monkeypatch.setattr(netsim.sweep.driver, "Processes", None)
     assert sweep(path, out) == []
     assert contents(out) == contents(once)
 

@@ -9,10 +9,10 @@ import jsonschema
 import pytest
 import yaml
 
-import netsim.sweep
+import netsim.sweep.driver
 from netsim.__main__ import main
 from netsim.foundation.refusal import Refusal
-from netsim.grid.sweep_file import SweepConfig, identify, read_sweep
+from netsim.sweep.sweep_file import SweepConfig, identify, read_sweep
 from tests.each import each, rows
 from tests.netsim.sweeps import ALL_TO_ALL, SCENARIO, written
 
@@ -83,7 +83,7 @@ def test_files_that_are_no_sweeps(text, expected, tmp_path):
     ],
 )
 def test_wrong_arguments_are_one_line(arguments, expected, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(netsim.sweep, "_CONNECT_S", 0.5)
+    monkeypatch.setattr(netsim.sweep.driver, "_CONNECT_S", 0.5)
     assert main(["sweep", str(written(tmp_path)), "--out", str(tmp_path / "out"), *arguments]) == 2
     error = capsys.readouterr().err
     assert error.count("\n") == 1

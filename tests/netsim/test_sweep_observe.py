@@ -7,8 +7,8 @@ from collections.abc import Iterator
 import pytest
 
 from netsim.__main__ import main
-from netsim.observe import Gauges, PlainLines, Status
-from netsim.sweep import sweep
+from netsim.sweep.driver import sweep
+from netsim.sweep.progress import Gauges, PlainLines, Status
 from tests.netsim.sweeps import rows, written
 
 pytestmark = pytest.mark.usefixtures("blank_pictures")

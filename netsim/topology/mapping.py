@@ -6,7 +6,7 @@ from typing import NamedTuple
 from netsim.topology.protocol import Topology, gpu_links
 
 
-class Seats(NamedTuple):
+class RankMap(NamedTuple):
     """Hosts of the fabric by rank: of its adapter, for traffic to other machines, and of its GPU, for traffic inside.
 
     Empty `gpus`: ranks share their host's link inside. `machines` numbers the machine that a rank sits on.
@@ -16,9 +16,9 @@ class Seats(NamedTuple):
     machines: Sequence[int]
     gpus: Sequence[int] = ()
 
-    def of(self, ranks: Sequence[int]) -> "Seats":
-        """The seats of some ranks."""
-        return Seats(*(tuple(part[rank] for rank in ranks) if part else () for part in self))
+    def of(self, ranks: Sequence[int]) -> "RankMap":
+        """The mapping of some ranks."""
+        return RankMap(*(tuple(part[rank] for rank in ranks) if part else () for part in self))
 
     @property
     def ends(self) -> list[int]:
@@ -26,13 +26,13 @@ class Seats(NamedTuple):
         return [*self.hosts, *self.gpus]
 
 
-def seats_of(topology: Topology, places: Sequence[int]) -> Seats:
-    """The seats of ranks by place, counted through all hosts."""
+def rank_map(topology: Topology, places: Sequence[int]) -> RankMap:
+    """The mapping of ranks by place, counted through all hosts."""
     hosts = [place // topology.ranks_per_host for place in places]
     gpus = gpu_links(topology)
     if gpus is None:
-        return Seats(hosts, hosts)
-    return Seats(hosts, [place // gpus.per_machine for place in places], [gpus.first + place for place in places])
+        return RankMap(hosts, hosts)
+    return RankMap(hosts, [place // gpus.per_machine for place in places], [gpus.first + place for place in places])
 
 
 def room(topology: Topology) -> int:

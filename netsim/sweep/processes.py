@@ -4,12 +4,12 @@ from collections.abc import Iterator, Sequence
 from multiprocessing import get_context
 from multiprocessing.connection import Connection, wait
 
-from netsim.grid.job import Failed, Files, Job, Lent, attempt_together
+from netsim.sweep.job import Failed, Files, Job, Lent, attempt_together
 from netsim.workers import Handle, end_with_parent, without_interrupts
 
 
 class Processes:
-    """An executor (`netsim.grid.job.Executor`) of local processes, which share layouts of workloads."""
+    """An executor (`netsim.sweep.job.Executor`) of local processes, which share layouts of workloads."""
 
     def __init__(self, count: int) -> None:
         self._idle = [_Process() for _ in range(count)]

@@ -24,9 +24,9 @@ from typing import Any, TextIO
 
 from netsim.documents import writing
 from netsim.foundation.refusal import Refusal
-from netsim.grid.job import Files
-from netsim.grid.sweep_file import Cell
 from netsim.results import PLAIN_FLOWS, replacing
+from netsim.sweep.job import Files
+from netsim.sweep.sweep_file import Cell
 
 RESULTS = "results.json"
 

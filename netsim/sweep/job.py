@@ -15,10 +15,10 @@ from typing import NamedTuple, Protocol
 from netsim.compare import run_one
 from netsim.documents import LimitError
 from netsim.foundation.refusal import Refusal
-from netsim.grid.sweep_file import Identity, identify
 from netsim.prepare import LaidOut, Prepared, prepare
 from netsim.results import Results
 from netsim.scenario import Scenario
+from netsim.sweep.sweep_file import Identity, identify
 from netsim.workers import Handle, Shared, attached, free
 
 Files = dict[str, bytes]

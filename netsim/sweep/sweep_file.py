@@ -98,7 +98,7 @@ class SweepConfig(Section, frozen=True):
         return described(cls) | some
 
 
-_NO_PART_OF_A_RESULT = {"command", "report", "observe.py"}
+_NO_PART_OF_A_RESULT = {"command", "report", "progress.py"}
 
 
 class Input(NamedTuple):

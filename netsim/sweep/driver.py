@@ -13,13 +13,13 @@ from queue import SimpleQueue
 from typing import Any, NamedTuple
 
 from netsim.foundation.refusal import Refusal
-from netsim.grid.folder import RESULTS, Summary, SweepFolder
-from netsim.grid.job import Executor, Failed, Files, Job, attempt, layout_key
-from netsim.grid.processes import Processes
-from netsim.grid.sweep_file import Cell, SweepFile, read_sweep
-from netsim.observe import Status, Watcher
 from netsim.report.sweep_page import sweep_page
 from netsim.results import replacing
+from netsim.sweep.folder import RESULTS, Summary, SweepFolder
+from netsim.sweep.job import Executor, Failed, Files, Job, attempt, layout_key
+from netsim.sweep.processes import Processes
+from netsim.sweep.progress import Status, Watcher
+from netsim.sweep.sweep_file import Cell, SweepFile, read_sweep
 
 _CONNECT_S = 10
 
@@ -212,7 +212,7 @@ def _opened(jobs: int, address: str | None) -> Iterator[Executor]:
 
 
 class Cluster:
-    """An executor (`netsim.grid.job.Executor`) on Dask: any number of machines with the same files and netsim."""
+    """An executor (`netsim.sweep.job.Executor`) on Dask: any number of machines with the same files and netsim."""
 
     def __init__(self, address: str) -> None:
         try:
