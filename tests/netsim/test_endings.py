@@ -171,7 +171,7 @@ def test_packets_that_are_all_trimmed_end_the_run(fruitless, kind, delay):
     assert f"limits.fruitless: {fruitless} reached at {5 * (fruitless + 1)}us of simulated time" in said
     assert "0 of 3 tasks done; first, rank 0 waits for 40KB from rank 1: not all of its 40 packets have arrived" in said
     assert f"after {fruitless} rounds in a row in which packets were refused and none got through" in said
-    assert "let fewer packets be under way (congestion)" in said
+    assert "let fewer packets be in flight (congestion)" in said
 
 
 @each("delay", ["0ns", "500ns"])
