@@ -1,4 +1,4 @@
-"""Where ranks sit: the hosts of the fabric that carry each rank's traffic, to other machines and within its own."""
+"""The rank map: the hosts of the fabric that carry the traffic of each rank, to other machines and within its own."""
 
 from collections.abc import Sequence
 from typing import NamedTuple

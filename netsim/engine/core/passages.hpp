@@ -116,7 +116,7 @@ inline bool is_ever_up(Wholes links, const Fabric& fabric) {
   return true;
 }
 
-// How many ways between two leaves are up at some time.
+// How many routes between two leaves are up at some time.
 inline int64_t paths_ever_up(int64_t pair, const Fabric& fabric) {
   int64_t paths = 0;
   for (int64_t route = fabric.route_begin[pair]; route < fabric.route_begin[pair + 1]; ++route) {
