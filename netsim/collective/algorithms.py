@@ -1,4 +1,4 @@
-"""Schedules of single-level algorithms: direct, ring, binomial tree, exchange with partners, and the barrier.
+"""Schedules of single-level algorithms: direct, ring, binomial tree, recursive doubling, and the barrier.
 
 Each message waits for the data that it carries, and for nothing else. Sources: Patarasuk, Yuan: Bandwidth optimal
 all-reduce algorithms for clusters of workstations, JPDC 2009, section 4, for rings; Thakur, Rabenseifner, Gropp:
@@ -147,69 +147,6 @@ def teams(size: int) -> list[range]:
     number = 1 << (size.bit_length() - 1)
     double = size - number
     return [range(2 * i, 2 * i + 2) for i in range(double)] + [range(i, i + 1) for i in range(2 * double, size)]
-
-
-def halving_doubling_reduce_scatter(operation: Operation) -> list[Message]:
-    """log2(size) rounds; a power of two of participants moves m (size-1)/size bytes each."""
-    schedule = Schedule(operation.blocks)
-    _halve(schedule, operation.size)
-    for leader, second in _pairs_of_teams(operation.size):
-        schedule.send(leader, second, (second,))
-    return schedule.messages
-
-
-def halving_doubling_all_gather(operation: Operation) -> list[Message]:
-    """log2(size) rounds; a power of two of participants moves m (size-1)/size bytes each, m being the result."""
-    schedule = Schedule(operation.blocks)
-    for leader, second in _pairs_of_teams(operation.size):
-        schedule.send(second, leader, (second,))
-    _double(schedule, operation.size)
-    for leader, second in _pairs_of_teams(operation.size):
-        schedule.send(leader, second, tuple(block for block in range(operation.size) if block != second))
-    return schedule.messages
-
-
-def halving_doubling_all_reduce(operation: Operation) -> list[Message]:
-    """Rabenseifner's: 2 log2(size) rounds; a power of two of participants moves 2 m (size-1)/size bytes each."""
-    schedule = Schedule(operation.blocks)
-    _halve(schedule, operation.size)
-    _double(schedule, operation.size)
-    for leader, second in _pairs_of_teams(operation.size):
-        schedule.send(leader, second, tuple(range(operation.size)))
-    return schedule.messages
-
-
-def _halve(schedule: Schedule, size: int) -> None:
-    """Leaves the sum of a team's blocks with its leader."""
-    for leader, second in _pairs_of_teams(size):
-        schedule.send(second, leader, tuple(range(size)))
-    members = teams(size)
-    reach = len(members) // 2
-    while reach:
-        for i, team in enumerate(members):
-            partner = i ^ reach
-            schedule.send(team[0], members[partner][0], _blocks(members, partner // reach * reach, reach))
-        reach //= 2
-
-
-def _double(schedule: Schedule, size: int) -> None:
-    """Gathers all blocks at the leaders, each of which starts with the blocks of its team."""
-    members = teams(size)
-    reach = 1
-    while reach < len(members):
-        for i, team in enumerate(members):
-            schedule.send(team[0], members[i ^ reach][0], _blocks(members, i // reach * reach, reach))
-        reach *= 2
-
-
-def _blocks(members: list[range], first: int, number: int) -> tuple[int, ...]:
-    """Blocks of `number` teams."""
-    return tuple(range(members[first].start, members[first + number - 1].stop))
-
-
-def _pairs_of_teams(size: int) -> list[tuple[int, int]]:
-    """Leader and second of the teams of two."""
-    return [(team[0], team[1]) for team in teams(size) if len(team) == 2]
 
 
 def barrier(operation: Operation) -> list[Message]:

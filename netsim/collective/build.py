@@ -11,9 +11,6 @@ import numpy as np
 from netsim.collective.algorithms import (
     barrier,
     direct_broadcast,
-    halving_doubling_all_gather,
-    halving_doubling_all_reduce,
-    halving_doubling_reduce_scatter,
     recursive_doubling_all_reduce,
     ring_broadcast,
     send,
@@ -41,15 +38,12 @@ from netsim.topology.protocol import Topology, adapters_of
 ALGORITHMS: dict[str, dict[str, CollectiveAlgorithm]] = {
     "all_reduce": {
         "recursive_doubling": recursive_doubling_all_reduce,
-        "halving_doubling": halving_doubling_all_reduce,
         "hierarchical": hierarchical_all_reduce,
     },
     "all_gather": {
-        "halving_doubling": halving_doubling_all_gather,
         "hierarchical": hierarchical_all_gather,
     },
     "reduce_scatter": {
-        "halving_doubling": halving_doubling_reduce_scatter,
         "hierarchical": hierarchical_reduce_scatter,
     },
     "all_to_all": {

@@ -8,7 +8,7 @@ from weakref import WeakValueDictionary
 
 import numpy as np
 
-from netsim.collective.algorithms import Edges, both_ways, one_tree, two_trees
+from netsim.collective.algorithms import Edges, both_ways, one_tree, teams, two_trees
 from netsim.collective.protocol import Message, Operation
 
 
@@ -205,6 +205,41 @@ def _blocks(operation: Operation) -> np.ndarray:
     return np.array(operation.blocks, dtype=np.int64)
 
 
+def _exchanges(operation: Operation) -> MessageColumns:
+    """Leaders of teams exchange blocks with partners at distances that halve to scatter them, and double to gather.
+
+    In log2(size) rounds a power of two of participants moves m (size-1)/size bytes each, m being the whole; an
+    all-reduce (Rabenseifner's) takes both. A leader sends what it has for its partner after all rounds before. A round
+    has the partner of each team, the first of the teams whose blocks go to it, and their number.
+    """
+    size, members, blocks = operation.size, teams(operation.size), _blocks(operation)
+    count, pairs = len(members), size - len(members)
+    team, leaders = np.arange(count), np.array([one.start for one in members])
+    first, second, own = leaders[:pairs], leaders[:pairs] + 1, blocks[leaders[:pairs] + 1]
+    before = np.append(0, np.cumsum(blocks))[np.append(leaders, size)]
+    scatters, gathers = operation.op != "all_gather", operation.op != "reduce_scatter"
+    reaches = [1 << power for power in range(count.bit_length() - 1)]
+    rounds = [(team ^ reach, (team ^ reach) // reach * reach, reach) for reach in reversed(reaches) if scatters]
+    rounds += [(team ^ reach, team // reach * reach, reach) for reach in reaches if gathers]
+    sizes = [before[held + reach] - before[held] for _, held, reach in rounds]
+    received = np.stack([team, *(pairs + number * count + one[0] for number, one in enumerate(rounds))], axis=1)
+    there = np.ones_like(received, dtype=bool)
+    there[pairs:, 0] = False
+    returned = np.s_[:pairs, 0 if scatters else 1 :]
+    awaited = [np.s_[:pairs, :0], *(np.s_[:, : number + 1] for number in range(len(rounds))), returned]
+    waits = np.concatenate([there[part].sum(axis=1) for part in awaited])
+    shape = Shape(
+        np.concatenate([second, *[leaders] * len(rounds), first]),
+        np.concatenate([first, *(leaders[partner] for partner, _, _ in rounds), second]),
+        np.append(0, np.cumsum(waits)),
+        np.concatenate([received[part][there[part]] for part in awaited]),
+    )
+    whole = np.full(pairs, before[-1])
+    joining = whole if scatters else own
+    back = {"all_reduce": whole, "all_gather": whole - own, "reduce_scatter": own}[operation.op]
+    return MessageColumns(shape, np.concatenate([joining, *sizes, back]))
+
+
 IN_COLUMNS: dict[tuple[str, str], Callable[[Operation], MessageColumns]] = {
     ("reduce_scatter", "ring"): lambda operation: _ring(operation, operation.size - 1, -1),
     ("all_gather", "ring"): lambda operation: _ring(operation, operation.size - 1, 0),
@@ -212,8 +247,11 @@ IN_COLUMNS: dict[tuple[str, str], Callable[[Operation], MessageColumns]] = {
     ("all_reduce", "tree"): lambda operation: joined([_on_tree(*tree) for tree in one_tree(operation)]),
     ("all_reduce", "double_tree"): lambda operation: joined([_on_tree(*tree) for tree in two_trees(operation)]),
     ("all_to_all", "direct"): lambda op: _all_at_once(op, lambda src, dst: _matrix(op)[src, dst]),
+    ("reduce_scatter", "halving_doubling"): _exchanges,
     ("reduce_scatter", "direct"): lambda op: _all_at_once(op, lambda _, dst: _blocks(op)[dst]),
+    ("all_gather", "halving_doubling"): _exchanges,
     ("all_gather", "direct"): lambda op: _all_at_once(op, lambda src, _: _blocks(op)[src]),
+    ("all_reduce", "halving_doubling"): _exchanges,
     ("all_reduce", "direct"): _direct_all_reduce,
 }
 """Algorithms of many messages, by operation and name, in arrays."""

@@ -6,9 +6,6 @@ from typing import NamedTuple
 
 from netsim.collective.algorithms import (
     direct_broadcast,
-    halving_doubling_all_gather,
-    halving_doubling_all_reduce,
-    halving_doubling_reduce_scatter,
     recursive_doubling_all_reduce,
     ring_all_gather,
     ring_all_reduce,
@@ -32,6 +29,9 @@ from tests.netsim.plain_schedules import (
     direct_all_to_all,
     direct_reduce_scatter,
     double_tree_all_reduce,
+    halving_doubling_all_gather,
+    halving_doubling_all_reduce,
+    halving_doubling_reduce_scatter,
 )
 
 ALGORITHMS: dict[tuple[str, str], CollectiveAlgorithm] = {

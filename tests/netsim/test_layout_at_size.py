@@ -41,7 +41,7 @@ def one_by_one(program: Program, messages: Sequence[Message], ranks: Sequence[in
 
 
 @each("largest", [100, 500_000])
-@each("size", [1, 2, 5, 8])
+@each("size", [1, 2, 5, 7, 8])
 @each("op, name", ALGORITHMS)
 def test_messages_in_arrays_are_those_of_the_plain_definition(op, name, size, largest):
     random = Random(size)
