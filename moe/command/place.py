@@ -131,7 +131,7 @@ def _run(arguments: Place) -> None:
     from moe.report.context import read_simulations
     from moe.report.report import placement_report
     from moe.report.summary import print_summary, summarise, write_summary
-    from netsim.foundation.files import replacing
+    from netsim.foundation.files import write_text
     from netsim.foundation.terminal import Progress
 
     report_path, numbers_path = _report_paths(arguments)
@@ -162,8 +162,7 @@ def _run(arguments: Place) -> None:
         measured = (placed.placement, placed.statistics, topology, placed.before, placed.after, placed.context)
         numbers = summarise(*measured)
         page = placement_report(*measured)
-        with replacing(report_path) as temporary:
-            temporary.write_text(page, encoding="utf-8")
+        write_text(report_path, page)
         write_summary(numbers, numbers_path)
         placed.placement.write(arguments.out)
     print_summary(numbers)

@@ -4,7 +4,6 @@ netsim simulates in a process of its own: the two packages share files only.
 """
 
 import ctypes
-import json
 import signal
 import subprocess
 import sys
@@ -26,7 +25,7 @@ from moe.report.context import read_simulations
 from moe.routing_trace import RoutingTrace
 from netsim.foundation.complaint import first_complaint
 from netsim.foundation.documents import parse_json
-from netsim.foundation.files import file_digest, replacing
+from netsim.foundation.files import file_digest, write_json
 from netsim.foundation.refusal import Refusal
 
 _PR_SET_PDEATHSIG = 1
@@ -169,8 +168,7 @@ class Price(_Record):
 
     def write(self, path: Path) -> None:
         """Write the document; equal ones become equal bytes."""
-        with replacing(path) as temporary:
-            temporary.write_text(json.dumps(self.model_dump(mode="json"), indent=1) + "\n", encoding="utf-8")
+        write_json(path, self.model_dump(mode="json"))
 
     @classmethod
     def read(cls, path: Path) -> Self:

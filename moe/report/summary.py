@@ -3,7 +3,6 @@
 Shape legend: L MoE layers, E experts per layer, G ranks of one expert-parallel group.
 """
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,7 @@ from moe.placement.counts import RoutingStatistics
 from moe.placement.placement import Dispatch, Placement
 from moe.placement.topology import Topology
 from moe.report.context import Context, HeldOut, Moving
-from netsim.foundation.files import replacing
+from netsim.foundation.files import write_json
 from netsim.foundation.terminal import Terminal
 
 FORMAT = "flowfabric.placement_report/1"
@@ -155,8 +154,7 @@ def load_percentiles(loads: NDArray[np.integer] | NDArray[np.floating]) -> dict[
 
 def write_summary(document: dict[str, Any], path: Path) -> None:
     """Write the numbers; equal ones become equal bytes."""
-    with replacing(path) as temporary:
-        temporary.write_text(json.dumps(document, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+    write_json(path, document, allow_nan=False)
 
 
 def _shares(traffic: Evaluation) -> dict[str, float]:

@@ -12,7 +12,7 @@ import yaml
 from pydantic import ValidationError
 
 from netsim.foundation.complaint import first_complaint
-from netsim.foundation.files import replacing
+from netsim.foundation.files import write_json
 from netsim.foundation.refusal import Refusal, problem_and_remedy
 from netsim.foundation.settings import Section
 
@@ -175,5 +175,4 @@ class JsonFile(Section):
 
     def write(self, path: Path) -> None:
         """Writes the file, whole or not at all."""
-        with replacing(path) as temporary:
-            temporary.write_text(json.dumps(self.model_dump(mode="json"), indent=1) + "\n", encoding="utf-8")
+        write_json(path, self.model_dump(mode="json"))

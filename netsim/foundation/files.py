@@ -2,11 +2,13 @@
 
 import errno
 import hashlib
+import json
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from shutil import disk_usage
+from typing import Any
 
 from netsim.foundation.refusal import DiskFull, Refusal
 
@@ -59,6 +61,22 @@ def replacing(path: Path | str) -> Iterator[Path]:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
         temporary.replace(path)
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Writes a file, whole or not at all, as `replacing` does."""
+    with replacing(path) as temporary:
+        temporary.write_bytes(content)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes a file in UTF-8, whole or not at all."""
+    write_bytes(path, text.encode())
+
+
+def write_json(path: Path, document: Any, *, indent: int | None = 1, **options: Any) -> None:
+    """Writes a document and the end of its last line; `options` are those of `json.dumps`."""
+    write_text(path, json.dumps(document, indent=indent, **options) + "\n")
 
 
 @contextmanager

@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from netsim.foundation.files import replacing
+from netsim.foundation.files import replacing, write_json, write_text
 from netsim.foundation.refusal import Refusal
 from trainer.checkpoint.base import base_weights
 from trainer.checkpoint.contents import division_of, identity_of
@@ -139,8 +139,7 @@ def run(
     card = model_card(
         config, source.step, elements, routers=routers, weights=first.name, parts=len(parts), programs=programs
     )
-    with replacing(out / "README.md") as temporary:
-        temporary.write_text(card, encoding="utf-8")
+    write_text(out / "README.md", card)
     what = "weights" if config.model.adapters is None else "adapters, without the weights that they stand beside,"
     print(f"{out}: the averaged {what} of step {source.step}" if source.step is not None else f"{out}: the {what}")
     return 0
@@ -173,8 +172,7 @@ def _run_foreign(source: _Source, out: Path, to: str, dtype: torch.dtype) -> int
     if tokenizer.is_file():
         with replacing(out / TOKENIZER) as temporary:
             shutil.copyfile(tokenizer, temporary)
-    with replacing(out / NAME) as temporary:
-        temporary.write_text(json.dumps(document, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    write_json(out / NAME, document, indent=2, sort_keys=True)
     print(f"{out}: a {kind.network}, {sum(map(math.prod, shapes.values())):,} values")
     return 0
 
@@ -210,8 +208,7 @@ def run_merged(run_dir: Path, out: Path) -> int:
     except BaseException:
         shutil.rmtree(out / "checkpoints", ignore_errors=True)
         raise
-    with replacing(out / "config.yaml") as temporary:
-        temporary.write_text(whole.to_yaml(), encoding="utf-8")
+    write_text(out / "config.yaml", whole.to_yaml())
     print(f"{out}: a run of a {whole.model.kind} with the adapters of step {step} in its weights")
     return 0
 
@@ -232,8 +229,7 @@ def _write_merged(root: Path, folder: Path, config: RunConfig, whole: RunConfig,
     parts = len(written) - 1
     card = model_card(whole, step, elements, routers=False, weights=written[0].name, parts=parts)
     for name, text in (("config.yaml", whole.to_yaml()), ("README.md", card)):
-        with replacing(root / name) as temporary:
-            temporary.write_text(text, encoding="utf-8")
+        write_text(root / name, text)
     if (folder / TOKENIZER).exists():
         shutil.copyfile(folder / TOKENIZER, root / TOKENIZER)
     Manifest(

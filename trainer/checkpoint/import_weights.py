@@ -7,7 +7,7 @@ from typing import Any
 
 from safetensors import SafetensorError
 
-from netsim.foundation.files import replacing
+from netsim.foundation.files import replacing, write_text
 from netsim.foundation.refusal import Refusal
 from trainer.checkpoint.export import write_in_parts
 from trainer.checkpoint.model_card import model_card
@@ -41,13 +41,11 @@ def run(folder: Path, out: Path) -> int:
             first, *parts = write_in_parts(out / EXPORTED, {entry.name: entry.shape for entry in entries}, tensors)
     except (OSError, SafetensorError) as error:
         raise Refusal(path, "weights", f"cannot be read ({error})", _DAMAGED) from error
-    with replacing(out / "config.yaml") as temporary:
-        temporary.write_text(config.to_yaml(), encoding="utf-8")
+    write_text(out / "config.yaml", config.to_yaml())
     card = model_card(
         config, None, elements(entries), routers=False, weights=first.name, parts=len(parts), origin=kind.network
     )
-    with replacing(out / "README.md") as temporary:
-        temporary.write_text(card, encoding="utf-8")
+    write_text(out / "README.md", card)
     print(f"{out}: {elements(entries):,} parameters of a {kind.network}; its config.yaml is of a run with this network")
     tokenizer = folder / TOKENIZER
     if tokenizer.is_file():

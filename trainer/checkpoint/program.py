@@ -20,7 +20,7 @@ from torch.export import Dim
 from torch.nn import functional
 
 from moe.config import ExpertChoiceRouterConfig, SparseOTRouterConfig, TopKRouterConfig
-from netsim.foundation.files import replacing
+from netsim.foundation.files import write_bytes
 from trainer.checkpoint.pretrained import restore
 from trainer.config.derived import routed_adapters
 from trainer.config.layout import Layout
@@ -67,8 +67,7 @@ class Program:
             raise ValueError(f"--program: torch.export refuses this network ({problem}); leave it out") from error
         content = io.BytesIO()  # torch warns of a temporary name
         torch.export.save(exported, content)
-        with replacing(folder / self.name) as temporary:
-            temporary.write_bytes(content.getvalue())
+        write_bytes(folder / self.name, content.getvalue())
 
 
 def unsuited(config: RunConfig) -> str | None:

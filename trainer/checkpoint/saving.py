@@ -12,7 +12,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from moe.placement.placement import Placement
-from netsim.foundation.files import flush, replacing
+from netsim.foundation.files import flush, write_bytes
 from netsim.foundation.refusal import Failure, Refusal
 from trainer.checkpoint.contents import (
     Migrating,
@@ -224,5 +224,4 @@ def _write_own(folder: Path, snapshot: _Snapshot, rank: int, num_ranks: int) -> 
 
 
 def _write_bytes(path: Path, content: bytes) -> None:
-    with replacing(path) as temporary:
-        temporary.write_bytes(content)
+    write_bytes(path, content)

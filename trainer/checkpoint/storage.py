@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from netsim.foundation.documents import parse_json
-from netsim.foundation.files import replacing
+from netsim.foundation.files import replacing, write_json
 from netsim.foundation.refusal import Refusal
 from trainer.checkpoint.manifest import REMEDY, FileRecord
 from trainer.model.parallel.state import StatePiece
@@ -197,8 +197,7 @@ def write_pieces(folder: Path, rank: int, pieces: Sequence[StatePiece]) -> FileR
 
 def write_index(folder: Path, num_ranks: int) -> None:
     """Says that a number of ranks have written all there is."""
-    with replacing(folder / INDEX) as temporary:
-        temporary.write_text(json.dumps({"format": FORMAT, "ranks": num_ranks}) + "\n")
+    write_json(folder / INDEX, {"format": FORMAT, "ranks": num_ranks}, indent=None)
 
 
 @dataclass

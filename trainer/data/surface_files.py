@@ -11,7 +11,7 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from netsim.foundation.files import replacing
+from netsim.foundation.files import write_bytes
 from netsim.foundation.refusal import Refusal
 
 N = TypeVar("N", int, float)
@@ -122,8 +122,7 @@ def write_surface(file: Path, surface: Surface, colours: NDArray[np.uint8]) -> N
     properties += [f"property uchar {name}" for name in ("red", "green", "blue")]
     header = ["ply", "format binary_little_endian 1.0", f"element vertex {len(vertices)}", *properties]
     header += [f"element face {len(faces)}", "property list uchar int vertex_indices", "end_header", ""]
-    with replacing(file) as temporary:
-        temporary.write_bytes("\n".join(header).encode() + vertices.tobytes() + faces.tobytes())
+    write_bytes(file, "\n".join(header).encode() + vertices.tobytes() + faces.tobytes())
 
 
 def _sides(triangles: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -14,7 +14,7 @@ from rich.table import Table as TerminalTable
 from torch import Tensor
 
 from netsim.foundation.chart import Key, Panel, chart
-from netsim.foundation.files import replacing
+from netsim.foundation.files import write_bytes
 from netsim.foundation.marks import BLUE, DASHED, DEVIATIONS, DOTTED, GREY, INK, RED, SOLID, HeatMap, Line, Mark
 from netsim.foundation.page import Block, Facts, Figure, Section, Table, page
 from trainer.data.surface_files import Surface, write_surface
@@ -39,8 +39,7 @@ def colours_at(places: Floats, of: Surface) -> Floats:
 
 def show_pairs(matched: Sequence[tuple[Pair, Matched]], stem: Path) -> None:
     """Writes a PNG of pairs, a row each, and beside it the surfaces of each as PLY with their colours."""
-    with replacing(stem.with_suffix(".png")) as temporary:
-        temporary.write_bytes(pairs_png(matched))
+    write_bytes(stem.with_suffix(".png"), pairs_png(matched))
     for number, (pair, own) in enumerate(matched):
         for name, side, places in carried(pair, own):
             file = stem.with_name(f"{stem.name}_{number}_{name.split(',')[-1].split()[-1]}.ply")

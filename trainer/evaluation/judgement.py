@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ import trainer.data
 from moe.ot.divergence import sliced_wasserstein
 from moe.seeds import derive_seed
 from netsim.foundation.documents import parse_json
-from netsim.foundation.files import file_digest, replacing
+from netsim.foundation.files import file_digest, write_json
 from netsim.foundation.refusal import Refusal
 from trainer.checkpoint.contents import identity_digest
 from trainer.config.run import RunConfig
@@ -261,8 +260,7 @@ def write_judgement(
         against = None if statistics is None else read_statistics(statistics, features)
         figures |= judge_features(of_samples, of_real, seed=drawing.seed, statistics=against)
         figures["features_sha256"] = file_digest(features)
-    with replacing(out) as temporary:
-        temporary.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
+    write_json(out, figures)
     print(f"{out}: {_in_words(figures)}")
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
-from netsim.foundation.files import replacing
+from netsim.foundation.files import write_text
 from netsim.foundation.run_reference import ReferenceConfig
 from netsim.foundation.terminal import Terminal
 from trainer.config.rules.objection import refuse
@@ -61,7 +61,6 @@ def run(request: StepsRequest, out: Path, page: Path | None = None) -> int:
     if flow.sample.controls:
         print(f"{request.run}: the grids are of its flow without its sample.controls, with which they may be used")
     if page is not None and document is not None:
-        with replacing(page) as temporary:
-            temporary.write_text(document, encoding="utf-8")
+        write_text(page, document)
         print(f"{page}: the same as a page, with the costs of steps and what the run draws")
     return 0

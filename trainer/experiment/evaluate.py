@@ -1,6 +1,5 @@
 """The evaluate verb: what a trained network can do, in figures."""
 
-import json
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
@@ -9,7 +8,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import trainer.task
-from netsim.foundation.files import replacing
+from netsim.foundation.files import write_json, write_text
 from netsim.foundation.run_reference import ReferenceConfig
 from netsim.foundation.terminal import Terminal
 from trainer.checkpoint.intact import newest_checkpoint
@@ -62,8 +61,7 @@ def run_episodes(
 
 def _written(measurement: Measurement, run_dir: Path, picture: bytes | None, out: Path, page: Path | None) -> int:
     """Prints a table, and writes a JSON and a page if given."""
-    with replacing(out) as temporary:
-        temporary.write_text(json.dumps(measurement.to_dict(), indent=1) + "\n", encoding="utf-8")
+    write_json(out, measurement.to_dict())
     console = Terminal(width=None if sys.stdout.isatty() else WIDTH)
     console.print(measurement.table())
     for line in measurement.remarks():
@@ -71,8 +69,7 @@ def _written(measurement: Measurement, run_dir: Path, picture: bytes | None, out
     print(f"{out}: {run_dir}")
     document = measurement.page(run_dir, picture) if page is not None else None
     if page is not None and document is not None:
-        with replacing(page) as temporary:
-            temporary.write_text(document, encoding="utf-8")
+        write_text(page, document)
         print(f"{page}: the same as a page, with what the run draws")
     return 0
 

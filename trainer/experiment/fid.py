@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -13,7 +12,7 @@ from typing import Any
 import torch
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from netsim.foundation.files import file_digest, replacing
+from netsim.foundation.files import file_digest, write_json
 from netsim.foundation.terminal import Terminal
 from trainer.checkpoint.contents import identity_digest
 from trainer.config.run import RunConfig
@@ -198,8 +197,7 @@ def _compare(request: FidRequest, launch: Launch, samples: Source, real: _Real, 
         figures |= {**shares._asdict(), "compared": request.compared}
     figures |= {"features_sha256": real.digest, **told}
     if request.out is not None:
-        with replacing(request.out) as temporary:
-            temporary.write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
+        write_json(request.out, figures)
     print(_in_words(figures) if request.out is None else f"{request.out}: {_in_words(figures)}")
 
 

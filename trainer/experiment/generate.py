@@ -10,7 +10,7 @@ import torch.distributed as dist
 
 from moe.collective_trace import rank_path
 from moe.placement.placement import Placement
-from netsim.foundation.files import replacing
+from netsim.foundation.files import write_bytes
 from netsim.foundation.refusal import Refusal
 from trainer.checkpoint.intact import with_newest
 from trainer.checkpoint.pretrained import check_restorable, check_sharing, restored_layout
@@ -116,8 +116,7 @@ def run(request: GenerateRequest) -> int:
             assert layout.placement is not None
             merge(request.record, launch.world_size)
             layout.placement.write(request.record / "placement.json")
-            with replacing(request.record / "texts.txt") as temporary:
-                temporary.write_bytes(RULE.encode().join(texts))
+            write_bytes(request.record / "texts.txt", RULE.encode().join(texts))
         _show(texts, request.out)
     return 0
 
@@ -183,6 +182,5 @@ def _show(texts: list[bytes], out: Path | None) -> None:
         print(readable(texts[0]) if len(texts) == 1 else RULE.join(map(readable, texts)))
         return
     written = RULE.encode().join(texts)
-    with replacing(out) as temporary:
-        temporary.write_bytes(written)
+    write_bytes(out, written)
     print(f"{out}: {len(written)} bytes")

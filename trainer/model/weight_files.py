@@ -6,7 +6,6 @@
 Either is meant by the path of the one file, and the second also by that of its index.
 """
 
-import json
 import re
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,7 +17,7 @@ from safetensors import safe_open
 from torch import Tensor
 
 from netsim.foundation.documents import parse_json
-from netsim.foundation.files import replacing
+from netsim.foundation.files import replacing, write_json
 from netsim.foundation.refusal import Refusal
 
 WEIGHTS = "ema.safetensors"
@@ -64,8 +63,7 @@ def copied(source: Path, target: Path) -> list[Path]:
         _copy(part, target.with_name(renamed[part.name]))
     document = parse_json(first.read_text(encoding="utf-8"))
     document["weight_map"] = {name: renamed[file] for name, file in _weight_map(first).items()}
-    with replacing(index_of(target)) as temporary:
-        temporary.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+    write_json(index_of(target), document)
     return [index_of(target), *(target.with_name(name) for name in renamed.values())]
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from netsim.foundation.extra import require
-from netsim.foundation.files import replacing, writing
+from netsim.foundation.files import write_text, writing
 from trainer.config.sections import WandbConfig
 from trainer.observe.protocol import Sink
 
@@ -78,6 +78,5 @@ class Wandb(Sink):
 def _identifier(path: Path, *, anew: bool) -> str:
     """The run's name in the service, the same until it starts from the beginning."""
     if anew or not path.exists():
-        with replacing(path) as temporary:
-            temporary.write_text(uuid.uuid4().hex + "\n", encoding="ascii")
+        write_text(path, uuid.uuid4().hex + "\n")
     return path.read_text(encoding="ascii").strip()

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from netsim.foundation.documents import parse_json
-from netsim.foundation.files import replacing, writing
+from netsim.foundation.files import write_text, writing
 from netsim.foundation.refusal import Refusal
 from trainer.observe.protocol import MACHINE, Sink, differs_between_equal_runs
 
@@ -92,8 +92,7 @@ def truncate_after(path: Path, step: int) -> None:
         return
     lines = [line for line in _lines(path) if line.endswith("\n")]
     kept = [line for number, line in enumerate(lines, start=1) if _parse(path, number, line).step <= step]
-    with replacing(path) as temporary:
-        temporary.write_text("".join(kept), encoding="utf-8", newline="\n")
+    write_text(path, "".join(kept))
 
 
 def _finite(value: float) -> float | None:

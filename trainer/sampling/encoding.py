@@ -16,7 +16,7 @@ from rich.progress import track
 from torch import Tensor
 
 import trainer.data
-from netsim.foundation.files import replacing
+from netsim.foundation.files import replacing, write_text
 from netsim.foundation.refusal import Refusal
 from trainer.checkpoint.intact import newest_checkpoint
 from trainer.checkpoint.pretrained import check_restorable, restore
@@ -139,8 +139,7 @@ def encode_captions(source: Path, encoder_dir: Path, out: Path, field: str, shar
     vectors = torch.cat(encoded)
     std, mean = torch.std_mean(vectors.double(), 0, correction=0)
     lines = "".join(f"{json.dumps(text, ensure_ascii=False)}\n" for text in texts)
-    with replacing(out / TEXTS) as temporary:
-        temporary.write_text(lines, encoding="utf-8")
+    write_text(out / TEXTS, lines)
     index = CaptionsIndex(
         num_captions=len(texts),
         width=encoder.width,

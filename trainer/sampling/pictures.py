@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from netsim.foundation.files import replacing
+from netsim.foundation.files import replacing, write_bytes
 
 if TYPE_CHECKING:
     from PIL.ImageFont import FreeTypeFont
@@ -36,8 +36,7 @@ def png(image: NDArray[np.floating]) -> bytes:
 
 def write_png(path: Path, image: NDArray[np.floating]) -> None:
     """Writes an image [1 or 3, H, W] from -1 to 1."""
-    with replacing(path) as temporary:
-        temporary.write_bytes(png(image))
+    write_bytes(path, png(image))
 
 
 CELL_PIXELS = 64

@@ -18,7 +18,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from netsim.foundation.files import replacing
+from netsim.foundation.files import replacing, write_json, write_text
 from netsim.foundation.refusal import Refusal
 from netsim.foundation.terminal import Terminal
 from trainer.distributed.groups import Launch, data_ranks
@@ -110,14 +110,12 @@ class ResultsFolder:
 
     def write_json(self, name: str, document: Mapping[str, Any]) -> Path:
         """Writes a file of JSON."""
-        with replacing(self.path / name) as temporary:
-            temporary.write_text(json.dumps(document, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        write_json(self.path / name, document, ensure_ascii=False)
         return self.path / name
 
     def write_text(self, name: str, text: str) -> Path:
         """Writes a file of text."""
-        with replacing(self.path / name) as temporary:
-            temporary.write_text(text, encoding="utf-8")
+        write_text(self.path / name, text)
         return self.path / name
 
     def names(self) -> list[str]:

@@ -27,7 +27,7 @@ from torch import Tensor
 from moe.dispatch.exchange import aligned, gather_equal
 from moe.dispatch.residency import Residency
 from moe.seeds import derive_seed, fold_in, uniform
-from netsim.foundation.files import replacing
+from netsim.foundation.files import write_text
 from trainer.config.run import RunConfig
 from trainer.config.sample import TextSample
 from trainer.data.text.tokens import Tokenizer
@@ -230,8 +230,7 @@ def preview_texts(config: RunConfig, model: Network, path: Path, *, seed: int) -
         model, prompts, sample.num_tokens, tokenizer=tokenizer, temperature=sample.temperature, seed=seed
     )
     if dist.get_rank() == 0:
-        with replacing(path) as temporary:
-            temporary.write_text(RULE.join(map(readable, texts)) + "\n", encoding="utf-8")
+        write_text(path, RULE.join(map(readable, texts)) + "\n")
 
 
 def continue_texts(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
@@ -13,7 +12,7 @@ from torch import nn
 
 from moe.collective_trace import rank_path
 from moe.routing_trace import RoutingHeader
-from netsim.foundation.files import replacing
+from netsim.foundation.files import write_json
 from trainer.config.layout import Layout
 from trainer.config.model.dit import SegmentNetworkConfig
 from trainer.config.run import RunConfig
@@ -195,8 +194,7 @@ class DrawingTrace:
         dist.barrier()
         if self._launch.rank == 0:
             document = {"format": "flowfabric.drawing/1", "config_sha256": self._config.digest}
-            with replacing(self._folder / DRAWING) as temporary:
-                temporary.write_text(json.dumps(document) + "\n", encoding="utf-8")
+            write_json(self._folder / DRAWING, document, indent=None)
             merge(self._folder, self._launch.world_size)
             if self._routing is not None:
                 merge_routing(self._folder, self._launch.world_size)

@@ -1,6 +1,5 @@
 """Which steps are not taken, and runs that end before their last step."""
 
-import json
 import math
 from collections import deque
 from collections.abc import Sequence
@@ -8,7 +7,7 @@ from pathlib import Path
 from statistics import fmean, median
 from typing import Any
 
-from netsim.foundation.files import replacing
+from netsim.foundation.files import write_json
 from netsim.foundation.refusal import Failure
 from trainer.config.sections import GuardConfig
 
@@ -82,8 +81,7 @@ class Guard:
             "losses": [[_plain(loss) for loss in of_rank] for of_rank in losses],
             "examples": examples,
         }
-        with replacing(path) as temporary:
-            temporary.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+        write_json(path, content, allow_nan=False)
         return path
 
     def _note_of(self, step: int) -> Path:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import trainer.data
-from netsim.foundation.files import replacing
+from netsim.foundation.files import write_text
 from netsim.foundation.refusal import Refusal
 from trainer.checkpoint.contents import identity_of, resumed_layout
 from trainer.checkpoint.directory import step_of
@@ -144,8 +144,7 @@ def _claim(config: RunConfig, started: int, closing: ExitStack) -> list[Sink]:
         closing.callback(sinks[0].close)
     closing.enter_context(locked(config.run.dir))
     truncate_after(config.run.dir / "metrics.jsonl", started)
-    with replacing(config.run.dir / "config.yaml") as temporary:
-        temporary.write_text(config.to_yaml(), encoding="utf-8")
+    write_text(config.run.dir / "config.yaml", config.to_yaml())
     return sinks
 
 

@@ -10,7 +10,7 @@ from pydantic import Field, JsonValue, NonNegativeInt, PositiveFloat, PositiveIn
 
 from netsim.foundation.complaint import first_complaint
 from netsim.foundation.documents import parse_json
-from netsim.foundation.files import replacing
+from netsim.foundation.files import write_text
 from netsim.foundation.refusal import Refusal
 from netsim.foundation.settings import Section
 
@@ -92,8 +92,7 @@ class FolderIndex(Section):
 
     def write(self, folder: Path) -> None:
         """Puts the index into a folder whose other files are complete."""
-        with replacing(folder / INDEX) as temporary:
-            temporary.write_text(self.model_dump_json(indent=1) + "\n", encoding="utf-8")
+        write_text(folder / INDEX, self.model_dump_json(indent=1) + "\n")
 
 
 def check_new(folder: Path) -> None:

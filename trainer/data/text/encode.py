@@ -21,7 +21,7 @@ from typing import Any
 
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
-from netsim.foundation.files import replacing, writing
+from netsim.foundation.files import write_bytes, writing
 from netsim.foundation.refusal import lies_in
 from netsim.foundation.terminal import Terminal
 from trainer.data.shard.index import SPLITS, Split, check_new
@@ -140,8 +140,7 @@ def run(
     finally:
         writer.close()
     if content is not None:
-        with replacing(out / TOKENIZER) as temporary:
-            temporary.write_bytes(content)
+        write_bytes(out / TOKENIZER, content)
     index.write(out)
     (out / JOURNAL).unlink(missing_ok=True)
     _report(out, index, left_out, writer.journal.left_out, time.perf_counter() - begun)

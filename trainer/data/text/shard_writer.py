@@ -10,7 +10,7 @@ import numpy as np
 from pydantic import NonNegativeInt
 
 from netsim.foundation.documents import parse_json
-from netsim.foundation.files import file_digest, replacing
+from netsim.foundation.files import file_digest, write_text
 from netsim.foundation.refusal import Refusal
 from netsim.foundation.settings import Section
 from trainer.data.shard.index import SPLITS, Split
@@ -114,8 +114,7 @@ class ShardWriter:
         for stream in self._files.values():
             stream.flush()
             os.fsync(stream.fileno())
-        with replacing(self._folder / JOURNAL) as temporary:
-            temporary.write_text(self.journal.model_dump_json() + "\n", encoding="utf-8")
+        write_text(self._folder / JOURNAL, self.journal.model_dump_json() + "\n")
         self.noted = True
 
     def finish(self) -> Mapping[Split, SplitState]:

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from netsim.foundation.files import replacing
+from netsim.foundation.files import replacing, write_bytes
 from netsim.foundation.refusal import Failure, Refusal
 
 RECORDS = "2000"
@@ -133,8 +133,7 @@ def dump(folder: Path, rank: int, reason: str, error: BaseException | None = Non
         faulthandler.dump_traceback(file, all_threads=True)
     recorded = flights()
     if recorded is not None:
-        with replacing(folder / f"rank_{rank:05d}_flights.json") as temporary:
-            temporary.write_bytes(recorded)
+        write_bytes(folder / f"rank_{rank:05d}_flights.json", recorded)
     return stacks
 
 

@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 from typing import NamedTuple
 
-from netsim.foundation.files import replacing
+from netsim.foundation.files import write_text
 from netsim.foundation.refusal import Refusal
 from trainer.distributed.process.signals import EX_TEMPFAIL, STAGE
 
@@ -74,5 +74,4 @@ def read_exit_status(path: Path) -> ExitStatus | None:
 
 
 def _write(path: Path, status: ExitStatus) -> None:
-    with replacing(path) as temporary:
-        temporary.write_text(f"{status.code} {status.line}", encoding="utf-8")
+    write_text(path, f"{status.code} {status.line}")

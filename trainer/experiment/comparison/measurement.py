@@ -17,7 +17,7 @@ from moe import collective_trace
 from moe.placement.placement import Placement, objective_of
 from moe.price.price import simulate
 from moe.report.context import read_simulations
-from netsim.foundation.files import replacing
+from netsim.foundation.files import replacing, write_json
 from netsim.foundation.refusal import Refusal
 from trainer.checkpoint.intact import newest_checkpoint
 from trainer.config.document import read_document
@@ -195,8 +195,7 @@ def measure_network(run_dir: Path, spec: MeasurementSpec, seed: int, progress: C
         with replacing(run_dir / DRAWN) as temporary, temporary.open("wb") as file:
             np.savez(file, allow_pickle=False, **_drawn(flow, spec, seed))
     evaluation = figures.to_dict()
-    with replacing(run_dir / MEASURED) as temporary:
-        temporary.write_text(json.dumps({"asked": request, "evaluation": evaluation}) + "\n", encoding="utf-8")
+    write_json(run_dir / MEASURED, {"asked": request, "evaluation": evaluation}, indent=None)
     return evaluation
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from netsim.foundation.files import replacing
+from netsim.foundation.files import write_text
 from netsim.foundation.page import Block, Choice, Figure, Listing, Note, Section, Table, page
 from trainer.experiment.comparison.charts import CostAxis, axes, bars, figures, pictures, quality_chart
 from trainer.experiment.comparison.results import QUALITY, Comparison, Entry
@@ -40,8 +40,7 @@ def write_page(comparison: Comparison, real: NDArray[np.floating], out: Path) ->
         f"{_seeds(comparison)}",
         footer="Every figure on this page is in compare.json beside it; nothing is loaded from a network.",
     )
-    with replacing(out) as temporary:
-        temporary.write_text(document, encoding="utf-8")
+    write_text(out, document)
 
 
 _BARS = "Bars are means over the seeds; dots are the seeds. Step time is that of the network, without its teachers."

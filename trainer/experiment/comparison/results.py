@@ -1,6 +1,5 @@
 """The figures of a comparison and the costs of a sample: compare.json, from which the page is drawn."""
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -8,7 +7,7 @@ from statistics import fmean, median
 from typing import Any
 
 from netsim.foundation.documents import parse_json
-from netsim.foundation.files import replacing
+from netsim.foundation.files import write_json
 from netsim.foundation.refusal import Refusal
 from trainer.model.flops import OPERATIONS_PER_MULTIPLY_ADD
 
@@ -223,8 +222,7 @@ class Comparison:
 
     def write(self, path: Path) -> None:
         """Writes compare.json."""
-        with replacing(path) as temporary:
-            temporary.write_text(json.dumps(self.to_dict(), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        write_json(path, self.to_dict(), ensure_ascii=False)
 
 
 def _entry(document: dict[str, Any]) -> Entry:

@@ -16,7 +16,7 @@ from statistics import fmean
 import torch
 import yaml
 
-from netsim.foundation.files import replacing
+from netsim.foundation.files import write_json, write_text
 from netsim.foundation.outputs import OPTION
 from netsim.foundation.refusal import Refusal
 from netsim.foundation.terminal import Terminal
@@ -174,8 +174,7 @@ def keep(methods: Sequence[Method], out: Path, option: str) -> None:
             remedy = f"give another {option}, or delete {path.parent}"
             raise Refusal(path, name, f"was {was} when its runs were trained, and is {now} now", remedy)
     for method in methods:
-        with replacing(trained_file(out, method)) as temporary:
-            temporary.write_text(method.to_yaml(), encoding="utf-8")
+        write_text(trained_file(out, method), method.to_yaml())
 
 
 def trained_file(out: Path, method: Method) -> Path:
@@ -266,5 +265,4 @@ def last_line(log: Path, most: int = 4096) -> str:
 def _add_seconds(path: Path, stage: str, seconds: float) -> None:
     seconds_by_stage: dict[str, float] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     seconds_by_stage[stage] = seconds_by_stage.get(stage, 0.0) + seconds
-    with replacing(path) as temporary:
-        temporary.write_text(json.dumps(seconds_by_stage) + "\n", encoding="utf-8")
+    write_json(path, seconds_by_stage, indent=None)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from moe.ot import exact, squared_euclidean
-from netsim.foundation.files import replacing
+from netsim.foundation.files import write_json
 from trainer.checkpoint.intact import newest_checkpoint
 from trainer.config.run import RunConfig
 from trainer.data import Dataset
@@ -89,8 +89,7 @@ class Judge:
         value = self._loss(run_dir) if self._real is None else self._drawn(run_dir, seed)
         if not math.isfinite(value):
             raise RunFailed(f"{run_dir}: its {self._request.measure} is {value}; lower optim.lr and delete the folder")
-        with replacing(path) as temporary:
-            temporary.write_text(json.dumps({"asked": asked, "value": value}) + "\n", encoding="utf-8")
+        write_json(path, {"asked": asked, "value": value}, indent=None)
         return value
 
     def _loss(self, run_dir: Path) -> float:

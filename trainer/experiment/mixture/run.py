@@ -9,7 +9,7 @@ from statistics import fmean
 
 import numpy as np
 
-from netsim.foundation.files import replacing
+from netsim.foundation.files import write_text
 from netsim.foundation.terminal import Terminal
 from trainer.distributed.process.children import Stopped
 from trainer.distributed.process.signals import EX_TEMPFAIL
@@ -49,8 +49,7 @@ def run(request: MixtureRequest) -> int:
         found = _found(request, plan, distance, measured, _cost(request, plan, seeds), status.update)
     found.file().write(request.out)
     if request.page is not None:
-        with replacing(request.page) as temporary:
-            temporary.write_text(page_of(found), encoding="utf-8")
+        write_text(request.page, page_of(found))
     shares = ", ".join(f"{name} {share:.3g}" for name, share in found.plan.shares(found.pick).items())
     low, high = sorted((found.projected(found.pick, -1), found.projected(found.pick, 1)))
     print(

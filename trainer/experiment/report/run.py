@@ -6,7 +6,7 @@ from pathlib import Path
 
 from rich.table import Table as ConsoleTable
 
-from netsim.foundation.files import replacing
+from netsim.foundation.files import write_text
 from netsim.foundation.page import Block, Facts, Figure, Link, Section, page
 from netsim.foundation.refusal import Refusal, lies_in
 from netsim.foundation.terminal import Terminal
@@ -38,8 +38,7 @@ def run(request: ReportRequest) -> int:
         footer="Every figure on this page is read from the files of the run; nothing is loaded from a network.",
         verb="report",
     )
-    with replacing(out) as temporary:
-        temporary.write_text(document, encoding="utf-8")
+    write_text(out, document)
     table = ConsoleTable(title=str(request.run_dir), title_justify="left", show_header=False)
     for name, value in (row for part in parts for row in part.rows):
         table.add_row(name, value)
