@@ -14,44 +14,44 @@ from typing import Any
 
 from netsim.foundation.command import WRONG_INPUT, Program
 from netsim.foundation.refusal import DiskFull, Refusal
-from trainer.command.compare import COMPARE, MIXTURE
-from trainer.command.data import ENCODE, ENCODE_CAPTIONS, ENCODE_TEXT, INDEX_TARS, PAIRS, SHARDS
-from trainer.command.draw import EDIT, GENERATE, RESTORE, SAMPLE
-from trainer.command.measure import EVALUATE, FID, STEPS
-from trainer.command.networks import EXPORT, FEATURES, FIT_PATH, IMPORT_FEATURES, IMPORT_WEIGHTS
-from trainer.command.report import REPORT, TRACE
-from trainer.command.run import CHECK, KEYS, TRAIN
+from trainer.command.compare import compare, mixture
+from trainer.command.data import encode, encode_captions, encode_text, index_tars, pairs, shards
+from trainer.command.draw import edit, generate, restore, sample
+from trainer.command.measure import evaluate, fid, steps
+from trainer.command.networks import export, features, fit_path, import_features, import_weights
+from trainer.command.report import report, trace
+from trainer.command.run import check, keys, train
 from trainer.config.rules.objection import errors_in
 from trainer.config.trust import trusting
 from trainer.distributed.process.exit_status import VARIABLE, StartRefused, located, refuse, reported
 from trainer.distributed.process.signals import SIGNALS, end_launcher, interruptible
 
 VERBS = (
-    TRAIN,
-    CHECK,
-    KEYS,
-    SAMPLE,
-    EDIT,
-    STEPS,
-    RESTORE,
-    EVALUATE,
-    FID,
-    COMPARE,
-    MIXTURE,
-    GENERATE,
-    SHARDS,
-    ENCODE,
-    ENCODE_CAPTIONS,
-    ENCODE_TEXT,
-    INDEX_TARS,
-    FEATURES,
-    IMPORT_FEATURES,
-    IMPORT_WEIGHTS,
-    FIT_PATH,
-    PAIRS,
-    EXPORT,
-    TRACE,
-    REPORT,
+    train,
+    check,
+    keys,
+    sample,
+    edit,
+    steps,
+    restore,
+    evaluate,
+    fid,
+    compare,
+    mixture,
+    generate,
+    shards,
+    encode,
+    encode_captions,
+    encode_text,
+    index_tars,
+    features,
+    import_features,
+    import_weights,
+    fit_path,
+    pairs,
+    export,
+    trace,
+    report,
 )
 """Every verb, in the order of the help."""
 

@@ -41,26 +41,23 @@ class Compare(OfRuns):
     """folder of the page (index.html), the figures (compare.json) and the runs (default: runs/compare)"""
 
 
-def _compare(options: Compare) -> int:
-    evaluations = numbers_of_evaluations(options.evaluations)
-    from trainer.experiment.comparison.run import CompareRequest, run
-
-    return run(request_of(CompareRequest, options, words=options.overrides, evaluations=evaluations))
-
-
-COMPARE = verb(
+@verb(
     "compare",
     "train several methods on one data set with one budget, and write one page to choose from: quality against "
     "function evaluations, straightness, path energy, step time, samples and trajectories side by side",
     "python -m trainer compare configs/methods/*.yaml --seeds 3 --out runs/compare",
     Compare,
-    _compare,
     "A method gives its flow and its stages, which share the optimiser steps among them, and its sampler unless that "
     "is a plain solver of dx/dt = v. A method that does not go with the data or the model is left out, and the page "
     "says why; a file that is malformed is refused. Runs that are finished are not trained again.",
     outputs=lambda options: [(OutputFolder("--out", ("compare.json", "*/method.yaml")), options.out)],
     following="python -m trainer compare --help",
 )
+def compare(options: Compare) -> int:
+    evaluations = numbers_of_evaluations(options.evaluations)
+    from trainer.experiment.comparison.run import CompareRequest, run
+
+    return run(request_of(CompareRequest, options, words=options.overrides, evaluations=evaluations))
 
 
 class Mixture(Configured):
@@ -96,7 +93,24 @@ class Mixture(Configured):
     """also write a page that needs nothing else: what was measured, what is projected, and how sure that is"""
 
 
-def _mixture(options: Mixture) -> int:
+@verb(
+    "mixture",
+    "pick the shares of the sources of a mixture by small runs, before the large one: distance to what is wanted, fits "
+    "at two sizes, a projection, its uncertainty",
+    "python -m trainer mixture configs/methods/projektor.yaml --sizes 200,400 --target 1600 --wanted upright "
+    "--jobs 2 --out mixture.json --page mixture.html",
+    Mixture,
+    "A pilot takes the first examples of every source in some mix (data.size) and as many passes over them as the "
+    "planned run, whose optim.steps are for --target examples. Sources whose share is 0 in the configuration are not "
+    "mixed. Pilots that are finished are not trained again; those of other settings are refused.",
+    outputs=lambda options: [
+        (OutputFile("--out", ("flowfabric.mixture/",)), options.out),
+        (OutputFile("--page", (page_mark("mixture"),)), options.page),
+        (OutputFolder("--pilots", ("*/method.yaml",)), options.pilots),
+    ],
+    following="python -m trainer train {config} data.shares={out}",
+)
+def mixture(options: Mixture) -> int:
     check_outputs({"--out": options.out, "--page": options.page})
     from trainer.experiment.mixture.plan import MixtureRequest
     from trainer.experiment.mixture.run import run
@@ -109,23 +123,3 @@ def _sizes(listed: str) -> tuple[int, ...]:
     if not all(word.isdecimal() and int(word[:19]) > 0 for word in words):
         raise ValueError(f"--sizes: {listed!r} is not a list of whole numbers of 1 or more; use for example 200,400")
     return tuple(int(word[:19]) for word in words)
-
-
-MIXTURE = verb(
-    "mixture",
-    "pick the shares of the sources of a mixture by small runs, before the large one: distance to what is wanted, fits "
-    "at two sizes, a projection, its uncertainty",
-    "python -m trainer mixture configs/methods/projektor.yaml --sizes 200,400 --target 1600 --wanted upright "
-    "--jobs 2 --out mixture.json --page mixture.html",
-    Mixture,
-    _mixture,
-    "A pilot takes the first examples of every source in some mix (data.size) and as many passes over them as the "
-    "planned run, whose optim.steps are for --target examples. Sources whose share is 0 in the configuration are not "
-    "mixed. Pilots that are finished are not trained again; those of other settings are refused.",
-    outputs=lambda options: [
-        (OutputFile("--out", ("flowfabric.mixture/",)), options.out),
-        (OutputFile("--page", (page_mark("mixture"),)), options.page),
-        (OutputFolder("--pilots", ("*/method.yaml",)), options.pilots),
-    ],
-    following="python -m trainer train {config} data.shares={out}",
-)

@@ -77,7 +77,18 @@ def _buckets(options: Shards) -> tuple[tuple[int, int], ...] | int | None:
         raise ValueError(f"--buckets: {error}") from error
 
 
-def _shards(options: Shards) -> int:
+@verb(
+    "shards",
+    "write images or vectors of your own as a folder of shards that runs learn from",
+    "python -m trainer shards pictures --out shards/pictures --size 64",
+    Shards,
+    "The examples are shuffled once, by --seed. A killed start goes on where it was. A run learns from the "
+    "folder with data={kind: shards, path: DIR, held_out: N}; names of classes are kept and shown above the columns of "
+    "its samples. Pictures that cannot be read are named and left out, up to 1 % of them.",
+    outputs=lambda options: [(OutputFolder("--out", ("index.json", "shard_*.safetensors")), options.out)],
+    following="python -m trainer train configs/runs/pictures.yaml 'data={{kind: shards, path: {out}, held_out: 32}}'",
+)
+def shards(options: Shards) -> int:
     from trainer.data.conversion.run import ShardsRequest, run
     from trainer.data.conversion.source import Reading
     from trainer.distributed.process.signals import EX_TEMPFAIL, StopRequest
@@ -89,20 +100,6 @@ def _shards(options: Shards) -> int:
             return 0
     print(stop.farewell(options.out, "its finished shards are kept"), file=sys.stderr)
     return EX_TEMPFAIL
-
-
-SHARDS = verb(
-    "shards",
-    "write images or vectors of your own as a folder of shards that runs learn from",
-    "python -m trainer shards pictures --out shards/pictures --size 64",
-    Shards,
-    _shards,
-    "The examples are shuffled once, by --seed. A killed start goes on where it was. A run learns from the "
-    "folder with data={kind: shards, path: DIR, held_out: N}; names of classes are kept and shown above the columns of "
-    "its samples. Pictures that cannot be read are named and left out, up to 1 % of them.",
-    outputs=lambda options: [(OutputFolder("--out", ("index.json", "shard_*.safetensors")), options.out)],
-    following="python -m trainer train configs/runs/pictures.yaml 'data={{kind: shards, path: {out}, held_out: 32}}'",
-)
 
 
 class EncodeText(Request):
@@ -135,24 +132,21 @@ class EncodeText(Request):
     """processes that encode; the shards are the same (default: a core each)"""
 
 
-def _encode_text(options: EncodeText) -> int:
-    from trainer.data.text.encode import run
-
-    return run(**named(options))
-
-
-ENCODE_TEXT = verb(
+@verb(
     "encode-text",
     "write your text as shards of tokens that a language model learns from",
     "python -m trainer encode-text notes/ articles.jsonl.gz --out data/notes --tokenizer tokenizer.json",
     EncodeText,
-    _encode_text,
     "A run learns from them with data={kind: text, path: DIR}. The same files and options give the same bytes, on any "
     "number of processes. What is interrupted goes on where it was when the same command is given again. A tokenizer "
     "needs the package tokenizers (pip install 'flowfabric[hf]').",
     outputs=lambda options: [(OutputFolder("--out", ("index.json", "unfinished.json", "*.bin*")), options.out)],
     following="torchrun --standalone --nproc-per-node 2 -m trainer train gpt_text data.path={out}",
 )
+def encode_text(options: EncodeText) -> int:
+    from trainer.data.text.encode import run
+
+    return run(**named(options))
 
 
 class IndexTars(Request):
@@ -172,24 +166,21 @@ class IndexTars(Request):
     """tars that are read at once (default: %(default)s)"""
 
 
-def _index_tars(options: IndexTars) -> int:
-    from trainer.data.tar.indexing import run
-
-    label = None if options.label == "none" else options.label
-    return run(options.paths, options.out, label, options.class_names, options.workers)
-
-
-INDEX_TARS = verb(
+@verb(
     "index-tars",
     "read the headers of WebDataset tars once, so that runs can stream them in an order of their own",
     "python -m trainer index-tars 'data/train-{000000..000146}.tar' --out data/train.index",
     IndexTars,
-    _index_tars,
     "A run reads them with data={kind: webdataset, path: PATH, index: DIR, size: 64, held_out: 1000}. Headers and "
     "labels alone are read, and an interrupted start goes on where it was.",
     outputs=lambda options: [(OutputFolder("--out", ("index.json", "scans.jsonl")), options.out)],
     following="python -m trainer check configs/examples/webdataset.yaml data.index={out}",
 )
+def index_tars(options: IndexTars) -> int:
+    from trainer.data.tar.indexing import run
+
+    label = None if options.label == "none" else options.label
+    return run(options.paths, options.out, label, options.class_names, options.workers)
 
 
 class Encode(OfRuns):
@@ -203,23 +194,20 @@ class Encode(OfRuns):
     """folder of shards to write"""
 
 
-def _encode(options: Encode) -> int:
-    from trainer.sampling.encoding import encode_images
-
-    return encode_images(options.run_dir, options.data, options.out)
-
-
-ENCODE = verb(
+@verb(
     "encode",
     "write the latents of a data set as shards, with the averaged weights of an autoencoder's run",
     "python -m trainer encode runs/digits_autoencoder --out runs/digits_latents",
     Encode,
-    _encode,
     "A latent is a Gaussian. Another run draws from those with data={kind: shards, path: DIR}, or encodes images anew "
     "at each step, which contexts need, with flow.latent.path=DIR; what it draws is decoded to images.",
     outputs=lambda options: [(OutputFolder("--out", ("index.json", "autoencoder")), options.out)],
     following="python -m trainer train configs/methods/latent_flow_matching.yaml data.path={out}",
 )
+def encode(options: Encode) -> int:
+    from trainer.sampling.encoding import encode_images
+
+    return encode_images(options.run_dir, options.data, options.out)
 
 
 class EncodeCaptions(OfRuns):
@@ -239,22 +227,19 @@ class EncodeCaptions(OfRuns):
     """folder to write"""
 
 
-def _encode_captions(options: EncodeCaptions) -> int:
-    from trainer.sampling.encoding import encode_captions
-
-    return encode_captions(options.source, options.encoder, options.out, options.field, options.shards)
-
-
-ENCODE_CAPTIONS = verb(
+@verb(
     "encode-captions",
     "write captions as vectors of a frozen text encoder, for a run that draws images from texts",
     "python -m trainer encode-captions pictures --encoder t5 --shards runs/shards --out runs/captions",
     EncodeCaptions,
-    _encode_captions,
     "A run reads them with flow.captions.path. Needs the packages of 'flowfabric[hf]'.",
     outputs=lambda options: [(OutputFolder("--out", ("index.json", "captions.jsonl")), options.out)],
     following="python -m trainer keys flow.captions",
 )
+def encode_captions(options: EncodeCaptions) -> int:
+    from trainer.sampling.encoding import encode_captions
+
+    return encode_captions(options.source, options.encoder, options.out, options.field, options.shards)
 
 
 class Pairs(OfRuns):
@@ -295,7 +280,19 @@ def _times(text: str) -> tuple[float, ...] | None:
         return None
 
 
-def _pairs(options: Pairs) -> int:
+@verb(
+    "pairs",
+    "draw pairs of noise and data with the averaged weights of a run, as shards that another run learns from",
+    "torchrun --nproc-per-node 2 -m trainer pairs runs/toy --num-pairs 20000 --sampler '{kind: heun, steps: 50}' "
+    "--out runs/toy_pairs",
+    Pairs,
+    "Another run learns from them with data={kind: pairs, path: DIR, held_out: N} and flow.coupling.kind=paired. The "
+    "same command again goes on where it was killed. The field is that of the flow, without the run's sample.controls.",
+    outputs=lambda options: [(OutputFolder("--out", ("index.json", "shard_*.safetensors")), options.out)],
+    following="python -m trainer train {run_dir}/config.yaml run.dir={out}_learned flow.coupling.kind=paired "
+    "'data={{kind: pairs, path: {out}, held_out: 100}}'",
+)
+def pairs(options: Pairs) -> int:
     import yaml
 
     from trainer.sampling.pairs import run
@@ -310,18 +307,3 @@ def _pairs(options: Pairs) -> int:
     except yaml.YAMLError as error:
         raise ValueError(f"--sampler: {options.sampler} is not YAML; write {{kind: heun, steps: 50}}") from error
     return run(validated(PairsRequest, document, num="num_pairs"), options.out)
-
-
-PAIRS = verb(
-    "pairs",
-    "draw pairs of noise and data with the averaged weights of a run, as shards that another run learns from",
-    "torchrun --nproc-per-node 2 -m trainer pairs runs/toy --num-pairs 20000 --sampler '{kind: heun, steps: 50}' "
-    "--out runs/toy_pairs",
-    Pairs,
-    _pairs,
-    "Another run learns from them with data={kind: pairs, path: DIR, held_out: N} and flow.coupling.kind=paired. The "
-    "same command again goes on where it was killed. The field is that of the flow, without the run's sample.controls.",
-    outputs=lambda options: [(OutputFolder("--out", ("index.json", "shard_*.safetensors")), options.out)],
-    following="python -m trainer train {run_dir}/config.yaml run.dir={out}_learned flow.coupling.kind=paired "
-    "'data={{kind: pairs, path: {out}, held_out: 100}}'",
-)

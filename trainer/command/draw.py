@@ -69,7 +69,22 @@ class Sample(OfRuns):
     guided-diffusion publish them (default: of up to 10,000 training examples)"""
 
 
-def _sample(options: Sample) -> int:
+@verb(
+    "sample",
+    "draw images from the averaged weights of a run's newest complete checkpoint, the classes in turn",
+    "python -m trainer sample runs/digits_moe --class 3,8 --steps 20 --out grid.png",
+    Sample,
+    "A run that builds objects writes FILE.jsonl and FILE.png. "
+    "A run that still trains may delete a checkpoint meanwhile; the next newest is taken then. "
+    "Alone it holds every expert. Under torchrun the ranks share the network as those of the run did, each draws "
+    "a part of the images, and the first one writes.",
+    outputs=lambda options: [
+        (OutputFolder("--trace", ("drawing.json",)), options.trace),
+        (OutputFile("--quality", ('"run_sha256"',)), options.quality),
+    ],
+    following=SHOW_RUN,
+)
+def sample(options: Sample) -> int:
     if options.features is not None and options.quality is None:
         raise ValueError(f"--features: {options.features} would be used for nothing; give --quality too")
     if options.statistics is not None and options.features is None:
@@ -135,24 +150,6 @@ def _check_unguided(steps: Path) -> None:
         )
 
 
-SAMPLE = verb(
-    "sample",
-    "draw images from the averaged weights of a run's newest complete checkpoint, the classes in turn",
-    "python -m trainer sample runs/digits_moe --class 3,8 --steps 20 --out grid.png",
-    Sample,
-    _sample,
-    "A run that builds objects writes FILE.jsonl and FILE.png. "
-    "A run that still trains may delete a checkpoint meanwhile; the next newest is taken then. "
-    "Alone it holds every expert. Under torchrun the ranks share the network as those of the run did, each draws "
-    "a part of the images, and the first one writes.",
-    outputs=lambda options: [
-        (OutputFolder("--trace", ("drawing.json",)), options.trace),
-        (OutputFile("--quality", ('"run_sha256"',)), options.quality),
-    ],
-    following=SHOW_RUN,
-)
-
-
 class Generate(OfRuns):
     """Options of generate."""
 
@@ -179,23 +176,20 @@ class Generate(OfRuns):
     """write prompt and text there as they are (default: print them)"""
 
 
-def _generate(options: Generate) -> int:
-    from trainer.experiment.generate import GenerateRequest, run
-
-    return run(request_of(GenerateRequest, options))
-
-
-GENERATE = verb(
+@verb(
     "generate",
     "continue a prompt with the averaged weights of a run's newest complete checkpoint",
     "python -m trainer generate runs/gpt_moe --prompt 'def ' --num-tokens 200 --temperature 0.8",
     Generate,
-    _generate,
     "Alone it holds every expert. Under torchrun the ranks share the experts as those of the run did, under its "
     "placement, and the first one writes.",
     outputs=lambda options: [(OutputFolder("--record", ("texts.txt",)), options.record)],
     following=SHOW_RUN,
 )
+def generate(options: Generate) -> int:
+    from trainer.experiment.generate import GenerateRequest, run
+
+    return run(request_of(GenerateRequest, options))
 
 
 class Edit(OfRuns):
@@ -216,7 +210,22 @@ class Edit(OfRuns):
     """pictures at most (default: what the request says); torchrun lets the longer name alone pass"""
 
 
-def _edit(options: Edit) -> int:
+@verb(
+    "edit",
+    "turn pictures into pictures of other classes, as near to the picture as a strength says: a picture is taken back "
+    "to noise under its own class and drawn again under another",
+    "python -m trainer edit runs/digits_moe rf_inversion targets=[3,8] --num 20 --out edits",
+    Edit,
+    "The averaged weights of the newest complete checkpoint edit. Strength 0 draws freely from the noise of the "
+    "picture, and 1 holds on to the picture as much as the controls of the request do. Each edit is a PNG in "
+    "DIR/edited; "
+    "DIR/index.html shows them beside their pictures, and how far they are from them against how often a classifier of "
+    "the run's data takes them for the class asked for. Works on a run with latents too. Under torchrun the ranks "
+    "share the pictures. A folder that was not finished is completed by the same command.",
+    outputs=lambda options: [(OutputFolder("--out", ("request.json",)), options.out)],
+    following=SHOW_RUN,
+)
+def edit(options: Edit) -> int:
     from trainer.config.document import load_request
     from trainer.evaluation.editing import run
     from trainer.sampling.edit_request import EditRequest
@@ -227,24 +236,6 @@ def _edit(options: Edit) -> int:
     number = {} if options.num is None else {"num": options.num}
     request = load_request(options.request, options.overrides, EditRequest, pictures={**chosen, **number} or None)
     return run(options.run_dir, request, options.out)
-
-
-EDIT = verb(
-    "edit",
-    "turn pictures into pictures of other classes, as near to the picture as a strength says: a picture is taken back "
-    "to noise under its own class and drawn again under another",
-    "python -m trainer edit runs/digits_moe rf_inversion targets=[3,8] --num 20 --out edits",
-    Edit,
-    _edit,
-    "The averaged weights of the newest complete checkpoint edit. Strength 0 draws freely from the noise of the "
-    "picture, and 1 holds on to the picture as much as the controls of the request do. Each edit is a PNG in "
-    "DIR/edited; "
-    "DIR/index.html shows them beside their pictures, and how far they are from them against how often a classifier of "
-    "the run's data takes them for the class asked for. Works on a run with latents too. Under torchrun the ranks "
-    "share the pictures. A folder that was not finished is completed by the same command.",
-    outputs=lambda options: [(OutputFolder("--out", ("request.json",)), options.out)],
-    following=SHOW_RUN,
-)
 
 
 class Restore(OfRuns):
@@ -268,23 +259,11 @@ class Restore(OfRuns):
     pass"""
 
 
-def _restore(options: Restore) -> int:
-    from trainer.config.document import load_request
-    from trainer.evaluation.restoration import run
-    from trainer.sampling.requested_pictures import pictures_change
-    from trainer.sampling.restore_request import RestoreRequest
-
-    pictures = pictures_change(options.images, options.num)
-    request = load_request(options.request, options.overrides, RestoreRequest, pictures=pictures)
-    return run(options.run_dir, request, options.out)
-
-
-RESTORE = verb(
+@verb(
     "restore",
     "restore pictures with holes, of a low resolution or out of focus with any trained flow; nothing is trained",
     "python -m trainer restore runs/digits_moe flair_inpainting operator.mask.kind=boxes label=own --out restored",
     Restore,
-    _restore,
     "The request names an operator, which says what an observation shows of a picture, and a method. Observations are "
     "made of whole pictures, with noise, and what is restored is measured against these; with observed=true the "
     "pictures of --images are observations themselves, such as photographs with a mask (operator.mask={kind: picture, "
@@ -293,3 +272,12 @@ RESTORE = verb(
     outputs=lambda options: [(OutputFolder("--out", ("request.json",)), options.out)],
     following=SHOW_RUN,
 )
+def restore(options: Restore) -> int:
+    from trainer.config.document import load_request
+    from trainer.evaluation.restoration import run
+    from trainer.sampling.requested_pictures import pictures_change
+    from trainer.sampling.restore_request import RestoreRequest
+
+    pictures = pictures_change(options.images, options.num)
+    request = load_request(options.request, options.overrides, RestoreRequest, pictures=pictures)
+    return run(options.run_dir, request, options.out)

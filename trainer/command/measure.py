@@ -67,7 +67,26 @@ class Evaluate(OfRuns):
     """also write a page that needs nothing else: the figures, their curves and what the run draws"""
 
 
-def _evaluate(options: Evaluate) -> int:
+@verb(
+    "evaluate",
+    "measure a run. A flow: quality against function evaluations for the run's own sampler and Euler's, beside that of "
+    "real examples; straightness, path energy, likelihood. A policy that builds objects: its Pareto front and how it "
+    "follows preferences",
+    "python -m trainer evaluate runs/toy --evaluations 1,5,20 --num 1000 --out evaluation.json --page evaluation.html",
+    Evaluate,
+    "The averaged weights of the newest complete checkpoint draw on this process alone. Distances are measured "
+    "on samples without guidance, class accuracy on samples with the run's own guidance. Of a policy that builds "
+    "objects, --num are built for each of a lattice of preferences: hypervolume, R2, diversity, and where all objects "
+    "can be listed how far the policy's distribution is from the one that it is to learn, exactly. --episodes tells "
+    "classes apart by a few labelled examples, on features that were learned without labels and on the examples "
+    "themselves, with prototypes moved to the queries and without.",
+    outputs=lambda options: [
+        (OutputFile("--out", WRITTEN), options.out),
+        (OutputFile("--page", (page_mark("evaluate"),)), options.page),
+    ],
+    following=SHOW_RUN,
+)
+def evaluate(options: Evaluate) -> int:
     evaluations = numbers_of_evaluations(options.evaluations)
     check_outputs({"--out": options.out, "--page": options.page})
     if options.episodes:
@@ -156,28 +175,6 @@ def _check_likelihood(options: Evaluate) -> None:
         )
 
 
-EVALUATE = verb(
-    "evaluate",
-    "measure a run. A flow: quality against function evaluations for the run's own sampler and Euler's, beside that of "
-    "real examples; straightness, path energy, likelihood. A policy that builds objects: its Pareto front and how it "
-    "follows preferences",
-    "python -m trainer evaluate runs/toy --evaluations 1,5,20 --num 1000 --out evaluation.json --page evaluation.html",
-    Evaluate,
-    _evaluate,
-    "The averaged weights of the newest complete checkpoint draw on this process alone. Distances are measured "
-    "on samples without guidance, class accuracy on samples with the run's own guidance. Of a policy that builds "
-    "objects, --num are built for each of a lattice of preferences: hypervolume, R2, diversity, and where all objects "
-    "can be listed how far the policy's distribution is from the one that it is to learn, exactly. --episodes tells "
-    "classes apart by a few labelled examples, on features that were learned without labels and on the examples "
-    "themselves, with prototypes moved to the queries and without.",
-    outputs=lambda options: [
-        (OutputFile("--out", WRITTEN), options.out),
-        (OutputFile("--page", (page_mark("evaluate"),)), options.page),
-    ],
-    following=SHOW_RUN,
-)
-
-
 class Fid(OfRuns):
     """Options of fid."""
 
@@ -206,28 +203,25 @@ class Fid(OfRuns):
     """the figures (default: they are only printed)"""
 
 
-def _fid(options: Fid) -> int:
-    check_outputs({"--out": options.out, "--statistics": options.statistics})
-    sampler = options.drawing.choice()
-    from trainer.experiment.fid import FidRequest, run
-
-    controls = read_controls(options.drawing.controls)
-    return run(request_of(FidRequest, options, sampler=sampler, controls=controls))
-
-
-FID = verb(
+@verb(
     "fid",
     "compare what a run draws, or a folder of pictures, with real examples: Fréchet distance on features (FID), "
     "precision and recall",
     "python -m trainer fid runs/digits_moe --features inception.safetensors --statistics real.npz --out fid.json",
     Fid,
-    _fid,
     "Under torchrun the ranks share the drawing and the pictures, and the figures are those of one process: to the "
     "last bit on 2, 4 or 8 ranks for equal features. A Fréchet distance depends on the numbers of examples: compare "
     "figures of equal --num. Precision and recall are those of Kynkäänniemi et al. (2019) with 3 neighbours.",
     outputs=lambda options: [(OutputFile("--out", ("flowfabric.fid/",)), options.out)],
     following="python -m trainer keys sample",
 )
+def fid(options: Fid) -> int:
+    check_outputs({"--out": options.out, "--statistics": options.statistics})
+    sampler = options.drawing.choice()
+    from trainer.experiment.fid import FidRequest, run
+
+    controls = read_controls(options.drawing.controls)
+    return run(request_of(FidRequest, options, sampler=sampler, controls=controls))
 
 
 class Steps(OfRuns):
@@ -257,24 +251,12 @@ class Steps(OfRuns):
     """also write a page that needs nothing else: costs of steps, grids, errors, what is drawn with each"""
 
 
-def _steps(options: Steps) -> int:
-    evaluations = numbers_of_evaluations(options.evaluations)
-    check_outputs({"--out": options.out, "--page": options.page})
-    from trainer.evaluation.steps import run
-    from trainer.sampling.step_search import StepsRequest
-
-    names = ("search", "nodes", "num", "fresh", "guidance", "seed")
-    document = {"run": options.run_dir, "evaluations": evaluations} | {name: getattr(options, name) for name in names}
-    return run(validated(StepsRequest, document), options.out, options.page)
-
-
-STEPS = verb(
+@verb(
     "steps",
     "search times at which few steps of Euler's method lead where many lead, for any trained flow; it needs no data "
     "and trains nothing",
     "python -m trainer steps runs/digits_moe --evaluations 2,4,6,8 --out steps.json --page steps.html",
     Steps,
-    _steps,
     "The averaged weights of the newest complete checkpoint are followed from noise on this process alone, classes in "
     "turn; a run that samples segment by segment keeps the edges of its segments. Distances are those of states, so "
     "that they are of latents where a run has some. sample, evaluate and pairs take the file with --steps or as times "
@@ -286,3 +268,12 @@ STEPS = verb(
     ],
     following="python -m trainer sample {run_dir} --steps {out} --out {run_dir}/samples/few_calls.png",
 )
+def steps(options: Steps) -> int:
+    evaluations = numbers_of_evaluations(options.evaluations)
+    check_outputs({"--out": options.out, "--page": options.page})
+    from trainer.evaluation.steps import run
+    from trainer.sampling.step_search import StepsRequest
+
+    names = ("search", "nodes", "num", "fresh", "guidance", "seed")
+    document = {"run": options.run_dir, "evaluations": evaluations} | {name: getattr(options, name) for name in names}
+    return run(validated(StepsRequest, document), options.out, options.page)

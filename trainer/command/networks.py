@@ -21,7 +21,18 @@ class Features(Configured):
     """safetensors file to write"""
 
 
-def _features(options: Features) -> int:
+@verb(
+    "features",
+    "train a small classifier on the data of a configuration and write its hidden layers as a feature extractor",
+    "python -m trainer features configs/methods/blockwise.yaml --out runs/blockwise/teacher.safetensors",
+    Features,
+    "Another run aligns its features with them by flow.objective={kind: aligned, teacher: FILE}, and samples are "
+    "compared by them with sample --quality --features FILE.",
+    outputs=lambda options: [(OutputFile("--out", ("flowfabric.features/",)), options.out)],
+    following="python -m trainer sample {run_dir} --features {out} --quality {run_dir}/quality.json "
+    "--out {run_dir}/samples/judged.png",
+)
+def features(options: Features) -> int:
     from trainer.evaluation.feature_classifier import run
     from trainer.experiment.stage import ConfiguredStage, chosen, load_stages
 
@@ -31,20 +42,6 @@ def _features(options: Features) -> int:
     if not isinstance(stage, ConfiguredStage):
         raise ValueError(f"--stage: {stage.name} draws pairs and has no data of its own; name a stage that trains")
     return run(stage.config().data, options.hidden, options.seed, options.out)
-
-
-FEATURES = verb(
-    "features",
-    "train a small classifier on the data of a configuration and write its hidden layers as a feature extractor",
-    "python -m trainer features configs/methods/blockwise.yaml --out runs/blockwise/teacher.safetensors",
-    Features,
-    _features,
-    "Another run aligns its features with them by flow.objective={kind: aligned, teacher: FILE}, and samples are "
-    "compared by them with sample --quality --features FILE.",
-    outputs=lambda options: [(OutputFile("--out", ("flowfabric.features/",)), options.out)],
-    following="python -m trainer sample {run_dir} --features {out} --quality {run_dir}/quality.json "
-    "--out {run_dir}/samples/judged.png",
-)
 
 
 class ImportFeatures(Request):
@@ -80,7 +77,21 @@ class ImportFeatures(Request):
     """of each channel of images from 0 to 1, or one for all (default: that of the layout)"""
 
 
-def _import_features(options: ImportFeatures) -> int:
+@verb(
+    "import-features",
+    "make a feature extractor of the published weights of a vision transformer such as DINOv2, or of the Inception of "
+    "FID",
+    "python -m trainer import-features pt_inception.safetensors --layout inception-fid --out inception.safetensors",
+    ImportFeatures,
+    "The weights are a safetensors file; a pickle (.pth) is refused, with the command that converts it. fid, evaluate "
+    "and sample --quality compare samples with real examples by --features FILE: of Inception, the 2,048 features of "
+    "its last pool. A run aligns its features with those of the patches of a transformer by flow.objective={kind: "
+    "aligned, teacher: FILE}; choose an --image-size with as many patches as the network has tokens, and for "
+    "distances --tokens class.",
+    outputs=lambda options: [(OutputFile("--out", ("flowfabric.features/",)), options.out)],
+    following="python -m trainer keys flow.objective",
+)
+def import_features(options: ImportFeatures) -> int:
     from trainer.model.feature_extractor.extractor import describe_extractor
     from trainer.model.feature_extractor.importing import import_extractor
 
@@ -98,23 +109,6 @@ def _import_features(options: ImportFeatures) -> int:
     return 0
 
 
-IMPORT_FEATURES = verb(
-    "import-features",
-    "make a feature extractor of the published weights of a vision transformer such as DINOv2, or of the Inception of "
-    "FID",
-    "python -m trainer import-features pt_inception.safetensors --layout inception-fid --out inception.safetensors",
-    ImportFeatures,
-    _import_features,
-    "The weights are a safetensors file; a pickle (.pth) is refused, with the command that converts it. fid, evaluate "
-    "and sample --quality compare samples with real examples by --features FILE: of Inception, the 2,048 features of "
-    "its last pool. A run aligns its features with those of the patches of a transformer by flow.objective={kind: "
-    "aligned, teacher: FILE}; choose an --image-size with as many patches as the network has tokens, and for "
-    "distances --tokens class.",
-    outputs=lambda options: [(OutputFile("--out", ("flowfabric.features/",)), options.out)],
-    following="python -m trainer keys flow.objective",
-)
-
-
 class ImportWeights(Request):
     """Options of import-weights."""
 
@@ -124,18 +118,11 @@ class ImportWeights(Request):
     """the folder to write to"""
 
 
-def _import_weights(options: ImportWeights) -> int:
-    from trainer.checkpoint.import_weights import run
-
-    return run(options.folder, options.out)
-
-
-IMPORT_WEIGHTS = verb(
+@verb(
     "import-weights",
     "make the beginning of a run of a network of diffusers (DiTTransformer2DModel) or transformers (Llama, GPT-NeoX)",
     "python -m trainer import-weights pythia-70m --out pythia",
     ImportWeights,
-    _import_weights,
     "DIR holds model.safetensors under the names of this package, in float32, and config.yaml of a run with the same "
     "network, which computes the same. model.init_from=DIR starts any run with the same model section from it. The "
     "export verb with --to writes the form of the other package again, bit for bit. Neither diffusers nor transformers "
@@ -143,6 +130,10 @@ IMPORT_WEIGHTS = verb(
     outputs=lambda options: [(OutputFolder("--out", ("README.md",)), options.out)],
     following="python -m trainer check {out}/config.yaml",
 )
+def import_weights(options: ImportWeights) -> int:
+    from trainer.checkpoint.import_weights import run
+
+    return run(options.folder, options.out)
 
 
 class Export(OfRuns):
@@ -164,7 +155,19 @@ class Export(OfRuns):
     """also write the network as a program of torch.export (.pt2), which computes with torch alone"""
 
 
-def _export(options: Export) -> int:
+@verb(
+    "export",
+    "copy the averaged weights of a run's newest intact checkpoint to a folder of their own, with a model card",
+    "python -m trainer export runs/digits_moe --out digits_moe",
+    Export,
+    "The folder holds model.safetensors, from which model.init_from starts another run, config.yaml, and a README.md. "
+    "With --program it holds a program of torch.export, too, and the README.md draws with it, without this package. Of "
+    "a run with adapters it holds these alone; with --merged it is that of a run of the network with the adapters in "
+    "its weights.",
+    outputs=lambda options: [(OutputFolder("--out", ("README.md",)), options.out)],
+    following="python -m trainer train {run_dir}/config.yaml run.dir={out}_trained model.init_from={out}",
+)
+def export(options: Export) -> int:
     if options.program and options.merged:
         raise ValueError("--program: does not go with --merged; export --program the folder that --merged writes")
     if options.program and options.to is not None:
@@ -184,21 +187,6 @@ def _export(options: Export) -> int:
     return run(options.run_dir, options.out, options.to, options.dtype, program_in=groups)
 
 
-EXPORT = verb(
-    "export",
-    "copy the averaged weights of a run's newest intact checkpoint to a folder of their own, with a model card",
-    "python -m trainer export runs/digits_moe --out digits_moe",
-    Export,
-    _export,
-    "The folder holds model.safetensors, from which model.init_from starts another run, config.yaml, and a README.md. "
-    "With --program it holds a program of torch.export, too, and the README.md draws with it, without this package. Of "
-    "a run with adapters it holds these alone; with --merged it is that of a run of the network with the adapters in "
-    "its weights.",
-    outputs=lambda options: [(OutputFolder("--out", ("README.md",)), options.out)],
-    following="python -m trainer train {run_dir}/config.yaml run.dir={out}_trained model.init_from={out}",
-)
-
-
 class FitPath(Configured):
     """Options of fit-path."""
 
@@ -215,7 +203,17 @@ class FitPath(Configured):
     smaller, the steeper the path may be at the source; 1 gives the straight path"""
 
 
-def _fit_path(options: FitPath) -> int:
+@verb(
+    "fit-path",
+    "fit the path of least kinetic energy from noise to the data of a configuration",
+    "python -m trainer fit-path configs/runs/toy.yaml --out runs/toy_path.safetensors",
+    FitPath,
+    "It estimates how well examples can be distinguished at each level of noise. A run follows the path with "
+    "flow.path={kind: tabulated, path: FILE}. The path is optimal for data of mean 0.",
+    outputs=lambda options: [(OutputFile("--out", ("flowfabric.path/",)), options.out)],
+    following="python -m trainer train {config} 'flow.path={{kind: tabulated, path: {out}}}'",
+)
+def fit_path(options: FitPath) -> int:
     from trainer.config.document import apply_override, read_document
     from trainer.config.file import validated as config_of
     from trainer.training.path_fit import FitRequest, run, without_path
@@ -226,16 +224,3 @@ def _fit_path(options: FitPath) -> int:
     document.pop("stages", None)
     request = validated(FitRequest, {name: getattr(options, name) for name in FitRequest.model_fields})
     return run(config_of(options.config, without_path(document)), request, options.out)
-
-
-FIT_PATH = verb(
-    "fit-path",
-    "fit the path of least kinetic energy from noise to the data of a configuration",
-    "python -m trainer fit-path configs/runs/toy.yaml --out runs/toy_path.safetensors",
-    FitPath,
-    _fit_path,
-    "It estimates how well examples can be distinguished at each level of noise. A run follows the path with "
-    "flow.path={kind: tabulated, path: FILE}. The path is optimal for data of mean 0.",
-    outputs=lambda options: [(OutputFile("--out", ("flowfabric.path/",)), options.out)],
-    following="python -m trainer train {config} 'flow.path={{kind: tabulated, path: {out}}}'",
-)

@@ -82,14 +82,13 @@ def verb(
     summary: str,
     example: str,
     request: type[R],
-    run: Callable[[R], int],
     details: str = "",
     *,
     outputs: Callable[[R], Iterable[tuple[Output, Path | None]]] | None = None,
     following: str | None = None,
-) -> Verb[R]:
-    """A verb whose help is its summary as a sentence, details and an example that can be copied as it stands."""
-    return Verb(
+) -> Callable[[Callable[[R], int]], Verb[R]]:
+    """Makes a verb of a function; its help is its summary as a sentence, details and an example that can be copied."""
+    return lambda run: Verb(
         name=name,
         summary=summary,
         description=textwrap.fill(f"{summary[0].upper()}{summary[1:]}. {details}", width=100),

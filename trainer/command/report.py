@@ -39,23 +39,20 @@ class Trace(Configured):
     """the trace to write"""
 
 
-def _trace(options: Trace) -> int:
-    from trainer.experiment.forecast.write import TraceRequest, run
-
-    return run(request_of(TraceRequest, options))
-
-
-TRACE = verb(
+@verb(
     "trace",
     "write the collectives that one step of a run, or a drawing, would issue, by formula, for netsim to simulate",
     "python -m trainer trace configs/runs/dit_moe_64.yaml --world-size 64 --ranks-per-node 1 --out trace.jsonl",
     Trace,
-    _trace,
     "With --sampling '{kind: euler, steps: 20}' they are those of drawing: a call of the network is a micro step, and "
     "the samples of all ranks are collected after the last one. Averaged weights and tokens are float32 then.",
     outputs=lambda options: [(OutputFile("--out", ('"source":"formula"',)), options.out)],
     following="python -m netsim compare configs/scenarios/demo.yaml workload.path={out} --out {out}.simulated",
 )
+def trace(options: Trace) -> int:
+    from trainer.experiment.forecast.write import TraceRequest, run
+
+    return run(request_of(TraceRequest, options))
 
 
 class Report(OfRuns):
@@ -103,20 +100,17 @@ class Report(OfRuns):
     """the page to write (default: report.html in the run's folder)"""
 
 
-def _report(options: Report) -> int:
-    from trainer.experiment.report.run import run
-
-    return run(request_of(ReportRequest, options))
-
-
-REPORT = verb(
+@verb(
     "report",
     "write one self-contained page about a run, and what was placed and simulated for it",
     "python -m trainer report runs/demo --placed-run runs/demo_placed",
     Report,
-    _report,
     "What sample, steps, restore, edit, moe place, moe price and netsim compare wrote into the run's folder gets onto "
     "the page without options; what there is of another run is named and left out.",
     outputs=lambda options: [(OutputFile("--out", (page_mark("report"),)), options.out or options.run_dir / PAGE)],
     following="python -m trainer keys",
 )
+def report(options: Report) -> int:
+    from trainer.experiment.report.run import run
+
+    return run(request_of(ReportRequest, options))

@@ -18,22 +18,19 @@ class Train(Configured):
     """write there even if it holds what another verb wrote"""
 
 
-def _train(options: Train) -> int:
-    from trainer.experiment.train import run
-
-    overrides = [*options.overrides, *(["run.verify_data=true"] if options.verify_data else [])]
-    return run(options.config, overrides, options.stage, overwrite=options.overwrite)
-
-
-TRAIN = verb(
+@verb(
     "train",
     "train a run, or resume it from its newest complete checkpoint",
     "torchrun --nproc-per-node 2 -m trainer train configs/runs/digits_moe.yaml optim.steps=200 run.dir=runs/a",
     Train,
-    _train,
     "Stages run one after the other, each in its own folder below run.dir; those that are finished are skipped.",
     following=SHOW_RUN,
 )
+def train(options: Train) -> int:
+    from trainer.experiment.train import run
+
+    overrides = [*options.overrides, *(["run.verify_data=true"] if options.verify_data else [])]
+    return run(options.config, overrides, options.stage, overwrite=options.overwrite)
 
 
 class Check(Configured):
@@ -47,19 +44,16 @@ class Check(Configured):
     """also print every setting, defaults included, and every collective of a step"""
 
 
-def _check(options: Check) -> int:
-    from trainer.experiment.check import run
-
-    return run(options.config, options.overrides, options.world_size, options.fit, whole=options.all)
-
-
-CHECK = verb(
+@verb(
     "check",
     "validate a configuration without starting anything: layout, parameters, memory, bytes per step, exports",
     "python -m trainer check configs/runs/digits_moe.yaml --world-size 2",
     Check,
-    _check,
 )
+def check(options: Check) -> int:
+    from trainer.experiment.check import run
+
+    return run(options.config, options.overrides, options.world_size, options.fit, whole=options.all)
 
 
 class Keys(Request):
@@ -70,7 +64,16 @@ class Keys(Request):
     one kind of data), restore or edit (those of a request of that verb)"""
 
 
-def _keys(options: Keys) -> int:
+@verb(
+    "keys",
+    "list every key of a run configuration: what it takes, its default, its unit and what it means",
+    "python -m trainer keys optim",
+    Keys,
+    "One line a key where the output is piped, for grep. The same is on the page configs/README.md; editors complete "
+    "keys from configs/schemas/run.schema.json, which the first line of each file in configs names.",
+    following="python -m trainer check configs/runs/digits_moe.yaml --world-size 2",
+)
+def keys(options: Keys) -> int:
     from netsim.foundation.reference import matching, print_groups
 
     verb, _, rest = (options.prefix or "").partition(".")
@@ -92,15 +95,3 @@ def _schema(name: str) -> dict[str, Any]:
         from trainer.experiment.schema import request_schema, run_schema
 
         return run_schema() if name == "run" else request_schema(name)
-
-
-KEYS = verb(
-    "keys",
-    "list every key of a run configuration: what it takes, its default, its unit and what it means",
-    "python -m trainer keys optim",
-    Keys,
-    _keys,
-    "One line a key where the output is piped, for grep. The same is on the page configs/README.md; editors complete "
-    "keys from configs/schemas/run.schema.json, which the first line of each file in configs names.",
-    following="python -m trainer check configs/runs/digits_moe.yaml --world-size 2",
-)
