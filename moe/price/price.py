@@ -26,7 +26,7 @@ from moe.routing_trace import RoutingTrace
 from netsim.foundation.complaint import first_complaint
 from netsim.foundation.documents import parse_json
 from netsim.foundation.files import file_digest, write_json
-from netsim.foundation.refusal import Refusal
+from netsim.foundation.refusal import Refusal, prefixed
 
 _PR_SET_PDEATHSIG = 1
 _LIBC = ctypes.CDLL(None)
@@ -55,10 +55,8 @@ def simulate_pair(before: Path, after: Path, scenario: Path, out: Path) -> Simul
         ValueError: netsim refuses its input; the message is netsim's.
         RuntimeError: netsim fails.
     """
-    try:
+    with prefixed("scenario: "):
         said = simulate(before, scenario, out, "--against", str(after))
-    except ValueError as error:
-        raise ValueError(f"scenario: {error}") from error
     pairs = zip(*(read_simulations(folder / "results.json") for folder in (out, out / "against")), strict=True)
     times = {first.transport: (first.completion_ms, second.completion_ms) for first, second in pairs}
     gaps = next((line for line in said.splitlines() if "gaps of computation" in line), "")

@@ -51,6 +51,7 @@ from netsim.foundation.contract import (
     own_config,
     settings_of,
 )
+from netsim.foundation.refusal import prefixed
 
 
 class OwnClass(BaseModel, frozen=True, extra="forbid"):
@@ -98,10 +99,8 @@ class OwnClass(BaseModel, frozen=True, extra="forbid"):
         if not isinstance(document, dict) or "class" not in document:
             return document
         path, settings = class_and_settings(document)
-        try:
+        with prefixed("class: "):
             found = imported_class(path)
-        except ValueError as error:
-            raise ValueError(f"class: {error}") from error
         objection = breach(found, cls.protocol)
         if objection is not None:
             raise ValueError(f"class: {objection}")

@@ -1,6 +1,7 @@
 """Wrong input, named by file, field, problem and remedy; and what ends a command whose input was good."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from difflib import get_close_matches
 from pathlib import Path
 
@@ -43,6 +44,15 @@ class DiskFull(Failure):
 def _shortened(text: str) -> str:
     """A text whose middle is left out if nobody would read it."""
     return text if len(text) <= _MOST_CHARACTERS else f"{text[:_ENDS]} ... {text[-_ENDS:]}"
+
+
+@contextmanager
+def prefixed(place: str) -> Iterator[None]:
+    """Puts a field or an option in front of what a ValueError of the block says."""
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(f"{place}{error}") from error
 
 
 def problem_and_remedy(error: ValueError) -> tuple[str, str]:

@@ -10,7 +10,7 @@ from pydantic import BeforeValidator, Field, PositiveInt, model_validator
 from torch import Tensor
 
 from netsim.foundation.documents import JsonFile
-from netsim.foundation.refusal import Refusal, nearest
+from netsim.foundation.refusal import nearest, prefixed
 from netsim.foundation.settings import Section, by_kind
 from trainer.data.derived import Revealed, counts_of
 from trainer.data.kinds import AnyOneConfig, OneConfig
@@ -159,10 +159,8 @@ class MixtureConfig(Section):
     def _shares_may_be_in_a_file(cls, document: Any) -> Any:
         if not (isinstance(document, dict) and isinstance(document.get("shares"), str | Path)):
             return document
-        try:
+        with prefixed("shares: "):
             return {**document, "shares": MixtureFile.read(Path(document["shares"])).shares}
-        except Refusal as error:
-            raise ValueError(f"shares: {error}") from error
 
     @model_validator(mode="after")
     def _sources_fit_together(self) -> Self:

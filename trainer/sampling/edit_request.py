@@ -15,6 +15,7 @@ from torch.nn import functional
 import trainer.flow.control
 import trainer.flow.inversion
 from netsim.foundation.picture_file import BadPicture, read_picture
+from netsim.foundation.refusal import prefixed
 from netsim.foundation.settings import Section
 from trainer.config.rules.drawing import of_drawn, of_no_class, of_pictures, of_start_at_noise
 from trainer.config.rules.objection import Objections, refuse
@@ -315,10 +316,8 @@ def _check_held(request: EditRequest, config: RunConfig) -> None:
     assert config.flow is not None
     if request.mask is None:
         return
-    try:
+    with prefixed("mask: what is black is held by a "):
         check_leads_through(HOLD.end, config.flow.path.build(), kind=HOLD.kind)
-    except ValueError as error:
-        raise ValueError(f"mask: what is black is held by a {error}") from error
 
 
 def _without_classes(request: EditRequest) -> tuple[int, ...]:

@@ -12,7 +12,7 @@ from pydantic import Field, NonNegativeInt, PositiveInt, model_validator
 from torch import Tensor
 
 import trainer.flow.sampler
-from netsim.foundation.refusal import Refusal, problem_and_remedy
+from netsim.foundation.refusal import Refusal, prefixed, problem_and_remedy
 from netsim.foundation.settings import Section
 from trainer.flow.sampler.protocol import SAME_TIME, StepsFile, check_grid
 
@@ -112,10 +112,8 @@ class PairsRequest(Section):
         if isinstance(self.nodes, tuple):
             if self.evaluations is not None:
                 raise ValueError(f"evaluations: {self.evaluations} go with a file of nodes; leave them out")
-            try:
+            with prefixed("nodes: "):
                 self._check_nodes(self.nodes)
-            except ValueError as error:
-                raise ValueError(f"nodes: {error}") from error
         elif self.evaluations is None:
             raise ValueError(f"evaluations: must be given to choose one of the grids in {self.nodes}; use 4, say")
         return self

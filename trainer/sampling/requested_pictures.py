@@ -14,6 +14,7 @@ from torch import Tensor
 import trainer.data
 from moe.seeds import derive_seed
 from netsim.foundation.picture_file import read_picture
+from netsim.foundation.refusal import prefixed
 from netsim.foundation.settings import Section
 from trainer.config.run import RunConfig
 from trainer.data.picture import picture_names
@@ -160,10 +161,8 @@ def _of_folder(section: FolderPictures, shape: tuple[int, ...]) -> Pictures:
         what = "is a file" if folder.exists() else "is missing"
         raise ValueError(f"pictures.path: {folder} {what}; give a folder of pictures")
     channels, height, width = shape
-    try:
+    with prefixed("pictures."):
         listed = picture_names(folder, ())
-    except ValueError as error:
-        raise ValueError(f"pictures.{error}") from error
     names = tuple(listed)[section.first :][: section.num]
     if not names:
         raise ValueError(f"pictures.first: {section.first} leaves none of the {len(listed)} pictures; use less")

@@ -15,7 +15,7 @@ from torch import Tensor
 import trainer.flow.control
 import trainer.flow.inverse
 import trainer.flow.operator
-from netsim.foundation.refusal import Refusal, problem_and_remedy
+from netsim.foundation.refusal import Refusal, prefixed, problem_and_remedy
 from netsim.foundation.settings import Section
 from trainer.config.model import CausalTransitionConfig
 from trainer.config.rules.drawing import of_drawn, of_no_class, of_pictures, of_start_at_noise
@@ -80,10 +80,8 @@ class RestoreRequest(Section):
 
 def built(config: Config, path: Path, errors: Tensor | None) -> Flair:
     """The solver of a request; its refusal names the section. `errors`: float64 [L] of the calibration, if any."""
-    try:
+    with prefixed("method."):
         return config.build(path=path, errors=None if errors is None else errors[None])
-    except ValueError as error:
-        raise ValueError(f"method.{error}") from error
 
 
 def prior_weights(config: Config, errors: Tensor | None) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from netsim.foundation.complaint import Complaint, first_complaint
 from netsim.foundation.documents import parse_yaml, read_yaml
-from netsim.foundation.refusal import Refusal
+from netsim.foundation.refusal import Refusal, prefixed
 from netsim.foundation.run_reference import ReferenceConfig
 from netsim.foundation.settings import Section
 from trainer.config.rules.drawing import of_cost, of_drawn
@@ -202,10 +202,8 @@ def read_controls(text: str) -> tuple[AnyControl, ...]:
 
 def check_chosen_controls(config: RunConfig, drawn_by: AnyConfig, guidance: float) -> None:
     """Refuses controls that do not suit a run or a sampler."""
-    try:
+    with prefixed(f"{_OPTION}: "):
         refuse(of_drawn(config, drawn_by, guidance))
-    except ValueError as error:
-        raise ValueError(f"{_OPTION}: {error}") from error
 
 
 def _in_file(path: Path) -> tuple[AnyControl, ...]:
@@ -245,10 +243,8 @@ def check_requested(controls: Sequence[AnyControl], config: RunConfig, field: st
             continue
         if isinstance(control, CostGradientConfig):
             refuse(of_cost(config, control.cost, f"{field}.{number}.cost"))
-        try:
+        with prefixed(f"{field}.{number}."):
             control.build(inputs)
-        except ValueError as error:
-            raise ValueError(f"{field}.{number}.{error}") from error
 
 
 def _nothing(*_: object) -> Tensor:

@@ -12,6 +12,7 @@ from pydantic import SerializerFunctionWrapHandler, ValidatorFunctionWrapHandler
 
 from netsim.foundation.contract import check_allowed, imported_class
 from netsim.foundation.own_class import class_and_settings, read_settings
+from netsim.foundation.refusal import prefixed
 from netsim.foundation.settings import by_kind
 from trainer.config.model import dit, encoded, equivariant, gpt, mlp, representation, transition
 from trainer.config.model.dit import BlockwiseConfig, BlockwiseMLPConfig, DiTConfig, SegmentNetworkConfig
@@ -32,11 +33,9 @@ def custom_settings(document: dict[str, Any]) -> NetworkConfig:
 
 def settings_class(path: str) -> type[NetworkConfig]:
     """The class of the settings of the network at ``module:Class``."""
-    try:
+    with prefixed("class: "):
         check_allowed(path)  # also where an earlier configuration has brought the class in
         return _settings_class(path)
-    except ValueError as error:
-        raise ValueError(f"class: {error}") from error
 
 
 @lru_cache

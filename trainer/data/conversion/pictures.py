@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from netsim.foundation.picture_file import BadPicture, opened_picture, read_picture
-from netsim.foundation.refusal import Refusal
+from netsim.foundation.refusal import Refusal, prefixed
 from trainer.data.conversion.source import Reading, Source, Unreadable, classes_of, listed
 from trainer.data.picture import (
     Opening,
@@ -68,10 +68,8 @@ def picture_shapes(
     if isinstance(buckets, int) and reading.size is not None:
         buckets = buckets_around(buckets, math.isqrt(math.prod(reading.size)))
     if isinstance(buckets, tuple):
-        try:
+        with prefixed("--"):
             check_buckets_differ(buckets)
-        except ValueError as error:
-            raise ValueError(f"--{error}") from error
         return tuple((channels, *bucket) for bucket in buckets)
     if reading.size is not None:
         return ((channels, *reading.size),)

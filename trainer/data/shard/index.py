@@ -11,7 +11,7 @@ from pydantic import Field, JsonValue, NonNegativeInt, PositiveFloat, PositiveIn
 from netsim.foundation.complaint import first_complaint
 from netsim.foundation.documents import parse_json
 from netsim.foundation.files import write_text
-from netsim.foundation.refusal import Refusal
+from netsim.foundation.refusal import Refusal, prefixed
 from netsim.foundation.settings import Section
 
 Split = Literal["train", "held_out"]
@@ -85,10 +85,8 @@ class FolderIndex(Section):
         complete = names and all(document.get(name) is not None for name in names)
         if complete or not isinstance(document.get(key), str | Path):
             return None
-        try:
+        with prefixed(f"{key}: "):
             return cls.read(Path(document[key]))
-        except Refusal as error:
-            raise ValueError(f"{key}: {error}") from error
 
     def write(self, folder: Path) -> None:
         """Puts the index into a folder whose other files are complete."""
@@ -116,10 +114,8 @@ def completed(document: dict[str, Any], facts: Mapping[str, Any]) -> dict[str, A
 def resolved_inside(field: str, section: Any, kinds: Mapping[str, Any]) -> Any:
     """A section inside a user's, one of some kinds, with facts in the place of what it leaves out."""
     resolved = getattr(kinds.get(str(section.get("kind"))), "resolved", None) if isinstance(section, dict) else None
-    try:
+    with prefixed(f"{field}."):
         return section if resolved is None else resolved(section)
-    except ValueError as error:
-        raise ValueError(f"{field}.{error}") from error
 
 
 OwnShape = Annotated[tuple[PositiveInt, PositiveInt, PositiveInt] | None, Field(exclude_if=lambda shape: shape is None)]

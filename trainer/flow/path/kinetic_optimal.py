@@ -24,7 +24,7 @@ from torch import Tensor
 
 from netsim.foundation.documents import parse_json
 from netsim.foundation.files import file_digest, replacing
-from netsim.foundation.refusal import Refusal
+from netsim.foundation.refusal import Refusal, prefixed
 from netsim.foundation.settings import Section
 from trainer.flow.path.affine import Affine, Schedule, UniformSpline, without_noise
 from trainer.flow.path.protocol import Coefficients
@@ -114,11 +114,9 @@ class TabulatedConfig(Section):
         """Takes the digest from the file if it is left out; a ValueError if the file is missing or no table."""
         if not isinstance(document.get("path"), str | Path) or "digest" in document:
             return document
-        try:
+        with prefixed("path: "):
             read_table(Path(document["path"]))
             return {**document, "digest": digest(Path(document["path"]))}
-        except Refusal as error:
-            raise ValueError(f"path: {error}") from error
 
     def build(self) -> FlowPath:
         """The path of the file; a Refusal if it is no table, or its digest is not the configured one."""

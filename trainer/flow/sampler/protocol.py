@@ -14,7 +14,7 @@ from pydantic import PrivateAttr, field_validator, model_validator
 from torch import Tensor
 
 from netsim.foundation.documents import JsonFile
-from netsim.foundation.refusal import Refusal
+from netsim.foundation.refusal import Refusal, prefixed
 from netsim.foundation.settings import Section
 from trainer.flow.path.protocol import Path as FlowPath
 from trainer.flow.target import Quantity
@@ -177,10 +177,8 @@ class GridSampler(BuiltIn):
     @model_validator(mode="after")
     def _times_fit_the_steps(self) -> Self:
         if isinstance(self.times, tuple):
-            try:
+            with prefixed("times: "):
                 check_grid(self.times)
-            except ValueError as error:
-                raise ValueError(f"times: {error}") from error
             if len(self.times) - 1 != self.steps:
                 raise ValueError(
                     f"steps: {self.steps}, and times holds {len(self.times)} times; leave out steps, or give "
