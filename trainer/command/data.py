@@ -298,12 +298,10 @@ def pairs(options: Pairs) -> int:
     from trainer.sampling.pairs import run
     from trainer.sampling.pairs_request import PairsRequest
 
-    names = ("guidance", "seed", "segments", "evaluations", "begin", "dtype", "shard_examples")
-    document = {"run": options.run_dir, "num": options.num_pairs, **{name: getattr(options, name) for name in names}}
-    if options.nodes is not None:
-        document["nodes"] = _times(options.nodes) or Path(options.nodes)
+    nodes = None if options.nodes is None else _times(options.nodes) or Path(options.nodes)
     try:
-        document["sampler"] = yaml.safe_load(options.sampler)
+        sampler = yaml.safe_load(options.sampler)
     except yaml.YAMLError as error:
         raise ValueError(f"--sampler: {options.sampler} is not YAML; write {{kind: heun, steps: 50}}") from error
-    return run(validated(PairsRequest, document, num="num_pairs"), options.out)
+    changes = {"run": options.run_dir, "nodes": nodes, "sampler": sampler}
+    return run(validated(PairsRequest, options, {"num": "num_pairs"}, **changes), options.out)

@@ -229,12 +229,12 @@ def edit(options: Edit) -> int:
     from trainer.config.document import load_request
     from trainer.evaluation.editing import run
     from trainer.sampling.edit_request import EditRequest
+    from trainer.sampling.requested_pictures import pictures_change
 
     if options.num is not None and options.num < 1:
         raise ValueError(f"--num: {options.num} is below 1; use 1 or more")
-    chosen = {} if options.images is None else {"kind": "folder", "path": str(options.images)}
-    number = {} if options.num is None else {"num": options.num}
-    request = load_request(options.request, options.overrides, EditRequest, pictures={**chosen, **number} or None)
+    pictures = pictures_change(options.images, options.num)
+    request = load_request(options.request, options.overrides, EditRequest, pictures=pictures)
     return run(options.run_dir, request, options.out)
 
 

@@ -103,16 +103,8 @@ def evaluate(options: Evaluate) -> int:
     from trainer.experiment.evaluate import run
     from trainer.observe.measurement import MeasurementSpec
 
-    spec = MeasurementSpec(
-        evaluations=evaluations,
-        num=options.num,
-        seed=options.seed,
-        likelihood=options.likelihood,
-        steps=options.steps,
-        features=options.features,
-        statistics=options.statistics,
-        controls=controls,
-    )
+    changes = {"data": None, "checkpoint": "", "evaluations": evaluations, "controls": controls}
+    spec = request_of(MeasurementSpec, options, **changes)
     return run(options.run_dir, spec, options.data_from, options.out, options.page)
 
 
@@ -127,13 +119,8 @@ def _play(options: Evaluate) -> int:
     from trainer.evaluation.episodes import Episodes
     from trainer.experiment.evaluate import run_episodes
 
-    episodes = Episodes(
-        num=options.episodes,
-        ways=options.ways,
-        shots=_numbers("--shots", options.shots),
-        queries=_numbers("--queries", options.queries),
-        seed=options.seed,
-    )
+    shots, queries = _numbers("--shots", options.shots), _numbers("--queries", options.queries)
+    episodes = request_of(Episodes, options, num=options.episodes, shots=shots, queries=queries)
     episodes.check()
     return run_episodes(options.run_dir, episodes, options.features, options.data_from, options.out, options.page)
 
@@ -274,6 +261,5 @@ def steps(options: Steps) -> int:
     from trainer.evaluation.steps import run
     from trainer.sampling.step_search import StepsRequest
 
-    names = ("search", "nodes", "num", "fresh", "guidance", "seed")
-    document = {"run": options.run_dir, "evaluations": evaluations} | {name: getattr(options, name) for name in names}
-    return run(validated(StepsRequest, document), options.out, options.page)
+    request = validated(StepsRequest, options, run=options.run_dir, evaluations=evaluations)
+    return run(request, options.out, options.page)

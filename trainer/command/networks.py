@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 from netsim.foundation.command import WORD, Request
 from netsim.foundation.outputs import OutputFile, OutputFolder
-from trainer.command.options import Configured, OfRuns, validated, verb
+from trainer.command.options import Configured, OfRuns, named, validated, verb
 
 
 class Features(Configured):
@@ -95,16 +95,7 @@ def import_features(options: ImportFeatures) -> int:
     from trainer.model.feature_extractor.extractor import describe_extractor
     from trainer.model.feature_extractor.importing import import_extractor
 
-    import_extractor(
-        options.weights,
-        options.layout,
-        options.out,
-        image_size=options.image_size,
-        tokens=options.tokens,
-        num_heads=options.num_heads,
-        mean=options.mean,
-        std=options.std,
-    )
+    import_extractor(**named(options))
     print(describe_extractor(options.out))
     return 0
 
@@ -222,5 +213,5 @@ def fit_path(options: FitPath) -> int:
     for override in options.overrides:
         apply_override(options.config, document, override)
     document.pop("stages", None)
-    request = validated(FitRequest, {name: getattr(options, name) for name in FitRequest.model_fields})
+    request = validated(FitRequest, options)
     return run(config_of(options.config, without_path(document)), request, options.out)

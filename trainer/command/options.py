@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import fields
 from pathlib import Path
 from tempfile import TemporaryFile
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 from netsim.foundation.command import WORD, Request, Verb
@@ -112,12 +113,14 @@ def named(options: Request) -> dict[str, Any]:
     return {name: value for part in (options, *inside) for name, value in vars(part).items()}
 
 
-def validated(kind: type[S], document: Mapping[str, Any], **other: str) -> S:
-    """A request of a driver that checks itself, of options; `other` has the options that are called otherwise."""
+def validated(kind: type[S], options: Request, other: Mapping[str, str] = MappingProxyType({}), **changes: Any) -> S:
+    """A request of a driver that checks itself, as :func:`request_of`; `other` are options of other names, by field."""
     from pydantic import ValidationError
 
     from netsim.foundation.complaint import first_complaint
 
+    given = named(options)
+    document = {name: given[other.get(name, name)] for name in kind.model_fields if name not in changes} | changes
     try:
         return kind.model_validate(document)
     except ValidationError as error:

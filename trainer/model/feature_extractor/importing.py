@@ -21,7 +21,7 @@ HEAD_WIDTH = 64
 
 
 def import_extractor(
-    path: Path,
+    weights: Path,
     layout: str,
     out: Path,
     *,
@@ -45,19 +45,19 @@ def import_extractor(
     """
     if layout not in (*LAYOUTS, *INCEPTIONS):
         raise ValueError(f"--layout: {layout} is unknown; use {', '.join((*LAYOUTS, *INCEPTIONS))}")
-    if out.resolve() == path.resolve():
+    if out.resolve() == weights.resolve():
         raise ValueError(f"--out: {out} is the file of the weights; give another")
     if layout in INCEPTIONS:
         given = {"--image-size": image_size, "--num-heads": num_heads, "--mean": mean, "--std": std}
         for option, value in given.items():
             if value is not None:
                 raise ValueError(f"{option}: {layout} has settings of its own; leave it out")
-        _import_inception(path, layout, out)
+        _import_inception(weights, layout, out)
         return
     names = LAYOUTS[layout]
-    with PublishedWeights.opened(path, layout) as weights:
-        network, shape = _network(weights, names, image_size, tokens, num_heads)
-        weights.check_all_are_used(names.unused)
+    with PublishedWeights.opened(weights, layout) as published:
+        network, shape = _network(published, names, image_size, tokens, num_heads)
+        published.check_all_are_used(names.unused)
     mean = _of_channels("--mean", names.mean if mean is None else mean, shape[0])
     std = _of_channels("--std", names.std if std is None else std, shape[0])
     if min(std) <= 0:
