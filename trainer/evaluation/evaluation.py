@@ -3,7 +3,7 @@
 import math
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -34,6 +34,7 @@ from trainer.flow.reward import Reward
 from trainer.flow.sampler import Dopri5, Euler, Segmented
 from trainer.flow.sampler.protocol import StepsFile
 from trainer.model.flops import OPERATIONS_PER_MULTIPLY_ADD, counting
+from trainer.observe.measurement import MeasurementSpec, Progress
 from trainer.sampling.conditioning import Conditioning, tasks_of
 from trainer.sampling.draw import TrainedFlow
 from trainer.sampling.sampler_choice import euler_of
@@ -53,9 +54,6 @@ PROBES, TOLERANCE = 4, 1e-5
 
 SEARCHED = "euler, searched"
 """Name of the rows of Euler's method on grids of a file."""
-
-Progress = Callable[[str], None]
-"""Takes a line of text about the progress, for a person."""
 
 
 @dataclass(frozen=True)
@@ -128,17 +126,7 @@ class Evaluation:
 
 
 def evaluate(
-    flow: TrainedFlow,
-    *,
-    evaluations: Sequence[int],
-    num: int = 1000,
-    seed: int = 0,
-    likelihood: int = 0,
-    steps: Path | None = None,
-    features: Path | None = None,
-    statistics: Path | None = None,
-    reward: Reward | None = None,
-    progress: Progress = lambda _: None,
+    flow: TrainedFlow, spec: MeasurementSpec, *, reward: Reward | None = None, progress: Progress = lambda _: None
 ) -> Evaluation:
     """Measures a flow on this process alone.
 
@@ -146,26 +134,24 @@ def evaluate(
     use exactly is left out; a sampler that chooses its own steps is measured once. If a run samples segment by segment,
     no step crosses an edge between segments, because the velocity may jump there. Where samples follow no velocity, the
     run's own sampler alone is measured, and no paths. All samples and paths are drawn under the controls of the run;
-    the likelihood is that of the flow without them.
+    the likelihood is that of the flow without them, whose samples must start at noise.
 
     Args:
-        evaluations: function evaluations of a sample, each 1 or more.
-        num: samples, 2 or more: the classes in turn, or one for each held-out image where the network reads a context.
-        likelihood: held-out examples whose likelihood is computed; 0: none. Samples must start at noise.
-        steps: file of grids searched for this flow without guidance; their numbers of evaluations are measured too.
-        features: file of a network on whose features samples are compared too.
-        statistics: file of statistics of the real examples on those features, for ``fid``; None: of those compared.
+        spec: of its samples, the classes are drawn in turn, or one for each held-out image where the network reads a
+            context; its grids were searched for this flow without guidance, and their numbers of evaluations are
+            measured too.
         reward: whose mean is measured too, of the real examples and of what is drawn with the run's guidance.
     """
-    conditioning, guidance = flow.conditioning(num, seed=seed), flow.sample.guidance
+    seed = spec.seed
+    conditioning, guidance = flow.conditioning(spec.num, seed=seed), flow.sample.guidance
     num = len(conditioning.labels)
     real, real_labels = real_examples(flow.config, flow.parts.space)
     data = real.numpy()
     judge = None if real_labels is None else ClassJudge(data, real_labels.numpy())
     on_features = None
-    if features is not None:
+    if spec.features is not None:
         progress(f"features of {len(data)} real examples")
-        on_features = FeatureJudge(features, data, flow.device, statistics)
+        on_features = FeatureJudge(spec.features, data, flow.device, spec.statistics)
 
     def trajectories(chosen: sampler.AnyConfig, scale: float, number: int) -> list[sampler.Trajectory]:
         parts = torch.arange(number).split(TOGETHER)
@@ -175,8 +161,8 @@ def evaluate(
     along_paths = runs_own.follows_velocity
     first = _euler(runs_own, 1) if along_paths else runs_own
     trajectories(first, 1.0, 2)  # what a first call costs is no time of a sample
-    searched = {} if steps is None else _searched(runs_own, steps)
-    rows = _chosen(runs_own, sorted({*evaluations, *searched}))
+    searched = {} if spec.steps is None else _searched(runs_own, spec.steps)
+    rows = _chosen(runs_own, sorted({*spec.evaluations, *searched}))
     rows += [(SEARCHED, chosen) for chosen in searched.values()]
     results = []
     for name, chosen in rows:
@@ -224,7 +210,7 @@ def evaluate(
         results=tuple(results),
         paths=paths,
         monge_gap=gaps,
-        bits_per_dimension=_bits(flow, likelihood, seed, progress) if likelihood else None,
+        bits_per_dimension=_bits(flow, spec.likelihood, seed, progress) if spec.likelihood else None,
         controls=tuple(one.model_dump(mode="json") for one in flow.sample.controls),
         readings=tuple(readings),
     )

@@ -33,34 +33,6 @@ LEAST = 1e-6
 """Height in a chart of a distance that is 0."""
 
 
-def evaluation_page(found: Evaluation, *, run_dir: str, data: str, images: bool, picture: bytes | None) -> str:
-    """Composes the page, the same for the same figures but for the times.
-
-    `data` are the run's, in a few words; images are judged by the Fréchet distance, points by W2.
-    """
-    measure = "frechet_distance" if images else "wasserstein_2"
-    best = min(found.results, key=lambda one: one.figures[measure])
-    floor = found.floor[measure]
-    sections = [
-        Section("At a glance", [Facts(_facts(found, best, measure)), table(found)]),
-        Section("Quality against function evaluations", [Figure(_chart(found), _CHART.format(num=found.num))]),
-    ]
-    if picture is not None:
-        sections.append(Section("What it draws", [Figure(picture, _DRAWN)]))
-    sections += [reading.section() for reading in found.readings]
-    nearest = "comes" if best.evaluations == 1 else "come"
-    return page(
-        f"What {run_dir} draws",
-        f"{_named(best)} {nearest} nearest to the data: {PANELS[measure]} {best.figures[measure]:.3g}; two sets of "
-        f"real examples are {floor:.3g} apart.",
-        sections,
-        kicker=f"{data}; {found.checkpoint}, {found.num:,} samples of each set, seed {found.seed}"
-        + (f", {under}" if (under := under_controls(found)) else ""),
-        footer=FOOTER,
-        verb="evaluate",
-    )
-
-
 def under_controls(found: Evaluation) -> str:
     """Controls that changed the field of all samples, in words; empty if none."""
     kinds = [control.get("kind") or control["class"] for control in found.controls]
@@ -181,19 +153,7 @@ class FlowMeasurement(Measurement):
         cls, flow: TrainedFlow, spec: MeasurementSpec, progress: Progress, reward: Reward | None = None
     ) -> FlowMeasurement:
         """Measures a flow on this process."""
-        evaluation = evaluate(
-            flow,
-            evaluations=spec.evaluations,
-            num=spec.num,
-            seed=spec.seed,
-            likelihood=spec.likelihood,
-            steps=spec.steps,
-            features=spec.features,
-            statistics=spec.statistics,
-            reward=reward,
-            progress=progress,
-        )
-        return cls(evaluation, flow.config)
+        return cls(evaluate(flow, spec, reward=reward, progress=progress), flow.config)
 
     def to_dict(self) -> dict[str, Any]:
         return self.evaluation.to_dict()
@@ -227,13 +187,27 @@ class FlowMeasurement(Measurement):
         return lines if bits is None else [*lines, f"{bits:.3f} bits a dimension of held-out examples"]
 
     def page(self, run_dir: Path, picture: bytes | None) -> str:
-        config = self.config
+        """The page, the same for the same figures but for the times; images are judged by Fréchet, points by W2."""
+        found, config = self.evaluation, self.config
+        measure = "frechet_distance" if isinstance(config.sample, ImageSample) else "wasserstein_2"
+        best = min(found.results, key=lambda one: one.figures[measure])
+        sections = [
+            Section("At a glance", [Facts(_facts(found, best, measure)), table(found)]),
+            Section("Quality against function evaluations", [Figure(_chart(found), _CHART.format(num=found.num))]),
+        ]
+        if picture is not None:
+            sections.append(Section("What it draws", [Figure(picture, _DRAWN)]))
         ends = [config.data] if config.source_data is None else [config.source_data, config.data]
         words = ([getattr(end, name, None) for name in ("kind", "name", "path")] for end in ends)
-        return evaluation_page(
-            self.evaluation,
-            run_dir=str(run_dir),
-            data=" to ".join(" ".join(str(word) for word in about if word is not None) for about in words),
-            images=isinstance(config.sample, ImageSample),
-            picture=picture,
+        data = " to ".join(" ".join(str(word) for word in about if word is not None) for about in words)
+        nearest = "comes" if best.evaluations == 1 else "come"
+        return page(
+            f"What {run_dir} draws",
+            f"{_named(best)} {nearest} nearest to the data: {PANELS[measure]} {best.figures[measure]:.3g}; two sets of "
+            f"real examples are {found.floor[measure]:.3g} apart.",
+            [*sections, *(reading.section() for reading in found.readings)],
+            kicker=f"{data}; {found.checkpoint}, {found.num:,} samples of each set, seed {found.seed}"
+            + (f", {under}" if (under := under_controls(found)) else ""),
+            footer=FOOTER,
+            verb="evaluate",
         )

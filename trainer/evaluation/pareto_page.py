@@ -41,27 +41,6 @@ MOST_PANELS = 3
 """Pairs of objectives that are drawn."""
 
 
-def pareto_page(found: ParetoFigures, *, run_dir: str, picture: bytes | None) -> str:
-    """Composes the page, the same for the same figures; the PNG shows which cells of a grid are wanted and built."""
-    sections = [Section("At a glance", [Facts(_facts(found))])]
-    if len(found.names) > 1:
-        sections.append(Section("The front that it reaches", [Figure(_fronts(found), _front_caption(found))]))
-        sections.append(Section("It builds by the preference", [Figure(_answers(found), _answers_caption(found))]))
-    if picture is not None:
-        sections.append(Section("What it builds, cell by cell", [Figure(picture, _CELLS)]))
-    sections.append(Section("By preference", [_table(found)]))
-    return page(
-        f"Objects built by {run_dir}",
-        _finding(found),
-        sections,
-        kicker=f"{', '.join(found.names)}; {found.checkpoint}, {found.num:,} objects of each of "
-        f"{len(found.preferences)} preferences, exponent {found.exponent:g}, seed {found.seed}"
-        + (f"; rewards are {found.rewards_are}" if found.rewards_are else ""),
-        footer=FOOTER,
-        verb="evaluate",
-    )
-
-
 _CELLS = (
     "By preference: how likely each cell is wanted to be the object, and how often it was built. Colours have one "
     "scale in a column."
@@ -274,4 +253,22 @@ class ParetoMeasurement(Measurement):
         return lines
 
     def page(self, run_dir: Path, picture: bytes | None) -> str:
-        return pareto_page(self.figures, run_dir=str(run_dir), picture=picture if self.figures.has_picture else None)
+        """The page, the same for the same figures; the picture shows which cells of a grid are wanted and built."""
+        found = self.figures
+        sections = [Section("At a glance", [Facts(_facts(found))])]
+        if len(found.names) > 1:
+            sections.append(Section("The front that it reaches", [Figure(_fronts(found), _front_caption(found))]))
+            sections.append(Section("It builds by the preference", [Figure(_answers(found), _answers_caption(found))]))
+        if picture is not None and found.has_picture:
+            sections.append(Section("What it builds, cell by cell", [Figure(picture, _CELLS)]))
+        sections.append(Section("By preference", [_table(found)]))
+        return page(
+            f"Objects built by {run_dir}",
+            _finding(found),
+            sections,
+            kicker=f"{', '.join(found.names)}; {found.checkpoint}, {found.num:,} objects of each of "
+            f"{len(found.preferences)} preferences, exponent {found.exponent:g}, seed {found.seed}"
+            + (f"; rewards are {found.rewards_are}" if found.rewards_are else ""),
+            footer=FOOTER,
+            verb="evaluate",
+        )

@@ -28,6 +28,7 @@ from trainer.model.blockwise import BlockwiseMLP
 from trainer.model.build import build_model
 from trainer.model.feature_extractor.extractor import read_extractor, write_extractor
 from trainer.model.mlp import MLP
+from trainer.observe.measurement import MeasurementSpec
 from trainer.sampling.draw import TrainedFlow
 from trainer.sampling.flow import FlowParts
 
@@ -40,7 +41,8 @@ def measured(sections: dict[str, Any], **settings: Any) -> tuple[RunConfig, Eval
     document = {"run": {"dir": "unused"}, "optim": {"steps": 1, "global_batch": 1}, **sections}
     config = RunConfig.model_validate(document)
     model = build_model(config, plan_layout(config, 1)).eval()
-    found = evaluate(TrainedFlow(config, FlowParts(config), model, "step_00000000"), num=300, **settings)
+    flow = TrainedFlow(config, FlowParts(config), model, "step_00000000")
+    found = evaluate(flow, MeasurementSpec(num=300, **settings))
     jsonschema.validate(found.to_dict(), SCHEMA)
     return config, found
 

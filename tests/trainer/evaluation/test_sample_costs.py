@@ -18,6 +18,7 @@ from trainer.evaluation.evaluation import Measured, evaluate, sample_multiply_ad
 from trainer.evaluation.measurement import costs_of
 from trainer.model.build import build_model
 from trainer.model.flops import forward_flops
+from trainer.observe.measurement import MeasurementSpec
 from trainer.sampling.draw import TrainedFlow
 from trainer.sampling.flow import FlowParts
 
@@ -106,7 +107,7 @@ def test_evaluate_counts_without_guidance_at_every_number_of_calls() -> None:
     sample = flow.sample
     assert isinstance(sample, FlowSample)
     guided = flow.config.model_copy(update={"sample": sample.model_copy(update={"guidance": 2.0})})
-    found = evaluate(replace(flow, config=guided), evaluations=(1, 4), num=20)
+    found = evaluate(replace(flow, config=guided), MeasurementSpec((1, 4), num=20))
     assert [one.calls for one in found.results] == [{"network": 1}, {"network": 4}]
     one_call = (forward_flops(flow.config) or 0) // 2
     assert [one.multiply_adds for one in found.results] == [one_call, 4 * one_call]

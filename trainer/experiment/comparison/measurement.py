@@ -34,6 +34,7 @@ from trainer.experiment.forecast.protocol import Operation
 from trainer.experiment.forecast.sampling import Sampling, sampling_bytes, sampling_spec
 from trainer.experiment.forecast.trace import TraceSpec, formula
 from trainer.flow import sampler
+from trainer.observe.measurement import MeasurementSpec as EvaluationSpec
 from trainer.sampling.draw import TrainedFlow
 from trainer.sampling.trained import opened
 from trainer.training.guard import RunFailed
@@ -184,13 +185,7 @@ def measure_network(run_dir: Path, spec: MeasurementSpec, seed: int, progress: C
     if kept is not None:
         return kept
     with opened(run_dir, spec.data) as flow:
-        figures = evaluate(
-            flow,
-            evaluations=spec.evaluations,
-            num=spec.num,
-            seed=seed,
-            progress=progress,
-        )
+        figures = evaluate(flow, EvaluationSpec(spec.evaluations, spec.num, seed), progress=progress)
         progress("drawing pictures")
         with replacing(run_dir / DRAWN) as temporary, temporary.open("wb") as file:
             np.savez(file, allow_pickle=False, **_drawn(flow, spec, seed))

@@ -19,7 +19,6 @@ from trainer.config.document import read_document
 from trainer.config.sample import PointSample
 from trainer.distributed.process.children import Stopped
 from trainer.distributed.process.signals import EX_TEMPFAIL
-from trainer.evaluation.evaluation import Progress
 from trainer.experiment.comparison.measurement import CallPrices, MeasurementSpec, floor, measure_network
 from trainer.experiment.comparison.method import (
     SECONDS,
@@ -37,6 +36,7 @@ from trainer.experiment.comparison.page import write_page
 from trainer.experiment.comparison.results import CallTraffic, Comparison, Entry, Fabric, Outcome, SampleCost
 from trainer.experiment.comparison.training import folder_of, keep, train_all, trained_file
 from trainer.experiment.stage import ConfiguredStage, check_stages
+from trainer.observe.measurement import Progress
 from trainer.observe.metrics import read_metrics
 from trainer.sampling.flow import check_latents
 from trainer.training.guard import RunFailed
