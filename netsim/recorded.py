@@ -43,11 +43,13 @@ def compare_recorded(converted: Converted, trace: Path, fabric: Path) -> Compari
         waits += [] if waited_ns is None else [(call.start_ns, begin_ns)]
         about = call.kind, len(operation.ranks), operation.bytes_in or operation.bytes_out
         wait_us = None if waited_ns is None else waited_ns / 1e3
-        moves.append(Move(*about, moving_ns / 1e3, wait_us, beside, simulated_ps[number] / 1e6))
+        simulated_us, late_us = (ps / 1e6 for ps in simulated_ps[number])
+        moves.append(Move(*about, moving_ns / 1e3, wait_us, beside, simulated_us, late_us))
     waits = merged(waits)
     idle_ns = sum(end - begin for begin, end in waits) - overlap_ns(waits, computing)
     times = took.whole_ns / 1e3, took.exposed_ns / 1e3, idle_ns / 1e3, results.runs[0].completion_ps / 1e6
-    return Comparison(fabric.stem, moves, *times, measured_sections(results))
+    late_us = sum(source.waits.exposed_ns) / 1e3 if len(converted.recorded) == 1 else 0.0
+    return Comparison(fabric.stem, moves, *times, late_us, measured_sections(results))
 
 
 def _scenario(trace: Path, fabric: Path) -> Mapping[str, Any]:
@@ -72,27 +74,28 @@ def _key(operation: Operation, rank: int, converted: Converted) -> _Key:
     return name, (rank, operation.peer) if operation.op == "send" else (operation.peer, rank)
 
 
-def _simulated_ps(results: Results, source: Recorded, converted: Converted) -> dict[int, int]:
-    """Time of each simulated call from the rank's arrival to its end there."""
+def _simulated_ps(results: Results, source: Recorded, converted: Converted) -> dict[int, tuple[int, int]]:
+    """Time of each simulated call from the rank's arrival to its end there, and to the arrival of the last one."""
     run, src, rank = results.runs[0], results.scene.tasks.columns().src, source.profile.rank
     met: Mapping[_Key, deque[tuple[int, int]]] = defaultdict(deque)
     for number, span in enumerate(results.spans):
         members = tuple(int(src[task]) for task in span.over)
         if rank in members:
             met[str(span.group), members].append((number, members.index(rank)))
-    found: dict[int, int] = {}
+    times: dict[int, tuple[int, int]] = {}
     for number, operation in enumerate(source.operations):
         if len(operation.ranks) > 1:
             span, member = met[_key(operation, rank, converted)].popleft()
             come_ps, over_ps = run.members[span][member]
-            found[number] = int(over_ps - come_ps)
-    return found
+            last_ps = max(come for come, _ in run.members[span]) if operation.peer is None else come_ps
+            times[number] = int(over_ps - come_ps), int(last_ps - come_ps)
+    return times
 
 
 def _waiting_ns(source: Recorded, converted: Converted) -> dict[int, int]:
     """How long each call waits for other ranks.
 
-    DeepEP's kernels before it tell, and several profiles: at the rank that comes last a call is the shortest.
+    Several profiles say it, as a call is the shortest at the rank that comes last; else the waits of the profile.
     """
     shortest: dict[tuple[_Key, int], int] = {}
     numbered: list[tuple[int, tuple[_Key, int]]] = []
@@ -107,5 +110,9 @@ def _waiting_ns(source: Recorded, converted: Converted) -> dict[int, int]:
             shortest[turn] = min(shortest.get(turn, call.kernel_ns), call.kernel_ns)
             if one is source:
                 numbered.append((number, turn))
-    waiting = {number: source.calls[number].kernel_ns - shortest[turn] for number, turn in numbered if seen[turn] > 1}
-    return waiting | {number: one.notify_ns for number, one in enumerate(source.calls) if one.source == "expert"}
+    waiting = {number: ns for number, ns in enumerate(source.waits.whole_ns) if ns is not None}
+    for number, turn in numbered:
+        call = source.calls[number]
+        if seen[turn] > 1 and call.source != "expert":
+            waiting[number] = call.kernel_ns - shortest[turn]
+    return waiting

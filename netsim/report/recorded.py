@@ -19,11 +19,12 @@ _LAUNCH_US, _SHARED = 20.0, 0.5
 _LARGEST = 12
 _WIDE = 160
 RULES = (
-    "Causes, by rule, where the difference is more than 25 % of the simulated time. skew: waiting for other ranks is "
-    "more than that. launch bound: moving takes at most 20 µs longer, as long as launches take. SMs shared: moving "
-    "takes longer, and kernels compute beside it for at least half of its time. link bound: moving takes less, so that "
-    "the simulated links are slower or carry more. Else the difference is unexplained. Where waiting is unknown (-), "
-    "it is part of moving: kernels of NCCL tell it by the profiles of several ranks alone."
+    "Causes, by rule, where the difference is more than 25 % of the simulated time. skew: by more than that it is "
+    "waiting for other ranks that is not simulated. launch bound: moving takes at most 20 µs longer, as long "
+    "as launches take. SMs shared: moving takes longer, and kernels compute beside it for at least half of its time. "
+    "link bound: moving takes less, so that the simulated links are slower or carry more. Else the difference is "
+    "unexplained. Where waiting is unknown (-), it is part of moving. With the profile of one rank alone, waiting of "
+    "NCCL is the time by which a collective exceeds the shortest of its group and size."
 )
 
 
@@ -31,7 +32,8 @@ class Move(NamedTuple):
     """A collective of one rank, or the mean of `count` such, in microseconds.
 
     `moving_us` is what its kernels took and `waiting_us` how long they, or those before them, waited for other ranks,
-    None if nobody knows; `beside` is the part of its time in which kernels computed, 0 to 1.
+    None if nobody knows; `beside` is the part of its time in which kernels computed, 0 to 1. `late_us` is the part of
+    the simulated time in which it waited.
     """
 
     kind: str
@@ -41,6 +43,7 @@ class Move(NamedTuple):
     waiting_us: float | None
     beside: float
     simulated_us: float
+    late_us: float = 0.0
     count: int = 1
 
     @property
@@ -54,8 +57,9 @@ class Move(NamedTuple):
         most = AGREES * self.simulated_us
         if abs(self.recorded_us - self.simulated_us) <= most:
             return ""
-        causes = ["skew"] if (self.waiting_us or 0.0) > most else []
-        more = self.moving_us - self.simulated_us
+        late_us = 0.0 if self.waiting_us is None else self.late_us
+        causes = ["skew"] if (self.waiting_us or 0.0) - late_us > most else []
+        more = self.moving_us - (self.simulated_us - late_us)
         if abs(more) > most:
             if more < 0:
                 causes.append("link bound")
@@ -70,8 +74,8 @@ class Comparison(NamedTuple):
     """The collectives of a rank in their order, and its step, whole as recorded and as simulated.
 
     `exposed_us` is what was recorded of communication with no computing beside, `waiting_us` the part of it in which
-    it waited for other ranks. `measured` are the sections of the page on collectives whose
-    times a calibration of the fabric tells.
+    it waited for other ranks, `late_us` the part of what was simulated in which it did. `measured` are the sections of
+    the page on collectives whose times a calibration of the fabric tells.
     """
 
     fabric: str
@@ -80,6 +84,7 @@ class Comparison(NamedTuple):
     exposed_us: float
     waiting_us: float
     simulated_us: float
+    late_us: float
     measured: Sequence[Section] = ()
 
     @property
@@ -92,7 +97,7 @@ class Comparison(NamedTuple):
         """Why the exposed times differ, by `RULES`."""
         moving = self.exposed_us - self.waiting_us
         beside = _mean(self.moves).beside if self.moves else 0.0
-        return Move("", 0, 0, moving, self.waiting_us, beside, self.simulated_exposed_us).cause
+        return Move("", 0, 0, moving, self.waiting_us, beside, self.simulated_exposed_us, self.late_us).cause
 
     def shares(self) -> tuple[float, float]:
         """Parts of the step that are exposed communication, recorded and simulated."""
@@ -127,7 +132,7 @@ def _mean(moves: Sequence[Move]) -> Move:
     waits = [move.waiting_us for move in moves if move.waiting_us is not None]
     times = mean([move.moving_us for move in moves]), mean(waits) if waits else None
     beside, simulated = mean([move.beside for move in moves]), mean([move.simulated_us for move in moves])
-    return Move(*moves[0][:3], *times, beside, simulated, len(moves))
+    return Move(*moves[0][:3], *times, beside, simulated, mean([move.late_us for move in moves]), len(moves))
 
 
 _KINDS = ("kind", "ranks", "sent", "collectives")

@@ -49,19 +49,23 @@ def test_the_rank_that_comes_last_waits_for_nobody(tmp_path):
 
 
 @each(
-    "moving, waiting, beside, simulated, cause",
+    "moving, waiting, beside, simulated, late, cause",
     [
-        (100, 0, 0.9, 81, ""),
-        (100, None, 0.9, 130, ""),
-        (100, 40, 0.9, 100, "skew"),
-        (200, 40, 0.5, 100, "skew and SMs shared"),
-        (200, None, 0.4, 100, "unexplained"),
-        (21, 0, 0.9, 1, "launch bound"),
-        (100, 0, 0.9, 200, "link bound"),
+        (100, 40, 0.9, 140, 40, ""),
+        (100, 90, 0.9, 140, 40, "skew"),
+        (200, 40, 0.5, 140, 40, "SMs shared"),
+        (200, None, 0.4, 140, 40, "unexplained"),
+        (100, 0, 0.9, 81, 0, ""),
+        (100, None, 0.9, 130, 0, ""),
+        (100, 40, 0.9, 100, 0, "skew"),
+        (200, 40, 0.5, 100, 0, "skew and SMs shared"),
+        (200, None, 0.4, 100, 0, "unexplained"),
+        (21, 0, 0.9, 1, 0, "launch bound"),
+        (100, 0, 0.9, 200, 0, "link bound"),
     ],
 )
-def test_a_cause_is_named_by_the_rules(moving, waiting, beside, simulated, cause):
-    assert Move("x", 2, 1, moving, waiting, beside, simulated).cause == cause
+def test_a_cause_is_named_by_the_rules(moving, waiting, beside, simulated, late, cause):
+    assert Move("x", 2, 1, moving, waiting, beside, simulated, late).cause == cause
 
 
 @each(

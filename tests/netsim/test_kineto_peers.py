@@ -86,6 +86,29 @@ def test_a_rank_copies_the_last_profile_at_or_below_it_and_receives_what_others_
     assert {program[0].out_splits for program in records(tmp_path / "trace.jsonl")} == {(400, 400, 800, 800)}
 
 
+@each("rank", range(4))
+def test_one_rank_that_waits_says_when_the_last_one_comes(rank, tmp_path):
+    """In turn each rank computes 10 to 40 us more before one of 40 all-reduces, which takes 5 us for the last one."""
+    writers = [ProfileWriter(rank, 4, {"0": [0, 1, 2, 3]}) for rank in range(4)]
+    begun = 0
+    for turn in range(40):
+        last = begun + 20 + 10 * (1 + turn // 4 % 4)
+        for one, writer in enumerate(writers):
+            come = last if one == turn % 4 else begun + 20
+            writer.computed(begun, come - begun)
+            writer.call("allreduce", (2000, 2000), come, (come, last + 5 - come))
+        begun = last + 5
+    for one, writer in enumerate(writers):
+        writer.write(tmp_path / "all" / f"{one}.json")
+    import_kineto(tmp_path / "all", tmp_path / "all.jsonl")
+    converted = import_kineto(tmp_path / "all" / f"{rank}.json", tmp_path / "one.jsonl")
+    fabric = {"topology": {"kind": "leaf_spine", "leaves": 1, "spines": 1, "hosts_per_leaf": 4}}
+    one_ns, all_ns = (simulated_ns(tmp_path / f"{ranks}.jsonl", fabric) for ranks in ("one", "all"))
+    assert one_ns == pytest.approx(all_ns, rel=0.05)
+    exposed_us = sum(10 * (1 + turn // 4 % 4) for turn in range(40) if turn % 4 != rank)
+    assert f"come {exposed_us / 1000:.3g} ms later in all" in converted.notices[0]
+
+
 def test_older_profiles_say_by_shapes_and_launches_what_todays_say(tmp_path):
     records = []
     for annotated in (False, True):

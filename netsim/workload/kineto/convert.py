@@ -15,7 +15,7 @@ from netsim.workload.kineto.experts import Experts
 from netsim.workload.kineto.operation import Arguments
 from netsim.workload.kineto.peers import Groups, Operation, agreed, copied
 from netsim.workload.kineto.profile import Call, Profile, read_profile
-from netsim.workload.kineto.timeline import Step, program
+from netsim.workload.kineto.timeline import Step, Waits, program, waits
 from netsim.workload.program import Program
 from netsim.workload.trace import TraceConfig, TraceWorkload
 
@@ -29,12 +29,13 @@ _ALONE = "alone"
 
 
 class Recorded(NamedTuple):
-    """A profile, the calls of it that a trace has, in order, and what its rank does there."""
+    """A profile, the calls of it that a trace has, in order, what its rank does there, and how long it waits."""
 
     profile: Profile
     calls: Sequence[Call]
     steps: Sequence[Step]
     operations: Sequence[Operation]
+    waits: Waits
 
 
 Names = dict[tuple[str, tuple[int, ...]], str]
@@ -65,7 +66,8 @@ def import_kineto(
     Calls of a rank follow each other by the times of their kernels. The gap before one is the time since the one before
     it ended, or, where that still ran, since it began; one that still ran when the next began, or beside which its
     device computed, is asynchronous (`timeline`). A rank without a profile does what the last one at or below it does
-    that has one, in its own groups and with its own peers, and receives in an all-to-all what the others send.
+    that has one, in its own groups and with its own peers, and receives in an all-to-all what the others send. It comes
+    to a collective as much later as that one waits there with nothing to compute: what a rank waits for is another.
 
     Args:
         path: A profile, or a folder with one for some or all ranks.
@@ -138,7 +140,8 @@ def _recorded(profile: Profile, groups: Groups, experts: Experts | None) -> Reco
     operations = [
         _exchange(call, profile.rank, groups, experts) or Arguments(profile, call, groups).operation() for call in calls
     ]
-    return Recorded(profile, calls, program(profile, calls), operations)
+    alike = [(len(one.ranks), (one.op, one.ranks, one.bytes_in, one.bytes_out)) for one in operations]
+    return Recorded(profile, calls, program(profile, calls), operations, waits(profile, calls, alike))
 
 
 def _exchange(call: Call, rank: int, groups: Groups, experts: Experts | None) -> Operation | None:
@@ -198,10 +201,12 @@ def _records(rank: int, source: Recorded, operations: Sequence[Operation], names
     number, phase = min((call.step for call in source.profile.calls), default=0), "forward"
     zero_ns: dict[int, int] = {}
     for seq, step in enumerate(source.steps):
-        operation, end_ns = alone, step.at_ns + step.gap_ns
+        operation, end_ns, late_ns = alone, step.at_ns + step.gap_ns, 0
         if step.call is not None:
             call, operation = source.calls[step.call], operations[step.call]
             number, phase, end_ns = call.step, call.phase, call.end_ns
+            if rank != source.profile.rank and len(operation.ranks) > 1 and operation.peer is None:
+                late_ns = source.waits.exposed_ns[step.call]
         begin_ns = zero_ns.setdefault(number, step.at_ns)
         yield {
             "rank": rank,
@@ -222,7 +227,7 @@ def _records(rank: int, source: Recorded, operations: Sequence[Operation], names
             "tag": None,
             "async": step.wait is not None,
             "wait_seq": step.wait,
-            "gap_ns": step.gap_ns,
+            "gap_ns": step.gap_ns + late_ns,
             "t_issue_ns": step.at_ns - begin_ns,
             "t_done_ns": end_ns - begin_ns,
             "layer": None,
@@ -248,7 +253,9 @@ def _notices(given: Sequence[Recorded], groups: Groups, world_size: int) -> Iter
         yield f"{bare} profiles have no kernels of NCCL: their gaps are those between calls of the host"
     if len(given) < world_size:
         ranks = ", ".join(str(one.profile.rank) for one in given[:4]) + (", ..." if len(given) > 4 else "")
-        yield f"{len(given)} of {world_size} ranks have a profile ({ranks}); others copy the last at or below them"
+        late_ms = max(sum(one.waits.exposed_ns) for one in given) / 1e6
+        copies = f"others copy the last at or below them, and come {late_ms:.3g} ms later in all, as it waited"
+        yield f"{len(given)} of {world_size} ranks have a profile ({ranks}); {copies}"
     for size in sorted(groups.assumed):
         yield f"groups of {size} ranks are taken to follow each other; if not, give --group NAME={size}xSTRIDE"
     left = Counter(call.kind for one in given for call in one.profile.calls if call not in one.calls)

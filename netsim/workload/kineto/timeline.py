@@ -6,7 +6,8 @@ a step is computing and exposed communication.
 """
 
 from bisect import bisect_left
-from collections.abc import Iterator, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from itertools import accumulate
 from typing import NamedTuple
 
@@ -25,6 +26,16 @@ class Step(NamedTuple):
     gap_ns: int
     wait: int | None
     at_ns: int
+
+
+class Waits(NamedTuple):
+    """How long each call waits for ranks that come later, None where unknown, and how much of that is exposed.
+
+    Nothing is computed in the exposed part, and no other call waits.
+    """
+
+    whole_ns: Sequence[int | None]
+    exposed_ns: Sequence[int]
 
 
 class Exposed(NamedTuple):
@@ -69,6 +80,31 @@ def exposed(profile: Profile) -> Exposed:
     computing = merged((one.start_ns, one.end_ns) for one in profile.work)
     whole_ns = profile.end_ns - profile.begin_ns
     return Exposed(whole_ns, sum(end - begin for begin, end in moving) - overlap_ns(moving, computing))
+
+
+def waits(profile: Profile, sized: Sequence[Call], alike: Sequence[tuple[int, Hashable]]) -> Waits:
+    """Waiting of the calls of a rank, which are alike where their number of ranks and what follows it are equal.
+
+    The kernels before DeepEP's do nothing else. A rank of n comes last to one call of n, so that the shortest n-th of
+    calls that are alike is taken to have waited for nobody, and the others for as long as they exceed it.
+    """
+    times: dict[tuple[int, Hashable], list[int]] = defaultdict(list)
+    for call, key in zip(sized, alike, strict=True):
+        times[key].append(call.end_ns - call.start_ns)
+    alone = {key: sorted(ns)[(len(ns) - 1) // key[0]] for key, ns in times.items() if len(ns) > 1}
+    whole: list[int | None] = []
+    for call, key in zip(sized, alike, strict=True):
+        more_ns = max(0, call.end_ns - call.start_ns - alone[key]) if key in alone else None
+        whole.append(call.notify_ns if call.source == "expert" else more_ns)
+    computing = merged((one.start_ns, one.end_ns) for one in profile.work)
+    ends = [end for _, end in computing]
+    exposed_ns, over_ns = [], 0
+    for call, waited_ns in zip(sized, whole, strict=True):
+        begin, end = max(call.start_ns, over_ns), call.start_ns + (waited_ns or 0)
+        beside = computing[bisect_left(ends, begin) : bisect_left(ends, end) + 1]
+        exposed_ns.append(max(0, end - begin - overlap_ns([(begin, end)], beside)))
+        over_ns = max(over_ns, end)
+    return Waits(whole, exposed_ns)
 
 
 def merged(spans: Iterator[tuple[int, int]] | Spans) -> list[tuple[int, int]]:
