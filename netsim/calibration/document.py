@@ -106,14 +106,14 @@ class Series(Section, frozen=True):
                 raise ValueError(f"{name} of {self.op} do not ascend; sort them, or calibrate again")
         return self
 
-    def predict(self, ranks: int, size_bytes: int, growth: float = 1.0) -> Prediction:
+    def predict(self, ranks: int, size_bytes: int, growth: float | None = None) -> Prediction:
         """Time of a collective of at least two ranks and one byte.
 
-        Beyond the largest size, `growth` is by how much more than at that size another series says it takes.
+        `growth` is by how much more than at the largest size it takes beyond it, None by the series' own formula.
         """
         most = self.spread.bytes[-1]
-        known = size_bytes if growth == 1.0 else most
-        time_us = growth * self.cost().time_us(ranks, known)
+        grown = growth is not None
+        time_us = (growth if grown else 1.0) * self.cost().time_us(ranks, most if grown else size_bytes)
         bound = exp(self._bound(ranks, size_bytes))
         outside = ranks not in self.ranks or not self.spread.bytes[0] <= size_bytes <= most
         return Prediction(time_us, time_us / bound, time_us * bound, outside)
@@ -174,12 +174,12 @@ class Calibration(Section, frozen=True):
         found = next((one for one in self.series if (one.op, one.hosts, one.sms) == (op, hosts, sms)), None)
         return found and found.predict(ranks, size_bytes, self._growth(found, size_bytes))
 
-    def _growth(self, series: Series, size_bytes: int) -> float:
-        """Time at a size over that at the largest one of a series, by the nearest series that was measured there."""
+    def _growth(self, series: Series, size_bytes: int) -> float | None:
+        """Time at a size over that at the largest one of a series, by the nearest series measured there, if any."""
         most = series.spread.bytes[-1]
         further = [one for one in self.series if one.op == series.op and one.spread.bytes[-1] >= size_bytes > most]
         if not further:
-            return 1.0
+            return None
         other = min(further, key=lambda one: (abs(one.hosts - series.hosts), abs((one.sms or 0) - (series.sms or 0))))
         cost, ranks = other.cost(), other.ranks[-1]
         return cost.time_us(ranks, size_bytes) / cost.time_us(ranks, most)
