@@ -12,7 +12,7 @@ class Limits(NamedTuple):
 
     pause_delay_ps: list[int]  # how long a pause frame takes to the begin of a link that leads to it
     headroom: list[int]  # of each link, what a switch may receive from it in one class after pausing it
-    source: list[int]  # number of the node at which each link begins; see `netsim.topology.protocol.sources`
+    source: list[int]  # number of the node at which each link begins
     # Of each node, shared memory without the headroom of all links that lead to it; empty without a buffer
     pool: list[int]
 

@@ -67,7 +67,7 @@ class _Process:
         self.last: str | None = None
 
     def start(self, job: Job, lent: Handle | None, lends: bool) -> bool:
-        """Hands over a job, see `attempt_together`; False if the process has died meanwhile."""
+        """Hands over a job; False if the process has died meanwhile."""
         self.job, self.last = job, job.key
         try:
             self.connection.send((job, lent, lends))

@@ -30,7 +30,7 @@ class Topology(Protocol):
     sender's link up, one of the routes between their leaves, and the receiver's link down.
 
     A machine of several adapters is as many hosts. Its GPUs are hosts too, behind those of all adapters, whose leaf is
-    the switch inside the machine and which no route joins to others: see `gpu_links` and `netsim.topology.mapping`.
+    the switch inside the machine and which no route joins to others.
     """
 
     @property

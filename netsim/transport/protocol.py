@@ -124,7 +124,7 @@ class Transport:
         Args:
             flow: Its flow.
             serial: Number of the transmission in the flow.
-            switch: Number of the switch, from 0; see `netsim.topology.protocol.sources`.
+            switch: Number of the switch, from 0.
             links: Usable next links of the switch, in order; the set depends on destination and time.
             backlog_ps: Unfinished work in front of a link, in picoseconds.
             now_ps: When the packet has arrived.

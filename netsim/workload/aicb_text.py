@@ -50,7 +50,7 @@ class Phase(NamedTuple):
 
 
 class Layer(NamedTuple):
-    """A line of the file; `process_ns` pass behind each of its collectives."""
+    """A line of the file; the rank computes for `process_ns` after each of its collectives."""
 
     forward: Phase
     input_gradient: Phase

@@ -148,7 +148,7 @@ class Tasks(Sequence[Task]):
         return tasks
 
     def with_keys(self, keys: np.ndarray | None) -> "Tasks":
-        """The same tasks, with the draws of other tasks; see `keys`."""
+        """The same tasks, with the draws of other tasks."""
         tasks = self.with_columns(self.columns())
         tasks.keys = keys
         return tasks

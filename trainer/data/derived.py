@@ -20,7 +20,7 @@ from trainer.data.shard.index import INDEX, FolderIndex, completed
 
 
 class Accompanied(Dataset):
-    """A data set that gives its examples in another form; all else is that of `data`."""
+    """A data set whose examples are those of `data` in another form; its other properties are those of `data`."""
 
     def __init__(self, data: Dataset) -> None:
         self.num_classes, self.shape, self.endless = data.num_classes, data.shape, data.endless

@@ -42,10 +42,10 @@ class NextTokenTask(MicroBatchTask[DrawnWindows]):
         return LossTerms(model(drawn.tokens[:, :-1], drawn.tokens[:, 1:]), terms={})
 
     def examine(self, model: Callable[..., Tensor], drawn: DrawnWindows) -> Mapping[str, Tensor]:
-        """In bits for each byte of the text, the loss compares with that of a compressor; end tokens are in it.
+        """The loss of each window, in nats a token and in bits a byte of text, as compressors are compared by.
 
-        A token counts as the mean bytes of one in the held-out documents (of its source): that of their text if all are
-        read.
+        A token counts as the mean number of bytes of one in the held-out documents of its source. End tokens are part
+        of the loss.
         """
         loss = self.loss(model, drawn).per_example
         bytes_per_token = getattr(self.config.data, "bytes_per_token", 1.0)

@@ -16,7 +16,7 @@ Mark = Any
 
 
 class Joins(Protocol):
-    """Sees compute wait for a stream beside it."""
+    """Is called when the compute stream begins to wait for a stream of collectives."""
 
     def reached(self) -> int:
         """How many collectives were issued so far in the step."""

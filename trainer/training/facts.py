@@ -28,7 +28,7 @@ INSTALLED = tuple(os.path.realpath(prefix) for prefix in (sys.prefix, sys.base_p
 
 
 def given(document: Mapping[str, Any], launch: Launch) -> dict[str, Subject]:
-    """Facts before a data set is read, of a configuration without defaults."""
+    """Facts that need no data set; `document` is the configuration as the user wrote it."""
     packages = {"python": platform.python_version(), **{name: _version(name) for name in PACKAGES}}
     return {
         "launch": Subject(

@@ -74,6 +74,6 @@ def _run(*command: str | Path) -> None:
 
 
 def _runs(*command: str | Path) -> bool:
-    """Whether a command succeeds, which says nothing if it does not."""
+    """Whether a command succeeds; its output is dropped."""
     done = subprocess.run([str(word) for word in command], check=False, capture_output=True)
     return done.returncode == 0

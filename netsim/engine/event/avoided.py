@@ -1,4 +1,4 @@
-"""The table of routes that a transport avoids because they have failed flows; see `Program.avoided`."""
+"""The table of routes that a transport avoids because they have failed flows."""
 
 import numpy as np
 

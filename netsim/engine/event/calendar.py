@@ -1,4 +1,4 @@
-"""Heaps of events as arrays, which the core keeps in order: see `calendar.hpp`.
+"""Heaps of events as arrays, which the core keeps in order (`calendar.hpp`).
 
 Entry 0 of a heap is its header, whose time is the number of entries. Four entries that are never due follow the last
 one. Those behind them are written as the heap grows, so that room for all that may ever happen takes no memory yet.

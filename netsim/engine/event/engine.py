@@ -45,7 +45,7 @@ def arrays_of(state: State) -> Arrays:
 
 
 class EventEngine:
-    """One run; see `netsim.engine.event.refusal` for what it does not simulate."""
+    """One run of a scene that `netsim.engine.event.refusal` accepts."""
 
     def __init__(
         self,

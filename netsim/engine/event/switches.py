@@ -1,4 +1,4 @@
-"""Choices of switches as arrays: see `netsim.transport.switched`.
+"""Choices of switches as arrays.
 
 Each pair of leaves and epoch (of the packet's departure) has a tree of choices: its nodes are the links that continue
 the path so far, in the order of the routes. A packet descends in this tree.

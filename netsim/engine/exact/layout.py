@@ -17,7 +17,7 @@ class Layout(NamedTuple):
 
     fabric: FabricArrays  # links and routes
     columns: TaskColumns  # tasks
-    keys: np.ndarray | None  # see `netsim.workload.tasks.Tasks.keys`
+    keys: np.ndarray | None  # of draws, by task; None: its number
     messages: Messages | None  # tasks with bytes; None if one waits for another
     # Links between switches, every link before those it feeds; None if they feed each other in a circle
     inner: np.ndarray | None

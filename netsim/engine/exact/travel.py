@@ -30,7 +30,7 @@ class Packets(NamedTuple):
     """
 
     bits: int  # enough for the entries of `steps`
-    steps: np.ndarray  # links of all routes, see `netsim.engine.exact.layout.Layout`
+    steps: np.ndarray  # links of all routes, one after the other
     flow: np.ndarray  # flow of each packet
     size_bytes: np.ndarray  # bytes on the wire of each packet; empty if all have `full_bytes`
     full_bytes: int  # a full packet on the wire
@@ -46,12 +46,12 @@ class Arrivals(NamedTuple):
 
 
 class Figures(NamedTuple):
-    """Figures of all packets; see `netsim.engine.protocol.Outcome`."""
+    """Figures of all packets, as in an outcome."""
 
     receivers: np.ndarray  # array of `RECEIVER`, by flow
     links: np.ndarray  # array of `LINK`
     longest: Longest  # longest queue over time
-    last_sent: dict[int, int]  # see `Outcome`
+    last_sent: dict[int, int]  # by link of a host, in ps, the rest of its last data packet's passage
     hops: int  # packets times links
 
 

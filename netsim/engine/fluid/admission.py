@@ -18,7 +18,7 @@ from netsim.workload.tasks import TaskColumns
 
 
 class Admitted(NamedTuple):
-    """New flows, a row each; see `netsim.engine.fluid.flows.Flows`."""
+    """New flows, a row each."""
 
     id: np.ndarray  # as in `netsim.transport.protocol.Flow`
     task: np.ndarray  # task whose bytes it carries

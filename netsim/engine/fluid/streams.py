@@ -17,7 +17,7 @@ from netsim.units import PICOSECONDS_PER_SECOND
 
 
 class Streams(NamedTuple):
-    """Flows and links, and scratch space; see `Streams` in `state.hpp`."""
+    """Flows and links, and scratch space: `Streams` of `state.hpp`."""
 
     flows: Array
     messages: Array

@@ -162,7 +162,7 @@ class ForwardEngine:
         return Followed(self._outcome(whole, end_ps), rest, self._skipped(whole))
 
     def _skipped(self, whole: Occurrences) -> Skipped:
-        """What all occurrences of units but the first of each carry."""
+        """Messages and bytes of repeated units, of which the first occurrence alone is simulated."""
         _, first = np.unique(whole.unit, return_index=True)
         again = whole.unit >= 0
         again[first] = False

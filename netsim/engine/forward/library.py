@@ -125,7 +125,7 @@ class Library:
         return (paths, *(self._nature[link] for link in binding)), binding
 
     def _bound(self, binding: tuple[int, ...]) -> int:
-        """First entry of a binding among the links."""
+        """Where the links of a binding begin in the list of all bindings' links."""
         if binding not in self._bindings:
             self._bindings[binding] = len(self._links)
             self._links += binding

@@ -156,7 +156,7 @@ class Links:
         return self._queues.series()
 
     def carried(self) -> tuple[int, np.ndarray]:
-        """Bytes of each link over time, if they are watched; see `LinkRecorder.series`."""
+        """Bytes of each link over time, if they are watched."""
         return self._carried.series()
 
     def rest_ps(self, packet: Packet, size: int) -> int:
@@ -177,7 +177,7 @@ class Links:
         return max(0, self.free_ps[link] - now)
 
     def _pass(self, packet: Packet, link: int, now: int) -> None:
-        """Sends a packet of the control lane over a link: see `AcknowledgementConfig`."""
+        """Sends a packet of the control lane over a link."""
         rate = self._scene.rates.at(link, now)
         service = service_ps(packet.wire_bytes, rate) if rate else 0
         if self._scene.rates.next_down(link, now) < now + service or not rate:

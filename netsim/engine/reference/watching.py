@@ -85,7 +85,7 @@ class WindowRecorder:
         self._seen, self._stride = 0, 1
 
     def add(self, time_ps: int, window: int, in_flight: int, round_trip_ps: int) -> None:
-        """Records the state at an acknowledgement; see `SAMPLE`."""
+        """Records the state at an acknowledgement, a `SAMPLE`."""
         if self._seen % self._stride == 0:
             if len(self._rows) == MOST_SAMPLES:
                 self._rows = self._rows[::2]

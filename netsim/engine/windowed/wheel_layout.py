@@ -18,7 +18,7 @@ _CHUNKS, _ARRIVALS, _HELD, _UNITS_OF_CHUNK = 256, 1024, 1024, 4
 
 
 class Wheels(NamedTuple):
-    """The wheels of all threads: the fields up to `scratch` have a row for each; see `Wheels` in `state.hpp`."""
+    """The wheels of all threads: the fields up to `scratch` have a row for each."""
 
     window: Array
     due: Array

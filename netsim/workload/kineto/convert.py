@@ -73,7 +73,7 @@ def import_kineto(
         path: A profile, or a folder with one for some or all ranks.
         out: The trace.
         ranks: Number of ranks, in place of what the profiles say.
-        groups: Process groups that the profiles do not list: see `Groups`.
+        groups: Process groups that the profiles do not list, such as expert=64x1: name, size and stride.
         experts: What DeepEP's kernels move; without it they count with their recorded times.
         progress: Called with what is being done.
     """

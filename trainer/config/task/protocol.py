@@ -37,11 +37,11 @@ class TaskSettings(Section):
     weighs: ClassVar[bool] = False
     """Whether what a loss is computed from has weights, whose mean over all ranks is 1."""
     replays: ClassVar[bool] = False
-    """Whether the routers of a loss choose what those of its rollouts chose, see `moe.router.replay`."""
+    """Whether the routers of a loss choose what those of its rollouts chose."""
 
     @property
     def passes(self) -> int:
-        """Losses that a micro batch is cut into, see `trainer.training.task.Task`."""
+        """Losses that a micro batch is cut into, each with a backward pass of its own."""
         return 1
 
     @property

@@ -144,7 +144,7 @@ def _policy(request: MeasureRequest) -> Iterator[TrainedPolicy | None]:
 
 
 def _before(request: MeasureRequest) -> MeasuredFile | None:
-    """What was measured before."""
+    """The file of objects measured in earlier rounds; a ValueError if they are of another environment."""
     if request.measured is None:
         return None
     file = MeasuredFile.read(request.measured)

@@ -86,7 +86,7 @@ class CompareRequest:
 
     @property
     def command(self) -> list[str]:
-        """The command line that asks for it, behind ``python -m trainer``."""
+        """Arguments of ``python -m trainer`` that make this request."""
         choices = {"base": self.base, "seeds": self.seeds, "nproc": self.ranks, "jobs": self.jobs, "num": self.num}
         choices |= {"evaluations": ",".join(map(str, self.evaluations)), "fabric": self.fabric or FABRIC}
         choices |= {"fabric-ranks": self.fabric_ranks, "fabric-examples": self.fabric_examples}

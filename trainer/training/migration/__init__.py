@@ -1,1 +1,1 @@
-"""Experts that move between ranks while a run goes on: see `live`."""
+"""Experts that move between ranks while a run goes on."""
