@@ -35,7 +35,8 @@ kineto: a profile of one rank, or a folder with those of some or all, .json or .
 with export_chrome_trace or tensorboard_trace_handler. A rank without one does what the last at or below it does that
 has one, in its own groups. Collectives are read from the events record_param_comms; in older profiles and those of gloo
 by annotations such as nccl:all_reduce, with record_shapes=True; by the kernels of DeepEP and HybridEP, with --tokens,
---hidden, --experts and --top-k. Kernels of which no size is known count as computing, with their recorded times.
+--hidden, --experts and --top-k. Kernels of which no size is known count as computing, with their recorded times. Of the
+splits of an all-to-all the profiler writes out 30: the ranks behind them get equal parts of the rest.
 
 The kernels' times count where the profile has them. What is computed between and beside collectives becomes gaps, so
 that a step is computing and exposed communication.

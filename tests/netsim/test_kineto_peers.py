@@ -109,6 +109,30 @@ def test_one_rank_that_waits_says_when_the_last_one_comes(rank, tmp_path):
     assert f"come {exposed_us / 1000:.3g} ms later in all" in converted.notices[0]
 
 
+@each("shapes, profiles", [(True, 1), (False, 1), (False, 40)])
+def test_splits_behind_those_that_the_profiler_writes_out_are_equal_parts_of_the_rest(shapes, profiles, tmp_path):
+    """Of 40 ranks that send each other 1 to 40 rows of 14 elements, 30 are listed."""
+    rows = [[(7 * (to - at) % 40 + 1) for to in range(40)] for at in range(40)]
+    elements = 14 * sum(rows[0])
+    for rank in range(profiles):
+        writer = ProfileWriter(rank, 40, {"0": list(range(40))})
+        sent, received = rows[rank], [row[rank] for row in rows]
+        listed = {"In split size": sent, "Out split size": received}
+        more = {name: f"[{', '.join(map(str, parts[:30]))}, ...]" for name, parts in listed.items()}
+        dims = {"Input Dims": [[sum(sent), 14], [], []]} if shapes else {}
+        writer.call("all_to_allv", (elements, elements), 1, (100, 50), more={**more, **dims})
+        writer.write(tmp_path / "some" / f"{rank}.json")
+    converted = import_kineto(tmp_path / "some", tmp_path / "trace.jsonl")
+    programs = [program[0] for program in records(tmp_path / "trace.jsonl")]
+    sent = [one.in_splits for one in programs if one.in_splits]
+    assert [one.out_splits for one in programs] == list(zip(*sent, strict=True))
+    for rank in range(profiles):
+        assert sent[rank][:30] == tuple(4 * 14 * part for part in rows[rank][:30])
+        assert sum(sent[rank]) == 4 * elements
+        assert max(sent[rank][30:]) - min(sent[rank][30:]) <= 4 * 14
+    assert sum("cut off the splits of" in notice for notice in converted.notices) == 1
+
+
 def test_older_profiles_say_by_shapes_and_launches_what_todays_say(tmp_path):
     records = []
     for annotated in (False, True):

@@ -12,7 +12,7 @@ from netsim.collective.protocol import Operation as Collective
 from netsim.foundation.files import replacing
 from netsim.foundation.refusal import Refusal
 from netsim.workload.kineto.experts import Experts
-from netsim.workload.kineto.operation import Arguments
+from netsim.workload.kineto.operation import MOST_LISTED, Arguments
 from netsim.workload.kineto.peers import Groups, Operation, agreed, copied
 from netsim.workload.kineto.profile import Call, Profile, read_profile
 from netsim.workload.kineto.timeline import Step, Waits, program, waits
@@ -84,9 +84,7 @@ def import_kineto(
     progress(f"writing {out.name}")
     sources = [given[max(0, bisect_right([one.profile.rank for one in given], rank) - 1)] for rank in range(world_size)]
     _refuse_endless(path, sources)
-    operations = [_operations(source, rank, known, experts) for rank, source in enumerate(sources)]
-    if len(given) < world_size:
-        operations = agreed(operations)
+    operations = agreed([_operations(source, rank, known, experts) for rank, source in enumerate(sources)])
     names = _names(operations, sources)
     records = [
         line
@@ -258,6 +256,10 @@ def _notices(given: Sequence[Recorded], groups: Groups, world_size: int) -> Iter
         yield f"{len(given)} of {world_size} ranks have a profile ({ranks}); {copies}"
     for size in sorted(groups.assumed):
         yield f"groups of {size} ranks are taken to follow each other; if not, give --group NAME={size}xSTRIDE"
+    cut_off = sum(operation.assumed for one in given for operation in one.operations)
+    if cut_off:
+        assumption = "the others get equal parts of the rest"
+        yield f"the profiler cut off the splits of {cut_off} all-to-alls behind {MOST_LISTED} ranks: {assumption}"
     left = Counter(call.kind for one in given for call in one.profile.calls if call not in one.calls)
     if left:
         kinds = ", ".join(f"{count} {kind}" for kind, count in sorted(left.items()))

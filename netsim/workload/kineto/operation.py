@@ -1,17 +1,25 @@
 """The arguments of a profiled call, read one by one, as an operation of a collective trace."""
 
+from math import gcd, prod
 from typing import Any
+
+import numpy as np
 
 from netsim.documents import MOST
 from netsim.foundation.refusal import Refusal
+from netsim.units import split_bytes
 from netsim.workload.kineto.peers import Groups, Operation
 from netsim.workload.kineto.profile import Call, Group, Profile
-from netsim.workload.kineto.schemas import OPERATIONS
+from netsim.workload.kineto.schemas import OPERATIONS, listed_shapes
 
 _BYTES = {"double": 8, "float": 4, "half": 2, "bfloat16": 2, "long": 8, "int": 4, "short": 2, "char": 1, "byte": 1}
 _BYTES |= {"bool": 1, "complexfloat": 8, "complexdouble": 16, "int64": 8, "int32": 4, "uint64": 8, "uint32": 4}
 _FLOAT8 = "float8_"
 _MOST_DIGITS = 18
+MOST_LISTED = 30
+"""Entries of a list that the profiler writes out."""
+_WIDEST = 1 << 20
+"""Elements of a row, where nothing but their number tells."""
 
 
 class Arguments:
@@ -37,10 +45,13 @@ class Arguments:
         width = 0 if op == "barrier" else self._width(dtype)
         elements_in, elements_out = self._elements(op, len(ranks)) if width else (0, 0)
         in_splits = out_splits = root = peer = None
+        assumed = False
         match op:
             case "all_to_all":
-                in_splits = self._splits("In split size", elements_in, width, len(ranks))
-                out_splits = self._splits("Out split size", elements_out, width, len(ranks))
+                row = self._row((elements_in, elements_out), len(ranks))
+                in_splits = self._splits("In split size", elements_in, width, len(ranks), row)
+                out_splits = self._splits("Out split size", elements_out, width, len(ranks), row)
+                assumed = row is not None
             case "all_reduce":
                 elements_out = elements_in
             case "broadcast":
@@ -55,7 +66,7 @@ class Arguments:
         sizes = width * elements_in, width * elements_out
         if max(sizes) >= MOST:
             raise self.refuse("In msg nelems", f"is too large ({max(elements_in, elements_out)})")
-        return Operation(op, group, ranks, dtype.lower(), *sizes, in_splits, out_splits, root, peer)
+        return Operation(op, group, ranks, dtype.lower(), *sizes, in_splits, out_splits, root, peer, assumed)
 
     def _elements(self, op: str, ranks: int) -> tuple[int, int]:
         """Elements of contribution and result; the latter follows where shapes tell the former alone."""
@@ -99,17 +110,44 @@ class Arguments:
             raise self.refuse(name, f"is not a list of numbers ({value!r:.40})")
         return tuple(map(int, numbers)), cut_off
 
-    def _splits(self, name: str, elements: int, width: int, size: int) -> tuple[int, ...]:
-        """Bytes for each member; the profile has rows of the tensor's first dimension, or nothing if they are even."""
+    def _splits(self, name: str, elements: int, width: int, size: int, row: int | None) -> tuple[int, ...]:
+        """Bytes for each member; the profile has rows of the tensor's first dimension, or nothing if they are even.
+
+        The members behind a list that is cut off get equal parts of the rest, in rows of so many elements.
+        """
         rows, cut_off = self._listed(name)
-        if cut_off:
-            remedy = "record a collective trace instead, or profile groups of at most 30 ranks"
-            raise self.refuse(name, "is cut off by the profiler, which keeps 30 entries", remedy)
+        if cut_off and row is not None:
+            rest, part = divmod(elements - row * sum(rows), row)
+            if len(rows) >= size or rest < 0 or part:
+                problem = f"is cut off behind {len(rows)} of {size} ranks with {sum(rows)} rows of {row} elements"
+                raise self.refuse(name, f"{problem}, which contradicts {elements} elements")
+            rows = (*rows, *split_bytes(rest, size - len(rows)))
         rows = rows or (1,) * size
         whole = sum(rows)
         if len(rows) != size or (elements and (not whole or elements % whole)):
             raise self.refuse(name, f"does not cut {elements} elements for {size} ranks ({list(rows)!r:.40})")
         return tuple(width * (elements // whole if whole else 0) * part for part in rows)
+
+    def _row(self, elements: tuple[int, int], size: int) -> int | None:
+        """Elements of a row where a list of splits is cut off, else None.
+
+        By the shape of what is sent, or the divisor of both numbers of elements by which the members behind the lists
+        get nearest to as much as those before.
+        """
+        lists = [self._listed(name) for name in ("In split size", "Out split size")]
+        if not any(cut_off for _, cut_off in lists):
+            return None
+        shape = next(iter(listed_shapes(self._args.get("Input Dims"))), ())
+        if elements[0] and prod(shape) == elements[0]:
+            return prod(shape[1:])
+        sums, ranks = [sum(rows) for rows, _ in lists], max(len(rows) for rows, _ in lists)
+        if not any(sums):
+            return 1
+        most = min(whole // total for whole, total in zip(elements, sums, strict=True) if total)
+        widths = np.arange(1, min(max(most, 1), _WIDEST) + 1)
+        widths = widths[gcd(*elements) % widths == 0]
+        even = max(sum(elements), 1) * ranks / (sum(sums) * size)
+        return int(widths[np.abs(np.log(widths / even)).argmin()])
 
     def _group(self) -> tuple[str, tuple[int, ...]]:
         """Name and ranks of the group: from the call, the file's header, start and stride, or what the user gives."""

@@ -15,7 +15,7 @@ class Operation(NamedTuple):
     """A call in the terms of a collective trace; `root` and `peer` are global ranks.
 
     The rank contributes `bytes_in` and then holds `bytes_out`. Splits are bytes to and from each member, None but for
-    all_to_all.
+    all_to_all; `assumed` if a profile does not list all of them.
     """
 
     op: str
@@ -28,6 +28,7 @@ class Operation(NamedTuple):
     out_splits: tuple[int, ...] | None = None
     root: int | None = None
     peer: int | None = None
+    assumed: bool = False
 
 
 class Shape(NamedTuple):
@@ -107,12 +108,13 @@ def copied(operation: Operation, source: int, rank: int, where: str) -> Operatio
     if operation.peer is not None:
         changes["peer"] = own[(ranks.index(operation.peer) + turn) % size]
     if operation.in_splits is not None:
+        changes["assumed"] = True
         changes["in_splits"] = tuple(operation.in_splits[(place - turn) % size] for place in range(size))
     return operation._replace(**changes)
 
 
 def agreed(operations: Sequence[Sequence[Operation]]) -> list[list[Operation]]:
-    """The operations of all ranks, in which each receives in an all-to-all what the others send it."""
+    """The operations of all ranks, in which each receives what the others send it in an all-to-all with assumptions."""
     meetings: Mapping[tuple[object, ...], dict[int, int]] = defaultdict(dict)
     for rank, of_rank in enumerate(operations):
         turns: dict[tuple[object, ...], int] = defaultdict(int)
@@ -124,7 +126,8 @@ def agreed(operations: Sequence[Sequence[Operation]]) -> list[list[Operation]]:
     result = [list(of_rank) for of_rank in operations]
     for (_, ranks, _), places in meetings.items():
         members = [operations[rank][places[rank]] for rank in ranks if rank in places]  # pyright: ignore[reportGeneralTypeIssues]
-        if len(members) < len(places) or any(one.in_splits is None for one in members):
+        listed = all(one.in_splits is not None for one in members)
+        if len(members) < len(places) or not listed or not any(one.assumed for one in members):
             continue
         for member, rank in enumerate(ranks):  # pyright: ignore[reportArgumentType]
             received = tuple(one.in_splits[member] for one in members if one.in_splits is not None)

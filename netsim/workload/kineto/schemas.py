@@ -137,7 +137,7 @@ def arguments(shaped: ShapedCall, types: dict[tuple[str | None, int], str]) -> d
     event, operator = shaped
     op = kind_of(shaped.event)
     dims, listed = _taken(event or shaped.event, op)
-    shapes = _shapes(dims)
+    shapes = listed_shapes(dims)
     elements = sum(map(prod, shapes))
     dtype = str(listed).lower()
     if dtype == "tensorlist":
@@ -155,7 +155,7 @@ def arguments(shaped: ShapedCall, types: dict[tuple[str | None, int], str]) -> d
     given = operator.args.get("Concrete Inputs")
     concrete = [*given, *[""] * 5] if isinstance(given, list) else [""] * 5
     if "_base" in operator.name:
-        results = _shapes(operator.args.get("Input Dims"))
+        results = listed_shapes(operator.args.get("Input Dims"))
         whole = prod(results[0]) if results else 0
         args["Out msg nelems"] = whole
         larger, smaller = max(whole, elements), min(whole, elements)
@@ -184,14 +184,14 @@ def _whole(text: object) -> int | None:
     return int(str(text)) if str(text).isascii() and str(text).isdecimal() and len(str(text)) < 10 else None
 
 
-def _shapes(listed: object) -> list[Sequence[int]]:
+def listed_shapes(listed: object) -> list[Sequence[int]]:
     """The shapes of tensors, [] of a number; those of an argument of several tensors stand in a list of their own."""
     shapes: list[Sequence[int]] = []
     for shape in listed if isinstance(listed, list) else ():
         if not isinstance(shape, list):
             continue
         if any(isinstance(inner, list) for inner in shape):
-            shapes += _shapes(shape)
+            shapes += listed_shapes(shape)
         elif all(type(length) is int and length >= 0 for length in shape):
             shapes.append(shape)
     return shapes
