@@ -10,11 +10,10 @@ from pathlib import Path
 from typing import Annotated, Literal, Self
 
 import numpy as np
-from numpy.lib.npyio import NpzFile
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from netsim.foundation.arrays import UNREADABLE, oversize, quietly
+from netsim.foundation.arrays import UNREADABLE, quietly, read_archive
 from netsim.foundation.complaint import first_complaint
 from netsim.foundation.documents import parse_json
 from netsim.foundation.files import replacing
@@ -182,7 +181,8 @@ class RoutingTrace:
             return cls._read_exflow(path, num_experts)
         if num_experts is not None:
             raise Refusal(path, "num_experts", f"is given ({num_experts}) but is in the .npz file", "leave it out")
-        arrays = _load_members(path)
+        single = "name it .npy and give --num-experts"
+        arrays = read_archive(path, ("header", *ARRAYS[:2]), ARRAYS[2:], remedy="record the trace again", single=single)
         header = _parse_header(path, arrays.pop("header"))
         try:
             return cls(header=header, **arrays)
@@ -237,43 +237,6 @@ def _require_range(name: str, array: NDArray, low: int, high: int, limit: str) -
 def _blame(path: Path, error: ValueError) -> Refusal:
     field, _, problem = str(error).partition(": ")
     return Refusal(path, field, problem, "record the trace again, or correct the array and its header")
-
-
-def _load_members(path: Path) -> dict[str, NDArray]:
-    record_again = "record the trace again"
-    try:
-        stream = path.open("rb")
-    except OSError as error:
-        raise Refusal(path, "file", f"cannot be read ({error.strerror or error})", "check the path") from error
-    with stream, quietly():
-        try:
-            archive = np.load(stream, allow_pickle=False)
-        except (OSError, *UNREADABLE) as error:
-            problem = "is not a complete .npz archive (truncated or another format)"
-            raise Refusal(path, "file", problem, record_again) from error
-        if isinstance(archive, np.ndarray):
-            raise Refusal(path, "file", "holds a single array", "name it .npy and give --num-experts")
-        problem = oversize(archive.zip)
-        if problem is not None:
-            raise Refusal(path, "file", problem, "record fewer steps, or read it on a machine with more memory")
-        for name in ("header", "expert_ids", "source_rank"):
-            if name not in archive.files:
-                raise Refusal(path, name, "is missing", record_again)
-        for name in archive.files:
-            if name not in ("header", *ARRAYS):
-                raise Refusal(path, name, "is not an array of this format", f"keep only header, {', '.join(ARRAYS)}")
-        return {name: _load_member(path, archive, name) for name in archive.files}
-
-
-def _load_member(path: Path, archive: NpzFile, name: str) -> NDArray:
-    try:
-        member = archive[name]
-    except (OSError, *UNREADABLE) as error:
-        remedy = "save rectangular arrays of numbers, no objects"
-        raise Refusal(path, name, "is pickled, ragged or damaged", remedy) from error
-    if not isinstance(member, np.ndarray):
-        raise Refusal(path, name, "is not an array", "save it by numpy.savez")
-    return member
 
 
 def _parse_header(path: Path, header: NDArray) -> RoutingHeader:

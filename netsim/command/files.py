@@ -35,7 +35,8 @@ kineto: a profile of one rank, or a folder with those of some or all, .json or .
 with export_chrome_trace or tensorboard_trace_handler. A rank without one does what the last at or below it does that
 has one, in its own groups. Collectives are read from the events record_param_comms; in older profiles and those of gloo
 by annotations such as nccl:all_reduce, with record_shapes=True; by the kernels of DeepEP and HybridEP, with --tokens,
---hidden, --experts and --top-k. Kernels of which no size is known count as computing, with their recorded times. Of the
+--hidden, --experts and --top-k. With --routing a rank sends what its tokens in that trace choose, else all experts are
+alike. Kernels of which no size is known count as computing, with their recorded times. Of the
 splits of an all-to-all the profiler writes out 30: the ranks behind them get equal parts of the rest.
 
 The kernels' times count where the profile has them. What is computed between and beside collectives becomes gaps, so
@@ -125,6 +126,9 @@ class Import(Request):
     """experts of a token"""
     nodes: Annotated[int | None, "N", _DISPATCH] = None
     """most nodes with experts of one token (default: all)"""
+    routing: Annotated[Path | None, "FILE", _DISPATCH] = None
+    """which experts tokens visit: a routing trace, .npz, as the trainer writes it with trace.steps, or python -m moe
+    import (default: all experts alike)"""
 
 
 def _import(request: Import) -> None:
@@ -148,13 +152,18 @@ def _import(request: Import) -> None:
 
 def _experts(request: Import) -> "Experts | None":
     from netsim.workload.kineto.experts import Experts
+    from netsim.workload.kineto.routing import read_routing
 
-    options = {name: getattr(request, name) for name in Experts.model_fields}
+    options = {name: getattr(request, name) for name in ("tokens", "hidden", "experts", "top_k", "nodes")}
     given = {name: value for name, value in options.items() if value is not None}
-    if not given:
+    if not given and request.routing is None:
         return None
+    if request.nodes is not None and request.routing is not None:
+        raise Refusal("command line", "--nodes", "is also in the choices of --routing", "leave it out")
     try:
-        return Experts.model_validate(given)
+        experts = Experts.model_validate(given)
+        measured = request.routing and read_routing(request.routing, experts.experts, experts.top_k)
+        return experts.model_copy(update={"routing": measured})
     except ValidationError as error:
         field = str(error.errors()[0]["loc"][0])
         option, problem = f"--{field.replace('_', '-')}", f"is not in 1 to 16,777,215 ({given.get(field)})"

@@ -1,14 +1,21 @@
-"""Reading arrays of a user's file: what it can end in besides the array."""
+"""Reading arrays of a user's file: archives, and what else reading can end in."""
 
 import os
 import struct
 import warnings
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from tokenize import TokenError
+from typing import TYPE_CHECKING
+
+from netsim.foundation.refusal import Refusal
+
+if TYPE_CHECKING:
+    from numpy.lib.npyio import NpzFile
+    from numpy.typing import NDArray
 
 UNREADABLE = (
     *(ValueError, TypeError, OverflowError, KeyError, IndexError, EOFError, MemoryError),
@@ -32,6 +39,60 @@ def oversize(archive: zipfile.ZipFile) -> str | None:
     if unpacked <= memory:
         return None
     return f"unpacks to {unpacked / 1e9:,.1f} GB, more than the {memory / 1e9:,.1f} GB of memory"
+
+
+def read_archive(
+    path: Path, required: Sequence[str], optional: Collection[str] | None = None, *, remedy: str, single: str
+) -> "dict[str, NDArray]":
+    """Reads the arrays of a .npz archive by name.
+
+    Args:
+        path: The file.
+        required: Arrays that it must have.
+        optional: Arrays that are read too where it has them, and beside which it may have no others; None: others are
+            left alone.
+        remedy: Advice where the file is no such archive, or incomplete.
+        single: Advice where it holds a single array.
+
+    Raises:
+        Refusal: The file is damaged, pickled or larger than memory, lacks arrays or has others.
+    """
+    import numpy as np
+
+    try:
+        stream = path.open("rb")
+    except OSError as error:
+        raise Refusal(path, "file", f"cannot be read ({error.strerror or error})", "check the path") from error
+    with stream, quietly():
+        try:
+            archive = np.load(stream, allow_pickle=False)
+        except (OSError, *UNREADABLE) as error:
+            problem = "is not a complete .npz archive (truncated or another format)"
+            raise Refusal(path, "file", problem, remedy) from error
+        if isinstance(archive, np.ndarray):
+            raise Refusal(path, "file", "holds a single array", single)
+        problem = oversize(archive.zip)
+        if problem is not None:
+            raise Refusal(path, "file", problem, "record fewer steps, or read it on a machine with more memory")
+        for name in required:
+            if name not in archive.files:
+                raise Refusal(path, name, "is missing", remedy)
+        known = [*required, *(optional or ())]
+        for name in archive.files if optional is not None else ():
+            if name not in known:
+                raise Refusal(path, name, "is not an array of this format", f"keep only {', '.join(known)}")
+        return {name: _member(path, archive, name) for name in archive.files if name in known}
+
+
+def _member(path: Path, archive: "NpzFile", name: str) -> "NDArray":
+    try:
+        member = archive[name]
+    except (OSError, *UNREADABLE) as error:
+        remedy = "save rectangular arrays of numbers, no objects"
+        raise Refusal(path, name, "is pickled, ragged or damaged", remedy) from error
+    if not hasattr(member, "dtype"):
+        raise Refusal(path, name, "is not an array", "save it by numpy.savez")
+    return member
 
 
 def _memory_bytes() -> int:

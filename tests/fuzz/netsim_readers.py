@@ -162,11 +162,13 @@ def _write_kineto() -> None:
 def _write_profiles() -> None:
     step_in_two_schemas(annotated=True).write(Path("older.json"))
     expert_profile().write(Path("experts.json"))
+    expert_profile(2).write(Path("pair.json"))
+    sound_files.routing().write("routing.npz")
 
 
-def _import(file: Path) -> int:
-    sizes = ["--tokens", "64", "--hidden", "128", "--experts", "32", "--top-k", "2"]
-    return main(["import", "kineto", str(file), "--out", "imported.jsonl", *(sizes if file.stem == "experts" else [])])
+def _import(file: Path, *options: str) -> int:
+    sizes = ["--tokens", "64", "--hidden", "128", "--experts", "32", "--top-k", "2"] if file.stem != "older" else []
+    return main(["import", "kineto", str(file), "--out", "imported.jsonl", *sizes, *options])
 
 
 def readers() -> Iterator[Reader]:
@@ -214,6 +216,12 @@ def readers() -> Iterator[Reader]:
     )
     yield Reader("older profile of one rank", {"older.json": "json"}, _write_profiles, _import)
     yield Reader("profile of DeepEP", {"experts.json": "json"}, _write_profiles, _import)
+    yield Reader(
+        "routing of a profile",
+        {"routing.npz": "npz"},
+        _write_profiles,
+        lambda file: _import(Path("pair.json"), "--experts", "4", "--routing", str(file)),
+    )
     yield Reader(
         "measured collectives",
         {"all_reduce.txt": "words"},

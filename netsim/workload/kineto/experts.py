@@ -2,17 +2,21 @@
 
 A token goes once to each node with an expert of it, to the GPU at the same place there, which hands it on inside
 (https://github.com/deepseek-ai/DeepEP). Experts are drawn alike: with E experts, k of them for a token, a part of e
-experts gets it with probability 1 - C(E-e, k) / C(E, k). Combining sends the same tokens back.
+experts gets it with probability 1 - C(E-e, k) / C(E, k), unless a routing trace tells. Combining sends the same tokens
+back.
 """
 
+from functools import lru_cache
 from math import comb
 from typing import Annotated
 
+import numpy as np
 from pydantic import Field
 
 from netsim.documents import Section
 from netsim.foundation.refusal import Refusal
 from netsim.workload.kineto.peers import Operation
+from netsim.workload.kineto.routing import Routing
 
 GPUS = 8
 """Of a node, at most: DeepEP's NUM_MAX_NVL_PEERS."""
@@ -20,7 +24,7 @@ _SCALED = 128
 Count = Annotated[int, Field(ge=1, lt=2**24)]
 
 
-class Experts(Section, frozen=True):
+class Experts(Section, frozen=True, arbitrary_types_allowed=True):
     """What a rank dispatches; bytes are those of 8-bit values with a scale of 4 bytes for each 128, back in bfloat16.
 
     Args:
@@ -29,6 +33,7 @@ class Experts(Section, frozen=True):
         experts: Experts in all ranks of the group.
         top_k: Experts of a token.
         nodes: Most nodes with experts of one token; all if absent.
+        routing: Measured choices, in place of experts that are drawn alike.
     """
 
     tokens: Count
@@ -36,6 +41,7 @@ class Experts(Section, frozen=True):
     experts: Count
     top_k: Count
     nodes: Count | None = None
+    routing: Routing | None = None
 
     def operation(self, kind: str, family: str, group: tuple[str, tuple[int, ...]], rank: int) -> Operation:
         """The all-to-all of a dispatch or combine at a rank."""
@@ -44,21 +50,19 @@ class Experts(Section, frozen=True):
         within = size if family == "intranode" else min(GPUS, size)
         self._check(size, within)
         width = self.hidden + 4 * -(-self.hidden // _SCALED) if kind == "dispatch" else 2 * self.hidden
-        nodes = size // within
-        share = min(self.nodes or nodes, nodes) / nodes
-        to_rank = self.tokens * self._reached(self.experts // size, share)
-        to_node = self.tokens * self._reached(self.experts // nodes, share)
-        place = ranks.index(rank)
-        splits = tuple(
-            0 if other == place
-            else width * round(nodes * to_rank) if other // within == place // within
-            else width * round(to_node) if other % within == place % within
-            else 0
-            for other in range(size)
-        )  # fmt: skip
-        return Operation("all_to_all", name, ranks, "byte", sum(splits), sum(splits), splits, splits)
+        inside, across = _shares(self, size, within)
+        own = ranks.index(rank)
+        node, place = divmod(own, within)
+        near = slice(node * within, (node + 1) * within)
+        sent, received = np.zeros((2, size))
+        sent[place::within], received[place::within] = across[own], across[place::within, node]
+        sent[near], received[near] = inside[place, near], inside[:, own]
+        sent[own] = received[own] = 0
+        both = [tuple((width * np.rint(self.tokens * one).astype(np.int64)).tolist()) for one in (sent, received)]
+        to, come = both if kind == "dispatch" else reversed(both)
+        return Operation("all_to_all", name, ranks, "byte", sum(to), sum(come), to, come)
 
-    def _reached(self, part: int, share: float) -> float:
+    def drawn(self, part: int, share: float) -> float:
         """Part of all tokens that go to some experts, where a token's experts are among that share of all."""
         among = max(round(share * self.experts), part)
         return share * (1 - comb(among - part, self.top_k) / comb(among, self.top_k))
@@ -71,3 +75,19 @@ class Experts(Section, frozen=True):
             problem = f"a token has {self.top_k} experts, more than there are on its nodes"
         if problem:
             raise Refusal("command line", "--experts", problem, "give those of the run, or --group expert=SIZE")
+
+
+@lru_cache(maxsize=8)
+def _shares(experts: Experts, size: int, within: int) -> tuple[np.ndarray, np.ndarray]:
+    """Shares of a rank's tokens in a group of so many ranks, so many in a node.
+
+    [within, size]: what the ranks at a place of the nodes hand on to each rank of their own node, of all nodes' tokens;
+    [size, nodes]: what each rank sends to each node.
+    """
+    nodes = size // within
+    if experts.routing is not None:
+        to_rank, to_node = (experts.routing.reached(size, parts) for parts in (size, nodes))
+        return to_rank.reshape(nodes, within, size).sum(axis=0), to_node
+    share = min(experts.nodes or nodes, nodes) / nodes
+    to_rank, to_node = (experts.drawn(experts.experts // parts, share) for parts in (size, nodes))
+    return np.broadcast_to(nodes * to_rank, (within, size)), np.broadcast_to(to_node, (size, nodes))
