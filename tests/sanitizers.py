@@ -1,15 +1,10 @@
 """``python -m tests.sanitizers``: drawn scenes on a core that is built with the sanitizers of the compiler."""
 
 import argparse
-import os
 import subprocess
 import sys
-import sysconfig
-from pathlib import Path
-from shutil import copytree, ignore_patterns
-from tempfile import TemporaryDirectory
 
-import netsim
+from tests.built_core import netsim_with
 
 _ABOUT = """\
 Builds the core with the sanitizers for addresses and undefined behaviour, and again with that for threads, and
@@ -27,21 +22,11 @@ _OPTIONS = {
 
 def run(kind: str, cases: int, seed: int) -> int:
     """Simulates drawn scenes on a core with a kind of sanitizers; returns the exit status of the comparison."""
-    package = Path(netsim.__file__).parent
-    with TemporaryDirectory() as folder:
-        build, copy = Path(folder) / "build", Path(folder) / "netsim"
-        source, suffix = package / "engine/core", sysconfig.get_config_var("EXT_SUFFIX")
-        settings = (f"-DSANITIZE={kind}", f"-DPython_EXECUTABLE={sys.executable}")
-        for words in (("-S", source, "-B", build, "-G", "Ninja", *settings), ("--build", build, "--target", "_core")):
-            subprocess.run(["cmake", *map(str, words)], check=True, stdout=subprocess.DEVNULL)
-        copytree(package, copy, ignore=ignore_patterns("__pycache__", "*.so"))
-        module = f"_core{suffix}"
-        (copy / "engine" / module).write_bytes((build / module).read_bytes())
-        libraries = [_output("g++", f"-print-file-name={name}") for name in _KINDS[kind]]
-        paths = os.pathsep.join([folder, str(package.parent)])
-        environment = os.environ | _OPTIONS | {"LD_PRELOAD": " ".join(libraries), "PYTHONPATH": paths}
-        scenes = ("-P", "-m", "tests.fuzz.scenes", "--cases", str(cases), "--seed", str(seed))
-        return subprocess.run([sys.executable, *scenes], env=environment, check=False).returncode
+    libraries = [_output("g++", f"-print-file-name={name}") for name in _KINDS[kind]]
+    scenes = ("-P", "-m", "tests.fuzz.scenes", "--cases", str(cases), "--seed", str(seed))
+    with netsim_with(f"SANITIZE={kind}") as environment:
+        watched = environment | _OPTIONS | {"LD_PRELOAD": " ".join(libraries)}
+        return subprocess.run([sys.executable, *scenes], env=watched, check=False).returncode
 
 
 def _output(*words: str) -> str:

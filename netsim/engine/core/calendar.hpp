@@ -29,6 +29,14 @@ inline int64_t arrival_key(int64_t flow_id, int64_t serial, int64_t control) {
   return ARRIVAL | (flow_id << (SERIAL_BITS + 1)) | (serial << 1) | control;
 }
 
+// Serial of a packet: the number of its transmission within the flow.
+inline int64_t serial_of(const Packet& packet) { return (packet.key >> 1) & ((int64_t(1) << SERIAL_BITS) - 1); }
+
+// Id of a packet's flow.
+inline int64_t flow_id_of(const Packet& packet) {
+  return (packet.key >> (SERIAL_BITS + 1)) & ((int64_t(1) << FLOW_BITS) - 1);
+}
+
 // Place of a flow's timers within an instant: first the retransmission timer, then the pacing timer.
 inline int64_t timer_key(int64_t flow_id, int64_t pace) { return TIMER | (flow_id << 1) | pace; }
 

@@ -16,6 +16,7 @@ inline int64_t give_up(const State& state, Flow& flow, int64_t index, int64_t no
   flow.timer_runs = 0;
   timed_out(rules, flow, hosts);
   on_timeout(rules, hosts, index, now);
+  trace(now, "timed out", -1, flow.id, flow.window);
   if (rules.choice == REPS && !(rules.explore && (flow.frozen_ps || flow.exploring))) {
     flow.frozen_ps = now + rules.freeze_ps;
   }
@@ -65,6 +66,7 @@ inline void receive_ack(const State& state, Packet& ack, int64_t now) {
   auto& flow = hosts.flows[index];
   if (ack.refusal == CREDIT) {
     on_credit(flow, hosts.asked[index], ack.expected);
+    trace(now, "credited", -1, ack, flow.window);
     if (rules.timeout_ps >= 0) flow.deadline_ps = now + timeout_ps(rules, flow);
     resume(state, index, now);
     return;
@@ -78,6 +80,7 @@ inline void receive_ack(const State& state, Packet& ack, int64_t now) {
   if (newly || ack.refusal) note_progress(state, flow.task, newly > 0);
   if (rules.timeout_ps >= 0) note_ack(network, hosts, index, ack, newly > 0, now);
   on_ack(rules, hosts, index, newly, ack.marked, ack.notified, ack.refusal, now - ack.sent_ps, now);
+  trace(now, "acknowledged", -1, ack, flow.window);
   note_window(hosts, rules, flow, now - ack.sent_ps, now);
   if (rules.choice == REPS && ack.marked != 1) {
     flow.unmarked += 1;

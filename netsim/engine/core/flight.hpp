@@ -130,8 +130,7 @@ inline void mark_left(const Network& network, const Flight& flight, int64_t at, 
     int64_t rate = link.varies ? rate_at(network, at, leaves) : kind.rate_bps;
     bool may_mark = rate && !packet.control && !packet.marked;
     if (may_mark && marks(network, link, kind, at, packet, std::max<int64_t>(0, link.free_ps - leaves), rate)) {
-      packet.marked = 1;
-      network.totals.marked += 1;
+      mark(network, packet, at, leaves);
     }
   }
 }

@@ -1,10 +1,10 @@
 // Links of the event engine: packets that join their queues.
 #pragma once
 
-#include "calendar.hpp"
 #include "draws.hpp"
 #include "series.hpp"
 #include "service.hpp"
+#include "trace.hpp"
 
 namespace netsim {
 
@@ -12,14 +12,6 @@ constexpr int64_t GOES = 0;
 constexpr int64_t LOST = 1;
 constexpr int64_t TRIMMED = 2;
 constexpr int64_t WAITS = 3;
-
-// Serial of a packet: the number of its transmission within the flow.
-inline int64_t serial_of(Packet& packet) { return (packet.key >> 1) & ((int64_t(1) << SERIAL_BITS) - 1); }
-
-// Id of a packet's flow.
-inline int64_t flow_id_of(Packet& packet) {
-  return (packet.key >> (SERIAL_BITS + 1)) & ((int64_t(1) << FLOW_BITS) - 1);
-}
 
 // Records that a link carries a packet, and the queue that the packet joined when it came.
 inline void count(const Network& network, Link& link, Packet& packet, int64_t service, int64_t queue, int64_t work,
@@ -36,6 +28,22 @@ inline void count(const Network& network, Link& link, Packet& packet, int64_t se
   } else {
     totals.hops += 1;
   }
+}
+
+inline void drop(const Network& network, const Packet& packet, int64_t link, int64_t now) {
+  network.totals.dropped += 1;
+  trace(now, "dropped", link, packet);
+}
+
+inline void trim(const Network& network, const Packet& packet, int64_t link, int64_t now) {
+  network.totals.trimmed += 1;
+  trace(now, "trimmed", link, packet);
+}
+
+inline void mark(const Network& network, Packet& packet, int64_t link, int64_t now) {
+  packet.marked = 1;
+  network.totals.marked += 1;
+  trace(now, "marked", link, packet);
 }
 
 // Service time of a packet at a rate.
@@ -68,7 +76,6 @@ inline bool marks(const Network& network, Link& link, const LinkKind& kind, int6
 // Adds a packet to the queue of a link. Returns its fate, and when its last bit leaves.
 inline std::pair<int64_t, int64_t> join(const Network& network, Packet& packet, int64_t index, int64_t now) {
   const auto& rules = network.rules;
-  auto& totals = network.totals;
   auto& link = network.links[index];
   const auto& kind = network.kinds[link.kind];
   int64_t start = std::max<int64_t>(link.free_ps, now);
@@ -80,7 +87,7 @@ inline std::pair<int64_t, int64_t> join(const Network& network, Packet& packet, 
     service = rate ? service_ps(packet.wire, rate) : 0;
     if (!rate || down < start + service || down <= start) {
       if (!link.at_switch) link.free_ps = start + service_ps(packet.wire, kind.rate_bps);
-      totals.dropped += 1;
+      drop(network, packet, index, now);
       return {LOST, now};
     }
   } else {
@@ -92,16 +99,15 @@ inline std::pair<int64_t, int64_t> join(const Network& network, Packet& packet, 
     int64_t room = !link.varies || rules.room_bytes < 0 ? kind.room_ps : service_ps(rules.room_bytes, rate);
     if (leaves - now > room) {
       if (rules.trims && !packet.control) {
-        totals.trimmed += 1;
+        trim(network, packet, index, now);
         return {TRIMMED, now};
       }
-      totals.dropped += 1;
+      drop(network, packet, index, now);
       return {LOST, now};
     }
     bool may_mark = rules.marks && !rules.marks_leaving && !packet.control && !packet.marked;
     if (may_mark && marks(network, link, kind, index, packet, start - now, rate)) {
-      packet.marked = 1;
-      totals.marked += 1;
+      mark(network, packet, index, now);
     }
   }
   if (rules.errors != FAULTLESS) {
@@ -120,7 +126,7 @@ inline std::pair<int64_t, int64_t> join(const Network& network, Packet& packet, 
   }
   count(network, link, packet, service, leaves - now, work, now);
   if (again < 0) {
-    totals.dropped += 1;
+    drop(network, packet, index, now);
     return {LOST, now};
   }
   return {GOES, leaves};
@@ -136,7 +142,7 @@ inline std::pair<int64_t, int64_t> cross(const Network& network, Packet& packet,
     int64_t rate = rate_at(network, index, now);
     service = rate ? service_ps(packet.wire, rate) : 0;
     if (!rate || next_down(network, index, now) < now + service) {
-      totals.dropped += 1;
+      drop(network, packet, index, now);
       return {LOST, now};
     }
   } else {

@@ -20,6 +20,18 @@ int64_t run_streams(const nb::tuple& arrays, const nb::tuple& of_streams) {
   return fluid::run(parts.state, streams);
 }
 
+#ifdef NETSIM_TRACE
+// The events since the last call.
+nb::list take_trace() {
+  nb::list events;
+  for (const auto& [time_ps, what, link, flow, serial, control, value] : traced) {
+    events.append(nb::make_tuple(time_ps, what, link, flow, serial, control, value));
+  }
+  traced.clear();
+  return events;
+}
+#endif
+
 }  // namespace
 }  // namespace netsim
 
@@ -31,4 +43,7 @@ NB_MODULE(_core, module) {
   netsim::bind_windows(module);
   module.def("run_events", &netsim::run_events, "Simulates events until Python is needed; returns why, a `Stop`.");
   module.def("run_streams", &netsim::run_streams, "Simulates at the flow level; returns why it stops, a `Stop`.");
+#ifdef NETSIM_TRACE
+  module.def("take_trace", &netsim::take_trace, "The events since the last call; see `netsim.engine.reference.trace`.");
+#endif
 }

@@ -169,7 +169,7 @@ inline int64_t begin(const Network& network, const Queued& queued, Packet& packe
   served.carried = packet.control || again < 0 ? 0 : packet.wire;
   queued.notes.begun = at;
   if (again < 0) {
-    network.totals.dropped += 1;
+    drop(network, packet, at, now);
     return -1;
   }
   return ends;
@@ -183,7 +183,7 @@ inline int64_t lose(const Network& network, Packet& packet, int64_t at, int64_t 
     const auto& kind = network.kinds[link.kind];
     link.free_ps = now + service_of(rules, link, kind, packet.wire, kind.rate_bps);
   }
-  network.totals.dropped += 1;
+  drop(network, packet, at, now);
   return now;
 }
 
@@ -210,7 +210,6 @@ inline void release(const Network& network, const Routing& routing, const Queued
 inline std::pair<int64_t, int64_t> stand(const Network& network, const Routing& routing, const Queued& queued,
                                          Packet& packet, int64_t traffic_class, int64_t at, int64_t came, int64_t now) {
   const auto& rules = network.rules;
-  auto& totals = network.totals;
   auto& link = network.links[at];
   const auto& kind = network.kinds[link.kind];
   int64_t rate = link.varies ? rate_at(network, at, now) : kind.rate_bps;
@@ -232,17 +231,16 @@ inline std::pair<int64_t, int64_t> stand(const Network& network, const Routing& 
     }
     if (taken == REFUSED) {
       if (rules.trims && !packet.control) {
-        totals.trimmed += 1;
+        trim(network, packet, at, now);
         return {TRIMMED, now};
       }
-      totals.dropped += 1;
+      drop(network, packet, at, now);
       return {LOST, now};
     }
     if (taken == TELLS) tell(queued, source);
     bool may_mark = rules.marks && !packet.control && !packet.marked;
     if (may_mark && marks(network, link, kind, at, packet, found, rate)) {
-      packet.marked = 1;
-      totals.marked += 1;
+      mark(network, packet, at, now);
     }
   }
   int64_t work = 0;
@@ -290,6 +288,7 @@ inline void finish(const Network& network, const Routing& routing, const Queued&
 // A pause frame arrives: the first one stops a queue, the second one resumes it; returns whether it goes on.
 inline bool stop_or_resume(const Queued& queued, int64_t place, int64_t now) {
   auto& queue = queued.queues[place];
+  trace(now, queue.stopped ? "resumed" : "paused", place, -1, 0);
   if (queue.stopped) {
     queue.paused_ps += now - queue.stopped_ps;
     queue.stopped = 0;

@@ -55,6 +55,7 @@ inline bool receive(const State& state, Packet& packet, Flow& flow, int64_t now)
   const auto& rules = state.network.rules;
   packet.expected = 0;
   int64_t verdict = REFUSE;
+  trace(now, "received", flow.down, packet);
   if (!packet.trimmed) {
     note_order(flow, packet);
     verdict = received(rules, flow, state.hosts, packet.sequence);
@@ -102,12 +103,14 @@ inline int64_t return_at_once(const State& state, Packet& packet, Flow& flow, in
 inline int64_t forward(const State& state, Packet& packet, int64_t link, int64_t leaves) {
   const auto& network = state.network;
   int64_t arrives = leaves + network.kinds[network.links[link].kind].delay_ps;
+  if (!packet.passes) trace(leaves, "departed", link, packet);
   packet.hop += 1;
   note_carried(network, state.queued, packet, link, leaves);
   if (packet.passes || packet.control || packet.hop < packet.links) return arrives;
   auto& flow = state.hosts.flows[packet.flow];
   if (flow.express) return receive(state, packet, flow, arrives) ? return_at_once(state, packet, flow, arrives) : GONE;
   if (network.rules.listens && packet.links > 1) return arrives;
+  trace(arrives, "received", link, packet);
   note_order(flow, packet);
   flow.left -= 1;
   flow.end_ps = std::max<int64_t>(flow.end_ps, arrives);
@@ -123,6 +126,7 @@ inline int64_t enter(const State& state, Packet& packet, int64_t link, int64_t n
   if (packet.passes) {
     std::tie(fate, leaves) = cross(network, packet, link, now);
   } else {
+    trace(now, "queued", link, packet);
     std::tie(fate, leaves) = queue_up(state, state.queued, packet, link, now);
     if (fate == TRIMMED) {
       bool forgiven = network.rules.forgives_last_link && packet.hop == packet.links - 1;

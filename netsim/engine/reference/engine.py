@@ -19,6 +19,7 @@ from netsim.engine.reference.feedback import Feedback
 from netsim.engine.reference.links import Links
 from netsim.engine.reference.messages import Admission, Messages
 from netsim.engine.reference.nic import Nic, Turns
+from netsim.engine.reference.trace import Trace
 from netsim.engine.watch import Watched
 from netsim.foundation.refusal import Refusal
 from netsim.transport.protocol import Transport
@@ -31,11 +32,16 @@ class ReferenceEngine:
     """One run; the seed is that of the order of destinations and of marks."""
 
     def __init__(
-        self, scene: Scene, transport: Transport, seed: int, report: Callable[[Pulse], None] | None = None
+        self,
+        scene: Scene,
+        transport: Transport,
+        seed: int,
+        report: Callable[[Pulse], None] | None = None,
+        trace: Trace | None = None,
     ) -> None:
         self._scene = scene
         self._clock = Clock(scene.limits, report)
-        self._calendar = Calendar()
+        self._calendar, self._trace = Calendar(), trace
         self._nics: dict[int, Nic] = {}
         self._turns: dict[int, Turns] = {}
         self._last: dict[int, tuple[Packet, int]] = {}
@@ -47,9 +53,9 @@ class ReferenceEngine:
         self._admission = Admission(scene, transport, seed)
         self._routes = Routes(scene, transport)
         conditions = Conditions(scene, transport, seed)
-        self._links = Links(scene, self._calendar, self._routes, conditions, self._nics, self._end)
-        told = self._links.arrive, self._delivered, self._offer, self._impatient
-        self._feedback = Feedback(scene, transport, self._calendar, *told)
+        self._links = Links(scene, self._calendar, self._routes, conditions, self._nics, self._end, trace)
+        calls = self._links.arrive, self._delivered, self._offer, self._impatient
+        self._feedback = Feedback(scene, transport, self._calendar, *calls, trace)
 
     def run(self) -> Outcome:
         """Simulates until all tasks are done."""
@@ -225,6 +231,8 @@ class ReferenceEngine:
     def _deliver(self, packet: Packet, arrives: int) -> None:
         """Records the arrival of a packet that is not acknowledged."""
         connection = packet.connection
+        if self._trace is not None:
+            self._trace.add(arrives, "received", packet.path[-1], packet)
         if packet.sequence < connection.highest:
             connection.reordered += 1
         else:

@@ -14,6 +14,7 @@ from netsim.engine.protocol import Scene, keeps_state
 from netsim.engine.reference.calendar import Calendar, Event, timer
 from netsim.engine.reference.connection import Connection, Listener, Packet
 from netsim.engine.reference.credit import FIRST_GRANT, Demand, Receivers
+from netsim.engine.reference.trace import Trace, Traced
 from netsim.engine.reference.watching import Rounds, WindowRecorder
 from netsim.engine.watch import watched_tasks
 from netsim.foundation.refusal import Refusal
@@ -40,9 +41,11 @@ class Feedback:
         delivered: Callable[[Connection, int], None],
         offer: Callable[[Connection], None],
         impatient: Callable[[Listener], Refusal],
+        trace: Trace | None,
     ) -> None:
         self._scene, self._transport, self._calendar = scene, transport, calendar
         self._arrive, self._delivered, self._offer, self._impatient = arrive, delivered, offer, impatient
+        self._trace = trace
         self._moves = type(transport).on_timeout is not Transport.on_timeout
         self._listens = scene.listens or transport.needs_acknowledgements
         self._patience = min(PATIENCE, scene.limits.fruitless)
@@ -110,6 +113,8 @@ class Feedback:
         assert isinstance(packet, Packet)
         connection, now = packet.connection, self._calendar.now
         assert isinstance(connection, Listener)
+        if self._trace is not None:
+            self._trace.add(now, "received", packet.path[-1], packet)
         if packet.trimmed:
             if self._receivers:
                 self._receivers.note(packet)
@@ -167,7 +172,6 @@ class Feedback:
         connection.congestion.on_credit(granted)
         if connection.timeout is not None:
             connection.deadline_ps = self._calendar.now + connection.timeout.lasts_ps()
-        self._continue(connection)
 
     def _receive_ack(self, ack: simpy.Event) -> None:
         """Processes an acknowledgement at the sender."""
@@ -176,6 +180,8 @@ class Feedback:
         assert isinstance(connection, Listener)
         if ack.granted is not None:
             self._receive_credit(connection, ack.granted)
+            self._note("credited", connection, ack)
+            self._continue(connection)
             return
         recovery = connection.recovery
         settle = recovery.refused if ack.refusal else recovery.acknowledged
@@ -186,11 +192,16 @@ class Feedback:
             self._note_ack(connection, connection.timeout, ack, newly > 0)
         in_flight = recovery.in_flight
         connection.congestion.on_ack(newly, ack.marked, ack.notified, now - ack.sent_ps, now, ack.refusal, in_flight)
+        self._note("acknowledged", connection, ack)
         if (recorder := self._recorder(connection.flow)) is not None:
             recorder.add(now, connection.congestion.window(), recovery.in_flight, now - ack.sent_ps)
         if ack.choice is not None:
             self._transport.on_ack(connection.flow, ack.choice, ack.blames)
         self._continue(connection)
+
+    def _note(self, what: str, connection: Listener, ack: Packet) -> None:
+        if self._trace is not None:
+            self._trace.add(self._calendar.now, what, -1, ack, connection.congestion.window())
 
     def _recorder(self, flow: Flow) -> WindowRecorder | None:
         """Of the first flow of a message that is watched."""
@@ -238,6 +249,9 @@ class Feedback:
             return
         connection.recovery.timed_out()
         connection.congestion.on_timeout(now)
+        if self._trace is not None:
+            window = connection.congestion.window()
+            self._trace.append(Traced(now, "timed out", -1, connection.flow.id, -1, False, window))
         flow, hosts, routes = connection.flow, self._scene.hosts, self._scene.routes
         usable = routes.usable(hosts[flow.message.src], hosts[flow.message.dst], routes.epoch(now))
         connection.path = self._transport.on_timeout(flow, connection.path, usable, now)

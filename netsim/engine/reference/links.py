@@ -13,6 +13,7 @@ from netsim.engine.reference.conditions import FULL, LOST, Conditions, Work
 from netsim.engine.reference.connection import Packet, Routes
 from netsim.engine.reference.nic import Nic
 from netsim.engine.reference.queued import QueuedLinks
+from netsim.engine.reference.trace import Trace
 from netsim.engine.reference.watching import LinkRecorder
 from netsim.topology.protocol import Path
 from netsim.units import service_ps
@@ -29,6 +30,7 @@ class Links:
         conditions: Conditions,
         nics: Mapping[int, Nic],
         ends: Callable[[Packet, int], None],
+        trace: Trace | None,
     ) -> None:
         links = scene.topology.links
         self._scene, self._calendar, self._routes, self._conditions, self._ends = (
@@ -46,7 +48,9 @@ class Links:
         self._on_arrival = [self.arrive]
         self.free_ps = [0] * len(links)
         self.hops = self.control_hops = self.dropped = self.trimmed = self.marked = 0
-        self.queued = QueuedLinks(scene, calendar, nics, conditions, self._work, self) if scene.queues else None
+        self._trace = trace
+        queues = scene, calendar, nics, conditions, self._work, self, trace
+        self.queued = QueuedLinks(*queues) if scene.queues else None
 
     def arrive(self, packet: simpy.Event) -> None:
         """Adds a packet to the queue of its next link; its departure, or its loss, is known at once."""
@@ -59,6 +63,8 @@ class Links:
         if packet.passes:
             self._pass(packet, link, now)
             return
+        if self._trace is not None:
+            self._trace.add(now, "queued", link, packet)
         if self.queued:
             self.queued.join(packet, link, now)
             return
@@ -83,7 +89,7 @@ class Links:
             work = self._work.nominal_ps(link, now, leaves)
         self.count(packet, link, service, leaves - now, work, now)
         if repeats == LOST:
-            self.drop()
+            self.drop(packet, link)
             return
         if self._conditions.marks_leaving and not packet.control and self._at_switch[link]:
             Event(self._calendar, partial(self._mark_leaving, packet, link)).schedule(end(link), leaves)
@@ -101,6 +107,8 @@ class Links:
         if self._conditions.marks(link, packet.connection.key, packet.serial, backlog_ps, start_ps):
             packet.marked = True
             self.marked += 1
+            if self._trace is not None:
+                self._trace.add(self._calendar.now, "marked", link, packet)
 
     def count(self, packet: Packet, link: int, service_ps: int, queue_ps: int, work_ps: int, now_ps: int) -> None:
         """Records the bytes that a link carries, and the queue in front of a packet that joined it at `now_ps`.
@@ -120,6 +128,8 @@ class Links:
 
     def forward(self, packet: Packet, link: int, leaves_ps: int) -> None:
         """Forwards a packet whose last bit leaves a link at `leaves_ps`, which may be in the future."""
+        if self._trace is not None and not packet.passes:
+            self._trace.add(leaves_ps, "departed", link, packet)
         arrives = leaves_ps + self._delay[link]
         packet.hop += 1
         if not packet.control:
@@ -134,9 +144,11 @@ class Links:
         """Drops or trims a packet for which a switch has no room."""
         self._lose(packet, link, FULL, now_ps, now_ps)
 
-    def drop(self) -> None:
+    def drop(self, packet: Packet, link: int) -> None:
         """Counts a dropped packet."""
         self.dropped += 1
+        if self._trace is not None:
+            self._trace.add(self._calendar.now, "dropped", link, packet)
 
     def free_at(self, link: int, time_ps: int) -> None:
         """Makes a link with queues busy until `time_ps`."""
@@ -181,7 +193,7 @@ class Links:
         rate = self._scene.rates.at(link, now)
         service = service_ps(packet.wire_bytes, rate) if rate else 0
         if self._scene.rates.next_down(link, now) < now + service or not rate:
-            self.drop()
+            self.drop(packet, link)
             return
         leaves = now + service
         if self._scene.acknowledgement.lane == "priority" and not self.queued:
@@ -197,6 +209,8 @@ class Links:
         trim = self._scene.flow_control
         if why == FULL and trim.kind == "trim" and not packet.control:
             self.trimmed += 1
+            if self._trace is not None:
+                self._trace.add(now, "trimmed", link, packet)
             packet.trimmed = packet.passes = True
             packet.trimmed_last = packet.hop == packet.links - 1
             packet.wire_bytes = trim.header
@@ -204,4 +218,4 @@ class Links:
             return
         if why == LOST and not self._at_switch[link]:
             self.free_ps[link] = start + service_ps(packet.wire_bytes, self._rate[link])
-        self.drop()
+        self.drop(packet, link)

@@ -11,6 +11,7 @@ from netsim.engine.reference.calendar import Calendar, Event, end, pause_frame
 from netsim.engine.reference.conditions import LOST, Buffers, Conditions, Work
 from netsim.engine.reference.connection import Packet
 from netsim.engine.reference.nic import Nic, Turns
+from netsim.engine.reference.trace import Trace, Traced
 from netsim.units import service_ps
 
 
@@ -22,7 +23,7 @@ class Engine(Protocol):
     def forward(self, packet: Packet, link: int, leaves_ps: int) -> None: ...
     def free_at(self, link: int, time_ps: int) -> None: ...
     def look(self, nic: Nic) -> None: ...
-    def drop(self) -> None: ...
+    def drop(self, packet: Packet, link: int) -> None: ...
     def refuse(self, packet: Packet, link: int, now_ps: int) -> None: ...
 
 
@@ -50,10 +51,11 @@ class QueuedLinks:
         conditions: Conditions,
         work: Work,
         engine: Engine,
+        trace: Trace | None,
     ) -> None:
         links = scene.topology.links
         self._classes, self._calendar, self._nics = scene.classes, calendar, nics
-        self._conditions, self._work, self._engine = conditions, work, engine
+        self._conditions, self._work, self._engine, self._trace = conditions, work, engine, trace
         self._rate, self._pause_delay_ps = scene.rates.initial, limits_of(scene).pause_delay_ps
         self._from_switch = [not link.src.startswith("host") for link in links]
         self._buffers = Buffers(scene, self._send_pause_frame)
@@ -156,7 +158,7 @@ class QueuedLinks:
             self._engine.count(packet, link, service, queue_ps, work_ps, packet.came_ps)
             self._engine.free_at(link, ends_ps)
             if repeats == LOST:
-                self._engine.drop()
+                self._engine.drop(packet, link)
             ended = Event(self._calendar, partial(self._end, packet, link, repeats != LOST))
             ended.schedule(end(link), ends_ps)
 
@@ -173,7 +175,7 @@ class QueuedLinks:
         """Loses a packet; a host's link is busy for its service time all the same."""
         if not self._from_switch[link]:
             self._engine.free_at(link, now_ps + service_ps(packet.wire_bytes, self._rate[link]))
-        self._engine.drop()
+        self._engine.drop(packet, link)
 
     def _end(self, packet: Packet, link: int, arrives: bool) -> None:
         """Ends a transmission; a packet that is corrupted does not arrive."""
@@ -199,6 +201,8 @@ class QueuedLinks:
     def _stop_or_resume(self, index: int) -> None:
         """A pause frame arrives: the first one stops a queue, the second one resumes it, and so on."""
         queue, nic, now = self._queues[index], self._nics.get(index), self._calendar.now
+        if self._trace is not None:
+            self._trace.append(Traced(now, "paused" if queue.stopped_ps < 0 else "resumed", index, -1, -1, False, 0))
         if queue.stopped_ps < 0:
             queue.stopped_ps = now
             if nic:
