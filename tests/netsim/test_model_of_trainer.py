@@ -16,13 +16,13 @@ from netsim.workload.model.config import ModelConfig
 from netsim.workload.model.step import Issued, issued
 from tests.each import each
 from tests.netsim.model_steps import scenario, sizes
+from trainer.config.derived import tokens_per_example
 from trainer.config.file import load_config
 from trainer.config.layout import Layout
 from trainer.config.rules.plan import plan_layout
 from trainer.config.run import RunConfig
 from trainer.experiment.forecast.spec import trace_spec
 from trainer.experiment.forecast.trace import formula
-from trainer.model.build import tokens_per_example
 
 RUNS = Path("configs/runs")
 DIT = ["model.hidden=32", "model.num_heads=4", "optim.global_batch=16"]

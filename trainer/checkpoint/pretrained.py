@@ -18,11 +18,12 @@ from netsim.foundation.run_reference import ReferenceConfig
 from trainer.checkpoint.base import check_base, with_digest, write_base
 from trainer.checkpoint.intact import newest_checkpoint
 from trainer.checkpoint.manifest import Manifest
+from trainer.config.derived import expert_parameters
 from trainer.config.file import load_run
 from trainer.config.layout import Layout
 from trainer.config.run import RunConfig
 from trainer.config.task import TrajectoryBalanceTaskConfig
-from trainer.model.build import bare_network, dense_parameters, expert_parameters, frozen_parameters, parameter_shapes
+from trainer.model.build import bare_network, dense_parameters, frozen_parameters, parameter_shapes
 from trainer.model.network import Network
 from trainer.model.values import check_weights, give_memory, initialise_from
 from trainer.model.weight_files import WEIGHTS

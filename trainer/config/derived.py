@@ -1,5 +1,6 @@
-"""What follows from the settings of a run: its shapes, its adapters and their tasks."""
+"""What follows from the settings of a run: its shapes, its experts, its adapters and their tasks."""
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -49,6 +50,23 @@ def states_of(config: RunConfig) -> dict[str, Any]:
         "contexts of shape": config.context_shape and list(config.context_shape),
         "classes": config.data.num_classes,
     }
+
+
+def tokens_per_example(config: RunConfig) -> int:
+    return config.model.tokens(config.state_shape)
+
+
+def expert_shapes(config: RunConfig) -> dict[str, tuple[int, ...]]:
+    """Shapes of the parameters of one expert by name; empty without a mixture."""
+    if config.moe is None:
+        return {}
+    hidden, inner = config.model.hidden, config.moe.expert_hidden
+    return {"linear_fc1.weight": (inner, hidden), "linear_fc2.weight": (hidden, inner)}
+
+
+def expert_parameters(config: RunConfig) -> int:
+    """Elements of one expert: two matrices between model width and expert width, no biases."""
+    return sum(math.prod(shape) for shape in expert_shapes(config).values())
 
 
 def several_shapes(config: RunConfig) -> tuple[tuple[int, int, int], ...]:

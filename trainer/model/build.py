@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from moe.config import MoEConfig
 from moe.seeds import derive_seed
-from trainer.config.derived import task_names
+from trainer.config.derived import expert_shapes, task_names
 from trainer.config.layout import Layout
 from trainer.config.run import RunConfig
 from trainer.config.sections import fits
@@ -67,10 +67,6 @@ def bare_network(config: RunConfig, layout: Layout) -> Network:
     return initialised(network, config.run.seed) if draws_itself else network  # layers that it was given say theirs
 
 
-def tokens_per_example(config: RunConfig) -> int:
-    return config.model.tokens(config.state_shape)
-
-
 def dense_parameters(config: RunConfig, tensor_parallel: int = 1) -> list[int]:
     """Elements of each dense parameter on one rank in the network's order, routers included, without building it."""
     return [math.prod(shape) for shape in dense_shapes(config, tensor_parallel).values()]
@@ -81,18 +77,13 @@ def frozen_parameters(config: RunConfig) -> int:
     return sum(tensor.numel() for _, tensor in frozen_tensors(meta_network(config)))
 
 
-def expert_parameters(config: RunConfig) -> int:
-    """Elements of one expert: two matrices between model width and expert width, no biases."""
-    return sum(math.prod(shape) for shape in _expert_shapes(config).values())
-
-
 def parameter_shapes(config: RunConfig) -> dict[str, tuple[int, ...]]:
     """Shape of every parameter by its logical name, dense ones in the order of the network, then the experts."""
     experts = {
         f"blocks.{layer}.feed_forward.experts.{expert}.{name}": shape
         for layer in range(config.model.num_layers)
         for expert in range(config.moe.num_experts if config.moe else 0)
-        for name, shape in _expert_shapes(config).items()
+        for name, shape in expert_shapes(config).items()
     }
     return {**dense_shapes(config), **experts}
 
@@ -100,7 +91,7 @@ def parameter_shapes(config: RunConfig) -> dict[str, tuple[int, ...]]:
 def expert_stacks(config: RunConfig) -> list[str]:
     """Names of the parameters that hold the experts of a layer, layer by layer, without the numbers of experts."""
     layers = range(config.model.num_layers)
-    return [f"blocks.{layer}.feed_forward.experts.{name}" for layer in layers for name in _expert_shapes(config)]
+    return [f"blocks.{layer}.feed_forward.experts.{name}" for layer in layers for name in expert_shapes(config)]
 
 
 def inherited_shapes(config: RunConfig) -> dict[str, tuple[int, ...]]:
@@ -128,13 +119,6 @@ def meta_network(config: RunConfig, tensor_parallel: int = 1) -> Network:
                 rows=lambda linear: LinearShare(linear, tensor_parallel, 1),
             )
     return model
-
-
-def _expert_shapes(config: RunConfig) -> dict[str, tuple[int, ...]]:
-    if config.moe is None:
-        return {}
-    hidden, inner = config.model.hidden, config.moe.expert_hidden
-    return {"linear_fc1.weight": (inner, hidden), "linear_fc2.weight": (hidden, inner)}
 
 
 def _divided(network: Network, layout: Layout) -> Network:

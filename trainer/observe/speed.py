@@ -17,7 +17,6 @@ from netsim.foundation.files import replacing
 from trainer.config.model.gpt import GPTConfig
 from trainer.config.run import RunConfig
 from trainer.config.sections import ProfileConfig
-from trainer.model.flops import training_flops
 
 if TYPE_CHECKING:
     from torch.profiler import profile
@@ -50,12 +49,11 @@ def resident_peak_bytes() -> int:
 class Speed:
     """Turns the time of a step into figures; model FLOP/s count what the model needs, not what the ranks repeat."""
 
-    def __init__(self, config: RunConfig, world_size: int) -> None:
-        """Counts the work of a step; `world_size` devices share it."""
+    def __init__(self, config: RunConfig, flops: int | None, world_size: int) -> None:
+        """Takes the operations of learning from one example, None if not known; `world_size` devices share them."""
         self._examples = config.optim.global_batch
         self._tokens = config.model.tokens(config.state_shape) if isinstance(config.model, GPTConfig) else None
-        of_example = training_flops(config)
-        self._flops = None if of_example is None else self._examples * of_example
+        self._flops = None if flops is None else self._examples * flops
         peak = config.observe.peak_flops
         self._peak_flops = None if peak is None else peak * world_size
 

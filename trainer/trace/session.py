@@ -13,13 +13,13 @@ from torch import nn
 from moe.collective_trace import rank_path
 from moe.routing_trace import RoutingHeader
 from netsim.foundation.files import write_json
+from trainer.config.derived import expert_parameters, tokens_per_example
 from trainer.config.layout import Layout
 from trainer.config.model.dit import SegmentNetworkConfig
 from trainer.config.run import RunConfig
 from trainer.distributed.engine.protocol import Engine
 from trainer.distributed.groups import Launch, group_names
 from trainer.flow.question import FromTokens, OfToken
-from trainer.model.build import expert_parameters, tokens_per_example
 from trainer.model.network import Network
 from trainer.model.parallel.state import HoldsExperts
 from trainer.trace.clock import clock_of

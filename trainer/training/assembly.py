@@ -24,12 +24,13 @@ from trainer.distributed.engine.protocol import Engine
 from trainer.distributed.groups import Launch, data_ranks
 from trainer.distributed.process.signals import StopRequest
 from trainer.model.build import bare_network
+from trainer.model.flops import training_flops
 from trainer.model.parallel.state import HoldsExperts
 from trainer.model.values import DrawnValues, SavedModules, SavedValues, fill, kept_weights, load_routers
 from trainer.model.weight_files import open_weights
 from trainer.observe.expert_load import ExpertLoad
 from trainer.observe.protocol import Sink
-from trainer.observe.speed import OwnWork, ProfileWindow
+from trainer.observe.speed import OwnWork, ProfileWindow, Speed
 from trainer.trace.session import TraceSession
 from trainer.training.guard import Guard
 from trainer.training.rank import Training
@@ -144,6 +145,7 @@ def assembled(
         guard=guard,
         own_work=own_work,
         expert_load=expert_load,
+        speed=Speed(config, training_flops(config), launch.world_size),
         trace=trace,
         profile=ProfileWindow(config.observe.profile, config.run.dir / "profile", launch.rank, started),
         checkpointer=checkpointer,

@@ -7,8 +7,7 @@ from statistics import fmean
 
 from torch import Tensor
 
-from trainer.config.rules.plan import describe
-from trainer.observe.speed import Speed, Stragglers, peak_memory
+from trainer.observe.speed import Stragglers, peak_memory
 from trainer.training.rank import Training
 from trainer.training.reduction import mean_terms, means
 from trainer.training.schedule import due, learning_rate
@@ -41,16 +40,12 @@ class StepLog:
     """The figures of a run, step by step."""
 
     def __init__(self, run: Training) -> None:
-        config, launch = run.config, run.launch
+        config = run.config
         self._run = run
-        self._speed = Speed(config, launch.world_size)
         self._stragglers = Stragglers(config.guard.straggler_factor)
-        self._held_out = HeldOut(config, run.layout, launch.rank, run.dataset, run.bad_examples)
+        self._held_out = HeldOut(config, run.layout, run.launch.rank, run.dataset, run.bad_examples)
         self._cautioned: set[str] = set()
         self._seconds: list[float] = []
-        if launch.rank == 0:
-            origin = f"resumes after step {run.started}" if run.started else "starts"
-            print(f"{config.run.dir}: {origin}; {describe(config, run.layout)}", file=sys.stderr, flush=True)
 
     def add(self, step: int, figures: StepFigures, step_s: float) -> None:
         """Takes note of a step, and sends its figures to the sinks if it is logged; collective."""
@@ -77,7 +72,7 @@ class StepLog:
             "skipped_steps": run.guard.skipped,
             **share,
             **tilt_figures(tilts),
-            **self._speed.figures(step_s),
+            **run.speed.figures(step_s),
             "time.data_wait_s": run.prefetcher.waited_s(),
             **peak_memory(run.launch.device),
             **self._stragglers.figures(step),

@@ -19,7 +19,7 @@ from trainer.distributed.groups import Launch
 from trainer.distributed.process.signals import StopRequest
 from trainer.observe.expert_load import ExpertLoad
 from trainer.observe.protocol import Sink
-from trainer.observe.speed import OwnWork, ProfileWindow
+from trainer.observe.speed import OwnWork, ProfileWindow, Speed
 from trainer.trace.session import TraceSession
 from trainer.training.guard import Guard
 from trainer.training.schedule import logs
@@ -82,6 +82,7 @@ class Training:
     guard: Guard
     own_work: OwnWork
     expert_load: ExpertLoad
+    speed: Speed
     trace: TraceSession
     profile: ProfileWindow
     checkpointer: Saves

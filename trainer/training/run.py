@@ -14,6 +14,7 @@ from trainer.checkpoint.directory import step_of
 from trainer.checkpoint.intact import newest_intact_collective
 from trainer.checkpoint.manifest import Manifest
 from trainer.config.layout import Layout
+from trainer.config.rules.plan import describe
 from trainer.config.run import RunConfig
 from trainer.data.protocol import TooManyBadExamples
 from trainer.distributed.consistency import compare_for_good
@@ -77,6 +78,9 @@ def run(config: RunConfig, launch: Launch, task: Callable[[RunConfig], Task[Any]
                 training = assembled(config, layout, launch, task(config), dataset, sinks(started), newest, stop)
                 limit_collectives(config.guard.collective_timeout_s)
                 stop.listen()  # a stop before that has nothing to save
+                if launch.rank == 0:
+                    origin = f"resumes after step {started}" if started else "starts"
+                    print(f"{config.run.dir}: {origin}; {describe(config, layout)}", file=sys.stderr, flush=True)
                 with deterministic_operations(config.run.deterministic):
                     last = train(training, watch.beat)
                 failure = training.guard.failure

@@ -19,6 +19,7 @@ from torch.testing._internal.distributed.fake_pg import FakeStore
 
 from tests.forked import ROOT
 from trainer.checkpoint.writers import check_complete, records_of, writes
+from trainer.config.derived import expert_parameters
 from trainer.config.file import load_config
 from trainer.config.layout import Layout
 from trainer.config.rules.plan import plan_layout
@@ -26,7 +27,7 @@ from trainer.config.run import RunConfig
 from trainer.distributed.groups import divide_ranks, unite_ranks
 from trainer.experiment.forecast.spec import trace_spec
 from trainer.experiment.forecast.trace import formula
-from trainer.model.build import bare_network, dense_shapes, expert_parameters, parameter_shapes
+from trainer.model.build import bare_network, dense_shapes, parameter_shapes
 from trainer.model.parallel.state import Region, StatePiece, named_parameters
 
 CONFIG = ROOT / "configs" / "runs" / "gpt_moe_512.yaml"

@@ -135,7 +135,7 @@ def test_a_text_model_costs_what_the_closed_form_says() -> None:
 
 def test_speed_is_over_all_ranks_and_utilisation_over_their_peak() -> None:
     config = configuration(observe={"peak_flops": 1e9})
-    figures = Speed(config, world_size=4).figures(0.5)
+    figures = Speed(config, training_flops(config), world_size=4).figures(0.5)
     assert figures["time.step_s"] == 0.5
     assert figures["time.samples_per_s"] == BATCH / 0.5
     assert figures["time.model_flops_per_s"] == BATCH * 3 * on_meta(config) / 0.5
@@ -144,7 +144,7 @@ def test_speed_is_over_all_ranks_and_utilisation_over_their_peak() -> None:
 
 
 def test_without_a_peak_there_is_no_utilisation() -> None:
-    assert "time.mfu" not in Speed(configuration(), world_size=1).figures(0.5)
+    assert "time.mfu" not in Speed(configuration(), 1, world_size=1).figures(0.5)
 
 
 @each("peak", [0, -1, math.inf, math.nan])

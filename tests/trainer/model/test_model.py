@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from tests.each import each
 from tests.ranks import run_ranks
+from trainer.config.derived import expert_parameters
 from trainer.config.model import DiTConfig
 from trainer.config.rules.plan import plan_layout
 from trainer.config.run import RunConfig
@@ -22,7 +23,7 @@ from trainer.distributed.engine.ema import MovingAverage
 from trainer.distributed.groups import divide_ranks
 from trainer.flow import Condition
 from trainer.flow.field import guided
-from trainer.model.build import build_model, dense_parameters, expert_parameters, parameter_shapes
+from trainer.model.build import build_model, dense_parameters, parameter_shapes
 from trainer.model.dit import DiT
 from trainer.model.network import NetworkSpec
 from trainer.model.parallel.state import StatePiece, named_parameters

@@ -23,7 +23,7 @@ from trainer.experiment.forecast.trace import formula
 from trainer.flow import Condition
 from trainer.flow.question import Question
 from trainer.model.build import NETWORKS, build_model, meta_network, parameter_shapes
-from trainer.model.flops import forward_flops, questions_in_training
+from trainer.model.flops import forward_flops, questions_in_training, training_flops
 from trainer.model.network import NetworkSpec
 from trainer.observe.speed import Speed
 
@@ -162,7 +162,9 @@ def test_a_network_of_ones_own_goes_all_the_way() -> None:
 
 
 def test_without_products_no_speed_in_operations_is_told() -> None:
-    assert set(Speed(configuration(ShiftConfig()), world_size=1).figures(0.5)) == {"time.step_s", "time.samples_per_s"}
+    config = configuration(ShiftConfig())
+    assert training_flops(config) is None
+    assert set(Speed(config, None, world_size=1).figures(0.5)) == {"time.step_s", "time.samples_per_s"}
 
 
 def test_a_network_of_ones_own_is_refused_what_it_does_not_offer() -> None:

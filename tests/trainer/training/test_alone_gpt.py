@@ -18,9 +18,10 @@ from trainer import load_config
 from trainer.__main__ import main
 from trainer.checkpoint.contents import division_of, identity_of
 from trainer.checkpoint.manifest import Manifest, records
+from trainer.config.derived import tokens_per_example
 from trainer.config.rules.plan import plan_layout
 from trainer.data import Batch
-from trainer.model.build import parameter_shapes, tokens_per_example
+from trainer.model.build import parameter_shapes
 from trainer.observe.metrics import read_metrics
 from trainer.task import NextTokenTask, build
 

@@ -6,6 +6,7 @@ from functools import cache
 from math import prod
 
 from trainer.checkpoint.pretrained import FrozenRun, references_of, restored_layout
+from trainer.config.derived import tokens_per_example
 from trainer.config.layout import Layout
 from trainer.config.run import RunConfig
 from trainer.config.sections import DeepSpeedConfig
@@ -17,7 +18,6 @@ from trainer.experiment.forecast.unknown import adapts, learns_flow
 from trainer.experiment.forecast.work import Computation, computation
 from trainer.flow.coupling import Assignment, Ends, GibbsWeighted, MinibatchOT, OwnCoupling
 from trainer.flow.objective import MongeGap, Regression, Spread
-from trainer.model.build import tokens_per_example
 
 
 def drawing(config: RunConfig, layout: Layout) -> Iterator[Collective]:

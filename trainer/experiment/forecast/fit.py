@@ -6,6 +6,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from trainer.config.derived import expert_parameters, tokens_per_example
 from trainer.config.layout import Layout
 from trainer.config.rules.plan import plan_layout
 from trainer.config.run import RunConfig
@@ -13,7 +14,7 @@ from trainer.experiment.forecast.memory import Estimator
 from trainer.experiment.forecast.peak import StepMemory
 from trainer.experiment.forecast.spec import trace_spec
 from trainer.experiment.forecast.unknown import without_formula
-from trainer.model.build import dense_parameters, expert_parameters, tokens_per_example
+from trainer.model.build import dense_parameters
 from trainer.model.flops import training_flops
 from trainer.observe.units import scaled
 

@@ -7,6 +7,7 @@ from moe.config import MoEConfig, SparseOTRouterConfig
 from moe.dispatch.coherent_messages import MODES, expected_exchanges
 from moe.dispatch.messages import Borrowing, Exchange, Sizes
 from moe.ot import summed_elements
+from trainer.config.derived import expert_parameters
 from trainer.config.layout import Layout
 from trainer.config.run import RunConfig
 from trainer.experiment.forecast.protocol import (
@@ -19,7 +20,6 @@ from trainer.experiment.forecast.protocol import (
     all_gather,
     all_reduce,
 )
-from trainer.model.build import expert_parameters
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -18,13 +18,13 @@ from torch.utils._pytree import tree_leaves
 import trainer.task
 from moe.config import MoEConfig
 from moe.dispatch.exchange import Splits
-from trainer.config.derived import task_names
+from trainer.config.derived import task_names, tokens_per_example
 from trainer.config.layout import Layout
 from trainer.config.run import RunConfig
 from trainer.data import Batch
 from trainer.experiment.forecast.recording import Recorder, Recording
 from trainer.flow.coupling import Independent
-from trainer.model.build import bare_network, tokens_per_example
+from trainer.model.build import bare_network
 from trainer.model.network import Network, prepare_blocks
 from trainer.training.task import Task, TrainedNetworks
 

@@ -12,6 +12,7 @@ from math import prod
 import numpy as np
 from numpy.typing import NDArray
 
+from trainer.config.derived import tokens_per_example
 from trainer.config.layout import Layout
 from trainer.config.model import CausalTransitionConfig
 from trainer.config.run import RunConfig
@@ -20,7 +21,6 @@ from trainer.experiment.forecast.protocol import Collective, Operation, Passage,
 from trainer.experiment.forecast.spec import rank_groups
 from trainer.experiment.forecast.trace import TraceSpec
 from trainer.flow import sampler as samplers
-from trainer.model.build import tokens_per_example
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -5,6 +5,7 @@ from dataclasses import replace
 import torch
 from torch import nn
 
+from trainer.config.derived import tokens_per_example
 from trainer.config.layout import Layout
 from trainer.config.run import RunConfig
 from trainer.config.sections import FSDPConfig, in_order
@@ -21,13 +22,7 @@ from trainer.experiment.forecast.unknown import without_formula, without_work
 from trainer.experiment.forecast.work import computation
 from trainer.experiment.forecast.zero import ZeroTraffic
 from trainer.experiment.forecast.zero3 import Zero3Traffic
-from trainer.model.build import (
-    dense_parameters,
-    dense_shapes,
-    expert_stacks,
-    meta_network,
-    tokens_per_example,
-)
+from trainer.model.build import dense_parameters, dense_shapes, expert_stacks, meta_network
 from trainer.model.flops import call_on_meta, questions_in_training
 from trainer.model.network import prepare_blocks
 

@@ -4,11 +4,12 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from math import prod
 
+from trainer.config.derived import expert_parameters, tokens_per_example
 from trainer.config.layout import Layout
 from trainer.config.run import RunConfig
 from trainer.config.sections import FSDPConfig
 from trainer.experiment.forecast.protocol import ELEMENT_BYTES, Collective, Passage, Phase, Place
-from trainer.model.build import dense_shapes, expert_parameters, tokens_per_example
+from trainer.model.build import dense_shapes
 from trainer.model.flops import OPERATIONS_PER_MULTIPLY_ADD, PASSES, training_flops
 
 _OPTIMIZER_BYTES = 28

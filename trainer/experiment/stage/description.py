@@ -9,6 +9,7 @@ from rich.table import Table
 from netsim.foundation.terminal import Terminal
 from trainer.checkpoint.manifest import Manifest
 from trainer.checkpoint.pretrained import FrozenRun, held_by
+from trainer.config.derived import expert_parameters
 from trainer.config.layout import Layout
 from trainer.config.rules.objection import result_or_all
 from trainer.config.rules.plan import describe
@@ -20,7 +21,7 @@ from trainer.experiment.forecast.peak import memory_table, summary
 from trainer.experiment.forecast.spec import trace_spec
 from trainer.experiment.forecast.trace import TraceSpec, formula
 from trainer.experiment.forecast.unknown import without_formula
-from trainer.model.build import dense_parameters, expert_parameters, frozen_parameters
+from trainer.model.build import dense_parameters, frozen_parameters
 from trainer.model.feature_extractor.teacher import describe_teacher
 from trainer.model.foreign import exports
 from trainer.observe.units import scaled

@@ -5,11 +5,11 @@ from pathlib import Path
 from torch import Tensor
 
 from netsim.foundation.refusal import Refusal
+from trainer.config.derived import tokens_per_example
 from trainer.config.model import BlockwiseConfig
 from trainer.config.run import RunConfig
 from trainer.flow.objective import Aligned
 from trainer.flow.objective.regression import tokens_of
-from trainer.model.build import tokens_per_example
 from trainer.model.feature_extractor.extractor import (
     Extractor,
     check_extractor,

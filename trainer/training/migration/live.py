@@ -24,11 +24,11 @@ from moe.migration import MigrationPlan, MigrationTrigger, Move, moves_between
 from moe.placement.placement import objective_of
 from moe.placement.topology import Topology
 from moe.replica import Slots, home_slots
+from trainer.config.derived import expert_parameters
 from trainer.config.layout import Layout
 from trainer.config.run import RunConfig
 from trainer.distributed.engine.ema import MovingAverage
 from trainer.distributed.engine.protocol import Engine
-from trainer.model.build import expert_parameters
 from trainer.model.parallel.state import Shard, StatePiece
 from trainer.training.migration.window import WINDOWS
 
