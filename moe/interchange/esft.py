@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from moe.interchange.documents import Imported, deal, import_trace
+from netsim.foundation.files import reading
 from netsim.foundation.refusal import Refusal
 
 _NAME = re.compile(r"expert_weights_([0-9]{1,6})\.txt")
@@ -69,13 +70,11 @@ def read_scores(folders: Sequence[Path], *, top_k: int = 6, num_experts: int | N
 def _data_sets(folder: Path) -> list[dict[int, Path]]:
     """Files by layer, of every folder that has some."""
     found: dict[Path, dict[int, Path]] = {}
-    try:
+    with reading(folder, "check the path", "folder"):
         for path in sorted(folder.rglob("expert_weights_*.txt")):
             name = _NAME.fullmatch(path.name)
             if name:
                 found.setdefault(path.parent, {})[int(name[1])] = path
-    except OSError as error:
-        raise Refusal(folder, "folder", f"cannot be read ({error.strerror or error})", "check the path") from error
     if not found:
         raise Refusal(folder, "folder", "contains no expert_weights_LAYER.txt", "give the folder of ESFT's scores")
     return list(found.values())
@@ -83,10 +82,10 @@ def _data_sets(folder: Path) -> list[dict[int, Path]]:
 
 def _read_file(path: Path, top_k: int) -> list[tuple[NDArray[np.int32], NDArray[np.float32]]]:
     """Ids and weights of each sequence, [tokens, K]."""
+    with reading(path, "check the path"):
+        content = path.read_bytes()
     try:
-        text = path.read_bytes().decode("ascii")
-    except OSError as error:
-        raise Refusal(path, "file", f"cannot be read ({error.strerror or error})", "check the path") from error
+        text = content.decode("ascii")
     except UnicodeDecodeError as error:
         raise Refusal(path, "file", f"is not a text of numbers ({error.reason})", _REMEDY) from error
     lines = [(number, line.rstrip("\r")) for number, line in enumerate(text.split("\n"), start=1)]

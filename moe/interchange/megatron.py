@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from moe.interchange.documents import Imported, import_trace, section, whole_numbers
 from netsim.foundation.documents import parse_json
+from netsim.foundation.files import reading
 from netsim.foundation.refusal import Refusal
 
 _STAGE = "pre_dispatch"
@@ -74,18 +75,15 @@ def read_trace(paths: Sequence[Path], *, num_experts: int | None = None) -> Impo
 
 
 def _read_file(path: Path, left_out: Counter[str]) -> Iterator[_Record]:
-    try:
-        with path.open("rb") as stream:
-            for number, line in enumerate(stream, start=1):
-                if line.strip():
-                    record = _read_line(path, f"line {number}", line)
-                    kind = _other_kind(record)
-                    if kind:
-                        left_out[kind] += 1
-                    else:
-                        yield _checked(path, f"line {number}", record)
-    except OSError as error:
-        raise Refusal(path, "file", f"cannot be read ({error.strerror or error})", "check the path") from error
+    with reading(path, "check the path"), path.open("rb") as stream:
+        for number, line in enumerate(stream, start=1):
+            if line.strip():
+                record = _read_line(path, f"line {number}", line)
+                kind = _other_kind(record)
+                if kind:
+                    left_out[kind] += 1
+                else:
+                    yield _checked(path, f"line {number}", record)
 
 
 def _read_line(path: Path, field: str, line: bytes) -> Mapping[str, Any]:

@@ -9,10 +9,10 @@ from typing import Annotated, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from netsim.foundation.complaint import first_complaint
-from netsim.foundation.documents import parse_json
+from netsim.foundation.complaint import complaining
+from netsim.foundation.documents import read_json
 from netsim.foundation.files import replacing
 from netsim.foundation.refusal import Refusal
 
@@ -241,19 +241,11 @@ class Placement(_Record):
         """
         path = Path(path)
         remedy = "make the file with `python -m moe place`"
-        try:
-            document = parse_json(path.read_text(encoding="utf-8"), parse_constant=_refuse_constant)
-        except OSError as error:
-            raise Refusal(path, "file", f"cannot be read ({error.strerror})", "check the path") from error
-        except ValueError as error:
-            raise Refusal(path, "document", f"is not JSON ({error})", remedy) from error
+        document = read_json(path, remedy, absent="check the path", parse_constant=_refuse_constant)
         if isinstance(document, dict) and "format" not in document:
             raise Refusal(path, "format", "is missing", "state flowfabric.placement/1")
-        try:
+        with complaining(path, remedy):
             return cls.model_validate(document)
-        except ValidationError as error:
-            found = first_complaint(error)
-            raise Refusal(path, found.field, found.problem, found.remedy or remedy) from error
 
 
 def objective_of(mode: Mode) -> Dispatch:

@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
 from moe.collective_trace import CollectiveRecord, TraceHeader, read, write
 from moe.placement.cost.evaluation import evaluate_placement
@@ -23,8 +23,8 @@ from moe.price.traffic import Traffic
 from moe.replay import replay
 from moe.report.context import read_simulations
 from moe.routing_trace import RoutingTrace
-from netsim.foundation.complaint import first_complaint
-from netsim.foundation.documents import parse_json
+from netsim.foundation.complaint import complaining
+from netsim.foundation.documents import parse_json, read_json
 from netsim.foundation.files import file_digest, write_json
 from netsim.foundation.refusal import Refusal, prefixed
 
@@ -175,15 +175,9 @@ class Price(_Record):
         Raises:
             Refusal: The file is missing or malformed.
         """
-        try:
-            return cls.model_validate(parse_json(path.read_text(encoding="utf-8")))
-        except OSError as error:
-            raise Refusal(path, "file", f"cannot be read ({error.strerror})", _REMEDY) from error
-        except ValidationError as error:
-            found = first_complaint(error)
-            raise Refusal(path, found.field, found.problem, found.remedy or _REMEDY) from error
-        except ValueError as error:
-            raise Refusal(path, "document", f"is not JSON ({error})", _REMEDY) from error
+        document = read_json(path, _REMEDY)
+        with complaining(path, _REMEDY):
+            return cls.model_validate(document)
 
 
 @dataclass(frozen=True, kw_only=True)

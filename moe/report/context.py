@@ -15,7 +15,7 @@ from moe.placement.counts import RoutingStatistics
 from moe.placement.placement import Placement
 from moe.placement.topology import Topology
 from moe.routing_trace import RoutingTrace
-from netsim.foundation.documents import parse_json
+from netsim.foundation.documents import read_json
 from netsim.foundation.refusal import Refusal
 
 _OPTIMIZER_BYTES = 8  # two moments of a parameter, in fp32
@@ -115,12 +115,7 @@ def read_simulations(path: Path) -> list[Simulation]:
         Refusal: The file cannot be read or holds no such results.
     """
     remedy = "give the results.json that `python -m netsim compare` wrote"
-    try:
-        document = parse_json(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise Refusal(path, "file", f"cannot be read ({error.strerror})", "check the path") from error
-    except ValueError as error:
-        raise Refusal(path, "document", f"is not JSON ({error})", remedy) from error
+    document = read_json(path, remedy, absent="check the path")
     if not isinstance(document, dict) or document.get("format") != "flowfabric.results/1":
         raise Refusal(path, "format", "is not flowfabric.results/1", remedy)
     runs = document.get("runs")

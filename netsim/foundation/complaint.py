@@ -1,12 +1,14 @@
 """The first complaint of a refused document, in the words of a person."""
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pydantic import BaseModel, ValidationError
 
-from netsim.foundation.refusal import listed, nearest, problem_and_remedy
+from netsim.foundation.refusal import Refusal, listed, nearest, problem_and_remedy
 from netsim.foundation.settings import kind_of, sections_at
 
 if TYPE_CHECKING:
@@ -50,6 +52,16 @@ class Complaint(NamedTuple):
     def reason(self) -> str:
         """Problem and remedy."""
         return f"{self.problem}{self.remedy and f'; {self.remedy}'}"
+
+
+@contextmanager
+def complaining(path: Path, remedy: str, place: str = "") -> Iterator[None]:
+    """While entered, what pydantic refuses in a document becomes a `Refusal` of its file, at a place in it."""
+    try:
+        yield
+    except ValidationError as error:
+        found = first_complaint(error)
+        raise Refusal(path, f"{place}{found.field}", found.problem, found.remedy or remedy) from error
 
 
 def first_complaint(

@@ -12,7 +12,7 @@ import yaml
 from pydantic import ValidationError
 
 from netsim.foundation.complaint import first_complaint
-from netsim.foundation.files import write_json
+from netsim.foundation.files import reading, write_json
 from netsim.foundation.refusal import Refusal, problem_and_remedy
 from netsim.foundation.settings import Section
 
@@ -56,6 +56,16 @@ def parse_json(text: str, parse_constant: Callable[[str], Any] | None = None) ->
         if not level:
             return document
     raise ValueError(TOO_DEEP)
+
+
+def read_json(path: Path, remedy: str, *, absent: str = "", parse_constant: Callable[[str], Any] | None = None) -> Any:
+    """Reads a file of JSON, or refuses it; `absent` is the remedy of one that cannot be read, if it is another."""
+    with reading(path, absent or remedy):
+        content = path.read_bytes()
+    try:
+        return parse_json(content.decode("utf-8"), parse_constant)
+    except ValueError as error:
+        raise Refusal(path, "document", f"is not JSON ({error})", remedy) from error
 
 
 def _whole(text: str) -> int:

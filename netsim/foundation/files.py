@@ -39,6 +39,15 @@ def writing(path: Path | str) -> Iterator[None]:
         raise
 
 
+@contextmanager
+def reading(path: Path | str, remedy: str, field: str = "file") -> Iterator[None]:
+    """While entered, an error of the system becomes a `Refusal` about the file or folder that is read."""
+    try:
+        yield
+    except OSError as error:
+        raise Refusal(path, field, f"cannot be read ({error.strerror or error})", remedy) from error
+
+
 def is_full(error: BaseException, path: Path | None = None) -> bool:
     """Whether an error says that there is no space left; the file system is looked at where numpy keeps the reason."""
     if not isinstance(error, OSError):

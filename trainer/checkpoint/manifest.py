@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from netsim.foundation.documents import parse_json
-from netsim.foundation.files import file_digest, flush, replacing
+from netsim.foundation.files import file_digest, flush, reading, replacing
 from netsim.foundation.refusal import Refusal
 from trainer.model.weight_files import WEIGHTS, belongs_to
 
@@ -92,14 +92,12 @@ class Manifest:
             if not wanted(name):
                 continue
             path = folder / name
-            try:
+            with reading(path, REMEDY):
                 size = path.stat().st_size
                 if size != record.size_bytes:
                     raise Refusal(path, "length", f"is {size} bytes and was saved with {record.size_bytes}", REMEDY)
                 if content and file_digest(path) != record.sha256:
                     raise Refusal(path, "checksum", "does not match what was saved", REMEDY)
-            except OSError as error:
-                raise Refusal(path, "file", f"cannot be read ({error.strerror})", REMEDY) from error
 
     def check_identity(self, folder: Path, identity: dict[str, Any]) -> None:
         """Refuses to continue a checkpoint as another run; a field that the checkpoint lacks is let through."""

@@ -11,7 +11,7 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from netsim.foundation.files import write_bytes
+from netsim.foundation.files import reading, write_bytes
 from netsim.foundation.refusal import Refusal
 
 N = TypeVar("N", int, float)
@@ -60,10 +60,8 @@ def read_surface(file: Path) -> Surface:
     read = readers.get(file.suffix.lower())
     if read is None:
         raise Refusal(file, "file", f"ends in {file.suffix or 'nothing'}, and no surface does", LIKE_OFF)
-    try:
+    with reading(file, "correct data.path"):
         content = file.read_bytes()
-    except OSError as error:
-        raise Refusal(file, "file", f"cannot be read ({error.strerror})", "correct data.path") from None
     vertices, polygons = read(file, content)
     if not len(polygons):
         raise Refusal(file, "triangles", "are none", LIKE_OFF)

@@ -11,6 +11,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from netsim.foundation.files import reading
 from netsim.foundation.refusal import Refusal
 from trainer.data.files import text_lines
 from trainer.data.surface_files import ENDINGS, Surface, read_surface
@@ -150,10 +151,8 @@ class PairsOfFiles:
 
 def _listed(folder: Path, pairs: Path | None) -> list[Line]:
     if pairs is None:
-        try:
+        with reading(folder, "correct data.path", "folder"):
             names = sorted(one.name for one in folder.iterdir() if one.suffix.lower() in ENDINGS)
-        except OSError as error:
-            raise Refusal(folder, "folder", f"cannot be read ({error.strerror})", "correct data.path") from None
         if len(names) < 2:
             raise Refusal(folder, "surfaces", f"are {len(names)}", "give two or more, as OFF, OBJ or PLY")
         return [(first, second, None) for first, second in combinations(names, 2)]

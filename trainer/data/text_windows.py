@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from pydantic import PositiveFloat, PositiveInt, model_validator
 from torch import Tensor
 
+from netsim.foundation.files import reading
 from netsim.foundation.refusal import Refusal
 from netsim.foundation.settings import Section
 from trainer.data.files import DataFiles, found_once
@@ -153,10 +154,8 @@ def _check_files(folder: Path, index: TextIndex) -> None:
     for split in SPLITS:
         for shard in index.split(split).shards:
             path = folder / shard.file
-            try:
+            with reading(path, remedy, "shard"):
                 size = path.stat().st_size
-            except OSError as error:
-                raise Refusal(path, "shard", f"cannot be read ({error.strerror})", remedy) from error
             if size != shard.num_tokens * itemsize:
                 problem = f"has {size} bytes but the index says {shard.num_tokens} tokens of {itemsize} bytes"
                 raise Refusal(path, "shard", problem, remedy)

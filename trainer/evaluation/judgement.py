@@ -14,7 +14,7 @@ from torch import Tensor
 import trainer.data
 from moe.ot.divergence import sliced_wasserstein
 from moe.seeds import derive_seed
-from netsim.foundation.documents import parse_json
+from netsim.foundation.documents import read_json
 from netsim.foundation.files import file_digest, write_json
 from netsim.foundation.refusal import Refusal
 from trainer.checkpoint.contents import identity_digest
@@ -120,12 +120,7 @@ DISTANCES = {
 def read_judgement(path: Path, run_sha256: str | None = None) -> dict[str, float]:
     """Reads the figures of ``sample --quality`` by name; refuses those of another run, where both are known."""
     remedy = "write it with sample --quality"
-    try:
-        figures = parse_json(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise Refusal(path, "file", f"cannot be read ({error.strerror})", remedy) from error
-    except ValueError as error:
-        raise Refusal(path, "document", f"is not JSON ({error})", remedy) from error
+    figures = read_json(path, remedy)
     accuracy, distance = (
         figures.get(name, default) if isinstance(figures, dict) else None
         for name, default in (("class_accuracy", 0.0), ("frechet_distance_unguided", None))  # data may have no classes

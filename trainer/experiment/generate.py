@@ -10,7 +10,7 @@ import torch.distributed as dist
 
 from moe.collective_trace import rank_path
 from moe.placement.placement import Placement
-from netsim.foundation.files import write_bytes
+from netsim.foundation.files import reading, write_bytes
 from netsim.foundation.refusal import Refusal
 from trainer.checkpoint.intact import with_newest
 from trainer.checkpoint.pretrained import check_restorable, check_sharing, restored_layout
@@ -144,10 +144,8 @@ def _starts(request: GenerateRequest, tokenizer: Tokenizer) -> list[list[int]]:
 def _prompts(request: GenerateRequest) -> list[bytes]:
     if request.prompts is None:
         return [request.prompt.encode(errors="surrogateescape")]
-    try:
+    with reading(request.prompts, "give a prompt a line"):
         lines = request.prompts.read_bytes().splitlines()
-    except OSError as error:
-        raise Refusal(request.prompts, "file", f"cannot be read ({error.strerror})", "give a prompt a line") from error
     if not lines or not all(lines):
         raise Refusal(request.prompts, "file", "contains no prompt, or an empty line", "give a prompt a line")
     return lines

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from netsim.foundation.complaint import Complaint, first_complaint
 from netsim.foundation.documents import parse_yaml, read_yaml
+from netsim.foundation.files import reading
 from netsim.foundation.refusal import Refusal, prefixed
 from netsim.foundation.run_reference import ReferenceConfig
 from netsim.foundation.settings import Section
@@ -207,10 +208,8 @@ def check_chosen_controls(config: RunConfig, drawn_by: AnyConfig, guidance: floa
 
 
 def _in_file(path: Path) -> tuple[AnyControl, ...]:
-    try:
+    with reading(path, _LISTED):
         document = read_yaml(path, "another file")
-    except OSError as error:
-        raise Refusal(path, "file", f"cannot be read ({error.strerror})", _LISTED) from error
     if not isinstance(document, list | dict):
         raise Refusal(path, "document", "lists no controls", "write a list such as - {class: my_module:Mine}")
     found = _validated(document)

@@ -9,6 +9,7 @@ from pydantic import BaseModel, Field, ValidationError
 
 from netsim.documents import first_refusal, read_lines
 from netsim.foundation.documents import parse_json
+from netsim.foundation.files import reading
 from netsim.foundation.refusal import Refusal
 from netsim.workload.chakra.nodes import Attribute, Node, NodeType, collective, is_earlier, read_metadata, read_node
 from netsim.workload.chakra.wire import WireError, read_messages
@@ -82,10 +83,8 @@ def read_rank(path: Path) -> RankTrace:
 
 
 def _read_messages(path: Path) -> RankTrace:
-    try:
+    with reading(path, "give files that can be read"):
         content = path.read_bytes()
-    except OSError as error:
-        raise Refusal(path, "file", f"cannot be read ({error.strerror})", "give files that can be read") from None
     if not content:
         raise Refusal(path, "file", "is empty", _REMEDY)
     place = "file"

@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar
 
-from pydantic import Field, JsonValue, NonNegativeInt, PositiveFloat, PositiveInt, ValidationError, model_validator
+from pydantic import Field, JsonValue, NonNegativeInt, PositiveFloat, PositiveInt, model_validator
 
-from netsim.foundation.complaint import first_complaint
+from netsim.foundation.complaint import complaining
 from netsim.foundation.documents import parse_json
 from netsim.foundation.files import write_text
 from netsim.foundation.refusal import Refusal, prefixed
@@ -73,11 +73,8 @@ class FolderIndex(Section):
             raise Refusal(path, "index", f"cannot be read ({error.strerror})", cls.remedy_of_absence) from error
         except ValueError as error:
             raise Refusal(path, "index", f"is not JSON ({error})", cls.remedy) from error
-        try:
+        with complaining(path, cls.remedy):
             return cls.model_validate(document)
-        except ValidationError as error:
-            found = first_complaint(error)
-            raise Refusal(path, found.field, found.problem, found.remedy or cls.remedy) from error
 
     @classmethod
     def at_path(cls, document: dict[str, Any], names: Sequence[str] = (), key: str = "path") -> Self | None:

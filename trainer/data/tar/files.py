@@ -16,6 +16,7 @@ from typing import Any, Protocol, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from netsim.foundation.files import reading
 from netsim.foundation.refusal import Refusal, Unreachable
 
 ATTEMPTS = 5
@@ -89,10 +90,8 @@ def open_tar(url: str) -> TarFile:
     path = local_path(url)
     if path is None:
         return RemoteTar(*_system(url), url)
-    try:
+    with reading(url, "bring it back", "tar"):
         return LocalTar(path)
-    except OSError as error:
-        raise Refusal(url, "tar", f"cannot be read ({error.strerror})", "bring it back") from error
 
 
 def local_path(url: str) -> str | None:

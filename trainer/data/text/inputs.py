@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
 from moe.seeds import derive_seed
+from netsim.foundation.files import reading
 from netsim.foundation.refusal import Refusal
 
 JSON_LINES = (".jsonl", ".jsonl.gz")
@@ -175,13 +176,10 @@ def _in_folder(folder: Path, endings: Sequence[str]) -> list[TextFile]:
 
 
 def _text_file(path: Path, name: str, *, must_be_text: bool) -> TextFile:
-    try:
+    with reading(path, "give files or folders that can be read"):
         status = path.stat()
         with path.open("rb"):
             pass
-    except OSError as error:
-        remedy = "give files or folders that can be read"
-        raise Refusal(path, "file", f"cannot be read ({error.strerror})", remedy) from error
     return TextFile(path, name, status.st_size, status.st_mtime_ns, must_be_text)
 
 

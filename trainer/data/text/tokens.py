@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, JsonValue, NonNegativeInt, PositiveInt, model_validator
 
+from netsim.foundation.files import reading
 from netsim.foundation.refusal import Refusal
 from netsim.foundation.settings import Section
 from trainer.data.shard.index import FolderIndex, Split
@@ -202,10 +203,8 @@ def read_tokenizer(path: Path | None) -> Tokenizer:
 
 
 def tokenizer_content(path: Path) -> bytes:
-    try:
+    with reading(path, "give a tokenizer.json", "tokenizer"):
         return path.read_bytes()
-    except OSError as error:
-        raise Refusal(path, "tokenizer", f"cannot be read ({error.strerror})", "give a tokenizer.json") from error
 
 
 def sha256_of(content: bytes) -> str:

@@ -16,6 +16,7 @@ from moe.collective_trace import CollectiveRecord, read
 from moe.placement.placement import Placement
 from moe.price.table import change, megabytes
 from moe.price.traffic import Traffic
+from netsim.foundation.files import reading
 from netsim.foundation.page import Block, Figure, Link, Section, Table
 from netsim.foundation.refusal import Refusal
 from netsim.foundation.run_reference import ReferenceConfig
@@ -124,10 +125,8 @@ class _Decoded:
     def read(cls, folder: Path) -> _Decoded:
         header, records = read(folder / "collectives.jsonl")
         placement = Placement.read(folder / "placement.json")
-        try:
+        with reading(folder / "texts.txt", _REMEDY):
             texts = (folder / "texts.txt").read_bytes()
-        except OSError as error:
-            raise Refusal(folder / "texts.txt", "file", f"cannot be read ({error.strerror})", _REMEDY) from error
         traffic = Traffic.of(header, records, placement.ranks_per_node)
         return cls(placement, traffic, _busiest(records, header.world_size), texts, header.config_sha256)
 

@@ -9,11 +9,11 @@ from pathlib import Path
 from statistics import fmean
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
 from moe.collective_trace import PHASES, ROLLOUT
-from netsim.foundation.complaint import first_complaint
-from netsim.foundation.documents import parse_json
+from netsim.foundation.complaint import complaining
+from netsim.foundation.documents import read_json
 from netsim.foundation.page import Block, Figure, Section, Table
 from netsim.foundation.refusal import Refusal
 from trainer.experiment.report.part import Part
@@ -102,17 +102,9 @@ class Simulation(BaseModel):
     def read(cls, folder: Path) -> "Simulation":
         """Reads the folder that ``python -m netsim compare --out`` wrote."""
         path = folder / "results.json"
-        try:
-            document = parse_json(path.read_text(encoding="utf-8"), parse_constant=_no_number)
-        except OSError as error:
-            raise Refusal(path, "file", f"cannot be read ({error.strerror})", _REMEDY) from error
-        except ValueError as error:
-            raise Refusal(path, "document", f"is not JSON ({error})", _REMEDY) from error
-        try:
+        document = read_json(path, _REMEDY, parse_constant=_no_number)
+        with complaining(path, _REMEDY):
             simulation = cls.model_validate(document)
-        except ValidationError as error:
-            found = first_complaint(error)
-            raise Refusal(path, found.field, found.problem, found.remedy or _REMEDY) from error
         runs = [(run.transport, run.seed) for run in simulation.runs]
         collectives = folder / "collectives.csv"
         if not collectives.exists():
@@ -182,8 +174,8 @@ class Simulation(BaseModel):
 def _read_collectives(path: Path, runs: Sequence[tuple[str, int]]) -> Iterator[SimulatedCollective]:
     """Reads collectives.csv: the same collectives for each run of results.json, in its order."""
 
-    def refused(field: str, problem: str, remedy: str | None = None) -> Refusal:
-        return Refusal(path, field, problem, remedy or _REMEDY)
+    def refused(field: str, problem: str) -> Refusal:
+        return Refusal(path, field, problem, _REMEDY)
 
     try:
         text = path.read_text(encoding="utf-8")
@@ -204,11 +196,8 @@ def _read_collectives(path: Path, runs: Sequence[tuple[str, int]]) -> Iterator[S
             if len(row) != len(names):
                 raise refused(place, f"does not have {len(names)} cells ({len(row)})")
             cells = {name: cell or None for name, cell in zip(names, row, strict=True)}
-            try:
+            with complaining(path, _REMEDY, f"{place}: "):
                 collective = SimulatedCollective.model_validate(cells)
-            except ValidationError as error:
-                found = first_complaint(error)
-                raise refused(f"{place}: {found.field}", found.problem, found.remedy) from error
             run = collective.transport, collective.seed
             if run not in counts:
                 raise refused(f"{place}: transport", f"{run[0]} with seed {run[1]} is not a run of results.json")
