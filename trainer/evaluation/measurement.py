@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,8 @@ from trainer.flow.reward import Reward
 from trainer.observe.measurement import FOOTER, Measurement, MeasurementSpec, Progress, figures_table
 from trainer.observe.units import scaled
 from trainer.sampling.draw import TrainedFlow
+from trainer.sampling.flow import FlowParts
+from trainer.sampling.trained import compared_with
 
 SHARES = ("class_accuracy", "precision", "recall")
 """Figures of which more is better, from 0 to 1."""
@@ -152,7 +154,10 @@ class FlowMeasurement(Measurement):
     def of(
         cls, flow: TrainedFlow, spec: MeasurementSpec, progress: Progress, reward: Reward | None = None
     ) -> FlowMeasurement:
-        """Measures a flow on this process."""
+        """Measures a flow on this process, against the data that the specification names or else its own."""
+        if spec.data is not None:
+            compared = compared_with(flow.config, spec.data)
+            flow = replace(flow, config=compared, parts=FlowParts(compared))
         return cls(evaluate(flow, spec, reward=reward, progress=progress), flow.config)
 
     def to_dict(self) -> dict[str, Any]:

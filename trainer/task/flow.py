@@ -26,7 +26,7 @@ from trainer.sampling.conditioning import tasks_of
 from trainer.sampling.draw import TrainedFlow
 from trainer.sampling.flow import FlowParts
 from trainer.sampling.preview import preview
-from trainer.sampling.trained import Reference, compared_with
+from trainer.sampling.trained import Reference
 from trainer.training.task import Builders, Networks, Task
 from trainer.training.weighting import few_count
 
@@ -112,9 +112,7 @@ class FlowTask(Task[DrawnPoints]):
         from trainer.evaluation.measurement import FlowMeasurement  # scikit-learn takes a second to import
 
         with networks.average() as model:
-            compared = compared_with(self.config, spec.data)
-            parts = self.parts if spec.data is None else FlowParts(compared)
-            flow = TrainedFlow(compared, parts, model, spec.checkpoint)
+            flow = TrainedFlow(self.config, self.parts, model, spec.checkpoint)
             return FlowMeasurement.of(flow, spec, progress)
 
     def cautions(self, figures: Mapping[str, float]) -> Mapping[str, str]:

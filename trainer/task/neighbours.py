@@ -90,7 +90,7 @@ class ClusteredMemory(Memory):
         """`cluster_load`: the size of the largest cluster, over the mean."""
         if "centres" not in self._tensors:
             return {}
-        return {"cluster_load": self._sizes().max() * self._settings.clusters / self._settings.memory}
+        return {"cluster_load": self._members().sum(0).max() * self._settings.clusters / self._settings.memory}
 
     def _allowed(self, asked_BP: Tensor, cosines_BM: Tensor) -> Tensor:
         nearest_B = (asked_BP @ functional.normalize(self._tensors["centres"]).mT).argmax(1)
@@ -143,6 +143,3 @@ class ClusteredMemory(Memory):
         """Whether an example is in a cluster, [M, K] in floating point."""
         numbers = torch.arange(self._settings.clusters, device=self._tensors["labels"].device)
         return (self._tensors["labels"][:, None] == numbers).to(self._tensors["examples"].dtype)
-
-    def _sizes(self) -> Tensor:
-        return self._members().sum(0)

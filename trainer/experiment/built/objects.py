@@ -72,7 +72,7 @@ def builds_objects(run_dir: Path) -> bool:
     """Whether a run has learned to build objects; one that has no folder has not."""
     if not run_dir.exists():
         return False
-    return isinstance(with_newest(run_dir, _config).sample, ObjectSample)
+    return isinstance(with_newest(run_dir, load_run).sample, ObjectSample)
 
 
 @contextmanager
@@ -103,10 +103,6 @@ def run(request: ObjectsRequest) -> int:
             draw_objects(task.environment, built, picture)
             print(f"{picture}: the same as a picture")
     return 0
-
-
-def _config(folder: Path) -> RunConfig:
-    return load_run(folder)
 
 
 def _weights(text: str, names: tuple[str, ...]) -> list[float]:

@@ -32,7 +32,7 @@ from trainer.sampling.draw import TrainedFlow
 from trainer.sampling.flow import FlowParts
 from trainer.sampling.pictures import CELL_PIXELS, headings_above, image_grid, scatter_plot
 from trainer.sampling.preview import preview
-from trainer.sampling.trained import Reference, compared_with
+from trainer.sampling.trained import Reference
 from trainer.training.task import D, MicroBatchTask, Networks
 
 
@@ -140,9 +140,7 @@ class PolicyTask(MicroBatchTask[D]):
         from trainer.evaluation.measurement import FlowMeasurement  # scikit-learn takes a second to import
 
         with networks.average() as model:
-            compared = compared_with(self.config, spec.data)
-            parts = self.parts if spec.data is None else FlowParts(compared)
-            flow = TrainedFlow(compared, parts, model, spec.checkpoint)
+            flow = TrainedFlow(self.config, self.parts, model, spec.checkpoint)
             return FlowMeasurement.of(flow, spec, progress, self.reward)
 
     def state(self) -> dict[str, Any]:
