@@ -146,10 +146,7 @@ def _complain(line: str) -> None:
 
 
 def _say_stopped(verb: str, words: str, number: int) -> None:
-    """Prints once that a command was told to stop; a launcher that asks for a verdict says so itself.
-
-    torchrun ends the ranks that are left by SIGTERM when one has failed, and that one has said why.
-    """
+    """Prints once that a command was told to stop; a launcher that asks for a verdict says so itself."""
     quiet = VARIABLE in os.environ or (number == signal.SIGTERM and "TORCHELASTIC_RUN_ID" in os.environ)
     if os.environ.get("RANK", "0") == "0" and not quiet:
         left = "nothing was saved" if verb == "train" else "it is not finished"
@@ -157,13 +154,7 @@ def _say_stopped(verb: str, words: str, number: int) -> None:
 
 
 def _refuse_misspelt(options: argparse.Namespace) -> None:
-    """Refuses unknown keys of a configuration before a verb imports anything.
-
-    Where nodes may have been given different files, the ranks compare them first.
-
-    Raises:
-        StartRefused: names file, key and remedy; every rank of the node says the same.
-    """
+    """Refuses unknown keys of a configuration before a verb imports anything; ranks compare their files first."""
     several_nodes = os.environ.get("WORLD_SIZE", "1") != os.environ.get("LOCAL_WORLD_SIZE", "1")
     if not hasattr(options, "config") or several_nodes:
         return

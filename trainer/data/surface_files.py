@@ -271,10 +271,7 @@ def _head(file: Path, lines: list[list[str]]) -> tuple[str, list[_Element]]:
 def _columns(
     file: Path, element: _Element, source: bytes | list[str], place: int, order: str
 ) -> tuple[dict[str, Polygons], int]:
-    """The values of each property of an element, and where the next one begins: a byte, or a word of text.
-
-    Lists of one length are an array [rows, length].
-    """
+    """Values of each property of an element, lists as [rows, length], and the byte or word where the next begins."""
     lists = [name for name, types in element.properties.items() if len(types) == 2]
     if isinstance(source, bytes):
         fields: list[tuple[str, str] | tuple[str, str, int]] = []

@@ -245,10 +245,7 @@ def mean_reward(reward: Reward, examples: NDArray[np.floating], condition: Condi
 
 
 def _euler(own: sampler.AnyConfig, steps: int) -> Euler | Segmented:
-    """Euler's method with a number of steps, rounded up to a multiple of the segments of the run's own sampler.
-
-    A sampler of one step with written times stays what it is, since the network is not trained for more.
-    """
+    """Euler's method with a number of steps, rounded up to whole segments; steps of written times stay as they are."""
     if isinstance(own, Euler) and own.times == (0.0, 1.0):
         return own
     if not isinstance(own, Segmented):

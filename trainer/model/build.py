@@ -152,10 +152,7 @@ def _mixture(config: RunConfig, layout: Layout) -> Callable[[int], nn.Module] | 
 
 
 class _OnMeta(nn.ModuleDict):
-    """The part of a mixture that every rank holds, in the order and under the names of the layer itself.
-
-    A call makes the products of the router, and of as many experts as a token visits.
-    """
+    """The part of a mixture that every rank holds, in its order and names; a call multiplies by what a token visits."""
 
     def __init__(self, hidden: int, moe: MoEConfig) -> None:
         super().__init__({"router": nn.Linear(hidden, moe.num_experts, bias=False)})

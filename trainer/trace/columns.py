@@ -332,10 +332,7 @@ class _Text:
 
 
 def _eight_digits(eights: Codes, lengths: Places) -> Codes:
-    """The number that the last of eight characters make, the first of them in the lowest byte.
-
-    Neighbours are joined: digits to pairs, pairs to fours, fours to eight.
-    """
+    """The number that the last of eight characters make, the first in the lowest byte, neighbours joined in turn."""
     mask = _LAST[lengths]
     digits = (eights ^ np.uint64(0x3030303030303030)) & mask
     _require((digits + np.uint64(0x7676767676767676)) & np.uint64(0x8080808080808080) == 0)

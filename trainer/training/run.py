@@ -100,10 +100,7 @@ def run(config: RunConfig, launch: Launch, task: Callable[[RunConfig], Task[Any]
 
 @contextmanager
 def _joined_ranks(config: RunConfig, layout: Layout, launch: Launch) -> Iterator[Watchdog]:
-    """All ranks of a run, joined and watched; an error leaves the stacks of this one in the folder.
-
-    RunFailed after too many bad examples; Unreachable if the server of the examples does not answer.
-    """
+    """All ranks of a run, joined and watched; an error leaves the stacks of this one in the folder."""
     folder, limits = config.run.dir, config.guard
     with watchdog(folder, launch.rank, limits.hang_timeout_s) as watch:
         try:
@@ -126,10 +123,7 @@ def _joined_ranks(config: RunConfig, layout: Layout, launch: Launch) -> Iterator
 
 
 def _resumed(config: RunConfig, layout: Layout) -> tuple[Layout, Path | None]:
-    """The newest whole checkpoint, if any, and the division of work that it allows; collective.
-
-    Raises Refusal if the run cannot resume from it.
-    """
+    """The newest whole checkpoint, if any, and the division of work that it allows; collective; raises Refusal."""
     resumes = newest_intact_collective(config.run.dir / "checkpoints", allow_rng_loss=config.run.allow_rng_loss)
     if resumes is None:
         return layout, None

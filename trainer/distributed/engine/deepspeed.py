@@ -194,10 +194,7 @@ class DeepSpeedEngine:
         return names
 
     def _gradients(self) -> tuple[list[Tensor], float]:
-        """The averaged gradients and their norm, each parameter counted once over all ranks.
-
-        Without ZeRO DeepSpeed clips experts by a wrong norm, and reports none.
-        """
+        """Averaged gradients and their norm; without ZeRO DeepSpeed clips experts by a wrong norm, and reports none."""
         from megatron.core import parallel_state
 
         whole, experts, parts = [], [], []

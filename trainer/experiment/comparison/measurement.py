@@ -75,10 +75,7 @@ def calls_on(config: RunConfig, fabric: Fabric, calls: int = 1) -> TraceSpec:
 
 
 def _layout(config: RunConfig, ranks: int, ranks_per_node: int) -> Layout:
-    """Layout of ranks that share a network to draw, the experts in order.
-
-    That the parts of the run go together is not checked: a base of a comparison may lack the flow of its network.
-    """
+    """Layout of ranks that share a network to draw; a base of a comparison may lack the flow of its network."""
     moe, spread = config.moe, config.parallel.expert
     placement = None
     if moe is not None:
@@ -218,10 +215,7 @@ def drawn(run_dir: Path) -> dict[str, NDArray[np.float32]]:
 
 
 def _kept(run_dir: Path, request: dict[str, Any]) -> dict[str, Any] | None:
-    """Figures of an earlier start by the same request; None if absent.
-
-    The request is compared, not the figures: a network may be capable of fewer evaluations than were requested.
-    """
+    """Figures of an earlier start by the same request, which is compared with the recorded one; None if absent."""
     path = run_dir / MEASURED
     if not path.exists() or not (run_dir / DRAWN).exists():
         return None

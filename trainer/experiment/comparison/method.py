@@ -160,11 +160,7 @@ def _check_stage(stage: dict[str, Any]) -> None:
 
 
 def _model(own: Any, base: Base) -> dict[str, Any]:
-    """The model of the comparison; of an objective that trains no such network, the variant of the same sizes that it
-    does.
-
-    A network that is a variant of no other has no such counterpart, and comes with its method as it is.
-    """
+    """The model of the comparison, or the variant of its sizes that an objective trains, if it has one."""
     shared, like = base.document.get("model") or {}, type(base.config.model)
     settings = network_settings(own)
     if not settings.objective_kinds or settings.objective_kinds == like.objective_kinds:

@@ -48,10 +48,7 @@ def without_formula(config: RunConfig) -> str | None:
 
 
 def _of_calls(config: RunConfig) -> str | None:
-    """Why no formula gives the collectives of what a task calls, with the remedy; None: one does.
-
-    ZeRO 3 and FSDP send parameters and gradients around each call, so that their order depends on what is called.
-    """
+    """Why no formula gives the collectives of what a task calls, with the remedy; None: one does."""
     calls = config.task.calls
     if calls is None:
         return (
@@ -87,10 +84,7 @@ def _of_calls(config: RunConfig) -> str | None:
 
 
 def _may_communicate(coupling: OwnCoupling) -> bool:
-    """Whether the collectives of a user's coupling are unknown: it draws whole steps, or does not say if it weighs.
-
-    A class says by an attribute ``weighs`` whether its pairs have weights.
-    """
+    """Whether a user's coupling draws whole steps, or does not say by ``weighs`` if its pairs have weights."""
     own = coupling.imported()
     draws_steps = getattr(own, "draw_step", None) is not Coupling.draw_step
     return draws_steps or not isinstance(getattr(own, "weighs", None), bool)

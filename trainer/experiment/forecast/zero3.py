@@ -129,10 +129,7 @@ class Zero3Traffic:
 
     @cached_property
     def _collectives(self) -> dict[tuple[str, Phase, Place], list[Collective | Awaited]]:
-        """The collectives of a micro step where a pass issues them, and where it needs them.
-
-        A block's gatherings come before it computes, until its first gradient is there, and its reductions behind that.
-        """
+        """The collectives of a micro step where a pass issues them: gatherings before a block, reductions behind it."""
         step, in_flight = self._step(), _InFlight()
         sent: dict[tuple[str, Phase, Place], list[Collective | Awaited]] = defaultdict(list)
         passes: tuple[tuple[Phase, tuple[Moment, ...]], ...] = (("forward", self.forward), ("backward", self.backward))
