@@ -64,7 +64,7 @@ def simulate(
     notices = [*prepared.notices, *_notices_of_late(read, in_order)]
     if prepared.bound is None:
         notices.append(_NO_BOUND)
-    known = prepared.recorded_ps, notices, prepared.traces, prepared.algorithms, prepared.measured
+    known = prepared.recorded_ps, notices, prepared.traces, prepared.algorithms, prepared.measured, prepared.computed
     return Results(read.resolved(), prepared.scene, prepared.spans, in_order, *known)
 
 

@@ -25,6 +25,7 @@ from netsim.workload.aicb import AicbConfig, AicbWorkload
 from netsim.workload.background import BackgroundConfig, BackgroundWorkload
 from netsim.workload.chakra.workload import ChakraConfig, ChakraWorkload
 from netsim.workload.collective import CollectiveConfig, CollectiveWorkload
+from netsim.workload.device_table import Computed
 from netsim.workload.flows import FlowsConfig, FlowsWorkload, MatrixConfig, MatrixWorkload
 from netsim.workload.goal import GoalConfig, GoalWorkload
 from netsim.workload.model.config import ModelConfig
@@ -43,7 +44,7 @@ class LaidOut(NamedTuple):
     """The tasks and collectives of all workloads, remarks for the user, and their traces in the order of the jobs.
 
     `recorded_ps` is the duration of each optimiser step if the workload was recorded; `algorithms` counts uses;
-    `measured` has the collectives whose times a calibration says.
+    `measured` has the collectives whose times a calibration says, `computed` the times of computing that a table says.
     """
 
     tasks: Tasks
@@ -53,6 +54,7 @@ class LaidOut(NamedTuple):
     traces: Sequence[TraceOrigin]
     algorithms: Mapping[Use, int]
     measured: Sequence[MeasuredCollectives] = ()
+    computed: Sequence[Computed] = ()
 
 
 class Prepared:
@@ -69,7 +71,8 @@ class Prepared:
         self.scene, self.laid_out, self._transports = scene, laid_out, transports
         self.engine: Engine = engine
         self.fast_forward = fast_forward
-        _, self.spans, self.notices, self.recorded_ps, self.traces, self.algorithms, self.measured = laid_out
+        _, self.spans, self.notices, self.recorded_ps, self.traces, *_ = laid_out
+        self.algorithms, self.measured, self.computed = laid_out.algorithms, laid_out.measured, laid_out.computed
         self.most_paths = scene.most_paths
 
     @cached_property
@@ -157,7 +160,8 @@ def _lay_out(scenario: Scenario, source: str, topology: Topology, mapping: RankM
     if scenario.draws == "collective":
         tasks = tasks.with_keys(keys_of(program.tasks.columns(), program.collectives))
     measured = schedules.used if isinstance(schedules, Calibrated) else ()
-    return LaidOut(tasks, program.spans, notices, program.recorded_ps, program.traces, simulated.used, measured)
+    known = program.recorded_ps, program.traces, simulated.used, measured, sorted(set(program.computed))
+    return LaidOut(tasks, program.spans, notices, *known)
 
 
 def _number_of_class(scenario: Scenario, workload: WorkloadConfig) -> int:

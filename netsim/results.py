@@ -37,6 +37,7 @@ from netsim.engine.protocol import Outcome, Scene, Skipped
 from netsim.foundation.files import unfinished
 from netsim.topology.protocol import Link
 from netsim.units import PICOSECONDS_PER_SECOND, to_ns
+from netsim.workload.device_table import Computed
 from netsim.workload.program import Span, TraceOrigin
 
 FORMAT = "flowfabric.results/1"
@@ -136,6 +137,7 @@ class Results:
         traces: The traces among the workloads, in the order of the jobs.
         algorithms: How often collectives of one size took each algorithm.
         measured: Collectives whose times the calibration of the hosts says.
+        computed: Times of computing that a table of measurements of the device says.
     """
 
     def __init__(
@@ -149,10 +151,11 @@ class Results:
         traces: Sequence[TraceOrigin] = (),
         algorithms: Mapping[Use, int] | None = None,
         measured: Sequence[MeasuredCollectives] = (),
+        computed: Sequence[Computed] = (),
     ) -> None:
         self.scenario, self.scene, self.spans, self.runs = scenario, scene, spans, runs
         self.recorded_ps, self.notices, self.traces = recorded_ps or {}, notices, traces
-        self.algorithms, self.measured = algorithms or {}, measured
+        self.algorithms, self.measured, self.computed = algorithms or {}, measured, computed
         self.links = scene.topology.links
 
     def first_runs(self) -> list[Run]:
@@ -172,6 +175,8 @@ class Results:
             ]
         if self.measured:
             head["measured"] = [_measured(one) for one in self.measured]
+        if self.computed:
+            head["computed"] = [_computed(one) for one in self.computed]
         return {**head, "runs": [run.to_dict(self.links) for run in self.runs]}
 
     def write(self, folder: Path) -> None:
@@ -285,6 +290,13 @@ def _measured(one: MeasuredCollectives) -> dict[str, Any]:
     measured, low, high = (round(1000 * time_us) for time_us in one.predicted[:3])
     times = {"nominal_ns": nominal, "measured_ns": measured, "low_ns": low, "high_ns": high}
     return {**about, **times, "extrapolated": one.predicted.extrapolated}
+
+
+def _computed(one: Computed) -> dict[str, Any]:
+    """The time of a size of a product, attention or memory traffic, in nanoseconds, with its interval."""
+    bounds = {"time_ns": 1, "low_ns": 1 / one.error, "high_ns": one.error}
+    times = {name: to_ns(round(one.time_ps * factor)) for name, factor in bounds.items()}
+    return {"table": one.table, "kind": one.kind, "size": one.size, **times, "extrapolated": one.extrapolated}
 
 
 def _quantiles(durations: np.ndarray) -> dict[str, int]:

@@ -38,6 +38,7 @@ from netsim.report.tables import (
     change_finding,
     change_sections,
     columns,
+    computed_sections,
     measured_sections,
     recorded_sentence,
     spread,
@@ -181,6 +182,7 @@ def _sections(results: Results, drawn: dict[str, str]) -> Iterator[Section]:
         picture = PICTURES[name]
         if name == "links":
             yield from measured_sections(results)
+            yield from computed_sections(results)
             yield from algorithm_sections(results)
             yield Section(picture.title(results), [Figure(svg, f"{picture.caption} {_legend(results)}")])
         elif name != "completion":

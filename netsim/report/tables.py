@@ -8,6 +8,7 @@ from netsim.foundation.page import Note, Section, Table
 from netsim.report.summary import TransportSummary, by_transport, operations, signed, size_in_unit, summarise
 from netsim.results import Pair, Results, Run
 from netsim.units import format_size
+from netsim.workload.device_table import Computed
 
 _SIZES = (
     "Size: of all_reduce the vector, of all_gather the whole result, of reduce_scatter a rank's whole input, of "
@@ -191,6 +192,36 @@ def measured_sections(results: Results) -> list[Section]:
         title = f"Collectives inside a host take {bounds} times what their links alone say"
     name = results.scenario["topology"]["calibration"]
     return [Section(title, [Table(head, rows, _MEASURED.format(name), dense=True)])]
+
+
+_COMPUTED = (
+    "Of one product, attention, or reading and writing, by the table {}. With 90 % a time is shorter or longer by the "
+    "factor at most; extrapolated: sizes outside of those measured."
+)
+
+
+def computed_sections(results: Results) -> list[Section]:
+    """How sure the times of computing are; none without a table of measurements."""
+    if not results.computed:
+        return []
+    of_kind: dict[tuple[str, str], list[Computed]] = defaultdict(list)
+    for one in results.computed:
+        of_kind[one.table, one.kind].append(one)
+    rows = [
+        (
+            kind,
+            f"{len(sizes):,}",
+            spread([one.time_ps / 1e6 for one in sizes]),
+            f"{sizes[0].error:.2f}",
+            f"{sum(one.extrapolated for one in sizes):,}",
+        )
+        for (_, kind), sizes in of_kind.items()
+    ]
+    head = ("computing", "sizes", "time, mean [min, max]", "factor", "extrapolated")
+    worst = max(one.error for one in results.computed)
+    title = f"Nine of ten times of computing are right to a factor of {worst:.2f}"
+    names = ", ".join(dict.fromkeys(one.table for one in results.computed))
+    return [Section(title, [Table(head, rows, _COMPUTED.format(names))])]
 
 
 def _sizes(least: int, most: int) -> str:

@@ -15,7 +15,7 @@ from pydantic_core import PydanticKnownError
 
 from netsim.documents import Section
 from netsim.foundation.refusal import nearest
-from netsim.workload.device_table import Measured, notices, read_measured
+from netsim.workload.device_table import Computed, Measured, computed, notices, read_measured
 
 Part = Annotated[float, Field(gt=0, le=1)]
 
@@ -87,8 +87,8 @@ class DeviceConfig(Section, frozen=True):
         """Picoseconds, rounded up, of work that keeps arithmetic and memory busy at once."""
         return -int(-max(self._arithmetic_ps(work), self._memory_ps(work.memory_bytes)) // 1)
 
-    def notices(self, works: Iterable[Work]) -> list[str]:
-        """How far measured times can be off for these works; nothing is known of peaks."""
+    def computed(self, works: Iterable[Work]) -> list[Computed]:
+        """Measured times of the parts of these works, with their intervals; nothing is known of peaks."""
         if self.table is None:
             return []
         asked: dict[str, set[int]] = defaultdict(set)
@@ -96,7 +96,13 @@ class DeviceConfig(Section, frozen=True):
             asked["memory"].add(work.memory_bytes)
             for product in _products(work):
                 asked[self._kind(product)].add(product.flops)
-        remarks = notices(self._measured, self.table, asked)
+        return computed(self._measured, self.table, asked)
+
+    def notices(self, times: Sequence[Computed]) -> list[str]:
+        """How far these times can be off; nothing is known of peaks."""
+        if self.table is None:
+            return []
+        remarks = notices(self._measured, self.table, times)
         if "memory" not in self._measured and self.memory_gbps is None:
             remarks.append(f"{self.table}: has no rows of memory, so that what only reads and writes takes no time")
         return remarks

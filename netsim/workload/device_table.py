@@ -6,6 +6,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence, Set
 from pathlib import Path
 from statistics import fmean
+from typing import NamedTuple
 
 import numpy as np
 
@@ -52,6 +53,20 @@ class Measured:
                 others = (sum(same) - own) / (len(same) - 1) if len(same) > 1 else _at(size, *without)
                 residuals.append(abs(own - others))
         return math.exp(sorted(residuals)[math.ceil(0.9 * (len(residuals) + 1)) - 1])
+
+
+class Computed(NamedTuple):
+    """The time that a table says for a size; with 90 % it is longer or shorter by the factor `error` at most.
+
+    The size is operations or bytes, as in `Measured`; extrapolated: it lies outside of those measured.
+    """
+
+    table: str
+    kind: str
+    size: int
+    time_ps: float
+    error: float
+    extrapolated: bool
 
 
 def _at(size: float, sizes: np.ndarray, times: np.ndarray) -> float:
@@ -123,17 +138,24 @@ def _time_ps(path: Path, number: int, text: str) -> float:
     return 1e6 * time_us
 
 
-def notices(table: Mapping[str, Measured], path: str, asked: Mapping[str, Set[int]]) -> list[str]:
-    """How far the times can be off, and how many of the sizes of each kind that were asked for lie outside."""
+def computed(table: Mapping[str, Measured], path: str, asked: Mapping[str, Set[int]]) -> list[Computed]:
+    """What the table says of each size of each kind that was asked for."""
+    return [
+        Computed(path, kind, size, one.time_ps(size), one.error, not one.smallest <= size <= one.largest)
+        for kind, one in table.items()
+        for size in sorted(asked.get(kind, set()) - {0})
+    ]
+
+
+def notices(table: Mapping[str, Measured], path: str, sizes: Sequence[Computed]) -> list[str]:
+    """How far the times can be off, and how many of the sizes of each kind lie outside of those measured."""
     factors = [f"{one.error:.2f} for {kind} ({one.rows} rows)" for kind, one in table.items()]
     remarks = [
         f"{path}: with 90 % a time is longer or shorter than simulated by a factor of {', '.join(factors)} at most"
     ]
-    for kind, one in table.items():
-        sizes = asked.get(kind, set()) - {0}
-        outside = sum(not one.smallest <= size <= one.largest for size in sizes)
-        if outside:
-            remarks.append(
-                f"{path}: extrapolated to {outside} of {len(sizes)} sizes of {kind}, outside of those measured"
-            )
+    for kind in table:
+        of_kind = [one.extrapolated for one in sizes if one.kind == kind]
+        if any(of_kind):
+            outside = f"{sum(of_kind)} of {len(of_kind)} sizes of {kind}"
+            remarks.append(f"{path}: extrapolated to {outside}, outside of those measured")
     return remarks

@@ -8,6 +8,7 @@ import numpy as np
 
 from netsim.collective.columns import MessageColumns, message_columns
 from netsim.collective.protocol import Message
+from netsim.workload.device_table import Computed
 from netsim.workload.tasks import TaskColumns, Tasks
 
 
@@ -64,6 +65,8 @@ class Program:
         """Duration of each optimiser step in the recorded run, from the begin of its first collective; else empty."""
         self.traces: list[TraceOrigin] = []
         """The traces among the workloads, in the order of the jobs."""
+        self.computed: list[Computed] = []
+        """Times of computing by measurements of a device."""
 
     def wait(self, rank: int, after: Sequence[int], delay_ps: int = 0) -> int:
         """Adds a task that moves nothing and returns its index."""

@@ -89,12 +89,14 @@ class TraceWorkload:
         replay = _Replay(self.trace, program, ranks, schedules, self._device)
         if self._device is not None:
             self._check_work()
-            self.notices += self._device.notices(
+            times = self._device.computed(
                 Work(record.flops or 0, record.memory_bytes or 0)
                 for lines in self.trace.programs
                 for _, record in lines
                 if record.gap_ns is None
             )
+            program.computed += times
+            self.notices += self._device.notices(times)
         replay.run(start_ps)
 
     def _check_work(self) -> None:

@@ -1,13 +1,18 @@
 """Times from a table of measurements: between sizes and beyond, their error, and what is said of it."""
 
+import json
 import math
 import random
+from collections import Counter
 from pathlib import Path
 
+import jsonschema
 import numpy as np
 import pytest
 
 from netsim import simulate
+from netsim.foundation.page import Table
+from netsim.report.tables import computed_sections
 from netsim.workload.device import DeviceConfig, Product, Work
 from netsim.workload.device_table import Measured, read_measured
 from tests.each import each
@@ -65,11 +70,30 @@ def test_a_work_takes_its_products_one_by_one_or_its_memory_if_that_is_longer():
 
 def test_what_lies_outside_and_how_far_times_are_off_is_said():
     shape = {"kind": "model", "layers": 2, "hidden": 64, "tokens": 64, "vocabulary": 99, "division": {"data": 2}}
-    said = simulate(scenario(shape | {"device": str(GOLDEN)}, 2)).notices
+    results = simulate(scenario(shape | {"device": str(GOLDEN)}, 2))
+    said = results.notices
     assert len(said) == 3
     assert "with 90 % a time is longer or shorter than simulated by a factor of" in said[0]
     assert "extrapolated to 4 of 4 sizes of gemm" in said[1]
     assert "extrapolated to 1 of 1 sizes of attention" in said[2]
+    document = results.to_dict()
+    jsonschema.validate(document, json.loads(Path("configs/schemas/results.schema.json").read_text()))
+    table = read_measured(GOLDEN, None)
+    for one in document["computed"]:
+        measured = table[one["kind"]]
+        assert one["time_ns"] == pytest.approx(measured.time_ps(one["size"]) / 1000)
+        assert one["high_ns"] / one["time_ns"] == pytest.approx(measured.error, rel=1e-5)
+        assert one["time_ns"] / one["low_ns"] == pytest.approx(measured.error, rel=1e-5)
+    outside = Counter(one["kind"] for one in document["computed"] if one["extrapolated"])
+    assert outside == {"gemm": 4, "attention": 1}
+    (section,) = computed_sections(results)
+    (shown,) = section.blocks
+    assert isinstance(shown, Table)
+    sizes = Counter(one["kind"] for one in document["computed"])
+    assert [row[:2] for row in shown.rows] == [(kind, str(sizes[kind])) for kind in ("attention", "gemm", "memory")]
+    peaks = simulate(scenario(shape | {"device": "h100"}, 2))
+    assert "computed" not in peaks.to_dict()
+    assert not computed_sections(peaks)
 
 
 @each("memory, told", [(None, "takes no time"), (3350, None)])
@@ -78,6 +102,6 @@ def test_a_table_without_memory_takes_a_peak_or_says_so(tmp_path, memory, told):
     (tmp_path / "d.csv").write_text("\n".join(rows) + "\n")
     device = DeviceConfig.model_validate({"table": str(tmp_path / "d.csv"), "memory_gbps": memory})
     work = Work(0, 10**9, (Product("attention", 2 * 4096**3),))
-    assert any("takes no time" in line for line in device.notices([work])) == (told is not None)
+    assert any("takes no time" in line for line in device.notices(device.computed([work]))) == (told is not None)
     longest = 238.0e6 if memory is None else 1e12 / (3350 * 0.8)
     assert device.compute_ps(work) == pytest.approx(longest, rel=1e-6)

@@ -37,7 +37,9 @@ class ModelWorkload:
                 for step, behind in steps
                 for work in (*(part for one in step for part in (one.beside, one.work)), behind)
             ]
-            self.notices += self._config.device.notices(works)
+            times = self._config.device.computed(works)
+            program.computed += times
+            self.notices += self._config.device.notices(times)
         _Layout(self._config, program, ranks, schedules).run(steps, start_ps)
 
 
