@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
 
 import trainer.task
 from netsim.foundation.files import write_json, write_text
@@ -27,10 +26,11 @@ from trainer.model.build import meta_network
 from trainer.model.feature_extractor.extractor import check_extractor, read_extractor
 from trainer.model.network import GivesFeatures
 from trainer.observe.measurement import Measurement, MeasurementSpec, Progress
+from trainer.sampling.draw import TrainedFlow
 from trainer.sampling.sample import MOST_SAMPLES
 from trainer.sampling.sampler_choice import check_chosen_controls, check_made_of, sampler_of
-from trainer.sampling.trained import Reference, compared_with, opened, opened_network, restored_flow
-from trainer.training.task import Task, TrainedNetworks
+from trainer.sampling.trained import Reference, TrainedNetwork, compared_with, opened, opened_network, restored_flow
+from trainer.training.task import TrainedNetworks
 
 WIDTH = 100
 """Of what is printed into a file, in characters."""
@@ -87,7 +87,8 @@ def measure_run(
         if value < least:
             raise ValueError(f"{name}: {value} is below {least}; use {least} or more")
     if _measured_by_task(run_dir):
-        return _measure_network(run_dir, spec, picture, progress)
+        with opened_network(run_dir) as found:
+            return _measured(run_dir, found, spec, picture, progress)
     config = restored_flow(run_dir)[1]
     assert isinstance(config.sample, FlowSample)
     sample, controls = config.sample, config.sample.controls
@@ -103,12 +104,7 @@ def measure_run(
         sampler_of(config, spec.steps, guidance=1.0)
         check_made_of(spec.steps, Reference.of_run(ReferenceConfig(run=run_dir)).digest)
     with opened(run_dir) as flow:
-        flow = flow.under(controls)
-        task, networks = trainer.task.build(flow.config), TrainedNetworks(flow.model)
-        if picture is not None:
-            progress("drawing a picture")
-            task.show(networks, picture, seed=flow.config.run.seed)
-        return _measured(run_dir, task, networks, replace(spec, checkpoint=flow.checkpoint), progress)
+        return _measured(run_dir, flow.under(controls), spec, picture, progress)
 
 
 def play_run(
@@ -151,20 +147,19 @@ def check_options(run_dir: Path, given: Sequence[str]) -> None:
         raise ValueError(f"{given[0]}: {run_dir} {does} and follows no flow; leave it out (--num and --seed are read)")
 
 
-def _measure_network(run_dir: Path, spec: MeasurementSpec, picture: Path | None, progress: Progress) -> Measurement:
-    """Measures a run that follows no flow, by its task."""
-    with opened_network(run_dir) as found:
-        task, networks = trainer.task.build(found.config), TrainedNetworks(found.model)
-        if picture is not None:
-            progress("drawing a picture")
-            task.show(networks, picture, seed=found.config.run.seed)
-        return _measured(run_dir, task, networks, replace(spec, checkpoint=found.checkpoint), progress)
-
-
 def _measured(
-    run_dir: Path, task: Task[Any], networks: TrainedNetworks, spec: MeasurementSpec, progress: Progress
+    run_dir: Path,
+    trained: TrainedFlow | TrainedNetwork,
+    spec: MeasurementSpec,
+    picture: Path | None,
+    progress: Progress,
 ) -> Measurement:
-    measurement = task.measure(networks, spec, progress)
+    """What the task of a run measures of its network, after a picture if there is one to draw."""
+    task, networks = trainer.task.build(trained.config), TrainedNetworks(trained.model)
+    if picture is not None:
+        progress("drawing a picture")
+        task.show(networks, picture, seed=trained.config.run.seed)
+    measurement = task.measure(networks, replace(spec, checkpoint=trained.checkpoint), progress)
     if measurement is None:
         raise ValueError(f"run_dir: the task of {run_dir} has nothing to measure; write its method measure")
     return measurement
@@ -180,24 +175,16 @@ def _measured_by_task(run_dir: Path) -> bool:
 def _check_likelihood(config: RunConfig) -> None:
     """Refuses the likelihood of a flow whose source has no density, or whose velocity cannot be followed back."""
     assert isinstance(config.sample, FlowSample)
-    if config.source_data is not None:
-        raise ValueError(
-            f"--likelihood: samples of {config.run.dir} start at {config.source_data.kind} data, whose density nobody "
-            "knows; leave it out"
-        )
-    if config.alphabet:
-        raise ValueError(f"--likelihood: {config.run.dir} draws letters, which have no density; leave it out")
-    if config.labels_in_state:
-        raise ValueError(
-            f"--likelihood: {config.run.dir} starts at noise beside a class, which has no density; leave it out"
-        )
-    if config.species:
-        raise ValueError(
-            f"--likelihood: {config.run.dir} draws atoms, some of which stay where they are and have no density; leave "
-            "it out"
-        )
-    if config.encodes_captions:
-        raise ValueError(f"--likelihood: {config.run.dir} starts at captions, whose density nobody knows; leave it out")
+    run, source = config.run.dir, config.source_data
+    for has_none, problem in (
+        (source is not None, f"samples of {run} start at {source and source.kind} data, whose density nobody knows"),
+        (config.alphabet, f"{run} draws letters, which have no density"),
+        (config.labels_in_state, f"{run} starts at noise beside a class, which has no density"),
+        (config.species, f"{run} draws atoms, some of which stay where they are and have no density"),
+        (config.encodes_captions, f"{run} starts at captions, whose density nobody knows"),
+    ):
+        if has_none:
+            raise ValueError(f"--likelihood: {problem}; leave it out")
     if config.sample.controls:
         raise ValueError(
             "--likelihood: it is that of the flow, which sample.controls change; leave it out, or give --controls '[]'"
