@@ -55,6 +55,13 @@ def prefixed(place: str) -> Iterator[None]:
         raise ValueError(f"{place}{error}") from error
 
 
+def check_least(*options: tuple[str, int | None, int]) -> None:
+    """Refuses the first option whose value is below its least one; None: it was not given."""
+    for option, value, least in options:
+        if value is not None and value < least:
+            raise ValueError(f"{option}: {value} is below {least}; use {least} or more")
+
+
 def problem_and_remedy(error: ValueError) -> tuple[str, str]:
     """What is wrong by an error, and what can be done about it, empty if the error does not say.
 

@@ -6,6 +6,7 @@ from typing import Annotated
 
 from netsim.foundation.command import WORD
 from netsim.foundation.outputs import OutputFile, OutputFolder
+from netsim.foundation.refusal import check_least
 from trainer.command.options import SHOW_RUN, Drawn, OfRuns, named, read_controls, request_of, verb
 
 OF_OBJECTS = {"preferences": "--preference", "exponent": "--exponent"}
@@ -231,8 +232,7 @@ def edit(options: Edit) -> int:
     from trainer.sampling.edit_request import EditRequest
     from trainer.sampling.requested_pictures import pictures_change
 
-    if options.num is not None and options.num < 1:
-        raise ValueError(f"--num: {options.num} is below 1; use 1 or more")
+    check_least(("--num", options.num, 1))
     pictures = pictures_change(options.images, options.num)
     request = load_request(options.request, options.overrides, EditRequest, pictures=pictures)
     return run(options.run_dir, request, options.out)

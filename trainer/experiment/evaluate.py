@@ -8,6 +8,7 @@ from tempfile import TemporaryDirectory
 
 import trainer.task
 from netsim.foundation.files import write_json, write_text
+from netsim.foundation.refusal import check_least
 from netsim.foundation.run_reference import ReferenceConfig
 from netsim.foundation.terminal import Terminal
 from trainer.checkpoint.intact import newest_checkpoint
@@ -83,9 +84,7 @@ def measure_run(
     """
     if spec.num > MOST_SAMPLES:
         raise ValueError(f"--num: {spec.num} samples are held at a time; use {MOST_SAMPLES:,} or less")
-    for name, value, least in (("--num", spec.num, 2), ("--likelihood", spec.likelihood, 0), ("--seed", spec.seed, 0)):
-        if value < least:
-            raise ValueError(f"{name}: {value} is below {least}; use {least} or more")
+    check_least(("--num", spec.num, 2), ("--likelihood", spec.likelihood, 0), ("--seed", spec.seed, 0))
     if _measured_by_task(run_dir):
         with opened_network(run_dir) as found:
             return _measured(run_dir, found, spec, picture, progress)

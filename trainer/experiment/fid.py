@@ -13,6 +13,7 @@ import torch
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from netsim.foundation.files import file_digest, write_json
+from netsim.foundation.refusal import check_least
 from netsim.foundation.terminal import Terminal
 from trainer.checkpoint.contents import identity_digest
 from trainer.config.run import RunConfig
@@ -80,14 +81,12 @@ class FidRequest:
 
     def check(self) -> None:
         """Refuses numbers that are out of range and options that contradict each other."""
-        for option, value, least in (
+        check_least(
             ("--num", self.num, 2),
             ("--num-real", self.num_real, 2),
             ("--compared", self.compared, NEIGHBOURS + 1),
             ("--batch", self.batch, 1),
-        ):
-            if value is not None and value < least:
-                raise ValueError(f"{option}: {value} is below {least}; use {least} or more")
+        )
         self.drawing.check()
         if not self.of_run and self.real is None and (self.statistics is None or not self.statistics.exists()):
             raise ValueError(

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from netsim.foundation.refusal import Refusal
+from netsim.foundation.refusal import Refusal, check_least
 from netsim.foundation.terminal import Terminal
 from trainer.config.derived import drawable, with_controls, with_shape
 from trainer.config.run import RunConfig
@@ -150,8 +150,7 @@ class DrawingRequest:
 
     def check(self) -> None:
         """Refuses numbers that are out of range."""
-        if self.num is not None and self.num < 1:
-            raise ValueError(f"--num: {self.num} is below 1; use 1 or more")
+        check_least(("--num", self.num, 1))
         if self.num is not None and self.num > MOST_SAMPLES:
             remedy = f"use {MOST_SAMPLES:,} or less, with several --seed for more"
             raise ValueError(f"--num: {self.num} samples are held at a time and drawn as one picture; {remedy}")
@@ -159,8 +158,7 @@ class DrawingRequest:
             raise ValueError(
                 f"--guidance: {self.guidance} is not a number from 0; use 1 for none, 1.5 for sharper images"
             )
-        if self.seed < 0:
-            raise ValueError(f"--seed: {self.seed} is below 0; use 0 or more")
+        check_least(("--seed", self.seed, 0))
         option = "--between" if self.between else "--caption"
         if bool(self.captions or self.between) != (self.encoder is not None):
             given, missing = ("--encoder", f"{option} TEXT") if self.encoder is not None else (option, "--encoder DIR")

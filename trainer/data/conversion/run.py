@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from safetensors import SafetensorError, safe_open
 
-from netsim.foundation.refusal import Refusal, lies_in
+from netsim.foundation.refusal import Refusal, check_least, lies_in
 from netsim.foundation.terminal import Terminal
 from trainer.data.conversion.pictures import PictureFolder, SavedDataset, is_saved_dataset
 from trainer.data.conversion.source import ArraySource, Reading, Source, Unreadable
@@ -156,14 +156,12 @@ def run(request: ShardsRequest, stopped: Callable[[], bool]) -> bool:
 
 
 def _check(request: ShardsRequest) -> None:
-    for option, value, least in (
+    check_least(
         ("--seed", request.seed, 0),
         ("--shard-examples", request.shard_examples, 1),
         ("--workers", request.workers, 1),
         ("--size", request.reading.size and min(request.reading.size), 1),
-    ):
-        if value is not None and value < least:
-            raise ValueError(f"{option}: {value} is below {least}; use {least} or more")
+    )
     out, source = request.out.resolve(), request.source.resolve()
     if out == source or source in out.parents:
         raise ValueError(f"--out: {request.out} is inside the source {request.source}; give a folder elsewhere")

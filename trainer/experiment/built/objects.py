@@ -9,6 +9,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from netsim.foundation.refusal import check_least
 from netsim.foundation.terminal import Terminal
 from trainer.checkpoint.intact import with_newest
 from trainer.config.file import load_run
@@ -47,10 +48,7 @@ class ObjectsRequest:
 
     def check(self) -> None:
         """Refuses what no run could do."""
-        if self.num is not None and self.num < 1:
-            raise ValueError(f"--num: {self.num} is below 1; use 1 or more")
-        if self.seed < 0:
-            raise ValueError(f"--seed: {self.seed} is below 0; use 0 or more")
+        check_least(("--num", self.num, 1), ("--seed", self.seed, 0))
         if self.out.suffix not in (".jsonl", ".png"):
             raise ValueError(
                 f"--out: {self.out} does not end in .jsonl; the objects are lines of JSON, and their picture FILE.png "

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from pydantic import ValidationError
 
 import trainer.data
+from netsim.foundation.refusal import check_least
 from netsim.foundation.terminal import Terminal
 from trainer.config.document import read_document
 from trainer.config.sample import PointSample
@@ -63,17 +64,14 @@ class CompareRequest:
 
     def check(self) -> None:
         """Refuses numbers that are too small, and a fabric that is none."""
-        options = {
-            "--seeds": (self.seeds, 1),
-            "--nproc": (self.ranks, 1),
-            "--jobs": (self.jobs, 1),
-            "--num": (self.num, 2),
-            "--fabric-ranks": (self.fabric_ranks, 1),
-            "--fabric-examples": (self.fabric_examples, 1),
-        }
-        for name, (value, least) in options.items():
-            if value < least:
-                raise ValueError(f"{name}: {value} is below {least}; use {least} or more")
+        check_least(
+            ("--seeds", self.seeds, 1),
+            ("--nproc", self.ranks, 1),
+            ("--jobs", self.jobs, 1),
+            ("--num", self.num, 2),
+            ("--fabric-ranks", self.fabric_ranks, 1),
+            ("--fabric-examples", self.fabric_examples, 1),
+        )
         if self.fabric is not None and "topology" not in read_document(self.fabric, "configs/scenarios"):
             raise ValueError(f"--fabric: {self.fabric} has no topology; give one of configs/scenarios")
         if not 0 < self.teraflops < math.inf:

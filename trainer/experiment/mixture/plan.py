@@ -9,7 +9,7 @@ from math import comb
 from pathlib import Path
 from typing import Any, Literal
 
-from netsim.foundation.refusal import Refusal, nearest
+from netsim.foundation.refusal import Refusal, check_least, nearest
 from trainer.config.document import apply_override, read_document
 from trainer.config.file import validated
 from trainer.config.rules.plan import plan_layout
@@ -47,11 +47,8 @@ class MixtureRequest:
 
     def check(self) -> None:
         """Refuses numbers that are too small, and sizes that project badly."""
-        options = {"--grid": (self.grid, 1), "--seeds": (self.seeds, 1), "--nproc": (self.ranks, 1)}
-        options |= {"--jobs": (self.jobs, 1), "--num": (self.num, 2)}
-        for name, (value, least) in options.items():
-            if value < least:
-                raise ValueError(f"{name}: {value} is below {least}; use {least} or more")
+        check_least(("--grid", self.grid, 1), ("--seeds", self.seeds, 1), ("--nproc", self.ranks, 1))
+        check_least(("--jobs", self.jobs, 1), ("--num", self.num, 2))
         if len(self.sizes) != 2:
             raise ValueError(f"--sizes: {len(self.sizes)} are given; give a small and a large one, such as 200,400")
         small, large = self.sizes
