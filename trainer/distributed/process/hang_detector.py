@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import torch.distributed as dist
 
 from trainer.distributed.process.debug import collective, dump, flights, group_names, in_vain, ranks_of
-from trainer.distributed.process.signals import SIGNALS, handled
+from trainer.distributed.process.signals import SIGNALS, handled, woken
 
 
 class Reached(NamedTuple):
@@ -205,31 +205,20 @@ LATE_S = 10.0
 class Watchdog:
     """Ends a process that has finished no step for `timeout_s`, so that its launcher starts the run again.
 
-    A thread waits, so that it also sees a main thread that is stuck in a collective. It wakes when a signal arrives:
-    Python writes the number of the signal to a file descriptor even while the main thread cannot run a handler. A rank
-    that was told to stop, as all are when one has failed, and does not end its step soon dumps what it is doing.
-
-    Args:
-        waking: end of a pipe that carries the numbers of arriving signals; closed: the end of the watch.
-        next_in_line: end of another pipe that gets them as well; -1: there is none.
+    A thread waits, so that it also sees a main thread that is stuck in a collective. A rank that was told to stop, as
+    all are when one has failed, and does not end its step soon dumps what it is doing.
     """
 
-    def __init__(self, folder: Path, rank: int, timeout_s: float | None, waking: int, next_in_line: int = -1) -> None:
-        self._folder, self._rank, self._timeout_s, self._waking = folder, rank, timeout_s, waking
-        self._next_in_line = next_in_line
+    def __init__(self, folder: Path, rank: int, timeout_s: float | None) -> None:
+        self._folder, self._rank, self._timeout_s = folder, rank, timeout_s
         self._last = time.monotonic()
-        self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
-        self._thread.start()
 
     def beat(self) -> None:
         """Notes that a step has ended."""
         self._last = time.monotonic()
 
-    def join(self) -> None:
-        """Waits for the thread, once the pipe is closed."""
-        self._thread.join()
-
-    def _watch(self) -> None:
+    def watch(self, waking: int, next_in_line: int) -> None:
+        """Waits in a thread until the pipe is closed; numbers of signals go on to the next in line."""
         late = math.inf
         while True:
             hangs = math.inf if self._timeout_s is None else self._last + self._timeout_s
@@ -240,14 +229,14 @@ class Watchdog:
                 self._tell(f"told to stop and still in its step after {LATE_S:g} s")
                 late = math.inf
             until = min(hangs, late)
-            ready, _, _ = select.select([self._waking], [], [], None if until == math.inf else max(0.0, until - now))
+            ready, _, _ = select.select([waking], [], [], None if until == math.inf else max(0.0, until - now))
             if not ready:
                 continue
-            numbers = os.read(self._waking, 1024)
+            numbers = os.read(waking, 1024)
             if not numbers:
                 return
-            if self._next_in_line != -1:
-                os.write(self._next_in_line, numbers)
+            if next_in_line != -1:
+                os.write(next_in_line, numbers)
             if signal.SIGUSR1 in numbers:
                 self._tell("asked by SIGUSR1")
             if any(number in numbers for number in SIGNALS):
@@ -271,15 +260,9 @@ def watchdog(folder: Path, rank: int, timeout_s: float | None) -> Iterator[Watch
 
     `timeout_s` is the longest time between two steps, and until the first; None: no limit.
     """
-    with handled([signal.SIGUSR1], lambda _number, _frame: None):  # the thread answers it
-        waking, arriving = os.pipe()
-        os.set_blocking(arriving, False)
-        wakeup_before = signal.set_wakeup_fd(arriving, warn_on_full_buffer=False)
-        watching = Watchdog(folder, rank, timeout_s, waking, wakeup_before)
-        try:
-            yield watching
-        finally:
-            signal.set_wakeup_fd(wakeup_before)
-            os.close(arriving)
-            watching.join()
-            os.close(waking)
+    watching = Watchdog(folder, rank, timeout_s)
+    with (
+        handled([signal.SIGUSR1], lambda _number, _frame: None),  # the thread answers it
+        woken(watching.watch, "watchdog"),
+    ):
+        yield watching

@@ -31,6 +31,28 @@ def handled(numbers: Sequence[int], handler: Callable[[int, FrameType | None], N
             signal.signal(number, earlier)
 
 
+@contextmanager
+def woken(watch: Callable[[int, int], None], name: str) -> Iterator[None]:
+    """While entered, a thread runs `watch`, which arriving signals wake; main thread only.
+
+    `watch` gets the end of a pipe that carries their numbers, and is to return when that is closed. Python writes them
+    even while the main thread is inside a library and cannot run a handler. Its second argument is the descriptor that
+    got them before, -1: there is none.
+    """
+    arrivals, arriving = os.pipe()
+    os.set_blocking(arriving, False)
+    before = signal.set_wakeup_fd(arriving, warn_on_full_buffer=False)
+    thread = threading.Thread(target=watch, args=(arrivals, before), name=name, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        signal.set_wakeup_fd(before)
+        os.close(arriving)
+        thread.join()
+        os.close(arrivals)
+
+
 def spoken(number: int) -> str:
     """A signal as a person knows it, such as ``Ctrl-C``."""
     return "Ctrl-C" if number == signal.SIGINT else signal.Signals(number).name
@@ -87,16 +109,13 @@ HAND_ON_S = 0.2
 class _Interrupter:
     """Ends this process when a signal arrives that nothing else listens to, and when Ctrl-C is pressed a second time.
 
-    The main thread is interrupted, so that files are closed and temporary ones deleted. A thread looks after it: Python
-    writes the numbers of signals to a pipe even while the main thread is inside a library and cannot run a handler.
+    The main thread is interrupted, so that files are closed and temporary ones deleted; a thread looks after it.
     """
 
-    def __init__(self, say: Callable[[str, int], None], arrivals: int) -> None:
+    def __init__(self, say: Callable[[str, int], None]) -> None:
         self.by: int | None = None
-        self._say, self._arrivals = say, arrivals
+        self._say = say
         self._first_press: float | None = None
-        self._thread = threading.Thread(target=self._watch, name="interrupter", daemon=True)
-        self._thread.start()
 
     def interrupt(self, number: int, _frame: FrameType | None) -> None:
         """Handles a signal in the main thread."""
@@ -104,23 +123,20 @@ class _Interrupter:
             self.by = number
             raise KeyboardInterrupt
 
-    def join(self) -> None:
-        """Waits for the thread, once the pipe is closed."""
-        self._thread.join()
-
-    def _watch(self) -> None:
+    def watch(self, arrivals: int, _before: int) -> None:
+        """Waits in a thread until the pipe is closed."""
         until: dict[int, float] = {}
         while True:
             left = min(until.values(), default=None)
             wait_s = None if left is None else max(0.0, left - time.monotonic())
-            ready, _, _ = select.select([self._arrivals], [], [], wait_s)
+            ready, _, _ = select.select([arrivals], [], [], wait_s)
             if not ready:
                 number = min(until, key=until.__getitem__)
                 del until[number]
                 if signal.getsignal(number) == self.interrupt:  # the run may have begun to listen meanwhile
                     self._end(f"told to stop by {spoken(number)}", number)
                 continue
-            numbers = os.read(self._arrivals, 1024)
+            numbers = os.read(arrivals, 1024)
             if not numbers:
                 return
             for number in numbers:
@@ -157,24 +173,17 @@ def interruptible(say: Callable[[str, int], None]) -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    arrivals, arriving = os.pipe()
-    os.set_blocking(arriving, False)
-    before = signal.set_wakeup_fd(arriving, warn_on_full_buffer=False)
-    interrupter = _Interrupter(say, arrivals)
-    try:
-        with handled(SIGNALS, interrupter.interrupt):
-            yield
-    except BaseException as error:
-        if interrupter.by is None:
-            raise
-        # Whatever came of it: other ranks that are gone, a library that has caught the interrupt and raised its own.
-        say(f"told to stop by {spoken(interrupter.by)}", interrupter.by)
-        raise SystemExit(128 + interrupter.by) from error
-    finally:
-        signal.set_wakeup_fd(before)
-        os.close(arriving)
-        interrupter.join()
-        os.close(arrivals)
+    interrupter = _Interrupter(say)
+    with woken(interrupter.watch, "interrupter"):
+        try:
+            with handled(SIGNALS, interrupter.interrupt):
+                yield
+        except BaseException as error:
+            if interrupter.by is None:
+                raise
+            # Whatever came of it: ranks that are gone, a library that has caught the interrupt and raised its own.
+            say(f"told to stop by {spoken(interrupter.by)}", interrupter.by)
+            raise SystemExit(128 + interrupter.by) from error
 
 
 PR_SET_PDEATHSIG = 1
