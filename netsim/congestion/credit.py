@@ -6,7 +6,7 @@ credits for several packets, ahead of what has come. `ndp` asks for a packet for
 Handley et al.: Re-architecting datacenter networks and stacks for low latency and high performance, SIGCOMM 2017.
 """
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
@@ -25,6 +25,7 @@ class ReceiverCreditConfig(CongestionSettings, frozen=True):
         pace: Share of its link's rate for which a receiver hands out credits.
     """
 
+    core: ClassVar[str] = "Credit"
     kind: Literal["receiver_credit"]
     window: Packets = "bdp"
     outstanding: Packets = "bdp"
@@ -36,9 +37,9 @@ class ReceiverCreditConfig(CongestionSettings, frozen=True):
         most = self.outstanding if self.outstanding != "bdp" else (3 * round_trip.packets + 1) // 2
         return max(0, most - initial(self.window, round_trip))
 
-    def constants(self, trims: bool) -> dict[str, int | float | str]:  # noqa: ARG002
+    def constants(self, trims: bool) -> dict[str, int | float]:  # noqa: ARG002
         most = -1 if self.outstanding == "bdp" else self.outstanding
-        return {"congestion": "ASKED", "grant": self.grant, "pace": self.pace, "outstanding": most}
+        return {"grant": self.grant, "pace": self.pace, "outstanding": most}
 
     def control(self, round_trip: RoundTrip, start_ps: int, trims: bool) -> Congestion:  # noqa: ARG002
         return Credited(self, round_trip)
@@ -52,6 +53,7 @@ class NdpConfig(CongestionSettings, frozen=True):
         pace: Share of its link's rate for which a receiver asks.
     """
 
+    core: ClassVar[str] = "Credit"
     kind: Literal["ndp"]
     window: Packets = "bdp"
     pace: Annotated[float, Field(gt=0, le=1)] = 1.0
@@ -65,8 +67,8 @@ class NdpConfig(CongestionSettings, frozen=True):
         """As many packets are expected as in the first window."""
         return 0
 
-    def constants(self, trims: bool) -> dict[str, int | float | str]:  # noqa: ARG002
-        return {"congestion": "ASKED", "grant": self.grant, "pace": self.pace, "outstanding": 0}
+    def constants(self, trims: bool) -> dict[str, int | float]:  # noqa: ARG002
+        return {"grant": self.grant, "pace": self.pace, "outstanding": 0}
 
     def control(self, round_trip: RoundTrip, start_ps: int, trims: bool) -> Congestion:  # noqa: ARG002
         return Credited(self, round_trip)

@@ -3,7 +3,7 @@
 Zhu et al.: Congestion Control for Large-Scale RDMA Deployments, SIGCOMM 2015, section 3.1, figure 7, equations 1 to 4.
 """
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
@@ -31,6 +31,7 @@ class DcqcnConfig(CongestionSettings, frozen=True):
         state: message: every message starts afresh; queue_pair: with the state of the latest one between the ranks.
     """
 
+    core: ClassVar[str] = "Dcqcn"
     kind: Literal["dcqcn"]
     gain: Annotated[float, Field(gt=0, le=1)] = 1 / 256
     notify_every: Annotated[Duration, Field(gt=0)] = 50 * 10**6
@@ -59,9 +60,8 @@ class DcqcnConfig(CongestionSettings, frozen=True):
     def marking(self, queue_bytes: int | None) -> Marking:  # noqa: ARG002
         return Marking(self.mark_from, self.mark_all, self.mark_at_most)
 
-    def constants(self, trims: bool) -> dict[str, int | float | str]:  # noqa: ARG002
+    def constants(self, trims: bool) -> dict[str, int | float]:  # noqa: ARG002
         return {
-            "congestion": "DCQCN",
             "gain": self.gain,
             "estimate_ps": self.estimate_every,
             "increase_ps": self.increase_every,

@@ -3,7 +3,7 @@
 Alizadeh et al.: Data Center TCP, SIGCOMM 2010, section 3.3; a threshold of C * RTT / 7 keeps the link busy (3.4).
 """
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
@@ -25,6 +25,7 @@ class DctcpConfig(CongestionSettings, frozen=True):
         state: message: every message starts afresh; queue_pair: with the state of the latest one between the ranks.
     """
 
+    core: ClassVar[str] = "Dctcp"
     kind: Literal["dctcp"]
     gain: Annotated[float, Field(gt=0, le=1)] = 1 / 16
     alpha: Annotated[float, Field(ge=0, le=1)] = 1.0
@@ -35,8 +36,8 @@ class DctcpConfig(CongestionSettings, frozen=True):
     def marking(self, queue_bytes: int | None) -> Marking:  # noqa: ARG002
         return Marking(self.mark_above, self.mark_above, 1.0)
 
-    def constants(self, trims: bool) -> dict[str, int | float | str]:  # noqa: ARG002
-        return {"congestion": "DCTCP", "gain": self.gain, "first_alpha": self.alpha}
+    def constants(self, trims: bool) -> dict[str, int | float]:  # noqa: ARG002
+        return {"gain": self.gain, "alpha": self.alpha}
 
     def control(self, round_trip: RoundTrip, start_ps: int, trims: bool) -> Congestion:  # noqa: ARG002
         return Dctcp(self, round_trip)

@@ -7,7 +7,7 @@ queue is short-lived, and a transport that sprays takes other paths. After losse
 what has got through in a round trip and target (quick adapt).
 """
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
@@ -52,6 +52,7 @@ class NsccConfig(CongestionSettings, frozen=True):
         state: queue_pair: a message continues with the state of the latest one between the same ranks; message: afresh.
     """
 
+    core: ClassVar[str] = "Nscc"
     kind: Literal["nscc"]
     window: Packets = "bdp"
     round_trip: Annotated[Duration, Field(gt=0)] | Literal["auto"] = "auto"
@@ -80,9 +81,8 @@ class NsccConfig(CongestionSettings, frozen=True):
     def marking(self, queue_bytes: int | None) -> Marking:
         return Marking(*self.thresholds(queue_bytes), 1.0, self.marks == "departure")
 
-    def constants(self, trims: bool) -> dict[str, int | float | str]:
+    def constants(self, trims: bool) -> dict[str, int | float]:
         return {
-            "congestion": "NSCC",
             "gate": 1 << self.gate,
             "trim_share": TRIM_SHARE if trims else 1.0,
             "network_ps": -1 if self.round_trip == "auto" else self.round_trip,

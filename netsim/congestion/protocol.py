@@ -2,7 +2,7 @@
 
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple, Protocol, Self
+from typing import ClassVar, NamedTuple, Protocol, Self
 
 from netsim.documents import Section
 from netsim.topology.protocol import Link
@@ -83,6 +83,9 @@ class Congestion(Protocol):
 class CongestionSettings(Section, frozen=True):
     """Section ``congestion``: the settings of a control, and what the engines ask about it."""
 
+    core: ClassVar[str] = "Fixed"
+    """The control in the core: the struct of its header in `engine/core/congestion`."""
+
     @property
     def notify_ps(self) -> int | None:
         """Least time between two notifications of a flow by its receiver; None: receivers send none."""
@@ -92,9 +95,9 @@ class CongestionSettings(Section, frozen=True):
         """When queues of a length, or without a limit, mark packets; None: as the transport says."""
         return None
 
-    def constants(self, trims: bool) -> Mapping[str, int | float | str]:  # noqa: ARG002
-        """What the core needs: fields of its `Rules`, and the names of its numbers."""
-        return {"congestion": "FIXED"}
+    def constants(self, trims: bool) -> Mapping[str, int | float]:  # noqa: ARG002
+        """Values of all fields of the record of settings in that header; none without such a record."""
+        return {}
 
     @abstractmethod
     def control(self, round_trip: RoundTrip, start_ps: int, trims: bool) -> Congestion:

@@ -4,7 +4,7 @@ Kumar et al.: Swift: Delay is Simple and Effective for Congestion Control in the
 """
 
 import math
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
@@ -31,6 +31,7 @@ class SwiftConfig(CongestionSettings, frozen=True):
         state: message: every message starts afresh; queue_pair: with the state of the latest one between the ranks.
     """
 
+    core: ClassVar[str] = "Swift"
     kind: Literal["swift"]
     window: Packets = "bdp"
     queueing: Duration = 5 * 10**6
@@ -56,10 +57,9 @@ class SwiftConfig(CongestionSettings, frozen=True):
         gain = self.flow_scaling / (low - high)
         return gain, -gain * high
 
-    def constants(self, trims: bool) -> dict[str, int | float | str]:  # noqa: ARG002
+    def constants(self, trims: bool) -> dict[str, int | float]:  # noqa: ARG002
         gain, offset = self.flow_curve()
         return {
-            "congestion": "SWIFT",
             "queueing_ps": self.queueing,
             "increase": self.increase,
             "decrease": self.decrease,

@@ -20,9 +20,6 @@ class NoneConfig(CongestionSettings, frozen=True):
 
     kind: Literal["none"] = "none"
 
-    def constants(self, trims: bool) -> dict[str, int | float | str]:  # noqa: ARG002
-        return {"congestion": "FIXED", "fixed_window": UNLIMITED}
-
     def control(self, round_trip: RoundTrip, start_ps: int, trims: bool) -> Congestion:  # noqa: ARG002
         return FixedWindow()
 

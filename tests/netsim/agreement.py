@@ -19,7 +19,7 @@ from netsim.engine.windowed.refusal import splits
 from netsim.foundation.refusal import Refusal
 from netsim.transport.protocol import Transport
 from netsim.workload.tasks import Task
-from tests.netsim.random_scenes import quick_dcqcn, transport_of
+from tests.netsim.random_scenes import not_among, quick_dcqcn, transport_of
 from tests.netsim.scenes import all_to_all, flow
 
 HOSTS = 8
@@ -48,6 +48,7 @@ CONGESTION = {
     "receiver_credit": ReceiverCreditConfig(kind="receiver_credit"),
     "ndp": NdpConfig(kind="ndp", window=5),
 }
+CONGESTION |= {control.kind: control for control in not_among(CONGESTION.values())}
 RECOVERY = {
     "go_back_n": GoBackNConfig.model_validate({"kind": "go_back_n", "timeout": "30us"}),
     "selective": SELECTIVE,

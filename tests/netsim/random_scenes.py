@@ -2,12 +2,13 @@
 
 import random
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from random import Random
-from typing import Any, cast
+from typing import Any, cast, get_args
 
 import numpy as np
 
+from netsim.congestion import CongestionConfig
 from netsim.congestion.credit import NdpConfig, ReceiverCreditConfig
 from netsim.congestion.dcqcn import DcqcnConfig
 from netsim.congestion.dctcp import DctcpConfig
@@ -159,28 +160,38 @@ def _failures(random: Random, topology: Topology) -> list[FailureConfig]:
     return failures
 
 
+def not_among(known: Iterable[CongestionConfig], *kinds: str) -> list[CongestionConfig]:
+    """A control of each kind that is neither among these nor named, with its defaults: new kinds are compared too."""
+    known_kinds = {control.kind for control in known} | {*kinds}
+    sections = get_args(get_args(CongestionConfig)[0])
+    return [section(kind=kind) for section in sections if (kind := _kind_of(section)) not in known_kinds]
+
+
+def _kind_of(section: Any) -> str:
+    return get_args(section.model_fields["kind"].annotation)[0]
+
+
 def _with_feedback(random: Random, found: Scene) -> Scene:
     window, timeout = random.choice(["bdp", 1, 3, 20]), random.choice(["20us", "30us", "100us"])
-    congestion = random.choice(
-        [
-            NoneConfig(),
-            WindowConfig.model_validate({"kind": "window", "window": window}),
-            DctcpConfig.model_validate(
-                {
-                    "kind": "dctcp",
-                    "window": window,
-                    "alpha": random.choice([0, 1]),
-                    "mark_above": random.choice(["8KB", "20KB"]),
-                }
-            ),
-            SwiftConfig.model_validate(
-                {"kind": "swift", "window": window, "queueing": "1us", "flow_scaling": random.choice(["0us", "9us"])}
-            ),
-            SwiftConfig.model_validate({"kind": "swift", "window": window, "queueing": "0us", "smallest_window": 0.3}),
-            quick_dcqcn(),
-            NsccConfig.model_validate({"kind": "nscc", "window": window, "round_trip": random.choice(["auto", "9us"])}),
-        ]
-    )
+    drawn = [
+        NoneConfig(),
+        WindowConfig.model_validate({"kind": "window", "window": window}),
+        DctcpConfig.model_validate(
+            {
+                "kind": "dctcp",
+                "window": window,
+                "alpha": random.choice([0, 1]),
+                "mark_above": random.choice(["8KB", "20KB"]),
+            }
+        ),
+        SwiftConfig.model_validate(
+            {"kind": "swift", "window": window, "queueing": "1us", "flow_scaling": random.choice(["0us", "9us"])}
+        ),
+        SwiftConfig.model_validate({"kind": "swift", "window": window, "queueing": "0us", "smallest_window": 0.3}),
+        quick_dcqcn(),
+        NsccConfig.model_validate({"kind": "nscc", "window": window, "round_trip": random.choice(["auto", "9us"])}),
+    ]
+    congestion = random.choice([*drawn, *not_among(drawn, "receiver_credit", "ndp")])
     if "state" in type(congestion).model_fields:
         congestion = congestion.model_copy(update={"state": random.choice(["message", "queue_pair"])})
     lossy = random.random() < 0.6

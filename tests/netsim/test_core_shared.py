@@ -2,17 +2,19 @@
 
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 
 import netsim.engine.core
-from netsim.engine.core.shared import names, number, record
+from netsim.congestion import CongestionConfig
+from netsim.engine.core.shared import controls, names, number, record, records_of_control
 from netsim.engine.event import state
 from netsim.engine.fluid.streams import Streams
 from netsim.engine.windowed.shares import Shares
 from netsim.engine.windowed.wheel_layout import Wheels
 from tests.each import each
+from tests.netsim.agreement import CONGESTION
 
 HEADER = (Path(netsim.engine.core.__file__).parent / "state.hpp").read_text(encoding="utf-8")
 PARTS = [state.Network, state.Hosts, state.Program, state.Routing, state.Queued, state.Flight, Streams, Shares, Wheels]
@@ -33,3 +35,11 @@ def test_records_and_names_are_read_from_the_header():
     for unknown in (record, names, number):
         with pytest.raises(LookupError):
             unknown("Nothing")
+
+
+def test_every_congestion_control_fills_in_the_settings_of_its_header():
+    sections = get_args(get_args(CongestionConfig)[0])
+    assert {section.core for section in sections} == {*controls()}
+    for control in CONGESTION.values():
+        settings, _ = records_of_control(control.core)
+        assert {*(settings.names or ())} == {*control.constants(False)}

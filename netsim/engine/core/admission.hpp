@@ -35,7 +35,7 @@ inline void prepare_acks(const State& state, Flow& flow, int64_t index, int64_t 
   flow.ack_ps = passage_ps(kinds[first.kind]) + passage_ps(kinds[last.kind]);
   if (flow.alike) flow.ack_ps += routing.route_ack_ps[route];
   bool varies = up.varies || down.varies || first.varies || last.varies || !routing.calm[flow.pair];
-  bool takes_part = rules.acks_take_time || rules.congestion == ASKED;
+  bool takes_part = rules.acks_take_time || rules.receivers_ask;
   bool stops = rules.ends_early || rules.acks_queue || rules.trims || rules.marks_leaving;
   flow.express = !(varies || takes_part || stops);
   int64_t round_trip_ps = there_and_back_ps(kinds[up.kind]) + there_and_back_ps(kinds[down.kind]);
@@ -46,7 +46,8 @@ inline void prepare_acks(const State& state, Flow& flow, int64_t index, int64_t 
     slowest_ps = std::max<int64_t>(slowest_ps, kind.full_ps);
   }
   int64_t packets = (round_trip_ps + slowest_ps - 1) / slowest_ps;
-  start(rules, state.hosts, index, round_trip_ps, packets, kinds[up.kind].rate_bps, start_ps);
+  int64_t window = rules.fixed_window > 0 ? rules.fixed_window : packets;
+  begin(rules, state.hosts, index, {round_trip_ps, packets, kinds[up.kind].rate_bps, start_ps, window});
 }
 
 // The flow goes on from where the latest flow of its queue pair stands, and becomes the latest.

@@ -40,6 +40,12 @@ struct Cube {
   Table<T> operator[](int64_t plane) const { return {data + plane * rows * columns, rows, columns}; }
 };
 
+// Records of a type that only who uses them knows.
+struct Records {
+  void* data;
+  int64_t record_bytes;
+};
+
 // The remainder that is not negative.
 inline int64_t floor_mod(int64_t number, int64_t size) {
   int64_t rest = number % size;

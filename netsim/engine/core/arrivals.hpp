@@ -299,7 +299,7 @@ inline void collect(const Wheel& wheel, int64_t begin, int64_t end) {
 // What is not acknowledged is gone, but a receiver that asks for packets takes note of it, see `windowed.hosts`.
 inline void receive_at(const State& state, const Wheel& wheel, Unit& unit) {
   int64_t kept = unit.begin;
-  bool asks = state.network.rules.congestion == ASKED;
+  bool asks = state.network.rules.receivers_ask;
   for (int64_t row = unit.begin; row < unit.end; ++row) {
     auto& arrival = wheel.arrivals[row];
     auto& packet = wheel.packets[arrival.place];

@@ -55,6 +55,7 @@ class Field {
   operator Cube<T>() const {
     return {data<T>(3), shape_[0], shape_[1], shape_[2]};
   }
+  operator Records() const { return {data_, static_cast<int64_t>(entry_bytes_)}; }
   template <Single T>
   operator T&() const {
     return *data<T>(1);

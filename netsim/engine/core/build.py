@@ -64,7 +64,7 @@ def _digest(root: Path) -> str:
     digest = sha256()
     for folder in _SOURCES:
         for path in sorted((root / folder).rglob("*")):
-            if path.suffix in (".hpp", ".cpp", ".txt"):
+            if path.suffix in (".hpp", ".cpp", ".in", ".txt"):
                 digest.update(path.read_bytes())
     return digest.hexdigest()
 

@@ -42,7 +42,7 @@ inline void ask(const State& state, const Flight& flight, int64_t link, int64_t 
 // A packet is at its receiver, which may ask for more; returns whether an acknowledgement goes back.
 inline bool take_in(const State& state, Packet& packet, Flow& flow, int64_t now) {
   bool answers = receive(state, packet, flow, now);
-  if (state.network.rules.congestion == ASKED) note(state.hosts, packet, flow, now);
+  if (state.network.rules.receivers_ask) note(state, packet, flow, now);
   return answers;
 }
 

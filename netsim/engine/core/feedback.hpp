@@ -65,7 +65,7 @@ inline void receive_ack(const State& state, Packet& ack, int64_t now) {
   int64_t index = ack.flow;
   auto& flow = hosts.flows[index];
   if (ack.refusal == CREDIT) {
-    on_credit(flow, hosts.asked[index], ack.expected);
+    on_credit(rules, hosts, index, ack.expected);
     trace(now, "credited", -1, ack, flow.window);
     if (rules.timeout_ps >= 0) flow.deadline_ps = now + timeout_ps(rules, flow);
     resume(state, index, now);
@@ -79,7 +79,7 @@ inline void receive_ack(const State& state, Packet& ack, int64_t now) {
   }
   if (newly || ack.refusal) note_progress(state, flow.task, newly > 0);
   if (rules.timeout_ps >= 0) note_ack(network, hosts, index, ack, newly > 0, now);
-  on_ack(rules, hosts, index, newly, ack.marked, ack.notified, ack.refusal, now - ack.sent_ps, now);
+  on_ack(rules, hosts, index, {newly, ack.marked > 0, ack.notified > 0, ack.refusal > 0, now - ack.sent_ps, now});
   trace(now, "acknowledged", -1, ack, flow.window);
   note_window(hosts, rules, flow, now - ack.sent_ps, now);
   if (rules.choice == REPS && ack.marked != 1) {

@@ -128,7 +128,7 @@ inline int64_t let_happen(const State& state, const Wheel& wheel, int64_t link, 
       if (totals.moves_up >= 0) move_timer_up(state, wheel, link);
       return GOES_ON;
     }
-    if (state.network.rules.congestion == ASKED) note(hosts, *packet, hosts.flows[packet->flow], now);
+    if (state.network.rules.receivers_ask) note(state, *packet, hosts.flows[packet->flow], now);
     if (!packet->control) return GOES_ON;
   } else if (what == Next::timer) {
     int64_t about = wheel.timers[unit.first_timer].what;

@@ -6,7 +6,6 @@ namespace netsim {
 
 enum Recovery : int32_t { NOTHING_LOST, SELECTIVE, GO_BACK_N };
 enum LinkErrors : int32_t { FAULTLESS, LOSES, REPEATED };
-enum Congestion : int32_t { FIXED, DCTCP, SWIFT, DCQCN, NSCC, ASKED };
 // Who chooses the path of a packet, and how: pinned to that of its flow, by its host, or by switches.
 enum Choice : int32_t {
   PINNED,
@@ -82,21 +81,12 @@ struct Rules {
   // Until when the loop goes on by itself, and the limit of simulated time; rounds as in
   // `netsim.engine.reference.watching`.
   int64_t end_ps, limit_ps, round_ps, fruitless;
-  // Congestion control.
+  // Congestion control: the place of its header in `congestion`, and whether receivers ask for packets.
   int32_t congestion;
-  int64_t fixed_window;
-  double gain, first_alpha;
-  int64_t notify_ps, estimate_ps, increase_ps, increase_bytes, fast_steps;
-  double additive_bps, hyper_bps, slowest_bps;
-  int64_t queueing_ps;
-  double increase, decrease, largest_decrease, smallest_window;
-  int64_t hop_ps;
-  double flow_range, flow_gain, flow_offset;
+  uint8_t receivers_ask;
+  int64_t fixed_window, notify_ps;
   uint8_t keeps;
   int64_t places;
-  double trim_share;
-  int64_t network_ps, target_ps, gate, outstanding, grant;
-  double pace;
   // Transport; whether the nth usable path of a pair is always its nth.
   int32_t choice;
   uint8_t all_usable;
@@ -158,28 +148,10 @@ struct alignas(64) Flow {
   // as the sender knows.
   int32_t leaf, lost_from, acked, complained;
   int64_t start_ps, bytes, retransmitted;
-  // Congestion control; see `netsim.congestion`.
-  int64_t latest_ps, target_ps;
-  double rate_bps, target_bps, line_bps;
-  int64_t estimated_ps, increased_ps, timer_steps, byte_steps, counted_bytes;
   // Transport: the last flowlet; entries of the flow's ring of paths that are valid, and all; until when it is frozen.
   int64_t flowlet_ps;
   int32_t flowlet_path, valid, valid_begin, kept, kept_begin, chosen;
   int64_t frozen_ps, exploring, unmarked;
-};
-
-// What NSCC keeps of a flow besides `Flow`, whose `alpha` is its scale; names as in `netsim.congestion.nscc`.
-struct Nscc {
-  double window_bytes, average_ps, rise, most, achieved, received, ignored, to_ignore, prompt;
-  int64_t base_ps, network_ps, adapts_ps, adjusted_ps;
-  uint8_t fast, trimmed;
-};
-
-// What a sender (the first three) and its receiver keep of a flow under receiver-driven control.
-struct Asked {
-  int64_t credit, in_flight, known, unasked, ahead, arrived, trims, granted, grants;
-  int32_t left, next_waiting, back_route;
-  uint8_t waits;
 };
 
 // A link: when it and its control lane are free, what it has carried, the other direction, its `LinkKind`, and the

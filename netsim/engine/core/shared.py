@@ -1,4 +1,4 @@
-"""Records and named numbers that the core and Python share, read from `records.hpp`, which describes them."""
+"""Records and named numbers that the core and Python share, read from the headers that describe them."""
 
 import re
 from functools import cache
@@ -19,8 +19,25 @@ _LINE_BYTES = 64
 
 @cache
 def _header() -> str:
-    """The header without its comments."""
-    return re.sub(r"//.*", "", (Path(__file__).parent / "records.hpp").read_text(encoding="utf-8"))
+    """`records.hpp` and the headers of `congestion`, in the order of their names, without comments."""
+    folder = Path(__file__).parent
+    paths = folder / "records.hpp", *sorted((folder / "congestion").glob("*.hpp"))
+    return "".join(re.sub(r"//.*", "", path.read_text(encoding="utf-8")) for path in paths)
+
+
+@cache
+def controls() -> tuple[str, ...]:
+    """The congestion controls of the core, by number from 0 on."""
+    return tuple(re.findall(r"^struct (\w+) : Control<", _header(), re.MULTILINE))
+
+
+def records_of_control(control: str) -> tuple[np.dtype, np.dtype]:
+    """The records of a control for its settings and for what it keeps of a flow; a byte each that it does without."""
+    settings, state = (
+        record(name) if f"struct {name} {{" in _header() else np.dtype(np.uint8)
+        for name in (f"{control}Settings", f"{control}State")
+    )
+    return settings, state
 
 
 @cache
@@ -28,7 +45,7 @@ def record(name: str) -> np.dtype:
     """The NumPy type of a struct of the core: the same fields at the same places.
 
     Args:
-        name: Name of the struct in `records.hpp`.
+        name: Name of the struct in `records.hpp`, or in the header of a congestion control.
 
     Raises:
         LookupError: There is no such struct.

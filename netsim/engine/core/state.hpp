@@ -29,9 +29,9 @@ struct Network {
 struct Hosts {
   Span<Flow> flows;         // in the order of their admission
   Span<Ring> rings;         // by link, or by queue of links with queues
-  Span<Nscc> nscc;          // by flow; none under other kinds of congestion control
-  Span<Asked> asked;        // by flow; none unless receivers ask for packets
-  Span<Pacer> pacers;       // by link; likewise
+  Records settings;         // of congestion control, one record; see `control.hpp`
+  Records own;              // what congestion control keeps, by flow
+  Span<Pacer> pacers;       // by link; none unless receivers ask for packets
   Heap timers;              // heap of flows' timers and late starts, by flow
   Heap turns;               // heap in which flows admitted together are put in order
   Span<Transmission> sent;  // selective repeat: by row

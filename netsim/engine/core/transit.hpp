@@ -3,8 +3,8 @@
 
 #include <tuple>
 
-#include "congestion.hpp"
 #include "paths.hpp"
+#include "receivers.hpp"
 #include "recovery.hpp"
 #include "tasks.hpp"
 
@@ -68,7 +68,7 @@ inline bool receive(const State& state, Packet& packet, Flow& flow, int64_t now)
     }
     packet.expected = flow.expected;
   }
-  if (rules.congestion == ASKED) packet.node = flow.left;
+  if (rules.receivers_ask) packet.node = flow.left;
   if (!(verdict & (ACKNOWLEDGE | REFUSE))) return false;
   packet.refusal = (verdict & REFUSE) != 0;
   packet.key |= 1;

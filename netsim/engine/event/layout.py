@@ -4,11 +4,11 @@ import numpy as np
 
 from netsim.engine.core.fabric import FabricArrays
 from netsim.engine.core.lines import zeros
-from netsim.engine.core.shared import number, record
+from netsim.engine.core.shared import number, record, records_of_control
 from netsim.engine.core.successors import successors
 from netsim.engine.event.calendar import END_PS, NEVER, heap
 from netsim.engine.event.queued_layout import queued_of
-from netsim.engine.event.rules_layout import rules_of
+from netsim.engine.event.rules_layout import rules_of, settings_of
 from netsim.engine.event.state import Flight, Hosts, Network, Program, Routing, State
 from netsim.engine.event.switches import Tree, tree
 from netsim.engine.protocol import Scene, keeps_state
@@ -45,11 +45,11 @@ def state_of(scene: Scene, fabric: FabricArrays, transport: Transport, seed: int
     )
     rings = zeros(len(links) * scene.classes, record("Ring"))
     rings["first"] = rings["last"] = rings["last_flow"] = rings["look_ps"] = -1
-    pacers = np.zeros(len(links) if rules["congestion"][0] == number("ASKED") else 0, dtype=record("Pacer"))
+    pacers = np.zeros(len(links) if rules["receivers_ask"][0] else 0, dtype=record("Pacer"))
     pacers["first"] = -1
     rows = np.zeros(0, dtype=record("Transmission")), np.zeros(0, dtype=np.uint8)
-    own = np.zeros(0, dtype=record("Nscc")), np.zeros(0, dtype=record("Asked"))
-    hosts = Hosts(zeros(0, record("Flow")), rings, *own, pacers, heap(0), heap(0), *rows, *_samples(scene))
+    control = settings_of(scene), np.zeros(0, dtype=records_of_control(scene.congestion.core)[1])
+    hosts = Hosts(zeros(0, record("Flow")), rings, *control, pacers, heap(0), heap(0), *rows, *_samples(scene))
     queued = queued_of(scene, links, kinds) if scene.queues else None
     return State(network, hosts, _program(scene, transport), _routing(scene, fabric, links, kinds, transport), queued)
 

@@ -18,10 +18,8 @@ def with_room_for_flows(state: State, flows: int, packets_of_flows: int) -> Stat
     if flows > len(hosts.flows):
         timers, turns = longer_heap(hosts.timers, 4 * flows), longer_heap(hosts.turns, flows)
         hosts = hosts._replace(flows=_longer_lines(hosts.flows, flows), timers=timers, turns=turns)
-        if rules["congestion"] == number("NSCC"):
-            hosts = hosts._replace(nscc=_longer(hosts.nscc, len(hosts.flows)))
-        if rules["congestion"] == number("ASKED"):
-            hosts = hosts._replace(asked=_longer(hosts.asked, len(hosts.flows)))
+        if rules["listens"]:
+            hosts = hosts._replace(own=_longer(hosts.own, len(hosts.flows)))
         if rules["entries"]:
             routing = routing._replace(paths=_longer(routing.paths, len(hosts.flows) * int(rules["entries"])))
     return state if hosts is state.hosts else state._replace(hosts=hosts, routing=routing)

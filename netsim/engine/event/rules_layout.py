@@ -4,10 +4,11 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from netsim.congestion.protocol import UNLIMITED
 from netsim.congestion.recovery import GoBackNConfig, SelectiveConfig
 from netsim.congestion.timeout import AUTO
 from netsim.draws import Purpose, stream
-from netsim.engine.core.shared import number, record
+from netsim.engine.core.shared import controls, number, record, records_of_control
 from netsim.engine.event.queued_layout import add_queues
 from netsim.engine.limits import NO_LIMIT
 from netsim.engine.protocol import Scene, keeps_state
@@ -76,10 +77,17 @@ def _add_recovery(rules: np.void, scene: Scene) -> None:
 def _add_congestion(rules: np.void, scene: Scene) -> None:
     config = scene.congestion
     rules["notify_ps"] = -1 if config.notify_ps is None else config.notify_ps
-    rules["first_alpha"] = 1.0
-    window = getattr(config, "window", 1)
+    rules["congestion"], rules["receivers_ask"] = controls().index(config.core), config.core == "Credit"
+    window = getattr(config, "window", UNLIMITED)
     rules["fixed_window"] = window if isinstance(window, int) else -1
-    _add(rules, config.constants(scene.flow_control.kind == "trim"))
+
+
+def settings_of(scene: Scene) -> np.ndarray:
+    """The record of settings of a run's congestion control."""
+    config = scene.congestion
+    settings = np.zeros(1, dtype=records_of_control(config.core)[0])
+    _add(settings[0], config.constants(scene.flow_control.kind == "trim"))
+    return settings
 
 
 def _add_transport(rules: np.void, transport: Transport) -> None:

@@ -104,8 +104,8 @@ class Hosts(NamedTuple):
 
     flows: Array
     rings: Array
-    nscc: Array
-    asked: Array
+    settings: Array
+    own: Array
     pacers: Array
     timers: Array
     turns: Array

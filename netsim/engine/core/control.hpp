@@ -1,0 +1,48 @@
+// What a congestion control of `congestion/` builds on (`netsim.congestion.protocol`).
+//
+// CMake lists these controls in the order of their files. Python fills in the record NAMESettings from `constants`, and
+// makes a record NAMEState for each flow, both of zeros at first; a control may do without either.
+#pragma once
+
+#include "state.hpp"
+
+namespace netsim {
+
+constexpr int64_t LONG_AGO = -(int64_t(1) << 62);
+
+// A flow begins. `packets` is one bandwidth-delay product, `window` the setting of that name.
+struct Begin {
+  int64_t round_trip_ps, packets, line_bps, start_ps, window;
+};
+
+// An acknowledgement, positive or negative, is at the sender.
+struct Ack {
+  int64_t packets;
+  bool marked, notified, refused;
+  int64_t round_trip_ps, now_ps;
+};
+
+struct Nothing {};
+
+// A flow under a control. One that hides none of the functions leaves the window as it was at the beginning.
+//
+// Of `flow`, a control sets `window`, and may keep what it likes in `packets_window`, which begins with the window,
+// `alpha`, `cut_ps`, `seen` and `marked`: they are in the lines of the cache that every packet needs.
+template <class SettingsOf = Nothing, class StateOf = Nothing>
+struct Control {
+  using Settings = SettingsOf;
+  using State = StateOf;
+  const Rules& rules;
+  const Settings& settings;
+  Flow& flow;
+  State& own;
+
+  void begin(const Begin&) const {}
+  // The flow takes over what it keeps from the latest one of its queue pair.
+  void begin_message() const {}
+  int64_t gap_ps(int64_t, int64_t) const { return 0; }
+  void on_ack(const Ack&) const {}
+  void on_timeout(int64_t) const {}
+};
+
+}  // namespace netsim
