@@ -137,7 +137,7 @@ def step_in_two_schemas(annotated: bool) -> ProfileWriter:
     """The same calls of rank 1 of 4 as today's torch writes them, and as older ones do."""
     writer = ProfileWriter(1, 4, {"": [0, 1, 2, 3], "half": [0, 1]})
     writer.event("ProfilerStep#1", "user_annotation", 0, 900)
-    at = [(100.0 + 50 * place, 20.0) for place in range(4)]
+    at = [(100.0 + 50 * place, 20.0) for place in range(5)]
     if annotated:
         writer.groups = {}
         writer.annotated("all_reduce", ([[100, 20]], []), 10, at[0])
@@ -145,6 +145,8 @@ def step_in_two_schemas(annotated: bool) -> ProfileWriter:
         writer.annotated("all_to_all", ([[40, 2]], [[40, 2]]), 20, at[1], rows)
         writer.annotated("_all_gather", ([[500]], [[1000]]), 30, at[2])
         writer.annotated("_reduce_scatter", ([[1000]], [[500]]), 40, at[3])
+        rows = {"Concrete Inputs": ["", "", "", "[3, 1]", "[1, 3]"]}
+        writer.annotated("all_to_all", ([[4, 2]], [[4, 2]]), 50, at[4], rows)
         for event in writer.events:
             event["name"] = event["name"].replace("nccl:_all_gather", "nccl:_all_gather_base")
             event["name"] = event["name"].replace("nccl:_reduce_scatter", "nccl:_reduce_scatter_base")
@@ -154,6 +156,8 @@ def step_in_two_schemas(annotated: bool) -> ProfileWriter:
         writer.call("all_to_allv", (80, 80), 21, at[1], group="", more=rows)
         writer.call("_allgather_base", (500, 1000), 31, at[2], group="half")
         writer.call("_reduce_scatter_base", (1000, 500), 41, at[3], group="half")
+        rows = {"In split size": "[1, 3]", "Out split size": "[3, 1]"}
+        writer.call("all_to_allv", (8, 8), 51, at[4], group="half", more=rows)
     return writer
 
 

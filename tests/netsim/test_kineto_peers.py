@@ -272,7 +272,11 @@ REFUSED: dict[str, tuple[Callable[[Path], None], tuple[str, ...], str]] = {
     "no shapes": (write(changed(_OLD(True), "nccl:", "Input Dims", 7)), (), "args.Input Dims: has no shapes (7)"),
     "unknown type": (write(changed(_OLD(True), "nccl:", "Input type", ["quint"])), (), "dtype: is unknown ('quint')"),
     "unknown call": (write(changed(_OLD(True), "nccl:", "name", "nccl:scan", False)), (), "can be simulated ('scan')"),
-    "odd size": (write(step_in_two_schemas(True)), ("--ranks", "3"), "does not cut 80 elements for 3 ranks"),
+    "odd size": (
+        write(step_in_two_schemas(True)),
+        ("--ranks", "3"),
+        "are unknown (of a group of 4 ranks, which does not divide 3)",
+    ),
     "irregular": (write(changed(symmetric(0), "record", "Process Group Ranks", "[0, 1, 3]")), (), "regular distance"),
     "group's text": (_STEP, ("--group", "expert=8y2"), "--group: is no group (expert=8y2)"),
     "group's size": (_STEP, ("--group", "expert=3"), "--group: expert=3 does not divide 2 ranks"),

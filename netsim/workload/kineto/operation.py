@@ -162,6 +162,8 @@ class Arguments:
         if not ranks and start is not None and stride is not None and size is not None:
             ranks = tuple(start + stride * place for place in range(size))
         if not ranks:
+            splits, cut_off = self._listed("In split size")
+            size = size or (None if cut_off else len(splits) or None)
             try:
                 name, ranks = self._groups.find(name, size, self._profile.rank)
             except ValueError as error:
