@@ -2,8 +2,8 @@
 
 A token goes once to each node with an expert of it, to the GPU at the same place there, which hands it on inside
 (https://github.com/deepseek-ai/DeepEP). Experts are drawn alike: with E experts, k of them for a token, a part of e
-experts gets it with probability 1 - C(E-e, k) / C(E, k), unless a routing trace tells. Combining sends the same tokens
-back.
+experts gets it with probability 1 - C(E-e, k) / C(E, k), unless a routing trace lists the choices. Combining sends the
+same tokens back.
 """
 
 from functools import lru_cache
