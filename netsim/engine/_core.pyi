@@ -6,6 +6,9 @@ from numpy import ndarray
 
 _Parts = tuple[Any, ...]
 
+controls: tuple[str, ...]
+"""The congestion controls, by number."""
+
 # The event and the windowed engine.
 def run_events(arrays: _Parts, in_flight: _Parts, resumed: int) -> int: ...
 def run_windows(arrays: _Parts, of_shares: _Parts, of_wheels: _Parts, thread: int, resumed: int) -> int: ...

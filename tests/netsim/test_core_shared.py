@@ -8,13 +8,17 @@ import pytest
 
 import netsim.engine.core
 from netsim.congestion import CongestionConfig
-from netsim.engine.core.shared import controls, names, number, record, records_of_control
+from netsim.congestion.dctcp import DctcpConfig
+from netsim.engine import _core
+from netsim.engine.core.shared import names, number, record, records_of_control
 from netsim.engine.event import state
 from netsim.engine.fluid.streams import Streams
 from netsim.engine.windowed.shares import Shares
 from netsim.engine.windowed.wheel_layout import Wheels
+from netsim.transport.ecmp import Ecmp
 from tests.each import each
-from tests.netsim.agreement import CONGESTION
+from tests.netsim.agreement import CONGESTION, DCTCP, end_of
+from tests.netsim.scenes import fabric, flow, scene
 
 HEADER = (Path(netsim.engine.core.__file__).parent / "state.hpp").read_text(encoding="utf-8")
 PARTS = [state.Network, state.Hosts, state.Program, state.Routing, state.Queued, state.Flight, Streams, Shares, Wheels]
@@ -39,7 +43,18 @@ def test_records_and_names_are_read_from_the_header():
 
 def test_every_congestion_control_fills_in_the_settings_of_its_header():
     sections = get_args(get_args(CongestionConfig)[0])
-    assert {section.core for section in sections} == {*controls()}
+    assert {section.core for section in sections} == {*_core.controls}
     for control in CONGESTION.values():
         settings, _ = records_of_control(control.core)
         assert {*(settings.names or ())} == {*control.constants(False)}
+
+
+def test_settings_that_do_not_match_their_header_are_named(monkeypatch: pytest.MonkeyPatch):
+    what = scene(fabric(2, 2, 2), [flow(0, 2, 9_000)])._replace(congestion=DCTCP)
+    for core, said in (
+        ("Fixed", r"DctcpConfig.constants has .*, and FixedSettings .* \[\]"),
+        ("New", "run `make core`"),
+    ):
+        monkeypatch.setattr(DctcpConfig, "core", core)
+        with pytest.raises(LookupError, match=said):
+            end_of("event", what, lambda: Ecmp(0, what.most_paths))

@@ -41,6 +41,9 @@ NB_MODULE(_core, module) {
   netsim::bind_ideal(module);
   netsim::bind_parts(module);
   netsim::bind_windows(module);
+  netsim::nb::list controls;
+  for (const char* name : netsim::CONTROL_NAMES) controls.append(name);
+  module.attr("controls") = netsim::nb::tuple(controls);
   module.def("run_events", &netsim::run_events, "Simulates events until Python is needed; returns why, a `Stop`.");
   module.def("run_streams", &netsim::run_streams, "Simulates at the flow level; returns why it stops, a `Stop`.");
 #ifdef NETSIM_TRACE

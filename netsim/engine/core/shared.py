@@ -25,12 +25,6 @@ def _header() -> str:
     return "".join(re.sub(r"//.*", "", path.read_text(encoding="utf-8")) for path in paths)
 
 
-@cache
-def controls() -> tuple[str, ...]:
-    """The congestion controls of the core, by number from 0 on."""
-    return tuple(re.findall(r"^struct (\w+) : Control<", _header(), re.MULTILINE))
-
-
 def records_of_control(control: str) -> tuple[np.dtype, np.dtype]:
     """The records of a control for its settings and for what it keeps of a flow; a byte each that it does without."""
     settings, state = (

@@ -8,7 +8,8 @@ from netsim.congestion.protocol import UNLIMITED
 from netsim.congestion.recovery import GoBackNConfig, SelectiveConfig
 from netsim.congestion.timeout import AUTO
 from netsim.draws import Purpose, stream
-from netsim.engine.core.shared import controls, number, record, records_of_control
+from netsim.engine import _core
+from netsim.engine.core.shared import number, record, records_of_control
 from netsim.engine.event.queued_layout import add_queues
 from netsim.engine.limits import NO_LIMIT
 from netsim.engine.protocol import Scene, keeps_state
@@ -77,7 +78,9 @@ def _add_recovery(rules: np.void, scene: Scene) -> None:
 def _add_congestion(rules: np.void, scene: Scene) -> None:
     config = scene.congestion
     rules["notify_ps"] = -1 if config.notify_ps is None else config.notify_ps
-    rules["congestion"], rules["receivers_ask"] = controls().index(config.core), config.core == "Credit"
+    if config.core not in _core.controls:
+        raise LookupError(f"the compiled core has no congestion control {config.core}: run `make core`")
+    rules["congestion"], rules["receivers_ask"] = _core.controls.index(config.core), config.core == "Credit"
     window = getattr(config, "window", UNLIMITED)
     rules["fixed_window"] = window if isinstance(window, int) else -1
 
@@ -86,7 +89,11 @@ def settings_of(scene: Scene) -> np.ndarray:
     """The record of settings of a run's congestion control."""
     config = scene.congestion
     settings = np.zeros(1, dtype=records_of_control(config.core)[0])
-    _add(settings[0], config.constants(scene.flow_control.kind == "trim"))
+    constants = config.constants(scene.flow_control.kind == "trim")
+    if (fields := {*(settings.dtype.names or ())}) != constants.keys():
+        has = f"{type(config).__name__}.constants has {sorted(constants)}"
+        raise LookupError(f"{has}, and {config.core}Settings in engine/core/congestion {sorted(fields)}")
+    _add(settings[0], constants)
     return settings
 
 
