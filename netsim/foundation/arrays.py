@@ -11,6 +11,7 @@ from pathlib import Path
 from tokenize import TokenError
 from typing import TYPE_CHECKING
 
+from netsim.foundation.files import reading
 from netsim.foundation.refusal import Refusal
 
 if TYPE_CHECKING:
@@ -59,10 +60,8 @@ def read_archive(
     """
     import numpy as np
 
-    try:
+    with reading(path, "check the path"):
         stream = path.open("rb")
-    except OSError as error:
-        raise Refusal(path, "file", f"cannot be read ({error.strerror or error})", "check the path") from error
     with stream, quietly():
         try:
             archive = np.load(stream, allow_pickle=False)

@@ -8,7 +8,7 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Annotated
+from typing import IO, Annotated
 
 import numpy as np
 import torch
@@ -20,10 +20,6 @@ from moe.seeds import derive_seed, fold_in, uniform
 from netsim.foundation.picture_file import opened_picture
 from netsim.foundation.settings import Section
 from trainer.data.files import found_once
-
-if TYPE_CHECKING:
-    pass
-
 
 ENDINGS = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"})
 
