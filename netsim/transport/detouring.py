@@ -65,7 +65,7 @@ class Ugal(Transport):
         """Messages are not cut."""
         return 1
 
-    def choose_way(self, flow: Flow, serial: int, usable: tuple[int, ...], backlog_ps: Backlog) -> int:
+    def choose_path_at_switch(self, flow: Flow, serial: int, usable: tuple[int, ...], backlog_ps: Backlog) -> int:
         """The better of two paths that are drawn, at the first switch."""
         paths, first = flow.message.paths, flow.message.minimal
         detours = [path for path in usable if path >= first]

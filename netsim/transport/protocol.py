@@ -59,7 +59,7 @@ class Transport:
     at_switch = False
     """Whether switches choose the next link of each packet, by `choose_link`."""
     at_first_switch = False
-    """Whether the first switch chooses the whole path of each packet, by `choose_way`."""
+    """Whether the first switch chooses the whole path of each packet, by `choose_path_at_switch`."""
     takes_detours = False
     """Whether paths include those that are not minimal, on fabrics that have them."""
     needs_acknowledgements = False
@@ -131,7 +131,9 @@ class Transport:
         """
         raise NotImplementedError(f"{type(self).__name__} is at_switch and chooses no links; override choose_link")
 
-    def choose_way(self, flow: Flow, serial: int, usable: tuple[int, ...], backlog_ps: Callable[[int], int]) -> int:
+    def choose_path_at_switch(
+        self, flow: Flow, serial: int, usable: tuple[int, ...], backlog_ps: Callable[[int], int]
+    ) -> int:
         """Path of a packet that has arrived at its first switch; only if `at_first_switch`.
 
         Args:
@@ -140,7 +142,9 @@ class Transport:
             usable: Indices of the paths that the routing took as usable when it left its host.
             backlog_ps: Unfinished work in front of a link, in picoseconds.
         """
-        raise NotImplementedError(f"{type(self).__name__} is at_first_switch and chooses no path; override choose_way")
+        raise NotImplementedError(
+            f"{type(self).__name__} is at_first_switch and chooses no path; override choose_path_at_switch"
+        )
 
     def on_ack(self, flow: Flow, path: int, marked: bool) -> None:
         """An acknowledgement has arrived at the sender.

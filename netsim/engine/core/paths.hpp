@@ -299,7 +299,7 @@ inline int64_t cost(const State& state, Flow& flow, int64_t path, int64_t now) {
 }
 
 // Path of a packet that is at its first switch, as an index into the routes of its pair of leaves.
-inline int64_t choose_way(const State& state, Flow& flow, Packet& packet, int64_t serial, int64_t now) {
+inline int64_t choose_path_at_switch(const State& state, Flow& flow, Packet& packet, int64_t serial, int64_t now) {
   const auto& rules = state.network.rules;
   const auto& routing = state.routing;
   int64_t begin = routing.usable_begin[packet.node];

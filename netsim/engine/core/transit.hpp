@@ -160,7 +160,7 @@ inline int64_t next_link(const State& state, Packet& packet, int64_t now) {
     return routing.child_link[row];
   }
   if (network.rules.choice == AT_FIRST_SWITCH && packet.hop == 1 && packet.links > 2) {
-    packet.route = flow.first_route + choose_way(state, flow, packet, serial_of(packet), now);
+    packet.route = flow.first_route + choose_path_at_switch(state, flow, packet, serial_of(packet), now);
     packet.links = 2 + routing.route_length[packet.route];
   }
   return planned_link(state, packet, flow);

@@ -201,7 +201,7 @@ class Routes:
         flow, hop, taken = packet.connection.flow, packet.hop, packet.path
         paths = flow.message.paths
         if self._transport.at_first_switch:
-            packet.path = paths[self._transport.choose_way(flow, packet.serial, packet.usable, backlog_ps)]
+            packet.path = paths[self._transport.choose_path_at_switch(flow, packet.serial, packet.usable, backlog_ps)]
             packet.links = len(packet.path)
             return
         ahead = [paths[index] for index in packet.usable if paths[index][:hop] == taken]
