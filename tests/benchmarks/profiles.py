@@ -21,6 +21,7 @@ from netsim import simulate
 from netsim.workload.kineto.convert import import_kineto
 from netsim.workload.kineto.profile import read_profile
 from netsim.workload.kineto.schemas import OPERATIONS
+from netsim.workload.kineto.timeline import exposed
 
 _EXPERT = re.compile(r"(?:internode|intranode|hybrid_ep)\w*::\w*?(notify|dispatch|combine)")
 
@@ -71,21 +72,25 @@ def read_us(path: Path) -> Counter[str]:
 
 
 def _compare_ranks(folder: Path) -> None:
-    """Prints what each rank's profile alone, and all together, are simulated to take."""
-    all_ms = _simulated_ms(folder)
-    print(f"{folder}: {all_ms:.3f} ms by the profiles of all ranks")
+    """Prints what each rank's profile alone, and all together, are simulated to take, beside what was recorded."""
+    all_ms, recorded_ms = _simulated_ms(folder)
+    print(f"{folder}: {all_ms:.3f} ms by the profiles of all ranks, {recorded_ms:.3f} ms recorded")
     for path in sorted(folder.iterdir()):
-        alone_ms = _simulated_ms(path)
+        alone_ms, _ = _simulated_ms(path)
         print(f"{path.name:36} {alone_ms:.3f} ms by this one alone ({alone_ms / all_ms - 1:+.1%})")
 
 
-def _simulated_ms(profiles: Path) -> float:
+def _simulated_ms(profiles: Path) -> tuple[float, float]:
+    """What an import of profiles is simulated to take, and the longest of them."""
     with tempfile.TemporaryDirectory() as folder:
         trace = Path(folder) / "trace.jsonl"
-        ranks = import_kineto(profiles, trace).ranks
-        topology = {"kind": "leaf_spine", "leaves": 1, "spines": 1, "hosts_per_leaf": ranks, "host_rate": "10Gbps"}
+        converted = import_kineto(profiles, trace)
+        recorded_ms = max(exposed(one.profile).whole_ns for one in converted.recorded) / 1e6
+        topology = {"kind": "leaf_spine", "leaves": 1, "spines": 1, "hosts_per_leaf": converted.ranks}
+        topology["host_rate"] = "10Gbps"
         about = {"format": "flowfabric.scenario/1", "topology": topology, "transports": ["ideal"], "seeds": [0]}
-        return simulate({**about, "workload": {"kind": "trace", "path": str(trace)}}).runs[0].completion_ps / 1e9
+        results = simulate({**about, "workload": {"kind": "trace", "path": str(trace)}})
+        return results.runs[0].completion_ps / 1e9, recorded_ms
 
 
 def main() -> int:
