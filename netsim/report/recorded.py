@@ -19,12 +19,12 @@ _LAUNCH_US, _SHARED = 20.0, 0.5
 _LARGEST = 12
 _WIDE = 160
 RULES = (
-    "Causes, by rule, where the difference is more than 25 % of the simulated time. skew: by more than that it is "
-    "waiting for other ranks that is not simulated. launch bound: moving takes at most 20 µs longer, as long "
-    "as launches take. SMs shared: moving takes longer, and kernels compute beside it for at least half of its time. "
+    "Causes, by rule, where the difference is more than 25 % of the simulated time. skew: waiting for other ranks "
+    "that is not simulated is more than that. launch bound: moving takes at most 20 µs longer, as long as launches "
+    "take. SMs shared: moving takes longer, and kernels compute beside it for at least half of its time. "
     "link bound: moving takes less, so that the simulated links are slower or carry more. Else the difference is "
     "unexplained. Where waiting is unknown (-), it is part of moving. With the profile of one rank alone, waiting of "
-    "NCCL is the time by which a collective exceeds the shortest of its group and size."
+    "NCCL is the time by which a collective exceeds the shortest ones of its group and size."
 )
 
 
