@@ -1,6 +1,14 @@
-"""What holds for all tests."""
+"""What holds for all tests, and pictures that those of whole commands do without."""
 
 import gc
+from collections.abc import Iterator
+from importlib import import_module
+from pkgutil import iter_modules
+
+import pytest
+
+import moe.report
+import netsim.report
 
 
 def pytest_collection() -> None:
@@ -13,3 +21,25 @@ def pytest_collection_finish() -> None:
     gc.collect()
     gc.freeze()
     gc.enable()
+
+
+def draw_nothing(patch: pytest.MonkeyPatch) -> None:
+    for room in (moe.report, netsim.report):
+        for _, name, _ in iter_modules(room.__path__, f"{room.__name__}."):
+            module = import_module(name)
+            if hasattr(module, "chart"):
+                patch.setattr(module, "chart", lambda *_, **__: '<svg xmlns="http://www.w3.org/2000/svg"/>')
+
+
+@pytest.fixture(scope="module")
+def blank_pictures() -> Iterator[None]:
+    """Leaves the pictures of pages empty: to draw them takes most of the time of a small run."""
+    with pytest.MonkeyPatch.context() as patch:
+        draw_nothing(patch)
+        yield
+
+
+@pytest.fixture
+def blank_pictures_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same for one test."""
+    draw_nothing(monkeypatch)
