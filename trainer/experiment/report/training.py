@@ -191,7 +191,7 @@ def memory_part(run: RunFiles) -> Part:
     most = scaled(peak.total, "B")
     ranks = f"{world_size} rank{'s' * (world_size > 1)}"
     text = (
-        f"What a rank holds at the largest moment of each phase, of {ranks}. The check verb tells it for any number of "
+        f"What a rank holds at the largest moment of each phase, of {ranks}. The check verb computes it for any number of "
         "ranks before anything starts, and proposes settings that fit a given memory (--fit 80GB)."
     )
     return Part(
