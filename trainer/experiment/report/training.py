@@ -191,8 +191,8 @@ def memory_part(run: RunFiles) -> Part:
     most = scaled(peak.total, "B")
     ranks = f"{world_size} rank{'s' * (world_size > 1)}"
     text = (
-        f"What a rank holds at the largest moment of each phase, of {ranks}. The check verb computes it for any number of "
-        "ranks before anything starts, and proposes settings that fit a given memory (--fit 80GB)."
+        f"What a rank holds at the largest moment of each phase, of {ranks}. The check verb computes it for any number "
+        "of ranks before anything starts, and proposes settings that fit a given memory (--fit 80GB)."
     )
     return Part(
         [("memory of a rank, by formula", f"{most} at most, in the {PHASES[peak.phase]}")],
