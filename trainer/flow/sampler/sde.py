@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from typing import Annotated, ClassVar, Literal, Protocol
+from typing import Annotated, ClassVar, Literal
 
 import torch
 from pydantic import Field as Setting
@@ -15,14 +15,6 @@ from trainer.flow.condition import keyed_normal, per_value
 from trainer.flow.path import Path
 from trainer.flow.sampler.ode import FixedStep
 from trainer.flow.sampler.protocol import Field
-
-
-class GaussianStep(Protocol):
-    """A step whose next state is normally distributed, given the state before it."""
-
-    def moments(self, field: Field, x: Tensor, t: Tensor, t_next: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean [B, *D], differentiable, and deviation, a scalar or [B], of the state at `t_next` (scalar)."""
-        ...
 
 
 def mean_log_density(y: Tensor, mean: Tensor, std: Tensor) -> Tensor:
@@ -135,6 +127,7 @@ class EulerMaruyama(StochasticStep):
         return (Memoryless if self.diffusion.step == "euler" else Ancestral).model_construct(**dict(built))
 
     def moments(self, field: Field, x: Tensor, t: Tensor, t_next: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean [B, *D], differentiable, and deviation, a scalar or [B], of the normal state at `t_next` (scalar)."""
         h = t_next - t
         return x + h * self.drift(field, x, t, h), (2 * self.e(t, t_next) * h.abs()).sqrt()
 
