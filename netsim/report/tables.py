@@ -195,8 +195,8 @@ def measured_sections(results: Results) -> list[Section]:
 
 
 _COMPUTED = (
-    "Of one product, attention, or reading and writing, by the table {}. With 90 % a time is shorter or longer by the "
-    "factor at most; extrapolated: sizes outside of those measured."
+    "Of one product, attention, or reading and writing, by the table {}. In nine of ten cases a time is shorter or "
+    "longer by at most the factor. Extrapolated: sizes outside of those measured."
 )
 
 

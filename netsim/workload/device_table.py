@@ -56,7 +56,7 @@ class Measured:
 
 
 class Computed(NamedTuple):
-    """The time that a table says for a size; with 90 % it is longer or shorter by the factor `error` at most.
+    """The time of a size by a table; in nine of ten cases it is longer or shorter by at most the factor `error`.
 
     The size is operations or bytes, as in `Measured`; extrapolated: it lies outside of those measured.
     """
