@@ -24,8 +24,8 @@ def pytest_collection_finish() -> None:
 
 
 def draw_nothing(patch: pytest.MonkeyPatch) -> None:
-    for room in (moe.report, netsim.report):
-        for _, name, _ in iter_modules(room.__path__, f"{room.__name__}."):
+    for package in (moe.report, netsim.report):
+        for _, name, _ in iter_modules(package.__path__, f"{package.__name__}."):
             module = import_module(name)
             if hasattr(module, "chart"):
                 patch.setattr(module, "chart", lambda *_, **__: '<svg xmlns="http://www.w3.org/2000/svg"/>')

@@ -88,7 +88,7 @@ class DeviceConfig(Section, frozen=True):
         return -int(-max(self._arithmetic_ps(work), self._memory_ps(work.memory_bytes)) // 1)
 
     def computed(self, works: Iterable[Work]) -> list[Computed]:
-        """Measured times of the parts of these works, with their intervals; nothing is known of peaks."""
+        """Measured times of the parts of these works, with their intervals; none for peak rates."""
         if self.table is None:
             return []
         asked: dict[str, set[int]] = defaultdict(set)
@@ -99,7 +99,7 @@ class DeviceConfig(Section, frozen=True):
         return computed(self._measured, self.table, asked)
 
     def notices(self, times: Sequence[Computed]) -> list[str]:
-        """How far these times can be off; nothing is known of peaks."""
+        """How far these times can be off; empty for peak rates."""
         if self.table is None:
             return []
         remarks = notices(self._measured, self.table, times)

@@ -104,8 +104,8 @@ def header(**changes: Any) -> np.ndarray:
 
 IDS = arrays()["expert_ids"]
 REFUSED: dict[str, tuple[dict[str, Any] | bytes, dict[str, str], str]] = {
-    "experts": (arrays(), {"experts": "16"}, "header.num_experts: has experts 8, and --experts is 16"),
-    "top k": (arrays(), {"top_k": "1"}, "header.top_k: has top-k 2, and --top-k is 1"),
+    "experts": (arrays(), {"experts": "16"}, "header.num_experts: is 8, and --experts is 16"),
+    "top k": (arrays(), {"top_k": "1"}, "header.top_k: is 2, and --top-k is 1"),
     "nodes": (arrays(), {"nodes": "1"}, "--nodes: is also in the choices of --routing"),
     "no sizes": (arrays(), {"tokens": ""}, "--tokens: is missing"),
     "not an archive": (b'{"experts": [1, 2]}', {}, "file: is not a complete .npz archive"),

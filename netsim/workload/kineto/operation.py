@@ -19,7 +19,7 @@ _MOST_DIGITS = 18
 MOST_LISTED = 30
 """Entries of a list that the profiler writes out."""
 _WIDEST = 1 << 20
-"""Elements of a row, where nothing but their number tells."""
+"""Most elements of a row whose width is derived from numbers of elements."""
 
 
 class Arguments:

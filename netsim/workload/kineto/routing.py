@@ -6,10 +6,10 @@ from typing import Annotated, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
 from netsim.foundation.arrays import read_archive
-from netsim.foundation.complaint import first_complaint
+from netsim.foundation.complaint import complaining
 from netsim.foundation.documents import parse_json
 from netsim.foundation.refusal import Refusal
 
@@ -68,12 +68,11 @@ def read_routing(path: Path, experts: int, top_k: int) -> Routing:
     """
     arrays = read_archive(path, ("header", "expert_ids", "source_rank"), remedy=_REMEDY, single=_REMEDY)
     header = _header(path, arrays["header"])
-    for name, found, given in (("experts", header.num_experts, experts), ("top-k", header.top_k, top_k)):
-        if found != given:
-            problem = f"has {name} {found}, and --{name} is {given}"
-            raise Refusal(
-                path, f"header.{'num_experts' if name == 'experts' else 'top_k'}", problem, "give one model's"
-            )
+    for field, option, given in (("num_experts", "--experts", experts), ("top_k", "--top-k", top_k)):
+        recorded = getattr(header, field)
+        if recorded != given:
+            problem = f"is {recorded}, and {option} is {given}"
+            raise Refusal(path, f"header.{field}", problem, "give the trace and the options of one model")
     limits = ("expert_ids", 3, _DROPPED, experts), ("source_rank", 1, 0, header.world_size)
     for name, axes, low, high in limits:
         array = arrays[name]
@@ -95,8 +94,5 @@ def _header(path: Path, stored: NDArray) -> _Header:
         document = parse_json(str(stored))
     except ValueError as error:
         raise Refusal(path, "header", f"is not JSON ({error})", _REMEDY) from None
-    try:
+    with complaining(path, _REMEDY, "header."):
         return _Header.model_validate(document)
-    except ValidationError as error:
-        found = first_complaint(error)
-        raise Refusal(path, f"header.{found.field}", found.problem, _REMEDY) from None
