@@ -22,14 +22,15 @@ from netsim.foundation.documents import parse_json
 from netsim.foundation.files import replacing
 from netsim.foundation.refusal import Refusal
 
-FORMATS = ("flowfabric.collectives/1", "flowfabric.collectives/2", "flowfabric.collectives/3")
+FORMATS = tuple(f"flowfabric.collectives/{version}" for version in (1, 2, 3, 4))
 SOURCES = ("recorded", "formula", "replayed")
 CLOCKS = ("host", "device")
 ROLLOUT = "rollout"
-WORK = ("flops", "memory_bytes")
-"""Fields of version 3."""
+WORK = {"flops": 3, "memory_bytes": 3, "products": 4}
+"""Fields that say what is computed, and the first version that has them."""
+PRODUCTS = ("gemm", "attention")
 PHASES_OF_VERSION = {1: ("forward", "backward", "optimizer"), 2: (ROLLOUT, "forward", "backward", "optimizer")}
-PHASES = PHASES_OF_VERSION[3] = PHASES_OF_VERSION[2]
+PHASES = PHASES_OF_VERSION[4] = PHASES_OF_VERSION[3] = PHASES_OF_VERSION[2]
 OPERATIONS = ("all_reduce", "all_gather", "reduce_scatter", "all_to_all", "broadcast", "send", "recv", "barrier")
 
 
@@ -46,7 +47,8 @@ class TraceHeader:
         config_sha256: hash of the resolved configuration; None where there was none.
         torch: version of torch that issued the collectives; None for a formula.
         clock: whose time the records tell: of the host, or of the device that computed. A header without it says host.
-        version: of the format; 3 where records say what is computed, else 2 where one is of phase rollout, else 1.
+        version: of the format; 4 where records say what is computed product by product, 3 where in all, else 2 where
+            one is of phase rollout, else 1.
     """
 
     source: str
@@ -93,6 +95,8 @@ class CollectiveRecord:
         layer: index of the model block; None outside the blocks.
         flops: floating-point operations since the previous record, of version 3; None: not known, and not written.
         memory_bytes: bytes to and from memory since then, likewise.
+        products: the matrix products among the operations, of version 4: of each size its kind (gemm or attention), the
+            operations of one, and their number.
     """
 
     rank: int
@@ -119,6 +123,7 @@ class CollectiveRecord:
     layer: int | None = None
     flops: int | None = None
     memory_bytes: int | None = None
+    products: tuple[tuple[str, int, int], ...] | None = None
 
     def to_json(self) -> str:
         """The record's line, without its line end."""
@@ -235,16 +240,16 @@ class _Lines:
         steps = set(header.steps)
         for number in range(2, len(self.lines) + 1):
             values = self.values(number, _RECORD, optional=WORK)
-            frozen: dict[str, Any] = {
-                name: tuple(values[key]) if isinstance(values[key], list) else values[key]
-                for key, name in _KEYS.items()
-                if key in values
-            }
+            frozen: dict[str, Any] = {name: _frozen(values[key]) for key, name in _KEYS.items() if key in values}
             record = CollectiveRecord(**frozen)
             for field, problem in _contradictions(header, steps, record, last.get(record.rank, -1)):
                 self.fail(number, field, problem)
             last[record.rank] = record.seq
             yield record
+
+
+def _frozen(value: object) -> object:
+    return tuple(map(_frozen, value)) if isinstance(value, list) else value
 
 
 def _contradictions(
@@ -261,8 +266,9 @@ def _contradictions(
         yield "size1", f"does not fit a group of {len(ranks)} ranks ({record.size1})"
     if record.step not in steps:
         yield "step", f"is not in the header's steps ({record.step})"
-    if header.version < 3 and (record.flops is not None or record.memory_bytes is not None):
-        yield "flops", f"belongs to {FORMATS[2]}, and the header says {FORMATS[header.version - 1]} ({record.flops})"
+    for field, version in WORK.items():
+        if header.version < version and getattr(record, field) is not None:
+            yield field, f"belongs to {FORMATS[version - 1]}, and the header says {FORMATS[header.version - 1]}"
     if record.phase not in header.phases:
         yield "phase", f"belongs to {FORMATS[1]}, and the header says {FORMATS[header.version - 1]} ({record.phase})"
     if record.seq <= last:
@@ -309,6 +315,12 @@ def _is_count(value: object) -> bool:
     return type(value) is int and value >= 0
 
 
+def _are_products(value: object) -> bool:
+    return isinstance(value, list) and all(
+        isinstance(one, list) and len(one) == 3 and one[0] in PRODUCTS and all(map(_is_count, one[1:])) for one in value
+    )
+
+
 def _ascending(value: object) -> bool:
     return (
         isinstance(value, list)
@@ -346,4 +358,5 @@ _RECORD = (
     | dict.fromkeys(
         ("root", "peer", "tag", "wait_seq", "gap_ns", "t_issue_ns", "t_done_ns", "layer", *WORK), _COUNT.or_null()
     )
+    | {"products": _Check(_are_products, "a list of [gemm or attention, operations, count]").or_null()}
 )

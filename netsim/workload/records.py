@@ -25,7 +25,7 @@ Splits = tuple[Count, ...] | None
 _REMEDY = "record or compute the trace again"
 _ABOUT = attrgetter(
     *("group", "size1", "step", "phase", "op", "bytes_in", "bytes_out", "in_splits", "out_splits", "root", "peer"),
-    *("asynchronous", "wait_seq", "flops", "memory_bytes"),
+    *("asynchronous", "wait_seq", "flops", "memory_bytes", "products"),
 )
 """What is checked of a record besides its rank and its place; most records say what one before them has said."""
 
@@ -35,7 +35,7 @@ class Header(BaseModel, extra="forbid", frozen=True, strict=True):
 
     Args:
         format: Name and version of the format; version 2 may have records of phase rollout, version 3 besides says how
-            much is computed.
+            much is computed, version 4 in which products.
         source: Origin of the records: recorded, formula or replayed.
         world_size: Number of ranks.
         ranks_per_node: Ranks on a node of the traced run; in a simulation the scenario decides where ranks sit.
@@ -46,7 +46,9 @@ class Header(BaseModel, extra="forbid", frozen=True, strict=True):
         clock: Whose time the records tell: of the host, or of the device that computed.
     """
 
-    format: Literal["flowfabric.collectives/1", "flowfabric.collectives/2", "flowfabric.collectives/3"]
+    format: Literal[
+        "flowfabric.collectives/1", "flowfabric.collectives/2", "flowfabric.collectives/3", "flowfabric.collectives/4"
+    ]
     source: Literal["recorded", "formula", "replayed"]
     world_size: Annotated[int, Field(ge=1, le=MOST_RANKS)]
     ranks_per_node: Annotated[int, Field(ge=1)]
@@ -62,7 +64,8 @@ class Record(BaseModel, extra="forbid", frozen=True, strict=True):
 
     bytes_in is the size of its contribution, bytes_out the size of its result. rank, root and peer are global ranks;
     splits follow the order of the group's ranks; seq increases along a program. flops and memory_bytes are the work
-    since the previous record, floating-point operations and bytes to and from memory, where version 3 says so.
+    since the previous record, floating-point operations and bytes to and from memory, where version 3 says so; products
+    are those that make the operations, where version 4 says so: kind, operations of one, and their number.
     """
 
     rank: Count
@@ -89,6 +92,7 @@ class Record(BaseModel, extra="forbid", frozen=True, strict=True):
     layer: Count | None
     flops: Count | None = None
     memory_bytes: Count | None = None
+    products: tuple[tuple[Literal["gemm", "attention"], Count, Count], ...] | None = None
 
 
 class Trace(NamedTuple):
@@ -126,8 +130,10 @@ def _contradictions(header: Header, steps: frozenset[int], record: Record) -> It
         yield "rank", f"is not a member of group {record.group} ({record.rank})"
     if record.size1 != (len(ranks) == 1):
         yield "size1", f"does not fit a group of {len(ranks)} ranks ({record.size1})"
-    if header.format != "flowfabric.collectives/3" and (record.flops is not None or record.memory_bytes is not None):
-        yield "flops", f"belongs to flowfabric.collectives/3, and the header says {header.format}"
+    version = int(header.format.rpartition("/")[2])
+    for field, least in (("flops", 3), ("memory_bytes", 3), ("products", 4)):
+        if version < least and getattr(record, field) is not None:
+            yield field, f"belongs to flowfabric.collectives/{least}, and the header says {header.format}"
     if record.phase == "rollout" and header.format == "flowfabric.collectives/1":
         yield "phase", f"belongs to flowfabric.collectives/2, and the header says {header.format} (rollout)"
     if record.step not in steps:

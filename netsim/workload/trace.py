@@ -14,7 +14,7 @@ from pydantic import Field
 
 from netsim.collective.columns import message_columns
 from netsim.foundation.refusal import Refusal
-from netsim.workload.device import Device, DeviceConfig, Work
+from netsim.workload.device import Device, DeviceConfig, Product, Work
 from netsim.workload.matching import check_and_combine, matching_key, with_gaps_of
 from netsim.workload.program import Program, Span, TraceOrigin
 from netsim.workload.protocol import Schedules, WorkloadSection
@@ -90,10 +90,7 @@ class TraceWorkload:
         if self._device is not None:
             self._check_work()
             times = self._device.computed(
-                Work(record.flops or 0, record.memory_bytes or 0)
-                for lines in self.trace.programs
-                for _, record in lines
-                if record.gap_ns is None
+                _work(record) for lines in self.trace.programs for _, record in lines if record.gap_ns is None
             )
             program.computed += times
             self.notices += self._device.notices(times)
@@ -109,6 +106,11 @@ class TraceWorkload:
             raise Refusal(self._path, "device", problem, "leave the device out")
         remedy = "write it with python -m trainer trace --work, or leave the device out"
         raise Refusal(self._path, "device", "has nothing to compute: the trace says no work (flops)", remedy)
+
+
+def _work(record: Record) -> Work:
+    products = tuple(Product(*one) for one in record.products or ())
+    return Work(record.flops or 0, record.memory_bytes or 0, products)
 
 
 def _recorded_ps(trace: Trace) -> dict[int, int]:
@@ -234,7 +236,7 @@ class _Replay:
         """Computation before a record: its gap or, without one, the device's time for its work."""
         if record.gap_ns is not None or self._device is None:
             return 1000 * (record.gap_ns or 0)
-        alone_ps = self._device.compute_ps(Work(record.flops or 0, record.memory_bytes or 0))
+        alone_ps = self._device.compute_ps(_work(record))
         return round(alone_ps * self._device.contention) if overlaps else alone_ps
 
     def _members(self, record: Record) -> Sequence[int]:

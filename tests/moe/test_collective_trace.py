@@ -121,8 +121,10 @@ def without(number: int, field: str) -> Callable[[Lines], Lines]:
 # From a golden trace to a malformed one, and where the reader must point. Lines 2 to 10 are rank 0's: all_gather,
 # all_to_all, all_to_all, send, async all_reduce, all_reduce alone, reduce_scatter, broadcast, barrier.
 MALFORMED: dict[str, tuple[Callable[[Lines], Lines], str]] = {
-    "unknown version": (changed(1, format="flowfabric.collectives/4"), "line 1, format"),
+    "unknown version": (changed(1, format="flowfabric.collectives/9"), "line 1, format"),
     "rollout in version 1": (changed(2, phase="rollout"), "line 2, phase"),
+    "products in version 1": (changed(2, products=[["gemm", 8, 1]]), "line 2, products"),
+    "product without a number": (changed(2, products=[["gemm", 8]]), "line 2, products"),
     "unknown source": (changed(1, source="guessed"), "line 1, source"),
     "unknown clock": (changed(1, clock="sundial"), "line 1, clock"),
     "no ranks": (changed(1, world_size=0), "line 1, world_size"),

@@ -2,7 +2,7 @@
 
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import takewhile
+from itertools import product, takewhile
 from pathlib import Path
 from typing import Any
 
@@ -97,23 +97,27 @@ def said(step: Sequence[Issued], places: Mapping[str, int]) -> Iterator[tuple[An
     for one in step:
         about = one.micro, one.phase, one.layer, one.operation.op, one.group
         whole = one.beside + one.work
-        work = whole.flops, whole.memory_bytes
+        products = Counter[tuple[str, int]]()
+        for kind, flops, count in whole.products:
+            products[kind, flops] += count
+        work = whole.flops, whole.memory_bytes, products
         yield *about, *sizes(one.operation, places[one.group]), *work, one.awaited
 
 
 def told(records: Sequence[CollectiveRecord]) -> Iterator[tuple[Any, ...]]:
     """Records of a rank but those of groups of one, which send nothing: their work goes to the next record."""
     kept = [record for record in records if not record.size1]
-    flops = memory = 0
+    flops, memory, products = 0, 0, Counter[tuple[str, int]]()
     for record in records:
         flops, memory = flops + (record.flops or 0), memory + (record.memory_bytes or 0)
+        products.update({(kind, size): count for kind, size, count in record.products or ()})
         if record.size1:
             continue
         awaited = None if record.wait_seq is None else sum(one.seq < record.wait_seq for one in kept)
         splits = (record.in_splits, record.out_splits) if record.in_splits else (record.bytes_in, record.bytes_out)
         about = record.micro, record.phase, record.layer, record.op
-        yield *about, record.group.rstrip("_0123456789"), *splits, flops, memory, awaited
-        flops = memory = 0
+        yield *about, record.group.rstrip("_0123456789"), *splits, flops, memory, products, awaited
+        flops, memory, products = 0, 0, Counter[tuple[str, int]]()
 
 
 @pytest.mark.parametrize(("run", "ranks", "overrides"), CASES)
@@ -138,20 +142,23 @@ def test_a_large_run_is_that_of_the_trainers_formula():
     assert list(said(step, defaultdict(int))) == list(told(first))
 
 
-@each("number", [1, 2, 6])
-def test_a_step_takes_as_long_as_the_replay_of_the_trainers_trace(number, tmp_path):
+@each("number, device", product([1, 2, 6], ["h100", "tests/files/measured.csv"]))
+def test_a_step_takes_as_long_as_the_replay_of_the_trainers_trace(number, device, tmp_path):
     """But for an update behind the last collective, which no record of a trace tells."""
     config, layout, header, records = traced(*CASES[number].values)
     ranks, trace = header.world_size, tmp_path / "trace.jsonl"
     collective_trace.write(trace, header, records)
     shape = shape_of(config, layout)
-    replayed = simulate(scenario({"kind": "trace", "path": str(trace), "device": "h100"}, ranks))
-    computed = simulate(scenario(shape | {"device": "h100"}, ranks))
+    replayed = simulate(scenario({"kind": "trace", "path": str(trace), "device": device}, ranks))
+    computed = simulate(scenario(shape | {"device": device}, ranks))
     about = [
         Counter((span.op, span.group, span.ranks, span.phase, span.layer, span.bytes) for span in results.spans)
         for results in (replayed, computed)
     ]
     assert about[0] == about[1]
+    products = [{one for one in results.computed if one.kind != "memory"} for results in (replayed, computed)]
+    assert products[0] == products[1]
     _, behind = issued(ModelConfig.model_validate(shape), 0)
-    update_ps = DeviceConfig.model_validate(DEVICES["h100"]._asdict()).compute_ps(behind)
+    settings = DEVICES[device]._asdict() if device in DEVICES else {"table": device}
+    update_ps = DeviceConfig.model_validate(settings).compute_ps(behind)
     assert computed.runs[0].completion_ps == replayed.runs[0].completion_ps + update_ps

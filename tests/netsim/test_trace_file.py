@@ -50,8 +50,10 @@ def compare(path: Path, folder: Path, *overrides: str) -> int:
 
 
 BROKEN: dict[str, tuple[Breaking, str]] = {
-    "unknown version": (lambda t: t[0].update(format="flowfabric.collectives/4"), "line 1: format:"),
+    "unknown version": (lambda t: t[0].update(format="flowfabric.collectives/9"), "line 1: format:"),
     "rollout in version 1": (lambda t: t[3].update(phase="rollout"), "line 4: phase:"),
+    "products in version 1": (lambda t: t[3].update(products=[["gemm", 8, 1]]), "line 4: products:"),
+    "unknown product": (lambda t: t[3].update(products=[["sum", 8, 1]]), "line 4: products.0.0:"),
     "no header": (lambda t: t.pop(0), "line 1: "),
     "rank outside the world": (lambda t: t[0]["groups"].update(pair=[0, 3]), "line 1: groups.pair:"),
     "empty group": (lambda t: t[0]["groups"].update(pair=[]), "line 1: groups.pair:"),

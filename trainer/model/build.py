@@ -151,6 +151,10 @@ def _mixture(config: RunConfig, layout: Layout) -> Callable[[int], nn.Module] | 
     )
 
 
+VISITED = "experts"
+"""Name of the module whose products are those of the experts that a token visits."""
+
+
 class _OnMeta(nn.ModuleDict):
     """The part of a mixture that every rank holds, in its order and names; a call multiplies by what a token visits."""
 
@@ -160,13 +164,27 @@ class _OnMeta(nn.ModuleDict):
         if shared:
             first, second = nn.Linear(hidden, shared, bias=False), nn.Linear(shared, hidden, bias=False)
             self["shared_experts"] = nn.ModuleDict({"linear_fc1": first, "linear_fc2": second})
-        self._visited = hidden, moe.top_k * moe.expert_hidden + shared
+        self[VISITED] = _Visited(hidden, moe.top_k * moe.expert_hidden)
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Of the shape of the tokens [.., D]."""
         self["router"](tokens)
-        inner = tokens @ tokens.new_empty(self._visited)
-        return inner @ inner.new_empty(self._visited[::-1])
+        if "shared_experts" in self:
+            shared = self["shared_experts"]
+            shared["linear_fc2"](shared["linear_fc1"](tokens))
+        return self[VISITED](tokens)
+
+
+class _Visited(nn.Module):
+    """The experts of a token as two products, whose weights no rank holds for all."""
+
+    def __init__(self, hidden: int, inner: int) -> None:
+        super().__init__()
+        self._shape = hidden, inner
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        inner = tokens @ tokens.new_empty(self._shape)
+        return inner @ inner.new_empty(self._shape[::-1])
 
 
 def _builder(config: RunConfig) -> Callable[[NetworkSpec[Any]], Network]:

@@ -4,10 +4,11 @@ Counted are the operations of matrix products: what a model must compute, whatev
 checkpointing), share (tensor and expert parallelism) or pad. Attention counts every pair of tokens, masked or not.
 """
 
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from math import prod
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -91,6 +92,48 @@ def training_flops(config: RunConfig) -> int | None:
 
 def forward_flops(config: RunConfig, *questions: Question) -> int | None:
     """Operations of the forward pass of one example; of a mixture, those of a token's experts."""
+    counter = _counted(config, *questions)
+    return None if counter is None else counter.get_total_flops() or None
+
+
+class Product(NamedTuple):
+    """The matrix product of a module, by its name in the network, or the two products of its attention."""
+
+    module: str
+    kind: Literal["gemm", "attention"]
+    flops: int
+
+
+def forward_products(config: RunConfig, *questions: Question) -> list[Product] | None:
+    """Products of the forward pass of one example; all of one kind in the calls of a module count as one.
+
+    None as for `training_flops`.
+    """
+    counter = _counted(config, *questions)
+    if counter is None:
+        return None
+    of_modules = {name: Counter(counts) for name, counts in counter.get_flop_counts().items() if name != "Global"}
+    own = {name: counts.copy() for name, counts in of_modules.items()}
+    for name, counts in of_modules.items():
+        around = next((one for one in _around(name) if one in own), None)
+        if around is not None:
+            own[around].subtract(counts)
+    return [
+        Product(name.partition(".")[2], "attention" if operator in _ATTENTION else "gemm", flops)
+        for name, counts in own.items()
+        for operator, flops in counts.items()
+        if flops
+    ] or None
+
+
+def _around(module: str) -> Iterator[str]:
+    """Names of the modules around one, from the inside."""
+    while "." in module:
+        module = module.rpartition(".")[0]
+        yield module
+
+
+def _counted(config: RunConfig, *questions: Question) -> FlopCounterMode | None:
     segment = 0 if isinstance(config.model, SegmentNetworkConfig) else None
     with torch.no_grad(), counting() as counter:
         try:
@@ -99,7 +142,7 @@ def forward_flops(config: RunConfig, *questions: Question) -> int | None:
             if config.model.network is None:
                 raise
             return None
-    return counter.get_total_flops() or None
+    return counter
 
 
 def _grouped(rows: Any, matrices: Any, *_: Any, **__: Any) -> int:
@@ -107,4 +150,5 @@ def _grouped(rows: Any, matrices: Any, *_: Any, **__: Any) -> int:
     return OPERATIONS_PER_MULTIPLY_ADD * prod(rows) * matrices[-1]
 
 
+_ATTENTION = {torch.ops.aten.bmm, torch.ops.aten.baddbmm}
 _GROUPED = {torch.ops.aten._grouped_mm: _grouped} if hasattr(torch.ops.aten, "_grouped_mm") else {}

@@ -143,7 +143,7 @@ def _computation(config: RunConfig, layout: Layout, one: Calls) -> Computation:
         shared = restored_layout(named, reference.folder, layout.world_size)
         return computation(named, shared, states=states, precision="fp32")
     whole = computation(named, replace(layout, tensor_parallel=1), states=states, precision="fp32")
-    return whole.without_blocks(named.model.num_layers)
+    return whole.without_blocks()
 
 
 def _reference(config: RunConfig) -> FrozenRun | None:

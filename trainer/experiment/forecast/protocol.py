@@ -114,6 +114,7 @@ class Operation:
         layer: index of the block; None outside the blocks.
         flops: floating-point operations of a rank since its last collective; None if not computed.
         memory_bytes: bytes to and from its memory since then.
+        products: the products among those operations: kind (gemm or attention), operations of one, and their number.
         awaited: number of the operation in the step before which a rank waits for it; None: it waits at once.
     """
 
@@ -123,6 +124,7 @@ class Operation:
     collective: Collective
     flops: int | None = None
     memory_bytes: int | None = None
+    products: tuple[tuple[str, int, int], ...] | None = None
     awaited: int | None = None
 
 

@@ -105,7 +105,7 @@ def formula(spec: TraceSpec, gaps: Gaps | None = None) -> tuple[TraceHeader, Ite
         steps=spec.steps,
         config_sha256=spec.config_sha256,
         torch=None,
-        version=3 if works else 2 if collects else 1,
+        version=4 if works else 2 if collects else 1,
     )
     return header, _records(programs, own, names, gaps or (lambda _record: None))
 
@@ -142,6 +142,7 @@ def _records(
                     layer=operation.layer,
                     flops=operation.flops,
                     memory_bytes=operation.memory_bytes,
+                    products=operation.products,
                     **operation.collective.fields(rank, ranks),
                 )
                 yield replace(record, gap_ns=gaps(record))

@@ -121,7 +121,7 @@ class TrainingStep:
                     elif event.collective.until_next:
                         event = replace(event, awaited=len(issued) + 1)
                     if self.update is not None:
-                        event = replace(event, flops=since.flops, memory_bytes=since.memory_bytes)
+                        event = replace(event, **since.fields())
                         since = Work()
                     issued.append(event)
         for one in issued:

@@ -1,35 +1,63 @@
 """Computation of a rank in passes of networks, by formula: operations and bytes of memory in each place of one."""
 
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from math import prod
+from typing import Any, Literal, TypeVar
 
 from trainer.config.derived import expert_parameters, tokens_per_example
 from trainer.config.layout import Layout
 from trainer.config.run import RunConfig
 from trainer.config.sections import FSDPConfig
 from trainer.experiment.forecast.protocol import ELEMENT_BYTES, Collective, Passage, Phase, Place
-from trainer.model.build import dense_shapes
-from trainer.model.flops import OPERATIONS_PER_MULTIPLY_ADD, PASSES, training_flops
+from trainer.model.build import VISITED, dense_shapes
+from trainer.model.flops import OPERATIONS_PER_MULTIPLY_ADD, PASSES, forward_products, questions_in_training
 
+Item = TypeVar("Item")
 _OPTIMIZER_BYTES = 28
 """Of a parameter in an update: its gradient, master copy and two moments are read, the last three written."""
 
 
+Products = tuple[tuple[Literal["gemm", "attention"], int, int], ...]
+"""Equal products of matrices, or attentions: operations of one, and their number."""
+
+
 @dataclass(frozen=True, slots=True)
 class Work:
-    """Computation: floating-point operations, and bytes to and from memory."""
+    """Computation: floating-point operations, bytes to and from memory, and the products that make the operations."""
 
     flops: int = 0
     memory_bytes: int = 0
+    products: Products = ()
 
     def __add__(self, other: "Work") -> "Work":
         """Both, one after the other."""
-        return Work(self.flops + other.flops, self.memory_bytes + other.memory_bytes)
+        return Work(self.flops + other.flops, self.memory_bytes + other.memory_bytes, self.products + other.products)
 
     def times(self, number: int) -> "Work":
         """The same a number of times."""
-        return Work(number * self.flops, number * self.memory_bytes)
+        products = tuple((kind, flops, number * count) for kind, flops, count in self.products)
+        return Work(number * self.flops, number * self.memory_bytes, products)
+
+    def part(self, number: int) -> "Work":
+        """An equal part of each product."""
+        products = tuple((kind, flops // number, count) for kind, flops, count in self.products)
+        return Work(self.flops // number, self.memory_bytes // number, products)
+
+    def fields(self) -> dict[str, Any]:
+        """Its fields in a record, where products of one kind and size are one entry."""
+        counts = Counter[tuple[str, int]]()
+        for kind, flops, count in self.products:
+            counts[kind, flops] += count
+        products = tuple((*product, count) for product, count in sorted(counts.items()))
+        return {"flops": self.flops, "memory_bytes": self.memory_bytes, "products": products}
+
+
+def _work(products: Iterable[tuple[Literal["gemm", "attention"], int]], states: int) -> Work:
+    """What products of one example compute for several."""
+    scaled = tuple((kind, states * flops, 1) for kind, flops in products)
+    return Work(sum(flops for _, flops, _ in scaled), 0, scaled)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,20 +65,20 @@ class Computation:
     """Computation of a rank; a backward pass is two forward passes, once for each gradient of a product.
 
     Attributes:
-        block: forward pass of a block on one rank without its experts.
+        blocks: forward pass of each block on one rank without its experts.
         experts: forward pass of the experts that a rank holds of a block, for as many tokens as it sends away.
         around: forward pass of what belongs to no block; it is counted behind the last one.
         update: of the optimiser.
     """
 
-    block: Work
+    blocks: tuple[Work, ...]
     experts: Work
     around: Work
     update: Work
 
     def dense(self, phase: Phase, place: Place) -> Work:
         """A pass through a place, without experts."""
-        forward = self.around if place == "after" else Work() if place == "before" else self.block
+        forward = self.around if place == "after" else Work() if place == "before" else self.blocks[place]
         return forward if phase == "forward" else forward.times(PASSES - 1)
 
     def mixture(self, phase: Phase, place: Place) -> Work:
@@ -58,10 +86,10 @@ class Computation:
         forward = self.experts if isinstance(place, int) else Work()
         return forward if phase == "forward" else forward.times(PASSES - 1)
 
-    def without_blocks(self, num_blocks: int) -> "Computation":
+    def without_blocks(self) -> "Computation":
         """The same for a pass whose blocks are no places of their own, such as that of a network that sends nothing."""
-        whole = self.around + (self.block + self.experts).times(num_blocks)
-        return replace(self, block=Work(), experts=Work(), around=whole)
+        whole = sum(self.blocks, self.around) + self.experts.times(len(self.blocks))
+        return replace(self, blocks=(), experts=Work(), around=whole)
 
 
 def events(passage: Passage, phase: Phase, place: Place, computes: Computation | None) -> Iterator[Collective | Work]:
@@ -84,7 +112,7 @@ def events(passage: Passage, phase: Phase, place: Place, computes: Computation |
         yield dense
     for number, collective in enumerate(sent):
         if number in sums:
-            yield Work(dense.flops // len(sums), dense.memory_bytes // len(sums))
+            yield dense.part(len(sums))
         if number == middle:
             yield computes.mixture(phase, place)
         yield collective
@@ -100,46 +128,48 @@ def computation(config: RunConfig, layout: Layout, *, states: int, precision: st
     Operations are those of matrix products (`trainer.model.flops`). Bytes are those of the weights, and of what each
     product reads and writes; what runs along with them, such as norms and activations, is taken as fused.
     """
-    per_step = training_flops(config)
-    if per_step is None:
+    made = forward_products(config, *questions_in_training(config))
+    if made is None:
         raise ValueError(f"--work: the arithmetic of model.kind {config.model.kind} is not known; leave it out")
-    tokens, layers = states * tokens_per_example(config), getattr(config.model, "num_layers", 0)
-    whole, share = per_step // PASSES, layout.tensor_parallel
-    block = _of_a_block(config, whole, layers)
-    visited = 0 if config.moe is None else 2 * config.model.hidden * config.moe.expert_hidden * config.moe.top_k
+    tokens, share = states * tokens_per_example(config), layout.tensor_parallel
+    layers = getattr(config.model, "num_layers", 0)
     element = ELEMENT_BYTES[precision or config.engine.precision]
+    products = _by_block((name, (kind, flops)) for name, kind, flops in made if not name.endswith(f".{VISITED}"))
     shapes = dense_shapes(config, share)
-    inner = {name: shape for name, shape in shapes.items() if name.startswith("blocks.0.")}
-    outer = {name: shape for name, shape in shapes.items() if not name.startswith("blocks.")}
-    of_tokens = OPERATIONS_PER_MULTIPLY_ADD * tokens // states * visited
-    homes = 0 if config.moe is None else config.moe.num_experts // layout.expert_parallel
-    carried = (
-        0 if config.moe is None else tokens * config.moe.top_k * 2 * (config.model.hidden + config.moe.expert_hidden)
-    )
+    weights = _by_block((name, (name, shape)) for name, shape in shapes.items())
+
+    def work(block: int | None, share: int = 1) -> Work:
+        named = dict(weights[block])
+        moved = element * (_elements(named.values()) + _moved(named, tokens))
+        return _work(products[block], states).part(share) + Work(0, moved)
+
+    experts, homes = _of_experts(config, layout, tokens, element)
     return Computation(
-        block=Work(
-            states * (block - of_tokens) // share,
-            element * (_elements(inner.values()) + _moved(inner, tokens)),
-        ),
-        experts=Work(
-            states * of_tokens,
-            element * (homes * (0 if config.moe is None else expert_parameters(config)) + carried),
-        ),
-        around=Work(
-            states * (whole - layers * block),
-            element * (_elements(outer.values()) + _moved(outer, tokens)),
-        ),
+        blocks=tuple(work(block, share) for block in range(layers)),
+        experts=experts,
+        around=work(None),
         update=_update(config, layout, _elements(shapes.values()), homes * layers),
     )
 
 
-def _of_a_block(config: RunConfig, whole: int, layers: int) -> int:
-    """Operations of one block for one example: what another one would add, at most an equal part of the whole."""
-    if not layers:
-        return 0
-    deeper = config.model_copy(update={"model": config.model.model_copy(update={"num_layers": layers + 1})})
-    added = (training_flops(deeper) or 0) // PASSES - whole
-    return min(added, whole // layers)
+def _by_block(named: Iterable[tuple[str, Item]]) -> dict[int | None, list[Item]]:
+    """Items of each block, by their names in the network; None: of what belongs to no block."""
+    items = defaultdict[int | None, list[Item]](list)
+    for name, item in named:
+        first, _, inside = name.partition(".")
+        items[int(inside.partition(".")[0]) if first == "blocks" else None].append(item)
+    return items
+
+
+def _of_experts(config: RunConfig, layout: Layout, tokens: int, element: int) -> tuple[Work, int]:
+    """Of the experts that a rank holds of a block, for as many tokens as it sends away; and their number."""
+    if config.moe is None:
+        return Work(), 0
+    hidden, inner = config.model.hidden, config.moe.expert_hidden
+    homes, choices = config.moe.num_experts // layout.expert_parallel, tokens * config.moe.top_k
+    flops = OPERATIONS_PER_MULTIPLY_ADD * choices * hidden * inner
+    held = element * (homes * expert_parameters(config) + 2 * choices * (hidden + inner))
+    return Work(2 * flops, held, (("gemm", flops // homes, 2 * homes),)), homes
 
 
 def _elements(shapes: Iterable[tuple[int, ...]]) -> int:

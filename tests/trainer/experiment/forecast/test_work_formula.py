@@ -25,10 +25,11 @@ def traced(path: Path, overrides: list[str], world_size: int):
 def test_a_rank_computes_the_arithmetic_of_its_examples(batch):
     overrides = [*SMALL, f"optim.global_batch={batch}", "optim.micro_batch=16"]
     config, layout, header, records = traced(DIT, overrides, 4)
-    assert header.version == 3
+    assert header.version == 4
     examples = layout.micro_batch * layout.accumulation
     assert sum(record.flops or 0 for record in records) == (training_flops(config) or 0) * examples > 0
     assert all(record.memory_bytes is not None for record in records)
+    assert all(sum(flops * count for _, flops, count in record.products or ()) == record.flops for record in records)
 
 
 def test_experts_compute_between_the_way_there_and_back_and_the_rest_around():
