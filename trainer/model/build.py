@@ -1,6 +1,7 @@
 """From a configuration to a network."""
 
 import math
+from collections import OrderedDict
 from collections.abc import Callable
 from contextlib import nullcontext
 from difflib import get_close_matches
@@ -163,15 +164,14 @@ class _OnMeta(nn.ModuleDict):
         shared = moe.shared_expert_hidden or 0
         if shared:
             first, second = nn.Linear(hidden, shared, bias=False), nn.Linear(shared, hidden, bias=False)
-            self["shared_experts"] = nn.ModuleDict({"linear_fc1": first, "linear_fc2": second})
+            self["shared_experts"] = nn.Sequential(OrderedDict(linear_fc1=first, linear_fc2=second))
         self[VISITED] = _Visited(hidden, moe.top_k * moe.expert_hidden)
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Of the shape of the tokens [.., D]."""
         self["router"](tokens)
         if "shared_experts" in self:
-            shared = self["shared_experts"]
-            shared["linear_fc2"](shared["linear_fc1"](tokens))
+            self["shared_experts"](tokens)
         return self[VISITED](tokens)
 
 

@@ -9,6 +9,8 @@ from moe.dispatch.messages import Exchange
 Phase = Literal["forward", "backward"]
 Place = int | Literal["before", "after"]
 """A block of the model by its index, or what a forward pass computes before the first or after the last one."""
+Products = tuple[tuple[str, int, int], ...]
+"""Products that are alike: their kind (gemm or attention), the operations of one, and their number."""
 
 FLOAT32, FLOAT64 = 4, 8
 ELEMENT_BYTES = {"fp32": FLOAT32, "bf16": 2}
@@ -114,7 +116,7 @@ class Operation:
         layer: index of the block; None outside the blocks.
         flops: floating-point operations of a rank since its last collective; None if not computed.
         memory_bytes: bytes to and from its memory since then.
-        products: the products among those operations: kind (gemm or attention), operations of one, and their number.
+        products: the products that make those operations.
         awaited: number of the operation in the step before which a rank waits for it; None: it waits at once.
     """
 
@@ -124,7 +126,7 @@ class Operation:
     collective: Collective
     flops: int | None = None
     memory_bytes: int | None = None
-    products: tuple[tuple[str, int, int], ...] | None = None
+    products: Products | None = None
     awaited: int | None = None
 
 

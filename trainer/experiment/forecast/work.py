@@ -4,23 +4,19 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from math import prod
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 from trainer.config.derived import expert_parameters, tokens_per_example
 from trainer.config.layout import Layout
 from trainer.config.run import RunConfig
 from trainer.config.sections import FSDPConfig
-from trainer.experiment.forecast.protocol import ELEMENT_BYTES, Collective, Passage, Phase, Place
+from trainer.experiment.forecast.protocol import ELEMENT_BYTES, Collective, Passage, Phase, Place, Products
 from trainer.model.build import VISITED, dense_shapes
 from trainer.model.flops import OPERATIONS_PER_MULTIPLY_ADD, PASSES, forward_products, questions_in_training
 
 Item = TypeVar("Item")
 _OPTIMIZER_BYTES = 28
 """Of a parameter in an update: its gradient, master copy and two moments are read, the last three written."""
-
-
-Products = tuple[tuple[Literal["gemm", "attention"], int, int], ...]
-"""Equal products of matrices, or attentions: operations of one, and their number."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +50,7 @@ class Work:
         return {"flops": self.flops, "memory_bytes": self.memory_bytes, "products": products}
 
 
-def _work(products: Iterable[tuple[Literal["gemm", "attention"], int]], states: int) -> Work:
+def _work(products: Iterable[tuple[str, int]], states: int) -> Work:
     """What products of one example compute for several."""
     scaled = tuple((kind, states * flops, 1) for kind, flops in products)
     return Work(sum(flops for _, flops, _ in scaled), 0, scaled)
