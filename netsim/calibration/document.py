@@ -123,13 +123,16 @@ class Series(Section, frozen=True):
         return Cost(self.op, self.last, tuple(_regime(one, self.last) for one in self.regimes))
 
     def _bound(self, ranks: int, size_bytes: int) -> float:
-        """Bound of the logarithm: `seen` at what was measured, `left_out` a step away, then by the root of steps."""
+        """Bound of the logarithm: `seen` at what was measured, `left_out` a step away, further on by the root of steps.
+
+        In between it grows with the square of the distance, as the error of an interpolation does.
+        """
         sizes = [log2(one) for one in self.spread.bytes]
         away = max(_steps_away(sizes, log2(size_bytes)), _steps_away([log2(one) for one in self.ranks], log2(ranks)))
         seen, left_out = (
             float(np.interp(log2(size_bytes), sizes, bounds)) for bounds in (self.spread.seen, self.spread.left_out)
         )
-        return seen + (left_out - seen) * away if away < 1 else left_out * sqrt(away)
+        return seen + (left_out - seen) * away**2 if away < 1 else left_out * sqrt(away)
 
 
 class Calibration(Section, frozen=True):
