@@ -2,6 +2,7 @@
 
 import json
 import random
+from collections import Counter
 from itertools import product
 from pathlib import Path
 
@@ -21,38 +22,40 @@ from netsim.workload.tasks import Tasks
 from tests.each import each
 from tests.netsim.closed_loop import PACKET_TRANSPORTS, HeldEngine, WatchedEngine, controlled, random_traffic, run
 from tests.netsim.scenes import fabric, flow, scene
+from tests.pairwise import pairwise_cover
 
 SERVICE, DELAY = 320_000, 500_000  # 4000 B at 100 Gbps; 500 ns
 NEVER_PAUSES = {"kind": "pfc", "pause_above": "1TB", "resume_at": "0B"}
 TIGHT = {"kind": "pfc", "pause_above": "12KB", "resume_at": "8KB"}
 
 
-@each("transport", PACKET_TRANSPORTS, ids=str)
-def test_thresholds_that_are_never_reached_equal_plain_queues_to_the_picosecond(transport):
-    for seed in range(4):
-        draw = random.Random(seed)
-        congestion = draw.choice([{"kind": "none"}, {"kind": "dctcp", "mark_above": "8KB"}, {"kind": "swift"}])
-        lane = {"lane": draw.choice(["control", "data"])}
-        what = controlled(random_traffic(seed), congestion=congestion, acknowledgement=lane)
-        paused = controlled(what, flow_control=NEVER_PAUSES)
-        assert run(paused, transport, seed).equals(run(what, transport, seed))
+MARKED = {"kind": "dctcp", "mark_above": "8KB"}
+LANES = ["control", "data"]
 
 
-@each("transport", PACKET_TRANSPORTS, ids=str)
-def test_with_its_own_headroom_nothing_is_ever_lost(transport):
+@each(
+    "transport, congestion, lane",
+    pairwise_cover(PACKET_TRANSPORTS, [{"kind": "none"}, MARKED, {"kind": "swift"}], LANES),
+)
+def test_thresholds_that_are_never_reached_equal_plain_queues_to_the_picosecond(transport, congestion, lane):
+    seed = PACKET_TRANSPORTS.index(transport)
+    what = controlled(random_traffic(seed), congestion=congestion, acknowledgement={"lane": lane})
+    paused = controlled(what, flow_control=NEVER_PAUSES)
+    assert run(paused, transport, seed).equals(run(what, transport, seed))
+
+
+def test_with_its_own_headroom_nothing_is_ever_lost():
     """Random incasts over tight thresholds, with any congestion control, acknowledgements in either lane."""
-    stopped = 0
-    for seed in range(5):
-        draw = random.Random(seed)
-        above = draw.choice([1, 4000, 9000, 30_000])
+    stopped: Counter[str] = Counter()
+    parts = PACKET_TRANSPORTS, [1, 4000, 9000, 30_000], [{"kind": "none"}, {"kind": "window"}, MARKED], LANES
+    for seed, (transport, above, congestion, lane) in enumerate(pairwise_cover(*parts)):
         thresholds = {"kind": "pfc", "pause_above": f"{above}B", "resume_at": f"{above // 2}B"}
-        congestion = draw.choice([{"kind": "none"}, {"kind": "window"}, {"kind": "dctcp", "mark_above": "8KB"}])
-        lane = {"lane": draw.choice(["control", "data"])}
-        what = controlled(random_traffic(seed), flow_control=thresholds, congestion=congestion, acknowledgement=lane)
-        outcome = HeldEngine(what, transport, seed).run()
+        sections = {"flow_control": thresholds, "congestion": congestion, "acknowledgement": {"lane": lane}}
+        outcome = HeldEngine(controlled(random_traffic(seed), **sections), transport, seed).run()
         assert outcome.losses.dropped == outcome.losses.retransmitted == 0
-        stopped += outcome.links.paused_ps.sum()
-    assert stopped
+        stopped[str(transport)] += outcome.links.paused_ps.sum()
+    assert len(stopped) == len(PACKET_TRANSPORTS)
+    assert min(stopped.values()) > 0
 
 
 @each("delay, rate", product(["0ns", "500ns", "3us"], ["100Gbps", "10Gbps"]))
@@ -133,28 +136,24 @@ def test_the_same_circle_ends_with_wide_thresholds_or_without_pauses(tmp_path):
 TRIM = {"flow_control": {"kind": "trim"}, "recovery": {"kind": "selective", "timeout": "1ms"}}
 
 
-@each("transport", PACKET_TRANSPORTS, ids=str)
-@each("lane", ["control", "data"])
-def test_what_is_trimmed_goes_again_and_nothing_else(transport, lane):
+def test_what_is_trimmed_goes_again_and_nothing_else():
     """Acknowledgements in the data lane may be lost, so only there a timeout may repeat more."""
-    trimmed = 0
-    for seed in range(4):
-        congestion = random.Random(seed).choice(
-            [{"kind": "none"}, {"kind": "window"}, {"kind": "dctcp", "mark_above": "8KB"}, {"kind": "swift"}]
-        )
-        what = controlled(
-            random_traffic(seed), queue="16KB", congestion=congestion, acknowledgement={"lane": lane}, **TRIM
-        )
+    trimmed: Counter[str] = Counter()
+    controls = [{"kind": "none"}, {"kind": "window"}, MARKED, {"kind": "swift"}]
+    for transport, congestion, lane, seed in pairwise_cover(PACKET_TRANSPORTS, controls, LANES, range(4)):
+        sections = {"congestion": congestion, "acknowledgement": {"lane": lane}, **TRIM}
+        what = controlled(random_traffic(seed), queue="16KB", **sections)
         outcome = WatchedEngine(what, transport, seed).run()
         losses = outcome.losses
         assert losses.retransmitted == losses.trimmed if lane == "control" else losses.retransmitted >= losses.trimmed
         assert losses.dropped == 0 or lane == "data"
-        trimmed += losses.trimmed
+        trimmed[str(transport)] += losses.trimmed
         rates = [link.rate_bps for link in what.topology.links]
         at_switch = [not link.src.startswith("host") for link in what.topology.links]
         room = np.array([service_ps(16_000, rate) for rate in rates])
         assert (outcome.links.max_queue_ps <= room)[at_switch].all()
-    assert trimmed
+    assert len(trimmed) == len(PACKET_TRANSPORTS)
+    assert min(trimmed.values()) > 0
 
 
 def test_a_trimmed_incast_is_limited_by_the_receivers_link():

@@ -4,9 +4,9 @@ import json
 import os
 import re
 import signal
-import subprocess
-import sys
 from collections.abc import Iterator
+from itertools import count
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from netsim.results import replacing
 from netsim.sweep.driver import sweep
 from netsim.sweep.folder import SweepFolder, _join_tables
 from netsim.sweep.job import Failed, Files, Job, attempt
-from netsim.sweep.sweep_file import read_sweep
+from netsim.sweep.sweep_file import Cell, read_sweep
 from tests.netsim.sweeps import GRID, SCENARIO, contents, rows, written
 
 pytestmark = pytest.mark.usefixtures("blank_pictures")
@@ -65,7 +65,9 @@ def identities(folder: Path) -> dict[str, tuple[int, int]]:
 def once(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The sweep, made by one process without interruption."""
     folder = tmp_path_factory.mktemp("once")
-    assert main(["sweep", str(written(folder)), "--out", str(folder / "out"), "--jobs", "1"]) == 0
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(netsim.sweep.driver, "Processes", Here)
+        assert main(["sweep", str(written(folder)), "--out", str(folder / "out")]) == 0
     return folder / "out"
 
 
@@ -116,11 +118,37 @@ def test_a_finished_sweep_is_left_as_it_is(once, tmp_path):
     assert identities(once / "cells") == before
 
 
-def stopped(path: Path, out: Path, by: signal.Signals, after: int) -> int:
-    """How a sweep ends that a signal stops half way into a run; returns when its processes have ended too."""
-    program = [sys.executable, "-m", "tests.netsim.stopped_sweep", "sweep", path, "--out", out, "--jobs", "1"]
-    environment = {**os.environ, "STOP_BY": by.name, "STOP_AFTER": str(after)}
-    return subprocess.run(program, env=environment, capture_output=True, timeout=60, check=False).returncode
+class Torn(dict[str, bytes]):
+    """Files of a run, of which half are written before a signal comes."""
+
+    by: signal.Signals
+
+    def items(self) -> Any:
+        """The first half of them."""
+        yield from list(super().items())[: len(self) // 2]
+        os.kill(os.getpid(), self.by)
+
+
+def stop(path: Path, out: Path, by: signal.Signals, after: int) -> None:
+    """A sweep that a signal stops when it has kept some runs, in a process that has been forked."""
+    keep, kept = SweepFolder.keep_run, count()
+
+    def keep_or_stop(self: SweepFolder, cell: Cell, run: tuple[int, int], files: Files) -> None:
+        torn = Torn(files)
+        torn.by = by
+        keep(self, cell, run, torn if next(kept) == after else files)
+
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where the tests run in the background
+    SweepFolder.keep_run = keep_or_stop
+    os._exit(main(["sweep", str(path), "--out", str(out)]))
+
+
+def stopped(path: Path, out: Path, by: signal.Signals, after: int) -> int | None:
+    """How a sweep ends that a signal stops half way into a run."""
+    process = get_context("fork").Process(target=stop, args=(path, out, by, after))
+    process.start()
+    process.join(60)
+    return process.exitcode
 
 
 @pytest.mark.usefixtures("here")
@@ -240,6 +268,7 @@ def test_packed_tables_are_joined_to_the_bytes_of_one_written_at_once(tmp_path):
     assert (tmp_path / "joined.csv.gz").read_bytes() == (tmp_path / "whole.csv.gz").read_bytes()
 
 
+@pytest.mark.usefixtures("here")
 def test_an_interrupt_keeps_what_is_finished(tmp_path):
     path, out = written(tmp_path), tmp_path / "out"
     assert stopped(path, out, signal.SIGINT, after=9) == 130

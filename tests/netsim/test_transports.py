@@ -66,7 +66,7 @@ def on_three_tiers(tasks: list[Task], failures: list[FailureConfig]) -> Scene:
 def random_tasks(hosts: int, seed: int = 0) -> list[Task]:
     """Messages of odd sizes, many at once, some inside a leaf, some to the sender itself."""
     draw = random.Random(seed)
-    return [flow(draw.randrange(hosts), draw.randrange(hosts), draw.randint(1, 60_000)) for _ in range(60)]
+    return [flow(draw.randrange(hosts), draw.randrange(hosts), draw.randint(1, 60_000)) for _ in range(30)]
 
 
 def test_the_list_of_transports_is_the_grammars():
@@ -181,13 +181,13 @@ def test_runs_depend_on_the_seed_alone(entry: Any):
     first, second = run(what, entry, 7), run(what, entry, 7)
     assert first.equals(second)
     if entry not in WITHOUT_DRAWS:
-        loads = {tuple(run(what, entry, seed).links["bytes"].tolist()) for seed in range(4)}
+        loads = {tuple(found.links["bytes"].tolist()) for found in (first, *(run(what, entry, n) for n in range(2)))}
         assert len(loads) > 1
 
 
 @each_transport
 def test_nothing_overtakes_anything_where_there_is_one_path(entry: Any):
-    outcome = run(scene(fabric(3, 1, 3), all_to_all(9, 24_000)), entry)
+    outcome = run(scene(fabric(3, 1, 2), all_to_all(6, 16_000)), entry)
     assert outcome.flows["reordered"].sum() == 0
 
 
