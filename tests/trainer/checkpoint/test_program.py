@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from tests.each import each
-from tests.oracle.small_networks import CASES, DIT, GPT, arguments, experts, run_with_weights
+from tests.oracle.small_networks import CASES, DIT, GPT, MLP, arguments, experts, run_with_weights
 from trainer.__main__ import main
 from trainer.checkpoint.intact import newest_checkpoint
 from trainer.checkpoint.pretrained import restore
@@ -29,12 +29,16 @@ from trainer.flow.sampler import Euler
 from trainer.model.autoencoder import Autoencoder
 from trainer.sampling.flow import FlowParts
 
-EXPORTED = {
-    "dit of data, sparse_ot": CASES["dit of data"] | CASES["dit, sparse_ot"],
-    "dit of two fields, experts and a shared one": CASES["dit of two fields"]
-    | CASES["dit of experts and a shared one"],
-    "mlp of experts, sinkhorn": {**CASES["mlp of experts"], "moe": experts(kind="sinkhorn")},
-    "gpt of moving tokens": {"model": GPT, "moe": {**experts(kind="top_k"), "dispatch": "coherent"}},
+ONE = {"num_layers": 1}
+EXPORTED: dict[str, dict[str, Any]] = {
+    "dit of data, sparse_ot": {**CASES["dit of data"], **CASES["dit, sparse_ot"], "model": DIT | ONE},
+    "dit of two fields, experts and a shared one": {
+        **CASES["dit of two fields"],
+        **CASES["dit of experts and a shared one"],
+        "model": DIT | ONE,
+    },
+    "mlp of experts, sinkhorn": {**CASES["mlp of experts"], "moe": experts(kind="sinkhorn"), "model": MLP | ONE},
+    "gpt of moving tokens": {"model": GPT | ONE, "moe": {**experts(kind="top_k"), "dispatch": "coherent"}},
     **{name: CASES[name] for name in ("dit", "gpt as Llama", "autoencoder")},
 }
 UNSUITED: dict[str, tuple[dict[str, Any], str]] = {

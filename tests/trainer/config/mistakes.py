@@ -1,4 +1,4 @@
-"""Wrong configurations: tables of single mistakes, and mistakes that can be put together."""
+"""Small configurations, and mistakes that can be put together."""
 
 from itertools import product
 from typing import Any
@@ -22,88 +22,9 @@ def configuration(**sections: Any) -> RunConfig:
     return RunConfig.model_validate(base)
 
 
-BAD: dict[str, tuple[Document, int, str, str, str]] = {
-    "batch and ranks": ({"optim": {"global_batch": 50}}, 4, "optim.global_batch", "50", "48 or 52"),
-    "batch smaller than the ranks": ({"optim": {"global_batch": 3}}, 4, "optim.global_batch", "3", "use 4"),
-    "micro batch": ({"optim": {"micro_batch": 5}}, 2, "optim.global_batch", "48", "40 or 50"),
-    "experts and ranks": ({"moe": {"num_experts": 7}}, 2, "moe.num_experts", "7", "use 8"),
-    "fewer experts than ranks": (
-        {"moe": {"num_experts": 2}, "parallel": {"expert": 4}},
-        4,
-        "moe.num_experts",
-        "2",
-        "use 4",
-    ),
-    "ranks and groups": ({"parallel": {"expert": 4}}, 6, "parallel.expert", "4", "1, 2, 3, 6"),
-    "fewer ranks than a group": ({"parallel": {"expert": 4}}, 2, "parallel.expert", "4", "multiple of 4"),
-    "dense with experts": ({"moe": None}, 2, "parallel.expert", "2", "use 1"),
-    "parameters of experts": ({"engine": {"zero_stage": 3}}, 2, "engine.zero_stage", "3", "0, 1 or 2"),
-    "graphs of experts": ({"engine": {"compile": True}}, 2, "engine.compile", "true", "dense model"),
-    "graphs cut by ZeRO 3": (
-        {"engine": {"compile": True, "zero_stage": 3}, "moe": None, "parallel": {"expert": 1}},
-        2,
-        "engine.compile",
-        "ZeRO 3",
-        "0, 1 or 2",
-    ),
-    "rows of experts": ({"engine": {"kind": "fsdp"}}, 2, "engine.kind", "fsdp", "use deepspeed"),
-    "graphs with sums": (
-        {"engine": {"compile": True}, "moe": None, "parallel": {"expert": 1, "tensor": 2}},
-        2,
-        "engine.compile",
-        "true",
-        "parallel.tensor=1",
-    ),
-    "bf16 without ZeRO": ({"engine": {"zero_stage": 0, "precision": "bf16"}}, 2, "engine.precision", "bf16", "1 to 3"),
-    "patches and image": ({"model": {"patch_size": 3}}, 2, "model.patch_size", "3", "1, 2, 4, 8"),
-    "patch larger than the image": ({"model": {"patch_size": 16}}, 2, "model.patch_size", "16", "1, 2, 4, 8"),
-    "steps of its own on each rank": (
-        {"sample": {"every": 5, "sampler": {"kind": "dopri5"}}},
-        2,
-        "sample.sampler.kind",
-        "dopri5",
-        "heun",
-    ),
-    "steps of its own in each segment": (
-        {"sample": {"every": 5, "sampler": {"kind": "segmented", "within": {"kind": "dopri5"}}}},
-        2,
-        "sample.sampler.kind",
-        "dopri5",
-        "heun",
-    ),
-}
-
 TEXT: Document = {
     "model": {"kind": "gpt", "hidden": 16, "num_layers": 3, "num_heads": 4, "context": 64},
     "data": {"context": 64},
-}
-DROPS = {"kind": "top_k", "capacity_factor": 1.5}
-BAD_TEXT: dict[str, tuple[Document, str, str, str]] = {
-    "graphs of rotations": ({"engine": {"compile": True}}, "engine.compile", "true", "a dit"),
-    "windows longer than the model reads": ({"data": {"context": 65}}, "data.context", "65", "use at most 64"),
-    "prompt and text": ({"sample": {"every": 1, "prompts": ["def ", "x"]}}, "sample.num_tokens", "100", "at most 60"),
-    "prompt of wide letters": (
-        {"sample": {"every": 1, "prompts": ["é" * 31], "num_tokens": 3}},
-        "sample.num_tokens",
-        "62",
-        "at most 2",
-    ),
-    "prompt alone": ({"sample": {"every": 1, "prompts": ["a" * 64]}}, "sample.num_tokens", "64", "shorter"),
-    "tokens that are dropped": (
-        {"moe": {"dispatch": "coherent", "router": DROPS}},
-        "moe.router.capacity_factor",
-        "1.5",
-        "without capacity_factor",
-    ),
-    "tokens that no expert takes": (
-        {"moe": {"dispatch": "coherent", "router": {"kind": "expert_choice"}}},
-        "moe.router.kind",
-        "expert_choice",
-        "top_k",
-    ),
-    "experts and ranks": ({"moe": {"num_experts": 7}}, "moe.num_experts", "7", "use 8"),
-    "parameters of experts": ({"engine": {"zero_stage": 3}}, "engine.zero_stage", "3", "0, 1 or 2"),
-    "batch": ({"optim": {"global_batch": 49}}, "optim.global_batch", "49", "48 or 50"),
 }
 
 

@@ -377,11 +377,11 @@ def test_antithetic_points_need_noise_to_reverse(along):
 
 def test_every_kind_of_every_part_is_among_the_alternatives():
     of_features = {objective.Aligned, objective.FeatureResidual}  # what they ask of a network is in blockwise
-    of_maps = {objective.MongeMap}  # replaces no other: sampler and times are its own; in test_one_step.py
+    of_maps = {objective.MongeMap}  # replaces no other: sampler and times are its own; in test_refusals.py
     taught = {objective.VelocityDistillation, objective.ConsistencyDistillation}  # in test_distillation.py
     of_heads = {"objective": {objective.Transition}, "sampler": {sampler.Transition}}
-    encoding = {objective.EncodedSource}  # with its coupling and networks in test_encoded.py
-    of_chains = {objective.CausalTransition}  # with its sampler in test_causal_settings.py
+    encoding = {objective.EncodedSource}  # with its coupling and networks in test_refusals.py
+    of_chains = {objective.CausalTransition}  # with its sampler in test_refusals.py
     for part, union in (
         ("coupling", coupling.Config),
         ("path", path.Config),
@@ -392,7 +392,7 @@ def test_every_kind_of_every_part_is_among_the_alternatives():
         found = {type(one) for one in ALTERNATIVES[part]}
         elsewhere = of_features | of_maps | taught | encoding | of_chains if part == "objective" else set()
         elsewhere |= of_heads.get(part, set())
-        elsewhere |= {coupling.Ends} if part == "coupling" else set()  # of reactions alone; in test_states.py
+        elsewhere |= {coupling.Ends} if part == "coupling" else set()  # of reactions alone; in test_refusals.py
         assert found | elsewhere == set(members(union))
     within = next(type(one) for one in ALTERNATIVES["sampler"] if one.kind == "segmented").model_fields["within"]
     others = {sampler.Segmented, sampler.Renoise, sampler.CausalTransition}  # of no segment
@@ -436,16 +436,6 @@ def test_parts_of_paths_are_refused_on_a_path_with_noise(tmp_path: Path) -> None
             continue
         with pytest.raises(ValueError, match=r"^flow\.path\.kind: .*4 segments.*; use linear, trigonometric"):
             plan_layout(RunConfig.model_validate(document), 1)
-
-
-def test_guidance_needs_hidden_labels():
-    sections = {"data": {"kind": "toy", "classes": True}, "run": {"dir": "unused"}}
-    document = {**sections, "model": {"kind": "mlp", "label_dropout": 0}, "optim": {"steps": 1, "global_batch": 8}}
-    plan_layout(RunConfig.model_validate(document), 1)
-    with pytest.raises(ValueError, match=r"^sample\.guidance: 1\.5 .*; use 1, or a model\.label_dropout such as 0\.1$"):
-        plan_layout(RunConfig.model_validate({**document, "sample": {"guidance": 1.5}}), 1)
-    without = {**document, "data": {"kind": "toy"}, "sample": {"guidance": 1.5}}
-    plan_layout(RunConfig.model_validate(without), 1)
 
 
 def test_check_refuses_in_one_line(capsys: pytest.CaptureFixture[str]) -> None:

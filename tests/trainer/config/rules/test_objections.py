@@ -6,19 +6,13 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.each import each
 from tests.trainer.commands import DIGITS, refused
-from tests.trainer.config.mistakes import BAD, BAD_TEXT, configuration, language_model, with_several_mistakes
+from tests.trainer.config.mistakes import configuration, with_several_mistakes
 from trainer.__main__ import main
 from trainer.config.layout import Layout
 from trainer.config.rules.objection import Objections, ObjectionsError, caught, errors, errors_in, refuse, result_or_all
 from trainer.config.rules.plan import plan_layout, validated_layout
 from trainer.config.run import RunConfig
-
-SINGLE: dict[str, tuple[RunConfig, int]] = {
-    **{f"images: {name}": (configuration(**sections), ranks) for name, (sections, ranks, *_) in BAD.items()},
-    **{f"text: {name}": (language_model(**sections), 2) for name, (sections, *_) in BAD_TEXT.items()},
-}
 
 
 def first_is_the_refusal(config: RunConfig, world_size: int) -> list[str]:
@@ -32,11 +26,6 @@ def first_is_the_refusal(config: RunConfig, world_size: int) -> list[str]:
         plan_layout(config, world_size)
     assert " ".join(str(caught.value).split()) == lines[0]
     return lines
-
-
-@each("case", SINGLE)
-def test_the_first_of_all_objections_refuses_the_run(case: str) -> None:
-    assert first_is_the_refusal(*SINGLE[case])
 
 
 @pytest.mark.parametrize("world_size", [1, 4])
