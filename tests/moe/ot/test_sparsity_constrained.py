@@ -99,7 +99,7 @@ def test_values_reach_those_of_pot_in_its_units(axis: Any) -> None:
     assert len(side) == len(potentials)
 
 
-@each("max_evaluations, method", product([100, 1000], ["two_stage", "semi_dual", "dual"]))
+@each("max_evaluations, method", [(100, "two_stage"), (100, "dual"), (300, "semi_dual")])
 def test_marginals_are_those_that_pot_asks_of_its_own_plans(method: Any, max_evaluations: int) -> None:
     """POT's test of its plans with two entries a column between equal clouds: sums within 1e-3 of their 1e-2.
 

@@ -18,8 +18,6 @@ SMALL = [
     (4, 4, uneven_topology(1, 2, 0)),
     (3, 4, uneven_topology(1, 3, 1)),
     (4, 3, uneven_topology(2, 2, 2)),
-    (4, 3, Topology.hops(2, 2)),
-    (4, 3, Topology.two_level(2, 2, intra=3, inter=1, unit="units")),
     (4, 3, Topology.two_level(2, 2, intra=0, inter=1, unit="units")),
     (6, 3, Topology.hops(1, 2)),
     (2, 1, Topology.hops(1, 2)),
@@ -44,8 +42,15 @@ def test_every_bound_is_below_the_optimum_found_by_trying_all(
         assert 0 <= best_bound(statistics, topology) <= best
 
 
-@each("affinity", [0.0, 0.5, 0.95])
-@each("topology", [Topology.hops(1, 4), Topology.hops(2, 2), uneven_topology(2, 2, 3)])
+@each(
+    "affinity, topology",
+    [
+        (0.0, Topology.hops(2, 2)),
+        (0.5, Topology.hops(1, 4)),
+        (0.5, Topology.hops(2, 2)),
+        (0.95, uneven_topology(2, 2, 3)),
+    ],
+)
 def test_bounds_are_below_the_optimum_of_viterbi(affinity: float, topology: Topology) -> None:
     statistics = RoutingStatistics.collect(markov_trace(8, 6, affinity, 2_000, seed=4), 4)
     best = cheapest_path(statistics, topology.cost)[1]

@@ -14,14 +14,13 @@ from moe.placement.placement import Dispatch, Placement
 from moe.placement.solver.assignment import solve_assignment
 from moe.placement.solver.enumeration import balanced_assignments, solve_enumeration
 from moe.placement.solver.load_limits import least_load, load_limits
-from moe.placement.solver.packing import busiest
 from moe.placement.solver.solve import SOLVERS, solve
 from moe.placement.solver.swaps import search_layers
 from moe.placement.solver.tradeoff import trade_off, tradeoff_points
 from moe.placement.topology import Topology
 from tests.each import each
 from tests.moe.exhaustive import balanced_layers, uneven_topology
-from tests.moe.traces import markov_trace, trace
+from tests.moe.traces import trace
 
 RETURNING: list[Dispatch] = ["home", "copies", "hierarchical"]
 STATES = balanced_assignments(8, 4)
@@ -136,12 +135,6 @@ def test_large_layers_say_what_is_found_and_what_is_proven() -> None:
     assert least.found >= loads.sum() / 8
 
 
-@each("cap, message", [(0.9, r"max_load: 0.9 is below 1"), (float("nan"), "max_load: nan is below")])
-def test_a_cap_below_the_mean_is_refused(cap: float, message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        solve(clustered(8, 2, 50, seed=0), Topology.hops(1, 4), objective="home", max_load=cap)
-
-
 def test_the_contiguous_placement_is_refused_where_it_breaks_the_cap() -> None:
     ids = np.array([0, 0, 0, 1, 1, 1, 2, 3, 4, 5, 6, 7])[:, None, None]
     statistics = RoutingStatistics.collect(trace(ids, np.zeros(12, int), 8, 4), 4)
@@ -194,12 +187,3 @@ def test_the_curve_of_few_assignments_is_exact(objective: Dispatch) -> None:
         limits = np.full(3, np.inf) if cap is None else load_limits(statistics, 2, cap, strict=False)
         least = min(other.cost for other in traffic if (other.rank_loads.max(axis=1) <= limits).all())
         assert placed.cost == pytest.approx(least, rel=1e-12)
-
-
-def test_loads_that_are_all_equal_can_be_capped_at_the_mean() -> None:
-    routing = markov_trace(8, 2, 0.0, 8, seed=0, world_size=4)
-    routing = replace(routing, expert_ids=np.tile(np.arange(8)[:, None, None], (1, 2, 1)))
-    placement = solve(RoutingStatistics.collect(routing, 4), Topology.hops(1, 4), objective="home", max_load=1.0)
-    assert placement.load is not None
-    assert placement.load.worst == 1
-    assert busiest(np.ones(8, int), placement.holders()[0]) == 2

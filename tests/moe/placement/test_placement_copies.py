@@ -5,7 +5,6 @@ from itertools import permutations, product
 import numpy as np
 import pytest
 
-from moe.placement.bound.copies import copies_bound
 from moe.placement.cost.evaluation import evaluate
 from moe.placement.cost.objective import coherent_copies, coherent_cost, copies_cost, home_cost, price
 from moe.placement.counts import RoutingStatistics
@@ -126,18 +125,6 @@ def test_exchanges_never_end_above_their_starts_and_the_price_is_that_of_the_cou
         assert np.bincount(end).tolist() == [2, 2, 2, 2]
         for order in permutations(range(4)):
             assert problem.price(np.array(order)[start]) >= problem.price(settled) * (1 - 1e-9)
-
-
-def test_the_bound_is_exact_for_one_expert_a_rank_and_never_above_a_random_placement() -> None:
-    for seed in range(4):
-        routing = dropping_trace(8, 2, 2 + seed % 3, 200, seed=seed, world_size=8, drop=0.1)
-        for topology in (Topology.hops(2, 2), Topology.hops(4, 1), Topology(1, 2, uneven_cost(2, seed), "units")):
-            statistics = RoutingStatistics.collect(routing, topology.num_ranks)
-            bound = copies_bound(statistics, topology)
-            assert bound >= 0
-            for number in range(20):
-                ranks = random_ranks(2, 8, topology.num_ranks, number)
-                assert bound <= copies_cost(statistics, ranks, topology.cost).sum() * (1 + 1e-12)
 
 
 def test_what_the_counts_do_not_hold_is_asked_for() -> None:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from moe.placement.cost.evaluation import evaluate
-from moe.placement.cost.objective import copies_moves, hierarchical_cost, hierarchical_moves
+from moe.placement.cost.objective import hierarchical_cost, hierarchical_moves
 from moe.placement.counts import RoutingStatistics
 from moe.placement.topology import Topology
 from moe.routing_trace import RoutingTrace
@@ -46,22 +46,3 @@ def test_counts_name_the_links_that_a_walk_over_the_tokens_names(topology: Topol
     traffic = evaluate(statistics, topology, placed, "hierarchical")
     assert traffic.cost == pytest.approx(cost / 200)
     assert traffic.moves_by_link[:, 2].sum() == pytest.approx((sent * topology.off_node).sum() / 200)
-
-
-@each("nodes, ranks_per_node", [(1, 4), (4, 1)])
-def test_one_node_or_one_rank_a_node_leaves_the_copies_of_the_flat_dispatch(nodes: int, ranks_per_node: int) -> None:
-    topology = Topology.hops(nodes, ranks_per_node)
-    statistics = RoutingStatistics.collect(dropping_trace(8, 3, 3, 300, seed=0, world_size=4, drop=0.1), 4)
-    placed = random_ranks(3, 8, 4, 0)
-    moves = hierarchical_moves(statistics, placed, 4, nodes) * topology.off_rank
-    np.testing.assert_array_equal(moves.sum(axis=0), (copies_moves(statistics, placed, 4) * topology.off_rank).sum(0))
-
-
-def test_a_node_is_reached_at_most_once_and_never_more_often_than_by_copies() -> None:
-    topology = Topology.hops(2, 4)
-    statistics = RoutingStatistics.collect(dropping_trace(16, 2, 6, 300, seed=0, world_size=8, drop=0.0), 8)
-    placed = random_ranks(2, 16, 8, 0)
-    crossing = hierarchical_moves(statistics, placed, 8, 2) * topology.off_node
-    assert crossing[1:3].sum() == 0
-    assert crossing[0].sum() <= 2 * 300
-    assert crossing.sum() < (copies_moves(statistics, placed, 8) * topology.off_node).sum()

@@ -88,8 +88,11 @@ def sized(routing: RoutingTrace, steps: int = 2) -> RoutingTrace:
     return replace(routing, header=header, step=step, micro=step % 1)
 
 
-@each("objective", ["coherent", "home", "copies"])
-def test_a_report_stands_alone_and_names_its_dispatch_mode(objective: Dispatch) -> None:
+@each("objective", ["copies", "coherent", "home"])
+def test_a_report_stands_alone_and_names_its_dispatch_mode(objective: Dispatch, request: pytest.FixtureRequest) -> None:
+    """The first with its pictures."""
+    if objective != "copies":
+        request.getfixturevalue("blank_pictures_here")
     text, _ = report_of(clustered(markov_trace(8, 4, 0.8, 2_000, seed=0, world_size=4), 4), 2, 2, objective)
     outline = Outline(text)
     assert all(reference.startswith(("#", "data:")) for reference in outline.references)
@@ -102,11 +105,7 @@ def test_a_report_stands_alone_and_names_its_dispatch_mode(objective: Dispatch) 
     assert f"Dispatch mode: {name}" in text
     assert f"These numbers hold for {name}" in text
     assert "cuts the traffic" in text
-
-
-def test_the_same_placement_gives_the_same_page() -> None:
-    routing = markov_trace(8, 3, 0.8, 500, seed=0, world_size=4)
-    assert report_of(routing, 2, 2, "coherent") == report_of(routing, 2, 2, "coherent")
+    assert ">cap " not in text
 
 
 @pytest.mark.usefixtures("blank_pictures_here")
@@ -130,7 +129,7 @@ def test_the_page_of_a_large_model_stays_light() -> None:
 
 
 def test_many_layers_are_told_by_those_that_save_most_and_least() -> None:
-    routing = clustered(markov_trace(16, 12, 0.8, 1_000, seed=0, world_size=4), 4)
+    routing = clustered(markov_trace(8, 12, 0.8, 500, seed=0, world_size=4), 4)
     text, numbers = report_of(routing, 2, 2, "coherent")
     cost = numbers["cost_per_token"]
     saved = np.subtract(cost["before_by_layer"], cost["placed_by_layer"])[1:]
@@ -213,10 +212,9 @@ def test_copies_of_a_top_k_router_are_in_bytes_and_cost_and_moves_are_counted_no
 
 
 def test_a_cap_on_the_busiest_rank_is_drawn_where_loads_are() -> None:
-    routing = dropping_trace(16, 3, 2, 500, seed=0, world_size=4, drop=0.0)
-    text, _ = report_of(routing, 1, 4, "copies", max_load=1.1)
+    routing = dropping_trace(8, 2, 2, 200, seed=0, world_size=2, drop=0.0)
+    text, _ = report_of(routing, 1, 2, "copies", max_load=1.1)
     assert ">cap 1.1</text>" in text
-    assert ">cap " not in report_of(routing, 1, 4, "copies")[0]
 
 
 @pytest.mark.usefixtures("blank_pictures_here")

@@ -97,9 +97,3 @@ def test_matrices_that_are_no_cost_are_refused(matrix: np.ndarray, problem: str,
 def test_a_missing_matrix_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"none\.npy: cost: cannot be read"):
         Topology.parse(str(tmp_path / "none.npy"), 2, 2)
-
-
-@each("nodes, ranks, field", [(0, 2, "num_nodes"), (2, 0, "ranks_per_node"), (-1, 1, "num_")])
-def test_counts_must_be_positive(nodes: int, ranks: int, field: str) -> None:
-    with pytest.raises(ValueError, match=field):
-        Topology.hops(nodes, ranks)

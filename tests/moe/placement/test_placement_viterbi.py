@@ -1,4 +1,3 @@
-import numpy as np
 import pytest
 
 from moe.placement.cost.objective import coherent_cost
@@ -23,17 +22,16 @@ from tests.moe.traces import dropping_trace, markov_trace
     ],
 )
 def test_viterbi_finds_the_optimum_and_knows_it(experts: int, layers: int, topology: Topology) -> None:
-    for seed in range(3):
-        statistics = RoutingStatistics.collect(markov_trace(experts, layers, 0.7, 200, seed=seed), topology.num_ranks)
-        found = solve_viterbi(statistics, topology, seed=0)
-        assert is_balanced(found.expert_ranks, topology.num_ranks)
-        cost = coherent_cost(statistics, found.expert_ranks, topology.cost).sum()
-        assert cost == found.lower_bound == optimum("coherent", statistics, topology)
+    statistics = RoutingStatistics.collect(markov_trace(experts, layers, 0.7, 200, seed=layers), topology.num_ranks)
+    found = solve_viterbi(statistics, topology, seed=0)
+    assert is_balanced(found.expert_ranks, topology.num_ranks)
+    cost = coherent_cost(statistics, found.expert_ranks, topology.cost).sum()
+    assert cost == found.lower_bound == optimum("coherent", statistics, topology)
 
 
 @each("topology", [Topology.hops(2, 1), uneven_topology(1, 2, 3)])
 def test_with_jumps_viterbi_only_claims_a_bound(topology: Topology) -> None:
-    for seed in range(4):
+    for seed in range(2):
         routing = dropping_trace(4, 4, 1, 200, seed=seed, world_size=1, drop=0.4)
         statistics = RoutingStatistics.collect(routing, 2)
         found = solve_viterbi(statistics, topology, seed=0)
@@ -53,12 +51,3 @@ def test_what_viterbi_cannot_list_is_refused_with_another_solver() -> None:
         solve_viterbi(statistics, Topology.hops(1, 4), seed=0)
     with pytest.raises(ValueError, match="num_experts: 16 experts do not divide among 3 ranks; choose"):
         solve_viterbi(statistics, Topology.hops(1, 3), seed=0)
-
-
-def test_a_bound_from_viterbi_is_the_same_for_renamed_ranks() -> None:
-    topology = uneven_topology(2, 2, 5)
-    names = np.array([1, 0, 3, 2])
-    renamed = Topology(2, 2, topology.cost[np.ix_(names, names)], "units")
-    statistics = RoutingStatistics.collect(markov_trace(8, 3, 0.8, 500, seed=1), 4)
-    bounds = [solve_viterbi(statistics, one, seed=0).lower_bound for one in (topology, renamed)]
-    assert bounds[0] == bounds[1]
