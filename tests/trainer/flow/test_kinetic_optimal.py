@@ -74,12 +74,6 @@ def test_a_gaussian_is_moved_at_the_price_of_its_spread(scale):
     assert kinetic_energy(path.Tabulated(fit(separation)), separation) == pytest.approx((1 - scale) ** 2, abs=1e-4)
 
 
-def test_a_standard_gaussian_shows_what_other_paths_waste():
-    separation = Separation(GAUSSIAN, 1.0)
-    assert kinetic_energy(path.linear, separation) == pytest.approx(2 - math.pi / 2, abs=1e-5)
-    assert kinetic_energy(path.trigonometric, separation) == pytest.approx(0, abs=1e-9)
-
-
 @scales
 def test_a_gaussian_of_any_spread_has_the_energy_of_its_velocity(scale):
     """u = (d log sigma / dt) x, whose energy is the integral of sigma'^2, sigma^2 = a^2 + scale^2 b^2."""
@@ -126,17 +120,7 @@ def test_no_other_path_needs_less(points):
         assert kinetic_energy(moved, separation) > least
 
 
-NAMES, SCHEDULES = ["circle", "cloud", "wide cloud"], ["straight", "trigonometric", "fitted"]
-
-
-@pytest.mark.parametrize(
-    ("name", "along"),
-    [
-        pytest.param(name, along, marks=() if place == number else pytest.mark.slow)
-        for place, name in enumerate(NAMES)
-        for number, along in enumerate(SCHEDULES)
-    ],
-)
+@each(("name", "along"), [("circle", "straight"), ("cloud", "trigonometric"), ("wide cloud", "fitted")])
 def test_the_formula_is_the_mean_of_the_squared_velocity(name, along):
     """E|u_t|^2 with the exact velocity of the flow to those points, by Monte Carlo: within 2 %."""
     points = SETS[name] - SETS[name].mean(0)

@@ -113,7 +113,7 @@ def test_pairs_are_drawn_from_the_plan_with_every_data_point_once() -> None:
     x_0, x_1 = points(5, 2)
     config = coupling.MinibatchOT(solver="sinkhorn", epsilon=0.5, unit="mean")
     built, draws = coupling.build(config), generator(3)
-    counts, rounds = np.zeros((5, 5)), 1500
+    counts, rounds = np.zeros((5, 5)), 500
     for _ in range(rounds):
         pairs = built.draw(x_1, UNCONDITIONAL, x_0=x_0, generator=draws)
         counts[rows_of(pairs.x_0, x_0).numpy(), np.arange(5)] += 1

@@ -164,7 +164,7 @@ def _entropic(x: Tensor, y: Tensor, epsilon: float) -> Tensor:
     """The value of entropic transport, of which a Sinkhorn divergence is made."""
     mass = x.new_full((NUM,), 1 / NUM)
     costs = squared_euclidean(x, y) / 2
-    return sinkhorn(costs, mass, mass, epsilon=epsilon, tolerance=1e-6, max_iterations=20_000).value
+    return sinkhorn(costs, mass, mass, epsilon=epsilon, tolerance=1e-5, max_iterations=5_000).value
 
 
 def test_the_map_is_asked_at_the_source_points_alone():

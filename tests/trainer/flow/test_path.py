@@ -139,13 +139,6 @@ def test_a_path_with_noise_of_its_own_refuses_intervals(config):
         at(config, inside(), segment)
 
 
-def test_the_linear_path_is_straight():
-    sample = at(path.LinearConfig(), inside())
-    t = inside().reshape(-1, 1, 1)
-    torch.testing.assert_close(sample.x_t, (1 - t) * pairs().x_0 + t * pairs().x_1)
-    assert torch.equal(sample.velocity, pairs().x_1 - pairs().x_0)
-
-
 @each("config", [config for config in AFFINE if config.kind in ("trigonometric", *REST)], ids=name)
 def test_the_squares_of_the_weights_sum_to_one(config):
     c = config.build().coefficients(torch.linspace(0, 1, 201, dtype=torch.float64))

@@ -7,41 +7,12 @@ import torch
 from torch import Tensor
 from torchcfm.conditional_flow_matching import SchrodingerBridgeConditionalFlowMatcher
 
-from tests.each import each
-from tests.trainer.flow.paths import NOISY, name
 from trainer.config.run import RunConfig
 from trainer.data import Batch
 from trainer.flow import path
 from trainer.flow.coupling import Pairs
-from trainer.flow.sampler import Dopri5
 from trainer.task import FlowTask
 from trainer.training.generators import micro_batch_generator
-
-MEAN, STD = 2.0, 0.5
-two_sided = each("config", [config for config in NOISY if config.kind == "stochastic_interpolant"], ids=name)
-
-
-def states(size: int = 9) -> Tensor:
-    return 2 * torch.randn(size, 1, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-
-
-@two_sided
-def test_the_flow_leads_there_and_back(config):
-    """Between the times where nothing is stiff; there is exact: a normal law moves by mean and deviation."""
-
-    def field(x: Tensor, t: Tensor) -> Tensor:
-        c = config.build().coefficients(t).broadcast(x)
-        rate = (c.a * c.da + c.b * c.db * STD**2 + c.g * c.dg) / (c.a**2 + c.b**2 * STD**2 + c.g**2)
-        return c.db * MEAN + rate * (x - c.b * MEAN)
-
-    times = torch.tensor([0.02, 0.98], dtype=torch.float64)
-    c = config.build().coefficients(times)
-    means, deviations = c.b * MEAN, (c.a**2 + c.b**2 * STD**2 + c.g**2).sqrt()
-    x = means[0] + deviations[0] * states()
-    there = Dopri5(rtol=1e-8, atol=1e-8).sample(field, x, times).final
-    torch.testing.assert_close(there, means[1] + deviations[1] * states(), rtol=0, atol=1e-4)
-    back = Dopri5(rtol=1e-8, atol=1e-8).sample(field, there, times.flip(0)).final
-    torch.testing.assert_close(back, x, rtol=0, atol=1e-4)
 
 
 def learned(flow: dict[str, Any]) -> tuple[Tensor, list[Tensor]]:
