@@ -1,7 +1,6 @@
 """Blocks that compute twice: the same bits, the same counts, and the collectives that a second pass really sends."""
 
 import itertools
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +11,11 @@ import torch
 from moe.collective_trace import CollectiveRecord, read
 from moe.routing_trace import RoutingTrace
 from tests.ranks import run_ranks
-from tests.selected import selected
 from trainer.config.run import RunConfig
 from trainer.flow import Condition
 
 EXPERTS = {"num_experts": 4, "top_k": 2, "expert_hidden": 8}
 CASES: dict[str, tuple[str, dict[str, Any], dict[str, Any] | None]] = {
-    "dense, ZeRO 1": ("dit", {"zero_stage": 1}, None),
     "dense, ZeRO 3": ("dit", {"zero_stage": 3}, None),
     "dense text": ("gpt", {"precision": "bf16"}, None),
     "home": ("dit", {}, {**EXPERTS, "router": {"kind": "top_k", "score": "sigmoid", "bias_rate": 0.01}}),
@@ -26,13 +23,7 @@ CASES: dict[str, tuple[str, dict[str, Any], dict[str, Any] | None]] = {
     "global potentials": ("dit", {}, {**EXPERTS, "router": {"kind": "sparse_ot", "potentials": "global"}}),
     "coherent": ("gpt", {}, {**EXPERTS, "dispatch": "coherent", "migration": {"every": 99}}),
 }
-SLOW = {"dense, ZeRO 1"}
-"""Its engine and its blocks are those of "home", but for the experts."""
 STEPS = 2
-
-
-def marked(names: Iterable[str]) -> list[Any]:
-    return [pytest.param(name, marks=pytest.mark.slow if name in SLOW else ()) for name in names]
 
 
 def configuration(folder: Path, name: str, *, checkpointing: bool) -> RunConfig:
@@ -146,12 +137,12 @@ def run_cases(_rank: int, world_size: int, root: str, names: list[str]) -> dict[
 
 
 @pytest.fixture(scope="module")
-def runs(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[dict[str, Any]]]:
+def runs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[dict[str, Any]]]:
     root = tmp_path_factory.mktemp("checkpointing")
-    return root, run_ranks(run_cases, 2, str(root), selected(request, "name"))
+    return root, run_ranks(run_cases, 2, str(root), list(CASES))
 
 
-@pytest.mark.parametrize("name", marked(CASES))
+@pytest.mark.parametrize("name", CASES)
 def test_a_second_pass_changes_no_bit_and_counts_nothing_twice(runs: tuple[Path, Any], name: str) -> None:
     for rank in runs[1]:
         once, twice = rank[name]
@@ -169,14 +160,14 @@ def test_a_second_pass_changes_no_bit_and_counts_nothing_twice(runs: tuple[Path,
             assert once["window"]["tokens"] == twice["window"]["tokens"]
 
 
-@pytest.mark.parametrize("name", marked(name for name in CASES if CASES[name][2]))
+@pytest.mark.parametrize("name", [name for name in CASES if CASES[name][2]])
 def test_routing_traces_hold_each_token_once(runs: tuple[Path, Any], name: str) -> None:
     once, twice = (RoutingTrace.read(folder(runs[0], name, twice) / "traces" / "routing.npz") for twice in (0, 1))
     np.testing.assert_array_equal(once.expert_ids, twice.expert_ids)
     np.testing.assert_array_equal(once.source_rank, twice.source_rank)
 
 
-@pytest.mark.parametrize("name", marked(name for name in CASES if CASES[name][1].get("zero_stage") != 3))
+@pytest.mark.parametrize("name", [name for name in CASES if CASES[name][1].get("zero_stage") != 3])
 def test_the_backward_pass_of_a_block_begins_with_the_collectives_of_its_forward_pass(
     runs: tuple[Path, Any], name: str
 ) -> None:

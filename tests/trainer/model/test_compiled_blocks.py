@@ -117,7 +117,7 @@ def timeless(record: CollectiveRecord) -> tuple[Any, ...]:
     return *told, record.bytes_in, record.bytes_out
 
 
-def in_a_graph(_rank: int, _world_size: int, folder: str) -> None:
+def in_a_graph(_rank: int, _world_size: int, folder: str, backend: str) -> None:
     """One all-reduce and one all-gather, called by themselves and from a compiled graph."""
     import torch._inductor.config
     import torch.distributed as dist
@@ -134,7 +134,7 @@ def in_a_graph(_rank: int, _world_size: int, folder: str) -> None:
         y = functional.all_reduce(2 * x, "sum", group)
         return functional.all_gather_tensor(y + 1, 0, group)
 
-    graph = torch.compile(sums, fullgraph=True)
+    graph = torch.compile(sums, fullgraph=True, backend=backend)
     expected = sums(torch.ones(6))
     torch.testing.assert_close(graph(torch.ones(6)), expected)
     recorder = Recorder(rank_path(Path(folder), dist.get_rank()), steps=(1, 2, 3), ranks_per_node=2)
@@ -149,8 +149,9 @@ def in_a_graph(_rank: int, _world_size: int, folder: str) -> None:
     recorder.write()
 
 
-def test_collectives_inside_a_graph_are_recorded_as_those_outside(tmp_path: Path) -> None:
-    run_ranks(in_a_graph, 2, str(tmp_path))
+@pytest.mark.parametrize("backend", ["aot_eager", pytest.param("inductor", marks=pytest.mark.slow)])
+def test_collectives_inside_a_graph_are_recorded_as_those_outside(backend: str, tmp_path: Path) -> None:
+    run_ranks(in_a_graph, 2, str(tmp_path), backend)
     for rank in range(2):
         _, records = read(rank_path(tmp_path, rank))
         by_step = [[(r.op, r.dtype, r.bytes_in, r.bytes_out) for r in records if r.step == step] for step in (1, 2, 3)]

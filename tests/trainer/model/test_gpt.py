@@ -1,107 +1,28 @@
-"""The language model on one process against its definition.
-
-Shape suffixes: B sequences, N positions, W width of a head.
-"""
+"""Parts of the language model on one process; test_plain_networks has its logits."""
 
 import functools
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from pydantic import ValidationError
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.nn import functional
 
 from moe.seeds import fold_in, keyed_dropout, uniform
-from tests.trainer.model.language_models import SIZES, dense, window
+from tests.trainer.model.language_models import dense, window
 from trainer.config.model import GPTConfig
 from trainer.model.attention import Rotary, attend_last, attend_scattered, attend_whole, rotated
-from trainer.model.gpt import GPT
-from trainer.model.network import NetworkSpec
-from trainer.model.values import initialised
 
 exactly = functools.partial(torch.testing.assert_close, rtol=1e-11, atol=1e-13)
 
 
-def by_definition(model: Any, tokens_BN: Tensor) -> Tensor:
-    """The logits, head by head and row by row; rotary as a product with matrices of rotation."""
-    (heads, shared), width = (SIZES["num_heads"], SIZES["num_kv_heads"]), SIZES["hidden"] // SIZES["num_heads"]
-
-    def turned(x_NW: Tensor) -> Tensor:
-        frequencies = 10_000.0 ** (-2 * torch.arange(width // 2, dtype=torch.float64) / width)
-        angles = torch.arange(len(x_NW), dtype=torch.float64)[:, None] * frequencies
-        cosine, sine, first, second = angles.cos(), angles.sin(), x_NW[:, ::2], x_NW[:, 1::2]
-        return torch.stack([cosine * first - sine * second, sine * first + cosine * second], dim=2).flatten(1)
-
-    def norm(x: Tensor, weight: Tensor) -> Tensor:
-        return x / (x.square().mean(dim=-1, keepdim=True) + 1e-6).sqrt() * weight
-
-    results = []
-    for tokens_N in tokens_BN:
-        x = model.embed.weight[tokens_N]
-        for block in model.blocks:
-            joint = norm(x, block.attention_norm.weight) @ block.attention.query_key_value.weight.T
-            read = []
-            for head in range(heads):
-                group = heads + head // (heads // shared)
-                query, key, value = (joint[:, i * width : (i + 1) * width] for i in (head, group, group + shared))
-                scores = turned(query) @ turned(key).T / width**0.5
-                rows = [scores[n, : n + 1].softmax(dim=0) @ value[: n + 1] for n in range(len(x))]
-                read.append(torch.stack(rows))
-            x = x + torch.cat(read, dim=1) @ block.attention.projection.weight.T
-            first, _, second = block.feed_forward
-            x = x + functional.gelu(norm(x, block.feed_forward_norm.weight) @ first.weight.T) @ second.weight.T
-        results.append(norm(x, model.final_norm.weight) @ model.unembed.weight.T)
-    return torch.stack(results)
-
-
-def test_it_is_what_its_definition_says() -> None:
+def test_losses_are_those_of_the_logits() -> None:
     model = dense()
-    tokens_BN, targets_BN = window()
-    logits = model(tokens_BN)
-    expected = by_definition(model, tokens_BN)
+    tokens, targets = window()
+    expected = -model(tokens).log_softmax(dim=-1).gather(2, targets[:, :, None])[:, :, 0]
     assert expected.std() > 0.2
-    exactly(logits, expected)
-    losses = model(tokens_BN, targets_BN)
-    exactly(losses, -expected.log_softmax(dim=-1).gather(2, targets_BN[:, :, None])[:, :, 0])
-
-
-def test_a_later_byte_does_not_change_an_earlier_prediction() -> None:
-    model = dense()
-    tokens_BN, _ = window()
-    changed = tokens_BN.clone()
-    changed[:, 7] = (changed[:, 7] + 1) % 256
-    before, after = model(tokens_BN), model(changed)
-    assert torch.equal(before[:, :7], after[:, :7])
-    assert (before[:, 7:] != after[:, 7:]).any(dim=2).all()
-
-
-def test_shared_key_value_heads_are_repeated_heads() -> None:
-    shared, full = dense(), dense(num_kv_heads=None)
-    width = SIZES["hidden"] // SIZES["num_heads"]
-    state = shared.state_dict()
-    for layer in range(SIZES["num_layers"]):
-        name = f"blocks.{layer}.attention.query_key_value.weight"
-        query, *pair = state[name].view(-1, width, SIZES["hidden"]).split([6, 2, 2])
-        state[name] = torch.cat([query, *(part.repeat_interleave(3, dim=0) for part in pair)]).flatten(0, 1)
-    full.load_state_dict(state)
-    tokens_BN, _ = window()
-    exactly(shared(tokens_BN), full(tokens_BN))
-
-
-@pytest.mark.parametrize("shift", [1, 37])
-def test_turned_products_depend_on_the_distance_alone(shift: int) -> None:
-    generator = torch.Generator().manual_seed(0)
-    query, key = (torch.randn(5, 2, 8, dtype=torch.float64, generator=generator) for _ in range(2))
-    positions, turns = torch.tensor([0, 3, 4, 9, 11]), Rotary(64, 8)
-
-    def products(by: int) -> Tensor:
-        return torch.einsum("qhw,khw->hqk", rotated(query, positions + by, turns), rotated(key, positions + by, turns))
-
-    exactly(products(0), products(shift))
-    assert not torch.allclose(products(0), torch.einsum("qhw,khw->hqk", query, rotated(key, positions, turns)))
+    exactly(model(tokens, targets), expected)
 
 
 def test_turns_stay_exact_when_the_weights_are_cast() -> None:
@@ -143,38 +64,6 @@ def test_no_rows_attend_to_nothing_and_keep_the_graph() -> None:
     assert attended.shape == (0, 4, 4)
     gradient = torch.autograd.grad(attended.sum(), [key_value])[0]
     assert torch.equal(gradient, torch.zeros_like(key_value))
-
-
-def test_gradients_are_those_of_finite_differences() -> None:
-    model = dense(hidden=8, num_heads=2, num_kv_heads=1, num_layers=2)
-    tokens_BN, targets_BN = window(batch=2, length=3)
-    weight = model.get_parameter("blocks.0.attention.query_key_value.weight")
-    (gradient,) = torch.autograd.grad(model(tokens_BN, targets_BN).mean(), [weight])
-    for row, column in ((0, 3), (5, 1), (9, 2), (14, 7)):
-        steps = []
-        for sign in (1, -1):
-            with torch.no_grad():
-                weight[row, column] += sign * 1e-5
-                steps.append(float(model(tokens_BN, targets_BN).mean()))
-                weight[row, column] -= sign * 1e-5
-        assert float(gradient[row, column]) == pytest.approx((steps[0] - steps[1]) / 2e-5, rel=1e-6, abs=1e-9)
-
-
-def test_initial_weights_come_from_the_seed_alone() -> None:
-    torch.manual_seed(1)
-    one = dense(3).state_dict()
-    torch.manual_seed(2)
-    other = dense(3).state_dict()
-    assert all(torch.equal(one[name], other[name]) for name in one)
-    assert not torch.equal(one["embed.weight"], dense(4).state_dict()["embed.weight"])
-    assert not [name for name in one if name.endswith("bias")]
-
-
-def test_a_fresh_model_predicts_every_byte_alike() -> None:
-    config = GPTConfig(hidden=64, num_layers=4)
-    model = initialised(GPT(NetworkSpec(config=config, state_shape=())), 0)
-    losses = model(*window(batch=8, length=64))
-    assert float(losses.detach().mean()) == pytest.approx(np.log(256), abs=0.05)
 
 
 def test_too_long_a_sequence_is_refused_with_a_remedy() -> None:
@@ -239,3 +128,11 @@ def test_turns_of_a_mode_without_numbers_do_not_outlive_it() -> None:
     turned = rotated(heads, positions, rotary)
     assert type(turned) is torch.Tensor
     assert torch.equal(turned[0], heads[0]), "position 0 is not turned"
+
+
+def test_turns_that_many_others_have_driven_out_are_computed_again() -> None:
+    heads, positions = torch.randn(3, 2, 4), torch.arange(3)
+    first = rotated(heads, positions, Rotary(13, 4, 3.0))
+    for base in range(20):
+        rotated(heads, positions, Rotary(13, 4, 10.0 + base))
+    assert torch.equal(rotated(heads, positions, Rotary(13, 4, 3.0)), first)

@@ -12,12 +12,10 @@ from torch import Tensor
 
 from moe.collective_trace import read
 from tests.ranks import run_ranks
-from tests.selected import selected
 from tests.trainer.model.language_models import LENGTH, SIZES, mixture, window
 
 BATCH = 4
-WORLD_SIZES = (2, pytest.param(4, marks=pytest.mark.slow))
-"""With four ranks each has one window: nothing that two do not show of tokens that leave their rank."""
+RANKS = 2
 
 
 def on_a_rank(rank: int, world_size: int) -> dict[tuple[str, int, float], dict[str, Any]]:
@@ -75,22 +73,21 @@ def trained(rank: int, world_size: int, mode: str, top_k: int, dropout: float) -
 
 
 @pytest.fixture(scope="module")
-def results(request: pytest.FixtureRequest) -> dict[int, list[dict[tuple[str, int, float], dict[str, Any]]]]:
-    return {world_size: run_ranks(on_a_rank, world_size) for world_size in (1, *selected(request, "world_size"))}
+def results() -> dict[int, list[dict[tuple[str, int, float], dict[str, Any]]]]:
+    return {world_size: run_ranks(on_a_rank, world_size) for world_size in (1, RANKS)}
 
 
 # Megatron's softmax is one of float32.
 close = functools.partial(torch.testing.assert_close, rtol=2e-6, atol=2e-7)
 
 
-@pytest.mark.parametrize("world_size", WORLD_SIZES)
 @pytest.mark.parametrize("top_k", [1, 2])
 @pytest.mark.parametrize("mode", ["home", "coherent"])
 def test_ranks_learn_what_one_process_learns_from_the_whole_batch(
-    results: dict[int, Any], world_size: int, top_k: int, mode: str
+    results: dict[int, Any], top_k: int, mode: str
 ) -> None:
     alone = results[1][0]["home", top_k, 0.0]
-    ranks = [result[mode, top_k, 0.0] for result in results[world_size]]
+    ranks = [result[mode, top_k, 0.0] for result in results[RANKS]]
     for name in ("losses", "logits"):
         close(torch.cat([result[name] for result in ranks]), alone[name])
     merged: dict[str, list[Tensor]] = {}
@@ -103,10 +100,9 @@ def test_ranks_learn_what_one_process_learns_from_the_whole_batch(
             close(gradient, expected)
 
 
-@pytest.mark.parametrize("world_size", WORLD_SIZES)
 @pytest.mark.parametrize("top_k", [1, 2])
-def test_dropout_does_not_depend_on_where_a_token_is(results: dict[int, Any], world_size: int, top_k: int) -> None:
-    for result in results[world_size]:
+def test_dropout_does_not_depend_on_where_a_token_is(results: dict[int, Any], top_k: int) -> None:
+    for result in results[RANKS]:
         home, coherent = (result[mode, top_k, 0.4] for mode in ("home", "coherent"))
         assert not torch.allclose(home["losses"], result["home", top_k, 0.0]["losses"], atol=1e-3)
         close(coherent["losses"], home["losses"])
@@ -118,11 +114,10 @@ def sent(result: dict[str, Any], phase: str) -> list[tuple[int | None, str, str]
     return [(r.layer, r.op, r.dtype) for r in result["records"] if r.phase == phase and r.group == "expert"]
 
 
-@pytest.mark.parametrize("world_size", WORLD_SIZES)
-def test_one_all_to_all_of_tokens_a_layer_instead_of_two(results: dict[int, Any], world_size: int) -> None:
+def test_one_all_to_all_of_tokens_a_layer_instead_of_two(results: dict[int, Any]) -> None:
     """And what comes in its place, in order: counts, keys and values; at the end targets and losses."""
     layers = range(SIZES["num_layers"])
-    for result in results[world_size]:
+    for result in results[RANKS]:
         coherent, home = result["coherent", 1, 0.0], result["home", 1, 0.0]
         forward: list[tuple[int | None, str, str]] = []
         for layer in layers:
@@ -140,10 +135,9 @@ def test_one_all_to_all_of_tokens_a_layer_instead_of_two(results: dict[int, Any]
             assert at_home == ["all_to_all", "all_to_all"]
 
 
-@pytest.mark.parametrize("world_size", WORLD_SIZES)
-def test_keys_and_values_are_padded_to_the_fullest_rank(results: dict[int, Any], world_size: int) -> None:
+def test_keys_and_values_are_padded_to_the_fullest_rank(results: dict[int, Any]) -> None:
     """The fullest rank follows from what arrived in the layer before."""
-    ranks = [result["coherent", 1, 0.0]["records"] for result in results[world_size]]
+    ranks = [result["coherent", 1, 0.0]["records"] for result in results[RANKS]]
     token = SIZES["hidden"] * 8 + 8 + 2 * 8
     pair = 2 * SIZES["num_kv_heads"] * (SIZES["hidden"] // SIZES["num_heads"]) * 8
 
@@ -157,6 +151,6 @@ def test_keys_and_values_are_padded_to_the_fullest_rank(results: dict[int, Any],
         most = max(arrived) // token
         for records in ranks:
             gathered = one(records, "forward", layer, "all_gather")
-            assert (gathered.bytes_in, gathered.bytes_out) == ((pair + 8) * most, (pair + 8) * most * world_size)
+            assert (gathered.bytes_in, gathered.bytes_out) == ((pair + 8) * most, (pair + 8) * most * RANKS)
             scattered = one(records, "backward", layer, "reduce_scatter")
-            assert (scattered.bytes_in, scattered.bytes_out) == (pair * most * world_size, pair * most)
+            assert (scattered.bytes_in, scattered.bytes_out) == (pair * most * RANKS, pair * most)

@@ -90,6 +90,8 @@ def test_a_parameter_depends_on_the_seed_and_on_its_name_alone() -> None:
     assert not torch.equal(
         whole["blocks.0.attention.query_key_value.weight"], whole["blocks.1.attention.query_key_value.weight"]
     )
+    reseeded = config.model_copy(update={"run": config.run.model_copy(update={"seed": 1})})
+    assert not torch.equal(whole["embed.weight"], built(reseeded)["embed.weight"])
     copies = build_model(deeper.model_copy(update={"model": config.model}), plan_layout(config, 1))
     pieces = held_pieces(copies)
     for piece in pieces:

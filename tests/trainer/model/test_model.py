@@ -108,86 +108,20 @@ def test_the_formulas_count_the_real_network(moe: dict[str, Any] | None) -> None
         assert set(real["experts"].values()) == {expert_parameters(config)}
 
 
-def test_initial_weights_depend_on_the_seed_alone() -> None:
-    config = configuration()
-    torch.manual_seed(1)
-    one = dict(dense().named_parameters())
-    torch.manual_seed(2)
-    other = dict(dense().named_parameters())
-    assert all(torch.equal(one[name], other[name]) for name in one)
-    reseeded = config.model_copy(update={"run": config.run.model_copy(update={"seed": 4})})
-    third = dict(build_model(reseeded, plan_layout(reseeded, 1)).named_parameters())
-    assert not torch.equal(one["embed_patches.weight"], third["embed_patches.weight"])
-
-
 # the network
 
 
-def test_it_starts_at_zero_and_every_block_as_the_identity() -> None:
-    model = dense().eval()
-    x_t, t, labels = states()
-    assert torch.equal(model(x_t, t, Condition(labels)), torch.zeros_like(x_t))
-    generator = torch.Generator().manual_seed(2)
-    tokens, steering = torch.randn(3, 16, 32, generator=generator), torch.randn(3, 32, generator=generator)
-    for block in model.blocks:
-        assert torch.equal(block(tokens, steering), tokens)
-
-
-def test_a_started_network_can_leave_zero() -> None:
-    model = dense()
-    x_t, t, labels = states()
-    (model(x_t, t, Condition(labels)) - 1).square().mean().backward()
-    gradient = model.unembed_patches.bias.grad
-    assert gradient is not None
-    assert gradient.abs().min() > 0
-    output = stirred(model)(x_t, t, Condition(labels))
-    assert output.shape == x_t.shape
-    assert output.dtype == torch.float32
-
-
-@each("patch_size", [1, 2, 4, 8])
-def test_patches_and_image_are_inverse(patch_size: int) -> None:
-    model = dense(patch_size=patch_size)
-    images = torch.arange(2 * 64, dtype=torch.float32).reshape(2, 1, 8, 8)
-    patches = model.grid.patches(images)
-    assert patches.shape == (2, (8 // patch_size) ** 2, patch_size**2)
-    assert torch.equal(model.grid.images(patches), images)
-    assert torch.equal(patches[0, 0], images[0, 0, :patch_size, :patch_size].flatten())
-
-
-def test_patches_keep_channels_apart() -> None:
-    sizes = configuration().model
+@each("patch_size", [1, 2, 4])
+@each("channels", [1, 3])
+def test_patches_and_image_are_inverse(patch_size: int, channels: int) -> None:
+    sizes = configuration(patch_size=patch_size).model
     assert isinstance(sizes, DiTConfig)
-    model = DiT(NetworkSpec(config=sizes, state_shape=(3, 4, 8), num_classes=10))
-    images = torch.randn(2, 3, 4, 8, generator=torch.Generator().manual_seed(0))
-    assert model.grid.patches(images).shape == (2, 8, 12)
-    assert torch.equal(model.grid.images(model.grid.patches(images)), images)
-
-
-def test_every_position_has_its_own_embedding() -> None:
-    positions = dense(patch_size=1).get_buffer("positions")
-    assert positions.shape == (64, 32)
-    assert torch.cdist(positions, positions).add(1e9 * torch.eye(64)).min() > 0.1
-
-
-def test_prediction_depends_on_time_label_and_place() -> None:
-    model = stirred(dense()).eval()
-    x_t, t, labels = states()
-    prediction = model(x_t, t, Condition(labels))
-    assert not torch.allclose(prediction, model(x_t, 1 - t, Condition(labels)), atol=1e-3)
-    assert not torch.allclose(prediction, model(x_t, t, Condition(labels + 1)), atol=1e-3)
-    shifted = x_t.roll(2, dims=3)
-    assert not torch.allclose(prediction.roll(2, dims=3), model(shifted, t, Condition(labels)), atol=1e-3)
-
-
-def test_examples_of_a_batch_do_not_meet() -> None:
-    model = stirred(dense()).eval()
-    x_t, t, labels = states()
-    together = model(x_t, t, Condition(labels))
-    for i in range(3):
-        torch.testing.assert_close(
-            model(x_t[i : i + 1], t[i : i + 1], Condition(labels[i : i + 1])), together[i : i + 1]
-        )
+    model = DiT(NetworkSpec(config=sizes, state_shape=(channels, 4, 8), num_classes=10))
+    images = torch.arange(2 * channels * 32, dtype=torch.float32).reshape(2, channels, 4, 8)
+    patches = model.grid.patches(images)
+    assert patches.shape == (2, 32 // patch_size**2, channels * patch_size**2)
+    assert torch.equal(model.grid.images(patches), images)
+    assert torch.equal(patches[0, 0], images[0, :, :patch_size, :patch_size].flatten())
 
 
 def test_no_label_is_the_null_label() -> None:
@@ -306,11 +240,6 @@ def test_the_average_is_the_closed_form(decay: float) -> None:
         assert sum(shares) == pytest.approx(1)
         expected = sum(share * weight for share, weight in zip(shares, weights[: last + 1], strict=True))
         assert found[last - 1] == pytest.approx(expected, rel=1e-5, abs=1e-6)
-
-
-def test_without_decay_the_average_is_the_weight() -> None:
-    found, weights = scripted_average(0.0, 5)
-    assert found == pytest.approx(weights[1:], rel=1e-6)
 
 
 def test_the_learning_rate_rises_and_falls() -> None:

@@ -9,7 +9,6 @@ import torch
 from PIL import Image
 
 from tests.ranks import run_ranks
-from tests.selected import selected
 from tests.trainer.parallel_runs import Division, train
 
 STEPS = 3
@@ -19,15 +18,11 @@ ENGINES: dict[str, dict[str, Any]] = {
     "ZeRO 3": {"zero_stage": 3},
     "FSDP2": {"kind": "fsdp"},
 }
-IN_THE_SUITE = {"mlp, ZeRO 1", "transition_mlp, FSDP2", "causal_transition, ZeRO 3", "autoencoder, FSDP2"}
+CASES = ("mlp, ZeRO 1", "transition_mlp, FSDP2", "causal_transition, ZeRO 3", "autoencoder, FSDP2")
 """Every network and every engine; parts of networks that are called by themselves, and convolutions, are divided."""
-CASES = [
-    pytest.param(name, marks=() if name in IN_THE_SUITE else pytest.mark.slow)
-    for name in (f"{kind}, {engine}" for kind in KINDS for engine in ENGINES)
-]
 
 
-def train_all(rank: int, world_size: int, folder: str, names: list[str]) -> dict[str, Any]:
+def train_all(rank: int, world_size: int, folder: str, names: tuple[str, ...]) -> dict[str, Any]:
     found = {}
     for name in names:
         kind, _, engine = name.partition(", ")
@@ -43,12 +38,12 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @pytest.fixture(scope="module")
 def alone(folder: str) -> dict[str, Any]:
-    return run_ranks(train_all, 1, folder, [f"{kind}, ZeRO 1" for kind in KINDS])[0]
+    return run_ranks(train_all, 1, folder, tuple(f"{kind}, ZeRO 1" for kind in KINDS))[0]
 
 
 @pytest.fixture(scope="module")
-def divided(request: pytest.FixtureRequest, folder: str) -> list[dict[str, Any]]:
-    return run_ranks(train_all, 2, folder, selected(request, "name"))
+def divided(folder: str) -> list[dict[str, Any]]:
+    return run_ranks(train_all, 2, folder, CASES)
 
 
 @pytest.mark.parametrize("name", CASES)

@@ -98,26 +98,6 @@ def test_the_distance_on_identical_features_is_that_on_pixels(tmp_path: Path) ->
     assert 0 < figures["frechet_distance_on_features_floor"] < distance
 
 
-def test_the_distance_on_features_of_gaussians_is_the_closed_form(tmp_path: Path) -> None:
-    """Points with mean 0 and covariance 1 become A x + b: |b_x - b_y|^2 + sum of (a_x - a_y)^2 for diagonal A."""
-    points = images(400, 3).double().numpy()
-    points -= points.mean(0)
-    points = points @ np.linalg.inv(np.linalg.cholesky(np.cov(points, rowvar=False))).T
-    whitened = torch.from_numpy(points).float()
-    features = []
-    for number, (scale, shift) in enumerate([((1.0, 2.0, 3.0), (0.0, 1.0, 0.5)), ((2.0, 0.5, 3.5), (1.0, 1.0, -0.5))]):
-        linear = nn.Linear(3, 3)
-        with torch.no_grad():
-            linear.weight.copy_(torch.diag(torch.tensor(scale)))
-            linear.bias.copy_(torch.tensor(shift))
-        write_extractor(nn.Sequential(linear), tmp_path / f"{number}.safetensors", (3,))
-        features.append(read_extractor(tmp_path / f"{number}.safetensors").features(whitened))
-    expected = (1 + 0 + 1) + (1 + 1.5**2 + 0.5**2)
-    assert judge_features(*features, seed=0)["frechet_distance_on_features_unguided"] == pytest.approx(
-        expected, rel=1e-5
-    )
-
-
 def test_images_of_another_size_are_resized_without_aliasing_and_grey_ones_repeated(tmp_path: Path) -> None:
     path = tmp_path / "pixels.safetensors"
     write_extractor(nn.Sequential(nn.Flatten()), path, (3, 4, 6))

@@ -163,7 +163,7 @@ def infinite(weights: dict[str, Tensor]) -> None:
 def published() -> dict[str, Tensor]:
     with torch.device("meta"):
         network = inception.Inception3(1008, aux_logits=False, init_weights=False)
-    return {name: torch.zeros(value.shape) for name, value in network.state_dict().items()}
+    return {name: torch.zeros(value.shape, dtype=torch.bfloat16) for name, value in network.state_dict().items()}
 
 
 @each(

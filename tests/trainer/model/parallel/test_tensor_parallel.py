@@ -1,7 +1,5 @@
 """Runs whose blocks are divided over ranks, against the same runs on one rank."""
 
-from collections.abc import Callable, Iterable
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -17,51 +15,27 @@ from tests.trainer.parallel_runs import CLIP_NORM, Division, train
 from trainer.__main__ import main
 
 STEPS = 2
-CHECKPOINTING = {"activation_checkpointing": True}
 HALVES = {"precision": "bf16"}
 DIVISIONS = {
-    "dit, tensor 2 x data 2, ZeRO 0": Division("dit", tensor=2, engine={"zero_stage": 0}),
-    "dit, tensor 2 x data 2, ZeRO 1": Division("dit", tensor=2, engine={"zero_stage": 1}),
-    "dit, tensor 2 x data 2, ZeRO 3": Division("dit", tensor=2, engine={"zero_stage": 3}),
     "maps, tensor 2 x data 2, ZeRO 3": Division("dit told of maps", tensor=2, engine={"zero_stage": 3}),
-    "maps, tensor 2 x data 2, FSDP2": Division("dit told of maps", tensor=2, engine={"kind": "fsdp"}),
     "transitions, tensor 2 x data 2, ZeRO 1": Division("transition_dit", tensor=2, engine={"zero_stage": 1}),
     "dit, tensor 4, ZeRO 2": Division("dit", tensor=4, engine={"zero_stage": 2}),
     "gpt, tensor 2 x data 2, ZeRO 2": Division("gpt", tensor=2, engine={"zero_stage": 2}),
     "dit, tensor 2 x data 2, FSDP2": Division("dit", tensor=2, engine={"kind": "fsdp"}),
-    "gpt, tensor 4, FSDP2": Division("gpt", tensor=4, engine={"kind": "fsdp"}),
     "gpt, tensor 4, ZeRO 0": Division("gpt", tensor=4, engine={"zero_stage": 0}),
-    "dit, tensor 2 x data 2, ZeRO 1, computed twice": Division("dit", tensor=2, engine=CHECKPOINTING),
     "gpt, tensor 2 x data 2, ZeRO 2, computed twice": Division(
-        "gpt", tensor=2, engine={"zero_stage": 2, **CHECKPOINTING}
+        "gpt", tensor=2, engine={"zero_stage": 2, "activation_checkpointing": True}
     ),
     "dit, tensor 2 x data 2, bf16": Division("dit", tensor=2, engine=HALVES),
-    "gpt, tensor 2 x data 2, bf16": Division("gpt", tensor=2, engine=HALVES),
 }
+"""Every network, two of them by 2 and by 4 ranks, every engine, both precisions, and a second pass."""
 ALONE = {
     "dit": Division("dit"),
     "dit told of maps": Division("dit told of maps"),
     "transition_dit": Division("transition_dit"),
     "gpt": Division("gpt"),
     "dit, bf16": Division("dit", engine=HALVES),
-    "gpt, bf16": Division("gpt", engine=HALVES),
 }
-SLOW = {
-    "dit, tensor 2 x data 2, ZeRO 0",
-    "dit, tensor 2 x data 2, ZeRO 1",
-    "dit, tensor 2 x data 2, ZeRO 3",
-    "maps, tensor 2 x data 2, FSDP2",
-    "gpt, tensor 4, FSDP2",
-    "dit, tensor 2 x data 2, ZeRO 1, computed twice",
-    "gpt, tensor 2 x data 2, bf16",
-    "gpt, bf16",
-}
-"""The rest has every network, two of them by 2 and by 4 ranks, every engine, both precisions, and a second pass."""
-Found = Callable[[str], Any]
-
-
-def marked(names: Iterable[str]) -> list[Any]:
-    return [pytest.param(name, marks=pytest.mark.slow if name in SLOW else ()) for name in names]
 
 
 def train_all(rank: int, world_size: int, folder: str, divisions: dict[str, Division]) -> dict[str, Any]:
@@ -77,34 +51,23 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 @pytest.fixture(scope="module")
-def alone(folder: str) -> Found:
+def alone(folder: str) -> dict[str, Any]:
     """What a run on one rank found."""
-    find = trained(1, folder, ALONE)
-    return lambda name: find(name)[0]
+    return run_ranks(train_all, 1, folder, ALONE)[0]
 
 
 @pytest.fixture(scope="module")
-def divided(folder: str) -> Found:
+def divided(folder: str) -> dict[str, list[Any]]:
     """What each rank of a divided run found."""
-    return trained(4, folder, DIVISIONS)
+    ranks = run_ranks(train_all, 4, folder, DIVISIONS)
+    return {name: [rank[name] for rank in ranks] for name in DIVISIONS}
 
 
-def trained(world_size: int, folder: str, divisions: dict[str, Division]) -> Found:
-    """Slow runs, or all others, are trained together when one of them is first asked for."""
-
-    @cache
-    def train_some(slow: bool) -> list[dict[str, Any]]:
-        some = {name: division for name, division in divisions.items() if (name in SLOW) == slow}
-        return run_ranks(train_all, world_size, folder, some)
-
-    return lambda name: [rank[name] for rank in train_some(name in SLOW)]
-
-
-@pytest.mark.parametrize("name", marked(name for name in DIVISIONS if "bf16" not in name))
-def test_a_divided_run_equals_that_of_one_rank(alone: Found, divided: Found, name: str) -> None:
-    figures, weights = alone(DIVISIONS[name].kind)
+@pytest.mark.parametrize("name", [name for name in DIVISIONS if "bf16" not in name])
+def test_a_divided_run_equals_that_of_one_rank(alone: Any, divided: Any, name: str) -> None:
+    figures, weights = alone[DIVISIONS[name].kind]
     assert min(values["grad_norm"] for values in figures) > CLIP_NORM, "the gradient was never clipped"
-    for found, found_weights in divided(name):
+    for found, found_weights in divided[name]:
         for values, expected in zip(found, figures, strict=True):
             assert values == pytest.approx(expected, rel=1e-4)
         assert found_weights.keys() == weights.keys()
@@ -112,15 +75,15 @@ def test_a_divided_run_equals_that_of_one_rank(alone: Found, divided: Found, nam
             torch.testing.assert_close(value, weights[parameter], rtol=1e-3, atol=1e-4)
 
 
-@pytest.mark.parametrize("name", marked(name for name in DIVISIONS if "bf16" in name))
+@pytest.mark.parametrize("name", [name for name in DIVISIONS if "bf16" in name])
 def test_in_bf16_a_divided_run_is_as_near_to_that_of_one_rank_as_its_digits_are(
-    alone: Found, divided: Found, name: str
+    alone: Any, divided: Any, name: str
 ) -> None:
     kind = DIVISIONS[name].kind
-    figures, weights = alone(f"{kind}, bf16")
-    exact, exact_weights = alone(kind)
+    figures, weights = alone[f"{kind}, bf16"]
+    exact, exact_weights = alone[kind]
     assert figures != exact, "nothing was rounded"
-    for found, found_weights in divided(name):
+    for found, found_weights in divided[name]:
         for values, expected in zip(found, figures, strict=True):
             assert values == pytest.approx(expected, rel=3e-2)
         for parameter, value in weights.items():
@@ -129,9 +92,9 @@ def test_in_bf16_a_divided_run_is_as_near_to_that_of_one_rank_as_its_digits_are(
             assert (found_weights[parameter] - value).abs().median() <= 3 * rounding + 1e-6, parameter
 
 
-@pytest.mark.parametrize("name", marked(name for name in DIVISIONS if "computed twice" in name))
-def test_a_second_pass_on_divided_blocks_changes_no_bit(divided: Found, name: str) -> None:
-    ways = divided(name), divided(name.removesuffix(", computed twice"))
+@pytest.mark.parametrize("name", [name for name in DIVISIONS if "computed twice" in name])
+def test_a_second_pass_on_divided_blocks_changes_no_bit(divided: Any, name: str) -> None:
+    ways = divided[name], divided[name.removesuffix(", computed twice")]
     for (twice, twice_weights), (once, once_weights) in zip(*ways, strict=True):
         assert twice == once
         for parameter, value in once_weights.items():
@@ -139,12 +102,12 @@ def test_a_second_pass_on_divided_blocks_changes_no_bit(divided: Found, name: st
 
 
 @pytest.mark.parametrize(
-    "name", marked(name for name, run in DIVISIONS.items() if "bf16" not in name and "maps" not in run.kind)
+    "name", [name for name, run in DIVISIONS.items() if "bf16" not in name and "maps" not in run.kind]
 )
-def test_a_divided_run_draws_what_one_rank_draws(alone: Found, divided: Found, folder: str, name: str) -> None:
+def test_a_divided_run_draws_what_one_rank_draws(alone: Any, divided: Any, folder: str, name: str) -> None:
     kind = DIVISIONS[name].kind
-    assert alone(kind)
-    assert divided(name)
+    assert alone[kind]
+    assert divided[name]
     one, several = (Path(folder) / run / "samples" for run in (f"1 {kind}", f"4 {name}"))
     if kind == "gpt":
         text = (one / f"step_{STEPS:08d}.txt").read_bytes()
@@ -162,11 +125,11 @@ def assert_same_picture(one: Path, other: Path) -> None:
 
 
 def test_a_divided_run_is_sampled_as_that_of_one_rank(
-    alone: Found, divided: Found, folder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    alone: Any, divided: Any, folder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     runs = "dit", "dit, tensor 4, ZeRO 2"
-    assert alone(runs[0])
-    assert divided(runs[1])
+    assert alone[runs[0]]
+    assert divided[runs[1]]
     for name in LAUNCHED:
         monkeypatch.delenv(name, raising=False)
     grids = tmp_path / "one.png", tmp_path / "several.png"
@@ -176,15 +139,15 @@ def test_a_divided_run_is_sampled_as_that_of_one_rank(
 
 
 def test_a_divided_run_writes_on_one_rank_and_on_its_own(
-    alone: Found,
-    divided: Found,
+    alone: Any,
+    divided: Any,
     folder: str,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    assert alone("gpt")
-    assert divided("gpt, tensor 2 x data 2, ZeRO 2")
+    assert alone["gpt"]
+    assert divided["gpt, tensor 2 x data 2, ZeRO 2"]
     for name in LAUNCHED:
         monkeypatch.delenv(name, raising=False)
     run, texts = Path(folder) / "4 gpt, tensor 2 x data 2, ZeRO 2", [tmp_path / name for name in ("a", "b", "c")]
