@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from tests.forked import ROOT
 from tests.trainer.commands import refused, trained
+from tests.trainer.untrained import untrained_run
 from trainer.__main__ import main
 from trainer.config.model.mlp import AutoencoderConfig
 from trainer.config.rules.plan import plan_layout
@@ -112,11 +113,10 @@ def test_the_identity_trains_as_on_pixels(context: dict[str, Any] | None) -> Non
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Latents of digits by an autoencoder that has hardly learned."""
+    """Latents of digits by an autoencoder that has not learned."""
     path = tmp_path_factory.mktemp("latents")
-    config = str(ROOT / "configs" / "runs" / "digits_autoencoder.yaml")
-    quick = ("model.hidden=8", "optim.steps=2", "checkpoint.every=2", "evaluate.every=null", "sample.every=null")
-    run = trained(path / "run", config, *quick)
+    sizes = {"kind": "autoencoder", "hidden": 8, "num_layers": 2, "latent_channels": 4, "factor": 2}
+    run = untrained_run(path / "run", {"data": {"kind": "digits", "size": 16}, "model": sizes})
     assert main(["encode", str(run), "--out", str(path / "latents")]) == 0
     return path / "latents"
 

@@ -30,6 +30,7 @@ EXPERTS: dict[str, Any] = {"num_experts": 4, "top_k": 2, "expert_hidden": 32, "r
 CASES: dict[str, tuple[dict[str, Any] | None, dict[str, Any]]] = {
     "dense, ZeRO 1": (None, {"zero_stage": 1}),
     "dense, ZeRO 2": (None, {"zero_stage": 2, "activation_checkpointing": True}),
+    "dense, ZeRO 3": (None, {"zero_stage": 3}),
     "dense, FSDP2": (None, {"kind": "fsdp", "activation_checkpointing": True}),
     "experts, ZeRO 1": (EXPERTS, {"zero_stage": 1}),
     "experts, no replay": (EXPERTS, {"zero_stage": 1}),
