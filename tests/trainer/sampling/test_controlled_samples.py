@@ -23,7 +23,7 @@ from trainer.config.layout import Layout
 from trainer.config.run import RunConfig
 from trainer.evaluation.evaluation import sample_multiply_adds
 from trainer.flow.sampler import AnyConfig as AnySampler
-from trainer.flow.sampler import Dopri5, Euler, FirstOrder, Heun, Segmented, Trajectory
+from trainer.flow.sampler import Dopri5, Euler, FirstOrder, Heun, Trajectory
 from trainer.flow.sampler.protocol import StepsFile
 from trainer.sampling.draw import TrainedFlow
 from trainer.sampling.flow import FlowParts
@@ -31,7 +31,7 @@ from trainer.sampling.pairs import run as draw_pairs
 from trainer.sampling.pairs_request import PairsRequest
 from trainer.sampling.preview import preview
 from trainer.sampling.sample import DrawingRequest, drawing
-from trainer.sampling.sampler_choice import SamplerChoice, read_controls
+from trainer.sampling.sampler_choice import read_controls
 from trainer.sampling.trained import opened
 
 MODULE = own_controls.__name__
@@ -159,22 +159,6 @@ def test_a_sampler_that_chooses_its_steps_counts_every_call(flow: TrainedFlow) -
     plain, asking = (followed(flow, controls, Dopri5(), range(4)) for controls in ("[]", ASKING))
     assert asking.calls["network"] % 2 == 0
     assert plain.calls["network"] > 6
-
-
-@pytest.mark.slow
-def test_segments_and_files_of_times_are_followed_under_controls(flow: TrainedFlow, run: Path, tmp_path: Path) -> None:
-    segmented = Segmented(segments=2, within=Euler(steps=3))
-    found = followed(flow, STRONG, segmented, range(4))
-    same = followed(flow, STRONG, Euler(steps=6), range(4))
-    torch.testing.assert_close(found.final, same.final, rtol=1e-5, atol=1e-6)
-
-    grid = (0.0, 0.2, 0.7, 1.0)
-    path = tmp_path / "steps.json"
-    StepsFile(sampler="euler", segments=1, guidance=1.5, grids={3: grid}, figures={}, made_by={}).write(path)
-    from_file = drawn(run, STRONG, num=4, seed=3, sampler=SamplerChoice(steps=path))
-    written = SamplerChoice(sampler=f"{{kind: euler, steps: 3, times: {list(grid)}}}")
-    assert torch.equal(from_file, drawn(run, STRONG, num=4, seed=3, sampler=written))
-    assert not torch.allclose(from_file, drawn(run, "[]", num=4, seed=3, sampler=written), atol=0.1)
 
 
 def test_previews_are_drawn_under_the_controls(controlled: Path, tmp_path: Path) -> None:

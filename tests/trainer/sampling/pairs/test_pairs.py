@@ -28,7 +28,7 @@ from trainer.sampling import pairs as pairs_run
 from trainer.sampling.flow import FlowParts
 from trainer.sampling.pairs import PairDrawing
 from trainer.sampling.pairs_request import PairsRequest
-from trainer.task import FlowTask
+from trainer.sampling.trained import opened
 
 TOY = str(ROOT / "configs" / "runs" / "toy.yaml")
 TINY = ("optim.steps=3", "optim.global_batch=8", "model.hidden=16", "sample.every=null", "data.classes=true")
@@ -136,18 +136,10 @@ def test_a_pair_is_where_the_teacher_carries_its_noise(teacher: Path, undisturbe
     batch, more = read(undisturbed).get(torch.arange(NUM)), read(tmp_path / "more").get(torch.arange(NUM))
     torch.testing.assert_close(more.x_1, batch.x_1)
     assert batch.labels.tolist() == [number % 8 for number in range(NUM)]
-    config = load_config(teacher / "config.yaml")
-    built, task = sampler.Heun(steps=4), FlowTask(config)
-    from trainer.checkpoint.intact import newest_checkpoint
-    from trainer.checkpoint.pretrained import restore
-    from trainer.config.rules.plan import plan_layout
-    from trainer.distributed.groups import Launch, joined
-
-    with joined(Launch.from_environment()), torch.no_grad():
-        model = restore(config, plan_layout(config, 1), newest_checkpoint(teacher))
-        field = task.parts.field(model, Condition(batch.labels), 1.0)
-        solver = built.build(task.parts.path)
-        carried = solver.sample(field, batch.x_0, built.grid()).final
+    built = sampler.Heun(steps=4)
+    with opened(teacher) as flow, torch.no_grad():
+        field = flow.parts.field(flow.model, Condition(batch.labels), 1.0)
+        carried = built.build(flow.parts.path).sample(field, batch.x_0, built.grid()).final
     torch.testing.assert_close(carried, batch.x_1, rtol=1e-5, atol=1e-5)
 
 
@@ -175,21 +167,13 @@ def test_segments_are_the_teachers_steps_from_noised_data(teacher: Path, tmp_pat
     batch = read(tmp_path / "p").get(torch.arange(NUM))
     first = torch.arange(NUM) % 4
     torch.testing.assert_close(batch.interval, torch.stack([first / 4, (first + 1) / 4], dim=1))
-    config = load_config(teacher / "config.yaml")
-    task = FlowTask(config)
-    from trainer.checkpoint.intact import newest_checkpoint
-    from trainer.checkpoint.pretrained import restore
-    from trainer.config.rules.plan import plan_layout
-    from trainer.distributed.groups import Launch, joined
-
-    with joined(Launch.from_environment()), torch.no_grad():
-        model = restore(config, plan_layout(config, 1), newest_checkpoint(teacher))
-        field = task.parts.field(model, Condition(batch.labels), 1.0)
+    with opened(teacher) as flow, torch.no_grad():
+        field = flow.parts.field(flow.model, Condition(batch.labels), 1.0)
         x, (start, end) = batch.x_0, batch.interval.unbind(1)
         slope = field(x, start)
         heun = x + 0.25 / 2 * (slope + field(x + 0.25 * slope, end))
     torch.testing.assert_close(heun, batch.x_1, rtol=1e-5, atol=1e-5)
-    noise = FlowParts(config).starts(Condition(), torch.arange(NUM), seed=3)
+    noise = flow.parts.starts(Condition(), torch.arange(NUM), seed=3)
     column, row = ((x - (1 - start)[:, None] * noise) / start[:, None] + 2)[first > 0].floor().long().unbind(1)
     label = batch.labels[first > 0]
     assert torch.equal(row, label // 2), "a square of the checkerboard"

@@ -1,7 +1,6 @@
 """Pairs that hold the states of a teacher at the nodes of a grid."""
 
 import json
-import shutil
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -13,15 +12,14 @@ from safetensors.torch import load_file
 
 from netsim.foundation.refusal import Refusal
 from tests.each import each
-from tests.ranks import run_ranks
-from tests.trainer.commands import contents, refused, trained
+from tests.trainer.commands import contents, refused
 from tests.trainer.data.test_pairs import written
-from tests.trainer.sampling.pairs import test_pairs
 from tests.trainer.sampling.pairs.test_pairs import TINY, TOY, read
 from tests.trainer.sampling.pairs.test_pairs_drawing import configuration, drawn
+from tests.trainer.untrained import save_untrained
 from trainer import data
 from trainer.__main__ import main
-from trainer.config.file import resolve
+from trainer.config.file import load_config, resolve
 from trainer.config.rules.cautions import cautions
 from trainer.config.rules.plan import plan_layout
 from trainer.config.run import RunConfig
@@ -40,7 +38,9 @@ FINE = f"{{kind: euler, steps: {STEPS}}}"
 
 @pytest.fixture(scope="module")
 def teacher(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return trained(tmp_path_factory.mktemp("teacher") / "run", TOY, *TINY, "evaluate.every=null")
+    config = load_config(TOY, [*TINY, f"run.dir={tmp_path_factory.mktemp('teacher') / 'run'}"])
+    save_untrained(config, 3)
+    return config.run.dir
 
 
 def words(teacher: Path, out: Path, *more: str) -> list[str]:
@@ -130,26 +130,6 @@ def test_pairs_do_not_depend_on_those_beside_them() -> None:
         alone = drawn(config, torch.arange(31, 77), 0.5, nodes=NODES, begin=begin, sampler=fine)
         for name, values in alone.items():
             torch.testing.assert_close(values, found[name][31:77], rtol=1e-6, atol=1e-6)
-
-
-def test_a_killed_run_goes_on_to_the_same_bytes(teacher: Path, folder: Path, tmp_path: Path, capsys: Any) -> None:
-    killed = tmp_path / "killed"
-    shutil.copytree(folder, killed)
-    (killed / "index.json").unlink()
-    (killed / "shard_00001.safetensors").unlink()
-    assert "belongs to other pairs" in refused(capsys, *words(teacher, killed, "--nodes", "0,0.5,1"))
-    assert main(words(teacher, killed)) == 0
-    assert contents(killed) == contents(folder)
-
-
-def draw_on_ranks(rank: int, world_size: int, teacher: str, out: str) -> int:
-    test_pairs.words = words  # pyright: ignore[reportAttributeAccessIssue]
-    return test_pairs.draw_on_ranks(rank, world_size, teacher, out)
-
-
-def test_ranks_share_the_shards_and_change_nothing(teacher: Path, folder: Path, tmp_path: Path) -> None:
-    assert run_ranks(draw_on_ranks, 2, str(teacher), str(tmp_path / "two")) == [0, 0]
-    assert contents(tmp_path / "two") == contents(folder)
 
 
 def test_a_file_of_steps_gives_the_nodes(teacher: Path, folder: Path, tmp_path: Path, capsys: Any) -> None:
