@@ -1,42 +1,11 @@
 import numpy as np
 import pytest
 from PIL import Image
-from scipy.linalg import sqrtm
 from sklearn.datasets import load_digits
 
 from tests.each import each
 from trainer.evaluation.quality import class_accuracy, frechet_distance
 from trainer.sampling.pictures import image_grid
-
-
-def by_matrix_root(x, y):
-    """The textbook form, with the root of a product that is not symmetric."""
-    cov_x, cov_y = np.cov(x, rowvar=False), np.cov(y, rowvar=False)
-    root = np.real(sqrtm(cov_x @ cov_y))
-    return np.square(x.mean(0) - y.mean(0)).sum() + np.trace(cov_x + cov_y - 2 * root)
-
-
-def whitened(rng, size, features):
-    """Points whose mean is exactly 0 and whose covariance is exactly 1."""
-    points = rng.standard_normal((size, features))
-    points -= points.mean(0)
-    return points @ np.linalg.inv(np.linalg.cholesky(np.atleast_2d(np.cov(points, rowvar=False)))).T
-
-
-@pytest.mark.parametrize("features", [1, 2, 9])
-def test_distance_of_axis_aligned_gaussians_is_the_closed_form(features):
-    rng = np.random.default_rng(0)
-    points = whitened(rng, 200, features)
-    mean, spread_x, spread_y = rng.normal(size=features), rng.uniform(0.2, 3, features), rng.uniform(0.2, 3, features)
-    distance = frechet_distance(points * spread_x, points * spread_y + mean)
-    assert distance == pytest.approx(np.square(mean).sum() + np.square(spread_x - spread_y).sum(), rel=1e-9)
-
-
-def test_distance_matches_the_matrix_square_root():
-    rng = np.random.default_rng(1)
-    x, y = rng.standard_normal((300, 12)) @ rng.standard_normal((12, 12)), rng.standard_normal((250, 12)) + 0.3
-    assert frechet_distance(x, y) == pytest.approx(by_matrix_root(x, y), rel=1e-8)
-    assert frechet_distance(x, y) == pytest.approx(frechet_distance(y, x), rel=1e-8)
 
 
 def test_distance_is_zero_only_to_itself_and_survives_dead_pixels():
@@ -45,13 +14,6 @@ def test_distance_is_zero_only_to_itself_and_survives_dead_pixels():
     halves = frechet_distance(digits[::2], digits[1::2])
     assert 0 < halves < 0.5
     assert frechet_distance(digits, digits.reshape(-1, 1, 8, 8) + 1) == pytest.approx(64, abs=1e-5)
-
-
-def test_distance_ignores_rotations():
-    rng = np.random.default_rng(2)
-    x, y = rng.standard_normal((100, 5)) * [1, 2, 3, 4, 5], rng.standard_normal((100, 5))
-    turn, _ = np.linalg.qr(rng.standard_normal((5, 5)))
-    assert frechet_distance(x @ turn, y @ turn) == pytest.approx(frechet_distance(x, y), rel=1e-9)
 
 
 @each(

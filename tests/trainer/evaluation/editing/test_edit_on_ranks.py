@@ -1,14 +1,10 @@
-"""The edit verb killed in the middle, and on ranks that share experts: always the same folder, byte for byte."""
+"""The edit verb on ranks that share experts, and in other batches: always the same folder, byte for byte."""
 
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import pytest
 
-from tests.forked import ROOT, command
+from tests.forked import command
 from tests.trainer.commands import DIGITS, contents
 
 pytestmark = pytest.mark.slow
@@ -46,15 +42,3 @@ def test_ranks_that_share_experts_leave_the_folder_of_one(run: Path, undisturbed
 
 def test_other_batches_leave_the_same_folder(run: Path, undisturbed: Path, tmp_path: Path) -> None:
     assert contents(edited(run, tmp_path / "all", "together=24")) == contents(undisturbed)
-
-
-def test_a_killed_process_is_continued_on_more_ranks(run: Path, undisturbed: Path, tmp_path: Path) -> None:
-    out = tmp_path / "out"
-    words = [sys.executable, "-m", "trainer", "edit", str(run), *WORDS, "--out", str(out)]
-    with subprocess.Popen(words, cwd=ROOT, stdout=subprocess.DEVNULL) as process:
-        while process.poll() is None and len([*out.glob("arrays/*.safetensors")]) < 5:
-            time.sleep(0.002)
-        process.send_signal(signal.SIGKILL)
-    assert process.returncode == -signal.SIGKILL
-    assert not (out / "index.html").exists()
-    assert contents(edited(run, out, ranks=2)) == contents(undisturbed)
