@@ -1,13 +1,9 @@
 """A user's files as shards of tokens: what they hold, in which order, and the same bytes however they were made."""
 
 import json
-import os
 import random
 import re
-import signal
-import subprocess
 import sys
-import time
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
@@ -341,19 +337,3 @@ def test_the_golden_folder_is_what_its_files_give(tmp_path: Path) -> None:
     assert contents(encoded(tmp_path / "out", stories(tmp_path / "stories"))) == contents(GOLDEN)
     tokenized = encoded(tmp_path / "t", tmp_path / "stories", tokenizer=small_tokenizer(tmp_path / "tokenizer.json"))
     jsonschema.validate(json.loads((tokenized / "index.json").read_text()), SCHEMA)
-
-
-@pytest.mark.slow
-def test_killed_it_goes_on(tmp_path: Path) -> None:
-    path = json_lines(tmp_path / "in.jsonl", STORIES * 10_000)
-    command = [sys.executable, "-m", "trainer", "encode-text", str(path), "--workers", "2", "--out"]
-    tokenizer = ["--tokenizer", str(small_tokenizer(tmp_path / "tokenizer.json"))]
-    program = [*command, str(tmp_path / "killed"), *tokenizer]
-    with subprocess.Popen(program, cwd=ROOT) as process:
-        while not (tmp_path / "killed" / "unfinished.json").exists():
-            assert process.poll() is None
-            time.sleep(0.05)
-        os.kill(process.pid, signal.SIGKILL)
-    subprocess.run(program, cwd=ROOT, check=True)
-    subprocess.run([*command, str(tmp_path / "straight"), *tokenizer], cwd=ROOT, check=True)
-    assert contents(tmp_path / "killed") == contents(tmp_path / "straight")

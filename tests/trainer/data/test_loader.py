@@ -67,13 +67,6 @@ def test_batches_are_slices_of_the_stream_even_across_many_epochs(examples, step
     ]
 
 
-def test_a_fresh_loader_continues_where_another_stopped():
-    running = loader()
-    seen = [running.batch(step, 0).ids for step in range(30)]
-    assert torch.equal(loader().batch(17, 0).ids, seen[17])
-    assert torch.equal(running.batch(2, 0).ids, seen[2])
-
-
 def test_seeds_give_other_orders():
     assert stream(20, seed=1) != stream(20, seed=2)
 

@@ -231,9 +231,3 @@ def test_arrays_of_npz_files_in_the_order_of_fortran(tmp_path: Path) -> None:
     x = np.asfortranarray(examples(6))
     np.savez(tmp_path / "a.npz", data=x)
     np.testing.assert_array_equal(open_shard(tmp_path / "a.npz")["data"].row(4), x[4])
-
-
-def test_the_index_says_what_there_is(tmp_path: Path) -> None:
-    index = write_shards(tmp_path, pieces(50), num_classes=5, shard_examples=20)
-    assert ShardIndex.read(tmp_path) == index
-    assert index.num_examples == 50

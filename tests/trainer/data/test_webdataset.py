@@ -25,7 +25,7 @@ from trainer import data, load_config
 from trainer.__main__ import main
 from trainer.config.rules.cautions import cautions
 from trainer.config.rules.plan import plan_layout
-from trainer.data import BadExamples, DigitsConfig, Loader, WebDatasetConfig
+from trainer.data import BadExamples, Loader, WebDatasetConfig
 from trainer.data.image_folder import ImageFolder
 from trainer.data.loader import DataLoadingConfig, Prefetcher
 from trainer.data.tar import files
@@ -405,23 +405,6 @@ def test_wrong_settings_are_refused(
     assert "data." in line or "data: " in line
     assert words.format(path=tars[0]) in line
     assert not (tmp_path / "run").exists()
-
-
-def test_digits_of_tars_are_the_digits(tars: tuple[str, Path]) -> None:
-    """The same examples as the data set that they were written from, but for the rounding of 17 levels to 256."""
-    ours, theirs = (dataset.get(torch.arange(120)) for dataset in (WebDataset(config(*tars)), DigitsConfig().open()))
-    assert ours.labels is not None
-    assert theirs.labels is not None
-    assert torch.equal(ours.labels, theirs.labels)
-    torch.testing.assert_close(ours.x_1.add(1).mul(127.5), theirs.x_1.add(1).mul(8 * 15).round())
-
-
-def test_what_is_trained_on_is_augmented_alike_on_any_number_of_ranks(tars: tuple[str, Path]) -> None:
-    dataset = WebDataset(config(*tars, augment={"flip": 0.5, "crop": 2}))
-    one, two, plain = dealt(dataset, 1, 0, 3), dealt(dataset, 2, 0, 3), dealt(WebDataset(config(*tars)), 1, 0, 3)
-    assert torch.equal(one[0], two[0])
-    assert torch.equal(one[2], plain[2])
-    assert not torch.equal(one[0], plain[0])
 
 
 def test_pax_headers_are_read_back_in_stretches(tmp_path: Path) -> None:
