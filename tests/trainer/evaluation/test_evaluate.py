@@ -2,13 +2,14 @@
 
 import json
 import re
+import shlex
 from pathlib import Path
 from typing import Any
 
 import jsonschema
 import pytest
 
-from tests.each import each
+from tests.each import each, rows
 from tests.forked import ROOT
 from tests.trainer.commands import refused
 from tests.trainer.evaluation.test_evaluation import DIGITS, SCHEMA, TOY, measured
@@ -90,30 +91,24 @@ def test_a_page_shows_every_figure_and_needs_nothing_else(
     assert loaded == []
 
 
-@each(
-    ("options", "complaint"),
-    [
-        (["--seed", "-1"], "--seed: -1 is below 0; use 0 or more"),
-        (["--num", "1"], "--num: 1 is below 2; use 2 or more"),
-        (
-            ["--evaluations", "1,0"],
-            "--evaluations: '1,0' is not a list of whole numbers of 1 or more; use for example 1,2,10",
-        ),
-        (
-            ["--evaluations=-1"],
-            "--evaluations: '-1' is not a list of whole numbers of 1 or more; use for example 1,2,10",
-        ),
-        (["--evaluations=1000000000000000000000"], "--evaluations: 1e+21 is above 10000; use 10000 or less"),
-        (["--evaluations", "4,2,4"], "--evaluations: 4 is given twice; give each number once"),
-        (["--likelihood", "41"], "--likelihood: 41 is more than the 40 held-out examples; use 40 or less"),
-        (["--likelihood", "-1"], "--likelihood: -1 is below 0; use 0 or more"),
-        (["--likelihood", "5"], "--likelihood: samples of RUN start at toy data, whose density nobody knows; leave it"),
-    ],
-)
+WRONG = rows("""
+--seed -1 | --seed: -1 is below 0; use 0 or more
+--num 1 | --num: 1 is below 2; use 2 or more
+--evaluations 1,0 | --evaluations: '1,0' is not a list of whole numbers of 1 or more; use for example 1,2,10
+--evaluations=-1 | --evaluations: '-1' is not a list of whole numbers of 1 or more; use for example 1,2,10
+--evaluations=1000000000000000000000 | --evaluations: 1e+21 is above 10000; use 10000 or less
+--evaluations 4,2,4 | --evaluations: 4 is given twice; give each number once
+--likelihood 41 | --likelihood: 41 is more than the 40 held-out examples; use 40 or less
+--likelihood -1 | --likelihood: -1 is below 0; use 0 or more
+--likelihood 5 | --likelihood: samples of RUN start at toy data, whose density nobody knows; leave it
+""")
+
+
+@each(("options", "complaint"), WRONG)
 def test_wrong_numbers_are_refused(
-    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], options: list[str], complaint: str
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], options: str, complaint: str
 ) -> None:
-    said = refused(capsys, "evaluate", run, *options, "--out", tmp_path / "figures.json")
+    said = refused(capsys, "evaluate", run, *shlex.split(options), "--out", tmp_path / "figures.json")
     assert said.replace(str(run), "RUN").startswith(complaint)
     assert list(tmp_path.iterdir()) == []
 

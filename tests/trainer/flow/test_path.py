@@ -2,10 +2,11 @@ from dataclasses import fields
 
 import pytest
 import torch
+import yaml
 from pydantic import TypeAdapter, ValidationError
 from torch import Tensor
 
-from tests.each import each
+from tests.each import each, rows
 from tests.trainer.flow.paths import AFFINE, ALL, NOISY, name
 from tests.trainer.flow.unions import of_values
 from trainer.flow import path
@@ -159,32 +160,21 @@ def test_points_keep_the_precision_of_the_times():
     assert sample.x_t.dtype == torch.float32
 
 
-@each(
-    ("values", "complaint"),
-    [
-        ({"kind": "linear", "sigma_min": 1.0}, "less than 1"),
-        ({"kind": "variance_preserving", "beta_min": 2.0, "beta_max": 1.0}, "exchange them"),
-        ({"kind": "diffusion_steps", "beta_end": 1.0}, "less than 1"),
-        (
-            {
-                "kind": "stochastic_interpolant",
-                "interpolation": "trigonometric",
-                "gamma": {"kind": "brownian", "factor": 4.0},
-            },
-            "use less than 4",
-        ),
-        (
-            {"kind": "stochastic_interpolant", "interpolation": "trigonometric", "gamma": {"kind": "sine_squared"}},
-            "use one of brownian, quadratic, zero",
-        ),
-        (
-            {"kind": "stochastic_interpolant", "interpolation": "encoding_decoding", "gamma": {"kind": "zero"}},
-            "use one of brownian, quadratic, sine_squared",
-        ),
-        ({"kind": "mirror_interpolant", "gamma": {"kind": "zero"}}, "never moves"),
-        ({"kind": "curved"}, "'linear'"),
-    ],
-)
+WRONG = rows("""
+{kind: linear, sigma_min: 1.0} | less than 1
+{kind: variance_preserving, beta_min: 2.0, beta_max: 1.0} | exchange them
+{kind: diffusion_steps, beta_end: 1.0} | less than 1
+{kind: stochastic_interpolant, interpolation: trigonometric, gamma: {kind: brownian, factor: 4.0}} | use less than 4
+{kind: stochastic_interpolant, interpolation: trigonometric, gamma: {kind: sine_squared}}
+| use one of brownian, quadratic, zero
+{kind: stochastic_interpolant, interpolation: encoding_decoding, gamma: {kind: zero}}
+| use one of brownian, quadratic, sine_squared
+{kind: mirror_interpolant, gamma: {kind: zero}} | never moves
+{kind: curved} | 'linear'
+""")
+
+
+@each(("values", "complaint"), WRONG)
 def test_wrong_settings_are_refused(values, complaint):
     with pytest.raises(ValidationError, match=complaint):
-        TypeAdapter(path.Config).validate_python(values)
+        TypeAdapter(path.Config).validate_python(yaml.safe_load(values))

@@ -11,7 +11,7 @@ import torch
 import yaml
 from torch import Tensor
 
-from tests.each import each
+from tests.each import each, rows
 from tests.forked import ROOT
 from tests.trainer import own_controls
 from tests.trainer.commands import refused
@@ -212,40 +212,32 @@ def test_grids_are_searched_for_the_flow_itself(run: Path, controlled: Path, tmp
     assert files[0].figures == files[1].figures
 
 
-PULL = "[{kind: pull}]"
-REFUSED: dict[str, tuple[tuple[str, ...], str]] = {
-    "pull": (("--controls", PULL), "--controls.0.kind: pull leads to a picture, and samples have none; "),
-    "own of a picture": (
-        ("--controls", f'{{class: "{MODULE}:OfPicture"}}'),
-        f"--controls.0.class: {MODULE}:OfPicture leads to a picture",
-    ),
-    "unknown": (
-        ("--controls", "[{kind: pul}]"),
-        "--controls.0.kind: 'pul' is not one of cost_gradient, straight_through; use one of them",
-    ),
-    "no kind": (("--controls", "[{}]"), "--controls.0.cost: is required but missing"),
-    "a setting": (
-        ("--controls", f'[{{class: "{MODULE}:Towards", strngth: 1}}]'),
-        "--controls.0.strngth: is not permitted here (1); write strength, or remove it",
-    ),
-    "a negative strength": (("--controls", f"[{{strength: -1, {COST}}}]"), "--controls.0.strength: must be greater"),
-    "no module": (("--controls", '[{class: "nowhere:Mine"}]'), "--controls.0.class: nowhere cannot be imported"),
-    "no control": (("--controls", f'[{{class: "{MODULE}:Pulled"}}]'), "--controls.0.class: Pulled lacks the "),
-    "a number": (("--controls", "[3]"), "--controls.0: is not a section"),
-    "no YAML": (("--controls", "[{kind"), "--controls: [{kind cannot be read (expected ',' or '}'"),
-    "nothing": (("--controls", ""), "--controls: '' lists no controls; give a list such as "),
-    "no file": (("--controls", "pull"), "pull: file: cannot be read (No such file or directory); give a list"),
-    "asked attention": (
-        ("--controls", "[{kind: cost_gradient, cost: {kind: attention, subjects: [[0], [1]]}}]"),
-        "--controls: sample.controls.0.cost.kind: attention is what a dit tells",
-    ),
-}
+REFUSED = rows("""
+[{kind: pull}] | --controls.0.kind: pull leads to a picture, and samples have none;
+{class: "OWN:OfPicture"} | --controls.0.class: OWN:OfPicture leads to a picture
+[{kind: pul}] | --controls.0.kind: 'pul' is not one of cost_gradient, straight_through; use one of them
+[{}] | --controls.0.cost: is required but missing
+[{class: "OWN:Towards", strngth: 1}] | --controls.0.strngth: is not permitted here (1); write strength, or remove it
+[{strength: -1, cost: {class: "OWN:Distance"}}] | --controls.0.strength: must be greater
+[{class: "nowhere:Mine"}] | --controls.0.class: nowhere cannot be imported
+[{class: "OWN:Pulled"}] | --controls.0.class: Pulled lacks the
+[3] | --controls.0: is not a section
+[{kind | --controls: [{kind cannot be read (expected ',' or '}'
+'' | --controls: '' lists no controls; give a list such as
+pull | pull: file: cannot be read (No such file or directory); give a list
+[{kind: cost_gradient, cost: {kind: attention, subjects: [[0], [1]]}}]
+| --controls: sample.controls.0.cost.kind: attention is what a dit tells
+""")
+"""What is given as controls, and what is said of it."""
 
 
-@each("case", REFUSED)
-def test_what_is_no_control_of_samples_is_refused(case: str, run: Path, tmp_path: Path, capsys: Any) -> None:
-    options, complaint = REFUSED[case]
-    assert refused(capsys, "sample", run, "--out", tmp_path / "x.png", *options).startswith(complaint)
+@each(("controls", "complaint"), REFUSED)
+def test_what_is_no_control_of_samples_is_refused(
+    controls: str, complaint: str, run: Path, tmp_path: Path, capsys: Any
+) -> None:
+    given = controls.replace("OWN", MODULE).strip("'")
+    said = refused(capsys, "sample", run, "--out", tmp_path / "x.png", "--controls", given)
+    assert said.startswith(complaint.replace("OWN", MODULE))
     assert not list(tmp_path.iterdir())
 
 

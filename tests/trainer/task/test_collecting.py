@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from tests.each import each
+from tests.each import each, rows
 from tests.forked import ROOT, command
 from tests.trainer.commands import refused
 from tests.trainer.runs import assert_equal_folders, timeless, torchrun
@@ -112,26 +112,18 @@ def test_told_to_stop_within_a_cycle_it_saves_behind_the_cycle(tmp_path: Path) -
     assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["step_00000006"]
 
 
-@each(
-    ("setting", "line"),
-    [
-        (
-            "checkpoint.every=4",
-            "checkpoint.every: 4 is not a multiple of the 3 steps that share what the task collects",
-        ),
-        (
-            "optim.steps=10",
-            "optim.steps: 10 is not a multiple of the 3 steps that share what the task collects; use 12",
-        ),
-        ("task.pull=much", "task.pull: "),
-        ("task.pul=1", "task.pul: "),
-        (
-            "task={class: 'tests.trainer.task.rehearsal:Rehearsed'}",
-            "task.class: Rehearsed lacks the method draw of trainer.task.Task",
-        ),
-        ("task={kind: next_token}", "task.kind: next_token is not for a mlp model; use flow"),
-    ],
-)
+UNFIT = rows("""
+checkpoint.every=4 | checkpoint.every: 4 is not a multiple of the 3 steps that share what the task collects
+optim.steps=10 | optim.steps: 10 is not a multiple of the 3 steps that share what the task collects; use 12
+task.pull=much | task.pull:
+task.pul=1 | task.pul:
+task={class: 'tests.trainer.task.rehearsal:Rehearsed'}
+| task.class: Rehearsed lacks the method draw of trainer.task.Task
+task={kind: next_token} | task.kind: next_token is not for a mlp model; use flow
+""")
+
+
+@each(("setting", "line"), UNFIT)
 def test_what_does_not_fit_is_refused(setting: str, line: str, capsys: pytest.CaptureFixture[str]) -> None:
     words = [*SETTINGS[:-1], setting] if setting.startswith("task={") else [*SETTINGS, setting]
     assert line in refused(capsys, "check", *words, "run.dir=nowhere")

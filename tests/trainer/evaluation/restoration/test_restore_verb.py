@@ -2,6 +2,7 @@
 
 import io
 import json
+import shlex
 import shutil
 import sys
 from pathlib import Path
@@ -14,7 +15,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from tests.each import each
+from tests.each import each, rows
 from tests.forked import ROOT
 from tests.trainer.commands import contents, refused
 from tests.trainer.untrained import untrained_run
@@ -172,55 +173,36 @@ def test_a_folder_of_pictures_is_restored_and_a_mended_one_is_made_alone(
     assert all(after[path] == values for path, values in before.items() if path.startswith("restored/"))
 
 
-REFUSALS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
-    "no such request": (("none.yaml",), ("none.yaml", "No such file", "flair_inpainting")),
-    "an empty request": (("empty.yaml",), ("empty.yaml", "is empty", "configs/requests")),
-    "a run in place of a request": (("run.yaml",), ("run.yaml: run: is not permitted here",)),
-    "a misspelt key": (("{r}", "operater=1"), ("operater: is not permitted here", "write operator")),
-    "a misspelt kind": (("{r}", "operator.kind=maks"), ("operator.kind: 'maks' is not one of", "use mask")),
-    "no setting": (("{r}", "noise"), ("noise: is not a setting", "key=value")),
-    "a factor that does not divide": (
-        ("{r}", "operator={kind: average_pool, factor: 3}"),
-        ("operator.factor: 3 does not divide the 8 x 8 pixels", "use one of 2, 4, 8"),
-    ),
-    "negative noise": (("{r}", "noise=-1"), ("noise: must be greater than or equal to 0 (-1)", "use 0 or more")),
-    "no samples": (("{r}", "samples=0"), ("samples: must be greater than 0 (0)", "use 1 or more")),
-    "no such class": (("{r}", "label=eleven"), ("label: there is no class eleven", "a number from 0 to 9")),
-    "unknown own classes": (("{r}", "label=own", "--images", "pics"), ("label: own is known of held-out", "null")),
-    "guidance to nothing": (("{r}", "guidance=2"), ("guidance: 2 leads to a label, and there is none", "give label")),
-    "whole pictures as observations": (("{r}", "observed=true"), ("observed: true needs", "pictures={kind: folder")),
-    "noise on observations": (
-        ("{r}", "observed=true", "noise=0.1", "--images", "pics"),
-        ("noise: 0.1 would be added to observations that are given", "leave it out"),
-    ),
-    "no folder": (("{r}", "--images", "none"), ("pictures.path: none is missing", "give a folder of pictures")),
-    "a file as a folder": (("{r}", "--images", "file"), ("pictures.path: file is a file", "give a folder")),
-    "no pictures": (("{r}", "--images", "empty"), ("pictures.path: empty contains no pictures", ".png")),
-    "broken pictures alone": (("{r}", "--images", "broken"), ("none of its pictures can be read, a.png", "give")),
-    "none at all": (("{r}", "--num", "0"), ("pictures.num: must be greater than 0 (0)", "use 1 or more")),
-    "beyond the last": (("{r}", "pictures.first=20"), ("pictures.first: 20 leaves none of the 20 held-out", "less")),
-    "no mask": (
-        ("{r}", "operator.mask={kind: picture, path: none.png}"),
-        ("none.png: mask.path: No such file", "give a picture, white where pixels are hidden"),
-    ),
-    "a mask that hides nothing": (
-        ("{r}", "operator.mask={kind: picture, path: black.png}"),
-        ("black.png: mask.path: hides no pixel", "paint"),
-    ),
-    "a weight that diverges": (
-        ("{r}", "method.weight=constant", "method.scale=5"),
-        ("method.scale: 5 makes the weight of the prior", "use a scale below"),
-    ),
-    "no such control": (("{r}", "controls=[{kind: push}]"), ("controls.0.kind: 'push' is not one of",)),
-    "a control of inversions": (
-        ("{r}", "controls=[{kind: pull, end: source}]"),
-        ("controls.0.end: source pulls to a noise", "use data"),
-    ),
-    "no such class of operators": (
-        ("{r}", "operator={class: 'mine:Operator'}"),
-        ("operator.class: mine cannot be imported", "install it"),
-    ),
-}
+REFUSALS = rows("""
+none.yaml | none.yaml | No such file | flair_inpainting
+empty.yaml | empty.yaml | is empty | configs/requests
+run.yaml | run.yaml: run: is not permitted here
+R operater=1 | operater: is not permitted here | write operator
+R operator.kind=maks | operator.kind: 'maks' is not one of | use mask
+R noise | noise: is not a setting | key=value
+R 'operator={kind: average_pool, factor: 3}' | operator.factor: 3 does not divide the 8 x 8 pixels | use one of 2, 4, 8
+R noise=-1 | noise: must be greater than or equal to 0 (-1) | use 0 or more
+R samples=0 | samples: must be greater than 0 (0) | use 1 or more
+R label=eleven | label: there is no class eleven | a number from 0 to 9
+R label=own --images pics | label: own is known of held-out | null
+R guidance=2 | guidance: 2 leads to a label, and there is none | give label
+R observed=true | observed: true needs | pictures={kind: folder
+R observed=true noise=0.1 --images pics | noise: 0.1 would be added to observations that are given | leave it out
+R --images none | pictures.path: none is missing | give a folder of pictures
+R --images file | pictures.path: file is a file | give a folder
+R --images empty | pictures.path: empty contains no pictures | .png
+R --images broken | none of its pictures can be read, a.png | give
+R --num 0 | pictures.num: must be greater than 0 (0) | use 1 or more
+R pictures.first=20 | pictures.first: 20 leaves none of the 20 held-out | less
+R 'operator.mask={kind: picture, path: none.png}' | none.png: mask.path: No such file
+| give a picture, white where pixels are hidden
+R 'operator.mask={kind: picture, path: black.png}' | black.png: mask.path: hides no pixel | paint
+R method.weight=constant method.scale=5 | method.scale: 5 makes the weight of the prior | use a scale below
+R 'controls=[{kind: push}]' | controls.0.kind: 'push' is not one of
+R 'controls=[{kind: pull, end: source}]' | controls.0.end: source pulls to a noise | use data
+R 'operator={class: mine:Operator}' | operator.class: mine cannot be imported | install it
+""")
+"""Words behind the run, R for flair_inpainting, and what is said of them, in this order."""
 
 
 def working_folder(folder: Path) -> None:
@@ -235,19 +217,15 @@ def working_folder(folder: Path) -> None:
     Image.new("L", (8, 8)).save(folder / "black.png")
 
 
-@each(("words", "told"), REFUSALS.values(), ids=REFUSALS)
+@each("row", REFUSALS)
 def test_wrong_input_is_one_line_and_leaves_nothing(
-    run: Path,
-    words: tuple[str, ...],
-    told: tuple[str, ...],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    run: Path, row: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    words, *told = row
     working_folder(tmp_path)
     monkeypatch.chdir(tmp_path)
     before = contents(tmp_path)
-    asked = [word.format(r="flair_inpainting") if word == "{r}" else word for word in words]
+    asked = ["flair_inpainting" if word == "R" else word for word in shlex.split(words)]
     line = refused(capsys, "restore", run, *asked, "--out", "out")
     place = -1
     for part in told:
