@@ -6,7 +6,7 @@ from random import Random
 import numpy as np
 
 from netsim.engine import _core
-from netsim.engine.event.calendar import heap, longer_heap
+from netsim.engine.core.arrays import heap, longer_heap
 from tests.each import each
 
 TAKE, PUSH, REPLACE = range(3)

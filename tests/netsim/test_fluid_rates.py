@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from netsim.engine import _core
-from netsim.engine.fluid.segments import SegmentArrays, Segments
+from netsim.engine.fluid.flows import SegmentArrays, Segments
 from netsim.topology.protocol import Path
 from tests.each import each
 

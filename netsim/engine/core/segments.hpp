@@ -8,7 +8,7 @@ namespace netsim::ideal {
 using Wholes = Span<const int64_t>;
 using Reals = Span<const double>;
 
-// Segments and links, in both directions: see `netsim.engine.fluid.segments.SegmentArrays`.
+// Segments and links, in both directions: see `netsim.engine.fluid.flows.SegmentArrays`.
 struct Segments {
   Wholes first_row;     // rows of `link` and `share` of each segment
   Wholes link;          // links of a segment; those of its first route come first, in order

@@ -11,11 +11,11 @@ import numpy as np
 from netsim.engine import _core
 from netsim.engine.core.fabric import FabricArrays, fabric_arrays
 from netsim.engine.core.shared import names, number
-from netsim.engine.event.avoided import with_avoided
 from netsim.engine.event.finished import can_forget, without_finished
 from netsim.engine.event.layout import flight_of, state_of
 from netsim.engine.event.outcome import outcome_of
 from netsim.engine.event.room import (
+    with_avoided,
     with_room_for_choices,
     with_room_for_flows,
     with_room_for_packets,

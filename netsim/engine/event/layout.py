@@ -2,11 +2,9 @@
 
 import numpy as np
 
+from netsim.engine.core.arrays import END_PS, NEVER, heap, successors, zeros
 from netsim.engine.core.fabric import FabricArrays
-from netsim.engine.core.lines import zeros
 from netsim.engine.core.shared import number, record, records_of_control
-from netsim.engine.core.successors import successors
-from netsim.engine.event.calendar import END_PS, NEVER, heap
 from netsim.engine.event.queued_layout import queued_of
 from netsim.engine.event.rules_layout import rules_of, settings_of
 from netsim.engine.event.state import Flight, Hosts, Network, Program, Routing, State

@@ -3,7 +3,7 @@
 import numpy as np
 
 from netsim.engine.buffers import limits_of
-from netsim.engine.core.lines import zeros
+from netsim.engine.core.arrays import zeros
 from netsim.engine.core.shared import number, record
 from netsim.engine.event.state import Queued
 from netsim.engine.protocol import Scene

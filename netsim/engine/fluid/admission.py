@@ -8,8 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from netsim.draws import Draws, Purpose
-from netsim.engine.fluid.flows import SPREAD, Flows
-from netsim.engine.fluid.segments import Segments
+from netsim.engine.fluid.flows import SPREAD, Flows, Segments
 from netsim.engine.protocol import Scene
 from netsim.topology.protocol import Path, paths, places
 from netsim.transport.ecmp import Ecmp

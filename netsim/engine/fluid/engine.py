@@ -10,10 +10,9 @@ from collections.abc import Callable
 import numpy as np
 
 from netsim.engine.fluid.admission import Admission
-from netsim.engine.fluid.calendar import Calendar, Due
-from netsim.engine.fluid.dependencies import Dependencies
+from netsim.engine.fluid.calendar import Calendar, Dependencies, Due
+from netsim.engine.fluid.flows import Segments
 from netsim.engine.fluid.network import Network
-from netsim.engine.fluid.segments import Segments
 from netsim.engine.limits import Clock, Pulse, Waiting, not_begun, reached
 from netsim.engine.protocol import FLOW, LINK, Losses, Outcome, QueueSeries, Scene
 from netsim.foundation.refusal import Refusal

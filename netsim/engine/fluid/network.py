@@ -5,8 +5,7 @@ from math import ceil, inf
 import numpy as np
 
 from netsim.engine import _core
-from netsim.engine.fluid.flows import Flows, Routes, no_flows, with_room
-from netsim.engine.fluid.segments import Segments
+from netsim.engine.fluid.flows import Flows, Routes, Segments, no_flows, with_room
 from netsim.engine.protocol import Scene
 from netsim.units import PICOSECONDS_PER_SECOND
 

@@ -8,8 +8,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from netsim.engine.core.arrays import zeros
 from netsim.engine.core.fabric import FabricArrays
-from netsim.engine.core.lines import zeros
 from netsim.engine.core.shared import names, number, record
 from netsim.engine.event.state import Array
 from netsim.engine.protocol import Scene

@@ -5,8 +5,8 @@ from typing import NamedTuple
 import numpy as np
 
 from netsim.engine import _core
+from netsim.engine.core.arrays import successors
 from netsim.engine.core.fabric import FabricArrays
-from netsim.engine.core.successors import successors
 from netsim.workload.tasks import TaskColumns
 
 NOW, RELEASED, EVENTS, DONE, UNITS, LAID, BUSY, IDLE, IDLE_UNITS, MET, MEETS, GATHERS, GATHERED = range(13)

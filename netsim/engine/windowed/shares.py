@@ -8,9 +8,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from netsim.engine.core.lines import LINE_BYTES, zeros
+from netsim.engine.core.arrays import LINE_BYTES, heap, zeros
 from netsim.engine.core.shared import record
-from netsim.engine.event.calendar import heap
 from netsim.engine.event.state import Array, State
 from netsim.engine.queue_series import INTERVALS
 
