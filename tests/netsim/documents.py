@@ -16,10 +16,15 @@ def scenario_of(
 ) -> dict[str, Any]:
     """A scenario on a leaf-spine fabric: of ECMP and seed 0, unless the sections say otherwise."""
     shape = {"kind": "leaf_spine", "leaves": leaves, "spines": spines, "hosts_per_leaf": hosts_per_leaf}
-    whole = {"format": "flowfabric.scenario/1", "topology": {**shape, **(topology or {})}}
-    return (
-        whole | ({} if workload is None else {"workload": workload}) | {"transports": ["ecmp"], "seeds": [0]} | sections
-    )
+    return scenario_on({**shape, **(topology or {})}, workload, **sections)
+
+
+def scenario_on(
+    topology: Mapping[str, object], workload: Mapping[str, object] | None = None, **sections: Any
+) -> dict[str, Any]:
+    """The same on any fabric."""
+    whole = {"format": "flowfabric.scenario/1", "topology": topology, "transports": ["ecmp"], "seeds": [0]}
+    return whole | ({} if workload is None else {"workload": workload}) | sections
 
 
 def collective_of(op: object, bytes_per_rank: object) -> dict[str, Any]:

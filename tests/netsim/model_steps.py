@@ -9,17 +9,12 @@ from netsim.collective.protocol import Operation
 from netsim.workload.model.config import ModelConfig
 from netsim.workload.model.step import issued
 from netsim.workload.model.workload import members_of
+from tests.netsim.documents import scenario_of
 from tests.netsim.traces import TraceWriter
 
 
 def scenario(workload: dict[str, Any], ranks: int) -> dict[str, Any]:
-    return {
-        "format": "flowfabric.scenario/1",
-        "topology": {"kind": "leaf_spine", "leaves": 2, "spines": 1, "hosts_per_leaf": ranks // 2},
-        "workload": workload,
-        "transports": ["ideal"],
-        "seeds": [0],
-    }
+    return scenario_of(2, 1, ranks // 2, workload, transports=["ideal"])
 
 
 def sizes(operation: Operation, member: int) -> tuple[Any, ...]:

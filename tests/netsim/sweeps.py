@@ -2,10 +2,13 @@
 
 import csv
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import yaml
+
+from netsim.sweep.job import Failed, Files, Job, attempt
 
 ALL_TO_ALL = {"kind": "collective", "op": "all_to_all", "bytes_per_rank": "64KB"}
 SCENARIO = {
@@ -37,3 +40,27 @@ def contents(folder: Path) -> dict[str, str]:
 def rows(folder: Path) -> list[dict[str, str]]:
     with (folder / "summary.csv").open(newline="") as file:
         return list(csv.DictReader(file))
+
+
+class Here:
+    """An executor (`netsim.sweep.job.Executor`) that carries out jobs in this process, for what processes are not
+    the matter of."""
+
+    def __init__(self, count: int) -> None:  # noqa: ARG002
+        self.jobs: list[Job] = []
+
+    def idle(self) -> list[None]:
+        """See `Executor.idle`."""
+        return [] if self.jobs else [None]
+
+    def submit(self, job: Job) -> None:
+        """See `Executor.submit`."""
+        self.jobs.append(job)
+
+    def finished(self) -> Iterator[tuple[Job, Files | Failed]]:
+        """See `Executor.finished`."""
+        job = self.jobs.pop()
+        yield job, attempt(job)
+
+    def close(self) -> None:
+        """See `Executor.close`."""

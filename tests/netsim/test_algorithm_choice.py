@@ -19,7 +19,7 @@ from netsim.topology.mapping import rank_map, room
 from netsim.topology.protocol import Topology
 from netsim.workload.collective import operation
 from tests.each import each
-from tests.netsim.documents import collective_of
+from tests.netsim.documents import collective_of, scenario_of
 from tests.netsim.scenes import fabric
 
 pytestmark = pytest.mark.usefixtures("blank_pictures")
@@ -33,16 +33,8 @@ def group_of(topology: Topology) -> Group:
 
 
 def scenario(ranks: int, op: str, size: str, algorithms: object, **topology: object) -> dict[str, object]:
-    shape = {"kind": "leaf_spine", "leaves": 2, "spines": 4, "hosts_per_leaf": ranks // 2, **topology}
-    return {
-        "format": "flowfabric.scenario/1",
-        "topology": shape,
-        "workload": collective_of(op, size),
-        "algorithms": algorithms,
-        "transports": ["spray_round_robin"],
-        "engine": "simpy",
-        "seeds": [0],
-    }
+    sections = {"algorithms": algorithms, "transports": ["spray_round_robin"], "engine": "simpy"}
+    return scenario_of(2, 4, ranks // 2, collective_of(op, size), topology, **sections)
 
 
 @each("op", ["all_reduce", "all_gather", "reduce_scatter", "broadcast"])

@@ -14,7 +14,7 @@ from netsim.scenario import read_scenario
 from netsim.transport.ecmp import Ecmp
 from netsim.workload.background import PUBLISHED, Sizes, read_sizes
 from tests.each import each
-from tests.netsim.documents import collective_of
+from tests.netsim.documents import collective_of, scenario_on
 
 FABRIC = {"kind": "leaf_spine", "leaves": 2, "spines": 2, "hosts_per_leaf": 4}
 COLLECTIVE = collective_of("all_reduce", "400KB")
@@ -22,13 +22,8 @@ COLLECTIVE = collective_of("all_reduce", "400KB")
 
 def scenario(background: dict[str, Any], **more: Any) -> dict[str, Any]:
     noise = {"kind": "background", "load": 0.4, "sizes": "web_search", "until": "2ms"} | background
-    return {
-        "format": "flowfabric.scenario/1",
-        "topology": FABRIC,
-        "jobs": [{"workload": COLLECTIVE, "ranks": list(range(8))}, {"workload": noise, "ranks": list(range(8))}],
-        "transports": ["ecmp"],
-        "seeds": [0],
-    } | more
+    jobs = [{"workload": workload, "ranks": list(range(8))} for workload in (COLLECTIVE, noise)]
+    return scenario_on(FABRIC, jobs=jobs) | more
 
 
 def prepared(background: dict[str, Any], **more: Any):

@@ -11,7 +11,6 @@ from netsim import simulate
 from netsim.collective.protocol import Message, Operation
 from netsim.foundation.refusal import Refusal
 from netsim.scenario import read_scenario
-from netsim.units import split_bytes
 from netsim.workload.collective import CollectiveConfig, CollectiveWorkload, ZipfSplits, read_matrix, zipf_matrix
 from netsim.workload.program import Program
 from tests.each import each
@@ -46,11 +45,6 @@ def test_zipf_rows_sum_and_each_entry_is_its_share_but_for_a_byte(size, whole, e
     total = sum(place**-exponent for place in range(1, size + 1))
     for place, size_bytes in enumerate(sorted(matrix[0], reverse=True), start=1):
         assert abs(size_bytes - whole * place**-exponent / total) < 1 + 1e-9 * whole
-
-
-def test_zipf_of_exponent_zero_is_even():
-    matrix = zipf_matrix(ZipfSplits(kind="zipf", exponent=0), 7, 1003)
-    assert sorted(matrix[0], reverse=True) == split_bytes(1003, 7)
 
 
 def test_the_seed_says_who_is_popular_and_the_exponent_does_not():
@@ -110,35 +104,6 @@ def test_a_matrix_that_is_not_there_or_no_text_is_refused(tmp_path):
 
 
 ZIPF = {"kind": "zipf", "exponent": 1}
-
-
-@each(
-    "workload, field, problem",
-    [
-        ({"op": "all_reduce", "bytes_per_rank": "1KB", "splits": ZIPF}, "workload.splits", "all_reduce has no splits"),
-        ({"op": "all_to_all", "splits": ZIPF}, "workload.bytes_per_rank", "is missing"),
-        ({"op": "broadcast"}, "workload.bytes_per_rank", "is missing"),
-        (
-            {"op": "all_to_all", "bytes_per_rank": "1KB", "splits": {"kind": "matrix", "path": "a.csv"}},
-            "workload.bytes_per_rank",
-            "the matrix of splits says already how much moves",
-        ),
-        ({"op": "all_to_all", "bytes_per_rank": "1KB", "splits": {"kind": "pareto"}}, "workload.splits.kind", "wrong"),
-        (
-            {"op": "all_to_all", "bytes_per_rank": "1KB", "splits": ZIPF | {"exponent": -1}},
-            "workload.splits.exponent",
-            "(-1)",
-        ),
-        ({"op": "all_to_all", "bytes_per_rank": "1KB", "splits": ZIPF | {"seed": 0.5}}, "workload.splits.seed", "0.5"),
-        ({"op": "all_to_all", "bytes_per_rank": "1KB", "splits": ZIPF | {"top": 1}}, "workload.splits.top", "known"),
-    ],
-)
-def test_a_wrong_section_is_refused_with_its_field(workload, field, problem):
-    with pytest.raises(Refusal) as raised:
-        read_scenario(scenario(**workload))
-    assert raised.value.field == field
-    assert problem in raised.value.problem
-    assert raised.value.remedy
 
 
 @each("splits", [ZIPF, {"kind": "matrix", "path": "a.csv"}])

@@ -11,9 +11,6 @@ from netsim.compare import simulate
 from netsim.engine.protocol import Outcome, Scene
 from netsim.engine.reference.engine import ReferenceEngine
 from netsim.engines import seen_by
-from netsim.foundation.refusal import Refusal
-from netsim.prepare import prepare
-from netsim.scenario import read_scenario
 from netsim.topology.cabled import DetouredFabric
 from netsim.topology.dragonfly import Dragonfly, DragonflyConfig
 from netsim.topology.torus import Torus, TorusConfig
@@ -21,7 +18,7 @@ from netsim.transport.build import build_transport
 from netsim.transport.config import TransportConfig, UgalConfig
 from netsim.units import service_ps
 from tests.each import each
-from tests.netsim.documents import collective_of
+from tests.netsim.documents import collective_of, scenario_on
 from tests.netsim.scenes import all_to_all, flow, scene
 
 PACKET, RATE, DELAY = 4000, 100 * 10**9, 500_000
@@ -197,14 +194,7 @@ def test_every_byte_arrives_on_every_route():
 
 
 def scenario(topology: dict[str, Any], **more: object) -> dict[str, object]:
-    return {
-        "format": "flowfabric.scenario/1",
-        "topology": topology,
-        "workload": collective_of("all_to_all", "6KB"),
-        "transports": ["ecmp", "valiant"],
-        "seeds": [0],
-        **more,
-    }
+    return scenario_on(topology, collective_of("all_to_all", "6KB"), transports=["ecmp", "valiant"]) | more
 
 
 SMALL: dict[str, Any] = {"kind": "dragonfly", "switches_per_group": 2, "hosts_per_switch": 1, "global_links": 1}
@@ -214,39 +204,6 @@ def test_transports_with_and_without_detours_share_a_scenario():
     results = simulate(scenario(SMALL, engine="simpy"))
     hops = {run.transport: run.packet_hops for run in results.runs}
     assert hops["ecmp"] < hops["valiant"]
-
-
-@each(
-    "content, expected",
-    [
-        (scenario(SMALL, flow_control={"kind": "pfc"}), "flow_control pfc can pause links of a dragonfly in a circle"),
-        (scenario(SMALL | {"groups": 4}), "topology: 4 groups have no link each to each other; take at most 3"),
-        (scenario(SMALL | {"groups": 1}), "topology.groups: has a wrong value (1)"),
-        (scenario(SMALL | {"switches_per_group": 2000, "global_links": 9}), "topology: these are"),
-        (scenario({"kind": "torus"}), "topology.dims: is missing"),
-        (scenario({"kind": "torus", "dims": []}), "topology.dims: has no entries"),
-        (scenario({"kind": "torus", "dims": [4, 1]}), "topology.dims.1: has a wrong value (1)"),
-        (scenario({"kind": "torus", "dims": [300, 4]}), "topology: two switches are up to 152 links apart"),
-        (scenario({"kind": "torus", "dims": [4096, 4096]}), "topology: these are"),
-        (
-            scenario({"kind": "leaf_spine", "leaves": 2, "spines": 2, "hosts_per_leaf": 2}),
-            "transports.1: valiant takes detours, and a leaf_spine has none; take topology.kind dragonfly or torus",
-        ),
-        (
-            scenario(SMALL | {"failures": [{"link": "group0switch1-group1switch0"}]}, transports=["ecmp"]),
-            "topology.failures.0: 'group0switch1-group1switch0' is not in the fabric",
-        ),
-        (
-            scenario(SMALL | {"failures": [{"link": "group0switch0-group1switch1"}]}, transports=["ecmp"]),
-            "topology: no path leads from host0 to host2",
-        ),
-    ],
-)
-def test_says_in_one_line_what_is_wrong(content, expected):
-    with pytest.raises(Refusal) as error:
-        prepare(read_scenario(content), "s")
-    assert expected in str(error.value)
-    assert "\n" not in str(error.value)
 
 
 def test_detours_go_round_what_is_down():

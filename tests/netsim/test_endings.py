@@ -20,7 +20,7 @@ from tests.each import each
 from tests.netsim.agreement import agreed, end
 from tests.netsim.closed_loop import controlled, failing, transport_of
 from tests.netsim.scenes import all_to_all, fabric, flow, scene
-from tests.netsim.sweeps import SCENARIO, rows, written
+from tests.netsim.sweeps import SCENARIO, Here, rows, written
 
 pytestmark = pytest.mark.usefixtures("blank_pictures")
 
@@ -207,8 +207,9 @@ def test_a_flow_that_has_arrived_and_cannot_hear_of_it_is_given_up():
     assert found.losses.retransmitted == 2  # the third timeout ends it
 
 
-def test_a_sweep_keeps_the_runs_that_reach_no_limit(tmp_path):
+def test_a_sweep_keeps_the_runs_that_reach_no_limit(tmp_path, monkeypatch):
     """Of two cells one takes longer than the limit; its rows say so, and the other is whole."""
+    monkeypatch.setattr("netsim.sweep.driver.Processes", Here)
     limits = {"limits": {"simulated": "10us"}, "engine": "simpy"}
     sizes = {"workload.bytes_per_rank": ["8KB", "800KB"]}
     failures = sweep(written(tmp_path, scenario=SCENARIO | limits, grid=sizes), tmp_path / "out")

@@ -1,12 +1,11 @@
 """The benchmark: its scenes are what they say, engines that compare have the same work, problems do not stop it."""
 
 import json
-from collections import Counter
 
 import pytest
 
 from tests.benchmarks import engine_speed
-from tests.benchmarks.engine_cases import CASES, PACKET_BYTES, Case, Shape, all_to_all, permutation
+from tests.benchmarks.engine_cases import CASES, PACKET_BYTES, Case, Shape, all_to_all
 from tests.benchmarks.engine_speed import Figures, Measurement, Unmeasured, bench, main, print_figures, write_figures
 from tests.each import each
 
@@ -15,7 +14,7 @@ SMALL = Case("all-to-all, 8 hosts", Shape(2, 4, 2), all_to_all, 2, ("simpy", "ex
 
 @pytest.fixture(scope="module")
 def figures() -> Figures:
-    return bench(2, [SMALL, SMALL._replace(name="odd", engines=("no such engine",))])
+    return bench(1, [SMALL, SMALL._replace(name="odd", engines=("no such engine",))])
 
 
 @each("case", CASES, ids=lambda case: case.name)
@@ -24,19 +23,6 @@ def test_small_twins_have_the_work_of_their_case(case):
     assert scene.topology.hosts == 4
     assert {task.bytes for task in scene.tasks} == {twin.packets * PACKET_BYTES}
     assert scene.listens == case.closed_loop
-
-
-@each("hosts", [4, 64, 10_240])
-def test_a_permutation_is_one_without_fixed_points(hosts):
-    tasks = list(permutation(hosts, 1))
-    assert sorted(task.src for task in tasks) == sorted(task.dst for task in tasks) == [*range(hosts)]
-    assert all(task.src != task.dst for task in tasks)
-
-
-def test_all_to_all_has_each_pair_once():
-    pairs = Counter((task.src, task.dst) for task in all_to_all(8, 1))
-    assert set(pairs.values()) == {1}
-    assert len(pairs) == 56
 
 
 def test_engines_that_compare_simulated_the_same(figures):
@@ -49,7 +35,7 @@ def test_engines_that_compare_simulated_the_same(figures):
     assert figures.ratio(exact) == simpy.cpu_s / exact.cpu_s
     for one in figures.measured:
         assert min(one.all_cpu_s) <= one.cpu_s <= max(one.all_cpu_s)
-        assert len(one.all_cpu_s) == 2
+        assert len(one.all_cpu_s) == 1
         assert one.resident_bytes > 10**7
 
 
@@ -80,11 +66,3 @@ def test_the_command_fails_if_an_engine_does(whole, tmp_path, monkeypatch, capsy
     assert main(["--out", str(out)]) == (0 if whole else 1)
     assert json.loads(out.read_text())["measured"][0]["case"] == "a"
     assert ("its process died" in capsys.readouterr().out) != whole
-
-
-@each("arguments", [["--repeats", "0"], ["--repeats", "x"], ["--out", "tests"]])
-def test_wrong_arguments_end_with_a_line_that_names_them(arguments, capsys):
-    with pytest.raises(SystemExit) as ended:
-        main(arguments)
-    assert ended.value.code == 2
-    assert arguments[0] in capsys.readouterr().err.splitlines()[-1]

@@ -15,7 +15,7 @@ from netsim.transport.ethereal import Ethereal, Order, Pieces
 from netsim.transport.protocol import Flow, Release
 from tests.each import each
 from tests.netsim.releases import Releases, ideal_loads, loads
-from tests.netsim.scenes import all_to_all, fabric, scene, simulate
+from tests.netsim.scenes import fabric
 
 PIECES: tuple[Pieces, ...] = get_args(Pieces)
 ORDERS: tuple[Order, ...] = get_args(Order)
@@ -73,7 +73,7 @@ def released_together(groups: list[list[Release]]) -> list[list[Release]]:
     return list(by_host.values())
 
 
-@each("seed", range(500))
+@each("seed", range(200))
 def test_on_every_link_exactly_what_ideal_spraying_puts_there(seed):
     """Fractions, no tolerance; for every host by itself, hence for all together. And so many pieces, not one more."""
     draw = random.Random(seed)
@@ -186,13 +186,6 @@ def test_bytes_that_do_not_divide_cost_a_path_less_than_a_byte_a_piece(seed):
     assert max(longer.values(), default=0) <= max(paths // common - 1, 1)
 
 
-def test_a_byte_that_does_not_divide_breaks_the_equality():
-    for pieces in PIECES:
-        messages = [Releases(fabric(2, 3, 1))(task, 0, 1, 100) for task in range(2)]
-        load, ideal = loads(Ethereal(0, 3, pieces).admit(messages, 0)), ideal_loads(messages)
-        assert max(abs(load[link] - ideal[link]) for link in ideal) > 0
-
-
 def test_unequal_sizes_in_one_group_would_break_the_equality():
     """Whole flows of unequal size in turn are uneven; in groups of their own they are cut, and even."""
     release = Releases(fabric(2, 2, 2))
@@ -233,10 +226,3 @@ def test_batches_seen_apart_stay_balanced_and_cost_more_pieces():
     together = Ethereal(0, 4).admit(messages, 0)
     assert loads(apart) == loads(together) == ideal_loads(messages)
     assert (len(apart), len(together)) == (16, 4)
-
-
-@each("seed", range(3))
-def test_the_fabric_carries_what_ideal_spraying_puts_on_it_in_a_simulated_all_to_all(seed):
-    what = scene(fabric(4, 4, 4), all_to_all(16, 8000))
-    links = simulate(what, "ethereal", seed).links[32:-16]
-    assert {record.bytes for record in links} == {4 * 12 * 8000 // 4}

@@ -5,17 +5,16 @@ from collections import Counter
 from collections.abc import Sequence
 from itertools import groupby, permutations, product
 
-from netsim.engine.protocol import NicConfig, Outcome, Scene
+from netsim.engine.protocol import Outcome
 from netsim.engine.reference.engine import ReferenceEngine
-from netsim.topology.failure import Rates, Routes
 from netsim.topology.fat_tree import FatTree, FatTreeConfig
 from netsim.topology.protocol import Topology
 from netsim.transport.ethereal import Ethereal, Pieces
 from netsim.transport.protocol import Flow, Release
-from netsim.workload.tasks import Task, Tasks
+from netsim.workload.tasks import Task
 from tests.each import each
 from tests.netsim.releases import Releases, loads
-from tests.netsim.scenes import all_to_all, fabric, flow
+from tests.netsim.scenes import all_to_all, fabric, flow, scene
 
 PAYLOAD_BYTES = 4000
 
@@ -40,9 +39,7 @@ def simulated(
     topology: Topology, tasks: Sequence[Task], transport: Ethereal, scheduling: str = "sequential"
 ) -> Outcome:
     """A run of the reference engine, one rank a host."""
-    rates = Rates(topology, ())
-    nic = NicConfig.model_validate({"scheduling": scheduling, "destinations": "rotated"})
-    what = Scene(topology, rates, Routes(topology, rates), range(topology.hosts), Tasks(tasks), nic=nic)
+    what = scene(topology, tasks, scheduling=scheduling, destinations="rotated")
     return ReferenceEngine(what, transport, 0).run()
 
 

@@ -13,12 +13,10 @@ from netsim.engine.event.engine import EventEngine
 from netsim.engine.protocol import Scene
 from netsim.engine.reference.engine import ReferenceEngine
 from netsim.foundation.refusal import Refusal
-from netsim.topology.failure import Rates, Routes
 from netsim.topology.graph import Graph, GraphConfig
 from netsim.topology.torus import Torus, TorusConfig
 from netsim.transport.switched import JoinShortestQueue
 from netsim.units import service_ps
-from netsim.workload.tasks import Tasks
 from tests.each import each
 from tests.netsim.closed_loop import PACKET_TRANSPORTS, HeldEngine, WatchedEngine, controlled, random_traffic, run
 from tests.netsim.scenes import fabric, flow, scene
@@ -115,8 +113,7 @@ def circle(tmp_path: Path) -> Graph:
 def around(topology: Graph, packets: int) -> Scene:
     """Every host sends to the one two switches on, so that each link of the circle feeds the next."""
     tasks = [flow(src, (src + 2) % 5, packets * 4000) for src in range(5)]
-    rates = Rates(topology, ())
-    return Scene(topology, rates, Routes(topology, rates), range(5), Tasks(tasks))
+    return scene(topology, tasks)
 
 
 @each("recovery", [{"kind": "none"}, {"kind": "go_back_n", "timeout": "50us"}])

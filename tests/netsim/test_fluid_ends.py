@@ -25,7 +25,7 @@ def ends_of(heap: Streams, active: list[int]) -> dict[int, float]:
     return dict(zip(active, empty_ps.tolist(), strict=True))
 
 
-@each("seed", range(20))
+@each("seed", range(8))
 def test_the_first_is_that_of_a_search_whatever_rates_change_together(seed):
     rng = np.random.default_rng(seed)
     heap, active, admitted = no_flows(), [], 0

@@ -85,14 +85,6 @@ def test_line_network():
     assert rates == pytest.approx([3, 7, 3, 5])
 
 
-@each("shorts", [1, 2, 7])
-def test_line_network_with_several_short_flows(shorts):
-    """n links of capacity 1 with k short flows each: everyone gets 1 / (k + 1)."""
-    flows: list[Routes] = [(tuple(range(5)),), *(((link,),) for link in range(5) for _ in range(shorts))]
-    rates = Instance(flows, [Fraction(1)] * 5).fill(range(len(flows)), range(len(flows)))
-    assert rates == pytest.approx([1 / (shorts + 1)] * len(flows))
-
-
 @each("seed", range(60))
 def test_water_filling_in_fractions(seed):
     instance = drawn(seed)

@@ -5,6 +5,7 @@ import pytest
 from netsim.__main__ import main
 from tests.each import each
 from tests.netsim.scenes import SCENARIO
+from tests.netsim.sweeps import Here
 from tests.netsim.traces import TraceWriter
 
 pytestmark = pytest.mark.usefixtures("blank_pictures")
@@ -29,6 +30,7 @@ def test_folders_of_others_are_refused_unless_told(verb, tmp_path, monkeypatch, 
     others.parent.mkdir()
     others.write_text("{}\n", encoding="utf-8")
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("netsim.sweep.driver.Processes", Here)
     assert main(words.split()) == 2
     said = capsys.readouterr().err
     assert said.count("\n") == 1

@@ -100,11 +100,3 @@ def test_each_subflow_of_a_pair_keeps_a_path_of_its_own():
         assert first == second
         agree.update(first[one] == first[other] for one in range(4) for other in range(one))
     assert 0.08 < agree[True] / agree.total() < 0.17
-
-
-def test_a_subflow_whose_path_is_given_up_hashes_over_the_others():
-    transport = Subflows(2, 8, 4)
-    for part in transport.admit([RELEASE(3, 0, 8, 4000)], 0):
-        moved = {transport.choose_path(part, serial, (2, 5), serial) for serial in range(5)}
-        assert len(moved) == 1
-        assert moved < {2, 5}

@@ -1,8 +1,6 @@
 """Set-up in arrays equals the plain definitions: schedules, tasks, admission and the compiled flow level."""
 
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context
 from random import Random
 
 import numpy as np
@@ -14,15 +12,10 @@ from netsim.congestion.nscc import NsccConfig
 from netsim.engine.event import engine as event
 from netsim.engine.fluid.engine import FluidEngine
 from netsim.engine.fluid.streaming import can_stream, stream
-from netsim.prepare import prepare
-from netsim.scenario import read_scenario
 from netsim.transport.ecmp import Ecmp
 from netsim.transport.ethereal import Ethereal
-from netsim.workers import Handle, Shared, attached
-from netsim.workload.program import Program, Span
-from netsim.workload.tasks import Task
+from netsim.workload.program import Program
 from tests.each import each
-from tests.netsim.documents import SCENARIO
 from tests.netsim.random_scenes import random_scene
 from tests.netsim.scenes import fabric, flow, scene
 from tests.netsim.schedules import ALGORITHMS
@@ -77,26 +70,6 @@ def test_flows_that_have_ended_make_room_for_others(monkeypatch):
     whole = event.EventEngine(what, Ethereal(0, 2), 0).run()
     monkeypatch.setattr(event, "FEWEST_FLOWS", 2)
     assert event.EventEngine(what, Ethereal(0, 2), 0).run().equals(whole)
-
-
-def what_is_shared(handle: Handle) -> tuple[list[Task], Sequence[Span], int]:
-    """What another process finds in a shared layout."""
-    laid_out, bound = attached(handle)
-    prepared = prepare(read_scenario(SCENARIO, ()), "scenario", laid_out, checked=True)
-    return list(prepared.scene.tasks), prepared.spans, bound.ps
-
-
-def test_processes_share_one_layout():
-    prepared = prepare(read_scenario(SCENARIO, ()), "scenario")
-    bound = prepared.bound
-    assert bound is not None
-    layout = Shared((prepared.laid_out, bound))
-    try:
-        with ProcessPoolExecutor(1, get_context("spawn")) as pool:
-            found = pool.submit(what_is_shared, layout.handle).result()
-    finally:
-        layout.close()
-    assert found == (list(prepared.scene.tasks), prepared.spans, bound.ps)
 
 
 @each("seed", range(12))

@@ -39,6 +39,13 @@ classes=[3] | classes.0: it is no class (3) | {name: bulk, weight: 3}
 classes=[{weight: 2}] | classes.0.name | is missing
 classes=[{name: a, wieght: 2}] | classes.0.wieght | write weight
 classes=[{name: a, weight: 2}] & workload.class=b | workload.class b is not among classes | one of a
+topology.adapters_per_host=2 & topology.ranks_per_host=2 & topology.rails=true & topology.leaves=3
+| topology | 3 leaves do not make pods of 2 rails | give a multiple of 2
+topology.adapters_per_host=2 & topology.ranks_per_host=3 | topology | 3 ranks of a host do not share 2 adapters
+topology.adapters_per_host=2 & topology.ranks_per_host=2 & topology.failures=[{switch: host0.switch}]
+| topology.failures.0 | 'host0.switch' is not in the fabric
+topology.failures=[{switch: host0}] | topology.failures.0 | 'host0' is not in the fabric
+topology.failures=[{link: leaf0-spine0, rate: 1}] | topology.failures.0.rate | a rate needs a unit
 topology.ranks_per_host=2 & watch={flows: [[0, 1]]} | watch.flows.0: ranks 0 and 1 sit on one host
 | name ranks of two hosts
 recovery.timeout=atuo | recovery.timeout | needs a unit ('atuo') | or write auto
@@ -131,6 +138,16 @@ congestion={kind: dctcp, gain: -1} | congestion.gain: has a wrong value (-1) | g
 flow_control={kind: pfc, xoff: 1} | flow_control.xoff: is not a known key (1) | remove it
 flow_control={kind: pfc, pause_above: 1KB, resume_at: 2KB} | flow_control: resume_at is not below pause_above | lower it
 flow_control.kind=trim & topology.queue=unlimited | file: flow_control trim needs a queue and repeats | set topology
+topology={kind: preset} | topology: a topology of kind preset needs a name | write name: dgx_h100_32
+topology={kind: preset, name: 3} | needs a name
+topology={kind: preset, name: dgx_h100} | or the name of one in configs/topologies: dgx_h100_32, dgx_h100_128
+topology={kind: preset, name: dgx_h100_32, spine: 3} | topology.spine: is not a known key (3) | write spines
+topology={kind: torus} | topology.dims: is missing
+topology={kind: torus, dims: []} | topology.dims: has no entries
+topology={kind: torus, dims: [4, 1]} | topology.dims.1: has a wrong value (1)
+topology={kind: torus, dims: [300, 4]} | topology: two switches are up to 152 links apart
+topology={kind: torus, dims: [4096, 4096]} | topology: these are
+transports=[valiant] | transports.0: valiant takes detours, and a leaf_spine has none | kind dragonfly or torus
 engine=quantum | engine: has a wrong value ('quantum') | 'auto', 'simpy'
 algorithms.all_reduce=star | algorithms.all_reduce: has a wrong value ('star') | 'ring', 'tree'
 rank_order=[0, 2] | rank_order: lacks rank 1 | once
@@ -158,6 +175,29 @@ adapters_per_host: 2, gpu_link_rate: 400 | topology.gpu_link_rate | needs a unit
 rails: 1 | topology: rails is 1, neither true nor false
 """
 """Keys of a fat tree with 4 ports of an edge for hosts."""
+
+DRAGONFLIES = """
+flow_control.kind=pfc | flow_control pfc can pause links of a dragonfly in a circle
+topology.groups=4 | topology: 4 groups have no link each to each other | take at most 3
+topology.groups=1 | topology.groups: has a wrong value (1)
+topology.switches_per_group=2000 & topology.global_links=9 | topology: these are
+topology.failures=[{link: group0switch1-group1switch0}] | topology.failures.0: | is not in the fabric
+topology.failures=[{link: group0switch0-group1switch1}] | topology: no path leads from host0 to host2
+"""
+"""Settings on a small dragonfly."""
+
+COLLECTIVES = """
+op: all_reduce, bytes_per_rank: 1KB, splits: {kind: zipf, exponent: 1} | workload.splits | all_reduce has no splits
+op: all_to_all, splits: {kind: zipf, exponent: 1} | workload.bytes_per_rank | is missing
+op: broadcast | workload.bytes_per_rank | is missing
+op: all_to_all, bytes_per_rank: 1KB, splits: {kind: matrix, path: a.csv} | workload.bytes_per_rank
+| the matrix of splits says already how much moves
+op: all_to_all, bytes_per_rank: 1KB, splits: {kind: pareto} | workload.splits.kind | wrong
+op: all_to_all, bytes_per_rank: 1KB, splits: {kind: zipf, exponent: -1} | workload.splits.exponent | (-1)
+op: all_to_all, bytes_per_rank: 1KB, splits: {kind: zipf, exponent: 1, seed: 0.5} | workload.splits.seed | 0.5
+op: all_to_all, bytes_per_rank: 1KB, splits: {kind: zipf, exponent: 1, top: 1} | workload.splits.top | known
+"""
+"""Keys of a collective."""
 
 MODELS = """
 layers=0.5 | workload.layers | (0.5) | integer
@@ -241,10 +281,18 @@ FILES = [
 ]
 """Settings, the text of the file that they name, and what the line says."""
 
+SMALL_DRAGONFLY = "topology={kind: dragonfly, switches_per_group: 2, hosts_per_switch: 1, global_links: 1}"
 SHAPE = "workload={kind: model, layers: 4, hidden: 64, tokens: 64, division: {data: 4}}"
 MISTAKES: list[tuple[Sequence[str], str | None, Sequence[str]]] = [
     *((words.split(" & "), None, told) for words, *told in rows(SETTINGS)),
     *(([f"topology={{kind: fat_tree, k: 8, {keys}}}"], None, told) for keys, *told in rows(FAT_TREES)),
+    *(([SMALL_DRAGONFLY, *words.split(" & ")], None, told) for words, *told in rows(DRAGONFLIES)),
+    *(([f"workload={{kind: collective, {keys}}}"], None, told) for keys, *told in rows(COLLECTIVES)),
+    (
+        [f"topology={{kind: preset, name: {Path.cwd()}/configs/tables/nccl_ndr.yaml}}"],
+        None,
+        ["kind: is missing: it holds"],
+    ),
     *(([SHAPE, *(f"workload.{key}" for key in keys.split(" & "))], None, told) for keys, *told in rows(MODELS)),
     *((words.split(" & "), text, told) for words, text, *told in FILES),
 ]

@@ -5,13 +5,12 @@ from pathlib import Path
 import pytest
 import yaml
 
-from netsim.__main__ import main
 from netsim.prepare import prepare
 from netsim.scenario import read_scenario
 from netsim.topology.leaf_spine import LeafSpineConfig
 from netsim.topology.mapping import room
 from tests.each import each
-from tests.netsim.documents import collective_of
+from tests.netsim.documents import collective_of, scenario_on
 
 pytestmark = pytest.mark.usefixtures("blank_pictures")
 
@@ -23,13 +22,7 @@ PRESETS = {**TIERED, "dragonfly_1056": 1056, "torus_512": 512}
 
 
 def scenario(topology: dict[str, object]) -> dict[str, object]:
-    return {
-        "format": "flowfabric.scenario/1",
-        "topology": topology,
-        "workload": collective_of("send", "4KB"),
-        "transports": ["ecmp"],
-        "seeds": [0],
-    }
+    return scenario_on(topology, collective_of("send", "4KB"))
 
 
 def test_every_topology_in_yaml_is_known_here():
@@ -70,22 +63,3 @@ def test_a_file_of_ones_own_is_a_topology(tmp_path):
     file.write_text(yaml.safe_dump({"kind": "leaf_spine", "leaves": 1, "spines": 1, "hosts_per_leaf": 2}))
     prepared = prepare(read_scenario(scenario({"kind": "preset", "name": str(file)})), "scenario")
     assert prepared.scene.topology.hosts == 2
-
-
-@each(
-    "topology, said",
-    [
-        ({"kind": "preset"}, "topology: a topology of kind preset needs a name; write name: dgx_h100_32"),
-        ({"kind": "preset", "name": 3}, "needs a name"),
-        ({"kind": "preset", "name": "dgx_h100"}, "or the name of one in configs/topologies: dgx_h100_32, dgx_h100_128"),
-        ({"kind": "preset", "name": "dgx_h100_32", "spine": 3}, "topology.spine: is not a known key (3); write spines"),
-        ({"kind": "preset", "name": "configs/tables/nccl_ndr.yaml"}, "kind: is missing: it holds no topology"),
-    ],
-)
-def test_wrong_presets_are_refused_in_one_line(topology, said, tmp_path, capsys):
-    file = tmp_path / "scenario.yaml"
-    file.write_text(yaml.safe_dump(scenario(topology)))
-    assert main(["compare", str(file), "--out", str(tmp_path / "out"), "--jobs", "1"]) == 2
-    told = [line for line in capsys.readouterr().err.splitlines() if "first use" not in line]
-    assert len(told) == 1
-    assert said in told[0]

@@ -1,7 +1,6 @@
 """The scenario file: what is read, what is refused and how, and that the schema says the same."""
 
 import json
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,6 @@ from netsim.__main__ import main
 from netsim.foundation.refusal import Refusal
 from netsim.prepare import prepare
 from netsim.scenario import Scenario, read_scenario
-from netsim.topology.protocol import paths as paths_between
 from tests.each import each
 
 SCHEMA = json.loads(Path("configs/schemas/scenario.schema.json").read_text())
@@ -104,24 +102,3 @@ def test_ranks_sit_where_the_grammar_says():
     topology = prepare(plain, "small").scene.topology
     assert prepare(plain, "small").scene.hosts == [0, 0, 1, 1, 2, 2, 3, 3]
     assert [topology.leaf(host) for host in range(4)] == [0, 0, 1, 1]
-
-
-@each("leaves, spines, per_leaf", [(1, 1, 1), (2, 3, 4), (5, 2, 1)])
-def test_paths_are_chains_of_links_from_host_to_host(leaves, spines, per_leaf):
-    overrides = [f"topology.leaves={leaves}", f"topology.spines={spines}", f"topology.hosts_per_leaf={per_leaf}"]
-    topology = prepare(read_scenario(yaml.safe_load(SMALL), overrides), "small").scene.topology
-    assert len({link.name for link in topology.links}) == len(topology.links)
-    assert len(topology.links) == 3 * topology.hosts + 2 * leaves * spines
-    for src in range(topology.hosts):
-        for dst in range(topology.hosts):
-            paths = paths_between(topology, src, dst)
-            if src == dst:
-                assert [topology.links[link].name for link in paths[0]] == [f"host{src}-inside"]
-                continue
-            assert len(paths) == (1 if topology.leaf(src) == topology.leaf(dst) else spines)
-            assert len(set(paths)) == len(paths)
-            for path in paths:
-                ends = [topology.links[link].name.split("-") for link in path]
-                assert ends[0][0] == f"host{src}"
-                assert ends[-1][1] == f"host{dst}"
-                assert all(here[1] == there[0] for here, there in pairwise(ends))

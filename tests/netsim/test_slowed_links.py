@@ -34,18 +34,11 @@ def scenario(tmp_path: Path, failure: dict[str, str], **sections: object) -> dic
     """Two hosts send 1 MB each over one spine, whose cable to their leaf fails."""
     flows = tmp_path / "flows.csv"
     flows.write_text("src,dst,bytes,start_ns\n0,2,1000000,0\n1,3,1000000,0\n", encoding="utf-8")
-    topology = {"kind": "leaf_spine", "leaves": 2, "spines": 1, "hosts_per_leaf": 2}
     workload: dict[str, object] = {"kind": "flows", "path": str(flows)}
     if "classes" in sections:
         workload["class"] = "only"
-    return {
-        "format": "flowfabric.scenario/1",
-        "topology": {**topology, "failures": [{"link": "leaf0-spine0", "rate": "6.25Gbps", **failure}]},
-        "workload": workload,
-        "transports": ["ecmp"],
-        "seeds": [0],
-        **sections,
-    }
+    failures = [{"link": "leaf0-spine0", "rate": "6.25Gbps", **failure}]
+    return scenario_of(2, 1, 2, workload, {"failures": failures}, **sections)
 
 
 def queue_at_the_end(change_ps: int, before_ps: int, after_ps: int) -> int:
@@ -75,15 +68,9 @@ def test_the_longest_queue_is_the_bytes_that_wait_whatever_the_rate(case, engine
 @each("failure", [{}, {"at": "10us"}, {"until": "30us"}, {"at": "10us", "until": "30us"}], ids=str)
 def test_ideal_spreads_as_the_rates_of_paths_allow(failure):
     """A slow link takes its part and no more, so that no packet routing ends before ideal but by rounding."""
-    shape = {"kind": "leaf_spine", "leaves": 2, "spines": 4, "hosts_per_leaf": 4}
-    failures = [{"link": "leaf0-spine3", "rate": "6.25Gbps", **failure}]
-    content = {
-        "format": "flowfabric.scenario/1",
-        "topology": {**shape, "failures": failures},
-        "workload": collective_of("all_to_all", "1MB"),
-        "transports": ["jsq", "spray_random", "ideal"],
-        "seeds": [0],
-    }
+    failures = {"failures": [{"link": "leaf0-spine3", "rate": "6.25Gbps", **failure}]}
+    kinds = ["jsq", "spray_random", "ideal"]
+    content = scenario_of(2, 4, 4, collective_of("all_to_all", "1MB"), failures, transports=kinds)
     jsq, spray, ideal = simulate(content).runs
     assert ideal.bound_ps <= ideal.completion_ps < min(jsq.completion_ps, spray.completion_ps)
 

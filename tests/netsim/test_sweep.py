@@ -4,7 +4,6 @@ import json
 import os
 import re
 import signal
-from collections.abc import Iterator
 from itertools import count
 from multiprocessing import get_context
 from pathlib import Path
@@ -19,35 +18,11 @@ from netsim.__main__ import main
 from netsim.results import replacing
 from netsim.sweep.driver import sweep
 from netsim.sweep.folder import SweepFolder, _join_tables
-from netsim.sweep.job import Failed, Files, Job, attempt
+from netsim.sweep.job import Files
 from netsim.sweep.sweep_file import Cell, read_sweep
-from tests.netsim.sweeps import GRID, SCENARIO, contents, rows, written
+from tests.netsim.sweeps import GRID, SCENARIO, Here, contents, rows, written
 
 pytestmark = pytest.mark.usefixtures("blank_pictures")
-
-
-class Here:
-    """An executor (`netsim.sweep.job.Executor`) that carries out jobs in this process, for what processes are not
-    the matter of."""
-
-    def __init__(self, count: int) -> None:  # noqa: ARG002
-        self.jobs: list[Job] = []
-
-    def idle(self) -> list[None]:
-        """See `Executor.idle`."""
-        return [] if self.jobs else [None]
-
-    def submit(self, job: Job) -> None:
-        """See `Executor.submit`."""
-        self.jobs.append(job)
-
-    def finished(self) -> Iterator[tuple[Job, Files | Failed]]:
-        """See `Executor.finished`."""
-        job = self.jobs.pop()
-        yield job, attempt(job)
-
-    def close(self) -> None:
-        """See `Executor.close`."""
 
 
 @pytest.fixture

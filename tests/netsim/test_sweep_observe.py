@@ -6,10 +6,11 @@ from collections.abc import Iterator
 
 import pytest
 
+import netsim.sweep.driver
 from netsim.__main__ import main
 from netsim.sweep.driver import sweep
 from netsim.sweep.progress import Gauges, PlainLines, Status
-from tests.netsim.sweeps import rows, written
+from tests.netsim.sweeps import Here, rows, written
 
 pytestmark = pytest.mark.usefixtures("blank_pictures")
 
@@ -27,7 +28,8 @@ def scraped(gauges: Gauges) -> dict[str, float]:
     return {name: float(value) for name, _, value in lines}
 
 
-def test_gauges_follow_the_sweep(tmp_path, gauges):
+def test_gauges_follow_the_sweep(tmp_path, gauges, monkeypatch):
+    monkeypatch.setattr(netsim.sweep.driver, "Processes", Here)
     pages = []
 
     def watch(status: Status) -> None:

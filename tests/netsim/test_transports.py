@@ -5,18 +5,19 @@ from collections import Counter
 from typing import Any, get_args
 
 import pytest
+import yaml
 from pydantic import TypeAdapter, ValidationError
 
 from netsim.engine.protocol import Outcome, Scene
 from netsim.engine.reference.engine import ReferenceEngine
-from netsim.topology.failure import FailureConfig, Rates, Routes
+from netsim.topology.failure import FailureConfig
 from netsim.topology.fat_tree import FatTree, FatTreeConfig
 from netsim.topology.protocol import Topology
 from netsim.transport.build import PACKET_TRANSPORTS, build_transport
 from netsim.transport.config import KINDS, TransportConfig
 from netsim.transport.protocol import Transport
-from netsim.workload.tasks import Task, Tasks
-from tests.each import each
+from netsim.workload.tasks import Task
+from tests.each import each, rows
 from tests.netsim.releases import Releases
 from tests.netsim.scenes import all_to_all, fabric, flow, scene
 
@@ -59,8 +60,7 @@ def run(what: Scene, entry: Any, seed: int = 0) -> Outcome:
 
 def on_three_tiers(tasks: list[Task], failures: list[FailureConfig]) -> Scene:
     topology = FatTree(FatTreeConfig.model_validate({"kind": "fat_tree", "k": 4}))
-    rates = Rates(topology, failures)
-    return Scene(topology, rates, Routes(topology, rates), range(topology.hosts), Tasks(tasks))
+    return scene(topology, tasks, failures=failures)
 
 
 def random_tasks(hosts: int, seed: int = 0) -> list[Task]:
@@ -81,30 +81,17 @@ def test_mprdma_words_are_subflows():
     assert (config.kind, config.options(), config.name) == ("subflows", {"count": 8}, "mprdma-8")
 
 
-@each(
-    "entry",
-    [
-        "mprdma-0",
-        "mprdma-257",
-        "ECMP",
-        {"kind": "ecmp", "hash": "md5"},
-        {"kind": "ecmp", "count": 2},
-        {"kind": "flowlet", "gap": 10},
-        {"kind": "reps", "cache": 0},
-        {"kind": "reps", "mark_above": "0B"},
-        {"kind": "drill", "d": 0},
-        {"kind": "ethereal", "order": "random"},
-        {"kind": "ethereal", "avoid": "-1us"},
-        {"kind": "spray_random", "label": "two words"},
-        {},
-        3,
-        None,
-    ],
-    ids=str,
-)
-def test_wrong_entries_are_refused(entry: Any):
+WRONG = """
+mprdma-0 | mprdma-257 | ECMP | {} | 3 | null | {kind: ecmp, hash: md5} | {kind: ecmp, count: 2}
+{kind: flowlet, gap: 10} | {kind: reps, cache: 0} | {kind: reps, mark_above: 0B} | {kind: drill, d: 0}
+{kind: ethereal, order: random} | {kind: ethereal, avoid: -1us} | {kind: spray_random, label: two words}
+"""
+
+
+@each("entry", [entry for row in rows(WRONG) for entry in row])
+def test_wrong_entries_are_refused(entry: str):
     with pytest.raises(ValidationError):
-        TypeAdapter(TransportConfig).validate_python(entry)
+        TypeAdapter(TransportConfig).validate_python(yaml.safe_load(entry))
 
 
 @each_transport

@@ -23,12 +23,12 @@ def run(what: Scene) -> Outcome:
 
 
 def shares(weights: tuple[int, ...], sizes: tuple[int, ...], *, one_host: bool) -> None:
-    """Messages of each class, 600 kB in all, go through one link, in packets of one size a class.
+    """Messages of each class, 300 kB in all, go through one link, in packets of one size a class.
 
     While all have packets, each class gets its share of the bytes, to a quantum: so when the first class has ended,
     and no class has sent all before, the others have sent theirs. The link is never idle.
     """
-    total, senders = 600_000, 1 if one_host else len(weights)
+    total, senders = 300_000, 1 if one_host else len(weights)
     topology = fabric(1, 1, senders + 1, fabric_rate="400Gbps")
     tasks = [
         Task(number % senders, senders, size, 0, (), number)

@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from netsim.compare import simulate
 from netsim.congestion.flow_control import AcknowledgementConfig, PfcConfig
 from netsim.congestion.nscc import NsccConfig
 from netsim.engine import _core
@@ -26,7 +25,6 @@ from netsim.transport.spray import SprayRandom
 from netsim.workload.tasks import Task, Tasks
 from tests.each import each
 from tests.netsim.agreement import CONGESTION, DCTCP, PATTERNS, RECOVERY, SELECTIVE, agreed, ran
-from tests.netsim.documents import collective_of, scenario_of
 from tests.netsim.random_scenes import OPTIONS, transport_of
 from tests.netsim.scenes import all_to_all, fabric, flow, scene
 
@@ -244,19 +242,3 @@ def test_large_runs_take_cores_that_other_runs_leave():
     assert [threads_for(what, spray, cores) for cores in (1, 2, 8)] == [1, 2, 4]
     one, two = (WindowedEngine(what, SprayRandom(0, what.most_paths), 0, threads=threads).run() for threads in (1, 2))
     assert two.equals(one)
-
-
-def test_cores_do_not_change_results():
-    scenario = scenario_of(
-        16,
-        16,
-        16,
-        collective_of("all_reduce", "200KB"),
-        congestion={"kind": "dctcp"},
-        recovery={"kind": "selective"},
-        engine="windowed",
-        transports=["reps"],
-    )
-    results = [simulate(scenario, jobs=jobs) for jobs in (1, 2)]
-    one, two = (result.runs[0].to_dict(result.links) | {"wall_s": 0} for result in results)
-    assert two == one
