@@ -1,7 +1,6 @@
 """The workloads of the imbalance benchmark have the loads that they state, and the busiest expert of a closed form."""
 
 from itertools import product
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,9 +12,7 @@ from tests.benchmarks.imbalance.workloads import (
     LOADS,
     Shape,
     busiest,
-    drawn_preferences,
     real,
-    rounded,
     synthetic,
 )
 from tests.each import each
@@ -46,14 +43,6 @@ def test_the_busiest_expert_has_a_closed_form(shape: Shape) -> None:
         assert found == pytest.approx(float(busiest(name, shape)), abs=rounding), name
 
 
-def test_closed_forms_by_hand() -> None:
-    shape = SHAPES[0]
-    assert busiest("even", shape) == 1
-    assert busiest("one hot expert", shape) * 2 * shape.top_k == shape.experts
-    first, second = LOADS["Zipf"](shape, 0)[[0, 1]]
-    assert first / second == pytest.approx(2**0.8, rel=0.01)
-
-
 def test_drift_hands_the_loads_on_and_bursts_come_once_in_eight() -> None:
     shape = SHAPES[0]
     for step in (0, 1, 17, 63):
@@ -61,32 +50,6 @@ def test_drift_hands_the_loads_on_and_bursts_come_once_in_eight() -> None:
     hottest = [LOADS["bursty"](shape, step).max() for step in range(2 * BURST_EVERY)]
     assert [step for step, load in enumerate(hottest) if load == shape.batch // 2] == [0, BURST_EVERY]
     assert sorted(set(hottest)) == [shape.choices // shape.experts, shape.batch // 2]
-
-
-def test_experts_are_preferred_without_affinity() -> None:
-    shape = SHAPES[0]
-    preferred = drawn_preferences(LOADS["even"](shape, 0), shape, np.random.default_rng(0))
-    together = preferred.T.astype(int) @ preferred
-    pairs = together[np.triu_indices(shape.experts, 1)]
-    expected = shape.batch * shape.top_k * (shape.top_k - 1) / (shape.experts * (shape.experts - 1))
-    assert pairs.mean() == pytest.approx(expected), "tokens prefer six different experts each"
-    assert pairs.var() == pytest.approx(expected, rel=0.2), "counts of independent draws vary as much as their mean"
-
-
-def test_impossible_loads_are_refused() -> None:
-    shape = Shape(1, 4, 3, 2)
-    with pytest.raises(ValueError, match="loads: 8 choices, 5 of one expert"):
-        drawn_preferences(np.array([5, 2, 1]), shape, np.random.default_rng(0))
-    with pytest.raises(ValueError, match="loads: 7 choices"):
-        drawn_preferences(np.array([4, 2, 1]), shape, np.random.default_rng(0))
-
-
-@each("total", [0, 1, 17, 1000])
-def test_rounding_keeps_sum_and_share(total: int) -> None:
-    shares = np.random.default_rng(total).random(13)
-    counts = rounded(shares, total)
-    assert counts.sum() == total
-    assert np.abs(counts - shares / shares.sum() * total).max() < 1
 
 
 def test_recorded_choices_come_back_in_their_order() -> None:
@@ -104,12 +67,3 @@ def test_recorded_choices_come_back_in_their_order() -> None:
         next(real([dropped], 0, shape, 1, seed=0))
     with pytest.raises(ValueError, match="header: has 6 experts, 3 choices"):
         next(real([trace], 0, Shape(2, 5, 6, 2), 1, seed=0))
-
-
-def test_the_traces_of_the_benchmark_fit_its_shape() -> None:
-    from tests.benchmarks.imbalance.__main__ import SHAPE, TRACES
-
-    if not all(path.exists() for path in TRACES):
-        pytest.skip("no recorded traces here")
-    (logits,) = real([RoutingTrace.read(Path(path)) for path in TRACES], 13, SHAPE, 1, seed=0)
-    assert logits.shape == (SHAPE.ranks, SHAPE.tokens, SHAPE.experts)

@@ -45,6 +45,7 @@ topology.adapters_per_host=2 & topology.ranks_per_host=3 | topology | 3 ranks of
 topology.adapters_per_host=2 & topology.ranks_per_host=2 & topology.failures=[{switch: host0.switch}]
 | topology.failures.0 | 'host0.switch' is not in the fabric
 topology.failures=[{switch: host0}] | topology.failures.0 | 'host0' is not in the fabric
+topology.failures=[{switch: core}] | topology.failures.0 | 'core' is not in the fabric | name a switch: leaf0, spine0
 topology.failures=[{link: leaf0-spine0, rate: 1}] | topology.failures.0.rate | a rate needs a unit
 topology.ranks_per_host=2 & watch={flows: [[0, 1]]} | watch.flows.0: ranks 0 and 1 sit on one host
 | name ranks of two hosts

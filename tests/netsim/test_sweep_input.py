@@ -74,6 +74,13 @@ def test_wrong_arguments_are_one_line(arguments, expected, tmp_path, capsys, mon
     assert expected in error
 
 
+def test_a_list_is_no_sweep(tmp_path):
+    path = tmp_path / "sweep.yaml"
+    path.write_text("[1, 2]\n")
+    with pytest.raises(Refusal, match="file: is not a mapping of keys to values"):
+        read_sweep(path)
+
+
 def test_without_dask_the_remedy_is_named(tmp_path, capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, "distributed", None)
     command = ["sweep", str(written(tmp_path)), "--out", str(tmp_path / "out"), "--executor", "tcp://x:1"]

@@ -13,7 +13,8 @@ from tests.each import each
 from tests.moe.dispatch.mixture import EXPERTS, MAPS, SLOTS, WIDTH, check_dense_mixture, inputs, run_layer
 from tests.ranks import run_ranks
 
-WORLD_SIZES = (2, 4)
+WORLD_SIZES = (1, 4)
+"""On one rank nothing is sent."""
 
 
 def run_cases(rank: int, world_size: int) -> dict[str, dict[str, dict[str, Any]]]:
@@ -34,10 +35,10 @@ Results = dict[int, list[dict[str, dict[str, dict[str, Any]]]]]
 
 @pytest.fixture(scope="module")
 def results() -> Results:
-    return {world_size: run_ranks(run_cases, world_size) for world_size in (1, *WORLD_SIZES)}
+    return {world_size: run_ranks(run_cases, world_size) for world_size in WORLD_SIZES}
 
 
-@each("world_size, name", product([1, *WORLD_SIZES], MAPS))
+@each("world_size, name", product(WORLD_SIZES, MAPS))
 def test_equals_home_return_dispatch_and_itself(results: Results, world_size: int, name: str) -> None:
     for of_rank in results[world_size]:
         home, copies, again = (of_rank[name][dispatch] for dispatch in ("home", "copies", "copies again"))
@@ -46,14 +47,15 @@ def test_equals_home_return_dispatch_and_itself(results: Results, world_size: in
             torch.testing.assert_close(again[key], copies[key], rtol=0, atol=0)
 
 
-@each("world_size, name", product(WORLD_SIZES, MAPS))
-def test_equals_the_dense_mixture(results: Results, world_size: int, name: str) -> None:
-    check_dense_mixture([of_rank[name]["copies"] for of_rank in results[world_size]], name, torch.float64)
+@each("name", MAPS)
+def test_equals_the_dense_mixture(results: Results, name: str) -> None:
+    check_dense_mixture([of_rank[name]["copies"] for of_rank in results[4]], name, torch.float64)
 
 
-@each("world_size, name", product(WORLD_SIZES, MAPS))
-def test_messages_hold_one_row_a_rank_and_one_label_a_choice(results: Results, world_size: int, name: str) -> None:
+@each("name", MAPS)
+def test_messages_hold_one_row_a_rank_and_one_label_a_choice(results: Results, name: str) -> None:
     """Five all-to-alls; counted here token by token."""
+    world_size = 4
     element, rank_of = 8, {int(expert): slot * world_size // EXPERTS for slot, expert in enumerate(SLOTS)}
     choices, copies = np.zeros((2, world_size, world_size), int)
     for rank in range(world_size):

@@ -142,3 +142,10 @@ def test_a_placement_that_cannot_gain_is_the_contiguous_one() -> None:
         assert placement.rank_experts == Placement.contiguous(4, 8, 2, 2).rank_experts
         assert placement.objective is not None
         assert placement.objective.cost == placement.objective.gap == 0
+
+
+@each("ranks, objective, message", [(4, "speed", "objective: unknown"), (3, "home", "8 experts do not divide among 3")])
+def test_what_cannot_be_solved_is_refused(ranks: int, objective: Dispatch, message: str) -> None:
+    statistics = RoutingStatistics.collect(markov_trace(8, 2, 0.5, 10, seed=0), ranks)
+    with pytest.raises(ValueError, match=message):
+        solve(statistics, Topology.hops(1, ranks), objective=objective)
