@@ -20,9 +20,9 @@ DIGITS_OF_16_TOKENS = {
         **{"kind": "blockwise", "segments": 2, "patch_size": 2, "hidden": 32, "num_heads": 2, "trunk_layers": 2},
         "teacher_features": WIDTH,
     },
-    "optim": {"steps": 60, "global_batch": 64, "lr": 3e-3, "warmup_steps": 0},
+    "optim": {"steps": 30, "global_batch": 32, "lr": 6e-3, "warmup_steps": 0},
     "sample": {"sampler": {"kind": "segmented", "segments": 2, "within": {"kind": "euler", "steps": 2}}},
-    "evaluate": {"every": 30},
+    "evaluate": {"every": 15},
     "observe": {"log_every": 1},
 }
 
