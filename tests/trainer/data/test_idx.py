@@ -15,11 +15,14 @@ from trainer.data.idx import IdxConfig
 FASHION = Path("/usr/share/datasets/fashion-mnist")
 
 
-def write(path: Path, values: np.ndarray, type_code: int = 8) -> None:
+def idx(values: np.ndarray, type_code: int = 8) -> bytes:
     """The format as its author describes it: two zeros, type, dimensions, their sizes, the values."""
     header = struct.pack(f">BBBB{values.ndim}I", 0, 0, type_code, values.ndim, *values.shape)
-    with gzip.open(path, "wb") if path.suffix == ".gz" else path.open("wb") as file:
-        file.write(header + values.astype(np.uint8).tobytes())
+    return header + values.astype(np.uint8).tobytes()
+
+
+def write(path: Path, values: np.ndarray) -> None:
+    path.write_bytes(gzip.compress(idx(values)) if path.suffix == ".gz" else idx(values))
 
 
 @pytest.fixture
@@ -72,45 +75,22 @@ def test_wrong_settings_are_refused(folder: Path, changes: dict[str, Any], messa
         settings(folder, **changes)
 
 
-def _truncated(folder: Path) -> None:
-    path = folder / "t10k-labels-idx1-ubyte"
-    path.write_bytes(path.read_bytes()[:-1])
-
-
-def _damaged(folder: Path) -> None:
-    path = folder / "train-labels-idx1-ubyte.gz"
-    path.write_bytes(path.read_bytes()[:20])
-
-
-def _too_few_labels(folder: Path) -> None:
-    write(folder / "t10k-labels-idx1-ubyte", np.zeros(11))
-
-
-def _of_floats(folder: Path) -> None:
-    write(folder / "t10k-images-idx3-ubyte", np.zeros((12, 5, 4)), type_code=13)
-
-
-def _of_another_size(folder: Path) -> None:
-    write(folder / "t10k-images-idx3-ubyte", np.zeros((12, 5, 5)))
-
-
-def _empty(folder: Path) -> None:
-    (folder / "t10k-images-idx3-ubyte").write_bytes(b"")
+IMAGES, LABELS, COMPRESSED = "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte", "train-labels-idx1-ubyte.gz"
 
 
 @pytest.mark.parametrize(
-    ("change", "message"),
+    ("name", "content", "message"),
     [
-        (_truncated, "holds 11 bytes, not the 12 bytes of its header; fetch the file again"),
-        (_damaged, "cannot be read"),
-        (_too_few_labels, "holds 11 labels for 12 images"),
-        (_of_floats, r"is no IDX file of unsigned bytes in 3 dimensions \(it begins 00 00 0d 03\)"),
-        (_of_another_size, r"holds images of \(5, 5\), those of train have \(5, 4\)"),
-        (_empty, r"\(it is empty\)"),
+        (LABELS, idx(np.zeros(12))[:-1], "holds 11 bytes, not the 12 bytes of its header; fetch the file again"),
+        (COMPRESSED, gzip.compress(idx(np.arange(40)))[:20], "cannot be read"),
+        (LABELS, idx(np.zeros(11)), "holds 11 labels for 12 images"),
+        (IMAGES, idx(np.zeros((12, 5, 4)), 13), r"is no IDX file of unsigned bytes in 3 .* \(it begins 00 00 0d 03\)"),
+        (IMAGES, idx(np.zeros((12, 5, 5))), r"holds images of \(5, 5\), those of train have \(5, 4\)"),
+        (IMAGES, b"", r"\(it is empty\)"),
     ],
 )
-def test_damaged_files_are_refused(folder: Path, change: Any, message: str) -> None:
-    change(folder)
+def test_damaged_files_are_refused(folder: Path, name: str, content: bytes, message: str) -> None:
+    (folder / name).write_bytes(content)
     with pytest.raises(Refusal, match=message):
         settings(folder)
 
