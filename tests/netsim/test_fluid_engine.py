@@ -1,18 +1,200 @@
-"""The flow-level engine against closed forms, a simulation in fractions, and bounds."""
+"""The flow-level engine: max-min rates, the heap of ends, and runs, against closed forms and fractions."""
 
 import random
+from collections import Counter
+from collections.abc import Sequence
 from fractions import Fraction
 
 import numpy as np
 import pytest
 
+from netsim.engine import _core
+from netsim.engine.core.fabric import fabric_arrays
 from netsim.engine.fluid.engine import FluidEngine
+from netsim.engine.fluid.flows import SegmentArrays, Segments
 from netsim.engine.fluid.streaming import stream
+from netsim.engine.fluid.streams import Streams, streams_of
 from netsim.engine.protocol import Outcome, Scene
+from netsim.topology.protocol import Path
 from netsim.workload.tasks import Task
 from tests.each import each
 from tests.netsim.scenes import all_to_all, fabric, flow, scene
-from tests.netsim.test_fluid_rates import Routes, water_filling
+
+Routes = tuple[Path, ...]
+"""A flow, by the routes over which it spreads."""
+
+
+class Instance:
+    """Flows over links that have the indices of `capacity`; each flow's first and last links may be shared segments."""
+
+    def __init__(self, flows: Sequence[Routes], capacity: Sequence[Fraction]) -> None:
+        self.flows, self.capacity = flows, capacity
+        registry = Segments(len(capacity))
+        nothing = registry.nothing
+        self.segments = np.array([[nothing, registry.index(routes), nothing] for routes in flows], dtype=np.int64)
+        self.fabric: SegmentArrays = registry.arrays()
+        self.limits = np.array([float(limit) for limit in capacity])
+        self.rate = np.zeros(len(flows))
+
+    def fill(self, active: Sequence[int], rising: Sequence[int]) -> np.ndarray:
+        """The rates of `active` flows after those of `rising` are settled."""
+        which = np.array(active, dtype=np.int64)
+        again = np.array(rising, dtype=np.int64)
+        _core.fill_rates(which, again, self.segments, self.rate, self.fabric, self.limits)
+        return self.rate[which]
+
+    def violations(self, active: Sequence[int]) -> tuple[int, int]:
+        which = np.array(active, dtype=np.int64)
+        return _core.violations(which, self.segments, self.rate, self.fabric, self.limits)
+
+
+def shares(routes: Routes) -> dict[int, Fraction]:
+    """Share of a flow's rate on each of its links."""
+    return {
+        link: Fraction(count, len(routes))
+        for link, count in Counter(link for route in routes for link in route).items()
+    }
+
+
+def water_filling(flows: Sequence[Routes], capacity: Sequence[Fraction]) -> list[Fraction]:
+    """One full link after the other, exactly."""
+    share = [shares(routes) for routes in flows]
+    rate: dict[int, Fraction] = {}
+    while len(rate) < len(flows):
+        level: dict[int, Fraction] = {}
+        for link, limit in enumerate(capacity):
+            demand = sum((s.get(link, Fraction(0)) for f, s in enumerate(share) if f not in rate), Fraction(0))
+            used = sum((share[f].get(link, Fraction(0)) * r for f, r in rate.items()), Fraction(0))
+            if demand:
+                level[link] = (limit - used) / demand
+        first = min(level, key=lambda link: level[link])
+        rate |= {f: level[first] for f, s in enumerate(share) if f not in rate and first in s}
+    return [rate[f] for f in range(len(flows))]
+
+
+def drawn(seed: int) -> Instance:
+    """Up to a dozen links and 20 flows, some spread over several routes, sometimes with a link that is down."""
+    draw = random.Random(seed)
+    links = draw.randint(1, 12)
+    capacity = [Fraction(draw.choice([1, 2, 5, 7, 7, 10, 0 if draw.random() < 0.2 else 3]), 2) for _ in range(links)]
+    flows: list[Routes] = []
+    for _ in range(draw.randint(1, 20)):
+        length = draw.randint(1, min(4, links))
+        flows.append(tuple(tuple(draw.sample(range(links), length)) for _ in range(draw.choice([1, 1, 2, 3]))))
+    return Instance(flows, capacity)
+
+
+def test_line_network():
+    """One long flow over all links and a short one on each: the long one gets the least of the halves."""
+    flows: list[Routes] = [((0, 1, 2),), ((0,),), ((1,),), ((2,),)]
+    rates = Instance(flows, [Fraction(10), Fraction(6), Fraction(8)]).fill(range(4), range(4))
+    assert rates == pytest.approx([3, 7, 3, 5])
+
+
+@each("seed", range(60))
+def test_water_filling_in_fractions(seed):
+    instance = drawn(seed)
+    everything = range(len(instance.flows))
+    expected = water_filling(instance.flows, instance.capacity)
+    assert instance.fill(everything, everything) == pytest.approx([float(rate) for rate in expected], rel=1e-12)
+
+
+@each("seed", range(60))
+def test_every_flow_has_a_full_link_on_which_none_is_faster(seed):
+    """The certificate, told here from the definition alone, and by the engine's own check."""
+    instance = drawn(100 + seed)
+    everything = range(len(instance.flows))
+    rates = instance.fill(everything, everything)
+    load = np.zeros(len(instance.capacity))
+    for routes, rate in zip(instance.flows, rates, strict=True):
+        for link, share in shares(routes).items():
+            load[link] += float(share) * rate
+    assert (load <= instance.limits * (1 + 1e-9)).all()
+    for routes, rate in zip(instance.flows, rates, strict=True):
+        full = [link for link in shares(routes) if load[link] >= instance.limits[link] * (1 - 1e-9)]
+        fastest = [
+            max(r for other, r in zip(instance.flows, rates, strict=True) if link in shares(other)) for link in full
+        ]
+        assert min(fastest, default=np.inf) <= rate * (1 + 1e-9)
+    assert instance.violations(everything) == (0, 0)
+
+
+@each("seed", range(60))
+def test_when_flows_leave_only_those_at_least_as_fast_as_the_slowest_of_them_change(seed):
+    instance, draw = drawn(200 + seed), random.Random(seed)
+    count = len(instance.flows)
+    rates = instance.fill(range(count), range(count)).copy()
+    leave = draw.sample(range(count), draw.randint(1, count))
+    stay = [flow for flow in range(count) if flow not in leave]
+    slowest = min(rates[leave])
+    again = instance.fill(stay, [flow for flow in stay if rates[flow] >= slowest * (1 - 1e-9)])
+    expected = water_filling([instance.flows[flow] for flow in stay], instance.capacity)
+    assert again == pytest.approx([float(rate) for rate in expected], rel=1e-12)
+
+
+@each("factor, wrong", [(1.001, 0), (0.999, 1)])
+def test_the_certificate_finds_rates_that_are_too_high_or_too_low(factor, wrong):
+    for seed in range(20):
+        instance = drawn(300 + seed)
+        everything = range(len(instance.flows))
+        rates = instance.fill(everything, everything)
+        if rates.all():
+            instance.rate[random.Random(seed).randrange(len(rates))] *= factor
+            assert instance.violations(everything)[wrong] > 0
+
+
+FLOWS = 200
+
+
+def no_flows() -> Streams:
+    """Streams with room for the flows of a test, none of which is active."""
+    what = scene(fabric(2, 2, 1), [])
+    arrays = fabric_arrays(what)
+    return streams_of(what, arrays, FLOWS, np.ones(len(arrays.usable)))
+
+
+def ends_of(heap: Streams, active: list[int]) -> dict[int, float]:
+    flows = heap.flows[active]
+    with np.errstate(divide="ignore"):
+        empty_ps = np.where(flows["rate"] > 0, flows["since_ps"] + flows["left"] / flows["rate"], np.inf)
+    return dict(zip(active, empty_ps.tolist(), strict=True))
+
+
+@each("seed", range(8))
+def test_the_first_is_that_of_a_search_whatever_rates_change_together(seed):
+    rng = np.random.default_rng(seed)
+    heap, active, admitted = no_flows(), [], 0
+    for now in range(400):
+        for _ in range(min(rng.integers(4), FLOWS - admitted)):
+            heap.flows["left"][admitted], heap.flows["since_ps"][admitted] = rng.integers(1, 50), now
+            _core.add_end(tuple(heap), admitted)
+            active.append(admitted)
+            admitted += 1
+        if not active:
+            continue
+        changed = rng.choice(active, rng.integers(len(active) + 1), replace=False)
+        for index in changed:
+            flow = heap.flows[index]
+            flow["left"] = max(0.0, flow["left"] - flow["rate"] * (now - flow["since_ps"]))
+            flow["rate"], flow["since_ps"] = rng.integers(5) / 4, now
+        for index in changed.tolist():
+            _core.bring_forward(tuple(heap), index)
+        ends = ends_of(heap, active)
+        assert _core.first_end(tuple(heap)) == min(ends.values())
+        while active and _core.first_end(tuple(heap)) <= now + 1:
+            index = _core.take_first_end(tuple(heap))
+            assert index == min(active, key=lambda flow: (ends[flow], flow))
+            active.remove(index)
+    assert admitted == FLOWS
+    assert len(active) < FLOWS / 2
+
+
+def test_flows_without_a_rate_never_end():
+    heap = no_flows()
+    assert _core.first_end(tuple(heap)) == np.inf
+    _core.add_end(tuple(heap), 0)
+    assert _core.first_end(tuple(heap)) == np.inf
+
 
 SERVICE, DELAY = 320_000, 500_000
 
@@ -100,40 +282,6 @@ def test_all_times_are_those_of_a_simulation_in_fractions(seed):
     what = scene(topology, tasks)
     expected = [float(time) for time in in_fractions(what)]
     assert FluidEngine(what).run().task_end_ps == pytest.approx(expected, abs=100, rel=0)
-
-
-def load_ps(what: Scene, outcome: Outcome) -> float:
-    """Longest time that a link needs for the bytes it carried."""
-    return max(outcome.links["bytes"] * 8e12 / np.array(what.rates.initial))
-
-
-@each("seed", range(20))
-def test_no_run_is_faster_than_its_most_loaded_link(seed):
-    draw = random.Random(seed)
-    topology = fabric(draw.randint(1, 4), draw.randint(1, 4), draw.randint(1, 4))
-    pairs = [(draw.randrange(topology.hosts), draw.randrange(topology.hosts)) for _ in range(30)]
-    what = scene(topology, [flow(src, dst, draw.randint(1, 10**6), draw.randint(0, 10**6)) for src, dst in pairs])
-    outcome = FluidEngine(what).run()
-    assert outcome.completion_ps >= load_ps(what, outcome)
-
-
-@each("seed", range(20))
-def test_more_spines_faster_links_and_fewer_messages_never_raise_the_load(seed):
-    draw = random.Random(seed)
-    leaves, spines, per_leaf = draw.randint(2, 4), draw.randint(1, 4), draw.randint(1, 4)
-    hosts = leaves * per_leaf
-    pairs = [draw.sample(range(hosts), 2) for _ in range(20)]
-    tasks = [flow(src, dst, draw.randint(1, 10**6)) for src, dst in pairs]
-
-    def load(tasks: list[Task], spines: int = spines, **rates: str) -> float:
-        what = scene(fabric(leaves, spines, per_leaf, **rates), tasks)
-        return load_ps(what, FluidEngine(what).run())
-
-    most, rounding_ps = load(tasks), 80
-    assert load(tasks, spines + 1) <= most + rounding_ps
-    assert load(tasks, fabric_rate="200Gbps") <= most + rounding_ps
-    assert load(tasks, host_rate="200Gbps", fabric_rate="200Gbps") <= most / 2 + rounding_ps
-    assert load(tasks[1:]) <= most + rounding_ps
 
 
 def test_a_message_in_a_host_shares_its_inner_link():

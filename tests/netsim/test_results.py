@@ -14,8 +14,6 @@ import pytest
 from netsim import Results, simulate
 from netsim import results as results_module
 from netsim.__main__ import main
-from netsim.results import replacing
-from tests.each import each
 
 pytestmark = pytest.mark.usefixtures("blank_pictures")
 
@@ -94,21 +92,6 @@ def test_tables_agree_with_the_summary_and_with_each_other(results, written):
     assert all(re.fullmatch(r"\d+\.\d{3}", row[key]) for row in flows for key in ("start_ns", "end_ns"))
 
 
-def test_nothing_half_written_stays(tmp_path):
-    target = tmp_path / "file.json"
-    target.write_text("before")
-
-    def fail_midway() -> None:
-        with replacing(target) as file:
-            file.write("half")
-            raise RuntimeError
-
-    with pytest.raises(RuntimeError):
-        fail_midway()
-    assert [path.name for path in tmp_path.iterdir()] == ["file.json"]
-    assert target.read_text() == "before"
-
-
 def test_many_flows_are_written_compressed_and_the_same(results, written, tmp_path, monkeypatch):
     plain = (written / "flows.csv").read_bytes()
     (tmp_path / "flows.csv").write_text("of an earlier run")
@@ -162,28 +145,6 @@ def test_the_same_command_again_replaces_the_files_by_the_same(tmp_path):
         ]
         contents.append([path.read_bytes() for path in (*tables, *sorted((tmp_path / "figures").iterdir()))])
     assert all(first == second for first, second in pairwise(contents))
-
-
-@each(
-    "arguments, expected",
-    [
-        ([], "netsim: command line: "),
-        (["foresee"], "netsim: command line: "),
-        (["compare"], "netsim compare: command line: "),
-        (["compare", "tests/files/scenario.yaml"], "netsim compare: command line: "),
-        (["compare", "tests/files/scenario.yaml", "--out", "x", "--jobs", "two"], "netsim compare: command line: "),
-        (
-            ["compare", "tests/files/scenario.yaml", "--out", "x", "--jobs", "0"],
-            "netsim compare: command line: --jobs: ",
-        ),
-        (["compare", "tests/files/scenario.yaml", "--out", "pyproject.toml"], "netsim compare: command line: --out: "),
-    ],
-)
-def test_wrong_arguments_are_one_line_and_status_2(arguments, expected, capsys):
-    assert main(arguments) == 2
-    error = capsys.readouterr().err
-    assert error.count("\n") == 1
-    assert error.startswith(expected)
 
 
 def test_debug_shows_where(tmp_path, capsys):

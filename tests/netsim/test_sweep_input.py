@@ -164,10 +164,3 @@ def test_schema_is_the_one_that_is_kept_and_takes_the_example():
     for changes in ({"grid": {"topology.spines": []}}, {"grids": {}}):
         with pytest.raises(jsonschema.ValidationError):
             jsonschema.validate({"format": "flowfabric.sweep/1", "scenario": "x.yaml"} | changes, schema)
-
-
-def test_help_teaches(capsys):
-    assert main(["sweep", "--help"]) == 0
-    text = capsys.readouterr().out
-    assert "python -m netsim sweep configs/sweeps/spines.yaml --out runs/spines" in text
-    assert "flowfabric.sweep/1" in text
