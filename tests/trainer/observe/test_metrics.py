@@ -46,12 +46,6 @@ def test_the_golden_file_reads_and_writes_back_the_same(tmp_path):
     assert (tmp_path / "again.jsonl").read_bytes() == GOLDEN.read_bytes()
 
 
-def test_what_is_written_is_read(tmp_path):
-    records = read_metrics(written(tmp_path / "metrics.jsonl", steps=2))
-    values = {"loss": 1.0, "lr": 1e-3, "time.step_s": 0.1, "time.samples_per_s": 640.0, "memory.peak_bytes": 1e8}
-    assert records == [Record(1, values), Record(2, {**values, "loss": 0.5})]
-
-
 def test_a_line_is_on_disk_before_write_returns(tmp_path):
     sink = MetricsFile(tmp_path / "metrics.jsonl")
     sink.write(1, {"loss": 0.25})

@@ -190,8 +190,11 @@ PROGRAMS: list[tuple[Callable[[], None], tuple[int, ...], list[tuple[int, int, i
 ]
 
 
-def record_programs(_rank: int, _world_size: int, folder: str) -> list[tuple[list[CollectiveRecord], TraceHeader]]:
-    """Two steps of every program; the second needs no further events."""
+Told = tuple[list[tuple[list[CollectiveRecord], TraceHeader]], CollectiveRecord]
+
+
+def record_programs(_rank: int, _world_size: int, folder: str) -> Told:
+    """Two steps of every program, of which the second needs no further events; and a call without work."""
     global device
     told, made = [], 0
     for index, (program, lasting_ns, _) in enumerate(PROGRAMS):
@@ -214,10 +217,11 @@ def record_programs(_rank: int, _world_size: int, folder: str) -> list[tuple[lis
         merge(path.parent, 1)
         header, records = read(path.parent / "collectives.jsonl")
         told.append((records, header))
-    return told
+    device = Device()
+    return told, record_without_work(folder)
 
 
-def record_without_work(_rank: int, _world_size: int, folder: str) -> CollectiveRecord:
+def record_without_work(folder: str) -> CollectiveRecord:
     """A call that runs in the stream in use and leaves nothing to wait for, as NCCL's synchronous ones do."""
 
     def call(tensors: list[torch.Tensor], **_: Any) -> tuple[list[torch.Tensor], None]:
@@ -233,8 +237,8 @@ def record_without_work(_rank: int, _world_size: int, folder: str) -> Collective
     return read(recorder.path)[1][0]
 
 
-def test_a_call_that_leaves_nothing_to_wait_for_ends_where_its_stream_goes_on(tmp_path: Path) -> None:
-    (record,) = run_ranks(record_without_work, 1, str(tmp_path))
+def test_a_call_that_leaves_nothing_to_wait_for_ends_where_its_stream_goes_on(recordings: Told) -> None:
+    _, record = recordings
     assert (record.gap_ns, record.t_issue_ns, record.t_done_ns, record.wait_seq) == (10, 0, 5, None)
 
 
@@ -250,14 +254,14 @@ def test_a_trace_of_a_host_says_nothing_of_its_clock() -> None:
 
 
 @pytest.fixture(scope="module")
-def recordings(tmp_path_factory: pytest.TempPathFactory) -> list[tuple[list[CollectiveRecord], TraceHeader]]:
+def recordings(tmp_path_factory: pytest.TempPathFactory) -> Told:
     (told,) = run_ranks(record_programs, 1, str(tmp_path_factory.mktemp("programs")))
     return told
 
 
 @each("index", range(len(PROGRAMS)), ids=[program[0].__name__ for program in PROGRAMS])
-def test_times_are_those_of_the_device(index: int, recordings: list[Any]) -> None:
-    records, header = recordings[index]
+def test_times_are_those_of_the_device(index: int, recordings: Told) -> None:
+    records, header = recordings[0][index]
     expected = PROGRAMS[index][2]
     assert header.clock == "device"
     for step, first in ((1, 0), (2, len(expected))):

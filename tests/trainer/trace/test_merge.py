@@ -106,14 +106,10 @@ def test_lines_are_those_of_the_records_however_they_were_laid_out(
 
 
 def test_groups_of_one_meaning_are_numbered_in_the_order_of_their_ranks(tmp_path: Path) -> None:
-    merged(tmp_path, story())
+    assert merged(tmp_path, story()) is True, "consecutive equal steps are steady"
     header, records = read(tmp_path / "collectives.jsonl")
     assert header.groups == {"data": (0, 1), "expert_data_0": (0,), "expert_data_1": (1,)}
     assert all(record.group == f"expert_data_{record.rank}" for record in records if record.size1)
-
-
-def test_consecutive_equal_steps_are_steady(tmp_path: Path) -> None:
-    assert merged(tmp_path, story()) is True
 
 
 def test_other_splits_in_the_next_step_are_steady_but_another_operation_is_not(tmp_path: Path) -> None:

@@ -207,48 +207,6 @@ def record_blocks(rank: int, _world_size: int, folder: str) -> dict[str, list[in
     return found
 
 
-def test_nothing_watches_a_step_that_is_not_recorded(tmp_path: Path) -> None:
-    for found in run_ranks(record_blocks, WORLD, str(tmp_path)):
-        modes, hooks = found["recorded"]
-        assert modes > 0
-        assert hooks > 0
-        assert found["unrecorded"] == found["after unrecorded"] == found["after recorded"] == [0, 0]
-
-
-@pytest.fixture(scope="module")
-def recordings(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[list[CollectiveRecord]]]:
-    folder = tmp_path_factory.mktemp("calls")
-    run_ranks(record_calls, WORLD, str(folder))
-    for index in range(len(CALLS)):
-        merge(folder / str(index), WORLD)
-    return {
-        name: [read(rank_path(folder / str(index), rank))[1] for rank in range(WORLD)]
-        for index, name in enumerate(CALLS)
-    }
-
-
-@each("name", CALLS)
-def test_each_call_gives_the_expected_records(recordings: dict[str, list[list[CollectiveRecord]]], name: str) -> None:
-    for rank in range(WORLD):
-        of_rank = [item for item in recordings[name][rank] if name != "DDP" or item.phase == "backward"]
-        assert len(of_rank) == len(EXPECTED[name][rank])
-        for item, expected in zip(of_rank, EXPECTED[name][rank], strict=True):
-            assert (item.rank, item.step, item.group, item.size1) == (rank, 1, "world", False)
-            assert {field: getattr(item, field) for field in expected} == expected
-
-
-def test_times_grow_and_gaps_leave_out_the_time_in_collectives(
-    recordings: dict[str, list[list[CollectiveRecord]]],
-) -> None:
-    first, second = recordings["all_reduce later"][0]
-    assert first.t_issue_ns == 0
-    assert first.t_done_ns is not None
-    assert second.t_issue_ns is not None
-    assert second.t_done_ns is not None
-    assert second.gap_ns is not None
-    assert 0 < second.gap_ns <= second.t_issue_ns < second.t_done_ns < first.t_done_ns
-
-
 def resume(rank: int, _world_size: int, folder: str) -> list[list[int]]:
     """Two processes' worth of one run, then one of another configuration."""
     names = world_named("world")
@@ -284,12 +242,69 @@ def refusals(rank: int, _world_size: int, folder: str) -> list[str]:
     return messages
 
 
-def resume_and_refuse(rank: int, world_size: int, folder: str) -> tuple[list[list[int]], list[str]]:
-    return resume(rank, world_size, folder), refusals(rank, world_size, folder)
+Told = tuple[dict[str, list[int]], list[list[int]], list[str]]
 
 
-def test_a_resumed_run_keeps_its_own_steps_and_unknown_operators_are_refused(tmp_path: Path) -> None:
-    for kept, (operator, group) in run_ranks(resume_and_refuse, WORLD, str(tmp_path)):
+def record_everything(rank: int, world_size: int, folder: str) -> Told:
+    """What :func:`record_blocks`, :func:`resume` and :func:`refusals` return."""
+    record_calls(rank, world_size, folder)
+    blocks = record_blocks(rank, world_size, f"{folder}/blocks")
+    return blocks, resume(rank, world_size, f"{folder}/resumed"), refusals(rank, world_size, f"{folder}/refused")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("calls")
+
+
+@pytest.fixture(scope="module")
+def told(folder: Path) -> list[Told]:
+    return run_ranks(record_everything, WORLD, str(folder))
+
+
+@pytest.fixture(scope="module")
+def recordings(folder: Path, told: list[Told]) -> dict[str, list[list[CollectiveRecord]]]:
+    assert told
+    for index in range(len(CALLS)):
+        merge(folder / str(index), WORLD)
+    return {
+        name: [read(rank_path(folder / str(index), rank))[1] for rank in range(WORLD)]
+        for index, name in enumerate(CALLS)
+    }
+
+
+def test_nothing_watches_a_step_that_is_not_recorded(told: list[Told]) -> None:
+    for found, _, _ in told:
+        modes, hooks = found["recorded"]
+        assert modes > 0
+        assert hooks > 0
+        assert found["unrecorded"] == found["after unrecorded"] == found["after recorded"] == [0, 0]
+
+
+@each("name", CALLS)
+def test_each_call_gives_the_expected_records(recordings: dict[str, list[list[CollectiveRecord]]], name: str) -> None:
+    for rank in range(WORLD):
+        of_rank = [item for item in recordings[name][rank] if name != "DDP" or item.phase == "backward"]
+        assert len(of_rank) == len(EXPECTED[name][rank])
+        for item, expected in zip(of_rank, EXPECTED[name][rank], strict=True):
+            assert (item.rank, item.step, item.group, item.size1) == (rank, 1, "world", False)
+            assert {field: getattr(item, field) for field in expected} == expected
+
+
+def test_times_grow_and_gaps_leave_out_the_time_in_collectives(
+    recordings: dict[str, list[list[CollectiveRecord]]],
+) -> None:
+    first, second = recordings["all_reduce later"][0]
+    assert first.t_issue_ns == 0
+    assert first.t_done_ns is not None
+    assert second.t_issue_ns is not None
+    assert second.t_done_ns is not None
+    assert second.gap_ns is not None
+    assert 0 < second.gap_ns <= second.t_issue_ns < second.t_done_ns < first.t_done_ns
+
+
+def test_a_resumed_run_keeps_its_own_steps_and_unknown_operators_are_refused(told: list[Told]) -> None:
+    for _, kept, (operator, group) in told:
         assert kept == [[2, 3, 4, 5], [2, 3, 4, 5], [4, 5]]
         assert "trace.steps" in operator
         assert "c10d::reduce_" in operator
