@@ -17,7 +17,7 @@ from trainer.checkpoint.storage import SavedState
 from trainer.config.run import RunConfig
 from trainer.flow import Condition
 
-EXPERTS, LAYERS, STEPS, SAVED_AT = 8, 2, 4, 2
+EXPERTS, LAYERS, STEPS, SAVED_AT = 8, 2, 3, 2
 RATES = {"experts": 0.5, "blocks.1": 3.0, "bias": 2.0}
 CASES: dict[int, dict[str, dict[str, Any]]] = {
     2: {

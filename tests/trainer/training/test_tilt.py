@@ -129,18 +129,25 @@ def on_ranks(rank: int, world_size: int) -> Tilt:
 
 def test_a_batch_is_tilted_alike_on_any_number_of_ranks() -> None:
     (alone,) = run_ranks(on_ranks, 1)
-    for world_size in (2, 4):
-        for found in run_ranks(on_ranks, world_size):
-            assert vars(found) == pytest.approx(vars(alone), rel=1e-9)
+    for found in run_ranks(on_ranks, 4):
+        assert vars(found) == pytest.approx(vars(alone), rel=1e-9)
 
 
-@pytest.mark.parametrize(("epsilon", "told"), [(1.0, 1), (1e6, 0)])
-def test_a_run_tells_the_tilt_in_its_metrics_and_once_in_words(epsilon: float, told: int, tmp_path: Path) -> None:
-    (said,) = run_ranks(train, 1, str(tmp_path), epsilon)
-    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
-    names = {f"{of}_{moment}_tilt" for of in ("data", "source") for moment in ("mean", "variance")}
-    assert all(names <= line.keys() for line in lines if "loss" in line)
-    assert said.count("the weights of the pairs move the mean") == told
+EPSILONS = (1.0, 1e6)
+
+
+def test_a_run_tells_the_tilt_in_its_metrics_and_once_in_words(tmp_path: Path) -> None:
+    for epsilon in EPSILONS:
+        (tmp_path / f"{epsilon}").mkdir()
+    for epsilon, said in run_ranks(train_both, 1, str(tmp_path))[0].items():
+        lines = [json.loads(line) for line in (tmp_path / f"{epsilon}" / "metrics.jsonl").read_text().splitlines()]
+        names = {f"{of}_{moment}_tilt" for of in ("data", "source") for moment in ("mean", "variance")}
+        assert all(names <= line.keys() for line in lines if "loss" in line)
+        assert said.count("the weights of the pairs move the mean") == (epsilon == 1.0)
+
+
+def train_both(rank: int, world_size: int, folder: str) -> dict[float, str]:
+    return {epsilon: train(rank, world_size, f"{folder}/{epsilon}", epsilon) for epsilon in EPSILONS}
 
 
 def train(rank: int, world_size: int, folder: str, epsilon: float) -> str:

@@ -14,7 +14,12 @@ def piece(number: int, spread: float) -> torch.Tensor:
     return spread * torch.randn(5, generator=torch.Generator().manual_seed(number)) - 200 * spread
 
 
-def on_ranks(rank: int, world_size: int, spread: float) -> None:
+def on_ranks(rank: int, world_size: int) -> None:
+    for spread in (1.0, 40.0):
+        check(rank, world_size, spread)
+
+
+def check(rank: int, world_size: int, spread: float) -> None:
     own = range(rank * PIECES // world_size, (rank + 1) * PIECES // world_size)
     everything = torch.cat([piece(number, spread) for number in range(PIECES)]).double().numpy()
     expected = np.exp(everything - everything.max())
@@ -36,9 +41,8 @@ def on_ranks(rank: int, world_size: int, spread: float) -> None:
 
 
 def test_weights_have_mean_one_over_all_ranks_even_where_each_alone_is_nothing() -> None:
-    for world_size in (1, 2, 4):
-        run_ranks(on_ranks, world_size, 1.0)
-    run_ranks(on_ranks, 2, 40.0)
+    for world_size in (1, 4):
+        run_ranks(on_ranks, world_size)
 
 
 def test_a_small_share_is_cautioned_about_in_one_line() -> None:

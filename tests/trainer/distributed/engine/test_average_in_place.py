@@ -24,7 +24,7 @@ ENGINES: dict[str, dict[str, Any]] = {
     "ZeRO 3, bf16": {"zero_stage": 3, "precision": "bf16"},
     "FSDP2, bf16": {"kind": "fsdp", "precision": "bf16"},
 }
-STEPS, DECAY = 3, 0.9
+STEPS, DECAY = 2, 0.9
 ALONE = {"ZeRO 0", "ZeRO 2, bf16", "FSDP2"}
 """Engines that the suite has on one rank too, where nothing is divided."""
 TOGETHER = {"ZeRO 0", "ZeRO 1", "ZeRO 2, bf16", "ZeRO 3, bf16", "FSDP2", "FSDP2, bf16"}
