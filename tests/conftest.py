@@ -23,12 +23,16 @@ def pytest_collection_finish() -> None:
     gc.enable()
 
 
+BLANK = '<svg xmlns="http://www.w3.org/2000/svg"/>'
+
+
 def draw_nothing(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr("netsim.foundation.chart.svg_of", lambda *_, **__: BLANK)
     for package in (moe.report, netsim.report):
         for _, name, _ in iter_modules(package.__path__, f"{package.__name__}."):
             module = import_module(name)
             if hasattr(module, "chart"):
-                patch.setattr(module, "chart", lambda *_, **__: '<svg xmlns="http://www.w3.org/2000/svg"/>')
+                patch.setattr(module, "chart", lambda *_, **__: BLANK)
 
 
 @pytest.fixture(scope="module")

@@ -245,18 +245,13 @@ def test_copies_under_other_names_are_no_checkpoints(tmp_path: Path) -> None:
 
 
 @each("case", ["missing", "a folder", "no safetensors", "truncated", "other names", "other shapes"])
-@each("verb", ["check", "train"])
-def test_weights_that_do_not_fit_are_refused(
-    verb: str, case: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_weights_that_do_not_fit_are_refused(case: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "ema.safetensors"
     shapes = parameter_shapes(load_config(DIGITS))
     tensors = {name: torch.zeros(shape) for name, shape in shapes.items()}
     last = list(shapes)[-1]
     field = "weights"
     match case:
-        case "missing":
-            pass
         case "a folder":
             path.mkdir()
         case "no safetensors":
@@ -271,9 +266,10 @@ def test_weights_that_do_not_fit_are_refused(
             save_file({**tensors, last: torch.zeros(3)}, path)
             field = last
     before = contents(tmp_path)
-    line = refused(capsys, verb, DIGITS, *ALONE, f"run.dir={tmp_path / 'run'}", f"model.init_from={path}")
-    assert line.startswith(f"{path}: {field}: ")
-    assert "ema.safetensors of a run with the same model" in line
+    for verb in ("train", "check") if case == "other shapes" else ("train",):
+        line = refused(capsys, verb, DIGITS, *ALONE, f"run.dir={tmp_path / 'run'}", f"model.init_from={path}")
+        assert line.startswith(f"{path}: {field}: ")
+        assert "ema.safetensors of a run with the same model" in line
     assert contents(tmp_path) == before
 
 

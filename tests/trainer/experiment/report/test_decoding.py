@@ -11,6 +11,8 @@ from tests.forked import command
 from tests.trainer.commands import GPT, refused
 from trainer.__main__ import main
 
+pytestmark = pytest.mark.usefixtures("blank_pictures")
+
 SETTINGS = (
     "model={kind: gpt, hidden: 32, num_layers: 3, num_heads: 4, num_kv_heads: 1}",
     "moe.expert_hidden=32",

@@ -9,6 +9,8 @@ import pytest
 from tests.trainer.commands import ALONE, DIGITS, refused, trained
 from trainer.__main__ import main
 
+pytestmark = pytest.mark.usefixtures("blank_pictures")
+
 SMALL = ("model={kind: dit, hidden: 16, num_layers: 1, num_heads: 2}", "moe.num_experts=4", "optim.global_batch=16")
 RUN = (*SMALL, *ALONE, "checkpoint.every=1", "evaluate.every=null", "optim.warmup_steps=0")
 

@@ -23,6 +23,8 @@ from tests.trainer.commands import DIGITS, refused
 from trainer.__main__ import main
 from trainer.observe.metrics import read_metrics
 
+pytestmark = pytest.mark.usefixtures("blank_pictures")
+
 MIXTURE = (
     *("moe.top_k=2", "moe.dispatch=copies", "moe.router={kind: top_k, aux_loss: 0.01}", "optim.clip_norm=null"),
     *("model.hidden=16", "model.num_layers=2", "model.num_heads=2"),

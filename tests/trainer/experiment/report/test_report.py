@@ -8,7 +8,10 @@ import pytest
 
 from moe.__main__ import main as moe
 from moe.placement.placement import Placement
+from tests.trainer.commands import refused
 from trainer.__main__ import main
+
+pytestmark = pytest.mark.usefixtures("blank_pictures")
 
 FILES = Path(__file__).parents[3] / "files"
 
@@ -88,15 +91,19 @@ def test_a_shared_history_does_not_count_as_continued(tmp_path: Path, capsys: py
     arguments = ["--placed-run", str(placed), "--out", str(tmp_path / "index.html")]
     assert main(["report", str(plain), *arguments]) == 0
     assert "largest difference 0.9 over 2 steps" in " ".join(capsys.readouterr().out.split())
+    assert "igration" not in (tmp_path / "index.html").read_text()
 
 
-def test_two_copies_of_one_history_are_no_continuations(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    plain, copy = (run_dir(tmp_path / name, {1: 0.5, 2: 0.4}, own_from=3) for name in ("plain", "copy"))
-    arguments = ["--placed-run", str(copy), "--out", str(tmp_path / "index.html")]
-    assert main(["report", str(plain), *arguments]) == 2
-    line = capsys.readouterr().err
-    assert line.count("\n") == 1
-    assert "metrics.jsonl: step: none was taken apart from" in line
+def test_what_was_not_taken_apart_is_no_continuation(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    plain = run_dir(tmp_path / "plain", {1: 0.5, 2: 0.4}, own_from=3)
+    for name, losses, problem in (
+        ("copy", {1: 0.5, 2: 0.4}, "none was taken apart from"),
+        ("other", {3: 0.5}, "shares none with"),
+    ):
+        other = run_dir(tmp_path / name, losses, own_from=3)
+        line = refused(capsys, "report", plain, "--placed-run", other, "--out", tmp_path / "index.html")
+        assert f"metrics.jsonl: step: {problem}" in line
+    assert not (tmp_path / "index.html").exists()
 
 
 def test_one_truth_about_the_placement(placement: Path, tmp_path: Path) -> None:
@@ -135,38 +142,20 @@ def test_migrations_of_the_run_are_told(tmp_path: Path, capsys: pytest.CaptureFi
     assert "crosses nodes went from 50.0% to 30.0%" in page
 
 
-def test_a_run_without_migration_says_nothing_of_it(tmp_path: Path) -> None:
-    folder = run_dir(tmp_path / "run", {1: 0.5})
-    assert main(["report", str(folder), "--out", str(tmp_path / "index.html")]) == 0
-    assert "igration" not in (tmp_path / "index.html").read_text()
-
-
-def test_a_language_model_shows_its_texts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    folder = run_dir(tmp_path / "run", {1: 2.0})
+def test_a_language_model_shows_its_texts_and_data_without_classes_distances_alone(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, quality = run_dir(tmp_path / "run", {1: 2.0}), tmp_path / "quality.json"
+    quality.write_text(json.dumps({"frechet_distance_unguided": 0.0123}))
     record = {"step": 2, "loss": 1.0, "lr": 1e-3, "held_out_loss": 0.7, "held_out_bits_per_byte": 1.0123}
     (folder / "metrics.jsonl").write_text(json.dumps(record) + "\n")
     (folder / "samples").mkdir()
     (folder / "samples" / "step_00000002.txt").write_text("def <b>(self):\n    return")
-    assert main(["report", str(folder), "--out", str(tmp_path / "index.html")]) == 0
+    assert main(["report", str(folder), "--quality", str(quality), "--out", str(tmp_path / "index.html")]) == 0
     page = (tmp_path / "index.html").read_text()
     assert "<pre>def &lt;b&gt;(self):\n    return</pre>" in page
     assert "1.01" in page
-    assert "1.012" in capsys.readouterr().out
-
-
-def test_data_without_classes_has_distances_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    folder, quality = run_dir(tmp_path / "run", {1: 0.5}), tmp_path / "quality.json"
-    quality.write_text(json.dumps({"frechet_distance_unguided": 0.0123}))
-    assert main(["report", str(folder), "--quality", str(quality), "--out", str(tmp_path / "index.html")]) == 0
-    assert "0.012" in capsys.readouterr().out
-    assert "class asked for" not in (tmp_path / "index.html").read_text()
-
-
-def test_a_continuation_without_common_steps_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    plain, other = run_dir(tmp_path / "plain", {1: 0.5}), run_dir(tmp_path / "other", {2: 0.5})
-    arguments = [str(plain), "--placed-run", str(other), "--out", str(tmp_path / "index.html")]
-    assert main(["report", *arguments]) == 2
-    line = capsys.readouterr().err
-    assert line.count("\n") == 1
-    assert "metrics.jsonl: step: shares none with" in line
-    assert not (tmp_path / "index.html").exists()
+    assert "class asked for" not in page
+    printed = capsys.readouterr().out
+    assert "1.012" in printed
+    assert "0.012" in printed

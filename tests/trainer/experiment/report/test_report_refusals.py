@@ -10,6 +10,8 @@ from tests.forked import ROOT
 from tests.trainer.commands import DIGITS, contents, refused
 from trainer.__main__ import main
 
+pytestmark = pytest.mark.usefixtures("blank_pictures")
+
 FILES = ROOT / "tests" / "files"
 
 

@@ -1,5 +1,6 @@
 """A teacher and its student as stages: found finished, killed, and given another teacher."""
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -93,13 +94,17 @@ def test_killed_it_ends_as_undisturbed(file: Path, finished: Path, tmp_path: Pat
 
 
 def test_a_student_goes_on_with_its_own_teacher_or_not_at_all(
-    file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    file: Path, finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The teacher trains on behind the student's back; the student is finished, or has more steps to go."""
-    train(file, tmp_path, "teacher", "stages.teacher.optim.steps=2")
-    train(file, tmp_path, "student", "stages.teacher.optim.steps=2", "stages.student.optim.steps=2")
-    train(file, tmp_path, "teacher")
-    for words, steps in ((("check",), 2), (("train", "--stage", "student"), 4)):
-        line = refused(capsys, *words, file, f"run.dir={tmp_path}", f"stages.student.optim.steps={steps}")
-        assert "flow.objective" in line
-        assert "digest" in line
+    shutil.copytree(finished / "teacher", tmp_path / "teacher")
+    try:
+        train(file, finished, "teacher", "stages.teacher.optim.steps=5")
+        for words, steps in ((("check",), 4), (("train", "--stage", "student"), 6)):
+            more = ("stages.teacher.optim.steps=5", f"stages.student.optim.steps={steps}")
+            line = refused(capsys, *words, file, f"run.dir={finished}", *more)
+            assert "flow.objective" in line
+            assert "digest" in line
+    finally:
+        shutil.rmtree(finished / "teacher")
+        (tmp_path / "teacher").rename(finished / "teacher")

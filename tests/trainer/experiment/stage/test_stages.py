@@ -13,7 +13,7 @@ import torch
 import yaml
 
 from netsim.foundation.refusal import Refusal
-from tests.each import each
+from tests.each import each, rows
 from tests.forked import command
 from tests.trainer.commands import contents, refused
 from tests.trainer.runs import torchrun
@@ -191,20 +191,6 @@ def test_check_says_which_stages_wait_for_others(tmp_path: Path, capsys: pytest.
     assert "there is no run in" in refused(capsys, "check", written(tmp_path), "stages.pairs.run='{run.dir}/teachr'")
 
 
-def test_stages_run_in_order_and_finished_ones_are_skipped(tmp_path: Path) -> None:
-    path = written(tmp_path)
-    first = forked(path)
-    assert first.returncode == 0, first.stderr
-    assert "stage 3 of 3, reflow: starts" in first.stderr
-    folder = tmp_path / "run"
-    assert (folder / "reflow" / "checkpoints" / "step_00000003" / "COMPLETE").exists()
-    before = contents(folder)
-    again = forked(path)
-    assert again.returncode == 0, again.stderr
-    assert again.stderr.count("already finished") == 3
-    assert contents(folder) == before
-
-
 def finish(stages: Sequence[Stage], weights: str = "as drawn") -> None:
     """Leaves what the stages leave that is looked at when they are finished."""
     digest = ""
@@ -231,29 +217,27 @@ def finish(stages: Sequence[Stage], weights: str = "as drawn") -> None:
             ).write(stage.folder)
 
 
-@each(
-    ("override", "field", "made", "asked"),
-    [
-        ("model.hidden=32", "teacher/checkpoints/step_00000002/config.yaml: model.hidden", "16", "32"),
-        ("optim.lr=0.5", "teacher/checkpoints/step_00000002/config.yaml: optim.lr", "0.001", "0.5"),
-        ("run.seed=7", "teacher/checkpoints/step_00000002/config.yaml: run.seed", "0", "7"),
-        ("engine.precision=bf16", "teacher/checkpoints/step_00000002/config.yaml: engine.precision", "fp32", "bf16"),
-        ("stages.pairs.num=50", "pairs/index.json: num", "20", "50"),
-        ("stages.pairs.guidance=3", "pairs/index.json: guidance", "1.0", "3.0"),
-        ("stages.pairs.sampler.steps=7", "pairs/index.json: sampler.steps", "20", "7"),
-        ("stages.reflow.data.held_out=5", "reflow/checkpoints/step_00000003/config.yaml: data.held_out", "4", "5"),
-    ],
-)
-def test_a_finished_stage_of_other_settings_is_refused(
-    override: str, field: str, made: str, asked: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+CHANGED = """
+model.hidden=32 | teacher/checkpoints/step_00000002/config.yaml: model.hidden | 16 | 32
+optim.lr=0.5 | teacher/checkpoints/step_00000002/config.yaml: optim.lr | 0.001 | 0.5
+run.seed=7 | teacher/checkpoints/step_00000002/config.yaml: run.seed | 0 | 7
+engine.precision=bf16 | teacher/checkpoints/step_00000002/config.yaml: engine.precision | fp32 | bf16
+stages.pairs.num=50 | pairs/index.json: num | 20 | 50
+stages.pairs.guidance=3 | pairs/index.json: guidance | 1.0 | 3.0
+stages.pairs.sampler.steps=7 | pairs/index.json: sampler.steps | 20 | 7
+stages.reflow.data.held_out=5 | reflow/checkpoints/step_00000003/config.yaml: data.held_out | 4 | 5
+"""
+
+
+def test_a_finished_stage_of_other_settings_is_refused(tmp_path: Path) -> None:
     path = written(tmp_path)
     finish(load_stages(path))
-    before = contents(tmp_path)
-    line = refused(capsys, "train", path, override)
-    assert field in line
-    assert f"was made with {made}, and the configuration now asks for {asked}; give another run.dir, or delete" in line
-    assert contents(tmp_path) == before
+    for override, field, made, asked in rows(CHANGED):
+        with pytest.raises(Refusal) as refusal:
+            check_stages(load_stages(path, [override]), 1)
+        line = str(refusal.value)
+        assert field in line
+        assert f"was made with {made}, and the configuration now asks for {asked}; give another run.dir, or" in line
 
 
 def test_what_decides_nothing_or_is_not_finished_may_change(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -360,35 +344,24 @@ def test_a_stage_that_is_told_to_stop_before_it_listens_has_saved_nothing(monkey
         signal.signal(signal.SIGTERM, before)
 
 
-@pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The file of two stages that train, beside the folder run that it leaves."""
-    trained = [{"name": "first", "train": {}}, {"name": "second", "train": {"model": {"init_from": "{run.dir}/first"}}}]
-    optim, folder = {"steps": 3, "global_batch": 4}, tmp_path_factory.mktemp("undisturbed")
-    path = written(folder, stages=trained, optim=optim, evaluate={"every": None})
-    result = forked(path)
-    assert result.returncode == 0, result.stderr
-    return path
-
-
-@pytest.mark.parametrize(
-    ("step", "said", "resumed_with"),
-    [
-        (2, "told to stop by SIGTERM; saved at step 2", "resumes after step 2"),
-        (3, "stage 2 of 2, second: not started, since the run was told to stop", "first: already finished"),
-    ],
-)
-def test_stages_that_are_told_to_stop_go_on_as_undisturbed_ones(
-    step: int, said: str, resumed_with: str, undisturbed: Path, tmp_path: Path
-) -> None:
-    straight, told = undisturbed.parent / "run", tmp_path / "told"
-    stopped = forked(undisturbed, f"run.dir={told}", disturb=f"{step}:0:SIGTERM agent")
-    assert stopped.returncode == EX_TEMPFAIL, stopped.stderr
-    assert said in stopped.stderr
-    assert not (told / "second").exists()
-    resumed = forked(undisturbed, f"run.dir={told}")
+def test_stages_that_are_told_to_stop_go_on_as_undisturbed_ones(tmp_path: Path) -> None:
+    """Within the first, and once that is finished."""
+    stages = [{"name": "first", "train": {}}, {"name": "second", "train": {"model": {"init_from": "{run.dir}/first"}}}]
+    path = written(tmp_path, stages=stages, optim={"steps": 3, "global_batch": 4}, evaluate={"every": None})
+    straight, told = tmp_path / "straight", tmp_path / "told"
+    assert forked(path, f"run.dir={straight}").returncode == 0
+    for step, said in (
+        (2, "told to stop by SIGTERM; saved at step 2"),
+        (3, "stage 2 of 2, second: not started, since the run was told to stop"),
+    ):
+        stopped = forked(path, f"run.dir={told}", disturb=f"{step}:0:SIGTERM agent")
+        assert stopped.returncode == EX_TEMPFAIL, stopped.stderr
+        assert said in stopped.stderr
+        assert not (told / "second").exists()
+    assert "resumes after step 2" in stopped.stderr
+    resumed = forked(path, f"run.dir={told}")
     assert resumed.returncode == 0, resumed.stderr
-    assert resumed_with in resumed.stderr
+    assert "first: already finished" in resumed.stderr
     for stage in ("first", "second"):
         last = Path(stage, "checkpoints", "step_00000003")
         found, wanted = (contents(folder / last) for folder in (told, straight))

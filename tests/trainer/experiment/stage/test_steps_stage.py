@@ -112,28 +112,20 @@ def test_what_cannot_be_searched_or_read_is_refused_before_the_first_begins(
     assert not (tmp_path / "run").exists()
 
 
-@each(
-    ("override", "name", "made", "asked"),
-    [
+def test_a_finished_search_of_other_settings_or_weights_is_refused(tmp_path: Path) -> None:
+    path = written(tmp_path)
+    stages = finished(path)
+    check_stages(stages, 1)
+    for override, name, made, asked in (
         ("stages.steps.search=chord", "search", "endpoint", "chord"),
         ("stages.steps.num=5", "num", "4", "5"),
         ("stages.steps.seed=1", "seed", "0", "1"),
         ("stages.steps.nodes=20", "nodes", "10", "20"),
         ("stages.steps.evaluations=[2,3,4]", "evaluations", r"\[2, 3\]", r"\[2, 3, 4\]"),
-    ],
-)
-def test_a_finished_search_of_other_settings_is_refused(
-    override: str, name: str, made: str, asked: str, tmp_path: Path
-) -> None:
-    path = written(tmp_path)
-    check_stages(finished(path), 1)
-    said = rf"steps\.json: {name}: stage steps was made with {made}, and the configuration now asks for {asked}"
-    with pytest.raises(Refusal, match=said):
-        check_stages(load_stages(path, [override]), 1)
-
-
-def test_grids_of_other_weights_are_refused(tmp_path: Path) -> None:
-    stages = finished(written(tmp_path))
+    ):
+        said = rf"steps\.json: {name}: stage steps was made with {made}, and the configuration now asks for {asked}"
+        with pytest.raises(Refusal, match=said):
+            check_stages(load_stages(path, [override]), 1)
     searched(stages[1], "others")
     with pytest.raises(Refusal, match=r"steps\.json: weights: stage steps was made with others"):
         check_stages(stages, 1)
@@ -153,10 +145,12 @@ def test_pairs_at_other_nodes_than_the_grid_of_now_are_refused(tmp_path: Path) -
         check_stages(stages, 1)
 
 
-def test_a_teacher_is_searched_and_straightened(tmp_path: Path) -> None:
+def test_stages_run_in_order_and_finished_ones_are_skipped(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A teacher is searched, and straightened at the times that were found."""
     path = written(tmp_path)
     first = forked(path)
     assert first.returncode == 0, first.stderr
+    assert "stage 4 of 4, student: starts" in first.stderr
     run = tmp_path / "run"
     grid = StepsFile.read(run / "steps" / "steps.json").grids[3]
     index = json.loads((run / "pairs" / "index.json").read_text())
@@ -166,11 +160,10 @@ def test_a_teacher_is_searched_and_straightened(tmp_path: Path) -> None:
     assert config.sample.kind == "points"
     assert config.sample.sampler == Euler(steps=3, times=run / "steps" / "steps.json")
     before = contents(run)
-    again = forked(path)
-    assert again.returncode == 0, again.stderr
-    assert again.stderr.count("already finished") == len(STAGES)
+    assert main(["train", str(path)]) == 0
+    assert capsys.readouterr().err.count("already finished") == len(STAGES)
     assert contents(run) == before
-    assert "search: stage steps was made with endpoint" in forked(path, "stages.steps.search=chord").stderr
+    assert "search: stage steps was made with endpoint" in refused(capsys, "train", path, "stages.steps.search=chord")
 
 
 @pytest.mark.slow
