@@ -2,16 +2,16 @@
 
 import math
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file
-from torch import Tensor
 
 from tests.ranks import run_ranks
-from tests.trainer.training.test_methods_on_ranks import train
+from tests.trainer.training.on_ranks import Found, assert_resumed_bit_by_bit, straight_and_resumed
 from tests.trainer.untrained import untrained_run
 from trainer.checkpoint.pretrained import pinned
 from trainer.config.file import load_config, resolve
@@ -37,8 +37,6 @@ ENGINES: dict[str, dict[str, Any]] = {
     "ZeRO 3, bf16": {"zero_stage": 3, "precision": "bf16"},
     "FSDP2, bf16": {"kind": "fsdp", "precision": "bf16"},
 }
-Found = dict[str, tuple[list[dict[str, float]], dict[str, Tensor]]]
-"""Figures of the steps and the final weights of each run."""
 
 
 def config(folder: Path, engine: str, run: str) -> RunConfig:
@@ -58,17 +56,9 @@ def config(folder: Path, engine: str, run: str) -> RunConfig:
 
 def train_all(rank: int, world_size: int, folder: str, engines: Sequence[str]) -> Found:
     """A run under each engine, straight and then from a checkpoint of that run on."""
-    found = {}
+    found: Found = {}
     for name in engines:
-        straight = config(Path(folder), name, f"{world_size} {name}")
-        runs: dict[str, tuple[RunConfig, Path | None]] = {"": (straight, None)}
-        if world_size > 1:
-            begun = straight.run.dir / "checkpoints" / f"step_{SAVED:08d}"
-            runs["resumed"] = config(Path(folder), name, f"{name}, resumed"), begun
-        for which, (run, resumes) in runs.items():
-            figures = train(rank, world_size, run, resumes)
-            weights = load_file(run.run.dir / "checkpoints" / f"step_{STEPS:08d}" / "ema.safetensors")
-            found[f"{name}{which}"] = figures, weights
+        found |= straight_and_resumed(rank, world_size, name, partial(config, Path(folder), name), SAVED)
     return found
 
 
@@ -111,13 +101,7 @@ def test_two_ranks_train_adapters_as_one(alone: Found, divided: list[Found], eng
 @pytest.mark.slow
 @pytest.mark.parametrize("engine", ENGINES)
 def test_resumed_adapters_are_the_straight_ones_bit_by_bit(divided: list[Found], folder: Path, engine: str) -> None:
-    for rank in divided:
-        (straight, weights), (resumed, found) = (rank[f"{engine}{which}"] for which in ("", "resumed"))
-        assert resumed == straight[SAVED:]
-        assert all(torch.equal(value, weights[name]) for name, value in found.items())
-    sample = f"samples/step_{STEPS:08d}.png"
-    one, other = (folder / run / sample for run in (f"2 {engine}", f"{engine}, resumed"))
-    assert one.read_bytes() == other.read_bytes()
+    assert_resumed_bit_by_bit(divided, folder, engine)
 
 
 @pytest.mark.slow

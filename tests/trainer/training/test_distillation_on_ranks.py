@@ -1,16 +1,15 @@
 """Distillation under each engine and with experts: two ranks train as one, a resumed run is the straight one."""
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
-from torch import Tensor
 
 from tests.ranks import run_ranks
-from tests.trainer.training.test_methods_on_ranks import train
+from tests.trainer.training.on_ranks import Found, assert_resumed_bit_by_bit, straight_and_resumed, train
 from trainer.checkpoint.pretrained import pinned
 from trainer.config.file import resolve
 from trainer.config.run import RunConfig
@@ -36,8 +35,6 @@ RUNS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
 """What each run trains, and its engine; ZeRO 1 is that of the experts."""
 OBJECTIVE: dict[str, Any] = {"kind": "velocity_distillation", "step": 0.1, "guidance": [2.0, 1.0]}
 RESUMED = ("FSDP2", "experts")
-Found = dict[str, tuple[list[dict[str, float]], dict[str, Tensor]]]
-"""Figures of the steps and the final weights of each run."""
 
 
 def config(folder: Path, name: str, run: str, ranks: int, *, teaches: bool = False) -> RunConfig:
@@ -60,20 +57,13 @@ def config(folder: Path, name: str, run: str, ranks: int, *, teaches: bool = Fal
 
 def train_all(rank: int, world_size: int, folder: str, names: Sequence[str], teachers: Sequence[str]) -> Found:
     """Teachers, then students, straight and then from a checkpoint of that run on."""
-    found = {}
+    found: Found = {}
     for name in teachers:
         train(rank, world_size, config(Path(folder), name, "", world_size, teaches=True), None)
         torch.distributed.barrier()
     for name in names:
-        straight = config(Path(folder), name, f"{world_size} {name}", world_size)
-        runs: dict[str, tuple[RunConfig, Path | None]] = {"": (straight, None)}
-        if world_size > 1 and name in RESUMED:
-            begun = straight.run.dir / "checkpoints" / f"step_{SAVED:08d}"
-            runs["resumed"] = config(Path(folder), name, f"{name}, resumed", world_size), begun
-        for which, (run, resumes) in runs.items():
-            figures = train(rank, world_size, run, resumes)
-            weights = load_file(run.run.dir / "checkpoints" / f"step_{STEPS:08d}" / "ema.safetensors")
-            found[f"{name}{which}"] = figures, weights
+        configured = partial(config, Path(folder), name, ranks=world_size)
+        found |= straight_and_resumed(rank, world_size, name, configured, SAVED if name in RESUMED else None)
     return found
 
 
@@ -111,10 +101,4 @@ def test_two_ranks_distil_as_one(alone: Found, divided: list[Found], name: str) 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", RESUMED)
 def test_a_resumed_distillation_is_the_straight_one_bit_by_bit(divided: list[Found], folder: Path, name: str) -> None:
-    for rank in divided:
-        (straight, weights), (resumed, found) = (rank[f"{name}{which}"] for which in ("", "resumed"))
-        assert resumed == straight[SAVED:]
-        assert all(torch.equal(value, weights[parameter]) for parameter, value in found.items())
-    sample = f"samples/step_{STEPS:08d}.png"
-    one, other = (folder / run / sample for run in (f"2 {name}", f"{name}, resumed"))
-    assert one.read_bytes() == other.read_bytes()
+    assert_resumed_bit_by_bit(divided, folder, name)

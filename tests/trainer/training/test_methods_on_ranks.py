@@ -1,20 +1,18 @@
 """What methods draw and weigh, under each engine: two ranks train as one, a resumed run is the straight one."""
 
+from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
-from torch import Tensor
 
-import trainer.data
-import trainer.task
 from tests.ranks import run_ranks
 from tests.trainer.data.test_captions import written as captioned
 from tests.trainer.data.test_pairs import written
-from tests.trainer.parallel_runs import Figures
+from tests.trainer.training.on_ranks import Found, assert_resumed_bit_by_bit, straight_and_resumed
 from trainer.config.file import resolve
 from trainer.config.run import RunConfig
 from trainer.data import Examples, write_shards
@@ -68,8 +66,6 @@ FLOWS: dict[str, dict[str, Any]] = {
 }
 """Each over data of which an epoch ends within a step."""
 ENGINES: dict[str, dict[str, Any]] = {"ZeRO 2": {"zero_stage": 2}, "FSDP2": {"kind": "fsdp"}}
-Found = dict[str, tuple[list[dict[str, float]], dict[str, Tensor]]]
-"""Figures of the steps and the final weights of each run."""
 
 
 def config(folder: Path, name: str, engine: str, run: str) -> RunConfig:
@@ -145,35 +141,12 @@ def config(folder: Path, name: str, engine: str, run: str) -> RunConfig:
     return RunConfig.model_validate(resolve(document).document)
 
 
-def train(rank: int, world_size: int, run: RunConfig, resumes: Path | None) -> list[dict[str, float]]:
-    from trainer.config.rules.plan import plan_layout
-    from trainer.distributed.groups import Launch, divide_ranks, unite_ranks
-    from trainer.training.assembly import assembled
-    from trainer.training.loop import train
-
-    layout = plan_layout(run, world_size)
-    divide_ranks(layout.expert_parallel, layout.tensor_parallel)
-    launch = Launch(rank=rank, local_rank=rank, world_size=world_size, local_world_size=world_size)
-    dataset, figures = trainer.data.build(run.data, run.source, run.flow and run.flow.captions), Figures()
-    train(assembled(run, layout, launch, trainer.task.build(run), dataset, [figures], resumes))
-    unite_ranks()
-    return figures.values
-
-
 def train_all(rank: int, world_size: int, folder: str) -> Found:
     """Every method under every engine, straight and then from a checkpoint of that run on."""
-    found = {}
-    for name in FLOWS:
-        for engine in ENGINES:
-            straight = config(Path(folder), name, engine, f"{world_size} {name}, {engine}")
-            runs: dict[str, tuple[RunConfig, Path | None]] = {"": (straight, None)}
-            if world_size > 1:
-                begun = straight.run.dir / "checkpoints" / f"step_{SAVED:08d}"
-                runs["resumed"] = config(Path(folder), name, engine, f"{name}, {engine}, resumed"), begun
-            for which, (run, resumes) in runs.items():
-                figures = train(rank, world_size, run, resumes)
-                weights = load_file(run.run.dir / "checkpoints" / f"step_{STEPS:08d}" / "ema.safetensors")
-                found[f"{name}, {engine}{which}"] = figures, weights
+    found: Found = {}
+    for name, engine in product(FLOWS, ENGINES):
+        configured = partial(config, Path(folder), name, engine)
+        found |= straight_and_resumed(rank, world_size, f"{name}, {engine}", configured, SAVED)
     return found
 
 
@@ -221,10 +194,4 @@ def test_two_ranks_train_as_one(alone: Found, divided: list[Found], name: str, e
 def test_a_resumed_run_is_the_straight_one_bit_by_bit(
     divided: list[Found], folder: Path, name: str, engine: str
 ) -> None:
-    for rank in divided:
-        (straight, weights), (resumed, found) = (rank[f"{name}, {engine}{which}"] for which in ("", "resumed"))
-        assert resumed == straight[SAVED:]
-        assert all(torch.equal(value, weights[parameter]) for parameter, value in found.items())
-    sample = f"samples/step_{STEPS:08d}.png"
-    one, other = (folder / run / sample for run in (f"2 {name}, {engine}", f"{name}, {engine}, resumed"))
-    assert one.read_bytes() == other.read_bytes()
+    assert_resumed_bit_by_bit(divided, folder, f"{name}, {engine}")

@@ -14,7 +14,7 @@ from torch import Tensor
 
 import trainer.task.policy.grpo
 from tests.ranks import run_ranks
-from tests.trainer.training.test_methods_on_ranks import train
+from tests.trainer.training.on_ranks import train
 from trainer.checkpoint.pretrained import pinned
 from trainer.config.file import validated
 from trainer.config.run import RunConfig

@@ -14,8 +14,8 @@ from moe.placement.counts import RoutingStatistics
 from moe.placement.placement import Placement
 from moe.routing_trace import RoutingHeader, RoutingTrace
 from tests.ranks import run_ranks
+from tests.trainer.runs import assert_equal_folders
 from tests.trainer.training.migration.migrated import EXPERTS, LAYERS, Run, configuration, losses, shuffled
-from tests.trainer.training.test_train import assert_equal_folders
 from trainer.flow import UNCONDITIONAL
 
 KILLED_AT, SAVED_AT, STEPS = 1, 9, 12

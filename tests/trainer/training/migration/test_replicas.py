@@ -16,8 +16,8 @@ from moe.placement.placement import Placement
 from moe.replica import Slots, served_choices
 from tests.ranks import run_ranks
 from tests.selected import selected
+from tests.trainer.runs import assert_equal_folders
 from tests.trainer.training.migration.migrated import EXPERTS, LAYERS, Run, configuration
-from tests.trainer.training.test_train import assert_equal_folders
 
 TWO_RANKS = [[[5, 0, 2, 3, 4, 1], [6, 4, 7, 1, 0, 2]], [[0, 1, 2, 3, 7, 6], [7, 6, 5, 4, 3, 0]]]
 FEWER = [[[0, 1, 2, 3, 6], [4, 5, 6, 7, 0]], [[7, 1, 2, 3, 5], [4, 5, 6, 0, 7]]]
