@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 
 from netsim.foundation.refusal import Refusal
 from netsim.foundation.run_reference import ReferenceConfig
-from tests.each import each
+from tests.each import each, rows
 from tests.forked import command
 from tests.trainer.commands import contents, refused
 from tests.trainer.model.test_networks import configuration
@@ -120,48 +120,34 @@ def test_a_base_that_has_changed_since_is_refused(tmp_path: Path, capsys: pytest
     assert "model.adapters.base.digest: is " in line
 
 
-RUN = "{run}"
-REFUSED: dict[str, tuple[tuple[str, ...], str]] = {
-    "no base": (("model.adapters.base=runs/none",), "runs/none: model.adapters.base: is no folder of a run; give the"),
-    "a folder of something else": (("model.adapters.base=configs",), "holds neither a checkpoint nor exported weights"),
-    "an adapted base": ((f"model.adapters.base={RUN}",), "model.adapters.base: has adapters itself; merge them"),
-    "a base of another width": (("model.hidden=32",), "has shape (16, 4), not (32, 4); give the run with the same"),
-    "a base of other heads": (("model.num_heads=4",), "model.num_heads: is 2, and this run has 4; set model.num_"),
-    "a base of another kind": (
-        ("model.kind=gpt", "data={kind: python_source}", "sample={kind: text}"),
-        "model.kind: is dit, not gpt; give the run with the same model settings to model.adapters.base",
-    ),
-    "layers that are not there": (
-        ("model.adapters.on=[qvk]",),
-        "model.adapters.on: qvk is in the name of no linear layer; use qkv or ",
-    ),
-    "a rank above that of a layer": (
-        ("model.adapters.rank=40",),
-        "model.adapters.rank: 40 is larger than blocks.0.qkv, a layer of 16 inputs and 48 outputs; use at most 16",
-    ),
-    "experts": (
-        ("moe={num_experts: 4, expert_hidden: 8}",),
-        "moe: experts are not adapted, and adapters freeze all else; remove the section, or model.adapters",
-    ),
-    "shared matrices": (
-        ("parallel.tensor=2",),
-        "parallel.tensor: 2 ranks cannot share frozen matrices with adapters; use 1",
-    ),
-    "no rank": (("model.adapters.rank=0",), "model.adapters.rank: "),
-    "a key that is not there": (("model.adapters.ranks=4",), "model.adapters.ranks: is not permitted here"),
-}
+REFUSED = """
+model.adapters.base=runs/none | runs/none: model.adapters.base: is no folder of a run; give the
+model.adapters.base=configs | holds neither a checkpoint nor exported weights
+model.adapters.base=RUN | model.adapters.base: has adapters itself; merge them
+model.hidden=32 | has shape (16, 4), not (32, 4); give the run with the same
+model.num_heads=4 | model.num_heads: is 2, and this run has 4; set model.num_
+model.kind=gpt & data={kind: python_source} & sample={kind: text}
+| model.kind: is dit, not gpt; give the run with the same model settings to model.adapters.base
+model.adapters.on=[qvk] | model.adapters.on: qvk is in the name of no linear layer; use qkv or
+model.adapters.rank=40
+| model.adapters.rank: 40 is larger than blocks.0.qkv, a layer of 16 inputs and 48 outputs; use at most 16
+moe={num_experts: 4, expert_hidden: 8}
+| moe: experts are not adapted, and adapters freeze all else; remove the section, or model.adapters
+parallel.tensor=2 | parallel.tensor: 2 ranks cannot share frozen matrices with adapters; use 1
+model.adapters.rank=0 | model.adapters.rank:
+model.adapters.ranks=4 | model.adapters.ranks: is not permitted here
+"""
 
 
-@each("mistake", REFUSED)
+@each(("settings", "told"), rows(REFUSED))
 def test_what_adapters_cannot_do_is_one_line_and_leaves_nothing(
-    base: Path, run: Path, tmp_path: Path, mistake: str, capsys: pytest.CaptureFixture[str]
+    base: Path, run: Path, tmp_path: Path, settings: str, told: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    settings, told = REFUSED[mistake]
     document = {"run": {"dir": str(tmp_path / "run")}, "optim": {"steps": 1, "global_batch": 8}, **SECTIONS}
     config = tmp_path / "run.json"
     config.write_text(json.dumps({**document, "model": adapting(base)}))
     before = contents(tmp_path)
-    words = [setting.replace(RUN, str(run)) for setting in settings]
+    words = settings.replace("RUN", str(run)).split(" & ")
     assert told in refused(capsys, "check", config, *words, "--world-size", 2)
     assert contents(tmp_path) == before
 
