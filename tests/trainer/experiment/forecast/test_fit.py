@@ -1,14 +1,10 @@
 """What is proposed fits, is the cheapest that does, and says so where nothing can."""
 
 from itertools import product
-from pathlib import Path
-from typing import Any
 
 import pytest
-import yaml
 
 from tests.trainer.experiment.forecast.cases import document
-from trainer.config.file import load_config
 from trainer.config.rules.plan import plan_layout
 from trainer.config.run import RunConfig
 from trainer.experiment.forecast.fit import Settings, fit
@@ -17,13 +13,9 @@ from trainer.experiment.forecast.memory import Estimator
 RANKS = 4
 
 
-def small() -> dict[str, Any]:
-    sections = document("mlp", "zero 1", "bf16")
-    return {**sections, "model": {**sections["model"], "num_layers": 2}}
-
-
 def run() -> RunConfig:
-    return RunConfig.model_validate(small())
+    sections = document("mlp", "zero 1", "bf16")
+    return RunConfig.model_validate({**sections, "model": {**sections["model"], "num_layers": 2}})
 
 
 def memory_of(settings: Settings, config: RunConfig, estimator: Estimator) -> int | None:
@@ -53,19 +45,6 @@ def test_it_fits_and_no_setting_that_is_surely_cheaper_does() -> None:
         if same_engine and costs_no_more:
             peak = memory_of(other, config, estimator)
             assert peak is None or peak > limit, other
-
-
-def test_overrides_lead_to_the_settings(tmp_path: Path) -> None:
-    config = run()
-    layout = plan_layout(config, RANKS)
-    limit = Estimator().memory(config, layout).peak.total * 8 // 10
-    found = fit(config, layout, limit)
-    path = tmp_path / "run.yaml"
-    path.write_text(yaml.safe_dump(small()))
-    assert found.overrides
-    changed = load_config(path, [override.strip("'") for override in found.overrides])
-    changed_layout = plan_layout(changed, RANKS)
-    assert Estimator().memory(changed, changed_layout).peak.total == found.memory.peak.total
 
 
 def test_where_nothing_fits_the_least_peak_and_its_largest_part_are_named() -> None:

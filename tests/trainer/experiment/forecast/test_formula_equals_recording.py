@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from moe.collective_trace import CollectiveRecord, TraceHeader, rank_path, read
+from tests.each import rows
 from tests.ranks import run_ranks
 from trainer.config.run import RunConfig
 from trainer.experiment.forecast.trace import formula
@@ -24,213 +26,116 @@ Case = tuple[dict[str, Any], int, dict[str, Any] | None, str]
 """Settings of the engine section, accumulation, settings of the moe section (None: dense), kind of model."""
 
 COHERENT = ("gpt, coherent, every rank", "gpt, coherent, computed twice", "gpt, coherent, 300 words")
-SMALL_ZERO_3 = {"zero_stage": 3, "bucket_elements": 900}
-REPLICAS = "tests/files/replicas.json"
-"""Two ranks of three slots: each has a replica of an expert of the other."""
 RATES = {"blocks": 2.0, "experts": 0.5, "blocks.1.feed_forward": 0.5, "bias": 2.0, "qkv": 10.0}
 """Some parameters keep the rate of the run; two keys give one rate, and one rate is that of few parameters."""
-GLOBAL = {"router": {"kind": "sparse_ot", "potentials": "global"}}
 
-CAPPED = {"dispatch": "capped", "router": {"kind": "top_k", "capacity_factor": 1.25}}
-
-NODES = {"ranks": 4}
-"""Experts that two nodes of two ranks share."""
-
-CASES: dict[int, dict[str, Case]] = {
-    2: {
-        "ZeRO 1": ({}, 1, {}, "dit"),
-        "ZeRO 0": ({"zero_stage": 0}, 1, {}, "dit"),
-        "ZeRO 2, accumulation": ({"zero_stage": 2}, 2, {}, "dit"),
-        "ZeRO 1, bf16, accumulation": ({"precision": "bf16"}, 2, {}, "dit"),
-        "ZeRO 1, small buckets": ({"bucket_elements": 1000}, 1, {}, "dit"),
-        "ZeRO 3, bf16": ({"zero_stage": 3, "precision": "bf16"}, 1, None, "dit"),
-        "copies, top-1": ({}, 1, {"dispatch": "copies", "top_k": 1}, "dit"),
-        "copies, every rank": ({"precision": "bf16"}, 1, {"dispatch": "copies", "top_k": 3}, "dit"),
-        "capped": ({}, 1, CAPPED, "dit"),
-        "capped, bf16, accumulation": ({"precision": "bf16"}, 2, CAPPED | {"top_k": 3}, "dit"),
-        "capped, computed twice": (
-            {"activation_checkpointing": True, "zero_stage": 2},
-            1,
-            CAPPED | {"router": {"kind": "sparse_ot"}},
-            "dit",
-        ),
-        "gpt, capped": ({}, 1, CAPPED | {"top_k": 1, "router": {"kind": "base"}}, "gpt"),
-        "home, replicas": ({"zero_stage": 2}, 2, {"placement": REPLICAS}, "dit"),
-        "home, least loaded replicas, computed twice": (
-            {"activation_checkpointing": True, "precision": "bf16"},
-            1,
-            {"placement": REPLICAS, "replicas": "least_loaded"},
-            "dit",
-        ),
-        "copies, replicas, every rank": ({}, 1, {"placement": REPLICAS, "dispatch": "copies", "top_k": 4}, "dit"),
-        "copies, least loaded replicas, top-1": (
-            {},
-            1,
-            {"placement": REPLICAS, "dispatch": "copies", "replicas": "least_loaded", "top_k": 1},
-            "dit",
-        ),
-        "replicas, global potentials": (
-            {},
-            1,
-            {"placement": REPLICAS, "dispatch": "copies", "replicas": "least_loaded", "top_k": 4, **GLOBAL},
-            "dit",
-        ),
-        "global potentials": ({}, 1, GLOBAL, "dit"),
-        "copies, every rank, Monge gap": ({}, 1, {"dispatch": "copies", "top_k": 4}, "dit with its Monge gap"),
-        "FSDP2, Monge gap": ({"kind": "fsdp"}, 1, None, "dit with its Monge gap"),
-        "ZeRO 3, Monge gap": (SMALL_ZERO_3, 1, None, "dit with its Monge gap"),
-        "copies, computed twice": ({"activation_checkpointing": True}, 2, {"dispatch": "copies", "top_k": 3}, "dit"),
-        "gpt, copies, computed twice": (
-            {"activation_checkpointing": True},
-            1,
-            {"dispatch": "copies", "top_k": 3},
-            "gpt",
-        ),
-        "gpt, coherent, 300 words": ({}, 1, {"dispatch": "coherent", "top_k": 1}, "gpt, 300 words"),
-        "ZeRO 3": ({"zero_stage": 3}, 1, None, "dit"),
-        "ZeRO 3, small buckets, maps": (SMALL_ZERO_3, 1, None, "dit told of maps"),
-        "ZeRO 3, small buckets, bf16, accumulation": ({**SMALL_ZERO_3, "precision": "bf16"}, 2, None, "gpt"),
-        "copies, every rank, letters": ({}, 1, {"dispatch": "copies", "top_k": 4}, "dit of letters"),
-        "ZeRO 1, segments": ({}, 1, None, "blockwise"),
-        "ZeRO 2, aligned segments, accumulation": ({"zero_stage": 2}, 2, None, "blockwise, aligned"),
-        "ZeRO 3, segments": (SMALL_ZERO_3, 1, None, "blockwise"),
-        "ZeRO 3, aligned segments": (SMALL_ZERO_3, 1, None, "blockwise, aligned"),
-        "ZeRO 1, transitions": ({}, 1, {"dispatch": "copies", "top_k": 3}, "transition_dit"),
-        "ZeRO 2, causal transitions, accumulation": ({"zero_stage": 2}, 2, None, "causal_transition, last"),
-        "ZeRO 3, causal transitions": (SMALL_ZERO_3, 1, None, "causal_transition, last"),
-        "ZeRO 3, causal transitions of all states": (SMALL_ZERO_3, 1, None, "causal_transition, full"),
-        "FSDP2, causal transitions of all states": ({"kind": "fsdp"}, 1, None, "causal_transition, full"),
-        "ZeRO 3, transitions": (SMALL_ZERO_3, 1, None, "transition_dit"),
-        "ZeRO 3, transitions, computed twice": (
-            {**SMALL_ZERO_3, "activation_checkpointing": True},
-            1,
-            None,
-            "transition_mlp",
-        ),
-        "FSDP2, transitions": ({"kind": "fsdp"}, 2, None, "transition_dit"),
-        "ZeRO 1, captions": ({}, 1, {"dispatch": "copies", "top_k": 3}, "encoded_dit"),
-        "ZeRO 3, captions": (SMALL_ZERO_3, 1, None, "encoded_dit"),
-        "FSDP2, captions": ({"kind": "fsdp"}, 2, None, "encoded_dit"),
-        "FSDP2, segments": ({"kind": "fsdp"}, 1, None, "blockwise"),
-        "FSDP2, aligned segments": ({"kind": "fsdp"}, 1, None, "blockwise, aligned"),
-        "ZeRO 0, adapters": ({"zero_stage": 0}, 1, None, "dit, adapted"),
-        "ZeRO 1, adapters, bf16": ({"precision": "bf16"}, 1, None, "dit, adapted at its ends"),
-        "ZeRO 2, adapters": ({"zero_stage": 2}, 2, None, "dit, adapted"),
-        "ZeRO 3, adapters": (SMALL_ZERO_3, 1, None, "dit, adapted"),
-        "ZeRO 3, adapters at the ends, computed twice": (
-            {**SMALL_ZERO_3, "activation_checkpointing": True},
-            1,
-            None,
-            "dit, adapted at its ends",
-        ),
-        "FSDP2, adapters": ({"kind": "fsdp"}, 1, None, "dit, adapted"),
-        "ZeRO 2, routed adapters": ({"zero_stage": 2}, 1, None, "dit, routed"),
-        "ZeRO 3, routed adapters": (SMALL_ZERO_3, 1, None, "dit, routed"),
-        "ZeRO 3, routed adapters, few tokens": ({"zero_stage": 3, "bucket_elements": 300}, 2, None, "mlp, routed"),
-        "ZeRO 3, smaller buckets, adapters": ({"zero_stage": 3, "bucket_elements": 200}, 1, None, "dit, adapted"),
-        "ZeRO 3, small buckets, biases and a tied embedding": (SMALL_ZERO_3, 1, None, "gpt, biased"),
-        "ZeRO 3, one segment": (SMALL_ZERO_3, 1, None, "blockwise, one"),
-        "FSDP2, routed adapters": ({"kind": "fsdp"}, 1, None, "dit, routed"),
-        "FSDP2, adapters, bf16, accumulation": ({"kind": "fsdp", "precision": "bf16"}, 2, None, "dit, adapted"),
-        "FSDP2, adapters at the ends, computed twice": (
-            {"kind": "fsdp", "activation_checkpointing": True},
-            1,
-            None,
-            "dit, adapted at its ends",
-        ),
-        "ZeRO 1, labels in states": ({}, 1, {"dispatch": "copies", "top_k": 3}, "dit, symmetric"),
-        "ZeRO 1, rates": ({}, 1, {}, "dit, rates"),
-        "ZeRO 0, rates": ({"zero_stage": 0}, 1, {}, "dit, rates"),
-        "ZeRO 1, bf16, rates": ({"precision": "bf16"}, 2, None, "dit, rates"),
-        "ZeRO 2, rates, accumulation": ({"zero_stage": 2}, 2, {}, "dit, rates"),
-        "ZeRO 3, rates": (SMALL_ZERO_3, 1, None, "dit, rates"),
-        "FSDP2, rates": ({"kind": "fsdp"}, 1, None, "dit, rates"),
-    },
-    4: {
-        "ZeRO 1": ({}, 1, {}, "dit"),
-        "ZeRO 1, small buckets": ({"bucket_elements": 700}, 1, {}, "dit"),
-        "ZeRO 2, bf16": ({"zero_stage": 2, "precision": "bf16"}, 1, {}, "dit"),
-        "ZeRO 0": ({"zero_stage": 0}, 2, {}, "dit"),
-        "ZeRO 3, small buckets, accumulation": (SMALL_ZERO_3, 2, None, "dit"),
-        "FSDP2, bf16, accumulation": ({"kind": "fsdp", "precision": "bf16"}, 2, None, "dit"),
-        "FSDP2, maps": ({"kind": "fsdp"}, 1, None, "dit told of maps"),
-        "FSDP2, computed twice": ({"kind": "fsdp", "activation_checkpointing": True}, 1, None, "dit"),
-        "FSDP2, blocks kept": ({"kind": "fsdp", "reshard_after_forward": False}, 2, None, "gpt"),
-        "ZeRO 3, computed twice": ({**SMALL_ZERO_3, "activation_checkpointing": True}, 1, None, "dit"),
-        "capped, four ranks": ({}, 1, CAPPED | NODES, "dit"),
-        "gpt, copies, every rank": ({}, 2, {"dispatch": "copies", "top_k": 3}, "gpt"),
-        "hierarchical, top-1": ({}, 1, {"dispatch": "hierarchical", "top_k": 1, **NODES}, "dit"),
-        "hierarchical, every node": (
-            {"precision": "bf16"},
-            2,
-            {"dispatch": "hierarchical", "top_k": 3, **NODES},
-            "gpt",
-        ),
-        "hierarchical, computed twice": (
-            {"activation_checkpointing": True},
-            1,
-            {"dispatch": "hierarchical", "top_k": 4, **NODES},
-            "dit",
-        ),
-        "hierarchical, one node": ({}, 1, {"dispatch": "hierarchical", "top_k": 3}, "dit"),
-        "gpt, coherent, computed twice": (
-            {"activation_checkpointing": True},
-            1,
-            {"dispatch": "coherent", "top_k": 3},
-            "gpt",
-        ),
-        "gpt, coherent, every rank": ({"precision": "bf16"}, 2, {"dispatch": "coherent", "top_k": 3}, "gpt"),
-    },
-}
-RARE = {
-    *CASES[4],
-    "ZeRO 2, accumulation",
-    "gpt, copies, computed twice",
-    "ZeRO 1, bf16, accumulation",
-    "ZeRO 1, small buckets",
-    "ZeRO 3, bf16",
-    "copies, every rank",
-    "copies, replicas, every rank",
-    "ZeRO 1",
-    "ZeRO 1, labels in states",
-    "copies, every rank, Monge gap",
-    "copies, computed twice",
-    "capped",
-    "capped, bf16, accumulation",
-    "home, replicas",
-    "copies, least loaded replicas, top-1",
-    "global potentials",
-    "ZeRO 3, Monge gap",
-    "ZeRO 3, segments",
-    "ZeRO 2, aligned segments, accumulation",
-    "ZeRO 3, causal transitions of all states",
-    "ZeRO 3, causal transitions",
-    "ZeRO 3, transitions, computed twice",
-    "ZeRO 3, transitions",
-    "ZeRO 3, captions",
-    "FSDP2, captions",
-    "FSDP2, segments",
-    "FSDP2, aligned segments",
-    "FSDP2, transitions",
-    "ZeRO 0, adapters",
-    "ZeRO 2, routed adapters",
-    "ZeRO 3, routed adapters, few tokens",
-    "ZeRO 3, smaller buckets, adapters",
-    "ZeRO 3, small buckets, biases and a tied embedding",
-    "ZeRO 3, one segment",
-    "ZeRO 3, adapters",
-    "FSDP2, routed adapters",
-    "ZeRO 1, adapters, bf16",
-    "ZeRO 3, adapters at the ends, computed twice",
-    "FSDP2, adapters, bf16, accumulation",
-    "FSDP2, adapters at the ends, computed twice",
-    "ZeRO 0, rates",
-    "ZeRO 1, bf16, rates",
-    "ZeRO 2, rates, accumulation",
-    "ZeRO 3, rates",
-    "FSDP2, rates",
-}
-"""Those of four ranks, and those of two whose parts stand in other cases of two."""
+TABLE = """
+2 slow | ZeRO 1 | dit | 1 | {} | {}
+2 slow | ZeRO 0 | dit | 1 | {zero_stage: 0} | {}
+2 slow | ZeRO 2, accumulation | dit | 2 | {zero_stage: 2} | {}
+2 slow | ZeRO 1, bf16, accumulation | dit | 2 | {precision: bf16} | {}
+2 slow | ZeRO 1, small buckets | dit | 1 | {bucket_elements: 1000} | {}
+2 slow | ZeRO 3, bf16 | dit | 1 | {zero_stage: 3, precision: bf16} | null
+2 | copies, top-1 | dit | 1 | {} | {dispatch: copies, top_k: 1}
+2 slow | copies, every rank | dit | 1 | {precision: bf16} | {dispatch: copies, top_k: 3}
+2 slow | capped | dit | 1 | {} | {dispatch: capped, router: {kind: top_k, capacity_factor: 1.25}}
+2 slow | capped, bf16, accumulation | dit | 2 | {precision: bf16}
+| {dispatch: capped, router: {kind: top_k, capacity_factor: 1.25}, top_k: 3}
+2 | capped, computed twice | dit | 1 | {activation_checkpointing: true, zero_stage: 2}
+| {dispatch: capped, router: {kind: sparse_ot}}
+2 | gpt, capped | gpt | 1 | {} | {dispatch: capped, router: {kind: base}, top_k: 1}
+2 slow | home, replicas | dit | 2 | {zero_stage: 2} | {placement: FILE}
+2 | home, least loaded replicas, computed twice | dit | 1 | {activation_checkpointing: true, precision: bf16}
+| {placement: FILE, replicas: least_loaded}
+2 slow | copies, replicas, every rank | dit | 1 | {} | {placement: FILE, dispatch: copies, top_k: 4}
+2 slow | copies, least loaded replicas, top-1 | dit | 1 | {}
+| {placement: FILE, dispatch: copies, replicas: least_loaded, top_k: 1}
+2 | replicas, global potentials | dit | 1 | {}
+| {placement: FILE, dispatch: copies, replicas: least_loaded, top_k: 4, router: {kind: sparse_ot, potentials: global}}
+2 slow | global potentials | dit | 1 | {} | {router: {kind: sparse_ot, potentials: global}}
+2 slow | copies, every rank, Monge gap | dit with its Monge gap | 1 | {} | {dispatch: copies, top_k: 4}
+2 | FSDP2, Monge gap | dit with its Monge gap | 1 | {kind: fsdp} | null
+2 slow | ZeRO 3, Monge gap | dit with its Monge gap | 1 | {zero_stage: 3, bucket_elements: 900} | null
+2 slow | copies, computed twice | dit | 2 | {activation_checkpointing: true} | {dispatch: copies, top_k: 3}
+2 slow | gpt, copies, computed twice | gpt | 1 | {activation_checkpointing: true} | {dispatch: copies, top_k: 3}
+2 | gpt, coherent, 300 words | gpt, 300 words | 1 | {} | {dispatch: coherent, top_k: 1}
+2 | ZeRO 3 | dit | 1 | {zero_stage: 3} | null
+2 | ZeRO 3, small buckets, maps | dit told of maps | 1 | {zero_stage: 3, bucket_elements: 900} | null
+2 | ZeRO 3, small buckets, bf16, accumulation | gpt | 2 | {zero_stage: 3, bucket_elements: 900, precision: bf16} | null
+2 | copies, every rank, letters | dit of letters | 1 | {} | {dispatch: copies, top_k: 4}
+2 | ZeRO 1, segments | blockwise | 1 | {} | null
+2 slow | ZeRO 2, aligned segments, accumulation | blockwise, aligned | 2 | {zero_stage: 2} | null
+2 slow | ZeRO 3, segments | blockwise | 1 | {zero_stage: 3, bucket_elements: 900} | null
+2 | ZeRO 3, aligned segments | blockwise, aligned | 1 | {zero_stage: 3, bucket_elements: 900} | null
+2 | ZeRO 1, transitions | transition_dit | 1 | {} | {dispatch: copies, top_k: 3}
+2 | ZeRO 2, causal transitions, accumulation | causal_transition, last | 2 | {zero_stage: 2} | null
+2 slow | ZeRO 3, causal transitions | causal_transition, last | 1 | {zero_stage: 3, bucket_elements: 900} | null
+2 slow | ZeRO 3, causal transitions of all states | causal_transition, full | 1 | {zero_stage: 3, bucket_elements: 900}
+| null
+2 | FSDP2, causal transitions of all states | causal_transition, full | 1 | {kind: fsdp} | null
+2 slow | ZeRO 3, transitions | transition_dit | 1 | {zero_stage: 3, bucket_elements: 900} | null
+2 slow | ZeRO 3, transitions, computed twice | transition_mlp | 1
+| {zero_stage: 3, bucket_elements: 900, activation_checkpointing: true} | null
+2 slow | FSDP2, transitions | transition_dit | 2 | {kind: fsdp} | null
+2 | ZeRO 1, captions | encoded_dit | 1 | {} | {dispatch: copies, top_k: 3}
+2 slow | ZeRO 3, captions | encoded_dit | 1 | {zero_stage: 3, bucket_elements: 900} | null
+2 slow | FSDP2, captions | encoded_dit | 2 | {kind: fsdp} | null
+2 slow | FSDP2, segments | blockwise | 1 | {kind: fsdp} | null
+2 slow | FSDP2, aligned segments | blockwise, aligned | 1 | {kind: fsdp} | null
+2 slow | ZeRO 0, adapters | dit, adapted | 1 | {zero_stage: 0} | null
+2 slow | ZeRO 1, adapters, bf16 | dit, adapted at its ends | 1 | {precision: bf16} | null
+2 | ZeRO 2, adapters | dit, adapted | 2 | {zero_stage: 2} | null
+2 slow | ZeRO 3, adapters | dit, adapted | 1 | {zero_stage: 3, bucket_elements: 900} | null
+2 slow | ZeRO 3, adapters at the ends, computed twice | dit, adapted at its ends | 1
+| {zero_stage: 3, bucket_elements: 900, activation_checkpointing: true} | null
+2 | FSDP2, adapters | dit, adapted | 1 | {kind: fsdp} | null
+2 slow | ZeRO 2, routed adapters | dit, routed | 1 | {zero_stage: 2} | null
+2 | ZeRO 3, routed adapters | dit, routed | 1 | {zero_stage: 3, bucket_elements: 900} | null
+2 slow | ZeRO 3, routed adapters, few tokens | mlp, routed | 2 | {zero_stage: 3, bucket_elements: 300} | null
+2 slow | ZeRO 3, smaller buckets, adapters | dit, adapted | 1 | {zero_stage: 3, bucket_elements: 200} | null
+2 slow | ZeRO 3, small buckets, biases and a tied embedding | gpt, biased | 1 | {zero_stage: 3, bucket_elements: 900}
+| null
+2 slow | ZeRO 3, one segment | blockwise, one | 1 | {zero_stage: 3, bucket_elements: 900} | null
+2 slow | FSDP2, routed adapters | dit, routed | 1 | {kind: fsdp} | null
+2 slow | FSDP2, adapters, bf16, accumulation | dit, adapted | 2 | {kind: fsdp, precision: bf16} | null
+2 slow | FSDP2, adapters at the ends, computed twice | dit, adapted at its ends | 1
+| {kind: fsdp, activation_checkpointing: true} | null
+2 slow | ZeRO 1, labels in states | dit, symmetric | 1 | {} | {dispatch: copies, top_k: 3}
+2 | ZeRO 1, rates | dit, rates | 1 | {} | {}
+2 slow | ZeRO 0, rates | dit, rates | 1 | {zero_stage: 0} | {}
+2 slow | ZeRO 1, bf16, rates | dit, rates | 2 | {precision: bf16} | null
+2 slow | ZeRO 2, rates, accumulation | dit, rates | 2 | {zero_stage: 2} | {}
+2 slow | ZeRO 3, rates | dit, rates | 1 | {zero_stage: 3, bucket_elements: 900} | null
+2 slow | FSDP2, rates | dit, rates | 1 | {kind: fsdp} | null
+4 slow | ZeRO 1 | dit | 1 | {} | {}
+4 slow | ZeRO 1, small buckets | dit | 1 | {bucket_elements: 700} | {}
+4 slow | ZeRO 2, bf16 | dit | 1 | {zero_stage: 2, precision: bf16} | {}
+4 slow | ZeRO 0 | dit | 2 | {zero_stage: 0} | {}
+4 slow | ZeRO 3, small buckets, accumulation | dit | 2 | {zero_stage: 3, bucket_elements: 900} | null
+4 slow | FSDP2, bf16, accumulation | dit | 2 | {kind: fsdp, precision: bf16} | null
+4 slow | FSDP2, maps | dit told of maps | 1 | {kind: fsdp} | null
+4 slow | FSDP2, computed twice | dit | 1 | {kind: fsdp, activation_checkpointing: true} | null
+4 slow | FSDP2, blocks kept | gpt | 2 | {kind: fsdp, reshard_after_forward: false} | null
+4 slow | ZeRO 3, computed twice | dit | 1 | {zero_stage: 3, bucket_elements: 900, activation_checkpointing: true} | null
+4 slow | capped, four ranks | dit | 1 | {} | {dispatch: capped, router: {kind: top_k, capacity_factor: 1.25}, ranks: 4}
+4 slow | gpt, copies, every rank | gpt | 2 | {} | {dispatch: copies, top_k: 3}
+4 slow | hierarchical, top-1 | dit | 1 | {} | {dispatch: hierarchical, top_k: 1, ranks: 4}
+4 slow | hierarchical, every node | gpt | 2 | {precision: bf16} | {dispatch: hierarchical, top_k: 3, ranks: 4}
+4 slow | hierarchical, computed twice | dit | 1 | {activation_checkpointing: true}
+| {dispatch: hierarchical, top_k: 4, ranks: 4}
+4 slow | hierarchical, one node | dit | 1 | {} | {dispatch: hierarchical, top_k: 3}
+4 slow | gpt, coherent, computed twice | gpt | 1 | {activation_checkpointing: true} | {dispatch: coherent, top_k: 3}
+4 slow | gpt, coherent, every rank | gpt | 2 | {precision: bf16} | {dispatch: coherent, top_k: 3}
+"""
+"""Ranks, name, kind of model, accumulation, engine and moe sections. Those of four ranks are slow, and those of two
+whose parts stand in other cases of two. FILE has two ranks of three slots, each with a replica."""
+CASES: dict[int, dict[str, Case]] = {2: {}, 4: {}}
+SLOW: set[tuple[int, str]] = set()
+for _ranks, _name, _kind, *_sections in rows(TABLE.replace("FILE", "tests/files/replicas.json")):
+    _accumulation, _engine, _moe = map(yaml.safe_load, _sections)
+    CASES[int(_ranks[0])][_name] = _engine, _accumulation, _moe, _kind
+    if _ranks.endswith("slow"):
+        SLOW.add((int(_ranks[0]), _name))
 
 
 def steps_of(config: RunConfig) -> tuple[int, int]:
@@ -240,17 +145,13 @@ def steps_of(config: RunConfig) -> tuple[int, int]:
 
 def cases_of(world_size: int, *, rare: bool) -> dict[str, Case]:
     """The cases of a number of ranks that are recorded together."""
-    return {name: case for name, case in CASES[world_size].items() if is_rare(world_size, name) == rare}
-
-
-def is_rare(world_size: int, name: str) -> bool:
-    return world_size == 4 or name in RARE
+    return {name: case for name, case in CASES[world_size].items() if ((world_size, name) in SLOW) == rare}
 
 
 def params(part: str = "") -> list[Any]:
     """Each case with this part in its name."""
     return [
-        pytest.param(world_size, name, marks=pytest.mark.slow if is_rare(world_size, name) else ())
+        pytest.param(world_size, name, marks=pytest.mark.slow if (world_size, name) in SLOW else ())
         for world_size, cases in CASES.items()
         for name in cases
         if part in name
@@ -436,7 +337,7 @@ def recordings(tmp_path_factory: pytest.TempPathFactory) -> Callable[[int, str],
             name: (*read(folder / str(index) / "collectives.jsonl"), steady[index]) for index, name in enumerate(names)
         }
 
-    return lambda world_size, name: recorded(world_size, is_rare(world_size, name))[name]
+    return lambda world_size, name: recorded(world_size, (world_size, name) in SLOW)[name]
 
 
 def without_sizes(records: Sequence[CollectiveRecord]) -> Iterator[tuple[object, ...]]:

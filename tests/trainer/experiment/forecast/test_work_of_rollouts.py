@@ -75,8 +75,10 @@ def computed(config: RunConfig) -> tuple[int, int]:
     return rollouts, whole - rollouts
 
 
-@each("name", TASKS)
-@each("network", [DIT, MLP], ids=["dit", "mlp"])
+@each(
+    ("network", "name"),
+    [(DIT, "branches"), (DIT, "its base"), (MLP, "full noise"), (MLP, "branches"), (MLP, "several updates")],
+)
 def test_rollouts_compute_what_torch_counts_while_a_task_collects(network: dict[str, Any], name: str) -> None:
     config = configured(network, **TASKS[name])
     assert isinstance(config.task, GRPOConfig)

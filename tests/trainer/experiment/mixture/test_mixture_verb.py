@@ -164,19 +164,8 @@ def test_a_source_that_is_not_mixed_may_be_wanted(trained: list[str], tmp_path: 
     assert "share of moons, the rest others" in (tmp_path / "mixture.html").read_text()
 
 
-def test_pilots_of_other_settings_are_refused(
-    trained: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    config = written(tmp_path)
-    assert main(words(config, grid="2")) == 0
-    before = contents(tmp_path)
-    line = refused(capsys, *words(config, grid="2"), "optim.lr=0.5")
-    assert "optim.lr: was None when its runs were trained, and is 0.5 now; give another --pilots, or delete" in line
-    assert contents(tmp_path) == before
-    assert len(trained) == 12
-
-
-def test_what_was_stopped_goes_on_and_a_pilot_that_fails_ends_the_search(
+@pytest.mark.usefixtures("blank_pictures_here")
+def test_what_was_stopped_goes_on_with_the_same_settings_and_a_pilot_that_fails_ends_the_search(
     trained: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     request, done = words(written(tmp_path), grid="2"), Training.run
@@ -198,6 +187,10 @@ def test_what_was_stopped_goes_on_and_a_pilot_that_fails_ends_the_search(
     assert "12 of 12 pilots failed: 10_moons1.000 broke" in capsys.readouterr().err
     monkeypatch.setattr(Training, "run", done)
     assert main(request) == 0
+    before, done_by_now = contents(tmp_path), len(trained)
+    line = refused(capsys, *request, "optim.lr=0.5")
+    assert "optim.lr: was None when its runs were trained, and is 0.5 now; give another --pilots, or delete" in line
+    assert (contents(tmp_path), len(trained)) == (before, done_by_now)
 
 
 @pytest.mark.slow
