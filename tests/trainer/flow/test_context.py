@@ -11,6 +11,7 @@ from pydantic import TypeAdapter
 from torch import Tensor
 
 import trainer.data
+from tests.draws import generator
 from tests.trainer.flow.unions import members, name
 from trainer.config.rules.plan import plan_layout
 from trainer.config.run import RunConfig
@@ -26,10 +27,6 @@ from trainer.sampling.conditioning import conditioning_for
 from trainer.task import FlowTask
 
 KINDS = [pytest.param(member, id=name(member)) for member in members(context.Config)]
-
-
-def generator(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
 
 
 def images(num: int = 6, side: int = 8, seed: int = 0) -> Tensor:

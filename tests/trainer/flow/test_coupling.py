@@ -2,6 +2,7 @@ import pytest
 import torch
 from scipy import stats
 
+from tests.draws import generator
 from tests.each import each
 from tests.trainer.flow.unions import members
 from trainer.flow import UNCONDITIONAL, Condition, coupling
@@ -22,10 +23,6 @@ NOT_NORMAL = {
 couplings = each("config", CONFIGS.values(), ids=CONFIGS.keys())
 PAIRED = CONFIGS.pop("paired")
 drawing = each("config", CONFIGS.values(), ids=CONFIGS.keys())
-
-
-def generator(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
 
 
 def batch(size: int = 64) -> tuple[torch.Tensor, Condition]:

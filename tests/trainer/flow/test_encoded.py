@@ -10,6 +10,7 @@ from torch.distributions import Normal, kl_divergence
 from torch.nn import functional
 
 import trainer.data
+from tests.draws import generator
 from tests.each import each
 from tests.trainer.data.test_captions import WIDTH, resolved, written
 from trainer.config.model import EncodedDiTConfig, EncodedMLPConfig, NetworkConfig
@@ -32,10 +33,6 @@ SIZE, NULL = 12, (3, 4, 11)
 SHAPES: dict[type[NetworkConfig], tuple[int, ...]] = {EncodedDiTConfig: (1, 4, 4), EncodedMLPConfig: (6,)}
 networks = pytest.mark.parametrize("kind", SHAPES)
 LINEAR = path.LinearConfig(sigma_min=0.1).build()
-
-
-def generator(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
 
 
 def network(kind: type[NetworkConfig], **encoder: Any) -> Network:

@@ -7,14 +7,11 @@ import pytest
 import torch
 from torch import Tensor
 
+from tests.draws import generator
 from tests.each import each
 from trainer.flow.context import FirstFrame, Identity, fine_details
 from trainer.model.conditioning import FirstFrameReader
 from trainer.model.values import initialised
-
-
-def generator(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
 
 
 def frames(num: int = 5, channels: int = 1, height: int = 8, width: int = 6) -> Tensor:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torchcfm.conditional_flow_matching import ConditionalFlowMatcher
 
+from tests.draws import generator
 from tests.forked import ROOT
 from trainer.flow import UNCONDITIONAL, Condition
 from trainer.flow.coupling import Coupling, GibbsWeighted, Pairs
@@ -19,11 +20,6 @@ from trainer.flow.target import Data
 from trainer.flow.time import Grid
 
 B, D = 64, 3
-
-
-def generator(seed: int = 0) -> torch.Generator:
-    """Of a test."""
-    return torch.Generator().manual_seed(seed)
 
 
 def data() -> Tensor:

@@ -9,13 +9,10 @@ import torch
 from pydantic import ValidationError
 from scipy.optimize import brentq
 
+from tests.draws import generator
 from tests.each import each
 from trainer.flow import UNCONDITIONAL, coupling
 from trainer.flow.coupling.protocol import epsilon_of_share
-
-
-def generator(seed: int) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
 
 
 @pytest.mark.parametrize(("cost", "metric"), [("l2", "euclidean"), ("sqeuclidean", "sqeuclidean")])

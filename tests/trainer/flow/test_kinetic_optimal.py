@@ -11,6 +11,7 @@ from scipy.integrate import quad
 from torch import Tensor
 
 from netsim.foundation.refusal import Refusal
+from tests.draws import generator
 from tests.each import each
 from tests.trainer.flow.paths import TABLE
 from trainer.flow import path
@@ -31,10 +32,6 @@ from trainer.flow.path.kinetic_optimal import (
 FAR_APART = torch.ones(len(RATIOS), dtype=torch.float64)
 GAUSSIAN = torch.zeros(len(RATIOS), dtype=torch.float64)
 scales = pytest.mark.parametrize("scale", [0.5, 1.0, 2.0])
-
-
-def generator(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
 
 
 def circle() -> Tensor:

@@ -8,6 +8,7 @@ from scipy import stats
 from torch import Tensor
 from torch.distributions.relaxed_categorical import ExpRelaxedCategorical
 
+from tests.draws import generator
 from trainer.flow import UNCONDITIONAL, objective, path, sampler, target
 from trainer.flow.coupling import Pairs
 from trainer.flow.letters import Letters, centred, one_hot_of
@@ -19,10 +20,6 @@ signals = pytest.mark.parametrize("config", [ANNEALED, CONSTANT], ids=["annealed
 along = pytest.mark.parametrize(
     "config", [ANNEALED, CONSTANT, path.LinearConfig()], ids=["annealed", "constant", "linear"]
 )
-
-
-def generator(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
 
 
 def letters(num: int = 7) -> Tensor:

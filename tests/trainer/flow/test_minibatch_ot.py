@@ -9,6 +9,7 @@ import ot
 import pytest
 import torch
 
+from tests.draws import generator
 from tests.each import each
 from tests.trainer.flow.test_coupling import rows_of
 from trainer.flow import UNCONDITIONAL, coupling
@@ -20,10 +21,6 @@ PERMUTING: dict[str, tuple[coupling.Config, str]] = {
     "minibatch_ot, l2": (coupling.MinibatchOT(cost="l2"), "l2"),
 }
 permuting = pytest.mark.parametrize(("config", "cost"), PERMUTING.values(), ids=PERMUTING.keys())
-
-
-def generator(seed: int) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
 
 
 def points(size: int, dim: int) -> tuple[torch.Tensor, torch.Tensor]:

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from tests.draws import generator
 from tests.each import each
 from trainer.flow import Condition, coupling, path, target
 from trainer.flow.coupling import Symmetric
@@ -15,10 +16,6 @@ from trainer.flow.objective.regression import FieldWeights
 
 FIELDS = [Scalar(), Scalar(repeats=3, spread=6.0), OneHot(), OneHot(noise=0.0)]
 fields = each("field", FIELDS, ids=str)
-
-
-def generator(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
 
 
 def built(field: Any, num_classes: int = 10) -> Symmetric:

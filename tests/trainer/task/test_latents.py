@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from tests.draws import generator
 from tests.forked import ROOT
 from tests.trainer.commands import refused, trained
 from tests.trainer.untrained import untrained_run
@@ -27,10 +28,6 @@ from trainer.sampling.flow import Latents, StoredLatents
 from trainer.task import FlowTask
 
 SHIFT, SCALE = (0.5, -1.0, 2.0), (2.0, 0.5, 1.5)
-
-
-def generator(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
 
 
 def autoencoder() -> Autoencoder:

@@ -3,13 +3,10 @@
 import pytest
 import torch
 
+from tests.draws import generator
 from trainer.config.task.representation import Views
 
 STILL = Views(shift=0, flip=0, scale=0, noise=0)
-
-
-def generator(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
 
 
 def test_views_are_functions_of_the_generator_and_differ_from_each_other() -> None:
