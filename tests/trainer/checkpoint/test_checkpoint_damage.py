@@ -73,6 +73,22 @@ def test_every_flipped_bit_of_the_marker_that_matters_is_found(tmp_path: Path) -
     assert found > 0.7 * len(content)
 
 
+MARKERS = rb"""[]
+null
+{"step": 10}
+{"format": "flowfabric.checkpoint/1", "world_size": 1}
+{"format": "flowfabric.checkpoint/2", "step": 10, "updates": 10, "identity": {}, "division": {}}
+{"format": "flowfabric.checkpoint/2", "step": 10, "updates": 10, "identity": {}, "division": {}, "files": 1}"""
+
+
+@each("marker", [b"", b"\xff", *MARKERS.split(b"\n")])
+def test_a_malformed_marker_alone_is_refused(marker: bytes, tmp_path: Path) -> None:
+    folder = checkpoint(tmp_path, 10)
+    (folder / "COMPLETE").write_bytes(marker)
+    with pytest.raises(Refusal, match=rf"none of 1 is undamaged \(the newest: {folder}/COMPLETE: "):
+        newest_apparently_intact(tmp_path, allow_rng_loss=False)
+
+
 def test_files_that_nobody_asks_for_may_be_damaged(tmp_path: Path) -> None:
     newest = checkpoint(tmp_path, 10)
     truncate(newest / "ranks/rank_00000.pt")

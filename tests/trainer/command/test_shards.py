@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 from safetensors.numpy import load_file
 
-from tests.each import each
+from tests.each import each, rows
 from tests.forked import ROOT
 from tests.trainer.commands import contents, refused
 from tests.trainer.data.pictures import folder, picture
@@ -191,96 +191,63 @@ def test_the_schema_is_the_readers_own() -> None:
     assert index_schema() == SCHEMA
 
 
-FLAWS: dict[str, tuple[dict[str, Any] | None, tuple[object, ...], str]] = {
-    "no data": ({"x": pixels(2)}, (), "data: is missing (there are x); name the array with --data-key"),
-    "no labels": (
-        {"data": pixels(2), "y": labels()},
-        (),
-        "labels: is missing (there are data, y); name it with --labels-key, or give --no-labels",
-    ),
-    "NaN": (
-        {"data": np.where(np.arange(NUM)[:, None] == 17, np.nan, np.ones((NUM, 2)))},
-        (),
-        "data: example 17 contains values that are not finite; mend or leave out such examples (numpy.isfinite)",
-    ),
-    "a number": ({"data": np.float32(3)}, (), "data: has shape [], which contains no examples; give some"),
-    "no example": ({"data": np.zeros((0, 3))}, (), "data: has shape [0, 3], which contains no examples; give some"),
-    "one axis": (
-        {"data": np.zeros(5)},
-        (),
-        "data: has shape [5], which is not a shape of examples; save [N, D] vectors, [N, H, W] grey images or "
-        "[N, C, H, W] images",
-    ),
-    "integers": (
-        {"data": np.zeros((5, 3), int)},
-        (),
-        "data: is int64, which is not read; save float32 (or float16, float64), or uint8 for pixels from 0 to 255",
-    ),
-    "channels last": (
-        {"data": pixels(8, 8, 3)},
-        (),
-        "data: has shape [60, 8, 8, 3], whose last axis looks like channels; add --channels-last, or save [N, C, H, W]",
-    ),
-    "labels of floats": (
-        {"data": pixels(2), "labels": labels() * 1.0},
-        (),
-        "labels: is float64, and classes are integers; save integers of 0 or more (labels.astype(int)), or leave them "
-        "out with --no-labels",
-    ),
-    "negative labels": (
-        {"data": pixels(2), "labels": np.arange(NUM) - 1},
-        (),
-        "labels: 1 of 60 labels are negative, the first at 0 (-1); number classes from 0 and leave out examples "
-        "without one",
-    ),
-    "fewer labels": (
-        {"data": pixels(2), "labels": labels()[:50]},
-        (),
-        "labels: has shape [50] for 60 examples; give one integer for each example",
-    ),
-    "huge label": (
-        {"data": pixels(2), "labels": np.arange(NUM) + 10**6},
-        (),
-        "labels: has a label 1000059 among 60 examples; number the classes 0, 1, 2, ... without gaps",
-    ),
-    "objects": (
-        {"data": np.array([{}], dtype=object)},
-        (),
-        "data: cannot be read (s.npz holds Python objects, which may run code); save numbers alone",
-    ),
-    "an option of pictures": (
-        {"data": pixels(2)},
-        ("--size", 8),
-        "--size: has no effect on {source}, which is an npz file; leave it out",
-    ),
-    "no threads": ({"data": pixels(2)}, ("--workers", 0), "--workers: 0 is below 1; use 1 or more"),
-    "a size in words": (
-        {"data": pixels(2)},
-        ("--size", "big"),
-        "argument --size: 'big' is not a size in pixels; use 64, or 48,64 (height, width); see python -m "
-        "trainer shards --help",
-    ),
-    "nothing there": (
-        None,
-        (),
-        "source: is not there; give an npz or npy file, a folder of pictures, or a folder that save_to_disk of Hugging "
-        "Face's datasets wrote",
-    ),
+ARRAYS: dict[str, dict[str, Any]] = {
+    "data called x": {"x": pixels(2)},
+    "labels called y": {"data": pixels(2), "y": labels()},
+    "NaN": {"data": np.where(np.arange(NUM)[:, None] == 17, np.nan, np.ones((NUM, 2)))},
+    "a number": {"data": np.float32(3)},
+    "no example": {"data": np.zeros((0, 3))},
+    "one axis": {"data": np.zeros(5)},
+    "integers": {"data": np.zeros((5, 3), int)},
+    "channels last": {"data": pixels(8, 8, 3)},
+    "labels of floats": {"data": pixels(2), "labels": labels() * 1.0},
+    "negative labels": {"data": pixels(2), "labels": np.arange(NUM) - 1},
+    "fewer labels": {"data": pixels(2), "labels": labels()[:50]},
+    "huge label": {"data": pixels(2), "labels": np.arange(NUM) + 10**6},
+    "objects": {"data": np.array([{}], dtype=object)},
+    "pixels": {"data": pixels(2)},
+    "nothing": {},
 }
+FLAWS = """
+data called x | data: is missing (there are x); name the array with --data-key
+labels called y | labels: is missing (there are data, y); name it with --labels-key, or give --no-labels
+NaN | data: example 17 contains values that are not finite; mend or leave out such examples (numpy.isfinite)
+a number | data: has shape [], which contains no examples; give some
+no example | data: has shape [0, 3], which contains no examples; give some
+one axis | data: has shape [5], which is not a shape of examples; save [N, D] vectors, [N, H, W] grey images or
+| [N, C, H, W] images
+integers | data: is int64, which is not read; save float32 (or float16, float64), or uint8 for pixels from 0 to 255
+channels last | data: has shape [60, 8, 8, 3], whose last axis looks like channels; add --channels-last, or save
+| [N, C, H, W]
+labels of floats | labels: is float64, and classes are integers; save integers of 0 or more (labels.astype(int)), or
+| leave them out with --no-labels
+negative labels | labels: 1 of 60 labels are negative, the first at 0 (-1); number classes from 0 and leave out examples
+| without one
+fewer labels | labels: has shape [50] for 60 examples; give one integer for each example
+huge label | labels: has a label 1000059 among 60 examples; number the classes 0, 1, 2, ... without gaps
+objects | data: cannot be read (s.npz holds Python objects, which may run code); save numbers alone
+pixels --size 8 | --size: has no effect on SOURCE, which is an npz file; leave it out
+pixels --workers 0 | --workers: 0 is below 1; use 1 or more
+pixels --size big | argument --size: 'big' is not a size in pixels; use 64, or 48,64 (height, width); see python -m
+| trainer shards --help
+nothing | source: is not there; give an npz or npy file, a folder of pictures, or a folder that save_to_disk of Hugging
+| Face's datasets wrote
+"""
+"""Arrays of a file, options behind them, and the line."""
 
 
-@each("flaw", FLAWS)
-def test_a_mistake_is_named_in_one_line_and_leaves_nothing(
-    flaw: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    arrays, words, line = FLAWS[flaw]
-    source = tmp_path / "s.npz"
-    if arrays is not None:
-        saved(source, **arrays)
-    before = contents(tmp_path)
-    found = refused(capsys, "shards", source, "--out", tmp_path / "out" / "deep", *words)
-    assert found.removeprefix(f"{source}: ") == line.format(source=source)
-    assert contents(tmp_path) == before
+def test_a_mistake_is_named_in_one_line_and_leaves_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for number, (flaw, *line) in enumerate(rows(FLAWS)):
+        name, *words = flaw.split(" --")
+        (folder := tmp_path / str(number)).mkdir()
+        source = folder / "s.npz"
+        if ARRAYS[name]:
+            saved(source, **ARRAYS[name])
+        before = contents(folder)
+        options = [part for word in words for part in f"--{word}".split()]
+        found = refused(capsys, "shards", source, "--out", folder / "out" / "deep", *options)
+        assert found.removeprefix(f"{source}: ") == " ".join(line).replace("SOURCE", str(source)), flaw
+        assert contents(folder) == before
 
 
 def test_folders_that_cannot_be_read_or_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -149,28 +149,6 @@ def test_the_checkpoint_of_another_run_is_refused(
     assert not torch.distributed.is_initialized()
 
 
-@each(
-    "marker",
-    [
-        b"",
-        b"[]",
-        b"\xff",
-        b"null",
-        b'{"step": 10}',
-        b'{"format": "flowfabric.checkpoint/1", "world_size": 1}',
-        b'{"format": "flowfabric.checkpoint/2", "step": 10, "updates": 10, "identity": {}, "division": {}}',
-        b'{"format": "flowfabric.checkpoint/2", "step": 10, "updates": 10, "identity": {}, "division": {}, "files": 1}',
-    ],
-)
-def test_malformed_markers_alone_are_refused(marker: bytes, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    folder = checkpoint(tmp_path)
-    (folder / "COMPLETE").write_bytes(marker)
-    line = refused(capsys, "train", DIGITS, *ALONE, f"run.dir={tmp_path}")
-    assert line.startswith(
-        f"{tmp_path / 'checkpoints'}: checkpoints: none of 1 is undamaged (the newest: {folder}/COMPLETE: "
-    )
-
-
 @pytest.mark.parametrize(("verb", "damage"), [("check", b"whole"), ("check", b"hol"), ("train", b"hol")])
 def test_a_run_whose_only_checkpoint_is_damaged_is_refused(
     verb: str, damage: bytes, tmp_path: Path, capsys: pytest.CaptureFixture[str]

@@ -17,6 +17,10 @@ from trainer.data.shard.writer import Examples
 RUNS: dict[str, dict[str, Any]] = yaml.safe_load("""
 images: {model: {}}
 points: {model: {kind: mlp}, data: {kind: toy, held_out: 10}}
+parts of paths:
+  model: {kind: mlp}
+  data: {kind: pairs, path: pairs, held_out: 1, shape: [2], num_classes: 0, digest: "0", segments: 4}
+  flow: {coupling: {kind: paired}}
 experts:
   model: {hidden: 16, num_layers: 3, num_heads: 4}
   moe: {num_experts: 8, expert_hidden: 16}

@@ -13,7 +13,6 @@ from torch import Tensor, nn
 
 from tests.benchmarks import compositions
 from tests.each import each
-from tests.trainer.commands import DIGITS, refused
 from tests.trainer.flow.paths import AFFINE, ALL, NOISY
 from tests.trainer.flow.paths import name as path_name
 from tests.trainer.flow.unions import OF_LETTERS, members
@@ -419,35 +418,6 @@ def test_latents_are_learned_from_pairs_of_the_same_latents_alone(tmp_path: Path
         ValueError, match=r"^flow\.latent: .* hold latents of a folder whose index is 1; give it the path"
     ):
         refuse(of_context(learning(shape=(2, 2, 2), latents="1")))
-
-
-def test_parts_of_paths_are_refused_on_a_path_with_noise(tmp_path: Path) -> None:
-    data = {"kind": "pairs", "path": tmp_path, "held_out": 1, "shape": (2,), "num_classes": 0, "digest": "0"}
-    for segments in (None, 4):
-        document = {
-            "run": {"dir": "unused"},
-            "model": {"kind": "mlp"},
-            "optim": {"steps": 1, "global_batch": 8},
-            "data": {**data, "segments": segments},
-            "flow": {"coupling": {"kind": "paired"}, "path": {"kind": "stochastic_interpolant"}},
-        }
-        if segments is None:
-            plan_layout(RunConfig.model_validate(document), 1)
-            continue
-        with pytest.raises(ValueError, match=r"^flow\.path\.kind: .*4 segments.*; use linear, trigonometric"):
-            plan_layout(RunConfig.model_validate(document), 1)
-
-
-def test_check_refuses_in_one_line(capsys: pytest.CaptureFixture[str]) -> None:
-    line = refused(capsys, "check", DIGITS, "flow.target={kind: v_prediction}", "--world-size", "2")
-    assert "flow.target.kind: v_prediction does not go with flow.path.kind linear" in line
-    assert line.endswith(
-        "use flow.target.kind velocity, data, noise or score, "
-        "or flow.path.kind trigonometric, variance_preserving or diffusion_steps"
-    )
-    unused = ("flow.path={kind: one_sided_interpolant}", "flow.coupling={kind: knn}")
-    line = refused(capsys, "check", DIGITS, *unused, "--world-size", "2")
-    assert "use flow.coupling.kind independent, or flow.path.kind linear" in line
 
 
 def test_a_path_without_coefficients_goes_with_what_needs_none(monkeypatch: pytest.MonkeyPatch) -> None:

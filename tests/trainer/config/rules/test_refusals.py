@@ -63,6 +63,12 @@ images | flow.coupling.kind=ends | flow.coupling.kind: ends begins at atoms of a
 images | flow={path: {kind: gumbel_softmax}, target: {kind: token}, objective: {kind: cross_entropy}}
 | flow.path.kind: gumbel_softmax is of one-hot letters, and digits data
 images | sample.kind=sequences | sample.kind: sequences, and the data are no sequences but digits
+images | flow.target.kind=v_prediction | flow.target.kind: v_prediction does not go with flow.path.kind linear
+| use flow.target.kind velocity, data, noise or score,
+| or flow.path.kind trigonometric, variance_preserving or diffusion_steps
+images | flow.path.kind=one_sided_interpolant & flow.coupling.kind=knn
+| use flow.coupling.kind independent, or flow.path.kind linear
+parts of paths | flow.path.kind=stochastic_interpolant | flow.path.kind: | 4 segments | ; use linear, trigonometric
 points | sample.sampler.kind=causal_transition | sample.sampler.kind: causal_transition
 | does not go with flow.objective.kind regression | ; use sample.sampler.kind euler
 points | flow.objective.kind=causal_transition
@@ -246,6 +252,8 @@ images | model={hidden: 16, num_layers: 1, num_heads: 2} & flow.objective.kind=m
 images | model={hidden: 16, num_layers: 1, num_heads: 2} & flow.objective.kind=monge_map
 | & sample.sampler={kind: euler, times: [0, 1]}
 | & flow.latent={path: latents, shape: [2, 2, 2], image_shape: [1, 8, 8], digest: ab}
+parts of paths
+parts of paths | data.segments=null & flow.path.kind=stochastic_interpolant
 points
 points | data.classes=true & model.label_dropout=0
 points | model.label_dropout=0 & sample.guidance=1.5
