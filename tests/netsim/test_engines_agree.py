@@ -255,7 +255,8 @@ def _with_both(random: Random, what: Scene) -> Scene:
     return with_queues(random, found) if random.random() < 0.5 else found
 
 
-def _with_marks_at_departure(_: Random, what: Scene) -> Scene:
+def _with_marks_at_departure(random: Random, what: Scene) -> Scene:
+    what = random.choice([_plain, with_queues, _with_both])(random, what)
     control = {"kind": "nscc", "window": 12, "marks": "departure", "mark_from": "6000B", "mark_all": "24000B"}
     return what._replace(congestion=NsccConfig.model_validate(control))
 

@@ -50,8 +50,9 @@ inline bool take_in(const State& state, Packet& packet, Flow& flow, int64_t now)
 inline void arrive(const State& state, const Flight& flight, int64_t what, int64_t now) {
   int64_t index = land(flight, what);
   auto& packet = flight.packets[index];
-  int64_t marks_leaving = state.network.rules.marks_leaving;
-  if (marks_leaving && what >= 0) mark_left(state.network, flight, what, now);
+  const bool marks_leaving = state.network.rules.marks_leaving;
+  const bool looks_back = marks_leaving && !state.queued;
+  if (looks_back && what >= 0) mark_left(state.network, flight, what, now);
   auto& flow = state.hosts.flows[packet.flow];
   int64_t arrives = GONE;
   note_packet(state.queued, index);
@@ -60,11 +61,11 @@ inline void arrive(const State& state, const Flight& flight, int64_t what, int64
     schedule_ring(state, flight, packet.flow);
   } else if (packet.hop < packet.links || take_in(state, packet, flow, now)) {
     int64_t link = next_link(state, packet, now);
-    if (marks_leaving) mark_left(state.network, flight, link, now);
+    if (looks_back) mark_left(state.network, flight, link, now);
     arrives = enter(state, packet, link, now);
     if (arrives != GONE && arrives != HELD) {
       send(flight, index, link, arrives);
-      if (marks_leaving) await_mark(state.network, flight, index, link);
+      if (marks_leaving) await_mark(state.network, state.queued, flight, index, link);
     }
     schedule_departures(flight, state.network, state.queued);
   }

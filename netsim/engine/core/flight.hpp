@@ -107,31 +107,41 @@ inline void fetch_ahead(const State& state, const Flight& flight) {
   }
 }
 
-// Marks of packets that leave a link, by the work that they leave behind.
+// Marks of packets that leave a link, by the work of their class that they leave behind.
 //
-// A packet's last bit leaves at a time that is known when it joins the queue. What has come until then is known when
-// the next packet comes to the link, or else when the marked one is at the link's end.
+// The end of a transmission is an event where packets wait in queues. Elsewhere a packet's last bit leaves at a time
+// that is known when it joins the queue; what has come until then is known when the next packet comes to the link, or
+// else when the marked one is at the link's end.
 
-// Notes that a packet has joined the queue of a link, as the last one.
-inline void await_mark(const Network& network, const Flight& flight, int64_t index, int64_t at) {
+// Notes a packet that a link of a switch has begun to send, or that has joined its queue as the last one.
+inline void await_mark(const Network& network, const Queued* queued, const Flight& flight, int64_t index, int64_t at) {
   auto& link = network.links[at];
-  if (link.at_switch && link.unmarked < 0 && !flight.packets[index].passes) link.unmarked = index;
+  if (!link.at_switch || flight.packets[index].passes) return;
+  if (queued) {
+    queued->served[at].packet = index;
+  } else if (link.unmarked < 0) {
+    link.unmarked = index;
+  }
+}
+
+// Marks a packet whose last bit leaves a link now, if so much work stays behind it.
+inline void mark_leaving(const Network& network, Packet& packet, int64_t at, int64_t work, int64_t now) {
+  auto& link = network.links[at];
+  const auto& kind = network.kinds[link.kind];
+  int64_t rate = link.varies ? rate_at(network, at, now) : kind.rate_bps;
+  bool may_mark = rate && !packet.control && !packet.marked;
+  if (may_mark && marks(network, link, kind, at, packet, work, rate)) mark(network, packet, at, now);
 }
 
 // Marks those packets whose last bit has left a link by now, before anything else joins its queue.
 inline void mark_left(const Network& network, const Flight& flight, int64_t at, int64_t now) {
   auto& link = network.links[at];
-  const auto& kind = network.kinds[link.kind];
   while (link.unmarked >= 0) {
     auto& packet = flight.packets[link.unmarked];
-    int64_t leaves = packet.time_ps - kind.delay_ps;
+    int64_t leaves = packet.time_ps - network.kinds[link.kind].delay_ps;
     if (leaves > now) return;
     link.unmarked = packet.next;
-    int64_t rate = link.varies ? rate_at(network, at, leaves) : kind.rate_bps;
-    bool may_mark = rate && !packet.control && !packet.marked;
-    if (may_mark && marks(network, link, kind, at, packet, std::max<int64_t>(0, link.free_ps - leaves), rate)) {
-      mark(network, packet, at, leaves);
-    }
+    mark_leaving(network, packet, at, std::max<int64_t>(0, link.free_ps - leaves), leaves);
   }
 }
 
@@ -228,6 +238,7 @@ inline void go_on(const State& state, const Queued& queued, const Flight& flight
       totals.free_packet = index;
     } else {
       send(flight, index, at, arrives);
+      if (network.rules.marks_leaving) await_mark(network, &queued, flight, index, at);
     }
   }
 }
@@ -246,6 +257,10 @@ inline void depart(const State& state, const Queued* queued, const Flight& fligh
     }
     if (key >= END) {
       finish(network, state.routing, *queued, link);
+      const auto& served = queued->served[link];
+      if (network.rules.marks_leaving && served.packet >= 0) {
+        mark_leaving(network, flight.packets[served.packet], link, queued->queues[served.queue].waiting_ps, now);
+      }
     } else {
       if (!stop_or_resume(*queued, what, now)) return;
       link = link_of(queued, network.rules, what);

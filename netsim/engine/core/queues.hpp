@@ -164,6 +164,7 @@ inline int64_t begin(const Network& network, const Queued& queued, Packet& packe
   served.ends_ps = ends;
   served.wire = packet.wire;
   served.busy = 1;
+  served.packet = -1;
   served.queue = place;
   served.source = source;
   served.carried = packet.control || again < 0 ? 0 : packet.wire;
@@ -238,7 +239,7 @@ inline std::pair<int64_t, int64_t> stand(const Network& network, const Routing& 
       return {LOST, now};
     }
     if (taken == TELLS) tell(queued, source);
-    bool may_mark = rules.marks && !packet.control && !packet.marked;
+    bool may_mark = rules.marks && !rules.marks_leaving && !packet.control && !packet.marked;
     if (may_mark && marks(network, link, kind, at, packet, found, rate)) {
       mark(network, packet, at, now);
     }

@@ -247,6 +247,7 @@ struct Waiting {
 // The packet that is on a link, and the next link whose transmission takes as long and ends later, or the next of those
 // that are `listed` because their switch sends on them (`pending.hpp`).
 //
+// `packet` is its index where packets are marked as they leave, -1 if it is lost.
 // `carried` are the bytes of data that count as carried once the transmission has ended, 0 if the packet is corrupted.
 // `kind` is twice the number of the link's rate: full packets take as long on all links of a kind, and so do
 // acknowledgements, unless they are `late` because the link repeats them. `pause_delay_ps` is how long a pause frame
@@ -255,7 +256,7 @@ struct Waiting {
 struct alignas(64) Served {
   int64_t ends_ps, wire, carried;
   uint8_t busy, late, listed;
-  int32_t queue, source, next, kind;
+  int32_t queue, source, next, kind, packet;
   int64_t pause_delay_ps;
 };
 

@@ -50,8 +50,8 @@ inline bool meet(Span<int64_t> meetings, int64_t threads, int64_t thread, int64_
 
 // The calendar of the windowed engine: a wheel of buckets, each with the packets that arrive in one window and region.
 //
-// Regions are those of `netsim.engine.windowed.wheel_layout`. Packets lie in chunks, which are chained. What arrives more
-// than a turn of the wheel later waits in the last bucket of that turn, and goes back into the wheel from there.
+// Regions are those of `netsim.engine.windowed.wheel_layout`. Packets lie in chunks, which are chained. What arrives
+// more than a turn of the wheel later waits in the last bucket of that turn, and goes back into the wheel from there.
 //
 // Each thread has buckets of its own, into which it alone puts packets. Whoever deals with a region takes them out of
 // the buckets of all threads. A chunk belongs to the thread that put packets into it, and goes back to it.

@@ -17,9 +17,7 @@ def refusal(scene: Scene, transport: Transport) -> str | None:
         return f"more than {1 << _FLOW_BITS} flows"
     if int(scene.tasks.columns().bytes.max(initial=0)) // scene.packet.payload >> (_SERIAL_BITS - 1):
         return f"a message of more than {1 << (_SERIAL_BITS - 1)} packets"
-    if isinstance(scene.congestion, NsccConfig) and scene.congestion.marks == "departure":
-        if scene.queues:
-            return "packets that wait by class, or for a pause, are marked as they leave on simpy only"
-        if scene.ends_early:
-            return "packets are marked as they leave, in a run that ends while background traffic goes on"
+    marks_leaving = isinstance(scene.congestion, NsccConfig) and scene.congestion.marks == "departure"
+    if marks_leaving and scene.ends_early and not scene.queues:
+        return "packets are marked as they leave, in a run that ends while background traffic goes on"
     return None
