@@ -1,5 +1,6 @@
 """Objectives that distil a flow into mean velocities, against formulas in the paper's time and gradients by hand."""
 
+import copy
 from itertools import pairwise
 from typing import Any
 
@@ -14,7 +15,7 @@ from trainer.flow.coupling import Pairs
 from trainer.flow.field import NetworkField
 from trainer.flow.objective.regression import at_points
 from trainer.flow.path import PathSample
-from trainer.flow.sampler import Field, VelocityField
+from trainer.flow.sampler import Euler, Field, VelocityField
 
 SIZE, WIDTH, STEP = 7, 3, 0.03
 ANY_RUN: Any = ReferenceConfig(run="any")  # pyright: ignore[reportArgumentType]
@@ -237,6 +238,34 @@ def test_consistency_is_velocity_matching_with_another_weight():
     without = consistency(flow_of(teacher), weighted=False).loss(student, points, UNCONDITIONAL)
     for found, expected in zip(gradients(without.mean(), student), unweighted, strict=True):
         torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-12)
+
+
+def test_a_constant_teacher_is_a_fixed_point():
+    drift = torch.tensor([1.0, -2.0, 0.5], dtype=torch.float64)
+    constant = Frozen(lambda x, _: drift.expand_as(x))
+    student = nn.ParameterList([drift.clone()])
+
+    def model(x_t: Tensor, *_: Any) -> Tensor:
+        return student[0].expand_as(x_t)
+
+    for built in (matching(constant), consistency(constant)):
+        loss = built.loss(model, sample(), UNCONDITIONAL)
+        assert float(loss.values.abs().max()) < 1e-28
+        assert all(float(gradient.abs().max()) < 1e-13 for gradient in gradients(loss.mean(), student))
+        assert all(float(term) < 1e-28 for term in loss.terms.values())
+
+
+def test_a_student_begins_as_its_teacher_draws():
+    teacher = Smooth(2)
+    student = copy.deepcopy(teacher)
+    x_0, times = sample().x_0, torch.linspace(0, 1, 6, dtype=torch.float64)
+    drawn = [
+        Euler().sample(
+            Frozen(lambda x, t, n=network: n(x, t, UNCONDITIONAL)).field(UNCONDITIONAL, 1.0, x_0.device), x_0, times
+        )
+        for network in (teacher, student)
+    ]
+    assert torch.equal(drawn[0].x, drawn[1].x)
 
 
 def test_a_loss_is_a_function_of_its_input_and_each_example_of_its_own():

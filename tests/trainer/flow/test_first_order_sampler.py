@@ -101,6 +101,24 @@ def test_the_error_shrinks_with_the_steps():
     assert errors[1] / errors[2] == pytest.approx(2, abs=0.1)
 
 
+def test_constant_estimates_need_one_step():
+    """Where data and noise stay what they are along a trajectory, any number of steps ends in the same place."""
+    x_1 = torch.tensor([[3.0, -1.0]]).double().expand(5, 2)
+
+    @dataclass(frozen=True)
+    class Paired(sampler.Field):
+        def __call__(self, x: Tensor, t: Tensor, /) -> Tensor:
+            raise AssertionError((x, t))
+
+        def estimate(self, x: Tensor, t: Tensor, *_: Quantity) -> tuple[Tensor, ...]:
+            c = circle(t).broadcast(x)
+            return x_1, (x - c.b * x_1) / c.a
+
+    built = sampler.FirstOrder().build(path.Affine(circle))
+    for steps in (1, 2, 9):
+        torch.testing.assert_close(built.sample(Paired(), states(), grid(steps)).final, x_1)
+
+
 @each("steps", [3, 7, 97, 100])
 def test_equal_times_of_first_order_steps_are_rounded_once(steps: int) -> None:
     expected = torch.tensor([step / steps for step in range(steps + 1)], dtype=torch.float64).float()

@@ -157,6 +157,16 @@ def test_a_mean_and_a_scale_are_taken_out():
     assert mean_energy(path.Tabulated(fit(plain))) > 1
 
 
+def test_the_gap_to_the_straight_path_closes_as_points_move_apart():
+    gaps = []
+    for dimensions in (2, 64, 1024):
+        separation = looked_at(cloud(dimensions), draws=500)
+        straight = kinetic_energy(path.linear, separation)
+        gaps.append((straight - least_energy(separation)) / straight)
+    assert gaps[0] > 2 * gaps[1]
+    assert gaps[1] > 2 * gaps[2]
+
+
 @pytest.mark.parametrize("points", [torch.ones(5, 2), torch.zeros(1, 2), torch.tensor([[0.0], [math.nan]])])
 def test_points_that_say_nothing_are_refused(points):
     with pytest.raises(ValueError, match=r"^points: "):

@@ -181,6 +181,14 @@ def test_the_map_is_asked_at_the_source_points_alone():
     assert gap > 0.01
 
 
+def test_pairs_and_times_have_no_part_in_a_map():
+    drawn = sample()
+    order = torch.randperm(NUM, generator=torch.Generator().manual_seed(5))
+    other = STRAIGHT.sample(Pairs(drawn.x_0, drawn.x_1[order]), drawn.t.flip(0), generator=torch.Generator())
+    losses = [monge_map().loss(Affine(), one, UNCONDITIONAL).mean() for one in (drawn, other)]
+    torch.testing.assert_close(losses[0], losses[1])
+
+
 def test_predictions_of_the_data_are_the_images():
     drawn, model = sample(), Affine()
     loss = (
@@ -214,3 +222,22 @@ def test_images_of_any_shape_are_points():
     flat = EXACT.fit_and_gap(x, mapped, y)
     shaped = EXACT.fit_and_gap(*(states.reshape(NUM, 1, DIMENSIONS, 1) for states in (x, mapped, y)))
     torch.testing.assert_close(shaped, flat)
+
+
+def test_a_map_of_thirty_steps_beats_the_identity():
+    """N(0, I) to N(2, diag(1/4, 1, 4)): the best map, 2 + x sqrt(S), is 13.25 away from x."""
+    scale = torch.tensor([0.5, 1.0, 2.0])
+    network = torch.nn.Linear(DIMENSIONS, DIMENSIONS)
+    torch.nn.init.eye_(network.weight)
+    optimizer = torch.optim.Adam(network.parameters(), lr=0.1)
+    generator = torch.Generator().manual_seed(7)
+    built = objective.MongeMap().build(objective.ObjectiveInputs(target.Data().build(STRAIGHT)))
+    for _ in range(30):
+        x_0, x_1 = (torch.randn(64, DIMENSIONS, generator=generator) for _ in range(2))
+        drawn = STRAIGHT.sample(Pairs(x_0, 2 + x_1 * scale), torch.zeros(64), generator=generator)
+        optimizer.zero_grad()
+        built.loss(lambda x, *_: network(x), drawn, UNCONDITIONAL).mean().backward()
+        optimizer.step()
+    x = points(500, dtype=torch.float32)
+    error = (network(x) - (2 + x * scale)).square().sum(1).mean()
+    assert float(error) < 0.1 * 13.25

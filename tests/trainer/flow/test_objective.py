@@ -130,6 +130,15 @@ def test_the_data_point_of_a_part_of_a_path_is_its_end(config):
     torch.testing.assert_close(loss.per_example, (reached - ends[1]).square().mean((1, 2, 3)))
 
 
+def test_the_whole_path_as_its_only_part_changes_nothing():
+    whole = sample()
+    interval = torch.tensor([[0.0, 1.0]], dtype=torch.float64).expand(6, 2)
+    part = STRAIGHT.sample(Pairs(whole.x_0, whole.x_1, interval=interval), whole.t, generator=torch.Generator())
+    built = objective.Regression(space="data").build(objective.ObjectiveInputs(target.Velocity().build(STRAIGHT)))
+    losses = [built.loss(model, point, UNCONDITIONAL).per_example for point in (part, whole)]
+    torch.testing.assert_close(*losses)
+
+
 def test_several_fields_have_a_term_each():
     point = noisy_sample(path.StochasticInterpolantConfig())
     both = target.VelocityAndNoise().build(path.StochasticInterpolantConfig().build())

@@ -84,6 +84,13 @@ def test_the_way_back_has_the_marginals_too(solver):
     assert abs(np.corrcoef(start[:, 0], x_0[:, 0])[0, 1]) < 0.9, "noise makes it forget where it came from"
 
 
+def test_there_and_back_along_the_ordinary_equation():
+    x_0, _ = many(100)
+    there = sampler.Dopri5(rtol=1e-8, atol=1e-8).sample(Interpolant(), x_0, grid(1)).final
+    back = sampler.Dopri5(rtol=1e-8, atol=1e-8).sample(Interpolant(), there, grid(1).flip(0)).final
+    torch.testing.assert_close(back, x_0, rtol=0, atol=1e-4)
+
+
 @pytest.mark.parametrize(("solver", "plain"), [(BOTH[0], sampler.Euler()), (BOTH[1], sampler.Heun())])
 def test_without_diffusion_it_is_the_plain_method(solver, plain):
     """From the first time on that lies far enough from the ends, where the score may be infinite."""

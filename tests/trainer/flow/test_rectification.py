@@ -68,6 +68,24 @@ def test_the_first_flow_of_gaussians_bends_and_the_second_is_straight(std):
     assert transport_cost(again) == pytest.approx((std - 1) ** 2, abs=1e-12)
 
 
+def test_one_step_is_off_by_no_more_than_the_flow_bends():
+    """Between a straight field and a bent one: the error of one step falls as the square root of the straightness."""
+    std, x_0 = 0.5, ends(0.5)[0]
+    straight, bent = learned(x_0, std * x_0), gaussian(0.0, std)
+    shares = []
+    for share in (0.1, 0.01, 0.001):
+        between = _mixed(straight, bent, share)
+        fine = sampler.Euler().sample(between, x_0, grid(100))
+        off = (sampler.Euler().sample(between, x_0, grid(1)).final - fine.final).square().mean().sqrt()
+        shares.append(float(off) / math.sqrt(straightness(fine) * transport_cost(fine)))
+    assert max(shares) < 3
+    assert max(shares) == pytest.approx(min(shares), rel=0.2)
+
+
+def _mixed(one: sampler.VelocityField, other: sampler.VelocityField, share: float) -> sampler.VelocityField:
+    return lambda x, t: (1 - share) * one(x, t) + share * other(x, t)
+
+
 def velocity_of(weight: Tensor, x: Tensor, t: Tensor) -> Tensor:
     return torch.tanh(x @ weight) + t[:, None]
 

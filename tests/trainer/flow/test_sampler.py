@@ -82,6 +82,14 @@ def test_growth_and_rotation_reach_their_closed_form(config):
 
 
 @followers
+def test_a_gaussian_is_carried_to_a_gaussian(config):
+    """The flow map is x_1 = mean + std x_0 for every point, so moments follow."""
+    x_0 = torch.randn(2000, 1, dtype=torch.float64, generator=torch.Generator().manual_seed(4))
+    x_1 = built_from(config).sample(known(gaussian(2.0, 0.5)), x_0, fine(config, 400)).final
+    torch.testing.assert_close(x_1, 2 + 0.5 * x_0, rtol=0, atol=1e-2)
+
+
+@followers
 def test_the_way_back_returns_to_the_start(config):
     built = built_from(config)
     there = built.sample(known(rotation), states(), fine(config, 800)).final

@@ -86,6 +86,14 @@ def test_a_field_without_segments_is_followed_as_ever(within):
     assert one.calls == other.calls
 
 
+def test_one_segment_is_the_inner_sampler():
+    config = sampler.Segmented(segments=1, within=sampler.Euler(steps=8))
+    times = config.grid()
+    assert torch.equal(times, sampler.Euler(steps=8).grid())
+    drawn = config.build(STRAIGHT).sample(known(growth), states(), times).x
+    assert torch.equal(drawn, sampler.Euler().sample(growth, states(), times).x)
+
+
 def test_a_jump_at_an_edge_is_not_smeared():
     """v = +1 before one half and -1 after it: Heun in segments is exact, across the edge it is not."""
 

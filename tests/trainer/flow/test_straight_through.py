@@ -11,8 +11,9 @@ from netsim.foundation.own_class import OwnClass
 from trainer.flow import Condition, path, target
 from trainer.flow.control import ControlInputs, StraightThroughConfig
 from trainer.flow.field import NetworkField
-from trainer.flow.letters import centred
+from trainer.flow.letters import centred, one_hot_of
 from trainer.flow.reward import RewardInputs
+from trainer.flow.sampler import Euler
 
 V, L, B = 4, 3, 6
 OWN = "tests.trainer.flow.test_straight_through:"
@@ -105,6 +106,16 @@ def test_what_is_drawn_is_a_function_of_key_and_time():
         changed, keys=changed.keys[3:4], field=NetworkField(lambda x, t: field().predict(x, t)[:1], field().target)
     )
     torch.testing.assert_close(alone(x[3:4], t[3:4]), changed(x, t)[3:4])
+
+
+def test_samples_under_it_have_a_larger_reward():
+    built, sampler = path.GumbelSoftmaxConfig().build(), Euler(steps=20)
+    begun = built.start(torch.randn(B, V, 1, L, generator=torch.Generator().manual_seed(2)))
+    rewards = []
+    for strength in (0.0, 20.0):
+        found = sampler.build(built).sample(control(strength=strength).over(field()), begun, sampler.grid()).final
+        rewards.append(float(Count()(one_hot_of(found), Condition()).mean()))
+    assert rewards[1] > rewards[0] + 0.5
 
 
 @pytest.mark.parametrize(

@@ -43,6 +43,11 @@ def test_logits_are_normal(mean, std):
     assert stats.kstest(torch.logit(t).numpy(), "norm", args=(mean, std)).pvalue > 0.01
 
 
+def test_a_narrow_logit_normal_is_one_time():
+    t = draw(time.LogitNormal(mean=0.7, std=1e-6), 100, dtype=torch.float64)
+    torch.testing.assert_close(t, torch.full_like(t, 1 / (1 + math.exp(-0.7))), rtol=0, atol=1e-5)
+
+
 @each("values", [{"std": 0.0}, {"std": math.inf}, {"mean": math.nan}, {"sigma": 1.0}])
 def test_wrong_settings_are_refused(values):
     with pytest.raises(ValidationError):
@@ -77,6 +82,10 @@ def test_stratified_times_are_shared_out_evenly(size, segments):
 def test_stratified_times_are_uniform_within_a_segment():
     t = draw(time.Stratified(segments=4), 20_000, dtype=torch.float64)
     assert stats.kstest((4 * t % 1).numpy(), "uniform").pvalue > 0.01
+
+
+def test_one_segment_is_uniform():
+    assert torch.equal(draw(time.Stratified(segments=1), 100), draw(time.Uniform(), 100))
 
 
 @each(

@@ -1,5 +1,6 @@
 """Transition matching where the head is known: of a Gaussian everything is a formula."""
 
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -105,6 +106,21 @@ def test_the_mean_of_what_the_head_draws_is_the_velocity_of_the_flow() -> None:
     torch.testing.assert_close(found.mean(0, keepdim=True), mean, atol=0.02, rtol=0)
     torch.testing.assert_close(found.var(0, keepdim=True), variance, atol=0.03, rtol=0)
     torch.testing.assert_close(bound(x, t), mean)
+
+
+def test_many_transitions_follow_the_mean_velocity() -> None:
+    """The noises of steps average out: the distance to Euler's method falls as the root of their number."""
+    x_0 = noise(400)
+    distances = []
+    for steps in (16, 64, 256):
+        ends = [
+            drawn(config, x_0).final
+            for config in (Euler(steps=steps), sampler.Transition(steps=steps, head=Euler(steps=16)))
+        ]
+        distances.append(float((ends[0] - ends[1]).square().mean().sqrt()))
+    assert distances[2] < 0.1
+    for before, after in pairwise(distances):
+        assert 1.6 < before / after < 2.5
 
 
 @pytest.mark.parametrize("head", [Euler(steps=3), Heun(steps=4), Dopri5(rtol=1e-3, atol=1e-3)])

@@ -105,6 +105,11 @@ def test_each_example_has_a_step_size_of_its_own():
         assert not bool((shared.errors[-1] < 1e-8 * shared.errors[0]).all())
 
 
+def test_own_steps_converge_on_a_flow_of_unequal_slopes():
+    errors = zero_order(flow, TARGET, noise(), 100).errors
+    assert bool((errors[-1] < 1e-6 * errors[0]).all())
+
+
 def test_the_best_iterate_of_each_example_is_returned():
     """The first two rows diverge from the start, the third converges, the fourth is not a number for a while."""
     slope = torch.tensor([3.0, 4.0, 1.0, 1.0]).double()[:, None]

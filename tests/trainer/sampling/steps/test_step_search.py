@@ -53,6 +53,15 @@ def test_the_programme_finds_the_least_cost_of_all_grids() -> None:
     assert chord_cost(cost, chord_grid(cost, NODES)) == 0
 
 
+def test_the_programme_finds_the_least_cost_of_any_matrix() -> None:
+    draw = np.random.default_rng(3)
+    for _ in range(20):
+        cost = np.where(np.triu(np.ones((9, 9)), 1) > 0, draw.exponential(size=(9, 9)), np.inf)
+        for evaluations in (2, 3, 5):
+            least = min(chord_cost(cost, other) for other in all_grids(8, evaluations))
+            assert chord_cost(cost, chord_grid(cost, evaluations)) == pytest.approx(least, rel=1e-12)
+
+
 def test_straight_paths_cost_nothing_anywhere() -> None:
     found = solutions(Constant(), nodes=NODES)
     cost = cost_matrix(found)
@@ -90,6 +99,14 @@ def test_the_descent_ends_no_worse_than_it_began_and_where_no_neighbour_is_bette
         neighbours = [grid for grid in errors if np.abs(np.subtract(grid, best.grid)).sum() == 1]
         assert all(errors[grid] >= best.error for grid in neighbours)
         assert best.error <= 1.1 * min(errors.values()), "on these paths it finds nearly the best of all grids"
+
+
+def test_the_descent_gains_on_noises_that_it_has_not_seen() -> None:
+    found, fresh = solutions(Bent(), nodes=50), solutions(Bent(), nodes=50, num=400, seed=1)
+    for evaluations in (2, 4, 8):
+        uniform = uniform_grid(50, evaluations)
+        best = endpoint_grid(found, (uniform, chord_grid(cost_matrix(found), evaluations)))
+        assert endpoint_error(fresh, best.grid) < endpoint_error(fresh, uniform)
 
 
 def test_states_before_a_node_that_moves_are_kept() -> None:
