@@ -2,17 +2,22 @@
 
 import random
 from collections import Counter
+from math import log2
+from typing import Any
 
 import numpy as np
 import pytest
 
+import netsim
 from netsim.engine.protocol import Scene
 from netsim.engine.reference.connection import Packet
+from netsim.topology.failure import Rates, Routes
 from netsim.topology.fat_tree import FatTree, FatTreeConfig
 from netsim.units import service_ps
-from netsim.workload.tasks import Task
+from netsim.workload.tasks import Task, Tasks
 from tests.each import each
 from tests.netsim.closed_loop import SeeingEngine, controlled, random_traffic, run, transport_of
+from tests.netsim.documents import collective_of, scenario_of
 from tests.netsim.scenes import fabric, flow, scene
 
 SERVICE, DELAY = 320_000, 500_000  # 4000 B at 100 Gbps; 500 ns
@@ -117,8 +122,44 @@ def test_two_hashed_flows_over_two_spines_collide_every_second_time():
     assert abs(seen[alone] - 100) <= 4 * 7
 
 
+def collective(op: str, algorithm: str, ranks: int, size_bytes: int, **fields: Any) -> int:
+    """Completion of a collective of one rank a host below one switch, in picoseconds."""
+    content = scenario_of(1, 1, ranks, collective_of(op, f"{size_bytes}B"), topology=fields, algorithms={op: algorithm})
+    (result,) = netsim.simulate(content).runs
+    return result.completion_ps
+
+
 ALPHA = 2 * DELAY + SERVICE
 """What a message over two links takes besides the service of its own packets on one of them."""
+
+
+@each("ranks", [2, 4, 8, 16])
+def test_ring_all_reduce(ranks):
+    """2 (p - 1) (alpha + m beta / p)."""
+    assert collective("all_reduce", "ring", ranks, 8000 * ranks) == 2 * (ranks - 1) * (ALPHA + 2 * SERVICE)
+
+
+@each("ranks", [2, 4, 8, 16])
+def test_recursive_doubling_all_reduce(ranks):
+    """log2 p (alpha + m beta)."""
+    rounds = int(log2(ranks))
+    assert collective("all_reduce", "recursive_doubling", ranks, 4000 * 16) == rounds * (ALPHA + 16 * SERVICE)
+
+
+@each("ranks", [2, 4, 8, 16])
+def test_halving_doubling_all_reduce(ranks):
+    """2 log2 p alpha + 2 m beta (p - 1) / p, with whole packets in every round."""
+    rounds = int(log2(ranks))
+    expected = 2 * rounds * ALPHA + 2 * 4 * (ranks - 1) * SERVICE
+    assert collective("all_reduce", "halving_doubling", ranks, 4 * 4000 * ranks) == expected
+
+
+@each("ranks", [2, 4, 8])
+def test_direct_all_reduce(ranks):
+    """2 (alpha + m beta (p - 1) / p) at best; blocks from many hosts may meet in front of one."""
+    blocks = 6 * (ranks - 1) * SERVICE
+    completion = collective("all_reduce", "direct", ranks, 6 * 4000 * ranks)
+    assert 2 * (ALPHA + blocks) <= completion <= 2 * (ALPHA + blocks + (ranks - 1) * SERVICE)
 
 
 @each("ranks", [2, 4, 8])
@@ -129,6 +170,26 @@ def test_direct_all_to_all_in_rotated_order(ranks):
     assert run(what).completion_ps == ALPHA + (ranks - 1) * 5 * SERVICE
 
 
+@each("ranks", [2, 3, 4, 7, 8])
+def test_binary_tree_all_reduce_of_one_packet(ranks):
+    """Up and down a tree of depth floor(log2 p); a parent receives from and sends to two children."""
+    completion = collective("all_reduce", "tree", ranks, 4000)
+    depth = int(log2(ranks))
+    assert 2 * depth * (ALPHA + SERVICE) <= completion <= 2 * depth * (ALPHA + 2 * SERVICE)
+
+
+def test_the_message_size_at_which_fewer_rounds_stop_to_pay():
+    """Recursive doubling against the ring: alone the better for one packet a rank, the worse for many."""
+    ranks = 8
+    small, large = 4000 * ranks, 4000 * ranks * 64
+    times = {
+        size: [collective("all_reduce", name, ranks, size) for name in ("recursive_doubling", "ring")]
+        for size in (small, large)
+    }
+    assert times[small][0] < times[small][1]
+    assert times[large][0] > times[large][1]
+
+
 def permutation(topology: FatTree, packets: int, seed: int) -> Scene:
     """Every host sends to one of another pod, and each receives once: full load on all tiers."""
     hosts, per_pod = topology.hosts, topology.hosts // 4
@@ -137,7 +198,9 @@ def permutation(topology: FatTree, packets: int, seed: int) -> Scene:
         receivers = draw.sample(range(hosts), hosts)
         if all(src // per_pod != dst // per_pod for src, dst in enumerate(receivers)):
             break
-    return scene(topology, [flow(src, dst, packets * 4000) for src, dst in enumerate(receivers)])
+    rates = Rates(topology, ())
+    tasks = Tasks(flow(src, dst, packets * 4000) for src, dst in enumerate(receivers))
+    return Scene(topology, rates, Routes(topology, rates), range(hosts), tasks)
 
 
 @each(

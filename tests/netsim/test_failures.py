@@ -148,6 +148,15 @@ def test_ethereal_avoids_a_path_for_as_long_as_it_is_told():
     assert pieces == [[0, 1], [1], [0, 1]]
 
 
+@each("recovery", [GO_BACK_N, SELECTIVE], ids=lambda r: r["kind"])
+@each("transport", ["ecmp", "mprdma-2", "spray_random", "jsq", "drb", "reps"])
+def test_a_host_that_is_cut_off_for_good_is_one_clear_error(transport, recovery):
+    """Its only link goes down and stays so: no timeout will help, and the run ends all the same."""
+    what = failing(scene(TWO_SPINES, [flow(0, 1, 400_000)]), {"link": "host1-leaf1", "at": "5us"}, recovery=recovery)
+    with pytest.raises(Refusal, match="1 messages never arrive, among them one of 400000 B from rank 0 to rank 1"):
+        run(what, transport)
+
+
 def test_a_host_that_is_cut_off_for_a_while_goes_on():
     """Twice as many timeouts as a flow that is cut off for good is granted."""
     what, steady = scene(TWO_SPINES, [flow(0, 1, 400_000)]), GO_BACK_N | {"longest_timeout": "100us"}

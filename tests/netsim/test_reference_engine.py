@@ -12,7 +12,7 @@ from netsim.transport.protocol import Flow, Release
 from netsim.workload.tasks import Task
 from tests.each import each
 from tests.netsim.random_scenes import odd_scene
-from tests.netsim.scenes import TRANSPORTS, fabric, flow, scene, simulate
+from tests.netsim.scenes import TRANSPORTS, all_to_all, fabric, flow, scene, simulate
 
 SERVICE, DELAY = 320_000, 500_000  # 4000 B at 100 Gbps; 500 ns
 
@@ -101,6 +101,27 @@ def test_equals_the_stage_by_stage_simulator_to_the_picosecond(transport, seed):
     assert [record.max_queue_ps for record in outcome.links] == peak
 
 
+@each("transport, seed", product(TRANSPORTS, range(6)))
+def test_conserves_bytes_at_every_stage(transport, seed):
+    what = odd_scene(100 + seed)
+    outcome = simulate(what, transport, seed)
+    sent = defaultdict(int)
+    for record in outcome.flows:
+        sent[record.task] += record.bytes
+    assert dict(sent) == {index: task.bytes for index, task in enumerate(what.tasks) if task.bytes}
+    wire = sum(record.bytes + record.packets * what.packet.header for record in outcome.flows)
+    hosts = what.topology.hosts
+    inside = sum(record.bytes for record in outcome.links[-hosts:])
+    assert sum(record.bytes for record in outcome.links[:hosts]) + inside == wire
+    assert sum(record.bytes for record in outcome.links[hosts : 2 * hosts]) + inside == wire
+    half = (len(outcome.links) - 3 * hosts) // 2
+    up, down = outcome.links[2 * hosts : 2 * hosts + half], outcome.links[2 * hosts + half : -hosts]
+    assert sum(record.bytes for record in up) == sum(record.bytes for record in down)
+    for record, link in zip(outcome.links, what.topology.links, strict=True):
+        exact = 8 * record.bytes * 10**12 / link.rate_bps
+        assert exact - 1e-3 <= record.busy_ps <= exact + outcome.packets
+
+
 @each("packets", [2, 16])
 @each("dst, links", [(1, 2), (2, 4)])
 @each("transport", TRANSPORTS)
@@ -180,3 +201,19 @@ def test_tasks_without_bytes_take_only_their_delay_and_keep_the_order():
 def test_nothing_to_do_takes_no_time():
     outcome = simulate(scene(fabric(1, 1, 1), []))
     assert (outcome.completion_ps, outcome.packets, list(outcome.flows)) == (0, 0, [])
+
+
+def test_single_paths_never_reorder_and_sprays_of_one_flow_do():
+    """Two flows from different hosts over two spines, enough packets for random spray to queue on one of them."""
+    tasks = [flow(src, dst, 64 * 4000) for src, dst in ((0, 2), (1, 3))]
+    what = scene(fabric(2, 2, 2), tasks)
+    reordered = {name: sum(record.reordered for record in simulate(what, name, seed=1).flows) for name in TRANSPORTS}
+    assert reordered["ecmp"] == reordered["ethereal"] == 0
+    assert reordered["spray_random"] > 0
+
+
+@each("transport", TRANSPORTS)
+def test_the_same_seed_is_the_same_run_and_another_seed_is_not(transport):
+    what = scene(fabric(4, 4, 2), all_to_all(8, 9000))
+    assert simulate(what, transport, 3).equals(simulate(what, transport, 3))
+    assert not simulate(what, transport, 3).equals(simulate(what, transport, 4))

@@ -51,6 +51,31 @@ def test_a_collective_lasts_from_the_first_that_comes_to_the_last_that_is_done(t
     )
 
 
+def test_a_barrier_lasts_until_its_last_member_comes(tmp_path):
+    trace = TraceWriter(5)
+    for rank in range(5):
+        trace.add(rank, "barrier", 0, 0, gap_ns=1000 if rank == 3 else 10 * (rank + 1))
+    (barrier,) = replayed(trace, tmp_path)
+    assert times(barrier) == (10, 1000)
+    assert barrier["bytes"] == "0"
+
+
+def test_asynchronous_collectives_overlap(tmp_path):
+    """Both leave rank 0 at once and share its link packet by packet; the third record waits for the first."""
+    trace = TraceWriter(3)
+    trace.add(0, "send", 40_000, 0, peer=1, **{"async": True, "wait_seq": 2})
+    trace.add(0, "send", 40_000, 0, peer=2)
+    trace.add(0, "send", 4000, 0, peer=1)
+    trace.add(1, "recv", 0, 40_000, peer=0)
+    trace.add(1, "recv", 0, 4000, peer=0)
+    trace.add(2, "recv", 0, 40_000, peer=0)
+    found = replayed(trace, tmp_path)
+    ends = sorted(times(row)[1] for row in found)
+    assert [times(row)[0] for row in found[:2]] == [0, 0]
+    assert ends[:2] == [19 * SERVICE_NS + INSIDE_NS, 20 * SERVICE_NS + INSIDE_NS]
+    assert ends[2] == ends[1] + SERVICE_NS + INSIDE_NS
+
+
 def test_payload_follows_the_closed_forms_and_adds_up_to_the_flows(tmp_path):
     sizes, matrix = [100, 200, 300, 401], [[7, 10, 20, 30], [1, 7, 2, 3], [4, 5, 7, 6], [8, 9, 10, 7]]
     trace = TraceWriter(4, {"alone": [2]})

@@ -70,6 +70,14 @@ def test_counters_of_hosts_begin_anywhere(kind):
     assert all(6 <= first[path] <= 36 for path in EVERY)
 
 
+@each("kind", ["spray_round_robin", "drb"])
+def test_counted_packets_of_one_flow_load_all_paths_alike(kind):
+    """Simulated: 61 packets over six spines are ten or eleven on each."""
+    links = run(scene(fabric(2, 6, 1), [flow(0, 1, 61 * 4000)]), kind, seed=3).links
+    up = sorted(record.bytes // 4000 for record in links[4:10])
+    assert up == [10, 10, 10, 10, 10, 11]
+
+
 def test_random_spray_draws_by_packet_and_not_by_order():
     transport = SprayRandom(0, 6)
     item = flow_of(transport, 0, 0, 4)
@@ -111,6 +119,16 @@ def test_flowlets_change_paths_after_gaps_only_and_then_at_random(seed):
             changed[path != before] += 1
         last[item] = now_ps, path
     assert 0.75 < changed[True] / changed.total() < 0.91
+
+
+def test_a_flowlet_leaves_a_path_that_the_routing_gives_up():
+    transport = Flowlet(0, 6, gap=100)
+    item = flow_of(transport, 0, 0, 4)
+    path = transport.choose_path(item, 0, EVERY, 0)
+    rest = tuple(other for other in EVERY if other != path)
+    moved = transport.choose_path(item, 1, rest, 1)
+    assert moved in rest
+    assert transport.choose_path(item, 2, EVERY, 2) == moved
 
 
 def test_a_flow_that_never_pauses_is_one_flowlet():

@@ -8,15 +8,15 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from netsim.engine.protocol import Outcome
+from netsim.engine.protocol import Outcome, Scene
 from netsim.engine.reference.engine import ReferenceEngine
-from netsim.topology.failure import FailureConfig
+from netsim.topology.failure import FailureConfig, Rates, Routes
 from netsim.topology.fat_tree import FatTree, FatTreeConfig
 from netsim.topology.graph import Graph, GraphConfig
 from netsim.topology.protocol import Topology
 from netsim.transport.protocol import Flow, Transport
 from netsim.transport.switched import AdaptiveFlow, Drill, JoinShortestQueue
-from netsim.workload.tasks import Task
+from netsim.workload.tasks import Task, Tasks
 from tests.each import each
 from tests.netsim.closed_loop import controlled
 from tests.netsim.releases import Releases
@@ -64,6 +64,14 @@ def test_of_equal_queues_every_one_gets_its_turn(links: tuple[int, ...]):
         taken = chosen[switch]
         for begin in range(len(taken) - len(of) + 1):
             assert sorted(taken[begin : begin + len(of)]) == sorted(of)
+
+
+def test_a_turn_goes_on_when_a_link_is_given_up():
+    transport = JoinShortestQueue(0, 4)
+    sets = [LINKS, LINKS, LINKS[1:], LINKS[1:], LINKS[1:], LINKS[:2], LINKS]
+    item = flow_of(transport)
+    taken = [transport.choose_link(item, n, SWITCH, links, lambda _: 5, 0) for n, links in enumerate(sets)]
+    assert taken == [7, 8, 9, 10, 8, 7, 8]
 
 
 @each("memory", [0, 1, 4])
@@ -134,6 +142,21 @@ def test_a_flow_keeps_the_link_that_was_shortest_when_it_came():
     assert len(set(chosen.values())) == 4
 
 
+def test_a_flow_whose_link_is_given_up_takes_the_shortest_of_the_others():
+    transport = AdaptiveFlow(0, 4)
+    item = flow_of(transport)
+    work = queued(9, 0, 5, 7)
+    assert transport.choose_link(item, 0, SWITCH, LINKS, work.__getitem__, 0) == 8
+    assert transport.choose_link(item, 1, SWITCH, (7, 9, 10), work.__getitem__, 0) == 9
+
+
+def test_a_flow_whose_link_works_stays_when_another_is_given_up():
+    transport = AdaptiveFlow(0, 4)
+    item = flow_of(transport)
+    assert transport.choose_link(item, 0, SWITCH, LINKS, queued(9, 5, 0, 7).__getitem__, 0) == 9
+    assert transport.choose_link(item, 1, SWITCH, LINKS[1:], queued(9, 0, 5, 7).__getitem__, 0) == 9
+
+
 def two_tiers() -> Topology:
     return fabric(3, 3, 4)
 
@@ -155,7 +178,9 @@ def against_the_grain(folder: Path) -> Topology:
 
 def run(topology: Topology, tasks: Sequence[Task], transport: Transport) -> Outcome:
     """A run of the reference engine, one rank a host."""
-    return ReferenceEngine(scene(topology, tasks), transport, transport.seed).run()
+    rates = Rates(topology, ())
+    what = Scene(topology, rates, Routes(topology, rates), range(topology.hosts), Tasks(tasks))
+    return ReferenceEngine(what, transport, transport.seed).run()
 
 
 class Watched(JoinShortestQueue):
@@ -190,6 +215,16 @@ def test_a_switch_uses_all_its_links_in_whatever_order_a_file_lists_them(tmp_pat
     assert any(list(links) != sorted(links) for links in transport.choices)
     ups = {link for links in transport.choices for link in links}
     assert [int(outcome.links[link].bytes) for link in ups] == [400_000, 400_000]
+
+
+@each("shape", [two_tiers, three_tiers])
+def test_flows_of_adaptive_flow_arrive_in_order_where_packet_by_packet_they_do_not(shape: Callable[[], Topology]):
+    """All hosts but those of the last leaf send to those."""
+    topology = shape()
+    receivers = [host for host in range(topology.hosts) if topology.leaf(host) == topology.leaf(topology.hosts - 1)]
+    tasks = [flow(src, receivers[src % len(receivers)], 80_000) for src in range(receivers[0])]
+    assert run(topology, tasks, AdaptiveFlow(0, 4)).flows["reordered"].sum() == 0
+    assert run(topology, tasks, Drill(0, 4)).flows["reordered"].sum() > 0
 
 
 class Followed(AdaptiveFlow):

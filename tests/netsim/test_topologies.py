@@ -3,7 +3,7 @@
 import json
 from collections import Counter
 from collections.abc import Iterator
-from itertools import product
+from itertools import pairwise, product
 from pathlib import Path
 from typing import Any
 
@@ -114,6 +114,14 @@ def test_routes_are_chains_of_links_of_one_length_from_leaf_to_leaf(topology: To
             assert len(set(stops)) == len(stops)
 
 
+def test_paths_lead_from_host_to_host(topology: Topology):
+    for src, dst in product(range(topology.hosts), repeat=2):
+        for path in paths(topology, src, dst):
+            links = [topology.links[link] for link in path]
+            assert (links[0].src, links[-1].dst) == (f"host{src}", f"host{dst}")
+            assert all(link.dst == following.src for link, following in pairwise(links))
+
+
 @each("name", SINGLE)
 def test_routes_are_all_shortest_ones(name: str):
     topology = SINGLE[name]
@@ -148,6 +156,13 @@ def test_a_fat_tree_has_the_numbers_of_its_k(k: int):
         assert len(routes) == (1 if src == dst else half if same_pod else half**2)
         assert len(routes[0]) == (0 if src == dst else 2 if same_pod else 4)
         assert list(routes) == sorted(routes)
+
+
+def test_routes_of_a_parallel_fat_tree_by_closed_form():
+    topology = PARALLEL["parallel fat tree"]
+    assert len(topology.between(0, 1)) == 4 * 2
+    assert len(topology.between(0, 2)) == 8 * 3 * 2
+    assert list(topology.between(0, 2)) == sorted(topology.between(0, 2))
 
 
 def test_the_fabric_of_512_hosts_with_32_32_and_16_switches():

@@ -51,6 +51,18 @@ def test_all_to_all_moves_the_splits_but_the_own_block(tmp_path):
     }
 
 
+@each("ranks", [2, 4, 5])
+def test_ring_operations_move_what_their_closed_forms_say(tmp_path, ranks):
+    sizes = [100 + rank for rank in range(ranks)]
+    all_reduce, all_gather, reduce_scatter = TraceWriter(ranks), TraceWriter(ranks), TraceWriter(ranks)
+    all_reduce.all_reduce(1003)
+    all_gather.all_gather(sizes)
+    reduce_scatter.reduce_scatter(sizes)
+    assert sum(moved(all_reduce, tmp_path).values()) == 2 * (ranks - 1) * 1003
+    assert sum(moved(all_gather, tmp_path).values()) == (ranks - 1) * sum(sizes)
+    assert sum(moved(reduce_scatter, tmp_path).values()) == (ranks - 1) * sum(sizes)
+
+
 def test_broadcast_reaches_all_from_its_root_within_its_group(tmp_path):
     trace = TraceWriter(6, {"odd": [1, 3, 5]})
     trace.broadcast(root=3, size_bytes=700, group="odd")

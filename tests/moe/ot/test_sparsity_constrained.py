@@ -210,6 +210,15 @@ def test_float32_gives_the_plan_of_float64() -> None:
     assert float(single.value) == pytest.approx(float(double.value), rel=1e-5)
 
 
+def test_a_gamma_that_wants_more_spread_than_k_shows_in_the_marginal_error() -> None:
+    cost, a, b = router_problem(256, 8)
+    errors = [
+        float(sparsity_constrained(cost, a, b, k=40, gamma=gamma, capacity_iterations=50).marginal_error)
+        for gamma in (0.1, 1.0)
+    ]
+    assert errors[0] < 0.5 < errors[1]
+
+
 @each(
     "change, message",
     [

@@ -7,7 +7,7 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from moe.config import SparseOTRouterConfig, TopKRouterConfig
-from moe.ot import exact
+from moe.ot import exact, expert_potentials
 from tests.each import each
 from tests.moe.router.routers import EXPERTS, build_router, logits_of, skewed_tokens
 
@@ -115,6 +115,16 @@ def test_the_scale_of_the_logits_and_a_shift_of_a_token_change_no_choice(gate: A
     assert all(torch.equal(maps[0], other) for other in maps[1:])
 
 
+def test_a_token_visits_as_many_experts_as_it_is_due_and_no_more_than_its_candidates() -> None:
+    for top_k, candidates in ((1, 3), (2, 2), (2, 4)):
+        router = build_router(SparseOTRouterConfig(candidates=candidates, gamma=1.0), top_k=top_k)
+        _, chosen = router(skewed_tokens(128))
+        counts = chosen.sum(dim=1)
+        assert counts.min() >= top_k
+        assert counts.max() <= candidates
+        assert chosen.sum(dim=0).max() <= math.ceil(1.25 * 128 * top_k / EXPERTS)
+
+
 def test_the_next_step_starts_from_the_last_ones_potentials() -> None:
     warm, tokens = build_router(SparseOTRouterConfig()), skewed_tokens(1024)
     warm(tokens)
@@ -133,6 +143,17 @@ def test_the_next_step_starts_from_the_last_ones_potentials() -> None:
         torch.testing.assert_close(fresh.report()["potentials"], warm.report()["potentials"], atol=0.1, rtol=0)
         warm.update_bias()
     assert residuals["warm"] <= min(residuals["cold"], 0.05)
+
+
+def test_more_evaluations_come_nearer_to_balance_from_anywhere() -> None:
+    tokens, found = skewed_tokens(1024), []
+    for evaluations in (4, 6, 10):
+        router = build_router(SparseOTRouterConfig(evaluations=evaluations))
+        router.potentials.copy_(torch.randn(EXPERTS, generator=torch.Generator().manual_seed(0)))
+        router(tokens)
+        found.append(float(router.report()["residual"]))
+    assert found[0] > found[1] > found[2]
+    assert found[2] < 0.01
 
 
 def test_inference_takes_the_best_experts_at_the_average_potentials() -> None:
@@ -168,6 +189,26 @@ def test_a_capacity_at_inference_holds_when_it_is_asked_for() -> None:
         router = build_router(SparseOTRouterConfig(inference_capacity_factor=factor)).eval()
         _, chosen = router(skewed_tokens(128))
         assert (chosen.sum(dim=0).max() == 128 / EXPERTS) == full
+
+
+def test_potentials_agree_with_a_solve_to_the_end_in_float64_from_elsewhere() -> None:
+    router = build_router(SparseOTRouterConfig())
+    tokens = skewed_tokens(512)
+    router(tokens)
+    logits = logits_of(router, tokens)
+    logits = logits - logits.mean(dim=1, keepdim=True)
+    plan = expert_potentials(
+        -logits / logits.square().mean().sqrt(),
+        torch.ones(512, dtype=torch.float64),
+        torch.full((EXPERTS,), 512 / EXPERTS, dtype=torch.float64),
+        k=EXPERTS,
+        gamma=0.1,
+        warm_start=torch.randn(EXPERTS, generator=torch.Generator().manual_seed(1), dtype=torch.float64),
+        tolerance=1e-6,
+        max_evaluations=500,
+    )
+    expected = plan.potentials[1] - plan.potentials[1].mean()
+    torch.testing.assert_close(router.report()["potentials"].double(), expected, atol=0.05, rtol=0)
 
 
 @each(
