@@ -14,7 +14,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from tests.each import each
+from tests.each import each, rows
 from tests.forked import command
 from tests.trainer.commands import ALONE, DIGITS, contents, refused, trained
 from trainer import load_config
@@ -110,37 +110,25 @@ def test_never_resume_refuses_a_folder_with_checkpoints(tmp_path: Path, capsys: 
     assert contents(tmp_path) == before
 
 
-@each(
-    ("changes", "overrides", "field", "values"),
-    [
-        ({"engine.precision": None}, (), "engine.precision", "is None but this run has fp32"),
-        ({}, ("engine.precision=bf16",), "engine.precision", "is fp32 but this run has bf16"),
-        ({}, ("model.hidden=128",), "model.hidden", "is 64 but this run has 128"),
-        ({}, ("moe.num_experts=16",), "moe.num_experts", "is 8 but this run has 16"),
-        ({}, ("moe=null",), "moe.num_experts", "is 8 but this run has 0"),
-        ({}, ("data.size=16",), "data.size", "is 8 but this run has 16"),
-        (
-            {},
-            ("flow.path={kind: trigonometric}",),
-            "flow.path",
-            "is {'kind': 'linear', 'sigma_min': 0.0} but this run has {'kind': 'trigonometric'}",
-        ),
-        (
-            {},
-            ("flow.coupling={kind: knn}",),
-            "flow.coupling",
-            "is {'kind': 'independent'} but this run has {'kind': 'knn', 'k': 4}",
-        ),
-    ],
-)
+OTHER_RUNS = """
+- | engine.precision | is None but this run has fp32
+engine.precision=bf16 | engine.precision | is fp32 but this run has bf16
+model.hidden=128 | model.hidden | is 64 but this run has 128
+moe.num_experts=16 | moe.num_experts | is 8 but this run has 16
+moe=null | moe.num_experts | is 8 but this run has 0
+data.size=16 | data.size | is 8 but this run has 16
+flow.path={kind: trigonometric} | flow.path
+| is {'kind': 'linear', 'sigma_min': 0.0} but this run has {'kind': 'trigonometric'}
+flow.coupling={kind: knn} | flow.coupling | is {'kind': 'independent'} but this run has {'kind': 'knn', 'k': 4}
+"""
+
+
+@each(("override", "field", "values"), rows(OTHER_RUNS))
 def test_the_checkpoint_of_another_run_is_refused(
-    changes: dict[str, Any],
-    overrides: tuple[str, ...],
-    field: str,
-    values: str,
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
+    override: str, field: str, values: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    overrides = () if override == "-" else (override,)
+    changes: dict[str, Any] = {} if overrides else {field: None}
     folder = checkpoint(tmp_path, **changes)
     before = contents(tmp_path)
     line = refused(capsys, "train", DIGITS, *ALONE, f"run.dir={tmp_path}", *overrides)

@@ -65,19 +65,16 @@ def test_a_method_keeps_its_flow_and_a_sampler_of_its_own(tmp_path: Path) -> Non
     plain = written(tmp_path, "plain", flow=coupling, sample={"sampler": {"kind": "dopri5"}})
     noisy = written(tmp_path, "noisy", sample={"sampler": {"kind": "euler_maruyama"}})
     base = written(tmp_path, "base", flow={"coupling": {"kind": "gibbs_weighted"}})
-    one, other = plan(tmp_path, plain, noisy, base=base).methods
+    times = {"kind": "euler", "times": [0, 0.3, 1]}
+    searched = written(tmp_path, "searched", sample={"sampler": times})
+    one, other, third = plan(tmp_path, plain, noisy, searched, base=base).methods
+    assert third.document["sample"]["sampler"] == times
     assert one.document["flow"] == coupling
     assert one.document["sample"]["sampler"]["kind"] == "euler"
     assert other.document["flow"] == {}
     assert other.document["sample"]["sampler"]["kind"] == "euler_maruyama"
     assert one.about == "The plain method. arXiv 1234.56789."
     assert one.paper == "arXiv 1234.56789"
-
-
-def test_a_method_keeps_a_solver_with_times_of_its_own(tmp_path: Path) -> None:
-    sampler = {"kind": "euler", "times": [0, 0.3, 1]}
-    (method,) = plan(tmp_path, written(tmp_path, "searched", sample={"sampler": sampler})).methods
-    assert method.document["sample"]["sampler"] == sampler
 
 
 def test_what_does_not_go_with_the_base_is_left_out(tmp_path: Path) -> None:
