@@ -143,82 +143,71 @@ MALFORMED: dict[str, tuple[dict[str, Any], str, str]] = {
 }
 
 
-@each("case", MALFORMED)
-def test_malformed_traces_are_refused_in_one_line(
-    case: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    changes, field, problem = MALFORMED[case]
-    arrays = {name: array for name, array in (members() | changes).items() if array is not None}
-    path = tmp_path / "bad.npz"
-    np.savez(path, **arrays)
-    line = refused(["place", str(path), *SHAPE, "--out", str(tmp_path / "out" / "placement.json")], capsys)
-    assert line.startswith(f"moe place: {path}: {field}: ")
-    assert problem in line
-    assert line.rpartition("; ")[2]
-    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["bad.npz"]
+def archive(**changes: Any) -> bytes:
+    """The golden trace with other arrays; None leaves one out."""
+    file = io.BytesIO()
+    np.savez(file, **{name: array for name, array in (members() | changes).items() if array is not None})
+    return file.getvalue()
 
 
-@each(
-    "name, content, problem",
-    [
-        ("cut.npz", GOLDEN.read_bytes()[:2000], "file: is not a complete .npz archive"),
-        ("empty.npz", b"", "file: is not a complete .npz archive"),
-        ("text.npz", b"hello, this is text", "file: is not a complete .npz archive"),
-        ("bent.npz", GOLDEN.read_bytes().replace(b"\x93NUMPY", b"\x93NUMPI"), "header: "),
-        ("cut.npy", b"\x93NUMPY\x01\x00", "file: is not a plain array"),
-        ("text.npy", b"hello, this is text", "file: is not a plain array"),
-    ],
-)
-def test_damaged_files_are_refused_in_one_line(
-    name: str, content: bytes, problem: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def single(array: np.ndarray) -> bytes:
+    file = io.BytesIO()
+    np.save(file, array, allow_pickle=True)
+    return file.getvalue()
+
+
+def with_text() -> bytes:
+    file = io.BytesIO(GOLDEN.read_bytes())
+    with zipfile.ZipFile(file, "a") as changed:
+        changed.writestr("weights", "plain text")
+    return file.getvalue()
+
+
+WRONG_FILES: list[tuple[str, bytes, str, str]] = [
+    *(("bad.npz", archive(**changes), f"{field}: ", problem) for changes, field, problem in MALFORMED.values()),
+    ("cut.npz", GOLDEN.read_bytes()[:2000], "file: is not a complete .npz archive", ""),
+    ("empty.npz", b"", "file: is not a complete .npz archive", ""),
+    ("text.npz", b"hello, this is text", "file: is not a complete .npz archive", ""),
+    ("bent.npz", GOLDEN.read_bytes().replace(b"\x93NUMPY", b"\x93NUMPI"), "header: ", ""),
+    ("member.npz", with_text(), "weights: ", ""),
+    ("single.npz", single(np.zeros((4, 3), int)), "file: holds a single array; name it .npy", "give --num-experts"),
+    ("cut.npy", b"\x93NUMPY\x01\x00", "file: is not a plain array", ""),
+    ("text.npy", b"hello, this is text", "file: is not a plain array", ""),
+    ("outside.npy", single(np.full((4, 3), 9)), "expert_ids: 12 entries lie outside", ""),
+    ("flat.npy", single(np.zeros(4, int)), "expert_ids: has shape (4,); save it", ""),
+    ("floats.npy", single(np.zeros((4, 3))), "expert_ids: holds float64", ""),
+    (
+        "ragged.npy",
+        single(np.array([[1, 2], [1]], dtype=object)),
+        "file: is not a plain array (pickled, ragged",
+        "save",
+    ),
+]
+
+
+@each("name, content, problem, part", WRONG_FILES)
+def test_wrong_files_are_refused_in_one_line(
+    name: str, content: bytes, problem: str, part: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = tmp_path / name
     path.write_bytes(content)
     experts = ["--num-experts", "8"] if path.suffix == ".npy" else []
-    line = refused(["place", str(path), *SHAPE, *experts, "--out", str(tmp_path / "placement.json")], capsys)
+    line = refused(["place", str(path), *SHAPE, *experts, "--out", str(tmp_path / "out" / "placement.json")], capsys)
     assert line.startswith(f"moe place: {path}: {problem}")
-    assert "; " in line
+    assert part in line
+    assert line.rpartition("; ")[2]
+    assert [entry.name for entry in tmp_path.iterdir()] == [name]
 
 
 @each(
-    "array, experts, problem",
-    [
-        (np.zeros((4, 3), int), None, "num_experts: is not in a .npy trace; give --num-experts"),
-        (np.zeros((4, 3), int), "0", "num_experts: must be greater than 0 (0); give a positive"),
-        (np.full((4, 3), 9), "8", "expert_ids: 12 entries lie outside"),
-        (np.zeros(4, int), "8", "expert_ids: has shape (4,); save it"),
-        (np.zeros((4, 3)), "8", "expert_ids: holds float64"),
-        (
-            np.array([[1, 2], [1]], dtype=object),
-            "8",
-            "file: is not a plain array (pickled, ragged or truncated); save it",
-        ),
-    ],
+    "options, problem", [([], "is not in a .npy trace; give"), (["--num-experts", "0"], "must be greater than 0 (0)")]
 )
-def test_malformed_exflow_arrays_are_refused_in_one_line(
-    array: np.ndarray, experts: str | None, problem: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_an_array_needs_the_number_of_its_experts(
+    options: list[str], problem: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    path = tmp_path / "exflow.npy"
-    np.save(path, array, allow_pickle=True)
-    given = ["--num-experts", experts] if experts else []
-    line = refused(["place", str(path), *SHAPE, *given, "--out", str(tmp_path / "placement.json")], capsys)
-    assert line.startswith(f"moe place: {path}: {problem}")
-
-
-def test_a_member_that_is_no_array_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    path = tmp_path / "bad.npz"
-    path.write_bytes(GOLDEN.read_bytes())
-    with zipfile.ZipFile(path, "a") as archive:
-        archive.writestr("weights", "plain text")
-    line = refused(["place", str(path), *SHAPE, "--out", str(tmp_path / "p.json")], capsys)
-    assert line.startswith(f"moe place: {path}: weights: ")
-
-
-def test_an_array_with_the_name_of_an_archive_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    np.save(tmp_path / "a.npy", np.zeros((4, 3), int))
-    path = (tmp_path / "a.npy").rename(tmp_path / "a.npz")
-    line = refused(["place", str(path), *SHAPE, "--out", str(tmp_path / "p.json")], capsys)
-    assert line == f"moe place: {path}: file: holds a single array; name it .npy and give --num-experts"
+    np.save(tmp_path / "exflow.npy", np.zeros((4, 3), int))
+    words = ["place", str(tmp_path / "exflow.npy"), *SHAPE, *options, "--out", str(tmp_path / "placement.json")]
+    assert f"exflow.npy: num_experts: {problem}" in refused(words, capsys)
 
 
 @each(

@@ -98,6 +98,18 @@ def test_each_of_the_three_routes_to_choose_works():
     assert switches == [0, 0, 192_000]
 
 
+def test_it_meets_losses_and_failures_like_any_other():
+    down = {"link": "leaf0-spine0", "at": "2us", "until": "50us", "noticed_after": "20us"}
+    content = scenario_of(
+        2, 3, 2, collective_of("all_to_all", "192KB"), {"queue": "20KB", "failures": [down]},
+        transports=[{"class": "mine:EveryPacket"}], congestion={"kind": "dctcp", "mark_above": "12KB"},
+        recovery={"kind": "selective", "timeout": "100us"},
+    )  # fmt: skip
+    (run,) = simulate(content).runs
+    assert run.losses.dropped > 0
+    assert run.flows["bytes"].sum() == 4 * 3 * 48_000
+
+
 def test_options_and_labels_reach_it():
     second = {"class": "mine:Pinned", "options": {"path": 1, "pieces": 4}, "label": "second"}
     results = simulate(scenario({"class": "mine:Pinned"}, second))
