@@ -4,7 +4,7 @@
 # make audit  known vulnerabilities of the dependencies                 make setup     only the environment
 # make lock   newest versions that pyproject.toml allows, as constraints.txt; make release  sdist and wheel, checked
 # make docs      READMEs, settings, the library and a gallery of pages as a site, runs/site/index.html
-# make core      the compiled core again, after a change to its headers: 10 to 15 seconds
+# make core      the compiled core again, after a change to its headers: half a minute of CPU, at first a whole one
 VENV := .venv
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 PY := $(VENV)/bin/python
@@ -28,6 +28,7 @@ $(VENV)/.test $(VENV)/.dev: $(VENV)/.%: $(VENV)/.runtime
 	@touch $@
 
 core: $(VENV)/.dev
+	@echo 'builds the core: half a minute of CPU, at first a whole one'
 	@$(PY) -m uv pip install --quiet --no-build-isolation --no-deps --editable .
 
 # The loop: train -> trace -> place -> train on under the placement -> price -> one page; beside it a larger run on a fabric.

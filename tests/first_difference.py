@@ -137,7 +137,7 @@ def main(words: Sequence[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, metavar="S", help="of the run (default: the scenario's first)")
     parser.add_argument("--engine", choices=("event", "windowed"), default="event", help="of the core (default: event)")
     parser.add_argument("--events", type=int, default=20, metavar="N", help="shown before a difference (default: 20)")
-    given = parser.parse_args(words)
+    given = parser.parse_intermixed_args(words)
     try:
         from netsim.engine import _core
     except ImportError:

@@ -74,7 +74,7 @@ class NdpConfig(CongestionSettings, frozen=True):
         return Credited(self, round_trip)
 
 
-class Credited:
+class Credited(Congestion):
     """The sender of one flow.
 
     Packets that count as lost without a header give their credit back: the receiver does not know of them.

@@ -76,7 +76,7 @@ class DcqcnConfig(CongestionSettings, frozen=True):
         return Dcqcn(self, round_trip, start_ps)
 
 
-class Dcqcn:
+class Dcqcn(Congestion):
     """One flow under DCQCN; its timers are brought up to date at every event of the flow. Starts at its link's rate."""
 
     def __init__(self, config: DcqcnConfig, round_trip: RoundTrip, start_ps: int = 0) -> None:

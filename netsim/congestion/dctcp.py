@@ -43,7 +43,7 @@ class DctcpConfig(CongestionSettings, frozen=True):
         return Dctcp(self, round_trip)
 
 
-class Dctcp:
+class Dctcp(Congestion):
     """One flow under DCTCP.
 
     Once a window of acknowledgements the estimate moves to alpha = (1 - g) alpha + g F with F the marked

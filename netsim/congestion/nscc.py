@@ -93,7 +93,7 @@ class NsccConfig(CongestionSettings, frozen=True):
         return Nscc(self, round_trip, trims)
 
 
-class Nscc:
+class Nscc(Congestion):
     """One flow under NSCC; `round_trip` is the first estimate without queues, which shorter samples replace."""
 
     def __init__(self, config: NsccConfig, round_trip: RoundTrip, trims: bool = False) -> None:

@@ -66,7 +66,8 @@ class Congestion(Protocol):
 
         Args:
             packets: Packets newly acknowledged; 0 if the packet was trimmed or had been acknowledged before.
-            marked: A queue on the path of the packet had marked or trimmed it.
+            marked: A queue on the path of the packet had marked or trimmed it. A packet that was trimmed is marked and
+                has 0 packets; its round trip is that of a header.
             notified: The acknowledgement carries a congestion notification (at most one an interval).
             round_trip_ps: From the departure of the packet to now.
             now_ps: Current time.
@@ -79,12 +80,26 @@ class Congestion(Protocol):
         """The retransmission timer has run out: packets are taken as lost."""
         ...
 
+    def begin_message(self) -> None:
+        """Another message of a queue pair begins, with the state that the latest one has left."""
+
 
 class CongestionSettings(Section, frozen=True):
     """Section ``congestion``: the settings of a control, and what the engines ask about it."""
 
     core: ClassVar[str] = "Fixed"
     """The control in the core: the struct of its header in `engine/core/congestion`."""
+
+    @property
+    def fixed_window(self) -> int | None:
+        """Packets in flight at the start; None: a bandwidth-delay product. A field ``window`` says so by itself."""
+        window = getattr(self, "window", UNLIMITED)
+        return window if isinstance(window, int) else None
+
+    @property
+    def keeps_state(self) -> bool:
+        """Whether a message goes on with the state of the latest one of its queue pair, as by a field ``state``."""
+        return getattr(self, "state", "message") == "queue_pair"
 
     @property
     def notify_ps(self) -> int | None:

@@ -75,7 +75,7 @@ class SwiftConfig(CongestionSettings, frozen=True):
         return Swift(self, round_trip)
 
 
-class Swift:
+class Swift(Congestion):
     """One flow under Swift; the time of its path, its links and `queueing` make the target."""
 
     def __init__(self, config: SwiftConfig, round_trip: RoundTrip) -> None:

@@ -43,7 +43,7 @@ def initial(window: int | str, round_trip: RoundTrip) -> int:
     return window if isinstance(window, int) else round_trip.packets
 
 
-class FixedWindow:
+class FixedWindow(Congestion):
     """A constant number of packets in flight."""
 
     def __init__(self, packets: int = UNLIMITED) -> None:

@@ -108,11 +108,6 @@ class Scene(NamedTuple):
         return self.congestion.kind != "none" or self.recovery.kind != "none" or self.flow_control.kind == "trim"
 
 
-def keeps_state(scene: Scene) -> bool:
-    """Whether congestion control keeps its state over the messages of a queue pair."""
-    return getattr(scene.congestion, "state", "message") == "queue_pair"
-
-
 FLOW = np.dtype(
     [
         ("id", np.int64),

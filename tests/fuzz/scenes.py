@@ -183,12 +183,14 @@ def main() -> int:
     )
     options = parser.parse_args()
     numbers = range(options.cases) if options.only is None else range(options.only, options.only + 1)
-    runs, endings, kinds, faults, slowest = Counter[str](), Counter[str](), Counter[str](), 0, (0.0, 0)
+    runs, endings, kinds, controls = Counter[str](), Counter[str](), Counter[str](), Counter[str]()
+    faults, slowest = 0, (0.0, 0)
     started = told_s = time.monotonic()
     for done, number in enumerate(numbers):
         case, began = case_of(options.seed, number, options.wall), time.process_time()
         expected: Outcome | Refusal | None = None
         kinds[case.kind] += 1
+        controls[case.scene.congestion.kind] += 1
         for engine, end in ends(case, options.engines):
             expected = end if expected is None else expected
             runs[engine] += 1
@@ -203,7 +205,7 @@ def main() -> int:
             told_s = time.monotonic()
             line = f"{done + 1} of {len(numbers)} cases, {told_s - started:.0f} s, {faults} faults"
             print(line, file=sys.stderr, flush=True)
-    for title, counts in (("scenes", kinds), ("runs", runs), ("ends on simpy", endings)):
+    for title, counts in (("scenes", kinds), ("controls", controls), ("runs", runs), ("ends on simpy", endings)):
         print(f"{title}: " + ", ".join(f"{name} {count}" for name, count in sorted(counts.items()) if count))
     print(f"faults: {faults}; the slowest case was {slowest[1]} with {slowest[0]:.1f} s of CPU")
     return int(faults > 0)

@@ -1,7 +1,10 @@
 // What a congestion control of `congestion/` builds on (`netsim.congestion.protocol`).
 //
-// CMake lists these controls in the order of their files. Python fills in the record NAMESettings from `constants`, and
-// makes a record NAMEState for each flow, both of zeros at first; a control may do without either.
+// CMake lists these controls in the order of their files: a header has one `struct NAME : Control<...>`. Python reads
+// the records as `records.hpp`, a line `type a, b;` for fields of one type. It fills in the record NAMESettings from
+// `constants`, and makes a record NAMEState for each flow, both of zeros at first; a control may do without either.
+//
+// A result is that of Python to the last bit: doubles in the order written, and `double(a) / b` where Python divides.
 #pragma once
 
 #include "state.hpp"
@@ -10,12 +13,13 @@ namespace netsim {
 
 constexpr int64_t LONG_AGO = -(int64_t(1) << 62);
 
-// A flow begins. `packets` is one bandwidth-delay product, `window` the setting of that name.
+// A flow begins; `flow.links` are the hops of its path, `rules.full_wire` is a full packet. `packets` is one
+// bandwidth-delay product, `window` the setting of that name.
 struct Begin {
   int64_t round_trip_ps, packets, line_bps, start_ps, window;
 };
 
-// An acknowledgement, positive or negative, is at the sender.
+// An acknowledgement, positive or negative, is at the sender, of whose packets `flow.in_flight` are still under way.
 struct Ack {
   int64_t packets;
   bool marked, notified, refused;

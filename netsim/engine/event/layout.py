@@ -9,7 +9,7 @@ from netsim.engine.event.queued_layout import queued_of
 from netsim.engine.event.rules_layout import rules_of, settings_of
 from netsim.engine.event.state import Flight, Hosts, Network, Program, Routing, State
 from netsim.engine.event.switches import Tree, tree
-from netsim.engine.protocol import Scene, keeps_state
+from netsim.engine.protocol import Scene
 from netsim.engine.queue_series import FIRST_WIDTH_PS, INTERVALS
 from netsim.engine.reference.watching import NOBODY
 from netsim.engine.watch import MOST_SAMPLES, SAMPLE, watched_tasks
@@ -139,7 +139,7 @@ def _links(scene: Scene, fabric: FabricArrays, rules: np.void) -> tuple[np.ndarr
 
 def _queue_pairs(scene: Scene, transport: Transport) -> tuple[np.ndarray, np.ndarray]:
     """The queue pair of each task's first flow, and the latest flow of each queue pair; empty if none keeps state."""
-    if not keeps_state(scene):
+    if not scene.congestion.keeps_state:
         return np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64)
     columns = scene.tasks.columns()
     pairs = np.asarray(columns.src, dtype=np.int64) * len(scene.hosts) + columns.dst

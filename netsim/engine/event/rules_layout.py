@@ -4,7 +4,6 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from netsim.congestion.protocol import UNLIMITED
 from netsim.congestion.recovery import GoBackNConfig, SelectiveConfig
 from netsim.congestion.timeout import AUTO
 from netsim.draws import Purpose, stream
@@ -12,7 +11,7 @@ from netsim.engine import _core
 from netsim.engine.core.shared import number, record, records_of_control
 from netsim.engine.event.queued_layout import add_queues
 from netsim.engine.limits import NO_LIMIT
-from netsim.engine.protocol import Scene, keeps_state
+from netsim.engine.protocol import Scene
 from netsim.engine.reference.conditions import marking
 from netsim.engine.reference.feedback import PATIENCE
 from netsim.transport.protocol import Transport
@@ -50,7 +49,7 @@ def rules_of(scene: Scene, transport: Transport, seed: int) -> np.ndarray:
     rules["mark_draws"] = stream(seed, Purpose.MARK)
     _add_recovery(rules[0], scene)
     _add_congestion(rules[0], scene)
-    rules["keeps"], rules["places"] = keeps_state(scene), transport.stride
+    rules["keeps"], rules["places"] = scene.congestion.keeps_state, transport.stride
     _add_transport(rules[0], transport)
     return rules
 
@@ -81,8 +80,7 @@ def _add_congestion(rules: np.void, scene: Scene) -> None:
     if config.core not in _core.controls:
         raise LookupError(f"the compiled core has no congestion control {config.core}: run `make core`")
     rules["congestion"], rules["receivers_ask"] = _core.controls.index(config.core), config.core == "Credit"
-    window = getattr(config, "window", UNLIMITED)
-    rules["fixed_window"] = window if isinstance(window, int) else -1
+    rules["fixed_window"] = -1 if config.fixed_window is None else config.fixed_window
 
 
 def settings_of(scene: Scene) -> np.ndarray:

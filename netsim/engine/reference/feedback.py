@@ -7,10 +7,9 @@ from functools import cache, partial
 import simpy
 
 from netsim.congestion.credit import Credited, NdpConfig, ReceiverCreditConfig
-from netsim.congestion.nscc import Nscc
 from netsim.congestion.protocol import Congestion, RoundTrip
 from netsim.congestion.timeout import Timeout
-from netsim.engine.protocol import Scene, keeps_state
+from netsim.engine.protocol import Scene
 from netsim.engine.reference.calendar import Calendar, Event, timer
 from netsim.engine.reference.connection import Connection, Listener, Packet
 from netsim.engine.reference.credit import FIRST_GRANT, Demand, Receivers
@@ -51,7 +50,7 @@ class Feedback:
         self._patience = min(PATIENCE, scene.limits.fruitless)
         congestion = scene.congestion
         self._notify_ps = congestion.notify_ps
-        self._keeps = keeps_state(scene)
+        self._keeps = scene.congestion.keeps_state
         self._kept: dict[tuple[int, int, int], Congestion] = {}
         self.rounds = Rounds(scene)
         self._receivers = None
@@ -79,8 +78,7 @@ class Feedback:
         queue_pair = message.src, message.dst, flow.id - message.task * self._transport.stride
         if (latest := self._kept.get(queue_pair)) is not None:
             control = copy.copy(latest)
-            if isinstance(control, Nscc):
-                control.begin_message()
+            control.begin_message()
         else:
             trims = self._scene.flow_control.kind == "trim"
             control = self._scene.congestion.control(self._round_trip(path), start_ps, trims)
