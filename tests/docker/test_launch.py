@@ -14,7 +14,8 @@ import pytest
 
 from tests.docker.scripts import LAUNCH, OPTIONS, ROOT, SLURM, environment, interpreter, launch
 
-WAITS = "note.with_name('waits').touch(); time.sleep(50)"
+WAITS = "note.with_name('waits').touch(); [time.sleep(0.05) for _ in range(1000)]"
+"""Says that it waits, and does so in short sleeps: a signal just before one long sleep is handled behind it."""
 STOPS = f"signal.signal(signal.SIGINT, lambda *_: sys.exit(75)); {WAITS}"
 """Ends with 75 at SIGINT, and is killed by SIGTERM."""
 
