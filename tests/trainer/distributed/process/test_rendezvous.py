@@ -26,12 +26,14 @@ class Room:
 
     def __init__(self, nodes: int) -> None:
         self.nodes, self.store = nodes, listener(SELF, 0)
-        with listener(SELF, 0) as free:
-            self.port = free.getsockname()[1]
+        self.reserved = socket.socket()  # bound, but it does not listen: no other process can take the port
+        self.reserved.bind((SELF, 0))
+        self.port: int = self.reserved.getsockname()[1]
         self.hosts: list[Host] = []
         self.come: list[Rendezvous] = []
 
     def open(self) -> None:
+        self.reserved.close()
         self.hosts.append(hosted(self.member(0), SELF, self.port, self.store))
 
     def member(self, number: int, **other: Any) -> Member:
@@ -67,6 +69,7 @@ def room(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[int], Room]]:
             rendezvous.hang_up()
         for host in one.hosts:
             host.close()
+        one.reserved.close()
         one.store.close()
 
 
