@@ -4,7 +4,7 @@
 
 Prints, for each kind, the sum of its kernels' durations by both, and exits with 1 where they differ by more than half
 a microsecond, which is what a profile in whole microseconds leaves open. With a folder of the profiles of all ranks, as
-a run with `observe.profile={steps: [20, 59], shapes: true}` writes, it also simulates what each one alone is imported
+a run with `observe.profile={steps: [20, 139], shapes: true}` writes, it also simulates what each one alone is imported
 to, beside all together.
 """
 
