@@ -106,7 +106,7 @@ def shift_of(network: nn.Module, clips: Tensor) -> float:
         return float(reader.shift(clips[:, :1]).square().mean().sqrt())
 
 
-def run(name: str, path: Path, reading: str, seed: int) -> dict[str, float]:
+def run(name: str, path: Path, reading: str, seed: int, steps: int) -> dict[str, float]:
     """Trains and measures one reading."""
     task = task_of(name, path, reading, seed)
     data, null = build(task.config.data), task.parts.null_label
@@ -116,7 +116,7 @@ def run(name: str, path: Path, reading: str, seed: int) -> dict[str, float]:
         return without_classes(data.get(ids[torch.randint(len(ids), (num,), generator=generator)]), null)
 
     begun = build_model(task.config, plan_layout(task.config, 1))
-    network = train(task, some, begun, steps=STEPS, batch=BATCH, lr=LR, seed=seed, ema=0.99, clip_norm=1.0)
+    network = train(task, some, begun, steps=steps, batch=BATCH, lr=LR, seed=seed, ema=0.99, clip_norm=1.0)
     error, moved = judged(task, network, seed)
     outside, moved_outside = judged(task_of(name, path, reading, seed, OUTSIDE), network, seed)
     return {
@@ -149,6 +149,7 @@ def main() -> int:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--sets", nargs="+", choices=("digits", "fashion"), default=["digits"])
     parser.add_argument("--path", type=Path, default=FASHION, help="folder with the files of Fashion-MNIST")
+    parser.add_argument("--steps", type=int, default=STEPS, help="of training")
     request = parser.parse_args()
     torch.set_num_threads(1)
     print(", ".join(f"{name} {value:.4f}" for name, value in least_errors().items()), "(closed form, in the domain)")
@@ -157,7 +158,7 @@ def main() -> int:
         found: dict[str, list[dict[str, float]]] = {}
         for reading in READINGS:
             begun = time.perf_counter()
-            found[reading] = [run(name, request.path, reading, seed) for seed in request.seeds]
+            found[reading] = [run(name, request.path, reading, seed, request.steps) for seed in request.seeds]
             print(f"{name}, {reading}: {time.perf_counter() - begun:.0f} s", flush=True)
         table = {key: {figure: [one[figure] for one in ones] for figure in ones[0]} for key, ones in found.items()}
         bars = []
@@ -168,7 +169,7 @@ def main() -> int:
                 Bar(f"{reading}: motion", moved, 1.2),
             ]
         bars.append(Bar("shift_fourier: shift", fmean(table["shift_fourier"]["shift"]), 10.0))
-        code |= show(f"clips of {name}", table, bars)
+        code |= show(f"clips of {name}, {request.steps:,} steps", table, bars)
     return code
 
 

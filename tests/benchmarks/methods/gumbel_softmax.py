@@ -52,8 +52,9 @@ SIGNALS: dict[str, dict[str, Any]] = {
 BETA = 10.0
 EXACT_DRAWS, EXACT_SAMPLERS, SIZES = 3000, (sampler.Heun(steps=50), sampler.Euler(steps=50)), (4, 20, 80)
 PLACES, LETTERS = 4, 20
-STEPS, SITE_STEPS, BATCH, LR, HIDDEN = 1500, 2000, 256, 3e-3, 256
-NUM, TOGETHER, DRAWING = 20_000, 1000, sampler.Euler(steps=50)
+STEPS, SITE_STEPS, BATCH, LR, HIDDEN = 1500, 2000, 256, 1e-3, 256
+"""The rate as seeds 10 and 11 liked best, which are not reported."""
+NUM, TOGETHER, DRAWING = 20_000, 1000, sampler.Heun(steps=50)
 SITE_LETTERS, U1, SMOOTHING = "ACGU", "CAGGUAAGU", 0.01
 GUIDED, STRENGTHS, BEST_OF = 5000, (2.0, 8.0, 32.0), (2, 4, 8)
 PAIRING = "tests.benchmarks.methods.gumbel_softmax:Pairing"
