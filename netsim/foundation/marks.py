@@ -169,7 +169,7 @@ class Stacks:
             bars = axes.barh(places, sizes, left=ends, color=self.colours[part], height=0.62, label=name)
             if self.form:
                 texts = [self.form.format(size) if size > 0.06 * reach else "" for size in sizes]
-                axes.bar_label(bars, texts, label_type="center", color="#1b2631", fontsize=9)
+                axes.bar_label(bars, texts, label_type="center", color=_readable(self.colours[part]), fontsize=9)
             ends = [end + size for end, size in zip(ends, sizes, strict=True)]
         for place, text in enumerate(self.texts):
             axes.annotate(text, (ends[place], place), (8, 0), textcoords="offset points", va="center", weight="bold")
