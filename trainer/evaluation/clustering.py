@@ -89,12 +89,20 @@ def purity(features: Tensor, classes: Tensor) -> float:
 
 
 def k_means(features: Tensor, clusters: int, seed: int) -> NDArray[np.int64]:
-    """Clusters of features [N, W]."""
+    """Clusters of features [N, W]; on one thread, since several add up in any order."""
     from sklearn.cluster import KMeans
+    from threadpoolctl import threadpool_limits
 
     starts: Any = STARTS  # its stubs know words alone
-    found = KMeans(clusters, n_init=starts, random_state=seed).fit_predict(features.numpy())
+    with threadpool_limits(1):
+        found = KMeans(clusters, n_init=starts, random_state=seed).fit_predict(features.numpy())
     return np.asarray(found, np.int64)
+
+
+def centres(features: Tensor, clusters: int, seed: int) -> Tensor:
+    """The means [clusters, W] of the clusters of features [N, W] by k-means."""
+    members = torch.nn.functional.one_hot(torch.from_numpy(k_means(features, clusters, seed)), clusters)
+    return members.mT.to(features) @ features / members.sum(0).clamp_min(1)[:, None]
 
 
 @dataclass(frozen=True, eq=False)

@@ -141,6 +141,17 @@ class SavedValues:
         return self._weights.rectangle(piece.name, piece.offset, piece.tensor.shape)
 
 
+class GivenValues:
+    """Whole parameters by their names; all others stay."""
+
+    def __init__(self, weights: Mapping[str, Tensor]) -> None:
+        self._weights = weights
+
+    def of(self, piece: StatePiece) -> Tensor | None:
+        whole = self._weights.get(piece.name)
+        return None if whole is None else piece.of(whole)
+
+
 @torch.no_grad()
 def fill(pieces: Iterable[StatePiece], values: Values) -> None:
     """Writes values to pieces, a parameter at a time in the order of the network; several may be of the same values."""

@@ -15,13 +15,16 @@ from torch import Tensor
 
 import trainer.data
 from trainer.config.model import PrototypesConfig
+from trainer.config.rules.plan import plan_layout
 from trainer.config.run import RunConfig
 from trainer.config.task import ClusteringTaskConfig
-from trainer.data import SPLITS, Batch
-from trainer.evaluation.clustering import ClusteringMeasurement, clustered
+from trainer.data import SPLITS, Batch, Dataset
+from trainer.evaluation.clustering import ClusteringMeasurement, centres, clustered
 from trainer.evaluation.few_shot import in_words
 from trainer.flow.coupling.protocol import gathered
 from trainer.flow.objective import LossTerms
+from trainer.model.build import build_model
+from trainer.model.representation import Prototypes
 from trainer.observe.measurement import MeasurementSpec, Progress
 from trainer.sampling.preview import preview_groups
 from trainer.task.transport_labels import labelled
@@ -57,6 +60,20 @@ class ClusteringTask(MicroBatchTask[DrawnViews]):
         self.cycle = self.settings.cycle
         self._plans = max(1, config.optim.steps // self.cycle)
         self.load(None)
+
+    def first_weights(self, dataset: Dataset) -> Mapping[str, Tensor]:
+        model = self.config.model
+        assert isinstance(model, PrototypesConfig)
+        if model.begin == "drawn":
+            return {}
+        network = build_model(self.config, plan_layout(self.config, 1))
+        assert isinstance(network, Prototypes)
+        begun = [torch.empty(0)]
+        if dist.get_rank() == 0:
+            examples = dataset.get(trainer.data.first_data_points(dataset, "train", MOST_MEASURED)).x_1
+            begun = [k_means_prototypes(network, examples, self.config.run.seed)]
+        dist.broadcast_object_list(begun)
+        return {"prototypes.weight": begun[0]}
 
     def draw_one(self, batch: Batch, generator: torch.Generator) -> DrawnViews:
         views = torch.cat(self.settings.views.pair(batch.x_1, generator))
@@ -159,6 +176,13 @@ class ClusteringTask(MicroBatchTask[DrawnViews]):
         self._memory = tuple(values[:, :kept].contiguous() for values in together)
         logits, features = together
         return logits, features
+
+
+@torch.no_grad()
+def k_means_prototypes(network: Prototypes, examples: Tensor, seed: int) -> Tensor:
+    """Means [K, W] of the clusters that k-means finds among a network's features of examples [N, *D]."""
+    features_NW = torch.cat([network.features(part) for part in examples.split(1000)])
+    return centres(features_NW, len(network.prototypes.weight), seed)
 
 
 TASKS: Builders = {ClusteringTaskConfig: ClusteringTask}

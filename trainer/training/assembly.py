@@ -1,9 +1,11 @@
 """One rank of a run, put together: network, engine, data, checkpoints and records."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
+
+from torch import Tensor
 
 from moe.router.protocol import Router
 from trainer.checkpoint.base import modules_weights, write_base
@@ -26,7 +28,15 @@ from trainer.distributed.process.signals import StopRequest
 from trainer.model.build import bare_network
 from trainer.model.flops import training_flops
 from trainer.model.parallel.state import HoldsExperts
-from trainer.model.values import DrawnValues, SavedModules, SavedValues, fill, kept_weights, load_routers
+from trainer.model.values import (
+    DrawnValues,
+    GivenValues,
+    SavedModules,
+    SavedValues,
+    fill,
+    kept_weights,
+    load_routers,
+)
 from trainer.model.weight_files import open_weights
 from trainer.observe.expert_load import ExpertLoad
 from trainer.observe.protocol import Sink
@@ -41,11 +51,11 @@ if TYPE_CHECKING:
     from trainer.training.migration.live import LiveMigration
 
 
-def write_initial_weights(engine: Engine, config: RunConfig) -> None:
+def write_initial_weights(engine: Engine, config: RunConfig, begun: Mapping[str, Tensor] | None = None) -> None:
     """Writes this rank's weights one parameter after the other; nothing is sent.
 
     They are drawn, or what the rank keeps of those in `model.init_from` is read. Routed adapters may begin with the
-    modules of another run.
+    modules of another run. Parameters that are `begun` are those in place of drawn ones.
     """
     kept = kept_weights(engine.shards(), engine.state(("weight",)))
     drawn = DrawnValues(engine.module, config.run.seed)
@@ -56,6 +66,7 @@ def write_initial_weights(engine: Engine, config: RunConfig) -> None:
         return
     if config.model.init_from is None:
         fill(kept, drawn)
+        fill(kept, GivenValues(begun or {}))
         return
     path = weights_file(config.model.init_from)
     with open_weights(path) as weights:
@@ -81,7 +92,7 @@ def assembled(
     layers = [layer for layer in module.modules() if isinstance(layer, HoldsExperts)]
     engine = build_engine(module, config, replace(layout, accumulation=num_losses), device)
     if resumes is None:
-        write_initial_weights(engine, config)
+        write_initial_weights(engine, config, task.first_weights(dataset))
     average = MovingAverage(engine, config.optim.ema_decay)
     networks = TrainingNetworks(engine, average)
     loader = Loader(

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from trainer.config.run import RunConfig
 from trainer.config.task import TaskSettings
-from trainer.data import Batch
+from trainer.data import Batch, Dataset
 from trainer.distributed.engine.ema import MovingAverage
 from trainer.distributed.engine.protocol import Engine
 from trainer.flow.objective import LossTerms
@@ -96,6 +96,17 @@ class Task(Protocol[D]):
             What :meth:`collect` takes, for each.
         """
         ...
+
+    def first_weights(self, dataset: Dataset) -> Mapping[str, Tensor]:  # noqa: ARG002
+        """Parameters that begin at what the training examples say, in place of draws; collective. By default none.
+
+        Args:
+            dataset: the run's data.
+
+        Returns:
+            Whole parameters on the CPU by name, the same on every rank.
+        """
+        return {}
 
     def source(self, batch: Batch, generator: torch.Generator) -> Tensor | None:  # noqa: ARG002
         """Draws what a batch needs and nothing decides but its size, in the threads that read ahead.

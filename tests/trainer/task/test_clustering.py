@@ -1,5 +1,6 @@
 """Clustering as a task: what a step learns, what is remembered, and pictures and figures of a small run."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
 
@@ -7,21 +8,24 @@ import pytest
 import torch
 from torch import Tensor
 
+import trainer.data
+from tests.ranks import run_ranks
 from trainer.config.rules.plan import plan_layout
 from trainer.config.run import RunConfig
 from trainer.data import Batch
 from trainer.model.build import build_model
 from trainer.model.network import GivesFeatures, Network
+from trainer.model.representation import Prototypes
 from trainer.observe.measurement import MeasurementSpec
-from trainer.task.clustering import ClusteringTask, DrawnViews
+from trainer.task.clustering import ClusteringTask, DrawnViews, k_means_prototypes
 from trainer.training.task import TrainedNetworks
 
 
-def config(**task: Any) -> RunConfig:
+def config(begin: str = "drawn", **task: Any) -> RunConfig:
     labels = task.pop("labels", {"neighbours": 4})
     document = {
         "run": {"dir": "unused"},
-        "model": {"kind": "prototypes", "hidden": 16, "num_layers": 1, "clusters": 5},
+        "model": {"kind": "prototypes", "hidden": 16, "num_layers": 1, "clusters": 5, "begin": begin},
         "task": {"labels": labels, **task},
         "optim": {"steps": 10, "global_batch": 12},
     }
@@ -101,3 +105,33 @@ def test_clusters_are_measured_beside_classes() -> None:
     assert [*found.splits] == ["training", "held out"]
     assert found.names == tuple("0123456789")
     assert "sizes" in found.page(Path("runs/a"), None).lower()
+
+
+def test_prototypes_begin_at_the_clusters_of_groups_far_apart() -> None:
+    model = cast(Prototypes, network(config()))
+    groups = torch.arange(60) % 5
+    examples = 10 * torch.randn(5, 1, 8, 8, generator=torch.Generator().manual_seed(1))[groups]
+    examples += torch.randn(examples.shape, generator=torch.Generator().manual_seed(2))
+    with torch.no_grad():
+        model.prototypes.weight.copy_(k_means_prototypes(model, examples, 0))
+        found = model(examples)[0].argmax(1)
+    of_group = [set(found[groups == group].tolist()) for group in range(5)]
+    assert all(len(one) == 1 for one in of_group)
+    assert set.union(*of_group) == set(range(5))
+
+
+def first_weights(rank: int, world_size: int) -> Mapping[str, Tensor]:
+    del rank, world_size
+    run = config("k_means")
+    return ClusteringTask(run).first_weights(trainer.data.build(run.data))
+
+
+def test_all_ranks_begin_at_the_clusters_of_the_training_examples() -> None:
+    run = config("k_means")
+    dataset = trainer.data.build(run.data)
+    examples = dataset.get(dataset.indices("train")).x_1
+    expected = k_means_prototypes(cast(Prototypes, network(run)), examples, run.run.seed)
+    for begun in run_ranks(first_weights, 2):
+        assert begun.keys() == {"prototypes.weight"}
+        assert torch.equal(begun["prototypes.weight"], expected)
+    assert ClusteringTask(config()).first_weights(dataset) == {}

@@ -68,6 +68,9 @@ class PrototypesConfig(NetworkConfig):
     """Width inside a block; null: 2 x hidden."""
     temperature: PositiveFloat = 0.1
     """What cosines of features and prototypes are divided by: small: sure of the nearest one."""
+    begin: Literal["drawn", "k_means"] = "drawn"
+    """Prototypes at first: drawn directions, or the means of clusters of k-means among the features of up to 20,000
+    training examples."""
     init_from: Path | None = None
     """An ema.safetensors whose weights this run starts with, or the folder of the run that has it."""
 
@@ -77,6 +80,12 @@ class PrototypesConfig(NetworkConfig):
     flowless = "a prototypes network learns clusters"
     no_division = "share attention heads, which prototypes lacks"
     unseen_in_shapes = ("temperature",)
+
+    @model_validator(mode="after")
+    def _weights_have_one_source(self) -> "PrototypesConfig":
+        if self.begin == "k_means" and self.init_from is not None:
+            raise ValueError("begin: k_means finds anew the prototypes that init_from has; use drawn")
+        return self
 
     @property
     def inner(self) -> int:
