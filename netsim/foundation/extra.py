@@ -10,6 +10,7 @@ _OF_EXTRA = {
         "ot",
         "safetensors",
         "sklearn",
+        "threadpoolctl",
         "tensorboard",
         "torch",
         "torchdiffeq",
