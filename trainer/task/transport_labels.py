@@ -143,9 +143,10 @@ class _Problem:
 def _damped(
     problem: _Problem, cost: Tensor, graph: Tensor, before: Tensor, pulled: Tensor, after: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The best of the plans on the line from one to the next, the first included; what pulls it; its objective.
+    """The plan behind the longest step to the next that does not raise the objective, what pulls it, and its objective.
 
-    The next one minimises a majoriser only where the graph has no negative eigenvalue; the objective never rises.
+    The next one minimises a majoriser only where the graph has no negative eigenvalue. The step of the least objective
+    would be another one after a rounding wherever two are as good.
     """
     clusters = cost.shape[-1]
     step = (after - before)[..., :clusters]
@@ -158,5 +159,7 @@ def _damped(
     short = lengths[..., 0, 0]
     attraction = constant / 2 + short * linear + short**2 * square / 2
     objectives = problem.objective(cost, torch.lerp(before, after, lengths)) - attraction
-    length = lengths.flatten()[objectives.argmin(0)][..., None, None]
-    return torch.lerp(before, after, length), pulled + length * pulled_step, objectives.amin(0)
+    lowers = (objectives <= objectives[:1]).flip(0).int()
+    chosen = len(STEPS) - 1 - lowers.argmax(0)
+    length = lengths.flatten()[chosen][..., None, None]
+    return torch.lerp(before, after, length), pulled + length * pulled_step, objectives.gather(0, chosen[None])[0]

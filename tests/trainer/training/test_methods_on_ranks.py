@@ -134,7 +134,7 @@ def config(folder: Path, name: str, engine: str, run: str) -> RunConfig:
         del document["flow"]
     if name == "clusters":
         document["data"] = masked
-        document["model"] = {"kind": "prototypes", "hidden": 16, "num_layers": 1, "clusters": 3, "begin": "k_means"}
+        document["model"] = {"kind": "prototypes", "hidden": 16, "num_layers": 1, "clusters": 3}
         document["task"] = {"kind": "clustering", "labels": {"neighbours": 3}, "memory": 1}
         document["sample"] = {"every": STEPS, "per_column": 3}
         del document["flow"]
