@@ -66,10 +66,10 @@ class ClusteringTask(MicroBatchTask[DrawnViews]):
         assert isinstance(model, PrototypesConfig)
         if model.begin == "drawn":
             return {}
-        network = build_model(self.config, plan_layout(self.config, 1))
-        assert isinstance(network, Prototypes)
         begun = [torch.empty(0)]
         if dist.get_rank() == 0:
+            network = build_model(self.config, plan_layout(self.config, 1))
+            assert isinstance(network, Prototypes)
             examples = dataset.get(trainer.data.first_data_points(dataset, "train", MOST_MEASURED)).x_1
             begun = [k_means_prototypes(network, examples, self.config.run.seed)]
         dist.broadcast_object_list(begun)
