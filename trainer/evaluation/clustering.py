@@ -21,6 +21,8 @@ from trainer.observe.measurement import FOOTER, Measurement, figures_table
 NEIGHBOURS = 20
 STARTS = 10
 """Of k-means, of which the best counts."""
+MOST_MATCHED = 20
+"""Clusters whose classes are written below their examples."""
 OWN = "own clusters"
 HEADINGS = ("accuracy", "balanced", "NMI", "clusters in use")
 
@@ -34,12 +36,14 @@ class Judged:
         balanced: mean of that over the classes.
         information: mutual information over the mean of both entropies (NMI).
         confusion: int64 [classes, clusters], the cluster of class c in column c, empty where there are too few.
+        matched: number of the cluster of each class.
     """
 
     accuracy: float
     balanced: float
     information: float
     confusion: NDArray[np.int64]
+    matched: Sequence[int]
 
     @classmethod
     def of(cls, clusters: NDArray[np.int64], classes: NDArray[np.int64], num_clusters: int, num_classes: int) -> Judged:
@@ -56,6 +60,7 @@ class Judged:
             float((right / sizes.clip(1))[sizes > 0].mean()),
             _normalised_information(confusion / len(clusters)),
             confusion,
+            matched.tolist(),
         )
 
     @property
@@ -77,14 +82,19 @@ def _normalised_information(joint: NDArray[np.float64]) -> float:
 
 
 def purity(features: Tensor, classes: Tensor) -> float:
-    """Share of the nearest neighbours, by the cosine about the mean, of examples that are of their class."""
+    """Share of the nearest neighbours, by the cosine about the mean, of examples that are of their class.
+
+    An example has no more neighbours than its class has others, so that 1 can be reached.
+    """
     directions = torch.nn.functional.normalize(features.double() - features.double().mean(0), dim=1)
+    of_class = (torch.bincount(classes) - 1).clamp(1, NEIGHBOURS)[classes]
     same = []
     for rows in torch.arange(len(features)).split(1000):
         cosines = directions[rows] @ directions.T
         cosines[torch.arange(len(rows)), rows] = -torch.inf
         nearest = cosines.topk(min(NEIGHBOURS, len(features) - 1)).indices
-        same.append((classes[nearest] == classes[rows, None]).double().mean(1))
+        counted = torch.arange(nearest.shape[1]) < of_class[rows, None]
+        same.append(((classes[nearest] == classes[rows, None]) & counted).sum(1) / of_class[rows])
     return float(torch.cat(same).mean())
 
 
@@ -178,7 +188,7 @@ class ClusteringMeasurement(Measurement):
 
     def remarks(self) -> list[str]:
         return [
-            f"{split}: of {NEIGHBOURS} neighbours, "
+            f"{split}: of {NEIGHBOURS} neighbours or fewer, "
             + ", ".join(f"{share:.1%} by {name}" for name, share in of_split.purity.items())
             + " are of the same class"
             for split, of_split in self.splits.items()
@@ -207,13 +217,21 @@ class ClusteringMeasurement(Measurement):
                     "Classes and clusters",
                     [Figure(confusion_chart(own.confusion, self.names, _MATCHED), shares)],
                 ),
-                Section("All figures", [Table(("examples, clusters", *HEADINGS), rows, " ".join(self.remarks()))]),
-                *([] if picture is None else [Section("Examples", [Figure(picture, "Held-out, by cluster.")])]),
+                Section(
+                    "All figures", [Table(("examples, clusters", *HEADINGS), rows, "; ".join(self.remarks()) + ".")]
+                ),
+                *([] if picture is None else [Section("Examples", [Figure(picture, self._columns(own))])]),
             ],
             kicker=f"{self.about}; {self.checkpoint}, {int(own.confusion.sum()):,} training examples",
             footer=FOOTER,
             verb="evaluate",
         )
+
+    def _columns(self, own: Judged) -> str:
+        pairs = sorted(zip(own.matched, self.names, strict=True))[:MOST_MATCHED]
+        beyond = ", ..." if len(own.matched) > MOST_MATCHED else ""
+        named = ", ".join(f"{cluster} ({name})" for cluster, name in pairs)
+        return f"Held-out examples by number of the cluster. In brackets its class: {named}{beyond}."
 
     def _rows(self) -> list[tuple[str, ...]]:
         return [

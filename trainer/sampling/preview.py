@@ -226,7 +226,7 @@ def logos(panels: Mapping[str, NDArray[np.floating]], alphabet: str, path: Path)
     if set(alphabet) <= {*NUCLEOTIDES, "-", "N"}:
         colours |= NUCLEOTIDES
     length = max(len(shares) for shares in panels.values())
-    figure = Figure(figsize=(1.2 + PLACE_INCHES * max(length, 12), LOGO_INCHES * len(panels)), dpi=120)
+    figure = Figure(figsize=(1.2 + PLACE_INCHES * max(length, 24), LOGO_INCHES * len(panels)), dpi=160)
     FigureCanvasAgg(figure)
     figure.set_layout_engine("constrained")
     for axes, (title, shares) in zip(figure.subplots(len(panels), squeeze=False).flat, panels.items(), strict=True):
@@ -242,6 +242,7 @@ def logos(panels: Mapping[str, NDArray[np.floating]], alphabet: str, path: Path)
                 axes.add_patch(PathPatch(shape, color=colours[alphabet[letter]], linewidth=0))
                 bottom += height
         axes.set(xlim=(0.4, length + 0.6), ylim=(0, math.log2(len(alphabet))), title=title, ylabel="bits")
+        axes.xaxis.get_major_locator().set_params(integer=True)
         axes.spines[["top", "right"]].set_visible(False)
     with replacing(path) as temporary:
         figure.savefig(temporary, format="png")
@@ -273,31 +274,43 @@ def show_reactions(config: RunConfig, drawn: Tensor, conditioning: Conditioning,
 
 
 def _picture(found: Reactions, path: Path) -> None:
-    """Free atoms in reactant, drawn state and product in the plane in which they move most, others grey."""
+    """Free atoms in reactant, drawn state and product in the plane in which they move most, others grey and below."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     number = min(len(found.positions), MOST_SHOWN)
     across = math.isqrt(number - 1) + 1
     down = -(-number // across)
-    figure = Figure(figsize=(PANEL_INCHES * across, PANEL_INCHES * down + 0.3), dpi=110)
+    panels = [_flat(found, place) for place in range(number)]
+    half = np.max([np.ptp(np.concatenate([still, *moving]), axis=0) for still, moving in panels], axis=0) / 2 + 0.8
+    figure = Figure(figsize=(PANEL_INCHES * across, PANEL_INCHES * down * half[1] / half[0] + 0.4), dpi=110)
     FigureCanvasAgg(figure)
     figure.set_layout_engine("constrained")
-    for place, axes in enumerate(figure.subplots(down, across, squeeze=False).flat):
-        axes.set_axis_off()
-        if place >= number:
-            continue
-        positions, free = found.positions[place], found.free[place]
-        still = positions[0, ~free & (found.numbers[place] > 0)] @ _plane(positions[:, free])
+    grid = [*figure.subplots(down, across, squeeze=False).flat]
+    for axes in grid:
+        axes.set(xticks=[], yticks=[], aspect="equal", xlim=(-half[0], half[0]), ylim=(-half[1], half[1]))
+        axes.spines[:].set(color="#e3e6e8", visible=False)
+    for place, ((still, moving), axes) in enumerate(zip(panels, grid, strict=False)):
+        axes.spines[:].set_visible(True)
         axes.scatter(*still.T, s=60, color="#d5d8db", linewidths=0)
-        flat = positions[:, free] @ _plane(positions[:, free])
-        axes.plot(*flat.transpose(2, 0, 1), color="#9aa3ab", linewidth=0.8)
-        for (name, colour), points in zip(COLOURS.items(), flat, strict=True):
+        axes.plot(*moving.transpose(2, 0, 1), color="#9aa3ab", linewidth=0.8)
+        for (name, colour), points in zip(COLOURS.items(), moving, strict=True):
             axes.scatter(*points.T, s=26, color=colour, label=name if place == 0 else None, linewidths=0)
-        axes.set_aspect("equal")
     figure.legend(loc="outside lower center", ncols=3, frameon=False, fontsize=8)
     with replacing(path) as temporary:
         figure.savefig(temporary, format="png", metadata={"Software": None})
+
+
+def _flat(found: Reactions, place: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Fixed atoms [F, 2] and moving ones [3 places, M, 2] of a reaction about the middle of all."""
+    positions, free = found.positions[place], found.free[place]
+    moving = positions[:, free]
+    plane = _plane(moving)
+    still, flat = positions[0, ~free & (found.numbers[place] > 0)] @ plane, moving @ plane
+    together = np.concatenate([still, *flat])
+    middle = (together.min(0) + together.max(0)) / 2
+    upright = np.float32([1, -1 if len(still) and still[:, 1].mean() > flat[..., 1].mean() else 1])
+    return (still - middle) * upright, (flat - middle) * upright
 
 
 def _plane(positions: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -53,6 +53,12 @@ def test_neighbours_of_blobs_are_of_their_class_and_those_of_noise_are_not() -> 
     assert purity(torch.randn(90, 5, generator=torch.Generator().manual_seed(1)), labels) < 0.5
 
 
+def test_a_class_of_few_examples_has_no_more_neighbours_than_others() -> None:
+    points, labels = blobs()
+    few = torch.cat([torch.where(labels == one)[0][:number] for one, number in enumerate((30, 30, 4))])
+    assert purity(points[few], labels[few]) == pytest.approx(1, abs=0.01)
+
+
 def test_a_page_and_a_table_have_the_figures_of_both_splits() -> None:
     points, labels = blobs()
     found = clustered(points, labels, lambda some: (some[:, :3], some), 3, seed=0)
