@@ -309,7 +309,8 @@ def _flat(found: Reactions, place: int) -> tuple[NDArray[np.float32], NDArray[np
     still, flat = positions[0, ~free & (found.numbers[place] > 0)] @ plane, moving @ plane
     together = np.concatenate([still, *flat])
     middle = (together.min(0) + together.max(0)) / 2
-    upright = np.float32([1, -1 if len(still) and still[:, 1].mean() > flat[..., 1].mean() else 1])
+    above = len(still) and still[:, 1].mean() > flat[..., 1].mean()
+    upright = np.array([1, -1 if above else 1], np.float32)
     return (still - middle) * upright, (flat - middle) * upright
 
 
