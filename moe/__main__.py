@@ -7,7 +7,7 @@ from netsim.foundation.command import INTERRUPTED
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs a verb, which is loaded here so that an interrupt is answered with one line from the beginning."""
+    """Runs a verb and returns its exit status; the import is inside so that an early interrupt prints one line too."""
     try:
         from moe.command.program import PROGRAM
 

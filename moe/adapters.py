@@ -66,23 +66,23 @@ class LowRankLinear(nn.Module):
 
 
 def merged(weight_OI: Tensor, A_RI: Tensor, B_OR: Tensor, scale: float) -> Tensor:
-    """The matrix of the linear layer that computes what an adapted one does, W + scale B A, [O, I]."""
+    """Returns the weight of a plain linear layer that equals the adapted one, W + scale B A, [O, I]."""
     added = scale * (B_OR.double() @ A_RI.double())
     return (weight_OI.double() + added).to(weight_OI.dtype)
 
 
 class RowTasks:
-    """Task of each row of a pass: one object that all routed layers of a network look at.
+    """Holds the task of each row of a forward pass; all routed layers of a network share this object.
 
     Attributes:
-        now: int64 [B] tasks of the rows of the pass that is being computed; None: no pass is, or it has no tasks.
+        now: tasks of the rows of the current forward pass, int64 [B]; None outside a pass, or if it has no tasks.
     """
 
     def __init__(self) -> None:
         self.now: Tensor | None = None
 
     def of(self, num_rows: int) -> Tensor:
-        """The tasks of so many rows, int64 [B]; ValueError if they are unknown or as many others."""
+        """Returns the tasks of the current rows, int64 [B]; ValueError if unknown or not `num_rows` in number."""
         if self.now is None:
             raise ValueError("task: None, and routed adapters read the task of each row; give the condition its tasks")
         if len(self.now) != num_rows:
@@ -118,7 +118,7 @@ class TaskRouter(nn.Module):
 
 
 def _normalised(logits: Tensor) -> Tensor:
-    """Sigmoids over their sum, as a softmax of their logarithms: no small number has to keep the sum from being 0."""
+    """Returns the sigmoids over their sum, as a softmax of their logarithms, so that no division by 0 can occur."""
     exact = logits.to(torch.promote_types(logits.dtype, torch.float32))
     return functional.logsigmoid(exact).softmax(dim=-1)
 
@@ -201,15 +201,15 @@ def mean_module(A_HMIR: Tensor, B_HMRO: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def module_bound(num_inputs: int, num_heads: int) -> float:
-    """Fresh A are uniform in +- this bound, as torch draws a linear layer with the inputs of a head."""
+    """Returns the bound of the uniform draw of a fresh A, as torch draws a linear layer with the inputs of a head."""
     return 1 / math.sqrt(num_inputs // num_heads)
 
 
 def weighted_product(x_BND: Tensor, A_HMIR: Tensor, B_HMRO: Tensor, weights_BHM: Tensor) -> Tensor:
-    """Multiplies each row by its own means of the modules, of A and of B: [B, N, P].
+    """Multiplies each row by its own weighted means of the modules of A, then of B: [B, N, P].
 
-    Rows with many tokens get their matrices, which are smaller than the rows then. Rows with few tokens, of which there
-    may be many, go through the modules of all tasks at once and weigh what comes out.
+    With more tokens a row than the rank, the mean matrices of each row are computed first, since they are smaller than
+    the row. With fewer tokens, all rows go through every module, and the results are weighted.
     """
     (_, tokens, _), rank = x_BND.shape, A_HMIR.shape[-1]
     if tokens > rank:
@@ -224,7 +224,7 @@ def weighted_product(x_BND: Tensor, A_HMIR: Tensor, B_HMRO: Tensor, weights_BHM:
 
 
 def _joined(A_HIR: Tensor, B_HRO: Tensor) -> tuple[Tensor, Tensor]:
-    """The heads beside each other, as weights [R, D] and [P, R] of linear layers."""
+    """Joins the heads side by side into the weights [R, D] and [P, R] of two linear layers."""
     A_RD = A_HIR.permute(2, 0, 1).flatten(1)
     B_PR = B_HRO.permute(0, 2, 1).flatten(0, 1)
     return A_RD.contiguous(), B_PR.contiguous()

@@ -6,7 +6,7 @@ contributes and `bytes_out` what it holds afterwards: a broadcast's root has bot
 `in_splits` and `out_splits` follow the order of the group's ranks. `seq` counts a rank's records through the
 whole file, so a `wait_seq` one past the last record of a step means "waited for by the end of the step".
 
-Version 2 of the format adds the phase rollout: calls of a network by which a step collects what it learns from. A trace
+Version 2 of the format adds the phase rollout: calls of a network that collect the examples a step learns from. A trace
 without that phase is written as version 1, so that readers of version 1 go on reading all that they understand. Version
 3 adds how much is computed before a record, from which a simulator computes how long a device takes.
 """
@@ -46,9 +46,9 @@ class TraceHeader:
         steps: optimiser steps that the trace holds, ascending.
         config_sha256: hash of the resolved configuration; None where there was none.
         torch: version of torch that issued the collectives; None for a formula.
-        clock: whose time the records tell: of the host, or of the device that computed. A header without it says host.
-        version: of the format; 4 where records say what is computed product by product, 3 where in all, else 2 where
-            one is of phase rollout, else 1.
+        clock: clock of the times: of the host, or of the device that computed. A header without it means host.
+        version: of the format; 4 where records list the matrix products, 3 where they have only totals of computation,
+            else 2 where a record is of phase rollout, else 1.
     """
 
     source: str
@@ -149,7 +149,7 @@ def write(path: Path, header: TraceHeader, records: Iterable[CollectiveRecord]) 
 
 
 def write_lines(path: Path, header: TraceHeader, lines: Iterable[str]) -> None:
-    """The same with records that are lines already, line ends included."""
+    """Write a trace as :func:`write` does, from records that are text lines already, line ends included."""
     with replacing(path) as unfinished, unfinished.open("w", encoding="utf-8", newline="\n") as file:
         file.write(header.to_json() + "\n")
         file.writelines(lines)

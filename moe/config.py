@@ -1,4 +1,4 @@
-"""What a run says about its mixture of experts."""
+"""Settings of the mixture of experts of a run."""
 
 import math
 from pathlib import Path
@@ -10,7 +10,7 @@ from netsim.foundation.settings import Section
 
 
 def seats_of(tokens: int, *, top_k: int, num_experts: int, cap: float) -> int:
-    """Choices of a rank that an expert takes at most: `cap` times its even share, rounded up, of at most all tokens."""
+    """Returns the choices of a rank that fit an expert: `cap` times its even share, rounded up, at most `tokens`."""
     return min(tokens, math.ceil(round(cap * tokens * top_k / num_experts, 6)))
 
 
@@ -19,12 +19,12 @@ class _RouterSection(Section):
 
     @property
     def cap(self) -> float | None:
-        """Most that an expert takes of a rank's choices in training, over its even share; None: no limit."""
+        """Most choices of a rank that an expert takes in training, as a multiple of its even share; None: no limit."""
         return None
 
     @property
     def dropping(self) -> tuple[str, object] | None:
-        """The setting, and its value, that drops tokens at inference by which others share their rank; None: none."""
+        """Name and value of a setting by which drops at inference depend on the rank's other tokens; None: none."""
         return None
 
     def most_choices(self, top_k: int, num_experts: int) -> int:  # noqa: ARG002
@@ -32,7 +32,7 @@ class _RouterSection(Section):
         return top_k
 
     def check_top_k(self, top_k: int) -> None:
-        """Raises a ValueError if a token cannot visit so many experts."""
+        """Raises a ValueError if the router cannot send a token to `top_k` experts."""
 
 
 class TopKRouterConfig(_RouterSection):

@@ -126,7 +126,7 @@ class GroupedExperts(Function):
 
 
 def _through_gates(gradient_RD: Tensor, gates_R: Tensor, outputs_RD: Tensor) -> tuple[Tensor, Tensor]:
-    """Gradients of gates and of outputs before them."""
+    """Returns the gradients of the gate values, and of the experts' outputs before the gate."""
     wide = torch.promote_types(gates_R.dtype, outputs_RD.dtype)
     gate_gradients_R = torch.linalg.vecdot(gradient_RD.to(wide), outputs_RD.to(wide)).to(gates_R.dtype)
     return gate_gradients_R, (gradient_RD * gates_R[:, None]).to(outputs_RD.dtype)
@@ -158,7 +158,7 @@ def _scratch(inner_RF: Tensor, sizes: list[int]) -> Tensor:
 
 
 def _blocks(counts: list[int], rows: int) -> tuple[list[int | None], list[int]]:
-    """Slot and rows of each block; a slot without rows has none, and the last block is what belongs to no slot."""
+    """Returns the slot and the number of rows of each block; the last block, of slot None, has the rows of no slot."""
     slots: list[int | None] = []
     sizes: list[int] = []
     for slot, count in enumerate(counts):
@@ -169,7 +169,7 @@ def _blocks(counts: list[int], rows: int) -> tuple[list[int | None], list[int]]:
 
 
 def _aligned(values: Tensor) -> Tensor:
-    """The same values where a grouped product can read them; they may be columns of a message or begin in its midst."""
+    """Returns the values in contiguous, aligned memory that a grouped product can read; copies them only if needed."""
     if values.is_contiguous() and values.storage_offset() * values.element_size() % _ALIGNMENT_BYTES == 0:
         return values
     return values.clone(memory_format=torch.contiguous_format)
@@ -178,7 +178,7 @@ def _aligned(values: Tensor) -> Tensor:
 class Matrices(nn.Module):
     """One matrix of each expert, stacked in a single parameter.
 
-    What a parameter costs in a step hardly depends on its size, so that a stack costs no more than one of its matrices.
+    The cost of a parameter in an optimiser step hardly depends on its size: a stack costs no more than one matrix.
 
     Attributes:
         weight: [experts, outputs, inputs].

@@ -5,10 +5,10 @@ from torch import Tensor
 
 
 def to_device(values: Tensor, device: torch.device | str) -> Tensor:
-    """Brings values to where a rank computes; returns the same tensor if it is there already.
+    """Copies values to a device; returns the same tensor if it is there already.
 
-    A plain copy to a GPU ends when the GPU has done all that was queued before. From pinned memory it is queued as
-    well, and the host goes on.
+    A plain copy to a GPU makes the host wait for all work that was queued before. A copy from pinned memory is queued
+    too, and the host goes on.
     """
     device = torch.device(device)
     if values.device.type != "cpu" or device.type == "cpu":

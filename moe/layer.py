@@ -138,14 +138,14 @@ class PlacedMoELayer(MoELayer):
         return dict(self.experts.named_parameters())
 
     def expert_parameters(self) -> dict[int, dict[str, Tensor]]:
-        """Views of their rows by logical expert and name (``linear_fc1.weight``, ``linear_fc2.weight``)."""
+        """Returns views of the stacks by logical expert and name (``linear_fc1.weight``, ``linear_fc2.weight``)."""
         return {
             expert: {name: stack[row] for name, stack in self.expert_stacks().items()}
             for row, expert in enumerate(self.local_experts)
         }
 
     def initial_values(self, part: str) -> dict[str, Tensor]:
-        """Values that parameters begin with, by name and on the CPU, drawn whole by a generator of their own.
+        """Returns the initial values of parameters by name, on the CPU, drawn whole by a generator for them alone.
 
         The part is ``router``, ``shared_experts``, or ``experts.`` with a logical id, wherever that expert lives.
         """
@@ -189,7 +189,7 @@ class PlacedMoELayer(MoELayer):
         self.experts.loans = Loans.of(slots, self.ep_group) if slots.has_replicas else None
 
     def _seats(self, tokens: int) -> int | None:
-        """Choices that an expert takes at most of so many tokens of a rank; None: no limit, as at inference."""
+        """Returns the most choices that an expert takes of a rank's tokens; None: no limit, as at inference."""
         return self.router.seats(tokens) if self.router.training else None
 
     def _tell_distances(self) -> None:
@@ -199,7 +199,7 @@ class PlacedMoELayer(MoELayer):
 
     @torch.no_grad()
     def _initialise(self) -> None:
-        """Gives parameters their initial values, unless they have no memory yet."""
+        """Writes the initial values into the parameters, except into those whose memory is not allocated yet."""
         if self.router.weight.is_meta:
             return
         self.router.weight.copy_(self.initial_values("router")["weight"])

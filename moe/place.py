@@ -165,12 +165,12 @@ def choose_objective(given: str, trace: RoutingTrace, num_ranks: int) -> tuple[D
     """Name the dispatch mode whose traffic is minimised.
 
     Args:
-        given: What the command line says: auto, or a mode.
+        given: The objective on the command line: auto, or a mode.
         trace: The routing trace.
         num_ranks: Ranks of one expert-parallel group.
 
     Returns:
-        The mode, and why it was chosen; nothing if it was given.
+        The mode, and why it was chosen; an empty string if it was given.
 
     Raises:
         ValueError: There is no such mode.

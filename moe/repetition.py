@@ -1,7 +1,7 @@
 """Forward passes that repeat an earlier one whose activations activation checkpointing did not keep.
 
-A repetition computes and sends the same as the first pass, but its tokens must not be counted again. What a part of
-the network must find again in it, the part leaves in the notes of the first pass.
+A repetition computes and sends the same as the first pass, but its tokens must not be counted again. A module stores
+values that its repetition needs in the notes, a dictionary that the two passes share.
 """
 
 from collections.abc import Iterator
@@ -19,12 +19,12 @@ def repeats() -> bool:
 
 
 def notes() -> dict[Any, Any] | None:
-    """What a first pass leaves for its repetition, to be written in the one and read in the other; None: neither."""
+    """Returns the dictionary that a first pass writes and its repetition reads; None outside of both."""
     return _NOTES.get()
 
 
 def passes() -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
-    """What surrounds a first forward pass, and what surrounds its repetition; both have the same notes."""
+    """Returns the contexts of a first forward pass and of its repetition, which share their notes."""
     shared: dict[Any, Any] = {}
     return _noted(shared), repetition(shared)
 

@@ -31,7 +31,7 @@ Groups = Mapping[str, tuple[int, ...]]
 
 
 def meaning(name: str) -> str:
-    """What a group is for: its name without a number."""
+    """Returns the purpose of a group: its name without the number at its end."""
     kind, _, number = name.rpartition("_")
     return kind if number.isdecimal() else name
 
@@ -112,7 +112,7 @@ def replay(
 
 
 def kept_rollouts(header: TraceHeader) -> str | None:
-    """A line for a person about rollouts, which a replay does not rewrite; None: the trace has none."""
+    """Returns a remark that a replay keeps the records of rollouts as they are; None if the trace has none."""
     if ROLLOUT not in header.phases:
         return None
     return "rollouts keep the messages of the recorded placement: their routes are not recorded"
@@ -200,7 +200,7 @@ def _is_dispatch(header: TraceHeader, record: CollectiveRecord, layers: dict[int
 
 
 def _same_pass(header: TraceHeader, one: CollectiveRecord, other: CollectiveRecord) -> bool:
-    """Whether a record belongs to the pass through an expert layer of another one."""
+    """Whether the record `one` belongs to the same pass through an expert layer as the record `other`."""
     is_alike = (one.step, one.micro, one.phase, one.layer) == (other.step, other.micro, other.phase, other.layer)
     of_tokens = meaning(other.group) in (EXPERT, *PARTS) and len(header.groups[other.group]) > 1
     return is_alike and of_tokens

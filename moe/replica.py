@@ -168,8 +168,8 @@ Holders = NDArray[np.bool_]
 def even_quotas(counts_RE: Ints, holders_EG: Holders, layer: int, *, first_source: int = 0) -> Ints:
     """Split the choices of every source rank evenly over the replicas: int64 [R, E, G].
 
-    What does not divide goes to one replica after the other, beginning at one that source rank, expert and layer
-    decide. So a source needs its own counts only; the first row of the counts is of `first_source`.
+    The remainder goes to one replica after the other. Source rank, expert and layer decide the first of them, so that
+    a source needs its own counts only. The first row of the counts is of source rank `first_source`.
     """
     holders = np.asarray(holders_EG, dtype=bool)
     number_E = holders.sum(axis=1)
@@ -264,7 +264,7 @@ def _relieve_the_busiest(served_EG: Ints, loads_G: Ints, holders_EG: Holders) ->
 
 
 def _overlaps(rows_RE: Ints, columns_EG: Ints) -> Ints:
-    """Fills the ranks of each expert in order with the choices of its sources in order, [R, E, G]; as many of both."""
+    """Assigns each expert's choices, in order of source ranks, to its ranks in order, [R, E, G]; sums must agree."""
     row_ends_RE, column_ends_EG = rows_RE.cumsum(axis=0), columns_EG.cumsum(axis=1)
     ends = np.minimum(row_ends_RE[:, :, None], column_ends_EG)
     starts = np.maximum((row_ends_RE - rows_RE)[:, :, None], column_ends_EG - columns_EG)
@@ -278,9 +278,9 @@ QUOTAS: dict[str, Callable[[Ints, Holders, int], Ints]] = {"even": even_quotas, 
 def deal(map_TP: Any, quotas_EG: NDArray[np.int64], slots: Slots) -> None:
     """Gives every choice of a replicated expert to one of its slots, in place.
 
-    Experts with replicas are dealt in order of their ids. A token takes by preference a replica on a rank that it
-    visits anyway; first those tokens choose that visit one holder alone, then those that visit several, then the
-    others, always in the order of tokens.
+    Experts with replicas are dealt in order of their ids. A token prefers a replica on a rank that it visits anyway.
+    Tokens that visit exactly one holder choose first, then those that visit several, then the others, each group in
+    the order of tokens.
 
     Args:
         map_TP: Whether a token chose the expert of a slot, bool, numpy array or torch tensor; choices of an expert with

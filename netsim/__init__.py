@@ -10,7 +10,7 @@ __all__ = ["Results", "simulate"]
 
 
 def __getattr__(name: str) -> Any:
-    """Imports what is asked for, so that the command line answers before everything is loaded."""
+    """Imports `simulate` or `Results` at first use, so that the command line starts without loading all of netsim."""
     if name == "simulate":
         from netsim.compare import simulate
 

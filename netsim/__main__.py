@@ -7,7 +7,7 @@ from netsim.foundation.command import INTERRUPTED
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs a command, which is loaded here so that an interrupt is answered with one line from the beginning."""
+    """Runs a command and returns its exit code; imports it inside, so that any interrupt is answered with one line."""
     try:
         from netsim.command.program import PROGRAM
 

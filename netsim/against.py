@@ -18,7 +18,7 @@ Gaps = Literal["shared", "own"]
 def simulate_change(
     scenario: Path, overrides: Sequence[str], change: str, *, jobs: int = 1, progress: Progress
 ) -> Pair:
-    """Simulates a scenario, and the same with a change."""
+    """Simulates a scenario, and the same scenario with the override `change`."""
     changed = [*overrides, change]
     both = [read_scenario(scenario, these) for these in (overrides, changed)]
     if both[0] == both[1]:
@@ -38,7 +38,7 @@ def simulate_change(
 def simulate_pair(
     scenario: Path, overrides: Sequence[str], other: Path, *, gaps: Gaps = "shared", jobs: int = 1, progress: Progress
 ) -> Pair:
-    """Simulates a scenario's trace, and another one in its place.
+    """Simulates a scenario twice: with the trace that it names, and with the trace `other` in its place.
 
     The second trace takes the gaps of the first if both have the same structure: two recordings differ in their gaps by
     the noise of the machine, and that noise would be taken for an effect of what was changed between them.
@@ -65,7 +65,7 @@ def simulate_pair(
 
 
 def _shared(path: Path, other: Path, gaps: Gaps) -> tuple[str, bool]:
-    """Whose gaps the second trace has, in a sentence, and whether they must be taken from the first."""
+    """Returns a sentence on whose gaps the second trace has, and whether to take them from the first trace."""
     traces = read_trace(path), read_trace(other)
     noise = "; part of the difference may be noise of the machine"
     if gaps == "own":
@@ -79,5 +79,5 @@ def _shared(path: Path, other: Path, gaps: Gaps) -> tuple[str, bool]:
 
 
 def _quoted(path: Path) -> str:
-    """A path as YAML that stands for nothing else."""
+    """Returns a path as a quoted YAML string, in which nothing counts as YAML syntax."""
     return "'" + str(path).replace("'", "''") + "'"

@@ -23,7 +23,7 @@ class Ends(NamedTuple):
 
 
 class Wire(NamedTuple):
-    """What the smallest packet of a message depends on."""
+    """Packet sizes in bytes, and the rules for cutting a message into flows: they determine its smallest packet."""
 
     payload: int
     header: int
@@ -65,7 +65,7 @@ class Bound:
         self.ps = max(done_ps, _leaves_ps(scene, crossing))
 
     def of_run(self, last_sent: Mapping[int, int]) -> int:
-        """The bound of a run, given for each host's link the remaining passage of its last packet in picoseconds."""
+        """Bound of a run in ps; `last_sent` has for each host's link the remaining passage of its last packet in ps."""
         return max([self.ps, *(int(self._sent_from[link]) + rest for link, rest in last_sent.items())])
 
 

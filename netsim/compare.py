@@ -69,7 +69,7 @@ def simulate(
 
 
 def _refuse_what_takes_hours(prepared: Prepared, work: Work, source: str) -> None:
-    """Without the core, simpy simulates everything: refuses what would keep it for hours."""
+    """Refuses runs that would take hours on simpy, which simulates everything without the compiled core."""
     hops = len(work) * packet_hops(prepared.scene)
     if hops > _MOST_HOPS_ON_SIMPY:
         problem = f"{WITHOUT_CORE}, and its {hops:,} packet-hops would take simpy hours"
@@ -100,7 +100,7 @@ def _notices_of_late(scenario: Scenario, runs: Iterable[Run]) -> Iterator[str]:
 def _one_by_one(
     prepared: Prepared, work: Work, cores: int, progress: Progress
 ) -> Iterator[tuple[tuple[str, int], Run]]:
-    """Simulates in this process."""
+    """Simulates the runs in this process, one after the other."""
     for transport, seed in work:
         event = RunEvent(transport.name, seed, len(work), None)
         progress(event)
@@ -148,7 +148,7 @@ def _parallel(
 
 @contextmanager
 def _killed_on_error(pool: ProcessPoolExecutor) -> Iterator[None]:
-    """Nobody waits for the runs that are left after an interrupt, or a run that failed."""
+    """Kills all processes of the pool if the block raises, as after an interrupt or a failed run."""
     try:
         yield
     except BaseException:
@@ -214,7 +214,7 @@ def _bound_ps(prepared: Prepared, outcome: Outcome) -> int:
 
 
 def _refuse_impossible(run: Run) -> None:
-    """Refuses packets that contradict their lower bound; flows without packets divide a packet over paths and may."""
+    """Raises if a packet-level run ends before its lower bound; flow level may, since it divides packets over paths."""
     if run.engine != "fluid" and run.completion_ps < run.bound_ps:
         ends, bound = format_time(run.completion_ps), format_time(run.bound_ps)
         problem = f"{run.transport}, seed {run.seed}, ends after {ends}, before its lower bound of {bound}"

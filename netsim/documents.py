@@ -1,4 +1,4 @@
-"""Files of the user: their sections, YAML and text by line, and how wrong input and a run at its limit are worded."""
+"""Reads the user's files, as YAML sections or lines of text. Words errors of wrong input and of runs at a limit."""
 
 import errno
 import re
@@ -28,9 +28,9 @@ class Section(BaseModel, extra="forbid", frozen=True):
     @model_validator(mode="before")
     @classmethod
     def _no_truth_is_a_number(cls, document: Any) -> Any:
-        """Pydantic takes true for 1 and 1 for true, and YAML takes yes and on for true.
+        """Refuses true for a number and 1 for true, which pydantic converts. YAML takes yes and on for true.
 
-        Quantities, which are text with a unit, say themselves what they take.
+        Quantities, which are text with a unit, check their values themselves.
         """
         for name, value in document.items() if isinstance(document, dict) else ():
             field = cls.model_fields.get(name)
@@ -49,7 +49,7 @@ class _Loader(UniqueKeys):
 
 
 def load_yaml(path: Path, content: str, folder: str | None = None) -> object:
-    """The content of a YAML file, or of a shipped one by name from `folder`, by default the plural of `content`."""
+    """Reads a YAML file, or a shipped one by its name in `folder`, by default the plural of `content`'s last word."""
     folder = folder or f"{content.split()[-1]}s"
     path = located(path, folder)
     try:
@@ -72,7 +72,7 @@ S = TypeVar("S", bound=Section)
 
 
 def read_section(path: Path, content: str, kind: type[S], remedy: str) -> S:
-    """The section that is a whole YAML file; `remedy` is for a file that is no mapping."""
+    """Reads a whole YAML file as one section; `remedy` is the advice where the file is no mapping."""
     document = load_yaml(path, content)
     if not isinstance(document, dict):
         raise Refusal(path, "file", "is not a mapping of keys to values", remedy)
@@ -105,7 +105,7 @@ def read_lines(path: Path, content: str) -> list[str]:
 
 
 def read_header(path: Path, line: str, columns: Sequence[str], remedy: str) -> list[str]:
-    """The names of a table's columns, among which each of `columns` must be once."""
+    """Returns the names of a table's columns; each of `columns` must occur exactly once."""
     header = [name.strip() for name in line.split(",")]
     for name in columns:
         if header.count(name) != 1:
@@ -131,12 +131,12 @@ def whole_number(path: Path, field: str, text: str, least: int = 0) -> int:
 
 
 class LimitError(Refusal):
-    """A run has reached a limit of its own or the disk's. The input need not be wrong: it is a failure."""
+    """A run has reached one of its limits, or the disk is full. It counts as a failure, not as wrong input."""
 
 
 @contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """While entered, an error that says that there is no space left is about `path`, which is being written."""
+    """Turns an error of a full disk or quota in the block into a `LimitError` about `path`, which is being written."""
     try:
         yield
     except OSError as error:
@@ -204,7 +204,7 @@ def _explain(finding: "ErrorDetails", model: type[BaseModel]) -> tuple[str, str]
 
 
 def _plain(message: str) -> str:
-    """What pydantic says of a value, without what a person need not know."""
+    """Rewords pydantic's message about a value, without technical details."""
     message = re.sub(r", unable to .*|, got .*| or instance of .*| or object to .*", "", message)
     message = re.sub(r"a valid (?=[aeiou])", "an ", message).replace("a valid ", "a ").replace("a tuple", "a list")
     return message.replace("Input should be", "it must be").replace("Input", "it")

@@ -11,7 +11,7 @@ _MASK = (1 << 64) - 1
 
 
 class Purpose(IntEnum):
-    """What a draw decides; two purposes never share draws."""
+    """The decision that a draw is for; two purposes never share draws."""
 
     ECMP_PATH = 1
     SPRAY_PATH = 2

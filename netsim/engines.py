@@ -1,4 +1,4 @@
-"""Choice of the engine of a run, with auto the fastest that is exact; and runs that skip what repeats."""
+"""Choice of the engine of a run (auto: the fastest that is exact), and runs with fast-forward."""
 
 from collections.abc import Callable
 from functools import partial
@@ -56,7 +56,7 @@ def refusal(wanted: Engine, scene: Scene, transport: TransportConfig, most_paths
 
 
 def seen_by(scene: Scene, transport: TransportConfig) -> Scene:
-    """The scene with the paths that a transport may take: only some take detours."""
+    """The scene with the paths that a transport may take: with detours only if it takes them."""
     if not PACKET_TRANSPORTS.get(transport.kind, Transport).takes_detours:
         return scene
     routes = scene.routes.with_detours
@@ -83,7 +83,7 @@ def run_engine(
     report: Callable[[Pulse], None] | None = None,
     cores: int = 1,
 ) -> tuple[Outcome, str]:
-    """The outcome of one transport with one seed by an engine that can, whatever `cores`, and that engine's name."""
+    """Outcome of one transport with one seed, and the name of its engine, which `wanted` must be able to simulate."""
     if transport.kind == "ideal":
         return _fluid(scene, transport, seed, most_paths, report), "fluid"
     scene = seen_by(scene, transport)
@@ -132,7 +132,7 @@ def run_forward(
     report: Callable[[Pulse], None] | None = None,
     cores: int = 1,
 ) -> tuple[Outcome, str, Skipped]:
-    """As `run_engine` with auto, to the last bit: outcome, engine of a run without skipping, and what was skipped."""
+    """Outcome as of `run_engine` with auto, to the last bit, the engine of the plain run, and the skipped messages."""
     if transport.kind == "ideal":
         return *run_engine("auto", scene, transport, seed, most_paths, report), Skipped()
     from netsim.engine.forward.engine import ForwardEngine
@@ -151,7 +151,7 @@ def run_forward(
 
 
 def skips(scene: Scene, transport: TransportConfig) -> bool:
-    """Whether a run with a transport, not ideal, might skip something."""
+    """Whether fast-forward might skip messages of a run; the transport is not ideal."""
     from netsim.engine.forward.refusal import refusal
 
     return refusal(seen_by(scene, transport), transport) is None

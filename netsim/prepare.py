@@ -44,7 +44,7 @@ class LaidOut(NamedTuple):
     """The tasks and collectives of all workloads, remarks for the user, and their traces in the order of the jobs.
 
     `recorded_ps` is the duration of each optimiser step if the workload was recorded; `algorithms` counts uses;
-    `measured` has the collectives whose times a calibration says, `computed` the times of computing that a table says.
+    `measured` has the collectives with times from a calibration, `computed` the compute times from a device table.
     """
 
     tasks: Tasks
@@ -165,7 +165,7 @@ def _lay_out(scenario: Scenario, source: str, topology: Topology, mapping: RankM
 
 
 def _number_of_class(scenario: Scenario, workload: WorkloadConfig) -> int:
-    """Place of a workload's class among the scenario's."""
+    """Index of a workload's class among the scenario's classes."""
     return next((n for n, one in enumerate(scenario.classes or ()) if one.name == workload.traffic_class), 0)
 
 
@@ -199,7 +199,7 @@ MOST_RANKS = 4_000_000
 
 
 def _places(scenario: Scenario, source: str, places: int) -> list[int]:
-    """Place of each rank."""
+    """Place of each rank, by `rank_order`; refuses a wrong order."""
     if places > MOST_RANKS:
         problem = f"{places:,} ranks fit on the fabric, and {MOST_RANKS:,} are possible"
         raise Refusal(source, "topology.ranks_per_host", problem, "lower it, or take fewer hosts")
@@ -237,7 +237,7 @@ def _with_gpu_links(tasks: Tasks, mapping: RankMap) -> Tasks:
 
 
 def name_ranks(scene: Scene, outcome: Outcome) -> None:
-    """Names the ranks of flows between GPUs, in place, as those of their hosts."""
+    """Replaces the GPU numbers (rank + ranks) of flows inside machines by rank numbers, in place."""
     if gpu_links(scene.topology) is not None:
         for side in ("src", "dst"):
             outcome.flows[side] %= len(scene.hosts) // 2
@@ -256,7 +256,7 @@ def refuse_watched(scenario: Scenario, source: str, mapping: RankMap) -> None:
 
 
 def refuse_silent(scenario: Scenario, source: str, mapping: RankMap, tasks: Tasks) -> None:
-    """Refuses to watch flows of ranks that never talk."""
+    """Refuses to watch flows between ranks that send each other nothing over the network."""
     pairs = () if scenario.watch is None else scenario.watch.flows
     if not pairs:
         return
@@ -274,7 +274,7 @@ def refuse_silent(scenario: Scenario, source: str, mapping: RankMap, tasks: Task
 
 
 def refuse_small_memory(source: str, scene: Scene) -> None:
-    """Refuses shared memory that has no room for the packets that come after a pause."""
+    """Refuses shared memory that is not larger than the headroom of the switch's links (PFC)."""
     if scene.buffer is None or scene.flow_control.kind != "pfc":
         return
     limits = limits_of(scene)

@@ -1,4 +1,4 @@
-"""Simulates what a profile has recorded, and sets both beside each other."""
+"""Simulates the collectives of a recorded profile, and compares recorded and simulated times."""
 
 from collections import Counter, defaultdict, deque
 from collections.abc import Mapping
@@ -67,7 +67,7 @@ def _scenario(trace: Path, fabric: Path) -> Mapping[str, Any]:
 
 
 def _key(operation: Operation, rank: int, converted: Converted) -> _Key:
-    """What the ranks of a collective have in common with those of its simulation."""
+    """Key that matches a recorded collective with its simulation: name and ranks of the group, or the pair."""
     name = converted.names[operation.group, operation.ranks]
     if operation.peer is None:
         return name, operation.ranks
@@ -75,7 +75,7 @@ def _key(operation: Operation, rank: int, converted: Converted) -> _Key:
 
 
 def _simulated_ps(results: Results, source: Recorded, converted: Converted) -> dict[int, tuple[int, int]]:
-    """Time of each simulated call from the rank's arrival to its end there, and to the arrival of the last one."""
+    """Times of each simulated call from the rank's arrival: to its end there, and to the last rank's arrival."""
     run, src, rank = results.runs[0], results.scene.tasks.columns().src, source.profile.rank
     met: Mapping[_Key, deque[tuple[int, int]]] = defaultdict(deque)
     for number, span in enumerate(results.spans):
@@ -95,7 +95,8 @@ def _simulated_ps(results: Results, source: Recorded, converted: Converted) -> d
 def _waiting_ns(source: Recorded, converted: Converted) -> dict[int, int]:
     """How long each call waits for other ranks.
 
-    Several profiles say it, as a call is the shortest at the rank that comes last; else the waits of the profile.
+    With several profiles, a call's time beyond the shortest, which is at the rank that comes last; else the waits of
+    the profile.
     """
     shortest: dict[tuple[_Key, int], int] = {}
     numbered: list[tuple[int, tuple[_Key, int]]] = []

@@ -47,7 +47,7 @@ _OUTSIDE_HASH = ("wall_s", "engine", "certified_allocations", "skipped_messages"
 
 
 class Run:
-    """One transport with one seed. Of outcome and spans only what goes into files is kept.
+    """The run of one transport with one seed. It keeps only the parts of outcome and spans that go into files.
 
     Engine fluid is flow level; the bound holds for any packet-level run; `wall_s` includes preparation.
     """
@@ -114,7 +114,7 @@ class Run:
 class RunEvent(NamedTuple):
     """Start or end of a run, or its state now and then, for progress displays.
 
-    `run` is None before the end, `pulse` but between start and end.
+    `run` is None before the end; `pulse` is None at the start and at the end.
     """
 
     transport: str
@@ -254,7 +254,7 @@ def decimal_ns(time_ps: int) -> str:
 
 
 class Pair(NamedTuple):
-    """Simulations of a scenario and of its change, with their names; `said`: what sets them apart, in a sentence."""
+    """Simulations of a scenario and of its change, with their names; `said` is a sentence on their difference."""
 
     first: Results
     second: Results
@@ -264,7 +264,7 @@ class Pair(NamedTuple):
 
 @contextmanager
 def replacing(path: Path) -> Iterator[TextIO]:
-    """A text file that takes the place of `path` when the block ends well, and leaves nothing when it does not.
+    """Yields a text file that replaces `path` when the block ends without an error, and is removed otherwise.
 
     It is compressed if the name ends in .gz, to the same bytes for the same text.
     """
@@ -284,7 +284,7 @@ def _members(span: Span, task_end_ps: np.ndarray) -> np.ndarray:
 
 
 def _measured(one: MeasuredCollectives) -> dict[str, Any]:
-    """Times of collectives of one size, nominal and measured, in nanoseconds."""
+    """Entry of results.json on collectives of one size: their times, nominal and measured, in nanoseconds."""
     about = {key: getattr(one, key) for key in ("op", "ranks", "hosts", "bytes", "collectives")}
     nominal = None if one.nominal_ps is None else to_ns(one.nominal_ps)
     measured, low, high = (round(1000 * time_us) for time_us in one.predicted[:3])
@@ -293,14 +293,14 @@ def _measured(one: MeasuredCollectives) -> dict[str, Any]:
 
 
 def _computed(one: Computed) -> dict[str, Any]:
-    """The time of a size of a product, attention or memory traffic, in nanoseconds, with its interval."""
+    """Entry of results.json on a product, attention or memory traffic of one size: its time and interval in ns."""
     bounds = {"time_ns": 1, "low_ns": 1 / one.error, "high_ns": one.error}
     times = {name: to_ns(round(one.time_ps * factor)) for name, factor in bounds.items()}
     return {"table": one.table, "kind": one.kind, "size": one.size, **times, "extrapolated": one.extrapolated}
 
 
 def _quantiles(durations: np.ndarray) -> dict[str, int]:
-    """Quantiles that are durations of actual flows; 0 without flows."""
+    """Median, 99th percentile and maximum, each the duration of an actual flow; 0 without flows."""
     if not len(durations):
         return {"p50": 0, "p99": 0, "max": 0}
     p50, p99, largest = np.quantile(durations, [0.5, 0.99, 1.0], method="inverted_cdf")

@@ -47,7 +47,7 @@ class ClassConfig(Section, frozen=True):
 
 
 def _with_a_name(value: object) -> object:
-    """Replaces a name by the section that it stands for."""
+    """Replaces the name of a class by a section with that name."""
     if isinstance(value, str):
         return {"name": value}
     if not isinstance(value, (Mapping, ClassConfig)):
@@ -275,7 +275,7 @@ class Scenario(Section, frozen=True):
 
     @classmethod
     def schema(cls) -> dict[str, Any]:
-        """configs/schemas/scenario.schema.json, as far as JSON Schema can say it."""
+        """The content of configs/schemas/scenario.schema.json, with all rules that JSON Schema can express."""
         one = {"oneOf": [{"required": ["workload"]}, {"required": ["jobs"]}]}
         return described(cls) | one
 

@@ -33,7 +33,7 @@ def _parse(value: object, units: dict[str, int], quantity: str, example: str) ->
 
 
 def _format(value: int, units: dict[str, int]) -> str:
-    """In the largest decimal unit that leaves a number of at least 1 with at most three places."""
+    """Writes a value in the largest decimal unit that leaves a number of at least 1 with at most three places."""
     name, scale = next(iter(units.items()))
     for larger, size in units.items():
         if "i" not in larger and value >= size and 1000 * value % size == 0:

@@ -17,7 +17,7 @@ _PR_SET_PDEATHSIG = 1
 
 @contextmanager
 def without_interrupts() -> Iterator[None]:
-    """Processes that are started in this block never receive an interrupt; one of this process waits for its end."""
+    """Blocks interrupts for processes started in this block; an interrupt of this process waits for its end."""
     resource_tracker.ensure_running()  # which would let interrupts through again if it began in the block
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
@@ -44,7 +44,7 @@ _ALIGNMENT = 64
 
 
 class Handle(NamedTuple):
-    """Name of shared memory, the object without its arrays, and begin and end of each array."""
+    """Name of shared memory, the pickled object without its arrays, and begin and end of each array in bytes."""
 
     name: str
     body: bytes
@@ -52,7 +52,7 @@ class Handle(NamedTuple):
 
 
 class Shared:
-    """An object that can be pickled in shared memory, its arrays copied, until `close`."""
+    """A picklable object, whose arrays are copied into shared memory until `close`."""
 
     def __init__(self, value: object) -> None:
         buffers: list[pickle.PickleBuffer] = []
@@ -70,7 +70,7 @@ class Shared:
         self.handle = Handle(self._memory.name, body, tuple(places))
 
     def leave(self) -> None:
-        """Leaves the memory to those who have the handle, one of whom frees it."""
+        """Detaches from the memory; a process with the handle must free it."""
         self._memory.close()
 
     def close(self) -> None:
@@ -101,7 +101,7 @@ def free(handle: Handle) -> None:
 
 
 def _let_go() -> None:
-    """Lets go of memory in which no array of this process lies any more."""
+    """Detaches from shared memory in which no array of this process lies any more."""
     for memory in [*_attached]:
         try:
             memory.close()

@@ -169,7 +169,7 @@ class Import(Request):
 
 @dataclass(frozen=True)
 class _Format:
-    """How one format is read: options that it needs and takes besides, its reader, whether of several sources."""
+    """One input format: its required and optional options, its reader, and whether it takes several sources."""
 
     needed: tuple[str, ...]
     optional: tuple[str, ...]
@@ -178,7 +178,7 @@ class _Format:
 
 
 def _group(arguments: Import) -> tuple[int, int]:
-    """Nodes and ranks on each, which are given."""
+    """Returns the number of nodes and of ranks on each; both options must be given."""
     assert arguments.nodes is not None
     assert arguments.ranks_per_node is not None
     return arguments.nodes, arguments.ranks_per_node
@@ -261,7 +261,7 @@ def _import(arguments: Import) -> None:
 
 
 def _check_options(arguments: Import, chosen: _Format) -> None:
-    """Refuse options that a format lacks or does not look at."""
+    """Refuse an import that lacks an option its format needs, or has one that the format ignores."""
     for name in chosen.needed:
         if getattr(arguments, name) is None:
             raise ValueError(f"from: {arguments.format} needs {_flag(name)}; give it")

@@ -196,7 +196,7 @@ def parse_flops(text: str) -> float:
 
 
 def _report_paths(arguments: Place) -> tuple[Path, Path]:
-    """The page, and the numbers beside it."""
+    """Returns the path of the report page, and of the JSON file of numbers beside it."""
     page = arguments.report or arguments.out.with_suffix(".html")
     return page, page.with_suffix(".report.json")
 

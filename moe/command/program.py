@@ -36,7 +36,7 @@ _OPTIONS = {
 
 
 class _Moe(Program):
-    """An error of a value that begins with a field is about its option, and else about the file that is read."""
+    """The program; a ValueError that begins with an option's field names that option, any other the source file."""
 
     def ending(self, error: BaseException, options: argparse.Namespace) -> tuple[int, str] | None:
         ending = super().ending(error, options)

@@ -185,7 +185,7 @@ class Record(Request):
 
 
 class _Progress:
-    """Prints every twentieth of the tokens, and the last."""
+    """Prints progress after every twentieth of the tokens, and at the end."""
 
     def __init__(self) -> None:
         self._told = 0

@@ -70,12 +70,12 @@ class CappedMessage:
 
     @classmethod
     def of(cls, *, slots: int, seats: int, row_bytes: int, gate_bytes: int) -> Self:
-        """Measures a message to a rank with so many slots, and so many seats at each of them."""
+        """Computes the sizes of a message to a rank with `slots` slots of `seats` seats each."""
         return cls(slots * seats, -(-slots * seats * gate_bytes // row_bytes))
 
     @property
     def rows(self) -> int:
-        """Rows in all."""
+        """Number of rows of the message, gate rows included."""
         return self.seats + self.gate_rows
 
 
@@ -183,9 +183,9 @@ class Visits:
 
 
 def spread(rows: int, num_ranks: int, *, first: int = 0) -> Counts:
-    """Spreads the rows of every rank evenly over the ranks, int64 [N, N]; what does not divide goes to the first ones.
+    """Spreads the rows of every rank evenly over the ranks, int64 [N, N]; the remainder goes to the first ranks.
 
-    The first one is the sender itself, or with `first` 1 the rank after it, and the sender gets none.
+    Ranks count from the sender on. With `first` 1 they count from the rank after it, and the sender gets none.
     """
     each, left = divmod(rows, num_ranks - first)
     ranks = np.arange(num_ranks, dtype=np.int64)
@@ -212,7 +212,7 @@ class Exchange:
     parts: Counts | None = None
 
     def members(self, member: int) -> Counts:
-        """Ranks of the expert-parallel group that take part together with one of them, ascending."""
+        """Returns the ranks of the expert-parallel group in the same part as rank `member`, ascending."""
         parts = np.zeros(len(self.volume), np.int64) if self.parts is None else self.parts
         return np.flatnonzero(parts == parts[member])
 
@@ -243,7 +243,7 @@ def _all_counts(visits: Visits, sizes: Sizes) -> Exchange:
 
 
 def _counts_for_replicas(visits: Visits, sizes: Sizes) -> list[Exchange]:
-    """Addition of a mode that otherwise sends a rank only the sizes of what it will receive."""
+    """Returns the gather of all counts that replicas need in modes that exchange only message sizes; else nothing."""
     return [_all_counts(visits, sizes)] if visits.borrowing is not None and visits.borrowing.by_all_counts else []
 
 

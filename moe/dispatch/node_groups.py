@@ -49,7 +49,7 @@ def node_groups() -> NodeGroups | None:
 
 
 def unite_nodes() -> None:
-    """Destroys what :func:`divide_nodes` made, if it was called."""
+    """Destroys the process groups of :func:`divide_nodes`, if it was called."""
     for groups in _divided:
         dist.destroy_process_group(groups.rail)
         dist.destroy_process_group(groups.node)

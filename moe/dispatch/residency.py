@@ -52,9 +52,9 @@ class Residency:
         rows_N: Sequence[int] | None = None,
         per_rank: int | None = None,
     ) -> "Residency":
-        """Every token on its home rank; the ranks have as many, or `rows_N`, and `per_rank` numbers each.
+        """Returns the residency with every token on its home rank: `rows` on each rank, or `rows_N` by rank.
 
-        Without a group tokens never move.
+        `per_rank` numbers are reserved for each rank, by default `rows`. Without a group tokens never move.
         """
         per_rank = rows if per_rank is None else per_rank
         rank, size = (0, 1) if group is None else (dist.get_rank(group), group.size())
@@ -72,7 +72,7 @@ class Residency:
         return len(self.rows)
 
     def moved(self, ids_T: Tensor, rows_N: Sequence[int]) -> "Residency":
-        """The same tokens elsewhere: the numbers that are here now, ascending, and the rows on each rank."""
+        """Returns the residency after a move: `ids_T` are the tokens now here, ascending, `rows_N` the rows by rank."""
         return Residency(ids_T, tuple(rows_N), self.per_rank, self.group, whole=self.num_ranks == 1)
 
 
@@ -110,7 +110,7 @@ def gather_rows(rows_TD: Tensor, residency: Residency) -> Tensor:
 def share_values(values_H: Tensor, residency: Residency) -> Tensor:
     """Sends a value of each token from its home rank to where it is, [T]: one all-gather of every home rank's values.
 
-    Every home rank has as many. No gradient flows.
+    Every home rank has the same number of values. No gradient flows.
     """
     if residency.group is None or residency.whole:
         return values_H
@@ -118,7 +118,7 @@ def share_values(values_H: Tensor, residency: Residency) -> Tensor:
 
 
 def collect_values(values_T: Tensor, residency: Residency) -> Tensor:
-    """Sends a value of each token home, [H]: one reduce-scatter; backward one all-gather. All homes have as many."""
+    """Sends a value of each token home, [H]: one reduce-scatter; backward one all-gather. All homes have equal H."""
     if residency.group is None or residency.whole:
         return values_T
     values_A = values_T.new_zeros(residency.num_ranks * residency.per_rank)

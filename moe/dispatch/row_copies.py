@@ -28,7 +28,7 @@ def counts_of(sorted_keys: Tensor, number: int) -> Tensor:
 
 @dataclass(frozen=True, slots=True)
 class RowCopies:
-    """Which row each copy is of. Spreading rows over their copies and adding copies to their rows are adjoint maps.
+    """Maps copies to their rows. Spreading rows over their copies and adding copies to their rows are adjoint maps.
 
     Attributes:
         source: row of each copy, int64 [C].
@@ -69,9 +69,9 @@ class RowOrder:
 
     @classmethod
     def by_column(cls, counts_XY: Tensor, num_rows: int) -> "RowOrder":
-        """From chunks of so many rows that follow one another row by row of a table to chunks column by column.
+        """Reorders chunks of rows from the row-by-row order of a table of chunks to its column-by-column order.
 
-        The counts, int64, are on the rows' device; `num_rows` is their sum R.
+        The counts are the rows of each chunk, int64, on the rows' device; `num_rows` is their sum R.
         """
         ends_XY = counts_XY.reshape(-1).cumsum(0).view(counts_XY.shape)
         ends_YX = counts_XY.T.reshape(-1).cumsum(0)
@@ -86,7 +86,7 @@ class RowOrder:
         return RowOrder(self.target, self.source)
 
     def of(self, rows: Tensor) -> Tensor:
-        """Rows [R, ...], in whatever memory layout, in this order, contiguous."""
+        """Returns rows [R, ...] of any memory layout in this order, contiguous."""
         return _Reorder.apply(rows, self)
 
 

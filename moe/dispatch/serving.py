@@ -106,7 +106,7 @@ class Serving:
         return map_TP, Counts(counts_NP.to(map_TE.device), counts_NP)
 
     def _of_slots(self, map_TE: Tensor) -> Tensor:
-        """Columns of slots in place of those of experts, in the memory column by column."""
+        """Turns a routing map by expert into one by slot, [T, P], stored column by column."""
         return map_TE.T.index_select(0, self.columns(map_TE.device)).T
 
     def _quotas(self, counts_NE: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -134,7 +134,7 @@ class Loans:
 
     @classmethod
     def of(cls, slots: Slots, group: dist.ProcessGroup) -> Self:
-        """Reads them off the slots of a layer."""
+        """Finds the experts that this rank lends and borrows, from the slots of a layer."""
         rank = group.rank()
         homes = slots.homes[rank].tolist()
         lent = [
@@ -155,8 +155,8 @@ class Loans:
         """Weights of all slots of this rank: one all-to-all, and one of their gradients in the backward pass.
 
         First and second matrix of each slot, [S, F, D] and [S, D, F]; those of experts at home here come first. The
-        gradient of a home's matrix is the sum over all its holders in the order of ranks, whichever of them is the
-        home.
+        gradient of a home's matrix is the sum over all its holders in the order of ranks; which of them is the home
+        makes no difference.
         """
         return _Borrow.apply(self, first_CFD, second_CDF)
 
@@ -194,7 +194,7 @@ class _Borrow(Function):
 
 
 def _message(places: list[int], first: Tensor, second: Tensor) -> Tensor:
-    """One row of W elements for each of some experts of two stacks."""
+    """Packs both matrices of each expert in `places` into one row of W elements."""
     size = first[0].numel()
     rows_W = first.new_empty(len(places), size + second[0].numel())
     for row_W, place in zip(rows_W, places, strict=True):
@@ -204,13 +204,13 @@ def _message(places: list[int], first: Tensor, second: Tensor) -> Tensor:
 
 
 def _fill(first: Tensor, second: Tensor, row_W: Tensor) -> None:
-    """Writes an expert's matrices out of a row of a message."""
+    """Copies a row of a message into both matrices of an expert."""
     first.copy_(row_W[: first.numel()].view_as(first))
     second.copy_(row_W[first.numel() :].view_as(second))
 
 
 def _sum(parts: list[Tensor]) -> Tensor:
-    """Sums in the order given; in float32 where the parts are narrower, rounded once."""
+    """Returns the sum of the parts in their order; in float32 where they are narrower, rounded once."""
     total = parts[0].to(torch.promote_types(parts[0].dtype, torch.float32), copy=True)
     for part in parts[1:]:
         total += part

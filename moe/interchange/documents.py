@@ -72,7 +72,7 @@ def _read_pt(path: Path, remedy: str) -> Any:
 
 
 def _shown(value: Any) -> str:
-    """The start of a value, in one line; a long list is not written out for it."""
+    """Returns the start of a value as one line of text; a long list is not converted as a whole."""
     if not isinstance(value, list | str | int | float | None):
         return type(value).__name__
     start = value[:4] if isinstance(value, list | str) else value
@@ -114,7 +114,7 @@ def import_trace(
     """Make a routing trace of arrays that another tool's file holds; a remark says if choices are not ordered.
 
     Args:
-        path: The file, which errors name and the trace is called by.
+        path: The file, named in errors, whose name the trace takes.
         expert_ids: Logical expert ids, int [T, L, K]; -1 is a dropped choice.
         source_rank: Rank of each token, int [T].
         world_size: Ranks in all.
@@ -155,7 +155,7 @@ def import_trace(
 
 
 def deal(sequence: NDArray[np.integer], ranks: int) -> NDArray[np.int32]:
-    """Source rank of each token, int32 [T], where a file knows none: sequences [T] go to the ranks in turn."""
+    """Returns the source rank of each token, int32 [T], for files without ranks: sequences [T] are dealt in turn."""
     if ranks < 1:
         raise ValueError(f"ranks: must be at least 1 ({ranks}); give the ranks that sequences are dealt to")
     return (sequence % ranks).astype(np.int32)

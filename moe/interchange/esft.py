@@ -25,8 +25,8 @@ _REMEDY = "write the scores again"
 def read_scores(folders: Sequence[Path], *, top_k: int = 6, num_experts: int | None = None, ranks: int = 1) -> Imported:
     """Read the scores of data sets: a trace, the strongest choice first, with weights, sequences and positions.
 
-    Folders hold the files of all layers, or such folders; the files do not say `top_k`. Sequences are dealt to the
-    ranks in turn. Without `num_experts` there are as many as the largest id needs.
+    Folders hold the files of all layers, or further folders that do; the files do not state `top_k`. Sequences are
+    dealt to the ranks in turn. Without `num_experts` there are as many as the largest id needs.
     """
     if top_k < 1:
         raise ValueError(f"top_k: must be at least 1 ({top_k}); give the choices of a token")
@@ -68,7 +68,7 @@ def read_scores(folders: Sequence[Path], *, top_k: int = 6, num_experts: int | N
 
 
 def _data_sets(folder: Path) -> list[dict[int, Path]]:
-    """Files by layer, of every folder that has some."""
+    """Finds the data sets under a folder: the files by layer of every folder that has some."""
     found: dict[Path, dict[int, Path]] = {}
     with reading(folder, "check the path", "folder"):
         for path in sorted(folder.rglob("expert_weights_*.txt")):
@@ -119,7 +119,7 @@ def _read_line(path: Path, number: int, line: str, top_k: int) -> tuple[NDArray[
 
 
 def _check_lengths(path: Path, first_path: Path, read: list, first: list) -> None:
-    """Every layer has seen the same tokens."""
+    """Refuses a file whose sequences are not as many or as long as those of the first layer's."""
     if len(read) != len(first):
         raise Refusal(path, "file", f"has {len(read)} sequences where {first_path.name} has {len(first)}", _REMEDY)
     for number, ((here, _), (there, _)) in enumerate(zip(read, first, strict=True)):

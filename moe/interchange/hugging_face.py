@@ -2,7 +2,7 @@
 
 Every mixture there passes its experts the tokens, the chosen ids [T, K] and the gate weights [T, K]. What is recorded
 is therefore what is computed, whatever the selection: plain top-k, groups of experts, a bias for balance, hashes.
-Llama 4 passes its experts copies of the tokens instead; there the router's scores tell, which are 0 but for the choice.
+Llama 4 passes its experts copies of the tokens instead; there the scores are read, which are 0 except for the choice.
 
 Shape legend: T tokens of a pass, L MoE layers, K choices per token and layer, E experts.
 """
@@ -30,7 +30,7 @@ _TOKENISERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt")
 
 
 class _Choice(NamedTuple):
-    """Ids and weights are [T, K]."""
+    """The choices of one layer in a pass: its name, expert ids and gate weights, both [T, K]."""
 
     layer: str
     ids: Tensor
@@ -105,7 +105,7 @@ class ExpertChoices:
 
 
 def _count(module: nn.Module, model: nn.Module) -> int:
-    """Experts of a layer, by the names that `transformers` has for their number."""
+    """Returns the number of experts of a layer, by the names that `transformers` uses for it; 0 if none is set."""
     config = getattr(model, "config", None)
     for owner, name in (
         (module, "num_experts"),
@@ -146,7 +146,7 @@ def record_routing(
         ranks: Ranks that the sequences are dealt to in turn.
         max_tokens: Tokens after which recording ends, the last sequence cut; None: all.
         batch: Sequences of a pass; padding is not recorded.
-        progress: Called with the tokens that are done and those of all, after every pass.
+        progress: Called after every pass with the numbers of tokens done and in all.
     """
     for name, number in (("ranks", ranks), ("max_tokens", max_tokens), ("batch", batch)):
         if number is not None and number < 1:
@@ -188,7 +188,7 @@ def _record(
 
 @contextmanager
 def _silence() -> Iterator[None]:
-    """Keep `transformers` from printing about its work; what goes wrong it raises all the same."""
+    """Keep `transformers` from printing messages and progress bars; errors are still raised."""
     logging = importlib.import_module("transformers.utils.logging")
     level, shown = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity(logging.CRITICAL)
@@ -324,5 +324,5 @@ def _trace(
 
 
 def _reason(error: Exception) -> str:
-    """The kind of an error and the start of what it says."""
+    """Returns the type of an error and the start of its message."""
     return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"

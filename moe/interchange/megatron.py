@@ -96,7 +96,7 @@ def _read_line(path: Path, field: str, line: bytes) -> Mapping[str, Any]:
 
 
 def _other_kind(record: Mapping[str, Any]) -> str:
-    """What a record is, if it is none of a decoder layer before dispatch."""
+    """Returns the kind of a record, in words, that is not of a decoder layer before dispatch; else an empty string."""
     if record.get("block") == "mtp" or "mtp_idx" in record:
         return "of multi-token prediction"
     stage = record.get("stage", _STAGE)

@@ -77,8 +77,8 @@ def write_map(
 ) -> NDArray[np.int64]:
     """Write a placement as a map from physical experts to logical ones, int64 [L, P], and return it.
 
-    Rows of dense layers hold experts by number, and nobody looks at them; by default they are those that the placement
-    names. The bare table, as vLLM keeps it instead of SGLang's mapping, has none.
+    Rows of dense layers hold experts in order of their ids, and no reader uses them. By default the dense layers are
+    those that the placement names. The bare table, as vLLM keeps it, has none.
     """
     if dense_layers is None:
         dense_layers = () if bare else placement.dense_layers or ()

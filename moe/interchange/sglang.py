@@ -80,7 +80,7 @@ def _sum_counts(paths: Sequence[Path], documents: Sequence[Mapping[str, Any]]) -
 
 
 def _pack(path: Path, counts_LE: NDArray[np.int64], group: tuple[int, int], slots: int | None) -> Imported:
-    """The packing of the layers that counted something, which is all that counts can tell."""
+    """Returns a placement that balances the counted loads of each layer; layers without counts are taken as dense."""
     topology = Topology.hops(*group)
     used = counts_LE.sum(axis=1) > 0
     if not used.any():

@@ -190,7 +190,7 @@ class MigrationPlan:
     effort: float
 
     def worth(self, expert_tokens: float) -> float:
-        """Token costs saved less those of the moves, positive if it pays; an expert costs as much as many tokens."""
+        """Token costs saved less those of the moves, positive if it pays; an expert costs `expert_tokens` tokens."""
         return self.saving - expert_tokens * self.effort
 
 
@@ -275,7 +275,8 @@ def moves_between(before: NDArray[np.int64], after: NDArray[np.int64]) -> Iterat
 def _held(present: NDArray[np.int64], goal: NDArray[np.int64], fixed: NDArray[np.bool_]) -> NDArray[np.int64]:
     """The balanced placement nearest to the goal in which some experts are where they are now, [L, E].
 
-    The others share out their present places so that most are where the goal has them, and then most do not move.
+    The other experts share their present places: first as many as possible go to their goal, then as few as possible
+    move.
     """
     from scipy.optimize import linear_sum_assignment  # slow to import
 

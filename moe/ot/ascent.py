@@ -122,14 +122,14 @@ def ascend(
 
 
 class _Least:
-    """The point of least error among the highest that each problem has come by."""
+    """Keeps, for each problem, the point of least error among the accepted points of about the highest value."""
 
     def __init__(self, point: Tensor, value: Tensor, gradient: Tensor, error: Callable[[Tensor], Tensor]) -> None:
         self.point, self.value, self.gradient = point, value, gradient
         self._error, self._least, self._lowest = error, error(gradient), value
 
     def see(self, point: Tensor, value: Tensor, gradient: Tensor) -> None:
-        """Takes the points that are no worse or much higher."""
+        """Replaces the kept point of each problem where the new one has no larger error or a much higher value."""
         error = self._error(gradient)
         better = (error <= self._least) | (value - self.value > _AS_HIGH * (value - self._lowest))
         self._least = torch.where(better, error, self._least)
@@ -139,7 +139,7 @@ class _Least:
 
 
 class _Memory:
-    """The last steps of each problem and what they did to its gradient."""
+    """Keeps the last steps of each problem and the changes of its gradient, for L-BFGS."""
 
     def __init__(self, start_PD: Tensor, scale: Tensor) -> None:
         self.steps_HPD = start_PD.new_zeros([0, *start_PD.shape])
@@ -325,6 +325,6 @@ def _corrections(evaluations: int) -> int:
 
 
 def _falling(first: float, last: float, number: int) -> list[float]:
-    """A geometric series; one number alone is the first."""
+    """Returns `number` values in geometric steps from `first` down to `last`; a single value is `first`."""
     first = max(first, last)
     return [first * (last / first) ** (i / max(number - 1, 1)) for i in range(number)]

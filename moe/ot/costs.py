@@ -1,4 +1,4 @@
-"""Costs between points, and costs of what a network says.
+"""Costs between points, and costs from the logits of a network.
 
 Shape suffixes: N points or rows, M points or columns, D width.
 """
@@ -30,11 +30,10 @@ def negative_log_probabilities(logits_NM: Tensor) -> Tensor:
 
 
 def spread(cost_NM: Tensor) -> Tensor:
-    """The scale of a cost that a plan between fixed sums can feel, at least 0, [...].
+    """Returns the scale of a cost that matters to a plan between fixed sums, at least 0, [...].
 
-    What is added to all costs of a row or of a column does not change such a plan, so that neither the mean of the
-    costs nor points of different lengths count: it is the standard deviation of the costs less the means of their rows
-    and columns.
+    It is the standard deviation of the costs less the means of their rows and columns. A constant added to a row or a
+    column does not change such a plan, so that neither the mean of the costs nor points of different lengths count.
     """
     rest = cost_NM - cost_NM.mean(-1, keepdim=True)
     return (rest - rest.mean(-2, keepdim=True)).square().mean((-2, -1)).sqrt()
@@ -50,6 +49,6 @@ def negative_logits(logits_NM: Tensor) -> Tensor:
 
 
 def _centred(x_ND: Tensor, y_MD: Tensor) -> tuple[Tensor, Tensor]:
-    """Points about the mean of the first: distances do not change with the origin, but their rounding does."""
+    """Subtracts the mean of the first points from both sets: distances stay equal, and their rounding errors shrink."""
     origin = x_ND.mean(-2, keepdim=True).detach()
     return x_ND - origin, y_MD - origin

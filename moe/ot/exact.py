@@ -175,9 +175,9 @@ def dropping_problem(cost: Tensor, a: Tensor, capacity: Tensor, *, price: float)
 
 
 def without_slack(plan: Plan, shape: torch.Size | tuple[int, ...]) -> Plan:
-    """The plan between the real rows and columns, of which the cost of that shape has no dummies.
+    """Returns the plan without its dummy row and column; `shape` is that of the cost without dummies.
 
-    Its `value` still counts what the regulariser says about the dummies.
+    Its `value` still includes the regulariser's terms of the dummies.
     """
     num_rows, num_columns = shape[-2:]
     values, indices = plan.values, plan.indices

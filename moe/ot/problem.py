@@ -1,4 +1,4 @@
-"""What every solver takes and gives: masses and costs in, a plan with its potentials and its residual out.
+"""Inputs and outputs of every solver: masses and costs in, a plan with its potentials and its residual out.
 
 Shape suffixes: N rows, M columns, P problems (all leading dimensions in one).
 """

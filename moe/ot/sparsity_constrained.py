@@ -99,8 +99,8 @@ def fill_capacity(
         max_evaluations: evaluations of the capacity problem at most, at least 1; None: 4 an iteration.
 
     Returns:
-        A plan by columns: indices and values [..., M, K], empty slots have the value 0. `converged` says of a problem
-        that was not cut what its `plan` says.
+        A plan by columns: indices and values [..., M, K], empty slots have the value 0. `converged` of a problem
+        that was not cut is that of its `plan`.
 
     Raises:
         ValueError: k out of range, or more mass than slots.
@@ -175,9 +175,9 @@ def _within(load: Tensor, capacity: Tensor) -> Tensor:
 
 
 def _jitter(cost: Tensor, gamma: float) -> Tensor:
-    """A last-digits preference for other rows in each column, so that equal tokens differ.
+    """Returns a cost in the last digits that differs by row and column, so that equal tokens differ.
 
-    Column j likes best the rows around j/M of the way: equal tokens split evenly, and alike on every device.
+    It is least for column j at the rows around N j/M: equal tokens split evenly, and alike on every device.
     """
     spread = cost.detach().std((-2, -1), correction=0).clamp_min(gamma)
     amplitude = -32 * torch.finfo(cost.dtype).eps * spread[:, None]

@@ -169,7 +169,7 @@ class Placement(_Record):
         return self.slots_per_rank * self.num_ranks > self.num_experts
 
     def relay_ranks(self, dispatch: Mode) -> int | None:
-        """`ranks_per_node` where nodes make a difference: in hierarchical dispatch on several of several ranks; else
+        """Returns `ranks_per_node` for hierarchical dispatch with several nodes of several ranks each; for all else
         None.
         """
         return self.ranks_per_node if dispatch == "hierarchical" and 1 < self.ranks_per_node < self.num_ranks else None
@@ -251,7 +251,7 @@ class Placement(_Record):
 def objective_of(mode: Mode) -> Dispatch:
     """Name the dispatch mode that a placement is made for in a run.
 
-    That is home for capped dispatch, which sends as much under any placement and in which no placement is better.
+    That is home for capped dispatch, which sends the same under any placement, so that no placement is better.
     """
     return "home" if mode == "capped" else mode
 

@@ -39,8 +39,8 @@ _REMEDY = "write it with `python -m moe price`"
 class Simulated:
     """Two traces on one fabric: for each transport the completion of both, ms, mean over the seeds.
 
-    Gaps say in netsim's words whose computation the second trace had. There are no rates where the fabric is not made
-    of hosts with one link each.
+    `gaps` is netsim's line on whose gaps of computation the second trace had. `rates` is None where the fabric is not
+    made of hosts with one link each.
     """
 
     times_ms: dict[str, tuple[float, float]]
@@ -91,7 +91,7 @@ def _end_with_parent() -> None:
 def rates_of(path: Path, topology: dict[str, Any]) -> LinkRates | None:
     """Rates of a rank's links on a fabric of hosts, whose section has its defaults written out; None for other kinds.
 
-    They are those inside a host to its node, its share of the host's link to other nodes, and two links of delay.
+    They are the rate inside a host, the rank's share of the host's link to other nodes, and the delay of two links.
     """
     if not {"host_rate", "intra_host_rate", "link_delay"} <= topology.keys():
         return None
@@ -272,7 +272,7 @@ def recorded_under(
     placement: Placement,
     dispatch: Mode,
 ) -> bool:
-    """Whether a trace is what its run sends under a placement, to the byte."""
+    """Whether the sizes in a trace equal, to the byte, those of its run replayed under a placement."""
     _, replayed = replay(header, records, routing, placement, dispatch)
     return _sizes(replayed) == _sizes(records)
 

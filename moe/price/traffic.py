@@ -88,7 +88,7 @@ def _exchanges(
 
 
 def _sent(record: CollectiveRecord, size: int) -> list[int]:
-    """Bytes that a rank has for each member of the group, if every message went straight to its reader."""
+    """Bytes that a rank sends to each member of the group, if every message goes straight to its receiver."""
     if record.in_splits is not None:
         return list(record.in_splits)
     if record.op == "all_gather":

@@ -181,7 +181,7 @@ class Context:
         compared: Other placements that the curve shows, by name.
         held_out: Traffic of tokens that the solver did not see, None if there are none.
         slots: Slots of a rank and layer that the placement in use takes; None: as many as the new one.
-        kept: Whether the placement in use was searched for something better in vain, and stays.
+        kept: Whether the search found nothing better, so that the placement in use stays.
     """
 
     volume: Volume = field(default_factory=Volume)

@@ -93,7 +93,7 @@ def _crossings(traffic: Evaluation) -> NDArray[np.float64]:
 
 
 def _cost_is_moves(*both: Evaluation) -> bool:
-    """Whether every move costs 1, so that one of the two says all."""
+    """Whether every move costs 1, so that costs and moves are equal and one is enough."""
     return all(np.allclose(traffic.cost_by_layer, _crossings(traffic)) for traffic in both)
 
 
@@ -173,7 +173,7 @@ def load_maps(before: NDArray[np.float64], placed: NDArray[np.float64], *, name:
 
 
 def _every(count: int) -> dict[float, str]:
-    """Numbers from 0 that an axis has space for."""
+    """Returns the tick labels of an axis from 0 to `count` - 1: at most 16 numbers, evenly spaced."""
     return {float(number): str(number) for number in range(0, count, -(-count // 16))}
 
 

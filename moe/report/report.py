@@ -171,7 +171,7 @@ def placement_sections(
 def finding(
     placement: Placement, topology: Topology, before: Evaluation, placed: Evaluation, context: Context | None = None
 ) -> str:
-    """Say in a sentence what the placement achieves, on held-out tokens where there are some; another on slots."""
+    """Returns a sentence on what the placement achieves, on held-out tokens if there are some, and one on slots."""
     context = context or Context()
     where = f"{DISPATCH_NAMES[placement.dispatch]} on {placement.num_nodes} x {placement.ranks_per_node} ranks"
     slots = ""

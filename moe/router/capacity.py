@@ -33,16 +33,16 @@ def keep_largest(values_TE: Tensor, map_TE: Tensor, slots_E: Tensor | int) -> Te
 
 
 def keep_first(map_TE: Tensor, slots: Tensor | int) -> Tensor:
-    """Cuts every column of a routing map to its first tokens."""
+    """Cuts every column of a routing map to its first `slots` tokens."""
     return map_TE & (map_TE.cumsum(dim=0) <= slots)
 
 
 def cut_by_margin(
     scores_TE: Tensor, map_TE: Tensor, slots_E: Tensor | int, due: int, counted_T: Tensor | None = None
 ) -> Tensor:
-    """Cuts full experts to their capacity, and serves the tokens that lose one: :func:`serve`, then what is left.
+    """Cuts overfull experts to their capacity by :func:`serve`, which finds other experts for tokens that lose one.
 
-    Choices beyond a token's due get the slots that are left in the end, those of largest score above the last due one.
+    Choices beyond a token's due get the slots that are left, in order of their score less that of its last due one.
 
     Args:
         scores_TE: score of each expert for each token.
@@ -114,7 +114,7 @@ def map_of(indices_TK: Tensor, num_experts: int) -> Tensor:
 
 
 def _largest(keys_TE: Tensor, slots_E: Tensor | int) -> Tensor:
-    """The largest of each column, the earlier among equals; minus infinity elsewhere."""
+    """Keeps the `slots_E` largest of each column, the earlier among equals; sets the others to minus infinity."""
     ordered = keys_TE.sort(dim=0, descending=True, stable=True)
     if isinstance(slots_E, int):
         return keys_TE.scatter(0, ordered.indices[slots_E:], -torch.inf)

@@ -44,7 +44,7 @@ class Selection:
 
 @dataclass(frozen=True, eq=False)
 class Route:
-    """Choices of one pass, without the gate values, which are computed anew where they are taken again.
+    """Recorded choices of one pass, without gate values: a pass that takes the choices again computes those anew.
 
     Attributes:
         map: bool [T, E].
@@ -98,22 +98,22 @@ class PortableRouter(TopKRouter, Generic[RouterSettings]):
         raise NotImplementedError
 
     def gates(self, logits_TE: Tensor, map_TE: Tensor, constants: Mapping[str, Tensor]) -> Tensor:  # noqa: ARG002
-        """Gate values of choices, [T, E], zero outside the map; a selection is made and taken again by them."""
+        """Returns the gate values of choices, [T, E], zero outside the map, for new and for repeated choices alike."""
         return logits_TE.softmax(dim=1) * map_TE
 
     def learn(self, selection: Selection, logits_TE: Tensor, counted_T: Tensor | None) -> Selection:  # noqa: ARG002
-        """Takes part in balancing where choices are taken again: counts them, and attaches what balances the gate.
+        """Updates balancing where recorded choices are taken again: counts them and attaches any balancing loss.
 
         Returns the selection with the same gate values and choices.
         """
         return selection
 
     def record(self, routes: list[Route] | None) -> None:
-        """Notes the choices of every evaluation pass from now on in the list; None: nowhere."""
+        """Appends the choices of every later evaluation pass to the list; None: stops recording."""
         self._recorded = routes
 
     def follow(self, routes: Sequence[Route] | None) -> None:
-        """Takes the same choices again in every training pass from now on; None: choices are made as usual."""
+        """Makes every later training pass take the next recorded choices; None: passes choose as usual."""
         self._to_follow = None if routes is None else iter(routes)
 
     def seats(self, tokens: int) -> int | None:
@@ -172,16 +172,16 @@ class PortableRouter(TopKRouter, Generic[RouterSettings]):
         }
 
     def update_bias(self) -> None:
-        """Learns nothing besides the weight, as most kinds."""
+        """Does nothing: most routers learn nothing besides the weight."""
 
     def forget(self) -> None:
-        """Forgets nothing, as most kinds."""
+        """Does nothing: most routers gather no statistics."""
 
     def set_hops(self, hops_E: Tensor) -> None:
-        """Does not weigh distance, as most kinds."""
+        """Does nothing: most routers do not use distances."""
 
     def set_layer_number(self, layer_number: int) -> None:
-        """Keeps no number, so that Megatron leaves the losses out of its table."""
+        """Ignores the layer number, so that Megatron leaves the losses out of its table."""
 
     @property
     def learns(self) -> bool:
@@ -224,7 +224,7 @@ class PortableRouter(TopKRouter, Generic[RouterSettings]):
         return selection
 
     def _route(self) -> Route | None:
-        """The choices that this pass takes again; a repetition takes those of its first pass."""
+        """Returns the recorded choices that this pass takes, or None; a repetition takes those of its first pass."""
         if not self.training:
             return None
         left = notes()

@@ -1,9 +1,9 @@
 """Training passes that choose the experts that evaluation passes chose.
 
 A router may decide otherwise in training than in evaluation: it balances a micro batch, or its potentials have moved on
-since. What a network said in evaluation, such as the likelihood of something that it drew, is then not what it says of
-the same in training. With replay it is: the gate values are those of the evaluation pass, bit for bit while the weights
-are the same, and the gate learns.
+since. The outputs of a network for one input, such as the likelihood of a sample, then differ between evaluation and
+training. With replay they agree: the gate values are those of the evaluation pass, bit for bit while the weights are
+the same, and the gate learns.
 
     with record(network) as routes:  # in evaluation mode
         before = network(x, t, condition)
@@ -36,7 +36,7 @@ class Routes:
 
 @contextmanager
 def record(network: nn.Module) -> Iterator[Routes]:
-    """Notes the choices of a network in the evaluation passes that are made inside.
+    """A context that records the choices of a network in the evaluation passes made inside it.
 
     Args:
         network: possibly wrapped by an engine.
@@ -56,10 +56,10 @@ def record(network: nn.Module) -> Iterator[Routes]:
 
 
 def replay(network: nn.Module, routes: Routes | None) -> None:
-    """Has the training passes of a network from now on choose as recorded, one pass after another.
+    """Makes later training passes of a network choose as recorded, one recorded pass after another.
 
     A forward pass that activation checkpointing repeats follows the same choices as its first pass. Counts of loads and
-    what balances the gate go by the choices that are followed; passes in evaluation mode choose as usual.
+    balancing of the gate use the choices that are followed; passes in evaluation mode choose as usual.
 
     Args:
         network: the one whose choices were recorded, or another one with the same mixtures; possibly wrapped.

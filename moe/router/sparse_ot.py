@@ -95,7 +95,7 @@ class SparseOTRouter(PortableRouter[SparseOTRouterConfig]):
         return self._gates(logits_TE.softmax(dim=1), _scores(logits_TE, constants), map_TE)
 
     def learn(self, selection: Selection, logits_TE: Tensor, counted_T: Tensor | None) -> Selection:
-        """Takes the potentials that would balance these tokens into the average."""
+        """Adds the potentials that would balance these tokens to the sums for the average."""
         potentials_E, _, _, figures = self._balanced(logits_TE, self._tokens(logits_TE, counted_T), counted_T)
         return replace(selection, figures={"potentials": potentials_E.float(), **figures})
 
@@ -216,7 +216,7 @@ class SparseOTRouter(PortableRouter[SparseOTRouterConfig]):
         return slots_per_expert(tokens * self.topk, self.num_experts, factor)
 
     def _own_share(self, slots_E: int | Tensor, demand_E: Tensor) -> Tensor:
-        """This rank's part of the slots of all ranks: in proportion to demand for a full expert, else above demand."""
+        """This rank's part of all slots: for a full expert in proportion to demand, else demand plus an even spare."""
         demand_of_all_E = self.sum_over_ranks(demand_E.clone())
         spare_E = (slots_E - demand_of_all_E).div(self.tp_dp_cp_group.size(), rounding_mode="floor")
         by_demand_E = demand_E * slots_E // demand_of_all_E.clamp_min(1)

@@ -109,7 +109,7 @@ class PortableTopKRouter(PortableRouter[TopKRouterConfig]):
         return probs_TE, map_TE, chosen.experts
 
     def _demanded(self, wanted_TE: Tensor) -> None:
-        """Counts what tokens requested."""
+        """Adds the choices of tokens before the capacity to the demand for each expert."""
         if self._router.bias_rate and self.counts:
             self.demand += wanted_TE.sum(dim=0)
 

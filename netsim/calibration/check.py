@@ -1,4 +1,4 @@
-"""How far a calibration is off from measurements, by operation and in all."""
+"""Errors of a calibration's predictions against measurements, by operation and in total."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -25,13 +25,13 @@ class Error(NamedTuple):
 
 
 class Judgement(NamedTuple):
-    """A line for each operation and one for all; `unknown` measurements are of what the calibration does not have."""
+    """Errors of each operation and of all; `unknown` counts measurements that the calibration does not cover."""
 
     errors: Sequence[Error]
     unknown: int
 
     def to_dict(self) -> dict[str, Any]:
-        """The content of the answer in JSON."""
+        """Returns the errors as the content of a JSON document."""
         return {
             "format": "flowfabric.calibration_check/1",
             "errors": [one._asdict() for one in self.errors],

@@ -35,7 +35,7 @@ _POINTS = 3
 
 
 class Regime(NamedTuple):
-    """Sizes in [least, most] bytes, and the factors of the terms in microseconds: launch, step, of a byte twice."""
+    """Sizes in [least, most] bytes, and factors in us: launch, step, byte on the link, byte of the last term."""
 
     least: int
     most: int
@@ -43,14 +43,14 @@ class Regime(NamedTuple):
 
 
 class Cost(NamedTuple):
-    """The fitted formula of an operation; regimes by size."""
+    """The fitted formula of an operation, with its regimes in ascending order of size."""
 
     op: str
     last: Last
     regimes: tuple[Regime, ...]
 
     def time_us(self, ranks: int, size_bytes: int) -> float:
-        """Microseconds of a collective, at any size."""
+        """Returns the time of a collective in microseconds, at any size."""
         number = next((n for n, one in enumerate(self.regimes) if size_bytes <= one.most), len(self.regimes) - 1)
         here = self.regimes[number]
         if number == 0 or size_bytes >= here.least:
@@ -73,7 +73,7 @@ class Points(NamedTuple):
     times_us: np.ndarray
 
     def where(self, chosen: np.ndarray) -> "Points":
-        """Those that are chosen, [point]."""
+        """Returns the measurements that the mask `chosen` selects, [point]."""
         return Points(*(column[chosen] for column in self))
 
 
@@ -83,12 +83,12 @@ def least_points(points: Points) -> int:
 
 
 def fitted(op: str, points: Points, last: Last | None = None) -> Cost:
-    """The formula that fits best, of all regimes and, unless it is known, last terms.
+    """Returns the formula that fits best, of all regimes and, unless `last` is given, of all last terms.
 
     Args:
         op: The operation.
         points: At least `least_points` measurements at two sizes or more.
-        last: The last term.
+        last: The last term; None: the one that fits best.
     """
     several = len(np.unique(points.ranks)) > 1
     kinds: tuple[Last, ...] = (last,) if last else ("local", "bridge") if several else ("none",)
@@ -138,7 +138,7 @@ def _best(op: str, points: Points, last: Last) -> tuple[float, Cost]:
 
 
 def _factors(points: Points) -> int:
-    """Factors of a regime that measurements can tell apart."""
+    """Returns how many factors of a regime the measurements can tell apart."""
     return _TERMS if len(np.unique(points.ranks)) > 1 else 2
 
 
@@ -155,7 +155,7 @@ def _least_squares(terms: np.ndarray, times_us: np.ndarray) -> tuple[np.ndarray,
 
 
 def _terms(op: str, last: Last, ranks: np.ndarray, sizes: np.ndarray) -> np.ndarray:
-    """What the factors multiply, [point, term]."""
+    """Returns the terms that the factors multiply, [point, term]: 1, rounds, bytes on the link, last term."""
     rounds = (2 if op == "all_reduce" else 1) * (ranks - 1)
     share = np.ones(len(ranks)) if op == "broadcast" else rounds / ranks
     launch, nothing = np.ones(len(ranks)), np.zeros(len(ranks))

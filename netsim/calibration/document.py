@@ -109,7 +109,7 @@ class Series(Section, frozen=True):
     def predict(self, ranks: int, size_bytes: int, growth: float | None = None) -> Prediction:
         """Time of a collective of at least two ranks and one byte.
 
-        `growth` is by how much more than at the largest size it takes beyond it, None by the series' own formula.
+        `growth` is the time over the time at the largest measured size; None: the series' own formula applies.
         """
         most = self.spread.bytes[-1]
         grown = growth is not None
@@ -123,7 +123,7 @@ class Series(Section, frozen=True):
         return Cost(self.op, self.last, tuple(_regime(one, self.last) for one in self.regimes))
 
     def _bound(self, ranks: int, size_bytes: int) -> float:
-        """Bound of the logarithm: `seen` at what was measured, `left_out` a step away, further on by the root of steps.
+        """Bound of the log error: `seen` at measured sizes, `left_out` a step away, then growing by the root of steps.
 
         In between it grows with the square of the distance, as the error of an interpolation does.
         """
@@ -178,7 +178,7 @@ class Calibration(Section, frozen=True):
         return found and found.predict(ranks, size_bytes, self._growth(found, size_bytes))
 
     def _growth(self, series: Series, size_bytes: int) -> float | None:
-        """Time at a size over that at the largest one of a series, by the nearest series measured there, if any."""
+        """Ratio of the times at a size and at a series' largest, by the nearest series measured that far, if any."""
         most = series.spread.bytes[-1]
         further = [one for one in self.series if one.op == series.op and one.spread.bytes[-1] >= size_bytes > most]
         if not further:
@@ -189,7 +189,7 @@ class Calibration(Section, frozen=True):
 
     @classmethod
     def schema(cls) -> dict[str, Any]:
-        """configs/schemas/calibration.schema.json."""
+        """Returns the content of configs/schemas/calibration.schema.json."""
         return described(cls)
 
     def write(self, path: Path) -> None:
@@ -208,7 +208,7 @@ def read_calibration(path: Path) -> Calibration:
 
 
 def section_of(regime: Regime, last: Last) -> RegimeSection:
-    """A regime as the file has it, to five digits."""
+    """Returns a regime as a section of the file, rounded to five digits."""
     launch, step, link, through = regime.factors
     rates = {"link_gb_per_s": link, f"{last}_gb_per_s": through}
     return RegimeSection(
@@ -231,6 +231,6 @@ def _rounded(value: float) -> float:
 
 
 def _steps_away(measured: list[float], value: float) -> float:
-    """Distance from the nearest measured value, in steps between neighbours; a factor of two where there is one."""
+    """Distance from the nearest of `measured` (log2), in median steps between neighbours; one value: steps of 1."""
     gaps = [after - before for before, after in pairwise(measured)]
     return min(abs(one - value) for one in measured) / (float(np.median(gaps)) if gaps else 1.0)

@@ -25,7 +25,7 @@ def calibrate(
 
     Args:
         measurements: Of one device.
-        source: Names the sources: what the file says of them, and messages.
+        source: Name of the sources, for the file and for messages.
         progress: Called before each fit with its operation and the number of fits.
 
     Raises:
@@ -65,7 +65,7 @@ def _series(key: Key, measurements: Sequence[Measurement], source: str) -> Serie
 
 
 def _refuse_weak(op: str, points: Points, source: str) -> None:
-    """Refuses what no formula can be fitted to."""
+    """Refuses too few measurements for a fit, and times that fall as the size grows."""
     needed = least_points(points)
     if len(points.sizes) < needed or len(np.unique(points.sizes)) < 3:
         problem = f"has {len(points.sizes)} measurements at {len(np.unique(points.sizes))} sizes"
@@ -95,7 +95,7 @@ def _spread(op: str, cost: Cost, points: Points) -> Spread:
 
 
 def _errors(costs: Iterable[Cost], points: Points) -> np.ndarray:
-    """Magnitude of the logarithm of measured / predicted, each by a formula of its own, [point]."""
+    """Magnitude of log(measured / predicted), [point]; each measurement is predicted by its own formula of `costs`."""
     times = [cost.time_us(*one) for cost, *one in zip(costs, points.ranks.tolist(), points.sizes.tolist())]  # noqa: B905
     return np.abs(np.log(points.times_us / np.array(times)))
 

@@ -44,7 +44,7 @@ class Measurement(NamedTuple):
 
 
 def read_measurements(path: Path) -> list[Measurement]:
-    """Reads a source, whose kind its content says.
+    """Reads a source of measurements; its content tells its kind.
 
     Args:
         path: A table with a header (CSV), the printed output of nccl-tests, a recorded collective trace, or profiles of
@@ -88,7 +88,7 @@ def select(measurements: Sequence[Measurement], device: str | None) -> list[Meas
 
 
 def _of_table(path: Path, lines: Sequence[str]) -> Iterator[Measurement]:
-    """Rows of a table by columns; gpus and nodes are other names of ranks and hosts."""
+    """Yields the rows of a table; columns may also be called gpus for ranks and nodes for hosts."""
     named = lines[0].replace("gpus", "ranks").replace("nodes", "hosts")
     header = read_header(path, named, ("op", "ranks", "bytes", "us"), _REMEDY)
     for number, row in _rows(path, header, lines):
@@ -178,7 +178,7 @@ def _of_trace(trace: Trace) -> Iterator[Measurement]:
 
 
 def _duration_ns(record: Record) -> int | None:
-    """None where the record has no times."""
+    """Returns the time from issue to completion in ns; None where the record has no times."""
     if record.t_done_ns is None or record.t_issue_ns is None:
         return None
     return record.t_done_ns - record.t_issue_ns
@@ -204,7 +204,7 @@ def _time(path: Path, field: str, text: str) -> float:
 
 
 def _checked(path: Path, number: int, one: Measurement) -> Iterator[Measurement]:
-    """The measurement; none of a rank alone, and a refusal where ranks and hosts do not fit."""
+    """Yields the measurement, unless it is of a single rank; refuses more hosts than ranks."""
     if one.hosts > one.ranks:
         raise Refusal(path, f"line {number}", f"has {one.hosts} hosts for {one.ranks} ranks", "correct the row")
     if one.ranks > 1:

@@ -1,4 +1,4 @@
-"""Collectives of a simulation by their measured times: those within a host, and the times of software of all others."""
+"""Measured times in a simulation: whole collectives within a host, and software delays of all other collectives."""
 
 from collections.abc import Mapping, Sequence
 from functools import cache
@@ -18,7 +18,7 @@ _PS_PER_US = 10**6
 
 
 class MeasuredCollectives(NamedTuple):
-    """Collectives of one size, by the fabric's rates and by measurements; `bytes` as `size_of` counts them.
+    """Times of collectives of one size, by the fabric's rates and by measurements; `bytes` as `size_of` counts them.
 
     `nominal_ps` is the estimate of their algorithm on an idle fabric, None where it has none.
     """
@@ -41,7 +41,7 @@ class Calibrated:
         self._together = cache(_together)
 
     def __call__(self, operation: Operation, ranks: Sequence[int]) -> MessageColumns:
-        """The messages of an operation, or its waits; `ranks` are the scenario's ranks of its participants."""
+        """Messages of an operation, or waits of its measured time; `ranks`: the scenario's, by participant."""
         hosts = len({self._mapping.machines[rank] for rank in ranks})
         known = self._known(operation, ranks, hosts)
         if known is None or hosts > 1:
@@ -50,7 +50,7 @@ class Calibrated:
 
     @property
     def used(self) -> list[MeasuredCollectives]:
-        """What was measured of the collectives so far, by operation, ranks and size."""
+        """Nominal and measured times of the collectives so far, in the order of operation, ranks, hosts and size."""
         return [self._used[key] for key in sorted(self._used)]
 
     def _known(self, operation: Operation, ranks: Sequence[int], hosts: int) -> MeasuredCollectives | None:
@@ -69,7 +69,7 @@ class Calibrated:
 
 
 def software_of(calibration: Calibration, algorithms: Algorithms) -> Mapping[str, Software]:
-    """Launch and steps of the smallest sizes by operation, where the algorithm is NCCL's and the scenario says none."""
+    """Launch and step times by operation, at its smallest sizes, for algorithm nccl if the scenario sets none."""
     if algorithms.model_fields_set & {"launch", "step", "inside_step"}:
         return {}
     found: dict[str, Software] = {}
@@ -82,7 +82,7 @@ def software_of(calibration: Calibration, algorithms: Algorithms) -> Mapping[str
 
 
 def _together(members: int, delay_ps: int) -> MessageColumns:
-    """Every member ends `delay_ps` after the last has arrived."""
+    """Returns tasks without bytes: every member ends `delay_ps` after the last member has arrived."""
     everyone = np.arange(members, dtype=np.int64)
     src = np.tile(everyone, 2)
     begin = np.concatenate([np.zeros(members, dtype=np.int64), members * np.arange(members + 1, dtype=np.int64)])

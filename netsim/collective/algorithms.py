@@ -28,7 +28,7 @@ def pieces(size_bytes: int) -> list[int]:
 
 
 class Schedule:
-    """Messages in the order of a program: each waits for all earlier ones that brought its sender one of its blocks."""
+    """Messages in program order; each waits for all earlier messages that brought its sender one of its blocks."""
 
     def __init__(self, blocks: Sequence[int]) -> None:
         self.messages: list[Message] = []
@@ -47,7 +47,7 @@ class Schedule:
 
 
 def in_rounds(rounds: Iterable[Sequence[tuple[int, int]]], blocks: Sequence[int]) -> list[Message]:
-    """Messages (sender, receiver) with every block: each waits for those that its sender received in earlier rounds."""
+    """Messages with all blocks, in rounds of (sender, receiver): each waits for all that its sender got before."""
     messages: list[Message] = []
     size_bytes, everything = sum(blocks), tuple(range(len(blocks)))
     heard: dict[int, tuple[int, ...]] = {}
@@ -139,7 +139,7 @@ def recursive_doubling_all_reduce(operation: Operation) -> list[Message]:
 
 
 def teams(size: int) -> list[range]:
-    """Divides participants into teams, a power of two of them: the first ones of two neighbours, the others of one.
+    """Divides participants into a power of two of teams: the first teams have two neighbours, all others one member.
 
     Teams of two act as one: the second member sends its input to the leader and gets the result back, which takes up
     to two more rounds.
@@ -183,7 +183,7 @@ def two_trees(operation: Operation) -> list[Pipeline]:
 
 
 def both_ways(tree: Edges) -> Edges:
-    """From whom to whom a piece goes on a tree: up to the root, then down from it."""
+    """Edges (sender, receiver) that a piece passes on a tree: up to the root, then down from it."""
     return [*tree, *((parent, child) for child, parent in reversed(tree))]
 
 

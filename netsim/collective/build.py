@@ -61,7 +61,7 @@ _QUADRATIC = ("ring", "direct", "pxn")
 
 
 class Software(NamedTuple):
-    """Times of software, picoseconds: of a collective before its first messages, and before each later message to
+    """Software delays in picoseconds: launch before the first messages of a collective, steps before every message to
     another host or inside one."""
 
     launch_ps: int
@@ -81,7 +81,8 @@ class Use(NamedTuple):
 class Schedules:
     """Messages of operations, computed once for equal operations.
 
-    What is kept refers to no schedules, so that it goes with them: at a thousand ranks it takes most of a gigabyte.
+    Caches hold no reference to this object, so that they are freed with it: at a thousand ranks they take most of a
+    gigabyte.
     """
 
     def __init__(
@@ -134,9 +135,9 @@ class Schedules:
         return self._delayed(columns, ranks, software) if name and any(software) else columns
 
     def nominal_ps(self, operation: Operation, ranks: Sequence[int]) -> int | None:
-        """The estimate of an operation's algorithm on an idle fabric, without software; None if it has none.
+        """Estimated time of an operation on an idle fabric, without software delays; None if there is no estimate.
 
-        Inside one host, algorithms of two levels are those of one.
+        Inside one host, an algorithm of two levels takes the estimate of one of a single level.
         """
         group = self._group(tuple(ranks))
         found, name = estimates(operation.op, group, size_of(operation)), self.algorithm(operation, ranks)
@@ -145,7 +146,7 @@ class Schedules:
         return round(found[name]) if name in found else None
 
     def _delayed(self, columns: MessageColumns, ranks: Sequence[int], software: Software) -> MessageColumns:
-        """The messages with the time of software before each that moves anything."""
+        """Adds the software delay in front of each message that has bytes."""
         launch, step, inside_step = software
         machines = np.array([self._mapping.machines[rank] for rank in ranks], dtype=np.int64)
         between = np.where(machines[columns.src] == machines[columns.dst], inside_step, step)
@@ -177,7 +178,7 @@ def _choose(
     size_bytes: int,
     ranks: tuple[int, ...],
 ) -> str:
-    """Name of the algorithm that a way of choosing takes."""
+    """Returns the algorithm's name by the method `by`: auto, nccl, or a table (else the default)."""
     if by == "auto":
         return fastest(op, group(ranks), size_bytes)
     if by == "nccl":

@@ -23,7 +23,7 @@ class Shape:
 
     @cached_property
     def of_members(self) -> tuple[np.ndarray, np.ndarray]:
-        """Messages from and to each participant in the order of the schedule: their number, and their indices."""
+        """How many messages each participant sends or receives, and their indices, participant by participant."""
         ends = np.stack([self.src, self.dst], axis=1).ravel()
         size = int(ends.max(initial=-1)) + 1
         narrow = ends.astype(np.int16 if size < 2**15 else np.int64)
@@ -33,7 +33,7 @@ class Shape:
 
     @cached_property
     def places(self) -> tuple[np.ndarray, np.ndarray]:
-        """Places of `after` if each message also waits for one task before all others, and places of those tasks."""
+        """Places of the entries of `after` if each message gets a further predecessor in front, and places of these."""
         count = len(self.src)
         first = self.after_begin[:-1] + np.arange(count)
         counts = np.diff(self.after_begin)
@@ -70,7 +70,7 @@ class MessageColumns:
         return MessageColumns(self.shape, self.bytes, delay_ps)
 
     def repeated(self, sets: int, size: int) -> "MessageColumns":
-        """The schedule, without delays, in so many sets of `size` participants, a set numbered behind those before."""
+        """The schedule, without delays, for `sets` groups of `size` participants, numbered group after group."""
         count, number = len(self), np.arange(sets)[:, None]
         shape = Shape(
             (self.src + size * number).ravel(),
@@ -104,7 +104,7 @@ def message_columns(messages: Sequence[Message] | MessageColumns) -> MessageColu
 
 
 def joined(schedules: Sequence[MessageColumns]) -> MessageColumns:
-    """The messages of several schedules, each of which waits for messages of its own schedule alone."""
+    """Joins schedules into one; each message waits only for messages of its own schedule."""
     firsts = np.cumsum([0, *map(len, schedules)]).tolist()
     waits = np.concatenate([np.diff(one.after_begin) for one in schedules])
     shape = Shape(
@@ -134,7 +134,7 @@ def _ring(operation: Operation, rounds: int, shift: int) -> MessageColumns:
 
 
 def _pairs(size: int) -> tuple[np.ndarray, np.ndarray]:
-    """Each participant with all others, its successor first."""
+    """Pairs (sender, receiver) of each participant with all others, its successor first."""
     src, ahead = (part.ravel() for part in np.indices((size, size - 1)))
     ahead += src
     ahead += 1
@@ -143,7 +143,7 @@ def _pairs(size: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _matrix(operation: Operation) -> np.ndarray:
-    """Bytes from row to column; rows that are one object are converted once."""
+    """Bytes from participant [row] to participant [column]; a row object that all rows share is converted once."""
     once = {id(row): row for row in operation.matrix}
     if len(once) == 1:
         return np.broadcast_to(np.array(operation.matrix[0], dtype=np.int64), (operation.size, operation.size))
@@ -192,7 +192,7 @@ def _on_tree(tree: Edges, cut: list[int]) -> MessageColumns:
 
 
 def _into_sources(ways: Edges) -> list[list[int]]:
-    """For each way the ways before it that lead to its source."""
+    """Returns for each edge the earlier edges that end at its source."""
     received: defaultdict[int, list[int]] = defaultdict(list)
     before: list[list[int]] = []
     for way, (src, dst) in enumerate(ways):

@@ -68,7 +68,7 @@ class Algorithms(Section, frozen=True):
 
 
 def _in_one_word(value: object) -> object:
-    """Replaces a word by the section that it stands for."""
+    """Replaces the word auto or nccl by a section with that word for every collective."""
     if value is None or isinstance(value, (Mapping, Algorithms)):
         return value
     if value not in ("auto", "nccl"):

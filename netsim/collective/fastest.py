@@ -17,7 +17,7 @@ Estimate = Callable[[Group, int], float]
 
 
 def fastest(op: str, group: Group, size_bytes: int) -> str:
-    """The algorithm with the least estimate, the first among equals; for at least two, and not for send and barrier."""
+    """The algorithm with the least estimate, the first among equals; for two ranks or more, no send or barrier."""
     found = estimates(op, group, size_bytes)
     return min(found, key=found.__getitem__)
 
@@ -35,7 +35,7 @@ def _everyone(group: Group) -> np.ndarray:
 
 
 def _ring(times: int) -> Estimate:
-    """Rounds of a ring follow one another along it, so that the mean passage counts."""
+    """Estimate of `times` passes around a ring; rounds overlap along it, so that the mean passage counts."""
 
     def estimate(group: Group, size_bytes: int) -> float:
         channels = group.channels(size_bytes, ring=True)
@@ -57,7 +57,7 @@ def _recursive_doubling(group: Group, size_bytes: int) -> float:
 
 
 def _halving_doubling(times: int) -> Estimate:
-    """Exchange at distances that halve, or double, with sizes that do as well."""
+    """Estimate of `times` series of exchanges whose distances and sizes halve or double."""
 
     def estimate(group: Group, size_bytes: int) -> float:
         leaders = np.array([team[0] for team in teams(group.ranks)], dtype=np.int64)
@@ -74,14 +74,14 @@ def _halving_doubling(times: int) -> Estimate:
 
 
 def _joined(group: Group, size_bytes: int, *, back: bool = False) -> float:
-    """A round between leaders and seconds of teams of two; 0 without such teams."""
+    """Time of a round inside teams of two, to their leaders or `back`, in picoseconds; 0 without such teams."""
     pairs = np.array([team for team in map(tuple, teams(group.ranks)) if len(team) == 2], dtype=np.int64).reshape(-1, 2)
     leaders, seconds = np.ascontiguousarray(pairs[:, 0]), np.ascontiguousarray(pairs[:, 1])
     return group.round_ps(leaders, seconds, size_bytes) if back else group.round_ps(seconds, leaders, size_bytes)
 
 
 def _tree(trees: int) -> Estimate:
-    """Up and down, piece after piece; on every edge a piece follows once the one before it has arrived."""
+    """Estimate of a pipeline up and down trees; on every edge a piece follows once the piece before has arrived."""
 
     def estimate(group: Group, size_bytes: int) -> float:
         channels = group.channels(size_bytes, ring=False)
@@ -113,7 +113,7 @@ def _levels(edges: np.ndarray, ranks: int) -> list[np.ndarray]:
 
 
 def _hierarchical(within: int, between: int) -> Estimate:
-    """Rings within hosts, then rings between them among participants of one local index."""
+    """Estimate of rings within hosts, then rings between hosts among participants of equal local index."""
 
     def estimate(group: Group, size_bytes: int) -> float:
         order = np.argsort(group.machines, kind="stable")

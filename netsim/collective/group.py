@@ -1,9 +1,9 @@
-"""The ranks of a collective on a fabric: who shares what, how fast a message passes, and channels beside each other.
+"""The ranks of a collective on a fabric: which links they share, how fast a message passes, and parallel channels.
 
-In one ring in the order of the ranks all traffic between two hosts takes one adapter of each. With a channel for each
-adapter, as NCCL has them, every one of which carries a part of the data, the ranks of a host are turned by one adapter
-from channel to channel. Where hosts follow each other in a ring, every second one is passed through in the opposite
-direction, so that a channel leaves a host by the adapter of the number by which it enters the next one: it stays on its
+With a single ring in the order of the ranks, all traffic between two hosts takes one adapter of each. NCCL therefore
+has a channel for each adapter, and each channel carries a part of the data. From channel to channel, the ranks of a
+host are rotated by one adapter. Along a ring, every second host is passed through in the opposite direction. So a
+channel leaves a host by the adapter with the same number as the one by which it enters the next host: it stays on its
 rail.
 """
 
@@ -35,9 +35,9 @@ CHANNELLED = {
 
 
 def orders(mapping: RankMap, *, ring: bool) -> Orders:
-    """A channel for each adapter that the participants of a machine use; none if that is one, or one machine has all.
+    """Order of the participants in each channel, a channel for each adapter; none with one adapter, or on one machine.
 
-    With `ring`, machines follow each other in a ring.
+    With `ring`, every second machine is passed through in the opposite direction.
     """
     machines: dict[int, list[int]] = defaultdict(list)
     for participant, machine in enumerate(mapping.machines):
@@ -57,12 +57,12 @@ def orders(mapping: RankMap, *, ring: bool) -> Orders:
 
 
 def worthwhile(channels: int, size_bytes: int) -> int:
-    """How many of some channels an operation uses: as many as get `LEAST_PIECE_BYTES` each, and one at least."""
+    """How many of `channels` an operation uses: as many as get `LEAST_PIECE_BYTES` each, but at least one."""
     return max(1, min(channels, size_bytes // LEAST_PIECE_BYTES))
 
 
 def share(operation: Operation, order: Sequence[int], channel: int, channels: int) -> Operation:
-    """What one channel carries, with its participants in their order."""
+    """Returns the part of an operation that one channel carries, with participants in the channel's order."""
 
     def part(size_bytes: int) -> int:
         return split_bytes(size_bytes, channels)[channel]
@@ -78,7 +78,7 @@ def share(operation: Operation, order: Sequence[int], channel: int, channels: in
 
 
 def side_by_side(schedules: Sequence[MessageColumns], found: Orders) -> MessageColumns:
-    """The messages of all channels, each of which waits for messages of its own channel alone."""
+    """Joins the schedules of all channels; each message waits only for messages of its own channel."""
     places = [np.array(order, dtype=np.int64) for order in found]
     return joined(
         [
@@ -126,7 +126,7 @@ class Group:
 
     @property
     def adapter_bps(self) -> int:
-        """Rate of all ways out of a machine that its participants use, on the slowest one."""
+        """Sum of the rates of a machine's adapters that participants use, on the slowest machine."""
         rates: Counter[int] = Counter()
         for machine, host in {*zip(self.mapping.machines, self.mapping.hosts, strict=True)}:
             rates[machine] += self._topology.links[self._topology.up(host)].rate_bps
@@ -134,7 +134,7 @@ class Group:
 
     @property
     def inside_bps(self) -> int:
-        """Rate at which a rank sends to another of its machine while all others do, on the slowest machine."""
+        """Rate at which a rank sends inside its machine while all its other ranks do too, on the slowest machine."""
         topology = self._topology
         if self.mapping.gpus:
             return min(topology.links[topology.up(gpu)].rate_bps for gpu in self.mapping.gpus)
@@ -170,16 +170,16 @@ class Group:
         return max(passage, loads * 8 * PICOSECONDS_PER_SECOND * self.wire(size_bytes))
 
     def _ends(self, src: np.ndarray, dst: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Hosts of the fabric between which messages go."""
+        """Hosts of the fabric that send and receive the messages: GPUs inside a machine, adapters between machines."""
         if not len(self._gpus):
             return self._hosts[src], self._hosts[dst]
         near = self.machines[src] == self.machines[dst]
         return tuple(np.where(near, self._gpus[side], self._hosts[side]) for side in (src, dst))  # type: ignore[return-value]
 
     def _loads_and_pairs(self, src: bytes, dst: bytes) -> tuple[float, list[tuple[tuple[int, int, bool], int]]]:
-        """Messages a bit per second of the busiest link, and pairs of hosts that stand for all, each with its number.
+        """Messages per bit/s of the busiest link, and representative pairs of hosts, each with how many are like it.
 
-        Pairs of equal leaves have equal passages; each says whether it is within a machine.
+        Pairs between the same leaves have equal passages; each pair tells whether it is within a machine.
         """
         first, second = np.frombuffer(src, dtype=np.int64), np.frombuffer(dst, dtype=np.int64)
         ends, inside = self._ends(first, second), self.machines[first] == self.machines[second]
@@ -199,7 +199,7 @@ class Group:
         return busiest, list(zip(pairs, counts.tolist(), strict=True))
 
     def _leaf_bps(self, leaf: int, other: int) -> int:
-        """Rate of a leaf's links towards another."""
+        """Sum of the rates of a leaf's links that lead to another leaf."""
         firsts = {route[0] for route in self._topology.between(leaf, other) if route}
         return sum(self._topology.links[link].rate_bps for link in firsts)
 

@@ -56,7 +56,7 @@ def nccl(op: str, group: Group, size_bytes: int) -> str:
 
 
 def candidates(op: str, group: Group, size_bytes: int) -> list[Choice]:
-    """Algorithms and protocols that NCCL compares for `op` (not all_to_all) among at least two."""
+    """Algorithms and protocols that NCCL compares for `op` (not all_to_all) in a group of at least two ranks."""
     hosts, ranks = len(group.by_host), group.ranks
     bus_gb = (group.inside_bps if hosts == 1 else group.adapter_bps) / 8e9
     found = []
@@ -76,7 +76,7 @@ def candidates(op: str, group: Group, size_bytes: int) -> list[Choice]:
 
 
 def _bandwidth_gb(op: str, algorithm: str, protocol: int, bus_gb: float, hosts: int, ranks: int) -> float:
-    """Gigabytes of the operation a second."""
+    """Bandwidth of an operation by NCCL's model, in gigabytes a second."""
     most_ll = _MOST_LL_GB[min(hosts, 3) - 1]
     match algorithm, PROTOCOLS[protocol]:
         case "ring", "LL":

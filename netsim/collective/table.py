@@ -107,7 +107,7 @@ class Table(Section, frozen=True):
 
     @classmethod
     def schema(cls) -> dict[str, Any]:
-        """configs/schemas/algorithms.schema.json."""
+        """Returns the content of configs/schemas/algorithms.schema.json."""
         return described(cls)
 
 

@@ -15,7 +15,7 @@ Blocks = tuple[int, ...]
 
 
 def two_phase_all_to_all(operation: Operation) -> list[Message]:
-    """Rows of neighbours, as near to a square as the size allows; a prime size has one row: direct."""
+    """All-to-all in two phases on a grid as near to a square as the size allows; a prime size has one row: direct."""
     size = operation.size
     rows = next(number for number in range(isqrt(size), 0, -1) if size % number == 0)
     width = size // rows
@@ -81,7 +81,7 @@ def hierarchical_all_reduce(operation: Operation) -> list[Message]:
 
 
 def hierarchical_all_to_all(operation: Operation) -> list[Message]:
-    """In two phases with the hosts as rows."""
+    """All-to-all in two phases, with the hosts as rows."""
     hosts, _ = _hosts_and_columns(operation)
     return along_rows_and_columns(operation, hosts)
 
@@ -120,11 +120,11 @@ def _embed(schedule: Schedule, algorithm: CollectiveAlgorithm, members: Sequence
 
 
 def rails_all_to_all(operation: Operation) -> list[Message]:
-    """Whoever is not on a receiver's rail hands what it has for it to a participant of its host that is.
+    """All-to-all in which a sender off the receiver's rail hands its data to a participant of its host on that rail.
 
-    That one adds its own, and sends all at once as soon as it has all. So messages between hosts stay on one rail.
-    Where a host has no participant on the rail, and within a host, everyone sends directly. Of several participants
-    on a rail, receivers take turns.
+    This relay adds its own data, and sends one message as soon as it has all. So messages between hosts stay on one
+    rail. Where a host has no participant on the rail, and within a host, every sender sends directly. Of several
+    participants on a rail, receivers take turns.
     """
     hosts, rails = _mapping(operation)
     members: dict[int, list[int]] = defaultdict(list)

@@ -31,7 +31,7 @@ numbers of GPUs that were not measured says that it is extrapolated, and its int
 
 
 class Calibrate(Request):
-    """Measurements, and what becomes of them."""
+    """Options of ``calibrate``: sources of measurements, and the calibration to write or to check."""
 
     sources: Annotated[tuple[Path, ...], WORD, "SOURCE"]
     """measurements of collectives"""

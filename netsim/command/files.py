@@ -64,7 +64,7 @@ def refuse_folder(file: Path) -> None:
 
 
 class Export(Request):
-    """A trace, and what becomes of it."""
+    """Options of ``export``: a trace, and the format and folder to write."""
 
     trace: Annotated[Path, WORD, "TRACE"]
     """a collective trace, JSONL"""
@@ -101,7 +101,7 @@ _DISPATCH = Group("kernels of DeepEP and HybridEP")
 
 
 class Import(Request):
-    """What was recorded, and the trace."""
+    """Options of ``import``: the recorded profiles, and the trace to write."""
 
     kind: Annotated[str, WORD, "FORMAT"]
     """kineto"""
@@ -196,7 +196,7 @@ IMPORT = Verb(
 
 
 class Keys(Request):
-    """Which keys are listed."""
+    """Options of ``keys``: which keys of a scenario are listed."""
 
     prefix: Annotated[str | None, WORD, "PREFIX"] = None
     """show only the keys that begin so"""

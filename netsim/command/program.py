@@ -10,7 +10,7 @@ from netsim.foundation.command import FAILED, Program
 
 
 class _Netsim(Program):
-    """Only what is refused is wrong input: another error, whatever it is, is a failure in one line."""
+    """The program netsim. A `Refusal` is wrong input, and any other error is a failure in one line."""
 
     def ending(self, error: BaseException, options: argparse.Namespace) -> tuple[int, str]:
         if isinstance(error, LimitError):

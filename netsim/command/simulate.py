@@ -131,19 +131,19 @@ def refuse_foreign(folder: Path, verb: str, mark: str, overwrite: bool, option: 
 
 
 def _cores() -> int:
-    """Cores that this process may use, where the system tells."""
+    """Cores that this process may use, or all cores where the system does not tell."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _checked(jobs: int | None) -> int:
-    """Processes to run; all cores if None."""
+    """Returns `jobs`, or the number of cores if None; refuses less than 1."""
     if jobs is not None and jobs < 1:
         raise Refusal("command line", "--jobs", f"must be at least 1 ({jobs})", "use 1 or more")
     return _cores() if jobs is None else jobs
 
 
 class Compare(Request):
-    """A scenario, and what it is compared with."""
+    """Options of ``compare``: a scenario, and a second trace or scenario to compare it with."""
 
     scenario: Annotated[Path, WORD, "SCENARIO"]
     """a scenario, YAML"""
@@ -217,7 +217,7 @@ COMPARE = Verb(
 
 
 class Sweep(Request):
-    """A grid of scenarios, and who simulates it."""
+    """Options of ``sweep``: a grid of scenarios, and the processes or the Dask cluster that simulate it."""
 
     sweep: Annotated[Path, WORD, "SWEEP"]
     """a sweep, YAML"""

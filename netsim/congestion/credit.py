@@ -64,7 +64,7 @@ class NdpConfig(CongestionSettings, frozen=True):
         return 1
 
     def ahead(self, round_trip: RoundTrip) -> int:  # noqa: ARG002
-        """As many packets are expected as in the first window."""
+        """Returns 0: a receiver expects no more packets at once than the first window has."""
         return 0
 
     def constants(self, trims: bool) -> dict[str, int | float]:  # noqa: ARG002
@@ -90,13 +90,13 @@ class Credited(Congestion):
         return UNLIMITED if self.credit > 0 else 0
 
     def gap_ps(self, wire_bytes: int, now_ps: int) -> int:  # noqa: ARG002
-        """The packet that leaves costs a credit."""
+        """Takes a credit for the packet that leaves; returns 0."""
         self.credit -= 1
         self._in_flight += 1
         return 0
 
     def on_credit(self, granted: int) -> None:
-        """Takes a credit: packets granted so far in all, so that a lost credit is made up for by the next."""
+        """Takes a credit. `granted` counts all packets so far, so that the next credit makes up for a lost one."""
         if granted > self._granted:
             self.credit += granted - self._granted
             self._granted = granted
@@ -116,6 +116,6 @@ class Credited(Congestion):
         self._in_flight = in_flight
 
     def on_timeout(self, now_ps: int) -> None:  # noqa: ARG002
-        """All in flight counts as lost. One packet may always go: its receiver may not know that more are to come."""
+        """Counts all packets in flight as lost. Leaves one credit: the receiver may not know that more will come."""
         self.credit = max(1, self.credit + self._in_flight)
         self._in_flight = 0

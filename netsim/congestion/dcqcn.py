@@ -113,7 +113,7 @@ class Dcqcn(Congestion):
         refused: bool = False,  # noqa: ARG002
         in_flight: int = 0,  # noqa: ARG002
     ) -> None:
-        """A notification cuts the rate by half of alpha, and counting starts again."""
+        """Cuts the rate by the share alpha / 2 at a congestion notification (CNP), and restarts its counters."""
         self._catch_up(now_ps)
         if not notified:
             return
@@ -127,7 +127,7 @@ class Dcqcn(Congestion):
         """Nothing changes: DCQCN has no rule for losses."""
 
     def _catch_up(self, now_ps: int) -> None:
-        """Applies all timers that have run out by now, each in its own order."""
+        """Applies the decays of alpha, then the rate increases, whose timers have run out by now."""
         config = self._config
         while self._estimated_ps + config.estimate_every <= now_ps:
             self._estimated_ps += config.estimate_every
@@ -141,7 +141,7 @@ class Dcqcn(Congestion):
             self._increase()
 
     def _increase(self) -> None:
-        """Fast recovery, then additive, then hyper increase, by how many steps each counter has made."""
+        """Raises the rate by fast recovery, additive or hyper increase, as the steps of timer and byte counter say."""
         config = self._config
         least, most = min(self._timer_steps, self._byte_steps), max(self._timer_steps, self._byte_steps)
         if least > config.fast_steps:

@@ -76,7 +76,7 @@ class Dctcp(Congestion):
         refused: bool = False,  # noqa: ARG002
         in_flight: int = 0,  # noqa: ARG002
     ) -> None:
-        """Cuts at a mark, counts, and adapts at the end of a window."""
+        """Counts packets and marks, cuts the window at a mark, and updates alpha at the end of a window."""
         counted = max(packets, int(marked))
         self._seen += counted
         if marked:

@@ -73,7 +73,7 @@ class NsccConfig(CongestionSettings, frozen=True):
         return self
 
     def thresholds(self, queue_bytes: int | None) -> tuple[int, int]:
-        """Bytes from which some and all packets are marked; None without limit of a queue."""
+        """Queue lengths in bytes from which some and all packets are marked; `queue_bytes` is None without a limit."""
         if self.mark_from != "auto" and self.mark_all != "auto":
             return self.mark_from, self.mark_all
         return (35_000, 140_000) if queue_bytes is None else (queue_bytes // 5, queue_bytes * 4 // 5)
@@ -117,7 +117,7 @@ class Nscc(Congestion):
         self._adapts_ps = self._adjusted_ps = self._decreased_ps = 0
 
     def begin_message(self) -> None:
-        """Another message of the queue pair begins: what gets through is counted anew, whatever the pause before it."""
+        """Begins another message of the queue pair: restarts the count of bytes that get through, despite any pause."""
         self._achieved, self._adapts_ps, self._lost = 0.0, 0, False
 
     def window(self) -> int:
@@ -138,7 +138,7 @@ class Nscc(Congestion):
         refused: bool = False,
         in_flight: int = 0,
     ) -> None:
-        """Adapts quickly, or does what the mark and the delay of the packet call for."""
+        """Runs quick adapt, or else changes the window by the packet's mark and delay."""
         if round_trip_ps < self._base_ps:
             self._base_ps = round_trip_ps
             self._most = self._largest()
@@ -170,11 +170,11 @@ class Nscc(Congestion):
             self._bound()
 
     def on_timeout(self, now_ps: int) -> None:  # noqa: ARG002
-        """All that was in flight counts as lost: one packet remains."""
+        """Sets the window to one packet, as all packets in flight count as lost."""
         self.window_bytes = self._packet
 
     def _refuse(self, now_ps: int, in_flight: int) -> None:
-        """A packet was trimmed: its queue was full."""
+        """Reacts to a trimmed packet: quick adapt, or else a packet less."""
         self._ignored += self._packet
         self._average_ps = AVERAGE * self._network_ps + (1.0 - AVERAGE) * self._average_ps
         self._lost = True
@@ -183,7 +183,7 @@ class Nscc(Congestion):
             self._bound()
 
     def _adapt(self, loss: bool, marked: bool, now_ps: int, in_flight: float) -> bool:
-        """Quick adapt; returns whether this acknowledgement is dealt with.
+        """Runs quick adapt; returns whether this acknowledgement must change nothing else.
 
         Once the window has been cut, marks of packets that were in flight are ignored.
         """

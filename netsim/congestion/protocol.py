@@ -33,7 +33,7 @@ class RoundTrip(NamedTuple):
 
 
 class Marking(NamedTuple):
-    """When a queue marks: never up to `above` bytes, always beyond `all_above`, in between with growing probability."""
+    """When a queue sets ECN: never up to `above` bytes, always beyond `all_above`, between with growing probability."""
 
     above: int  # bytes
     all_above: int  # bytes
@@ -92,13 +92,13 @@ class CongestionSettings(Section, frozen=True):
 
     @property
     def fixed_window(self) -> int | None:
-        """Packets in flight at the start; None: a bandwidth-delay product. A field ``window`` says so by itself."""
+        """Initial window in packets, by the field ``window`` if there is one; None: a bandwidth-delay product (BDP)."""
         window = getattr(self, "window", UNLIMITED)
         return window if isinstance(window, int) else None
 
     @property
     def keeps_state(self) -> bool:
-        """Whether a message goes on with the state of the latest one of its queue pair, as by a field ``state``."""
+        """Whether a message continues with the state of its queue pair's latest message, by a field ``state``."""
         return getattr(self, "state", "message") == "queue_pair"
 
     @property
@@ -107,11 +107,11 @@ class CongestionSettings(Section, frozen=True):
         return None
 
     def marking(self, queue_bytes: int | None) -> Marking | None:  # noqa: ARG002
-        """When queues of a length, or without a limit, mark packets; None: as the transport says."""
+        """Marking rule of queues of at most `queue_bytes` (None: no limit); None: the rule of the transport."""
         return None
 
     def constants(self, trims: bool) -> Mapping[str, int | float]:  # noqa: ARG002
-        """Values of all fields of the record of settings in that header; none without such a record."""
+        """Values of all fields of the settings struct in the core's header; empty if there is no such struct."""
         return {}
 
     @abstractmethod

@@ -15,7 +15,7 @@ class NoRecoveryConfig(TimeoutConfig, frozen=True):
     kind: Literal["none"] = "none"
 
     def recovery(self, packets: int) -> "Recovery":
-        """Both ends of a flow of so many packets."""
+        """Creates the state of both ends of a flow of `packets` packets."""
         return Selective(packets)
 
 
@@ -27,7 +27,7 @@ class GoBackNConfig(TimeoutConfig, frozen=True):
     kind: Literal["go_back_n"]
 
     def recovery(self, packets: int) -> "Recovery":
-        """Both ends of a flow of so many packets."""
+        """Creates the state of both ends of a flow of `packets` packets."""
         return GoBackN(packets)
 
 
@@ -45,7 +45,7 @@ class SelectiveConfig(TimeoutConfig, frozen=True):
     reordering: Annotated[int, Field(ge=0)] | None = None
 
     def recovery(self, packets: int) -> "Recovery":
-        """Both ends of a flow of so many packets."""
+        """Creates the state of both ends of a flow of `packets` packets."""
         return Selective(packets, self.reordering)
 
 
@@ -53,9 +53,9 @@ RecoveryConfig = Annotated[NoRecoveryConfig | GoBackNConfig | SelectiveConfig, F
 
 
 class Reply(NamedTuple):
-    """A receiver's answer to a packet, whether or not it is new; `expected` is the first missing one, go-back-N only.
+    """A receiver's answer to a packet. `accepted`: the packet is new; `expected`: first missing packet, go-back-N only.
 
-    `refusal`: the answer is a negative acknowledgement; None: there is no answer.
+    `refusal`: the answer is a negative acknowledgement (NACK); None: there is no answer.
     """
 
     accepted: bool
@@ -76,7 +76,7 @@ class Recovery(Protocol):
         ...
 
     def take(self, serial: int) -> int:
-        """The packet to send as this transmission."""
+        """Returns the number of the packet to send as transmission `serial`."""
         ...
 
     def acknowledged(self, sequence: int, serial: int, expected: int) -> int:
@@ -116,7 +116,7 @@ class Selective:
         return bool(self._lost) or self._next < self._packets
 
     def take(self, serial: int) -> int:
-        """The packet of this transmission."""
+        """Returns the first lost packet, or else the next new packet."""
         if self._lost:
             sequence = min(self._lost)
             self._lost.remove(sequence)
@@ -139,7 +139,7 @@ class Selective:
         return newly
 
     def refused(self, sequence: int, serial: int, expected: int) -> int:  # noqa: ARG002
-        """The packet was trimmed and is sent again."""
+        """Counts a trimmed packet as lost, so that it is sent again."""
         if self._unacknowledged.pop(serial, None) is not None:
             self.in_flight -= 1
             self._lose(sequence)
@@ -150,13 +150,13 @@ class Selective:
         self._lose_before(2**62)
 
     def received(self, sequence: int) -> Reply:
-        """Every packet is acknowledged, also one that has arrived before."""
+        """Acknowledges every packet, also a duplicate."""
         accepted = not self._received[sequence]
         self._received[sequence] = 1
         return Reply(accepted, False, 0)
 
     def _lose_before(self, limit: int) -> None:
-        """Transmissions with smaller serials count as lost."""
+        """Counts all transmissions with serials below `limit` as lost."""
         while self._unacknowledged and (serial := next(iter(self._unacknowledged))) < limit:
             self.in_flight -= 1
             self._lose(self._unacknowledged.pop(serial))
@@ -186,7 +186,7 @@ class GoBackN:
         return self._next - self._acked
 
     def pending(self) -> bool:
-        """The packet of this transmission."""
+        """Whether a packet may be sent; after a timeout only one is in flight."""
         return self._next < self._packets and not (self._alone and self.in_flight)
 
     def take(self, serial: int) -> int:  # noqa: ARG002
@@ -212,12 +212,12 @@ class GoBackN:
         return newly
 
     def timed_out(self) -> None:
-        """Back to the first packet not acknowledged."""
+        """Goes back to the first packet not acknowledged, and sends packets one at a time."""
         self._next = self._acked
         self._alone = True
 
     def received(self, sequence: int) -> Reply:
-        """A gap is reported once until the missing packet has arrived."""
+        """Accepts the expected packet only; answers a gap with one NACK until the missing packet has arrived."""
         if sequence == self._expected:
             self._expected += 1
             return Reply(True, False, self._expected)

@@ -57,7 +57,7 @@ class TimeoutConfig(Section, frozen=True):
 
     @property
     def first_ps(self) -> int:
-        """The timeout before anything is known, and the least that there is."""
+        """The timeout in ps before the first sample; no later estimate is shorter."""
         return self.timeout or self.shortest_timeout
 
 
@@ -77,7 +77,7 @@ class Timeout:
         """Timeouts in a row without progress."""
 
     def lasts_ps(self) -> int:
-        """How long the flow waits for progress now."""
+        """The present timeout in ps, doubled for each timeout in a row without progress."""
         base = max(self._first_ps, (self._smoothed_8 >> 3) + self._deviation_4)
         lasts, doublings = base, self.fruitless
         while doublings and lasts < self._longest_ps:

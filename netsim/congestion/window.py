@@ -39,7 +39,7 @@ class WindowConfig(CongestionSettings, frozen=True):
 
 
 def initial(window: int | str, round_trip: RoundTrip) -> int:
-    """The window of a configuration, in packets."""
+    """The initial window in packets: `window` if it is a number, else a bandwidth-delay product."""
     return window if isinstance(window, int) else round_trip.packets
 
 
@@ -50,7 +50,7 @@ class FixedWindow(Congestion):
         self._packets = packets
 
     def window(self) -> int:
-        """Always the same."""
+        """Returns the constant window in packets."""
         return self._packets
 
     def gap_ps(self, wire_bytes: int, now_ps: int) -> int:  # noqa: ARG002

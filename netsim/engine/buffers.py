@@ -8,7 +8,7 @@ from netsim.units import PICOSECONDS_PER_SECOND
 
 
 class Limits(NamedTuple):
-    """Limits in bytes, of each link by which packets come into a switch, and of each switch."""
+    """Delays of pause frames, and memory limits in bytes: of each link into a switch, and of each switch."""
 
     pause_delay_ps: list[int]  # how long a pause frame takes to the begin of a link that leads to it
     headroom: list[int]  # of each link, what a switch may receive from it in one class after pausing it

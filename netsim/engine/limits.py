@@ -1,4 +1,4 @@
-"""Limits of a run: when it ends although tasks are left, and who waits for what then."""
+"""Limits of a run: when it ends although tasks are left, and the error on the task that still waits."""
 
 import time
 from collections.abc import Callable
@@ -51,7 +51,7 @@ class LimitsConfig(Section, frozen=True):
 
 
 class Pulse(NamedTuple):
-    """How far a run is."""
+    """The state of a run: its simulated time, and its finished tasks."""
 
     now_ps: int  # simulated time
     done: int  # tasks that are done
@@ -67,7 +67,7 @@ class Clock:
         self._end_s = now_s + limits.wall / PICOSECONDS_PER_SECOND
 
     def is_over(self, pulse: Pulse) -> bool:
-        """Whether the run has reached its wall time; may report."""
+        """Whether the run has reached its wall time; calls `report` about once a second."""
         now_s = time.monotonic()
         if self._report is not None and now_s >= self._next_s:
             self._next_s = now_s + _SECONDS_BETWEEN_REPORTS
@@ -87,7 +87,7 @@ _REMEDIES = {
 
 
 class Waiting(NamedTuple):
-    """The first task that is not done although all those that it waits for are."""
+    """The first unfinished task whose predecessors are all done, and why it waits."""
 
     src: int  # source rank
     dst: int  # destination rank
@@ -112,16 +112,16 @@ def reached(limits: LimitsConfig, which: Which, pulse: Pulse, waiting: Waiting) 
 
 
 def missing(packets: int, timeouts: int) -> str:
-    """Why a message whose packets are in flight waits; `timeouts`: the most of one flow in a row without progress.
+    """Why a message waits whose packets are in flight; `timeouts`: largest number in a row of one of its flows.
 
-    How many packets have arrived is not said, since engines may know it early.
+    It does not state how many packets have arrived, since engines may know arrivals in advance.
     """
     said = _missing(packets)
     return f"{said}, after {timeouts} timeouts in a row without progress" if timeouts else said
 
 
 def refused(packets: int, rounds: int) -> str:
-    """Why a message waits whose packets are refused, for so many rounds without a new acknowledgement in the run."""
+    """Why a message waits whose packets are refused, after `rounds` rounds without a new acknowledgement in the run."""
     return f"{_missing(packets)}, after {rounds} rounds in a row in which packets were refused and none got through"
 
 

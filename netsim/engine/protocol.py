@@ -72,12 +72,12 @@ class Scene(NamedTuple):
 
     @property
     def queues(self) -> bool:
-        """Whether a departure may depend on what comes later, so that packets wait in queues to be chosen."""
+        """Whether a departure may depend on later events, so that links choose among packets in queues."""
         return self.flow_control.kind == "pfc" or self.buffer is not None or self.classes > 1
 
     @property
     def quanta(self) -> list[int]:
-        """Bytes that each class may send when it has the turn, 0 for one that goes first; empty: all go first."""
+        """Quantum in bytes of each class, 0 for strict priority; empty if all classes have strict priority."""
         largest = max(self.packet.payload + self.packet.header, self.acknowledgement.size)
         return [weight * largest for weight in self.weights] if self.classes > 1 and any(self.weights) else []
 
@@ -94,7 +94,7 @@ class Scene(NamedTuple):
 
     @property
     def talking(self) -> np.ndarray:
-        """Whether messages go from a leaf to another: entry first leaf * leaves + second leaf."""
+        """Whether messages go from one leaf to another, [source leaf * leaves + destination leaf]."""
         columns, topology = self.tasks.columns(), self.topology
         moves, leaves = columns.bytes > 0, len(topology.tiers[0])
         leaf = np.array([topology.leaf(host) for host in self.hosts], dtype=np.int64)
@@ -188,7 +188,7 @@ class Outcome(NamedTuple):
         return self._replace(completion_ps=end_ps, task_end_ps=ends, flows=flows[ended])
 
     def equals(self, other: "Outcome") -> bool:
-        """The same to the last bit."""
+        """Whether two outcomes are equal to the last bit."""
         if self.watched is not None and other.watched is not None and not self.watched.equals(other.watched):
             return False
         return all(

@@ -52,6 +52,6 @@ def no_queues() -> Longest:
 
 
 def series_of(longest: Longest) -> QueueSeries:
-    """The longest queue of each link by interval."""
+    """The series that a compiled engine has recorded."""
     width_bits, used = longest.shape.tolist()
     return QueueSeries(1 << width_bits, longest.queue_ps[:used].copy())

@@ -42,7 +42,7 @@ class WatchConfig(Section, frozen=True):
 
 
 class Watched(NamedTuple):
-    """What was recorded."""
+    """The recorded bytes of links and samples of flows."""
 
     width_ps: int  # length of an interval; a power of two
     # [link, interval] data packets, headers included, whose last bit left in the interval; no rows if links are not
@@ -52,7 +52,7 @@ class Watched(NamedTuple):
     samples: Sequence[np.ndarray]  # for each of them an array of `SAMPLE`, by time
 
     def equals(self, other: "Watched") -> bool:
-        """The same to the last bit."""
+        """Whether two recordings are equal to the last bit."""
         alike = all(np.array_equal(mine, others) for mine, others in zip(self.samples, other.samples, strict=False))
         same = (self.width_ps, *self.tasks) == (other.width_ps, *other.tasks)
         return same and alike and np.array_equal(self.bytes, other.bytes)

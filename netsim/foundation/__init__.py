@@ -1,1 +1,1 @@
-"""Sections of a configuration, and the complaint and remedy where one is wrong."""
+"""Sections of a configuration, and the problem and remedy that are reported if one is wrong."""

@@ -1,4 +1,4 @@
-"""Reading arrays of a user's file: archives, and what else reading can end in."""
+"""Reads arrays from a user's file, and refuses damaged, pickled or oversized archives."""
 
 import os
 import struct
@@ -28,7 +28,7 @@ UNREADABLE = (
 
 @contextmanager
 def quietly() -> Iterator[None]:
-    """Reads without what numpy warns of where a header looks as if Python 2 had written it."""
+    """Suppresses numpy's warning about headers that look as if Python 2 had written them."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)
         yield
@@ -95,7 +95,7 @@ def _member(path: Path, archive: "NpzFile", name: str) -> "NDArray":
 
 
 def _memory_bytes() -> int:
-    """Memory of this machine, or what its container may have of it."""
+    """Memory of this machine in bytes, or the limit of its container if that is smaller."""
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     with suppress(OSError, ValueError):  # there is no such file, or no limit ("max")
         memory = min(memory, int(Path("/sys/fs/cgroup/memory.max").read_text(encoding="ascii")))

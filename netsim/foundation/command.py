@@ -50,14 +50,14 @@ WORD = object()
 
 @dataclass(frozen=True)
 class Group:
-    """A part of the help."""
+    """A titled group of options in the help."""
 
     title: str
 
 
 @dataclass(frozen=True)
 class Either:
-    """Options of which one may be given."""
+    """A set of options that exclude each other."""
 
     name: str
 
@@ -150,11 +150,11 @@ class Program:
         return code
 
     def around(self, options: argparse.Namespace) -> AbstractContextManager[object]:  # noqa: ARG002
-        """The context in which a verb runs."""
+        """Returns the context in which a verb runs; none by default."""
         return nullcontext()
 
     def exit_code(self, code: int) -> int:
-        """The exit code of the process, of that of its verb."""
+        """Returns the exit code of the process, given the code of its verb."""
         return code
 
     def ending(self, error: BaseException, options: argparse.Namespace) -> tuple[int, str] | None:  # noqa: ARG002
@@ -177,21 +177,21 @@ class Program:
         print(line, file=sys.stderr)
 
     def misused(self, message: str) -> str:
-        """What is wrong with a command line."""
+        """Words the problem of a wrong command line."""
         return message
 
     def values(self, options: argparse.Namespace) -> Mapping[str, Any]:
-        """What the command that comes next is filled with."""
+        """Values for the braces in `Verb.following`."""
         return vars(options)
 
     def show_following(self, options: argparse.Namespace) -> None:
-        """Prints what to do next, to a person at a terminal; a script has its own."""
+        """Prints the command that comes next on stderr, if the verb has one."""
         if options.verb.following is not None:
             print(f"next: {options.verb.following.format(**self.values(options))}", file=sys.stderr)
 
 
 class Parser(argparse.ArgumentParser):
-    """Answers wrong words with one line, like any other wrong input, and fills in a verb when it is used."""
+    """Parser that reports a wrong command line in one line, and adds the options of a verb when it is used."""
 
     def __init__(self, *, program: Program | None = None, **options: Any) -> None:
         super().__init__(**options)
@@ -211,12 +211,12 @@ class Parser(argparse.ArgumentParser):
         return options
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
-        """As of argparse, once the verb is filled in."""
+        """Adds the options of the verb, then parses as argparse does."""
         self.fill()
         return super().parse_known_args(args, namespace)
 
     def fill(self) -> "Parser":
-        """Adds the options of the verb."""
+        """Adds the description and the options of the verb, once."""
         if self.verb is not None and self.get_default("verb") is None:
             verb = self.verb
             self.description = verb.description() if callable(verb.description) else verb.description
@@ -228,7 +228,7 @@ class Parser(argparse.ArgumentParser):
         return self
 
     def error(self, message: str) -> NoReturn:
-        """Ends the command."""
+        """Prints the problem in one line and ends the command."""
         program = cast(Program, self.program)
         wrong = re.match(r"argument VERB: invalid choice: '(.*)' \(choose from", message)
         if wrong is not None:
@@ -240,7 +240,7 @@ class Parser(argparse.ArgumentParser):
 
 
 def _request(kind: type, values: Mapping[str, Any]) -> object:
-    """A request of values by their names."""
+    """Makes a request from the values of options by name."""
     made = {}
     for one in fields(kind):
         nested = is_dataclass(one.type)

@@ -1,4 +1,4 @@
-"""The first complaint of a refused document, in the words of a person."""
+"""The first problem of a refused document, in plain words."""
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
@@ -34,7 +34,7 @@ _TYPES = {
 
 
 class Complaint(NamedTuple):
-    """What pydantic found wrong first.
+    """The first problem that pydantic found.
 
     Attributes:
         field: Dotted path of the field.
@@ -56,7 +56,7 @@ class Complaint(NamedTuple):
 
 @contextmanager
 def complaining(path: Path, remedy: str, place: str = "") -> Iterator[None]:
-    """While entered, what pydantic refuses in a document becomes a `Refusal` of its file, at a place in it."""
+    """Turns a pydantic error in the block into a `Refusal` of the document's file, at a place in it."""
     try:
         yield
     except ValidationError as error:
@@ -69,7 +69,7 @@ def first_complaint(
     document: object = None,
     model: type[BaseModel] | None = None,
 ) -> Complaint:
-    """Boil a pydantic error down to its first complaint.
+    """Reduces a pydantic error to its first complaint.
 
     Args:
         error: What pydantic raised.
@@ -114,36 +114,36 @@ def first_complaint(
 
 
 def unknown_key(value: object) -> str:
-    """What is wrong with a key that a section does not have."""
+    """Problem of a key that a section does not have."""
     return f"is not permitted here{_shown(value)}"
 
 
 def unknown_kind(kind: object, kinds: Iterable[str]) -> str:
-    """What is wrong with a kind that there is not."""
+    """Problem of a kind that does not exist."""
     return f"{kind!r} is not one of {', '.join(kinds)}"
 
 
 def _shown(value: object) -> str:
-    """A value in parentheses; nothing where it is long."""
+    """A value in parentheses; empty if it is long."""
     return f" ({value!r})" if len(repr(value)) <= 60 else ""
 
 
 def _plain(message: str) -> str:
-    """What pydantic says of a value, without what a person need not know."""
+    """Rewords pydantic's message about a value, without technical details."""
     message = re.sub(r", unable to .*|, got .*| or instance of .*| or object to .*| for <class .*", "", message)
     message = re.sub(r"a valid (?=[aeiou])", "an ", message).replace("a valid ", "a ")
     return message.replace("Input should be", "must be").replace("Input is", "is")
 
 
 def also_wrong(further: Mapping[tuple[int | str, ...], bool]) -> str:
-    """Further fields that are wrong; the values say whether each is missing."""
+    """Lists further wrong fields in words; the values of `further` tell whether each field is missing."""
     names = [".".join(map(str, path)) for path in further]
     shown = names if len(names) <= _MOST_FIELDS + 1 else [*names[:_MOST_FIELDS], f"{len(names) - _MOST_FIELDS} others"]
     return f"also {'missing' if all(further.values()) else 'wrong'}: {', '.join(shown)}"
 
 
 def written(detail: "ErrorDetails", document: object) -> tuple[int | str, ...]:
-    """The path of an error without the kinds and the types that pydantic puts in, which stand in no document."""
+    """The path of an error as the document has it, without the kinds and types that pydantic inserts."""
     path = detail["loc"]
     kept = []
     for depth, part in enumerate(path):
@@ -157,20 +157,20 @@ def written(detail: "ErrorDetails", document: object) -> tuple[int | str, ...]:
 
 
 def _cause(detail: "ErrorDetails") -> ValueError | None:
-    """What a check of ours raised."""
+    """The ValueError that one of this project's checks raised; None: pydantic's own check failed."""
     cause = detail.get("ctx", {}).get("error")
     return cause if isinstance(cause, ValueError) else None
 
 
 def of_unknown_key(key: object, names: Iterable[str], others: Mapping[str, str]) -> str:
-    """What to do about a key that is not among `names`; `others` has remedies for names of other programs."""
+    """Remedy for a key that is not among `names`; `others` has remedies for names of other programs."""
     written = others.get(str(key).lower().replace("-", "_"))
     near = nearest(key, names)
     return f"{written or f'write {near}'}, or remove it" if written or near else "correct its name or remove it"
 
 
 def remedy(details: "list[ErrorDetails]", field: str, model: type[BaseModel] | None) -> str | None:
-    """What to write in a field, by all errors about it, one for each type that it might have been of."""
+    """Remedy for a field, from all errors about it: one for each type that its value might have; None: unknown."""
     first = details[0]
     context = first.get("ctx", {})
     match first["type"]:
@@ -196,7 +196,7 @@ def remedy(details: "list[ErrorDetails]", field: str, model: type[BaseModel] | N
 
 
 def _wanted(detail: "ErrorDetails") -> str | None:
-    """What a value should be."""
+    """Words the values that are allowed, by one error."""
     limit = next(iter(detail.get("ctx", {}).values()), None)
     match detail["type"]:
         case "greater_than":

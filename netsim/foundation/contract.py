@@ -1,4 +1,4 @@
-"""What a class of a user's must offer to stand where a built-in part stands: it is importable and keeps a protocol."""
+"""Checks a class of the user's that takes the place of a built-in part: it is importable and keeps a protocol."""
 
 import importlib
 import inspect
@@ -129,7 +129,7 @@ def own_config(found: type) -> type[BaseModel] | None:
 
 
 def init_parameters(found: type) -> dict[str, inspect.Parameter]:
-    """The parameters of the `__init__` of a class, without `self`; of a built-in part's heir its fields but `kind`."""
+    """Parameters of a class's `__init__` without `self`; of a subclass of a pydantic model its fields but `kind`."""
     if issubclass(found, BaseModel):
         return {name: field for name, field in inspect.signature(found).parameters.items() if name != "kind"}
     init = _init(found)
@@ -137,13 +137,13 @@ def init_parameters(found: type) -> dict[str, inspect.Parameter]:
 
 
 def _init(found: type) -> Any:
-    """The `__init__` that a class has or inherits; that of a protocol takes nothing."""
+    """The `__init__` that a class has or inherits; `__init__` methods of protocols do not count."""
     owners = (base for base in found.__mro__ if "__init__" in vars(base) and not getattr(base, "_is_protocol", False))
     return next(owners).__init__
 
 
 def _forbidding(config: type[BaseModel]) -> type[BaseModel]:
-    """The same model, which refuses keys that it would leave unread."""
+    """A subclass of the model that refuses unknown keys."""
     return type(
         config.__name__, (config,), {"model_config": ConfigDict(extra="forbid"), "__module__": config.__module__}
     )
@@ -166,7 +166,7 @@ def _members(protocol: type) -> dict[str, Any]:
 
 
 def _mismatch(own: Any, declared: Any) -> str | None:
-    """Why a method does not take what another takes; None: it does."""
+    """Why a method cannot be called with the arguments of another one; None if it can."""
     positional: list[None] = []
     named: dict[str, None] = {}
     for name, parameter in inspect.signature(declared).parameters.items():
@@ -182,7 +182,7 @@ def _mismatch(own: Any, declared: Any) -> str | None:
 
 
 def _nothing() -> None:
-    """Declares a method, as protocols do."""
+    """An empty body, to compare the bodies of methods with."""
     ...
 
 

@@ -1,4 +1,4 @@
-"""What no document of a user's may hold: endless nesting, and numbers that fit into no register."""
+"""Reads JSON and YAML of users, and refuses endless nesting and numbers of more than 64 bits."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def parse_json(text: str, parse_constant: Callable[[str], Any] | None = None) ->
 
 
 def read_json(path: Path, remedy: str, *, absent: str = "", parse_constant: Callable[[str], Any] | None = None) -> Any:
-    """Reads a file of JSON, or refuses it; `absent` is the remedy of one that cannot be read, if it is another."""
+    """Reads a JSON file, or refuses it; `absent` is the remedy for an unreadable file, by default `remedy`."""
     with reading(path, absent or remedy):
         content = path.read_bytes()
     try:
@@ -69,7 +69,7 @@ def read_json(path: Path, remedy: str, *, absent: str = "", parse_constant: Call
 
 
 def _whole(text: str) -> int:
-    """A whole number of JSON, with a sign or without."""
+    """Reads a whole number of JSON, signed or unsigned; ValueError beyond 64 bits."""
     number = int(text)
     if not -LARGEST - 1 <= number < 2**64:
         raise ValueError(TOO_LARGE)
@@ -94,7 +94,7 @@ class UniqueKeys(yaml.SafeLoader):
     twice: ClassVar[str] = "{} is written twice"
 
     def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
-        """Composes a mapping; what is merged into it later on does not stand twice in it."""
+        """Composes a mapping and refuses repeated keys; keys that are merged into it later do not count."""
         node = super().compose_mapping_node(anchor)
         keys = set()
         for key in (key for key, _ in node.value if isinstance(key, yaml.ScalarNode)):
@@ -105,7 +105,7 @@ class UniqueKeys(yaml.SafeLoader):
 
 
 def read_yaml(path: Path, wanted: str) -> Any:
-    """Reads a YAML file; refusals of a malformed one ask for what is `wanted`."""
+    """Reads a YAML file; the remedy for a malformed file asks for what is `wanted`."""
     try:
         document = yaml.load(path.read_text(encoding="utf-8"), UniqueKeys)
     except UnicodeDecodeError as error:
@@ -150,7 +150,7 @@ def parse_yaml(text: str) -> Any:
 
 
 def syntax_problem(problem: str) -> str:
-    """What PyYAML found, in the words of a person."""
+    """Words a syntax error of PyYAML plainly."""
     if "'\\t'" in problem:
         return "there is a tab; indent with spaces"
     return {

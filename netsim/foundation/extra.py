@@ -24,7 +24,7 @@ EXTRAS = {package: extra for extra, packages in _OF_EXTRA.items() for package in
 
 
 def require(package: str, *, field: str, otherwise: str = "") -> None:
-    """Refuses a `field` whose package of `EXTRAS` is missing, without importing it; `otherwise` does without it."""
+    """Refuses `field` if its package of `EXTRAS` is missing, without importing it; `otherwise`: a way without it."""
     if importlib.util.find_spec(package) is None:
         without = f", or {otherwise}" if otherwise else ""
         raise ValueError(

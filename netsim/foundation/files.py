@@ -1,4 +1,4 @@
-"""Files: what identifies their content, and writing that leaves nothing half-written; a refusal names the file."""
+"""Files: digests of their content, and writing that leaves no half-written file; a refusal names the file."""
 
 import errno
 import hashlib
@@ -26,7 +26,7 @@ def files_digest(paths: Iterable[Path]) -> str:
 
 @contextmanager
 def writing(path: Path | str) -> Iterator[None]:
-    """While entered, an error of the system becomes `DiskFull` or a `Refusal` about the written file or folder."""
+    """Turns an OSError in the block into `DiskFull` or a `Refusal` about the file or folder that is written."""
     try:
         yield
     except Exception as error:
@@ -41,7 +41,7 @@ def writing(path: Path | str) -> Iterator[None]:
 
 @contextmanager
 def reading(path: Path | str, remedy: str, field: str = "file") -> Iterator[None]:
-    """While entered, an error of the system becomes a `Refusal` about the file or folder that is read."""
+    """Turns an OSError in the block into a `Refusal` about the file or folder that is read."""
     try:
         yield
     except OSError as error:
@@ -49,7 +49,7 @@ def reading(path: Path | str, remedy: str, field: str = "file") -> Iterator[None
 
 
 def is_full(error: BaseException, path: Path | None = None) -> bool:
-    """Whether an error says that there is no space left; the file system is looked at where numpy keeps the reason."""
+    """Whether an error means a full disk. For an OSError without a code, as of numpy, looks at the file system."""
     if not isinstance(error, OSError):
         return f"(os error {errno.ENOSPC})" in str(error)  # safetensors
     if error.errno is not None or path is None:
@@ -90,7 +90,7 @@ def write_json(path: Path, document: Any, *, indent: int | None = 1, **options: 
 
 @contextmanager
 def unfinished(path: Path) -> Iterator[Path]:
-    """A temporary name beside a file; what has it at the end of the block is removed."""
+    """Yields a temporary name beside a file; a file with that name is removed at the end of the block."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
         yield temporary
@@ -100,7 +100,7 @@ def unfinished(path: Path) -> Iterator[Path]:
 
 
 def flush(paths: Iterable[Path]) -> None:
-    """Brings files and folders in their order from the system's memory to the disk, which a power cut spares.
+    """Flushes files and folders, in their order, from memory to the disk (fsync), so that they survive a power cut.
 
     The name of a file is an entry of its folder: a new file needs both.
     """

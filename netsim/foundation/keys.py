@@ -55,14 +55,14 @@ class Group(NamedTuple):
 
     @property
     def condition(self) -> str:
-        """The kinds that lead to it, such as ``data.kind = shards``; empty: it is always there."""
+        """The kinds that must be chosen for the group, such as ``data.kind = shards``; empty: none."""
         kinds = [number for number, part in enumerate(self.place) if part.is_kind]
         chosen = [f"{dotted((*self.place[:number], Part('kind')))} = {self.place[number].name}" for number in kinds]
         return ", ".join(chosen)
 
     @property
     def title(self) -> str:
-        """Its dotted place, or the kinds that lead to it."""
+        """The dotted place of the group, or the kinds that must be chosen for it."""
         if self.place and self.place[-1].is_kind:
             return self.condition
         return f"{dotted(self.place)} ({self.condition})" if self.condition else dotted(self.place)
@@ -79,7 +79,7 @@ def groups(schema: Node, *, whole: bool = False) -> list[Group]:
 
 
 def dotted(place: tuple[Part, ...]) -> str:
-    """The key that a place is written as; kinds are not part of it."""
+    """A place as a dotted key, without kinds."""
     return ".".join(part.name for part in place if not part.is_kind)
 
 
@@ -166,7 +166,7 @@ class _Walk:
         return "x-class" in node or any(self._takes_class(one) for one in node.get("anyOf", ()))
 
     def _deref(self, node: Node) -> Node:
-        """What a node refers to, under what it says itself."""
+        """Resolves the references of a node; keys of the node itself take precedence."""
         while "$ref" in node:
             target: Any = self._schema
             for part in node["$ref"].removeprefix("#/").split("/"):
@@ -175,7 +175,7 @@ class _Walk:
         return node
 
     def _reached(self, node: Node) -> Node:
-        """A node without the choice of null, and of a class of a user's, in its place."""
+        """The node behind references, without the choices of null and of a user's class."""
         node = self._deref(node)
         if "x-class" in node:
             return self._reached(node["else"])
@@ -193,7 +193,7 @@ class _Walk:
         return reached if "properties" in reached and self._kinds(reached) is None else None
 
     def _name(self, node: Node) -> str:
-        """What tells a section from others: its definition."""
+        """Identity of a section: the reference to its definition."""
         if "$ref" in node and "properties" in self._deref(node):
             name = node["$ref"]
             target = self._deref({"$ref": name})
@@ -210,7 +210,7 @@ class _Walk:
 
 
 def _items(node: Node) -> Node | None:
-    """What the entries of a list are; None: it is no list, or one of values alone."""
+    """The node of a list's entries; None: it is no list, or a list of plain values."""
     items = node.get("items")
     if not isinstance(items, dict):
         return None
@@ -248,7 +248,7 @@ def values_text(node: Node, deref: Callable[[Node], Node]) -> str:
 
 
 def default_text(node: Node) -> str:
-    """What a key is where it is left out; empty: nothing is known of it here."""
+    """Text of a key's default, or "required"; empty if the schema gives none."""
     if node.get("x-required"):
         return "required"
     if "default" not in node:

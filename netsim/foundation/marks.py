@@ -99,7 +99,7 @@ class Band:
 
 @dataclass(frozen=True)
 class Level:
-    """A value across the panel, horizontal or vertical, or with `to` the zone between two."""
+    """A line across the panel at a value, horizontal or vertical, or with `to` the zone between two values."""
 
     value: float
     name: str = ""
@@ -181,7 +181,7 @@ class Stacks:
 
 @dataclass(frozen=True)
 class Spans:
-    """Bars from begins to ends [N, 2] in a row."""
+    """Horizontal bars from begins to ends [N, 2], all in one row."""
 
     place: float
     spans: ArrayLike
@@ -302,7 +302,7 @@ class Picture:
 
 @dataclass(frozen=True)
 class Words:
-    """A text beside a point, `offset` points away from it; in `share` of the axes where that is set."""
+    """A text at a distance of `offset` points from (x, y), given in units of the axes or, with `share`, as shares."""
 
     x: float
     y: float
@@ -323,7 +323,7 @@ class Words:
 
 
 def colour_map(colours: Sequence[str] | str) -> Colormap:
-    """The colours from the lowest to the highest value; what is no number is clear."""
+    """A colour map from colours, lowest value first, or by its matplotlib name; NaN is clear."""
     from matplotlib import colormaps
     from matplotlib.colors import LinearSegmentedColormap
 
@@ -333,7 +333,7 @@ def colour_map(colours: Sequence[str] | str) -> Colormap:
 
 
 def _readable(ground: Any) -> str:
-    """A colour for text on a ground: not one of those that change with the page."""
+    """A readable colour for text on a ground; it does not change with the page's colour scheme."""
     from matplotlib.colors import to_rgb
 
     return "#fefefe" if np.dot(to_rgb(ground), (0.299, 0.587, 0.114)) < 0.55 else "#1b2631"

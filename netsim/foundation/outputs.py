@@ -1,4 +1,4 @@
-"""What a verb writes: it replaces its earlier results, and those of another verb only with --overwrite.
+"""Outputs of a verb: it replaces its own earlier results, and other contents only with --overwrite.
 
 A verb recognises its earlier results by something that it always writes: a file in a folder, words at the beginning of
 a file. netsim follows the same rule.
@@ -47,7 +47,7 @@ class OutputFolder:
     marks: Sequence[str]
 
     def check(self, path: Path, *, overwrite: bool = False) -> None:
-        """Refuse a folder of other contents."""
+        """Refuses a file, and a folder with other contents than results of the verb."""
         if not path.exists():
             return
         if not path.is_dir():
@@ -77,7 +77,7 @@ class OutputFile:
     marks: Sequence[str]
 
     def check(self, path: Path, *, overwrite: bool = False) -> None:
-        """Refuse a file of other contents."""
+        """Refuses a folder, and a file with other contents than results of the verb."""
         if path.is_dir():
             raise Refusal(path, self.option, "is a folder", "name a file")
         if overwrite or not path.exists():
@@ -89,19 +89,19 @@ class OutputFile:
 
 
 def page_mark(verb: str) -> str:
-    """Name the verb in the head of a page that it writes, such as `moe place`."""
+    """Returns the HTML tag that names the verb of a page, such as `moe place`."""
     return f'<meta name="generator" content="flowfabric {verb}">'
 
 
 def add_overwrite(parser: argparse.ArgumentParser) -> None:
-    """Add the option to a verb that writes."""
+    """Adds --overwrite to the options of a verb."""
     parser.add_argument(OPTION, action="store_true", help="write there even if it holds what another verb wrote")
 
 
 def check_outputs(outputs: Iterable[tuple[Output, Path | None]], *, overwrite: bool) -> None:
-    """Refuses what another verb wrote, unless the user wants it replaced; outputs at None are not written.
+    """Refuses paths with other contents, unless the user overwrites them; outputs at None are not written.
 
-    Of several ranks the first one looks, before any has begun to write.
+    Of several ranks only rank 0 checks, before any rank has begun to write.
     """
     if os.environ.get("RANK", "0") != "0":
         return

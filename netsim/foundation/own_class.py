@@ -74,7 +74,7 @@ class OwnClass(BaseModel, frozen=True, extra="forbid"):
 
     @property
     def kind(self) -> str:
-        """The class, where a built-in part has the name of its kind."""
+        """The class path, which stands for the name of a kind."""
         return self.class_path
 
     def setting(self, name: str, default: Any = None) -> Any:
@@ -86,11 +86,11 @@ class OwnClass(BaseModel, frozen=True, extra="forbid"):
         return type(self).model_validate({**self.model_dump(), **changes})
 
     def imported(self) -> type:
-        """The class itself."""
+        """Imports and returns the class."""
         return imported_class(self.class_path)
 
     def __hash__(self) -> int:
-        """Settings are what YAML can say, lists and mappings too, which have no hash."""
+        """Hash of the class path alone, since settings may hold lists and mappings, which have no hash."""
         return hash(self.class_path)
 
     @model_validator(mode="before")
@@ -130,7 +130,7 @@ M = TypeVar("M", bound=BaseModel)
 
 
 def class_and_settings(section: dict[Any, Any]) -> tuple[str, dict[str, Any]]:
-    """The class that a section names, and all else in it."""
+    """Splits a section into its class path and its settings."""
     settings = {str(key): value for key, value in section.items() if key != "class"}
     path = section["class"]
     if "kind" in settings:
@@ -159,7 +159,7 @@ class KindOrClass:
     """
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
-        """Validates by pydantic; complaints about kinds are the ones of a union without the `OwnClass`."""
+        """Validates by pydantic; errors about kinds are those of the union without the `OwnClass`."""
         members = get_args(source)
         (own,) = (member for member in members if issubclass(member, OwnClass))
         kinds = [member for member in members if member is not own]
@@ -174,8 +174,8 @@ class KindOrClass:
 def build_own(config: OwnClass, **passed: Any) -> Any:
     """An instance of a user's class: ``Mine(config)`` where it has a `Config`, or else ``Mine(**settings)``.
 
-    `passed` is what its constructor may take beside the settings, by the names in `OwnClass.passed`; a ValueError
-    names what is missing.
+    `passed` has further arguments by the names in `OwnClass.passed`; the constructor gets those that it takes. A
+    ValueError names a missing attribute of the protocol.
     """
     found = config.imported()
     parameters = init_parameters(found)

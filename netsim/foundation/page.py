@@ -64,7 +64,7 @@ class Table:
 
     @property
     def look(self) -> str:
-        """Classes of the style sheet."""
+        """CSS classes of the table."""
         return " ".join(name for name in ("words", "dense") if getattr(self, name))
 
 
@@ -76,7 +76,7 @@ class Facts:
 
     @property
     def across(self) -> int:
-        """Numbers beside each other."""
+        """How many numbers are in a row."""
         rows = -(-len(self.facts) // _MOST_COLUMNS) or 1
         return -(-len(self.facts) // rows) or 1
 
@@ -131,7 +131,7 @@ class Section:
 def page(
     title: str, finding: str, sections: Sequence[Section], *, kicker: str = "", footer: str = "", verb: str = ""
 ) -> str:
-    """Compose a page: a whole HTML document that needs no other file.
+    """Composes a page: a whole HTML document that needs no other file.
 
     The finding is one sentence that a reader should take away. Above the title is the kicker, such as the dispatch
     mode, and at the end the footer, such as where the numbers come from. `verb` names who writes the page where others

@@ -68,5 +68,5 @@ def _default(key: Key) -> str:
 
 
 def _first(meaning: str) -> str:
-    """The first sentence."""
+    """The first sentence of a meaning."""
     return re.split(r"(?<=[.;])\s+(?=[A-Z])", meaning, maxsplit=1)[0]

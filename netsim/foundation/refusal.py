@@ -1,4 +1,4 @@
-"""Wrong input, named by file, field, problem and remedy; and what ends a command whose input was good."""
+"""Errors: wrong input, by file, field, problem and remedy, and failures of a command whose input was good."""
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -30,7 +30,7 @@ class Refusal(ValueError):  # noqa: N818  it is what the user reads
 
 
 class Failure(RuntimeError):  # noqa: N818  it is what has happened
-    """What ends a command whose input was good; the message is the one line that a person needs."""
+    """A failure of a command whose input was good; the message is one line for the user."""
 
 
 class Unreachable(Failure):
@@ -42,13 +42,13 @@ class DiskFull(Failure):
 
 
 def _shortened(text: str) -> str:
-    """A text whose middle is left out if nobody would read it."""
+    """A text without its middle if it is very long."""
     return text if len(text) <= _MOST_CHARACTERS else f"{text[:_ENDS]} ... {text[-_ENDS:]}"
 
 
 @contextmanager
 def prefixed(place: str) -> Iterator[None]:
-    """Puts a field or an option in front of what a ValueError of the block says."""
+    """Puts a field or an option in front of the message of a ValueError in the block."""
     try:
         yield
     except ValueError as error:
@@ -63,7 +63,7 @@ def check_least(*options: tuple[str, int | None, int]) -> None:
 
 
 def problem_and_remedy(error: ValueError) -> tuple[str, str]:
-    """What is wrong by an error, and what can be done about it, empty if the error does not say.
+    """The problem and the remedy of an error; the remedy is empty if the error has none.
 
     It is a `Refusal`, was raised from one and ends in its words, or says `problem; remedy`.
     """
@@ -76,7 +76,7 @@ def problem_and_remedy(error: ValueError) -> tuple[str, str]:
 
 
 def lies_in(error: BaseException | None, folder: Path) -> bool:
-    """Whether an error, or what it was raised from, is about a folder or a file in it."""
+    """Whether an error, or an error that it was raised from, is about a folder or a file in it."""
     while error is not None:
         if isinstance(error, Refusal) and error.file and folder in (Path(error.file), *Path(error.file).parents):
             return True

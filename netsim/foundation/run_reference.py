@@ -1,4 +1,4 @@
-"""The section that names another run, whose trained network is asked and stays as it is."""
+"""The section that names another run, whose trained network is used without being trained further."""
 
 from pathlib import Path
 from typing import Annotated, Any

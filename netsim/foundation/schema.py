@@ -24,7 +24,7 @@ def described(document: type[BaseModel]) -> dict[str, Any]:
 
 
 def described_kinds(kinds: Any) -> dict[str, Any]:
-    """The same of a document that is one of several sections: their union, with its validators."""
+    """The JSON Schema of a document that is one of several sections: `kinds` is their union, with validators."""
     return _DRAFT | TypeAdapter(kinds).json_schema(by_alias=True, schema_generator=_Generator)
 
 

@@ -1,4 +1,4 @@
-"""What sections a pydantic model is made of, and which of them a kind chooses."""
+"""Finds the sections that a pydantic model consists of, and the section that a kind chooses."""
 
 from collections.abc import Sequence
 from typing import Any, get_args, get_origin
@@ -42,7 +42,7 @@ def sections_at(model: type[BaseModel], path: Sequence[int | str]) -> list[type[
 
 
 def kinds_of(section: type[BaseModel]) -> tuple[str, ...]:
-    """What `kind` may be in a section."""
+    """The values that `kind` may have in a section."""
     field = section.model_fields.get("kind")
     return () if field is None else get_args(field.annotation)
 
@@ -99,7 +99,7 @@ class Section(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _no_truth_is_a_number(cls, document: Any) -> Any:
-        """Pydantic takes true for 1, and YAML takes yes and on for true."""
+        """Refuses true and false for a number. Pydantic takes true for 1, and YAML takes yes and on for true."""
         for name, value in document.items() if isinstance(document, dict) else ():
             field = cls.model_fields.get(name)
             if isinstance(value, bool) and field is not None and takes_numbers_alone(field.annotation):

@@ -91,6 +91,6 @@ def _write(axes: Axes, x: float, y: float, text: str, colour: str, **how: Any) -
 
 
 def _cut(text: str, inches: float) -> str:
-    """The end of a text that is too long for a width; names of files differ at their ends."""
+    """A text, or its end if it is too long for a width, since names of files differ at their ends."""
     most = max(4, int(1.15 * inches / LETTER))
     return text if len(text) <= most else f"…{text[1 - most :]}"

@@ -1,4 +1,4 @@
-"""A terminal on which text is text: a path or a setting such as ``[bold]`` is printed as it is written."""
+"""A terminal without markup: a path or a setting such as ``[bold]`` is printed as it is written."""
 
 import sys
 import threading
@@ -14,7 +14,7 @@ _CLEAR = "\r\x1b[K"
 
 
 class Terminal(Console):
-    """A console of rich that reads no markup and no names of emoji in what it prints."""
+    """A console of rich that interprets neither markup nor names of emoji in texts."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__(markup=False, emoji=False, **options)
@@ -52,7 +52,7 @@ class Progress:
         self._began_s = time.monotonic()
 
     def __enter__(self) -> Self:
-        """Start the clock."""
+        """Starts the clock."""
         self._began_s = time.monotonic()
         if self._stream.isatty():
             self._clock.start()
@@ -61,7 +61,7 @@ class Progress:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        """Remove the line, so that a result or an error stands alone."""
+        """Removes the line, so that a result or an error stands alone."""
         self._done.set()
         if self._clock.is_alive():
             self._clock.join()
@@ -71,7 +71,7 @@ class Progress:
                 self._stream.flush()
 
     def phase(self, text: str) -> None:
-        """Names what comes next, such as "counting 20,000 tokens"."""
+        """Shows the phase that begins, such as "counting 20,000 tokens"."""
         self._phase = text
         self._show()
 

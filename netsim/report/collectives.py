@@ -37,7 +37,7 @@ _OTHER = "#7a7f85"
 
 
 def operations_title(results: Results) -> str:
-    """Where the slowest transport loses most, or else what takes longest."""
+    """Title: the operation in which the slowest transport loses most, or else the operation that takes longest."""
     kinds = operations(results)
     fastest, slowest = (summary.name for summary in extremes(summarise(results)))
     worst = max(kinds, key=lambda kind: kind.mean_us(slowest) - kind.mean_us(fastest))
@@ -94,8 +94,8 @@ def _amount(kind: CollectivesSummary) -> str:
 def phases(results: Results) -> tuple[CollectivesSummary, ...]:
     """One summary a phase, in the order of a step; none unless some collective belongs to rollouts.
 
-    The time is that in which nothing but collectives of this phase ended, each from the end of the one before it, so
-    that computation between them counts, too. The times of all phases add up to the run.
+    Each collective counts with the time from the end of the collective before it to its own end, so that computation
+    in between counts, too. The times of all phases add up to the run.
     """
     if all(span.phase != ROLLOUT for span in results.spans):
         return ()
@@ -131,7 +131,7 @@ def rollout_sentence(results: Results) -> str:
 
 
 def phases_title(results: Results) -> str:
-    """The shares of rollouts, rounded."""
+    """Title: the shares of rollouts in time and bytes, rounded."""
     shares = f"{100 * time_share(results):.0f} % of the time and {100 * _payload_share(results):.0f} % of the bytes"
     return f"Rollouts take {shares} of a step"
 
@@ -194,7 +194,7 @@ def has_timeline(results: Results) -> bool:
 
 
 def timeline_title(results: Results) -> str:
-    """For how long collectives are under way."""
+    """Title: the share of time in which collectives are under way, by transport."""
     (fastest, share), *slower = [(run.transport, _busy(run)) for run in extreme_runs(results)]
     said = f"Under {fastest}, collectives are under way for {share} of the time"
     return said + "".join(f"; under {name}, for {other}" for name, other in slower)
@@ -219,7 +219,7 @@ def timeline_svg(results: Results) -> str:
 
 
 def _lanes_panel(run: Run, rows: Sequence[_Row], fills: dict[str, str], scale: float, unit: str, end: float) -> Panel:
-    """Bars of each operation, from the top down."""
+    """Panel of one run: bars of each operation, from the top down."""
     top, ticks = 0.0, {}
     done = run.completion_ps / 1e6 / scale
     marks: list[Spans | Level] = [Level(done, upright=True)]
@@ -260,7 +260,7 @@ def _rows(results: Results, run: Run, longest_ps: int) -> list[_Row]:
 
 
 def lanes(times: np.ndarray, spot_ps: int) -> list[np.ndarray]:
-    """Deals collectives [collective, 2] to lanes so that those of a lane do not overlap, as long as there are lanes."""
+    """Deals collectives [collective, 2] to lanes without overlap, except in the last of `_MOST_LANES` lanes."""
     dealt: list[list[tuple[int, int]]] = []
     free: list[tuple[int, int]] = []
     for begin, end in sorted(map(tuple, times.tolist())):
@@ -278,7 +278,7 @@ def lanes(times: np.ndarray, spot_ps: int) -> list[np.ndarray]:
 
 
 def _merged(times: np.ndarray, spot_ps: int) -> np.ndarray:
-    """The union of intervals, those no further than a spot from each other as one."""
+    """The union of intervals; gaps of at most `spot_ps` are closed."""
     bars: list[list[int]] = []
     for begin, end in sorted(map(tuple, times.tolist())):
         if bars and begin <= bars[-1][1] + spot_ps:

@@ -211,7 +211,7 @@ def _remarks(results: Results) -> list[Note]:
 
 
 def _table_of(name: str, results: Results) -> list[Table]:
-    """The numbers of a picture of phases or operations."""
+    """The table below a picture of phases or operations; empty for other pictures."""
     summaries = summarise(results)
     if name == "phases":
         heads = "phase", "collectives", "payload, MB", *(f"{summary.name}, µs" for summary in summaries)
@@ -225,14 +225,14 @@ def _table_of(name: str, results: Results) -> list[Table]:
 
 
 def _legend(results: Results) -> str:
-    """How the drawing of this fabric is to be read."""
+    """Explains the drawing of this fabric in words."""
     drawing = drawings(results.scene.topology)[0]
     merged = " A line to hosts may stand for several hosts." if any(len(s.links) > 1 for s in drawing.hosts) else ""
     return f"{_ROWS if drawing.rows else _SPREAD}{merged} Seed {results.runs[0].seed}."
 
 
 def workload(results: Results) -> str:
-    """The workload, or all of them; the title of the page."""
+    """The title of the page: the workload, or all workloads of the jobs."""
     jobs = results.scenario.get("jobs", [])
     names = [_workload(job["workload"]) for job in jobs] or [_workload(results.scenario["workload"])]
     return " and ".join(dict.fromkeys(names))

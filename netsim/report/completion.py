@@ -29,7 +29,7 @@ _OTHERS, _DASHES = COLOURS[2:6], (SOLID, DASHED, DOTTED)
 
 
 def completion_title(results: Results) -> str:
-    """How far apart the transports are, in one line."""
+    """Title: how much longer the slowest transport takes than the fastest."""
     summaries = summarise(results)
     fastest, slowest = extremes(summaries)
     if len(summaries) == 1:
@@ -120,7 +120,7 @@ def has_flows(results: Results) -> bool:
 
 
 def flows_title(results: Results) -> str:
-    """How far apart the slowest flows are, in one line."""
+    """Title: how far apart the slowest flows of the transports are."""
     fastest, slowest = extremes(summarise(results))
     if slowest.flow_p99_us <= 1.005 * fastest.flow_p99_us:
         return f"99 % of the flows of {fastest.name} take at most {in_unit(fastest.flow_p99_us, 3)}"

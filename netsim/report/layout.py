@@ -35,7 +35,7 @@ class Drawing(NamedTuple):
 
 
 def drawings(topology: Topology) -> list[Drawing]:
-    """A drawing of the links up and one of the links down, or one of all where links do not join neighbouring tiers."""
+    """Drawings of the links up and of the links down; a single one if links do not join neighbouring tiers."""
     tiers = {name: number for number, tier in enumerate(network_tiers(topology)) for name in tier}
     steps = {tiers[link.dst] - tiers[link.src] for link in topology.links if link.src in tiers and link.dst in tiers}
     if steps <= {1, -1}:
@@ -76,7 +76,7 @@ def _tiered(topology: Topology, tiers: Mapping[str, int], up: bool) -> Drawing:
 
 
 def _spread(topology: Topology, tiers: Mapping[str, int]) -> Drawing:
-    """Switches where they are close to their neighbours, hosts around theirs; each direction keeps to its right."""
+    """Switches close to their neighbours, hosts around their leaf; each direction of a cable bends to its right."""
     switches = _places(topology, tiers)
     shortest = min((math.dist(switches[a], switches[b]) for _, (a, b), _ in _between(topology, tiers)), default=0.5)
     reach = min(0.09, 0.6 * max(shortest, 0.05))
@@ -129,7 +129,7 @@ def _between(topology: Topology, tiers: Mapping[str, int]) -> Iterator[tuple[int
 
 
 def _bent(start: Point, end: Point, bend: float) -> tuple[Point, ...]:
-    """A line that swings to the right by a part of its length."""
+    """A line that bends to the right by a share `bend` of its length."""
     across, along = end[0] - start[0], end[1] - start[1]
     middle = (start[0] + end[0]) / 2 + 2 * bend * along, (start[1] + end[1]) / 2 - 2 * bend * across
     return start, middle, end
@@ -148,7 +148,7 @@ def _adapters(topology: Topology) -> int:
 
 
 def hosts_in_words(topology: Topology) -> str:
-    """How many hosts there are and, of several adapters, how many of those."""
+    """The number of hosts in words and, if they have several, of adapters on a host."""
     gpus, adapters = gpu_links(topology), _adapters(topology)
     if gpus is None:
         return f"{topology.hosts:,} host{'s' * (topology.hosts != 1)}"
@@ -159,13 +159,13 @@ def hosts_in_words(topology: Topology) -> str:
 
 
 def _groups(hosts: Sequence[int], most: int) -> list[Sequence[int]]:
-    """Neighbours, as evenly as possible in at most so many groups."""
+    """Divides hosts into at most `most` groups of neighbours, as evenly as possible."""
     count = min(most, len(hosts))
     return [hosts[place * len(hosts) // count : (place + 1) * len(hosts) // count] for place in range(count)]
 
 
 def row_name(tier: Sequence[str]) -> str:
-    """What a tier is called, such as 8 leaves."""
+    """Number and name of the switches of a tier, such as 8 leaves."""
     stems = {re.sub(r"\d+$", "", name) for name in tier}
     kind = stems.pop() if len(stems) == 1 else "switch"
     many = {"leaf": "leaves", "switch": "switches"}.get(kind, f"{kind}s")

@@ -22,7 +22,7 @@ _MOST_TICKS = 300
 
 
 class Usage(NamedTuple):
-    """Part of the run in which each link of the fabric was busy; used links between switches, and their busy time."""
+    """Share of the run in which each link was busy; the used links between switches, and their busy time."""
 
     shares: np.ndarray
     fabric: np.ndarray
@@ -35,17 +35,17 @@ class Usage(NamedTuple):
 
     @property
     def most(self) -> float:
-        """Share of the busiest of them."""
+        """Busy share of the busiest link between switches."""
         return float(self.shares[self.fabric].max(initial=0))
 
     @property
     def mean(self) -> float:
-        """Their mean share."""
+        """Mean busy share of the links between switches."""
         return float(self.shares[self.fabric].mean()) if len(self.fabric) else 0.0
 
     @property
     def mean_us(self) -> float:
-        """Mean over the links between switches that carried something."""
+        """Mean busy time in microseconds of the links between switches that carried something."""
         return float(self.busy_us.mean()) if len(self.fabric) else 0.0
 
     @property
@@ -144,7 +144,7 @@ def _percent(share: float) -> str:
 
 
 def _reach(most: float) -> float:
-    """The share that has the last colour, for the busiest link of all."""
+    """The busy share that gets the last colour, given the share of the busiest link of all."""
     return next((reach for reach in (0.001, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5) if reach >= most), 1.0)
 
 
@@ -194,7 +194,7 @@ def loads_svg(results: Results) -> str:
 
 
 def _thinned(values: np.ndarray) -> np.ndarray:
-    """So many of them at most, the smallest and the largest included."""
+    """A limited number of the values, evenly spread, with the smallest and the largest."""
     ordered = np.sort(values)
     places = np.linspace(0, len(ordered) - 1, min(_MOST_TICKS, len(ordered))).round().astype(np.int64)
     return ordered[places]

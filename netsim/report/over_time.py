@@ -38,7 +38,7 @@ def has_queues(results: Results) -> bool:
 
 
 def queues_title(results: Results) -> str:
-    """To what the queues of the slowest and of the fastest transport grow."""
+    """Title: the longest queues of the slowest and of the fastest transport."""
     fastest, slowest = (summary.name for summary in extremes(summarise(results)))
     peaks = {name: _queues(results, name).peak for name in (fastest, slowest)}
     scale, unit = time_unit(max(peaks.values()))
@@ -82,7 +82,7 @@ def queues_svg(results: Results) -> str:
 
 
 def _queues(results: Results, transport: str) -> _Queues:
-    """All seeds on the widest of their intervals, which are powers of two."""
+    """The queues of all seeds of a transport, on the widest of their intervals, which are powers of two."""
     runs = by_transport(results)[transport]
     width_ps = max(run.queues.width_ps for run in runs)
     rows = [widened(run.queues.max_queue_ps, width_ps // run.queues.width_ps) for run in runs]
@@ -92,7 +92,7 @@ def _queues(results: Results, transport: str) -> _Queues:
 
 
 def widened(longest: np.ndarray, factor: int) -> np.ndarray:
-    """The longest queue of intervals that are so many times as wide."""
+    """The longest queue of each interval, with intervals `factor` times as wide."""
     padded = np.pad(longest, (0, -len(longest) % factor))
     return padded.reshape(-1, factor).max(axis=1)
 
@@ -103,7 +103,7 @@ def has_links_over_time(results: Results) -> bool:
 
 
 def links_over_time_title(results: Results) -> str:
-    """For how long links are full, under the fastest and the slowest transport."""
+    """Title: the share of time in which links are full, under the fastest and the slowest transport."""
     parts = []
     for run in _watched(results):
         shares = _loads(results, run)[1]
@@ -153,7 +153,7 @@ def has_windows(results: Results) -> bool:
 
 
 def windows_title(results: Results) -> str:
-    """The range of the round trips of the fastest and of the slowest transport."""
+    """Title: the range of round trips of the fastest and of the slowest transport."""
     parts = []
     for run in _watched(results):
         trips = [samples["round_trip_ps"] for _, samples in _samples(results, run)]

@@ -54,7 +54,7 @@ def _events(results: Results, run: Run, pid: int) -> Iterator[Event]:
 
 
 def _collectives(results: Results, run: Run, pid: int) -> Iterator[Event]:
-    """Complete events; those of one thread do not overlap."""
+    """Yields collectives as complete events; events of one thread do not overlap."""
     slices = sorted(_slices(results, run))[:MOST_SLICES]
     lanes = _lanes([(rank, start, end) for start, end, rank, _ in slices])
     threads = {lane: number for number, lane in enumerate(sorted(set(lanes)), start=1)}
@@ -86,7 +86,7 @@ def _slices(results: Results, run: Run) -> Iterator[tuple[int, int, int, int]]:
 
 
 def _lanes(slices: Iterable[tuple[int, int, int]]) -> list[tuple[int, int]]:
-    """For each slice of a rank, in the order of their starts, the rank and the first lane that is free."""
+    """Rank and first free lane of each slice; the slices of a rank come in the order of their starts."""
     free: dict[int, list[int]] = {}
     busy: dict[int, list[tuple[int, int]]] = {}
     lanes: list[tuple[int, int]] = []
@@ -101,7 +101,7 @@ def _lanes(slices: Iterable[tuple[int, int, int]]) -> list[tuple[int, int]]:
 
 
 def _flows(run: Run, pid: int) -> Iterator[Event]:
-    """Nestable asynchronous events; all of one sender have one name, so that a viewer puts them together."""
+    """Yields flows as nestable asynchronous events; a sender's flows share a name, so that a viewer groups them."""
     durations = run.flows["end_ps"] - run.flows["start_ps"]
     longest = np.sort(np.argsort(-durations, kind="stable")[:MOST_FLOWS])
     for flow in run.flows[longest]:

@@ -1,4 +1,4 @@
-"""Recorded beside simulated: the collectives of a profile and the same on a simulated fabric, as a table and a page."""
+"""Compares the recorded collectives of a profile with the same on a simulated fabric, as a table and a page."""
 
 from collections.abc import Callable, Sequence
 from itertools import groupby
@@ -48,12 +48,12 @@ class Move(NamedTuple):
 
     @property
     def recorded_us(self) -> float:
-        """All that was recorded."""
+        """The whole recorded time: moving and waiting."""
         return self.moving_us + (self.waiting_us or 0.0)
 
     @property
     def cause(self) -> str:
-        """Why the recorded time is another than the simulated one, by `RULES`; empty if it hardly is."""
+        """Why recorded and simulated time differ, by `RULES`; empty if they agree."""
         most = AGREES * self.simulated_us
         if abs(self.recorded_us - self.simulated_us) <= most:
             return ""
@@ -73,9 +73,9 @@ class Move(NamedTuple):
 class Comparison(NamedTuple):
     """The collectives of a rank in their order, and its step, whole as recorded and as simulated.
 
-    `exposed_us` is what was recorded of communication with no computing beside, `waiting_us` the part of it in which
-    it waited for other ranks, `late_us` the part of what was simulated in which it did. `measured` are the sections of
-    the page on collectives whose times a calibration of the fabric tells.
+    `exposed_us` is the recorded time of communication without computing at the same time, `waiting_us` the part of it
+    spent waiting for other ranks, `late_us` the same part of the simulated time. `measured` are the sections of the
+    page on collectives whose times come from a calibration of the fabric.
     """
 
     fabric: str
@@ -89,7 +89,7 @@ class Comparison(NamedTuple):
 
     @property
     def simulated_exposed_us(self) -> float:
-        """What of the simulated step is not computing, which is as long as recorded."""
+        """Exposed communication of the simulated step: all but computing, which takes as long as recorded."""
         return max(0.0, self.simulated_us - (self.whole_us - self.exposed_us))
 
     @property
@@ -104,7 +104,7 @@ class Comparison(NamedTuple):
         return self.exposed_us / (self.whole_us or 1), self.simulated_exposed_us / (self.simulated_us or 1)
 
     def kinds(self) -> list[Move]:
-        """Means by kind, size of the group and bytes, those that differ most in all first."""
+        """Means by kind, group size and bytes; the largest total difference comes first."""
         key: Callable[[Move], tuple[str, int, int]] = lambda move: (move.kind, move.ranks, move.bytes)  # noqa: E731
         means = [_mean(list(moves)) for _, moves in groupby(sorted(self.moves, key=key), key)]
         return sorted(means, key=lambda move: -abs(move.count * (move.recorded_us - move.simulated_us)))
@@ -115,7 +115,7 @@ class Comparison(NamedTuple):
         return by_difference[:_LARGEST]
 
     def said(self) -> str:
-        """What became of the step, in a sentence."""
+        """The recorded and simulated step in one sentence."""
         recorded, simulated = self.shares()
         cause = f" ({self.cause})" if self.cause else ""
         return (
@@ -140,7 +140,7 @@ _TIMES = ("moving", "waiting", "simulated", "recorded / simulated", "cause")
 
 
 def print_comparison(comparison: Comparison) -> None:
-    """Prints a table by kind and what became of the step."""
+    """Prints a table by kind of collective, and the sentence on the step."""
     table = Printed(box=SIMPLE_HEAD)
     for number, head in enumerate((*_KINDS, *_TIMES)):
         table.add_column(head, justify="left" if number in (0, len((*_KINDS, *_TIMES)) - 1) else "right", no_wrap=True)

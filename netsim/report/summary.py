@@ -135,7 +135,7 @@ def extremes(summaries: Sequence[TransportSummary]) -> tuple[TransportSummary, T
 
 
 def differ(summaries: Sequence[TransportSummary]) -> bool:
-    """The fastest and the slowest transport lie more than half a percent apart."""
+    """Whether the fastest and the slowest transport lie more than half a percent apart."""
     fastest, slowest = extremes(summaries)
     return slowest.mean_us > 1.005 * fastest.mean_us
 
@@ -156,18 +156,18 @@ def colours(summaries: Sequence[TransportSummary]) -> list[str]:
 
 
 def time_unit(largest_us: float) -> tuple[float, str]:
-    """Microseconds in the unit that suits a picture, and its name."""
+    """The unit that suits times up to `largest_us`: its length in microseconds, and its name."""
     return next((scale, unit) for scale, unit in _TIME_UNITS if largest_us >= scale or scale == 1)
 
 
 def in_unit(time_us: float, digits: int = 4) -> str:
-    """A time with so many digits, in the unit that suits it."""
+    """A time with `digits` digits, in the unit that suits it."""
     scale, unit = time_unit(time_us)
     return f"{rounded(time_us / scale, digits)} {unit}"
 
 
 def rounded(value: float, digits: int) -> str:
-    """A positive number with so many digits, zeros at the end included."""
+    """A positive number with `digits` significant digits, zeros at the end included."""
     return f"{value:#.{digits}g}".rstrip(".")
 
 

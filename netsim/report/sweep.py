@@ -69,7 +69,7 @@ class SweepMap(NamedTuple):
     titles: Mapping[str, str] = {}
 
     def title(self, axis: str) -> str:
-        """Words for an axis."""
+        """The words for an axis, or its key."""
         return self.titles.get(axis, axis)
 
 
@@ -87,12 +87,12 @@ class _Field(NamedTuple):
 
     @property
     def even(self) -> bool:
-        """Neither group wins: the seeds overlap, or the difference is small."""
+        """Whether neither group wins, since the seeds overlap or the difference is small."""
         return not self.certain or abs(self.advantage) < log2(1 + _EVEN)
 
     @property
     def text(self) -> str:
-        """How much longer the group that loses takes, and how sure that is."""
+        """How much longer the slower group takes; ≈ if seeds overlap, * if packets were dropped."""
         return f"{'' if self.certain else '≈ '}{_longer(abs(self.advantage))}{' *' * self.lossy}"
 
 
@@ -143,7 +143,7 @@ def map_svg(sweep: Sweep, shown: SweepMap) -> str:
 
 
 def _panels(sweep: Sweep, shown: SweepMap) -> list[tuple[tuple[str, ...], list[list[_Field]]]]:
-    """Scenarios that share the values of all other axes: those values, and the fields [down, across]."""
+    """For each combination of values of the other axes: these values, and the fields [down, across]."""
     others = [axis for axis in sweep.axes if axis not in (shown.across, shown.down)]
     rows, columns = sweep.values[shown.down], sweep.values[shown.across]
     panels = []
@@ -158,7 +158,7 @@ def _panels(sweep: Sweep, shown: SweepMap) -> list[tuple[tuple[str, ...], list[l
 
 
 def _field(sweep: Sweep, shown: SweepMap, place: Mapping[str, str]) -> _Field:
-    """The fastest transports of both groups in a scenario, compared."""
+    """Compares the fastest transports of both groups in a scenario."""
     where = tuple(place[axis] for axis in sweep.axes)
     fastest = []
     for names in shown.groups.values():
@@ -173,7 +173,7 @@ def _field(sweep: Sweep, shown: SweepMap, place: Mapping[str, str]) -> _Field:
 
 
 def _longer(advantage: float) -> str:
-    """How much longer the group that loses takes: per cent, or from twice on a factor."""
+    """How much longer the slower group takes: in per cent, or as a factor from twice on."""
     ratio = 2.0**advantage
     if ratio >= 2:
         return f"×{ratio:.{0 if ratio >= 9.95 else 1}f}"

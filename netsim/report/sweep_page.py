@@ -25,7 +25,7 @@ _TABLE = "Blue: the fastest transport of a scenario and those within half a perc
 
 
 def sweep_title(sweep: Sweep) -> str:
-    """Which transport leads most often, and which one is worst, in one line."""
+    """Title: the transport that leads most often, and the worst ratio to the lower bound."""
     leaders = [name for place in sweep.places for name in sweep.leaders(place)]
     best = max(sweep.transports, key=leaders.count)
     packets = [summary for summary in sweep.summaries if not summary.flow_level] or sweep.summaries
@@ -140,7 +140,7 @@ def _ratio(sweep: Sweep, key: tuple[tuple[str, ...], str]) -> float:
 
 
 def sweep_page(cells: Sequence[SweepCell], shown: SweepMap | None = None) -> str:
-    """The whole page of cells, at least one, each with its values by dotted key and its results.json."""
+    """The whole page of a sweep; each cell has its values by dotted key and the content of its results.json."""
     sweep = Sweep(cells)
     axes = [f"{axis} ({', '.join(sweep.values[axis])})" for axis in sweep.axes]
     constant = [f"{key}={value}" for key, value in sweep.constant.items()]

@@ -66,7 +66,7 @@ def spread(times_us: Sequence[float]) -> str:
 
 
 def microseconds(value: float) -> str:
-    """With one place, thousands apart."""
+    """A number with one decimal place, and commas between thousands."""
     return f"{value:,.1f}"
 
 
@@ -113,7 +113,7 @@ def ratios(results: Results) -> dict[str, float]:
 
 
 def recorded_sentence(results: Results) -> str:
-    """Predicted beside recorded times in one sentence, empty if nothing was recorded."""
+    """The ratio of predicted to recorded step times in one sentence; empty if nothing was recorded."""
     known = steps(results)
     if not known:
         return ""
@@ -166,7 +166,7 @@ _MEASURED = (
 
 
 def measured_sections(results: Results) -> list[Section]:
-    """Nominal beside measured times; none without a calibration."""
+    """Section that compares nominal with measured times of collectives; none without a calibration."""
     if not results.measured:
         return []
     head = ("collective", "ranks", "hosts", "size", "collectives", "nominal, µs", "measured, µs", "interval, µs", "")
@@ -201,7 +201,7 @@ _COMPUTED = (
 
 
 def computed_sections(results: Results) -> list[Section]:
-    """How sure the times of computing are; none without a table of measurements."""
+    """Section on the errors of compute times; none without a table of measurements."""
     if not results.computed:
         return []
     of_kind: dict[tuple[str, str], list[Computed]] = defaultdict(list)

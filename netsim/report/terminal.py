@@ -54,7 +54,7 @@ def watching() -> Iterator[Callable[[RunEvent], None]]:
 
 
 class PlainLines:
-    """A line for each run that takes longer than some seconds, and again as often, for logs."""
+    """Prints a line for each long run, and again at intervals, for logs."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
@@ -72,7 +72,7 @@ class PlainLines:
 
 
 def _state(event: RunEvent) -> str | None:
-    """How far a run is; None when it starts and when it ends."""
+    """The state of a run in words; None when it starts and when it ends."""
     if event.pulse is not None:
         done = f"{event.pulse.done:,} of {event.pulse.tasks:,} tasks done"
         return f"{event.pulse.now_ps / 10**9:,.3f} ms simulated, {done}"

@@ -74,7 +74,7 @@ class _Sweep:
             self._take_up(position, cell, runs[position])
 
     def _take_up(self, position: int, cell: Cell, runs: Sequence[tuple[int, int]]) -> None:
-        """Reads the finished runs of a cell."""
+        """Reads the finished runs of a cell, and notes the other runs."""
         results = self._folder.cell(cell)
         if results:
             finished = dict(zip(runs, results["runs"], strict=True))
@@ -99,7 +99,7 @@ class _Sweep:
         return [Failure(self._cells[position].name, self._failed[position]) for position in sorted(self._failed)]
 
     def check(self, workers: Executor) -> None:
-        """Checks all unfinished cells before any of them runs."""
+        """Checks all unfinished cells before any of them runs; raises the first error of the user's input."""
         self._status = self._status._replace(checking=True)
         wrong: dict[int, Refusal] = {}
         for position, _, answer in self._carried_out(workers, {position: [None] for position in sorted(self._left)}):
@@ -154,7 +154,7 @@ class _Sweep:
     def _carried_out(
         self, workers: Executor, queue: Mapping[int, Sequence[tuple[int, int] | None]]
     ) -> Iterator[tuple[int, Any, Files | Failed]]:
-        """Yields every answer as it arrives; jobs begin in the order of the queue, but a prepared cell goes first."""
+        """Yields (cell, run, answer) as answers arrive; jobs begin in the queue's order, a prepared cell first."""
         waiting = {position: deque(runs) for position, runs in queue.items()}
         while waiting or self._running:
             for prepared in workers.idle():
@@ -235,7 +235,7 @@ class Cluster:
         self._over: SimpleQueue[Any] = SimpleQueue()
 
     def idle(self) -> Sequence[None]:
-        """Each thread has one job waiting, so that none is idle while an answer travels."""
+        """One entry for each free slot: two jobs a thread, so that none is idle while an answer travels."""
         threads = sum(self._client.nthreads().values())
         return [None] * max(2 * threads - len(self._running), 0 if self._running else 1)
 
@@ -245,7 +245,7 @@ class Cluster:
         future.add_done_callback(self._over.put)
 
     def finished(self) -> Iterator[tuple[Job, Files | Failed]]:
-        """Yields results as they arrive; Dask itself moves the jobs of a worker that is lost to another."""
+        """Yields results as they arrive; Dask itself moves the jobs of a lost worker to another worker."""
         future = self._over.get()
         job = self._running.pop(future)
         if future.status == "finished":

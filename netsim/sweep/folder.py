@@ -1,4 +1,4 @@
-"""The folder of a sweep, in which finished runs and cells are complete, however the process that wrote them ended.
+"""The folder of a sweep. Finished runs and cells in it are complete, even if the process that wrote them was killed.
 
 cells/KEY/           a finished cell: the files that ``compare`` writes for its scenario, byte for byte but for
                      wall_s and, while engines are not compiled yet, the engine
@@ -71,7 +71,7 @@ class SweepFolder:
                 rmtree(path)
 
     def cell(self, cell: Cell) -> dict[str, Any] | None:
-        """results.json of a cell; None if it is not finished."""
+        """Content of a cell's results.json; None if the cell is not finished."""
         results = _read(self._cells / cell.key)
         wanted = [(transport.name, seed) for transport in cell.scenario.transports for seed in cell.scenario.seeds]
         if results and [(run["transport"], run["seed"]) for run in results["runs"]] != wanted:
@@ -105,7 +105,7 @@ class SweepFolder:
 
 @contextmanager
 def _whole(target: Path) -> Iterator[Path]:
-    """A new folder that takes the place of `target` when the block ends well."""
+    """Yields a new folder that replaces `target` when the block ends without an error."""
     unfinished = target.with_name(f".{target.name}")
     if unfinished.exists():
         rmtree(unfinished)
@@ -125,7 +125,7 @@ def _read(folder: Path) -> dict[str, Any] | None:
 
 
 def _join_results(parts: Sequence[Path], target: Path) -> int:
-    """Joins the runs of results.json, all else being the same, and returns the number of flows in all."""
+    """Joins the runs of several results.json, equal in all else, and returns the total number of flows."""
     contents: list[Mapping[str, Any]] = [json.loads(part.read_text(encoding="utf-8")) for part in parts]
     runs = [run for content in contents for run in content["runs"]]
     with replacing(target) as file:
@@ -146,7 +146,7 @@ def _join_tables(parts: Sequence[Path], target: Path) -> None:
 
 
 def _opened(table: Path) -> TextIO:
-    """A table, or the one with .gz behind its name."""
+    """Opens a table, or its compressed file with .gz behind the name."""
     if table.exists():
         return table.open(encoding="utf-8", newline="")
     return TextIOWrapper(gzip.open(table.with_name(f"{table.name}.gz")), encoding="utf-8", newline="")
@@ -192,7 +192,7 @@ class Summary:
         self._add(cell, run, entry, [*(entry["fct_ns"][quantile] for quantile in _QUANTILES), ""])
 
     def add_failed(self, cell: int, run: tuple[int, int], problem: str) -> None:
-        """Adds a run that failed."""
+        """Adds a row for a run that failed."""
         scenario = self._cells[cell].scenario
         entry = {"transport": scenario.transports[run[0]].name, "seed": scenario.seeds[run[1]]}
         self._add(cell, run, entry, ["" for _ in _QUANTILES] + [problem])

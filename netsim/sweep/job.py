@@ -47,7 +47,7 @@ class Job(NamedTuple):
 
 
 class Failed(NamedTuple):
-    """The failure of a job in one line; `wrong_input` is the same where the user's input is the cause."""
+    """The failure of a job in one line; `wrong_input` is the error if the user's input is the cause."""
 
     problem: str
     wrong_input: Refusal | None = None
@@ -64,7 +64,7 @@ _MOST = 4
 
 
 def layout_key(scenario: Scenario, identity: Identity) -> str:
-    """Equal for two cells only if their workloads are laid out alike."""
+    """Hash that two cells share only if their workloads have equal layouts."""
     written = scenario.resolved()
     content = {name: section for name, section in written.items() if name not in _OF_RUNS}
     content["topology"] = {name: value for name, value in written["topology"].items() if name not in _OF_LINKS}
@@ -72,7 +72,7 @@ def layout_key(scenario: Scenario, identity: Identity) -> str:
 
 
 class LastLayout:
-    """The layout with which a process has worked last."""
+    """The layout that a process has used last."""
 
     def __init__(self) -> None:
         self._key: str | None = None
@@ -80,16 +80,16 @@ class LastLayout:
         self._own = False
 
     def of(self, key: str) -> LaidOut | None:
-        """The layout of a key, if it is the last one."""
+        """The layout of a key, if it is the last layout."""
         return self._laid_out if key == self._key else None
 
     def keep(self, key: str, laid_out: LaidOut) -> None:
-        """Keeps a layout in place of the last one."""
+        """Keeps a layout in place of the last layout."""
         if key != self._key:
             self._key, self._laid_out, self._own = key, laid_out, True
 
     def borrow(self, key: str, handle: Handle) -> None:
-        """Takes part in a layout of another process, unless it is the last one, or freed."""
+        """Attaches to the layout of another process, unless it is the last layout here or has been freed."""
         if key != self._key:
             self._key = self._laid_out = None
             try:
@@ -99,7 +99,7 @@ class LastLayout:
             self._key, self._own = key, False
 
     def lend(self, key: str) -> Handle | None:
-        """A copy for other processes, if the last layout is that of the key and of this process itself."""
+        """Copies the last layout into shared memory, if it has this key and was made by this process."""
         if key != self._key or not self._own:
             return None
         self._own = False
@@ -109,19 +109,19 @@ class LastLayout:
 
 
 class Lent:
-    """The layouts that processes have lent to others: the latest ones."""
+    """Handles of the latest layouts that processes share with others."""
 
     def __init__(self) -> None:
         self._handles: OrderedDict[str, Handle] = OrderedDict()
 
     def of(self, key: str) -> Handle | None:
-        """The handle of a layout, if there is one."""
+        """The handle of a layout; None without one."""
         if key in self._handles:
             self._handles.move_to_end(key)
         return self._handles.get(key)
 
     def keep(self, key: str, handle: Handle) -> None:
-        """Keeps a handle, and frees another one where there are too many, or two of a key."""
+        """Keeps a handle; frees an older handle of the same key, and the oldest beyond the limit."""
         if key in self._handles:
             free(self._handles.pop(key))
         self._handles[key] = handle
@@ -129,7 +129,7 @@ class Lent:
             free(self._handles.popitem(last=False)[1])
 
     def close(self) -> None:
-        """Frees all."""
+        """Frees the memory of all layouts."""
         while self._handles:
             free(self._handles.popitem()[1])
 
@@ -160,7 +160,7 @@ def attempt(job: Job) -> Files | Failed:
 def attempt_together(job: Job, lent: Handle | None, lends: bool) -> tuple[Files | Failed, Handle | None]:
     """Carries out a job beside other processes of the machine, with the layout that one of them has `lent`.
 
-    Returns the answer, and the layout if it is new and others want it (`lends`).
+    Returns the answer, and the layout if it is new and other processes need it (`lends`).
     """
     if lent is not None and job.key not in _last:
         _last.clear()
@@ -191,7 +191,7 @@ def _carry_out(job: Job) -> Files:
 
 
 def _refuse_other_inputs(job: Job) -> None:
-    """Checks that this process has the same input files and simulator as the process of the sweep."""
+    """Refuses a job if input files or simulator differ from those of the process that runs the sweep."""
     here = identify(job.scenario)
     if here.simulator != job.identity.simulator:
         problem = "this process runs other sources of netsim than the sweep began with"
@@ -203,7 +203,7 @@ def _refuse_other_inputs(job: Job) -> None:
 
 
 def _prepare(job: Job) -> Prepared:
-    """The cell of a job, prepared; a process keeps its last one, and the layout for other cells with the same."""
+    """Prepares the cell of a job. A process keeps its last cell, and its last layout for other cells."""
     if job.key not in _last:
         _last.clear()
         prepared = _last[job.key] = prepare(job.scenario, job.source, _layout.of(job.layout))

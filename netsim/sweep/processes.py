@@ -17,7 +17,7 @@ class Processes:
         self._lent, self._lends = Lent(), count > 1
 
     def idle(self) -> Sequence[str | None]:
-        """A process keeps its last cell prepared."""
+        """Key of the prepared cell (the last one) of each idle process."""
         return [process.last for process in self._idle]
 
     def submit(self, job: Job) -> None:

@@ -114,7 +114,7 @@ def watching() -> Iterator[Watcher]:
 
 
 class PlainLines:
-    """A line when the runs begin and every half minute, for logs."""
+    """Prints a line when the runs begin and every half minute, for logs."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream, self._pace = stream, _Pace()

@@ -93,7 +93,7 @@ class SweepConfig(Section, frozen=True):
 
     @classmethod
     def schema(cls) -> dict[str, Any]:
-        """configs/schemas/sweep.schema.json, as far as JSON Schema can say it."""
+        """The content of configs/schemas/sweep.schema.json, with all rules that JSON Schema can express."""
         some = {"anyOf": [{"required": ["grid"]}, {"required": ["cells"]}]}
         return described(cls) | some
 
@@ -139,7 +139,7 @@ def simulator_sha256() -> str:
 
 
 def _files(scenario: Scenario) -> list[Path]:
-    """Every file that a key of the scenario names: the file, all of a folder, or those that begin so."""
+    """Every file that a key of the scenario names: a file, all files of a folder, or all files with that prefix."""
     files: set[Path] = set()
     for key, value in _entries(scenario.resolved()):
         if key == "class":
@@ -152,7 +152,7 @@ def _files(scenario: Scenario) -> list[Path]:
 
 
 def _entries(content: object) -> Iterator[tuple[str, str]]:
-    """Keys and values of all mappings in it, as far as the values are text."""
+    """Keys and text values of all mappings in `content`, at any depth."""
     if isinstance(content, Mapping):
         for key, value in content.items():
             if isinstance(value, str):
@@ -169,7 +169,7 @@ def _begun_by(prefix: Path) -> Iterator[Path]:
 
 
 def _sources(class_path: str) -> Iterator[Path]:
-    """The module of a transport of the user's."""
+    """The source file of a user's transport class, if it is found."""
     module = class_path.partition(":")[0]
     here = Path(f"{module.replace('.', '/')}.py")
     if here.is_file():
@@ -205,7 +205,7 @@ class Cell(NamedTuple):
 
 
 class SweepFile(NamedTuple):
-    """Cells in their order, by `cells`, then by `grid`; and the requested picture."""
+    """The cells of a sweep in order, by `cells`, then by `grid`, and the requested map."""
 
     cells: list[Cell]
     map: SweepMap | None

@@ -9,7 +9,7 @@ from netsim.topology.protocol import GpuLinks, Link, Path
 
 
 class Cable(NamedTuple):
-    """Two links, one in each direction; a host's begins at the host. Parallel ones have a suffix, as ``.1``."""
+    """Two links, one in each direction; a host's cable begins at the host. Parallel cables have suffixes, as ``.1``."""
 
     first: str
     second: str
@@ -19,9 +19,9 @@ class Cable(NamedTuple):
 
 
 class CabledFabric:
-    """Cable c is link c from its first end to its second, and link len(cables) + c back; links inside hosts are last.
+    """A fabric whose cable c is link c forth, and link len(cables) + c back; links inside hosts are last.
 
-    Cable h, for h below `hosts`, is that of host h. The link inside a host has no delay.
+    Cable h, for h below `hosts`, is the cable of host h. The link inside a host has no delay.
     """
 
     def __init__(self, cables: Sequence[Cable], hosts: int, ranks_per_host: int, intra_host_rate: int) -> None:
@@ -38,15 +38,15 @@ class CabledFabric:
         return host
 
     def down(self, host: int) -> int:
-        """The way back on the host's cable."""
+        """The link back on the host's cable."""
         return self.cables + host
 
     def inside(self, host: int) -> int:
-        """Behind the links of the cables."""
+        """Links inside hosts follow the links of all cables."""
         return 2 * self.cables + host
 
     def reverse(self, link: int) -> int:
-        """As many links away as there are cables."""
+        """The link of the other direction; a link inside a host is its own."""
         if link >= 2 * self.cables:
             return link
         return link + self.cables if link < self.cables else link - self.cables
@@ -92,7 +92,7 @@ class DetouredFabric(CabledFabric):
 
     @cached_property
     def with_detours(self) -> "WithDetours":
-        """The same fabric, whose routes are the minimal ones and then the detours."""
+        """The fabric with all routes: first the minimal routes, then the detours."""
         return WithDetours(self, self.between, self._detours)
 
 
@@ -116,7 +116,7 @@ class WithDetours:
 
 
 def selected(candidates: Sequence[int], most: int, src: int, dst: int) -> Sequence[int]:
-    """Evenly spaced candidates, at most so many; a hash of the two ends decides where they begin."""
+    """At most `most` candidates, evenly spaced; a hash of the two ends decides where they begin."""
     count = len(candidates)
     if count <= most:
         return candidates
@@ -144,14 +144,14 @@ class HasMachines(Protocol):
 
 
 def with_defaults(values: Any) -> Any:
-    """A section as it is written; with several adapters the GPUs are as many and have links of their own."""
+    """Adds defaults to a section: with several adapters, as many GPUs, and a link for each GPU."""
     if isinstance(values, dict) and values.get("adapters_per_host", 1) not in (1, None):
         return {"ranks_per_host": values["adapters_per_host"], "gpu_link_rate": "3600Gbps"} | values
     return values
 
 
 def refuse_misfit(config: HasMachines, leaves: int, name: str) -> None:
-    """Refuses adapters that ranks do not fit, or `leaves`, called `name`, that are divided into groups of rails."""
+    """Refuses ranks that do not divide among adapters, and `leaves`, called `name`, that do not divide into rails."""
     adapters = config.adapters_per_host
     if config.ranks_per_host % adapters:
         problem = f"{config.ranks_per_host} ranks of a host do not share {adapters} adapters evenly"
@@ -166,15 +166,15 @@ def refuse_misfit(config: HasMachines, leaves: int, name: str) -> None:
 
 
 def ends_of(config: HasMachines) -> int:
-    """How many hosts of the protocol a machine is: its adapters, and its GPUs if they have links of their own."""
+    """How many hosts of `Topology` a machine is: its adapters, and its GPUs if each has a link of its own."""
     return config.adapters_per_host + (0 if config.gpu_link_rate is None else config.ranks_per_host)
 
 
 class Machines:
     """The machines of a fabric, `per_leaf` on a leaf, or with rails on as many leaves as a machine has adapters.
 
-    Adapters are hosts of the protocol, and so are the ends of the links of GPUs, behind all adapters; the switches
-    inside machines are leaves behind those of the network.
+    Adapters are hosts of `Topology`. GPUs with links are hosts, too, numbered after all adapters. The switches inside
+    machines are leaves, numbered after the leaves of the network.
     """
 
     def __init__(self, config: HasMachines, machines: int, per_leaf: int, leaves: Sequence[str]) -> None:
@@ -192,7 +192,7 @@ class Machines:
         """Names of all leaves."""
 
     def leaf(self, host: int) -> int:
-        """The leaf of a host of the protocol."""
+        """The leaf of a host of `Topology`."""
         config = self._config
         if host >= self._adapters:
             return self._first_inner + (host - self._adapters) // config.ranks_per_host
@@ -201,7 +201,7 @@ class Machines:
         return pod * config.adapters_per_host + adapter if config.rails else pod
 
     def cables(self) -> Iterator[Cable]:
-        """The cable of each host of the protocol, to its leaf."""
+        """The cable of each host of `Topology`, to its leaf."""
         config = self._config
         for host in range(self._adapters):
             machine, adapter = divmod(host, config.adapters_per_host)

@@ -69,7 +69,7 @@ class FailureConfig(Section, frozen=True):
 
 
 class Rates:
-    """The rate of every link over time. A packet's service time follows the rate at which its service begins."""
+    """The rate of every link over time. A packet's service time follows the rate at the begin of its service."""
 
     def __init__(self, topology: Topology, failures: Sequence[FailureConfig]) -> None:
         self.initial = [link.rate_bps for link in topology.links]
@@ -130,7 +130,7 @@ def _active(failure: FailureConfig, time_ps: int) -> bool:
 
 
 def _links(topology: Topology, failure: FailureConfig, number: int) -> list[int]:
-    """Both directions of everything that a failure concerns."""
+    """Both directions of all links that a failure concerns."""
     field = f"topology.failures.{number}"
     if failure.link is not None:
         affected = [index for index, link in enumerate(topology.links) if link.name == failure.link]
@@ -151,7 +151,7 @@ def _links(topology: Topology, failure: FailureConfig, number: int) -> list[int]
 
 
 def _nearest(topology: Topology, failure: FailureConfig) -> str:
-    """What may have been meant by a name that the fabric does not have."""
+    """Remedy for a name that the fabric does not have: similar names."""
     links = [link.name for link in topology.links if "host" not in (link.src[:4], link.dst[:4])]
     switches = [name for tier in topology.tiers for name in tier]
     if failure.switch is not None:
@@ -177,7 +177,7 @@ class Routes:
 
     @cached_property
     def with_detours(self) -> "Routes":
-        """The same with the detours of the fabric; these routes where it has none."""
+        """These routes with the fabric's detours added, if it has any."""
         fabric = getattr(self._topology, "with_detours", None)
         return self if fabric is None else Routes(fabric, self._rates)
 
@@ -209,7 +209,7 @@ class Routes:
         return paths(self._topology, src, dst)
 
     def _usable_routes(self, src_leaf: int, dst_leaf: int, epoch: int) -> tuple[int, ...]:
-        """The same between leaves: their indices are those of the paths."""
+        """Usable routes between two leaves; their indices are equal to the indices of the paths between hosts."""
         down = self._known[epoch][1]
         routes = self._topology.between(src_leaf, dst_leaf)
         good = tuple(index for index, route in enumerate(routes) if not down.intersection(route))

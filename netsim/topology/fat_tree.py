@@ -160,7 +160,7 @@ class FatTree(CabledFabric):
         self.between = cache(self._between)
 
     def _cables(self) -> Iterator[Cable]:
-        """Between switches."""
+        """The cables between switches."""
         config = self._config
         delay, each = config.link_delay, config.aggregations_per_pod
         cores_each = config.cores // each

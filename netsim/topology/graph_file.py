@@ -117,7 +117,7 @@ Fault = tuple[str, str, str]
 
 
 def _faults(graph: GraphFile) -> Iterator[Fault]:
-    """Each check may rely on those before it."""
+    """Yields the faults of a file. Each check may rely on the checks before it."""
     yield from _node_faults(graph)
     yield from _cable_faults(graph)
     yield from _host_faults(graph)

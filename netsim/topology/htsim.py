@@ -86,7 +86,7 @@ def read_topology(path: Path) -> FatTreeShape:
 
 
 def _sections(path: Path) -> tuple[dict[str, int], dict[int, dict[str, int]]]:
-    """The values before the first tier, and those of each tier, by their names in lower case."""
+    """The values before the first tier, and the values of each tier, by their names in lower case."""
     header: dict[str, int] = {}
     sections: dict[int, dict[str, int]] = {}
     section = header

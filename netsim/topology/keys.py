@@ -12,7 +12,7 @@ RanksPerHost = Annotated[int, Field(gt=0, le=1_024)]
 
 
 def refuse_too_many(links: int) -> None:
-    """Checks a number of directed links."""
+    """Refuses more than `MOST_LINKS` directed links."""
     if links > MOST_LINKS:
         raise ValueError(f"these are {links:,} links; take a smaller fabric, {MOST_LINKS:,} are possible")
 

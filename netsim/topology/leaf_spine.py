@@ -138,19 +138,19 @@ class LeafSpine:
         self.between = cache(self._between)
 
     def up(self, host: int) -> int:
-        """Link of the host's number."""
+        """The link with the host's number."""
         return host
 
     def down(self, host: int) -> int:
-        """Behind all links up."""
+        """Links down to hosts follow the links up from hosts."""
         return self.hosts + host
 
     def inside(self, host: int) -> int:
-        """The last links."""
+        """Links inside hosts come last."""
         return self._inside + host
 
     def reverse(self, link: int) -> int:
-        """Leaf to spine lies by leaf, spine to leaf by route."""
+        """Links from leaf to spine are ordered by leaf, links from spine to leaf by route."""
         if link >= self._inside:
             return link
         if link < self._leaf_spine:

@@ -7,7 +7,7 @@ from netsim.topology.protocol import Topology, gpu_links
 
 
 class RankMap(NamedTuple):
-    """Hosts of the fabric by rank: of its adapter, for traffic to other machines, and of its GPU, for traffic inside.
+    """Fabric hosts of each rank: its adapter for traffic to other machines, and its GPU for traffic inside its machine.
 
     Empty `gpus`: ranks share their host's link inside. `machines` numbers the machine that a rank sits on.
     """
@@ -22,7 +22,7 @@ class RankMap(NamedTuple):
 
     @property
     def ends(self) -> list[int]:
-        """Host of each rank, then, with links of GPUs, once more of each rank: rank + number of ranks is its GPU."""
+        """Adapter of each rank and, with links of GPUs, GPU of each rank at index rank + number of ranks."""
         return [*self.hosts, *self.gpus]
 
 

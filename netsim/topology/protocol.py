@@ -17,7 +17,7 @@ class Link(NamedTuple):
 
 
 class GpuLinks(NamedTuple):
-    """Links between the GPUs of machines: each rank has one to a switch inside its machine, and no other shares it."""
+    """Links between the GPUs of machines: each rank has a link of its own to a switch inside its machine."""
 
     first: int  # the topology's host that ends the link of the first GPU; the others follow in the order of the places
     per_machine: int  # GPUs of a machine, each a rank
@@ -29,8 +29,8 @@ class Topology(Protocol):
     A host has one cable, to its leaf, and one link inside that its ranks share. A path between two hosts is the
     sender's link up, one of the routes between their leaves, and the receiver's link down.
 
-    A machine of several adapters is as many hosts. Its GPUs are hosts too, behind those of all adapters, whose leaf is
-    the switch inside the machine and which no route joins to others.
+    A machine of several adapters is as many hosts. Its GPUs are hosts too, numbered after all adapters. Their leaf is
+    the switch inside the machine, and no route joins them to other leaves.
     """
 
     @property
@@ -87,7 +87,7 @@ def gpu_links(topology: Topology) -> GpuLinks | None:
 
 
 def adapters_of(topology: Topology) -> int:
-    """Adapters of a machine; a host of the topology is one of them, and those of a machine follow each other."""
+    """Number of adapters of a machine; each is a host of the topology, and a machine's adapters are consecutive."""
     gpus = gpu_links(topology)
     return 1 if gpus is None else gpus.per_machine // topology.ranks_per_host
 

@@ -140,7 +140,7 @@ class Torus(DetouredFabric):
 
 
 def _moved(at: tuple[int, ...], axis: int, sign: int, dims: Sequence[int]) -> tuple[int, ...]:
-    """The place one step on."""
+    """The coordinates one step further along an axis."""
     return (*at[:axis], (at[axis] + sign) % dims[axis], *at[axis + 1 :])
 
 

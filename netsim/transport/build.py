@@ -10,7 +10,7 @@ from netsim.transport.protocol import Transport
 
 
 def own_transport(path: str) -> Callable[..., Transport]:
-    """The class that ``module:Class`` names."""
+    """Imports the transport class that ``module:Class`` names; ValueError if that is not possible."""
     module_name, _, class_name = path.partition(":")
     if not all(part.isidentifier() for part in (*module_name.split("."), class_name)):
         raise ValueError(f"{path!r} does not name a class; write module:Class")

@@ -74,7 +74,7 @@ def _words() -> list[str]:
 
 
 def _entry(value: object) -> object:
-    """Replaces a short name by its mapping."""
+    """Replaces a short name by a mapping with its kind and options."""
     if isinstance(value, dict) and "class" in value:
         return {"kind": "own", **value}
     if not isinstance(value, str):

@@ -27,7 +27,7 @@ class Valiant(Transport):
 
     @property
     def stride(self) -> int:
-        """Messages are not cut."""
+        """Returns 1: messages are not cut."""
         return 1
 
     def choose_path(self, flow: Flow, serial: int, usable: tuple[int, ...], now_ps: int) -> int:  # noqa: ARG002
@@ -62,7 +62,7 @@ class Ugal(Transport):
 
     @property
     def stride(self) -> int:
-        """Messages are not cut."""
+        """Returns 1: messages are not cut."""
         return 1
 
     def choose_path_at_switch(self, flow: Flow, serial: int, usable: tuple[int, ...], backlog_ps: Backlog) -> int:

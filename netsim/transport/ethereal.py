@@ -96,14 +96,14 @@ class Ethereal(Transport):
         return good[self._another(self.key_of(flow), serial) % len(good)]
 
     def on_timeout(self, flow: Flow, path: int | None, usable: tuple[int, ...], now_ps: int) -> int | None:
-        """Another path, and the old one is avoided."""
+        """Draws another path, and avoids the old path for a while."""
         if path is None or len(flow.message.paths) == 1:
             return path
         self.bad_until[flow.message.paths[0][0], flow.message.dst_leaf, path] = now_ps + self._avoid_ps
         return self.choose_path(flow, now_ps, usable, now_ps)
 
     def _good(self, message: Release, usable: tuple[int, ...], now_ps: int) -> tuple[int, ...]:
-        """Usable paths that have not failed lately; all of them if none is left."""
+        """Usable paths that have not failed lately; all usable paths if none is left."""
         if not self.bad_until:
             return usable
         pair = message.paths[0][0], message.dst_leaf
@@ -154,7 +154,7 @@ class Ethereal(Transport):
 
 
 def _links_in_turn(message: Release, paths: Sequence[int]) -> list[int]:
-    """Paths over one link up after the other, from the source's place on, each time on by the next of its routes."""
+    """Paths in the order of turns: one link up after another, from the source's place on, each with its next route."""
     routes: dict[int, list[int]] = defaultdict(list)
     for path in paths:
         routes[message.paths[path][1]].append(path)

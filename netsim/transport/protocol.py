@@ -30,7 +30,7 @@ class Release(NamedTuple):
 
     @property
     def key(self) -> int:
-        """What draws take in place of the task's index; equal for messages that are to draw alike."""
+        """Number that draws depend on in place of the task's index; equal for messages with the same draws."""
         return self.task if self.like is None else self.like
 
 
@@ -83,11 +83,11 @@ class Transport:
         return self.most_paths
 
     def constants(self) -> Mapping[str, int | float | str]:
-        """What the core needs: fields of its `Rules`, and the names of its numbers; a class of a user has none."""
+        """Constants for the core: values of `Rules` fields, or names of its numbers; empty for a user's class."""
         return {}
 
     def key_of(self, flow: Flow) -> int:
-        """What draws take for a flow: its id, unless its message has the draws of another."""
+        """Number that a flow's draws depend on: its id, unless its message has the draws of another message."""
         return flow.id + (flow.message.key - flow.message.task) * self.stride
 
     def admit(self, released: Sequence[Release], now_ps: int) -> list[Flow]:  # noqa: ARG002

@@ -23,7 +23,7 @@ class Subflows(Transport):
 
     @property
     def stride(self) -> int:
-        """As many as a message has parts."""
+        """The number of parts of a message."""
         return self._count
 
     def admit(self, released: Sequence[Release], now_ps: int) -> list[Flow]:  # noqa: ARG002

@@ -44,7 +44,7 @@ def groups_of(tp: int, ep: int, pp: int, ranks: int) -> Groups:
 
 
 def operation_of(exchange: Exchange, size: int) -> Operation:
-    """The operation in a group of `size` ranks."""
+    """The collective of an exchange as an operation of `size` ranks."""
     if exchange.op == "all_gather":
         return Operation(exchange.op, size, blocks=tuple(split_bytes(exchange.bytes, size)))
     return operation(exchange.op, size, exchange.bytes)
@@ -80,7 +80,7 @@ class AicbWorkload:
         return read_step(self._path)
 
     def size(self, available: int) -> int:
-        """Number of ranks, which may be smaller than the fabric; all of it where the file does not say."""
+        """Number of ranks, at most those available; all available ranks where the file does not say."""
         tp, ep, pp, all_gpus, _ = self.step
         ranks = all_gpus or available
         if ranks > available:
@@ -134,7 +134,7 @@ Place = tuple[str, int]
 
 
 class _Layout:
-    """The tasks of all ranks, which come to every collective in the same order, after the same computing."""
+    """The tasks of all ranks. Ranks arrive at every collective in equal order, after equal computing."""
 
     def __init__(
         self, program: Program, ranks: Sequence[int], schedules: Schedules, groups: Groups, scale: float
@@ -148,7 +148,7 @@ class _Layout:
         """For each rank the task that ends its last collective of a weight gradient."""
 
     def begin(self, start_ps: int) -> None:
-        """Adds the start."""
+        """Adds the start of all ranks."""
         self._here = [self._program.wait(self._ranks[0], (), start_ps)] * len(self._ranks)
 
     def advance(self, phase: Phase, process_ns: int, place: Place) -> None:
@@ -160,7 +160,7 @@ class _Layout:
             self._passed_ps = 1000 * process_ns
 
     def leave(self, phase: Phase, process_ns: int, place: Place) -> None:
-        """Adds computing and a collective that goes on beside what follows."""
+        """Adds computing and a collective for which no rank waits."""
         self._passed_ps += round(1000 * self._scale * phase.compute_ns)
         exchange = self._moving(phase)
         if exchange is not None:
@@ -178,19 +178,19 @@ class _Layout:
         return exchange if exchange is not None and len(self._groups[exchange.group][0]) > 1 else None
 
     def _come(self) -> list[int]:
-        """For each rank the task at whose end it has computed all so far."""
+        """Adds the computing so far; returns for each rank the task that ends it."""
         if self._passed_ps:
             self._here = self._wait(self._passed_ps, self._here)
             self._passed_ps = 0
         return self._here
 
     def _wait(self, delay_ps: int, *after: Sequence[int]) -> list[int]:
-        """For each rank a task that ends some time after those of `after` for it."""
+        """Adds for each rank a task that ends `delay_ps` after its tasks in `after`."""
         rows = zip(self._ranks, *after, strict=True)
         return [self._program.wait(rank, tasks, delay_ps) for rank, *tasks in rows]
 
     def _carry_out(self, exchange: Exchange, come: Sequence[int], place: Place) -> list[int]:
-        """Adds a collective in all groups of its kind; for each rank the task that ends it there."""
+        """Adds a collective in all groups of its kind; returns for each rank the task that ends it."""
         over = [0] * len(come)
         for number, members in enumerate(self._groups[exchange.group]):
             ranks, arrivals = [self._ranks[member] for member in members], [come[member] for member in members]

@@ -43,7 +43,7 @@ class Exchange(NamedTuple):
 
 
 class Phase(NamedTuple):
-    """Computing of a layer, and what follows; None: nothing moves."""
+    """Computing of a layer, and the collective that follows; None: there is none."""
 
     compute_ns: int
     exchange: Exchange | None
@@ -85,7 +85,7 @@ def read_step(path: Path) -> TrainingStep:
 
 
 def _degrees(path: Path, line: str) -> Iterator[tuple[str, int]]:
-    """What the header says of parallelism."""
+    """The degrees of parallelism in the header, as (name, ranks)."""
     kind, *words = line.split() or [""]
     if kind not in KINDS:
         raise Refusal(path, "line 1", f"begins with no known kind of workload ({kind!r:.40})", f"write {KINDS[0]}")
@@ -131,7 +131,7 @@ def _phase(path: Path, place: str, cells: list[str], groups: str) -> Phase:
 
 
 def _exchange(path: Path, place: str, name: str, groups: str, size_bytes: int) -> Exchange | None:
-    """A collective by its name; of groups as it says at its end, or else of `groups`."""
+    """A collective by its name, in the groups that its suffix names, or else in `groups`; None: nothing moves."""
     if name == "NONE":
         return None
     suffix = next((suffix for suffix in _GROUPS if name.endswith(suffix)), "")

@@ -152,12 +152,12 @@ class BackgroundWorkload:
             at_ps += self._gap(gap_ps, place, serial, first=False)
 
     def _gap(self, gap_ps: float, place: int, serial: int, first: bool) -> int:
-        """Time to the next flow, at least 1 ps."""
+        """Time in picoseconds to the next flow, at least 1."""
         share = self._share(place, 4 * serial)
         if self._config.arrivals == "constant":
             return max(1, round(gap_ps * share if first else gap_ps))
         return max(1, round(-gap_ps * log(share)))
 
     def _share(self, place: int, draw: int) -> float:
-        """A number above 0 and at most 1."""
+        """A uniform draw above 0 and at most 1."""
         return ((self._draws(place, draw) >> 11) + 1) * 2.0**-53

@@ -109,7 +109,7 @@ def read_matrix(path: Path) -> Matrix:
 def _options(
     path: Path, place: str, words: Sequence[str], valued: set[str], flags: set[str]
 ) -> tuple[dict[str, int], list[str]]:
-    """Numbers by name, and the flags among them."""
+    """Reads the words of a line: numbers by name, and the flags among them."""
     options: dict[str, int] = {}
     given_flags: list[str] = []
     position = 0
@@ -143,7 +143,7 @@ def _options(
 def _identify(
     path: Path, place: str, ends: tuple[int, int], options: Mapping[str, int], ids: dict[int, _Identity]
 ) -> None:
-    """Notes the id of a connection, which may stand again for each of its messages."""
+    """Notes the id of a connection, and refuses a repeated id unless each line is a message of one connection."""
     if "id" not in options:
         if "msg" in options:
             raise Refusal(path, f"{place}: msg", "belongs to no connection", "write the id of its connection too")
@@ -166,7 +166,7 @@ def _identify(
 
 
 def _failure(path: Path, place: str, words: Sequence[str]) -> Refusal:
-    """What to write in place of a line ``failure``, which a workload cannot carry out."""
+    """The refusal of a line ``failure``, with the remedy: a workload cannot make links fail."""
     given = dict(zip(words[::2], words[1::2], strict=False))
     if len(words) != 2 * len(_FAILURE) or set(given) != set(_FAILURE):
         return Refusal(path, place, "is not a failure", f"write {', '.join(_FAILURE)} with a value behind each")
@@ -180,7 +180,7 @@ def _failure(path: Path, place: str, words: Sequence[str]) -> Refusal:
 
 
 def _start_ps(path: Path, field: str, text: str) -> int:
-    """htsim reads a start as a decimal number of picoseconds."""
+    """Reads a start, for htsim a decimal number of picoseconds, as an integer."""
     if not _START.fullmatch(text) or Decimal(text) >= MOST or Decimal(text) != int(Decimal(text)):
         problem = f"is not a whole number of picoseconds ({text!r:.40})"
         raise Refusal(path, field, problem, "write picoseconds, from 0 to below 2**62")
@@ -217,7 +217,7 @@ def _trigger(path: Path, number: int, words: Sequence[str]) -> tuple[int, Trigge
 
 
 def _check(matrix: Matrix, counts: Mapping[str, int]) -> None:
-    """Counts of the header against the lines, and nodes and triggers against those that exist."""
+    """Refuses counts of the header that differ from the lines, and nodes and triggers that do not exist."""
     path = matrix.path
     if not matrix.nodes:
         raise Refusal(path, "Nodes", "is missing or 0", "write the line Nodes and their number first")

@@ -37,16 +37,16 @@ class Work:
     products: tuple[Product, ...] = ()
 
     def __add__(self, other: "Work") -> "Work":
-        """Both, one after the other."""
+        """The sum of two works, carried out one after the other."""
         return Work(self.flops + other.flops, self.memory_bytes + other.memory_bytes, self.products + other.products)
 
     def times(self, number: int) -> "Work":
-        """The same a number of times."""
+        """The work repeated `number` times."""
         products = tuple(one._replace(count=one.count * number) for one in self.products)
         return Work(self.flops * number, self.memory_bytes * number, products)
 
     def part(self, ranks: int) -> "Work":
-        """An equal part of each product."""
+        """An equal part of the work, divided over `ranks` ranks."""
         products = tuple(one._replace(flops=one.flops // ranks) for one in self.products)
         return Work(self.flops // ranks, self.memory_bytes // ranks, products)
 
@@ -84,7 +84,7 @@ class DeviceConfig(Section, frozen=True):
         return peak
 
     def compute_ps(self, work: Work) -> int:
-        """Picoseconds, rounded up, of work that keeps arithmetic and memory busy at once."""
+        """Time of a work in picoseconds, rounded up: the longer of arithmetic and memory time."""
         return -int(-max(self._arithmetic_ps(work), self._memory_ps(work.memory_bytes)) // 1)
 
     def computed(self, works: Iterable[Work]) -> list[Computed]:
@@ -99,7 +99,7 @@ class DeviceConfig(Section, frozen=True):
         return computed(self._measured, self.table, asked)
 
     def notices(self, times: Sequence[Computed]) -> list[str]:
-        """How far these times can be off; empty for peak rates."""
+        """Remarks on the errors of these times; empty for peak rates."""
         if self.table is None:
             return []
         remarks = notices(self._measured, self.table, times)
@@ -129,12 +129,12 @@ class DeviceConfig(Section, frozen=True):
 
 
 def _products(work: Work) -> Sequence[Product]:
-    """The products of a work; where they are not known, all of it as one."""
+    """The products of a work; all its operations as one product if they are not known."""
     return work.products or (Product("gemm", work.flops),)
 
 
 class Peaks(NamedTuple):
-    """Peaks of a device that is named, of dense products in bfloat16 and of its memory."""
+    """Peaks of a named device: dense products in bfloat16, and memory bandwidth."""
 
     teraflops: float
     memory_gbps: float

@@ -1,4 +1,4 @@
-"""Measured times of products, attention and memory traffic, and what they say of other sizes, with its error."""
+"""Measured times of products, attention and memory traffic, and their interpolation to other sizes, with its error."""
 
 import math
 import re
@@ -41,7 +41,7 @@ class Measured:
         self.error = self._error([times[size] for size in sorted(times)])
 
     def time_ps(self, size: int) -> float:
-        """Time of a size; of nothing 0."""
+        """Time of a size in picoseconds; 0 for size 0."""
         return math.exp(_at(math.log(size), self._sizes, self._times)) if size else 0.0
 
     def _error(self, times: Sequence[Sequence[float]]) -> float:
@@ -70,7 +70,7 @@ class Computed(NamedTuple):
 
 
 def _at(size: float, sizes: np.ndarray, times: np.ndarray) -> float:
-    """Logarithm of the time of a size, from logarithms."""
+    """Interpolates the time of a size; all values are logarithms."""
     return float(np.interp(size, sizes, times)) + max(0.0, float(size - sizes[-1]))
 
 
@@ -107,7 +107,7 @@ def read_measured(path: Path, dtype: str | None) -> Mapping[str, Measured]:
 
 
 def _size(path: Path, number: int, row: Mapping[str, str]) -> int:
-    """Operations of a product, or bytes."""
+    """Size of a row: operations of a product or attention, or bytes of memory traffic."""
     kind, field = row["kind"], f"line {number}: sizes"
     if kind not in SIZES:
         near = nearest(kind, SIZES)
@@ -139,7 +139,7 @@ def _time_ps(path: Path, number: int, text: str) -> float:
 
 
 def computed(table: Mapping[str, Measured], path: str, asked: Mapping[str, Set[int]]) -> list[Computed]:
-    """What the table says of each size of each kind that was asked for."""
+    """The time of each size in `asked`, by kind, from the table."""
     return [
         Computed(path, kind, size, one.time_ps(size), one.error, not one.smallest <= size <= one.largest)
         for kind, one in table.items()
@@ -148,7 +148,7 @@ def computed(table: Mapping[str, Measured], path: str, asked: Mapping[str, Set[i
 
 
 def notices(table: Mapping[str, Measured], path: str, sizes: Sequence[Computed]) -> list[str]:
-    """How far the times can be off, and how many of the sizes of each kind lie outside of those measured."""
+    """Remarks on the errors of the times, and on the number of extrapolated sizes of each kind."""
     factors = [f"{one.error:.2f} for {kind} ({one.rows} rows)" for kind, one in table.items()]
     remarks = [
         f"{path}: with 90 % a time is longer or shorter than simulated by a factor of {', '.join(factors)} at most"

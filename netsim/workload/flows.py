@@ -123,7 +123,7 @@ class MatrixConfig(WorkloadSection, frozen=True):
 
 
 class _Fired(NamedTuple):
-    """A connection that fires a trigger: when its sender knows that it is done, or when its receiver does."""
+    """A connection that fires a trigger, when its sender or its receiver knows that it is done."""
 
     index: int
     sent: bool
@@ -193,7 +193,7 @@ class MatrixWorkload:
 
 
 def _waits_for(matrix: Matrix) -> Mapping[int, Sequence[_Fired]]:
-    """For each connection that a trigger starts, by index, what must have happened."""
+    """For each connection that a trigger starts, by index, the connections that fire it."""
     fired: dict[int, list[_Fired]] = defaultdict(list)
     started: dict[int, list[int]] = defaultdict(list)
     for index, connection in enumerate(matrix.connections):

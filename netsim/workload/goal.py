@@ -69,7 +69,7 @@ class Layout:
         return Refusal(self._goal.path, f"line {line}: {field}", problem, remedy)
 
     def run(self, program: Program, ranks: Sequence[int], start_ps: int) -> None:
-        """Adds all tasks to `program`; `ranks` are the scenario's."""
+        """Adds all tasks to `program`; `ranks` has the scenario's rank of each rank of the schedule."""
         begin = program.wait(ranks[0], (), start_ps)
         needs = self._needs
         for index in range(len(self._operations)):
@@ -96,7 +96,7 @@ class Layout:
                 raise Refusal(self._goal.path, f"line {line}: {kind}", problem, "correct requires and irequires")
 
     def _task(self, program: Program, ranks: Sequence[int], moment: int, after: list[int]) -> int:
-        """The task at whose end a moment has come; a moment that comes with another needs none of its own."""
+        """The task whose end is a moment; a moment that coincides with an earlier one shares its task."""
         index, at_end = divmod(moment, 2)
         operation, rank = self._operations[index], ranks[self._rank_of[index]]
         if at_end and operation.kind == "send":

@@ -1,4 +1,4 @@
-"""The text of a GOAL schedule: what each rank sends, receives and computes, and what waits for what.
+"""The text of a GOAL schedule: operations of each rank (send, receive, compute) and their dependencies.
 
 The grammar is that of LogGOPSim's converter (Hoefler et al.: LogGOPSim, HPDC 2010; spcl/LogGOPSim, txt2bin.re), which
 ATLAHS writes too. Here operations may also be separated by semicolons, and a label may stand before what it names.
@@ -47,7 +47,7 @@ class RankSchedule(NamedTuple):
 
 
 class Goal(NamedTuple):
-    """A schedule by rank, empty for one that the file does not name."""
+    """A schedule by rank; ranks that the file does not name have an empty one."""
 
     path: Path
     ranks: Sequence[RankSchedule]
@@ -110,7 +110,7 @@ def _without_comments(line: str, number: int, comment_from: int) -> tuple[str, i
 
 
 class _Reader:
-    """Takes statement after statement."""
+    """Builds a schedule from statements, one after the other."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -122,7 +122,7 @@ class _Reader:
         self._unresolved: list[tuple[int, str, str, bool]] = []
 
     def read(self, statement: _Statement) -> None:
-        """Takes a statement."""
+        """Adds a statement to the schedule."""
         line, words, end = statement
         if end == "{":
             self._open(line, words)
@@ -135,7 +135,7 @@ class _Reader:
             self._close(line)
 
     def finish(self, lines: int) -> Goal:
-        """The whole schedule, of a file of so many lines."""
+        """Returns the whole schedule; `lines` is the number of lines of the file."""
         if self._rank is not None:
             problem = f"rank {self._rank}, opened in line {self._opened}, is not closed"
             raise Refusal(self._path, f"line {lines}", problem, "add }, or complete the file if it is cut off")
@@ -190,7 +190,7 @@ class _Reader:
         self._rank = None
 
     def _inside(self, line: int, words: list[str]) -> None:
-        """Takes an operation or a dependency of the rank that is open."""
+        """Adds an operation or a dependency to the rank that is open."""
         rank = self._rank
         assert rank is not None
         if len(words) == 3 and words[1] in ("requires", "irequires"):

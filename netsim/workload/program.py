@@ -46,7 +46,7 @@ class Times(NamedTuple):
 
 
 class TraceOrigin(NamedTuple):
-    """Hash of a trace and, if it names that, of its run's configuration; replayed optimiser steps, ascending."""
+    """Hash of a trace and, if the trace names it, of its run's configuration; replayed optimiser steps, ascending."""
 
     sha256: str
     config_sha256: str | None
@@ -73,7 +73,7 @@ class Program:
         return self.move(rank, rank, 0, after, delay_ps)
 
     def move(self, src: int, dst: int, size_bytes: int, after: Sequence[int], delay_ps: int = 0) -> int:
-        """Adds a task and returns its index."""
+        """Adds a task that moves a message from `src` to `dst` and returns its index."""
         return self.tasks.append(src, dst, size_bytes, delay_ps, after)
 
     def arrive(self, ranks: np.ndarray, after: Sequence[np.ndarray], delay_ps: int) -> np.ndarray:

@@ -121,7 +121,7 @@ def _check_header(path: Path, header: Header) -> None:
 
 
 def _contradictions(header: Header, steps: frozenset[int], record: Record) -> Iterator[tuple[str, str]]:
-    """Fields that do not fit the header or each other, and why."""
+    """Fields of a record that contradict the header or each other, and the problem."""
     ranks = header.groups.get(record.group)
     if ranks is None:
         yield "group", f"is not in the header ({record.group})"
@@ -200,7 +200,7 @@ def _read_programs(path: Path, header: Header, lines: Sequence[str]) -> list[lis
 
 @contextmanager
 def _without_collection() -> Iterator[None]:
-    """Keeps Python from looking for garbage, which records that all stay are not, again and again as they grow."""
+    """Turns off garbage collection, which would search the growing number of records in vain."""
     collects = gc.isenabled()
     gc.disable()
     try:

@@ -136,7 +136,7 @@ class SimcclWorkload:
         return read_flow_models(self._path)
 
     def size(self, available: int) -> int:
-        """Number of ranks that the flows name."""
+        """Number of ranks: the highest rank that the flows name, plus 1."""
         for collective in self.collectives:
             for flow in collective.flows:
                 for column, rank in (("src", flow.src), ("dest", flow.dst)):

@@ -90,7 +90,7 @@ class Tasks(Sequence[Task]):
 
     @property
     def in_foreground(self) -> "Tasks":
-        """The tasks without those in the background, which no other task waits for."""
+        """All tasks but background tasks, for which no other task waits."""
         if not any(mark[2] for mark in self._marks):
             return self
         kept = ~self.in_background
@@ -104,7 +104,7 @@ class Tasks(Sequence[Task]):
         return tasks
 
     def _marked(self) -> np.ndarray:
-        """Number of tasks after each mark and before the next."""
+        """Number of tasks between each mark and the next."""
         return np.diff([*(mark[0] for mark in self._marks), len(self)])
 
     def columns(self) -> TaskColumns:
@@ -133,7 +133,7 @@ class Tasks(Sequence[Task]):
         return (self[index] for index in range(len(self)))
 
     def __getstate__(self) -> tuple[TaskColumns, list[tuple[int, int, bool]], np.ndarray | None]:
-        """Columns and marks, so that processes can share the columns' memory."""
+        """Columns, marks and keys, so that processes can share the columns' memory."""
         return self.columns(), self._marks, self.keys
 
     def __setstate__(self, state: tuple[TaskColumns, list[tuple[int, int, bool]], np.ndarray | None]) -> None:
@@ -142,13 +142,13 @@ class Tasks(Sequence[Task]):
         self._columns, self._parts = columns, tuple(column.data for column in columns)
 
     def with_columns(self, columns: TaskColumns) -> "Tasks":
-        """As many tasks with other arrays, which must not be changed, of the same classes."""
+        """Tasks with other arrays, which must not be changed, but of the same number and classes."""
         tasks = Tasks.of_columns(columns)
         tasks._marks, tasks.keys = list(self._marks), self.keys
         return tasks
 
     def with_keys(self, keys: np.ndarray | None) -> "Tasks":
-        """The same tasks, with the draws of other tasks."""
+        """The same tasks with new draw keys; None: each task has its own draws."""
         tasks = self.with_columns(self.columns())
         tasks.keys = keys
         return tasks

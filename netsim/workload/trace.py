@@ -97,7 +97,7 @@ class TraceWorkload:
         replay.run(start_ps)
 
     def _check_work(self) -> None:
-        """Refuses a device for which the trace has no work; says so where it has gaps instead."""
+        """Refuses a device if the trace has no work for it; the message differs if the trace has gaps instead."""
         records = [record for program in self.trace.programs for _, record in program]
         if any(record.flops is not None or record.memory_bytes is not None for record in records):
             return
@@ -227,7 +227,7 @@ class _Replay:
         return meeting.waiting
 
     def _compute(self, rank: int, cursor: _Cursor) -> None:
-        """Lets pass what is computed since the last arrival, which goes on beside what is waited for next."""
+        """Adds the computing since the last arrival. It overlaps collectives for which the rank waits next."""
         if cursor.gap_ps:
             cursor.ready = [self._program.wait(self._ranks[rank], cursor.ready, cursor.gap_ps)]
             cursor.gap_ps = 0

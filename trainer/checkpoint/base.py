@@ -1,4 +1,4 @@
-"""Weights that a run begins with and stands on: its base, and modules of another run."""
+"""Weights that a run takes from other runs: its frozen base, its first weights, and modules of adapters."""
 
 from pathlib import Path
 
@@ -37,17 +37,17 @@ def base_weights(base: ReferenceConfig, field: str = FIELD) -> Path:
 
 
 def digest_of(path: Path) -> str:
-    """SHA-256 of averaged weights: as their checkpoint says it, or read from the files that export wrote."""
+    """Returns the SHA-256 of averaged weights: as recorded in their checkpoint, or of the files that export wrote."""
     if (path.parent / NAME).exists():
         return Manifest.read(path.parent).weights_sha256()
     return files_digest(files_of(path))
 
 
 def with_digest(config: RunConfig) -> RunConfig:
-    """A run that names the digest of its base, if it has one, so that it resumes with the same one or not at all.
+    """Returns the configuration with the digest of its base, if any, so that a run resumes with the same base only.
 
-    Modules that stay as another run left them belong to its base. The number of its tasks is named too, since its
-    samples may be compared with other data.
+    Frozen modules of another run get their digest too. The number of tasks is also written, since samples may be
+    compared with other data.
     """
     adapters = config.model.adapters
     if adapters is None:
@@ -111,9 +111,9 @@ def check_beginning(weights: Path, config: RunConfig) -> None:
 
 
 def write_base(network: nn.Module, config: RunConfig, device: torch.device, *, trains: bool) -> None:
-    """Fills the frozen weights of this rank's network, one after the other; nothing without adapters.
+    """Fills the frozen weights of this rank's network, one after the other; does nothing without adapters.
 
-    `trains`: whether an engine is going to train it, in its own type.
+    `trains`: whether an engine will train the network: with bf16 precision the weights are then in bfloat16.
     """
     if config.model.adapters is None:
         return

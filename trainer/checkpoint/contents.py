@@ -23,7 +23,7 @@ from trainer.model.parallel.state import StatePiece
 
 
 def placement_now(start: Placement, slot_to_expert: NDArray[np.int64], version: int) -> Placement:
-    """The placement of a run whose experts may have moved: `start` itself if none has, else one named as the solver's.
+    """Returns the placement after migrations: `start` if no expert has moved, else one with "live migration" as solver.
 
     Args:
         slot_to_expert: logical expert of each slot now, [MoE layers, slots].
@@ -41,7 +41,7 @@ def placement_now(start: Placement, slot_to_expert: NDArray[np.int64], version: 
 def resumed_layout(config: RunConfig, layout: Layout, folder: Path) -> Layout:
     """The layout of a resuming run, with its experts where they are.
 
-    A run whose experts migrate finds them where its checkpoint has them: `moe.placement` says only where they start.
+    With migration the experts are where the checkpoint has them: `moe.placement` says only where they start.
     Without `moe.migration`, or where other numbers of ranks share the experts, the configuration decides, and experts
     that were saved elsewhere are moved on loading.
     """
@@ -67,7 +67,7 @@ class Stateful(Protocol):
     """Keeps tensors of every parameter, divided over the ranks, such as the moving average of the weights."""
 
     def state(self) -> list[StatePiece]:
-        """What this rank has of them; writing to a piece changes the value that is kept."""
+        """Returns this rank's pieces of the tensors; writing to a piece changes the tensor itself."""
         ...
 
 
@@ -86,7 +86,7 @@ class StatefulOptimizer(Stateful, Protocol):
     def updates(self) -> int: ...
 
     def state_loaded(self, updates: int) -> None:
-        """Goes on from what was written to :meth:`state`; collective.
+        """Adopts the values that were written to the pieces of :meth:`state`; collective.
 
         Args:
             updates: how often the optimiser had changed the weights when the state was saved.
@@ -99,10 +99,10 @@ class StatefulOptimizer(Stateful, Protocol):
 
 
 class Resumable(Protocol):
-    """A part of the training loop with a memory of its own, the same on every rank."""
+    """A part of the training loop with state of its own, the same on every rank."""
 
     def state(self) -> dict[str, Any]:
-        """What it needs to go on: tensors and plain values."""
+        """Returns the state to save, as tensors and plain values."""
         ...
 
     def load(self, state: dict[str, Any] | None) -> None:
@@ -111,7 +111,7 @@ class Resumable(Protocol):
 
 
 class Migrating(Resumable, Protocol):
-    """Live migration as a checkpoint needs it: a part of the loop whose memory differs from rank to rank.
+    """Live migration as a checkpoint needs it: a part of the loop whose state differs from rank to rank.
 
     Attributes:
         version: migrations of the run so far.
@@ -139,13 +139,13 @@ def identity_of(config: RunConfig) -> dict[str, Any]:
 
 
 def identity_digest(config: RunConfig) -> str:
-    """Hash of what all continuations of a run share, its seed included, and no other run has."""
+    """Returns a hash, seed included, of the settings that all continuations of a run share and no other run has."""
     shared = {**identity_of(config), "run.seed": config.run.seed}
     return hashlib.sha256(json.dumps(shared, sort_keys=True).encode()).hexdigest()
 
 
 def division_of(config: RunConfig, layout: Layout) -> dict[str, Any]:
-    """How this run divides its state over the ranks, by dotted key."""
+    """Returns the settings that decide how a run divides its state over the ranks, by dotted key."""
     engine = config.engine.model_dump(mode="json", include={"kind", "zero_stage"})
     parallel = config.parallel.model_dump(mode="json")
     return {
@@ -156,7 +156,7 @@ def division_of(config: RunConfig, layout: Layout) -> dict[str, Any]:
 
 
 def router_state(module: nn.Module) -> dict[str, Tensor]:
-    """What routers have learned besides their weights (a bias, average potentials), by name; equal on all ranks."""
+    """Buffers that routers learn besides their weights (a bias, average potentials), by name; equal on all ranks."""
     buffers = {name for name, _ in module.named_buffers()}
     return {
         name: value.detach().cpu().clone()
@@ -191,14 +191,14 @@ def set_rank_state(state: Mapping[str, Any], migration: Migrating | None) -> Non
 
 
 def packed(state: Mapping[str, Any]) -> bytes:
-    """Tensors and plain values as bytes: the same for the same values."""
+    """Serialises tensors and plain values; equal values give equal bytes."""
     buffer = io.BytesIO()
     torch.save(dict(state), buffer)
     return buffer.getvalue()
 
 
 def unpacked(path: Path) -> dict[str, Any]:
-    """Reads what :func:`packed` made, and nothing that would run code."""
+    """Reads a file of bytes that :func:`packed` made; refuses content that would run code."""
     try:
         return torch.load(path, weights_only=True)
     except Exception as error:  # whatever the damage leads to

@@ -2,14 +2,14 @@
 
 checkpoints/step_00000300/
     state/                   weights, moments and averages of every parameter as rectangles of whole tensors
-    ranks/rank_00000.pt ...  what only that rank knows: tensors and plain values
-    shared.pt                what every rank knows alike, such as what the guard judges steps by
+    ranks/rank_00000.pt ...  state that only that rank has: tensors and plain values
+    shared.pt                state that is the same on every rank, such as the guard's statistics of steps
     ema.safetensors          moving average of every parameter by its logical name; where that is large, in parts
                              ema-00001-of-00008.safetensors ... beside ema.safetensors.index.json
-    routers.safetensors      what routers have learned besides their weights
+    routers.safetensors      buffers that routers learn besides their weights
     config.yaml, placement.json
-    README.md                what the averages are, and how to load them
-    COMPLETE                 written last: what a resuming run must have in common, and a checksum of every file
+    README.md                a description of the averages, and how to load them
+    COMPLETE                 written last: settings that a resuming run must share, and a checksum of every file
 """
 
 import errno
@@ -69,7 +69,7 @@ def prune(root: Path, keep: int, newest: int) -> list[str]:
 
 
 def delete(folder: Path) -> None:
-    """Deletes a checkpoint, no symbolic link, its marker first: one that is half deleted does not seem complete."""
+    """Deletes a checkpoint but no symbolic link; the marker goes first, so that a partial deletion shows."""
     if folder.is_symlink():
         raise Refusal(folder, "checkpoint", "is a symbolic link", "remove the link")
     (folder / NAME).unlink(missing_ok=True)

@@ -93,7 +93,7 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 
 @dataclass(frozen=True)
 class _Source:
-    """Where weights come from: a configuration, their file, and the step of their checkpoint, None without one."""
+    """Source of exported weights: configuration, weights file, and step of the checkpoint, None without one."""
 
     config: RunConfig
     weights: Path
@@ -112,8 +112,8 @@ def run(
 
     Args:
         run_dir: folder of the run, or one that this verb or the import-weights verb wrote.
-        to: a package of :data:`trainer.model.foreign.FOREIGN` whose form they take; None: that of this one.
-        dtype: of the values in that form.
+        to: a package of :data:`trainer.model.foreign.FOREIGN` whose names and layout are used; None: this one's.
+        dtype: type of the values in that package's form.
         program_in: the process groups of one process, in which the folder also gets the network as a program of
             torch.export; None: it gets none.
     """
@@ -178,7 +178,7 @@ def _run_foreign(source: _Source, out: Path, to: str, dtype: torch.dtype) -> int
 
 
 def _split(weights: Weights, entries: list[Entry]) -> Iterator[Tensor]:
-    """The tensors there, one after the other."""
+    """Yields the tensors into which the entries split the weights, one after the other."""
     for entry in entries:
         yield from entry.split(weights.tensor(entry.name)).values()
 
@@ -214,7 +214,7 @@ def run_merged(run_dir: Path, out: Path) -> int:
 
 
 def _finished(config: RunConfig, out: Path, step: int) -> RunConfig:
-    """The configuration of the run that is written, which has taken all of its steps."""
+    """Returns the configuration of the merged run in folder `out`: no adapters, and `step` of `step` steps done."""
     plain = of_base(config)
     model = plain.model.model_copy(update={"init_from": None})
     run_section = plain.run.model_copy(update={"dir": out})

@@ -24,9 +24,10 @@ ATTEMPTS = 10
 
 
 def newest_apparently_intact(root: Path, *, allow_rng_loss: bool, read_bytes: int = 0) -> tuple[Path | None, list[str]]:
-    """The newest checkpoint whose files have the right length, and the smallest, up to `read_bytes`, the right content.
+    """Finds the newest checkpoint whose file lengths are right, and whose smallest files have the right checksums.
 
-    Also a line for each newer one, which says what is wrong with it. None if no save has ever ended.
+    Checksums are verified for at most `read_bytes` of files. Also returns a line on the fault of each newer one. None
+    if no save has ever ended.
     """
     needed = _needed(allow_rng_loss)
 
@@ -83,12 +84,12 @@ def newest_intact(root: Path, names: Iterable[str]) -> Path:
 
 
 def is_pruned(folder: Path) -> bool:
-    """Whether a folder that was a checkpoint is none any more."""
+    """Whether a former checkpoint's folder has lost its marker, as when it was deleted."""
     return not (folder / NAME).exists()
 
 
 def _newest(root: Path, steps: list[int], fault: Callable[[Path], str | None]) -> tuple[Path | None, list[str]]:
-    """The newest folder without a fault, and the faults of those that are newer."""
+    """Returns the newest folder without a fault, and the faults of the newer folders."""
     skipped = []
     for step in reversed(steps):
         folder = step_folder(root, step)
@@ -107,7 +108,7 @@ def _newest(root: Path, steps: list[int], fault: Callable[[Path], str | None]) -
 
 
 def _fault(folder: Path, wanted: Callable[[str], bool], *, content: bool) -> str | None:
-    """What is wrong with a checkpoint, as a line that names folder and file."""
+    """Returns the fault of a checkpoint as a line that names folder and file; None if there is none."""
     try:
         Manifest.read(folder).check_files(folder, wanted, content=content)
     except Refusal as error:
@@ -120,7 +121,7 @@ def _needed(allow_rng_loss: bool) -> Callable[[str], bool]:
 
 
 def _reader(name: str, world_size: int) -> int:
-    """The rank that verifies a file."""
+    """Returns the rank that verifies a file: by the number in its name, else rank 0."""
     number = re.fullmatch(r"(?:\w+/rank_|ema-)(\d+)(?:-of-\d+)?\.\w+", name)
     return int(number[1]) % world_size if number else 0
 
@@ -179,9 +180,9 @@ def weights_file(path: Path) -> Path:
 
 
 def origin(config: RunConfig, *, read_bytes: int = 0) -> tuple[Path | None, list[str]]:
-    """The checkpoint that a run resumes from, unless its ranks find damage beyond `read_bytes` of a checkpoint.
+    """Returns the checkpoint that a run resumes from, as far as lengths and `read_bytes` of its content show no damage.
 
-    The lengths of its files are always compared. None if the run starts; a line for each newer one that is damaged.
+    Ranks may still find damage in the rest. None if the run starts anew. Also a line for each newer, damaged one.
     """
     run, root = config.run, config.run.dir / "checkpoints"
     if run.resume == "never" and complete_steps(root):

@@ -31,8 +31,8 @@ class Manifest:
 
     Attributes:
         step: optimiser steps done.
-        updates: those that changed the weights.
-        identity: what every continuation has in common with the run, by dotted key.
+        updates: optimiser steps that changed the weights.
+        identity: settings that every continuation shares with the run, by dotted key.
         division: how the state was divided over the ranks, by dotted key; another division is no obstacle.
         files: every other file of the folder by its path in it.
     """

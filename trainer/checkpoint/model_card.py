@@ -1,4 +1,4 @@
-"""The page beside averaged weights that says what they are."""
+"""The model card: a page in Markdown that describes averaged weights."""
 
 from collections.abc import Iterator, Sequence
 
@@ -25,7 +25,7 @@ def model_card(
     origin: str | None = None,
     programs: Sequence[str] = (),
 ) -> str:
-    """Describes averaged weights to whoever finds them, in Markdown: the same for the same run, wherever it is written.
+    """Returns a description of averaged weights, in Markdown: the same for the same run, wherever it is written.
 
     Its blocks of Python read the files beside it, with torch and safetensors alone.
 
@@ -137,7 +137,7 @@ def _block(lines: Sequence[str]) -> str:
 
 
 def _use(config: RunConfig) -> list[str]:
-    """Lines of Python that draw with the programs of a network, or call them."""
+    """Returns lines of Python that draw samples with the exported programs of a network, or call them."""
     match config.model:
         case AutoencoderConfig():
             shape = ", ".join(map(str, config.state_shape))
@@ -172,7 +172,7 @@ def _text(model: GPTConfig) -> list[str]:
 
 
 def _samples(config: RunConfig) -> list[str]:
-    """Samples of a flow by Euler's method, under the guidance of the run."""
+    """Returns lines of Python that draw a flow's samples by Euler's method, under the guidance of the run."""
     assert config.flow is not None
     classes = config.num_labels
     sampler, guidance = getattr(config.sample, "sampler", None), getattr(config.sample, "guidance", 1.0)

@@ -30,7 +30,7 @@ from trainer.model.weight_files import WEIGHTS
 
 
 def restored_layout(config: RunConfig, folder: Path, world_size: int) -> Layout:
-    """How ranks share a trained network that they use: one holds all of it, several share it as the run's ranks did.
+    """Returns how ranks share a trained network: one rank holds all of it, several share it as the run's ranks did.
 
     `world_size` is 1, or a multiple of the ranks that share the network.
     """
@@ -146,13 +146,13 @@ def references_of(config: RunConfig) -> dict[str, ReferenceConfig]:
 
 
 def held_by(config: RunConfig) -> dict[str, ReferenceConfig]:
-    """The references whose networks a run asks while it learns: all but a base whose weights it only begins with."""
+    """Returns the references whose networks a run calls in training: not a base that gives only first weights."""
     asks = isinstance(config.task, OwnClass) or any(call.reference for call in config.task.calls)
     return {field: value for field, value in references_of(config).items() if field != BASE or asks}
 
 
 def pinned(config: RunConfig) -> RunConfig:
-    """A run that names the digests of its references, so that it goes on with the same ones or not at all."""
+    """Returns the configuration with the digests of its references, so that a run resumes with the same ones only."""
     config = with_digest(config)
     found = {
         field: value.model_copy(update={"digest": FrozenRun.of_run(value).digest})
@@ -170,12 +170,12 @@ def pinned(config: RunConfig) -> RunConfig:
 
 
 def _in(found: Mapping[str, ReferenceConfig], place: str) -> dict[str, ReferenceConfig]:
-    """The references of one section, by the names of its own fields."""
+    """Returns the references whose dotted field begins with `place`, by the rest of the name."""
     return {field.removeprefix(place): value for field, value in found.items() if field.startswith(place)}
 
 
 def _settings(section: BaseModel) -> BaseModel:
-    """The settings of a part, which a class of a user's has in a section of their own."""
+    """Returns the settings of a part: the section itself, or `settings` inside it for a user's class."""
     return section.settings if isinstance(section, OwnClass) else section
 
 

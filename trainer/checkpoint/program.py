@@ -71,7 +71,7 @@ class Program:
 
 
 def unsuited(config: RunConfig) -> str | None:
-    """Why a run's network becomes no program, in words that complete a message; None: it becomes one."""
+    """Returns why a run's network cannot become a program, to complete a message; None: it can."""
     model, router = config.model, None if config.moe is None else config.moe.router
     if routed_adapters(config) is not None:
         return "routed adapters differ from task to task, and a program reads no tasks"
@@ -168,7 +168,7 @@ class Velocity(nn.Module):
 
 
 class Method(nn.Module):
-    """A method of a network; its outputs are plain tuples, since a program knows no named ones."""
+    """Calls a method of a network; outputs become plain tuples, since a program has no named tuples."""
 
     def __init__(self, network: Network, name: str) -> None:
         super().__init__()
@@ -180,7 +180,7 @@ class Method(nn.Module):
 
 
 class AllExperts(nn.Module):
-    """A mixture whose experts all compute every token; gate values weigh what they make, 0 for those not chosen."""
+    """A mixture whose experts all compute every token; gate values weight their outputs, 0 for those not chosen."""
 
     def __init__(self, layer: "PlacedMoELayer") -> None:
         super().__init__()

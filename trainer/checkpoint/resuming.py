@@ -30,9 +30,9 @@ from trainer.model.values import load_routers
 
 
 def fill(folder: Path, rank: int, pieces: Iterable[StatePiece]) -> None:
-    """Overwrites the pieces of a state with what was saved.
+    """Overwrites the pieces of a state with the saved values.
 
-    A rank whose own file has all of it, as that of a run that is divided as before, reads no other. Else it reads the
+    A rank whose own file has all values, as in a run that is divided as before, reads no other file. Else it reads the
     other files, and of their values only those that it needs.
     """
     saved = SavedState(folder)
@@ -62,7 +62,7 @@ class _Wanted:
 def _copied(
     saved: SavedState, file: Path, wanted: Mapping[tuple[str, str], list[_Wanted]]
 ) -> list[tuple[_Wanted, int]]:
-    """Copies what a file has of the pieces that are not complete, and says how many elements of each that is."""
+    """Copies the values in a file to the pieces that are not complete; returns the number of elements of each."""
     copied = []
     shapes, rectangles = saved.read(file, lambda name, kind: (name, kind) in wanted)
     for rectangle in rectangles:

@@ -1,4 +1,4 @@
-"""Saving a run, while it waits or in the background."""
+"""Saving a run, in the background or while training waits."""
 
 import sys
 from collections.abc import Callable, Iterable, Mapping
@@ -48,7 +48,7 @@ class SaveError(Failure):
 
 @dataclass(frozen=True)
 class _Snapshot:
-    """Everything that a checkpoint will hold, as it was after a step."""
+    """All content of a checkpoint, as it was after step `step`."""
 
     step: int
     updates: int
@@ -92,9 +92,9 @@ class Checkpointer:
         self._warned: set[str] = set()
 
     def save(self, step: int) -> None:
-        """Saves everything that the run needs to go on; collective.
+        """Saves the complete state that a resumed run needs; collective.
 
-        In the background, it waits for the checkpoint before this one and returns when the state has been copied to
+        In background mode it waits for the checkpoint before this one and returns when the state is copied to
         the host.
         """
         self.wait()
@@ -105,7 +105,7 @@ class Checkpointer:
             self._writing = self._background.submit(self._write, snapshot)
 
     def wait(self) -> None:
-        """Returns when nothing is being written any more; raises the SaveError of the background."""
+        """Waits until no checkpoint is being written; raises the SaveError of a save in the background."""
         writing, self._writing = self._writing, None
         if writing is not None:
             writing.result()
@@ -214,7 +214,7 @@ def _flush(folder: Path, names: Iterable[str]) -> None:
 
 
 def _write_own(folder: Path, snapshot: _Snapshot, rank: int, num_ranks: int) -> dict[str, FileRecord]:
-    """Writes this rank's files, and says what they are."""
+    """Writes this rank's files, and returns their records by path in the folder."""
     state, own = folder / "state", folder / rank_file(rank)
     _write_bytes(own, snapshot.own)
     written = {rank_path(state, rank): write_pieces(state, rank, snapshot.pieces)}

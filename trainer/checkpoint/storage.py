@@ -38,7 +38,7 @@ class StoredTensor:
     first_byte: int
 
     def row(self, index: int) -> "StoredTensor":
-        """The tensor at an index of the first dimension."""
+        """Returns the part of the tensor at an index of the first dimension."""
         _, *shape = self.shape
         return StoredTensor(tuple(shape), self.first_byte + index * _ELEMENT_BYTES * math.prod(shape))
 
@@ -50,7 +50,7 @@ class MappedFile:
         self.path = path
 
     def values(self, stored: StoredTensor) -> NDArray[np.float32]:
-        """The values of a tensor; refuses a file that is gone, or shorter than it was."""
+        """Returns the values of a tensor; refuses a file that is missing or too short."""
         end = stored.first_byte + _ELEMENT_BYTES * math.prod(stored.shape)
         try:
             return self._content[stored.first_byte : end].view(np.float32).reshape(stored.shape)
@@ -196,7 +196,7 @@ def write_pieces(folder: Path, rank: int, pieces: Sequence[StatePiece]) -> FileR
 
 
 def write_index(folder: Path, num_ranks: int) -> None:
-    """Says that a number of ranks have written all there is."""
+    """Writes the index: the format, and the number of ranks that have written files."""
     write_json(folder / INDEX, {"format": FORMAT, "ranks": num_ranks}, indent=None)
 
 
@@ -210,7 +210,7 @@ class SavedTensor:
     rectangles: list[Rectangle] = field(default_factory=list)
 
     def values(self) -> Tensor:
-        """Puts it together, on the CPU; refuses if a part is missing."""
+        """Assembles the tensor from its parts, on the CPU; refuses if one is missing."""
         whole, found, start = np.empty(self.shape, np.float32), 0, (0,) * len(self.shape)
         for rectangle in self.rectangles:
             common = rectangle.common(start, self.shape)
@@ -224,7 +224,7 @@ class SavedTensor:
 
 
 class SavedState:
-    """A state that :func:`write_pieces` and :func:`write_index` wrote, or a program that knew the first format."""
+    """A saved state, written by :func:`write_pieces` and :func:`write_index`, or in the first version of the format."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -284,7 +284,7 @@ class SavedState:
         return dict(sorted(found.items()))
 
     def each(self, read: Callable[[Path], Read]) -> Iterator[Read]:
-        """Reads every file, several at a time."""
+        """Yields the result of `read` for every file; several files are read at a time."""
         searches = gc.isenabled()
         gc.disable()  # millions of objects are made that all live: to search them for circles costs more than they do
         try:

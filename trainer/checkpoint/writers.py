@@ -1,4 +1,4 @@
-"""Ranks that save: which one writes what, averages included."""
+"""Division of a checkpoint among the ranks: which rank writes which pieces and which part of the averages."""
 
 import hashlib
 import json
@@ -24,14 +24,14 @@ Result = TypeVar("Result")
 
 
 class RankError(RuntimeError):
-    """Something failed on one rank or on several, which the message names."""
+    """A function failed on one rank or on several; the message names the ranks."""
 
 
 def together(act: Callable[[], Result], group: dist.ProcessGroup | None = None) -> list[Result]:
-    """Does something on every rank; collective.
+    """Calls a function on every rank; raises a RankError on all if it fails on any; collective.
 
     Args:
-        act: what each rank does, without the others; its result is sent to all, so it should be small.
+        act: function that each rank calls, not collective; its result is sent to all, so it should be small.
         group: of the ranks; None: all of them.
 
     Returns:
@@ -66,7 +66,7 @@ RECORD = np.dtype(
 
 @dataclass(frozen=True)
 class Share:
-    """The pieces that a rank, and no other, writes, and the elements of the moving averages of all parameters."""
+    """The pieces that only this rank writes, and the number of elements of all moving averages."""
 
     pieces: list[StatePiece]
     average_elements: int
@@ -98,7 +98,7 @@ def records_of(rectangles: Iterable[Sequence[StatePiece]]) -> NDArray[np.void]:
 def writes(records: NDArray[np.void], ranks: NDArray[np.int64]) -> NDArray[np.bool_]:
     """Whether a rank writes each rectangle that it holds: of the ranks that hold the same one, one does.
 
-    Ranks that hold the same rectangles write equally much of them, but for the size of one rectangle. `records` and
+    Ranks that hold the same rectangles write equal amounts of them, up to the size of one rectangle. `records` and
     `ranks` are those of all ranks; none holds a rectangle twice.
     """
     order = np.lexsort((ranks, records["rectangle"][:, 1], records["rectangle"][:, 0]))
@@ -140,7 +140,7 @@ def _firsts(rows: NDArray[np.uint64]) -> NDArray[np.int64]:
 
 
 def _everyones(records: NDArray[np.void], group: dist.ProcessGroup) -> tuple[NDArray[np.void], NDArray[np.int64]]:
-    """The records of all ranks, and whose each is; collective."""
+    """Gathers the records of all ranks, and the rank of each record; collective."""
     counts = [torch.zeros(1, dtype=torch.int64) for _ in range(group.size())]
     dist.all_gather(counts, torch.tensor([len(records)]), group=group)
     most = max(int(count) for count in counts) * RECORD.itemsize
@@ -158,7 +158,7 @@ PART_BYTES = 10**9
 
 
 def number_of_parts(elements: int) -> int:
-    """Into how many parts averages of so many elements are divided; some of them may stay empty."""
+    """Returns the number of parts into which averages of `elements` elements are divided; some may stay empty."""
     return max(1, math.ceil(4 * elements / PART_BYTES))
 
 

@@ -273,7 +273,7 @@ class Pairs(OfRuns):
 
 
 def _times(text: str) -> tuple[float, ...] | None:
-    """Numbers with commas between them; None: it is none such."""
+    """Reads comma-separated numbers; None: the text is not such a list."""
     try:
         return tuple(float(part) for part in text.split(",")) if "," in text else None
     except ValueError:

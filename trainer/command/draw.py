@@ -124,7 +124,7 @@ def _builds_objects(run_dir: Path) -> bool:
 
 
 def _build(options: Sample) -> int:
-    """Builds objects, by a run that has learned a policy."""
+    """Draws objects by a run with a learned policy; refuses options of flows."""
     _refuse(options, OF_FLOWS, "builds objects and follows no flow")
     from trainer.experiment.built.objects import ObjectsRequest, run
 
@@ -132,7 +132,7 @@ def _build(options: Sample) -> int:
 
 
 def _refuse(options: Sample, foreign: Mapping[str, str], told: str) -> None:
-    """Refuses options of other runs."""
+    """Refuses options in `foreign` that are given; `told` completes the message with the reason."""
     given = named(options)
     for name, option in foreign.items():
         if given[name] not in (None, ()):
@@ -140,7 +140,7 @@ def _refuse(options: Sample, foreign: Mapping[str, str], told: str) -> None:
 
 
 def _check_unguided(steps: Path) -> None:
-    """Refuses grids for guidance, for judged samples are also drawn without any."""
+    """Refuses a file of steps searched under guidance: judged samples are also drawn without guidance."""
     from trainer.flow.sampler.protocol import StepsFile
 
     guidance = StepsFile.read(steps).guidance

@@ -112,7 +112,7 @@ EPISODES = ("ways", "shots", "queries")
 
 
 def _play(options: Evaluate) -> int:
-    """Plays episodes; refuses what is said about a flow besides."""
+    """Runs few-shot episodes; refuses options about samples of a flow."""
     for name in ("evaluations", "num", "likelihood", "steps", "controls", "statistics"):
         if getattr(options, name) != getattr(Evaluate, name):
             raise ValueError(f"--{name}: it is of samples, which --episodes does not draw; leave one of them out")

@@ -45,7 +45,7 @@ class Configured(OfRuns):
 
 
 def _number_or_file(text: str) -> int | Path:
-    """A number of steps where the text is one, otherwise the path of a file."""
+    """Reads a text as a number of steps, or else as the path of a file."""
     return int(text) if text.lstrip("+-").isdecimal() else Path(text)
 
 
@@ -70,7 +70,7 @@ class Drawn(Request):
     none"""
 
     def choice(self) -> "SamplerChoice":
-        """What is said about the sampler."""
+        """Returns the checked choice of sampler, steps and evaluations."""
         from trainer.sampling.sampler_choice import SamplerChoice
 
         choice = SamplerChoice(self.sampler, self.steps, self.evaluations)
@@ -102,19 +102,19 @@ def verb(
 
 
 def request_of(kind: type[D], options: Request, **changes: Any) -> D:
-    """A request of a driver whose fields are options of the same names, but for `changes`."""
+    """Builds a driver's request from the options of the same names, except for fields given in `changes`."""
     given = named(options)
     return kind(**{each.name: given[each.name] for each in fields(kind) if each.name not in changes}, **changes)
 
 
 def named(options: Request) -> dict[str, Any]:
-    """Options by their names, with those of the requests inside."""
+    """Returns all options by name, with those of nested requests."""
     inside = [each for each in vars(options).values() if isinstance(each, Request)]
     return {name: value for part in (options, *inside) for name, value in vars(part).items()}
 
 
 def validated(kind: type[S], options: Request, other: Mapping[str, str] = MappingProxyType({}), **changes: Any) -> S:
-    """A request of a driver that checks itself, as :func:`request_of`; `other` are options of other names, by field."""
+    """Builds and validates a driver's request as :func:`request_of`; `other` has options of other names, by field."""
     from pydantic import ValidationError
 
     from netsim.foundation.complaint import first_complaint

@@ -1,4 +1,4 @@
-"""What follows from the settings of a run: its shapes, its experts, its adapters and their tasks."""
+"""Values that follow from the settings of a run: shapes, experts, adapters and their tasks."""
 
 import math
 from collections.abc import Sequence
@@ -13,14 +13,14 @@ from trainer.flow import control, sampler
 
 
 def of_base(config: RunConfig) -> RunConfig:
-    """The run with the network that its adapters stand on; one without adapters as it is."""
+    """Returns the configuration without adapters, that of the base network; unchanged if there are none."""
     if config.model.adapters is None:
         return config
     return config.model_copy(update={"model": config.model.model_copy(update={"adapters": None})})
 
 
 def with_controls(config: RunConfig, controls: Sequence[control.AnyConfig]) -> RunConfig:
-    """A run that follows a flow, whose samples are drawn under other controls than its own; empty: none."""
+    """Returns the configuration of a flow with the given controls for its samples in place of its own; empty: none."""
     sample = config.sample.model_copy(update={"controls": tuple(controls)})
     return config.model_copy(update={"sample": sample})
 
@@ -32,12 +32,12 @@ def sampler_of(config: RunConfig) -> sampler.AnyConfig:
 
 
 def drawable(config: RunConfig) -> bool:
-    """Whether what an image model draws can be shown: grey, or red, green and blue, or latents of such images."""
+    """Whether the samples of an image model can be shown: grey or RGB images, or latents of such images."""
     return len(config.decoded_shape) == 3 and config.decoded_shape[0] in (1, 3)
 
 
 def states_of(config: RunConfig) -> dict[str, Any]:
-    """What a run with a flow has in common with another run whose frozen flow it calls, by the name in messages."""
+    """Returns the settings that a run must share with another whose frozen flow it calls, by name in messages."""
     flow = config.flow
     assert flow is not None
     return {
@@ -96,7 +96,7 @@ def routed_adapters(config: RunConfig) -> RoutedAdaptersConfig | None:
 
 
 def frozen_modules(config: RunConfig) -> ReferenceConfig | None:
-    """The run whose modules the routed adapters of another have and do not train; None: they train their own."""
+    """Returns the run from which routed adapters take their frozen modules; None: they train their own."""
     adapters = routed_adapters(config)
     return adapters.init_from if adapters is not None and adapters.mode == "routing" else None
 

@@ -1,4 +1,4 @@
-"""A YAML file of sections, and what the command line changes in it; which keys it may have is not known here."""
+"""A YAML file of sections, and the changes of the command line to it; its keys are not checked here."""
 
 from __future__ import annotations
 
@@ -72,9 +72,9 @@ REQUESTS = "configs/requests"
 
 
 def load_request(path: Path, overrides: Sequence[str], kind: type[R], **changes: Any) -> R:
-    """Reads and validates a request after overrides, in order, and after sections that options make.
+    """Reads and validates a request, after the overrides in order and then the `changes` of sections by options.
 
-    Keys of these `changes` replace those of the file, another kind the whole section. None: not given.
+    Keys of a change replace those of the file; a change of kind replaces the whole section. None: no change.
     """
     document = read_document(path, REQUESTS)
     for override in overrides:

@@ -52,7 +52,7 @@ def load_run(folder: Path) -> RunConfig:
 
 
 def validated(path: Path, document: dict[str, Any]) -> RunConfig:
-    """A configuration completed from base and files, complaints about files last; its classes are trusted."""
+    """Completes a configuration from base and files and validates it; trusts its classes; complains of files last."""
     trust(document)
     return _validated(path, document)
 
@@ -90,12 +90,12 @@ def with_base(document: dict[str, Any]) -> dict[str, Any]:
 
 
 def _is_whole(document: dict[str, Any], base: Any) -> bool:
-    """Whether a run has recorded the sections, complete and with the digest of the base."""
+    """Whether a document is the record of a run: all sections present, and the digest of the base."""
     return isinstance(base, dict) and base.get("digest") is not None and all(name in document for name in SECTIONS)
 
 
 def _changed(recorded: Any, written: Any) -> Any:
-    """A section with what is written in it; one that names other files has nothing of the recorded one."""
+    """Merges a written section over the recorded one; a section with another `path` replaces it."""
     both = isinstance(recorded, dict) and isinstance(written, dict)
     if both and "path" in written and str(written["path"]) != str(recorded.get("path")):
         return written
@@ -142,14 +142,14 @@ Place = tuple[str, ...]
 
 
 class Resolution(NamedTuple):
-    """A document as far as its files could be read, and why sections could not be completed."""
+    """A document completed as far as its files could be read, and an error for each section that could not."""
 
     document: dict[str, Any]
     unresolved: dict[Place, ValueError]
 
 
 def resolve(document: dict[str, Any]) -> Resolution:
-    """Reads the files that a document names, and fills in what it leaves out because they say it; refuses nothing."""
+    """Completes a document from the files that it names; returns errors of unreadable files and raises none."""
     document = with_fitting_kinds(document)
     unresolved: dict[Place, ValueError] = {}
     if _kind(document.get("model")) not in FLOWLESS and isinstance(document.get("flow"), dict):
@@ -162,7 +162,7 @@ def resolve(document: dict[str, Any]) -> Resolution:
 
 
 def with_unresolved(error: ValidationError, unresolved: Mapping[Place, ValueError]) -> ValidationError:
-    """The complaints of a validation; about an unresolved section they say why, behind all others."""
+    """Replaces the complaints about unresolved sections by the reasons, after all other complaints."""
     if not unresolved:
         return error
     others = [
@@ -192,7 +192,7 @@ PLACES: dict[Place, dict[str, type[BaseModel]]] = {
 
 
 def _with_vocabulary(document: dict[str, Any]) -> dict[str, Any]:
-    """A document whose gpt, where it says nothing of its vocabulary, has that of the data."""
+    """Returns the document with the vocabulary of the data in a gpt model that does not set its own."""
     model, data = document.get("model"), document.get("data")
     if not (isinstance(model, dict) and isinstance(data, dict)) or _kind(model) != "gpt":
         return document
@@ -211,7 +211,7 @@ def _kind(section: Any) -> str:
 def _resolved_at(
     document: Any, place: Place, kinds: Mapping[str, Any], unresolved: dict[Place, ValueError], inside: Place = ()
 ) -> Any:
-    """A document whose section at a place is resolved; notes it where that cannot be done."""
+    """Returns the document with the section at a place resolved; puts an error into `unresolved` if that fails."""
     if not isinstance(document, dict):
         return document
     if place:

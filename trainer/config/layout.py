@@ -19,7 +19,7 @@ class Layout:
         tensor_parallel: consecutive ranks that share the matrices of a block and see the same examples.
         accumulation: forward passes of `micro_batch` examples of one rank in an optimiser step.
         placement: where each expert lives, None for a dense model.
-        relay_ranks: ranks of a group on one node, where a token crosses to a node once; None: nodes make no difference.
+        relay_ranks: ranks of a group on one node, if a token crosses to a node only once; None: dispatch ignores nodes.
     """
 
     world_size: int = 1

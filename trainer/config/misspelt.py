@@ -102,7 +102,7 @@ class _Walk:
         self._definitions = definitions
 
     def misspelt(self, value: Any, nodes: Sequence[Node], place: Place) -> Iterator[tuple[Place, str, str]]:
-        """Place, problem and remedy of each unknown key or kind in a value, which may be of any of some nodes."""
+        """Yields place, problem and remedy of each unknown key or kind in a value, which may match any of the nodes."""
         if isinstance(value, list):
             items = [node["items"] for node in map(self._resolved, nodes) if "items" in node]
             for number, inner in enumerate(value):
@@ -131,7 +131,7 @@ class _Walk:
                 yield (*place, key), unknown_key(value[key]), of_unknown_key(key, current, OTHER_NAMES)
 
     def _sections(self, node: Node, value: Node) -> Iterator[Node]:
-        """The sections that a value with its kind may be by a node; one without `additionalProperties` may hold any."""
+        """Yields a node's schema sections that fit a value's kind; one without `additionalProperties` takes any key."""
         node = self._resolved(node)
         if "x-class" in node:
             yield from [{}] if "class" in value else self._sections(node["else"], value)

@@ -204,7 +204,7 @@ class RunConfig(Section):
 
     @model_validator(mode="after")
     def _the_sampler_knows_the_tokens(self) -> "RunConfig":
-        """With its number of calls, a sampler can be priced and compared without the network."""
+        """Writes the number of calls into the sampler, so that it can be priced and compared without the network."""
         chosen = getattr(self.sample, "sampler", None)
         if not isinstance(chosen, trainer.flow.sampler.CausalTransition) or chosen.tokens is not None:
             return self
@@ -257,7 +257,7 @@ class RunConfig(Section):
 
     @property
     def encodes_captions(self) -> bool:
-        """Whether paths begin at what the network makes of captions, which it reads nowhere else."""
+        """Whether paths begin at states that the network encodes from captions, which it reads nowhere else."""
         return self.flow is not None and getattr(self.flow.coupling, "encodes_captions", False)
 
     @property
@@ -276,13 +276,13 @@ class RunConfig(Section):
 
     @property
     def decoded_shape(self) -> tuple[int, ...]:
-        """Shape of what a person sees of an example: the example, or the image that it is latents of."""
+        """Shape of an example as shown to a person: that of the example, or of the image whose latents it holds."""
         latent = self.flow and self.flow.latent
         return tuple(latent.image_shape if latent else self.data.shape)
 
     @property
     def context_shape(self) -> tuple[int, int, int] | None:
-        """Shape of what the network is conditioned on besides the class; None: nothing."""
+        """Shape of the condition that the network reads besides the class; None: there is none."""
         context = self.flow and self.flow.context
         if context is None:
             return None if self.flow is None or self.labels_in_state else self.data_context_shape
@@ -290,12 +290,12 @@ class RunConfig(Section):
 
     @property
     def data_context_shape(self) -> tuple[int, int, int] | None:
-        """Shape of what the data have beside each example, such as a mask; None: nothing."""
+        """Shape of the context that the data hold with each example, such as a mask; None: there is none."""
         return getattr(self.data, "context_shape", None)
 
     @property
     def context_channels(self) -> int:
-        """Channels that the network reads beside those of the state: of the context, or of what is made of it."""
+        """Channels that the network reads besides those of the state: of the context, or of data made from it."""
         if self.flow is None or self.context_shape is None:
             return 0
         if self.flow.context is None:
@@ -309,13 +309,13 @@ class RunConfig(Section):
 
     @property
     def data_are_latents(self) -> bool:
-        """Whether the examples are the latents of the folder that the states are latents of."""
+        """Whether the examples are the latents in the folder of `flow.latent`, by its digest."""
         latent = self.flow and self.flow.latent
         return bool(latent) and isinstance(self.data, trainer.data.ShardsConfig) and self.data.digest == latent.digest
 
     @property
     def digest(self) -> str:
-        """SHA-256 of everything that a trace depends on; not of where the run lives."""
+        """SHA-256 of all settings that a trace depends on, which the folder of the run is not."""
         return hashlib.sha256(self.model_copy(update={"run": None}).to_yaml().encode()).hexdigest()
 
     def to_yaml(self) -> str:

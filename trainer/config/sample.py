@@ -1,4 +1,4 @@
-"""What is drawn while training, and the controls of what is drawn."""
+"""Settings of samples that are drawn while training, and of their controls."""
 
 from typing import Annotated, Any, Literal
 
@@ -22,7 +22,7 @@ _OF_PICTURES = {
 
 
 def _kinds_of_samples(listed: Any) -> Any:
-    """Refuses controls that lead to pictures; one without a kind is of the kind that once was the only one."""
+    """Refuses controls that lead to pictures; a control without a kind gets that of a cost gradient."""
     if not isinstance(listed, list | tuple):
         return listed
     for number, written in enumerate(listed):

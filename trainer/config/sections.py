@@ -17,7 +17,7 @@ Every = Annotated[
 
 
 def counted_from_the_end(document: dict[str, Any]) -> dict[str, Any]:
-    """A configuration in which steps that count from the end of the run are numbers; other mistakes stay."""
+    """Replaces steps that count from the end of the run, and shares of it, by step numbers; mistakes stay."""
     optim = document.get("optim")
     steps = optim.get("steps") if isinstance(optim, Mapping) else None
     if not isinstance(steps, int) or isinstance(steps, bool):
@@ -37,7 +37,7 @@ def counted_from_the_end(document: dict[str, Any]) -> dict[str, Any]:
 
 
 def _from_the_end(step: Any, steps: int) -> Any:
-    """The number of a step; one before the first stays negative, and is none of the run."""
+    """Returns the number of a step counted from the end; one before the first stays negative, which is no step."""
     negative = isinstance(step, int) and step < 0
     return steps + 1 + step if negative and steps + 1 + step > 0 else step
 
@@ -89,7 +89,7 @@ def fits(key: str, name: str) -> bool:
 
 
 def in_order(rates: Iterable[float]) -> list[float]:
-    """The factors that there are, each once, in the order of the optimiser's groups: 1, then from the smallest up."""
+    """Returns the distinct factors in the order of the optimiser's groups: 1 first, then from the smallest up."""
     return sorted(set(rates), key=lambda rate: (rate != 1, rate))
 
 

@@ -19,7 +19,7 @@ _folders = False
 
 @contextmanager
 def trusting(*, folders: bool) -> Iterator[None]:
-    """The time of one command: it trusts nothing that an earlier one did, nor a later one what it does."""
+    """A context for one command with its own set of trusted classes, separate from earlier and later commands."""
     global _folders
     before, named = _folders, frozenset(_named)
     _folders = folders
@@ -33,17 +33,17 @@ def trusting(*, folders: bool) -> Iterator[None]:
 
 
 def trust(document: Any) -> None:
-    """Trusts the classes that a user's document names, wherever they are named again."""
+    """Adds the classes that a user's document names to the trusted ones, wherever they are named later."""
     _named.update(_classes(document))
 
 
 def importing_trusted() -> AbstractContextManager[None]:
-    """A block in which no class is imported that is not trusted."""
+    """A context in which only trusted classes are imported."""
     return importing_only(None if _folders else frozenset(_named), _REMEDY)
 
 
 def options() -> list[str]:
-    """Arguments by which a command of the trainer's trusts what this process trusts."""
+    """Returns the arguments by which a trainer command trusts classes of run folders if this process does."""
     return [OPTION] if _folders else []
 
 

@@ -49,7 +49,7 @@ def _relax(
 ) -> tuple[list[NDArray[np.int64]], float]:
     """Price the load of each rank until the limit is kept.
 
-    Returns the assignments met whose busiest rank computes least and that cost least together, [E] each; and a lower
+    Returns the two best assignments on the way, [E] each, by cost plus a penalty for load beyond the limit; and a lower
     bound on the cost of every assignment within the limit. Prices are [E, G].
     """
     num_ranks = prices.shape[1]

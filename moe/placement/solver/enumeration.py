@@ -132,7 +132,7 @@ def cheapest_path(
 ) -> tuple[NDArray[np.int64], float]:
     """Assign all layers, [L, E], at the least cost of moves between consecutive layers, and of copies; returns it too.
 
-    Of tokens that jump over layers the way there is not priced.
+    For tokens that jump over layers, the move to the layer where they arrive is not priced.
     """
     return cheapest_paths(statistics, cost, [limits])[0]
 
@@ -140,7 +140,7 @@ def cheapest_path(
 def cheapest_paths(
     statistics: RoutingStatistics, cost: NDArray[np.float64], limits: Sequence[NDArray[np.float64] | None]
 ) -> list[tuple[NDArray[np.int64], float]]:
-    """Answers of `cheapest_path` under several limits, for which the moves are priced once."""
+    """Returns the results of `cheapest_path` under several limits; the moves are priced only once."""
     num_experts, num_ranks = statistics.num_experts, len(cost)
     states = balanced_assignments(num_experts, num_ranks)
     on_rank = np.eye(num_ranks)[states].reshape(len(states), -1)

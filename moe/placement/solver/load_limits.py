@@ -74,7 +74,7 @@ def _fit(loads: NDArray[np.int64], num_ranks: int, limit: float) -> NDArray[np.i
 
 @dataclass(frozen=True, eq=False)
 class LeastLoad:
-    """Load of the busiest rank of a balanced assignment that was found, and one that none is proven to be below."""
+    """Load of the busiest rank in the best balanced assignment found, and a proven lower bound on that load."""
 
     found: float
     proven: float

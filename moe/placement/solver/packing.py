@@ -18,7 +18,7 @@ def pack_layer(loads: NDArray[np.integer], num_ranks: int, slots_per_rank: int) 
 
 @lru_cache(maxsize=_REMEMBERED)
 def _packed(loads_of_experts: tuple[int, ...], num_ranks: int, slots_per_rank: int) -> NDArray[np.bool_]:
-    """`pack_layer`, which every cap on the loads of a trace begins with."""
+    """Does the work of `pack_layer`, with the loads as a tuple so that results are cached."""
     loads = np.array(loads_of_experts)
     copies = count_copies(loads, num_ranks, slots_per_rank * num_ranks)
     share = loads / copies

@@ -12,7 +12,7 @@ from moe.placement.topology import Topology
 
 @dataclass(frozen=True, eq=False)
 class Assignment:
-    """A balanced assignment of experts to ranks, int64 [L, E], and a cost over all tokens that none is below."""
+    """A balanced assignment of experts to ranks, int64 [L, E], and a lower bound on the cost of all tokens."""
 
     expert_ranks: NDArray[np.int64]
     lower_bound: float

@@ -201,8 +201,9 @@ def replicate_within(
     """Fill the spare slots of a placement [L, E] in a home-return dispatch mode: holders, bool [L, E, G].
 
     A replica saves the visit of a token that chose its expert, visits the replica's rank anyway and needs no other
-    expert of the rank where it is at home. Slots are filled by that, and then each is tried with other experts, as long
-    as the loads on the whole trace and on two halves of the source ranks come nearer to the limit or more is saved.
+    expert of the rank where it is at home. Slots are filled by these savings. Then other experts are tried in each
+    slot, as long as more is saved or the loads on the whole trace and on two halves of the source ranks come nearer to
+    the limit.
     `rule`, even or least_loaded, splits the choices of a run over replicas.
     """
     sources = require_sources(statistics)
@@ -220,8 +221,8 @@ def _busiest_of_even(samples: NDArray[np.int64], holders: NDArray[np.bool_]) -> 
 
 
 def _busiest_of_least_loaded(samples: NDArray[np.int64], holders: NDArray[np.bool_]) -> NDArray[np.float64]:
-    """The same where they share them as well as can be, [H]: a set of ranks computes at least the experts that no
-    other rank holds, and the set that is fullest for its size sets the load (Hall's condition)."""
+    """Load of the busiest rank if replicas share choices best, [H]: a set of ranks computes at least the experts that
+    no other rank holds, and the set that is fullest for its size sets the load (Hall's condition)."""
     num_ranks = holders.shape[1]
     sets = np.arange(1, 2**num_ranks)
     inside = (holders @ (1 << np.arange(num_ranks)) & ~sets[:, None]) == 0

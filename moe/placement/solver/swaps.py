@@ -94,8 +94,8 @@ class LayerProblem:
     def search(self, starts: list[NDArray[np.int64]], seed: int, steps: int | None = None) -> NDArray[np.int64]:
         """Search for an assignment [E] of low cost that keeps the limit.
 
-        The starts are assignments [E], of which one keeps the limit; no such start costs less than the result. So many
-        exchanges are made from the best start, a quarter of them from each; by default enough for the size.
+        At least one of the starts, assignments [E], keeps the limit; no such start costs less than the result. First
+        `steps` / 4 exchanges are made from each start, then `steps` from the best; by default enough for the size.
         """
         steps = steps or min(max(_STEPS_PER_EXPERT * len(self.loads), _LEAST_STEPS), _MOST_STEPS)
         best = min((start for start in starts if self.keeps_limit(start)), key=self.price)
@@ -131,7 +131,7 @@ class LayerProblem:
         return names[ranks]
 
     def _exchanged(self, ranks: NDArray[np.int64], seed: int, steps: int) -> NDArray[np.int64]:
-        """Ranks after a number of exchanges; those given where no assignment on the way kept the limit."""
+        """Returns the ranks after `steps` exchanges, or the given ones if no assignment on the way keeps the limit."""
         evenness = 0.0
         if np.isfinite(self.limit):
             evenness = _EVENNESS * self.price(ranks) / max(self.loads.sum(), 1.0)

@@ -19,7 +19,7 @@ _HUGE_PAGE_BYTES = 1 << 21
 def zeros(size: int, dtype: np.dtype) -> np.ndarray:
     """Zeros that begin where a line of the cache begins, in huge pages if they fill half of one.
 
-    What is read in no order would otherwise miss the processor's table of pages as often as its cache.
+    Without huge pages, reads in random order would miss the TLB as often as the cache.
     """
     needed = size * dtype.itemsize
     if 2 * needed >= _HUGE_PAGE_BYTES:
@@ -30,7 +30,7 @@ def zeros(size: int, dtype: np.dtype) -> np.ndarray:
 
 
 def _in_huge_pages(size: int) -> np.ndarray:
-    """So many bytes, which begin where a huge page begins; the system takes common pages if it has no huge ones."""
+    """Zeros, `size` bytes that begin at a huge page; the system uses common pages if it has no huge pages."""
     memory = mmap.mmap(-1, size + 2 * _HUGE_PAGE_BYTES, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     if hasattr(mmap, "MADV_HUGEPAGE"):
         memory.madvise(mmap.MADV_HUGEPAGE)
@@ -40,7 +40,7 @@ def _in_huge_pages(size: int) -> np.ndarray:
 
 
 def successors(after_begin: np.ndarray, after: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Tasks that wait for each task, ascending, int32, behind the first row of each task and the end of the last."""
+    """Returns the first row of each task (and the end), and its rows: the tasks that wait for it, ascending, int32."""
     tasks = len(after_begin) - 1
     begin, waiting = np.zeros(tasks + 2, dtype=np.int64), np.empty(len(after), dtype=np.int32)
     _core.list_successors(after_begin, after, begin, waiting)
@@ -53,14 +53,14 @@ NEVER = 2**63 - 1
 
 
 def heap(entries: int) -> np.ndarray:
-    """An empty heap with room for so many entries."""
+    """Returns an empty heap with room for `entries` entries."""
     fresh = np.zeros(entries + 5, dtype=record("Entry"))
     fresh["time_ps"][1:6] = fresh["key"][1:6] = NEVER
     return fresh
 
 
 def longer_heap(heap_: np.ndarray, entries: int) -> np.ndarray:
-    """A heap with room for at least so many entries, and at least half as many again as it had."""
+    """Returns a copy of a heap with room for at least `entries` entries, and at least 1.5 times its size."""
     longer = heap(max(entries, len(heap_) * 3 // 2))
     used = int(heap_["time_ps"][0]) + 5
     longer[:used] = heap_[:used]

@@ -60,7 +60,7 @@ class CoreBuildHook(BuildHookInterface):
 
 
 def _digest(root: Path) -> str:
-    """Of all that the modules are built from."""
+    """SHA-256 of all sources of the extension modules, in hexadecimal."""
     digest = sha256()
     for folder in _SOURCES:
         for path in sorted((root / folder).rglob("*")):

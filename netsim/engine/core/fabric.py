@@ -36,7 +36,7 @@ _last: list[tuple[Scene, FabricArrays]] = []
 
 
 def fabric_arrays(scene: Scene) -> FabricArrays:
-    """The fabric of a scene; depends on neither transport nor seed. That of the latest scene is kept."""
+    """The fabric of a scene as arrays, whatever the transport and the seed. The latest scene's are cached."""
     if not _last or any(mine is not kept for mine, kept in zip(scene[:5], _last[0][0][:5], strict=True)):
         _last.clear()
         _last.append((scene, _fabric_arrays(scene)))

@@ -26,7 +26,7 @@ def _header() -> str:
 
 
 def records_of_control(control: str) -> tuple[np.dtype, np.dtype]:
-    """The records of a control for its settings and for what it keeps of a flow; a byte each that it does without."""
+    """Types of a congestion control's structs for its settings and the state of a flow; uint8 for a missing one."""
     settings, state = (
         record(name) if f"struct {name} {{" in _header() else np.dtype(np.uint8)
         for name in (f"{control}Settings", f"{control}State")

@@ -40,7 +40,7 @@ FEWEST_FLOWS = 1 << 14
 
 
 def arrays_of(state: State) -> Arrays:
-    """The fields of a state as tuples without names, which are quicker to hand to compiled code."""
+    """The fields of a state as plain tuples, which are passed to compiled code faster than named ones."""
     return tuple(None if part is None else tuple(part) for part in state)
 
 
@@ -92,12 +92,12 @@ class EventEngine:
         return outcome_of(self._scene, self._state, self._finished)
 
     def _prepare(self, state: State) -> None:
-        """Makes the calendar of a run that begins."""
+        """Sets the initial state and an empty calendar."""
         self._keep(state)
         self._flight = flight_of(state)
 
     def _go_on(self, resumed: int) -> str:
-        """Simulates until the core needs Python; returns why, a name of `Stop`. `resumed` has timed out, or is -1."""
+        """Simulates until the core needs Python; returns why, a name of `Stop`. `resumed`: a timed-out flow, or -1."""
         return names("Stop")[_core.run_events(self._arrays, tuple(self._flight), resumed)]
 
     def _make_room(self) -> None:
@@ -106,11 +106,11 @@ class EventEngine:
         self._keep(with_room_for_waiting(self._state, len(self._flight.packets)))
 
     def _flows_of_packets(self) -> list[np.ndarray]:
-        """The flow of each packet, under way or not."""
+        """Arrays with the flow of each packet record, whether the packet is in flight or not."""
         return [self._flight.packets["flow"]]
 
     def _make_room_for_flows(self) -> None:
-        """Makes room for released messages: in place of flows that have ended, or, if few have, beyond all others."""
+        """Makes room for the flows of released messages: removes ended flows if possible, and extends the arrays."""
         if can_forget(self._state) and self._state.network.totals["flows"][0]:
             self._finished.append(without_finished(self._state, self._flows_of_packets()))
         room = 2 * int(self._state.network.totals["flows"][0])
@@ -122,7 +122,7 @@ class EventEngine:
         self._arrays = arrays_of(state)
 
     def _flow(self, record: np.void) -> Flow:
-        """A flow as transports know it."""
+        """Returns a record of the core as the `Flow` that transports take."""
         scene, topology, columns = self._scene, self._scene.topology, self._scene.tasks.columns()
         task, (src, dst) = int(record["task"]), self._ends(record)
         ranks, usable = (int(columns.src[task]), int(columns.dst[task])), self._usable(record, int(record["start_ps"]))
@@ -134,7 +134,7 @@ class EventEngine:
         return Flow(int(record["id"]), message, int(record["bytes"]), int(record["path"]))
 
     def _give_path(self) -> None:
-        """Gives another path to a flow whose path the routing no longer takes as usable."""
+        """Lets the transport choose a new path for a flow whose path the routing no longer takes as usable."""
         totals = self._state.network.totals[0]
         index, now_ps = int(totals["asks"]), int(totals["now_ps"])
         record = self._state.hosts.flows[index]
@@ -161,7 +161,7 @@ class EventEngine:
             self._keep(with_avoided(self._state, route, self._transport.bad_until[route]))
 
     def _is_hopeless(self, record: np.void, usable: tuple[int, ...], now_ps: int) -> bool:
-        """Whether more timeouts change nothing: the flow is cut off, or has arrived and cannot hear of it."""
+        """Whether more timeouts are useless: the flow is cut off, or has arrived but gets no acknowledgement."""
         if self._is_cut_off(record, usable, now_ps):
             return True
         if record["fruitless"] < self._scene.limits.fruitless:
@@ -171,7 +171,7 @@ class EventEngine:
         return True
 
     def _lose_patience(self, record: np.void) -> None:
-        """Called when a flow that has not arrived has reached the limit of timeouts in a row."""
+        """Raises the error of a flow that has not arrived after the allowed number of timeouts in a row."""
         raise self._reached("fruitless", int(record["task"]))
 
     def _look_at_clock(self) -> None:
@@ -183,7 +183,7 @@ class EventEngine:
         return Pulse(int(totals["now_ps"]), tasks - int(totals["undone"]), tasks)
 
     def _reached_in_time(self) -> Refusal:
-        """The error for a run at the end of the time that it has, or of its last round."""
+        """The error of a run at its limit of simulated time, or after its last allowed round without progress."""
         totals = self._state.network.totals[0]
         if totals["fruitless"] < self._scene.limits.fruitless:
             return self._reached("simulated")
@@ -192,7 +192,7 @@ class EventEngine:
         return reached(self._scene.limits, "refused", pulse._replace(now_ps=pulse.now_ps + 1), waiting)
 
     def _reached(self, which: Which, task: int | None = None) -> Refusal:
-        """The error for a limit that was reached; without a task the first that waits is named."""
+        """The error for a limit that was reached. It names `task`; None: the first task that waits."""
         index = self._waiting_tasks()[0] if task is None else task
         return reached(self._scene.limits, which, self._pulse(), self._waiting(index))
 
@@ -202,9 +202,9 @@ class EventEngine:
         return np.flatnonzero((program.waits_for == 0) & (program.background == 0)).tolist()
 
     def _waiting(self, task: int, rounds: bool = False) -> Waiting:
-        """A task that waits, and for what, in a run at the end of its last round or not.
+        """Describes a task that waits, and its reason; `rounds`: the run ends after rounds without progress.
 
-        Some arrivals are known before they happen.
+        The state may hold arrivals that lie in the future.
         """
         totals, waits = self._state.network.totals[0], self._scene.tasks[task]
         flows = self._state.hosts.flows[: totals["flows"]]

@@ -1,4 +1,4 @@
-"""Room for new flows in place of those that have ended, where nothing refers to a flow any more once it has arrived."""
+"""Removes ended flows to make room for new flows, in runs where nothing refers to a flow after its arrival."""
 
 import numpy as np
 
@@ -9,15 +9,15 @@ _KEPT = ("id", "task", "bytes", "packets", "start_ps", "end_ps", "reordered", "r
 
 
 def can_forget(state: State) -> bool:
-    """Whether only rings and packets refer to flows: no acknowledgements, no timers, and none is left at the end."""
+    """Whether only rings and packets refer to flows: no acknowledgements, no timers, no flows left at the end."""
     rules = state.network.rules[0]
     return not (rules["listens"] or rules["start_delay_ps"] or rules["ends_early"])
 
 
 def without_finished(state: State, flows_of_packets: list[np.ndarray]) -> np.ndarray:
-    """Takes the flows that have ended out of a state, in place, and returns their figures.
+    """Removes the ended flows from a state, in place, and returns their figures.
 
-    All others keep their order and are numbered anew, in the rings of hosts and in packets.
+    All other flows keep their order and get new numbers, also in the rings of hosts and in packets.
     """
     used = int(state.network.totals["flows"][0])
     flows, rings = state.hosts.flows[:used], state.hosts.rings
@@ -39,13 +39,13 @@ def without_finished(state: State, flows_of_packets: list[np.ndarray]) -> np.nda
 
 
 def _renumber(column: np.ndarray, number: np.ndarray) -> None:
-    """Puts new numbers in place of old ones; those of packets that have arrived are of no flow."""
+    """Replaces old flow numbers by new ones; in packets that have arrived the number means nothing."""
     known = np.flatnonzero((column >= 0) & (column < len(number)))
     column[known] = number[column[known]]
 
 
 def figures_of(state: State, which: np.ndarray) -> np.ndarray:
-    """Figures of some flows, an array of `FLOW`."""
+    """Results of the flows with indices `which`, an array of `FLOW`."""
     flows, program = state.hosts.flows, state.program
     figures = np.zeros(len(which), dtype=FLOW)
     for name in _KEPT:

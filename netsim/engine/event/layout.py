@@ -53,7 +53,7 @@ def state_of(scene: Scene, fabric: FabricArrays, transport: Transport, seed: int
 
 
 def _carried(scene: Scene) -> tuple[np.ndarray, np.ndarray]:
-    """Room for the bytes of links over time."""
+    """Arrays for the bytes of links over time, and for the width and number of intervals."""
     links = len(scene.topology.links) if scene.watch is not None and scene.watch.links else 0
     return np.zeros((links, INTERVALS), dtype=np.int64), np.array([FIRST_WIDTH_PS.bit_length() - 1, 0], dtype=np.int64)
 
@@ -90,7 +90,7 @@ def flight_of(state: State) -> Flight:
 
 
 def _slots(kinds: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Slots of the calendar for links of these kinds: short, and as many as cover what most packets take to return."""
+    """Slots of the calendar for links of these kinds: short, and enough for the passage of `_LINKS_AHEAD` links."""
     width_ps = max(1, int(_EVENTS_OF_SLOT / (1 / kinds["full_ps"]).sum()))
     horizon_ps = _LINKS_AHEAD * int((kinds["delay_ps"] + kinds["full_ps"]).mean())
     slots = _one(record("Slots"))
@@ -101,7 +101,7 @@ def _slots(kinds: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 def packets(used: int) -> np.ndarray:
-    """Records for packets that are not in use, as a linked list that starts at index `used`."""
+    """Free packet records, as a linked list that starts at index `used`."""
     fresh = zeros(max(_PACKETS, used), record("Packet"))
     fresh["next"] = np.arange(used + 1, used + len(fresh) + 1)
     fresh["next"][-1] = -1
@@ -113,7 +113,7 @@ def _one(record: np.dtype) -> np.ndarray:
 
 
 def _links(scene: Scene, fabric: FabricArrays, rules: np.void) -> tuple[np.ndarray, np.ndarray]:
-    """Links and their kinds."""
+    """Records of links, and of their kinds (rate and delays)."""
     links = zeros(len(scene.topology.links), record("Link"))
     links["at_switch"], links["reverse"], links["unmarked"] = fabric.at_switch, fabric.reverse, -1
     initial = fabric.nominal_bps
@@ -229,7 +229,7 @@ def _routing(scene: Scene, fabric: FabricArrays, links: np.ndarray, kinds: np.nd
 
 
 def _same(values: np.ndarray, begin: np.ndarray) -> np.ndarray:
-    """Whether the values of each part of an array, none of which is empty, are one number."""
+    """For each part of an array, whether all its values are equal; no part may be empty."""
     if len(begin) == 1:
         return np.zeros(0, dtype=np.bool_)
     return np.maximum.reduceat(values, begin[:-1]) == np.minimum.reduceat(values, begin[:-1])

@@ -50,7 +50,7 @@ def _watched(scene: Scene, state: State) -> Watched | None:
 
 
 def _emptied(parts: list[np.ndarray]) -> list[np.ndarray]:
-    """The parts, which the list no longer holds."""
+    """Empties a list and returns its parts."""
     taken = parts.copy()
     parts.clear()
     return taken
@@ -84,7 +84,7 @@ def links_of(state: State) -> np.recarray:
 
 
 def last_sent(state: State) -> dict[int, int]:
-    """The remaining passage of the last data packet of each link that hosts send on, without queues, in picoseconds."""
+    """Remaining passage of the last data packet, for each link that hosts send on, without queues, in picoseconds."""
     sending = np.flatnonzero(state.hosts.rings["last_flow"] >= 0)
     links = sending // int(state.network.rules["classes"][0])
     return dict(zip(links.tolist(), _rest_ps(state, sending, links).tolist(), strict=True))
@@ -114,7 +114,7 @@ def _rest_ps(state: State, sending: np.ndarray, sent_on: np.ndarray) -> np.ndarr
 
 
 def _passage_ps(kinds: np.ndarray, kind: np.ndarray, wire_bytes: np.ndarray) -> np.ndarray:
-    """Passage of packets over links of some kinds, whatever their size."""
+    """Passage of packets over links of some kinds in picoseconds; large sizes do not overflow."""
     size = wire_bytes.astype(object) if wire_bytes.max(initial=0) > _SMALL_BYTES else wire_bytes
     service_ps = -(-8 * PICOSECONDS_PER_SECOND * size // kinds["rate_bps"][kind])
     return service_ps.astype(np.int64) + kinds["delay_ps"][kind]

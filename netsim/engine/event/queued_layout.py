@@ -12,7 +12,7 @@ _PACKETS = 1024
 
 
 def add_queues(rules: np.void, scene: Scene) -> None:
-    """Fills in the constants of links with queues."""
+    """Fills the fields of `rules` about classes, shared memory and PFC."""
     control, buffer = scene.flow_control, scene.buffer
     rules["classes"], rules["ends_early"] = scene.classes, scene.ends_early
     rules["memory_bytes"], rules["alpha"] = (-1, 0) if buffer is None else (buffer.size, buffer.millionths)
@@ -25,7 +25,7 @@ def add_queues(rules: np.void, scene: Scene) -> None:
 
 
 def queued_of(scene: Scene, links: np.ndarray, kinds: np.ndarray) -> Queued:
-    """Empty queues."""
+    """Records of links with queues, all empty."""
     limits, control = limits_of(scene), scene.flow_control
     queues = zeros(len(links) * scene.classes, record("Queue"))
     queues["first"] = queues["last"] = -1
@@ -46,7 +46,7 @@ def queued_of(scene: Scene, links: np.ndarray, kinds: np.ndarray) -> Queued:
 
 
 def _turns(scene: Scene) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The last three fields of `Queued`."""
+    """The last three fields of `Queued`, for deficit round robin between classes."""
     quanta = np.array(scene.quanta, dtype=np.int64)
     turns = np.zeros(
         (2 * len(scene.topology.links) if len(quanta) else 0, number("BYTES_LEFT") + len(quanta)), dtype=np.int64

@@ -9,7 +9,7 @@ from netsim.engine.event.state import Flight, State
 
 
 def with_room_for_flows(state: State, flows: int, packets_of_flows: int) -> State:
-    """The state with room for so many flows, and for the recovery of so many packets."""
+    """The state with room for `flows` flows, and for the recovery state of `packets_of_flows` packets."""
     rules, hosts, routing = state.network.rules[0], state.hosts, state.routing
     if packets_of_flows > len(hosts.sent) and rules["recovery"] == number("SELECTIVE"):
         sent, arrived = _longer(hosts.sent, packets_of_flows), _longer(hosts.arrived, packets_of_flows)
@@ -33,7 +33,7 @@ def with_room_for_released(state: State) -> State:
 
 
 def with_room_for_packets(flight: Flight, state: State) -> Flight:
-    """The packets in flight with twice as many records, if all are in use."""
+    """Doubles the number of packet records if all are in use."""
     totals = state.network.totals[0]
     if totals["free_packet"] >= 0:
         return flight
@@ -45,7 +45,7 @@ def with_room_for_packets(flight: Flight, state: State) -> Flight:
 
 
 def with_room_in_calendar(flight: Flight, state: State) -> Flight:
-    """The calendar with more room, if all packets, or the words of one event, might not fit into it."""
+    """Extends the calendar if all packets, or the entries of one event, might not fit into it."""
     queues = 0 if state.queued is None else len(state.queued.queues)
     used = int(flight.calendar[0]["time_ps"] + flight.slots["used"][0])
     needed = max(used + queues, 2 * len(flight.lanes) + len(flight.packets)) + number("ENTRIES_OF_EVENT")
@@ -59,7 +59,7 @@ def with_room_in_calendar(flight: Flight, state: State) -> Flight:
 
 
 def with_room_for_waiting(state: State, packets_: int) -> State:
-    """The state with room for so many packets in queues."""
+    """The state with room for `packets_` packets in queues."""
     queued = state.queued
     if queued is None or len(queued.waiting) >= packets_:
         return state
@@ -75,14 +75,14 @@ def with_room_for_choices(state: State) -> State:
 
 
 def _longer_lines(array: np.ndarray, needed: int) -> np.ndarray:
-    """Records with room for more; they stay whole lines of the cache."""
+    """A longer copy of an array of records, aligned to cache lines."""
     longer = zeros(max(needed, len(array) * 3 // 2), array.dtype)
     longer[: len(array)] = array
     return longer
 
 
 def _longer(array: np.ndarray, needed: int) -> np.ndarray:
-    """The array with room for at least so many rows, and at least half as many again as it had."""
+    """A copy of the array with room for at least `needed` rows, and at least 1.5 times as long."""
     longer = np.zeros((max(needed, len(array) * 3 // 2), *array.shape[1:]), dtype=array.dtype)
     longer[: len(array)] = array
     return longer
@@ -92,7 +92,7 @@ _FIRST_SLOTS = 64
 
 
 def with_avoided(state: State, route: tuple[int, int, int], until_ps: int) -> State:
-    """The state in which a route is avoided; its table doubles before it is half full.
+    """The state in which a route is avoided until `until_ps`; the hash table doubles before it is half full.
 
     `route` is first link, destination leaf, and place among the routes between two leaves.
     """
@@ -115,5 +115,5 @@ def _put(table: np.ndarray, route: tuple[int, ...], until_ps: int) -> None:
 
 
 def _place_of(slots: int, link: int, leaf: int, route: int) -> int:
-    """Where the search for a route begins, as in the core."""
+    """Slot of the hash table where the search for a route begins, as in the core."""
     return ((link * 8191 + leaf) * 131 + route) % slots

@@ -18,7 +18,7 @@ from netsim.transport.protocol import Transport
 
 
 def rules_of(scene: Scene, transport: Transport, seed: int) -> np.ndarray:
-    """The record of `record("Rules")` of a run."""
+    """The constants of a run, a record of `record("Rules")`."""
     rules = np.zeros(1, dtype=record("Rules"))
     packet, answer, control = scene.packet, scene.acknowledgement, scene.flow_control
     epochs = len(scene.routes.times)

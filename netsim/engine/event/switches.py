@@ -13,7 +13,7 @@ from netsim.engine.core.fabric import FabricArrays
 
 
 class Tree(NamedTuple):
-    """Choices of all pairs and epochs; node pair * E + epoch is where a packet of theirs begins."""
+    """Choices of all pairs and epochs; a packet begins at node pair * E + epoch."""
 
     begin: np.ndarray  # rows of the next two of each node
     link: np.ndarray  # links that lead on

@@ -50,7 +50,7 @@ def admit(layout: Layout, messages: Messages, transport: TransportConfig, seed: 
 
 
 def _hashed(layout: Layout, messages: Messages, message: np.ndarray, hashes: np.ndarray) -> np.ndarray:
-    """The usable route of each flow by its hash."""
+    """The route of each flow: its hash picks one of the usable routes."""
     begin = layout.fabric.usable_begin
     row = messages.usable[message]
     count = (begin[row + 1] - begin[row]).astype(np.uint64)

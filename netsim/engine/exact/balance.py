@@ -42,7 +42,7 @@ def balance(layout: Layout, messages: Messages, transport: EtherealConfig, seed:
 
 
 def _groups_of(layout: Layout, messages: Messages, transport: EtherealConfig, seed: int) -> tuple[Groups, np.ndarray]:
-    """The groups as they are cut, and the turn of each message at its host, empty if the nic decides."""
+    """The groups in the order of cutting, and each message's turn at its host; no turns if the nic decides."""
     choice = np.diff(layout.fabric.route_begin)[messages.pair] > 1
     groups = _by_number(layout, messages, choice)
     first = groups.member[groups.begin[:-1]]
@@ -61,7 +61,7 @@ def _groups_of(layout: Layout, messages: Messages, transport: EtherealConfig, se
 
 
 def _by_number(layout: Layout, messages: Messages, choice: np.ndarray) -> Groups:
-    """All messages and routes of a group in the order of their numbers."""
+    """The groups of all messages, with messages and routes in the order of their numbers."""
     fabric = layout.fabric
     keys = messages.bytes, np.where(choice, messages.pair, -1), messages.release_ps, messages.link
     member = np.lexsort(keys)
@@ -76,7 +76,7 @@ def _by_number(layout: Layout, messages: Messages, choice: np.ndarray) -> Groups
 
 
 def _leaf_by_leaf(groups: Groups, task: np.ndarray, drawn_by: np.ndarray, seed: int) -> np.ndarray:
-    """Turn of each message where groups come in shuffled order."""
+    """Turn of each message at its host, with the groups in shuffled order."""
     order = np.lexsort((task, drawn_turns(seed, Purpose.ETHEREAL_LEAVES, drawn_by)))
     size = np.diff(groups.begin)
     begin = np.empty_like(size)
@@ -87,7 +87,7 @@ def _leaf_by_leaf(groups: Groups, task: np.ndarray, drawn_by: np.ndarray, seed: 
 
 
 def _places_ahead(layout: Layout, messages: Messages) -> np.ndarray:
-    """Distance from the source's place to the destination's, modulo the number of places."""
+    """Distance from the source's place on its leaf to the destination's on its own, modulo the number of places."""
     place = layout.place
     return (place[messages.dst_host] - place[messages.src_host]) % (place.max() + 1)
 

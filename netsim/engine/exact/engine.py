@@ -53,7 +53,7 @@ class ExactEngine:
         )
 
     def _look_at_clock(self) -> None:
-        """Links are served one after the other, each for the whole run, so that no task is done before the end."""
+        """Raises if the wall time is over. No task is done before the end, as links are served one after the other."""
         scene = self._scene
         if self._clock.is_over(pulse := Pulse(0, 0, len(scene.tasks))):
             first = next(task for task in scene.tasks if not task.after)
@@ -83,7 +83,7 @@ def _task_ends(layout: Layout, messages: Messages, flows: Flows, flow_end_ps: np
 
 
 def _described(flows: Flows, messages: Messages, cargo: Cargo, receivers: np.ndarray) -> np.recarray:
-    """The array of `FLOW`."""
+    """Results of all flows, an array of `FLOW`."""
     records = np.zeros(len(flows.id), dtype=FLOW)
     records["id"], records["bytes"], records["packets"] = flows.id, flows.bytes, np.diff(cargo.first)
     for name, column in (("task", "task"), ("src", "src"), ("dst", "dst"), ("start_ps", "release_ps")):

@@ -15,7 +15,7 @@ def draws(seed: int, purpose: int, flow: np.ndarray, sequence: np.ndarray) -> np
 
 
 def drawn_turns(seed: int, purpose: int, key: np.ndarray) -> np.ndarray:
-    """The first draw of each key as a signed number, in the order of the draws."""
+    """The first draw of each key as a signed number that sorts like the unsigned draw."""
     return (draws(seed, purpose, key, np.zeros_like(key)) ^ _SIGN).view(np.int64)
 
 

@@ -59,13 +59,13 @@ def _lay_out(scene: Scene) -> Layout:
 
 
 def _links_in_use(fabric: FabricArrays) -> np.ndarray:
-    """Rows of `route_links` that are usable in any epoch."""
+    """Rows of `route_links` of all routes that are usable in some epoch."""
     pair = np.repeat(np.arange(len(fabric.usable_begin) - 1) // len(fabric.epoch_ps), np.diff(fabric.usable_begin))
     return fabric.route_links[np.unique(fabric.route_begin[pair] + fabric.usable)]
 
 
 def in_order(routes: np.ndarray, links: int) -> np.ndarray | None:
-    """Links of `routes`, each before those that follow it in a route; None if they follow in a circle."""
+    """Topological order of the links of `routes`: each before its successors on a route; None if there is a cycle."""
     before, after = routes[:, :-1].ravel(), routes[:, 1:].ravel()
     before, after = before[after >= 0], after[after >= 0]
     level = np.zeros(links, dtype=np.int64)

@@ -50,7 +50,7 @@ def placed(
     hosts: np.ndarray,
     fabric: FabricArrays,
 ) -> Messages:
-    """Messages whose release is known."""
+    """The messages of `task`, which are released at `release_ps`."""
     src, dst = (column[task].astype(np.int64) for column in (columns.src, columns.dst))
     src_host, dst_host = hosts[src], hosts[dst]
     inside, leaves = src_host == dst_host, isqrt(len(fabric.pair))
@@ -75,7 +75,7 @@ def placed(
 def numbers_of(
     messages: Messages, message: np.ndarray, piece: np.ndarray, stride: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Ids of flows and their keys, which are one array if every message has its own draws."""
+    """Ids and draw keys of flows; both are the same array if every message has its own draws."""
     identity = messages.task[message] * stride + piece
     return identity, identity if messages.key is messages.task else messages.key[message] * stride + piece
 

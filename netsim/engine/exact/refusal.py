@@ -18,7 +18,7 @@ def refusal(scene: Scene, transport: TransportConfig) -> str | None:
 
 
 def refusal_of_fabric(scene: Scene, transport: TransportConfig) -> str | None:
-    """Why it could not simulate a run even if no message waited for another; None if it could."""
+    """Why the exact engine cannot simulate a run, dependencies between messages aside; None if it can."""
     if transport.kind not in KINDS:
         return f"{transport.kind} chooses paths by what it sees in the network"
     if getattr(transport, "entropies", None):

@@ -24,7 +24,7 @@ a higher number.
 
 
 class Packets(NamedTuple):
-    """Packets by their tags: number of the packet << `bits` | entry of `steps` that is its next link.
+    """Packets by their tags: number of the packet << `bits` | index in `steps` of its next link.
 
     Packets are numbered by (flow, place in the flow).
     """
@@ -37,7 +37,7 @@ class Packets(NamedTuple):
 
 
 class Arrivals(NamedTuple):
-    """Packets at links, link by link; the segment of each link fills up before the link is served."""
+    """Arrivals of packets, link by link; the segment of a link is full before the link is served."""
 
     begin: np.ndarray  # begin of each link, and the end of the last
     fill: np.ndarray  # first free entry of each link
@@ -56,7 +56,7 @@ class Figures(NamedTuple):
 
 
 class Travelled(NamedTuple):
-    """What became of all packets."""
+    """The packets after their passage through the fabric."""
 
     figures: Figures  # their figures
     packets: Packets  # the packets
@@ -74,7 +74,7 @@ def travel(
     seed: int,
     pause: Callable[[], None] = lambda: None,
 ) -> Travelled:
-    """Sends all packets through the fabric."""
+    """Sends all packets through the fabric; `pause` is called between the stages."""
     fabric = layout.fabric
     assert layout.inner is not None, "refused"
     bits, count = len(layout.steps).bit_length(), len(fabric.delay_ps)
@@ -107,7 +107,7 @@ def remaining_ps(
     link: np.ndarray,
     tag: np.ndarray,
 ) -> np.ndarray:
-    """Remaining time of packets that have left links, without queues."""
+    """Remaining time in ps to the receiver of packets that have left links, without queues."""
     rest_ps = np.empty(len(link), dtype=np.int64)
     _core.remaining_ps(fabric, rate_bps, packets, receivers, link, tag, rest_ps)
     return rest_ps
@@ -130,7 +130,7 @@ def _receivers(flows: Flows, messages: Messages) -> np.ndarray:
 
 
 def _at_hosts(layout: Layout, messages: Messages, flows: Flows, cargo: Cargo, departures: Departures) -> Arrivals:
-    """Packets at the first links, those of their hosts."""
+    """Arrivals of packets at their first links, which are the links of their hosts."""
     links = len(layout.fabric.delay_ps)
     counts = _sums(messages.link[flows.message], np.diff(cargo.first), links)
     begin = np.concatenate([[0], np.cumsum(counts)])
@@ -138,7 +138,7 @@ def _at_hosts(layout: Layout, messages: Messages, flows: Flows, cargo: Cargo, de
 
 
 def _in_the_fabric(layout: Layout, cargo: Cargo, departures: Departures, receivers: np.ndarray) -> Arrivals:
-    """Room for packets at all other links."""
+    """Arrays with room for the arrivals at all other links."""
     links = len(layout.fabric.delay_ps)
     counts = _sums(receivers["exit"], np.diff(cargo.first), links)
     counts[layout.fabric.inside] = 0

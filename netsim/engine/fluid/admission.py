@@ -85,7 +85,7 @@ class Admission:
         return np.stack([first, np.where(inside, self._segments.nothing, between), last], axis=1)
 
     def _segment(self, routes: tuple[Path, ...], now_ps: int) -> int:
-        """The segment of a flow over these routes; without a transport the fastest come first."""
+        """The segment of traffic over these routes; without a transport, weighted by rate, the fastest route first."""
         if self._transport is None and len(routes) > 1:
             rates = [min(self._rate_bps(link, now_ps) for link in route) for route in routes]
             by_rate = sorted(zip(routes, rates, strict=True), key=lambda of_route: -of_route[1])
@@ -93,11 +93,11 @@ class Admission:
         return self._segments.index(routes)
 
     def _rate_bps(self, link: int, now_ps: int) -> int:
-        """Rate of a link; of one that is down, which the routing has not noticed, the nominal one."""
+        """Rate of a link; the nominal rate if it is down and the routing has not noticed."""
         return self._scene.rates.at(link, now_ps) or self._scene.rates.initial[link]
 
     def rerouted(self, flows: Flows, which: np.ndarray, serial: np.ndarray, now_ps: int) -> np.ndarray:
-        """The routes of some flows after a change of the routing's knowledge: other ones in place of unusable ones."""
+        """The routes of some flows after the routing has learned of a change: unusable routes are replaced."""
         routes, route = self._scene.routes, flows.route[which]
         pairs, member = self._pairs(flows.task[which])
         usable = [routes.usable_routes(*pair, routes.epoch(now_ps)) for pair in pairs]

@@ -104,7 +104,7 @@ class FluidEngine:
         np.maximum.at(self._rest_ps, first, latency_ps)
 
     def _turn_over(self, now: int) -> None:
-        """Processes all events that are due."""
+        """Processes all events that are due by `now`."""
         started: list[np.ndarray] = []
         while (due := self._calendar.take(now)) is not None:
             what, indices = due
@@ -124,18 +124,18 @@ class FluidEngine:
             self._network.start(flows, now)
 
     def _arrived(self, flows: np.ndarray) -> np.ndarray:
-        """Tasks all of whose flows have arrived, these being the latest."""
+        """Counts flows that have arrived, and returns the tasks that have no other flow left."""
         tasks = self._network.flows.task[flows]
         np.subtract.at(self._flows_left, tasks, 1)
         return np.unique(tasks[self._flows_left[tasks] == 0])
 
     def _done(self, tasks: np.ndarray, now: int) -> np.ndarray:
-        """Tasks are done; returns those that no longer wait for any."""
+        """Sets the end of tasks; returns the successors that no longer wait for any task."""
         self._task_end_ps[tasks] = now
         return self._dependencies.done(tasks)
 
     def _undelayed(self, ready: np.ndarray, now: int) -> np.ndarray:
-        """Of tasks that wait for no other those without a delay; schedules the others."""
+        """Returns the ready tasks without a delay, and schedules the begin of the others."""
         delay_ps = self._tasks.delay_ps[ready]
         late = delay_ps > 0
         self._calendar.note(Due.BEGINNING, ready[late], now + delay_ps[late])
@@ -217,7 +217,7 @@ class FluidEngine:
         )
 
     def _links(self, every: np.ndarray) -> np.ndarray:
-        """Bytes of each link. All bytes of a flow count on its last route, including those sent on earlier ones."""
+        """Bytes and busy time of each link. Bytes of a rerouted flow count on the route on which they were sent."""
         fabric = self._segments.arrays()
         carried = np.zeros(len(fabric.first_route))
         wire_bytes = self._network.wire_bytes(every)

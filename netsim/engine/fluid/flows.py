@@ -46,7 +46,7 @@ def with_room(flows: Flows, used: int, more: int) -> Flows:
 
 
 class Routes(NamedTuple):
-    """Quantities that determine the latency of a flow. L links."""
+    """Rates, delays and packet sizes that determine the latency of a flow. L links."""
 
     delay_ps: np.ndarray  # [L] propagation delay
     rate_bps: np.ndarray  # [L] present rate; for links that are down the nominal one
@@ -67,7 +67,7 @@ class SegmentArrays(NamedTuple):
 
 
 class Segments:
-    """All segments of a run: a set of routes over which traffic spreads, often a single one.
+    """All segments of a run. A segment is a set of routes over which traffic spreads, often a single route.
 
     Every flow passes three: its first link, the routes between, and its last link. A single link is the segment with
     the link's own index.

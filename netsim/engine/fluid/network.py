@@ -34,7 +34,7 @@ class Network:
         self.change_links(0)
 
     def change_links(self, now_ps: int) -> None:
-        """Sets the rates of all links to those of this moment."""
+        """Sets the rates of all links to their rates at `now_ps`."""
         usual = np.array(self._scene.rates.initial, dtype=np.int64)
         rates = usual.copy()
         for link in self._scene.rates.changes:
@@ -69,7 +69,7 @@ class Network:
         return self._queue[self._gone :]
 
     def allocate(self, now_ps: int) -> None:
-        """Brings the rates up to date."""
+        """Allocates max-min fair rates to the active flows, and checks them."""
         if self._refill_from == inf:
             return
         active, flows, fabric = self.active, self.flows, self._segments.arrays()
@@ -88,7 +88,7 @@ class Network:
         self.allocations += 1
 
     def _line_up(self, active: np.ndarray) -> None:
-        """Queues active flows by when they have sent everything."""
+        """Sorts active flows by the time at which they will have sent everything."""
         self._queue = active[np.argsort(self.flows.empty_ps[active], kind="stable")]
         self._empty_ps = self.flows.empty_ps[self._queue]
         self._fastest = np.maximum.accumulate(self.flows.rate[self._queue][::-1])[::-1]

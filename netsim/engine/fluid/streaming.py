@@ -81,7 +81,7 @@ def _first_waiting(scene: Scene, state: State, streams: Streams) -> Waiting:
 
 
 def _flows(scene: Scene, messages: np.ndarray) -> np.ndarray:
-    """Figures of all flows by their ids."""
+    """Results of all flows in the order of their ids."""
     columns, records = scene.tasks.columns(), np.zeros(len(messages), dtype=FLOW)
     in_order = messages[np.argsort(messages["id"])]
     for name in ("id", "task", "bytes", "start_ps", "end_ps"):

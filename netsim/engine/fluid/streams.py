@@ -47,13 +47,13 @@ def route_rates(fabric: FabricArrays) -> np.ndarray:
 
 
 def fastest_first(fabric: FabricArrays) -> FabricArrays:
-    """The fabric with the usable routes of each pair of leaves in the order of their rates."""
+    """The fabric with the usable routes of each pair of leaves sorted by rate, the fastest first."""
     pair = np.repeat(np.arange(len(fabric.usable_begin) - 1), np.diff(fabric.usable_begin))
     return fabric._replace(usable=fabric.usable[np.lexsort((-route_rates(fabric), pair))])
 
 
 def streams_of(scene: Scene, fabric: FabricArrays, flows: int, weights: np.ndarray) -> Streams:
-    """No flows yet, with room for so many, on a fabric whose links never change.
+    """Empty state with room for `flows` flows, on a fabric whose links never change.
 
     The system gives memory to an array where it is first written, so that room for all flows costs nothing at first.
     `weights`: by row of `FabricArrays.usable`, the route's part of the traffic that spreads over those of its pair.

@@ -1,4 +1,4 @@
-"""The driver: carries out a program unit by unit, until units cannot be told apart."""
+"""The driver: carries out a program unit by unit, until units cannot be separated."""
 
 from collections.abc import Callable
 
@@ -56,7 +56,7 @@ class ForwardEngine:
         self._ends = state.Ends(self._columns.dst, fabric.up[hosts], byte_ps, scene.packet.payload, scene.packet.header)
 
     def run(self) -> Followed:
-        """Simulates as far as units can be told apart."""
+        """Simulates until units can no longer be separated; returns the part that was followed, and the rest."""
         progress, library = self._progress, self._library
         _core.start_program(progress)
         while (why := _core.run_program(progress, library.units, self._kinds)) != state.FINISHED:
@@ -88,14 +88,14 @@ class ForwardEngine:
             raise reached(self._scene.limits, "wall", pulse, Waiting(*ends, "it has just been released"))
 
     def _width_ps(self) -> int:
-        """Intervals of queues are at least that long in the end, since time has come so far."""
+        """Width of the intervals of queue series at the present time; at the end it is at least that."""
         width_ps = FIRST_WIDTH_PS
         while int(self._progress.totals[state.NOW]) // width_ps >= INTERVALS:
             width_ps *= 2
         return width_ps
 
     def _look_ahead(self) -> None:
-        """Finds the kinds of the messages released now, and of those among the next tasks that wait for messages."""
+        """Finds the kinds of the messages released now, and of messages among the next tasks that wait for others."""
         progress = self._progress
         released = progress.released[: progress.totals[state.RELEASED]]
         first = int(released.min())
@@ -106,7 +106,7 @@ class ForwardEngine:
         self._kinds = self._library.kinds
 
     def _join(self) -> None:
-        """Simulates a unit together with a message that meets it under way."""
+        """Simulates a unit anew, together with a message that meets it on a link."""
         progress, units = self._progress, self._library.units
         met, task, now_ps = (int(progress.totals[entry]) for entry in (state.MET, state.MEETS, state.NOW))
         unit, after_ps = int(progress.unit[met]), now_ps - int(progress.unit_ps[met])
@@ -118,7 +118,7 @@ class ForwardEngine:
         _core.remember_joint(progress, unit, int(self._kinds.unit[progress.kind[task]]), after_ps, joint)
 
     def _begin_together(self) -> bool:
-        """Begins those of the known messages that share links, as units; False if one would meet another."""
+        """Begins units of the known messages that share links; returns False if a unit would meet another on a link."""
         progress, library, width_ps = self._progress, self._library, self._width_ps()
         tasks, release_ps = self._known()
         groups, alone = library.groups_of(tasks, release_ps)
@@ -136,7 +136,7 @@ class ForwardEngine:
         return True
 
     def _known(self) -> tuple[np.ndarray, np.ndarray]:
-        """Messages that are released now and, where units gather them, soon, ascending; and how soon."""
+        """Messages released now and, where units gather them, soon, ascending; and ps until their release."""
         progress = self._progress
         if progress.totals[state.GATHERS]:
             tasks, release_ps = state.wave(progress, self._ends)
@@ -146,7 +146,7 @@ class ForwardEngine:
         return tasks, np.zeros_like(tasks)
 
     def _so_far(self) -> Followed:
-        """What was followed up to the last moment at which nothing was under way."""
+        """The part of the program up to the last moment at which the network was idle, and the rest to simulate."""
         progress, columns = self._progress, self._columns
         idle_ps, units = int(progress.totals[state.IDLE]), int(progress.totals[state.IDLE_UNITS])
         if not units:
@@ -178,14 +178,14 @@ def _depends(columns: TaskColumns, tasks: np.ndarray) -> np.ndarray:
 
 
 def _distinct(tasks: Tasks) -> int:
-    """Messages with draws of their own, if there are more that have those of another; else 0."""
+    """Number of messages with draws of their own, if at least half share another message's draws; else 0."""
     messages = np.flatnonzero(tasks.columns().bytes)
     own = len(messages) if tasks.keys is None else int((tasks.keys[messages] == messages).sum())
     return own if 2 * own <= len(messages) else 0
 
 
 def _rest_of(tasks: Tasks, done: np.ndarray, end_ps: np.ndarray) -> Tasks:
-    """The program in which every task that is done merely waits until its end; numbers of tasks stay."""
+    """The program with every task that is done replaced by a wait until its end; tasks keep their numbers."""
     columns = tasks.columns()
     waits_for = np.diff(columns.after_begin)
     kept = np.repeat(~done, waits_for)

@@ -12,10 +12,10 @@ from netsim.engine.forward.unit import Simulator, Units
 
 
 class Library:
-    """Units of a run.
+    """The units of a run that have been simulated.
 
-    A message that is released alone is as another by its path if its flows have the same sizes, and links of the same
-    rates and delays meet in the same route on their paths: only the links' numbers, its binding, differ.
+    Two messages that are released alone are alike by path if their flows have the same sizes and pass links of the
+    same rates and delays in the same pattern. Only the numbers of their links differ, which are a unit's binding.
     """
 
     def __init__(self, simulator: Simulator, layout: Layout, likeness: Likeness) -> None:
@@ -42,7 +42,7 @@ class Library:
         return Kinds(*(np.array(part, dtype=np.int64) for part in parts))
 
     def kinds_of(self, tasks: np.ndarray, width_ps: int) -> np.ndarray:
-        """Kind of each message, if it is released alone; simulates those that are new."""
+        """Kind of each message as released alone; simulates new kinds."""
         keys = list(zip(*(part.tolist() for part in self._parts(tasks, self._likeness.drawn_alone)), strict=True))
         fresh = {key: task for key, task in zip(keys, tasks.tolist(), strict=True) if key not in self._kinds}
         if self._likeness.by_path:
@@ -52,7 +52,7 @@ class Library:
         return np.array([self._kinds[key] for key in keys], dtype=np.int64)
 
     def _learn(self, fresh: dict[tuple[int, ...], int], width_ps: int) -> None:
-        """Simulates new messages, each for itself."""
+        """Simulates each new message by itself."""
         units = self._simulator.simulate(np.array(list(fresh.values()), dtype=np.int64), width_ps, apart=True)
         links, ends = units.link.tolist(), units.link_begin.tolist()
         bindings = [tuple(links[begin:end]) for begin, end in pairwise(ends)]
@@ -63,7 +63,7 @@ class Library:
         self.units = self.units.joined(units.bound(bindings))
 
     def _learn_by_path(self, fresh: dict[tuple[int, ...], int], width_ps: int) -> None:
-        """Simulates new messages, one of those that are alike."""
+        """Simulates one new message of each set that is alike by path."""
         shapes: dict[tuple[object, ...], tuple[int, tuple[int, ...]]] = {}
         if fresh:
             found = self._simulator.flows_of(np.array(list(fresh.values()), dtype=np.int64), np.arange(len(fresh)))
@@ -81,7 +81,7 @@ class Library:
             self.units = self.units.joined(units.bound(bindings))
 
     def groups_of(self, tasks: np.ndarray, release_ps: np.ndarray) -> tuple[list[list[int]], list[int]]:
-        """Messages by the links that they share: places of those of each group, and of those that share none."""
+        """Groups of messages that share links, as places in `tasks`, and places of messages that share none."""
         key = self._key(tasks, release_ps, drawn=self._likeness.drawn_alone)
         if key not in self._parted:
             flows = self._simulator.flows_of(tasks, release_ps)
@@ -90,7 +90,7 @@ class Library:
         return [group for group in groups if len(group) > 1], [group[0] for group in groups if len(group) == 1]
 
     def group(self, tasks: np.ndarray, release_ps: np.ndarray, width_ps: int, *, several: bool) -> tuple[int, int]:
-        """Unit and binding of messages that share links, the earliest released at 0; `several`: of one host."""
+        """Unit and binding of messages that share links, the earliest released at 0; `several`: some have one host."""
         drawn = self._likeness.drawn_alone or (self._likeness.drawn_together and several)
         key = self._key(tasks, release_ps, drawn=drawn)
         if key not in self._groups:
@@ -108,24 +108,24 @@ class Library:
         return self.units.count - 1
 
     def _key(self, tasks: np.ndarray, release_ps: np.ndarray, *, drawn: bool) -> bytes:
-        """What messages are, whatever their numbers."""
+        """Key of a set of messages: ends, sizes and releases, and draw keys if `drawn`."""
         return np.concatenate([*self._parts(tasks, drawn), release_ps]).tobytes()
 
     def _parts(self, tasks: np.ndarray, drawn: bool) -> list[np.ndarray]:
-        """Ends and sizes of messages and, if they draw, their keys."""
+        """Sources, destinations and sizes of messages and, if `drawn`, their draw keys."""
         columns = self._columns
         parts = [columns.src[tasks], columns.dst[tasks], columns.bytes[tasks]]
         return [*parts, self._draws_as[tasks]] if drawn else parts
 
     def _shape(self, flows: list[tuple[int, tuple[int, ...]]]) -> tuple[tuple[object, ...], tuple[int, ...]]:
-        """What a message has in common with others like it, and its binding."""
+        """The shape of a message, equal for messages alike by path, and its binding: the numbers of its links."""
         places: dict[int, int] = {}
         paths = tuple((size, *(places.setdefault(link, len(places)) for link in path)) for size, path in flows)
         binding = tuple(places)
         return (paths, *(self._nature[link] for link in binding)), binding
 
     def _bound(self, binding: tuple[int, ...]) -> int:
-        """Where the links of a binding begin in the list of all bindings' links."""
+        """Index at which the links of a binding begin in the list of all bindings' links."""
         if binding not in self._bindings:
             self._bindings[binding] = len(self._links)
             self._links += binding
@@ -133,7 +133,7 @@ class Library:
 
 
 def _connected(messages: Iterable[Sequence[Sequence[int]]]) -> list[list[int]]:
-    """Indices of messages, by paths that share links."""
+    """Groups messages, as indices, whose paths are connected by shared links."""
     parent: dict[int, int] = {}
 
     def root(link: int) -> int:

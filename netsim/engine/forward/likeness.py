@@ -1,4 +1,4 @@
-"""What messages must have in common to be sent alike."""
+"""Properties that messages must have in common for equal results."""
 
 from typing import NamedTuple
 
@@ -7,7 +7,7 @@ from netsim.transport.config import EcmpConfig, EtherealConfig, SprayConfig, Sub
 
 
 class Likeness(NamedTuple):
-    """What the result of a message depends on besides its ends and its size."""
+    """Inputs of a message's result besides its source, destination and size."""
 
     drawn_alone: bool  # on its key, even if its host releases no other at that moment
     drawn_together: bool  # on its key and those of the others that its host releases at that moment
@@ -17,7 +17,7 @@ class Likeness(NamedTuple):
 
     @property
     def overlaps(self) -> bool:
-        """Whether equal ranks part in a collective, so that they enter the next at different times."""
+        """Whether the ranks of a collective may end at different times, so that they enter the next one apart."""
         return self.drawn_together or not self.by_path
 
 

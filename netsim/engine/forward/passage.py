@@ -1,4 +1,4 @@
-"""What packets did at each link, unit by unit, from arrivals that the exact engine has sorted."""
+"""Passages of units over links, from packet arrivals that the exact engine has sorted."""
 
 from typing import NamedTuple
 
@@ -38,7 +38,7 @@ def passages(
     release_ps: np.ndarray,
     width_ps: int,
 ) -> Passages:
-    """Follows units through the links of some arrivals, which have packets of no two units at a time."""
+    """Returns the passages of units over links, on each of which no packets of two units overlap in time."""
     links, count = len(arrivals.begin) - 1, len(arrivals.tag)
     sizes = [min(count, links * len(release_ps))] * (len(Passages._fields) - _OF_QUEUES) + [count] * _OF_QUEUES
     room = Passages(*(np.empty(size, dtype=np.int64) for size in sizes))
@@ -53,7 +53,7 @@ def thin(
     """Thins the queues of many units to those that can be the longest of an interval of `width_ps` or more.
 
     Returns:
-        Fewer entries of both arrays, which are overwritten, and the begin of those of each unit.
+        The entries that are kept of both arrays, which are overwritten, and the first entry of each unit.
     """
     kept = np.empty_like(begin)
     _core.thin_queues(time_ps, queue_ps, begin, kept, width_ps)

@@ -66,7 +66,7 @@ class Progress(NamedTuple):
 
 
 class Ends(NamedTuple):
-    """Where messages leave and arrive, and how fast."""
+    """Destinations, sending links and link speeds of messages, and sizes of packets."""
 
     dst: np.ndarray  # [tasks] rank that receives
     link: np.ndarray  # [ranks] link on which the host of a rank sends
@@ -119,19 +119,19 @@ def _first_links(columns: TaskColumns, fabric: FabricArrays, hosts: np.ndarray) 
 
 
 def _totals() -> np.ndarray:
-    """All 0 but the moment at which messages were gathered, which was none."""
+    """Initial totals: all 0, except that no moment has gathered messages yet (-1)."""
     totals = np.zeros(13, dtype=np.int64)
     totals[GATHERED] = -1
     return totals
 
 
 def _filled(size: int) -> np.ndarray:
-    """Entries that say: none yet."""
+    """An array of -1, which stands for none yet."""
     return np.full(size, -1, dtype=np.int64)
 
 
 def wave(progress: Progress, ends: Ends) -> tuple[np.ndarray, np.ndarray]:
-    """Messages, by release, that are released now or while those before them still keep their hosts busy; and when.
+    """Messages released now, or while earlier messages still keep their hosts busy, and their releases in order.
 
     Nothing that is under way can change their releases. A host is busy for as long as it sends, or receives, its
     messages one after the other.

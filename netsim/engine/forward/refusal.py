@@ -1,4 +1,4 @@
-"""Runs in which nothing can be skipped."""
+"""Runs in which fast-forward can skip nothing."""
 
 import numpy as np
 

@@ -52,7 +52,7 @@ class Units(NamedTuple):
         return len(self.message_begin) - 1
 
     def joined(self, others: "Units") -> "Units":
-        """These units, and others behind them."""
+        """These units, followed by others."""
         parts = zip(self._fields, self, others, strict=True)
         both = {name: np.concatenate([mine, theirs]) for name, mine, theirs in parts}
         for name in ("message_begin", "flow_begin", "link_begin", "queue_begin"):
@@ -67,7 +67,7 @@ class Units(NamedTuple):
         return cls(**begins)
 
     def bound(self, bindings: Sequence[Sequence[int]]) -> "Units":
-        """Numbers of links replaced by their places in a binding; one binding for each unit, of all its links."""
+        """Replaces numbers of links by their places in a binding; each unit has one binding, of all its links."""
         place, order = np.empty_like(self.link), np.empty_like(self.link)
         for unit, links in enumerate(bindings):
             rows = slice(int(self.link_begin[unit]), int(self.link_begin[unit + 1]))
@@ -90,10 +90,10 @@ class Simulator:
     def simulate(
         self, tasks: np.ndarray, width_ps: int, release_ps: np.ndarray | None = None, *, apart: bool = False
     ) -> Units:
-        """Messages as one unit, or each as a unit of its own; `Units.link` are numbers of links, ascending.
+        """Simulates messages as one unit or, if `apart`, each as a unit of its own; `Units.link` are ascending numbers.
 
-        Those of a unit ascend; their releases begin at 0, all at 0 if None. If `apart`, one run serves them all, so far
-        apart in time that they cannot meet.
+        The tasks of one unit ascend, and their releases begin at 0; None: all are 0. If `apart`, one run serves all
+        messages, so far apart in time that they cannot meet.
         """
         layout, fabric = self._layout, self._layout.fabric
         order = np.arange(len(tasks), dtype=np.int64)
@@ -149,7 +149,7 @@ class Simulator:
         )
 
     def flows_of(self, tasks: np.ndarray, release_ps: np.ndarray) -> list[list[tuple[int, tuple[int, ...]]]]:
-        """For each message the payload and the links of its flows, those of all paths if packets choose among them."""
+        """For each message the payload and links of its flows; the links of all paths if packets choose their path."""
         layout, fabric = self._layout, self._layout.fabric
         messages = self._messages(tasks, release_ps)
         flows = admit(layout, messages, self._transport, self._seed)
@@ -167,7 +167,7 @@ class Simulator:
         return found
 
     def _messages(self, tasks: np.ndarray, release_ps: np.ndarray) -> Messages:
-        """Messages by their places, with the draws that they have in the run."""
+        """The messages of `tasks`, numbered from 0, with the draws that they have in the run."""
         layout = self._layout
         messages = placed(layout.columns, layout.keys, tasks, release_ps, self._hosts, layout.fabric)
         return messages._replace(task=np.arange(len(tasks), dtype=np.int64))
@@ -179,7 +179,7 @@ class Simulator:
         return fabric.route_begin[messages.pair[message]] + choices
 
     def _longest_ps(self, tasks: np.ndarray) -> int:
-        """No message alone lasts longer: each of its links could serve all its packets after the link before."""
+        """Upper bound in ps of a message's time alone: as if each link began after the link before had served all."""
         delay_ps = self._transport.start_delay if isinstance(self._transport, EtherealConfig) else 0
         fabric, packet = self._layout.fabric, self._scene.packet
         size = int(self._layout.columns.bytes[tasks].max())
@@ -190,7 +190,7 @@ class Simulator:
 
 
 def _queues(seen: list[Passages], units: int, width_ps: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Queues of units by time, and where those of each begin."""
+    """First queue of each unit, then times and lengths of all queues, unit by unit in the order of time."""
     of_queue, time_ps, queue_ps = (
         np.concatenate([getattr(part, name) for part in seen]) for name in ("queue_unit", "queue_time_ps", "queue_ps")
     )

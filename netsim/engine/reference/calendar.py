@@ -71,11 +71,11 @@ class Calendar(simpy.Environment):
         return int(self._now)
 
     def end(self) -> None:
-        """Drops all events that are left."""
+        """Drops all pending events, which ends the run."""
         self._queue.clear()
 
     def steps(self, count: int, until_ps: int) -> bool:
-        """Processes up to so many events, up to a moment; returns whether some may be left."""
+        """Processes up to `count` events until `until_ps`; returns whether events may be left."""
         queue = self._queue
         try:
             for _ in range(count):

@@ -76,7 +76,7 @@ class Buffers:
         self.pause_sent = [False] * queues
 
     def takes(self, size_bytes: int, source: int, queue: int) -> bool:
-        """Takes a packet into a switch if there is room; may pause the queue that it came from."""
+        """Takes a packet into a switch if there is room, and returns whether; may pause the queue that it came from."""
         switch = self._switch[queue // self._classes]
         if not self._has_room(size_bytes, source, queue, switch):
             return False
@@ -159,7 +159,7 @@ class Conditions:
         self.indifferent = not scene.rates.changes and self._room_bytes is None and self._marking is None
 
     def service_ps(self, link: int, wire_bytes: int, now_ps: int, start_ps: int, at_switch: bool) -> int:
-        """Service time of a packet that would begin service at `start_ps`, or LOST or FULL."""
+        """Service time in ps of a packet that would begin service at `start_ps`, or LOST or FULL."""
         rate = self._rates.at(link, start_ps)
         down = self._rates.next_down(link, now_ps)
         if not rate or down <= start_ps:
@@ -172,7 +172,7 @@ class Conditions:
         return service
 
     def has_room(self, queue_ps: int, rate_bps: int) -> bool:
-        """Whether a queue may become so long, as service time at a rate."""
+        """Whether the queue limit allows a queue of `queue_ps` of service time at a rate."""
         return self._room_bytes is None or queue_ps <= service_ps(self._room_bytes, rate_bps)
 
     def repeats(self, link: int, flow: int, serial: int, control: bool) -> int:
@@ -202,7 +202,7 @@ class Conditions:
         return self._rates.next_down(link, start_ps) < end_ps
 
     def marks(self, link: int, flow: int, serial: int, backlog_ps: int, start_ps: int) -> bool:
-        """Whether a packet that finds so much unfinished work is marked."""
+        """Whether a packet is marked (ECN) at a backlog of `backlog_ps`."""
         if self._marking is None:
             return False
         above, all_above, at_most, _ = self._marking

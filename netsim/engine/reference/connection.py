@@ -49,7 +49,7 @@ class Connection:
         return self.serial < self.packets
 
     def take(self, now_ps: int) -> int:  # noqa: ARG002
-        """The packet that leaves as transmission `serial`, which is counted."""
+        """Returns the number of the packet that leaves, and counts its transmission."""
         self.serial += 1
         return self.serial - 1
 
@@ -104,7 +104,7 @@ class Listener(Connection):
         return now_ps >= self.next_ps and self.open()
 
     def take(self, now_ps: int) -> int:
-        """A connection whose retransmission timer starts with the first packet in flight."""
+        """Returns the number of the packet that leaves; the retransmission timer starts if none is in flight."""
         if not self.recovery.in_flight and self.timeout is not None:
             self.deadline_ps = now_ps + self.timeout.lasts_ps()
         sequence = self.recovery.take(self.serial)
@@ -197,7 +197,7 @@ class Routes:
         return packet
 
     def go_on(self, packet: Packet, now_ps: int, backlog_ps: Callable[[int], int]) -> None:
-        """Extends the path of a packet by the choice of the switch where it is, by backlogs of links in picoseconds."""
+        """Extends the path of a packet by the link, or the whole path, that its switch chooses by backlogs in ps."""
         flow, hop, taken = packet.connection.flow, packet.hop, packet.path
         paths = flow.message.paths
         if self._transport.at_first_switch:

@@ -24,7 +24,7 @@ class Demand:
         self.latest: Packet | None = None
 
     def owed(self) -> int:
-        """Packets to ask for: what is still to be sent and has not come, but no more than may be expected at once."""
+        """Packets to ask for: packets that are still to be sent, but no more than the receiver may expect at once."""
         connection, control = self._connection, self._control
         to_send = connection.packets + self.trimmed - control.unasked - self.granted
         return min(to_send, connection.left, control.ahead + self.arrived - self.granted)
@@ -47,7 +47,7 @@ class Receivers:
         self._runs: set[int] = set()
 
     def note(self, packet: Packet) -> None:
-        """A packet or its header has arrived."""
+        """Notes that a packet or its header has arrived."""
         connection, link = packet.connection, packet.path[-1]
         assert isinstance(connection, Listener)
         assert isinstance(connection.congestion, Credited)
@@ -69,7 +69,7 @@ class Receivers:
             due.schedule(pull(link), max(self._calendar.now, self._next_ps.get(link, 0)))
 
     def _pull(self, link: int) -> None:
-        """Asks the next flow for packets, and waits as long as they take at the pace."""
+        """Sends a credit to the next flow, and waits as long as its packets take at the pace."""
         self._runs.remove(link)
         waiting, packet = self._waiting[link], self._scene.packet
         connection = waiting.popleft()

@@ -107,7 +107,7 @@ class ReferenceEngine:
             raise self._reached("simulated")
 
     def _until_ps(self) -> int:
-        """Until when the run goes on by itself: the end of its round."""
+        """Time until which the run continues without a check: the end of its round."""
         return self._feedback.rounds.end_ps if self._messages.undone else NO_LIMIT
 
     def _begin_round(self) -> None:
@@ -202,14 +202,14 @@ class ReferenceEngine:
             self._links.look(nic)
 
     def _takes_turns(self, traffic_class: int) -> bool:
-        """Whether a class takes turns with others."""
+        """Whether a class takes turns by deficit round robin."""
         return bool(self._quanta) and self._quanta[traffic_class] > 0
 
     def _whose_turn(self, link: int, now: int) -> int | None:
         """The class whose ring sends next on a host's link that is free.
 
-        All rings of the link look in this instant, the first class first. Whether one may send is known before its
-        packet is: what it has left must cover a whole packet.
+        All rings of the link look for a packet in this instant, the first class first. The next packet is not known
+        yet, so that the rest of a class's quantum must cover a full packet.
         """
         scene, needs = self._scene, list[int | None]()
         for traffic_class in range(scene.classes):
@@ -221,7 +221,7 @@ class ReferenceEngine:
         return self._turns[link].next(needs)
 
     def _end(self, packet: Packet, arrives: int) -> None:
-        """Leads a packet from its last link to its receiver, or to its sender; `arrives` may be in the future."""
+        """Hands a packet to its receiver, or a control packet to the sender; `arrives` may be in the future."""
         if isinstance(packet.connection, Listener):
             packet.callbacks = self._feedback.on_control if packet.control else self._feedback.on_receipt
             self._calendar.schedule(packet, packet.key, arrives - self._calendar.now)

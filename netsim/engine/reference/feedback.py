@@ -159,7 +159,7 @@ class Feedback:
         return ack
 
     def _ask(self, connection: Listener, packet: Packet, demand: Demand) -> None:
-        """Sends a credit."""
+        """Sends a credit back along the path of a packet."""
         ack = self._control_packet(connection, packet, FIRST_GRANT + demand.grants)
         ack.granted = demand.granted
         self._arrive(ack)
@@ -202,12 +202,12 @@ class Feedback:
             self._trace.add(self._calendar.now, what, -1, ack, connection.congestion.window())
 
     def _recorder(self, flow: Flow) -> WindowRecorder | None:
-        """Of the first flow of a message that is watched."""
+        """The recorder of a flow, if it is the first flow of a watched message; else None."""
         task = flow.message.task
         return self.windows.get(task) if flow.id == task * self._transport.stride else None
 
     def _note_ack(self, connection: Listener, timeout: Timeout, ack: Packet, progress: bool) -> None:
-        """Moves the deadline of a flow. Progress ends a row of timeouts, whose long last one must not stay."""
+        """Moves the deadline of a flow. Progress ends a row of timeouts, so that their doubled timer is set anew."""
         now, doubled = self._calendar.now, timeout.fruitless > 0
         if not ack.refusal:
             timeout.measure(now - ack.sent_ps)
@@ -235,7 +235,7 @@ class Feedback:
         late.schedule(timer(connection.flow.id, pace=False), connection.deadline_ps)
 
     def _look_at_progress(self, connection: Listener) -> None:
-        """Called when a retransmission timer runs out; its deadline may have moved, or the flow be complete."""
+        """Handles a retransmission timer that runs out, unless the deadline has moved or the flow is complete."""
         now, timeout = self._calendar.now, connection.timeout
         if timeout is None or not connection.timer_runs or connection.timer_ps != now:
             return
@@ -259,7 +259,7 @@ class Feedback:
         self._continue(connection)
 
     def _is_hopeless(self, connection: Listener, timeout: Timeout, usable: tuple[int, ...], now: int) -> bool:
-        """Whether more timeouts change nothing: the flow is cut off, or has arrived and cannot hear of it."""
+        """Whether more timeouts are useless: the flow is cut off, or has arrived but gets no acknowledgement."""
         if self._cut_off(connection, usable, now):
             return True
         if timeout.fruitless < self._scene.limits.fruitless:

@@ -96,7 +96,7 @@ class Links:
         self.forward(packet, link, leaves)
 
     def _mark_leaving(self, packet: Packet, link: int) -> None:
-        """Marks a packet whose last bit leaves a link now by the work that it leaves behind."""
+        """Marks a packet whose last bit leaves a link now, by the backlog that it leaves behind."""
         now = self._calendar.now
         self.mark(packet, link, self.free_ps[link] - now, now)
 
@@ -155,7 +155,7 @@ class Links:
         self.free_ps[link] = time_ps
 
     def look(self, nic: Nic) -> None:
-        """Lets a host's ring look for a packet as soon as its link is free."""
+        """Schedules a host's ring to look for a packet as soon as its link is free."""
         nic.look_at(max(self._calendar.now, self.free_ps[nic.link]))
 
     def figures(self) -> np.ndarray:
@@ -172,7 +172,7 @@ class Links:
         return self._carried.series()
 
     def rest_ps(self, packet: Packet, size: int) -> int:
-        """How long a packet of so many bytes takes from its host's link on, without queues."""
+        """Time in ps of a packet of `size` bytes from its host's link to the receiver, without queues."""
         paths = packet.connection.flow.message.paths
         if packet.choice is not None:
             return self._alone_ps(paths[packet.choice], size)
@@ -205,7 +205,7 @@ class Links:
         self.forward(packet, link, leaves)
 
     def _lose(self, packet: Packet, link: int, why: int, now: int, start: int) -> None:
-        """Loses a packet, or trims it to its header."""
+        """Drops a packet, or trims it to its header if its queue is full."""
         trim = self._scene.flow_control
         if why == FULL and trim.kind == "trim" and not packet.control:
             self.trimmed += 1

@@ -40,7 +40,7 @@ class Messages:
         self._end_early()
 
     def expect(self, task: int) -> None:
-        """A message has one more flow."""
+        """Counts one more flow of a message."""
         self._flows_left[task] += 1
 
     def delivered(self, task: int, end_ps: int) -> None:
@@ -131,7 +131,7 @@ class Admission:
         return flows if self._transport.orders_flows else sorted(flows, key=self._turn)
 
     def _turn(self, flow: Flow) -> tuple[int, int]:
-        """Place of a flow among those its host releases together."""
+        """Sort key of a flow among the flows that its host releases together."""
         if self._scene.nic.destinations == "random":
             return self._order(self._transport.key_of(flow)), flow.id
         hosts = self._scene.hosts

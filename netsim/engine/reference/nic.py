@@ -8,7 +8,7 @@ from netsim.engine.reference.connection import Connection
 
 
 class Turns:
-    """Whose turn it is at one link. Classes without a quantum go first, in their order; the others take turns.
+    """Turns of the classes at one link. Classes without a quantum go first, in their order; the others take turns.
 
     A class that gets its turn may send its quantum (bytes) and what it has left from its last turn. It goes on while
     that covers its next packet, and keeps the rest. With nothing to send, or paused, it loses the rest.
@@ -21,7 +21,7 @@ class Turns:
         self._given = False
 
     def next(self, needs: Sequence[int | None]) -> int | None:
-        """The class that sends next, if any; `needs` are bytes of each next packet, None without one, or if paused."""
+        """The class that sends next, if any; `needs`: bytes of each class's next packet, None if none or paused."""
         ready = [number for number, need in enumerate(needs) if need is not None]
         if not ready or not self._quanta[ready[0]]:
             return ready[0] if ready else None
@@ -39,7 +39,7 @@ class Turns:
             self._pass_on()
 
     def sent(self, number: int, size_bytes: int, more: bool) -> None:
-        """Counts a packet that a class has sent; `more`: it has another."""
+        """Takes a sent packet off the quantum of its class; `more`: the class has another packet."""
         if not self._quanta[number]:
             return
         self._left[number] -= size_bytes
@@ -48,7 +48,7 @@ class Turns:
             self._pass_on()
 
     def _pass_on(self) -> None:
-        """The turn passes to the next class that has one."""
+        """Passes the turn to the next class that has a quantum."""
         self._given = False
         while True:
             self._turn = (self._turn + 1) % len(self._quanta)
@@ -74,7 +74,7 @@ class Nic:
         self.ring.append(connection)
 
     def look_at(self, time_ps: int) -> None:
-        """Schedules a look for a packet at `time_ps`, unless one is due already."""
+        """Schedules a look for a packet at `time_ps`, unless one is pending already."""
         if not self._scheduled and not self.stopped:
             self._scheduled = True
             self._look.schedule(self._priority, time_ps)
@@ -88,7 +88,7 @@ class Nic:
         return None
 
     def turn(self, now_ps: int, round_robin: bool) -> Connection | None:
-        """Moves the first flow after it has sent a packet. Returns the flow if it has left the ring, else None."""
+        """Rotates or removes the first flow after it has sent a packet. Returns the flow if removed, else None."""
         first = self.ring[0]
         if first.ready(now_ps):
             if round_robin:

@@ -28,7 +28,7 @@ class Engine(Protocol):
 
 
 class _Queue:
-    """Packets of a class in front of a link."""
+    """The queue of a class in front of a link."""
 
     def __init__(self) -> None:
         self.waiting: deque[Packet] = deque()
@@ -104,7 +104,7 @@ class QueuedLinks:
         return waiting + (max(0, self._ends_ps[link] - now_ps) if self._serves(link, traffic_class) else 0)
 
     def _joined_ps(self, packet: Packet, link: int, now_ps: int) -> int:
-        """The queue that a packet joins, as service time at the nominal rate of a link whose rate varies."""
+        """The queue that a packet joins, as service time at the nominal rate, for a link whose rate varies."""
         traffic_class = packet.connection.traffic_class
         waiting = self._queues[link * self._classes + traffic_class].waiting_bytes
         work_ps = service_ps(waiting + packet.wire_bytes, self._rate[link])
@@ -120,13 +120,13 @@ class QueuedLinks:
         return self._queues[link * self._classes + packet.connection.traffic_class]
 
     def _holds(self, packet: Packet, link: int, rate_bps: int) -> bool:
-        """Takes a packet into a switch if there is room."""
+        """Takes a packet into a switch if there is room; returns whether."""
         if not self._conditions.has_room(packet.found_ps + packet.work, rate_bps):
             return False
         return self._buffers.takes(packet.wire_bytes, *self._places(packet, link))
 
     def _places(self, packet: Packet, link: int) -> tuple[int, int]:
-        """The queue that a packet came from, and the one in front of a link that it has come to or leaves."""
+        """The ingress queue that a packet came from, and its egress queue in front of a link."""
         source = packet.path[packet.hop - 1]
         traffic_class = packet.connection.traffic_class
         return source * self._classes + traffic_class, link * self._classes + traffic_class
@@ -163,7 +163,7 @@ class QueuedLinks:
             ended.schedule(end(link), ends_ps)
 
     def _next(self, link: int) -> _Queue | None:
-        """The queue whose packet goes next: of those that have one and are not paused, the first, or by turns."""
+        """The queue that sends next: the first that is neither empty nor paused, or the choice by turns."""
         queues = self._queues[link * self._classes : (link + 1) * self._classes]
         needs = [queue.waiting[0].wire_bytes if queue.waiting and queue.stopped_ps < 0 else None for queue in queues]
         if self._turns:
@@ -172,7 +172,7 @@ class QueuedLinks:
         return next((queue for queue, need in zip(queues, needs, strict=True) if need is not None), None)
 
     def _lose(self, packet: Packet, link: int, now_ps: int) -> None:
-        """Loses a packet; a host's link is busy for its service time all the same."""
+        """Drops a packet; a host's link is busy for its service time nevertheless."""
         if not self._from_switch[link]:
             self._engine.free_at(link, now_ps + service_ps(packet.wire_bytes, self._rate[link]))
         self._engine.drop(packet, link)

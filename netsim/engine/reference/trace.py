@@ -6,7 +6,7 @@ from netsim.engine.reference.connection import Packet
 
 
 class Traced(NamedTuple):
-    """What happens to a packet, a flow or a queue; the same in every engine.
+    """An event of a packet, a flow or a queue; equal in every engine.
 
     Args:
         time_ps: When.

@@ -1,4 +1,4 @@
-"""Recorders of links and windows over time; and rounds, which end a run whose trimmed packets bear no fruit."""
+"""Recorders of links and windows over time, and rounds, which end a run that only trims and resends packets."""
 
 import numpy as np
 
@@ -11,12 +11,12 @@ NOBODY = 2**62
 
 
 class Rounds:
-    """Whether a run gets anywhere; one round without end unless packets may be trimmed.
+    """Detects a run without progress, by rounds of time; a single round without end unless packets may be trimmed.
 
     A packet that is refused is sent again at once, and its timer never runs out. If headers and answers fill the links,
-    no packet gets through any more, and only this ends the run. Rounds are as long as the first timeout, and follow
-    each other from the beginning. One is fruitless if packets are refused in it, and none is newly acknowledged; one in
-    which neither happens neither counts nor ends a row. Background traffic makes no difference.
+    no packet gets through any more, and only this class ends the run. Rounds are as long as the first timeout, and
+    follow each other from the beginning. A round is fruitless if packets are refused in it, and none is newly
+    acknowledged. A round in which neither happens neither counts nor ends a row. Background traffic is ignored.
     """
 
     def __init__(self, scene: Scene) -> None:
@@ -30,7 +30,7 @@ class Rounds:
         """The last moment of this round."""
 
     def note(self, task: int, progress: bool) -> None:
-        """A packet of a task is refused, or newly acknowledged."""
+        """Notes that a packet of a task is refused or, with `progress`, newly acknowledged."""
         if self._in_background[task]:
             return
         if progress:
@@ -39,7 +39,7 @@ class Rounds:
             self.refused = min(self.refused, task)
 
     def next(self, now_ps: int) -> bool:
-        """Ends the round, and begins that of a later moment; False if the row is now as long as it may be."""
+        """Ends the round, and begins the one after `now_ps`; False after as many fruitless rounds as allowed."""
         if self._progress:
             self._in_a_row = 0
         elif self.refused < NOBODY:

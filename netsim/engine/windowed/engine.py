@@ -1,4 +1,4 @@
-"""The windowed engine: what the event engine simulates, faster the more hosts there are."""
+"""The windowed engine: equal to the event engine, and faster on fabrics with many hosts."""
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -20,7 +20,7 @@ from netsim.transport.protocol import Transport
 
 
 class WindowedEngine(EventEngine):
-    """One run; outcomes do not depend on `threads`. `netsim.engine.windowed.refusal` says what it does not simulate."""
+    """One run; outcomes do not depend on `threads`. `netsim.engine.windowed.refusal` lists runs that it refuses."""
 
     _impatient: tuple[int, int, Waiting] | None = None
     """When the first flow lost its patience, its id, and what waits; the run ends with the window."""
@@ -63,7 +63,7 @@ class WindowedEngine(EventEngine):
         self._arrays_of_threads = [arrays_of(of_thread) for of_thread in of_threads]
 
     def _go_on(self, resumed: int) -> str:
-        """Returns why a thread has stopped; simulates once each that has stopped may go on.
+        """Returns why the next thread has stopped; simulates on once all stops have been dealt with.
 
         The leader's time and flow are meanwhile those of the thread that has stopped.
         """
@@ -101,7 +101,7 @@ class WindowedEngine(EventEngine):
         return [self._wheels.packets["flow"], self._wheels.held["flow"]]
 
     def _lose_patience(self, record: np.void) -> None:
-        """Lets the window go on, in which other hosts may not have come as far as this flow's."""
+        """Notes an impatient flow and lets the window end, as other hosts may not have come as far in time."""
         network, task = self._state.network, int(record["task"])
         found = int(network.totals["now_ps"][0]), int(record["id"])
         if self._impatient is None or found < self._impatient[:2]:

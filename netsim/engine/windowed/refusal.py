@@ -28,8 +28,8 @@ thread of it to be worth its while."""
 def fills_windows(scene: Scene) -> bool:
     """Whether enough packets arrive in every window if all hosts send at the rate of their links.
 
-    Windows cost time of their own: the event engine is faster on a fabric with fewer hosts, or shorter delays. So it is
-    taken where nobody has measured: receivers that ask for packets, links with errors, background traffic.
+    Windows have overhead: the event engine is faster on a fabric with fewer hosts, or shorter delays. The event engine
+    is also taken where speed was not measured: receivers that send credits, links with errors, background traffic.
     """
     untried = scene.congestion.kind in ("receiver_credit", "ndp") or scene.link_errors is not None
     if untried or scene.ends_early:

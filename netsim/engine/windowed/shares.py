@@ -1,4 +1,4 @@
-"""What each thread of a run has for itself of what the state of the event engine has once.
+"""Per-thread copies of those parts of the event engine's state that threads cannot share.
 
 Threads deal with different hosts and switches, so that they may share the records of these. The first thread is the
 leader: it alone lets tasks begin, for which it may have to let a host of another thread catch up.
@@ -31,13 +31,13 @@ class Shares(NamedTuple):
 
 
 def rows(threads: int, size: int, dtype: np.dtype) -> np.ndarray:
-    """So many records for each thread, far enough from each other that no two threads write one line of the cache."""
+    """`size` records for each thread, far enough apart that no two threads write to the same cache line."""
     between = -(-2 * LINE_BYTES // dtype.itemsize) if threads > 1 else 0
     return zeros(threads * (size + between), dtype).reshape(threads, size + between)
 
 
 def shares_of(state: State, threads: int) -> Shares:
-    """The shares of so many threads at the beginning of a run."""
+    """The shares of `threads` threads at the beginning of a run."""
     queued = state.queued
     nothing = np.zeros(0, dtype=np.int64)
     nobody = np.zeros(0, dtype=record("Notes"))
@@ -61,7 +61,7 @@ def _copies(array: np.ndarray, threads: int) -> np.ndarray:
 
 
 def _heaps(known: np.ndarray, threads: int, entries: int) -> np.ndarray:
-    """Longer heaps in place of some; those of threads that have none are empty."""
+    """Copies heaps into longer ones; threads without a heap get an empty one."""
     longer, nothing = np.zeros((threads, entries), dtype=known.dtype), heap(0)
     longer[:, : len(nothing)] = nothing
     for of_thread, before in zip(longer, known, strict=False):
@@ -71,7 +71,7 @@ def _heaps(known: np.ndarray, threads: int, entries: int) -> np.ndarray:
 
 
 def share_of(state: State, shares: Shares, thread: int) -> State:
-    """The state as a thread sees it."""
+    """The state with the arrays of one thread in place of the leader's."""
     totals, longest, begins, timers, candidates, notes, frames, needs = (array[thread] for array in shares)
     queued = state.queued
     return State(
@@ -92,7 +92,7 @@ def with_longer_timers(shares: Shares, state: State) -> Shares:
 
 
 def add_up(shares: Shares) -> None:
-    """Adds what all threads have counted to the counts of the leader."""
+    """Adds the counts of all threads to the leader's counts."""
     totals, longest = shares.totals[:, 0], shares.longest[:, :INTERVALS]
     for name in _COUNTS:
         totals[name][LEADER] = totals[name].sum()

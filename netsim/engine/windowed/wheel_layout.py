@@ -16,7 +16,7 @@ _CHUNKS, _ARRIVALS, _HELD, _UNITS_OF_CHUNK = 256, 1024, 1024, 4
 
 
 class Wheels(NamedTuple):
-    """The wheels of all threads: the fields up to `scratch` have a row for each."""
+    """The wheels of all threads; the fields up to `scratch` have a row for each thread."""
 
     window: Array
     due: Array
@@ -95,14 +95,14 @@ def wheels_of(state: State, length_ps: int, by_switch: bool, threads: int) -> Wh
 
 
 def _most_chunks(queued: Queued | None, regions: int) -> int:
-    """How many chunks one event may begin to fill: that of a packet, and those of pause frames to queues."""
+    """Most chunks that one event may begin to fill: one for a packet, and others for pause frames to queues."""
     if queued is None:
         return 1
     return 2 + regions * len(np.unique(queued.served["pause_delay_ps"])) + len(queued.queues) // number("CHUNK")
 
 
 def with_room(wheels: Wheels, notes: Array | None) -> Wheels:
-    """The wheels with room for the arrivals of the next region, and twice as much of what is scarce."""
+    """The wheels with room for the arrivals of the next region; chunks and records that run out are doubled."""
     window = wheels.window[:, 0]
     arrivals = int((window["arrivals"] + window["awaited"]).max())
     if arrivals > wheels.found.shape[1]:
@@ -123,7 +123,7 @@ def with_room(wheels: Wheels, notes: Array | None) -> Wheels:
 
 
 def _with_chunks(wheels: Wheels, window: np.void, more: int) -> Wheels:
-    """The wheels with so many more chunks of one thread."""
+    """The wheels with `more` further chunks for one thread."""
     used = len(wheels.next_chunk)
     packets = zeros((used + more) * number("CHUNK"), record("Packet"))
     packets[: len(wheels.packets)] = wheels.packets
@@ -135,7 +135,7 @@ def _with_chunks(wheels: Wheels, window: np.void, more: int) -> Wheels:
 
 
 def _with_held(wheels: Wheels, notes: Array, more: int) -> Wheels:
-    """The wheels with so many more records for packets that wait in queues of one thread, which has none left."""
+    """The wheels with `more` records for queued packets of one thread, which has none left."""
     used = len(wheels.held)
     held, following = zeros(used + more, record("Packet")), np.arange(1, used + more + 1, dtype=np.int32)
     held[:used], following[:used], following[-1] = wheels.held, wheels.next_held, -1
@@ -144,7 +144,7 @@ def _with_held(wheels: Wheels, notes: Array, more: int) -> Wheels:
 
 
 def with_timers(wheels: Wheels, timers: int, others: int) -> Wheels:
-    """The wheels with room for so many timers of each thread."""
+    """The wheels with room for `timers` timers of each thread."""
     if timers <= wheels.timers.shape[1]:
         return wheels
     longer = np.zeros((len(wheels.timers), timers), dtype=record("Timer"))

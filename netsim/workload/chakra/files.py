@@ -190,7 +190,7 @@ def dependencies(trace: RankTrace) -> Dependencies:
 
 
 def reversed_needs(needs: Sequence[Sequence[int]]) -> list[list[int]]:
-    """For each node those that wait for it."""
+    """For each node the nodes that wait for it."""
     needed_by: list[list[int]] = [[] for _ in needs]
     for place, needed in enumerate(needs):
         for earlier in needed:

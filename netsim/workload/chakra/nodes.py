@@ -78,13 +78,13 @@ def read_metadata(message: bytes) -> dict[str, Attribute] | None:
 
 
 def is_earlier(message: bytes) -> bool:
-    """Whether a node can only be of the generation before."""
+    """Whether a node can only be of the earlier generation of the schema."""
     attributes = (field.content() for field in read_fields(message) if field.number == 11 and field.wire is Wire.LENGTH)
     return any(_is_earlier(list(read_fields(attribute))) for attribute in attributes)
 
 
 def read_node(message: bytes, *, earlier: bool) -> Node:
-    """Reads a node, `earlier`: of the generation before."""
+    """Reads a node; `earlier`: of the earlier generation of the schema."""
     identity, name, kind, duration_us = 0, "", 0, 0
     control: list[int] = []
     data: list[int] = []
@@ -124,7 +124,7 @@ def collective(comm_type: Attribute | None, names: Sequence[str] = COLLECTIVES) 
 
 
 def _is_message(field: Field) -> bool:
-    """Tells a message from the text of a version, which no field number of ours begins."""
+    """Whether a field holds a message, and not the text of a version, which begins with no known field number."""
     try:
         return any(inner.number == 1 and inner.wire is Wire.LENGTH for inner in read_fields(field.content()))
     except WireError:
@@ -136,7 +136,7 @@ _SIGNED, _UNSIGNED, _ZIGZAG, _TEXT, _BYTES = (7, 9), (11, 13, 27), (15, 17), 29,
 
 
 def _attribute(fields: Iterable[Field]) -> tuple[str, Attribute]:
-    """Name and value; the field numbers of single values are odd, those of lists of the same follow them."""
+    """Name and value of an attribute; single values have odd field numbers, lists of that type the next number."""
     name, value = "", ""
     for field in fields:
         if field.number == 1:
@@ -175,7 +175,7 @@ def _values(field: Field, kind: int) -> Iterable[int | float | str | bytes]:
 
 
 def _is_earlier(attribute: Sequence[Field]) -> bool:
-    """Attributes of the generation before have a type in field 2, where those of today have a text."""
+    """Whether an attribute is of the earlier generation: field 2 is a type there, and a text today."""
     return any(field.number == 2 and field.wire is Wire.VARINT for field in attribute)
 
 

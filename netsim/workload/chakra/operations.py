@@ -30,7 +30,7 @@ class Meeting(NamedTuple):
 
     @property
     def is_pair(self) -> bool:
-        """Whether it is a message from one rank to another."""
+        """Whether the operation is a message from one rank to another."""
         return self.key[0] == "pair"
 
 

@@ -110,7 +110,7 @@ def _lacks_duration(node: Node) -> bool:
 
 
 class _Gathering:
-    """An operation: nodes and tasks of the ranks that have arrived, and ranks that wait for its end.
+    """An operation under way: nodes and tasks of the ranks that have arrived, and ranks that wait for its end.
 
     `moved` is the task of a sent message, which leaves whether or not its receiver has come.
     """
@@ -148,7 +148,7 @@ class _Rank:
                 heappush(self.ready, later)
 
     def claim(self, place: int) -> int | None:
-        """The task of a computation that is the only dependency of a communication, which can claim it once."""
+        """The task of a computation that is a communication's only dependency, if not claimed before; else None."""
         needed = self.needs[place]
         if self.meetings[place] is None or len(needed) != 1 or needed[0] in self.claimed:
             return None
@@ -168,7 +168,7 @@ class _Rank:
 
 
 def _turns(meetings: Sequence[Meeting | None]) -> Iterator[int]:
-    """For each node, how many before it in the file have the same key."""
+    """For each node, the number of earlier nodes in the file with the same key."""
     counts: dict[tuple[str | int, ...], int] = {}
     for about in meetings:
         key = about.key if about else ()
@@ -257,7 +257,7 @@ class Layout:
     def _send(self) -> Iterator[int]:
         """Adds the messages whose receivers have not arrived; returns the ranks that this unblocks: their senders.
 
-        Called when no rank can proceed otherwise, so that tasks keep their numbers where both sides come by themselves.
+        Called when no rank can proceed otherwise, so that task numbers stay where both sides come by themselves.
         """
         sent, self._unreceived = self._unreceived, []
         for gathering in sent:
@@ -280,7 +280,7 @@ class Layout:
         self._note(gathering, operation.op, sum(operation.blocks), over)
 
     def _finish(self, gathering: _Gathering, rank: int, moved: int) -> None:
-        """A send or receive of a rank ends when the rank has arrived and the message has."""
+        """Ends a send or receive of a rank when both the rank and the message have arrived."""
         place, come = gathering.come[rank]
         self._states[rank].finish(place, self._program.wait(self._ranks[rank], (come, moved)))
 

@@ -29,7 +29,7 @@ _ALONE = "alone"
 
 
 class Recorded(NamedTuple):
-    """A profile, the calls of it that a trace has, in order, what its rank does there, and how long it waits."""
+    """A profile, and its calls that the trace contains: in order, as steps and operations, with their waits."""
 
     profile: Profile
     calls: Sequence[Call]
@@ -43,7 +43,7 @@ Names = dict[tuple[str, tuple[int, ...]], str]
 
 
 class Converted(NamedTuple):
-    """Numbers of ranks and of collectives of all of them, the profiles that were given, and remarks for the user."""
+    """Numbers of ranks and of records of all ranks, the given profiles, names of groups, and remarks for the user."""
 
     ranks: int
     records: int
@@ -124,7 +124,7 @@ def _read(path: Path, ranks: int | None, progress: Callable[[str], None]) -> lis
 
 
 def _refuse_endless(path: Path, sources: Sequence[Recorded]) -> None:
-    """Refuses so many copies, each with a split for every member of an all-to-all, that no memory holds them."""
+    """Refuses more than `_MOST_ENTRIES` records and splits in all, as copies of a profile can make."""
     entries = {id(one): sum(1 + len(call.in_splits or ()) for call in one.operations) for one in sources}
     total = sum(entries[id(source)] for source in sources)
     if total > _MOST_ENTRIES:
@@ -133,7 +133,7 @@ def _refuse_endless(path: Path, sources: Sequence[Recorded]) -> None:
 
 
 def _recorded(profile: Profile, groups: Groups, experts: Experts | None) -> Recorded:
-    """The calls of a profile whose sizes are known."""
+    """The calls of a profile with known sizes, as steps and operations."""
     calls = [call for call in profile.calls if call.source in _SIZED or (call.source == "expert" and experts)]
     operations = [
         _exchange(call, profile.rank, groups, experts) or Arguments(profile, call, groups).operation() for call in calls
@@ -143,14 +143,14 @@ def _recorded(profile: Profile, groups: Groups, experts: Experts | None) -> Reco
 
 
 def _exchange(call: Call, rank: int, groups: Groups, experts: Experts | None) -> Operation | None:
-    """What a rank exchanges with experts; None if the call is another one."""
+    """The all-to-all of a rank with experts; None if the call is no exchange with experts."""
     if call.source != "expert" or experts is None:
         return None
     return experts.operation(call.kind, str(call.args["family"]), groups.find("expert", None, rank), rank)
 
 
 def _operations(source: Recorded, rank: int, groups: Groups, experts: Experts | None) -> Sequence[Operation]:
-    """What a rank does that has a profile, or copies one."""
+    """The operations of a rank: of its profile, or copied from another rank's profile."""
     own = source.profile.rank
     if rank == own:
         return source.operations
@@ -194,7 +194,7 @@ def _header(profiles: Sequence[Profile], names: Names) -> dict[str, Any]:
 
 
 def _records(rank: int, source: Recorded, operations: Sequence[Operation], names: Names) -> Iterator[dict[str, Any]]:
-    """The lines of a rank."""
+    """Yields the records of a rank, one for each line of the trace."""
     alone = Operation("barrier", _ALONE, (rank,), "byte", 0, 0)
     number, phase = min((call.step for call in source.profile.calls), default=0), "forward"
     zero_ns: dict[int, int] = {}
@@ -233,7 +233,7 @@ def _records(rank: int, source: Recorded, operations: Sequence[Operation], names
 
 
 def _check(path: Path, written: Path) -> None:
-    """Refuses a trace that nothing could replay: ranks that call different collectives."""
+    """Refuses a trace that cannot be replayed, such as one whose ranks call different collectives."""
     try:
         trace = TraceWorkload(TraceConfig(kind="trace", path=str(written)))
         trace.extend(Program(), range(trace.size(0)), 0, _nothing)

@@ -63,7 +63,7 @@ class Experts(Section, frozen=True, arbitrary_types_allowed=True):
         return Operation("all_to_all", name, ranks, "byte", sum(to), sum(come), to, come)
 
     def drawn(self, part: int, share: float) -> float:
-        """Part of all tokens that go to some experts, where a token's experts are among that share of all."""
+        """Part of all tokens that go to `part` experts, if a token's experts are among a `share` of all experts."""
         among = max(round(share * self.experts), part)
         return share * (1 - comb(among - part, self.top_k) / comb(among, self.top_k))
 
@@ -79,7 +79,7 @@ class Experts(Section, frozen=True, arbitrary_types_allowed=True):
 
 @lru_cache(maxsize=8)
 def _shares(experts: Experts, size: int, within: int) -> tuple[np.ndarray, np.ndarray]:
-    """Shares of a rank's tokens in a group of so many ranks, so many in a node.
+    """Shares of a rank's tokens in a group of `size` ranks, of which `within` are in a node.
 
     [within, size]: what the ranks at a place of the nodes hand on to each rank of their own node, of all nodes' tokens;
     [size, nodes]: what each rank sends to each node.

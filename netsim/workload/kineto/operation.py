@@ -34,7 +34,7 @@ class Arguments:
         return Refusal(self._profile.path, f"traceEvents.{self._call.place}.args.{name}", problem, remedy)
 
     def operation(self) -> Operation:
-        """What the call does."""
+        """The call as an operation of a collective trace."""
         name = str(self._args["Collective name"])
         op = OPERATIONS.get(name.lower())
         if op is None:
@@ -91,14 +91,14 @@ class Arguments:
         return value
 
     def _place(self, name: str, ranks: tuple[int, ...]) -> int:
-        """The rank at a place in the group."""
+        """The rank whose place in the group is the argument `name`."""
         place = self._whole(name)
         if place >= len(ranks):
             raise self.refuse(name, f"is not a place in a group of {len(ranks)} ({place})")
         return ranks[place]
 
     def _listed(self, name: str) -> tuple[tuple[int, ...], bool]:
-        """Numbers in a list that is written as text, and whether the profiler has cut it off."""
+        """Numbers of a list that is written as text, and whether the profiler has truncated it."""
         value = self._args.get(name, "[]")
         text = str(value) if isinstance(value, list) else value
         if not isinstance(text, str) or not (text.startswith("[") and text.endswith("]")):
@@ -150,7 +150,7 @@ class Arguments:
         return int(widths[np.abs(np.log(widths / even)).argmin()])
 
     def _group(self) -> tuple[str, tuple[int, ...]]:
-        """Name and ranks of the group: from the call, the file's header, start and stride, or what the user gives."""
+        """Name and ranks of the group: from the call, the file's header, start and stride, or the user's groups."""
         name = str(self._args.get("Process Group Name", ""))
         listed, cut_off = self._listed("Process Group Ranks")
         ranks: Group = None if cut_off else listed

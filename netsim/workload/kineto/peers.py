@@ -1,4 +1,4 @@
-"""Ranks without a profile: copies of one that has it, each at its own place in its own groups."""
+"""Ranks without a profile: copies of a rank with a profile, each at its own place in its own groups."""
 
 import re
 from collections import defaultdict
@@ -32,7 +32,7 @@ class Operation(NamedTuple):
 
 
 class Shape(NamedTuple):
-    """Groups of `size` ranks, each `stride` from the one before."""
+    """Groups of `size` ranks at a distance of `stride`."""
 
     size: int
     stride: int
@@ -89,7 +89,7 @@ class Groups:
 
 
 def copied(operation: Operation, source: int, rank: int, where: str) -> Operation:
-    """What a rank does in the place of `source`, with peers and splits turned along.
+    """The operation of rank `source` as rank `rank` carries it out, with peers and splits shifted.
 
     Raises:
         Refusal: The ranks of the group have no regular distance, so that nobody knows those of the copy's.
@@ -114,7 +114,7 @@ def copied(operation: Operation, source: int, rank: int, where: str) -> Operatio
 
 
 def agreed(operations: Sequence[Sequence[Operation]]) -> list[list[Operation]]:
-    """The operations of all ranks, in which each receives what the others send it in an all-to-all with assumptions."""
+    """The operations of all ranks. In all-to-alls with assumed splits each rank receives what the others send to it."""
     meetings: Mapping[tuple[object, ...], dict[int, int]] = defaultdict(dict)
     for rank, of_rank in enumerate(operations):
         turns: dict[tuple[object, ...], int] = defaultdict(int)

@@ -79,7 +79,7 @@ class Work(NamedTuple):
 
 
 class Wait(NamedTuple):
-    """A stream waits for what another one held when an event was recorded; both by correlation."""
+    """A stream waits for the work that another stream had when an event was recorded; both by correlation."""
 
     stream: str
     launch: int
@@ -111,7 +111,7 @@ class Profile(NamedTuple):
 
 
 def read_profile(path: Path, progress: Callable[[str], None], world_size: int | None = None) -> Profile:
-    """Reads the profile of a rank, ``.json`` or ``.json.gz``; `world_size` takes the place of what it says."""
+    """Reads the profile of a rank, ``.json`` or ``.json.gz``; `world_size` replaces the file's number of ranks."""
     events = _Events(path, progress)
     content = read_stream(path, events.keep)
     about = content.get("distributedInfo")
@@ -153,7 +153,7 @@ def _groups(configured: object) -> dict[str, Group]:
 
 
 class _Events:
-    """What is kept of the events of a file; times are counted from the first."""
+    """The events of a file that matter; times are counted from the first event."""
 
     def __init__(self, path: Path, progress: Callable[[str], None]) -> None:
         self._path, self._progress = path, progress
@@ -166,7 +166,7 @@ class _Events:
         self._last = 0, 0
 
     def keep(self, place: int, event: dict[str, Any]) -> None:
-        """Keeps what matters of an event."""
+        """Keeps an event if it matters: collectives, kernels, launches, waits between streams, annotations."""
         if place % _EVENTS_BETWEEN_PHASES == 0:
             self._progress(f"reading {self._path.name}, {place:,} events")
         name = event.get("name")
@@ -259,7 +259,7 @@ class _Events:
         yield from self._of_experts(call)
 
     def _of_experts(self, call: Callable[..., Call]) -> Iterator[Call]:
-        """Those of DeepEP, each with the wait for all ranks before it."""
+        """Calls of DeepEP, each with the wait for all ranks before it."""
         notify: dict[object, list[Event]] = defaultdict(list)
         for kernel in sorted(self._moving, key=lambda event: event.start_ns):
             found = EXPERT.search(kernel.name)
@@ -296,7 +296,7 @@ class _Events:
 
 
 def _number(value: object) -> int:
-    """A correlation, -1 if there is none."""
+    """An event's correlation, -1 if there is none."""
     return value if type(value) is int and 0 <= value < MOST else -1
 
 
@@ -307,7 +307,7 @@ def _is_step(event: Event) -> bool:
 
 
 def _phase(event: Event, optimizers: Sequence[tuple[int, int]], threads: set[object]) -> str:
-    """The optimizer's annotation says what is its own; autograd has threads of its own."""
+    """Phase of an event: optimizer inside its annotation, backward on threads of autograd, else forward."""
     begun = bisect_right(optimizers, (event.start_ns, MOST))
     if begun and event.start_ns <= optimizers[begun - 1][1]:
         return "optimizer"

@@ -61,7 +61,7 @@ class Routing:
 
 
 def read_routing(path: Path, experts: int, top_k: int) -> Routing:
-    """Reads a routing trace of so many experts, of which a token has so many.
+    """Reads a routing trace for `experts` experts, of which a token visits `top_k`.
 
     Raises:
         Refusal: The file is no routing trace, or contradicts itself or the model.

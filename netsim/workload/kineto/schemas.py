@@ -1,4 +1,4 @@
-"""What profiles say of a collective, in the terms of today's torch, whichever version has written them.
+"""The arguments of a profiled collective in the terms of today's torch, whichever version has written them.
 
 Today an event ``record_param_comms`` names collective, elements, dtype, splits and group (pytorch,
 torch/csrc/profiler/util.cpp, saveNcclMeta). Up to torch 2.1, and with gloo, a call has an annotation ``nccl:NAME``
@@ -66,7 +66,7 @@ class Enclosing:
             self._events[event.thread].append(event)
 
     def find(self, thread: object, moment_ns: int) -> Event | None:
-        """The event, or None."""
+        """The event of a thread in which a moment lies; None without one."""
         events = self._events.get(thread, [])
         begun = bisect_right(events, moment_ns, key=lambda event: event.start_ns)
         return events[begun - 1] if begun and moment_ns <= events[begun - 1].end_ns else None
@@ -80,7 +80,7 @@ class ShapedCall(NamedTuple):
 
     @property
     def event(self) -> Event:
-        """What tells when it ran."""
+        """The event with the call's times: the annotation, or else the operator."""
         found = self.annotation or self.operator
         assert found is not None, "one of the two"
         return found
@@ -170,7 +170,7 @@ def arguments(shaped: ShapedCall, types: dict[tuple[str | None, int], str]) -> d
 
 
 def _taken(event: Event, op: str | None) -> tuple[object, object]:
-    """Shapes and type of what a call takes: all that an annotation has, or an operator's argument."""
+    """Shapes and type of a call's inputs: all that an annotation has, or an operator's argument."""
     dims, types = event.args.get("Input Dims"), event.args.get("Input type")
     types = types if isinstance(types, list) else []
     if not event.name.startswith(OPERATORS):

@@ -1,4 +1,4 @@
-"""A profile read piece by piece: its events one after the other, so that gigabytes take the memory of what is kept."""
+"""Reads a profile event by event, so that a file of gigabytes takes only the memory of the events that are kept."""
 
 import gzip
 import json
@@ -69,20 +69,20 @@ def _entries(path: Path, pieces: "_Pieces", keep: Callable[[int, dict[str, Any]]
 
 
 class _Pieces:
-    """JSON of which no more is held than the value that is read; ValueError if it is none."""
+    """Reads JSON piece by piece and holds only the present value; ValueError if the text is no JSON."""
 
     def __init__(self, file: TextIO) -> None:
         self._file, self._text, self._at = file, "", 0
 
     def peek(self) -> str:
-        """The next character that is no space; empty at the end."""
+        """Returns the next character that is no space, without taking it; empty at the end."""
         while True:
             self._at = _SPACE.match(self._text, self._at).end()  # pyright: ignore[reportOptionalMemberAccess]
             if self._at < len(self._text) or not self._read():
                 return self._text[self._at : self._at + 1]
 
     def take(self, among: str) -> str:
-        """The next character, which is one of these."""
+        """Takes the next character; ValueError if it is not among these."""
         found = self.peek()
         if not found or found not in among:
             raise ValueError
@@ -90,7 +90,7 @@ class _Pieces:
         return found
 
     def parts(self, ends: str) -> Iterator[int]:
-        """Numbers the parts of a list or a mapping with these ends, which are read in between."""
+        """Yields the number of each part of a list or mapping between `ends`; the caller reads the part."""
         self.take(ends[0])
         number = 0
         if self.peek() == ends[1]:
@@ -103,7 +103,7 @@ class _Pieces:
                 return
 
     def value(self) -> Any:
-        """The value that comes next."""
+        """Reads the next value."""
         self.peek()
         while True:
             try:

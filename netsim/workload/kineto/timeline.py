@@ -1,4 +1,4 @@
-"""A profile as the program of a collective trace: what a rank computes before each collective, and what waits for it.
+"""A profile as the program of a collective trace: computing before each collective, and the step that waits for it.
 
 What begins after the end of a collective waits for it, unless the profile has the waits between streams (events
 ``Stream Wait Event``). What its device does while it runs goes on beside it: it takes the longer of the two, so that
@@ -75,7 +75,7 @@ def program(profile: Profile, sized: Sequence[Call]) -> list[Step]:
 
 
 def exposed(profile: Profile) -> Exposed:
-    """How long a profile is, and how much of it is communication with no computing beside."""
+    """Duration of a profile, and of its communication without computing at the same time."""
     moving = merged((call.start_ns, call.end_ns) for call in profile.calls)
     computing = merged((one.start_ns, one.end_ns) for one in profile.work)
     whole_ns = profile.end_ns - profile.begin_ns
@@ -83,7 +83,7 @@ def exposed(profile: Profile) -> Exposed:
 
 
 def waits(profile: Profile, sized: Sequence[Call], alike: Sequence[tuple[int, Hashable]]) -> Waits:
-    """Waiting of the calls of a rank, which are alike where their number of ranks and what follows it are equal.
+    """Waiting of a rank's calls. Calls are alike if both parts of `alike`, number of ranks and key, are equal.
 
     The kernels before DeepEP's do nothing else. A rank of n comes last to one call of n, so that the shortest n-th of
     calls that are alike is taken to have waited for nobody, and the others for as long as they exceed it.
@@ -132,7 +132,7 @@ def overlap_ns(one: Spans, other: Spans) -> int:
 
 
 def _computing(profile: Profile, sized: Sequence[Call]) -> Iterator[tuple[int, int]]:
-    """What is not simulated: kernels and copies, and collectives of unknown size."""
+    """Times that are not simulated but kept: kernels and copies, and collectives of unknown size."""
     simulated = {call.place for call in sized}
     yield from ((one.start_ns, one.end_ns) for one in profile.work)
     yield from ((call.start_ns, call.end_ns) for call in profile.calls if call.place not in simulated)
@@ -158,7 +158,7 @@ def _awaited(profile: Profile, sized: Sequence[Call], busy: Spans) -> Mapping[in
 
 
 def _by_events(profile: Profile, sized: Sequence[Call]) -> dict[int, int]:
-    """Begins of the first work that waits for calls, where events between streams say so."""
+    """For each call the begin of the first work that waits for it, by events between streams."""
     waits = sorted(profile.waits, key=lambda wait: wait.launch)
     found: dict[int, int] = {}
     launched: dict[str, list[tuple[int, int]]] = {}

@@ -17,7 +17,7 @@ _OPTIMIZER_BYTES = 28
 
 
 class Weight(NamedTuple):
-    """A matrix or vector: what it is multiplied with in a pass, and whether that counts as memory traffic."""
+    """A matrix or vector, what multiplies it in a pass, and whether it counts as memory traffic."""
 
     shape: tuple[int, ...]
     rows: Literal["tokens", "examples", "none"] = "none"
@@ -96,13 +96,13 @@ class Computation:
         self.experts = self._of_experts()
 
     def around(self, weights: Iterable[Weight]) -> Work:
-        """What belongs to no block."""
+        """Work with weights outside the blocks."""
         weights = tuple(weights)
         products = tuple(self._products(weights))
         return Work(_flops(products), self._bytes(weights), products)
 
     def update(self, elements: int) -> Work:
-        """The optimiser, for so many weights of its own."""
+        """Work of the optimiser for `elements` weights."""
         return Work(0, elements * (_OPTIMIZER_BYTES + self._config.weight_bytes))
 
     def _of_experts(self) -> Work:

@@ -1,4 +1,4 @@
-"""What ranks exchange about weights and gradients, whole on every rank or in parts."""
+"""Exchange of weights and gradients between ranks that hold all of them (data parallel, ZeRO 1) or shards (FSDP)."""
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping
@@ -20,7 +20,7 @@ _EXPERT_GROUP_ELEMENTS = 178_956_971
 class Sent(NamedTuple):
     """A collective of a group by its meaning, or, of group pipeline, one side of a message to the stage `peer`.
 
-    A rank waits for it at once; with a handle where `Awaited` says so, or with `until_next` at its next collective.
+    A rank waits for it at once; with a handle at the matching `Awaited`, or with `until_next` at its next collective.
     """
 
     group: str
@@ -31,7 +31,7 @@ class Sent(NamedTuple):
 
 
 class Awaited(NamedTuple):
-    """From here on a rank needs what the collectives bring whose handles begin so."""
+    """A rank waits here for all collectives whose handles begin with `handle`."""
 
     handle: Handle = ()
 
@@ -42,7 +42,7 @@ Weights = Mapping[Place, tuple[Weight, ...]]
 
 
 class Sends:
-    """Collectives in groups of more than one rank; in others nothing is sent."""
+    """Makes collectives in groups of more than one rank; in smaller groups nothing is sent."""
 
     def __init__(self, config: ModelConfig) -> None:
         division = config.division
@@ -54,7 +54,7 @@ class Sends:
         }
 
     def all_reduce(self, group: str, size_bytes: int, handle: Handle | None = None) -> Iterator[Sent]:
-        """Of so many bytes."""
+        """An all-reduce of `size_bytes` bytes."""
         ranks = self.ranks[group]
         if ranks > 1:
             yield Sent(group, Operation("all_reduce", ranks, tuple(split_bytes(size_bytes, ranks))), handle=handle)
@@ -62,25 +62,25 @@ class Sends:
     def parts(
         self, op: Literal["all_gather", "reduce_scatter"], group: str, size_bytes: int, handle: Handle | None = None
     ) -> Iterator[Sent]:
-        """Of which each rank has, or gets, so many bytes."""
+        """An all-gather or reduce-scatter, of which each rank has, or gets, `size_bytes` bytes."""
         ranks = self.ranks[group]
         if ranks > 1:
             yield Sent(group, Operation(op, ranks, (size_bytes,) * ranks), handle=handle)
 
 
 class Sharding(Protocol):
-    """What is sent around the places of a pass."""
+    """Collectives around the places (blocks) of a pass, by the kind of sharding."""
 
     def entering(self, phase: Phase, place: Place, /) -> Iterable[Event]:
-        """Before a pass computes in a place."""
+        """Collectives before a pass computes in a place."""
         ...
 
     def leaving(self, place: Place) -> Iterable[Event]:
-        """After the last backward pass of a step in a place."""
+        """Collectives after the last backward pass of a step in a place."""
         ...
 
     def update(self) -> Iterable[Event]:
-        """The optimiser, from its first collective on."""
+        """Collectives and work of the optimiser, from its first collective on."""
         ...
 
 
@@ -134,7 +134,7 @@ class Whole:
         return groups
 
     def _gradients(self) -> Iterator[tuple[Place, str, int]]:
-        """Where each gradient goes into a bucket, its group and its elements."""
+        """For each gradient the place at which it goes into a bucket, its group and its number of elements."""
         overlap = self._config.overlap
         for place in reversed(list(self._weights)):
             for block, size in reversed(self._stacks):
@@ -147,7 +147,7 @@ class Whole:
                 yield "before", "expert_data", size
 
     def _buckets(self) -> dict[Place, list[Sent]]:
-        """The sums of all buckets, by the place behind which they are sent."""
+        """Collectives that sum up all buckets, by the place after which they are sent."""
         sums: dict[Place, list[Sent]] = defaultdict(list)
         bucket: Counter[str] = Counter()
         for place, group, size in self._gradients():

@@ -28,7 +28,7 @@ _GATE_BYTES, _COUNT_BYTES = 4, 8
 
 
 class Issued(NamedTuple):
-    """A collective where every rank of a stage issues it.
+    """A collective at its place in the program of every rank of a stage.
 
     `beside` is computed since the last one and before the ranks wait for earlier ones, `work` behind that. `awaited` is
     the number of the collective, or the end of the step, before which the ranks wait for it, None: they wait at once.
@@ -49,7 +49,7 @@ Where = tuple[int, str, int | None]
 
 
 def issued(config: ModelConfig, stage: int) -> tuple[list[Issued], Work]:
-    """The collectives of a stage in order, and what its ranks compute behind the last one."""
+    """The collectives of a stage in order, and the work of its ranks after the last collective."""
     found: list[Issued] = []
     under_way: dict[Handle, int] = {}
     beside = since = Work()
@@ -104,7 +104,7 @@ class _Stage:
         yield from (((micros - 1, "optimizer", None), event) for event in self._sharding.update())
 
     def _pass(self, phase: Phase, micro: int) -> Iterator[tuple[Where, Event]]:
-        """From the stage before to the one behind, in a backward pass the other way round."""
+        """Events of a pass: receives from the stage before, computes, sends on; a backward pass in reverse order."""
         places, ahead = list(self._weights), 1 if phase == "forward" else -1
         yield from (((micro, phase, None), event) for event in self._message("recv", phase, self._stage - ahead, micro))
         for place in places[::ahead]:
@@ -130,7 +130,7 @@ class _Stage:
             yield from self._of_block(phase)
 
     def _of_block(self, phase: Phase) -> Iterator[Event]:
-        """What a block computes and sends: experts compute between the tokens' way there and back."""
+        """Work and collectives of a block: experts compute between dispatch and combine of the tokens."""
         times = 1 if phase == "forward" else _BACKWARD
         dense, experts, config = self._block.times(times), self._experts.times(times), self._config
         if config.division.tensor > 1:
@@ -151,7 +151,7 @@ class _Stage:
             yield dense
 
     def _exchange(self, row_bytes: int, *, home: bool) -> Iterator[Event]:
-        """Tokens on their way to experts, evenly over the ranks; what does not divide goes to the first ones behind."""
+        """All-to-all of tokens to experts or `home`, even over the ranks; the rest goes to the next ranks in order."""
         ranks = self._sends.ranks["expert"]
         if ranks > 1:
             each, left = divmod(self._config.tokens * self._config.top_k, ranks)

@@ -45,7 +45,7 @@ class ModelWorkload:
 
 @dataclass(eq=False)
 class _Meeting:
-    """Collectives that all ranks of a stage, or of two, take part in at once: tasks of arrival, and of the end."""
+    """Collectives of all ranks of one stage or two at once: tasks of arrival and of the end, by stage."""
 
     come: dict[int, np.ndarray] = field(default_factory=dict)
     over: dict[int, np.ndarray] = field(default_factory=dict)
@@ -109,7 +109,7 @@ class _Layout:
         return round(alone_ps * self._device.contention) if overlaps else alone_ps
 
     def _come(self, cursor: _Cursor, one: Issued, come: np.ndarray) -> None:
-        """A stage arrives at a collective; of a message the other stage has arrived already, or does later."""
+        """A stage arrives at a collective; a message is added when the second of its two stages arrives."""
         meeting, stage = _Meeting(), cursor.stage
         if one.peer is None:
             meeting.come[stage] = come
@@ -132,7 +132,7 @@ class _Layout:
             cursor.outstanding.append((one.awaited, meeting))
 
     def _carry_out(self, one: Issued, meeting: _Meeting, members: np.ndarray, stages: Sequence[int]) -> None:
-        """Adds the messages of the collective in every group, of those with one schedule together."""
+        """Adds the messages of the collective in every group; groups with equal schedules are added together."""
         ranks = self._ranks[stages].ravel()
         come = np.concatenate([meeting.come[stage] for stage in stages])
         over, size, first = np.empty_like(come), one.operation.size, stages[0] * len(members)
@@ -149,7 +149,7 @@ class _Layout:
         meeting.over = dict(zip(stages, over.reshape(len(stages), -1), strict=True))
 
     def _by_schedule(self, operation: Operation, ranks: np.ndarray) -> Iterator[tuple[list[int], MessageColumns]]:
-        """Groups, of all with the ranks [groups, size], whose schedules differ in delays alone; and their messages."""
+        """Numbers of groups whose schedules differ in delays alone, and their messages; `ranks` is [groups, size]."""
         found: dict[tuple[int, int], tuple[list[int], list[MessageColumns]]] = {}
         for group, of_group in enumerate(ranks.tolist()):
             messages = message_columns(self._schedules(operation, of_group))
@@ -169,6 +169,6 @@ class _Layout:
 
 
 def members_of(config: ModelConfig, group: str, size: int) -> np.ndarray:
-    """[groups, size] ranks of a stage, counted from its first one, in each group of a meaning."""
+    """[groups, size] ranks of a stage, counted from its first rank, in each group of a kind."""
     stride = {"data": config.division.tensor, "expert_data": config.division.expert}.get(group, 1)
     return np.arange(config.stage_ranks).reshape(-1, size, stride).swapaxes(1, 2).reshape(-1, size)

@@ -52,7 +52,7 @@ def _settings_class(path: str) -> type[NetworkConfig]:
     class CustomNetworkConfig(settings):
         @property
         def kind(self) -> str:
-            """The class, where a built-in network has the name of its kind."""
+            """Returns the path of the class, in place of the kind of a built-in network."""
             return path
 
         @model_serializer(mode="wrap")
@@ -91,7 +91,7 @@ def network_settings(written: Any) -> type[NetworkConfig]:
 
 
 def listed_or_custom(value: Any, read: ValidatorFunctionWrapHandler) -> NetworkConfig:
-    """Reads a section ``model`` as one of the list; settings of a class that is not in it pass as they are."""
+    """Reads a section ``model`` as a built-in network; settings of a user's class pass unchanged once checked."""
     if isinstance(value, dict) and "class" in value:
         value = custom_settings(value)
     if not isinstance(value, NetworkConfig) or isinstance(value, AnyNetworkConfig):

@@ -85,7 +85,7 @@ class DiTConfig(PatchesConfig):
 
     @property
     def no_mixture(self) -> str | None:  # pyright: ignore[reportIncompatibleVariableOverride]
-        """Experts are two matrices around a GELU."""
+        """Returns why experts, two matrices around a GELU, cannot replace the dense layers; None if they can."""
         if self.feed_forward == "gelu":
             return None
         return f"model.feed_forward {self.feed_forward} is of dense layers alone; use gelu, or leave moe out"
@@ -107,7 +107,7 @@ class SegmentNetworkConfig(NetworkConfig):
 
     @property
     def segment_blocks(self) -> range:
-        """Places, among all blocks, of those that belong to segments."""
+        """Returns the indices of the blocks that belong to segments, among all blocks."""
         return range(self.num_layers)
 
 

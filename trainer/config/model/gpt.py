@@ -77,7 +77,7 @@ class GPTConfig(TransformerConfig):
 
     @property
     def no_mixture(self) -> str | None:  # pyright: ignore[reportIncompatibleVariableOverride]
-        """Experts are two matrices around a GELU, in a block of two steps."""
+        """Returns why experts, two matrices around a GELU in a block of two steps, do not fit; None if they do."""
         for name, value in (
             ("feed_forward", self.feed_forward if self.feed_forward != "gelu" else None),
             ("bias", self.bias or None),
@@ -116,7 +116,7 @@ class GPTConfig(TransformerConfig):
         return heads if mixture else {**heads, "model.feed_forward_hidden": self.inner}
 
     def check_states(self, shape: Shape) -> None:
-        """Windows of no more tokens than `context`, and one that is predicted."""
+        """Refuses windows of more tokens than `context`, not counting the predicted one."""
         context = self.tokens(shape)
         if context > self.context:
             raise ValueError(

@@ -1,4 +1,4 @@
-"""What a run has to know of a network before it is built, and what settings of networks are made of."""
+"""Properties of a network that a run needs before it is built, and base classes of network settings."""
 
 import math
 from collections.abc import Mapping
@@ -29,7 +29,7 @@ class _Adapters(Section):
     @model_validator(mode="before")
     @classmethod
     def _on_is_a_name(cls, document: Any) -> Any:
-        """YAML reads the key `on` as true."""
+        """Renames a key true to `on`, which YAML reads as true."""
         if not isinstance(document, dict) or True not in document:
             return document
         return {"on" if key is True else key: value for key, value in document.items()}
@@ -162,26 +162,26 @@ class NetworkConfig(Section):
 
     @property
     def key_value_width(self) -> int:
-        """Elements of a token's keys and values in a layer that other tokens' ranks need; 0: none."""
+        """Elements of a token's keys and values in a layer that the ranks of other tokens need; 0: none."""
         return 0
 
     @property
     def token_bytes(self) -> int:
-        """Of a token that is sent to another rank as the number that it is."""
+        """Bytes of a token id that is sent to another rank."""
         return 1
 
     @property
     def keyed_dropout(self) -> bool:
-        """Whether values are dropped by keys, for which the ranks that tokens move among tell each other seeds."""
+        """Whether dropout is keyed by token, for which ranks that exchange tokens also exchange seeds."""
         return False
 
     @property
     def new_parameters(self) -> tuple[str, ...]:
-        """What the names of parameters begin with that `init_from` need not have."""
+        """Prefixes of the names of parameters that the weights of `init_from` may lack."""
         return ()
 
     def fitted(self, task: Any) -> Self:
-        """These settings with what they take over from the task of the run, which a file does not say twice."""
+        """Returns these settings with values taken from the task of the run, so that a file need not repeat them."""
         del task
         return self
 

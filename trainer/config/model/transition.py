@@ -117,7 +117,7 @@ class CausalTransitionConfig(TransformerConfig):
 
     @property
     def read_at_once(self) -> int:
-        """States that follow the first one in a pass of training: one, or all of them."""
+        """Number of states after the first one that a training pass reads: one, or all."""
         return 1 if self.history == "last" else self.transitions
 
     def state_tokens(self, state_shape: Shape) -> int:
@@ -134,7 +134,7 @@ class CausalTransitionConfig(TransformerConfig):
             check_image(shape, "model.patch_size", self.patch_size, otherwise="use images or vectors")
 
     def tokens(self, state_shape: Shape) -> int:
-        """Those of all states that are read in one pass."""
+        """Tokens of all states that are read in one pass."""
         return (1 + self.read_at_once) * self.state_tokens(state_shape)
 
 

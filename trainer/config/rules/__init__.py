@@ -1,1 +1,1 @@
-"""What excludes what in a run, one file a subject; a rule yields field, problem and remedy under each condition."""
+"""Rules on settings that exclude each other, one file a subject; a rule yields field, problem and remedy."""

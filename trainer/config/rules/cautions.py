@@ -1,4 +1,4 @@
-"""Settings that are allowed and probably not meant."""
+"""Warnings about settings that are allowed but probably a mistake."""
 
 from collections.abc import Iterator
 from itertools import chain, islice, starmap
@@ -29,14 +29,14 @@ def cautions(config: RunConfig, layout: Layout) -> list[str]:
 
 
 def of_composition(config: RunConfig) -> Cautions:
-    """Parts of a flow that go together but work badly; the first reason."""
+    """Warns of parts of a flow that go together but work badly; only the first reason."""
     composition = composition_of(config)
     if composition is not None:
         yield from islice(advice(composition), 1)
 
 
 def of_stale_grids(config: RunConfig) -> Cautions:
-    """Grids that were searched for the weights of another run, or for earlier ones."""
+    """Warns of grids that were searched for the weights of another run, or for earlier ones."""
     chosen = getattr(config.sample, "sampler", None)
     path = None if chosen is None else chosen.steps_file
     if path is not None and not learns_steps(config):
@@ -47,7 +47,7 @@ def of_stale_grids(config: RunConfig) -> Cautions:
 
 
 def of_guidance(config: RunConfig) -> Cautions:
-    """Samples that are not of the flow that is tilted."""
+    """Warns of samples under another guidance than that of the tilted flow."""
     task, drawn = config.task, getattr(config.sample, "guidance", None)
     if not isinstance(task, AdjointMatchingConfig) or drawn in (None, task.guidance) or not config.data.num_classes:
         return
@@ -56,7 +56,7 @@ def of_guidance(config: RunConfig) -> Cautions:
 
 
 def of_end(config: RunConfig) -> Cautions:
-    """Settings of a user that have no effect because the run ends before."""
+    """Warns of settings that have no effect because the run ends earlier."""
     steps, lost = config.optim.steps, []
     outside = [step for step in config.trace.steps if not 1 <= step <= steps]
     if outside:
@@ -71,7 +71,7 @@ def of_end(config: RunConfig) -> Cautions:
 
 
 def of_placement(config: RunConfig, layout: Layout) -> Cautions:
-    """Replicas that there are none of, and placements that were made for another dispatch."""
+    """Warns of a choice among replicas without any, and of placements that were made for another dispatch."""
     moe, placement = config.moe, layout.placement
     if moe is None or placement is None:
         return

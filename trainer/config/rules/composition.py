@@ -28,7 +28,7 @@ Distillation = objective.VelocityDistillation | objective.ConsistencyDistillatio
 
 @dataclass(frozen=True)
 class Composition:
-    """The parts of a flow, the sampler that draws from it, and what changes its field meanwhile."""
+    """The parts of a flow, the sampler that draws from it, and the controls that change its field meanwhile."""
 
     coupling: coupling.Config
     path: path.Config
@@ -70,7 +70,7 @@ Reasons = Iterator[tuple[tuple[str, ...], str]]
 
 
 def built(config: path.Config) -> path.Path:
-    """The path of a configuration; every tabulated path declares the same as the straight one, and needs no file."""
+    """Builds the path of a configuration; a straight one stands for a tabulated one, which declares the same."""
     return _built_once(cast(Hashable, config))  # frozen settings have a hash, which type checkers do not see
 
 
@@ -110,7 +110,7 @@ def follows_score(config: sampler.AnyConfig) -> bool:
 
 
 def reasons(parts: Composition) -> Reasons:
-    """What does not go together, in the order of complaints."""
+    """Yields the parts that do not go together, with the reasons, in the order of complaints."""
     yield from _of_chains(parts)
     yield from _of_fields(parts)
     yield from _of_letters(parts)
@@ -331,7 +331,7 @@ def _quantities(config: sampler.AnyConfig) -> tuple[Quantity, ...]:
 
 
 def open_at_the_source(parts: Composition) -> Reasons:
-    """A prediction that leaves the velocity open where samples begin."""
+    """Yields a prediction that leaves the velocity undetermined at t = 0, where samples begin."""
     end, start = target.class_of(parts.target).end, built(parts.path).starts_as
     if end is not None and end == start:
         rest = "data" if end == "source" else "noise"
@@ -343,7 +343,7 @@ def open_at_the_source(parts: Composition) -> Reasons:
 
 
 def open_at_the_data(parts: Composition) -> Reasons:
-    """A sampler that evaluates the velocity at t = 1, or within 0.001 of it, where the prediction leaves it open."""
+    """Yields a sampler that evaluates the velocity within 0.001 of t = 1, where the prediction leaves it open."""
     end, last = target.class_of(parts.target).end, built(parts.path).ends_as
     solvers = sampler.Heun | sampler.Dopri5 | sampler.StochasticHeun
     if isinstance(innermost(parts.sampler), solvers) and end is not None and end == last:

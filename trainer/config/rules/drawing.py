@@ -1,4 +1,4 @@
-"""What cannot be drawn, and what cannot be drawn or recorded while a run trains."""
+"""Rules about samples that cannot be drawn, at all or while a run trains, and about what cannot be recorded."""
 
 from collections.abc import Iterator
 
@@ -30,7 +30,7 @@ from trainer.flow.sampler.protocol import StepsFile
 
 
 def of_samples(config: RunConfig, world_size: int) -> Objections:
-    """Samples that the model, the data or the division of the work do not allow while a run trains."""
+    """Objects to samples that the model, the data or the division of the work do not allow while a run trains."""
     shared = config.parallel.expert * config.parallel.tensor > 1
     shared |= config.engine.shards_parameters and world_size > 1
     match config.sample, config.model:
@@ -57,7 +57,7 @@ def of_samples(config: RunConfig, world_size: int) -> Objections:
 
 
 def of_surfaces(config: RunConfig) -> Objections:
-    """Maps between surfaces that data, network or sample have no means for."""
+    """Objects to maps between surfaces that data, network or sample have no means for."""
     if not isinstance(config.task, CorrespondenceTaskConfig):
         return
     data, sample, model = config.data, config.sample, config.model
@@ -80,7 +80,7 @@ def of_surfaces(config: RunConfig) -> Objections:
 
 
 def of_profile(config: RunConfig) -> Objections:
-    """A profile of steps after the last."""
+    """Objects to a profile that ends after the last step."""
     profile, steps = config.observe.profile, config.optim.steps
     if profile is not None and profile.steps[1] > steps:
         problem = f"{list(profile.steps)} ends after the last step, optim.steps {steps}"
@@ -88,7 +88,7 @@ def of_profile(config: RunConfig) -> Objections:
 
 
 def of_drawn(config: RunConfig, chosen: sampler.AnyConfig, guidance: float) -> Objections:
-    """A sampler and a guidance with which a run, whose own samples are legal, could not have been configured."""
+    """Objects to a sampler and a guidance that the configuration of the run itself would not allow."""
     assert isinstance(config.sample, FlowSample)
     sample = config.sample.model_copy(update={"sampler": chosen, "guidance": guidance})
     changed = config.model_copy(update={"sample": sample})
@@ -106,7 +106,7 @@ def of_drawn(config: RunConfig, chosen: sampler.AnyConfig, guidance: float) -> O
 
 
 def of_drawn_together(config: RunConfig, chosen: sampler.AnyConfig) -> Objections:
-    """A sampler whose steps ranks that share experts cannot take together."""
+    """Objects to a sampler whose steps ranks that share experts cannot take together."""
     if config.parallel.expert > 1 and _chooses_steps(chosen):
         yield _steps_apart("experts", "start one process")
 
@@ -127,7 +127,7 @@ def _chooses_steps(chosen: sampler.AnyConfig) -> bool:
 
 
 def of_guidance(config: RunConfig) -> Objections:
-    """Guidance of a network that was never trained without classes."""
+    """Objects to guidance of a network that was never trained without classes."""
     scale = getattr(config.sample, "guidance", 1)
     if scale != 1:
         yield from of_no_class(config, "sample.guidance", scale, remedy="use 1, or a model.label_dropout such as 0.1")
@@ -136,14 +136,14 @@ def of_guidance(config: RunConfig) -> Objections:
 def of_no_class(
     config: RunConfig, field: str, value: object, *, network: str = "network", sees: str = "sees", remedy: str
 ) -> Iterator[tuple[str, str, str]]:
-    """A setting with which a network is called without a class, although its run hides none."""
+    """Objects to a setting with which a network is called without a class, although its run hides none."""
     if config.num_labels and getattr(config.model, "label_dropout", None) == 0:
         problem = f"{value} asks the {network} about no class, which it never {sees} with model.label_dropout 0"
         yield field, problem, remedy
 
 
 def of_grids(config: RunConfig) -> Objections:
-    """A file of searched grids that is missing, or that was searched for other samples than are drawn."""
+    """Objects to a file of searched grids that is missing, or that was searched for other samples than are drawn."""
     if not isinstance(config.sample, FlowSample):
         return
     chosen, scale = config.sample.sampler, config.sample.guidance
@@ -159,19 +159,19 @@ def of_grids(config: RunConfig) -> Objections:
 
 
 def learns_steps(config: RunConfig) -> bool:
-    """Whether a run learns the steps between nodes, in which the guidance of its teacher is."""
+    """Whether a run learns the steps between nodes; these already contain the guidance of its teacher."""
     return isinstance(config.data, PairsConfig) and config.data.nodes is not None
 
 
 def of_controls(config: RunConfig) -> Objections:
-    """Controls whose costs ask of the network what it does not compute."""
+    """Objects to controls whose costs need values that the network does not compute."""
     for number, one in enumerate(getattr(config.sample, "controls", ())):
         if isinstance(one, CostGradientConfig):
             yield from of_cost(config, one.cost, f"sample.controls.{number}.cost")
 
 
 def of_cost(config: RunConfig, chosen: cost.AnyConfig, field: str) -> Objections:
-    """A cost of states, written in a field, that cannot be computed with the network of a run."""
+    """Objects to a cost of states, written in a field, that cannot be computed with the network of a run."""
     network = config.model
     if not isinstance(chosen, cost.AttentionConfig):
         return
@@ -194,7 +194,7 @@ def of_cost(config: RunConfig, chosen: cost.AnyConfig, field: str) -> Objections
 
 
 def of_pictures(config: RunConfig, verb: str) -> Objections:
-    """A run whose examples are no pictures, for a request that does something with pictures."""
+    """Objects to a run whose examples are no pictures, for a request that does something with pictures."""
     shape = config.decoded_shape
     pictures = isinstance(config.sample, ImageSample) and len(shape) == 3 and drawable(config)
     if not pictures or config.flow is None:
@@ -203,7 +203,7 @@ def of_pictures(config: RunConfig, verb: str) -> Objections:
 
 
 def of_start_at_noise(config: RunConfig, consequence: str) -> Objections:
-    """A run whose paths begin at other data, for a request that needs the noise of a picture."""
+    """Objects to a run whose paths begin at other data, for a request that needs the noise of a picture."""
     if config.source_data is not None:
         problem = f"paths of the run begin at other data, not at noise, so that {consequence}"
         yield "run_dir", problem, "use a run without flow.source"

@@ -1,4 +1,4 @@
-"""The objections that rules yield: where their message is made, and where they become one error or many."""
+"""Objections that rules yield: how they become messages, and one error or several."""
 
 from collections.abc import Callable, Generator, Iterable, Iterator
 from typing import Any, TypeVar
@@ -19,7 +19,7 @@ class ObjectionsError(ValueError):
 
 
 def errors_in(error: ValueError) -> tuple[ValueError, ...]:
-    """The single errors in one that may be several."""
+    """Splits an error that may hold several into the single errors."""
     return error.args if isinstance(error, ObjectionsError) else (error,)
 
 
@@ -28,7 +28,7 @@ def message(field: str, problem: str, remedy: str) -> str:
 
 
 def errors(*rules: Objections) -> Generator[ValueError, None, bool]:
-    """The objections of rules as errors, each once, in order, rule after rule; returns whether there was one."""
+    """Yields the objections of rules as errors, each once, rule after rule; returns whether there was one."""
     messages: set[str] = set()
     for rule in rules:
         for error in _errors_of(rule):
@@ -47,7 +47,7 @@ def _errors_of(rule: Objections) -> Iterator[ValueError]:
 
 
 def caught(call: Callable[..., T], *arguments: Any) -> Validation[T]:
-    """The result of a call; yields the error that it raises."""
+    """Calls a function and returns its result; yields a ValueError that it raises instead."""
     try:
         return call(*arguments)
     except ValueError as error:
@@ -77,7 +77,7 @@ def result_or_first(validation: Validation[T]) -> T:
 
 
 def result_or_all(validation: Validation[T]) -> T:
-    """The result of a validation; raises all objections."""
+    """Returns the result of a validation, or raises all objections."""
     objections: list[ValueError] = []
     while True:
         try:

@@ -1,4 +1,4 @@
-"""Data that a network cannot take, and what they are paired with: source points, contexts, latents, captions."""
+"""Rules about data that a network cannot take, and their source points, contexts, latents and captions."""
 
 import math
 
@@ -27,7 +27,7 @@ SQUARES = {
 
 
 def of_examples(config: RunConfig) -> Objections:
-    """Examples of a shape, a length or a vocabulary that the network does not take."""
+    """Objects to examples of a shape, a length or a vocabulary that the network does not take."""
     shape, model = config.state_shape, config.model
     model.check_states(shape)
     data = parts_of(config.data)[0]  # those of a mixture agree
@@ -45,7 +45,7 @@ def of_examples(config: RunConfig) -> Objections:
 
 
 def of_mixture(config: RunConfig) -> Objections:
-    """Parts of a run that belong to the examples of one data set."""
+    """Objects to parts of a run that a mixture of data sets excludes, and to a mixture as source."""
     flow = config.flow
     if flow is not None and isinstance(config.data, MixtureConfig) and flow.captions is not None:
         yield (
@@ -58,7 +58,7 @@ def of_mixture(config: RunConfig) -> Objections:
 
 
 def of_shapes(config: RunConfig) -> Objections:
-    """Examples of several shapes where a part of the run knows one alone."""
+    """Objects to examples of several shapes where a part of the run knows one alone."""
     flow, shapes = config.flow, several_shapes(config)
     name = "shapes" if isinstance(config.data, ShardsConfig) else "buckets"
     if len(getattr(flow and flow.source, "shapes", ())) > 1:
@@ -91,7 +91,7 @@ def of_shapes(config: RunConfig) -> Objections:
 
 
 def of_context(config: RunConfig) -> Objections:
-    """Latents of other images than the data, captions that nobody reads, and contexts that cannot be made."""
+    """Objects to latents of other images than the data, captions that are unread, and contexts that cannot be made."""
     if config.flow is None:
         return
     latent, context = config.flow.latent, config.flow.context
@@ -138,7 +138,7 @@ def of_context(config: RunConfig) -> Objections:
 
 
 def _of_contexts_of_the_data(config: RunConfig) -> Objections:
-    """Contexts that come with the examples, and that the run has no use for."""
+    """Objects to contexts that come with the examples and that the run does not use."""
     shape, flow = config.data_context_shape, config.flow
     if shape is None or flow is None:
         return
@@ -153,7 +153,7 @@ def _of_contexts_of_the_data(config: RunConfig) -> Objections:
 
 
 def of_pairing(config: RunConfig) -> Objections:
-    """What would tear pairs or parts of paths apart, and a coupling that waits for pairs in vain."""
+    """Objects to settings that would separate pairs or parts of paths, and to a paired coupling without pairs."""
     if config.flow is None:
         return
     flow, data = config.flow, config.data
@@ -183,7 +183,7 @@ def of_pairing(config: RunConfig) -> Objections:
 
 
 def of_source(config: RunConfig) -> Objections:
-    """Source points of a data set that the data, the coupling or the path have no use for."""
+    """Objects to source points of a data set that the data, the coupling or the path do not use."""
     if config.flow is None:
         return
     flow, source, data = config.flow, config.flow.source, config.data
@@ -236,7 +236,7 @@ def of_source(config: RunConfig) -> Objections:
 
 
 def of_times(config: RunConfig, micro_batch: int | None) -> Objections:
-    """Segments of time of which a micro batch would leave some out."""
+    """Objects to segments of time of which a micro batch would leave some out."""
     match config.flow and config.flow.time:
         case Stratified(segments=segments) if micro_batch is not None and micro_batch < segments:
             problem = f"{segments} segments exceed the micro batch of {micro_batch}, so that the last are never trained"

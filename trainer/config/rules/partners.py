@@ -1,4 +1,4 @@
-"""What a person can use in place of parts of a flow that do not go together."""
+"""Alternatives to parts of a flow that do not go together, for messages."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
@@ -28,13 +28,13 @@ ADVICE: tuple[Rule, ...] = (open_at_the_source, open_at_the_data)
 
 
 def objections(parts: Composition) -> Iterator[tuple[str, str, str]]:
-    """What speaks against a composition: field, problem with the parts, and all partners."""
+    """Yields the objections to a composition: field, problem with the parts, and all partners."""
     for named, reason in separate(reasons(parts)):
         yield _objection(parts, named, "does not go with", reason)
 
 
 def separate(broken: Reasons) -> Reasons:
-    """Reasons without those that repeat another one, or are about the parts of another one and more."""
+    """Yields the reasons, except those that repeat an earlier one or whose parts include all of an earlier one's."""
     known: list[tuple[tuple[str, ...], str]] = []
     for named, reason in broken:
         if not any(reason == other or set(about) <= set(named) for about, other in known):
@@ -43,7 +43,7 @@ def separate(broken: Reasons) -> Reasons:
 
 
 def advice(parts: Composition, rules: Sequence[Rule] = ADVICE) -> Iterator[tuple[str, str, str]]:
-    """Why a composition without objections works badly, as field, problem and all partners."""
+    """Yields why a composition without objections works badly: field, problem and all partners."""
     for rule in rules:
         for named, reason in rule(parts):
             yield _objection(parts, named, "goes badly with", reason, rule)

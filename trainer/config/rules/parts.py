@@ -1,4 +1,4 @@
-"""Networks, objectives and samplers of a flow that do not go together."""
+"""Rules about networks, objectives and samplers of a flow that do not go together."""
 
 import math
 from itertools import pairwise
@@ -29,7 +29,7 @@ def composition_of(config: RunConfig, chosen: sampler.AnyConfig | None = None) -
 
 
 def of_composition(config: RunConfig) -> Objections:
-    """Parts of a flow, its sampler and its controls."""
+    """Objects to parts, sampler and controls of a flow that do not go together."""
     composition = composition_of(config)
     if composition is None:
         return
@@ -39,7 +39,7 @@ def of_composition(config: RunConfig) -> Objections:
 
 
 def of_objective(config: RunConfig) -> Objections:
-    """Objectives that ask a network for what it does not compute; a class of a user's may ask for anything."""
+    """Objects to objectives that need outputs a network does not compute; a user's class may need anything."""
     if config.flow is None or isinstance(config.flow.objective, OwnClass):
         return
     kind, model = config.flow.objective.kind, config.model
@@ -56,7 +56,7 @@ def of_objective(config: RunConfig) -> Objections:
 
 
 def of_causal_network(config: RunConfig) -> Objections:
-    """What a network that draws the states of a chain has no use for."""
+    """Objects to settings that do not fit a network that draws the states of a chain."""
     flow, model = config.flow, config.model
     if flow is None or not isinstance(model, CausalTransitionConfig):
         return
@@ -85,7 +85,7 @@ def of_causal_network(config: RunConfig) -> Objections:
 
 
 def of_one_step(config: RunConfig, micro_batch: int | None) -> Objections:
-    """What leaves the map of one step without meaning, and settings that it makes no use of."""
+    """Objects to settings under which a map of one step has no meaning, and to settings that it ignores."""
     flow = config.flow
     match flow and flow.objective:
         case objective.MongeMap():
@@ -129,7 +129,7 @@ def of_one_step(config: RunConfig, micro_batch: int | None) -> Objections:
 
 
 def of_features(config: RunConfig) -> Objections:
-    """Objectives that ask for features that a network lacks, and parts of a network that nothing trains."""
+    """Objects to objectives that ask for features that a network lacks, and parts of a network that nothing trains."""
     flow, model = config.flow, config.model
     learned = flow and flow.objective
     aligned = isinstance(learned, objective.Aligned)
@@ -170,7 +170,7 @@ def of_features(config: RunConfig) -> Objections:
 
 
 def of_blocks(config: RunConfig, micro_batch: int | None) -> Objections:
-    """What leaves blocks of segments of time untrained, or steps across the edges of segments."""
+    """Objects to settings that leave blocks of time segments untrained, or that step across the edges of segments."""
     yield from of_features(config)
     if not isinstance(config.model, SegmentNetworkConfig):
         return
@@ -209,14 +209,14 @@ def of_blocks(config: RunConfig, micro_batch: int | None) -> Objections:
 
 
 def _trained(config: RunConfig, segments: int, steps: int) -> set[int]:
-    """The segments that hold a time of a grid, which is divided anew between the edges of the pairs."""
+    """Returns the segments that contain a time of the grid: `steps` even steps between any two edges of the pairs."""
     edges = config.data.edges if isinstance(config.data, PairsConfig) else (0.0, 1.0)
     times = [start + (end - start) * step / steps for start, end in pairwise(edges) for step in range(steps)]
     return {math.floor((time + SAME_TIME) * segments) for time in times}
 
 
 def of_distillation(config: RunConfig) -> Objections:
-    """Networks that one step cannot lead through, and source points where normal ones are drawn."""
+    """Objects to networks that one step cannot lead through, and source points where normal ones are drawn."""
     if config.flow is None:
         return
     learned = config.flow.objective

@@ -26,7 +26,7 @@ def plan_layout(config: RunConfig, world_size: int, *, ranks_per_node: int | Non
 
 
 def validated_layout(config: RunConfig, world_size: int, *, ranks_per_node: int | None = None) -> Validation[Layout]:
-    """Every objection to a run, that of :func:`plan_layout` first, and the layout of a run without."""
+    """Yields every objection to a run, that of :func:`plan_layout` first; returns the layout if there is none."""
     batch, micro_batch = config.optim.global_batch, config.optim.micro_batch
     data_parallel = world_size // config.parallel.tensor
     divides = not any(errors(of_tensor(config, world_size), of_experts(config, world_size)))
@@ -191,7 +191,7 @@ MOST_EXPERTS = 262_144
 
 
 def of_tensor(config: RunConfig, world_size: int) -> Objections:
-    """Matrices that cannot be shared as `parallel.tensor` says."""
+    """Objects to matrices that cannot be shared as `parallel.tensor` says."""
     tensor = config.parallel.tensor
     if tensor == 1:
         return
@@ -209,7 +209,7 @@ def of_tensor(config: RunConfig, world_size: int) -> Objections:
 
 
 def of_experts(config: RunConfig, world_size: int) -> Objections:
-    """Experts that cannot be shared as `parallel.expert` says."""
+    """Objects to experts that cannot be shared as `parallel.expert` says."""
     expert, layers, moe = config.parallel.expert, config.model.num_layers, config.moe
     if moe is not None and moe.num_experts * layers > MOST_EXPERTS:
         problem = f"{moe.num_experts} in each of {layers} layers are more than the {MOST_EXPERTS:,} that are possible"
@@ -245,7 +245,7 @@ def expert_nodes(config: RunConfig, ranks_per_node: int) -> int:
 
 
 def of_engine(config: RunConfig) -> Objections:
-    """Settings that the engine and the rest of the run do not allow together."""
+    """Objects to settings that the engine and the rest of the run do not allow together."""
     engine, model = config.engine, config.model
     if engine.compile:
         field, problem = "engine.compile", "true makes one graph of a block, and"
@@ -278,7 +278,7 @@ def of_engine(config: RunConfig) -> Objections:
 
 
 def of_dispatch(config: RunConfig) -> Objections:
-    """Coherent dispatch needs tokens that can stay on the rank of their expert, capped dispatch a router with a cap."""
+    """Objects to coherent dispatch if tokens cannot stay on their expert's rank, and capped dispatch without a cap."""
     moe = config.moe
     if moe is None:
         return
@@ -307,7 +307,7 @@ def of_dispatch(config: RunConfig) -> Objections:
 
 
 def _unlimited(moe: MoEConfig) -> tuple[str, str]:
-    """Why a router has no limit for the tokens of a rank, and the remedy."""
+    """Returns why a router has no cap on the tokens of a rank, and the remedy."""
     match moe.router:
         case TopKRouterConfig():
             limit = "moe.router.capacity_factor null sets no limit"

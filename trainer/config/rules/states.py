@@ -18,7 +18,7 @@ LEAST_CONTRASTED = 8
 
 
 def of_labels_in_state(config: RunConfig) -> Objections:
-    """What would hide, replace or ask for a class that is part of the state."""
+    """Objects to settings that would hide, replace or ask for a class that is part of the state."""
     flow = config.flow
     if flow is None or not isinstance(flow.coupling, Symmetric):
         return
@@ -56,7 +56,7 @@ def of_labels_in_state(config: RunConfig) -> Objections:
 
 
 def of_letters(config: RunConfig) -> Objections:
-    """Parts that are of letters where the data have none, and what has no meaning for letters."""
+    """Objects to parts for letters where the data have none, and to parts that have no meaning for letters."""
     flow, letters = config.flow, bool(config.alphabet)
     if flow is None:
         return
@@ -82,7 +82,7 @@ def of_letters(config: RunConfig) -> Objections:
 
 
 def of_clips(config: RunConfig) -> Objections:
-    """Parts that are of clips where the data have none, and what has no meaning for clips."""
+    """Objects to parts for clips where the data have none, and to parts that have no meaning for clips."""
     flow, channels = config.flow, config.frame_channels
     if flow is None:
         return
@@ -105,7 +105,7 @@ def of_clips(config: RunConfig) -> Objections:
 
 
 def of_reactions(config: RunConfig) -> Objections:
-    """Parts that are of reactions where the data have none, and what has no meaning for positions of atoms."""
+    """Objects to parts for reactions where the data have none, and to parts without meaning for positions of atoms."""
     flow, atoms = config.flow, bool(config.species)
     if flow is None:
         return
@@ -136,7 +136,7 @@ def of_reactions(config: RunConfig) -> Objections:
 
 
 def of_encoded_captions(config: RunConfig) -> Objections:
-    """What a path from a caption lacks, and what it has no use for."""
+    """Objects to a path from a caption that lacks a part, and to parts that it does not use."""
     flow = config.flow
     if flow is None or not config.encodes_captions:
         return
@@ -154,7 +154,7 @@ def of_encoded_captions(config: RunConfig) -> Objections:
 
 
 def of_rows_together(config: RunConfig, micro_batch: int | None) -> Objections:
-    """Micro batches whose rows have no others to be told from, or to get a data point from."""
+    """Objects to micro batches with too few rows to contrast captions, or to give a row another row's data point."""
     learned = config.flow and config.flow.objective
     if not isinstance(learned, objective.EncodedSource) or micro_batch is None:
         return
@@ -171,7 +171,7 @@ def of_rows_together(config: RunConfig, micro_batch: int | None) -> Objections:
 
 
 def of_pictures_alone(config: RunConfig, verb: str) -> Objections:
-    """Runs whose states are no pictures or points from noise, for a verb that compares or changes them as such."""
+    """Objects to runs whose states are no pictures or points from noise, for a verb that treats them as such."""
     if config.encodes_captions:
         problem = f"its paths begin at captions, and {verb} begins at noise"
         yield "run_dir", problem, "use a run with another flow.coupling than encoded"

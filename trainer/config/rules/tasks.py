@@ -1,4 +1,4 @@
-"""What tasks and adapters exclude, and the runs that they go on from or learn from."""
+"""Rules about tasks and adapters, and about the runs that they continue or learn from."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -31,7 +31,7 @@ HIDDEN = "with a model.label_dropout such as 0.1"
 
 
 def of_cycle(config: RunConfig, cycle: int | None = None) -> Objections:
-    """A checkpoint, or a last step, within the steps that share what the task collects; None: the configured cycle."""
+    """Objects to a checkpoint or last step inside a cycle of steps that share collected data; None: the task's."""
     cycle = config.task.cycle if cycle is None else cycle
     for field, steps in (("optim.steps", config.optim.steps), ("checkpoint.every", config.checkpoint.every)):
         if steps is not None and steps % cycle:
@@ -40,7 +40,7 @@ def of_cycle(config: RunConfig, cycle: int | None = None) -> Objections:
 
 
 def of_adapters(config: RunConfig) -> Objections:
-    """Adapters where a part of the run cannot take them."""
+    """Objects to adapters where a part of the run cannot take them."""
     if config.model.adapters is None:
         return
     if config.moe is not None:
@@ -53,7 +53,7 @@ def of_adapters(config: RunConfig) -> Objections:
 
 
 def _of_routed(config: RunConfig) -> Objections:
-    """Routed adapters that cannot know the task of a row."""
+    """Objects to routed adapters that cannot know the task of a row."""
     sources, model, data = sources_of(config), config.model, config.data
     if routed_adapters(config) is None:
         return
@@ -74,7 +74,7 @@ def _of_routed(config: RunConfig) -> Objections:
 
 
 def of_policy(config: RunConfig) -> Objections:
-    """Flows whose steps with noise are not known, and networks that compute something else when they learn."""
+    """Objects to flows without known steps with noise, and to networks that compute differently in training."""
     task = config.task
     if not isinstance(task, GRPOConfig):
         return
@@ -145,7 +145,7 @@ def _of_base(config: RunConfig, task: GRPOConfig) -> Objections:
 
 
 def of_contrastive(config: RunConfig, micro_batch: int | None) -> Objections:
-    """Views that examples cannot have, a memory smaller than a step, and neighbours that never count."""
+    """Objects to views that examples cannot have, a memory smaller than a step, and neighbours that never count."""
     task, optim = config.task, config.optim
     if not isinstance(task, ContrastiveTaskConfig):
         return
@@ -164,7 +164,7 @@ def of_contrastive(config: RunConfig, micro_batch: int | None) -> Objections:
 
 
 def of_adjoint_matching(config: RunConfig) -> Objections:
-    """A flow without memoryless paths, a reward without a gradient, and a run that names no base."""
+    """Objects to a flow without memoryless paths, a reward without a gradient, and a run that names no base."""
     task, flow = config.task, config.flow
     if not isinstance(task, AdjointMatchingConfig):
         return
@@ -187,7 +187,7 @@ def of_adjoint_matching(config: RunConfig) -> Objections:
 
 
 def of_surrogate(config: RunConfig) -> Objections:
-    """Rewards of a regression on measured objects of another environment."""
+    """Objects to a reward by regression on measured objects of another environment."""
     task = config.task
     if not isinstance(task, TrajectoryBalanceTaskConfig) or task.log_reward is None:
         return
@@ -204,7 +204,7 @@ def of_surrogate(config: RunConfig) -> Objections:
 
 
 def of_clustering(config: RunConfig) -> Objections:
-    """Plans of too few examples or too many, and views of examples that are not moved so."""
+    """Objects to plans of too few or too many examples, and to views that the examples do not allow."""
     task, model = config.task, config.model
     if not isinstance(task, ClusteringTaskConfig) or not isinstance(model, PrototypesConfig):
         return
@@ -224,7 +224,7 @@ def of_clustering(config: RunConfig) -> Objections:
 
 
 def of_teacher(config: RunConfig, teacher: RunConfig, world_size: int) -> Objections:
-    """A teacher of other states than those of a run that distils it, or that its ranks cannot share."""
+    """Objects to a teacher of other states than those of a run that distils it, or that its ranks cannot share."""
     learned = config.flow and config.flow.objective
     assert isinstance(learned, Distillation)
     run, scale = learned.teacher.run, learned.guidance
@@ -238,7 +238,7 @@ def of_teacher(config: RunConfig, teacher: RunConfig, world_size: int) -> Object
 
 
 def of_tilted(config: RunConfig, base: RunConfig, world_size: int) -> Objections:
-    """A base of other states than those of a run of adjoint matching, or that its ranks cannot share."""
+    """Objects to a base of other states than those of a run of adjoint matching, or that its ranks cannot share."""
     task = config.task
     assert isinstance(task, AdjointMatchingConfig)
     assert task.base is not None
@@ -253,7 +253,7 @@ def of_tilted(config: RunConfig, base: RunConfig, world_size: int) -> Objections
 
 
 def of_base_of_policy(config: RunConfig, base: RunConfig) -> Objections:
-    """A base of other states than those of the policy that is kept near it, or that its ranks cannot share."""
+    """Objects to a base of other states than those of the policy kept near it, or that its ranks cannot share."""
     task = config.task
     assert isinstance(task, GRPOConfig)
     assert task.base is not None
@@ -270,7 +270,7 @@ def _of_states(
     remedy: str,
     compared: Callable[[RunConfig], dict[str, Any]] = states_of,
 ) -> Objections:
-    """Another run whose flow is between other states; `run` is its folder."""
+    """Objects to another run whose flow is between other states; `run` is its folder."""
     if other.flow is None:
         yield field, f"{run} follows no flow ({other.model.kind})", "use the run of a flow"
         return

@@ -43,7 +43,7 @@ class OwnTask(OwnClass, frozen=True):
 
     @property
     def calls(self) -> tuple[Calls, ...] | None:
-        """As of settings of a task; None: the class does not declare them."""
+        """Calls as in :class:`TaskSettings`; None: the class does not declare them."""
         calls = self._declared("calls", None)
         if calls is None:
             return None

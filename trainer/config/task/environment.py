@@ -175,7 +175,7 @@ class MeasureRequest(Section):
     """Of what is built."""
 
     def what_decides(self, weights: str | None) -> dict[str, Any]:
-        """Everything that the batch is a function of, by the names in its file; `weights` is the policy's digest."""
+        """Returns all inputs that determine the batch, by their names in its file; `weights` is the policy's digest."""
         before = None if self.measured is None else MeasuredFile.read(self.measured).digest
         own = self.model_dump(mode="json", include={"environment", "num", "tries", "seed"})
         return {**own, "weights": weights, "before": before}
@@ -233,7 +233,7 @@ class SurrogateConfig(Section):
     """SHA-256 of what the file holds; filled when the run begins, after which another file is refused."""
 
     def read(self) -> MeasuredFile:
-        """Reads the file; refuses one that is not the one that the run began with."""
+        """Reads the file; refuses one whose digest differs from that at the start of the run."""
         file = MeasuredFile.read(self.measured)
         if self.digest not in (None, file.digest):
             problem = f"is {file.digest}, and the run began with {self.digest}"

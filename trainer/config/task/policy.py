@@ -94,7 +94,7 @@ class GRPOConfig(TaskSettings):
 
     @property
     def states(self) -> int:
-        """States of a prompt at which one step is learned."""
+        """Number of states of a prompt at which one step is learned."""
         return self.seeds if self.rollout == "branch" else self.group
 
     @property
@@ -107,12 +107,12 @@ class GRPOConfig(TaskSettings):
 
     @property
     def rewards(self) -> int:
-        """Rewards that are asked for a prompt."""
+        """Number of rewards that are computed for a prompt."""
         return self.group * (self.passes if self.rollout == "branch" else 1)
 
     @property
     def network_calls(self) -> int:
-        """States that a network is called at for a prompt, in drawing, learning and asking the base."""
+        """Number of states of a prompt at which a network is called: in drawing, in learning and by the base."""
         times = {"rollout": 1, "learn": self.passes}
         return sum(times[call.phase] * call.count * call.rows for call in self.calls)
 
@@ -191,7 +191,7 @@ class AdjointMatchingConfig(TaskSettings):
 
     @property
     def calls(self) -> tuple[Calls, ...]:
-        """The rollout, the base backwards along it, and a pass that learns; a cost may call the base besides."""
+        """Calls of the rollout, of the base backwards along it, and of learning; a cost may call the base too."""
         rows = 1 if self.guidance in (0.0, 1.0) else 2
         return (
             Calls("rollout", self.steps, rows),

@@ -1,4 +1,4 @@
-"""What a run has to know of its task before it is built."""
+"""Properties of a task that a run needs before the task is built."""
 
 from dataclasses import dataclass
 from typing import Annotated, ClassVar, Literal
@@ -17,8 +17,8 @@ class Calls:
     """Calls of a network that a task makes for every micro batch, one after the other, and perhaps backwards.
 
     Attributes:
-        phase: ``rollout``, by `Task.collect` once a cycle and in evaluation mode; ``learn``, by one `Task.loss`.
-        rows: states of one call, for each example of the micro batch.
+        phase: ``rollout``: by `Task.collect`, once a cycle and in evaluation mode; ``learn``: by one `Task.loss`.
+        rows: number of states in one call, for each example of the micro batch.
         reference: whether the network is the frozen one that the task names, and not the run's own.
     """
 
@@ -41,15 +41,15 @@ class TaskSettings(Section):
 
     @property
     def passes(self) -> int:
-        """Losses that a micro batch is cut into, each with a backward pass of its own."""
+        """Number of losses that a micro batch is cut into, each with its own backward pass."""
         return 1
 
     @property
     def cycle(self) -> int:
-        """Optimiser steps that share what is collected."""
+        """Number of optimiser steps that share the collected data."""
         return 1
 
     @property
     def calls(self) -> tuple[Calls, ...]:
-        """In order, for the formula of collectives; guided calls have twice the rows. A flow's are of its objective."""
+        """Calls in order for the formula of collectives; guidance takes twice the rows. A flow has its objective's."""
         return (Calls("learn", gradient=True),)

@@ -27,11 +27,11 @@ class Views(Section):
     """Standard deviation of normal noise that is added to each value."""
 
     def pair(self, x_1: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """Two views of examples [B, *D]; drawn from a CPU generator alone, of whatever device they are."""
+        """Returns two views of examples [B, *D] on any device; all draws are from a CPU generator."""
         return self._view(x_1, generator), self._view(x_1, generator)
 
     def _view(self, x_1: Tensor, generator: torch.Generator) -> Tensor:
-        """One view. Draws are of the host, so that they are the same on any device, and are copied without a wait."""
+        """Returns one view. Draws are made on the host, to be equal for any device, and are copied without a wait."""
         num, view = len(x_1), x_1
         if self.shift or self.flip:
             shifts = torch.randint(-self.shift, self.shift + 1, (2, num, 1), generator=generator)
@@ -46,7 +46,7 @@ class Views(Section):
         return view
 
     def check_examples(self, shape: Sequence[int]) -> None:
-        """Refuses, with a ValueError, examples that are not moved so."""
+        """Refuses, with a ValueError, examples that cannot be shifted or flipped as set."""
         if len(shape) != 3:
             for name in ("shift", "flip"):
                 if getattr(self, name):
@@ -77,7 +77,7 @@ class UniformLabels(Section):
 
     @property
     def price(self) -> float:
-        """Of a cluster whose size differs from that of the others, in units of the divergence of both."""
+        """Price of a cluster whose size differs from the others', in units of the divergence of the sizes."""
         return math.inf
 
 

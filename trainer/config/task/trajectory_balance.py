@@ -90,7 +90,7 @@ class TrajectoryBalanceTaskConfig(TaskSettings):
 
     @property
     def policy_sizes(self) -> PolicySizes:
-        """What a network reads and answers; its condition codes the preferences, and the exponent where it varies."""
+        """Sizes of a network's input and output; its condition codes the preferences, and the exponent if it varies."""
         of = self.environment.sizes
         codes = len(of.objectives) + isinstance(self.exponent, ExponentRange)
         return PolicySizes(of.max_actions, of.features, self.bins * codes, of.actions, self.backward == "learned")
@@ -110,5 +110,5 @@ class TrajectoryBalanceTaskConfig(TaskSettings):
 
     @property
     def calls(self) -> tuple[Calls, ...]:
-        """The last action of the longest way is the stop, which nobody is asked for."""
+        """Calls of the rollout and the loss; the longest path needs no call for its last action, which is the stop."""
         return (Calls("rollout", count=self.environment.sizes.max_actions - 1), Calls("learn", gradient=True))
