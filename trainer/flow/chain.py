@@ -1,4 +1,4 @@
-"""Tokens of a state, their times, and states that follow one another from noise to data, drawn token by token."""
+"""A chain of states from noise to data that are drawn token by token, the tokens of a state, and their times."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ History = Literal["last", "full"]
 
 @dataclass(frozen=True)
 class Chain:
-    """States X_0, ..., X_T of shape [C, H, W] or [V], T transitions, cut into tokens row by row, or value by value.
+    """States X_0, ..., X_T of shape [C, H, W] or [V], each cut into tokens: patches row by row, or single values.
 
-    The side of a patch divides H and W, and is of no effect on vectors.
+    The side of a patch divides H and W. It has no effect on vectors.
     """
 
     transitions: int
@@ -43,7 +43,7 @@ class Chain:
 
     @property
     def read_at_once(self) -> int:
-        """States that follow the first one in a pass: 1, or all of them."""
+        """Number of next states that one pass of the network reads: 1 with history ``last``, else all T."""
         return 1 if self.history == "last" else self.transitions
 
     def tokens(self, x: Tensor) -> Tensor:
@@ -64,7 +64,7 @@ class Chain:
 
 
 def by_value(s: Tensor, shape: tuple[int, ...]) -> Tensor:
-    """Times [.., N] of tokens, equal squares of an image, for each value: [.., 1, H, W]; of a vector: [.., 1]."""
+    """Spreads times [.., N] of the patches of an image over their pixels, [.., 1, H, W]; keeps [.., 1] of a vector."""
     if len(shape) == 1:
         return s
     _, height, width = shape

@@ -1,4 +1,4 @@
-"""What belongs to the examples of a batch: the input of a network besides state and time, and draws by their keys."""
+"""The conditioning of a batch, which a network reads besides state and time, and random draws by examples' keys."""
 
 from __future__ import annotations
 
@@ -72,13 +72,13 @@ def random_keys(num: int, generator: torch.Generator) -> Tensor:
 
 
 def keyed_normal(x: Tensor, keys: Tensor, number: int) -> Tensor:
-    """Draws standard normal values like states [B, *D] by the keys int64 [B] of examples and a number of the draw."""
+    """Draws standard normal values like `x` [B, *D] by keys int64 [B] of examples; each `number` is another draw."""
     stream = fold_in(keys.to(x.device), number)[:, None]
     values = torch.arange(x[0].numel(), device=x.device)
     return normal(fold_in(stream, values)).reshape(x.shape).to(x.dtype)
 
 
 def keyed_uniform(keys: Tensor, count: int, number: int) -> Tensor:
-    """Draws `count` numbers in [0, 1) for each key int64 [B] and a number of the draw, float32 [B, count]."""
+    """Draws `count` values in [0, 1) for each key int64 [B], float32 [B, count]; each `number` is another draw."""
     stream = fold_in(fold_in(keys, number), UNIFORM)[:, None]
     return uniform(fold_in(stream, torch.arange(count, device=keys.device))).float().clamp(max=1 - 2.0**-24)

@@ -1,4 +1,4 @@
-"""Spaces of states, and what of an image a network is conditioned on: holes to fill, or a semantic map."""
+"""The space of a flow's states, and conditioning on images: holes to fill, a semantic map, or a first frame."""
 
 from __future__ import annotations
 
@@ -109,8 +109,8 @@ class Seen:
 
     Attributes:
         context: [B, C', h, w] the input of the network.
-        picture: [B, C, H, W] the same as an image for display; known pixels keep their values.
-        hole: bool [B, 1, H, W] the pixels to be drawn.
+        picture: [B, C, H, W] the context as an image for display; known pixels keep their values.
+        hole: bool [B, 1, H, W] the pixels that the flow draws.
     """
 
     context: Tensor
@@ -118,7 +118,7 @@ class Seen:
     hole: Tensor
 
     def completed(self, drawn: Tensor) -> Tensor:
-        """Images [B, C, H, W] that were drawn, with the known pixels in their places."""
+        """The drawn images [B, C, H, W] with the known pixels put back."""
         return torch.where(self.hole.to(drawn.device), drawn, self.picture.to(drawn.device))
 
     def rows(self, index: Tensor) -> Seen:
@@ -133,11 +133,11 @@ class Context(Protocol):
         ...
 
     def for_drawing(self) -> Self:
-        """The context with which samples are drawn, where training draws what samples do not."""
+        """The context for sampling, which fixes the values that training draws at random."""
         return self
 
     def read_channels(self, state: tuple[int, ...], context: Shape) -> int:  # noqa: ARG002
-        """Channels that a network reads beside those of the state, once its layer has read the context."""
+        """Number of channels that the network reads beside the state's, after the layer that reads the context."""
         return context[0]
 
 
@@ -252,11 +252,11 @@ class FirstFrame(Section):
 
 
 def fine_details(frames: Tensor, share: Tensor) -> Tensor:
-    """Magnitudes [B, C, H, W] of frames without the frequencies below a radius, in float32 and without gradient.
+    """Magnitudes [B, C, H, W] of frames without the frequencies below a radius; computed in float32, without gradient.
 
-    Frequencies are sorted by their distance from the middle, and the radius is that of the first one at which the
-    magnitudes summed so far, means over channels, reach the share [B] of all. Whole rings are kept from there on, so
-    that of a constant frame, whose only frequency is the middle, all is kept.
+    Frequencies are sorted by their distance from the middle of the spectrum. Their magnitudes, means over channels, are
+    summed in this order. The radius is the distance of the first frequency at which the sum reaches the share [B] of
+    the whole. Frequencies at the radius are kept, so that a constant frame, which has only the middle, stays.
     """
     with torch.no_grad():
         height, width = frames.shape[2:]

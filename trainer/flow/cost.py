@@ -21,7 +21,7 @@ class RunningCost(Protocol):
     """The cost of a state at a time."""
 
     def __call__(self, x: Tensor, t: Tensor, condition: Condition, /) -> Tensor:
-        """Costs [B], differentiable in x, at states [B, *D] and times [B] in [0, 1], each of its row alone."""
+        """Costs [B], differentiable in x, at states [B, *D] and times [B] in [0, 1]; each depends on its row alone."""
         ...
 
 
@@ -116,7 +116,7 @@ class AttentionConfig(Section):
 
 
 class AttentionCost(RunningCost):
-    """`separation_cost` of attention maps of groups of patches, blurred over 3 x 3 cells: a forward pass."""
+    """`separation_cost` of the attention maps of patch groups, blurred over 3 x 3 cells; takes one forward pass."""
 
     def __init__(self, config: AttentionConfig, network: Callable[..., Any]) -> None:
         self._network, self._blocks, self._gather = network, config.blocks, config.goal == "gather"

@@ -18,7 +18,7 @@ from trainer.flow.condition import Condition
 
 
 class LabelField(Protocol):
-    """A code of labels, whose gaps uniform noise fills: a flow can tell a lattice from normal noise at any time."""
+    """A code of labels. Uniform noise fills its gaps, since a flow tells a lattice from normal noise at any time."""
 
     @abstractmethod
     def planes(self, num_classes: int) -> int:
@@ -26,15 +26,15 @@ class LabelField(Protocol):
 
     @abstractmethod
     def fill(self, noise: Tensor) -> Tensor:
-        """Noise of fields, of independent values [B, P, *rest].
+        """Makes the noise of fields from independent values [B, P, *rest].
 
-        Where a code is the same in all pixels, so is its noise: else the mean of a plane says the class until nearly
-        t = 1, and the network does not learn to read it from the image.
+        Where a code is the same in all pixels, so is its noise. Otherwise the mean of a plane would reveal the class
+        until nearly t = 1, and the network would not learn to read it from the image.
         """
 
     @abstractmethod
     def encode(self, condition: Condition, uniform: Tensor, num_classes: int) -> Tensor:
-        """The fields [B, P, *rest] of a condition, with noise in [0, 1) that :meth:`fill` gave."""
+        """Encodes a condition as fields [B, P, *rest], with the noise in [0, 1) that :meth:`fill` made."""
 
     @abstractmethod
     def decode(self, field: Tensor, num_classes: int) -> Tensor | None:
@@ -140,10 +140,10 @@ AnyLabelField = Annotated[Scalar | OneHot | Channels | OwnLabelField, KindOrClas
 
 
 def even(values: Tensor) -> Tensor:
-    """The first value of each plane [B, P, *rest] in all of its pixels."""
+    """Sets all pixels of each plane [B, P, *rest] to its first value."""
     return _beside(values.reshape(*values.shape[:2], -1)[..., 0], values)
 
 
 def _beside(code: Tensor, uniform: Tensor) -> Tensor:
-    """Codes [B, P or 1] as fields of the shape of `uniform`, [B, P, *rest]."""
+    """Broadcasts codes [B, P or 1] to the shape of `uniform`, [B, P, *rest]."""
     return code.reshape(*code.shape, *(1,) * (uniform.ndim - 2)).expand_as(uniform)

@@ -51,7 +51,7 @@ class BuiltIn(Section):
 
     @abstractmethod
     def build(self, shape: Shape, numbers: Tensor, *, seed: int = 0, device: Device = "cpu") -> Operator:
-        """Makes the operator for images (C, H, W) with numbers int64 [B]; the seed is of random masks.
+        """Makes the operator for images (C, H, W) with numbers int64 [B]; the seed determines random masks.
 
         A Refusal if the picture of a mask cannot be read, or hides all or nothing; a ValueError if it does not fit the
         images.
@@ -122,7 +122,7 @@ class BlurConfig(BuiltIn):
 
 
 class Blur(Operator):
-    """A Gaussian along both axes, less its weakest singular vectors; beyond the border the image is its mirror image.
+    """A Gaussian blur along both axes without its weakest singular vectors; the image is mirrored at the border.
 
     One matrix for each axis; the singular values of the blur are the products s_i s_j, and the small ones count as 0.
     """
@@ -147,7 +147,7 @@ class Blur(Operator):
 
 
 def gaussian(length: int, deviation: float) -> Tensor:
-    """The matrix of a Gaussian along an axis of so many pixels, float64 [length, length]; every row sums to 1."""
+    """The matrix of a Gaussian blur along an axis of `length` pixels, float64 [length, length]; each row sums to 1."""
     radius = int(RADIUS * deviation + 0.5)
     offsets = torch.arange(-radius, radius + 1)
     weights = (-0.5 * (offsets / deviation) ** 2).double().softmax(0)

@@ -1,4 +1,4 @@
-"""Questions to a network that computes features of a state before its prediction, and the past that some add to."""
+"""Questions to a network that computes features before its prediction, and the KV cache that some of them extend."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class KeysAndValues:
         self._kept: tuple[Tensor, Tensor] | None = None
 
     def extended(self, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
-        """Keeps those of further tokens, and returns keys and values of all tokens so far."""
+        """Adds the keys and values of further tokens, and returns those of all tokens so far."""
         if self._kept is not None:
             key, value = torch.cat([self._kept[0], key], dim=2), torch.cat([self._kept[1], value], dim=2)
         self._kept = key, value
@@ -25,7 +25,7 @@ class KeysAndValues:
 
 
 class Past:
-    """The number of tokens that a network has read, and their keys and values by the number of the block."""
+    """A KV cache: the number of tokens that a network has read, and their keys and values by block number."""
 
     def __init__(self) -> None:
         self.length = 0
@@ -48,10 +48,10 @@ class WithProjection(Question):
 
 @dataclass(frozen=True)
 class WithAttention(Question):
-    """Requests the prediction, and the attention [B, A, N] of tokens int64 [A] to all N, of sum 1 over N.
+    """Requests the prediction, and the attention [B, A, N] of tokens int64 [A] to all N tokens, which sums to 1 over N.
 
-    Numbers are row by row in an image. `blocks`, whose attention is averaged after that of each block's heads; None:
-    all.
+    Tokens of an image are numbered row by row. Attention is averaged over the heads of each block, then over `blocks`;
+    None: all blocks.
     """
 
     tokens: Tensor
@@ -60,7 +60,7 @@ class WithAttention(Question):
 
 @dataclass(frozen=True)
 class Onward(Question):
-    """Requests a prediction from features [B, N, D] at the start of a segment, of which a `share` [B] is elapsed."""
+    """Requests a prediction from the features [B, N, D] of a segment's start, a `share` [B] of the segment later."""
 
     features: Tensor
     share: Tensor
@@ -68,14 +68,14 @@ class Onward(Question):
 
 @dataclass(frozen=True)
 class Approximation(Question):
-    """Requests features approximated from those at starts of segments, and true ones, [B, N, D], by states at times."""
+    """Requests approximated and true features [B, N, D]; `states_at` gives the states at the segments' first times."""
 
     states_at: Callable[[Tensor], Tensor]
 
 
 @dataclass(frozen=True)
 class Tokens(Question):
-    """Requests the features of the tokens of a state, [B, N, H], which a head is called with."""
+    """Requests the features [B, N, H] of the tokens of a state, which later calls of the head take."""
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,7 @@ class FromTokens(Question):
 
 @dataclass(frozen=True)
 class HeadVelocities(Question):
-    """Requests the velocities of a head at M of its states [M, B, *D] and times [M, B, N], the trunk called once."""
+    """Requests the head's velocities at M of its states [M, B, *D] and times [M, B, N], from one call of the trunk."""
 
     y: Tensor
     s: Tensor
@@ -97,10 +97,10 @@ class HeadVelocities(Question):
 
 @dataclass(frozen=True)
 class NextStates(Question):
-    """Requests the velocities of a head, [M, K, B, *D], for the tokens of K states after one of a chain.
+    """Requests the head's velocities [M, K, B, *D] for the tokens of the next K states of a chain.
 
-    Features of a token see those of `following` [K, B, *D] before it alone: one causal pass. The head has states `y`
-    [M, K, B, *D] and times `s` [M, K, B, N], in [0, 1].
+    One causal pass: features of a token depend only on earlier tokens of `following` [K, B, *D]. The head is called at
+    its states `y` [M, K, B, *D] and times `s` [M, K, B, N], in [0, 1].
     """
 
     following: Tensor
@@ -110,33 +110,33 @@ class NextStates(Question):
 
 @dataclass(frozen=True)
 class NextToken(Question):
-    """Requests the features [B, H] of the next token, adding tokens [B, N, P], in place of states, to a past."""
+    """Requests the features [B, H] of the next token; the call has tokens [B, N, P] for states, which `past` keeps."""
 
     past: Past
 
 
 @dataclass(frozen=True)
 class OfToken(Question):
-    """Requests the velocities [B, P] of a head at states [B, P] and times [B], for the features of `NextToken`."""
+    """Requests the head's velocities [B, P] of a token at states [B, P] and times [B], by its `NextToken` features."""
 
     features: Tensor
 
 
 @dataclass(frozen=True)
 class Encode(Question):
-    """Requests the source points [B, *D] of captions from their noise [B, *D], which stands in place of states."""
+    """Requests the source points [B, *D] of captions. The call has their noise [B, *D] in place of states."""
 
 
 @dataclass(frozen=True)
 class FromSource(Question):
-    """Requests a prediction on the way from source points that are made of captions and noise, in place of states.
+    """Requests a prediction on paths from the source points of captions. The call has their noise in place of states.
 
     The answer is the prediction at `states` of the source points, the source points, their scaled cosines [B, B] with
     data points, their means, and the logarithms of their variances if these are learned.
 
     Attributes:
         x_1: [B, *D] the data points.
-        states: the states [B, *D] on the way from source points [B, *D].
+        states: maps source points [B, *D] to the states [B, *D] on their paths.
     """
 
     x_1: Tensor

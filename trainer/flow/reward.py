@@ -53,9 +53,9 @@ class RewardInputs:
 
 
 class CheckedReward(Reward):
-    """Calls a reward, and refuses by its name, in a ValueError, whatever is no finite reward of each example.
+    """Calls a reward, and raises ValueError with its name unless it gives every example a finite reward.
 
-    A device copies the number of bad values while it works; the first call, or `settle`, after that raises.
+    The number of bad values is copied from a device meanwhile. The first call, or `settle`, after that raises.
     """
 
     def __init__(self, reward: Reward, name: str, *, differentiable: bool) -> None:
@@ -103,7 +103,7 @@ class CheckedReward(Reward):
         self._pending.append((on_host, len(rewards), copied))
 
     def _raise_known(self) -> None:
-        """Judges the calls whose copies are complete, in their order; never waits."""
+        """Raises if a call whose copy is complete had bad values; takes calls in their order and never waits."""
         while self._pending and self._pending[0][2].query():
             bad, num, _ = self._pending.pop(0)
             self._judge(int(bad), num)
@@ -126,7 +126,7 @@ class BuiltIn(Section):
 
     @abstractmethod
     def made(self, inputs: RewardInputs) -> Reward:
-        """The reward itself."""
+        """Builds the reward, whose values are not yet checked."""
 
 
 SOFTNESS = 0.1

@@ -52,7 +52,7 @@ class BuiltIn(Section):
         return torch.rand(num, generator=generator, device=generator.device, dtype=dtype)
 
     def spread(self, u: Tensor) -> Tensor:
-        """The times [B] that belong to drawn numbers [B], on the device of the result."""
+        """Maps drawn numbers [B] to times [B], on the device of the result."""
         return u
 
 

@@ -30,9 +30,10 @@ _ARGUMENT = "tasks_of_rows"
 
 
 def pass_tasks(network: Network, rows: RowTasks) -> None:
-    """Hands the tasks of a condition to the layers that look at `rows`, in place; before compilation and engines.
+    """Makes a network pass the tasks of a condition to layers that read `rows`, in place; before compiling and engines.
 
-    A block gets them as an argument: computed again backwards, or compiled, it then sees those of its own pass.
+    A block gets the tasks as an argument. A block that is compiled or recomputed in the backward pass thus sees those
+    of its own pass.
     """
     vars(network)["row_tasks"] = rows
     network.register_forward_pre_hook(_note, with_kwargs=True)
@@ -60,7 +61,7 @@ def _hand_on(
 
 @cache
 def _with_tasks(kind: type[nn.Module]) -> type[nn.Module]:
-    """The same kind of block, which hands on its tasks; no wrapper, which would change names and survive no copy."""
+    """A subclass of a block that sets its tasks for each pass. A wrapper would change names and not survive a copy."""
 
     class Told(kind):
         def forward(self, *arguments: Any, tasks_of_rows: Tensor | None, **named: Any) -> Any:
@@ -201,7 +202,7 @@ def _scale(settings: AdaptersConfig) -> float:
 
 
 def _chosen(network: Network, on: tuple[str, ...]) -> dict[str, nn.Linear]:
-    """The linear layers with one of `on` in their names; all of the blocks if it is empty."""
+    """The linear layers with one of `on` in their names; all linear layers of the blocks if `on` is empty."""
     found = {
         name: module for name, module in network.named_modules(remove_duplicate=False) if type(module) is nn.Linear
     }

@@ -1,4 +1,4 @@
-"""Causal attention of rows that may be anywhere: in the window of a forward pass, or beside a cache that grows.
+"""Causal attention of rows on any rank: within the window of a forward pass, or over a KV cache that grows.
 
 Shape suffixes: T rows, D model width, H query heads, G key-value heads, W width of a head, S sequences, N positions,
 Q rows of the sequence that has most, 2 key and value, A all tokens of the group.
@@ -18,18 +18,18 @@ from trainer.model.parallel.division import Columns, Rows
 
 
 class Context(Protocol):
-    """The tokens that a row may attend to: those before it in its sequence, wherever they are."""
+    """The tokens that a row may attend to: itself and those before it in its sequence, on any rank."""
 
     def positions(self, residency: Residency) -> Tensor:
         """Position of each row in its sequence, int64 [T]."""
         ...
 
     def attend(self, layer: int, query_THW: Tensor, key_value_T2GW: Tensor, residency: Residency) -> Tensor:
-        """Lets every row attend to its sequence up to itself: queries [T, H, W], keys and values [T, 2, G, W]."""
+        """Attention of queries [T, H, W] to keys and values [T, 2, G, W] of their sequences up to themselves."""
         ...
 
     def dropout_keys(self, residency: Residency) -> Tensor | None:
-        """Keys of the dropout of each row, int64 [T]; None: nothing is dropped."""
+        """Random keys for the dropout of each row, int64 [T]; None: nothing is dropped."""
         ...
 
 
@@ -59,13 +59,13 @@ class Attention(nn.Module):
         return self.projection(attended.flatten(1))
 
     def _shares(self, total: int) -> tuple[int, int, int]:
-        """How many of `total` heads, or of their elements, are queries, keys and values."""
+        """Splits `total` heads, or their elements, into the numbers of queries, of keys and of values."""
         keys = total // (self.queries_per_key + 2)
         return self.queries_per_key * keys, keys, keys
 
 
 class Rotary(NamedTuple):
-    """Of `longest` positions: pair i of n in the first `width` coordinates of a head turns by base^(-i / n) each."""
+    """Rotary embedding of `longest` positions: pair i of n in the first `width` coordinates turns by base^(-i / n)."""
 
     longest: int
     width: int
@@ -73,7 +73,7 @@ class Rotary(NamedTuple):
 
 
 def rotated(heads_THW: Tensor, positions_T: Tensor, rotary: Rotary) -> Tensor:
-    """Turns neighbouring coordinates of [T, H, W] by angles that grow with the position (RoFormer, equation 34)."""
+    """Rotates pairs of neighbouring coordinates of [T, H, W] by their position's angles (RoFormer, equation 34)."""
     dtype = torch.promote_types(heads_THW.dtype, torch.float32)
     turns = _turns(rotary, heads_THW.device, dtype).index_select(0, positions_T)
     pairs = torch.view_as_complex(heads_THW[..., : rotary.width].to(dtype).unflatten(2, (-1, 2)))
@@ -86,7 +86,7 @@ _MOST_KNOWN = 8
 
 
 def _turns(rotary: Rotary, device: torch.device, dtype: torch.dtype) -> Tensor:
-    """Complex numbers of size 1 for each position and pair, [longest, pairs]; a buffer would be cast with weights."""
+    """Rotations as unit complex numbers [longest, pairs], kept in a cache; a buffer would be cast with weights."""
     key = rotary, device, dtype
     if key not in _known_turns:
         with torch.inference_mode(False):
@@ -110,7 +110,7 @@ def attend_whole(query_THW: Tensor, key_value_T2GW: Tensor, length: int) -> Tens
 
 
 def attend_scattered(query_THW: Tensor, key_value_SN2GW: Tensor, sequences_T: Tensor, positions_T: Tensor) -> Tensor:
-    """Attention [T, H, W] of some rows, sequence by sequence ascending, to all rows [S, N, 2, G, W] up to their own."""
+    """Attention [T, H, W] of rows, in the order of sequences, to keys and values [S, N, 2, G, W] up to their own."""
     if not len(query_THW):
         return query_THW + 0 * key_value_SN2GW.sum()
     num_sequences, length = key_value_SN2GW.shape[:2]
@@ -132,7 +132,7 @@ def attend_scattered(query_THW: Tensor, key_value_SN2GW: Tensor, sequences_T: Te
 
 
 def attend_last(query_THW: Tensor, key_value_TN2GW: Tensor, visible_TN: Tensor) -> Tensor:
-    """Attention [T, H, W] of one row of each sequence to its visible positions, bool [T, N]."""
+    """Attention [T, H, W] of one row of each sequence to the positions that `visible_TN`, bool [T, N], marks."""
     key, value = key_value_TN2GW.permute(2, 0, 3, 1, 4)
     # The query heads that share a key-value head are rows of one product: keys are read once, never repeated.
     query = query_THW.unflatten(1, (key.shape[1], -1))
@@ -142,7 +142,7 @@ def attend_last(query_THW: Tensor, key_value_TN2GW: Tensor, visible_TN: Tensor) 
 
 class Window(Context):
     def __init__(self, length: int, seeds: Tensor | None = None) -> None:
-        """Takes seeds of each home rank's dropout, int64 [ranks]; a token's number is sequence * length + position."""
+        """Takes the dropout seed of each home rank, int64 [ranks]; a token's number is sequence * length + position."""
         self.length, self._seeds = length, seeds
 
     def positions(self, residency: Residency) -> Tensor:
@@ -176,7 +176,7 @@ class Window(Context):
 
 
 class Cache:
-    """Keys and values of every sequence of the group, the same on every rank of it: [blocks, S, positions, 2, G, W]."""
+    """KV cache of all sequences of a group, the same on each of its ranks: [blocks, S, positions, 2, G, W]."""
 
     key_values: Tensor
 
@@ -193,7 +193,7 @@ class Cache:
 
 @dataclass(frozen=True, eq=False)
 class Made:
-    """Keys and values [T, 2, G, W] that one block made on this rank in a step, and how many rows each rank had, [N]."""
+    """Keys and values [T, 2, G, W] that a block computed on this rank in a step, and each rank's number of rows."""
 
     sequences: Tensor
     key_value: Tensor
@@ -217,10 +217,10 @@ class Prompt(Window):
 
 
 class NextToken(Context):
-    """One more token of each sequence, behind those in a cache; the number of a token is its sequence."""
+    """One more token of each sequence, after those in a KV cache; the number of a token is that of its sequence."""
 
     def __init__(self, cache: Cache, lengths_S: Tensor, longest: int) -> None:
-        """Takes the cache, the tokens of each sequence so far, int64 [S], and the largest of them."""
+        """Takes the cache, the number of tokens of each sequence so far, int64 [S], and the largest number."""
         self.made: list[Made] = []
         self._cache, self._lengths_S, self._end = cache, lengths_S, longest + 1
         self._visible_SN = torch.arange(self._end, device=lengths_S.device) <= lengths_S[:, None]

@@ -16,7 +16,7 @@ LOG_VARIANCES = (-20.0, 10.0)
 
 
 class Autoencoder(Network):
-    """Squares of pixels folded into channels, residual blocks, Gaussians over latents; the decoder is the mirror image.
+    """An encoder of pixel squares by residual blocks to Gaussians over latents, and a decoder that mirrors it.
 
     Kingma and Welling, "Auto-Encoding Variational Bayes", 2014; used as by Rombach et al., 2022, section 3.1.
     """
@@ -64,7 +64,7 @@ class Autoencoder(Network):
 
 
 class Block(nn.Module):
-    """Two convolutions over 3 x 3 pixels, added to what came in; the identity at first."""
+    """A residual block of two 3 x 3 convolutions; the identity at initialisation."""
 
     def __init__(self, hidden: int) -> None:
         super().__init__()

@@ -24,9 +24,9 @@ from trainer.model.network import Builders, Initial, Network, NetworkSpec, Norma
 
 @dataclass(frozen=True)
 class Groups:
-    """Examples by segment: place int64 [B], source int64 [M C], where the first example fills what is left over.
+    """Groups of examples by segment: `place` int64 [B] of each, and `source` int64 [M C], filled up with example 0.
 
-    With a `segment` the whole batch belongs to it and stays as it is.
+    With a `segment`, the whole batch belongs to that segment and is not regrouped.
     """
 
     segment: int | None
@@ -36,7 +36,7 @@ class Groups:
 
     @classmethod
     def by_time(cls, t: Tensor, segments: int) -> Groups:
-        """One group for each segment, as large as the largest needs to be."""
+        """Makes one group for each segment, all as large as the largest."""
         if segments == 1:
             return cls(0)
         segment = segment_of(t, segments)
@@ -51,7 +51,7 @@ class Groups:
         return cls(None, source, place, segments)
 
     def gather(self, values: Tensor) -> Tensor:
-        """From values of the examples [B, *rest] to those of the places [M, C, *rest], or as they are."""
+        """Arranges values of examples [B, *rest] in groups [M, C, *rest]; returns them if there is one segment."""
         return values if self.source is None else values[self.source].unflatten(0, (self.num, -1))
 
     def scatter(self, values: Tensor) -> Tensor:
@@ -68,7 +68,7 @@ class SegmentLinear(nn.Module):
         self.bias = nn.Parameter(torch.empty(segments, num_written))
 
     def forward(self, values: Tensor, segment: int | None) -> Tensor:
-        """Applies one segment's layer to [*rest, inputs], or with None each to its group of [M, *rest, inputs]."""
+        """Applies the layer of `segment` to [*rest, inputs]; None: each layer to its group of [M, *rest, inputs]."""
         if segment is not None:
             return functional.linear(values, self.weight[segment], self.bias[segment])
         multiplied = torch.baddbmm(self.bias[:, None], values.flatten(1, -2), self.weight.transpose(1, 2))
@@ -76,7 +76,7 @@ class SegmentLinear(nn.Module):
 
 
 class Blockwise(Network):
-    """A trunk makes features of a state, which steer the blocks of its segment of time; without it time and class do.
+    """A trunk computes features that modulate the blocks of a segment of time; without it, time and class do.
 
     features(x, t) ~ features(x_start, t_start) + share residual(x, t), share from 0 to 1 in the segment, so that a
     sampler can run the trunk once a segment. Park et al., arXiv 2510.21167, sections 3.1 to 3.3.
@@ -120,7 +120,7 @@ class Blockwise(Network):
     def forward(
         self, x_t: Tensor, t: Tensor, condition: Condition, question: Question | None = None
     ) -> Tensor | tuple[Tensor, Tensor]:
-        """Float32 [B, num_fields C, H, W], or the answer to `question`; a `condition.segment` holds for all times."""
+        """Float32 [B, num_fields C, H, W], or the answer to `question`; a `condition.segment` is that of all times."""
         if isinstance(question, Approximation):
             return self._approximation(x_t, t, condition, question)
         steering_BD, patches_BNP = self._read(x_t, t, condition)
@@ -184,7 +184,7 @@ class Blockwise(Network):
     def _approximation(
         self, x_t: Tensor, t: Tensor, condition: Condition, question: Approximation
     ) -> tuple[Tensor, Tensor]:
-        """Approximated and true features; all but the residual network is taken as it is, without gradient."""
+        """Approximated and true features; only the residual network gets gradients."""
         segment = segment_of(t, self.segments)
         t_start, share = start_of(segment, self.segments, t), share_behind(t, segment, self.segments)
         with torch.no_grad():
@@ -208,7 +208,7 @@ class SegmentBlock(nn.Module):
         self.feed_forward_out = SegmentLinear(segments, config.inner, width)
 
     def forward(self, tokens_ZND: Tensor, steering_ZE: Tensor, segment: int | None) -> Tensor:
-        """Tokens [Z, N, D], steered by [Z, E] or [Z, N, E]; `segment` None: examples are in groups, one a segment."""
+        """Tokens [Z, N, D], modulated by [Z, E] or [Z, N, E]; `segment` None: examples are in one group a segment."""
         modulation = _for_tokens(self.modulation(steering_ZE, segment), tokens_ZND)
         shift_1, scale_1, gate_1, shift_2, scale_2, gate_2 = modulation.chunk(6, dim=-1)
         attended = self._attention(modulate(tokens_ZND, shift_1, scale_1), segment)
@@ -225,7 +225,7 @@ class SegmentBlock(nn.Module):
 
 
 def _for_tokens(modulation: Tensor, tokens_ZND: Tensor) -> Tensor:
-    """Shifts, scales and gates of examples as those of their tokens, [Z, 1, values]; those of tokens as they are."""
+    """Shifts, scales and gates in a shape that broadcasts to tokens: those of examples become [Z, 1, values]."""
     return modulation if modulation.ndim == tokens_ZND.ndim else modulation[..., None, :]
 
 

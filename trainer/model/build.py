@@ -69,12 +69,12 @@ def bare_network(config: RunConfig, layout: Layout) -> Network:
 
 
 def dense_parameters(config: RunConfig, tensor_parallel: int = 1) -> list[int]:
-    """Elements of each dense parameter on one rank in the network's order, routers included, without building it."""
+    """Number of elements of each dense parameter on one rank, routers included, without building the network."""
     return [math.prod(shape) for shape in dense_shapes(config, tensor_parallel).values()]
 
 
 def frozen_parameters(config: RunConfig) -> int:
-    """Elements of the weights that adapters stand on, which every rank holds and none trains; 0 without adapters."""
+    """Number of elements of the frozen weights below adapters, which every rank holds; 0 without adapters."""
     return sum(tensor.numel() for _, tensor in frozen_tensors(meta_network(config)))
 
 
@@ -90,7 +90,7 @@ def parameter_shapes(config: RunConfig) -> dict[str, tuple[int, ...]]:
 
 
 def expert_stacks(config: RunConfig) -> list[str]:
-    """Names of the parameters that hold the experts of a layer, layer by layer, without the numbers of experts."""
+    """Names of the stacked expert parameters, layer by layer, without the numbers of experts."""
     layers = range(config.model.num_layers)
     return [f"blocks.{layer}.feed_forward.experts.{name}" for layer in layers for name in expert_shapes(config)]
 
@@ -108,7 +108,7 @@ def dense_shapes(config: RunConfig, tensor_parallel: int = 1) -> dict[str, tuple
 
 
 def meta_network(config: RunConfig, tensor_parallel: int = 1) -> Network:
-    """The network of one rank without values and without experts, on the meta device."""
+    """The network of one rank on the meta device, without values and without the experts of mixtures."""
     moe = config.moe
     mixture = None if moe is None else lambda _: _OnMeta(config.model.hidden, moe)
     with torch.device("meta"), NothingDrawn():
@@ -157,7 +157,7 @@ VISITED = "experts"
 
 
 class _OnMeta(nn.ModuleDict):
-    """The part of a mixture that every rank holds, in its order and names; a call multiplies by what a token visits."""
+    """The dense part of a mixture, with its order and names; a call also does the products of a token's experts."""
 
     def __init__(self, hidden: int, moe: MoEConfig) -> None:
         super().__init__({"router": nn.Linear(hidden, moe.num_experts, bias=False)})
@@ -168,7 +168,7 @@ class _OnMeta(nn.ModuleDict):
         self[VISITED] = _Visited(hidden, moe.top_k * moe.expert_hidden)
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """Of the shape of the tokens [.., D]."""
+        """Returns values of the shape of the tokens [.., D]."""
         self["router"](tokens)
         if "shared_experts" in self:
             self["shared_experts"](tokens)
@@ -176,7 +176,7 @@ class _OnMeta(nn.ModuleDict):
 
 
 class _Visited(nn.Module):
-    """The experts of a token as two products, whose weights no rank holds for all."""
+    """The two products of the experts that a token visits; their weights are made for the call alone."""
 
     def __init__(self, hidden: int, inner: int) -> None:
         super().__init__()
@@ -220,7 +220,7 @@ def _network(
 
 
 def _context_reader(config: RunConfig) -> nn.Module | None:
-    """A layer that a context passes through before it is read beside the state."""
+    """The layer that joins the context to the state, if the context needs one."""
     if config.flow is None or config.context_shape is None:
         return None
     context = config.flow.context

@@ -25,14 +25,14 @@ class Embeddings(Protocol):
 
 
 class Steered(Embeddings, Protocol):
-    """A network that embeds time, by its waves [B, D], and class; `null_label` stands for none."""
+    """A network that embeds the time, from its sinusoids [B, D], and the class; `null_label` stands for no class."""
 
     hidden: int
     null_label: int
 
 
 def steering(network: Steered, t: Tensor, label: Tensor | None, dtype: torch.dtype) -> Tensor:
-    """The vector [B, D] that steers every block, of times [B] in [0, 1] and classes int64 [B], None for none."""
+    """The vector [B, D] that modulates every block, from times [B] in [0, 1] and classes int64 [B]; None: no class."""
     waves_BW = wave_embedding(TIME_SCALE * t, network.hidden).to(dtype)
     return steered_by(network, waves_BW, known_label(network.null_label, t, label))
 
@@ -48,7 +48,7 @@ def steered_by(embeddings: Embeddings, waves_BW: Tensor, label_B: Tensor, captio
 
 
 def embedded_caption(layer: nn.Linear | None, t: Tensor, caption: Tensor | None) -> Tensor | None:
-    """Part [B, D] of the steering vector that captions [B, W] make, zeros for none; the bias if there is no caption."""
+    """The captions' part [B, D] of the steering vector. Captions are [B, W], zeros for none; None: the bias alone."""
     if layer is None:
         return None
     if caption is None:
@@ -57,7 +57,7 @@ def embedded_caption(layer: nn.Linear | None, t: Tensor, caption: Tensor | None)
 
 
 def time_embedding(width: int, waves: int | None = None) -> nn.Sequential:
-    """The layers between waves of the time (None: as many as `width`) and the steering vector."""
+    """Layers from `waves` sinusoids of the time (None: as many as `width`) to the steering vector."""
     return nn.Sequential(nn.Linear(waves or width, width), nn.SiLU(), nn.Linear(width, width))
 
 
@@ -101,7 +101,7 @@ class PatchGrid:
         return patches.permute(0, 3, 1, 4, 2, 5).flatten(4, 5).flatten(2, 3)
 
     def positions(self, width: int) -> Tensor:
-        """Waves of the row and of the column of each patch, [N, D]."""
+        """Sinusoids of the row and of the column of each patch, [N, D]."""
         rows, columns = (torch.arange(length, dtype=torch.float32) for length in (self.rows, self.columns))
         by_row = wave_embedding(rows, width // 2)[:, None].expand(-1, self.columns, -1)
         by_column = wave_embedding(columns, width // 2)[None].expand(self.rows, -1, -1)
@@ -109,7 +109,7 @@ class PatchGrid:
 
 
 def beside_context(x_t: Tensor, context: Tensor | None, read_context: nn.Module | None) -> Tensor:
-    """Input [B, C + C', H, W] of a network: states [B, C, H, W] and their context, as `read_context` joins them."""
+    """The network's input [B, C + C', H, W]: states [B, C, H, W] and context, joined by `read_context` if given."""
     if context is None:
         return x_t
     return torch.cat([x_t, context.to(x_t.dtype)], dim=1) if read_context is None else read_context(x_t, context)
@@ -139,10 +139,10 @@ WIDENED = 4
 
 
 class FirstFrameReader(nn.Module):
-    """Takes from each frame of a state what two convolutions make of the first one.
+    """Subtracts from each frame of a state the output of two convolutions of the first frame.
 
-    Both ends of a path are shifted by the same, which leaves its velocity alone. The second convolution begins at zero,
-    as does the one of fine details, so that a network begins as one without a context.
+    Both ends of a path are shifted equally, which does not change its velocity. The second convolution starts at zero,
+    as does the one of fine details, so that a network starts as one without a context.
 
     Source: FlashI2V, arXiv 2509.25187.
     """
@@ -160,11 +160,11 @@ class FirstFrameReader(nn.Module):
         return Constant(0.0)
 
     def shift(self, frame_BCHW: Tensor) -> Tensor:
-        """What is taken from each frame, [B, C, H, W]."""
+        """The shift [B, C, H, W] that is subtracted from each frame."""
         return self.narrow(nn.functional.silu(self.widen(frame_BCHW.to(self.widen.weight.dtype))))
 
     def forward(self, x_t_BTCHW: Tensor, context_BCHW: Tensor) -> Tensor:
-        """The input [B, T C + C', H, W] of a network, from states whose frames and channels are one axis."""
+        """The network's input [B, T C + C', H, W], from states whose frames and channels share one axis."""
         frame, fine = context_BCHW[:, : self.channels], context_BCHW[:, self.channels :]
         shift = self.shift(frame).to(x_t_BTCHW.dtype)
         shifted = x_t_BTCHW - shift.repeat(1, x_t_BTCHW.shape[1] // self.channels, 1, 1)

@@ -98,7 +98,7 @@ class DiT(Network):
     def forward(
         self, x_t: Tensor, t: Tensor, condition: Condition, question: Question | None = None
     ) -> Tensor | tuple[Tensor, Tensor]:
-        """Float32 [B, num_fields C, H, W], with `WithAttention` also [B, A, N]; of any shape that patches cover."""
+        """Float32 [B, num_fields C, H, W], with `WithAttention` also [B, A, N]; patches have to cover H x W."""
         asked = question if isinstance(question, WithAttention) else None
         features_BND, attention_BAN = self._features(x_t, t, condition, asked)
         grid, _ = self._grid_of(x_t)
@@ -135,7 +135,7 @@ class DiT(Network):
         return modulate(tokens_BND, shift, scale), mean_BAN
 
     def _grid_of(self, x_t: Tensor) -> tuple[PatchGrid, Tensor]:
-        """Patches and waves of places of a shape; made once for each shape."""
+        """The patch grid and the position embedding of a shape; made once for each shape."""
         rows, columns = (side // self.grid.size for side in x_t.shape[-2:])
         if (rows, columns) == (self.grid.rows, self.grid.columns):
             assert isinstance(self.positions, Tensor)
@@ -179,7 +179,7 @@ class Block(nn.Module):
 
         Args:
             mask: bool [N, M], which of all M tokens each attends to; None: all of them.
-            past: keys and values of tokens read before, which these are added to.
+            past: the KV cache of tokens read before, to which this call's are added.
             looking: int64 [A], tokens whose attention is returned.
         """
         shift_1, scale_1, gate_1, shift_2, scale_2, gate_2 = self.modulation(steering_BD)[:, None].chunk(6, dim=-1)

@@ -1,4 +1,4 @@
-"""Networks whose paths begin at what an encoder makes of captions.
+"""Networks whose paths begin at source points that an encoder computes from captions.
 
 Shape suffixes: B batch, W values of a caption, D width, P values of a state.
 """
@@ -26,7 +26,7 @@ FIRST_SCALE, LARGEST_SCALE = 1 / 0.07, 100.0
 
 
 class SourceEncoder(nn.Module):
-    """Normal distributions over states [P] by caption."""
+    """An encoder from captions to normal distributions over states [P]."""
 
     def __init__(self, config: EncoderConfig, *, caption_width: int, values: int) -> None:
         super().__init__()

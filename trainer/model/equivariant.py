@@ -1,4 +1,4 @@
-"""A network of atoms in space, of invariants and difference vectors alone.
+"""An equivariant network of atoms in space, which computes with invariants and difference vectors alone.
 
 Shape suffixes: B batch, N atoms, D width, W bells of the distances, 3 axes.
 """
@@ -16,8 +16,8 @@ from trainer.model.network import Builders, Constant, Initial, Network, NetworkS
 class Equivariant(Network):
     """Rounds of messages between all atoms; the prediction is a sum of vectors between them.
 
-    It is a vector of each free atom, 0 of the others; where the data are predicted, the middle of the ends is added. It
-    turns and is mirrored with state and ends, and is the same wherever they are. At first the sum is 0.
+    The prediction is a vector for each free atom, and 0 for the others. Where the data are predicted, the middle of the
+    ends is added. It rotates and reflects with state and ends, and ignores translations. At first the sum is 0.
     """
 
     centers: Tensor
@@ -89,7 +89,7 @@ class Pairwise(nn.Module):
 
 
 class Messages(nn.Module):
-    """What other atoms send to each, added to it."""
+    """Adds to each atom the messages that other atoms send to it."""
 
     def __init__(self, hidden: int, bells: int) -> None:
         super().__init__()

@@ -76,7 +76,7 @@ PASSES = 3
 
 @contextmanager
 def counting() -> Iterator[FlopCounterMode]:
-    """Counts while it is entered; attention is made of its products, which have another backend's results."""
+    """Counts operations while entered. Attention is computed as plain products, so that its bits may differ."""
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False, custom_mapping=_GROUPED) as counter:
         yield counter
 
@@ -84,20 +84,20 @@ def counting() -> Iterator[FlopCounterMode]:
 def training_flops(config: RunConfig) -> int | None:
     """Floating-point operations of learning from one example: Chowdhery et al., "PaLM", 2022, appendix B.
 
-    None for a network of one's own that makes no products, or cannot run without values.
+    None for a user's network that makes no matrix products, or cannot run without values.
     """
     forward = forward_flops(config, *questions_in_training(config))
     return None if forward is None else PASSES * forward
 
 
 def forward_flops(config: RunConfig, *questions: Question) -> int | None:
-    """Operations of the forward pass of one example; of a mixture, those of a token's experts."""
+    """Operations of the forward pass of one example; of a mixture, only those of the experts that tokens visit."""
     counter = _counted(config, *questions)
     return None if counter is None else counter.get_total_flops() or None
 
 
 class Product(NamedTuple):
-    """The matrix product of a module, by its name in the network, or the two products of its attention."""
+    """Operations of a module's matrix products or of its attention; `module` is its name in the network."""
 
     module: str
     kind: Literal["gemm", "attention"]
@@ -105,7 +105,7 @@ class Product(NamedTuple):
 
 
 def forward_products(config: RunConfig, *questions: Question) -> list[Product] | None:
-    """Products of the forward pass of one example; all of one kind in the calls of a module count as one.
+    """Products of the forward pass of one example; those of one kind in one module are added up.
 
     None as for `training_flops`.
     """
@@ -127,7 +127,7 @@ def forward_products(config: RunConfig, *questions: Question) -> list[Product] |
 
 
 def _around(module: str) -> Iterator[str]:
-    """Names of the modules around one, from the inside."""
+    """Names of the modules that contain a module, from the inside."""
     while "." in module:
         module = module.rpartition(".")[0]
         yield module
@@ -146,7 +146,7 @@ def _counted(config: RunConfig, *questions: Question) -> FlopCounterMode | None:
 
 
 def _grouped(rows: Any, matrices: Any, *_: Any, **__: Any) -> int:
-    """Of a product of each row with the matrix of its group; shapes [R, D] and [G, D, F]."""
+    """Operations of a grouped product, each row with its group's matrix; shapes [R, D] and [G, D, F]."""
     return OPERATIONS_PER_MULTIPLY_ADD * prod(rows) * matrices[-1]
 
 

@@ -33,7 +33,7 @@ class MovesTokens(Protocol):
     def __call__(
         self, rows_TD: Tensor, residency: Residency, normalise: Callable[[Tensor], Tensor]
     ) -> tuple[Tensor, Tensor, Residency]:
-        """From rows and where they are to rows, what is added to them, and where they are now."""
+        """Returns the rows, the output to add to them, and the residency of both after the move."""
         ...
 
 
@@ -64,7 +64,7 @@ class GPT(Network):
 
     @property
     def group(self) -> dist.ProcessGroup | None:
-        """The ranks that tokens move among; None if they stay at home."""
+        """The ranks among which tokens move; None if tokens stay at home."""
         layers = (block.feed_forward for block in self.blocks)
         return next((layer.ep_group for layer in layers if isinstance(layer, MovesTokens)), None)
 
@@ -95,19 +95,19 @@ class GPT(Network):
         return collect_values(losses_T, residency).view(tokens_BN.shape)
 
     def advance(self, rows_TD: Tensor, residency: Residency, context: Context) -> tuple[Tensor, Residency]:
-        """Rows [T, D] after all blocks, and where they are then."""
+        """Rows [T, D] after all blocks, and their residency then."""
         for block in self.blocks:
             rows_TD, residency = block(rows_TD, residency, context)
         return rows_TD, residency
 
     def logits(self, rows_TD: Tensor) -> Tensor:
-        """Logits [T, V] of the token behind each row, in float32 or float64."""
+        """Logits [T, V] of the token that follows each row, in float32 or float64."""
         unembed = self.embed if self.tied else self.unembed
         logits_TV = unembed(self.final_norm(rows_TD))
         return logits_TV.to(torch.promote_types(logits_TV.dtype, torch.float32))
 
     def _dropout_seeds(self, group: dist.ProcessGroup | None, device: torch.device) -> Tensor | None:
-        """A seed of each home rank; this one's comes from torch's own generator, as that of any dropout."""
+        """Dropout seeds of all home ranks; this rank's is drawn from torch's generator, as for any dropout."""
         if not (self.training and self.dropout):
             return None
         seed = to_device(torch.randint(2**63 - 1, (1,)), device)
@@ -150,10 +150,10 @@ class Block(nn.Module):
 
 
 class TiedEmbedding(nn.Embedding):
-    """Vectors of tokens, and from vectors back to the logits of tokens; a module, so that engines gather its matrix."""
+    """One matrix for embedding tokens and for their logits; a module, so that engines gather the matrix."""
 
     def forward(self, input: Tensor) -> Tensor:
-        """From tokens int64 [...] to [..., D], or from vectors [..., D] to logits [..., V]."""
+        """Maps tokens int64 [...] to vectors [..., D], or vectors [..., D] to logits [..., V]."""
         return functional.linear(input, self.weight) if input.is_floating_point() else super().forward(input)
 
 

@@ -19,7 +19,7 @@ from trainer.model.network import Builders, Constant, Initial, Network, NetworkS
 
 
 class MLP(Network):
-    """Residual blocks over a vector and its waves, steered as those of a DiT; the output starts at zero.
+    """Residual blocks over a vector and its sinusoids, modulated as in a DiT; the output starts at zero.
 
     Sines and cosines: Tancik et al., "Fourier Features", 2020.
     """
@@ -69,7 +69,7 @@ class Block(nn.Module):
 
 
 class Policy(NamedTuple):
-    """Logits of next actions, the stop last [B, T, A], of actions before [B, T, A - 1], log partition [B]; float32."""
+    """Logits of the next action [B, T, A], stop last, of the previous one [B, T, A - 1], log partition [B]; float32."""
 
     forward: Tensor
     backward: Tensor
@@ -79,7 +79,7 @@ class Policy(NamedTuple):
 class PolicyMLP(Network):
     """Residual blocks over state and condition; at first all actions are equally likely.
 
-    The module ``log_partition`` reads the condition alone and learns best at a rate apart (`optim.rates`).
+    The module ``log_partition`` reads the condition alone and learns best at its own rate (`optim.rates`).
     """
 
     def __init__(self, spec: NetworkSpec[PolicyMLPConfig]) -> None:
@@ -100,7 +100,7 @@ class PolicyMLP(Network):
         return Constant(0.0) if name.endswith("bias") or name in at_zero else xavier(shape)
 
     def forward(self, features_BTF: Tensor, condition_BC: Tensor) -> Policy:
-        """For states [B, T, F] of objects with conditions [B, C]."""
+        """The policy at states [B, T, F] of objects with conditions [B, C]."""
         dtype = self.embed_features.weight.dtype
         condition_BC = condition_BC.to(dtype)
         read_BTD = self.embed_features(features_BTF.to(dtype)) + self.embed_condition(condition_BC)[:, None]
@@ -136,7 +136,7 @@ class DescriptorMLP(Network):
 
 
 class PolicyBlock(nn.Module):
-    """A linear layer of what is above zero, added to what came in."""
+    """A residual block: adds a linear layer of ReLU(input) to the input."""
 
     def __init__(self, hidden: int) -> None:
         super().__init__()

@@ -55,13 +55,13 @@ def xavier(shape: tuple[int, ...]) -> Uniform:
 
 
 def by_inputs(num_inputs: int) -> Uniform:
-    """As torch draws the weights of linear layers and of convolutions of so many inputs."""
+    """Torch's default for the weights of linear layers and convolutions of `num_inputs` inputs."""
     return Uniform(1 / math.sqrt(num_inputs))
 
 
 @runtime_checkable
 class StatesInitial(Protocol):
-    """A module that says what the parameters below it begin with, as far as no module further inside says it."""
+    """A module that defines the initial values of its parameters, unless a module inside it defines them."""
 
     def initial(self, name: str, shape: tuple[int, ...]) -> Initial:
         """First values of a parameter by its name in this module and its whole shape, whatever a rank holds of it."""
@@ -95,7 +95,7 @@ class Network(nn.Module):
 
 @runtime_checkable
 class GivesFeatures(Protocol):
-    """A network that was trained without labels, and by whose hidden values examples are compared."""
+    """A network trained without labels whose features are used to compare examples."""
 
     def features(self, images: Tensor) -> Tensor:
         """Features of images [B, C, H, W]: float32 [B, W]."""
@@ -109,7 +109,7 @@ class NetworkSpec(Generic[C]):
     Attributes:
         state_shape: shape of the state of an example, which `config.check_states` accepts.
         num_classes: labels 0 to num_classes - 1; one more, `null_label`, stands for no label.
-        num_fields: states that a prediction holds one behind the other.
+        num_fields: number of quantities that a prediction holds, joined along the channels.
         mixture: from a block's index to a mixture of experts [B, N, D] -> [B, N, D], which is its feed-forward layer;
             None: the feed-forward layers are dense.
         context_channels: channels of the condition's context, read beside those of the state.
@@ -218,7 +218,7 @@ def prepare_blocks(blocks: nn.ModuleList, config: DeepSpeedConfig | FSDPConfig) 
 
 
 class _RecomputesFirst(torch.autograd.Function):
-    """The identity, whose backward pass reads its saved output."""
+    """The identity, whose backward pass reads its saved output, which triggers recomputation."""
 
     @staticmethod
     def forward(ctx: Any, output: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
@@ -232,7 +232,7 @@ class _RecomputesFirst(torch.autograd.Function):
 
 
 def _recomputed_first(compute: Callable[..., Any]) -> Callable[..., Any]:
-    """Has the second pass precede everything of the backward pass, collectives that need nothing of it included."""
+    """Makes recomputation precede all of the block's backward pass, including collectives that do not depend on it."""
 
     def recomputed(*arguments: Any, **named: Any) -> Any:
         output = compute(*arguments, **named)

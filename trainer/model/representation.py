@@ -15,7 +15,7 @@ from trainer.model.network import Builders, Constant, Initial, Network, NetworkS
 
 
 class Contrastive(Network):
-    """Residual blocks over squares of pixels and a linear layer: features; two perceptrons behind them for training.
+    """Features by residual blocks over pixel squares and a linear layer; two perceptrons follow them in training.
 
     Batches are not normalised, so that an example is the same in any batch and on any number of ranks.
     """
@@ -43,7 +43,7 @@ class Contrastive(Network):
         return projected_BP.float(), self.predictor(projected_BP).float()
 
     def features(self, images: Tensor) -> Tensor:
-        """Each image's have mean 0 and variance 1, so that distances are those of directions."""
+        """The features of each image have mean 0 and variance 1, so that distances compare directions alone."""
         features_BF = self._encoded(images).float()
         return functional.layer_norm(features_BF, features_BF.shape[1:])
 
@@ -59,7 +59,7 @@ def perceptron(inputs: int, hidden: int, outputs: int) -> nn.Sequential:
 
 
 class Prototypes(Network):
-    """Residual blocks, and the cosines of what they make with a prototype of each cluster."""
+    """Residual blocks, and the cosines of their features with a prototype of each cluster."""
 
     def __init__(self, spec: NetworkSpec[PrototypesConfig]) -> None:
         super().__init__()
@@ -92,14 +92,14 @@ class Prototypes(Network):
 
 
 class Directions(nn.Linear):
-    """Products with directions, whatever the lengths of the weights; a module, so that engines gather what it needs."""
+    """A linear layer whose weight rows are scaled to length 1; a module, so that engines gather its weights."""
 
     def forward(self, input: Tensor) -> Tensor:
         return functional.linear(input, functional.normalize(self.weight.float(), dim=-1))
 
 
 class ResidualFeedForward(nn.Module):
-    """A feed-forward layer added to what came in; the identity at first."""
+    """A residual feed-forward layer; the identity at initialisation."""
 
     def __init__(self, config: PrototypesConfig) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Networks with a head: a trunk makes features of tokens, the head the velocities of a flow over their values.
+"""Networks of a trunk, which computes features of tokens, and a head, the velocity of a flow over their values.
 
 The trunk is a diffusion transformer, a network for vectors, or a causal transformer that draws the next state of a
 chain token by token.
@@ -26,9 +26,10 @@ from trainer.model.network import Builders, Constant, Initial, Network, NetworkS
 
 
 class FlowHead(nn.Module):
-    """The velocity of a flow over the values of a token by its features, independent of other tokens; zero at first.
+    """The velocity of a flow over a token's values, given its features, independent of other tokens; zero at first.
 
-    State and time have sines and cosines, for narrow distributions. Shaul et al., arXiv 2506.23589, section 3.
+    It also reads sines and cosines of state and time, for narrow distributions. Shaul et al., arXiv 2506.23589, section
+    3.
     """
 
     def __init__(self, config: HeadConfig, *, values: int, features: int) -> None:
@@ -42,7 +43,7 @@ class FlowHead(nn.Module):
         return Constant(0.0) if name.endswith("bias") or name.startswith("output") else xavier(shape)
 
     def forward(self, y: Tensor, s: Tensor, features: Tensor) -> Tensor:
-        """Velocities, float32 [.., N, P], of states y at times s [.., N]; features may lack dimensions before N."""
+        """Velocities, float32 [.., N, P], at states y and times s [.., N]; features may lack dimensions before N."""
         state = torch.cat([y.float(), s.float()[..., None]], dim=-1)
         hidden = self.read_state(with_waves(state).to(features.dtype)) + self.read_features(features)
         for layer in self.layers:
@@ -51,7 +52,7 @@ class FlowHead(nn.Module):
 
 
 class WithHead(Protocol):
-    """A trunk that computes features of tokens, and a head that reads them; `mean` says how velocities come."""
+    """A trunk that computes features of tokens, and a head that reads them; `mean` sets how its draws are averaged."""
 
     mean: MeanVelocityConfig
 
@@ -78,7 +79,7 @@ def answer(network: WithHead, x_t: Tensor, t: Tensor, condition: Condition, ques
 
 
 def _mean_velocity(network: WithHead, tokens_BND: Tensor, x_t: Tensor) -> Tensor:
-    """The mean over draws of the head, from the same noises for all examples: a smooth function of state and time."""
+    """The mean over the head's draws, from the same noises for all examples, hence smooth in state and time."""
     key = torch.zeros(1, dtype=torch.int64, device=x_t.device)
     noises = torch.stack([keyed_normal(x_t[:1], key, number) for number in range(network.mean.draws)])
     y = noises.float().expand(-1, *x_t.shape)
@@ -171,10 +172,10 @@ class CausalTransition(Network):
         return steered(name, shape, embeddings=("embed_label", "embed_state"))
 
     def forward(self, given: Tensor, t: Tensor, condition: Condition, question: Question | None = None) -> Tensor:
-        """Answers a question about what is given with it.
+        """Answers a question about the values `given`.
 
-        That is states [B, *D] with `NextStates`, tokens [B, S, P] with `NextToken`, and states [B, P] of the head with
-        `OfToken`.
+        These are states [B, *D] with `NextStates`, tokens [B, S, P] with `NextToken`, and states [B, P] of the head
+        with `OfToken`.
         """
         match question:
             case NextStates():
@@ -190,7 +191,7 @@ class CausalTransition(Network):
                 )
 
     def _next_features(self, tokens_BSP: Tensor, t: Tensor, condition: Condition, past: Past) -> Tensor:
-        """Features [B, D] of the token behind these, which are added to the past; the first are a whole state."""
+        """Features [B, D] of the token after these, which are added to `past`; the first call gives a whole state."""
         before = past.length
         values_BSP = tokens_BSP if before else self._started(tokens_BSP)
         past.length += values_BSP.shape[1]
@@ -201,7 +202,7 @@ class CausalTransition(Network):
         return self.chain.num_tokens if self.chain.history == "last" else 0
 
     def _started(self, tokens_BNP: Tensor) -> Tensor:
-        """The tokens of the first state with the start token, whose values are 0, in its place."""
+        """Inserts the start token, whose values are 0, at its place in the tokens of the first state."""
         parts = [tokens_BNP[:, : self._start], torch.zeros_like(tokens_BNP[:, :1]), tokens_BNP[:, self._start :]]
         return torch.cat(parts, dim=1)
 
@@ -216,7 +217,7 @@ class CausalTransition(Network):
     def _features(
         self, values_BSP: Tensor, t: Tensor, condition: Condition, before: int = 0, past: Past | None = None
     ) -> Tensor:
-        """Features [B, S, D] of the tokens at the places of some values, of which there are others before."""
+        """Features [B, S, D] at the places of token values, which follow `before` earlier ones."""
         dtype = computing_dtype(self)
         steering_BD = self._steering(t, condition.label, dtype)
         after = before + values_BSP.shape[1]
@@ -229,7 +230,7 @@ class CausalTransition(Network):
         return modulate(tokens_BSD, shift, scale)
 
     def _steering(self, t: Tensor, label: Tensor | None, dtype: torch.dtype) -> Tensor:
-        """The vector [B, D] that steers every block; with history `full` of the class alone."""
+        """The vector [B, D] that modulates every block; with history `full` it depends on the class alone."""
         if self.chain.history == "last":
             return steering(self, t, label, dtype)
         label = torch.full(t.shape, self.null_label, device=t.device) if label is None else label

@@ -1,4 +1,4 @@
-"""Values for the parameters of a network, brought one by one to where a rank keeps its part of them."""
+"""Values for the parameters of a network, written one parameter at a time to a rank's part of them."""
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -38,7 +38,7 @@ def bare_parameters() -> Iterator[None]:
 
 
 class NothingDrawn(TorchFunctionMode):
-    """Leaves out Gaussian draws on the meta device, for the first of which torch imports 800 modules."""
+    """Skips Gaussian draws on the meta device, since torch imports 800 modules for the first of them."""
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
@@ -58,7 +58,7 @@ def is_bare(module: nn.Module) -> bool:
 
 
 def give_memory(module: nn.Module, memory: Callable[[Tensor], Tensor]) -> None:
-    """Replaces parameters of the meta device by those of `memory`, under the same names and with the same marks."""
+    """Replaces meta parameters by the results of `memory`, under the same names and with the same attributes."""
     given: dict[int, nn.Parameter] = {}
     for part in module.modules():
         for name, parameter in part.named_parameters(recurse=False):
@@ -80,10 +80,10 @@ _DRAWN_AT_ONCE = re.compile(r"((?:^|.*\.)(?:experts\.\d+|shared_experts|router))
 
 
 class Values(Protocol):
-    """Where values come from."""
+    """A source of parameter values."""
 
     def of(self, piece: StatePiece) -> Tensor | None:
-        """Values of a rectangle, whose tensor is not read, on the CPU until the next call; None: keep what is there."""
+        """CPU values for a piece, whose own tensor is not read, valid until the next call; None: keep its values."""
         ...
 
 
@@ -99,7 +99,7 @@ class DrawsExperts(Protocol):
 class DrawnValues:
     """First values, each drawn whole by a generator that depends on the seed and the parameter's name alone.
 
-    The innermost module that states them decides; where none does, values stay. The last parameter alone is kept.
+    The innermost module that defines them decides; without one, values stay. Only the last parameter is in memory.
     """
 
     def __init__(self, network: nn.Module, seed: int) -> None:
@@ -142,7 +142,7 @@ class SavedValues:
 
 
 class GivenValues:
-    """Whole parameters by their names; all others stay."""
+    """Values of whole parameters by name; parameters without a name here keep theirs."""
 
     def __init__(self, weights: Mapping[str, Tensor]) -> None:
         self._weights = weights
@@ -154,7 +154,7 @@ class GivenValues:
 
 @torch.no_grad()
 def fill(pieces: Iterable[StatePiece], values: Values) -> None:
-    """Writes values to pieces, a parameter at a time in the order of the network; several may be of the same values."""
+    """Writes values to pieces, a parameter at a time in the order of the network; pieces may overlap."""
     together: dict[str, list[StatePiece]] = {}
     for piece in pieces:
         together.setdefault(drawn_at_once(piece.name)[0], []).append(piece)
@@ -166,7 +166,7 @@ def fill(pieces: Iterable[StatePiece], values: Values) -> None:
 
 
 def kept_weights(shards: Iterable[Shard], masters: Iterable[StatePiece]) -> list[StatePiece]:
-    """Every place where an engine keeps a weight, once; shards and masters are the same memory, or other."""
+    """Every place where an engine keeps a weight, once, whether or not shards and masters share memory."""
     computed_with = [
         StatePiece(shard.name, "weight", shard.shape, offset, values)
         for shard in shards
@@ -177,13 +177,13 @@ def kept_weights(shards: Iterable[Shard], masters: Iterable[StatePiece]) -> list
 
 
 def initialised(network: N, seed: int) -> N:
-    """Gives a network that no engine has divided its initial values, in place, as far as its modules say them."""
+    """Draws the initial values of an undivided network in place, as far as its modules define them."""
     fill(held_pieces(network), DrawnValues(network, seed))
     return network
 
 
 def drawn_at_once(name: str) -> tuple[str, str]:
-    """The unit that one generator draws (an expert, a router, a parameter alone), and the name of a parameter in it."""
+    """The unit that one generator draws (an expert, a router or a single parameter), and the parameter's name in it."""
     found = _DRAWN_AT_ONCE.fullmatch(name)
     return cast(tuple[str, str], found.groups()) if found else (name, "")
 

@@ -27,7 +27,7 @@ _REMEDY = "restore it from a copy, or give other weights"
 
 
 def index_of(path: Path) -> Path:
-    """The index beside which the parts of a file lie, where it is divided."""
+    """The path of a divided file's index, which lies beside its parts."""
     return path.with_name(f"{path.name}{_INDEX}")
 
 
@@ -38,7 +38,7 @@ def part_of(name: str, number: int, count: int) -> str:
 
 
 def belongs_to(name: str, whole: str) -> bool:
-    """Whether a file is another one, a part of it, or their index."""
+    """Whether `name` is the file `whole`, one of its parts, or their index."""
     stem, _, ending = whole.rpartition(".")
     part = re.compile(rf"{re.escape(stem)}-\d{{5,}}-of-\d{{5,}}\.{re.escape(ending)}")
     return name in (whole, f"{whole}{_INDEX}") or part.fullmatch(name) is not None
@@ -118,7 +118,7 @@ def _copy(source: Path, target: Path) -> None:
 
 
 def _weight_map(index: Path) -> dict[str, str]:
-    """The file of each tensor; a name with a folder in it means the file beside the index."""
+    """The file of each tensor; of a name with folders, only the last part counts, beside the index."""
     try:
         named = parse_json(index.read_text(encoding="utf-8"))["weight_map"]
         return {str(tensor): Path(file).name for tensor, file in named.items()}

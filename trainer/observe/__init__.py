@@ -1,4 +1,4 @@
-"""What people and machines see of a run: sinks for its metrics, and measures of its samples."""
+"""Observation of a run: sinks for its metrics, and measures of its samples."""
 
 from trainer.observe.protocol import Sink
 

@@ -39,12 +39,12 @@ class TensorBoard(Sink):
 class Wandb(Sink):
     """Sends every figure under its name, over the optimiser step.
 
-    A run that resumes goes on as the same run there: its id is kept in `wandb.id`. The steps since the checkpoint are
-    sent again, with the same figures.
+    A resumed run continues the same run in the service: its id is kept in `wandb.id`. The steps since the checkpoint
+    are sent again, with the same figures.
     """
 
     def __init__(self, config: WandbConfig, folder: Path, settings: Mapping[str, Any], *, last_step: int) -> None:
-        """Signs in, or raises ValueError; 0 as `last_step` gets a new id."""
+        """Opens the run in the service, or raises ValueError; a `last_step` of 0 gets a new id."""
         require("wandb", field="observe.wandb", otherwise="observe.wandb=null")
         wandb: Any = importlib.import_module("wandb")
         try:
@@ -76,7 +76,7 @@ class Wandb(Sink):
 
 
 def _identifier(path: Path, *, anew: bool) -> str:
-    """The run's name in the service, the same until it starts from the beginning."""
+    """The run's id in the service, kept in a file; `anew` makes a new one."""
     if anew or not path.exists():
         write_text(path, uuid.uuid4().hex + "\n")
     return path.read_text(encoding="ascii").strip()

@@ -60,7 +60,7 @@ _SUMS = ("dropped", "due", "entropy", "residual", "solves", "crossing", "most_cr
 
 
 class ExpertLoad:
-    """Counts what routers report over the micro batches of a step, and since the start, by block index."""
+    """Sums up the routers' reports by block index, over the micro batches of a step and since the start."""
 
     def __init__(self, model: nn.Module, ranks_per_node: int, dispatch: Mode = "home") -> None:
         holders = [module for module in model.modules() if isinstance(module, HoldsExperts)]
@@ -78,13 +78,13 @@ class ExpertLoad:
             holder.experts.register_forward_pre_hook(self._counter(index, holder))
 
     def start(self) -> None:
-        """Begins a step."""
+        """Begins the counts of a step; earlier ones stay in the total."""
         self._earlier = [_sum(*tallies) for tallies in zip(self._earlier, self._step, strict=True)]
         self._step = [None] * len(self._step)
         self._rows = [None] * len(self._rows)
 
     def reduced(self) -> dict[str, float]:
-        """Sums over the ranks, in one all-reduce; collective. Empty for a dense network.
+        """The step's figures over all ranks, by one all-reduce; collective. Empty for a dense network.
 
         ``expert_load_max_over_mean``: the busiest expert's choices over the mean, averaged over the layers; 1 is
         balanced, the number of experts is collapse. ``rank_load_max_over_mean``: the same of the rows that ranks
@@ -172,13 +172,13 @@ class ExpertLoad:
         return count
 
     def _crossing(self, index: int, holder: HoldsExperts, probs: Tensor, chosen: Tensor) -> tuple[Tensor, Tensor]:
-        """Rows that cross to other nodes, from the choices of experts or, where they have replicas, of slots."""
+        """The result of `crossing_rows` for chosen experts, or for chosen slots where experts have replicas."""
         places = self._places_of(index, holder, chosen)
         here = dist.get_rank(holder.ep_group)
         return crossing_rows(probs, chosen, places.ranks, places.nodes, here, self._dispatch)
 
     def _places_of(self, index: int, holder: HoldsExperts, chosen: Tensor) -> "_Places":
-        """Copied to the device once a placement."""
+        """The layer's places, copied to the device once for each placement."""
         known, slots = self._places[index], holder.slot_to_expert
         by_slot = holder.served is not None
         if known is None or known.by_slot != by_slot or not np.array_equal(known.slot_to_expert, slots):
@@ -189,19 +189,19 @@ class ExpertLoad:
 
     @property
     def _row_ranks(self) -> list[int]:
-        """Ranks whose rows this one counts: in capped dispatch those to which it sends, else its own."""
+        """Ranks for which this one counts rows: in capped dispatch all ranks of its group, else itself."""
         own = dist.get_rank()
         return self._groups[0] if self._dispatch == "capped" else [own]
 
 
 @dataclass(frozen=True, eq=False, slots=True)
 class _Places:
-    """Places of the experts of a layer.
+    """The ranks and nodes of a layer's experts.
 
     Attributes:
         slot_to_expert: the placement.
-        by_slot: whether ranks are those of slots, where experts have replicas, or those of logical experts.
-        ranks: place of the rank of each of them among the ranks that share the experts.
+        by_slot: whether `ranks` has an entry for each slot, where experts have replicas, or for each logical expert.
+        ranks: rank of each slot or expert, as its place among the ranks that share the experts.
         nodes: node of each of those ranks, int64 [N].
     """
 
@@ -217,7 +217,7 @@ class _Places:
 
 
 def _tally(report: Mapping[str, Tensor], crossing: Tensor, most_crossing: Tensor) -> Tensor:
-    """The sums of one pass as a row [C]; entropy is weighted by the choices that it is the mean of."""
+    """The sums of one pass as a row [C]; the mean entropy is multiplied by its number of choices."""
     due = report["due_choices"].double()
     residual = report.get("residual")
     solves = torch.ones_like(due) if residual is not None else torch.zeros_like(due)

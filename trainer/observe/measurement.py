@@ -1,4 +1,4 @@
-"""What the evaluate verb asks of a task, and what it gets."""
+"""The request of the evaluate verb to a task, and the result."""
 
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ FOOTER = "Every figure on this page is in the JSON of the same evaluation; nothi
 
 @dataclass(frozen=True)
 class MeasurementSpec:
-    """Amount of drawing and measuring.
+    """Settings of a measurement.
 
     Attributes:
         evaluations: numbers of function evaluations of a sample, each 1 or more.
@@ -29,7 +29,7 @@ class MeasurementSpec:
         steps: file of searched grids, which are measured too.
         checkpoint: name of the checkpoint that is measured.
         features: file of a network on whose features samples are compared too.
-        statistics: file of statistics of the real examples on those features; None: of those that are compared.
+        statistics: file of the real examples' feature statistics; None: computed from the compared examples.
         controls: change the field of a flow; None: the run's own.
     """
 

@@ -1,4 +1,4 @@
-"""Where the figures of a run go."""
+"""The protocol of sinks, which receive the figures of a run."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ MACHINE = ("time", "memory")
 
 
 def differs_between_equal_runs(name: str) -> bool:
-    """Whether a figure belongs to the clock or the machine rather than to what was learned."""
+    """Whether a figure depends on the clock or the machine rather than on what was learned."""
     group, dot, _ = name.partition(".")
     return bool(dot) and group in MACHINE
 
 
 @dataclass(frozen=True)
 class ExpertUse:
-    """Choices on all ranks since the process started, by MoE layer and expert; no expert took those `dropped`."""
+    """Router choices on all ranks since the process started, by MoE layer and expert, and the number `dropped`."""
 
     layers: Sequence[int]
     tokens: Sequence[Sequence[int]]

@@ -50,7 +50,7 @@ class Speed:
     """Turns the time of a step into figures; model FLOP/s count what the model needs, not what the ranks repeat."""
 
     def __init__(self, config: RunConfig, flops: int | None, world_size: int) -> None:
-        """Takes the operations of learning from one example, None if not known; `world_size` devices share them."""
+        """`flops` of learning from one example may be None, not known; `world_size` is the number of devices."""
         self._examples = config.optim.global_batch
         self._tokens = config.model.tokens(config.state_shape) if isinstance(config.model, GPTConfig) else None
         self._flops = None if flops is None else self._examples * flops
@@ -109,7 +109,7 @@ class OwnWork:
             self._seconds += time.perf_counter() - begun
 
     def take(self) -> float:
-        """Ends a step: seconds since the last call; on a device those before it, 0 at first."""
+        """Ends a step and returns its seconds of local work; on a device those of the step before, 0 at first."""
         for begin, end in self._earlier:
             end.synchronize()
             self._seconds += begin.elapsed_time(end) / 1000
@@ -150,14 +150,14 @@ class Stragglers:
 
 
 class ProfileWindow:
-    """Profiles the steps from the first to the last of a window and writes what it saw, one file a rank.
+    """Profiles the steps of a window, from its first to its last, and writes one trace file a rank.
 
-    A run that resumes before the end of the window drops what is there of it and profiles the steps that are left;
-    one that resumes later keeps the files. Outside the window nothing is done.
+    A run that resumes before the end of the window deletes its earlier files and profiles the remaining steps. A run
+    that resumes later keeps the files. Outside the window nothing is done.
     """
 
     def __init__(self, config: ProfileConfig | None, folder: Path, rank: int, started: int) -> None:
-        """Removes the files of a window that an earlier process left and this one writes anew."""
+        """Removes the window's files of an earlier process, if this process will write them again."""
         self._config, self._path = config, folder / f"rank_{rank:05d}.json"
         self._steps = range(0)
         self._running: profile | None = None

@@ -28,7 +28,7 @@ _LATEST = 0.1
 
 
 class Story:
-    """The latest figure of each name, the course of some, and how long the rest will take.
+    """The state of a run for display: latest figures, their history, and the time that is left.
 
     Attributes:
         stepped_at: when the last step ended, in seconds of the clock; None before.
@@ -44,7 +44,7 @@ class Story:
         self._courses: dict[str, list[float]] = {}
 
     def stepped(self, step: int, seconds: float) -> None:
-        """Takes in a step."""
+        """Records the end of a step and its duration."""
         self.step, self.stepped_at = step, self._clock()
         self.step_s = seconds if self.step_s is None else (1 - _LATEST) * self.step_s + _LATEST * seconds
 
@@ -212,7 +212,7 @@ class Dashboard(Sink):
         return _joined(parts) if parts else None
 
     def _curve(self, name: str, others: Sequence[Text], *, form: str = "{:.4f}") -> Text | None:
-        """The latest value of a figure, its course, and what belongs beside it; None where it is not known."""
+        """One line of a figure: latest value, history as a curve, and `others`; None where it is not known."""
         course = self._story.course(name, CURVE)
         if not course:
             return None

@@ -24,7 +24,7 @@ SHOWN = 10
 
 
 def chosen_classes(config: RunConfig, words: Sequence[str]) -> tuple[int, ...]:
-    """Numbers of classes in the order of `words`: names (which go first) or numbers, perhaps with commas."""
+    """Numbers of the classes in `words`, in their order; a word holds names or numbers, perhaps with commas."""
     if not words:
         return ()
     count, names = config.data.num_classes, config.data.class_names
@@ -42,7 +42,7 @@ def chosen_classes(config: RunConfig, words: Sequence[str]) -> tuple[int, ...]:
 
 
 def class_number(config: RunConfig, field: str, word: str) -> int:
-    """The number of a class that `field` names; a name goes before a number."""
+    """The number of the class `word`, a name or else a number; a refusal names `field`."""
     count, names = config.data.num_classes, config.data.class_names
     if word in names:
         return names.index(word)
@@ -68,7 +68,7 @@ def _remedy(word: str, count: int, names: Sequence[str]) -> str:
 
 
 def tasks_of(config: RunConfig, batch: Batch) -> Tensor | None:
-    """The tasks int64 [B] of examples that were read; None: the run reads none. Refuses data without tasks."""
+    """The tasks int64 [B] of data examples; None: the run has no tasks. Refuses data without tasks."""
     names = task_names(config)
     if not names:
         return None
@@ -83,19 +83,19 @@ def tasks_of(config: RunConfig, batch: Batch) -> Tensor | None:
 
 
 def tasks_in_turn(config: RunConfig, num: int, together: int = 1) -> Tensor | None:
-    """Tasks int64 [num] of examples that are drawn, `together` with the same one; None: the run reads none."""
+    """Tasks int64 [num] of drawn examples in turn, each for `together` examples; None: the run has no tasks."""
     names = task_names(config)
     return torch.arange(num) // together % len(names) if names else None
 
 
 def with_tasks(config: RunConfig, condition: Condition, examples: Tensor) -> Condition:
-    """The condition with a task of each example: its own, or by its number; unchanged if the run reads no task."""
+    """The condition with tasks: those that it has, or tasks in turn by example; unchanged if the run has no tasks."""
     names = task_names(config)
     return condition if condition.task is not None or not names else replace(condition, task=examples % len(names))
 
 
 def task_number(config: RunConfig, word: str) -> int:
-    """The number of a task by its name or number; a name goes before a number."""
+    """The number of the task `word`, a name or else a number."""
     names = task_names(config)
     if not names:
         raise ValueError(f"--task: {word}, and the run has no routed adapters, which tell tasks apart; leave it out")
@@ -111,10 +111,10 @@ class Conditioning:
     """The conditions of N examples that are drawn.
 
     Attributes:
-        seen: the visible part of an image of each; None: nothing is visible.
-        originals: those images [N, C, H, W]; None where nothing is visible of any.
+        seen: the visible part of an image for each example; None: nothing is visible.
+        originals: the whole images [N, C, H, W] of these parts; None where nothing is visible.
         beginnings: images [N, C, H, W] that paths begin at; None: they begin at noise, or the examples are no images.
-        captions: those that a person asked for, which the examples have in turn; empty: nobody did.
+        captions: the requested captions, which examples have in turn; empty: none were requested.
     """
 
     condition: Condition
@@ -125,7 +125,7 @@ class Conditioning:
 
     @property
     def labels(self) -> Tensor:
-        """int64 [N]; where there are no classes, all 0."""
+        """Classes int64 [N]; all 0 where there are no classes."""
         assert self.condition.label is not None
         return self.condition.label
 
@@ -134,11 +134,11 @@ class Conditioning:
         return replace(self, condition=replace(self.condition, task=torch.full_like(self.labels, task)))
 
     def completed(self, images: Tensor) -> Tensor:
-        """Images [N, C, H, W] that were drawn, with their visible pixels in their places."""
+        """The drawn images [N, C, H, W] with the visible pixels put back."""
         return images if self.seen is None else self.seen.completed(images)
 
     def columns(self) -> int:
-        """Images a row of a grid: one for each class or caption in turn, or else as many as there are rows."""
+        """Number of images in a row of a grid: one a class or caption if these are in turn, else a square grid."""
         if self.captions:
             return len(self.captions)
         labels = self.labels.tolist()
@@ -156,7 +156,7 @@ class Conditioning:
         return tuple(names[label] for labels in of_columns for label in labels)
 
     def pictures(self, images: Tensor, columns: int) -> Tensor:
-        """Rows of a grid: beginnings, visible parts, images [N, C, H, W], originals, if any; white fills rows."""
+        """Images in rows of a grid: beginnings, visible parts, `images` [N, C, H, W], originals; white fills rows."""
         visible = None if self.seen is None else self.seen.picture
         shown = [part for part in (self.beginnings, visible, images, self.originals) if part is not None]
         if len(shown) == 1:
@@ -169,11 +169,11 @@ class Conditioning:
 def conditioning_for(
     config: RunConfig, parts: FlowParts, num: int, *, seed: int, classes: Sequence[int] = (), shown: bool = True
 ) -> Conditioning:
-    """Conditions of examples: the classes in turn, 0 without any, and each turn of the next task of a run with tasks.
+    """Conditions of `num` examples: the classes in turn (0 if there are none), and with tasks the next one each turn.
 
-    Where examples have a context or a caption, those of the first held-out images, perhaps fewer than `num`. The seed
-    and the number of an example decide what is hidden of its image. `shown`: whether a person will see the examples
-    beside the beginnings of their paths, which are then drawn too.
+    Where examples need a context or a caption, the first held-out images give it, perhaps fewer than `num`. The seed
+    and the number of an example determine the hidden pixels. `shown`: whether a person will see the examples beside the
+    beginnings of their paths, which are then drawn too.
     """
     if not _of_held_out(config):
         chosen = torch.tensor(classes or range(max(1, config.data.num_classes)))
@@ -207,14 +207,14 @@ def conditioning_for(
 
 
 def _of_held_out(config: RunConfig) -> bool:
-    """Whether what is drawn has conditions that only examples have."""
+    """Whether the conditions of drawn examples have to come from held-out examples."""
     flow = config.flow
     given = config.data_context_shape is not None
     return flow is not None and (given or flow.context is not None or flow.captions is not None)
 
 
 def _held_out(config: RunConfig, num: int) -> trainer.data.Batch:
-    """The first held-out examples, at most so many."""
+    """The first held-out examples, at most `num`."""
     dataset = trainer.data.build(config.data, captions=config.flow and config.flow.captions)
     return dataset.get(trainer.data.first_data_points(dataset, "held_out", num))
 

@@ -32,8 +32,8 @@ LEARNED_FROM = 10_000
 class TrainedFlow:
     """A flow and the network that gives its field, ready to draw.
 
-    What is drawn for example i, its start and the noise of its path, depends on the seed and on i alone. The controls
-    of the section ``sample`` change the field; :meth:`under` takes others or none.
+    The start and the path noise of example i depend on the seed and on i alone. The controls of the section ``sample``
+    change the field; :meth:`under` takes others or none.
 
     Attributes:
         config: the run, with the data that samples are measured against.
@@ -58,7 +58,7 @@ class TrainedFlow:
         return next(self.model.parameters()).device
 
     def drawn_by(self, chosen: sampler.AnyConfig) -> TrainedFlow:
-        """The same flow with another sampler as its own."""
+        """The same flow with `chosen` as its own sampler."""
         sample = self.sample.model_copy(update={"sampler": chosen})
         return replace(self, config=self.config.model_copy(update={"sample": sample}))
 
@@ -101,7 +101,7 @@ class TrainedFlow:
 
     @torch.no_grad()
     def starts(self, condition: Condition, examples: Tensor, *, seed: int, split: Split = "held_out") -> Tensor:
-        """States [B, *shape] that the paths of examples begin at, those that the network makes of captions included."""
+        """States [B, *shape] at which the paths of examples begin, also where the network encodes captions."""
         drawn = self.parts.starts(condition, examples, seed=seed, split=split).to(self.device)
         coupling = self.parts.coupling
         return coupling.encode(self.model, drawn, condition.to(self.device)) if isinstance(coupling, Encoded) else drawn
@@ -119,10 +119,10 @@ class TrainedFlow:
         progress: Callable[[int], None] | None = None,
         x_0: Tensor | None = None,
     ) -> sampler.Trajectory:
-        """Draws the examples of these numbers, int64 [B], on this rank alone, and keeps every state of their paths.
+        """Draws the examples with numbers int64 [B] on this rank alone, and keeps every state of their paths.
 
         `split` is the part of a finite source that paths begin at; `x_0` [B, *shape] where they begin, None: where the
-        run's do. The calls of the network in the trajectory are all there were, those of controls included.
+        run's do. The trajectory counts all calls of the network, those of controls included.
         """
         device, controls = self.device, self.sample.controls
         evaluations = 0

@@ -93,7 +93,7 @@ class EditRequest(Section):
     @field_validator("targets", mode="before")
     @classmethod
     def _one_alone(cls, targets: Any) -> Any:
-        """A class that is written without brackets."""
+        """Accepts one class that is written without brackets."""
         return (targets,) if isinstance(targets, str | int) and targets != ALL else targets
 
     @field_validator("targets")
@@ -155,7 +155,7 @@ def read_held(path: Path, shape: tuple[int, ...]) -> Tensor:
 
 
 def held_states(held: Tensor, state_shape: tuple[int, ...]) -> Tensor:
-    """Mean over the pixels [1, 1, H, W] that each value of a state (Z, h, w) stands for: float32 [1, 1, h, w]."""
+    """The mask [1, 1, H, W] at the resolution of states (Z, h, w), by means of its pixels: float32 [1, 1, h, w]."""
     return functional.interpolate(held, size=state_shape[1:], mode="area")
 
 
@@ -192,9 +192,9 @@ class EditPlan:
     """Edits of a run's pictures.
 
     Attributes:
-        names: of the target classes; where a run has none, one that is empty.
+        names: of the target classes; one empty name where a run has no classes.
         source: class of every picture; None: each has a class of its own.
-        sampler: that draws, and that an inversion reverses.
+        sampler: draws the edits, and is reversed by the inversion.
         held: [1, 1, H, W] how much of each pixel is held, 0 to 1; None: nothing is.
     """
 
@@ -209,12 +209,12 @@ class EditPlan:
 
     @property
     def method(self) -> ZeroOrderEdit | None:
-        """Corrections of the noise; None: controls."""
+        """The method of noise correction; None: edits are made by controls."""
         return self.request.method
 
     @property
     def levels(self) -> tuple[float, ...]:
-        """Strengths of the controls, or numbers of corrections: there is an edit for each."""
+        """Strengths of the controls, or numbers of corrections; each gives one edit."""
         if self.method is not None:
             return self.method.iterations
         return self.request.strengths if self.request.controls else (0.0,)
@@ -225,11 +225,11 @@ class EditPlan:
 
     @property
     def level_name(self) -> str:
-        """Name of the levels, in the singular."""
+        """The word for one level."""
         return "strength" if self.method is None else "iteration"
 
     def sources(self, labels: Tensor | None, num: int) -> Tensor:
-        """The classes that N pictures are taken to noise under; `labels` int64 [N] are theirs, None if unknown."""
+        """Classes int64 [N] under which pictures are inverted: the requested one, or the pictures' own `labels`."""
         if self.source is not None:
             return torch.full((num,), self.source)
         assert labels is not None
@@ -270,7 +270,7 @@ def planned(request: EditRequest, config: RunConfig, *, labelled: bool) -> EditP
 
 
 def _of_run(config: RunConfig) -> Objections:
-    """Runs that do not draw pictures from noise and a class."""
+    """Objections to runs that do not draw pictures from noise and a class."""
     yield from of_pictures(config, "edit")
     yield from of_pictures_alone(config, "edit")
     for name in ("context", "captions"):
@@ -281,7 +281,7 @@ def _of_run(config: RunConfig) -> Objections:
 
 
 def _sampler(request: EditRequest, own: AnyConfig) -> AnyConfig:
-    """Euler's method, segment by segment where the run's own sampler goes so; or that sampler."""
+    """Euler's method with the requested steps, in the segments of the run's sampler; without steps that sampler."""
     segments = segments_of(own)
     match request.steps:
         case None:

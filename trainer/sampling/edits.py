@@ -1,4 +1,4 @@
-"""Edits of pictures by a trained flow, and the files that they are kept in."""
+"""Edits of pictures by a trained flow, and the files of results."""
 
 from __future__ import annotations
 
@@ -32,11 +32,11 @@ class Edits:
 
     Attributes:
         edited: [B, L, K, C, H, W] the edits.
-        reconstructed: [B, C, H, W] what the class of a picture itself draws from its noise.
-        fresh: [B, K, C, H, W] what the classes draw from fresh noise, the same for all classes of a picture.
-        coded: [B, C, H, W] what the decoder makes of the states of the pictures; of pixels, the pictures.
+        reconstructed: [B, C, H, W] images drawn from a picture's noise under its own class.
+        fresh: [B, K, C, H, W] images of the classes drawn from fresh noise, the same for all classes of a picture.
+        coded: [B, C, H, W] the pictures encoded and decoded again; without latents, the pictures.
         inversion_errors: [B, I] mean squared distance of states, of each iterate of the inversion; None if it has none.
-        edit_errors: [B, K, J] the same of each corrected noise under the classes; None if noises are not corrected.
+        edit_errors: [B, K, J] the same distance for each corrected noise and class; None if noises are not corrected.
     """
 
     edited: Tensor
@@ -50,7 +50,7 @@ class Edits:
 
 @dataclass(frozen=True)
 class Calls:
-    """Calls of the network for one picture: for its noise, from noise without controls, and to one edit a level."""
+    """Calls of the network for one picture: for its inversion, for one drawing without controls, and for each level."""
 
     inversion: int
     drawing: int
@@ -58,7 +58,7 @@ class Calls:
 
 
 class Editor:
-    """Edits pictures with a trained flow, of which this rank has its part of the network."""
+    """Edits pictures with a trained flow, whose network ranks may share."""
 
     def __init__(self, flow: TrainedFlow, plan: EditPlan) -> None:
         self.flow, self.plan = flow, plan
@@ -69,9 +69,9 @@ class Editor:
 
     @torch.no_grad()
     def edits(self, pictures: Tensor, sources: Tensor, noise_keys: Tensor, fresh_keys: Tensor) -> Edits:
-        """Edits pictures [B, C, H, W], each as a function of its row, from their classes int64 [B], their sources.
+        """Edits pictures [B, C, H, W] of the classes `sources` int64 [B]; each edit depends on its row alone.
 
-        The keys int64 [B] are of what an inversion draws, and of fresh noise.
+        The keys int64 [B] determine the draws of an inversion, and fresh noise.
         """
         flow, plan, device = self.flow, self.plan, self.flow.device
         pictures = pictures.to(device)
@@ -124,7 +124,7 @@ class Editor:
     def _by_strength(
         self, field: Field, inputs: ControlInputs, noise: Tensor, keys: Tensor
     ) -> tuple[list[Tensor], tuple[int, ...], None]:
-        """The ends of each strength of the controls, and the calls of each."""
+        """The final states for each strength of the controls, and the network calls of each."""
         ends, calls = [], []
         for strength in self.plan.levels:
             controls = [one.build(inputs) for one in scaled(self.plan.request.controls, strength)]
@@ -136,7 +136,7 @@ class Editor:
     def _by_iteration(
         self, field: Field, states: Tensor, noise: Tensor, keys: Tensor
     ) -> tuple[list[Tensor], tuple[int, ...], Tensor]:
-        """The ends after each number of corrections that is kept, the calls of each, and the errors of all [N, J]."""
+        """The final states after each requested number of corrections, the calls of each, and all errors [N, J]."""
         method, ends, calls = self.plan.method, list[Tensor](), list[int]()
         assert method is not None
 
@@ -152,7 +152,7 @@ class Editor:
         return ends, tuple(calls), iterated.errors.T
 
     def _held(self, field: Field, inputs: ControlInputs) -> Field:
-        """The field that leads the part that a mask holds to the picture; without a mask, the field itself."""
+        """The field under a control that keeps the masked part of the picture; without a mask, the field itself."""
         held = self.plan.held
         if held is None:
             return field
@@ -177,7 +177,7 @@ class Editor:
 
 
 def padded(rows: Tensor, together: int) -> Tensor:
-    """Rows int64 [B], the last one repeated: products of fewer rows take other kernels and differ in a bit."""
+    """Rows int64 [B] filled up with the last one, since smaller batches use other kernels with other rounding."""
     return torch.cat([rows, rows[-1:].expand(together - len(rows))])
 
 
@@ -200,20 +200,20 @@ class PictureEdits:
 
     @classmethod
     def of(cls, pictures: Tensor, edits: Edits, row: int) -> Self:
-        """Those of one row of a batch, whose pictures are [B, C, H, W]."""
+        """The edits of one row of a batch, whose pictures are [B, C, H, W]."""
         batch: dict[str, Any] = {name: values for name, values in vars(edits).items() if name != "calls"}
         of_row: dict[str, Any] = {name: None if values is None else values[row] for name, values in batch.items()}
         return cls(picture=pictures[row], calls=edits.calls, **of_row)
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, Tensor]) -> Self:
-        """The edits that `arrays` was called on."""
+        """Rebuilds edits from the result of `arrays`."""
         inverted, drawn, *levels = arrays["calls"].tolist()
         held: dict[str, Any] = {one.name: arrays.get(one.name) for one in fields(cls) if one.name != "calls"}
         return cls(**held, calls=Calls(inverted, drawn, tuple(levels)))
 
     def arrays(self) -> dict[str, Tensor]:
-        """All of it as tensors, to be kept in a file."""
+        """All fields as tensors, for a file."""
         calls = torch.tensor([self.calls.inversion, self.calls.drawing, *self.calls.levels])
         return {name: values for name, values in {**vars(self), "calls": calls}.items() if values is not None}
 

@@ -1,4 +1,4 @@
-"""The encode and encode-captions verbs: latents of images and vectors of captions, which other runs learn from."""
+"""The encode and encode-captions verbs, which make latents of images and vectors of captions for other runs."""
 
 from __future__ import annotations
 
@@ -78,19 +78,19 @@ def encode_images(run_dir: Path, data: Path | None, out: Path) -> int:
 
 
 class _Statistics:
-    """Mean and standard deviation of each channel of Gaussians."""
+    """Sums for the mean and standard deviation of each latent channel."""
 
     def __init__(self, channels: int) -> None:
         self._sums = np.zeros((3, channels))
 
     def take(self, mean: Tensor, log_variance: Tensor) -> None:
-        """Counts the means and logarithms of variances [B, Z, h, w] of some examples."""
+        """Adds Gaussians with means and log variances [B, Z, h, w]."""
         mean, variance = mean.double(), log_variance.double().exp()
         for row, values in enumerate((torch.ones_like(mean), mean, mean.square() + variance)):
             self._sums[row] += values.sum((0, 2, 3)).cpu().numpy()
 
     def entry(self, image_shape: tuple[int, ...]) -> LatentsEntry:
-        """Entry of the index for all of them."""
+        """The index entry, with the statistics of all Gaussians so far."""
         count, first, second = self._sums
         shift = first / count
         scale = np.sqrt(second / count - shift**2)
@@ -101,7 +101,7 @@ class _Statistics:
 
 @torch.no_grad()
 def _latents(model: Autoencoder, dataset: Dataset, statistics: _Statistics) -> Iterator[Labelled]:
-    """The latents of all examples in the order of their ids; what cannot be read is named and left out."""
+    """The latents of all examples in the order of their ids; unreadable examples are named and left out."""
     ids = torch.cat([dataset.indices(split) for split in trainer.data.SPLITS]).sort().values
     device = next(model.parameters()).device
     for chunk in track(ids.split(CHUNK), "encoding", disable=not sys.stderr.isatty()):

@@ -19,11 +19,11 @@ Grid = tuple[int, ...]
 
 @dataclass(frozen=True)
 class FineSolution:
-    """Euler's solution in many equal steps, for examples that pass through the network together.
+    """Euler's solution in many equal steps, for one batch of examples.
 
     Attributes:
         states: [T, B, *D] at the times of the fine grid, T = nodes + 1.
-        velocities: [T - 1, B, *D] of the steps.
+        velocities: [T - 1, B, *D] the velocity of each step.
         segments: equal segments of time; no step crosses an edge between them, because the velocity may jump there.
     """
 
@@ -34,16 +34,16 @@ class FineSolution:
 
     @property
     def nodes(self) -> int:
-        """Steps of the fine grid."""
+        """Number of steps of the fine grid."""
         return len(self.velocities)
 
     @property
     def times(self) -> Tensor:
-        """float32 [T] times of the fine grid, where the states are."""
+        """The times float32 [T] of the states."""
         return fine_times(self.nodes).to(self.states.device)
 
     def field_from(self, node: int, before: Field) -> Field:
-        """The field of a step from a node: another one than that of the step before where a segment begins."""
+        """The field of the step from a node: a new one where a segment begins, else `before`, that of the last step."""
         return entered(self.field, node, self.nodes, self.segments, before)
 
 
@@ -65,7 +65,7 @@ def fine_solution(field: Field, x_0: Tensor, *, nodes: int, segments: int = 1) -
 
 
 def entered(field: Field, node: int, nodes: int, segments: int, before: Field) -> Field:
-    """The field of a step from a node of a fine grid: `before`, of the step that led there, within a segment."""
+    """The field of the step from a node: a new one where a segment begins, else `before`, that of the last step."""
     width = nodes // segments
     return field.within(node // width) if segments > 1 and node % width == 0 else before
 
@@ -76,7 +76,7 @@ def fine_times(nodes: int) -> Tensor:
 
 
 def times_of(grid: Grid, nodes: int) -> tuple[float, ...]:
-    """The times of a grid."""
+    """The times of the nodes of a grid."""
     return tuple(node / nodes for node in grid)
 
 
@@ -100,7 +100,7 @@ TOGETHER = 250
 
 
 class Noises:
-    """States that a run's paths begin at, each a function of the seed and its number; the field has no controls."""
+    """Source states of a run, each a function of the seed and its number, and paths from them without controls."""
 
     def __init__(self, flow: TrainedFlow, num: int, *, guidance: float, seed: int) -> None:
         self.flow, self.guidance, self.seed = flow, guidance, seed
@@ -120,7 +120,7 @@ class Noises:
 
     @torch.no_grad()
     def ends(self, numbers: Tensor, times: Tensor) -> Tensor:
-        """Ends float32 [B, *D] of Euler's method on times [T] from 0 to 1, edges included, by the sampler."""
+        """Final states float32 [B, *D] by the Euler sampler on times [T] from 0 to 1, with the edges of segments."""
         euler = euler_of(self.flow.sample.sampler, Euler()).build(self.flow.parts.path)
         return torch.cat([euler.sample(*self._begun(own), times).final.cpu() for own in numbers.split(TOGETHER)])
 
@@ -131,7 +131,7 @@ class Noises:
         return self.flow.decode(self.flow.parts.data_of(states), only)
 
     def _begun(self, numbers: Tensor) -> tuple[Field, Tensor]:
-        """The field of some noises and the states that it begins at; contexts that are too few are used in turn."""
+        """The field and the source states of some numbers; if there are too few contexts, they are used in turn."""
         flow, condition = self.flow, self._conditioning.condition
         own = condition.rows(numbers % len(self._conditioning.labels)).to(flow.device)
         x_0 = flow.parts.starts(own, numbers, seed=self.seed).to(flow.device)

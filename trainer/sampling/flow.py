@@ -36,7 +36,7 @@ class Coder(Protocol):
     """An autoencoder in evaluation mode."""
 
     def encode(self, images: Tensor, /) -> tuple[Tensor, Tensor | None]:
-        """Mean and logarithm of the variance [B, Z, h, w] of the latents of images; no variance: the mean itself."""
+        """Mean and log variance [B, Z, h, w] of the latents of images; variance None: the latents are the mean."""
         ...
 
     def decode(self, latents: Tensor, /) -> Tensor:
@@ -49,7 +49,7 @@ class Coder(Protocol):
 
 
 class Latents(Space):
-    """Draws from the Gaussians that an autoencoder makes of images, shifted and scaled to about N(0, 1).
+    """The space of an autoencoder's latents, sampled from its Gaussians, shifted and scaled to about N(0, 1).
 
     Source: Dao et al., "Flow Matching in Latent Space", arXiv 2307.08698, section 4: a sample of the posterior, drawn
     anew each time.
@@ -82,7 +82,7 @@ class Latents(Space):
         return self._coder.decode(states * scale + shift)
 
     def shown(self, examples: Tensor, *, generator: torch.Generator) -> Tensor:  # noqa: ARG002
-        """They are images."""
+        """The examples, which are images."""
         return examples
 
     def _gaussians(self, examples: Tensor) -> tuple[Tensor, Tensor | None]:
@@ -94,10 +94,10 @@ class Latents(Space):
 
 
 class PairedLatents(Latents):
-    """The same where the examples are states already, [B, Z, h, w], as in pairs that a teacher has drawn."""
+    """Latents where the examples are states already, [B, Z, h, w], as in pairs that a teacher has drawn."""
 
     def encode(self, examples: Tensor, *, generator: torch.Generator) -> Tensor:  # noqa: ARG002
-        """Nothing is drawn."""
+        """The examples, which are states; nothing is drawn."""
         return examples
 
     def shown(self, examples: Tensor, *, generator: torch.Generator) -> Tensor:  # noqa: ARG002
@@ -106,7 +106,7 @@ class PairedLatents(Latents):
 
 
 class StoredLatents(Latents):
-    """The same where the examples are the Gaussians, [B, 2 Z, h, w], so that no image is encoded twice."""
+    """Latents where the examples are the Gaussians, [B, 2 Z, h, w], so that no image is encoded twice."""
 
     def shown(self, examples: Tensor, *, generator: torch.Generator) -> Tensor:
         """Draws from them, decoded by the autoencoder."""
@@ -136,7 +136,7 @@ def build_space(config: RunConfig) -> Space:
 
 
 def check_latents(config: RunConfig) -> None:
-    """Refuses a folder of latents that is not what the run began with."""
+    """Refuses a folder of latents other than the one that the run began with."""
     latent = config.flow and config.flow.latent
     if latent is None:
         return
@@ -155,12 +155,12 @@ def _autoencoder_config(latent: LatentsConfig) -> tuple[RunConfig, LatentsEntry]
 
 
 def keys_of(examples: Tensor, purpose: str, *, seed: int) -> Tensor:
-    """Keys int64 [B] of draws for examples, for each by its number alone; ``trajectory`` is the noise of a sampler."""
+    """Keys int64 [B] for a purpose's random draws, by example number; ``trajectory`` is the noise of a sampler."""
     return fold_in(torch.tensor(derive_seed(seed, purpose)), examples)
 
 
 def source_examples(config: RunConfig, examples: Tensor, *, seed: int, split: Split = "held_out") -> Tensor:
-    """Examples [B, *shape] of the data set that paths begin at, or of the data, which is not None; on the CPU."""
+    """Source examples [B, *shape] of a run whose paths begin at a data set, its own or another; on the CPU."""
     assert config.flow is not None
     assert config.source_data is not None
     points = source_points(trainer.data.build(config.source_data), examples, seed=seed, split=split)
@@ -171,8 +171,8 @@ class FlowParts:
     """Parts of a flow that drawing needs besides its network.
 
     Attributes:
-        space: from examples to the states of the flow and back.
-        context: what of an image the network reads beside the state; None if nothing.
+        space: encodes examples as states of the flow, and decodes them.
+        context: makes the part of an image that the network reads beside the state; None if there is none.
         data_scale: the factor between the data and the states at the ends of paths.
         fields: channels of the image and of the label in a state; empty where a state has no label.
         chain: the states that a causal network draws; None: the network predicts a quantity at a state.
@@ -195,7 +195,7 @@ class FlowParts:
         self.chain = chain_of(model, config.state_shape) if isinstance(model, CausalTransitionConfig) else None
 
     def field(self, model: Callable[..., Tensor], condition: Condition, guidance: float) -> Field:
-        """The field of a condition; guidance leads away from no class and no caption, in the same context."""
+        """The field of a condition; guidance contrasts it with no class and no caption in the same context."""
         condition = self.of_any_caption(replace(condition, label=None, context=None) if self.fields else condition)
         unlabelled = condition
         if condition.label is not None:
@@ -217,16 +217,16 @@ class FlowParts:
         return SegmentField(bind(model), self.target, model, bind, self._network.segments, approximates)
 
     def of_any_caption(self, condition: Condition) -> Condition:
-        """A condition with the class of any caption where paths begin at captions; a class of the data is not read."""
+        """The condition with class 0, that of any caption, where paths begin at captions; drops the data's class."""
         if not self._config.encodes_captions or condition.caption is None:
             return condition
         return replace(condition, label=torch.zeros_like(condition.caption[:, 0], dtype=torch.int64))
 
     def starts(self, condition: Condition, examples: Tensor, *, seed: int, split: Split = "held_out") -> Tensor:
-        """States [B, *shape] that the paths of samples [B] begin at, by their numbers and conditions; on the CPU.
+        """States [B, *shape] at which the paths of samples [B] begin, by their numbers and conditions; on the CPU.
 
-        They are examples of another data set or of the data where the run has such a source, and else draws of the
-        coupling, which a user's may leave to the standard normal.
+        They are examples of a data set where the run has such a source. Otherwise the coupling draws them, or they are
+        standard normal if a user's coupling has no `start`.
         """
         if self._config.source_data is not None:
             return source_examples(self._config, examples, seed=seed, split=split)
@@ -236,17 +236,17 @@ class FlowParts:
         return self.path.start(keyed_normals(shape, keys) if start is None else start(shape, condition, keys))
 
     def states_of(self, examples: Tensor, generator: torch.Generator) -> Tensor:
-        """The states [B, *D] that paths to some examples [B, *shape] end at."""
+        """The states [B, *D] at which paths to examples [B, *shape] end."""
         state = self.space.encode(examples, generator=generator)
         return state if self.data_scale == 1 else self.data_scale * state
 
     def data_of(self, x: Tensor) -> Tensor:
-        """The data [B, *D] in states at the end of a path, without labels, in the units of the space they live in."""
+        """The data [B, *D] in states at the end of a path, without labels and without `data_scale`."""
         x = x[:, : self.fields["image"]] if self.fields else x
         return x if self.data_scale == 1 else x / self.data_scale
 
     def context_of(self, batch: Batch, generator: torch.Generator) -> Tensor | None:
-        """The context of each example, made of its image or from the data; None where there is none."""
+        """The context of each example, made from its image or read from the data; None where there is none."""
         if self.context is None:
             return batch.context
         return self.context.draw(batch.x_1, self.space, generator=generator).context

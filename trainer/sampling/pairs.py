@@ -53,14 +53,14 @@ TOGETHER = 1024
 
 @dataclass(frozen=True)
 class PairDrawing:
-    """Pairs of the flow of a teacher."""
+    """Draws the pairs of a teacher's flow."""
 
     flow: TrainedFlow
 
     def draw(
         self, request: PairsRequest, numbers: Tensor, progress: Callable[[int], None]
     ) -> dict[str, NDArray[np.generic]]:
-        """The arrays of a shard of pairs of these numbers, int64 [B], each a function of the seed and its number."""
+        """The arrays of a shard: pairs with numbers int64 [B], each a function of the seed and its number."""
         dtype = torch.float32 if request.dtype == "float32" else torch.float16
         drawn_by = self._whole if request.nodes is None else self._at_nodes
         if request.begins_at_data:
@@ -82,7 +82,7 @@ class PairDrawing:
         return {**arrays, "labels": labels[own]} if self.flow.config.data.num_classes else arrays
 
     def _at_nodes(self, request: PairsRequest, own: Tensor) -> dict[str, Tensor]:
-        """Pair i is of interval i mod K: two states of trajectory i div K, which the teacher follows from noise."""
+        """Pair i holds the states at both ends of interval i mod K of the teacher's trajectory i div K from noise."""
         places, classes = request.places, self.flow.config.data.num_classes
         examples, rows = (own // (len(places) - 1)).unique(return_inverse=True)
         number = own % (len(places) - 1)
@@ -96,7 +96,7 @@ class PairDrawing:
 
     @torch.no_grad()
     def _from_data(self, request: PairsRequest, own: Tensor) -> dict[str, Tensor]:
-        """Pair i is of part i mod P: real data, noised to its first time, and where the teacher goes from there."""
+        """Pair i is of part i mod P: an example noised to its first time, and the teacher's state at its last."""
         device, seed, parts = self.flow.device, request.seed, self.flow.parts
         examples, labels = self._examples(own, seed)
         noise = parts.starts(Condition(labels), own, seed=seed, split="train")
@@ -118,7 +118,7 @@ class PairDrawing:
         return arrays if labels is None else {**arrays, "labels": labels}
 
     def _placed(self, x_0: Tensor, x_1: Tensor, t: Tensor, keys: Tensor) -> Tensor:
-        """Points [B, *D] of paths at a time [1]; a key of each, int64 [B], decides the path's own noise."""
+        """Points [B, *D] of paths at one time [1]; keys int64 [B] determine the path's own noise."""
         c = self.flow.parts.path.coefficients(t).broadcast(x_1)
         values = torch.arange(x_1[0].numel(), device=x_1.device)
         z = normal(fold_in(keys[:, None], values)).reshape(x_1.shape).to(x_1.dtype)
@@ -235,12 +235,12 @@ def _index(request: PairsRequest, weights: str, config: RunConfig) -> PairIndex:
 
 
 def _digest(index: PairIndex) -> str:
-    """Of what decides the pairs of a shard, given its number."""
+    """Digest of everything that, with its number, determines the pairs of a shard."""
     return hashlib.sha256(json.dumps(index.made_by, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def _belongs(shard: Path, mark: str) -> bool:
-    """Whether a shard is there; refuses one of other pairs."""
+    """Whether a shard exists; refuses a shard of another request's pairs."""
     if not shard.exists():
         return False
     try:

@@ -142,7 +142,7 @@ class PairsRequest(Section):
 
     @property
     def places(self) -> tuple[int, ...]:
-        """Where the nodes of a resolved request stand in the grid of its sampler; from 0 to the last time."""
+        """Places of a resolved request's nodes in the time grid of its sampler; from 0 to the last."""
         assert isinstance(self.nodes, tuple)
         return places_of(self.nodes, self.sampler.grid())
 
@@ -155,7 +155,7 @@ class PairsRequest(Section):
         return [*(float(times[0]) for times in parts), float(parts[-1][-1])]
 
     def parts(self) -> list[Tensor]:
-        """The times of the teacher in each part that paths are cut into, both ends included; of a resolved request."""
+        """The teacher's times in each part of a path, both ends included; of a resolved request."""
         grid = self.sampler.grid()
         if isinstance(self.sampler, trainer.flow.sampler.Segmented):
             edges = torch.arange(self.sampler.segments + 1, dtype=grid.dtype) / self.sampler.segments

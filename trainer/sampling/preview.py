@@ -70,7 +70,7 @@ def show(
     *,
     seed: int,
 ) -> None:
-    """Writes drawn examples [N, *shape] as their kind is shown; `columns` and `headings` are of images."""
+    """Writes drawn examples [N, *shape] in the form of their kind; `columns` and `headings` are for images."""
     match config.sample:
         case ImageSample():
             image_grid(conditioning.pictures(examples, columns).numpy(), columns, path, headings)
@@ -206,7 +206,7 @@ def _shares(sequences: Tensor) -> NDArray[np.floating]:
 
 
 def information(shares: NDArray[np.floating]) -> NDArray[np.floating]:
-    """Bits [L, V] of letters with shares [L, V]: each share of the difference of a place's entropy from the largest."""
+    """Heights in bits [L, V] of letters with shares [L, V]: share x (largest entropy - entropy of the place)."""
     entropy = -(shares * np.log2(np.maximum(shares, 1e-12))).sum(1, keepdims=True)
     return shares * (math.log2(shares.shape[1]) - entropy)
 
@@ -274,7 +274,7 @@ def show_reactions(config: RunConfig, drawn: Tensor, conditioning: Conditioning,
 
 
 def _picture(found: Reactions, path: Path) -> None:
-    """Free atoms in reactant, drawn state and product in the plane in which they move most, others grey and below."""
+    """Draws free atoms of reactant, drawn state and product in their plane of most movement, over grey fixed atoms."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -302,7 +302,7 @@ def _picture(found: Reactions, path: Path) -> None:
 
 
 def _flat(found: Reactions, place: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Fixed atoms [F, 2] and moving ones [3 places, M, 2] of a reaction about the middle of all."""
+    """Plane coordinates of fixed atoms [F, 2] and moving ones [3 places, M, 2] of a reaction, centred."""
     positions, free = found.positions[place], found.free[place]
     moving = positions[:, free]
     plane = _plane(moving)

@@ -65,9 +65,9 @@ class Pictures:
     Attributes:
         names: of the files, by their paths in the folder; of held-out examples, made of their numbers. What is drawn
             for a picture is keyed by its name.
-        marks: what else tells a picture from another one of its name, such as the length of its file.
-        labels: int64 [N] classes; None: they are not known.
-        read: the picture at a place, float32 [C, H, W] on the CPU.
+        marks: distinguish pictures of the same name, for example by the length of the file.
+        labels: classes int64 [N]; None: they are not known.
+        read: reads the picture at a place, float32 [C, H, W] on the CPU.
     """
 
     names: tuple[str, ...]
@@ -107,7 +107,7 @@ class Pictures:
         raise ValueError(f"{where}: none of its pictures can be read, {reasons[0]}; give a folder of pictures")
 
     def keys(self, rows: Tensor, purpose: str, *, seed: int) -> Tensor:
-        """Keys int64 [B] of what is drawn for pictures, for each by its name alone."""
+        """Keys int64 [B] for random draws; the key of a picture depends on its name alone."""
         return torch.tensor([derive_seed(seed, purpose, self.names[row]) for row in rows.tolist()])
 
 

@@ -35,7 +35,7 @@ DIGITS = 6
 
 
 def measured_errors(flow: TrainedFlow, *, labelled: bool, guidance: float, seed: int, together: int) -> Tensor:
-    """Means over training examples of `calibration_errors`, float64 [L], so rounded that all ranks agree."""
+    """Means of `calibration_errors` over training examples, float64 [L], rounded so that all ranks agree."""
     try:
         dataset = trainer.data.build(flow.config.data)
         batch = dataset.get(trainer.data.first_data_points(dataset, "train", EXAMPLES))
@@ -100,8 +100,8 @@ class _Samples:
 
     Attributes:
         images: [B, S, C, H, W].
-        decoded_residuals: float64 [B, S] of the images as they are decoded, before they are brought into agreement.
-        evaluations: of the network for one observation.
+        decoded_residuals: float64 [B, S] residuals of the decoded images before they are brought into agreement.
+        evaluations: number of network evaluations for one observation.
     """
 
     images: Tensor
@@ -163,14 +163,14 @@ class Restoration:
         ]
 
     def _operator(self, rows: Tensor) -> Operator:
-        """The operator of some pictures; what it draws for one depends on the seed and on that picture's name."""
+        """The operator of some pictures; its random draws for a picture depend on the seed and the picture's name."""
         numbers = self._pictures.keys(rows, "operator", seed=self._request.seed)
         return self._request.operator.build(
             self._plan.image_shape, numbers, seed=self._request.seed, device=self._flow.device
         )
 
     def _observed(self, rows: Tensor, images: Tensor, operator: Operator) -> Tensor:
-        """The observations, less what no picture would show: noise in hidden pixels, or sharper than any blur."""
+        """The observations, projected on the operator's range: without noise that no picture could cause."""
         observed = images
         if not self._request.observed:
             observed = operator.apply(images)
@@ -222,10 +222,10 @@ class Restoration:
 
 
 def _mean_square(differences: Tensor) -> Tensor:
-    """float64 [B, K] of [B, K, *D]: the mean of the squares of each."""
+    """Mean squares float64 [B, K] of values [B, K, *D]."""
     return differences.double().square().flatten(2).mean(2)
 
 
 def variance(samples: Tensor) -> Tensor:
-    """float64 [*D] of samples [S, *D], without bias; 0 of one sample."""
+    """Unbiased variance float64 [*D] of samples [S, *D]; 0 for one sample."""
     return samples.double().var(dim=0, correction=int(len(samples) > 1))

@@ -85,7 +85,7 @@ def built(config: Config, path: Path, errors: Tensor | None) -> Flair:
 
 
 def prior_weights(config: Config, errors: Tensor | None) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Noise levels from the last step's to 1, and the weights in parts of these, by errors [L] of a calibration."""
+    """Noise levels from the last step's to 1, and the prior's weights over levels, by calibration errors [L]."""
     weight = config.weight_of(None if errors is None else errors[None])
     levels = calibration_levels()
     levels = levels[levels >= config.last]
@@ -100,9 +100,9 @@ class RestorePlan:
     """A restoration of one run's kind of pictures.
 
     Attributes:
-        label: the class of all pictures; None: none, or each picture's own where the request says so.
+        label: the class of all pictures; None: no class, or each picture's own where the request says so.
         image_shape: (C, H, W) of a restored picture.
-        picture_shape: of the files of a folder: the images, or the observations.
+        picture_shape: shape of the files of a folder, which are images or observations.
     """
 
     request: RestoreRequest
@@ -161,7 +161,7 @@ def planned(request: RestoreRequest, config: RunConfig) -> RestorePlan:
 
 
 def _of_run(config: RunConfig) -> Objections:
-    """Runs that do not draw pictures from noise alone."""
+    """Objections to runs that do not draw pictures from noise alone."""
     yield from of_pictures(config, "restore")
     yield from of_pictures_alone(config, "restore")
     if config.flow is None:
@@ -200,7 +200,7 @@ def _observation_shape(request: RestoreRequest, shape: tuple[int, int, int]) -> 
 
 
 def _said_of(field: str, build: Callable[[], T]) -> T:
-    """The result of a builder; its refusal names the section."""
+    """The result of `build`; a refusal names the section `field`."""
     try:
         return build()
     except Refusal:

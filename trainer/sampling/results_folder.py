@@ -1,4 +1,4 @@
-"""A folder with the results of many pictures, which the ranks fill together and the same command completes."""
+"""A folder with results of many pictures. Ranks fill it together, and the same command completes it later."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ class ResultsFolder:
             raise Refusal(record, field, problem, "give another folder, or ask for the same again")
 
     def begin(self) -> None:
-        """Writes the record, and removes what was never finished; on one rank."""
+        """Writes the record, and removes unfinished files; on one rank."""
         for unfinished in [*self.path.rglob(".*.partial")]:
             unfinished.unlink(missing_ok=True)
         self.write_json(RECORD, self.record)
@@ -88,7 +88,7 @@ class ResultsFolder:
         return found.get(OF_REQUEST) == self._mark and found.get(OF_PICTURE) == mark
 
     def problem(self, name: str) -> str:
-        """Why a picture whose turn has come has no results; empty if it has some."""
+        """Why a processed picture has no results; empty if it has some."""
         return self._metadata(name).get(PROBLEM, "")
 
     def write(self, name: str, results: Mapping[str, Tensor], mark: str = "", *, problem: str = "") -> None:
@@ -119,7 +119,7 @@ class ResultsFolder:
         return self.path / name
 
     def names(self) -> list[str]:
-        """The pictures whose turn has come, in the order of their names."""
+        """Names of the processed pictures, sorted."""
         files = (self.path / ARRAYS).rglob(f"*{ENDING}")
         return sorted(file.relative_to(self.path / ARRAYS).as_posix().removesuffix(ENDING) for file in files)
 
@@ -137,7 +137,7 @@ class ResultsFolder:
 
 
 def _differences(there: Any, here: Any, field: str = "") -> Iterator[tuple[str, Any, Any]]:
-    """Where two documents differ: the dotted field and both values, of which a missing one is null."""
+    """Differences of two documents: the dotted field and both values; a missing value is null."""
     if isinstance(there, dict) and isinstance(here, dict):
         for key in dict.fromkeys([*there, *here]):
             yield from _differences(there.get(key), here.get(key), f"{field}.{key}" if field else key)
@@ -158,9 +158,9 @@ def work_through(
     """Does the work on every picture that has no results yet; collective, inside joined process groups.
 
     Pictures pass through the network in batches that depend on their order and `together` alone, so that neither ranks
-    nor an earlier start that was killed change a bit. Ranks that share a network call it equally often: one that has no
-    batch left repeats another's. `do` computes the results of a batch of rows, int64 [B], and returns what writes them.
-    Returns 75 if a rank was stopped; the batches that are finished are then kept.
+    nor an earlier start that was killed change a bit. Ranks that share a network call it equally often: a rank without
+    a batch repeats that of another. `do` computes the results of a batch of rows, int64 [B], and returns what writes
+    them. Returns 75 if a rank was stopped; the batches that are finished are then kept.
     """
     ranks = data_ranks()
     batches = torch.arange(len(pictures)).split(together)

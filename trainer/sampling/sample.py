@@ -64,7 +64,7 @@ MOST_SAMPLES = 1_000_000
 
 @dataclass(frozen=True)
 class Drawing:
-    """Examples that a run draws for given conditions, on every rank that shares its network; controls in this order.
+    """Draws examples of a run for given conditions, on every rank that shares its network; controls act in order.
 
     `ends` are two captions that paths begin at; all examples then begin on the straight line between their sources.
     """
@@ -79,7 +79,7 @@ class Drawing:
 
     @property
     def flow(self) -> TrainedFlow:
-        """The run, drawn from by the sampler under the controls."""
+        """The run's flow with the drawing's sampler and controls."""
         return self.ranks.flow.drawn_by(self.sampler).under(self.controls)
 
     def examples(self, guidance: float, recording: AbstractContextManager[object] | None = None) -> Tensor | None:
@@ -111,7 +111,7 @@ class Drawing:
 
 
 def between(flow: TrainedFlow, ends: Condition, num: int, *, seed: int) -> Tensor:
-    """States [N, *shape] at equal distances from where paths of one caption begin to where those of another do.
+    """States [N, *shape] at equal distances on the line between the source points of two captions.
 
     Both have the same noise. Liu et al., "Flowing from Words to Pixels", arXiv 2412.15213, latent arithmetic.
     """
@@ -121,7 +121,7 @@ def between(flow: TrainedFlow, ends: Condition, num: int, *, seed: int) -> Tenso
 
 @dataclass(frozen=True, kw_only=True)
 class DrawingRequest:
-    """Request for examples of a run; None leaves what the run has.
+    """Request for examples of a run; fields with None keep the run's settings.
 
     Attributes:
         num: images or points; None: of each class as many images as the run's own grids show, but no more than 80 in

@@ -38,17 +38,17 @@ from trainer.sampling.trained import Reference
 
 
 def segments_of(own: AnyConfig) -> int:
-    """Segments of time that a sampler steps through; 1: the whole time."""
+    """Number of segments of time of a sampler; 1: the whole time."""
     return own.segments if isinstance(own, Segmented) else 1
 
 
 def euler_of(own: AnyConfig, euler: Euler) -> Euler | Segmented:
-    """Euler's method for a run: by segments, with these steps in each, where its own sampler is segmented."""
+    """The sampler `euler` for a run: within each segment of time where the run's own sampler has segments."""
     return own.model_copy(update={"within": euler}) if isinstance(own, Segmented) else euler
 
 
 def sampler_of(config: RunConfig, path: Path, evaluations: int | None = None, *, guidance: float) -> AnyConfig:
-    """Euler's method on a grid of a file, by segments where the run's own sampler is; None: the most evaluations."""
+    """Euler's method on a file's grid, in segments if the run's own sampler is; `evaluations` None: the most."""
     assert isinstance(config.sample, FlowSample)
     own = config.sample.sampler
     segments = segments_of(own)
@@ -85,7 +85,7 @@ class SamplerChoice:
     Attributes:
         sampler: a kind, or settings as YAML or JSON.
         steps: number of steps, or a file of searched times for Euler's method.
-        evaluations: of the field, for which the file has times; None: the most.
+        evaluations: number of field evaluations, which chooses a grid of the file; None: the most.
     """
 
     sampler: str | None = None
@@ -128,7 +128,7 @@ class SamplerChoice:
 
 
 def with_steps(chosen: AnyConfig, steps: int) -> AnyConfig:
-    """The same sampler with another number of steps from source to data, those of all segments together."""
+    """The same sampler with `steps` steps from source to data, counted over all segments."""
     within, segments = (chosen.within, chosen.segments) if isinstance(chosen, Segmented) else (chosen, 1)
     if isinstance(within, Dopri5):
         raise ValueError("--steps: dopri5 chooses its steps itself; leave it out, or give --sampler heun")
@@ -155,7 +155,7 @@ def with_steps(chosen: AnyConfig, steps: int) -> AnyConfig:
 
 
 def _read(text: str, own: AnyConfig) -> AnyConfig:
-    """The sampler of a text; one for a segment where the run's own goes segment by segment."""
+    """Reads a sampler from a text; it is used within segments if the run's own sampler has segments."""
     document: Any = {"kind": text.strip()}
     if not text.strip().replace("_", "").isalnum():
         try:

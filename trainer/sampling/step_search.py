@@ -83,7 +83,7 @@ def cost_matrix(solutions: Sequence[FineSolution]) -> NDArray[np.float64]:
 
 
 def _of_steps(solutions: Sequence[FineSolution], start: int, end: int) -> NDArray[np.float64]:
-    """Costs of the steps from a node to each of those that are two or more after it, up to `end`."""
+    """Costs of the steps from node `start` to each node from the second after it up to `end`."""
     total, number = np.zeros(end - start - 1), 0
     for solution in solutions:
         x, lengths = solution.states, solution.times[start + 2 : end + 1] - solution.times[start]
@@ -160,7 +160,7 @@ def endpoint_error(solutions: Sequence[FineSolution], grid: Grid) -> float:
 
 
 class _Point(NamedTuple):
-    """Where a step begins: states and velocities [B, *D] of it, and the field of that step."""
+    """The start of a step: its states and velocities [B, *D], and the field of the step."""
 
     node: int
     x: Tensor
@@ -169,7 +169,7 @@ class _Point(NamedTuple):
 
 
 class _Ladder(NamedTuple):
-    """The points of a grid from the noises of each solution, and the error at its end."""
+    """The states along a grid, from the noises of each solution, and the error at its end."""
 
     grid: Grid
     points: list[list[_Point]]
@@ -179,7 +179,7 @@ class _Ladder(NamedTuple):
     def along(
         cls, solutions: Sequence[FineSolution], grid: Grid, kept: Sequence[list[_Point]] | None = None
     ) -> _Ladder:
-        """Follows a grid; `kept` are the first points of each solution, as far as they are those of the grid."""
+        """Follows a grid; `kept` are known first points of each solution, which the grid shares."""
         points, total = [], 0.0
         for solution, first in zip(solutions, kept or [[]] * len(solutions), strict=True):
             own, end = _followed(solution, grid, first)
@@ -190,7 +190,7 @@ class _Ladder(NamedTuple):
 
 
 def _followed(solution: FineSolution, grid: Grid, first: list[_Point]) -> tuple[list[_Point], Tensor]:
-    """The points of a grid and the states at its end, of which the first points are known."""
+    """The points along a grid and the states at its end, given the first points."""
     points, times = list(first), solution.times
     x, field = solution.states[0], solution.field
     for number, node in enumerate(grid[len(points) :], start=len(points)):
@@ -246,12 +246,12 @@ class Search:
 
     @property
     def nodes(self) -> int:
-        """Steps of the fine grid."""
+        """Number of steps of the fine grid."""
         return len(self.cost) - 1
 
 
 def of_search(config: RunConfig, request: StepsRequest) -> Objections:
-    """A search that the run does not allow."""
+    """Objections to a search that the run does not allow."""
     assert isinstance(config.sample, FlowSample)
     yield from of_pictures_alone(config, "steps")
     own = config.sample.sampler

@@ -1,4 +1,4 @@
-"""Writing tokens behind prompts, one step a token.
+"""Generation of text: continues prompts one token a step.
 
 What a step costs in collectives, when tokens move among N ranks (context-coherent mode): each MoE layer's all-to-all
 (:mod:`moe.dispatch.context_coherent`), and one all-gather behind the last layer, of uint8, that makes the caches equal
@@ -52,7 +52,7 @@ def generate(
 ) -> list[list[int]]:
     """Continues prompts; collective over the ranks that share experts, each of which brings its own prompts.
 
-    A draw is a function of the rank's seed, the prompt's place and the token's place, whichever rank draws it.
+    A draw depends on the rank's seed, the prompt's place and the token's place, not on the rank that draws it.
 
     Args:
         prompts: of this rank, possibly none; each of one token or more. Bytes are tokens too.
@@ -86,7 +86,7 @@ def generate(
 def write_on(
     model: GPT, prompts: Sequence[Sequence[int]], num_tokens: int, seed: int, chooser: Callable[[Tensor], Choose]
 ) -> tuple[Tensor, slice]:
-    """Generates by any rule; `chooser` maps keys int64 [S] to it."""
+    """Generates tokens by any rule of choice; `chooser` makes the rule for sequences with keys int64 [S]."""
     training = model.training
     model.eval()
     try:
@@ -114,8 +114,10 @@ def write_on(
 
 @dataclass(frozen=True, eq=False)
 class _Begun:
-    """The prompts of all ranks: tokens [S, longest], lengths and keys int64 [S]; which sequences are this rank's, how
-    many numbers of sequences a rank has, and where the tokens are, padding included.
+    """The prompts of all ranks: tokens [S, longest], lengths and keys int64 [S].
+
+    `own` are this rank's sequences, `per_rank` is how many sequence numbers each rank has, and `residency` tells where
+    the tokens are, padding included.
     """
 
     tokens: Tensor
@@ -162,7 +164,7 @@ def _exchange_prompts(
 def _synchronise(
     cache: Cache, made: list[Made], tokens_S: Tensor, positions_S: Tensor, sequences_T: Tensor, group: Group
 ) -> tuple[int, ...]:
-    """Makes caches and written tokens the same on every rank, and returns how many tokens each rank chose."""
+    """Exchanges new keys, values and tokens so that all ranks hold the same; returns the tokens that each chose."""
     if group is None or group.size() == 1:
         return (len(sequences_T),)
     device, size = tokens_S.device, group.size()
@@ -192,7 +194,7 @@ def _synchronise(
 
 
 def _as_bytes(made: Made) -> Tensor:
-    """A line a row: keys and values, then the sequence."""
+    """Each row's keys and values, then its sequence number, as bytes [rows, bytes]."""
     rows = made.key_value.flatten(1).contiguous().view(torch.uint8)
     return torch.cat([rows, made.sequences.to(torch.int32)[:, None].view(torch.uint8)], dim=1)
 
@@ -260,7 +262,7 @@ def continue_texts(
 
 
 def readable(text: bytes) -> str:
-    """A text for a terminal: what is no UTF-8, and control characters but line breaks and tabs, replaced."""
+    """Decodes a text for a terminal; replaces invalid UTF-8, and control characters but line breaks and tabs."""
     decoded = text.decode("utf-8", errors="replace")
     return "".join(
         letter if letter.isprintable() or letter in "\n\t" else "\N{REPLACEMENT CHARACTER}" for letter in decoded

@@ -36,7 +36,7 @@ class Reference(FrozenRun):
 
     @cached_property
     def parts(self) -> FlowParts:
-        """The flow of the run, without its network."""
+        """The parts of the run's flow besides its network."""
         return FlowParts(self.config)
 
     def flow(self, device: torch.device) -> TrainedFlow:
@@ -112,7 +112,7 @@ def _config_of(run_dir: Path, folder: Path) -> RunConfig:
 
 
 def compared_with(config: RunConfig, data: trainer.data.AnyConfig | None) -> RunConfig:
-    """The run, its samples compared with other data than its own; refuses another shape or other classes."""
+    """The run with `data` to compare its samples with; refuses data of another shape or with other classes."""
     if data is None or config.flow is None:
         return config
     of_latents = isinstance(config.data, PairsConfig) and config.data.latents is not None

@@ -1,4 +1,4 @@
-"""Clustering: each view of an example learns the cluster that a transport plan gives the other one.
+"""Clustering: each view of an example learns the cluster label that a transport plan gives the other view.
 
 Shape suffixes: B examples of a micro batch, N of a plan, K clusters, W features; V the two views.
 """
@@ -37,7 +37,7 @@ MOST_MEASURED = 20_000
 
 
 class DrawnViews(NamedTuple):
-    """Both views [2 B, *D] of a micro batch and, once collected, labels of the clusters of each [2 B, K]."""
+    """Both views [2 B, *D] of a micro batch and, once collected, their soft cluster labels [2 B, K]."""
 
     log_weight: None
     views: Tensor
@@ -47,9 +47,9 @@ class DrawnViews(NamedTuple):
 
 
 class ClusteringTask(MicroBatchTask[DrawnViews]):
-    """Cross-entropy of each view with the label of the other, whose rows sum to how sure the plan is of an example.
+    """Cross-entropy of each view with the soft label of the other; a label sums to the plan's certainty of the example.
 
-    A plan is of all examples of a cycle and of all ranks, and the same on every rank.
+    One plan covers the examples of a cycle on all ranks, and is the same on every rank.
     """
 
     def __init__(self, config: RunConfig) -> None:
@@ -118,7 +118,7 @@ class ClusteringTask(MicroBatchTask[DrawnViews]):
         return LossTerms(loss.unflatten(0, (2, -1)).mean(0), terms=dict(drawn.figures or {}))
 
     def examine(self, model: Callable[..., Any], drawn: DrawnViews) -> Mapping[str, Tensor]:
-        """How well one view says what the network thinks of the other, and whether both are in one cluster."""
+        """Cross-entropy of each view's prediction with the other's, and whether both views are in one cluster."""
         logits_VBK = model(drawn.views)[0].unflatten(0, (2, -1))
         swapped = -(logits_VBK.softmax(-1).flip(0) * logits_VBK.log_softmax(-1)).sum(-1).mean(0)
         first, second = logits_VBK.argmax(-1)
@@ -164,7 +164,7 @@ class ClusteringTask(MicroBatchTask[DrawnViews]):
         self._taken, self._potentials, self._memory = state["taken"], state["potentials"], state["memory"]
 
     def _with_memory(self, logits_VNK: Tensor, features_VNW: Tensor) -> tuple[Tensor, Tensor]:
-        """What a plan labels: the examples of this one in front, behind them those of earlier ones as they were."""
+        """Logits and features for a plan: new examples first, then those of earlier plans as stored."""
         kept = logits_VNK.shape[1] * self.settings.memory
         if not kept:
             return logits_VNK, features_VNW

@@ -1,4 +1,4 @@
-"""Features without labels: what a network predicts of a view is what its moving average makes of the positives.
+"""Features without labels: a network's prediction for a view is matched to its moving average's for positives.
 
 Shape suffixes: B examples of a micro batch, G of all micro batches of a step, S positives, P projected values.
 """
@@ -37,13 +37,13 @@ SHOWN = 1_000
 
 
 class Compared(NamedTuple):
-    """What two views are compared with: unit vectors that the teacher makes.
+    """Unit vectors of the teacher, the moving average, with which predictions for two views are compared.
 
     Attributes:
-        positives: [B, S, P] of the first and of the second view; the view itself is the first of each.
+        positives: [B, S, P] for the first and for the second view; the first positive is the view itself.
         others: [2 G, P] both views of all examples of the step, the first views before the second.
         rows: int64 [B] places of this micro batch among the G examples.
-        figures: of the memory.
+        figures: metrics of the memory.
     """
 
     positives: tuple[Tensor, Tensor]
@@ -53,7 +53,7 @@ class Compared(NamedTuple):
 
 
 class DrawnViews(NamedTuple):
-    """Two views [B, C, H, W] of each example, and what they are compared with once that is collected."""
+    """Two views [B, C, H, W] of each example and, once collected, the vectors they are compared with."""
 
     log_weight: None
     views: tuple[Tensor, Tensor]
@@ -64,10 +64,11 @@ class DrawnViews(NamedTuple):
 class ContrastiveTask(MicroBatchTask[DrawnViews]):
     """The negative cosine to the positives of the other view, and the uniformity among the examples of a step.
 
-    Poulakakis-Daktylidis and Jamali-Rad, "BECLR", ICLR 2024, section 4.1. Predictions are kept apart from what the
-    teacher makes of the other examples of all ranks (as in MoCo v3), so that an example's loss depends on no division
-    of the work; the student's projections would run away from a teacher that follows them. In the published programme
-    neighbours have no prediction and no gradient, so that they act by uniformity alone; here predictions go to them.
+    Poulakakis-Daktylidis and Jamali-Rad, "BECLR", ICLR 2024, section 4.1. Predictions are repelled from the teacher's
+    vectors of the other examples of all ranks (as in MoCo v3), so that an example's loss does not depend on the
+    division of the work. The student's projections would run away from a teacher that follows them. In the published
+    programme neighbours get no prediction and no gradient, and act by uniformity alone. Here predictions are drawn to
+    them.
     """
 
     def __init__(self, config: RunConfig) -> None:
@@ -124,7 +125,7 @@ class ContrastiveTask(MicroBatchTask[DrawnViews]):
         return LossTerms(loss, {name: value.detach() for name, value in terms.items()})
 
     def examine(self, model: Callable[..., Any], drawn: DrawnViews) -> Mapping[str, Tensor]:
-        """Of views alone, among the examples of a micro batch."""
+        """The held-out loss with views alone as positives, among the examples of a micro batch."""
         own = _projected(model, drawn.views)
         rows = torch.arange(len(own[0]), device=own[0].device)
         compared = Compared((own[0][:, None], own[1][:, None]), torch.cat(own), rows, {})
@@ -132,7 +133,7 @@ class ContrastiveTask(MicroBatchTask[DrawnViews]):
 
     @torch.no_grad()
     def show(self, networks: Networks, stem: Path, *, seed: int) -> None:  # noqa: ARG002
-        """The first held-out images above those that are nearest to them."""
+        """Writes a picture of the first held-out images, each above its nearest images."""
         sample = self.config.sample
         assert isinstance(sample, ExampleSample)
         dataset = trainer.data.build(self.config.data)
@@ -153,7 +154,7 @@ class ContrastiveTask(MicroBatchTask[DrawnViews]):
         preview_groups(self.config, batch.x_1[nearest.flatten()], groups, headings, stem.with_suffix(".png"))
 
     def measure(self, networks: Networks, spec: MeasurementSpec, progress: Progress) -> Measurement:
-        """`spec.num` episodes on held-out examples."""
+        """Measures the features in `spec.num` few-shot episodes on held-out examples."""
         episodes = Episodes(num=spec.num, seed=spec.seed)
         batch = played_examples(self.config.data, episodes)
         with networks.average() as model:
@@ -181,13 +182,13 @@ class ContrastiveTask(MicroBatchTask[DrawnViews]):
                 return None
 
     def _take_up(self, device: torch.device) -> None:
-        """Brings what was loaded to where the network computes."""
+        """Moves the loaded memory to the network's device."""
         if self._loaded is not None and self._memory is not None:
             self._memory.load(self._loaded, device)
             self._loaded = None
 
     def _uniformity(self, predicted_BP: Tensor, compared: Compared) -> Tensor:
-        """[B] soft maximum of the cosines to both views of all other examples."""
+        """Soft maximum [B] of the cosines to both views of all other examples."""
         logits = predicted_BP @ compared.others.mT / self.settings.temperature
         every = len(compared.others) // 2
         places = torch.arange(2 * every, device=logits.device) % every
@@ -197,7 +198,7 @@ class ContrastiveTask(MicroBatchTask[DrawnViews]):
 
 
 def _projected(model: Callable[..., Any], views: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
-    """What a network makes of both views, unit vectors [B, P] without a gradient."""
+    """The network's projections of both views, as unit vectors [B, P] without gradient."""
     first, second = functional.normalize(model(torch.cat(views))[0].detach(), dim=1).chunk(2)
     return first, second
 

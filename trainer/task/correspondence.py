@@ -62,15 +62,15 @@ class Side(NamedTuple):
         return cls(context[:, 1:, 0], context[:, 0, 1:], context[:, 1:, 1:], features)
 
     def spectral(self, values_BPW: Tensor) -> Tensor:
-        """Coefficients [B, K, W] of functions at the points; of some of the vertices, functions are not orthonormal."""
+        """Coefficients [B, K, W] of functions at the points; sampled eigenfunctions are not orthonormal."""
         weighted_BKP = (self.areas[..., None] * self.functions).mT
         return _solved(weighted_BKP @ self.functions, weighted_BKP @ values_BPW)
 
 
 def functional_maps(first: Side, second: Side, smoothness: float) -> Tensor:
-    """[B, K, K] from functions on the first to functions on the second, to which they carry its features best.
+    """Functional maps [B, K, K] from functions on the first side to the second, fitted to carry features over.
 
-    A row is C_i = b_i A' (A A' + smoothness diag(D_i))^-1, D_ij the squared difference of eigenvalues in units of the
+    Row i is C_i = b_i A' (A A' + smoothness diag(D_i))^-1, D_ij the squared difference of eigenvalues in units of the
     largest: Ren et al., "Structured regularization of functional map computations", 2019, section 3.
     """
     a_BKW, b_BKW = first.spectral(first.features), second.spectral(second.features)
@@ -82,21 +82,21 @@ def functional_maps(first: Side, second: Side, smoothness: float) -> Tensor:
 
 
 def likened(of: Side, among: Side, temperature: float) -> Tensor:
-    """[B, P, P] how much each point is like each of the other surface, rows of 1; filled up points are like none."""
+    """Soft assignment [B, P, P] of the points of `of` to those of `among`; rows sum to 1, padding points get 0."""
     absent = among.areas[:, None] == 0
     alike = (of.features @ among.features.mT / temperature).masked_fill(absent, torch.finfo(torch.float32).min)
     return alike.softmax(-1)
 
 
 def _solved(matrix: Tensor, right: Tensor) -> Tensor:
-    """Of positive matrices; the host does not wait to learn whether they are."""
+    """Solves systems with positive matrices; the host does not wait for a check."""
     diagonal = matrix.diagonal(dim1=-2, dim2=-1)
     lifted = matrix + (LEAST * diagonal.mean(-1, keepdim=True)).expand_as(diagonal).diag_embed()
     return torch.linalg.solve_ex(lifted, right).result
 
 
 class CorrespondenceTask(MicroBatchTask[DrawnPairs]):
-    """What functional maps must be to come from a map of points there and back that keeps areas."""
+    """Losses that make functional maps agree with maps of points that can be inverted and keep areas."""
 
     def __init__(self, config: RunConfig) -> None:
         assert isinstance(config.task, CorrespondenceTaskConfig)
@@ -166,7 +166,7 @@ class CorrespondenceTask(MicroBatchTask[DrawnPairs]):
 
 
 def features_of(model: Network, pair: Pair) -> Features:
-    """Of all vertices of both surfaces; collective where ranks share the network."""
+    """Features of all vertices of both surfaces; collective where ranks share the network."""
     device = next(model.parameters()).device
     first, second = (
         model(torch.from_numpy(side.signatures).float().to(device)).double().cpu().numpy()
@@ -176,14 +176,14 @@ def features_of(model: Network, pair: Pair) -> Features:
 
 
 def sliced(side: Side, carried: Tensor, directions_SW: Tensor) -> Tensor:
-    """[B] squared sliced transport distances of the features of points and those carried to them, by their areas."""
+    """Squared sliced transport distances [B] of the points' features from those carried to them, weighted by area."""
     masses = side.areas[:, None]
     own, other = (directions_SW @ values.mT for values in (side.features, carried))
     return wasserstein_1d(own, other, masses, masses).mean(-1)
 
 
 def _squared(matrix_BKK: Tensor) -> Tensor:
-    """[B] squared norms, a row."""
+    """Squared Frobenius norms [B], divided by the number of rows."""
     return matrix_BKK.square().sum((1, 2)) / matrix_BKK.shape[-1]
 
 

@@ -32,7 +32,7 @@ from trainer.training.weighting import few_count
 
 
 class DrawnPoints(NamedTuple):
-    """Points of the path: states where the network is called, what it should predict, and what it reads besides."""
+    """Points of the path: states at which the network is called, their training targets, and the conditioning."""
 
     log_weight: Tensor | None
     sample: PathSample
@@ -40,7 +40,7 @@ class DrawnPoints(NamedTuple):
 
     @property
     def sources(self) -> Tensor | None:
-        """They are the tasks of the condition, which stay with their examples."""
+        """The tasks of the conditions, since couplings reorder conditions together with the data."""
         return self.condition.task
 
     @property
@@ -87,7 +87,7 @@ class FlowTask(Task[DrawnPoints]):
     def draw(
         self, batches: Sequence[Batch], generators: Sequence[torch.Generator], ranks: dist.ProcessGroup | None = None
     ) -> list[DrawnPoints]:
-        """The coupling decides which micro batches are paired together."""
+        """Pairs micro batches singly or together, as the coupling's scope says."""
         conditions, states, sources = [], [], []
         for batch, generator in zip(batches, generators, strict=True):
             conditions.append(self._condition(batch, generator))
@@ -101,14 +101,14 @@ class FlowTask(Task[DrawnPoints]):
         return self.objective.loss(model, drawn.sample, drawn.condition)
 
     def show(self, networks: Networks, stem: Path, *, seed: int) -> None:
-        """A grid of images, or a plot of points, as the section ``sample`` says."""
+        """Writes drawn samples in the form that the section ``sample`` sets, such as a grid of images."""
         if isinstance(self.config.sample, ImageSample) and not drawable(self.config):
             return
         with networks.average() as model:
             preview(TrainedFlow(self.config, self.parts, model), stem.with_suffix(".png"), seed=seed)
 
     def measure(self, networks: Networks, spec: MeasurementSpec, progress: Progress) -> Measurement:
-        """Quality against function evaluations, directness of paths, likelihood."""
+        """Measures sample quality by function evaluations, straightness of paths, and likelihood."""
         from trainer.evaluation.measurement import FlowMeasurement  # scikit-learn takes a second to import
 
         with networks.average() as model:

@@ -1,8 +1,8 @@
-"""A memory of the last examples, in which each new one has its nearest.
+"""A memory of the last examples, in which new examples find their nearest neighbours.
 
-Everything is computed from what all ranks have gathered, and no decision needs a value, so that the memory is the same
-on every rank and no host waits for a device. Shape suffixes: M examples of the memory, K clusters, G new examples of a
-step, B examples with neighbours, N neighbours, P projected values; all vectors have length 1.
+Everything is computed from vectors gathered from all ranks, and no decision on the host needs a value. The memory is
+therefore the same on every rank, and no host waits for a device. Shape suffixes: M examples of the memory, K clusters,
+G new examples of a step, B examples with neighbours, N neighbours, P projected values; all vectors have length 1.
 """
 
 from typing import Any
@@ -21,7 +21,7 @@ ROUNDS = 10
 
 
 class Memory:
-    """The last examples; the oldest ones make way."""
+    """A ring buffer of the last examples; new ones replace the oldest."""
 
     def __init__(self, settings: NearestNeighbours, seed: int) -> None:
         self._settings, self._seed = settings, seed
@@ -30,16 +30,16 @@ class Memory:
 
     @property
     def begun(self) -> bool:
-        """Whether it is full, and neighbours count."""
+        """Whether the memory is full and `begin` steps have passed, so that neighbours are used."""
         return self._steps >= self._settings.begin and self._written >= self._settings.memory
 
     def neighbours(self, asked_BP: Tensor) -> Tensor:
-        """The nearest examples [B, N, P] of each."""
+        """The N nearest allowed examples [B, N, P] of each vector."""
         cosines_BM = self._allowed(asked_BP, asked_BP @ self._tensors["examples"].mT)
         return self._tensors["examples"][cosines_BM.topk(self._settings.neighbours).indices]
 
     def write(self, new_GP: Tensor) -> None:
-        """Takes in the examples of a step, no more than it holds; called once a step."""
+        """Stores the examples of a step, at most as many as the memory holds; called once a step."""
         memory = self._settings.memory
         if not self._tensors:
             self._tensors["examples"] = new_GP.new_zeros(memory, new_GP.shape[1])
@@ -64,7 +64,7 @@ class Memory:
         self._tensors = {name: values.to(device, copy=True) for name, values in tensors.items()}
 
     def _allowed(self, asked_BP: Tensor, cosines_BM: Tensor) -> Tensor:
-        """Cosines, those of examples that cannot be neighbours -infinity."""
+        """The cosines, with -infinity for examples that must not be neighbours."""
         del asked_BP
         return cosines_BM
 
@@ -104,7 +104,7 @@ class ClusteredMemory(Memory):
             self._tensors["labels"][places] = self.assigned(new_GP)
 
     def assigned(self, new_GP: Tensor) -> Tensor:
-        """The clusters [G] of new examples, to which a plan brings as many of them as to any other."""
+        """The clusters [G] of new examples, by a transport plan that gives each cluster the same mass."""
         clusters = self._settings.clusters
         cost_GK = euclidean(new_GP, functional.normalize(self._tensors["centres"]))
         masses = cost_GK.new_full((len(new_GP),), 1 / len(new_GP)), cost_GK.new_full((clusters,), 1 / clusters)
@@ -122,7 +122,7 @@ class ClusteredMemory(Memory):
         self._tensors["centres"] = keeps * centres_KP + (1 - keeps) * self._means(centres_KP)
 
     def _cluster(self) -> None:
-        """K-means from some of the examples."""
+        """Clusters the memory by k-means, which starts at some of the examples."""
         examples_MP = self._tensors["examples"]
         keys = fold_in(torch.tensor(derive_seed(self._seed, "clusters")), torch.arange(len(examples_MP)))
         begun = to_device(keys.argsort()[: self._settings.clusters], examples_MP.device)
@@ -133,13 +133,13 @@ class ClusteredMemory(Memory):
             self._tensors["centres"] = self._means(centres_KP)
 
     def _means(self, otherwise_KP: Tensor) -> Tensor:
-        """Means [K, P] of the clusters' examples; of a cluster without any, what it had."""
+        """Means [K, P] of the clusters' examples; an empty cluster keeps its row of `otherwise_KP`."""
         members_MK = self._members()
         sizes_K1 = members_MK.sum(0)[:, None]
         means_KP = members_MK.mT @ self._tensors["examples"] / sizes_K1.clamp_min(1)
         return torch.where(sizes_K1 > 0, means_KP, otherwise_KP)
 
     def _members(self) -> Tensor:
-        """Whether an example is in a cluster, [M, K] in floating point."""
+        """Membership [M, K] of examples in clusters, 0 or 1 in floating point."""
         numbers = torch.arange(self._settings.clusters, device=self._tensors["labels"].device)
         return (self._tensors["labels"][:, None] == numbers).to(self._tensors["examples"].dtype)

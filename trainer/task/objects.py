@@ -46,7 +46,7 @@ PANEL_INCHES, TITLE_INCHES = 2.2, 0.6
 class Built(NamedTuple):
     """Objects int64 [N, S] of one preference, rewards [N, K] by objective and [N] by the preference.
 
-    `wanted` is the probability of each cell where the environment is a grid.
+    `wanted` is the target probability of each cell where the environment is a grid in the plane.
     """
 
     weights: tuple[float, ...]
@@ -75,7 +75,7 @@ def drawable(environment: Environment) -> bool:
 
 
 def draw_objects(environment: Environment, built: Sequence[Built], path: Path) -> None:
-    """Draws how often each cell of a grid was wanted and built, or the first two rewards of objects, as a PNG."""
+    """Draws target and actual frequencies of grid cells, or the first two rewards of objects, as a PNG."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -120,7 +120,7 @@ _WALK, _WEIGHTS, _EXPONENT = range(3)
 class DrawnObjects(NamedTuple):
     """Requested objects and, once collected, the walks to them and their rewards.
 
-    `keys` are int64 [B] of all draws, `condition` [B, C] codes preference and exponent for the network.
+    All draws depend on `keys` int64 [B]; `condition` [B, C] encodes preference and exponent for the network.
     """
 
     log_weight: None
@@ -147,7 +147,7 @@ class BuildingTask(MicroBatchTask[DrawnObjects]):
         )
 
     def show(self, networks: Networks, stem: Path, *, seed: int) -> None:
-        """Objects of some preferences, as the section ``sample`` says, and a picture of them."""
+        """Writes objects of some preferences, as the section ``sample`` sets, and a picture of them."""
         sample = self.config.sample
         assert isinstance(sample, ObjectSample)
         preferences = self.preferences(sample.divisions)
@@ -159,7 +159,7 @@ class BuildingTask(MicroBatchTask[DrawnObjects]):
                 draw_objects(self.environment, built, stem.with_suffix(".png"))
 
     def measure(self, networks: Networks, spec: MeasurementSpec, progress: Progress) -> Measurement:
-        """Objects of a lattice of preferences, and exact distributions where all are known."""
+        """Measures objects of a lattice of preferences, and exact distributions where all states are known."""
         with networks.average() as model:
             return ParetoMeasurement(measured(self, model, spec, progress))
 
@@ -169,11 +169,11 @@ class BuildingTask(MicroBatchTask[DrawnObjects]):
 
     @property
     def rewards_are(self) -> str:
-        """What :meth:`rewards` gives, if not the objectives themselves; empty: they are."""
+        """Describes the source of :meth:`rewards`; empty: the objectives themselves."""
         return "" if self._surrogate is None else str(self._surrogate)
 
     def preferences(self, divisions: int) -> Tensor:
-        """The preferences that are shown, float64 [N, K]: all multiples of 1 / divisions, or the only one there is."""
+        """The preferences float64 [N, K] to show: all in multiples of 1 / divisions, or the run's single one."""
         match self.settings.preferences:
             case SingleConfig(weights=single):
                 return torch.tensor([single], dtype=torch.float64)
@@ -183,7 +183,7 @@ class BuildingTask(MicroBatchTask[DrawnObjects]):
     def built(
         self, model: Network, preferences: Tensor, num: int, *, exponent: float | None = None, seed: int = 0
     ) -> list[Built]:
-        """Builds `num` objects of each preference [N, K]; equal for equal weights and seed, whatever is beside it."""
+        """Builds `num` objects of each preference [N, K]; they depend on model, preference and seed alone."""
         device = next(model.parameters()).device
         keys = fold_in(torch.tensor(derive_seed(seed, "objects")), torch.arange(num)).to(device)
         found = []
@@ -205,13 +205,13 @@ class BuildingTask(MicroBatchTask[DrawnObjects]):
         return found
 
     def wanted(self, keys: Tensor, weights: Tensor, exponent: float | None = None) -> DrawnObjects:
-        """Objects of chosen preferences [B, K]; the exponent is the largest that is learned if none is given."""
+        """Requests for objects of preferences [B, K]; `exponent` None: the largest that is learned."""
         exponent = self.settings.most_exponent if exponent is None else exponent
         exponents = torch.full(keys.shape, exponent, dtype=torch.float64, device=keys.device)
         return self._conditioned(keys, Preferences(weights.double(), exponents))
 
     def requested(self, keys: Tensor) -> DrawnObjects:
-        """Objects of a drawn preference and exponent for each key, int64 [B]."""
+        """Requests for objects with a preference and an exponent drawn by each key, int64 [B]."""
         settings, num = self.settings, len(self.environment.objectives)
         match settings.preferences:
             case SingleConfig(weights=single):
@@ -227,7 +227,7 @@ class BuildingTask(MicroBatchTask[DrawnObjects]):
         return self._conditioned(keys, Preferences(weights, exponent))
 
     def walked(self, model: Callable[..., Any], drawn: DrawnObjects, *, exploration: float = 0.0) -> DrawnObjects:
-        """The same objects with the policy's walks to them and their rewards; the model is in evaluation mode."""
+        """Builds requested objects: adds the policy's walks and their rewards; the model is in evaluation mode."""
 
         def logits(features_BF: Tensor) -> Tensor:
             return Policy(*model(features_BF[:, None], drawn.condition)).forward[:, 0]
@@ -243,7 +243,7 @@ class BuildingTask(MicroBatchTask[DrawnObjects]):
         return DrawnObjects(None, keys, preferences, torch.cat(codes, dim=1))
 
     def _wanted_cells(self, preferences: Preferences) -> Tensor | None:
-        """The probability of each cell of a grid in the plane; None: it is none."""
+        """The target probability of each cell of a grid in the plane; None: the environment is another."""
         if not (isinstance(self.environment, HyperGrid) and self.environment.dimensions == 2):
             return None
         cells = self.environment.cells().to(preferences.weights.device)
@@ -298,27 +298,27 @@ def measured(task: BuildingTask, model: Network, spec: MeasurementSpec, progress
 
 
 def divisions(num: int) -> int:
-    """Parts that a weight is divided into so that preferences are few: 10 for two objectives, 4 for three."""
+    """Divisions of a weight that keep the number of preferences small: 10 for two objectives, 4 for three."""
     few = [parts for parts in range(1, MOST_DIVISIONS + 1) if comb(parts + num - 1, num - 1) <= MOST_PREFERENCES]
     return max(few, default=1)
 
 
 def even_objects(task: BuildingTask, num: int, seed: int) -> Tensor:
-    """Objects that even choices among the possible actions lead to, int64 [`num`, S]."""
+    """Objects int64 [`num`, S] built by uniform choices among the possible actions."""
     environment = task.environment
     keys = fold_in(torch.tensor(derive_seed(seed, "even choices")), torch.arange(num))
     return rollout(environment, lambda features: torch.zeros(len(features), environment.num_actions), keys).objects
 
 
 class _Known:
-    """An environment all of whose states are known."""
+    """Exact figures of a task whose environment's states are all known."""
 
     def __init__(self, task: BuildingTask, model: Network, states: States) -> None:
         self._task, self._model, self._states = task, model, states
         self.objects = states.states[states.stops]
 
     def exact(self, weights: Tensor, exponent: float) -> Exact:
-        """How far the policy is from what is wanted for a preference [K]."""
+        """Exact distance of the policy's distribution from the target one for a preference [K]."""
         task, (states, _, allowed, _), stops = self._task, self._states, self._states.stops
         num = len(self.objects)
         every = Preferences(weights.expand(num, -1), torch.full((num,), exponent, dtype=torch.float64))

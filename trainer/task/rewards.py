@@ -1,4 +1,4 @@
-"""The worth of objects: preferences among objectives, one reward made of them, and a regression in their place.
+"""Rewards of objects: preferences among objectives, the scalar reward, and a regression in place of objectives.
 
 Shape suffixes: N measured objects, B objects, S integers of a state, C coordinates, K objectives.
 """
@@ -70,17 +70,17 @@ Scalarisation = Literal["weighted_sum", "weighted_log_sum", "tchebycheff"]
 
 
 class Valued(NamedTuple):
-    """Finite logarithms float64 [B] of what probabilities are in proportion to, and figures [B, *] by name."""
+    """Finite log rewards float64 [B], the target log probabilities up to a constant, and figures [B, *] by name."""
 
     log_reward: Tensor
     figures: dict[str, Tensor]
 
 
 class LogReward(Protocol):
-    """Says what objects are worth; one call for each object is what a reward call is."""
+    """The reward of objects; the number of reward calls counts objects."""
 
     def __call__(self, objects_BS: Tensor, preferences: Preferences) -> Valued:
-        """Values objects [B, S], states that the stop ended in, for the preference and exponent of each."""
+        """Values objects [B, S], states in which the stop was taken, by the preference and exponent of each."""
         ...
 
 
@@ -94,7 +94,7 @@ class ScalarisedReward(LogReward):
         self._scalarisation: Scalarisation = scalarisation
 
     def __call__(self, objects_BS: Tensor, preferences: Preferences) -> Valued:
-        """Metrics are each objective and the reward before its exponent."""
+        """The figures are each objective and the reward before its exponent."""
         rewards_BK = self._rewards(objects_BS)
         log_scalar_B = log_scalar(rewards_BK, preferences.weights, self._scalarisation, self._least)
         by_name = dict(zip(self._names, rewards_BK.unbind(1), strict=True))
@@ -105,9 +105,8 @@ class ScalarisedReward(LogReward):
 def log_scalar(rewards_BK: Tensor, weights_BK: Tensor, scalarisation: Scalarisation, least: float) -> Tensor:
     """The logarithm of one reward made of rewards [B, K] from 0 to 1: float64 [B], at least that of `least`.
 
-    Sum of w r; sum of w log r, of their weighted geometric mean; or ``tchebycheff``, 1 - max of w (1 - r), the
-    published distance to the best of all objectives turned round, since a reward has to grow. Rewards below `least`
-    count as it.
+    Sum of w r; sum of w log r, the logarithm of their weighted geometric mean; or ``tchebycheff``, 1 - max of w (1 -
+    r), which is 1 minus the published distance, since a reward has to grow. Rewards below `least` count as `least`.
     """
     rewards_BK = rewards_BK.double()
     match scalarisation:
@@ -168,7 +167,7 @@ class GaussianProcess(NamedTuple):
         return GaussianProcess(*(tensor.to(device) for tensor in self))
 
     def __call__(self, places_BC: Tensor) -> tuple[Tensor, Tensor]:
-        """What is expected at places, and its standard deviation, both float64 [B, K]."""
+        """Expectation and standard deviation of the objectives at places, both float64 [B, K]."""
         distances = torch.cdist(places_BC.double(), self.places, compute_mode="donot_use_mm_for_euclid_dist")
         kernel_KBN = matern(distances / self.lengths[:, None, None])
         expected_BK = (kernel_KBN @ self.weights[..., None])[..., 0].T
@@ -178,7 +177,7 @@ class GaussianProcess(NamedTuple):
 
 
 class Surrogate:
-    """Rewards that a regression of the measured objects expects, and some standard deviations more."""
+    """Rewards by a regression of measured objects: its expectation plus some standard deviations."""
 
     def __init__(self, environment: Environment, file: MeasuredFile, deviations: float) -> None:
         self._environment, self._deviations, self._num = environment, deviations, len(file.objects)

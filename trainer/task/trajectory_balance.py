@@ -1,4 +1,4 @@
-"""Trajectory balance, for policies that build objects as often as they are worth it.
+"""Trajectory balance, for policies that build objects in proportion to their rewards.
 
 Shape suffixes: B objects, T actions of the longest way, S integers of a state, F features, A actions.
 """
@@ -23,7 +23,7 @@ from trainer.training.task import Builders, Networks
 
 
 class TrajectoryBalanceTask(BuildingTask):
-    """(log Z + sum of log P_F - b log R - sum of log P_B)^2 over each path that the policy itself takes.
+    """The loss (log Z + sum of log P_F - b log R - sum of log P_B)^2 of each path that the policy itself takes.
 
     Draws are functions of seed and object, not of ranks or micro batches; exploration never changes a log-probability.
     Malkin et al., 2022, equation 14; Jain et al., "Multi-Objective GFlowNets", 2023, section 4.1 (on preferences).
@@ -48,7 +48,7 @@ class TrajectoryBalanceTask(BuildingTask):
         return collected
 
     def loss(self, model: Callable[..., Any], drawn: DrawnObjects) -> LossTerms:
-        """One pass over all states of all walks."""
+        """The loss of each object, from one pass over all states of all walks."""
         assert drawn.walks is not None, "objects are learned from once they are collected"
         assert drawn.valued is not None
         states_BTS, actions_BT, taken_BT = drawn.walks
@@ -69,7 +69,7 @@ class TrajectoryBalanceTask(BuildingTask):
         return LossTerms(difference_B.square(), terms)
 
     def examine(self, model: Callable[..., Any], drawn: DrawnObjects) -> Mapping[str, Tensor]:
-        """Of walks without exploration."""
+        """The loss and rewards of walks without exploration."""
         walked = self.walked(model, drawn)
         assert walked.valued is not None
         figures = {f"held_out_{name}": values for name, values in walked.valued.figures.items()}
@@ -83,12 +83,12 @@ class TrajectoryBalanceTask(BuildingTask):
         self._reward_calls, self._network_calls = state["reward_calls"], state["network_calls"]
 
     def _of_states(self, function: Callable[[Tensor], Tensor], states_BTS: Tensor) -> Tensor:
-        """A function of rows, of all states on the walks: [B, T, *]."""
+        """Applies a function of rows to all states of the walks: [B, T, *]."""
         return function(states_BTS.flatten(0, 1)).unflatten(0, states_BTS.shape[:2])
 
 
 def _chosen(logits_BTA: Tensor, possible_BTA: Tensor, actions_BT: Tensor) -> Tensor:
-    """Log-probabilities [B, T] of actions among those that are possible; of any number where none is, but finite."""
+    """Log-probabilities [B, T] of actions among the possible ones; where none is possible, any finite number."""
     logits_BTA = logits_BTA.masked_fill(~possible_BTA, torch.finfo(logits_BTA.dtype).min)
     places_BT1 = actions_BT[..., None].clamp(max=logits_BTA.shape[-1] - 1)
     return logits_BTA.log_softmax(-1).gather(-1, places_BT1)[..., 0].double()

@@ -26,12 +26,12 @@ STEPS = (0.0, 0.1, 0.3, 0.6, 1.0)
 
 
 class Labelled(NamedTuple):
-    """Labels, the objective that they minimise, and what a later plan may start from.
+    """Labels, the objective that they minimise, and potentials from which a later plan may start.
 
     Attributes:
-        labels: [..., N, K], whose rows sum to how sure the plan is of each example, at most 1.
-        objective: [...] of the last plan.
-        first_objective: [...] of the first one, which the rounds lower.
+        labels: [..., N, K], whose rows sum to the plan's certainty of each example, at most 1.
+        objective: [...] its value for the last plan.
+        first_objective: [...] its value for the first plan, which the rounds lower.
         potentials: of the columns, [..., M].
     """
 
@@ -72,7 +72,7 @@ def labelled(
 
 
 def neighbours(features: Tensor, num: int) -> Tensor:
-    """Cosines, about their mean, of each of the features [..., N, W] with its nearest others, else 0: [..., N, N]."""
+    """Graph [..., N, N]: cosines of each of the centred features [..., N, W] with its `num` nearest others, else 0."""
     directions = functional.normalize(features - features.mean(-2, keepdim=True), dim=-1)
     cosines = directions @ directions.mT
     cosines.diagonal(dim1=-2, dim2=-1).fill_(-math.inf)
@@ -81,7 +81,7 @@ def neighbours(features: Tensor, num: int) -> Tensor:
 
 
 class _Problem:
-    """The convex part of the objective: rows of 1 / N, clusters at a price, a column of no cost for what is left."""
+    """The convex part of the objective: rows sum to 1 / N, sizes have a price, a free column takes the rest."""
 
     def __init__(self, settings: UniformLabels, cost: Tensor, mass: float) -> None:
         num, clusters = cost.shape[-2:]
@@ -95,7 +95,7 @@ class _Problem:
         self._prices = to_device(prices, cost.device)
 
     def solved(self, cost: Tensor, start: Tensor | None) -> tuple[Tensor, Tensor]:
-        """The plan [..., N, M] for a cost [..., N, K], whose rows and mass are exact, and potentials [..., M]."""
+        """The plan [..., N, M] for a cost [..., N, K], with exact rows and mass, and its potentials [..., M]."""
         warm = start is not None and start.shape[-1] == len(self._prices)
         columns = functional.pad(cost, (0, 1)) if self._partial else cost
         found = sinkhorn(
@@ -113,7 +113,7 @@ class _Problem:
         return ((potentials[..., None, :] - columns) / self._settings.epsilon).softmax(-1) / self._num, potentials
 
     def objective(self, cost: Tensor, plan: Tensor) -> Tensor:
-        """Of plans [..., N, M], without what neighbours add."""
+        """The objective of plans [..., N, M], without the term of the neighbours."""
         labels, price = plan[..., : self._clusters], self._settings.price
         found = (cost * labels).sum((-2, -1)) + self._settings.epsilon * torch.xlogy(plan, plan).sum((-2, -1))
         if math.isinf(price):
@@ -122,9 +122,9 @@ class _Problem:
         return found + price * (torch.xlogy(sizes, sizes / wanted) - sizes + wanted).sum(-1)
 
     def _balanced(self, cost: Tensor, potentials: Tensor) -> Tensor:
-        """Potentials [..., M] with the last such that, rows being exact, what is left out is.
+        """Sets the last of the potentials [..., M] so that, with exact rows, the mass left out is exact.
 
-        Sinkhorn's own updates of it are slow: each moves little mass where little is labelled.
+        Sinkhorn's own updates of it are slow: each moves little mass where little mass is labelled.
         """
         if not self._partial:
             return potentials
@@ -143,10 +143,10 @@ class _Problem:
 def _damped(
     problem: _Problem, cost: Tensor, graph: Tensor, before: Tensor, pulled: Tensor, after: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The plan behind the longest step to the next that does not raise the objective, what pulls it, and its objective.
+    """Takes the longest step to the next plan that does not raise the objective; also the new pull and objective.
 
-    The next one minimises a majoriser only where the graph has no negative eigenvalue. The step of the least objective
-    would be another one after a rounding wherever two are as good.
+    The next plan minimises a majoriser only where the graph has no negative eigenvalue. The step of least objective is
+    not taken: where two steps are equally good, rounding would decide.
     """
     clusters = cost.shape[-1]
     step = (after - before)[..., :clusters]

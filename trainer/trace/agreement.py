@@ -1,7 +1,7 @@
-"""Whether the ranks of a trace tell one story, judged rank after rank.
+"""Checks that the records of all ranks of a trace agree, one rank after the other.
 
-Of every process group only what its first rank told is kept, 16 bytes an operation, and only until the last rank of
-the group has been heard. What does not agree is named afterwards, from the records themselves.
+For each process group only two numbers an operation are kept, 16 bytes, and only until the records of the group's last
+rank have been read. A disagreement is located afterwards in the records themselves.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -48,13 +48,13 @@ Channel = tuple[str, int, int, int]
 
 @dataclass
 class _Group:
-    """Statements of the ranks of a group so far.
+    """The records of a group's ranks so far, in brief.
 
     Attributes:
-        counts: operations of each member that was heard.
-        story: a number for what all members must state alike of each operation; empty once all were heard.
-        balance: of each operation, what members gave minus what others say they got; 0 in the end.
-        differs: first operation that cannot be.
+        counts: number of operations of each member read so far.
+        story: for each operation a hash of the fields that must be equal on all members; empty once all are read.
+        balance: for each operation the bytes sent minus the bytes received; 0 once all are read.
+        differs: number of the first operation that does not agree.
     """
 
     ranks: Ranks
@@ -82,7 +82,7 @@ class _Group:
 
 
 class Agreement:
-    """Hears the ranks one after the other, and refuses what cannot have come from one run.
+    """Takes the records of one rank after the other, and refuses records that cannot have come from one run.
 
     A group's members must have issued the same operations with sizes that fit, and every send needs its recv.
     """
@@ -111,7 +111,7 @@ class Agreement:
                 self._hear_channels(name, rank, columns, rows)
 
     def _hear_channels(self, group: str, rank: int, columns: Columns, rows: NDArray[np.int64]) -> None:
-        """Compares what a rank sent and received with what its peers did; keeps what they have not told yet."""
+        """Compares a rank's sends and recvs with those of its peers; keeps those whose peer has not been read yet."""
         sends = columns.op[rows] == _OPS["send"]
         ends = np.stack([sends.astype(np.uint64), columns.peer[rows], columns.tag[rows]])
         channels, which = np.unique(ends, axis=1, return_inverse=True)
@@ -126,7 +126,7 @@ class Agreement:
                 self._at_odds.append(channel)
 
     def refuse(self, paths: Sequence[Path], records_of: Callable[[int], Iterable[CollectiveRecord]]) -> None:
-        """Once every rank was heard, refuses what does not agree; `records_of` gives all records of a rank again."""
+        """Refuses disagreements, once all ranks are read; `records_of` reads all records of a rank again."""
         if self._foreign is not None:
             rank, place = self._foreign
             record = next(islice(records_of(rank), place, None))
@@ -141,7 +141,7 @@ class Agreement:
 
 
 def _story(columns: Columns, rows: NDArray[np.int64]) -> Codes:
-    """A number for what every member of a group must tell alike of an operation."""
+    """For each operation a hash of the fields that must be equal on every member of its group."""
     op = columns.op[rows]
     agreed = np.where((op == _OPS["all_reduce"]) | (op == _OPS["reduce_scatter"]), columns.bytes_in[rows], _ZERO)
     agreed = np.where((op == _OPS["all_gather"]) | (op == _OPS["broadcast"]), columns.bytes_out[rows], agreed)
@@ -149,10 +149,10 @@ def _story(columns: Columns, rows: NDArray[np.int64]) -> Codes:
 
 
 def _balance(columns: Columns, rows: NDArray[np.int64], ranks: Ranks, rank: int, first: bool) -> Codes:
-    """Bytes that a member gave to each operation minus those that it says it got, modulo 2^64.
+    """Bytes that a member sent in each operation minus those that it received, modulo 2^64.
 
-    Of an all-to-all, each block counts times a number that belongs to its two ends, so that blocks cannot stand in for
-    each other. Of the other operations the members got the same, which counts once.
+    Each block of an all-to-all is multiplied by a hash of its sender and receiver, so that different blocks cannot
+    cancel. In the other operations the total is the same for all members, and counts once.
     """
     op, given, got = columns.op[rows], columns.bytes_in[rows], columns.bytes_out[rows]
     gathers = (op == _OPS["all_gather"]) | (op == _OPS["broadcast"])
@@ -169,7 +169,7 @@ def _balance(columns: Columns, rows: NDArray[np.int64], ranks: Ranks, rank: int,
 
 
 def _nth(records: Iterable[CollectiveRecord], group: str, place: int) -> CollectiveRecord:
-    """An operation of a group by its number among those of a rank."""
+    """The operation number `place` of a group among a rank's records."""
     return next(islice((item for item in records if item.group == group and item.peer is None), place, None))
 
 
@@ -220,7 +220,7 @@ def _refuse_misfit(paths: Sequence[Path], together: Sequence[CollectiveRecord]) 
 def _refuse_channel(
     paths: Sequence[Path], channel: Channel, records_of: Callable[[int], Iterable[CollectiveRecord]]
 ) -> None:
-    """Names the first send or recv of a channel that lacks a partner, or that tells another step or size."""
+    """Names the first send or recv of a channel that lacks a partner, or has another step or size than its partner."""
     group, sender, receiver, tag = channel
 
     def of(rank: int, op: str, peer: int) -> list[CollectiveRecord]:

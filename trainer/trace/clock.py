@@ -1,7 +1,7 @@
-"""Clocks of a recorder: when the compute of a rank pauses and goes on, as the host or as its device counts time.
+"""Clocks of a recorder: when the compute of a rank pauses and resumes, in the time of the host or of its device.
 
-A device works off what the host enqueued, later and in streams. There a mark is an event, and when it came to pass is
-asked once, after the step.
+A device executes the work that the host enqueued, later and in streams. There a mark is an event, whose time is read
+once, after the step.
 """
 
 from collections.abc import Callable, Hashable, Iterator
@@ -16,18 +16,18 @@ Mark = Any
 
 
 class Joins(Protocol):
-    """Is called when the compute stream begins to wait for a stream of collectives."""
+    """A listener that is called when the compute stream starts to wait for a stream of collectives."""
 
     def reached(self) -> int:
         """How many collectives were issued so far in the step."""
         ...
 
     def joining(self, stream: Hashable, reached: int) -> AbstractContextManager[None]:
-        """Inside, compute is made to wait for a stream.
+        """While entered, compute is made to wait for a stream.
 
         Args:
-            stream: in which collectives were issued.
-            reached: only for the first so many of all collectives of the step.
+            stream: the stream in which collectives were issued.
+            reached: the wait is for the first `reached` of all collectives of the step alone.
         """
         ...
 
@@ -36,41 +36,41 @@ class Clock(Protocol):
     """Time within one step. Nothing but :meth:`settle` waits.
 
     Attributes:
-        name: as in the header of a trace.
+        name: name of the clock in the header of a trace.
     """
 
     name: str
 
     def watching(self, joins: Joins) -> AbstractContextManager[None]:
-        """While entered, the stream that is in use at the beginning is that of the compute.
+        """While entered, the stream in use at the beginning counts as the compute stream.
 
         Args:
-            joins: sees it wait for another.
+            joins: is called when this stream waits for another.
         """
         ...
 
     def mark(self) -> Mark:
-        """This place among the compute."""
+        """A mark at this point of the compute stream."""
         ...
 
     def mark_end(self) -> Mark:
-        """This place in the stream in use, which has just been made to wait for a collective."""
+        """A mark in the stream in use, which has just been made to wait for a collective."""
         ...
 
     def beside(self) -> Hashable | None:
-        """The stream in use if it is another than that of the compute, which then goes on meanwhile; else None."""
+        """The stream in use if it is not the compute stream, so that compute continues meanwhile; else None."""
         ...
 
     def settle(self) -> None:
-        """Waits until all marks have come to pass."""
+        """Waits until all marks have been reached."""
         ...
 
     def between_ns(self, earlier: Mark, later: Mark) -> int:
-        """Time from one mark to another; 0 if they came to pass the other way round."""
+        """Time from one mark to another in ns; 0 if they were reached in the opposite order."""
         ...
 
     def forget(self) -> None:
-        """No mark so far is needed any more."""
+        """Releases all marks so far."""
         ...
 
 
@@ -109,8 +109,8 @@ class HostClock:
 class DeviceClock:
     """The time of a device, by events in its streams.
 
-    Compute waits for another stream by an event of that stream, or the host does for it; what happens in C++ alone is
-    not seen.
+    Compute waits for another stream by an event of that stream, or the host waits for it. Waits in C++ alone are not
+    seen.
 
     Args:
         runtime: torch's module of the device, such as ``torch.cuda``: ``Event``, ``Stream``, ``current_stream`` and
@@ -129,7 +129,7 @@ class DeviceClock:
 
     @contextmanager
     def watching(self, joins: Joins) -> Iterator[None]:
-        """While entered, the stream in use at the beginning computes; `joins` sees it wait for another."""
+        """While entered, the stream in use at the beginning is the compute stream; `joins` sees its waits."""
         self._compute = self._runtime.current_stream()
 
         def recorded(event: Any, stream: Any = None) -> AbstractContextManager[None]:
@@ -156,7 +156,7 @@ class DeviceClock:
             yield
 
     def mark(self) -> Mark:
-        """An event in the stream of the compute."""
+        """An event in the compute stream."""
         return self._event(self._compute)
 
     def mark_end(self) -> Mark:
@@ -164,7 +164,7 @@ class DeviceClock:
         return self._event(self._runtime.current_stream())
 
     def beside(self) -> Hashable | None:
-        """The stream in use, if it is not that of the compute."""
+        """The stream in use, if it is not the compute stream."""
         in_use = self._runtime.current_stream()
         return None if in_use == self._compute else in_use
 
@@ -173,11 +173,11 @@ class DeviceClock:
         self._runtime.synchronize()
 
     def between_ns(self, earlier: Mark, later: Mark) -> int:
-        """Events tell milliseconds."""
+        """The time between events, which is given in milliseconds, in ns."""
         return max(0, round(earlier.elapsed_time(later) * 1e6))
 
     def forget(self) -> None:
-        """The events are used again."""
+        """Returns the events to the pool."""
         self._used = 0
         self._points.clear()
 
@@ -191,13 +191,13 @@ class DeviceClock:
 
 
 def clock_of(device: torch.device) -> Clock:
-    """The clock that tells when a device computes."""
+    """The clock for the compute of a device."""
     return HostClock() if device.type == "cpu" else DeviceClock(torch.get_device_module(device))
 
 
 @contextmanager
 def _seen(kind: Any, method: str, around: Callable[..., AbstractContextManager[None]]) -> Iterator[None]:
-    """While entered, a method of a class runs in a context that is made of its arguments."""
+    """While entered, each call of a class's method runs in the context `around` of its arguments."""
     original = getattr(kind, method)
 
     def seen(*args: Any, **kwargs: Any) -> Any:

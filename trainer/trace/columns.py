@@ -1,11 +1,11 @@
-"""A rank's file as columns of numbers, the form in which merging compares them, read many lines at a time.
+"""A rank's file as columns of numbers for merging, read many lines at a time.
 
 Reads what :func:`moe.collective_trace.write` writes, and only that: the keys in their order, no blanks, no escapes. In
 such a line every quotation mark has its fixed number, which tells where each value lies. Anything else, right or wrong,
 is left to :func:`moe.collective_trace.read`, which knows how to object.
 
 R records or lines of a block, C bytes of it, S sizes in the splits of all records. Words (phase, op, group, dtype) are
-told apart by numbers of 64 bits that :func:`word_code` makes of their bytes.
+represented by the 64-bit codes that :func:`word_code` makes of their bytes.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -40,13 +40,13 @@ class Splits:
 
     @classmethod
     def of(cls, lists: Sequence[Sequence[int]]) -> Self:
-        """From lists."""
+        """Makes splits of lists."""
         starts = np.cumsum([0, *map(len, lists)], dtype=np.int64)
         return cls(starts, np.array([size for each in lists for size in each], np.uint64))
 
     @classmethod
     def joined(cls, parts: Sequence[Self]) -> Self:
-        """One part after another."""
+        """Concatenates parts."""
         lengths = np.concatenate([np.diff(part.starts) for part in parts])
         starts = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
         return cls(starts, np.concatenate([part.sizes for part in parts]))
@@ -78,7 +78,7 @@ class Columns:
 
     @classmethod
     def of(cls, records: Sequence[CollectiveRecord]) -> Self:
-        """From records."""
+        """Makes columns of records."""
         used = {getattr(record, name) for record in records for name in WORDS}
         codes = {word: word_code(word.encode()) for word in used}
 
@@ -95,7 +95,7 @@ class Columns:
 
     @classmethod
     def joined(cls, parts: Iterable[Self]) -> Self:
-        """One part after another; there is at least one."""
+        """Concatenates parts; there is at least one."""
         parts = list(parts)
         if len(parts) == 1:
             return parts[0]
@@ -110,7 +110,7 @@ class Columns:
 
 
 def word_code(word: bytes) -> np.uint64:
-    """A number for a word; no two words are known to share one."""
+    """The 64-bit code of a word; no two words are known to share one."""
     code = len(word)
     for start in range(0, len(word), 8):
         code = (code ^ int.from_bytes(word[start : start + 8], "little")) * _FACTOR % 2**64
@@ -119,13 +119,13 @@ def word_code(word: bytes) -> np.uint64:
 
 
 def stirred(codes: Codes) -> Codes:
-    """Spreads every bit of some numbers over all of them; no two numbers become one."""
+    """Mixes the bits of each code; different codes stay different."""
     codes = codes * np.uint64(_FACTOR)
     return codes ^ (codes >> np.uint64(_SHIFT))
 
 
 def mixed(first: Codes, *others: Codes) -> Codes:
-    """One number for each row of some columns; two rows share one in about 2^64 only if they are the same."""
+    """A hash of each row of some columns; different rows share one with a chance of about 2^-64."""
     codes = stirred(first)
     for column in others:
         codes = stirred(codes ^ column)
@@ -157,11 +157,11 @@ _LAST = ~_FIRST[::-1]
 
 
 class Odd(Exception):  # noqa: N818  it may be right
-    """A block holds something that is not exactly as this project writes it."""
+    """Raised where a block is not exactly as this project writes it."""
 
 
 def parse(block: bytes, header: TraceHeader, rank: int, last: int) -> Columns:
-    """Reads whole lines behind the header, and checks in them all that :func:`moe.collective_trace.read` checks.
+    """Reads whole lines after the header, with all checks of :func:`moe.collective_trace.read`.
 
     Raises Odd if the lines are wrong or merely unusual. `last` is the `seq` of the record before, -1 if absent.
     """
@@ -184,7 +184,7 @@ def _require(holds: NDArray[np.bool_] | bool | np.bool_) -> None:
 
 
 def _check(columns: Columns, header: TraceHeader, rank: int, last: int, size1: NDArray[np.bool_]) -> None:
-    """That records fit the header, each other and their own fields."""
+    """Raises Odd unless records fit the header, each other and their own fields."""
     _require(columns.rank == np.uint64(rank))
     _require(np.isin(columns.step, np.array(header.steps, np.uint64)))
     _require(np.isin(columns.phase, np.array([_PHASES[word] for word in header.phases])))
@@ -209,7 +209,7 @@ def _check(columns: Columns, header: TraceHeader, rank: int, last: int, size1: N
 def _members(
     columns: Columns, groups: Mapping[str, tuple[int, ...]], rank: int, size1: NDArray[np.bool_]
 ) -> NDArray[np.int64]:
-    """How many ranks the group of each record has; root and peer are among them."""
+    """The size of each record's group; raises Odd if root or peer are not in the group."""
     members = np.zeros(len(columns), np.int64)
     for name, ranks in groups.items():
         (rows,) = np.nonzero(columns.group == word_code(name.encode()))
@@ -226,7 +226,7 @@ def _members(
 
 
 class _Text:
-    """A block of lines, and where in each of them the values lie."""
+    """A block of lines, and the places of the values in each line."""
 
     def __init__(self, block: bytes) -> None:
         self._bytes = np.frombuffer(bytes(_PAD) + block + bytes(_PAD), np.uint8)
@@ -245,7 +245,7 @@ class _Text:
             self._require_key(index, f'{"," if index else "{"}"{key}":'.encode())
 
     def _require_key(self, index: int, literal: bytes) -> None:
-        """The literal stands around the quotation mark that opens a key, eight bytes at a time."""
+        """Raises Odd unless `literal` surrounds a key's opening quotation mark; compares eight bytes at a time."""
         begins = self._marks[_MARKS[index]] - 1
         for start in range(0, len(literal), 8):
             part = literal[start : start + 8]
@@ -253,7 +253,7 @@ class _Text:
             _require(self._eights[begins + start] & _FIRST[len(part)] == wanted)
 
     def _span(self, key: str) -> tuple[Places, Places]:
-        """Where the value of a key begins and ends in each line."""
+        """Places where the value of a key begins and ends in each line."""
         index = _KEYS.index(key)
         opens, following = _MARKS[index], _MARKS[index + 1]
         last = following == _MARKS[-1]
@@ -320,7 +320,7 @@ class _Text:
         return Splits(np.cumsum(starts), sizes)
 
     def _numbers(self, begins: Places, ends: Places) -> Codes:
-        """Whole numbers of at most 16 digits, without a needless zero."""
+        """Reads whole numbers of at most 16 digits, without leading zeros."""
         lengths = ends - begins
         _require((lengths > 0) & (lengths <= _MOST_DIGITS))
         _require((lengths == 1) | (self._bytes[begins] != ord("0")))
@@ -332,7 +332,7 @@ class _Text:
 
 
 def _eight_digits(eights: Codes, lengths: Places) -> Codes:
-    """The number that the last of eight characters make, the first in the lowest byte, neighbours joined in turn."""
+    """The number in the last `lengths` of eight digits, the first digit in the lowest byte."""
     mask = _LAST[lengths]
     digits = (eights ^ np.uint64(0x3030303030303030)) & mask
     _require((digits + np.uint64(0x7676767676767676)) & np.uint64(0x8080808080808080) == 0)
@@ -342,6 +342,6 @@ def _eight_digits(eights: Codes, lengths: Places) -> Codes:
 
 
 def _no_controls(eights: Codes, lengths: Places) -> NDArray[np.bool_]:
-    """Whether the first of eight ASCII characters are printable: none of them is below a blank."""
+    """Whether the first `lengths` of eight ASCII characters are printable: none is below a blank."""
     filled = eights | (~_FIRST[lengths] & np.uint64(0x2020202020202020))
     return filled + np.uint64(0x6060606060606060) & np.uint64(0x8080808080808080) == np.uint64(0x8080808080808080)

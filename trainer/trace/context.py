@@ -1,4 +1,4 @@
-"""Where in a step the program is: which phase, which model block.
+"""The program's position in a step: its phase and its model block.
 
 The position belongs to the process, not to a thread or a contextvars context: on a GPU autograd runs a backward
 pass in threads of its own, and what those issue belongs to the phase that the training loop is in.
@@ -51,10 +51,10 @@ def layer(index: int | None) -> Iterator[None]:
 def attach(blocks: Sequence[nn.Module]) -> Iterator[None]:
     """While entered, the forward and backward passes of each block mark its index as the layer.
 
-    The backward pass enters a block when the gradient of its first output tensor is there and leaves it when the
-    gradient of its first input tensor is; where that has none, since all before the block is frozen, the block is left
-    at the end of the backward pass. What an engine does in hooks of its own around a block, such as gathering its
-    parameters, belongs to the block. Values and gradients are left alone.
+    The backward pass enters a block when the gradient of its first output tensor is ready, and leaves it when that of
+    its first input tensor is. An input without a gradient, since all before the block is frozen, means that the block
+    is left at the end of the backward pass. What an engine does in hooks of its own around a block, such as gathering
+    its parameters, belongs to the block. Values and gradients are left alone.
     """
     with ExitStack() as hooks:
         for index, block in enumerate(blocks):
@@ -92,7 +92,7 @@ def _enter_backward(index: int, _block: nn.Module, inputs: tuple[Any, ...], outp
 
 
 def _leave_forward(index: int, block: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
-    """Engines either watch the same output or put one of their own in its place: the last one is marked as well."""
+    """Marks the final output too, since engines either hook the same output or replace it."""
     _enter_backward(index, block, inputs, output)
     position.layer = None
 

@@ -34,8 +34,8 @@ def is_steady(steps: Sequence[int], columns: Columns, groups: Iterable[str]) -> 
 
     Sizes must be the same too, but for those that follow the routing: of all-to-alls, and of the groups that share
     experts, where coherent dispatch gathers the keys and values of as many tokens as the fullest rank holds. Where
-    steps share what a task collects, only the first of them has rollouts: then cycles must be alike, of which more than
-    one must have been begun.
+    steps share collected data, only the first of them has rollouts. Then cycles must be equal, and more than one must
+    have begun.
     """
     if len(steps) < 2 or any(second != first + 1 for first, second in pairwise(steps)):
         return False
@@ -49,7 +49,7 @@ def _repeats(steps: Sequence[Codes], cycle: int) -> bool:
 
 
 def _signatures(columns: Columns, groups: Iterable[str]) -> Codes:
-    """A number for what must be alike of each record."""
+    """A hash of each record's fields that must repeat in every step."""
     shared = [word_code(name.encode()) for name in groups if re.fullmatch(r"expert(_\d+)?", name)]
     gathers = (columns.op == _ALL_GATHER) | (columns.op == _REDUCE_SCATTER)
     routed = (columns.op == _ALL_TO_ALL) | gathers & np.isin(columns.group, np.array(shared, np.uint64))
@@ -100,7 +100,7 @@ def check(paths: Sequence[Path], groups: Mapping[str, Ranks], records: Sequence[
 
 
 def _common_header(paths: Sequence[Path], headers: Sequence[TraceHeader]) -> TraceHeader:
-    """The header that all files share but for their group tables and the version that their phases need."""
+    """The header that all files share, apart from group tables and format version; refuses other differences."""
     first = headers[0]
     for path, header in zip(paths, headers, strict=True):
         for field in ("source", "world_size", "ranks_per_node", "steps", "config_sha256", "torch", "clock"):
@@ -113,7 +113,7 @@ def _common_header(paths: Sequence[Path], headers: Sequence[TraceHeader]) -> Tra
 
 
 def _parts(path: Path, header: TraceHeader, rank: int) -> Iterator[tuple[Columns, bytes]]:
-    """A rank's records, block after block, and their lines as this project writes them."""
+    """Yields a rank's records block by block, each with its lines as this project writes them."""
     known, seq = 0, -1
     with path.open("rb") as file:
         try:
@@ -130,7 +130,7 @@ def _parts(path: Path, header: TraceHeader, rank: int) -> Iterator[tuple[Columns
 
 
 def _renamed(columns: Columns, names: Mapping[str, str]) -> Columns:
-    """Records that name their groups as the merged trace does."""
+    """Renames the groups of records to those of the merged trace."""
     group = columns.group.copy()
     for old, new in names.items():
         if old != new:
@@ -139,7 +139,7 @@ def _renamed(columns: Columns, names: Mapping[str, str]) -> Columns:
 
 
 def _renamed_lines(lines: bytes, names: Mapping[str, str]) -> bytes:
-    """The same in their text. A quotation mark within a word has a backslash, so what is matched is no part of one."""
+    """Renames the groups in text. Quotation marks in words are escaped, so that no part of a word is matched."""
     if all(old == new for old, new in names.items()):
         return lines
     words = {json.dumps(old).encode(): json.dumps(new).encode() for old, new in names.items()}
@@ -183,7 +183,7 @@ def merge_routing(folder: Path, world_size: int) -> None:
 
 
 def _form(path: Path) -> tuple[RoutingHeader, dict[str, tuple[np.dtype, tuple[int, ...]]]]:
-    """Header of a rank's file, and the types and shapes of its arrays, all of it checked."""
+    """Checks a rank's file, and returns its header and the types and shapes of its arrays."""
     trace = RoutingTrace.read(path)
     arrays = {name: getattr(trace, name) for name in ARRAYS}
     return trace.header, {name: (array.dtype, array.shape) for name, array in arrays.items() if array is not None}
@@ -198,8 +198,8 @@ class Merging:
     """Merges what the ranks recorded, in a process that ends with this one.
 
     ``collectives.jsonl`` is the last file that it writes. So long as it is missing or holds other steps, the traces are
-    not merged, and the next start of the run merges them. What was merged of other steps before is kept in a folder
-    named after them, such as ``steps_00000017-00000019``.
+    not merged, and the next start of the run merges them. Earlier merged traces of other steps are kept in a folder
+    named after their steps, such as ``steps_00000017-00000019``.
     """
 
     def __init__(self, folder: Path, *, routing: bool) -> None:

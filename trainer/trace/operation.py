@@ -1,4 +1,4 @@
-"""What a call into torch's c10d operators means: the operation, its bytes, its group and its handle."""
+"""Interprets a call of torch's c10d operators: the operation, its bytes, its group and its handle."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -49,7 +49,7 @@ _OPERATORS: dict[str, tuple[str, str | None, str | None]] = {
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """One call as the trace has it.
+    """One call in the terms of the trace.
 
     Attributes:
         fields: op, dtype, bytes, splits, root, peer and tag of the record.
@@ -103,7 +103,7 @@ def describe(operator: str, arguments: dict[str, Any], result: Any, rank: int) -
 
 
 def _flag(operator: str) -> bool | None:
-    """Whether a call without an async_op argument may outlive itself: only what hands back a Work or a tensor."""
+    """Whether a call without an async_op argument is asynchronous: False for a blocking barrier, None if unknown."""
     return False if operator == "c10d::monitored_barrier_" else None
 
 
@@ -144,7 +144,7 @@ def _group(arguments: dict[str, Any]) -> tuple[str, tuple[int, ...]]:
 
 
 def _handle(operator: str, result: Any) -> object | None:
-    """What a caller will wait for: a functional operator's tensor, otherwise the Work in the result."""
+    """The object that a caller waits for: a functional operator's tensor, otherwise the Work in the result."""
     if operator.startswith("_c10d_functional::"):
         return next(_tensors(result), None)
     parts = result if isinstance(result, list | tuple) else (result,)

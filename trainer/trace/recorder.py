@@ -20,8 +20,8 @@ from trainer.trace.operation import NAMESPACES, WAITS, describe
 class Recorder:
     """Writes one rank's collectives of sampled steps to a file; outside those steps nothing is active.
 
-    A dispatch mode sees every call into c10d, whoever makes it: Python, autograd, DeepSpeed or a C++ reducer. What
-    cannot be seen in the call is seen in `Work.wait`, watched for the length of the step:
+    A dispatch mode sees every call into c10d, whoever makes it: Python, autograd, DeepSpeed or a C++ reducer. What a
+    call does not show is observed in `Work.wait`, which is watched for the length of the step:
 
     - A synchronous call returns before the collective has ended and torch's wrapper then waits, so `t_done_ns` is
       the end of that wait, or of the call where it leaves nothing to wait for. It stays None where no Python code
@@ -42,7 +42,7 @@ class Recorder:
             same meaning on every rank; unnamed groups keep torch's name. Groups that share a name and their ranks
             become one group of the trace.
         blocks: the model's blocks in order; the index becomes the record's layer.
-        clock: tells when the rank computes; None: the host's.
+        clock: clock of the rank's compute; None: the host's clock.
     """
 
     def __init__(
@@ -186,7 +186,7 @@ class Recorder:
 
     @contextmanager
     def joining(self, stream: Hashable, reached: int) -> Iterator[None]:
-        """Inside, compute waits for a stream beside it, for the first `reached` of all collectives of the step only."""
+        """While entered, compute waits for another stream, for the first `reached` collectives of the step alone."""
         awaited = [
             draft for draft in self._drafts[:reached] if draft.beside == stream and draft.record.wait_seq is None
         ]
@@ -200,7 +200,7 @@ class Recorder:
             draft.waited_before(self._next_seq())
 
     def _pause(self) -> Mark:
-        """The program hands over to a collective or a wait."""
+        """Ends an interval of compute, since a collective or a wait begins; returns its mark."""
         paused = self._clock.mark()
         self._compute.append((self._resumed, paused))
         return paused
@@ -209,7 +209,7 @@ class Recorder:
         return self._seq + len(self._drafts)
 
     def _close_step(self) -> None:
-        """Let every collective that nobody was seen to wait for end with its step, and ask the clock for all times."""
+        """End every collective without an observed wait with the step, and ask the clock for all times."""
         if self._drafts:
             for draft in self._drafts:
                 draft.waited_before(self._next_seq())
@@ -233,10 +233,10 @@ class _Draft:
     """A collective of the step that is being recorded.
 
     Attributes:
-        compute: since the collective before, from when to when.
-        beside: the stream that it was issued in, if compute went on in another.
-        unflagged: the call did not say whether it outlives itself.
-        done: when it was seen to end.
+        compute: intervals of compute since the collective before, as pairs of marks.
+        beside: the stream in which it was issued, if compute continues in another.
+        unflagged: whether the call has no flag that says if it is asynchronous.
+        done: mark of its observed end; None: not observed.
     """
 
     record: CollectiveRecord
@@ -247,12 +247,12 @@ class _Draft:
     done: Mark | None = None
 
     def waited_before(self, seq: int) -> None:
-        """Compute has waited for it before a record, if it does not wait at once and has not before."""
+        """Notes that compute waited for it before record `seq`, if it is asynchronous and had no earlier wait."""
         if self.record.asynchronous and self.record.wait_seq is None:
             self.record = replace(self.record, wait_seq=seq)
 
     def timed(self, clock: Clock, origin: Mark) -> CollectiveRecord:
-        """The finished record, once the clock has settled; `origin` is when the step's first collective was issued."""
+        """The record with its times, once the clock has settled; `origin` marks the step's first collective."""
         return replace(
             self.record,
             gap_ns=sum(clock.between_ns(resumed, paused) for resumed, paused in self.compute),
@@ -262,7 +262,7 @@ class _Draft:
 
 
 class _Interception(TorchDispatchMode):
-    """Hands c10d calls to the recorder and lets everything else pass at once."""
+    """Passes c10d calls to the recorder, and runs all other operators directly."""
 
     def __init__(self, recorder: Recorder) -> None:
         super().__init__()
@@ -270,7 +270,7 @@ class _Interception(TorchDispatchMode):
 
     @classmethod
     def ignore_compile_internals(cls) -> bool:
-        """Compiled graphs stay compiled while they are watched; the collectives in them come here all the same."""
+        """Keeps compiled graphs compiled while they are watched; their collectives still arrive here."""
         return True
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:

@@ -35,7 +35,7 @@ class RoutingRecorder:
         micro_batch: int,
         training: bool = True,
     ) -> None:
-        """`training` is the mode of the recorded passes: in a loss an objective may also call in evaluation mode."""
+        """Only passes in the mode `training` are recorded; an objective may also call in evaluation mode."""
         self._path = routing_path(folder, dist.get_rank())
         self._layers, self._header = layers, header
         self._steps, self._micro_batch = frozenset(steps), micro_batch
@@ -113,9 +113,9 @@ class RoutingRecorder:
 
 
 class SegmentRecorder(RoutingRecorder):
-    """Collects which segment's blocks the tokens of a rank meet: experts whose router is the time.
+    """Collects the segments whose blocks a rank's tokens visit, as experts whose router is the time.
 
-    Every block of segments is an MoE layer, and all tokens of an example visit the expert of its segment in each.
+    Every block with segments counts as an MoE layer, in which all tokens of an example visit their segment's expert.
     """
 
     def __init__(
@@ -128,7 +128,7 @@ class SegmentRecorder(RoutingRecorder):
         micro_batch: int,
         tokens: int,
     ) -> None:
-        """The network's second argument are times; the header's experts are the segments."""
+        """Takes a network whose second argument is times, and a header whose experts are the segments."""
         super().__init__(folder, (), header, steps=steps, micro_batch=micro_batch)
         self._network, self._tokens = network, tokens
 
@@ -155,7 +155,7 @@ def ordered_choices(probs_TE: Tensor, routing_map_TE: Tensor, top_k: int) -> tup
 
 
 def at_home(ids_TK: Tensor, gates_TK: Tensor, residency: Residency) -> tuple[Tensor, Tensor]:
-    """Ids and gates [T, K] on the ranks where their tokens began, in their order; collective where tokens move."""
+    """Sends ids and gates [T, K] to the home ranks of their tokens, in their order; collective where tokens move."""
     if residency.group is None or residency.group.size() == 1:
         return ids_TK, gates_TK
     everywhere: list[Any] = [None] * residency.group.size()

@@ -103,7 +103,7 @@ class TraceSession:
         return self._collectives.step(step, local)
 
     def after(self, step: int) -> None:
-        """Writes what a sampled step left, and begins to merge after the last one; collective then."""
+        """Writes the records of a sampled step, and starts the merge after the last one; collective then."""
         if step not in self._steps:
             return
         self._collectives.write()
@@ -154,8 +154,8 @@ DRAWING = "drawing.json"
 class DrawingTrace:
     """Records a drawing on every rank and merges the recordings on the first.
 
-    Each call of the network is a micro step, which lasts until the next call: what the sampler computes between them
-    counts to the earlier one. A head that is called by itself belongs to the call before it.
+    Each call of the network is a micro step, which lasts until the next call: the sampler's own compute belongs to the
+    call before it. A head that is called by itself belongs to the call before it.
     """
 
     def __init__(self, folder: Path, config: RunConfig, layout: Layout, launch: Launch, model: Network) -> None:
@@ -175,7 +175,7 @@ class DrawingTrace:
 
     @contextmanager
     def recording(self) -> Iterator[None]:
-        """Records one drawing, which is what runs inside."""
+        """Records the one drawing that runs while entered."""
         hook = self._model.register_forward_pre_hook(self._begin)
         try:
             with self._call:
@@ -211,7 +211,7 @@ class DrawingTrace:
         self._calls += 1
 
     def _routes(self, rows: int) -> RoutingRecorder:
-        """The recorder of routes, made in the first call, which shows how many rows a call has."""
+        """The recorder of routes; the first call makes it, since `rows` of a call are known only then."""
         if self._routing is None:
             layers = [module for module in self._model.modules() if isinstance(module, HoldsExperts)]
             header = routing_header(self._config, self._layout, element_bytes=4, evaluates=True)

@@ -1,1 +1,1 @@
-"""The training of one run: the loop, and what watches over it."""
+"""The training of one run: the loop, its checks and its records."""

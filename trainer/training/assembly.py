@@ -52,10 +52,10 @@ if TYPE_CHECKING:
 
 
 def write_initial_weights(engine: Engine, config: RunConfig, begun: Mapping[str, Tensor] | None = None) -> None:
-    """Writes this rank's weights one parameter after the other; nothing is sent.
+    """Writes this rank's initial weights, one parameter after the other; nothing is sent.
 
-    They are drawn, or what the rank keeps of those in `model.init_from` is read. Routed adapters may begin with the
-    modules of another run. Parameters that are `begun` are those in place of drawn ones.
+    Weights are drawn, or the rank's part of `model.init_from` is read. Routed adapters may begin with the modules of
+    another run. Parameters in `begun` replace drawn ones.
     """
     kept = kept_weights(engine.shards(), engine.state(("weight",)))
     drawn = DrawnValues(engine.module, config.run.seed)

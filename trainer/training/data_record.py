@@ -1,4 +1,4 @@
-"""data.json: what the data of a run held when it began, by which a resume notices that they have changed."""
+"""data.json: a record of a run's data at its beginning, by which a resume notices changes of the data."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def verify(run_dir: Path, files: Sequence[DataFiles], beat: Callable[[], None]) 
 
 
 def _compared(before: DataRecord, now: DataRecord, files: Sequence[DataFiles]) -> Iterator[str]:
-    """Refuses other data; a line for files that were written again and of which a sample is known to be the same."""
+    """Refuses changed data; yields a line for files that were rewritten with the same sampled content."""
     for old, new, data in zip(before.sets, now.sets, files, strict=False):
         different = [one for one, other in zip(old.sample, new.sample, strict=False) if one != other]
         if different or old.number != new.number:
@@ -105,7 +105,7 @@ def _compared(before: DataRecord, now: DataRecord, files: Sequence[DataFiles]) -
 
 
 def _verified(known: Sequence[str] | None, files: DataFiles, beat: Callable[[], None]) -> tuple[str, ...]:
-    """Digests of all groups of files."""
+    """Digests of all groups of files, read by all ranks together; refuses those that differ from `known`."""
     groups, rank, world_size = files.groups, dist.get_rank(), dist.get_world_size()
     found: dict[int, str] = {}
     for first in range(0, len(groups), world_size * _GROUPS_AT_ONCE):
@@ -126,7 +126,7 @@ def _verified(known: Sequence[str] | None, files: DataFiles, beat: Callable[[], 
 
 
 def _times_ns(files: DataFiles, key: int) -> tuple[int, ...]:
-    """When the sampled files were last written; 0 for one that cannot be looked at."""
+    """Modification times of the sampled files; 0 for a file that cannot be accessed."""
     times = []
     for name in files.sampled(key):
         try:

@@ -1,4 +1,4 @@
-"""What decides the result of a run and must be equal on all its ranks: settings, packages, code, files and data."""
+"""Facts that determine the result of a run and must be equal on all ranks: settings, packages, code, files and data."""
 
 import hashlib
 import os
@@ -41,7 +41,7 @@ def given(document: Mapping[str, Any], launch: Launch) -> dict[str, Subject]:
 
 
 def resolved(config: RunConfig, dataset: Dataset, launch: Launch) -> dict[str, Subject]:
-    """The facts, once files that settings name are read; the run has its defaults and the digests of its references."""
+    """Facts that need the data set and the files named by settings; `config` has defaults and digests of references."""
     sources = {} if dataset.mix is None else {f" of {name}": one for name, one in dataset.mix.sources.items()}
     examples = {
         f"number of {split.replace('_', '-')} examples{of}": one.count(split)
@@ -67,7 +67,7 @@ def flat(value: Mapping[str, Any], before: str = "") -> dict[str, Any]:
 
 
 def _on_first_rank(launch: Launch, items: Iterator[tuple[str, str]]) -> dict[str, str] | None:
-    """Reads files once a node."""
+    """Digests of files, read by the first rank of each node; None on the others."""
     return dict(items) if launch.local_rank == 0 else None
 
 
@@ -79,7 +79,7 @@ def _version(name: str) -> str | None:
 
 
 def _code() -> Iterator[tuple[str, str]]:
-    """Every source file of these packages, by its name from the package on."""
+    """Every source file of this project's packages, by its path in the package, with its digest."""
     for name in OWN_PACKAGES:
         found = find_spec(name)
         for root in (found and found.submodule_search_locations) or ():
@@ -88,7 +88,7 @@ def _code() -> Iterator[tuple[str, str]]:
 
 
 def _modules() -> Iterator[tuple[str, str]]:
-    """The modules of the user's own that the configuration has brought: those that belong to nothing installed."""
+    """The user's own imported modules, those outside installed packages, with their digests."""
     known = {*OWN_PACKAGES, "__main__", "__mp_main__", "sitecustomize"}
     for name, module in sorted(sys.modules.items()):
         file = getattr(module, "__file__", None)
@@ -101,13 +101,13 @@ def _modules() -> Iterator[tuple[str, str]]:
 
 @cache
 def _is_installed(folder: Path) -> bool:
-    """Whether the modules of a folder belong to an installed package or to Python; looked up once a folder."""
+    """Whether the modules of a folder belong to an installed package or to Python; cached."""
     path = Path(os.path.realpath(folder))
     return bool({"site-packages", "dist-packages"}.intersection(path.parts)) or any(map(path.is_relative_to, INSTALLED))
 
 
 def _files(config: RunConfig) -> Iterator[tuple[str, str]]:
-    """The files that settings name, by the dotted key of the setting."""
+    """The files that settings name, by the dotted key of the setting, with their digests."""
     for key, value in flat(config.model_dump()).items():
         path = _file(key, value)
         if path is not None:

@@ -1,4 +1,4 @@
-"""What makes a run repeatable: draws that are a function of (seed, purpose, step, micro batch), and sums in order."""
+"""Repeatability of a run: draws that depend on (seed, purpose, step, micro batch), and sums in a fixed order."""
 
 import os
 from collections.abc import Iterator
@@ -16,13 +16,13 @@ def micro_batch_generator(run_seed: int, purpose: str, step: int, micro: int) ->
 
 
 def seed_dropout(run_seed: int, purpose: str, step: int, micro: int) -> None:
-    """Seeds torch's own generators, which dropout uses, for a micro batch; see :func:`micro_batch_generator`."""
+    """Seeds torch's own generators, which dropout uses, by the arguments of :func:`micro_batch_generator`."""
     torch.manual_seed(derive_seed(derive_seed(run_seed, purpose, step, micro), "dropout"))
 
 
 @contextmanager
 def deterministic_operations(wanted: bool) -> Iterator[None]:
-    """While entered and wanted, operations of a GPU add in a fixed order, and those that cannot raise an error."""
+    """While entered, if wanted, GPU operations add in a fixed order; operations that cannot do so raise an error."""
     if not wanted:
         yield
         return

@@ -1,4 +1,4 @@
-"""Which steps are not taken, and runs that end before their last step."""
+"""Rules by which a step is skipped, and by which a run ends before its last step."""
 
 import math
 from collections import deque
@@ -17,7 +17,7 @@ class RunFailed(Failure):
 
 
 class Guard:
-    """Judges each step by figures that are the same on every rank, so that all ranks decide alike.
+    """Accepts or skips each step by figures that are the same on every rank, so that all ranks agree.
 
     A step that is not taken is a step all the same: it is counted, and the schedule and the order of the data go on.
     Its gradients are dropped, and weights, optimiser state, moving average and the routers' biases stay as they are.
@@ -36,7 +36,7 @@ class Guard:
 
     @property
     def failure(self) -> str | None:
-        """The line that ends the run, once so many steps in a row were skipped."""
+        """The message that ends the run, once too many steps in a row were skipped; None before."""
         if self.in_a_row < self._config.abort_after:
             return None
         return (
@@ -45,7 +45,7 @@ class Guard:
         )
 
     def objection(self, losses: Sequence[float], norm: float) -> str | None:
-        """Why a step must not be taken, by the mean loss of each rank and the norm over all; None if it may be."""
+        """Why a step has to be skipped, by each rank's mean loss and the global gradient norm; None: it is taken."""
         broken = [rank for rank, loss in enumerate(losses) if not math.isfinite(loss)]
         if broken:
             return f"the loss is not finite on {_ranks(broken)}"
@@ -59,7 +59,7 @@ class Guard:
         return None
 
     def taken(self, losses: Sequence[float], norm: float) -> None:
-        """Learns from a step that was taken."""
+        """Updates the running statistics by a step that was taken."""
         self.in_a_row = 0
         self._losses.append(fmean(losses))
         self._norms.append(norm)
@@ -88,7 +88,7 @@ class Guard:
         return self._folder / f"step_{step:08d}.json"
 
     def state(self) -> dict[str, Any]:
-        """What the next steps are judged by, the same on every rank; plain values."""
+        """The running statistics for the next steps as plain values, the same on every rank."""
         return {
             "skipped": self.skipped,
             "in_a_row": self.in_a_row,
@@ -97,7 +97,7 @@ class Guard:
         }
 
     def load(self, state: dict[str, Any] | None) -> None:
-        """Takes up what :meth:`state` gave; None: starts afresh."""
+        """Restores a result of :meth:`state`; None: starts afresh."""
         if state is not None:
             self.skipped, self.in_a_row = state["skipped"], state["in_a_row"]
             self._losses.extend(state["losses"])

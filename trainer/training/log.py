@@ -1,4 +1,4 @@
-"""What a run says of its steps: to the sinks, and in lines for a person."""
+"""The report of a run's steps: figures for the sinks, and lines for a person."""
 
 import sys
 from collections.abc import Mapping, Sequence
@@ -20,8 +20,8 @@ class StepFigures:
     """Results of a step.
 
     Attributes:
-        loss: mean of the global batch.
-        weighted: the points that the weights of pairs are of.
+        loss: mean loss of the global batch.
+        weighted: points to which the weights of pairs belong, by name, for each micro batch.
         by_source: sums of losses by source of each micro batch, of a step that is logged.
         own_s: seconds of each rank's local work.
     """

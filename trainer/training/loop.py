@@ -97,7 +97,7 @@ def take_step(run: Training, step: int) -> StepFigures:
 def _skip(
     run: Training, step: int, reason: str, norm: float, losses: Sequence[Tensor], examples: Sequence[Tensor]
 ) -> None:
-    """Drops a step that is not taken, and writes down what it was made of; collective."""
+    """Drops a step's gradients, and writes down its losses and examples; collective."""
     for router in run.routers:
         router.forget()
     every_loss = gathered(torch.stack(list(losses)))

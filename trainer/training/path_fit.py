@@ -52,7 +52,7 @@ class FitRequest(Section):
 
 
 def without_path(document: dict[str, Any]) -> dict[str, Any]:
-    """The sections of a configuration whose path is not known yet."""
+    """A configuration document without the path that is still to be fitted."""
     flow = document.get("flow")
     if not isinstance(flow, dict):
         return document
@@ -60,7 +60,7 @@ def without_path(document: dict[str, Any]) -> dict[str, Any]:
 
 
 def check_fitted_to(config: RunConfig) -> None:
-    """Refuses a run without a flow, or whose flow begins at data: no path is fitted to it."""
+    """Refuses a run to which no path can be fitted: one without a flow, or whose flow begins at data."""
     if config.flow is None:
         raise ValueError(f"model.kind: {FLOWLESS[config.model.kind]} and follows no path; give a run with a flow")
     if config.source_data is not None:
@@ -119,7 +119,7 @@ def data_points(config: RunConfig, num: int, generator: torch.Generator) -> Tens
 
 
 def _energies(fitted: path.Tabulated, separation: Separation, mean_square: float) -> Table:
-    """Kinetic energies of the fitted path and of those that every data set has."""
+    """A table of the kinetic energies of the fitted path and of the standard paths."""
     title = f"kinetic energy per dimension; Phi {kinetic_optimal.angle_between(separation):.4f}"
     shown = Table(title=title, title_justify="left")
     for heading in ("path", "about the mean", "of the mean", "together"):

@@ -1,4 +1,4 @@
-"""What can be known of a run before a process group exists, and every refusal that this allows."""
+"""Checks of a run before a process group exists, with every refusal that is possible then."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,7 +35,7 @@ class Preflight:
 
     Attributes:
         config: the run, with the digests of its references.
-        newest: the checkpoint that it resumes, unless its ranks find damage; None: it starts.
+        newest: the checkpoint from which it resumes, unless its ranks find damage; None: it starts anew.
         damaged: a line for each newer checkpoint that is damaged.
         cautions: lines about settings that are allowed and probably not meant.
     """
@@ -60,7 +60,7 @@ def preflight(
 def validated(
     config: RunConfig, world_size: int, *, ranks_per_node: int | None = None, read_bytes: int = 0
 ) -> Validation[Preflight]:
-    """Every objection to a run, that of :func:`preflight` first; files are read for a run that has a layout."""
+    """All objections to a run, first the one that :func:`preflight` raises; files are read only if it has a layout."""
     layout = yield from plan.validated_layout(config, world_size, ranks_per_node=ranks_per_node)
     if layout is None:
         return None
@@ -123,7 +123,7 @@ def _check_sinks(config: RunConfig) -> None:
 
 
 def _changed_schedule(config: RunConfig, newest: Path) -> str | None:
-    """A line about a learning rate that other steps than those of the checkpoint change."""
+    """A line about the learning rate, if the number of steps differs from the checkpoint's; else None."""
     try:
         saved = yaml.safe_load((newest / "config.yaml").read_text(encoding="utf-8"))
         steps = saved["optim"]["steps"]

@@ -1,4 +1,4 @@
-"""One rank of a run: what its steps work with."""
+"""One rank of a run: the objects that its steps use."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -28,19 +28,19 @@ from trainer.training.task import Networks, Task
 
 
 class Saves(Protocol):
-    """What keeps checkpoints, while the run goes on."""
+    """The writer of checkpoints, which works while the run continues."""
 
     def save(self, step: int) -> None:
         """Begins the checkpoint after a step; collective."""
         ...
 
     def wait(self) -> None:
-        """Returns when the last one is complete; collective."""
+        """Waits until the last checkpoint is complete; collective."""
         ...
 
 
 class Moves(Protocol):
-    """What moves experts between ranks."""
+    """The protocol of expert migration between ranks."""
 
     def after(self, step: int) -> None:
         """Moves experts, if it is time and that pays; collective then."""
@@ -94,6 +94,6 @@ class Training:
         return logs(step, steps=config.optim.steps, intervals=(config.observe.log_every, config.evaluate.every))
 
     def show(self, step: int) -> None:
-        """Lets the task show in samples/ what it has learned; collective."""
+        """Makes the task write what it has learned to samples/; collective."""
         name = step_folder(Path(), step).name
         self.task.show(self.networks, self.config.run.dir / "samples" / name, seed=self.config.run.seed)

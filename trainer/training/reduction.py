@@ -1,4 +1,4 @@
-"""Exchanges of the ranks once a step, and sums of losses by source of a mixture, which add up over all of them."""
+"""Exchanges between the ranks once a step, and sums of losses by source of a mixture over all ranks."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ def totals(losses: Tensor, sources: Tensor, num: int, weights: Tensor | None = N
 
 
 def means(summed: Sequence[Sequence[float]], names: Sequence[str], figure: str) -> dict[str, float]:
-    """Means by source that had examples, as ``figure.SOURCE``, of sums over all micro batches and ranks."""
+    """Means of each source with examples, named ``figure.SOURCE``, from sums over all micro batches and ranks."""
     together = zip(names, *summed, strict=True)
     return {f"{figure}_{name}": total / weight for name, total, weight in together if weight > 0}
 
@@ -29,7 +29,7 @@ def held_out_means(
     names: Sequence[str],
     figure: str,
 ) -> dict[str, float]:
-    """Means over the held-out examples of each source, each by its weight (None: plain); collective."""
+    """Weighted means over the held-out examples of each source (weights None: plain means); collective."""
     values = torch.cat(list(losses)).double()
     given = [weights for weights in log_weights if weights is not None]
     weights = None
@@ -53,10 +53,10 @@ class Agreement:
 
 
 class Exchange:
-    """What the ranks must decide alike, on its way to all of them; collective: one all-reduce of 24 bytes a rank.
+    """Sends the figures by which all ranks decide alike; collective: one all-reduce of 24 bytes a rank.
 
-    On a device it is queued like any other work. A step therefore goes on until it needs a value anyway, the norm of
-    its gradient, and by then the exchange is done.
+    On a device the exchange is queued like other work. The host does not wait until it needs the norm of the gradient,
+    and by then the exchange is done.
     """
 
     def __init__(self, losses: Sequence[Tensor], own_s: float, stop: bool) -> None:

@@ -100,7 +100,7 @@ def run(config: RunConfig, launch: Launch, task: Callable[[RunConfig], Task[Any]
 
 @contextmanager
 def _joined_ranks(config: RunConfig, layout: Layout, launch: Launch) -> Iterator[Watchdog]:
-    """All ranks of a run, joined and watched; an error leaves the stacks of this one in the folder."""
+    """Joins the process groups of a run under a watchdog; an error writes this rank's stacks to the folder."""
     folder, limits = config.run.dir, config.guard
     with watchdog(folder, launch.rank, limits.hang_timeout_s) as watch:
         try:
@@ -132,7 +132,7 @@ def _resumed(config: RunConfig, layout: Layout) -> tuple[Layout, Path | None]:
 
 
 def _claim(config: RunConfig, started: int, closing: ExitStack) -> list[Sink]:
-    """Takes the port, locks the folder, and cuts the metrics back to where the run seems to resume from."""
+    """Takes the port, locks the folder, and cuts the metrics back to the step of the expected checkpoint."""
     from trainer.observe.metrics import truncate_after
     from trainer.observe.prometheus import Prometheus
 
@@ -147,7 +147,7 @@ def _claim(config: RunConfig, started: int, closing: ExitStack) -> list[Sink]:
 
 
 def _files(config: RunConfig, started: int, closing: ExitStack) -> list[Sink]:
-    """Opens the files that rank 0 writes to, cut back to the step that the run does resume from, and its terminal."""
+    """Opens rank 0's terminal and files, which are cut back to the step from which the run does resume."""
     from trainer.observe.dashboards import TensorBoard, Wandb
     from trainer.observe.metrics import MetricsFile, truncate_after
     from trainer.observe.terminal import terminal

@@ -22,7 +22,7 @@ def logs(step: int, *, steps: int, intervals: Iterable[int | None]) -> bool:
 
 
 def missing_figures(run_dir: Path, started: int) -> str | None:
-    """A line that names steps which the metrics, cut back, lack although a checkpoint of step `started` is intact.
+    """A line about logged steps up to the intact checkpoint of step `started` that the metrics lack; None: none.
 
     The checkpoint's own configuration says which steps were logged.
     """
@@ -43,7 +43,7 @@ def missing_figures(run_dir: Path, started: int) -> str | None:
 
 
 def learning_rate(optim: OptimConfig, step: int) -> float:
-    """Linear warm-up, then half a cosine to the final rate at the last step; `step` is about to be taken, from 1."""
+    """The rate of `step`, from 1: linear warm-up, then half a cosine to the final rate at the last step."""
     if step <= optim.warmup_steps:
         return optim.lr * step / optim.warmup_steps
     progress = (step - optim.warmup_steps) / max(1, optim.steps - optim.warmup_steps)
@@ -51,7 +51,7 @@ def learning_rate(optim: OptimConfig, step: int) -> float:
 
 
 def changed_schedule(optim: OptimConfig, steps_before: int, step: int) -> str | None:
-    """A line on the change of the learning rate by another number of steps, for a run that resumes at `step`."""
+    """A line about the changed learning rate of a run that resumes at `step` with another number of steps, or None."""
     if steps_before == optim.steps or step >= optim.steps:
         return None
     last = learning_rate(optim.model_copy(update={"steps": steps_before}), step)

@@ -1,4 +1,4 @@
-"""What each optimiser step learns from: drawn, and where the task asks its own network, collected for a whole cycle."""
+"""The training data of each optimiser step: drawn, and for tasks that call their own network collected by cycle."""
 
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -23,7 +23,7 @@ from trainer.training.weighting import relative_weights
 def reading_ahead(
     task: Task[Any], loader: Loader, config: DataLoadingConfig, *, seed: int, device: torch.device
 ) -> Prefetcher:
-    """Reads the batches of a run ahead, and what their task draws for them alone; the device copies from there."""
+    """A prefetcher of a run's batches, with the task's draws by `Task.source`; pinned for copies to a device."""
 
     def complete(step: int, local: int, batch: Batch) -> Batch:
         generator = micro_batch_generator(seed, "train source", step + 1, loader.global_micro(local))
@@ -36,7 +36,7 @@ def reading_ahead(
 
 @dataclass(frozen=True)
 class Share:
-    """Examples of a step by micro batch, and for each loss what it is computed from and its weights.
+    """Example ids of a step by micro batch, and for each loss its drawn inputs and weights.
 
     Weights have mean 1 over the global batch; None: all equal.
     """
@@ -48,7 +48,7 @@ class Share:
 
 @dataclass(frozen=True, kw_only=True)
 class Shares:
-    """Gives each step of a run its share; a cycle is drawn and collected when its first step comes."""
+    """Provides the share of each step; a cycle is drawn and collected when its first step is taken."""
 
     task: Task[Any]
     networks: Networks
@@ -69,7 +69,7 @@ class Shares:
         return self._coming.popleft()
 
     def _cycle(self, first: int) -> Iterator[Share]:
-        """The shares of the steps of the cycle that begins with a step, to which all that this sends belongs."""
+        """The shares of the cycle that begins with step `first`, to which all its communication is attributed."""
         steps = range(first, first + self.task.cycle)
         batches = [self._read(step) for step in steps]
         drawn: list[Drawn] = []

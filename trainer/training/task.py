@@ -1,4 +1,4 @@
-"""What a step learns, as the training loop sees it."""
+"""The protocol of tasks, which define the draws and the loss of a training step."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from trainer.observe.measurement import Measurement, MeasurementSpec, Progress
 
 
 class Drawn(Protocol):
-    """What the loss of one micro batch is computed from, drawn before the network is called."""
+    """The inputs of one micro batch's loss, drawn before the network is called."""
 
     @property
     def log_weight(self) -> Tensor | None:
@@ -33,7 +33,7 @@ class Drawn(Protocol):
 
 @runtime_checkable
 class Weighted(Drawn, Protocol):
-    """A drawn micro batch that names the points that its weights are of, so that their tilt is measured."""
+    """A drawn micro batch that gives the points to which its weights belong, so that their tilt is measured."""
 
     @property
     def weighted(self) -> Mapping[str, Tensor]:
@@ -46,7 +46,7 @@ D = TypeVar("D", bound=Drawn)
 
 @runtime_checkable
 class OfSources(Drawn, Protocol):
-    """A drawn micro batch that tells which source of a mixture each example is from, so that each has its loss."""
+    """A drawn micro batch with the mixture source of each example, so that losses are reported by source."""
 
     @property
     def sources(self) -> Tensor | None:
@@ -73,8 +73,8 @@ class Task(Protocol[D]):
     must be a function of the generators that it is given, so that a resumed run is the same run.
 
     Attributes:
-        passes: losses that one micro batch is cut into.
-        cycle: optimiser steps that share what was collected. Checkpoints lie between cycles.
+        passes: number of losses into which one micro batch is divided.
+        cycle: number of optimiser steps that share one collection. Checkpoints lie between cycles.
     """
 
     passes: int = 1
@@ -84,21 +84,21 @@ class Task(Protocol[D]):
     def draw(
         self, batches: Sequence[Batch], generators: Sequence[torch.Generator], ranks: dist.ProcessGroup | None = None
     ) -> Sequence[D]:
-        """Draws everything that a step needs, for all of its micro batches, so that they can be drawn together.
+        """Draws everything that a step needs, for all of its micro batches at once.
 
         Args:
             batches: the micro batches of this rank, on the device of the network.
-            generators: where the draws for each of them come from.
-            ranks: those that see different data and draw the same step, with which this rank may draw together; None:
-                it is on its own.
+            generators: the generator of the draws for each micro batch.
+            ranks: the ranks with different data of the same step, with which this rank may draw together; None: there
+                is no other rank.
 
         Returns:
-            What :meth:`collect` takes, for each.
+            For each micro batch the input of :meth:`collect`.
         """
         ...
 
     def first_weights(self, dataset: Dataset) -> Mapping[str, Tensor]:  # noqa: ARG002
-        """Parameters that begin at what the training examples say, in place of draws; collective. By default none.
+        """Initial values that depend on the training examples, in place of draws; collective. By default none.
 
         Args:
             dataset: the run's data.
@@ -109,11 +109,11 @@ class Task(Protocol[D]):
         return {}
 
     def source(self, batch: Batch, generator: torch.Generator) -> Tensor | None:  # noqa: ARG002
-        """Draws what a batch needs and nothing decides but its size, in the threads that read ahead.
+        """Draws the source points that depend on a batch's size alone, in the threads that read ahead.
 
         Args:
             batch: as it was read, on the CPU.
-            generator: of the draws for this alone; a CPU generator.
+            generator: a CPU generator for these draws alone.
 
         Returns:
             The `x_0` of the batch that :meth:`draw` is given, on the CPU; None: the batch stays as it is.
@@ -121,15 +121,15 @@ class Task(Protocol[D]):
         return None
 
     def collect(self, drawn: Sequence[D], networks: Networks, ranks: dist.ProcessGroup | None = None) -> Sequence[D]:  # noqa: ARG002
-        """Completes what was drawn by calls of the run's own network, once a cycle; collective.
+        """Completes the draws by calls of the run's own network, once a cycle; collective.
 
         Args:
-            drawn: of every micro batch of all steps of the cycle, in their order.
+            drawn: the draws of every micro batch of all steps of the cycle, in their order.
             networks: the run's network.
             ranks: as in :meth:`draw`.
 
         Returns:
-            What :meth:`loss` takes: `passes` entries for each of `drawn`, in the same order.
+            Inputs of :meth:`loss`: `passes` entries for each of `drawn`, in the same order.
         """
         return drawn
 
@@ -148,28 +148,28 @@ class Task(Protocol[D]):
 
         Args:
             model: the network, in evaluation mode.
-            drawn: what :meth:`draw` returned for some held-out examples.
+            drawn: the result of :meth:`draw` for some held-out examples.
 
         Returns:
-            [B] each, by the name that its mean over the held-out split has in the metrics.
+            Figures [B] by name; the metrics show each one's mean over the held-out split under this name.
         """
         return {"held_out_loss": self.loss(model, drawn).per_example}
 
     def summarise(self, figures: Mapping[str, float]) -> Mapping[str, float]:  # noqa: ARG002
-        """Further figures of the held-out split that are made of its means.
+        """Further figures of the held-out split, computed from its means.
 
         Args:
-            figures: the means of what :meth:`examine` gave, by name.
+            figures: the means of the figures of :meth:`examine`, by name.
         """
         return {}
 
     def show(self, networks: Networks, stem: Path, *, seed: int) -> None:
-        """Writes a picture of what has been learned, on rank 0; collective. The default writes none.
+        """Writes a picture of samples or results on rank 0; collective. The default writes none.
 
         Args:
             networks: the run's network.
             stem: the file without its ending.
-            seed: of all draws.
+            seed: seed of all draws.
         """
 
     def measure(self, networks: Networks, spec: MeasurementSpec, progress: Progress) -> Measurement | None:  # noqa: ARG002
@@ -178,7 +178,7 @@ class Task(Protocol[D]):
         Args:
             networks: the trained network.
             spec: how much is drawn and measured.
-            progress: is called with what is being done.
+            progress: is called with a line about the current work.
 
         Returns:
             The figures, their table and their page; None: the task has none.
@@ -186,7 +186,7 @@ class Task(Protocol[D]):
         return None
 
     def cautions(self, figures: Mapping[str, float]) -> Mapping[str, str]:  # noqa: ARG002
-        """Lines for a person about figures that are probably not meant; each is printed once a run.
+        """Lines for a person about suspicious figures; each is printed once a run.
 
         Args:
             figures: metrics of a step, by name.
@@ -197,11 +197,11 @@ class Task(Protocol[D]):
         return {}
 
     def state(self) -> dict[str, Any]:
-        """What the task must know to go on, the same on every rank: tensors and plain values."""
+        """The task's state for a checkpoint, the same on every rank: tensors and plain values."""
         return {}
 
     def load(self, state: dict[str, Any] | None) -> None:
-        """Takes up what :meth:`state` gave; None: starts afresh."""
+        """Restores a result of :meth:`state`; None: starts afresh."""
 
 
 class MicroBatchTask(Task[D]):

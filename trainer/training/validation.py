@@ -1,4 +1,4 @@
-"""How well the averaged weights do on what they have not seen."""
+"""Evaluation of the averaged weights on the held-out split."""
 
 from typing import Any
 
@@ -23,7 +23,7 @@ class HeldOut:
     def __init__(
         self, config: RunConfig, layout: Layout, rank: int, dataset: Dataset, bad_examples: BadExampleList
     ) -> None:
-        """Deals out the held-out split of a data set."""
+        """Divides the held-out split of a data set among the ranks."""
         self._seed, self._bad_examples = config.run.seed, bad_examples
         self._sources = () if dataset.mix is None else tuple(dataset.mix.sources)
         self._loader = Loader(
@@ -38,9 +38,9 @@ class HeldOut:
         )
 
     def figures(self, step: int, task: Task[Any], networks: Networks, device: torch.device) -> dict[str, float]:
-        """Means of what a task examines, each example once a tensor rank and by its weight; collective.
+        """Weighted means of the task's figures, each example counted once on every tensor rank; collective.
 
-        By the averaged weights; also that of the loss for each source of a mixture.
+        The averaged weights are used. Of a mixture, the loss of each source is included.
         """
         examined: dict[str, list[Tensor]] = {}
         log_weights: list[Tensor | None] = []

@@ -1,4 +1,4 @@
-"""Pairs that count by their weight, and how far weights move a distribution, over all micro batches of all ranks."""
+"""Weights of pairs, and how far they shift a distribution, over all micro batches of all ranks."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ FEW = 0.1
 
 
 def relative_weights(log_weights: Sequence[Tensor | None]) -> list[Tensor | None]:
-    """Weights [B] of mean 1 over the global batch, a micro batch each; None if equal, and then not collective."""
+    """Weights [B] of each micro batch, of mean 1 over the global batch; collective, unless all are equal (None)."""
     given = [values for values in log_weights if values is not None]
     if not given:
         return list(log_weights)
@@ -67,10 +67,10 @@ CHANCES = 3.0
 
 @dataclass(frozen=True)
 class Tilt:
-    """What weights do to the mean and to the variance of points.
+    """The shift of the mean and variance of points by their weights.
 
-    The effective share of the pairs does not tell. Weights that are independent of the points leave both moments as
-    they are, however uneven they are; weights that are nearly equal can take a small mode away.
+    The effective share of the pairs does not show it. Weights that are independent of the points leave both moments as
+    they are, however uneven they are. Weights that are nearly equal can remove a small mode.
 
     Attributes:
         mean: distance of the weighted mean from the plain one, over the plain standard deviation.
@@ -86,7 +86,7 @@ class Tilt:
 
     @property
     def large(self) -> bool:
-        """Whether one of them is large, and not by chance."""
+        """Whether the shift of the mean or of the variance is large, and not by chance."""
         return (
             self.mean > LARGE + CHANCES * self.chance_of_mean
             or abs(self.variance) > LARGE + CHANCES * self.chance_of_variance
@@ -127,7 +127,7 @@ def tilt(points: Sequence[Tensor], weights: Sequence[Tensor], ranks: dist.Proces
 def tilts_of(
     weighted: Sequence[Mapping[str, Tensor]], weights: Sequence[Tensor | None], ranks: dist.ProcessGroup | None = None
 ) -> dict[str, Tilt]:
-    """The tilt of all that pairs are made of, by name; nothing without weights; collective unless there are none."""
+    """The tilt of each kind of weighted points, by name; empty without weights, and collective only with them."""
     given = [values for values in weights if values is not None]
     if not given or not weighted:
         return {}
@@ -135,7 +135,7 @@ def tilts_of(
 
 
 def tilt_figures(tilts: Mapping[str, Tilt]) -> dict[str, float]:
-    """`NAME_mean_tilt` and `NAME_variance_tilt` of each, as the metrics tell them."""
+    """The metrics `NAME_mean_tilt` and `NAME_variance_tilt` of each tilt."""
     return {
         f"{name}_{moment}_tilt": value
         for name, each in tilts.items()

@@ -1,4 +1,4 @@
-"""Controls, fields made of fields: the protocol, pulls towards given states, and the union `Config` of all sections."""
+"""Controls, which change the field of a sampler: the protocol, pulls towards given states, and the union `Config`."""
 
 from __future__ import annotations
 
@@ -52,10 +52,10 @@ class PullConfig(Section):
 
 
 class Pull(Control):
-    """v + s(t) (c - v), where c is the velocity of the path through a state and a given end.
+    """The velocity v + s(t) (c - v), where c is the velocity of the path through a state and a given end.
 
-    Straight: c = (y - x) / (1 - t) towards data y, (x - y) / t towards a source y. At the end itself the pull is over,
-    so that with strength 1 a method that needs no velocity there, such as Euler's, ends at y. Rout et al.,
+    Straight: c = (y - x) / (1 - t) towards data y, (x - y) / t towards a source y. At the end itself the pull is off.
+    With strength 1, a method that needs no velocity there, such as Euler's, therefore ends at y. Rout et al.,
     RF-Inversion, arXiv 2410.10792, algorithms 1 (towards a noise) and 2 (towards a picture).
     """
 
@@ -79,7 +79,7 @@ class Pull(Control):
 
 @dataclass(frozen=True)
 class Pulled(Controlled):
-    """The field of `Pull`."""
+    """A field whose velocity `Pull` changes."""
 
     pull: Pull
 
@@ -96,7 +96,7 @@ def velocity_through(given: Tensor, x: Tensor, t: Tensor, path: Path, *, end: En
 
 
 def check_leads_through(end: End, path: Path, *, kind: str) -> None:
-    """Refuses, by a ValueError, a path on which a state and one end leave the velocity open."""
+    """Raises ValueError for a path on which a state and one end do not determine the velocity."""
     if not determines(_named(end), "velocity", path):
         raise ValueError(
             f"{kind}: a state and its {end} alone give no velocity on this path, which adds noise of its own; "
@@ -139,12 +139,12 @@ class TransportConfig(Section):
 
 
 class Transport(Control):
-    """v + s(t) (d - v), where d is the velocity of the path to a picture, shortened where it is too long.
+    """The velocity v + s(t) (d - v), where d is the velocity of the path to a picture, shortened where it is too long.
 
     s(t) = strength (1 + cos(pi t / stop)) / 2 min(1, t / ramp) before `stop`, and 0 after it. Where nothing is
-    shortened and `respect_prompt` is off, transport and then a pull of strength e are a pull of 1 - (1 - e) (1 - s).
-    `respect_prompt` multiplies s (d - v) by |v| / |d|. Lupascu and Stupariu, OTIP, arXiv 2508.02363, as its code has
-    it.
+    shortened and `respect_prompt` is off, transport and a pull of strength e after it equal one pull of strength 1 - (1
+    - e) (1 - s). `respect_prompt` multiplies s (d - v) by |v| / |d|. Lupascu and Stupariu, OTIP, arXiv 2508.02363, as
+    in its code.
     """
 
     def __init__(self, config: TransportConfig, picture: Tensor, path: Path, mask: Tensor | None = None) -> None:
@@ -163,7 +163,7 @@ class Transport(Control):
         return config.strength * faded * ((t / config.ramp).clamp(max=1) if config.ramp else 1)
 
     def clip_rate(self, trajectory: Trajectory) -> Tensor:
-        """Share (scalar) of the places that it acted on where its velocity was too long; fields of Euler's method."""
+        """Share (scalar) of the places under transport where d was shortened, on a trajectory of Euler's method."""
         rates = []
         for x, time in zip(trajectory.x[:-1], trajectory.times[:-1].to(trajectory.x), strict=True):
             t = time.expand(len(x))
@@ -174,7 +174,7 @@ class Transport(Control):
         return clipped / acted.clamp(min=1)
 
     def velocity(self, x: Tensor, t: Tensor) -> Tensor:
-        """The velocity d [B, *D] of the transport at states [B, *D] and times [B], not longer than allowed."""
+        """The velocity d [B, *D] at states [B, *D] and times [B], whose norm at each place is at most `longest`."""
         straight = self._straight(x, t)
         norm = straight.norm(dim=1, keepdim=True)
         return straight * (self.config.longest / norm.clamp(min=self.config.longest))
@@ -185,7 +185,7 @@ class Transport(Control):
 
 @dataclass(frozen=True)
 class Transported(Controlled):
-    """The field of `Transport`."""
+    """A field whose velocity `Transport` changes."""
 
     transport: Transport
 
@@ -210,7 +210,7 @@ class OwnControl(OwnClass, frozen=True):
 
     @property
     def needs_picture(self) -> bool:
-        """Whether it has no meaning where examples are drawn from noise alone."""
+        """Whether the class requires a picture, so that it cannot act where examples are drawn from noise alone."""
         picture = init_parameters(self.imported()).get("picture")
         return picture is not None and picture.default is picture.empty
 

@@ -1,4 +1,4 @@
-"""Controls: what turns the field that a sampler follows into another one, and the one that keeps a running cost low."""
+"""The protocol of controls, which change the field that a sampler follows, and the control that lowers a cost."""
 
 from __future__ import annotations
 
@@ -36,14 +36,14 @@ class Control(Protocol):
 
 @dataclass(frozen=True)
 class ControlInputs:
-    """Whatever a control may refer to besides the field, for the B examples that are drawn, in the rows of the states.
+    """Everything that a control may use besides the field, for B drawn examples, whose rows are those of the states.
 
     Attributes:
-        network: of the flow without guidance, which a cost may request more of than a prediction.
+        network: the flow's network without guidance; a cost may ask it questions besides the prediction.
         picture: [B, *D] the states of the pictures that are edited or restored; None if absent.
-        mask: where a picture is held on to, 0 to 1, of a shape that broadcasts to the states; None: everywhere.
-        keys: int64 [B] keys of the examples, of which what a control draws is a function; None: it may not draw.
-        rewards: what rewards are built from; None: the states are no examples that a reward could value.
+        mask: how much of the picture is held at each value, 0 to 1, broadcasts to the states; None: all of it.
+        keys: int64 [B] keys of the examples; random draws are functions of them; None: a control may not draw.
+        rewards: what rewards are built from; None: states are not examples, so that no reward can value them.
     """
 
     path: Path
@@ -55,7 +55,7 @@ class ControlInputs:
     rewards: RewardInputs | None = None
 
     def picture_for(self, kind: str) -> Tensor:
-        """The picture; a ValueError if there is none for a kind of control that leads to one."""
+        """The picture; raises ValueError, which names the kind of control, if there is none."""
         if self.picture is None:
             raise ValueError(f"{kind}: it leads to a picture, and there is none; use the edit verb, which has pictures")
         return self.picture
@@ -84,7 +84,7 @@ class Controlled(Field):
 
 
 def controlled(field: Field, controls: Sequence[Control]) -> Field:
-    """Puts controls over a field, one after the other: the first changes the field itself."""
+    """Applies controls to a field in their order: the first changes the field itself."""
     for control in controls:
         field = control.over(field)
     return field
@@ -115,10 +115,10 @@ class CostGradientConfig(Section):
 class CostGradient(Control):
     """Subtracts the gradient of a cost from the velocity.
 
-    The optimal control is the gradient of the cost to go, taken to grow by the present cost for the remaining time:
-    a(x, t) = (1 - t) grad f(x, t), one step of the adjoint equation. Only the cost is differentiated, under the
-    condition of the examples alone; the field is evaluated once, without gradient. Bill, Simsar and Hofmann, FOCUS,
-    arXiv 2510.02315, whose code has the weight `memoryless`.
+    The optimal control is the gradient of the cost to go. That cost is estimated as the present cost for all of the
+    remaining time: a(x, t) = (1 - t) grad f(x, t), one step of the adjoint equation. Only the cost is differentiated,
+    under the condition of the examples alone; the field is evaluated once, without gradient. Bill, Simsar and Hofmann,
+    FOCUS, arXiv 2510.02315, whose code has the weight `memoryless`.
     """
 
     def __init__(self, config: CostGradientConfig, inputs: ControlInputs) -> None:
@@ -133,7 +133,7 @@ class CostGradient(Control):
 
 @dataclass(frozen=True)
 class AlongCost(Controlled):
-    """The field of `CostGradient`."""
+    """A field whose velocity `CostGradient` changes."""
 
     config: CostGradientConfig
     cost: RunningCost
@@ -146,7 +146,7 @@ class AlongCost(Controlled):
         return velocity - limited(control, velocity, self.config.limit)
 
     def within(self, segment: int, /) -> Self:
-        """A cost that calls the network calls the blocks of the segment, too."""
+        """The field of a segment, whose blocks are also those that a cost calls."""
         inside = replace(self.condition, segment=segment)
         return replace(self, field=self.field.within(segment), condition=inside)
 
@@ -159,7 +159,7 @@ class AlongCost(Controlled):
 
 
 def weight_at(t: Tensor, config: CostGradientConfig) -> Tensor:
-    """The weights [B] of gradients at times [B], without the strength."""
+    """The weights [B] of the cost's gradients at times [B], before they are multiplied by the strength."""
     match config.weight:
         case "time":
             return 1 - t

@@ -1,4 +1,4 @@
-"""The control of flows over letters: a reward of finished sequences, by its gradient at letters that are drawn."""
+"""The control of flows over letters by a reward of sequences, whose gradient is taken at drawn one-hot letters."""
 
 from __future__ import annotations
 
@@ -44,8 +44,8 @@ class StraightThroughConfig(Section):
 class StraightThrough(Control):
     """p' = softmax(log p + strength mean_m grad f(hard + (soft - detach(soft)))), in place of predicted letters p.
 
-    soft = softmax(log p + g_m) and hard is its largest letter, with Gumbel draws g_m of the keys of the examples, other
-    ones at each time. The gradient is in log p, so that it leaves the sum of the probabilities alone.
+    soft = softmax(log p + g_m) and hard is its largest letter, with Gumbel draws g_m that depend on the examples' keys
+    and on the time. The gradient is with respect to log p, which keeps the sum of the probabilities.
 
     Source: Tang et al., "Gumbel-Softmax Flow Matching with Straight-Through Guidance for Controllable Biological
     Sequence Generation", arXiv 2503.17361 (STGFlow).
@@ -66,7 +66,7 @@ class StraightThrough(Control):
 
 @dataclass(frozen=True)
 class TowardsReward(Controlled):
-    """The field of `StraightThrough`."""
+    """A field whose predicted letters `StraightThrough` changes."""
 
     config: StraightThroughConfig
     reward: Reward
@@ -80,7 +80,7 @@ class TowardsReward(Controlled):
         return convert(centred(guided), x, t, self.path, source="data", to="velocity")
 
     def gradient(self, letters: Tensor, t: Tensor) -> Tensor:
-        """The mean gradient [B, V, *rest] of the reward in logarithms of probabilities of that shape."""
+        """Gradient of the reward, mean over draws, with respect to the log-probabilities `letters` [B, V, *rest]."""
         draws, keys = self.config.draws, fold_in(self.keys.to(t.device), (INSTANTS * t).long())
         noise = torch.cat([gumbel(keyed_normal(letters, keys, number)) for number in range(draws)])
         rows = torch.arange(len(letters), device=letters.device).repeat(draws)

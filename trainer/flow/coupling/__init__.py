@@ -22,7 +22,7 @@ Config = Annotated[
 
 
 def build(config: Config, num_classes: int = 0) -> Coupling:
-    """The coupling for data of so many classes: the section itself, or an instance of the class that it names."""
+    """The coupling for data of `num_classes` classes: the section itself, or an instance of the class that it names."""
     match config:
         case OwnCoupling():
             return build_own(config)

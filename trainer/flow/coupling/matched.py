@@ -62,7 +62,7 @@ class KNN(BuiltIn):
 
 
 class Match(NamedTuple):
-    """Row int64 [B] of the source point of each data point, and logarithms float32 [B] of weights; None: all equal."""
+    """For each data point the row int64 [B] of its source point and a log weight float32 [B]; None: all are equal."""
 
     source_index: Tensor
     log_weight: Tensor | None = None
@@ -91,7 +91,7 @@ class Matched(BuiltIn):
 
     @abstractmethod
     def matching(self) -> Matching:
-        """What decides the pairs."""
+        """Makes the rule that decides the pairs."""
 
     def draw(
         self, x_1: Tensor, condition: Condition, *, x_0: Tensor | None = None, generator: torch.Generator
@@ -198,8 +198,8 @@ _ROUNDING = 1e-5
 class Entropic(Matching):
     """Every data point draws a source point from its column of an entropic plan, which samples the plan.
 
-    Where the plan may leave mass behind, at a finite price, a data point weighs the mass of its column, which in the
-    mean is the same as drawing data points by it. Epsilon and price are above 0, or a ValueError. Tong et al., arXiv
+    With a finite price the plan may leave mass behind. The weight of a data point is then the mass of its column, which
+    in the mean equals drawing data points by that mass. ValueError: epsilon or price is not above 0. Tong et al., arXiv
     2302.00482, algorithm 3; unbalanced: Eyring et al., arXiv 2311.15100, section 4.
     """
 
@@ -220,7 +220,7 @@ class Entropic(Matching):
         return Match(to_device(drawn, x_1.device), log_plan.logsumexp(0) if self.weighs else None)
 
     def log_plan(self, x_0: Tensor, x_1: Tensor) -> Tensor:
-        """Logarithms of the plan between source points [N, F] and data points [M, F] of mass 1 each, [N, M]."""
+        """Logarithms [N, M] of the plan between source points [N, F] and data points [M, F], each of mass 1."""
         costs = cost_matrix(x_0, x_1, self.cost)
         scale, price = self._scales(costs)
         # A cost common to all pairs changes nothing but the whole mass, which would vanish in many dimensions.
@@ -241,7 +241,7 @@ class Entropic(Matching):
         return (f[:, None] + g - costs) / self.epsilon - common / (2 * price + self.epsilon)
 
     def _scales(self, costs: Tensor) -> tuple[Tensor, Tensor]:
-        """The unit of epsilon in units of the cost, and the price in the unit of epsilon."""
+        """The cost that is the unit of epsilon, and the price of mass left behind in this unit."""
         tiny = torch.finfo(costs.dtype).tiny
         if self.unit != "spread":
             scale = (costs.mean() if self.unit == "mean" else torch.ones_like(costs[0, 0])).clamp_min(tiny)
@@ -255,7 +255,7 @@ class Entropic(Matching):
 def _agreed(
     matching: Matching, x_0: Tensor, x_1: Tensor, generator: torch.Generator, ranks: dist.ProcessGroup | None
 ) -> Match:
-    """The match of the first rank, on every rank; collective."""
+    """Computes the match on the first rank and returns it on every rank; collective."""
     if ranks is None or ranks.rank() == 0:
         match = matching(x_0.detach().flatten(1), x_1.detach().flatten(1), generator)
     else:

@@ -1,4 +1,4 @@
-"""Pairs of source and data points: the protocol, what couplings use, and those that match nothing."""
+"""Couplings, which pair source and data points: the protocol, shared functions, and couplings that match nothing."""
 
 from __future__ import annotations
 
@@ -43,8 +43,8 @@ class Coupling(Protocol):
     """Draws source points for data points and decides which of them form pairs.
 
     Attributes:
-        normal_source: a standard normal draw for each data point, given as `x_0`, is what it would draw itself, so that
-            it may be drawn while the data are read.
+        normal_source: whether it draws one standard normal point for each data point. The points may then be drawn
+            while the data are read, and given as `x_0`.
     """
 
     normal_source: ClassVar[bool] = False
@@ -56,7 +56,7 @@ class Coupling(Protocol):
 
         Args:
             x_1: [B, *D] data.
-            condition: conditioning of the data points, which it follows in whatever order the pairs are.
+            condition: conditioning of the data points; in the pairs it has the order of its data points.
             x_0: [B, *D] source points to use, a ValueError if of another shape than `x_1`; None: drawn from the source.
             generator: of all draws. These are made on its device and moved to that of `x_1`, so that a CPU generator
                 gives the same batch on every accelerator.
@@ -76,7 +76,7 @@ class Coupling(Protocol):
 
         Args:
             x_1: [B, *D] data of each micro batch, as many on every rank.
-            conditions: of each.
+            conditions: conditioning of each micro batch.
             generators: of each, as in `draw`.
             x_0: [B, *D] source points of each to use; None: they are drawn.
             ranks: the ranks with different data of the same step; a coupling that pairs points of several ranks is
@@ -160,7 +160,7 @@ class Paired(BuiltIn):
 
 
 def standard_normal(x_1: Tensor, x_0: Tensor | None, generator: torch.Generator) -> Tensor:
-    """The source points [B, *D], or normal draws in their place; a ValueError if their shape is not that of `x_1`."""
+    """Returns `x_0`, or normal draws [B, *D] if it is None; a ValueError if its shape is not that of `x_1`."""
     if x_0 is None:
         # By shape and not like x_1: values would be drawn in the order of its memory.
         drawn = torch.randn(x_1.shape, generator=generator, dtype=x_1.dtype, device=generator.device)
@@ -191,14 +191,14 @@ def cost_matrix(x_0: Tensor, x_1: Tensor, cost: Cost) -> Tensor:
 
 
 def gathered(values: Tensor, ranks: dist.ProcessGroup | None = None) -> Tensor:
-    """Puts equally shaped values [...] of ranks together, [ranks, ...] by rank (None: all ranks); collective."""
+    """Gathers values [...] of one shape from the ranks, [ranks, ...] by rank (None: all ranks); collective."""
     parts = [torch.empty_like(values) for _ in range(dist.get_world_size(ranks))]
     dist.all_gather(parts, values.contiguous(), group=ranks)
     return torch.stack(parts)
 
 
 def gathered_rows(rows: Tensor, ranks: dist.ProcessGroup | None) -> Tensor:
-    """The rows [ranks B, ...] of all ranks, by rank, from as many on each; collective. None: no other rank."""
+    """Gathers rows [B, ...], equally many on each rank, as [ranks B, ...] by rank; collective. None: no other rank."""
     return rows if ranks is None else gathered(rows, ranks).flatten(0, 1)
 
 

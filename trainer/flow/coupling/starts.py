@@ -1,4 +1,4 @@
-"""Source points at what a condition holds: the ends of a reaction, what a network makes of a caption."""
+"""Couplings whose source points depend on the condition: on the ends of a reaction, or on a caption."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ class Ends(BuiltIn):
         return self._around(keyed_normals(shape, keys), condition)
 
     def _around(self, noise: Tensor, condition: Condition) -> Tensor:
-        """Source points [B, 3, 1, N] of standard normal noise."""
+        """Source points [B, 3, 1, N]: scaled `noise` around the begin at free atoms, the reactant at others."""
         assert condition.context is not None, "data of kind reactions have contexts"
         reactant, product = condition.context[:, :3], condition.context[:, 3:6]
         middle = (reactant + product) / 2 if self.begin == "midpoint" else torch.zeros_like(reactant)

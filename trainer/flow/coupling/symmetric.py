@@ -35,11 +35,11 @@ class Symmetric(BuiltIn):
     _num_classes: ClassVar[int] = 0
 
     def field(self) -> LabelField:
-        """Makes fields of labels, and reads them; a custom class is built anew."""
+        """The encoder and decoder of labels; a custom class is built anew at each call."""
         return build_own(self.label) if isinstance(self.label, OwnLabelField) else self.label
 
     def of_classes(self, num_classes: int) -> Self:
-        """The coupling of data with so many classes."""
+        """A copy of the coupling for data with `num_classes` classes."""
         coupling = self.model_copy()
         vars(coupling)["_num_classes"] = num_classes
         return coupling

@@ -18,7 +18,7 @@ from trainer.flow.time import share_behind
 
 @dataclass(frozen=True)
 class NetworkField(Field):
-    """A network's prediction, with condition and guidance bound, translated into whatever a sampler asks for."""
+    """A network's prediction, with condition and guidance bound, converted into the quantity that a sampler needs."""
 
     predict: Predict
     target: Target
@@ -40,8 +40,9 @@ def guided(
 ) -> Predict:
     """Binds conditions and guidance to a model: p = p_nothing + scale (p_condition - p_nothing).
 
-    Both come from one pass of twice the batch; a scale of 0 or 1 needs one. Velocity, data, noise and score are affine
-    in one another, so that it does not matter which is predicted. Ho and Salimans, 2022, equation 6 with scale = 1 + w.
+    Both come from one pass of twice the batch. A scale of 0 or 1 needs only one of them. Velocity, data, noise and
+    score are affine in one another, so that it does not matter which is predicted. Ho and Salimans, 2022, equation 6
+    with scale = 1 + w.
     """
     if scale in (0.0, 1.0):
         only = condition if scale else nothing
@@ -58,7 +59,7 @@ def guided(
 def doubled(
     x: Tensor, t: Tensor, condition: Condition, nothing: Condition, scale: float
 ) -> tuple[Tensor, Tensor, Condition]:
-    """Arguments of a call whose answers `guided` can use: without a condition behind those with it, if both are."""
+    """Arguments of one call for guidance: the conditional batch, then the unconditional one where both are needed."""
     if scale in (0.0, 1.0):
         return x, t, condition if scale else nothing
     return torch.cat([x, x]), torch.cat([t, t]), condition.beside(nothing)
@@ -77,8 +78,8 @@ SAME_SHARE = 2e-2
 class SegmentField(NetworkField):
     """A network's prediction, by the blocks of the segment that each time is in.
 
-    The blocks of the field `within` a segment serve both of its edges. If it approximates, the trunk runs for the first
-    state of a segment alone, and the residual network approximates the features of those that follow.
+    The field `within` a segment uses the segment's blocks at both of its edges. If it approximates, the trunk runs for
+    the first state of a segment alone, and the residual network approximates the features of those that follow.
     """
 
     network: Network
@@ -87,13 +88,13 @@ class SegmentField(NetworkField):
     approximates: bool
 
     def within(self, segment: int, /) -> Field:
-        """The field of a segment is made anew each time that it is entered."""
+        """Returns a new field of the segment at each call, since it keeps features of one pass."""
         walk = SegmentWalk(self.network, segment, self.segments, approximates=self.approximates)
         return NetworkField(self.bind(walk), self.target)
 
 
 class SegmentWalk:
-    """A network on one pass through a segment, with guidance still outside: kept features are of both halves.
+    """A network on one pass through a segment. Guidance is applied outside, so that kept features are of both halves.
 
     A pass that does not begin at the segment's first time runs the trunk at each state. Park et al., arXiv 2510.21167,
     3.3.
@@ -140,7 +141,7 @@ class CausalField(TokenField):
 
 @dataclass(frozen=True)
 class TransitionField(NetworkField):
-    """The mean of what a head draws, the velocity of the flow, and the parts that draw: `Tokens` and `FromTokens`."""
+    """The velocity of the flow, the mean of a head's draws, and the calls that draw: `Tokens` and `FromTokens`."""
 
     network: Callable[..., Tensor]
     condition: Condition
@@ -155,7 +156,7 @@ class TransitionField(NetworkField):
         return cls(predict, target, network, condition, nothing, guidance)
 
     def tokens(self, x: Tensor, t: Tensor) -> Tensor:
-        """With guidance the tokens without a condition follow."""
+        """With guidance, the unconditional tokens follow the conditional ones."""
         return self.network(*doubled(x, t, self.condition, self.nothing, self.guidance), Tokens())
 
     def head_velocity(self, y: Tensor, s: Tensor, tokens: Tensor) -> Tensor:

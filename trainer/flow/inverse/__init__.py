@@ -1,8 +1,8 @@
 """Inverse problems, with a flow as the prior: the protocol, the solver FLAIR with its section, and the prior's weight.
 
-A run is calibrated once, whatever its operators will be, under the same field as restoring: on examples that it has
-not learned from, or has, which makes little difference. 100 evaluations of a batch of 256 are enough. Where states are
-latents, the operator acts on decoded images, which are made to agree once more in the end, by `agreeing`.
+A run is calibrated once for all operators, under the same field as restoring. Whether it has learned from the examples
+makes little difference. 100 evaluations of a batch of 256 are enough. Where states are latents, the operator acts on
+decoded images, which are made to agree once more in the end, by `agreeing`.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class InverseSolver(Protocol):
     """Solves inverse problems with a flow as the prior."""
 
     def solve(self, field: Field, consistency: Consistency, *, keys: Tensor) -> Solution:
-        """Solves one problem for each example, under its condition, by its key int64 [B] of the draws."""
+        """Solves one problem for each example under its condition; random draws depend on its key, int64 [B]."""
         ...
 
 
@@ -47,7 +47,7 @@ HALVINGS = 60
 
 
 def check_path(path: Path) -> None:
-    """Refuses, by a ValueError, a path that is no sum of noise and data."""
+    """Raises ValueError for a path whose states are not a sum of source and data alone."""
     if not path.affine or path.has_noise:
         raise ValueError(
             "path: inverse problems need states that are a sum of the source and the data alone; use a run whose "
@@ -62,7 +62,7 @@ def noise_level(path: Path, times: Tensor) -> Tensor:
 
 
 def time_of(path: Path, levels: Tensor) -> Tensor:
-    """The times, float64 [T], at which a path has noise levels, which fall with time; the nearest where it has none."""
+    """The times, float64 [T], at which a path has the noise `levels`, which fall with time; else the nearest times."""
     low, high = torch.zeros_like(levels), torch.ones_like(levels)
     for _ in range(HALVINGS):
         middle = (low + high) / 2
@@ -105,9 +105,10 @@ def calibration_levels() -> Tensor:
 def calibration_errors(field: Field, states: Tensor, path: Path, keys: Tensor) -> Tensor:
     """Measures the error of a field on examples at time 1, once for a run: float64 [B, 100] at `calibration_levels`.
 
-    At noise level s the state is x_s = (1 - s) x + s e with fresh noise e, and the error the mean over values of |x -
-    x_1(x_s)|^2 / s^2, x_1 the field's estimate of the data: on the straight path that of the velocity; other paths
-    scale the state. Batches are joined along dimension 0. A ValueError for a path with noise of its own.
+    At noise level s the state is x_s = (1 - s) x + s e with fresh noise e. The error is the mean over values of |x -
+    x_1(x_s)|^2 / s^2, with x_1 the field's estimate of the data. On the straight path it is the error of the velocity;
+    other paths scale the state. Results of several batches are joined along dimension 0. A ValueError for a path with
+    noise of its own.
     """
     check_path(path)
     times = time_of(path, calibration_levels())
@@ -143,7 +144,7 @@ def constant(scale: float) -> Weight:
 
 
 def ramp(scale: float) -> Weight:
-    """A weight of scale s: every step covers the same share of the distance to the field's estimate."""
+    """The weight scale * s, by which every step covers the same share of the distance to the field's estimate."""
     levels = torch.tensor([0.0, 1.0], dtype=torch.float64)
     return Weight(levels, scale * levels, scale)
 
@@ -182,7 +183,7 @@ class FlairConfig(Section):
     """Of the way that a soft step moves."""
 
     def build(self, path: Path, errors: Tensor | None = None) -> Flair:
-        """The solver, by `calibration_errors`; a ValueError if the path has noise of its own, or steps diverge."""
+        """The solver for `calibration_errors`; a ValueError if the path has noise of its own, or steps diverge."""
         return Flair(path, self.weight_of(errors), self)
 
     def weight_of(self, errors: Tensor | None) -> Weight:
@@ -204,10 +205,10 @@ class FlairConfig(Section):
         initial: Tensor | None = None,
         scale: float = 1.0,
     ) -> Consistency:
-        """The agreement of a batch with its observations [B, *S], by an operator that is made for its images.
+        """The consistency of a batch with its observations [B, *S] under an operator made for its images.
 
-        Where states are latents, `decode` leads to images, and `initial` [B, *D] begins; else `scale` is states /
-        images.
+        Where states are latents, `decode` maps them to images, and `initial` [B, *D] is the first estimate. Otherwise
+        `scale` is the ratio of states to images.
         """
         share = self.share if self.consistency == "soft" else 1.0
         exact = ExactConsistency(operator, observed, share=share, scale=scale)

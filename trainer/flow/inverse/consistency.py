@@ -69,10 +69,10 @@ class ExactConsistency(Consistency):
 class DecodedConsistency(Consistency):
     """States whose decoded images agree, by nonlinear conjugate gradients on |A D(mu) - y|^2, each example on its own.
 
-    A step has the length that is right for a linear decoder, which one more decoding along the direction measures;
-    where it does not bring the example nearer, it is taken back and the next one is shorter, so that the difference
-    never grows. A linear decoder ends at the nearest states that agree. An example rests when |A D(mu) - y|^2 / numel
-    is at most the tolerance. An iteration is two decodings and one gradient, and takes a share of its step, in (0, 1].
+    A step has the best length for a linear decoder, which one more decoding along the direction measures. A step that
+    does not bring the example nearer is taken back, and the next one is shorter, so that the difference never grows. A
+    linear decoder ends at the nearest states that agree. An example rests when |A D(mu) - y|^2 / numel is at most the
+    tolerance. An iteration costs two decodings and one gradient. It makes the share `share`, in (0, 1], of its step.
     Nocedal and Wright, "Numerical Optimization", 2006, equation 5.45 (Polak and Ribière, not below 0).
     """
 
@@ -120,7 +120,7 @@ class DecodedConsistency(Consistency):
         return _Point(states, missing.detach(), -0.5 * gradient)
 
     def _best_length(self, here: _Point, direction: Tensor) -> Tensor:
-        """The length of a step along a direction that is right for a linear decoder."""
+        """The step length along a direction that minimises the difference if the decoder is linear."""
         states, missing = here.states, here.missing
         size = (_dot(states, states) / _dot(direction, direction).clamp(min=TINY)).sqrt()
         move = PROBE * size.clamp(min=TINY)
@@ -132,7 +132,7 @@ class DecodedConsistency(Consistency):
 
 @dataclass(frozen=True)
 class _Point:
-    """States of a descent, the missing part of the observations there, and J' missing, along which its square falls."""
+    """States of a descent, `missing` = y - A D(mu) there, and J' missing, the direction in which its square falls."""
 
     states: Tensor
     missing: Tensor
@@ -143,7 +143,7 @@ class _Point:
         return _mean(self.missing)
 
     def conjugate(self, before: _Point, direction: Tensor) -> Tensor:
-        """The next direction behind a step along another one (Polak and Ribière)."""
+        """The conjugate direction of the next step, by the point and direction of the last (Polak and Ribière)."""
         turned = _dot(self.downhill, self.downhill - before.downhill)
         share = turned / _dot(before.downhill, before.downhill).clamp(min=TINY)
         return self.downhill + share.clamp(min=0) * direction

@@ -31,7 +31,8 @@ class Inverted:
     Attributes:
         noise: [B, *D] at time 0.
         calls: evaluations of the field for the batch.
-        errors: [I, B] mean squared distance of the states that each iterate leads to; None: no iterate is drawn.
+        errors: [I, B] mean squared distance from the given states of the states that each iterate leads to; None: no
+            iterate is drawn.
         bound: [B] smallest shown `contraction_bound`, infinite if none; None where there are no such steps.
     """
 
@@ -60,7 +61,7 @@ INVERTIBLE = (samplers.Euler, samplers.Heun, samplers.FirstOrder, samplers.OwnSa
 
 
 def check_invertible(sampler: samplers.AnyConfig) -> None:
-    """Refuses, by a ValueError, a sampler that is not deterministic with fixed steps; a user's class is taken to be."""
+    """Raises ValueError for a sampler that is not deterministic with fixed steps; a user's class always passes."""
     within = sampler.within if isinstance(sampler, samplers.Segmented) else sampler
     if isinstance(within, INVERTIBLE):
         return
@@ -174,7 +175,7 @@ RESOLUTION = 1e-4
 
 
 def contraction_bound(noise_change: Tensor, drawn_change: Tensor, drawn: Tensor) -> Tensor:
-    """The step size below which two noises of an example come nearer, 2 <df, dz> / |df|^2, float64 [B].
+    """The step size below which an iteration brings two noises nearer, 2 <df, dz> / |df|^2, float64 [B].
 
     dz and df are the changes [B, *D] of the noise and of the states that it leads to; dz becomes dz - eta df, which is
     shorter exactly for eta between 0 and this. For a linear f with symmetric positive matrix no pair has less than
@@ -285,7 +286,7 @@ class ZeroOrder(BuiltIn):
         return built.model_copy(update={"initial": self.initial.build(sampler, path)})
 
     def invert(self, field: Field, states: Tensor, times: Tensor, *, keys: Tensor) -> Inverted:
-        """With T evaluations a drawing, T (iterations + 1) and those of the first inversion."""
+        """Takes T (iterations + 1) evaluations for T a drawing, besides those of the first inversion."""
         first = self.initial.invert(field, states, times, keys=keys)
         calls = first.calls
 

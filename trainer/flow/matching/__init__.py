@@ -17,9 +17,9 @@ from trainer.flow.time import TimeSampler, Uniform
 
 
 class TrainingPoints(NamedTuple):
-    """Points x_t [B, *D] of paths at times t [B], and the right predictions, [B, num_fields C, *rest].
+    """Points x_t [B, *D] of paths at times t [B], and the training targets [B, num_fields C, *rest].
 
-    Weights [B] of the pairs are 1 on average; couplings may permute conditions together with the data.
+    Weights [B] of the pairs have mean 1. Couplings may permute conditions together with the data.
     """
 
     t: Tensor

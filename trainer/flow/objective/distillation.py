@@ -20,7 +20,7 @@ from trainer.flow.path.protocol import PathSample
 class TeacherStep:
     """Euler's step of a teacher towards the data, never beyond t = 1, by its velocity [B, *D] where the step begins.
 
-    Shaped [B, 1, ..., 1]: the length in time, which is `longest` away from the data, and the time 1 - t left to them.
+    `length` is the step in time, `longest` unless the data are nearer. `left` is 1 - t. Both are [B, 1, ..., 1].
     """
 
     velocity: Tensor
@@ -31,7 +31,7 @@ class TeacherStep:
 
     @property
     def steps_left(self) -> Tensor:
-        """[B, 1, ..., 1] such steps from the beginning to the data, (1 - t) / length, 1 or more."""
+        """Number of such steps [B, 1, ..., 1] from the start of this one to the data, (1 - t) / length, 1 or more."""
         return (self.left / self.longest).clamp(min=1)
 
     @classmethod
@@ -39,7 +39,7 @@ class TeacherStep:
     def taken(
         cls, teacher: FrozenFlow, beginning: Point, condition: Condition, *, guidance: float, longest: float
     ) -> TeacherStep:
-        """Takes the step, of the length `longest` where there is so much time left."""
+        """Takes one step of length `longest`, or to t = 1 where less time is left."""
         x, t = beginning
         velocity = teacher.field(condition, guidance, x.device)(x, t).to(x.dtype)
         left = (1 - t).to(x.dtype)
@@ -133,7 +133,7 @@ class VelocityDistillation(Distillation):
     def _compared(
         self, model: Model, condition: Condition, *points: tuple[Point, float]
     ) -> list[tuple[Tensor, Tensor]]:
-        """The student's mean velocity at points, each with the guidance of its teacher, and its target there."""
+        """The student's mean velocity and its target at each point; each point has a guidance of the teacher."""
         steps = [
             TeacherStep.taken(self._reference, point, condition, guidance=guidance, longest=self.step)
             for point, guidance in points
@@ -146,7 +146,7 @@ class VelocityDistillation(Distillation):
         ]
 
     def _change(self, step: TeacherStep, difference: Tensor) -> Tensor:
-        """(1 - t) D."""
+        """The term (1 - t) D of the target, from the change of the mean velocity over a step."""
         if not self.normalise:
             return step.steps_left * difference
         norm = difference.flatten(1).norm(dim=1).view_as(step.length) + LEAST_NORM * step.length

@@ -64,7 +64,7 @@ class EncodedSource(BuiltIn):
         return LossTerms(values, {name: term.detach().mean() for name, term in terms.items()})
 
     def _divergence(self, mean: Tensor, log_variance: Tensor | None = None) -> Tensor:
-        """Of each example [B] to the standard normal, up to a constant where the variance is given."""
+        """Divergence [B] of each example's normals from the standard one; up to a constant if variances are fixed."""
         penalty = mean.square() if self.mean_penalty == "square" else (SOFTNESS * mean) ** 6
         if log_variance is not None:
             penalty = penalty + log_variance.exp() - 1 - log_variance
@@ -72,7 +72,7 @@ class EncodedSource(BuiltIn):
 
 
 def _contrastive(likenesses: Tensor) -> Tensor:
-    """Mean cross-entropy [B] of taking a row's own column, and a column's own row, for the others of [B, B]."""
+    """InfoNCE [B]: mean cross-entropy of the diagonal of [B, B] among the columns of a row and the rows of a column."""
     own = torch.arange(len(likenesses), device=likenesses.device)
     both = (functional.cross_entropy(one, own, reduction="none") for one in (likenesses, likenesses.T))
     return 0.5 * sum(both, start=likenesses.new_zeros(()))

@@ -1,4 +1,4 @@
-"""Maps in one step that are near to the cheapest: costs of transport, the Monge gap, and the objective of it."""
+"""One-step maps of nearly the least transport cost: costs of plans, the Monge gap, and the objective with it."""
 
 from __future__ import annotations
 
@@ -48,11 +48,11 @@ class Plan(Section):
         return torch.cat([self._gap(x[rows], mapped[rows], _of(label, rows)) for rows in _parts(len(x))])
 
     def fit_and_gap(self, x: Tensor, mapped: Tensor, data: Tensor, label: Tensor | None = None) -> Fitted:
-        """The distance of images from data, and the Monge gap; `label` is of the rows of all three alike.
+        """The distance of images from data, and the Monge gap; row i of all three has the class label[i].
 
         With exact plans the fit is B sum_j P_ij c(T(x_i), y_j), in the mean the squared 2-Wasserstein distance over 2.
-        Entropic plans take off half of the same within the images and within the data: it has the gradient of the
-        Sinkhorn divergence.
+        With entropic plans half of the same cost within the images and within the data is subtracted. The fit then has
+        the gradient of the Sinkhorn divergence.
         """
         parts = [self._fit_and_gap(x[rows], mapped[rows], data[rows], _of(label, rows)) for rows in _parts(len(x))]
         return Fitted(torch.cat([part.fit for part in parts]), torch.cat([part.gap for part in parts]))
@@ -83,7 +83,7 @@ class Plan(Section):
 
     @abstractmethod
     def plans(self, costs: Tensor, mass: Tensor) -> Tensor:
-        """Plans for costs [P, N, N], each with rows and columns of a mass [N]; infinite costs exclude pairs."""
+        """Plans for costs [P, N, N], whose rows and columns sum to `mass` [N]; infinite costs exclude pairs."""
 
 
 class Exact(Plan):
@@ -124,7 +124,7 @@ def _moved(costs: Tensor, plan: Tensor) -> Tensor:
 
 
 def _parts(num: int) -> list[slice]:
-    """Rows of so many points in parts of at most 512, which are equal but for one point."""
+    """Cuts `num` rows into slices of at most 512, whose lengths differ by at most one."""
     count = -(-num // MOST_POINTS)
     edges = [part * num // count for part in range(count + 1)]
     return [slice(first, last) for first, last in itertools.pairwise(edges)]

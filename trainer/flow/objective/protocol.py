@@ -72,14 +72,14 @@ Teacher = Callable[[Tensor], Tensor]
 
 @dataclass(frozen=True)
 class ObjectiveInputs:
-    """Whatever an objective is built on besides its settings.
+    """Everything that an objective is built on besides its settings.
 
     Attributes:
         target: the quantity that the network predicts.
         teacher: computes features of the data, for `Aligned`.
         reference: the flow of another run, for an objective whose settings name one.
         chain: the states that the network draws, for `CausalTransition`.
-        tokens: of a state, for an objective that draws by token.
+        tokens: number of tokens of a state, for an objective that draws by token.
         start: draws source points of a shape, for conditions and keys [B], as `Coupling.start` does.
         fields: channels of each part of a state, in their order; empty if it is one.
     """

@@ -174,7 +174,7 @@ class Regression(BuiltIn):
 
 
 class KeptTogether(Objective):
-    """A regression plus weight x disagreement of the velocities on the ways from several source points to one end."""
+    """A regression plus weight x disagreement of the velocities on paths from several source points to one end."""
 
     draws: ClassVar[bool] = True
 
@@ -241,7 +241,7 @@ def alignment(projected: Tensor, taught: Tensor) -> Tensor:
 
 
 def tokens_of(shape: torch.Size | tuple[int, ...]) -> int | None:
-    """The number of tokens that features [F, *places] of a teacher belong to; None: any number."""
+    """The number of tokens that a teacher's features [F, *places] are compared with; None: any number."""
     return None if len(shape) == 1 else int(torch.Size(shape[1:]).numel())
 
 
@@ -255,7 +255,7 @@ class FeatureResidual(BuiltIn):
     kind: Literal["feature_residual"] = "feature_residual"
 
     def loss(self, model: Callable[..., Any], sample: PathSample, condition: Condition) -> LossTerms:
-        """The term is the error divided by the mean square of the true features."""
+        """The figure for the metrics is the error divided by the mean square of the true features."""
         path = self._inputs.path
         assert path is not None
 

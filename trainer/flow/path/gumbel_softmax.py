@@ -50,7 +50,7 @@ class Constant(Section):
     """Of the exponential fall of the temperature."""
 
     def followed(self, t: Tensor) -> Coefficients:
-        """dx/dt = rate (beta e_k - x) from g on."""
+        """The coefficients of the solution of dx/dt = rate (beta e_k - x) from x = g at t = 0."""
         rest = (-self.rate * t).exp()
         change = self.rate * rest
         return without_noise(rest, self.beta * (1 - rest), da=-change, db=self.beta * change)
@@ -72,9 +72,9 @@ class GumbelSoftmaxConfig(Section):
 
 
 class GumbelSoftmax(Affine):
-    """x_t = a(t) g + b(t) e_k over the letters of dimension 1, with a Gumbel draw g of the rank of the normal one.
+    """x_t = a(t) g + b(t) e_k over the letters of dimension 1; g is the Gumbel value of a normal draw's quantile.
 
-    The coefficients are those of the paths that samples follow. States to learn from lie on them if the signal is
+    The coefficients are those of the paths that samples follow. Training states lie on these paths if the signal is
     annealed.
 
     Source: Tang et al., "Gumbel-Softmax Flow Matching with Straight-Through Guidance for Controllable Biological
@@ -100,6 +100,6 @@ class GumbelSoftmax(Affine):
 
 
 def gumbel(normal: Tensor) -> Tensor:
-    """The Gumbel draws with the ranks of standard normal ones [B, V, *rest], less their mean over V."""
+    """Gumbel values of the same quantiles as standard normal draws [B, V, *rest], less their mean over V."""
     drawn = -(-torch.special.log_ndtr(normal)).log()
     return drawn - drawn.mean(1, keepdim=True)

@@ -38,7 +38,7 @@ ENDS = torch.tensor([[1.0, 0.0], [0.0, 1.0]], dtype=torch.float64)
 
 @dataclass(frozen=True)
 class PathTable:
-    """Weights of source and data at k / K, float64 [K + 1, 2], their slopes, and for display what determines them."""
+    """Weights of source and data at times k / K, float64 [K + 1, 2], their slopes, and for display their origin."""
 
     weights: Tensor
     slopes: Tensor
@@ -165,7 +165,7 @@ class Separation:
         return 1 - (1 - self.prices) / (1 + RATIOS**2)
 
     def price(self, angle: Tensor) -> Tensor:
-        """G at angles [N] from 0 (noise) to pi / 2 (data): the energy of a change of the angle, by its square."""
+        """G at angles [N] from 0 (noise) to pi / 2 (data): the energy of a change of the angle over its square."""
         from scipy.interpolate import PchipInterpolator
 
         ratio = torch.tan(angle.double()).abs().clamp(RATIOS[0], RATIOS[-1])
@@ -182,10 +182,11 @@ def estimate(
 ) -> Separation:
     """Estimates the separation of the empirical distribution of points [N, D], which are centred and scaled first.
 
-    Of two estimates of G with the same mean, that from the variance of x given y = r x + noise is exact where nearly
-    every point can be identified, that from the distance between the mean of x given y and the best linear estimate r y
-    / (1 + r^2) where nearly none can; their difference is a control variate. Every ratio has the same draws. `progress`
-    gets the number of finished ratios, of 60. A ValueError for points that are fewer than two, not finite or all equal.
+    Two estimates of G have the same mean. That from the variance of x given y = r x + noise is exact where nearly every
+    point can be identified. That from the distance between the mean of x given y and the best linear estimate r y / (1
+    + r^2) is exact where nearly none can. Their difference is a control variate. Every ratio has the same draws.
+    `progress` gets the number of finished ratios, of 60. A ValueError for points that are fewer than two, not finite or
+    all equal.
     """
     if len(points) < 2 or not bool(points.isfinite().all()):
         raise ValueError(f"points: {len(points)} points, or some not finite; give two or more finite ones")
@@ -269,7 +270,7 @@ def kinetic_energy(schedule: Schedule, separation: Separation, least_price: floa
 
 
 def mean_energy(schedule: Schedule) -> float:
-    """Integral over time of db^2: the energy of moving a mean of length 1, 1 on the straight path and else more."""
+    """Integral over time of db^2: the energy of moving a mean of length 1. It is 1 on the straight path, else more."""
     return float(schedule(_midpoints()).db.square().mean())
 
 

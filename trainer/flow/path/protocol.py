@@ -82,7 +82,7 @@ class Path(Protocol):
         starts_as: the only term at t = 0, where the source is x_0, or z on a path without x_0; None: there are several.
         ends_as: the only term at t = 1; None: there are several.
         noise_scale: the standard deviation in whose units the noise is strong or weak: g is proportional to it.
-        normal: whether noise that is standard normal when it is drawn is so in the states, which have a score then.
+        normal: whether noise that is drawn as standard normal is also that in the states, which then have a score.
     """
 
     affine: bool = True

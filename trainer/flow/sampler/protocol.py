@@ -96,7 +96,7 @@ def check_times(times: Tensor) -> None:
 
 
 class CountedField(Field):
-    """A field, of which a solver of dx/dt = v needs the velocity alone, that counts its evaluations."""
+    """A field that counts its evaluations, for a solver of dx/dt = v, which needs the velocity alone."""
 
     def __init__(self, field: VelocityField) -> None:
         self._field = field
@@ -145,10 +145,10 @@ class BuiltIn(Section):
         return None
 
     def with_evaluations(self, evaluations: int) -> Self | None:  # noqa: ARG002
-        """The same sampler with the number of steps that comes to so many evaluations, 1 or more; None if absent.
+        """The same sampler with as many steps as take `evaluations` evaluations, 1 or more; None if no number does.
 
-        None, too, if the file of its grids has none for it or it chooses its steps itself; a Refusal for an unreadable
-        file.
+        Also None if the file of its grids has none for it, or if it chooses its steps itself. A Refusal for an
+        unreadable file.
         """
         return None
 
@@ -191,7 +191,7 @@ class GridSampler(BuiltIn):
         return self.times if isinstance(self.times, Path) else None
 
     def grid(self, segments: int = 1) -> Tensor:
-        """Also of all steps in several equal segments of time, whose edges a searched grid has to hold."""
+        """The grid of the whole time, also with several equal segments, whose edges a searched grid has to hold."""
         match self.times:
             case None:
                 return torch.linspace(0.0, 1.0, self.steps + 1)
@@ -227,7 +227,7 @@ class GridSampler(BuiltIn):
         return {"network": self.evaluations_per_step * self.steps}
 
     def with_evaluations(self, evaluations: int, segments: int = 1) -> Self | None:
-        """Also in several segments, all of which the evaluations are of."""
+        """The sampler whose steps take `evaluations` evaluations in all segments together; None if no number does."""
         if self.steps_file is not None and evaluations not in self.searched(segments):
             return None
         steps, rest = divmod(evaluations, segments * self.evaluations_per_step)

@@ -18,7 +18,7 @@ from trainer.flow.sampler.protocol import Field
 
 
 def mean_log_density(y: Tensor, mean: Tensor, std: Tensor) -> Tensor:
-    """Mean over values of the log normal density of states, [B], what clips are for; std above 0, scalar or [B]."""
+    """Mean over values of the log normal density of states, [B], as ratio clips expect; std above 0, scalar or [B]."""
     wide = per_value(std, y) if std.ndim else std
     values = -((y - mean) / wide).square() / 2 - wide.log() - math.log(2 * math.pi) / 2
     return values.flatten(1).mean(1)
@@ -91,7 +91,7 @@ class StochasticStep(FixedStep):
     diffusion: DiffusionConfig = (0.5, 0.0)
 
     def e(self, t: Tensor, t_next: Tensor) -> Tensor:
-        """0 or more, of the times where a step begins and where it ends."""
+        """The diffusion, 0 or more, of a step that begins at time `t` and ends at `t_next`."""
         if isinstance(self.diffusion, tuple):
             source, data = self.diffusion
             return (1 - t) * source + t * data

@@ -20,7 +20,7 @@ from trainer.flow.target import Quantity
 
 
 class DrawingField(Field, Protocol):
-    """A field with the parts that draw where a path goes on."""
+    """A field with the trunk and the head by which a sampler draws the direction of a step."""
 
     def tokens(self, x: Tensor, t: Tensor) -> Tensor:
         """The features [B, N, H] of the tokens of states, from the trunk; guidance may add those of B more examples."""
@@ -87,9 +87,10 @@ class TokenField(Field):
 
     @abstractmethod
     def next_features(self, tokens: Tensor, t: Tensor, past: Past) -> Tensor:
-        """Reads further tokens [B, S, P] of a state at time `t` [B] into a past; features [R, H] of the next token.
+        """Adds tokens [B, S, P] of a state at time `t` [B] to a past, and returns features [R, H] of the next token.
 
-        The first of a past are all tokens of a state. R is B, or twice B where guidance needs two conditions.
+        The first tokens that are added to a past are all those of a state. R is B, or twice B where guidance needs two
+        conditions.
         """
 
     @abstractmethod

@@ -22,7 +22,7 @@ class Target(Protocol):
         num_fields: number of quantities, 1 unless a network predicts several. They stand one behind the other in
             dimension 1: for states [B, C, *rest] a prediction is [B, num_fields C, *rest].
         end: the end of the path that a prediction estimates and nothing else; None: it depends on both ends. Where the
-            state is that end alone, the prediction is the state, and its velocity is open.
+            state is that end alone, the prediction is the state, and the velocity is undetermined.
     """
 
     quantities: ClassVar[tuple[Quantity, ...]]

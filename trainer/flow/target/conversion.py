@@ -42,7 +42,7 @@ def pair_determines(to: Quantity, path: Path) -> bool:
 
 
 def convert(value: Tensor, x_t: Tensor, t: Tensor, path: Path, *, source: Quantity, to: Quantity) -> Tensor:
-    """Converts one quantity [B, *D] at x_t into another; a ValueError if the path leaves that one open.
+    """Converts one quantity [B, *D] at x_t into another; a ValueError if the path does not determine that one.
 
     A path of two terms is x_t = n noise + b data. The noise is x_0 with n = a where the path has no noise of its own,
     and z with n = g where it has no source. The path and the definition of the known quantity are two linear equations

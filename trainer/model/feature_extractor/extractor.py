@@ -72,7 +72,7 @@ class Extractor:
 
     @torch.no_grad()
     def together(self, batches: Sequence[Tensor]) -> Tensor:
-        """The features [N, ...] of batches of examples, each of a shape of its own, which go through at once."""
+        """The features [N, ...] of several batches, each with a shape of its own, computed in one pass."""
         return self.network(torch.cat([self.prepare(batch) for batch in batches]))
 
     @torch.no_grad()

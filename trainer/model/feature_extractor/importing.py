@@ -146,7 +146,7 @@ def _network(
 def _block(
     weights: PublishedWeights, names: PublishedLayout, number: int, width: int, hidden: int | None
 ) -> dict[str, Tensor]:
-    """The tensors of one block by their names in an ``AttentionBlock``; the first block says how wide `hidden` is."""
+    """The tensors of one block by their names in an ``AttentionBlock``; `hidden` None: it is read from the block."""
     start = names.block.format(number)
     found: dict[str, Tensor] = {}
     for part, modules in names.modules.items():
@@ -169,7 +169,7 @@ def _block(
 
 
 def _of_channels(option: str, values: Sequence[float], channels: int) -> Sequence[float]:
-    """Values that are finite and one for all channels or one for each."""
+    """Checks that values are finite, and are one for all channels or one for each."""
     if len(values) not in (1, channels):
         raise ValueError(f"{option}: {len(values)} values for {channels} channels; give 1 or {channels}")
     if not all(map(math.isfinite, values)):

@@ -20,7 +20,7 @@ from trainer.model.feature_extractor.extractor import (
 
 
 class Teacher:
-    """Features of examples on whatever device they are; the file is read at the first call."""
+    """Computes features of examples on their device; the file is read at the first call."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -35,7 +35,7 @@ class Teacher:
 
 
 def check_teacher(config: RunConfig) -> None:
-    """Refuses a teacher whose features are not those that the network is built to agree with."""
+    """Refuses a teacher whose features have another shape than the network's projections."""
     if config.flow is None or not isinstance(config.flow.objective, Aligned):
         return
     assert isinstance(config.model, BlockwiseConfig)

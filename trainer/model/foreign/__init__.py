@@ -1,4 +1,4 @@
-"""Networks of other packages: which there are, and the one that a folder holds."""
+"""Networks of other packages: their kinds, and the recognition of the network in a folder."""
 
 from pathlib import Path
 
@@ -14,7 +14,7 @@ FOREIGN: dict[str, Foreign] = {kind.name: kind for kind in (DiffusersDiT(), Llam
 
 
 def exports(config: RunConfig) -> dict[str, str | None]:
-    """Why the network of a run cannot be exported to each package that has networks of its family; None: it can."""
+    """For each package with networks of this family, why a run cannot be exported to it; None: it can."""
     objections: dict[str, str | None] = {}
     for name, kind in FOREIGN.items():
         try:

@@ -174,12 +174,12 @@ def _embedding(block: int, name: str) -> str:
 
 
 def _patch_order(channels: int, size: int) -> Tensor:
-    """The values of a patch go row by row with the channels last there, and channel by channel here."""
+    """For each value of a patch here, channel by channel, its place in diffusers, where channels come last."""
     return torch.arange(channels * size**2).view(size, size, channels).permute(2, 0, 1).flatten()
 
 
 def _alike(weights: Weights, layers: int) -> bool:
-    """Whether all blocks embed time and class by the same values; a missing tensor is reported later."""
+    """Whether all blocks there have equal embeddings of time and class; a missing tensor is reported later."""
     names = {*weights.names}
     for other in _EMBEDDINGS.values():
         for kind in ("weight", "bias"):

@@ -18,17 +18,17 @@ _REMEDY = "give weights with plain rotary positions (rope_type default)"
 
 
 def rotary_base(document: Document, key: str) -> float:
-    """The base of the frequencies; refuses scaled positions. Version 4 writes it under `key`."""
+    """The base of the rotary frequencies; refuses scaled positions. Version 4 writes it under `key`."""
     return _settings(document).number("rope_theta", document.number(key, 10_000.0))
 
 
 def rotary_share(document: Document, key: str, default: float) -> float:
-    """The share of a head's coordinates that positions turn. Version 4 writes it under `key`."""
+    """The share of a head's coordinates that rotary positions turn. Version 4 writes it under `key`."""
     return _settings(document).number("partial_rotary_factor", document.number(key, default))
 
 
 def rotary(base: float, share: float | None = None) -> dict[str, Any]:
-    """The settings as version 5 writes them."""
+    """The rotary settings as version 5 writes them."""
     partial = {} if share is None else {"partial_rotary_factor": share}
     return {"rope_theta": base, "rope_type": "default", **partial}
 
@@ -47,7 +47,7 @@ LONGEST_WINDOW = 1024
 
 
 def data_section(context: int, vocabulary: int) -> dict[str, Any]:
-    """Data of a run to come, for the user to replace; of bytes, some that need no download."""
+    """A placeholder ``data`` section, for the user to replace; for bytes, data that need no download."""
     window = min(context, LONGEST_WINDOW)
     if vocabulary == BYTE_VALUES:
         return {"kind": "python_source", "context": window, "held_out": 100_000}
@@ -56,7 +56,7 @@ def data_section(context: int, vocabulary: int) -> dict[str, Any]:
 
 
 def _sizes(document: Document, vocabulary: int) -> dict[str, Any]:
-    """The settings that both kinds have alike; `vocabulary` is what a document means that names none."""
+    """The settings that both kinds share; `vocabulary` is the default where a document has none."""
     return {
         "kind": "gpt",
         "hidden": document.size("hidden_size"),
@@ -175,7 +175,7 @@ def _norm(name: str, other: str, hidden: int) -> list[Entry]:
 
 
 def _fused_order(heads: int, width: int, turned: int) -> torch.Tensor:
-    """Queries, keys and values of all heads one behind the other here, of each head there."""
+    """Row there of each row here: queries, keys, values of all heads here; of head after head there."""
     rows = torch.arange(heads * 3 * width).view(heads, 3, width)
     of_head = from_halves(1, width, turned)
     return torch.cat([rows[:, 0, of_head].flatten(), rows[:, 1, of_head].flatten(), rows[:, 2].flatten()])

@@ -1,4 +1,4 @@
-"""A kind of network of another package: its settings read key by key, and what tensors are made of there, exactly."""
+"""A kind of network of another package: its settings, read key by key, and the exact mapping of its tensors."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ class Document:
         return value
 
     def choice(self, key: str, choices: Mapping[str, str], default: str) -> str:
-        """The name here of a word there; `default` where it is missing."""
+        """Translates the value of a key by `choices`; `default` where it is missing."""
         value = self.values.get(key, default)
         if not isinstance(value, str) or value not in choices:
             self.refuse(key, value, f"choose a network with one of {', '.join(choices)}")
@@ -101,12 +101,12 @@ class Document:
 
 @dataclass(frozen=True, eq=False)
 class Entry:
-    """One tensor here, and what it is made of there.
+    """One tensor of this project ("here"), and the tensors of the other package ("there") that it is made of.
 
     Attributes:
-        parts: shapes of the tensors there by name; their rows, one behind the other, are those here in another order.
-        order: int64, which of those rows each row here is; None: the same order.
-        copies: whether each part holds all rows instead, and all parts hold the same.
+        parts: shapes of the tensors there by name; their concatenated rows are the rows here in another order.
+        order: int64, for each row here its place among the concatenated rows; None: the same order.
+        copies: whether each part holds all rows instead, and all parts are equal.
     """
 
     name: str
@@ -117,7 +117,7 @@ class Entry:
 
     @classmethod
     def same(cls, name: str, other: str, *shape: int) -> Entry:
-        """A tensor that is there as it is here, under another name."""
+        """An entry for a tensor that is equal there under another name."""
         return cls(name, shape, {other: shape})
 
     def join(self, parts: Mapping[str, Tensor]) -> Tensor:
@@ -148,7 +148,7 @@ def linear(ours: str, theirs: str, outputs: int, inputs: int) -> list[Entry]:
 
 
 def from_halves(heads: int, width: int, turned: int) -> Tensor:
-    """Row there of each row here, int64 [heads width]: rotated pairs are neighbours here (RoFormer, equation 34).
+    """For each row here its row there, int64 [heads width]; rotary pairs are neighbours here (RoFormer, equation 34).
 
     GPT-NeoX and Llama pair coordinate i with i + turned / 2 of the first `turned` rows of a head.
     """
@@ -191,7 +191,7 @@ class Foreign(ABC):
 
     @abstractmethod
     def document(self, config: RunConfig) -> dict[str, Any]:
-        """The settings there of the network of a run.
+        """The settings of a run's network as the other package writes them.
 
         Raises:
             ValueError: the network is none of this kind; names field, value and remedy.
@@ -203,7 +203,7 @@ class Foreign(ABC):
 
 
 def expect(network: str, **settings: tuple[Any, Any]) -> None:
-    """Refuses fields of ``model`` whose (value, wanted value) differ, which `network` there cannot have."""
+    """Refuses fields of ``model`` whose (value, wanted value) differ, since `network` there allows only the wanted."""
     for field, (value, wanted) in settings.items():
         if value != wanted:
             shown, use = (str(one).lower() if isinstance(one, bool) else one for one in (value, wanted))

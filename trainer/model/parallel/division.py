@@ -16,7 +16,7 @@ Rows = Callable[[nn.Module], nn.Module]
 
 @dataclass(frozen=True)
 class Part:
-    """Stretches of a parameter along one dimension, in order: (first index, length) of each in the whole."""
+    """A rank's part of a parameter: its stretches along one dimension, each (first index, length) in the whole."""
 
     shape: tuple[int, ...]
     dimension: int
@@ -24,7 +24,7 @@ class Part:
 
     @classmethod
     def of(cls, shape: Sequence[int], dimension: int, sections: Sequence[int], rank: int, num_ranks: int) -> "Part":
-        """The share of a rank: as much of each section as every other rank has, which the ranks divide."""
+        """The part of a rank, when each of the sections is divided equally among the ranks."""
         assert sum(sections) == shape[dimension]
         stretches, first = [], 0
         for width in sections:
@@ -38,7 +38,7 @@ class Part:
         return torch.cat([whole.narrow(self.dimension, *stretch) for stretch in self.stretches], self.dimension)
 
     def place(self, offset: Sequence[int], values: Tensor) -> list[tuple[tuple[int, ...], Tensor]]:
-        """Cuts a rectangle of the part into rectangles of the whole parameter: offsets there, and views."""
+        """Cuts a rectangle of the part into rectangles of the whole: (offset in the whole, view of the values)."""
         first, placed, before = offset[self.dimension], [], 0
         end = first + values.shape[self.dimension]
         for start, length in self.stretches:
@@ -70,12 +70,12 @@ class SumsOverRanks(Protocol):
     """A layer of `Rows`, known without importing Megatron."""
 
     def summed(self, values: Tensor) -> Tensor:
-        """The sum of the values over the ranks that share the layer, the same on each; so is the gradient of it."""
+        """The sum of values over the ranks that share the layer; sum and gradient are the same on each rank."""
         ...
 
 
 class LinearShare(nn.Linear):
-    """The size of a rank's share of a linear layer; `sums` is the pass in which ranks add up what it gives."""
+    """A linear layer of the size of a rank's share; `sums` is the pass in which ranks add up its results."""
 
     def __init__(self, linear: nn.Module, input_ranks: int, output_ranks: int) -> None:
         """Divides the widths over input ranks and output ranks, one of which is 1."""
@@ -86,7 +86,7 @@ class LinearShare(nn.Linear):
         self.sums: Literal["forward", "backward"] = "forward" if input_ranks > 1 else "backward"
 
     def forward(self, input: Tensor) -> Tensor:
-        """The bias is added behind a sum."""
+        """Adds the bias after the product where the ranks sum the output."""
         if self.bias is None or self.sums == "backward":
             return super().forward(input)
         return functional.linear(input, self.weight) + self.bias

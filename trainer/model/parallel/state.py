@@ -17,9 +17,9 @@ from trainer.model.parallel.division import HoldsParts, Part
 
 @dataclass(frozen=True)
 class Region:
-    """A run, from element `start` row by row, of a box at `offset` in a tensor, or in the `part` a rank has.
+    """A consecutive run of elements, from `start` on, of a box at `offset` in a tensor or in a rank's `part` of it.
 
-    `shape` is that of the whole tensor.
+    Elements are counted row by row; `shape` is that of the whole tensor.
     """
 
     shape: tuple[int, ...]
@@ -30,12 +30,12 @@ class Region:
 
     @classmethod
     def whole(cls, shape: tuple[int, ...], start: int = 0) -> "Region":
-        """A tensor from one of its elements on, which is not cut in any other way."""
+        """The region of an undivided tensor from element `start` on."""
         return cls(shape, (0,) * len(shape), shape, start)
 
     @classmethod
     def of_part(cls, part: Part, sizes: tuple[int, ...], start: int = 0) -> "Region":
-        """The part of a tensor that a rank computes with, from one of its elements on."""
+        """The region of a rank's part of a tensor from element `start` on."""
         return cls(part.shape, (0,) * len(sizes), sizes, start, part)
 
     def rectangles(self, values: Tensor) -> list[tuple[tuple[int, ...], Tensor]]:
@@ -70,7 +70,7 @@ def _rectangles(sizes: tuple[int, ...], start: int, stop: int) -> list[tuple[tup
 
 
 def _in_row(sizes: tuple[int, ...], index: int, start: int, stop: int) -> list[tuple[tuple[int, ...], tuple[int, ...]]]:
-    """The same inside the sub-box at one index of the first dimension."""
+    """The rectangles inside the sub-box at one index of the first dimension."""
     before = index * math.prod(sizes[1:])
     inside = _rectangles(sizes[1:], start - before, stop - before)
     return [((index, *offset), (1, *found)) for offset, found in inside]
@@ -138,7 +138,7 @@ class HoldsExperts(Protocol):
 
     @property
     def served(self) -> Tensor | None:
-        """Whether a slot serves a token of this rank in the last pass, bool [tokens, slots]; None without replicas."""
+        """Which slots served each token of this rank in the last pass, bool [tokens, slots]; None without replicas."""
         ...
 
     def expert_stacks(self) -> dict[str, nn.Parameter]:
@@ -148,7 +148,7 @@ class HoldsExperts(Protocol):
 
 @dataclass(frozen=True)
 class ExpertStack:
-    """Logical ids and names, such as ``blocks.3.feed_forward.experts.17.linear_fc1.weight``, of a parameter's rows."""
+    """Logical ids and names (``blocks.3.feed_forward.experts.17.linear_fc1.weight``) of the rows of a parameter."""
 
     layer: int
     experts: tuple[int, ...]
@@ -157,7 +157,7 @@ class ExpertStack:
 
 @dataclass(frozen=True)
 class NamedParameter:
-    """A parameter of this rank's network; `stack` None for dense ones, `part` None for whole ones."""
+    """A parameter of this rank's network; `stack` is None for dense ones, `part` None for undivided ones."""
 
     name: str
     parameter: nn.Parameter

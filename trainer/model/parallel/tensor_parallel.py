@@ -47,7 +47,7 @@ class RowLinear(RowParallelLinear):
         return super().forward(input_)[0]
 
     def summed(self, values: Tensor) -> Tensor:
-        """Collective."""
+        """Sums over the tensor-parallel group; collective."""
         return reduce_from_tensor_model_parallel_region(values, group=self.tp_group)
 
 

@@ -38,14 +38,14 @@ class HyperGrid(Environment):
         return states_BS + (torch.arange(self.dimensions, device=states_BS.device) == actions_B[:, None])
 
     def allowed(self, states_BS: Tensor) -> Tensor:
-        """A coordinate ends at the side, and every cell may be the object."""
+        """A coordinate may grow up to the side; stopping is allowed in every cell."""
         return functional.pad(states_BS < self.side - 1, (0, 1), value=True)
 
     def leading(self, states_BS: Tensor) -> Tensor:
         return states_BS > 0
 
     def features(self, states_BS: Tensor) -> Tensor:
-        """One number for each cell of each coordinate, 1 where the state is."""
+        """One-hot code of each coordinate."""
         cells = torch.arange(self.side, device=states_BS.device)
         return (states_BS[..., None] == cells).flatten(1).float()
 
@@ -137,7 +137,7 @@ class NGram(Environment):
         return torch.where(places == self._written(states_BS)[:, None], actions_B[:, None], states_BS)
 
     def allowed(self, states_BS: Tensor) -> Tensor:
-        """Letters up to the full length, the stop from the shortest on."""
+        """Letters are allowed up to the full length, the stop from the shortest length on."""
         written = self._written(states_BS)[:, None]
         letters = (written < self.length).expand(-1, len(self.alphabet))
         return torch.cat([letters, written >= self.shortest], dim=1)
@@ -148,7 +148,7 @@ class NGram(Environment):
         return torch.arange(len(self.alphabet), device=states_BS.device) == last
 
     def features(self, states_BS: Tensor) -> Tensor:
-        """A number for each letter at each place, 1 where it is written."""
+        """One-hot code of the letter at each place; 0 where none is written."""
         letters = torch.arange(len(self.alphabet), device=states_BS.device)
         return (states_BS[..., None] == letters).flatten(1).float()
 
@@ -156,7 +156,7 @@ class NGram(Environment):
         return torch.stack([self._share(states_BS, ngram) for ngram in self._ngrams], dim=1)
 
     def distances(self, states_BS: Tensor) -> Tensor:
-        """Letters that are put in, left out or changed, as few as possible."""
+        """Edit distances of the words."""
         words = self.described(states_BS)
         return torch.tensor([[edit_distance(one, other) for other in words] for one in words], dtype=torch.float64)
 
@@ -167,21 +167,21 @@ class NGram(Environment):
         return (states_BS != EMPTY).sum(1)
 
     def _share(self, states_BS: Tensor, ngram: Sequence[int]) -> Tensor:
-        """How often words hold an n-gram, over how often a word of the full length can."""
+        """Occurrences of an n-gram in words, over the most possible in a word of the full length."""
         windows = states_BS.unfold(1, len(ngram), 1)
         matches = [windows[..., place] == letter for place, letter in enumerate(ngram)]
         return torch.stack(matches).all(0).sum(1).double() / most_often(ngram, self.length)
 
 
 def most_often(ngram: Sequence[int], length: int) -> int:
-    """How often a word of a length can hold an n-gram: again after its shortest period."""
+    """The most occurrences of an n-gram in a word of a length; it can recur after its shortest period."""
     size = len(ngram)
     period = next(shift for shift in range(1, size + 1) if ngram[shift:] == ngram[: size - shift])
     return 1 + (length - size) // period
 
 
 def edit_distance(one: str, other: str) -> int:
-    """Letters that are put in, left out or changed to make one word of another (Levenshtein, 1966)."""
+    """Least number of letters inserted, deleted or changed between two words (Levenshtein, 1966)."""
     above = list(range(len(other) + 1))
     for row, letter in enumerate(one, start=1):
         current = [row]

@@ -75,7 +75,7 @@ class _Tried:
         return self._of_rows("leading", states, self._environment.num_actions - 1, (torch.bool,))
 
     def valued(self, objects: Tensor) -> None:
-        """Looks at the features and rewards of objects; nothing, where there are none."""
+        """Checks the features and rewards of objects, if there are any."""
         if not len(objects):
             return
         floats = (torch.float32, torch.float64)
@@ -95,7 +95,7 @@ class _Tried:
         return found
 
     def children(self, states: Tensor) -> tuple[Tensor, Tensor]:
-        """All states that actions lead to, [N, S], which must list the actions; and the actions [N]."""
+        """The children [N, S] of all allowed actions, and these actions [N]; `leading` has to name each action."""
         parents, actions = self.allowed(states)[:, :-1].nonzero(as_tuple=True)
         children = self.step(states[parents], actions)
         listed = self.leading(children).gather(1, actions[:, None])[:, 0]
@@ -108,7 +108,7 @@ class _Tried:
         return children, actions
 
     def all_states(self, begun: Tensor) -> None:
-        """Compares what leads into each state with what does lead there, unless there are too many states."""
+        """Compares `leading` with the actions that do lead into each state, unless there are too many states."""
         into: dict[tuple[int, ...], set[int]] = {tuple(begun[0].tolist()): set()}
         found = begun
         while len(found):
@@ -132,7 +132,7 @@ class _Tried:
                 )
 
     def _of_rows(self, method: str, states: Tensor, columns: int, types: Sequence[torch.dtype]) -> Tensor:
-        """What a method says of states, which must be finite, of the right shape, and the same for a state alone."""
+        """Calls a method on states and checks that rows are finite, of the right shape, and equal for a state alone."""
         found = self._called(method, states)
         if found.shape != (len(states), columns) or found.dtype not in types:
             named = " or ".join(str(one).removeprefix("torch.") for one in types)

@@ -18,15 +18,15 @@ from moe.seeds import fold_in, uniform
 
 
 class Environment(Protocol):
-    """A graph of states without cycles, in which every object is a state that the last action, to stop, ends in.
+    """An acyclic graph of states. An object is a state in which the last action, the stop, is taken.
 
     All methods are functions of rows, on the device of their arguments. A state of one object may be reached by several
     paths; its children list it as their parent.
 
     Attributes:
         num_actions: A; the last one, number A - 1, stops.
-        num_features: F, that a network reads of a state.
-        max_actions: of a path from the start to an object, the stop included.
+        num_features: F, the number of features of a state.
+        max_actions: the most actions of a path from the start to an object, the stop included.
         objectives: names of the K rewards of an object.
     """
 
@@ -57,24 +57,24 @@ class Environment(Protocol):
 
     @abstractmethod
     def features(self, states_BS: Tensor) -> Tensor:
-        """What a network reads of each state, float32 [B, F]."""
+        """Input features of each state for a network, float32 [B, F]."""
         ...
 
     @abstractmethod
     def rewards(self, states_BS: Tensor) -> Tensor:
-        """What an object that stops in each state is worth by each objective, float64 [B, K], in [0, 1]."""
+        """Reward of the object in each state by each objective, float64 [B, K], in [0, 1]."""
         ...
 
     def coordinates(self, states_BS: Tensor) -> Tensor:
-        """Where objects lie among others, float [B, C]: what is near is likely worth as much. The default: features."""
+        """Coordinates float [B, C] in which near objects are likely to have similar rewards. The default: features."""
         return self.features(states_BS)
 
     def distances(self, states_BS: Tensor) -> Tensor:
-        """How different objects are, float64 [B, B]. The default adds up the differences of the integers."""
+        """Distances between objects, float64 [B, B]. The default adds up the differences of the integers."""
         return (states_BS[:, None] - states_BS).abs().sum(-1).double()
 
     def described(self, states_BS: Tensor) -> Sequence[Any]:
-        """What a person reads of each object, of what JSON can say. The default gives the integers of the states."""
+        """A readable description of each object, as JSON values. The default gives the integers of the states."""
         return states_BS.tolist()
 
 
@@ -93,7 +93,7 @@ class Walks(NamedTuple):
 
     @property
     def objects(self) -> Tensor:
-        """The states that the stop ended in, int64 [B, S]."""
+        """The objects: states in which the stop was taken, int64 [B, S]."""
         return self.states[:, -1]
 
 

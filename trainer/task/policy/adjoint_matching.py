@@ -33,7 +33,7 @@ from trainer.training.task import Builders, Networks
 class LeanAdjoint(NamedTuple):
     """Velocities and adjoints [K - 1, B, *D] of the frozen flow at the inner times of paths, and running costs [B].
 
-    An adjoint is the gradient of what is still to be paid if the path continued along the frozen flow.
+    An adjoint is the gradient of the remaining cost if the path continued along the frozen flow.
     """
 
     velocity: Tensor
@@ -54,11 +54,11 @@ def lean_adjoint(
 ) -> LeanAdjoint:
     """Solves the lean adjoint equation backwards along paths x [K + 1, B, *D] at times [K + 1] from 0 to 1.
 
-    da/dt = -(J^T a + weight grad f) from a = `terminal`, the gradient of what is paid at the end (the negative one of a
-    reward), with the Jacobian J of the base's memoryless drift b = 2 v - kappa x. Euler's step from t_{i+1} to t_i has
-    J and the cost's gradient where it begins: at t_i, where kappa is larger, the tilt of a Gaussian falls short by
-    fifteen times as much at 40 steps. K calls of base and cost; no gradients are kept. ValueError: the cost is no
-    differentiable value of each example. Domingo-Enrich et al., arXiv 2409.08861, equations 38, 39.
+    da/dt = -(J^T a + weight grad f) from a = `terminal`, the gradient of the final cost (minus that of a reward), with
+    the Jacobian J of the base's memoryless drift b = 2 v - kappa x. Euler's step from t_{i+1} to t_i has J and the
+    cost's gradient where it begins: at t_i, where kappa is larger, the tilt of a Gaussian falls short by fifteen times
+    as much at 40 steps. K calls of base and cost; no gradients are kept. ValueError: the cost is no differentiable
+    value of each example. Domingo-Enrich et al., arXiv 2409.08861, equations 38, 39.
     """
     adjoint, paid = terminal, x.new_zeros(x.shape[1])
     velocities, adjoints = [], []
@@ -90,7 +90,7 @@ def end_gradient(value: Callable[[Tensor], Tensor], x: Tensor) -> tuple[Tensor, 
 
 @dataclass(frozen=True)
 class Beginnings:
-    """Keys int64 [B], of which all draws of a path are a function; `nodes` are the times, 1 to K - 1, learned from."""
+    """Keys int64 [B] for all draws of a path; `nodes` are the numbers, 1 to K - 1, of the times to learn from."""
 
     keys: Tensor
     condition: Condition
@@ -125,7 +125,7 @@ class Rollout:
 
 
 class LentNetwork:
-    """A network that a cost is built on before there is one; it can be called while one is lent."""
+    """A placeholder network for building a cost; it can be called while a real network is lent to it."""
 
     def __init__(self) -> None:
         self._network: Callable[..., Any] | None = None
@@ -146,14 +146,15 @@ class LentNetwork:
 class AdjointMatching(PolicyTask[Beginnings | Nodes]):
     """The velocity of a flow whose distribution is that of a base, times exp(reward - running cost), both weighted.
 
-    Paths are drawn by memoryless steps of the current network. The lean adjoint a of what they will still pay is taken
-    back along them through the frozen base, and at some of their times
+    Paths are drawn by memoryless steps of the current network. The lean adjoint a of their remaining cost is solved
+    backwards along them through the frozen base, and at some of their times
 
         | 2 / sigma (v - v_base) + sigma a |^2,  sigma^2 = 2 (1 - t + floor) / (t + floor)
 
     is minimised in v, a mean over the values of a state, whose optimum is v_base - sigma^2 / 2 a. A cost that evaluates
-    a network evaluates the base, so that it stays the same. A mixture draws in evaluation mode and learns in training
-    mode, where routers may choose otherwise: no probabilities of the two are compared. Algorithm 1 of arXiv 2409.08861.
+    a network evaluates the base, so that the cost does not change. A mixture draws in evaluation mode and learns in
+    training mode, where routers may choose other experts: no probabilities of the two are compared. Algorithm 1 of
+    arXiv 2409.08861.
     """
 
     def __init__(self, config: RunConfig, base: Callable[..., Any] | None = None) -> None:
@@ -170,7 +171,7 @@ class AdjointMatching(PolicyTask[Beginnings | Nodes]):
         self.paths = 0
 
     def draw_one(self, batch: Batch, generator: torch.Generator) -> Beginnings:
-        """Labels are never hidden."""
+        """Draws keys and the nodes to learn from; labels are never hidden."""
         device = batch.x_1.device
         keys = to_device(random_keys(len(batch.x_1), generator), device)
         chosen = torch.randperm(self._chosen.steps - 1, generator=generator)[: self._chosen.nodes] + 1
@@ -197,7 +198,7 @@ class AdjointMatching(PolicyTask[Beginnings | Nodes]):
         return LossTerms(error.square(), dict(drawn.terms))
 
     def examine(self, model: Callable[..., Any], drawn: Beginnings | Nodes) -> Mapping[str, Tensor]:
-        """What paths of the averaged weights are worth, for the labels of held-out examples."""
+        """Rewards, costs and divergence of paths of the averaged weights, for labels of held-out examples."""
         assert isinstance(drawn, Beginnings)
         figures = self._rollout(model, drawn).figures
         return {f"held_out_{name}": values for name, values in figures.items()}
@@ -234,7 +235,7 @@ class AdjointMatching(PolicyTask[Beginnings | Nodes]):
         return Rollout(x, adjoint, figures)
 
     def _worth(self, x: Tensor, one: Beginnings) -> tuple[Tensor | None, Tensor]:
-        """Rewards [B] of the last states, if there are any, and the gradient [B, *D] of what is paid there."""
+        """Rewards [B] of the last states, if there are any, and the gradient [B, *D] of the final cost."""
         if self.reward is None:
             return None, torch.zeros_like(x)
         values, gradient = end_gradient(lambda ends: self.rewards(ends, one.condition, one.seen), x)
@@ -243,7 +244,7 @@ class AdjointMatching(PolicyTask[Beginnings | Nodes]):
     def _path_kl(self, difference: Tensor, times: Tensor) -> Tensor:
         """The divergence [B] of drawn paths from those of the base, the integral of |2 / sigma (v - v_base)|^2 / 2.
 
-        Velocities are at inner times; the step from t = 0, of much noise, is left out: less than `floor` h |v -
+        Velocities are at inner times. The step from t = 0, of much noise, is left out. It adds less than `floor` h |v -
         v_base|^2.
         """
         t, h = times[1:-1], times[2:] - times[1:-1]
@@ -266,7 +267,7 @@ class AdjointMatching(PolicyTask[Beginnings | Nodes]):
             yield Nodes(at(rollout.x, numbers, 0), t, velocity, adjoint, one.condition, terms)
 
     def _spent(self, device: torch.device) -> dict[str, Tensor]:
-        """Calls of rewards and of networks so far, for one state each, over all ranks."""
+        """Numbers of reward calls and network calls so far, each for one state, over all ranks."""
         chosen = self._chosen
         a_call = 1 if chosen.guidance in (0.0, 1.0) else 2
         spent = {"network_calls": self.paths * (2 * chosen.steps + chosen.nodes) * a_call}

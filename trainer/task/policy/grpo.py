@@ -34,7 +34,7 @@ LEAST_DEVIATION = 1e-4
 
 @dataclass(frozen=True)
 class Compared:
-    """Mean reward and mean standard deviation `spread` of groups, and advantages [B, S, M] in deviations of each group.
+    """Mean reward and mean deviation `spread` of groups, and advantages [B, S, M] in deviations of the group's rewards.
 
     `counts`, bool [B, S, M], says whether the group of an example has rewards that differ.
     """
@@ -65,7 +65,7 @@ NOT_COUNTED = -1e4
 
 
 class Prompts(NamedTuple):
-    """Conditions that groups are drawn for, and keys int64 [B] of all draws; each prompt counts alike."""
+    """Conditions for which groups are drawn, and keys int64 [B] of all draws; prompts have equal weights."""
 
     log_weight: None
     condition: Condition
@@ -112,7 +112,7 @@ class GRPOTask(PolicyTask["Prompts | ValuedChoices"]):
         self.reward_calls = self.network_calls = 0
 
     def draw_one(self, batch: Batch, generator: torch.Generator) -> Prompts:
-        """Prompts are labels, captions and contexts of the examples, of which nothing is hidden."""
+        """Makes prompts of the examples' labels, captions and contexts, none of which is dropped."""
         condition, seen = self.prompts_of(batch, generator)
         return Prompts(None, condition, to_device(random_keys(len(batch.x_1), generator), batch.x_1.device), seen)
 
@@ -125,7 +125,7 @@ class GRPOTask(PolicyTask["Prompts | ValuedChoices"]):
         return [chosen for of_prompts in collected for chosen in of_prompts]
 
     def loss(self, model: Callable[..., Any], drawn: Prompts | ValuedChoices) -> LossTerms:
-        """[N, M]. The terms are those of the rollouts, and how far the policy has moved since."""
+        """Losses [N, M]; the terms are the rollouts' figures and the change of the policy since then."""
         assert isinstance(drawn, ValuedChoices)
         x, y, before = drawn.choice.x, drawn.choice.y, drawn.choice.log_density
         assert isinstance(model, nn.Module)
@@ -151,7 +151,7 @@ class GRPOTask(PolicyTask["Prompts | ValuedChoices"]):
         return LossTerms(values, terms)
 
     def examine(self, model: Callable[..., Any], drawn: Prompts | ValuedChoices) -> Mapping[str, Tensor]:
-        """The reward of one example of each prompt, drawn without noise on the way."""
+        """The reward of one example of each prompt, drawn by steps without noise."""
         assert isinstance(drawn, Prompts)
         noise = GroupKeys.of(drawn.keys, seeds=1, branches=1).noise(self.config.state_shape)
         ends = self.steps.follow(self.field(model, drawn.condition), noise, 0, self.settings.steps)
@@ -174,7 +174,7 @@ class GRPOTask(PolicyTask["Prompts | ValuedChoices"]):
         self.reward_calls, self.network_calls = state["reward_calls"], state["network_calls"]
 
     def _rolled_out(self, prompts: Prompts, model: Network) -> list[ValuedChoices]:
-        """The choices of each step in the groups of some prompts, and what their ends are worth."""
+        """Rolls out the groups of some prompts: the choices of each step, with their advantages."""
         of_states, _ = _each(prompts, self.settings.states)
         rollout = self._trajectories if self.settings.rollout == "full_sde" else self._branches
         choices, compared = rollout(prompts, of_states, model)
@@ -196,13 +196,13 @@ class GRPOTask(PolicyTask["Prompts | ValuedChoices"]):
     def _trajectories(
         self, prompts: Prompts, of_states: Condition, model: Network
     ) -> tuple[list[Choice], list[Compared]]:
-        """Trajectories with noise in every step: their ends value the choices of all steps alike."""
+        """Trajectories with noise in every step; the reward of an end is that of all its steps."""
         keys, noise = self._begun(prompts)
         choices, ends = full_sde(self.steps, model, self.field(model, of_states), noise, keys)
         return choices, [self._compared(ends, _each(prompts, self.settings.group))] * self.passes
 
     def _branches(self, prompts: Prompts, of_states: Condition, model: Network) -> tuple[list[Choice], list[Compared]]:
-        """Trajectories without noise, and choices that branch off: each step has ends of its own."""
+        """Trajectories without noise, with choices that branch off; each step's choices have their own ends."""
         keys, noise = self._begun(prompts)
         choices = to_the_branches(self.steps, model, self.field(model, of_states), noise, keys)
         of_group = _each(prompts, self.settings.group)
@@ -218,7 +218,7 @@ class GRPOTask(PolicyTask["Prompts | ValuedChoices"]):
         return keys, keys.noise(self.config.state_shape)
 
     def _compared(self, ends: Tensor, of_group: tuple[Condition, Seen | None]) -> Compared:
-        """Examples [B S M, *D] compared within their groups."""
+        """The rewards of final states [B S M, *D], compared within their groups."""
         rewards = self.rewards(ends, *of_group).view(-1, self.settings.seeds, self.settings.branches)
         return Compared.of(rewards, among=self.settings.groups, limit=self.settings.advantage_limit)
 
@@ -242,14 +242,14 @@ class GRPOTask(PolicyTask["Prompts | ValuedChoices"]):
             return [self.steps.moments(field, choice.x, number)[0] for number, choice in enumerate(choices)]
 
     def _count(self, num: int, ranks: dist.ProcessGroup | None) -> None:
-        """Adds the costs of so many prompts of each rank."""
+        """Counts reward and network calls for `num` prompts on each rank."""
         num *= 1 if ranks is None else ranks.size()
         self.reward_calls += num * self.settings.rewards
         self.network_calls += num * self.settings.network_calls
 
 
 def _each(prompts: Prompts, times: int) -> tuple[Condition, Seen | None]:
-    """Condition and visible part of each prompt, so many times one after the other."""
+    """Condition and visible part of each prompt, each repeated `times` times in a row."""
     index = torch.arange(len(prompts.keys), device=prompts.keys.device).repeat_interleave(times)
     return prompts.condition.rows(index), None if prompts.seen is None else prompts.seen.rows(index)
 

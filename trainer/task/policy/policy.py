@@ -1,4 +1,4 @@
-"""The parts that tasks share which draw from their own flow and learn from the draws: reward, base and pictures."""
+"""Shared parts of tasks that draw from their own flow and learn from the draws: reward, base and pictures."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ from trainer.training.task import D, MicroBatchTask, Networks
 
 
 def reward_of(config: RunConfig, chosen: reward.AnyConfig, space: Space) -> reward.CheckedReward:
-    """A reward for the draws of a run; one that learns from examples does so from the first of the training split."""
+    """The reward for the draws of a run; one that is fitted to examples uses the first of the training split."""
 
     def labelled() -> tuple[Tensor, Tensor]:
         examples, labels = real_examples(config, space)
@@ -112,7 +112,7 @@ def _plot(flow: TrainedFlow, examples: dict[str, Tensor], rewards: dict[str, Ten
 
 
 class PolicyTask(MicroBatchTask[D]):
-    """A task whose flow continues from a base, the run `reference` (None if adapted or absent), and has rewards."""
+    """A task with rewards whose flow starts from a base, the run `reference` (None if adapted or absent)."""
 
     def __init__(self, config: RunConfig, chosen: GRPOConfig | AdjointMatchingConfig) -> None:
         self.config, self.parts = config, FlowParts(config)
@@ -122,7 +122,7 @@ class PolicyTask(MicroBatchTask[D]):
         self._guidance = chosen.guidance
 
     def show(self, networks: Networks, stem: Path, *, seed: int) -> None:
-        """Examples of the base and of this run from the same noise, with their rewards."""
+        """Writes examples of the base and of this run from the same noise, with their rewards."""
         if isinstance(self.config.sample, ImageSample) and not drawable(self.config):
             return
         path = stem.with_suffix(".png")
@@ -136,7 +136,7 @@ class PolicyTask(MicroBatchTask[D]):
                 show_rewards(now, before, self.reward, path, seed=seed)
 
     def measure(self, networks: Networks, spec: MeasurementSpec, progress: Progress) -> Measurement:
-        """That of a flow, and the mean reward of what is drawn beside that of real examples."""
+        """Measures the flow, and the mean rewards of drawn and of real examples."""
         from trainer.evaluation.measurement import FlowMeasurement  # scikit-learn takes a second to import
 
         with networks.average() as model:
@@ -144,7 +144,7 @@ class PolicyTask(MicroBatchTask[D]):
             return FlowMeasurement.of(flow, spec, progress, self.reward)
 
     def state(self) -> dict[str, Any]:
-        """No checkpoint is saved after a reward that is not finite."""
+        """Settles the reward's check first, so that no checkpoint follows a reward that is not finite."""
         if isinstance(self.reward, CheckedReward):
             self.reward.settle()
         return {}
@@ -160,7 +160,7 @@ class PolicyTask(MicroBatchTask[D]):
         return self.reward(examples if seen is None else seen.completed(examples), condition).float()
 
     def prompts_of(self, batch: Batch, generator: torch.Generator) -> tuple[Condition, Seen | None]:
-        """Conditions of the draws, of which nothing is hidden, and what is visible of an image for each."""
+        """Conditions of the draws, with nothing dropped, and the visible part of an image for each, if any."""
         seen = None
         if self.parts.context is not None:
             seen = self.parts.context.draw(batch.x_1, self.parts.space, generator=generator)
@@ -169,7 +169,7 @@ class PolicyTask(MicroBatchTask[D]):
 
     @contextmanager
     def base_of(self, model: Network) -> Iterator[Network | None]:
-        """The network that the run continues from, its own without adapters where it has some; None: it names none."""
+        """The base network: the run's own without its adapters if it has some, else the reference's; None: no base."""
         if self.config.model.adapters is not None:
             with without_adapters(model):
                 yield model

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 @contextmanager
 def recorded(network: nn.Module) -> Iterator[Routes | None]:
-    """Notes the experts that a network in evaluation mode chooses inside; yields None if it has no experts."""
+    """Records the experts that a network in evaluation mode chooses while entered; yields None if it has none."""
     if not any(isinstance(module, HoldsExperts) for module in network.modules()):
         yield None
         return
@@ -42,7 +42,7 @@ def recorded(network: nn.Module) -> Iterator[Routes | None]:
 
 
 def replayed(network: nn.Module, routes: Routes | None) -> None:
-    """Has the training passes of a network, possibly wrapped by its engine, choose as recorded."""
+    """Makes the training passes of a network, possibly wrapped by its engine, choose the recorded experts."""
     if routes is not None:
         from moe.router.replay import replay
 
@@ -68,7 +68,7 @@ class Choice:
 
 @dataclass(frozen=True)
 class Evaluated(Field):
-    """Velocity and score [N, *D] of a field at the states and the time where a step begins, whatever is given to it.
+    """A field with fixed values: velocity and score [N, *D] at the states and the time where a step begins.
 
     `routes` are the experts that the network chose for them; None if absent.
     """
@@ -95,7 +95,7 @@ class NoisySteps:
         self._times = {torch.device("cpu"): torch.linspace(0.0, 1.0, config.steps + 1)}
 
     def times(self, device: torch.device) -> Tensor:
-        """The times that steps lead from and to, [steps + 1], copied once to a device."""
+        """The times [steps + 1] at which steps begin and end, copied once to a device."""
         if device not in self._times:
             self._times[device] = self._times[torch.device("cpu")].to(device)
         return self._times[device]
@@ -111,7 +111,7 @@ class NoisySteps:
         return mean_log_density(y.flatten(0, 1), means.flatten(0, 1), std).view(y.shape[:2])
 
     def evaluated(self, network: nn.Module, field: Field, x: Tensor, number: int) -> Evaluated:
-        """The field where step `number` begins, of a network in evaluation mode: one call of it."""
+        """Evaluates the field where step `number` begins by one call of a network in evaluation mode."""
         t = inside(self.times(x.device)[number]).expand(len(x))
         with recorded(network) as routes:
             velocity, score = field.estimate(x, t, "velocity", "score")
@@ -125,7 +125,7 @@ class NoisySteps:
         return Choice(x, y, self.log_density(y, mean, std), begun.routes)
 
     def follow(self, field: Field, x: Tensor, first: int, last: int) -> Tensor:
-        """The states [N, *D] that steps without noise lead to, from step `first` to before step `last`."""
+        """The states [N, *D] after steps `first` to `last` - 1, taken without noise."""
         times = self.times(x.device)
         for number in range(first, last):
             x = self._step.step(field, x, times[number], times[number + 1])
@@ -139,7 +139,7 @@ class NoisySteps:
 
     @cached_property
     def weights(self) -> tuple[float, ...]:
-        """Factors of the gains of the steps with noise, by `GRPOConfig.weight`."""
+        """Loss weights of the steps with noise, by `GRPOConfig.weight`."""
         if self._weight == "none":
             return (1.0,) * self.passes
         scale = PUBLISHED if self._weight == "noise_scaled" else 1 / self.deviations.mean()
@@ -158,13 +158,13 @@ class GroupKeys:
 
     @classmethod
     def of(cls, prompts: Tensor, *, seeds: int, branches: int) -> GroupKeys:
-        """Those of prompts with keys int64 [B]."""
+        """The keys of groups, from the keys int64 [B] of their prompts."""
         device = prompts.device
         begin = fold_in(prompts[:, None], torch.arange(seeds, device=device)).flatten()
         return cls(begin, fold_in(begin[:, None], torch.arange(1, branches + 1, device=device)))
 
     def noise(self, shape: tuple[int, ...]) -> Tensor:
-        """The noises that examples begin at, float32 [B S, *D]."""
+        """The noises float32 [B S, *D] at which examples begin."""
         like = torch.empty(len(self.begin), *shape, device=self.begin.device)
         return keyed_normal(like, self.begin, 0)
 

@@ -1,4 +1,4 @@
-"""Live migration: when the traffic has drifted from where the experts are, they move, and the run goes on.
+"""Live migration: experts move between ranks during a run when the token traffic has drifted from their placement.
 
 An expert travels as one message: weight, both moments and moving average of each of its parameters, in float32, and
 a checksum of these bytes that the sender made. Messages wait in spare buffers until every rank has found its own
@@ -40,11 +40,11 @@ _CHECKSUM_WORDS = 2
 def transfer(
     engine: Engine, average: MovingAverage, slot_to_expert: NDArray[np.int64], group: dist.ProcessGroup
 ) -> str | None:
-    """Moves experts so that each is in its slot, between two optimiser steps; collective over all ranks.
+    """Moves experts to the slots of `slot_to_expert`, between two optimiser steps; collective over all ranks.
 
     Only homes have anything to move: replicas appear and vanish with the map, [MoE layers, slots] of logical experts,
-    equal everywhere. None, or why nothing moved, and the run may continue as it was; ValueError if the slots hold an
-    expert nowhere or twice on a rank, or allow no choice of homes.
+    equal everywhere. Returns None, or why nothing moved, in which case the run may continue. ValueError: the slots hold
+    an expert nowhere or twice on a rank, or allow no choice of homes.
     """
     own = _Shards(engine, average, group)
     moves = list(moves_between(own.slots, home_slots(slot_to_expert, own.num_experts, group.size())))
@@ -97,12 +97,12 @@ class _Shards:
         return self.rank_of(slot) == self._rank
 
     def buffer(self, move: Move) -> Tensor:
-        """Room for the expert that a move brings."""
+        """An empty buffer for the message of a move to this rank."""
         words = len(KINDS) * sum(shard.tensor.numel() for shard in self._at(move.layer, move.target))
         return torch.empty(words + _CHECKSUM_WORDS, dtype=torch.int32, device=self.device)
 
     def message(self, move: Move) -> Tensor:
-        """The expert that a move takes away; collective over the ranks that hold a copy."""
+        """The message of the expert that a move takes from this rank; collective over the ranks with a copy."""
         values = []
         for shard in self._at(move.layer, move.source):
             gathered = self._engine.gathered(shard, self._averages[shard.name])
@@ -112,7 +112,7 @@ class _Shards:
         return torch.cat([words, checksum(words)])
 
     def overwrite(self, move: Move, message: Tensor) -> None:
-        """Puts an expert in the place of the one that was there."""
+        """Writes a message's expert over the one at the move's target."""
         shards = self._at(move.layer, move.target)
         sizes = [shard.tensor.numel() for shard in shards for _ in KINDS]
         values = iter(_words(message).view(torch.float32).split(sizes))
@@ -150,18 +150,18 @@ def _words(message: Tensor) -> Tensor:
 
 
 def _everywhere(well: bool, device: torch.device) -> bool:
-    """Whether all ranks of the run are well."""
+    """Whether `well` is true on all ranks of the run; collective."""
     flag = torch.tensor(int(well), device=device)
     dist.all_reduce(flag, dist.ReduceOp.MIN)
     return bool(flag)
 
 
 class LiveMigration:
-    """Looks at the routers' choices now and then, and moves experts between the ranks that share them.
+    """Examines the routers' choices at intervals, and moves experts between the ranks that share them.
 
     Every rank comes to the same decision from the same counts; they check that before anything moves. Replicas, and
-    experts that have some, stay where they are: what a move would save counts every expert on its home alone, which is
-    true of the others.
+    experts with replicas, do not move: the estimated saving counts each expert at its home alone, which is right only
+    for experts without replicas.
     """
 
     def __init__(self, config: RunConfig, layout: Layout, engine: Engine, average: MovingAverage) -> None:
@@ -193,7 +193,7 @@ class LiveMigration:
         self._placed_at: float | None = None
 
     def after(self, step: int) -> None:
-        """Moves experts, if it is time and that pays, between two steps; collective then."""
+        """Moves experts between two steps, if it is due and saves time; collective then."""
         self._window.steps += 1
         if step % self._config.every:
             return
@@ -214,7 +214,7 @@ class LiveMigration:
         return figures
 
     def state(self) -> dict[str, Any]:
-        """What this rank must know to go on, for its checkpoint."""
+        """This rank's state for its checkpoint."""
         planned = self._trigger.planned
         return {
             "dispatch": self._dispatch,
@@ -227,7 +227,7 @@ class LiveMigration:
         }
 
     def load(self, state: dict[str, Any] | None) -> None:
-        """Takes up what :meth:`state` gave; afresh if any rank has none, or the dispatch is another. Collective."""
+        """Restores a result of :meth:`state`; starts afresh if any rank has none or another dispatch. Collective."""
         known = torch.tensor(int(state is not None and state["dispatch"] == self._dispatch), device=self._device)
         dist.all_reduce(known, dist.ReduceOp.MIN)
         if state is None or not known:
@@ -264,7 +264,7 @@ class LiveMigration:
         )
 
     def _agreed(self, plan: MigrationPlan | None) -> bool:
-        """Whether all ranks have the same plan."""
+        """Whether all ranks have the same plan; collective."""
         digest = 0 if plan is None else 1 + zlib.crc32(plan.slot_to_expert.tobytes())
         extremes = torch.tensor([digest, -digest], device=self._device)
         dist.all_reduce(extremes, dist.ReduceOp.MAX)

@@ -1,6 +1,6 @@
-"""What the routers chose since the last look, counted where they run.
+"""Counts of the routers' choices since the last look, kept on the devices where the routers run.
 
-Only what happens in training counts. Until the look nothing is copied to the host and nothing is sent.
+Only training passes count. Until the look nothing is copied to the host and nothing is sent.
 
 Shape suffixes: T tokens of a micro batch on this rank, L MoE layers, E experts (or their slots), K choices of a token,
 N ranks of the expert-parallel group.
@@ -67,7 +67,7 @@ class Window(ABC):
         return {"counts": self._counts.cpu(), "tokens": self._tokens, "steps": self.steps}
 
     def load(self, state: dict[str, Any]) -> None:
-        """Takes up what :meth:`state` gave."""
+        """Restores a result of :meth:`state`."""
         self._counts.copy_(state["counts"])
         self._tokens, self.steps = state["tokens"], state["steps"]
 
@@ -163,7 +163,7 @@ class TransitionWindow(Window):
 
 
 class SetWindow(Window):
-    """For copies to ranks or nodes: which experts the tokens of the last micro batch chose together, by their rank."""
+    """For copies to ranks or nodes: the sets of experts that the last micro batch's tokens chose, by their rank."""
 
     def __init__(self, layers: Sequence[PlacedMoELayer], group: dist.ProcessGroup) -> None:
         """Listens to the routers of the layers."""
@@ -173,7 +173,7 @@ class SetWindow(Window):
             _listen(layer, self._keeper(index))
 
     def reduced(self) -> tuple[RoutingStatistics, float]:
-        """An all-reduce of what has a fixed size and a gathering of the sets."""
+        """One all-reduce of the counts of fixed size, and one all-gather of the sets."""
         own = RoutingStatistics.collect(self._sample(), self._group.size())
         assert own.choice_sets is not None
         everyone: list[Any] = [None] * dist.get_world_size()
@@ -224,6 +224,6 @@ def _listen(layer: PlacedMoELayer, hook: Any) -> None:
 
 
 def _widened(rows: np.ndarray, width: int) -> np.ndarray:
-    """Choice sets with room for as many experts as the largest."""
+    """Pads choice sets to `width` columns."""
     absent = np.full((len(rows), width - rows.shape[1]), -1)
     return np.concatenate([rows[:, :2], absent, rows[:, 2:]], axis=1)
