@@ -1,4 +1,4 @@
-"""Data sets without files of a user's: digits, toy sets, bare numbers, sources of the Python library."""
+"""Built-in data sets, which need no files of the user: digits, toy points, bare numbers, Python's own source code."""
 
 import functools
 import math
@@ -90,7 +90,7 @@ FIRST_HELD_OUT = 2**62
 
 
 def numbered_splits(num: int, held_out: int) -> dict[Split, Tensor]:
-    """Ids of examples that are functions of them: training ones from 0, held-out ones from 2**62 on."""
+    """Returns the ids of examples that are computed from their id: training ids from 0, held-out ids from 2**62 on."""
     return {"train": torch.arange(num), "held_out": torch.arange(FIRST_HELD_OUT, FIRST_HELD_OUT + held_out)}
 
 
@@ -221,7 +221,7 @@ class NumbersConfig(Section):
 
 
 class Numbers(Listed):
-    """Examples int64 [1] that are their own ids, for the keys of a task's draws."""
+    """Examples int64 [1] that hold only their own id, which a task uses as the key of its random draws."""
 
     shape = (1,)
     num_classes = 0
@@ -275,7 +275,7 @@ class PythonSourceConfig(Section):
 
 
 class PythonSource(Listed):
-    """Windows of bytes; each but the first of its part begins with the last byte of the one before.
+    """Windows of bytes of source code; after the first of a split, each begins with the last byte of the one before.
 
     Files are ordered by a function of their names alone. The first ones are held out, so that a larger `held_out`
     contains a smaller one.
@@ -308,7 +308,7 @@ class PythonSource(Listed):
 
 @functools.cache
 def _sources(library: Path) -> dict[str, bytes]:
-    """Sources by their paths in the library, in the fixed order: those that every installation of this version has."""
+    """Returns the source files that every installation of this version has, by path in the library, in fixed order."""
     modules = sys.stdlib_module_names - TABLES - OFTEN_ABSENT
     found = [
         path.relative_to(library)

@@ -51,7 +51,7 @@ class Accompanied(Dataset):
 
 
 class Sourced(Accompanied):
-    """A data set with one of the same shape for source points; these are dealt by position and not in batches."""
+    """A data set with another of the same shape for source points, which are dealt by position and not in batches."""
 
     def __init__(self, data: Dataset, source: Dataset) -> None:
         super().__init__(data)
@@ -61,7 +61,7 @@ class Sourced(Accompanied):
 def source_points(source: Dataset, numbers: Tensor, *, seed: int, split: Split = "held_out") -> Tensor:
     """Starting points of paths, float32 [B, *shape], by seed and numbers int64 [B] of the paths, 0 or more.
 
-    Of a finite set they are of `split`; endless ones give examples that no training reaches.
+    A finite set gives examples of `split`; an endless one gives examples that no training reaches.
     """
     if source.endless:
         keys = fold_in(torch.tensor(derive_seed(seed, "start")), numbers)
@@ -70,7 +70,7 @@ def source_points(source: Dataset, numbers: Tensor, *, seed: int, split: Split =
 
 
 def in_shuffled_epochs(ids: Tensor, numbers: Tensor, *, seed: int) -> Tensor:
-    """Deals ids by places in a stream of shuffled epochs, int64 like `numbers`: none twice before all have come."""
+    """Returns the ids at positions `numbers` of a stream of shuffled epochs, int64: none twice before all have come."""
     epochs, dealt = numbers // len(ids), torch.empty_like(numbers)
     for epoch in epochs.unique().tolist():
         generator = torch.Generator().manual_seed(derive_seed(seed, "epoch", epoch))
@@ -176,7 +176,7 @@ def counts_of(shares: Sequence[float], size: int) -> list[int]:
 
 
 def first_revealed(dataset: Dataset, num: int) -> Tensor:
-    """Ids of the first training examples of a shuffle that nothing changes, int64 [num], so that more contain fewer."""
+    """Returns the first training ids of a fixed shuffle, int64 [num]; a larger `num` contains a smaller one."""
     if dataset.endless:
         return torch.arange(num)
     places = keyed_order(torch.arange(num), dataset.count("train"), key=KEY)
@@ -184,7 +184,7 @@ def first_revealed(dataset: Dataset, num: int) -> Tensor:
 
 
 class Revealed(Dataset):
-    """A data set whose training examples are the first of that shuffle; all held-out ones stay."""
+    """A data set whose training examples are those of :func:`first_revealed`; all held-out examples stay."""
 
     def __init__(self, whole: Dataset, num: int) -> None:
         self._whole, self._train = whole, first_revealed(whole, num)
@@ -219,7 +219,7 @@ Imbalance = Annotated[ImbalanceConfig | None, Field(exclude_if=lambda imbalance:
 
 
 def check_imbalance(imbalance: ImbalanceConfig | None, num_classes: int) -> None:
-    """Refuses, with a ValueError, examples of no classes, or of one."""
+    """Refuses, with a ValueError, an imbalance of examples with fewer than two classes."""
     if imbalance is not None and num_classes < 2:
         raise ValueError(
             f"imbalance: is between classes, and these examples have {num_classes}; leave it out, or give labels"
@@ -227,7 +227,7 @@ def check_imbalance(imbalance: ImbalanceConfig | None, num_classes: int) -> None
 
 
 def kept(imbalance: ImbalanceConfig | None, ids: Tensor, labels: Tensor, num_classes: int) -> Tensor:
-    """Those of ids that are kept, in their order; at least one of each class that has any; `labels` are of `ids`."""
+    """Returns the ids that an imbalance keeps, in their order: at least one of each class present in their `labels`."""
     if imbalance is None:
         return ids
     keys = fold_in(torch.tensor(derive_seed("imbalance", imbalance.seed)), ids)

@@ -25,9 +25,9 @@ _lookup: ContextVar[Lookup] = ContextVar("lookup", default=_alone)
 
 
 def found_once(key: str, find: Callable[[], Any], folder: Path | None = None) -> Any:
-    """What `find` returns, of JSON, or its ValueError, looked up as :func:`looking_up_by` has set.
+    """Returns the JSON value of `find`, or raises its ValueError, by the lookup that :func:`looking_up_by` has set.
 
-    Keys are the same on every rank. Nodes that share `folder`, which it reads, with rank 0 need not look themselves.
+    Keys are the same on every rank. Nodes that share `folder`, which `find` reads, with rank 0 need not call it.
     """
     return _lookup.get()(key, find, folder)
 
@@ -71,26 +71,26 @@ _THREADS = 16
 
 @dataclass(frozen=True)
 class DataFiles:
-    """Files that examples are read from; `names` are paths in `folder`, in an order that only they decide."""
+    """Files that examples are read from; `names` are paths in `folder`, in an order that depends on the names alone."""
 
     folder: Path
     names: Sequence[str]
 
     def sampled(self, key: int) -> list[str]:
-        """Names of the files that are sampled: all, or those that a key draws, in their order."""
+        """Returns the names of the files to sample, in their order: all, or, of many, `FILES` that `key` draws."""
         if len(self.names) <= FILES:
             return [*self.names]
         return [self.names[number] for number in sorted(Random(key).sample(range(len(self.names)), FILES))]
 
     def sample(self, key: int) -> list[str]:
-        """A line a sampled file: name, length, digest of the blocks that `key` draws (small files: of all)."""
+        """Returns a line for each sampled file: name, length, digest of blocks that `key` draws (small files: all)."""
         names = self.sampled(key)
         share = self.share_bytes(key)
         with ThreadPoolExecutor(_THREADS) as threads:
             return [*threads.map(lambda name: f"{name} {_sample(self.folder / name, share, key)}", names)]
 
     def share_bytes(self, key: int) -> int:
-        """The length up to which a sampled file is read whole."""
+        """Returns the length in bytes up to which a sampled file is read whole."""
         return SAMPLE_BYTES // max(1, len(self.sampled(key)))
 
     @property

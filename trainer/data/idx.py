@@ -114,7 +114,7 @@ class Idx(Listed):
 
 
 def read_sizes(path: Path, dimensions: int) -> tuple[int, ...]:
-    """The sizes in the header of an IDX file of unsigned bytes; a Refusal if it is none of that many dimensions."""
+    """Returns the sizes in the header of an IDX file of unsigned bytes; refuses another type or dimensionality."""
     header = _read(path, 4 * (dimensions + 1))
     if len(header) < 4 * (dimensions + 1) or header[:4] != bytes([0, 0, UNSIGNED_BYTES, dimensions]):
         begins = f"it begins {header[:4].hex(' ')}" if header else "it is empty"
@@ -127,7 +127,7 @@ def read_sizes(path: Path, dimensions: int) -> tuple[int, ...]:
 
 
 def read_idx(path: Path, dimensions: int) -> NDArray[np.uint8]:
-    """The values of an IDX file of unsigned bytes, gzipped if its name ends so; a Refusal if some lack."""
+    """Returns the values of an IDX file of unsigned bytes, gzipped if its name ends in .gz; refuses a wrong length."""
     sizes = read_sizes(path, dimensions)
     offset, wanted = 4 * (dimensions + 1), math.prod(sizes)
     content = _read(path, offset + wanted + 1)  # no more, whatever a damaged archive unpacks to

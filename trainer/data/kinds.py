@@ -43,27 +43,27 @@ class OwnDataset(OwnClass, frozen=True):
 
     @property
     def class_names(self) -> tuple[str, ...]:
-        """Of the classes 0, 1, ...; empty where the class gives none."""
+        """Names of the classes 0, 1, ...; empty where the user's class gives none."""
         return tuple(self.setting("class_names", ()))
 
     @property
     def alphabet(self) -> str:
-        """Letters of one-hot sequences [V, 1, L]; empty where the class gives none."""
+        """Letters of one-hot sequences [V, 1, L]; empty where the user's class gives none."""
         return self.setting("alphabet", "")
 
     @property
     def frame_channels(self) -> int:
-        """Channels of a frame of clips, whose frames are channels; 0 where the class says nothing of it."""
+        """Channels of one frame of a clip, whose frames are stacked as channels; 0 where the user's class has none."""
         return self.setting("frame_channels", 0)
 
     @property
     def species(self) -> tuple[int, ...]:
-        """Atomic numbers of the atoms of reactions; empty where the class gives none."""
+        """Atomic numbers of the atoms of reactions; empty where the user's class gives none."""
         return tuple(self.setting("species", ()))
 
     @property
     def context_shape(self) -> tuple[int, int, int] | None:
-        """(C, H, W) of what is beside each example; None where the class says nothing of it."""
+        """(C, H, W) of the context beside each example; None where the user's class gives none."""
         shape = self.setting("context_shape", None)
         return None if shape is None else tuple(shape)
 

@@ -1,4 +1,4 @@
-"""The loader: who sees which examples, read ahead, and the examples that a run could not read."""
+"""The loader: which rank sees which examples, prefetching, and the list of examples that could not be read."""
 
 import sys
 import time
@@ -156,14 +156,14 @@ class Prefetcher:
     def __init__(
         self, loader: Loader, config: DataLoadingConfig, complete: Callable[[int, int, Batch], Batch] | None = None
     ) -> None:
-        """`complete` adds to a batch what its place alone decides; it gets :meth:`batch`'s arguments and a batch."""
+        """`complete`, called with :meth:`batch`'s arguments and a batch, adds what these arguments alone decide."""
         self._loader, self._ahead, self._complete = loader, config.prefetch, complete
         self._threads = ThreadPoolExecutor(config.workers, thread_name_prefix="data") if config.prefetch else None
         self._coming: deque[tuple[int, Future[Batch]]] = deque()
         self._waits_s: list[float] = []
 
     def batch(self, step: int, local: int) -> Batch:
-        """That of `Loader.batch`, completed."""
+        """Returns the batch of `Loader.batch`, completed by `complete`."""
         begun = time.perf_counter()
         place = step * self._loader.accumulation + local
         batch = self._read(place) if self._threads is None else self._next(place, self._threads)
@@ -190,7 +190,7 @@ class Prefetcher:
 
 
 class BadExampleList:
-    """The bad examples that a run has met, on all ranks: said once, listed in a file, counted."""
+    """The bad examples that a run has met on all ranks: each is printed once, listed in a file and counted."""
 
     def __init__(self, path: Path, *, started: int, num_examples: int, max_bad_share: float) -> None:
         """Resumes the list of an earlier start; lines of steps after `started`, in optimiser steps, are struck out."""
@@ -202,7 +202,7 @@ class BadExampleList:
         self._new: dict[str, int] = {}
 
     def take(self, step: int, batch: Batch) -> Batch:
-        """Notes the replaced examples of a batch of this rank, says so at first sight, and returns the batch."""
+        """Notes the replaced examples of a batch of this rank, prints each at first sight, and returns the batch."""
         for reason in batch.replaced:
             if reason not in self._met and reason not in self._new:
                 self._new[reason] = step
@@ -210,7 +210,7 @@ class BadExampleList:
         return batch
 
     def count(self) -> int:
-        """Examples met so far on all ranks; rank 0 writes the list; collective; raises TooManyBadExamples on all."""
+        """Counts the bad examples of all ranks; rank 0 writes the list; collective; TooManyBadExamples on all ranks."""
         everywhere: list[dict[str, int]] = [{} for _ in range(dist.get_world_size())]
         dist.all_gather_object(everywhere, self._new)
         self._new = {}

@@ -124,19 +124,19 @@ class MixtureConfig(Section):
 
     @property
     def num_classes(self) -> int:
-        """Those of every source, or the sources themselves."""
+        """Number of classes of every source, or number of sources where the sources are the classes."""
         return self.parts[0].num_classes if self.labels == "own" else len(self.parts)
 
     @property
     def class_names(self) -> tuple[str, ...]:
-        """Of the classes 0, 1, ...: those of the first source that has some, or the names of the sources."""
+        """Names of the classes 0, 1, ...: of the first source that has some, or the names of the sources."""
         if self.labels == "source":
             return tuple(self.sources)
         return next((names for part in self.parts if (names := tuple(part.class_names))), ())
 
     @property
     def vocabulary(self) -> int | None:
-        """That of sources that are text; None: they are no text."""
+        """Size of the vocabulary of sources that are text; None for other sources."""
         return getattr(self.parts[0], "vocabulary", None)
 
     @property
@@ -146,12 +146,12 @@ class MixtureConfig(Section):
 
     @property
     def alphabet(self) -> str:
-        """Of sources that are sequences; empty: they are none."""
+        """Letters of sources that are sequences; empty for other sources."""
         return getattr(self.parts[0], "alphabet", "")
 
     @property
     def bytes_per_token(self) -> tuple[float, ...]:
-        """Of the held-out documents of each source that is text; 1 of others."""
+        """Bytes per token in the held-out documents of each source that is text; 1 for other sources."""
         return tuple(getattr(part, "bytes_per_token", 1.0) for part in self.parts)
 
     @model_validator(mode="before")
@@ -214,7 +214,7 @@ class MixtureConfig(Section):
 
 
 class Mixture(Dataset):
-    """Examples of several data sets; an id is that in its source, with the source's number from bit `SOURCE_BIT` on."""
+    """Examples of several data sets; an id is that in the source, with the source's number from bit `SOURCE_BIT` on."""
 
     def __init__(self, config: MixtureConfig, sources: Mapping[str, Dataset]) -> None:
         for name, source in sources.items():
@@ -235,16 +235,16 @@ class Mixture(Dataset):
         self.mix = Mix(sources, tuple(shares[name] / total for name in sources))
 
     def indices(self, split: Split) -> Tensor:
-        """Those of each source, one source after the other, without endless ones' training."""
+        """Returns the ids of each source, one source after the other; an endless source lists no training ids."""
         return torch.cat([id_of(number, source.indices(split)) for number, source in enumerate(self._sources)])
 
     def count(self, split: Split) -> int:
         return sum(source.count(split) for source in self._sources)
 
     def data_points(self, split: Split) -> Tensor:
-        """In an order whose every beginning is mixed as the whole is.
+        """Returns data points in an order whose every prefix is mixed as the whole is.
 
-        For training, as many as the shares allow without repeating one; of sources too large to list, `LISTED` count.
+        For training, as many as the shares allow without repeating one; a source too large to list gives `LISTED`.
         """
         assert self.mix is not None
         listed = [data_points_up_to(LISTED, source, split) for source in self._sources]
@@ -341,7 +341,7 @@ def _by_size(sources: Mapping[str, Dataset]) -> dict[str, float]:
 
 
 def revealed_counts(sources: Mapping[str, Dataset], shares: Mapping[str, float], size: int) -> dict[str, int]:
-    """Training examples of each source in a mixture of so many; refuses a source that has fewer."""
+    """Returns how many training examples each source has in a mixture of `size`; refuses a source that has fewer."""
     counts = dict(zip(sources, counts_of([shares[name] for name in sources], size), strict=True))
     for name, source in sources.items():
         if not source.endless and counts[name] > (most := source.count("train")):

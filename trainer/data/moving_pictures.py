@@ -81,7 +81,7 @@ class MovingPicturesConfig(Section):
 
 
 class MovingPictures(Listed):
-    """Clip k of picture n has the id clips n + k, on which its velocity and its place depend alone."""
+    """Clips of pictures; clip k of picture n has the id clips n + k, which alone decides its velocity and place."""
 
     def __init__(self, config: MovingPicturesConfig) -> None:
         self._pictures, self._config = config.pictures.open(), config

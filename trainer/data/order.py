@@ -44,7 +44,7 @@ def _permuted(numbers: Tensor, keys: Tensor, half: int) -> Tensor:
 class Interleaved:
     """Groups take turns at random, each exactly as often as its size demands.
 
-    Of n examples there are n / B steps in an epoch; the j-th falls within the j-th of these equal parts of time.
+    A group of n examples takes n / B steps of an epoch; its j-th step falls within the j-th of as many equal parts.
     """
 
     def __init__(self, sizes: Sequence[int], batch: int, seed: int) -> None:
@@ -54,7 +54,7 @@ class Interleaved:
         self._before, self._order = lru_cache(2 * RECENT)(self._all_before), lru_cache(RECENT)(self._ordered)
 
     def place(self, step: int) -> tuple[int, int]:
-        """The group that a step takes, and how many steps before it have taken the same."""
+        """Returns the group of a step, and the number of earlier steps of the same group."""
         epoch = step * self._batch // sum(self._sizes)
         while self._before(epoch) > step:
             epoch -= 1
@@ -63,7 +63,7 @@ class Interleaved:
         return self._order(epoch)[step - self._before(epoch)]
 
     def _all_before(self, epoch: int) -> int:
-        """Steps of all groups before an epoch begins."""
+        """Returns the number of steps of all groups before an epoch begins."""
         return sum(self._group_before(group, epoch) for group in range(len(self._sizes)))
 
     def _group_before(self, group: int, epoch: int) -> int:
@@ -84,7 +84,7 @@ class Interleaved:
 
 
 class OneByOne:
-    """All of the first group, then all of the second, and so on; then again. One group may be endless."""
+    """All of the first group, then all of the second, and so on, again and again. A single group may be endless."""
 
     def __init__(self, sizes: Sequence[int], batch: int) -> None:
         self._steps = [-(-size // batch) for size in sizes]
@@ -95,7 +95,7 @@ class OneByOne:
         return self._ends[-1]
 
     def place(self, step: int) -> tuple[int, int]:
-        """The group that a step takes, and how many steps before it have taken the same."""
+        """Returns the group of a step, and the number of earlier steps of the same group."""
         if len(self._steps) == 1:
             return 0, step
         passes, within = divmod(step, self.steps)
@@ -113,7 +113,7 @@ UNIT = 10**12
 
 
 class Dealing:
-    """Deals positions out to sources; `shares` sum to 1, and each is 0 or at least `RAREST`."""
+    """Assigns the positions of a stream to sources by `shares`, which sum to 1; each is 0 or at least `RAREST`."""
 
     def __init__(self, shares: Sequence[float], seed: int) -> None:
         self._bounds = [round(UNIT * bound) for bound in accumulate(shares, initial=0.0)]
@@ -128,14 +128,14 @@ class Dealing:
         return [end - begin for begin, end in pairwise(ends)]
 
     def places(self, first: int, end: int) -> tuple[Tensor, Tensor]:
-        """Source of each position in [first, end), and how many earlier ones took the same: int64 [end - first]."""
+        """Returns each position's source, and number of earlier positions of that source: int64 [end - first] both."""
         blocks = range(first // self.block, (end - 1) // self.block + 1)
         sources, places = (torch.cat(parts) for parts in zip(*map(self._dealt, blocks), strict=True))
         offset = blocks.start * self.block
         return sources[first - offset : end - offset], places[first - offset : end - offset]
 
     def _dealt(self, block: int) -> tuple[Tensor, Tensor]:
-        """Source and place of every position of a block."""
+        """Returns the source of every position of a block, and how many earlier positions have it."""
         before = torch.tensor(self.before(block))
         counts = torch.tensor(self.before(block + 1)) - before
         in_turn = torch.arange(len(counts)).repeat_interleave(counts)
@@ -156,12 +156,12 @@ class Stream(Protocol):
         ...
 
     def stand_in(self, number: int, bad: Collection[int]) -> int | None:
-        """Returns the next example after one of the stream that is not bad; None: all are."""
+        """Returns the next example of the stream after `number` that is not bad; None if all are bad."""
         ...
 
 
 class Endless(Stream):
-    """Every number from 0 on, once; none may be bad."""
+    """The ids 0, 1, 2, ..., each once; a bad example has no replacement."""
 
     length = 0
 
@@ -174,7 +174,7 @@ class Endless(Stream):
 
 
 class Epochs(Stream):
-    """Epochs whose orders are listed; `members` are in the order in which they stand in for each other."""
+    """Epochs whose orders are listed; a bad example is replaced by the next good one of `members`."""
 
     def __init__(self, members: Tensor, order: Callable[[int], Tensor]) -> None:
         self.length, self._members = len(members), members
@@ -223,7 +223,7 @@ class Mixed(Stream):
         return ids
 
     def stand_in(self, number: int, bad: Collection[int]) -> int | None:
-        """The next example of the same source."""
+        """Returns the next example of the same source that is not bad."""
         source, own = (int(one) for one in source_of(torch.tensor(number)))
         owners, theirs = source_of(torch.tensor(list(bad), dtype=torch.int64))
         found = self._streams[source].stand_in(own, set(theirs[owners == source].tolist()))
@@ -254,7 +254,7 @@ def streams_of(dataset: Dataset, split: Split, *, seed: int, global_batch: int) 
 
 
 def _pieces(first: int, end: int, length: int, piece: Callable[[int, int, int], Tensor]) -> Tensor:
-    """Joins what an epoch, its number and two places in it give, over all epochs that positions touch."""
+    """Joins ``piece(epoch, begin, end)`` over all epochs of `length` that the positions from `first` to `end` touch."""
     found = []
     while first < end:
         epoch, offset = divmod(first, length)

@@ -52,14 +52,14 @@ class PairsConfig(Section):
 
     @property
     def parts(self) -> str | None:
-        """How paths were cut into the parts whose ends the pairs are, in words; None: the pairs are whole paths."""
+        """In words, how paths were cut into parts, whose ends are the pairs; None: pairs are ends of whole paths."""
         if self.nodes is not None:
             return f"between {len(self.nodes)} nodes"
         return None if self.segments is None else f"{self.segments} segments"
 
     @property
     def edges(self) -> tuple[float, ...]:
-        """Times from 0 to 1 at which paths were cut; those two alone where the pairs are whole paths."""
+        """Times from 0 to 1 at which paths were cut; only 0 and 1 where the pairs are ends of whole paths."""
         segments = self.segments or 1
         return self.nodes or tuple(number / segments for number in range(segments + 1))
 
@@ -82,7 +82,7 @@ class PairsConfig(Section):
 
 
 class PairsOfPoints(RowsOfShards):
-    """Pairs in the rows of shards."""
+    """A data set of pairs of source and data points, which are rows of shards."""
 
     def __init__(self, config: PairsConfig) -> None:
         index = PairIndex.read(config.path)
@@ -91,7 +91,7 @@ class PairsOfPoints(RowsOfShards):
         self._arrays = index.arrays
 
     def data_points(self, split: Split) -> Tensor:
-        """A part of a path ends at a data point where it ends at time 1."""
+        """Returns the ids of the pairs that end at a data point: of parts of paths, those that end at time 1."""
         ids = self.indices(split)
         if "interval" not in self._arrays:
             return ids

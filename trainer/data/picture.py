@@ -57,7 +57,7 @@ def _listed(path: Path, classes: list[str] | tuple[str, ...]) -> list[str]:
 
 
 def _below(folder: Path | str, prefix: str) -> Iterator[str]:
-    """Pictures in a folder and below it, by their paths from `prefix` on; a listing tells files from folders."""
+    """Yields the pictures in a folder and below it, by paths behind `prefix`; listings tell files from folders."""
     with os.scandir(folder) as entries:
         for entry in entries:
             name = prefix + entry.name
@@ -72,7 +72,7 @@ def names_digest(names: list[str]) -> str:
 
 
 def scaled(images: Sequence[NDArray[np.uint8]]) -> Tensor:
-    """Images of bytes, or other values of bytes, stacked as float32 in [-1, 1]."""
+    """Stacks uint8 images, or other uint8 values, as float32 scaled to [-1, 1]."""
     return torch.from_numpy(np.stack(images)).float().div(127.5).sub(1)
 
 
@@ -90,7 +90,7 @@ Buckets = Annotated[tuple[Shape, ...] | None, Field(exclude_if=lambda buckets: b
 
 
 def buckets_around(num: int, size: int) -> tuple[tuple[int, int], ...]:
-    """At most `num` shapes (height, width), the tallest first, from 1 : 2 to 2 : 1, of at most the pixels of a square.
+    """Returns at most `num` shapes (height, width), the tallest first, 2 : 1 to 1 : 2, of at most `size`^2 pixels.
 
     Sides are multiples of an eighth of `size`.
     """
@@ -106,7 +106,7 @@ def buckets_around(num: int, size: int) -> tuple[tuple[int, int], ...]:
 
 
 def check_buckets_differ(buckets: Sequence[tuple[int, int]]) -> None:
-    """Refuses, with a ValueError, no shapes and two shapes of the same proportions."""
+    """Refuses, with a ValueError, an empty list of shapes, and two shapes of the same proportions."""
     if not buckets:
         raise ValueError("buckets: there are none; give shapes such as [[32, 32], [24, 40]], or leave them out")
     proportions: dict[tuple[int, int], tuple[int, int]] = {}
@@ -119,7 +119,7 @@ def check_buckets_differ(buckets: Sequence[tuple[int, int]]) -> None:
 
 
 def side_of(buckets: Sequence[object]) -> int | None:
-    """Pixels a side of a square as large as the largest shape; None for a user's input that is no shapes."""
+    """Returns the side, in pixels, of a square as large as the largest shape; None if the user's input has no shape."""
     areas = [
         math.prod(one)
         for one in buckets
@@ -129,7 +129,7 @@ def side_of(buckets: Sequence[object]) -> int | None:
 
 
 def nearest_buckets(files: Sequence[Opening], buckets: Sequence[tuple[int, int]]) -> list[int]:
-    """For each picture the number of the shape of nearest proportions; reads heads only; bad ones count as squares."""
+    """Returns for each picture the index of the shape nearest in proportions; reads headers; bad files are squares."""
     with ThreadPoolExecutor(THREADS) as threads:
         found = np.array(list(threads.map(_log_proportion, files)))
     wanted = np.log([height / width for height, width in buckets])
@@ -181,7 +181,7 @@ def augmented(augment: AugmentConfig, images: Tensor, ids: Tensor, positions: Te
 
 
 def moved(images: Tensor, down: Tensor, right: Tensor, flipped: Tensor) -> Tensor:
-    """Images [B, C, H, W], each shifted by pixels of its own, int64 [B, 1], then mirrored where bool [B, 1] says."""
+    """Shifts each of the images [B, C, H, W] by its own pixels, int64 [B, 1], then mirrors those that are `flipped`."""
     rows, columns = _reflected(down, images.shape[2]), _reflected(right, images.shape[3])
     columns = torch.where(flipped, columns.flip(1), columns)
     taken = images.gather(2, rows[:, None, :, None].expand_as(images))
@@ -193,6 +193,6 @@ def _shift(drawn: Tensor, most: int) -> Tensor:
 
 
 def _reflected(shift: Tensor, length: int) -> Tensor:
-    """Which pixels [B, length] stand where, each picture shifted by its own [B, 1] and mirrored at its border."""
+    """Returns the pixel to take at each place, [B, length], after `shift` [B, 1] pixels and mirroring at the border."""
     places = (torch.arange(length, device=shift.device) + shift).abs()
     return length - 1 - (length - 1 - places).abs()

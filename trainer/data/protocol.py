@@ -37,7 +37,7 @@ class Batch:
         context: float32 [B, C', *rest] what belongs to each example and is not drawn, such as masks; None for data
             without.
         sources: int64 [B] numbers of the parts of a mixture that the examples are from; None for other data.
-        replaced: of each example whose turn it was and that cannot be read: where it lies and what is wrong.
+        replaced: place and fault of each example that could not be read and was replaced by another.
     """
 
     x_1: Tensor
@@ -55,11 +55,11 @@ class Batch:
         return replace(self, captions=captions)
 
     def to(self, device: torch.device) -> Batch:
-        """Returns the same batch with what a network reads on `device`; the host does not wait for its copies."""
+        """Returns the same batch with a network's inputs on `device`; the host does not wait for the copies."""
         return self._with(lambda values: to_device(values, device))
 
     def pinned(self) -> Batch:
-        """Returns the same batch in memory that a GPU reads by itself."""
+        """Returns the same batch in pinned memory, which a GPU reads by itself."""
         return self._with(torch.Tensor.pin_memory)
 
     def _with(self, copied: Callable[[Tensor], Tensor]) -> Batch:
@@ -73,7 +73,7 @@ class TooManyBadExamples(RuntimeError):  # noqa: N818  it is what was found
 
 
 class BadExamples(ValueError):  # noqa: N818  it is what was found
-    """Examples that cannot be read; `reasons` are, by id, the file (and row) and the fault."""
+    """Examples that cannot be read; `reasons` maps each id to its file (and row) and the fault."""
 
     def __init__(self, reasons: Mapping[int, str]) -> None:
         super().__init__("; ".join(reasons.values()))
@@ -81,7 +81,7 @@ class BadExamples(ValueError):  # noqa: N818  it is what was found
 
 
 def read_each(indices: Tensor, read: Callable[[int], T], place: Callable[[int], object]) -> list[T]:
-    """What `read` gives for each id, int64 [B]; BadExamples with the places of those it fails at."""
+    """Returns `read` of each id, int64 [B]; raises BadExamples with the places of all ids at which it fails."""
     rows: list[T] = []
     reasons: dict[int, str] = {}
     for number in indices.tolist():
@@ -96,7 +96,7 @@ def read_each(indices: Tensor, read: Callable[[int], T], place: Callable[[int], 
 
 @dataclass(frozen=True)
 class Mix:
-    """Data sets by name, in the order of their numbers, and the share of the training positions of each; together 1."""
+    """Sources of a mixture by name, in the order of their numbers; their shares of training positions sum to 1."""
 
     sources: Mapping[str, Dataset]
     shares: tuple[float, ...]
@@ -107,7 +107,7 @@ def id_of(source: int | Tensor, own: Tensor) -> Tensor:
 
 
 def source_of(ids: Tensor) -> tuple[Tensor, Tensor]:
-    """The numbers of the sources of ids in a mixture, and the ids in these, both int64 like `ids`."""
+    """Splits ids of a mixture into the number of the source and the id in that source, both int64 like `ids`."""
     source = (ids >> SOURCE_BIT) & (2**SOURCE_BITS - 1)
     return source, ids ^ (source << SOURCE_BIT)
 
@@ -148,11 +148,11 @@ class Dataset(Protocol):
         return len(self.indices(split))
 
     def data_points(self, split: Split) -> Tensor:
-        """Returns those ids of a split whose `x_1` is a data point of `shape`, and no state on the way to one."""
+        """Returns the ids of a split whose `x_1` is a data point of `shape`, not an intermediate state of a path."""
         return self.indices(split)
 
     def groups(self, split: Split) -> tuple[Tensor, ...]:
-        """Returns the ids of a split, those of each shape together, since no batch holds examples of two shapes."""
+        """Returns the ids of a split, one tensor for each shape, since no batch holds examples of two shapes."""
         return (self.indices(split),)
 
     def order(self, split: Split, *, seed: int, epoch: int, global_batch: int) -> Tensor:  # noqa: ARG002
@@ -172,7 +172,7 @@ class Dataset(Protocol):
         ...
 
     def augmented(self, batch: Batch, positions: Tensor, *, seed: int) -> Batch:
-        """Training examples changed as `augment` says where they are dealt; int64 [B] positions in the stream."""
+        """Returns training examples changed as `augment` says; `positions` are theirs in the stream, int64 [B]."""
         if self.augment is None:
             return batch
         return replace(batch, x_1=augmented(self.augment, batch.x_1, batch.ids, positions, seed=seed))
@@ -188,7 +188,7 @@ class Listed(Dataset):
 
 
 class OfShapes(Listed):
-    """Images of one or several shapes (C, H, W), of which `shape_of`, int64 [N], has the number for each id."""
+    """Images of one or several shapes (C, H, W); `shape_of`, int64 [N], has the index of the shape for each id."""
 
     shapes: tuple[tuple[int, ...], ...]
     shape_of: Tensor
@@ -205,7 +205,7 @@ SPLIT_SEED = 1797
 
 
 def shuffled_splits(num: int, held_out: int) -> dict[Split, Tensor]:
-    """Ids from 0: the last of a fixed shuffle are held out, so that a larger `held_out` contains a smaller one."""
+    """Splits ids from 0: the last of a fixed shuffle are held out, so that a larger `held_out` contains a smaller."""
     shuffled = torch.randperm(num, generator=torch.Generator().manual_seed(SPLIT_SEED))
     return {"train": shuffled[:-held_out], "held_out": shuffled[-held_out:]}
 
@@ -218,7 +218,7 @@ def check_left(source: Path, num: int, held_out: int, noun: str = "examples") ->
 
 
 def data_points_up_to(num: int, dataset: Dataset, split: Split) -> Tensor:
-    """The data points of a split, int64; of training examples that are too many to be listed, the first `num`."""
+    """Returns the ids of a split's data points, int64; of training examples too many to be listed, the first `num`."""
     if split == "train" and dataset.endless:
         return torch.arange(num)
     if split == "train" and dataset.keyed_order:
@@ -227,7 +227,7 @@ def data_points_up_to(num: int, dataset: Dataset, split: Split) -> Tensor:
 
 
 def first_data_points(dataset: Dataset, split: Split, num: int) -> Tensor:
-    """Ids of at most `num` examples that stand for a split, int64; raises ValueError if there are none."""
+    """Returns the ids of the first data points of a split, at most `num`, int64; raises ValueError if it has none."""
     found = data_points_up_to(num, dataset, split)[:num]
     if len(found) == 0:
         raise ValueError(

@@ -1,4 +1,4 @@
-"""Transition states of reactions between two known ends: positions of atoms, from those that ship or from a file."""
+"""Transition states of reactions between two known ends, as positions of atoms: built-in reactions, or a file."""
 
 import re
 import zipfile
@@ -54,8 +54,8 @@ class Reactions:
 
 
 def read_reactions(file: Path) -> Reactions:
-    """Reads and checks a file; a Refusal names what is wrong in it. Where all atoms are free, ends are laid upon each
-    other: reactants get their middle to the origin, and the others are turned onto them."""
+    """Reads and checks a file; a Refusal names the fault. Reactants are centred on the origin. Where all atoms are
+    free, the other structures are turned and shifted onto the reactants."""
     found = _npz(file) if file.suffix == ".npz" else _xyz(file)
     for number, (positions, numbers, free) in enumerate(found, 1):
         name, present = f"reaction {number}", numbers > 0
@@ -84,7 +84,7 @@ def read_reactions(file: Path) -> Reactions:
 def laid_upon(
     moved: NDArray[np.floating], fixed: NDArray[np.floating], *, mirror: bool = False
 ) -> NDArray[np.floating]:
-    """Positions [N, 3] turned and shifted to the least squared distance from fixed ones, perhaps as a mirror image.
+    """Turns and shifts positions [N, 3] to the least squared distance from `fixed`; `mirror` allows a mirror image.
 
     Kabsch, 1976, in float64.
     """
@@ -189,7 +189,7 @@ def _atom(file: Path, line: int, text: str, columns: dict[str, int]) -> tuple[st
 
 
 def write_reactions(file: Path, found: Reactions) -> None:
-    """Writes triples as extended XYZ, with which atoms are free."""
+    """Writes reactant, transition state and product of each reaction as extended XYZ, with a mark of the free atoms."""
     with replacing(file) as temporary:
         lines = []
         for number, (positions, numbers, free) in enumerate(found, 1):
@@ -268,7 +268,7 @@ class ReactionsConfig(Section):
 
 
 class ReactionSet(Listed):
-    """Transition states float32 [3, 1, N] between ends that their contexts hold."""
+    """A data set of transition states float32 [3, 1, N]; their contexts hold the two ends."""
 
     num_classes = 0
 
@@ -312,7 +312,7 @@ class ReactionSet(Listed):
 
 
 def swapped(context: Tensor) -> Tensor:
-    """Contexts [B, 7 + S, 1, N] of the reactions backwards."""
+    """Returns the contexts [B, 7 + S, 1, N] with reactant and product exchanged."""
     return torch.cat([context[:, 3:ENDS], context[:, :3], context[:, ENDS:]], dim=1)
 
 

@@ -98,19 +98,19 @@ class Sequences(Listed):
 
 
 def one_hot(letters: Tensor, num_letters: int) -> Tensor:
-    """Sequences of numbers of letters [B, L] as float32 [B, V, 1, L]."""
+    """Returns sequences of letter numbers [B, L] as one-hot vectors, float32 [B, V, 1, L]."""
     return torch.nn.functional.one_hot(letters.long(), num_letters).float().transpose(1, 2)[:, :, None]
 
 
 def texts(sequences: Tensor, alphabet: str, pad: str | None = None) -> list[str]:
-    """The letters of one-hot sequences [N, V, 1, L], without the pads at their ends."""
+    """Returns one-hot sequences [N, V, 1, L] as strings, without the pads at their ends."""
     letters = np.array(list(alphabet))[sequences.argmax(1).flatten(1).numpy()]
     return ["".join(row).rstrip(pad or "\0") for row in letters.tolist()]
 
 
 @dataclass(frozen=True)
 class SequenceFile:
-    """Sequences with the lines that they are in, their counts int64 [N], and their labels; no labels if empty."""
+    """Sequences of a file with their line numbers, their counts int64 [N], and their labels; no labels if empty."""
 
     path: Path
     sequences: list[str]
@@ -120,7 +120,7 @@ class SequenceFile:
 
 
 def read_sequences(path: Path) -> SequenceFile:
-    """Reads FASTA or lines; a Refusal by the line for what is neither."""
+    """Reads a file of FASTA or of plain lines; a Refusal names the line that is neither."""
     stripped = [(number, line.rstrip()) for number, line in enumerate(text_lines(path), 1)]
     written = [(number, line) for number, line in stripped if line and not line.startswith("#")]
     fasta = bool(written) and written[0][1].startswith(">")
@@ -170,7 +170,7 @@ def _lines(path: Path, written: Sequence[tuple[int, str]]) -> Iterator[Row]:
 
 
 def codes(found: SequenceFile, alphabet: str, pad: str | None, length: int) -> NDArray[np.integer]:
-    """The numbers of the letters of sequences [N, L], shorter ones padded; a Refusal where they do not fit."""
+    """Returns the letters of sequences as numbers [N, L], shorter ones padded; refuses a sequence that does not fit."""
     for line, sequence in zip(found.lines, found.sequences, strict=True):
         if len(sequence) > length or (pad is None and len(sequence) < length):
             problem = f"has {len(sequence)} letters, where the length is {length}"

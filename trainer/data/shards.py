@@ -34,7 +34,7 @@ Row = TypeVar("Row")
 
 
 class RowsOfShards(Listed):
-    """Examples in the rows of shards, of which `check` refuses those that are not what the index says."""
+    """Examples in the rows of shards; `check` refuses shards that differ from the index."""
 
     def __init__(self, folder: Path, index: ShardIndex | PairIndex, held_out: int, check: Callable[[], None]) -> None:
         found_once(f"{folder}: shards of {index.digest}", check, folder)
@@ -48,7 +48,7 @@ class RowsOfShards(Listed):
     def rows(self, indices: Tensor, row_of: Callable[[Mapping[str, Array], int], Row]) -> list[Row]:
         """Reads rows in the order of `indices`, int64 [B]; raises BadExamples with the place of each bad one.
 
-        `row_of` reads one from the arrays of its shard, by its number there; raises ValueError if it is bad.
+        `row_of` reads a row from the arrays of its shard by its number there; it raises ValueError on a bad row.
         """
 
         def read(number: int) -> Row:
@@ -116,7 +116,7 @@ def latent_shape(index: ShardIndex) -> tuple[int, int, int]:
 
 
 def latents_of(data: Any) -> dict[str, Any] | None:
-    """Facts about states from a user's section ``data`` that names a folder of latents; None for others."""
+    """Returns ``{"path": folder}`` where a user's section ``data`` names a folder of latents; otherwise None."""
     if not isinstance(data, dict) or data.get("kind") != "shards" or not isinstance(data.get("path"), str | Path):
         return None
     try:
@@ -249,7 +249,7 @@ def _as_read(rows: Sequence[NDArray[Any]], dtype: str) -> Tensor:
 
 
 def _no_images(folder: str | Path) -> tuple[str, str]:
-    """What is wrong with flips and crops of latents, and the remedy."""
+    """Returns the problem of flips and crops of latents, and the remedy, for an error message."""
     problem = "is for images, and these examples are latents, which no flip or crop of an image commutes with"
     return problem, f"leave it out, or learn from the images with flow.latent.path={folder}"
 

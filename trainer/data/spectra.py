@@ -27,7 +27,7 @@ VARIANCE = 7.0
 
 @dataclass(frozen=True, eq=False)
 class Spectrum:
-    """What bending leaves of a surface that is scaled to an area of 1.
+    """Spectrum of the Laplacian of a surface scaled to an area of 1, which bending leaves unchanged.
 
     Attributes:
         areas: float64 [V] of each vertex, together 1.
@@ -41,7 +41,7 @@ class Spectrum:
 
 
 def laplacian(surface: Surface) -> tuple[csc_array, Floats]:
-    """The stiffness matrix of cotangents [V, V], and a third of the area of its triangles for each vertex.
+    """Returns the cotangent stiffness matrix [V, V], and for each vertex a third of the area of its triangles [V].
 
     Pinkall and Polthier, "Computing discrete minimal surfaces", 1993.
     """
@@ -64,7 +64,7 @@ def laplacian(surface: Surface) -> tuple[csc_array, Floats]:
 
 
 def spectrum(surface: Surface, num: int) -> Spectrum:
-    """The `num` smoothest eigenfunctions; fewer than vertices."""
+    """Returns the `num` smoothest eigenfunctions; `num` is less than the number of vertices."""
     from scipy.linalg import eigh
     from scipy.sparse import csc_array, diags_array
     from scipy.sparse.linalg import eigsh
@@ -81,7 +81,7 @@ def spectrum(surface: Surface, num: int) -> Spectrum:
 
 
 def wave_signatures(found: Spectrum, num: int) -> Floats:
-    """[V, num] densities of waves of energies at equal distances in the logarithm, each with mean 0 and deviation 1.
+    """Returns wave kernel signatures [V, num] at energies equally spaced in the logarithm, each of mean 0, deviation 1.
 
     Aubry et al., "The wave kernel signature", 2011, equations 6 and 7.
     """
@@ -122,7 +122,7 @@ def spread_out(places: Floats, num: int) -> NDArray[np.int64]:
 
 
 def areas_around(places: Floats, areas: Floats, chosen: NDArray[np.int64]) -> Floats:
-    """The areas [V] of the vertices nearest to each of the chosen ones."""
+    """Returns for each chosen vertex the sum of `areas` [V] over the vertices nearest to it."""
     from scipy.spatial import KDTree
 
     nearest = KDTree(places[chosen]).query(places)[1]

@@ -49,7 +49,7 @@ class Surface:
 
     @property
     def closed(self) -> bool:
-        """Whether each edge is of two triangles."""
+        """Whether each edge belongs to two triangles."""
         return 2 * len(self.edges) == 3 * len(self.triangles)
 
 
@@ -128,7 +128,7 @@ def _sides(triangles: NDArray[np.int64]) -> NDArray[np.int64]:
 
 
 def _fans(file: Path, polygons: Polygons) -> NDArray[np.int64]:
-    """Triangles of polygons, from the first corner of each."""
+    """Splits polygons into triangles, int64 [F, 3], that fan out from the first corner of each."""
     if isinstance(polygons, np.ndarray):
         return polygons.astype(np.int64)
     short = next((number for number, corners in enumerate(polygons) if len(corners) < 3), None)
@@ -216,7 +216,7 @@ _ORDERS = {"ascii": "", "binary_little_endian": "<", "binary_big_endian": ">"}
 
 @dataclass(frozen=True)
 class _Element:
-    """Rows of a PLY; a property is its types, of a list that of its length before that of its entries."""
+    """An element of a PLY: number of rows, types of each property (one; for a list that of length and of entries)."""
 
     name: str
     count: int
@@ -247,7 +247,7 @@ def _ply(file: Path, content: bytes) -> tuple[NDArray[np.float64], Polygons]:
 
 
 def _head(file: Path, lines: list[list[str]]) -> tuple[str, list[_Element]]:
-    """The order of the bytes, empty for text, and the elements in the order of the file."""
+    """Returns the byte order, empty for text, and the elements in the order of the file."""
     order, elements = None, []
     for number, words in enumerate(lines, 2):
         match words:
@@ -271,7 +271,7 @@ def _head(file: Path, lines: list[list[str]]) -> tuple[str, list[_Element]]:
 def _columns(
     file: Path, element: _Element, source: bytes | list[str], place: int, order: str
 ) -> tuple[dict[str, Polygons], int]:
-    """Values of each property of an element, lists as [rows, length], and the byte or word where the next begins."""
+    """Returns the values of each property of an element, lists as [rows, length], and the byte or word behind them."""
     lists = [name for name, types in element.properties.items() if len(types) == 2]
     if isinstance(source, bytes):
         fields: list[tuple[str, str] | tuple[str, str, int]] = []
@@ -289,7 +289,7 @@ def _columns(
     row = 0
 
     def taken(kind: str, length: int) -> list[float]:
-        """The next numbers of a type; text has a word for each."""
+        """Reads the next `length` numbers of a type; in text each is one word."""
         nonlocal place
         begin, size = place, np.dtype(kind).itemsize if isinstance(source, bytes) else 1
         place += length * size

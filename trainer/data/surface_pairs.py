@@ -1,4 +1,4 @@
-"""Pairs of surfaces and their correspondence: of files, or of a sphere with bumps, cut anew and bent.
+"""Pairs of surfaces and their correspondence: from files, or a sphere with bumps, triangulated anew and bent.
 
 Shape suffixes: V vertices.
 """
@@ -59,7 +59,7 @@ def icosphere(halvings: int) -> tuple[Floats, Ids]:
 def analytic_pair(seed: int, *, halvings: int, bend: float) -> tuple[Surface, Surface, Ids]:
     """Two surfaces, and for each vertex of the second the nearest one of the first.
 
-    The second has the same bumps on a sphere that is cut into triangles from another side, bent by so many radians.
+    The second has the same bumps on a sphere that is triangulated from another side, and is bent by `bend` radians.
     """
     rng = np.random.default_rng([seed, 0])
     directions, faces = icosphere(halvings)
@@ -81,7 +81,7 @@ def analytic_pair(seed: int, *, halvings: int, bend: float) -> tuple[Surface, Su
 
 
 def bent(places: Floats, angle: float) -> Floats:
-    """Points [V, 3] whose third axis becomes an arc of some angle, without a change of length in the middle."""
+    """Bends points [V, 3]: the third axis becomes an arc of `angle` radians, in the middle of unchanged length."""
     if angle == 0:
         return places
     x, y, z = places.T
@@ -104,13 +104,13 @@ class PairsOfFiles:
 
     @classmethod
     def read(cls, folder: Path, pairs: Path | None) -> Self:
-        """Those that a file lists, or every two; a Refusal names what is wrong in it or in a surface."""
+        """Reads the pairs that the file `pairs` lists, or every two surfaces; a Refusal names what is wrong in them."""
         lines = _listed(folder, pairs)
         names = dict.fromkeys(name for line in lines for name in line[:2])
         return cls(folder, lines, {name: read_surface(folder / name) for name in names})
 
     def check(self, *, eigenfunctions: Any, waves: Any, closed: Any) -> None:
-        """Refuses wrong maps, and surfaces that settings do not fit; those that are not valid say so themselves."""
+        """Refuses wrong maps, and surfaces that settings do not fit; wrongly typed settings are left to validation."""
         for name, surface in self.surfaces.items():
             file, num = self.folder / name, len(surface.vertices)
             for field, value in (("eigenfunctions", eigenfunctions), ("waves", waves)):
@@ -126,7 +126,7 @@ class PairsOfFiles:
 
     @property
     def names(self) -> list[str]:
-        """Of all files in the folder that are read."""
+        """Names of all files in the folder that are read."""
         maps = dict.fromkeys(known for _, _, known in self.lines if known not in (None, SAME))
         return [*self.surfaces, *map(str, maps)]
 
@@ -174,7 +174,7 @@ def _listed(folder: Path, pairs: Path | None) -> list[Line]:
 
 
 def _map(file: Path, *, of: int, among: int) -> Ids:
-    """The numbers in a file, one for each of `of` vertices, from -1 to `among` - 1."""
+    """Reads from a file a number for each of `of` vertices, from -1 (unknown) to `among` - 1."""
     words = " ".join(text_lines(file, "correct data.pairs")).split()
     if len(words) != of:
         problem = f"are {len(words)}, and the second surface has {of} vertices"

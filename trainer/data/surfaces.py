@@ -141,14 +141,14 @@ class SurfacesConfig(Section):
 
 @dataclass(frozen=True, eq=False)
 class Examined:
-    """A surface and what is computed of it.
+    """A surface with its spectrum, its signatures and a choice of its vertices.
 
     Attributes:
         name: of its file, or of its place among the analytic pairs.
         functions: float64 [V, K], those of its eigenfunctions between which maps are learned.
         signatures: float64 [V, D].
         chosen: int64 [P] vertices that are spread out over it, at most as many as it has.
-        chosen_areas: float64 [P] of what is nearest to each, together 1.
+        chosen_areas: float64 [P], area of the vertices nearest to each, together 1.
     """
 
     name: str
@@ -239,7 +239,7 @@ class SurfacePairs(Listed):
         return self._known[name]
 
     def _spectrum(self, name: str, surface: Surface) -> Spectrum:
-        """As it was computed of the same file before, if that is still there; else it is, and is kept if it can be."""
+        """Returns the spectrum of a surface from the cache, or else computes it and caches it if possible."""
         config, num = self.config, max(self.config.eigenfunctions, self.config.waves)
         if config.path is None:
             return spectrum(surface, num)
@@ -259,7 +259,7 @@ class SurfacePairs(Listed):
 
 
 def _examined(folder: Path, pairs: Path | None, fitted: dict[str, Any], says: bool) -> dict[str, Any]:
-    """Looks at the files, and says once from which of them parts are left out."""
+    """Reads and checks the files, and returns facts about them; with `says`, prints which surfaces lose parts."""
     files = PairsOfFiles.read(folder, pairs)
     files.check(**fitted)
     several = [(name, surface) for name, surface in files.surfaces.items() if surface.parts > 1]

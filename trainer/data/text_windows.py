@@ -84,7 +84,7 @@ class TextConfig(Section):
 
 
 class Text(Dataset):
-    """Windows of tokens; each but the first of its split begins with the last token of the one before.
+    """Windows of tokens; after the first of a split, each begins with the last token of the previous window.
 
     Documents are packed with end tokens between them; rows are mapped into memory that processes share.
     """
@@ -114,7 +114,7 @@ class Text(Dataset):
         return self._counts[split]
 
     def indices(self, split: Split) -> Tensor:
-        """The held-out windows are numbered behind those of training."""
+        """Returns the ids of a split; the held-out windows are numbered behind the training windows."""
         first = self._counts["train"] if split == "held_out" else 0
         return torch.arange(first, first + self._counts[split])
 
@@ -177,13 +177,13 @@ def run_tokenizer(data: Any, folder: Path | None = None) -> Tokenizer:
 
 
 def tokenizer_file(data: Any) -> bytes | None:
-    """The tokenizer.json that every checkpoint of a run keeps; None if the run learns no tokens of one."""
+    """Returns the tokenizer.json that every checkpoint of a run keeps; None if its tokens are of no such file."""
     text = _with_tokenizer(data)
     return None if text is None else _same_content(text, text.path / TOKENIZER)
 
 
 def _with_tokenizer(data: Any) -> TextConfig | None:
-    """The text, or the first source of a mixture, whose tokenizer is that of all; None without one."""
+    """Returns the section of text that has a tokenizer, in a mixture the first source; None without a tokenizer."""
     one = next(iter(data.sources.values())) if getattr(data, "kind", None) == "mixture" else data
     return one if isinstance(one, TextConfig) and one.tokenizer is not None else None
 

@@ -95,7 +95,7 @@ class WebDatasetConfig(Section):
         return (self.path,) if isinstance(self.path, str) else self.path
 
     def caution(self, ranks: int) -> str | None:
-        """A line for a person whose `ranks` fetch the same bytes; None: each byte is fetched about once an epoch."""
+        """Returns a warning if `ranks` fetch the same bytes; None: each byte is fetched about once an epoch."""
         if ranks <= self.streams or all(local_path(pattern) is not None for pattern in self.patterns):
             return None
         times = -(-ranks // self.streams)
@@ -164,7 +164,7 @@ class WebDataset(Listed):
         self._reader = TarReader(config.index, index, urls, self._dealt, streams=config.streams, shuffle=config.shuffle)
 
     def order(self, split: Split, *, seed: int, epoch: int, global_batch: int) -> Tensor:
-        """That of the training part is one of streams."""
+        """Returns the order of an epoch; the training part is read as streams, by :func:`streamed_order`."""
         if split == "held_out":
             return super().order(split, seed=seed, epoch=epoch, global_batch=global_batch)
         dealt_before = np.concatenate([[0], np.cumsum(self._dealt)])

@@ -83,7 +83,7 @@ def compare(
 
 
 def told_to_all(ranks: StartStore, problem: str) -> str:
-    """Tells the other ranks, wherever they are in the start, why this one cannot go on.
+    """Tells the other ranks, whatever step of the start they are in, why this rank cannot go on.
 
     Returns the line that all ranks print; the problem itself where rank 0 has not answered in time.
     """
@@ -105,7 +105,7 @@ _here: ContextVar[StartStore | None] = ContextVar("ranks", default=None)
 
 
 def compare_for_good(topic: str, subjects: Mapping[str, Subject], *, patience_s: float) -> None:
-    """The last comparison of a start, inside :func:`consistent_ranks`; elsewhere there is nothing to compare with."""
+    """Makes the last comparison of a start, inside :func:`consistent_ranks`; outside of it, does nothing."""
     ranks = _here.get()
     if ranks is not None:
         compare(ranks, topic, subjects, patience_s=patience_s)
@@ -114,9 +114,9 @@ def compare_for_good(topic: str, subjects: Mapping[str, Subject], *, patience_s:
 
 @contextmanager
 def consistent_ranks(ranks: StartStore, path: Path) -> Iterator[None]:
-    """While entered, wrong input on one rank ends all of them, until the last comparison is behind them.
+    """While entered, wrong input on one rank ends all ranks, until the last comparison of the start has passed.
 
-    A StartRefused takes the place of a ValueError from inside, where a launcher might start the ranks again.
+    A ValueError from inside becomes a StartRefused, since a launcher might otherwise start the ranks again.
     """
     token = _here.set(ranks)
     try:
@@ -177,7 +177,7 @@ def _judge(ranks: StartStore, key: str, own: Report, subjects: Mapping[str, Subj
 
 
 def _reports(ranks: StartStore, key: str, patience_s: float) -> dict[int, Report]:
-    """The reports of the other ranks; those that have come where one objects, for the rest may never come."""
+    """Waits for the reports of the other ranks; once one objects, returns those present, as the rest may never come."""
     waiting, reports = set(range(1, ranks.launch.world_size)), {}
     last = reminded = time.monotonic()
     while waiting:

@@ -1,4 +1,4 @@
-"""Rank 0 looks at the files of a data set; the other ranks receive what it found, before there are any process groups.
+"""Rank 0 looks at the files of a data set and sends its results to the other ranks, before any process groups exist.
 
 The first rank of each other node looks too where it has files of its own, and refuses them where they are not the same.
 """
@@ -23,7 +23,7 @@ PART_BYTES = 4 << 20
 
 @contextmanager
 def first_rank_looks(ranks: StartStore) -> Iterator[None]:
-    """While entered, each thing is looked up once: by rank 0, which tells the others through the launcher's store.
+    """While entered, rank 0 makes each look-up once, and sends its result to the others through the launcher's store.
 
     With 512 ranks on one file system, 512 listings of a million pictures would keep it busy for minutes. A process
     alone only remembers its results.
@@ -66,7 +66,7 @@ def shared(ranks: StartStore, key: str, find: Callable[[], Any], folder: Path | 
 
 
 def _identity(folder: Path | None) -> list[int] | None:
-    """What a folder has in common with itself on another node, and with no copy: its number and when it changed."""
+    """Returns values that a folder has on all nodes and no copy of it has: its inode number and times of change."""
     if folder is None:
         return None
     status = folder.stat()

@@ -43,7 +43,7 @@ def check_adapters(folder: Path = Path("/sys/class/infiniband")) -> None:
 
 
 def _library_fault() -> str | None:
-    """Why libibverbs, through which NCCL reaches adapters, shows it none."""
+    """Returns why libibverbs, through which NCCL reaches RDMA adapters, shows none; None if it shows some."""
     try:
         library = ctypes.CDLL(LIBRARY)
     except OSError:
@@ -146,10 +146,10 @@ def joined(
 
 
 def launch_store(launch: Launch, timeout: timedelta) -> dist.Store:
-    """Where the ranks find each other's addresses; where rank 0 serves it, as long as a store of it is kept.
+    """Returns the rendezvous store of the ranks; where rank 0 serves it, it lives as long as the returned object.
 
-    torchrun's store outlives the ranks that it starts again, which would call those that have died. One agent counts
-    its starts; those of several differ, so on several nodes the store must not be torchrun's
+    torchrun's store outlives ranks that are started again, which would then find the addresses of dead ranks. One
+    agent counts its starts. The counts of several agents differ, so on several nodes the store must not be torchrun's
     (TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1).
     """
     if "MASTER_ADDR" not in os.environ:
@@ -158,7 +158,7 @@ def launch_store(launch: Launch, timeout: timedelta) -> dist.Store:
 
 
 def early_store(launch: Launch, timeout: timedelta) -> dist.Store:
-    """The same store, from which rank 0 does not wait until all ranks have connected: to tell which one is missing."""
+    """Returns the same store, on which rank 0 does not wait until all ranks have connected: to name missing ranks."""
     if "MASTER_ADDR" not in os.environ:
         return dist.HashStore()
     return _of_this_start(_served(launch, timeout, wait_for_workers=False))
@@ -221,7 +221,7 @@ def unite_ranks() -> None:
 
 
 def data_ranks() -> dist.ProcessGroup:
-    """The ranks that see different examples than this one, and itself."""
+    """Returns the data-parallel group: this rank, and the ranks that see other examples."""
     from megatron.core import parallel_state
 
     group = parallel_state.get_data_parallel_group()

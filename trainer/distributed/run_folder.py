@@ -1,4 +1,4 @@
-"""The folder of a run: can it be written, is it one folder on all nodes, and does one run alone write to it?"""
+"""Checks of a run's folder: it can be written, it is the same on all nodes, and one run alone writes to it."""
 
 import fcntl
 import json
@@ -37,8 +37,8 @@ def check_writable(folder: Path) -> None:
 def one_folder(ranks: StartStore, folder: Path) -> Iterator[str | None]:
     """Proves that a folder is the same on all nodes, by a file that rank 0 makes and that is gone afterwards.
 
-    It is made in the nearest parent that is there, so that no folder is made for a run that is refused. Yields, on the
-    first rank of each other node, what is wrong; None: nothing is. Rank 0's file is there while entered.
+    The file is made in the nearest existing parent, so that a refused run makes no folder. Yields, on the first rank of
+    each other node, what is wrong; None: nothing is. Rank 0's file exists while entered.
     """
     if ranks.nodes == 1 or not ranks.leads:
         yield None
@@ -74,7 +74,7 @@ def _objection(ranks: StartStore, folder: Path) -> str | None:
 
 
 def _existing(folder: Path) -> Path:
-    """The folder, or its nearest parent that is there, whatever it is."""
+    """Returns the folder itself or its nearest existing parent, which may be a file."""
     folder = folder.absolute()
     return next(place for place in (folder, *folder.parents) if os.path.lexists(place))
 

@@ -53,7 +53,7 @@ class Report:
 
 
 def differing(reports: Mapping[int, Report], subjects: Collection[str]) -> dict[str, list[list[int]]]:
-    """By subject in which not all ranks are equal, groups of equal ranks; the first of a group knows the values."""
+    """Returns groups of equal ranks by subject in which ranks differ; the first rank of a group knows the values."""
     groups = {}
     for name in subjects:
         leaders = {report.origin.node: report.digests.get(name) for report in reports.values() if report.origin.leads}
@@ -76,9 +76,9 @@ def disagreement(
     values: Mapping[int, Mapping[str, Mapping[str, Any]]] | None = None,
     remedies: Mapping[str, str] | None = None,
 ) -> str:
-    """Why a start is refused: the differences, or else the objections of ranks.
+    """Returns why a start is refused: the differences between ranks, or else their objections.
 
-    `values` are those of the differing subjects, of the first rank of each group.
+    `values` are those of the differing subjects, by the first rank of each group and by subject.
     """
     groups, values, remedies = groups or {}, values or {}, remedies or {}
     told, more = [], 0
@@ -105,7 +105,7 @@ def disagreement(
 
 
 def missing(ranks: Collection[int], ranks_per_node: int) -> str:
-    """Names ranks of which nothing is known but their numbers, and their nodes."""
+    """Names missing ranks and their nodes by number, since nothing else is known of them."""
     nodes = {rank // ranks_per_node for rank in ranks}
     return f"{_numbered('rank', ranks)} ({_numbered('node', nodes)})"
 
@@ -116,7 +116,7 @@ def node_place(node: int, host: str, ranks: Collection[int]) -> str:
 
 
 def _place(reports: Mapping[int, Report], ranks: Collection[int]) -> str:
-    """Names ranks by their nodes where they are all ranks of these, as far as these have reported."""
+    """Names ranks by their nodes if they are all reported ranks of these nodes, or else by their numbers."""
     nodes = {reports[rank].origin.node for rank in ranks}
     if len(ranks) < sum(report.origin.node in nodes for report in reports.values()):
         return f"{_numbered('rank', ranks)} ({_numbered('node', nodes)})"
@@ -198,7 +198,7 @@ class StartStore:
         self._store = None
 
     def seen(self, key: str) -> bytes | None:
-        """What is under a key now; None: nothing."""
+        """Returns the present value of a key; None if it has none."""
         return self.store.get(key) if self.store.check([key]) else None
 
     def read(self, key: str, until: float) -> bytes:

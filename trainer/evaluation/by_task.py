@@ -27,12 +27,12 @@ Distances = Callable[[NDArray[np.floating], NDArray[np.floating], int], dict[str
 
 @dataclass(frozen=True, eq=False)
 class TaskFigures:
-    """Figures by task, and what the adapters are.
+    """Figures by task, and parameters and weights of the adapters.
 
     Attributes:
-        measure: the distance that a person sees first, a key of `figures`.
+        measure: the distance that is reported first, a key of each task's figures.
         figures: by the name of a task, distances of its samples to its real examples.
-        floors: the same of two sets of its real examples.
+        floors: the same distances between two sets of its real examples.
         parameters: numbers of ``trained`` parameters, of those of the ``routing`` among them, and of ``frozen`` ones.
         weights: by the name of a layer, the weights [tasks, heads, modules] of its modules.
     """
@@ -119,7 +119,7 @@ PER_ROW = 3
 
 
 def _task_maps(tasks: Sequence[str], weights: Mapping[str, NDArray[np.floating]]) -> str:
-    """The weights of modules by task, layer by layer: [tasks, heads, modules], each head's sum is 1."""
+    """Draws the weights of modules by task, a panel for each layer: [tasks, heads, modules], each head's sum is 1."""
     most, panels = max(float(of_layer.max()) for of_layer in weights.values()), []
     for number, (layer, of_layer) in enumerate(weights.items()):
         heads, modules = of_layer.shape[1:]

@@ -29,11 +29,11 @@ HEADINGS = ("accuracy", "balanced", "NMI", "clusters in use")
 
 @dataclass(frozen=True, eq=False)
 class Judged:
-    """Clusters beside classes, each class named by the cluster that is best for all together.
+    """Clusters compared with classes; each class is matched to a cluster so that most examples agree.
 
     Attributes:
         accuracy: share of examples in the cluster of their class (Hungarian).
-        balanced: mean of that over the classes.
+        balanced: mean over the classes of the share within each class.
         information: mutual information over the mean of both entropies (NMI).
         confusion: int64 [classes, clusters], the cluster of class c in column c, empty where there are too few.
         matched: number of the cluster of each class.
@@ -82,9 +82,9 @@ def _normalised_information(joint: NDArray[np.float64]) -> float:
 
 
 def purity(features: Tensor, classes: Tensor) -> float:
-    """Share of the nearest neighbours, by the cosine about the mean, of examples that are of their class.
+    """Returns the mean share of an example's nearest neighbours, by cosine about the mean, that are of its class.
 
-    An example has no more neighbours than its class has others, so that 1 can be reached.
+    An example counts no more neighbours than its class has other examples, so that 1 can be reached.
     """
     directions = torch.nn.functional.normalize(features.double() - features.double().mean(0), dim=1)
     of_class = (torch.bincount(classes) - 1).clamp(1, NEIGHBOURS)[classes]
@@ -117,7 +117,7 @@ def centres(features: Tensor, clusters: int, seed: int) -> Tensor:
 
 @dataclass(frozen=True, eq=False)
 class SplitClusters:
-    """The clusters of a split, the network's own first, and purity of the neighbours, by what these are found by."""
+    """Clusters of a split by method, the network's own first, and purity of neighbours by kind of features."""
 
     judged: Mapping[str, Judged]
     purity: Mapping[str, float]
@@ -131,7 +131,7 @@ def clustered(
     *,
     seed: int,
 ) -> SplitClusters:
-    """Compares the clusters of examples [N, *D] with their classes; `answer` gives logits and features of some."""
+    """Compares the clusters of examples [N, *D] with their classes; `answer` gives logits and features of a batch."""
     logits, features = (torch.cat(parts) for parts in zip(*map(answer, examples.split(1000)), strict=True))
     clusters = logits.shape[1]
     read = {"features": features, "examples themselves": examples.flatten(1)}
@@ -255,7 +255,7 @@ class ClusteringMeasurement(Measurement):
 
 
 def confusion_chart(confusion: NDArray[np.int64], names: Sequence[str], x: str) -> str:
-    """Shares of a row of examples [classes, columns] by class; columns beyond the classes have no name."""
+    """Draws counts of examples [classes, columns] as shares of their row; columns beyond the classes have no name."""
     shares = confusion / confusion.sum(1, keepdims=True).clip(1)
     values = HeatMap(np.where(confusion > 0, shares, np.nan), form="{:.0%}" if shares.size <= 900 else "")
     ticks = {float(place): name for place, name in enumerate(names)}

@@ -1,4 +1,4 @@
-"""Maps between surfaces from features, signatures or landmarks, made finer, and how far off they are.
+"""Maps between surfaces from features, signatures or landmarks: their refinement and their errors.
 
 Shape suffixes: N points of the second surface, M points of the first, V vertices, K eigenfunctions, D values of a
 feature.
@@ -28,7 +28,7 @@ class Points:
     """Points of a surface that maps are made between.
 
     Attributes:
-        areas: float32 [N], of what is nearest to each, together 1.
+        areas: float32 [N], area of the vertices nearest to each, together 1.
         functions: float32 [N, K] eigenfunctions there, the smoothest first.
     """
 
@@ -49,15 +49,15 @@ def nearest(of_ND: Floats, among_MD: Floats) -> Ids:
 
 
 def functional_map(first: Points, second: Points, plan_NM: Tensor, num: int) -> Tensor:
-    """[num, num] from functions on the first surface to functions on the second that a plan of rows of 1 carries."""
+    """Returns the functional map [num, num], first surface to second, of a transport plan whose rows sum to 1."""
     return second.spectral(plan_NM @ first.functions[:, :num], num)
 
 
 def upsampled(first: Points, second: Points, begun: Ids, settings: SurfaceSample) -> Tensor:
-    """The functional map of all K eigenfunctions [K, K] that a point map grows into, some eigenfunctions at a time.
+    """Refines a point map into the functional map of all K eigenfunctions, [K, K], some eigenfunctions at a time.
 
-    `begun` are points of the first surface, int64 [N]. Each step makes points of functions by nearest neighbours
-    (Melzi et al., "ZoomOut", 2019, equation 5), or by the rows of an entropic transport plan of the areas.
+    `begun` are points of the first surface, int64 [N]. Each step makes a point map of the functional map by nearest
+    neighbours (Melzi et al., "ZoomOut", 2019, equation 5), or by the rows of an entropic transport plan of the areas.
     """
     plan_NM = _hard(begun, len(first.areas))
     most = first.functions.shape[1]
@@ -86,7 +86,7 @@ def point_map(first: Points, second: Points, carries_KK: Tensor) -> Ids:
 
 
 def _placed(first: Points, second: Points, carries_KK: Tensor) -> tuple[Tensor, Tensor]:
-    """Points of both surfaces by the eigenfunctions of the first: [N, K] by what is carried, and [M, K]."""
+    """Returns the points of both surfaces in eigenfunctions of the first: carried by the map [N, K], and own [M, K]."""
     num = len(carries_KK)
     return second.functions[:, :num] @ carries_KK, first.functions[:, :num]
 
@@ -109,12 +109,12 @@ class Matched:
     """A map from points of the second surface to vertices of the first.
 
     Attributes:
-        begins: what the map begins with.
-        by: how it is made of that: by the nearest neighbour, through a functional map, or by an upsampling.
+        begins: name of the values that the map is made from, such as features.
+        by: name of the method: nearest neighbour, functional map, or an upsampling.
         vertices: int64 [N].
         errors: float64 [M] lengths of the shortest paths to the true vertices, where the area is 1; None: these are
             unknown.
-        mirrored: the same to the true ones or to their mirror images, whichever are nearer; None: there is no mirror.
+        mirrored: the same to the true vertices or their mirror images, whichever is nearer; None: there is no mirror.
     """
 
     begins: str
@@ -146,7 +146,7 @@ def own_map(pair: Pair, features: Features, sample: SurfaceSample) -> tuple[Matc
 def matched(
     pair: Pair, features: Features, sample: SurfaceSample, *, temperature: float, mirror: str | None
 ) -> MatchedPair:
-    """All maps of a pair, with their errors where it is known."""
+    """Returns all maps of a pair, with their errors where the true correspondence is known."""
     values = {
         SIGNATURES: (pair.first.signatures, pair.second.signatures),
         FEATURES: features,
@@ -170,7 +170,7 @@ def matched(
 
 
 def _begun(pair: Pair, first: Floats, second: Floats) -> Ids:
-    """Between the chosen points of both surfaces, by the nearest neighbour."""
+    """Maps the chosen points of the second surface to those of the first by the nearest neighbour."""
     return nearest(second[pair.second.chosen], first[pair.first.chosen])
 
 
@@ -185,7 +185,7 @@ def _grown(pair: Pair, begins: str, begun: Ids, sample: SurfaceSample) -> tuple[
 
 
 def _through_map(pair: Pair, first: Floats, second: Floats, temperature: float) -> Matched:
-    """By the functional map of the points whose features are alike, as training aligns it."""
+    """Maps points by the functional map of a softmax over the similarity of features, as training aligns it."""
     alike = torch.from_numpy(second[pair.second.chosen] @ first[pair.first.chosen].T / temperature).float()
     num = pair.first.functions.shape[1]
     carries = functional_map(_points(pair.first), _points(pair.second), alike.softmax(-1), num)
@@ -193,24 +193,24 @@ def _through_map(pair: Pair, first: Floats, second: Floats, temperature: float) 
 
 
 def _vertices(pair: Pair, carries_KK: Tensor) -> Ids:
-    """Of all vertices of the first surface, those that a functional map gives the chosen points of the second."""
+    """Returns the vertices of the first surface that a functional map gives the chosen points of the second."""
     whole = Points(torch.empty(0), torch.from_numpy(pair.first.functions).float())
     return point_map(whole, _points(pair.second), carries_KK)
 
 
 def _known(pair: Pair, truth: Ids) -> Ids:
-    """Places among the chosen points of the second surface whose true vertex is known; spread out from the first on."""
+    """Returns numbers of the second surface's chosen points whose true vertex is known; the first are spread out."""
     return np.flatnonzero(truth[pair.second.chosen] >= 0)
 
 
 def _to_landmarks(pair: Pair, truth: Ids, num: int) -> tuple[Floats, Floats]:
-    """Distances [V, num] to points that are given on both surfaces."""
+    """Returns distances [V, num] on each surface to landmarks, whose true correspondence is given."""
     given = pair.second.chosen[_known(pair, truth)[:num]]
     return distances(pair.first.surface, truth[given]).T, distances(pair.second.surface, given).T
 
 
 def _measured(pair: Pair, found: list[Matched], mirror: str | None) -> tuple[tuple[Matched, ...], float | None]:
-    """The maps with their errors, and the error of chance."""
+    """Returns the maps with their errors, and the mean error of a vertex drawn by area."""
     if pair.truth is None or not len(known := _known(pair, pair.truth)[:MEASURED]):
         return tuple(found), None
     truth, first = pair.truth[pair.second.chosen[known]], pair.first
@@ -228,7 +228,7 @@ def _measured(pair: Pair, found: list[Matched], mirror: str | None) -> tuple[tup
 
 
 def mirror_images(vertices: Floats, axis: int) -> Ids:
-    """The vertex nearest to the mirror image of each, about the middle along an axis."""
+    """Returns for each vertex the vertex nearest to its mirror image, about the middle along an axis."""
     middle = (vertices[:, axis].max() + vertices[:, axis].min()) / 2
     reflected = vertices.copy()
     reflected[:, axis] = 2 * middle - reflected[:, axis]
@@ -236,7 +236,7 @@ def mirror_images(vertices: Floats, axis: int) -> Ids:
 
 
 def carried(whole: Pair, own: Matched) -> Iterator[tuple[str, Examined, Floats]]:
-    """Parts of a picture: both surfaces, and for each vertex the place [V, 3] in the first that gives its colour."""
+    """Yields name, surface and, for each vertex, the place [V, 3] on the first surface that gives its colour."""
     places = whole.first.surface.vertices
     yield "first", whole.first, places
     near = nearest(whole.second.surface.vertices, whole.second.surface.vertices[whole.second.chosen])

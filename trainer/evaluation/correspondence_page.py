@@ -48,7 +48,7 @@ def show_pairs(matched: Sequence[tuple[Pair, Matched]], stem: Path) -> None:
 
 
 def pairs_png(matched: Sequence[tuple[Pair, Matched]]) -> bytes:
-    """Surfaces from the side on which they are widest, colours carried from the first to the second."""
+    """Returns a PNG of surfaces from their widest side, with colours carried from the first to the second."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure as Drawing
 
@@ -68,7 +68,7 @@ def pairs_png(matched: Sequence[tuple[Pair, Matched]]) -> bytes:
 
 
 def _drawn(surface: Surface, colours: Floats) -> Any:
-    """Triangles from behind to the front, shaded."""
+    """Returns the shaded triangles of a surface, from the back to the front."""
     from matplotlib.collections import PolyCollection
 
     order = np.argsort(-np.ptp(surface.vertices, axis=0), kind="stable")
@@ -84,14 +84,14 @@ def _drawn(surface: Surface, colours: Floats) -> Any:
 
 
 def matrix_chart(carries: Tensor) -> str:
-    """Coefficients of a functional map; a diagonal up to signs keeps what is between two points."""
+    """Draws the coefficients of a functional map, which is diagonal up to signs where it keeps distances."""
     values = HeatMap(carries.numpy(), DEVIATIONS, -1, 1, fill=False)
     panel = Panel([values], x="eigenfunction of the first", y="eigenfunction of the second", grid="")
     return chart([panel], size=(5.4, 4.4), name="matrix", key=Key("coefficient", DEVIATIONS, -1, 1))
 
 
 def curves_chart(pairs: Sequence[MatchedPair], *, mirrored: bool) -> str:
-    """Share of the points whose error is at most so large, over all pairs."""
+    """Draws the share of points, over all pairs, whose error is at most some value."""
     at, lines = np.linspace(0, CURVE_UP_TO, 101), list[Mark]()
     for number, one in enumerate(pairs[0].matches):
         found = [pair.matches[number].mirrored if mirrored else pair.matches[number].errors for pair in pairs]
@@ -126,7 +126,7 @@ class CorrespondenceMeasurement(Measurement):
         return float(np.mean(found)) if found else None
 
     def rows(self) -> list[tuple[str, str, float, float | None]]:
-        """Of each map what it begins with, how it is made, and its mean errors, plain and up to the mirror."""
+        """For each map: the values it is made from, its method, and its mean errors, plain and up to the mirror."""
         known = self._known
         if not known:
             return []

@@ -1,4 +1,4 @@
-"""The edit verb: pictures of other classes, their distance from the pictures, and how often they are of their class."""
+"""The edit verb: edits of pictures to other classes, their distance from the pictures, and the share that succeed."""
 
 from __future__ import annotations
 

@@ -51,7 +51,7 @@ class Level:
 
     Attributes:
         classes: means over the edits to each class; None: no edit to that class is counted.
-        held_error: error over what a mask holds, each pixel by how much it is held; None without a mask.
+        held_error: error over the pixels that a mask holds, weighted by how much it holds each; None without a mask.
         calls: of the network for one edit, from the noise of its picture.
     """
 
@@ -108,7 +108,7 @@ def judge_of(config: RunConfig, space: Space) -> ClassJudge | None:
 
 @dataclass
 class _Sums:
-    """Of all pictures so far; rows are levels, then the pictures themselves, then fresh draws; columns classes."""
+    """Arrays of each picture so far; rows: levels, then the picture itself, then fresh draws; columns: classes."""
 
     errors: list[Arrays] = field(default_factory=list)
     hits: list[Arrays] = field(default_factory=list)
@@ -184,7 +184,7 @@ def _point(errors: Arrays, hits: Arrays, counted: Arrays, judge: ClassJudge | No
 
 
 def _of_class(errors: Arrays, hits: Arrays, counted: Arrays, judge: ClassJudge | None, k: int) -> Point | None:
-    """The place of one class, whose edits are a column of [N, K]."""
+    """Returns the point of the class in column k of edits [N, K]; None if no edit to it is counted."""
     if not counted[:, k].any():
         return None
     return _point(errors[:, k], hits[:, k], counted[:, k], judge)

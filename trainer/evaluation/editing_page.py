@@ -96,7 +96,7 @@ def _short(name: str) -> str:
 
 
 def edit_sheet(edits: PictureEdits, label: int | None, plan: EditPlan, name: str) -> str:
-    """A picture, and its edits by level and class; the longer of the two goes across. `name` differs on a page."""
+    """Draws a picture and its edits by level and class, the longer list across; `name` is unique on a page."""
     levels, classes = spread(len(plan.levels), MOST_ROWS), spread(len(plan.targets), MOST_COLUMNS)
     by_level = [(f"{plan.level_name} {plan.levels[level]:g}", INK) for level in levels] + [("a fresh draw", SOFT)]
     by_class = [(plan.names[place] or "edited", BLUE if plan.targets[place] == label else INK) for place in classes]
@@ -169,7 +169,7 @@ def _facts(figures: EditFigures, plan: EditPlan) -> list[tuple[str, str, str]]:
 
 
 def _plane(figures: EditFigures, plan: EditPlan) -> str:
-    """Error against editability: a curve through the levels, a faint one for each class, and both floors."""
+    """Draws editability over error: a curve of the levels, a faint one of each class, the picture and a fresh draw."""
     fresh, source, levels = figures.fresh, figures.source, figures.levels
     marks: list[Mark] = [Line(*_places([source, fresh]), FRESH, dash=DOTTED, width=1.1)]
     if len(plan.targets) > 1:
@@ -193,7 +193,7 @@ def _places(points: Sequence[Point]) -> tuple[list[float], list[float]]:
 
 
 def _level_names(figures: EditFigures, reach: float) -> list[Words]:
-    """The level above the points of the curve, the ends first, and none over another or over a floor."""
+    """Returns labels of levels for points of the curve, the ends first; leaves out labels that would overlap."""
     levels, words = figures.levels, []
     taken = [(figures.source.error / reach + 0.15, _share(figures.source))]
     for one in dict.fromkeys([levels[0], levels[-1], *levels]):
@@ -294,7 +294,7 @@ def _iterates(figures: EditFigures) -> list[Iterates]:
 
 
 def _iteration(lines: Sequence[Iterates]) -> str:
-    """The PSNR of iterates against calls."""
+    """Draws the PSNR of iterates against calls of the network."""
     marks: list[Mark] = []
     for (name, calls, errors), colour, marker in zip(lines, (CURVE, FRESH), "oD", strict=False):
         decibels = [psnr(error) for error in errors]

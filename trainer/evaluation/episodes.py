@@ -136,9 +136,9 @@ def k_means(shots_EWSD: Tensor, queries_EQD: Tensor) -> Tensor:
 def transported(
     shots_EWSD: Tensor, queries_EQD: Tensor, *, passes: int, left_at: float = torch.inf, epsilon: float = EPSILON
 ) -> Tensor:
-    """Prototypes moved to the means of the queries that an entropic plan brings to them, as often as `passes`.
+    """Moves prototypes `passes` times to the means of the queries that an entropic transport plan assigns to them.
 
-    Every class gets as many queries as the others, or leaves that at a price `left_at` times the Kullback-Leibler
+    Every class gets as many queries as the others, or deviates at a price of `left_at` times the Kullback-Leibler
     divergence. Where a class has several labelled examples, `KEPT` of their mean stays.
 
     Poulakakis-Daktylidis and Jamali-Rad, "BECLR", ICLR 2024, section 4.2.

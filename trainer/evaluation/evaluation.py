@@ -219,10 +219,10 @@ def evaluate(
 def sample_multiply_adds(
     flow: TrainedFlow, conditioning: Conditioning, chosen: sampler.AnyConfig, calls: Mapping[str, int]
 ) -> int | None:
-    """Of a sample without guidance and decoding, whose calls are these: counted while a few are drawn without controls.
+    """Returns the multiply-adds of a sample of these calls, without guidance and decoding.
 
-    A mean, since some routers give a token more experts than others. None where controls add calls, or nothing was
-    counted.
+    A mean, as some routers give a token more experts than others, counted while a few samples are drawn without
+    controls. None where controls add calls, or nothing was counted.
     """
     num = min(COUNTED, len(conditioning.labels))
     with counting() as counter:
@@ -245,7 +245,7 @@ def mean_reward(reward: Reward, examples: NDArray[np.floating], condition: Condi
 
 
 def _euler(own: sampler.AnyConfig, steps: int) -> Euler | Segmented:
-    """Euler's method with a number of steps, rounded up to whole segments; steps of written times stay as they are."""
+    """Returns Euler's method with `steps` steps, rounded up to whole segments; one step from 0 to 1 stays as it is."""
     if isinstance(own, Euler) and own.times == (0.0, 1.0):
         return own
     if not isinstance(own, Segmented):
@@ -254,7 +254,7 @@ def _euler(own: sampler.AnyConfig, steps: int) -> Euler | Segmented:
 
 
 def _chosen(own: sampler.AnyConfig, evaluations: Sequence[int]) -> list[tuple[str, sampler.AnyConfig]]:
-    """The run's own sampler and, where that differs and a velocity is followed, Euler's, at each exact number."""
+    """Returns the run's sampler and, if it follows a velocity and differs, Euler's, at each exact evaluation count."""
 
     def at_each(config: sampler.AnyConfig) -> list[sampler.AnyConfig]:
         return [chosen for number in evaluations if (chosen := config.with_evaluations(number)) is not None]
@@ -265,7 +265,7 @@ def _chosen(own: sampler.AnyConfig, evaluations: Sequence[int]) -> list[tuple[st
 
 
 def _searched(own: sampler.AnyConfig, steps: Path) -> dict[int, sampler.AnyConfig]:
-    """Euler's method on each grid of a file, by its evaluations."""
+    """Returns Euler's method on each grid of a file, by number of evaluations."""
     grids = euler_of(own, Euler(times=steps))
     each = {number: grids.with_evaluations(number) for number in sorted(StepsFile.read(steps).grids)}
     return {number: chosen for number, chosen in each.items() if chosen is not None}
@@ -281,7 +281,7 @@ def _distances(samples: NDArray[np.floating], real: NDArray[np.floating], seed: 
 def _ends(
     flow: TrainedFlow, conditioning: Conditioning, parts: Sequence[sampler.Trajectory]
 ) -> tuple[NDArray[np.float32], dict[str, int]]:
-    """The samples at the ends of trajectories, and the most calls that one of them took; waits for the device."""
+    """Returns the samples at the ends of trajectories, and the most calls of any of them; waits for the device."""
     states = torch.cat([flow.parts.data_of(part.final).cpu() for part in parts])
     calls = Counter[str]()
     for part in parts:
@@ -295,7 +295,7 @@ def _together(parts: Sequence[sampler.Trajectory]) -> sampler.Trajectory:
 
 
 def _bits(flow: TrainedFlow, num: int, seed: int, progress: Progress) -> float:
-    """Bits a value of so many held-out examples, each given its class."""
+    """Returns the bits per value of the first `num` held-out examples, each given its class."""
     config, parts = flow.config, flow.parts
     own, solver = flow.sample.sampler, Dopri5(rtol=TOLERANCE, atol=TOLERANCE)
     if isinstance(own, Segmented):

@@ -64,7 +64,7 @@ def trained_classifier(examples: Tensor, labels: Tensor, *, hidden: Sequence[int
 
 
 def _linear(weight: NDArray[np.float64], bias: NDArray[np.float64]) -> nn.Linear:
-    """A layer that multiplies by a matrix [inputs, outputs]."""
+    """Returns a linear layer with a weight matrix [inputs, outputs] and a bias."""
     layer = nn.Linear(*weight.shape)
     with torch.no_grad():
         layer.weight.copy_(torch.from_numpy(weight.T))

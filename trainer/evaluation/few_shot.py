@@ -47,7 +47,7 @@ def measure_features(
     device: torch.device,
     progress: Progress,
 ) -> FewShotMeasurement:
-    """Plays episodes on features [B, W], called `name`, of examples [B, *D], and on these as they are."""
+    """Plays episodes on the features [B, W] of examples [B, *D], called `name`, and on the examples themselves."""
     progress(f"features of {len(batch.x_1)} held-out examples")
     parts = [extract(part.to(device)).float().flatten(1).cpu() for part in batch.x_1.split(TOGETHER)]
     sets = {name: torch.cat(parts), "examples themselves": batch.x_1.float().flatten(1)}
@@ -56,7 +56,7 @@ def measure_features(
 
 
 def in_words(data: AnyConfig) -> str:
-    """Kind and place of data."""
+    """Describes data by their kind and place."""
     return " ".join(str(word) for word in (data.kind, getattr(data, "path", None)) if word is not None)
 
 
@@ -130,7 +130,7 @@ class FewShotMeasurement(Measurement):
     shares: Mapping[str, Shares]
 
     def rows(self) -> list[tuple[str, int, str, tuple[float, float], tuple[float, float]]]:
-        """Features, labelled examples, method, its share and what it gains over `RIVAL`, paired by episode."""
+        """Rows: features, labelled examples, method, its share, and its gain over `RIVAL`, paired by episode."""
         return [
             (features, shots, name, interval(values), interval(values - of_shots[RIVAL]))
             for features, shares in self.shares.items()

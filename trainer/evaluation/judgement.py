@@ -74,7 +74,7 @@ def feature_distance(
     """Compares features of samples [N, F] with those of real examples [M, F]: ``frechet_distance``, ``precision``,
     ``recall``.
 
-    The latter two if both sets have neighbours enough; the first is to `statistics`, or if None to `real`.
+    Precision and recall need enough neighbours in both sets. `statistics` take the place of those of `real`.
     """
     samples, real = as_points("samples", samples), as_points("real", real)
     against = Gaussian.of(real) if statistics is None else statistics.gaussian
@@ -86,7 +86,7 @@ def feature_distance(
 
 
 class FeatureJudge:
-    """Compares sets of samples with the same real examples."""
+    """Compares sets of samples with the same real examples, on the features of a network."""
 
     def __init__(
         self, features: Path, real: NDArray[np.floating], device: torch.device, statistics: Path | None = None
@@ -101,7 +101,7 @@ class FeatureJudge:
         return {"fid": found.pop("frechet_distance"), **found}
 
     def floor(self, one: NDArray[np.floating], other: NDArray[np.floating]) -> dict[str, float]:
-        """The same between two sets of features of real examples."""
+        """Returns the same figures between two sets of features of real examples."""
         found = feature_distance(one, other)
         return {"fid": found.pop("frechet_distance"), **found}
 
@@ -147,7 +147,7 @@ def headline(figures: dict[str, float]) -> tuple[str, float]:
 
 
 def compared(figures: dict[str, float]) -> list[tuple[str, str, str]]:
-    """Name, value for samples and value for real examples of each distance that the file has both values of."""
+    """Returns name, value for samples and floor of each distance of which `figures` has both values."""
     floors = {name.removesuffix("_floor"): value for name, value in figures.items() if name.endswith("_floor")}
     return [
         (DISTANCES.get(name, name), f"{figures[f'{name}_unguided']:.4f}", f"{floor:.4f}")

@@ -112,7 +112,7 @@ def _overlap(read: NDArray[np.bool_], truth: NDArray[np.bool_]) -> float:
 
 
 def _by_threshold(learned: Batch, batch: Batch) -> float:
-    """Overlap of held-out masks with a threshold on the brightness that is the best one on the training images."""
+    """Returns the overlap of held-out masks with a threshold on the brightness, the best one on training images."""
     assert learned.context is not None
     assert batch.context is not None
     bright, masks = learned.x_1.mean(1, keepdim=True).numpy(), (learned.context > 0).numpy()
@@ -249,14 +249,14 @@ def _of_classes(config: RunConfig, learned: Batch, batch: Batch, read: Mapping[i
 def _pictures(
     config: RunConfig, images: NDArray[np.floating], read: NDArray[np.int64], wrong: NDArray[np.bool_]
 ) -> list[tuple[NDArray[np.floating], int]]:
-    """The first wrong ones of images [N, C, H, W] in [-1, 1]; none of latents and of what has other channels."""
+    """Returns the first misread images of [N, C, H, W] in [-1, 1] with the class read; none if they cannot be shown."""
     some = np.flatnonzero(wrong)[: ROWS * COLUMNS]
     return list(zip(as_shown(config, images[some]), read[some].tolist(), strict=False))
 
 
 @torch.no_grad()
 def _codes(flow: TrainedFlow, images: torch.Tensor, rows: torch.Tensor, noise: int, *, seed: int) -> torch.Tensor:
-    """The codes [B, P, *rest] at t = 0 that one step back from images [B, C, *rest] and noise leads to, on the CPU."""
+    """Returns the codes [B, P, *rest] at t = 0, one step back from images [B, C, *rest] and noise, on the CPU."""
     planes = flow.parts.fields["label"]
     drawn = keyed_normals((planes, *images.shape[2:]), fold_in(keys_of(rows, "reading", seed=seed), noise))
     assert isinstance(flow.parts.coupling, Symmetric)

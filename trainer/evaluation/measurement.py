@@ -102,7 +102,7 @@ def _rows(found: Evaluation, names: Sequence[str], real: str) -> tuple[list[str]
 
 
 def costs_of(results: Sequence[Measured]) -> dict[str, Callable[[Measured], str]]:
-    """Headings and cells of the costs of a sample, without those that no result has."""
+    """Returns by heading a function that writes a result's cost; leaves out costs that no result has."""
     columns: dict[str, Callable[[Measured], str]] = {"NFE": lambda one: str(one.evaluations)}
     if any("head" in one.calls for one in results):
         columns["head calls"] = lambda one: str(one.calls.get("head", 0))

@@ -91,12 +91,12 @@ BEST = 10
 
 
 class Exact(NamedTuple):
-    """A policy for one preference beside the distribution that is wanted, all of whose objects are known.
+    """Comparison of a policy, for one preference, with the wanted distribution, all of whose objects are known.
 
     Attributes:
         wanted: mean reward under the wanted distribution.
         wanted_rewards: [K] means of the objectives under it.
-        total_variation: between it and the policy's own.
+        total_variation: distance between it and the policy's own distribution.
         log_partition_error: of the network's log Z, absolute.
     """
 
@@ -117,7 +117,7 @@ class OfPreference:
         best: the same of the best distinct objects.
         diversity: mean distance between any two of these.
         even: mean reward, by the preference, of objects that even choices lead to.
-        exact: beside what is wanted; None: there are too many objects to know it.
+        exact: comparison with the wanted distribution; None: there are too many objects to know it.
     """
 
     weights: tuple[float, ...]
@@ -205,7 +205,7 @@ class ParetoFigures:
         }
 
     def columns(self) -> dict[str, Callable[[OfPreference], float | None]]:
-        """Headings of a table, and what stands below them; without what no preference has."""
+        """Figures of the columns of a table by heading, without those that no preference has."""
         columns: dict[str, Callable[[OfPreference], float | None]] = {
             "reward": lambda one: one.reward,
             "wanted": lambda one: one.exact and one.exact.wanted,

@@ -69,7 +69,7 @@ class ReactionReading:
 
     @property
     def barrier_error(self) -> float | None:
-        """Mean absolute error in eV."""
+        """Mean absolute error of the barriers of drawn states, in eV."""
         return None if self.barriers is None else float(np.abs(np.diff(self.barriers)).mean())
 
     def to_dict(self) -> dict[str, Any]:
@@ -109,7 +109,7 @@ class ReactionReading:
 
 
 def distances(states: Positions, true: Reactions) -> Distances:
-    """Of states [M, N, 3] from the transition states of reactions."""
+    """Returns the mean distances of states [M, N, 3] from the transition states of reactions."""
     free, turned, mirrored = [], [], []
     for state, positions, numbers, moves in zip(states, true.positions, true.numbers, true.free, strict=True):
         present = numbers > 0
@@ -177,7 +177,7 @@ def _some(true: Reactions, drawn: Reactions, most: int) -> Sequence[tuple[NDArra
 
 
 def energy(numbers: NDArray[np.int64], positions: Positions) -> float:
-    """eV of atoms, by effective medium theory as ASE has it."""
+    """Returns the energy of atoms in eV, by ASE's effective medium theory."""
     from ase import Atoms  # pyright: ignore[reportMissingImports]  the extra `science`
     from ase.calculators.emt import EMT  # pyright: ignore[reportMissingImports]
 
@@ -188,7 +188,7 @@ def energy(numbers: NDArray[np.int64], positions: Positions) -> float:
 
 
 def along(numbers: NDArray[np.int64], positions: Positions) -> list[float]:
-    """eV above the reactant along straight lines by way of a transition state; positions [3, N, 3]."""
+    """Returns energies in eV above the reactant on straight lines through a transition state; positions [3, N, 3]."""
     shares = np.linspace(0, 1, POINTS // 2 + 1)[:, None, None]
     way = np.concatenate(
         [
@@ -201,7 +201,7 @@ def along(numbers: NDArray[np.int64], positions: Positions) -> list[float]:
 
 
 def parity(barriers: NDArray[np.float64]) -> str:
-    """Drawn over true barriers [M, 2]."""
+    """Draws the barriers of drawn states over the true barriers, [M, 2]."""
     ends = [float(barriers.min()), float(barriers.max())]
     marks = [Line(ends, ends, GREY, width=1.0), Dots(*barriers.T, size=18, alpha=0.8)]
     panel = Panel(marks, x="true barrier, eV", y="barrier of the drawn state, eV", grid="both")
@@ -209,7 +209,7 @@ def parity(barriers: NDArray[np.float64]) -> str:
 
 
 def ways_chart(ways: NDArray[np.float64]) -> str:
-    """Energies [K, 2, points] on the path through true and drawn states."""
+    """Draws the energies [K, 2, points] along the paths through true and drawn states."""
     places, marks = np.arange(ways.shape[2]), list[Mark]()
     for (true, drawn), colour in zip(ways, COLOURS, strict=False):
         marks += [Line(places, drawn, colour), Line(places, true, colour, dash=DASHED, width=1.0)]

@@ -180,7 +180,7 @@ class SequenceReading:
 def divergence(drawn: Letters, real: Letters, num_letters: int, width: int) -> float:
     """Mean over `width` neighbouring places of the divergence in nats of drawn letters from real ones.
 
-    Real ones count half a letter more of each, so that what never occurs among them costs much and not infinity.
+    Real counts get half an occurrence more of each, so that what never occurs among them costs much and not infinity.
     """
     places = drawn.shape[1] - width + 1
     base = num_letters ** np.arange(width)
@@ -220,5 +220,5 @@ def read_sequences(flow: TrainedFlow, *, num: int, seed: int, progress: Callable
 
 
 def _letters(sequences: torch.Tensor) -> Letters:
-    """Of one-hot sequences or states [N, V, 1, L]."""
+    """Returns the letter numbers [N, L] of one-hot sequences or states [N, V, 1, L]."""
     return sequences.argmax(1).flatten(1).numpy()

@@ -24,7 +24,7 @@ ROUNDING = 1e-12
 
 
 class ByKind(NamedTuple):
-    """A figure of the pseudo-inverse, of the samples on average, and of their mean."""
+    """A figure of the pseudo-inverse, of the samples (on average), and of the mean of the samples."""
 
     pseudo_inverse: float
     restored: float
@@ -32,12 +32,12 @@ class ByKind(NamedTuple):
 
     @classmethod
     def mean(cls, values: NDArray[np.float64]) -> ByKind:
-        """Over pictures and samples of figures [N, S + 2]."""
+        """Averages figures [N, S + 2] over pictures and samples."""
         means = values.mean(0)
         return cls(float(means[0]), float(means[1:-1].mean()), float(means[-1]))
 
     def share(self, value: float) -> float:
-        """A value in parts of that of the pseudo-inverse; 1 where that one is exact."""
+        """Returns a value relative to that of the pseudo-inverse; 1 where the pseudo-inverse is exact."""
         return value / self.pseudo_inverse if self.pseudo_inverse > 0 else 1.0
 
 
@@ -47,8 +47,8 @@ class Prior:
 
     Attributes:
         levels: noise levels, float64 [T].
-        ratios: weights in parts of these, float64 [T].
-        largest: of these parts, at a step.
+        ratios: weights relative to the noise levels, float64 [T].
+        largest: largest of these ratios at a step.
         vanished: whether the calibrated weight vanishes, so that the request's scale takes its place.
         calibration: evaluations of the network that the calibration took; 0 without one.
     """
@@ -127,7 +127,7 @@ class RestorationFigures:
 
     @property
     def samples(self) -> int:
-        """Restored from each observation."""
+        """Number of samples restored from each observation."""
         return self.residuals.shape[1] - 2
 
     @cached_property
@@ -199,7 +199,7 @@ def _listed(values: Sequence[float] | NDArray[np.float64]) -> dict[str, Any]:
 
 
 def power(value: float) -> str:
-    """A small number for a person: 3.1e-05, 0, or less than what rounding makes of it."""
+    """Writes a small number for a person: such as 3.1e-05, 0, or less than `ROUNDING`."""
     if value == 0:
         return "0"
     return f"{value:.1e}" if value >= ROUNDING else f"< {ROUNDING:.0e}"

@@ -79,7 +79,7 @@ def _finding(figures: RestorationFigures) -> str:
 
 
 def _nearer(figures: RestorationFigures) -> ByKind:
-    """Shares that are nearer to the truth than the pseudo-inverse."""
+    """Returns the shares of pictures in which each kind is nearer to the truth than the pseudo-inverse."""
     assert figures.errors is not None
     return ByKind.mean((figures.errors < figures.errors[:, :1]).astype(float))
 

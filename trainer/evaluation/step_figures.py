@@ -97,7 +97,7 @@ def _squared(ends: Tensor, fine: Tensor) -> float:
 
 
 def ratio(error: float, uniform: float) -> float:
-    """An error in parts of that of the uniform grid; 1 where that one does not err."""
+    """Returns an error relative to that of the uniform grid; 1 where the uniform grid has no error."""
     return error / uniform if uniform > 0 else 1.0
 
 

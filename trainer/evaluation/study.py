@@ -44,7 +44,7 @@ class Work:
 
 @dataclass(frozen=True)
 class Findings:
-    """Figures of a finished folder: as JSON, as a page, and as what is printed."""
+    """Figures of a finished folder: as JSON, as a page, and as a function that prints them."""
 
     document: Mapping[str, Any]
     page: str

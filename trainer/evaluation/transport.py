@@ -81,7 +81,7 @@ class Moved:
     """How far points are moved.
 
     Attributes:
-        gap: E |Z_1 - Z_0|^2 less the least that any way to pair the same points needs; 0: it is optimal.
+        gap: E |Z_1 - Z_0|^2 less its minimum over all pairings of the same points; 0: the map is optimal.
         transport_cost: E |Z_1 - Z_0|^2 in the same squared units of the states.
     """
 
@@ -115,7 +115,7 @@ class MongeGaps:
 
     @property
     def explained(self) -> str:
-        """Meaning of the figure, and that of one step."""
+        """Meaning of the figure in words, with the share of one step."""
         one_step = "" if self.one_step is None else f"; in one step {self.one_step.share:.1%}"
         return f"of the transport cost{one_step} ({self.num} points; 0: no other pairing of them costs less)"
 

@@ -31,7 +31,7 @@ def parse_bytes(text: str, field: str) -> int:
 def run(path: Path, overrides: Sequence[str], world_size: int, fit: str | None = None, *, whole: bool = False) -> int:
     """Checks a configuration and prints what each of its stages, or its only run, will do.
 
-    Raises ValueError with every objection, or if nothing fits the memory of a rank that `fit` says.
+    Raises ValueError with every objection, or if no settings fit a rank's memory of the size `fit`.
     """
     if world_size < 1:
         raise ValueError(f"--world-size: {world_size} ranks cannot run anything; use 1 or more")

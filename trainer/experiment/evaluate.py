@@ -114,7 +114,7 @@ def play_run(
     *,
     progress: Progress = lambda _: None,
 ) -> FewShotMeasurement:
-    """Plays episodes on what a run, or a file of the features verb, makes of its held-out examples or another run's."""
+    """Plays episodes on features, from the run's network or from a file, of its held-out examples or another run's."""
     config = load_run(newest_checkpoint(run_dir))
     data = config.data if data_from is None else load_run(newest_checkpoint(data_from)).data
     if tuple(data.shape) != tuple(config.data.shape):
@@ -153,7 +153,7 @@ def _measured(
     picture: Path | None,
     progress: Progress,
 ) -> Measurement:
-    """What the task of a run measures of its network, after a picture if there is one to draw."""
+    """Returns the measurement of a run's network by its task; first draws a picture if `picture` is given."""
     task, networks = trainer.task.build(trained.config), TrainedNetworks(trained.model)
     if picture is not None:
         progress("drawing a picture")

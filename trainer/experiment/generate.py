@@ -122,7 +122,7 @@ def run(request: GenerateRequest) -> int:
 
 
 def _num_tokens(request: GenerateRequest, own: int, tokenizer: Tokenizer) -> tuple[str, int]:
-    """Tokens to write, and the option that says so."""
+    """Returns the option that says how many tokens to write, and their number."""
     if request.num_bytes is None:
         return "--num-tokens", own if request.num_tokens is None else request.num_tokens
     if request.num_tokens is not None:
@@ -152,7 +152,7 @@ def _prompts(request: GenerateRequest) -> list[bytes]:
 
 
 def _placement(path: Path, own: Placement) -> Placement:
-    """A placement for the ranks that share the network."""
+    """Reads a placement for the ranks that share the network; refuses one that does not fit the run."""
     placement = Placement.read(path)
     for field in ("num_layers", "num_experts", "num_ranks"):
         value, wanted = getattr(placement, field), getattr(own, field)

@@ -175,10 +175,10 @@ def _stages() -> Node:
 
 
 class _Generator(GenerateJsonSchema):
-    """Writes meanings into the schema, and lets kinds be left out."""
+    """Generates schemas with the meanings of fields, in which a section may leave out its kind."""
 
     def model_schema(self, schema: ModelSchema) -> JsonSchemaValue:
-        """Which fields are required is only noted at them."""
+        """Generates the schema of a section; required fields are only marked as ``x-required``."""
         built = super().model_schema(schema)
         section = schema["cls"]
         if issubclass(section, OwnClass):
@@ -211,7 +211,7 @@ def _former_names(field: FieldInfo) -> list[str]:
 
 
 def _filled(section: type[BaseModel], name: str) -> bool:
-    """Whether a section is made where a configuration leaves it out."""
+    """Whether a section that a configuration leaves out is filled in."""
     return section is RunConfig and name in ("data", "sample", "task")
 
 
@@ -230,7 +230,7 @@ def _property(node: Node, section: type[BaseModel], name: str, field: FieldInfo)
 
 
 def _with_kinds(node: Any) -> Any:
-    """A node whose unions are resolved by the kind that is written, if there is one."""
+    """Returns a node in which unions are resolved by the ``kind`` of a section, if it has one."""
     if isinstance(node, list):
         return [_with_kinds(inner) for inner in node]
     if not isinstance(node, dict):
@@ -260,7 +260,7 @@ CLASS: Node = {"type": "string", "pattern": r"^[\w.]+:\w+$", "description": "You
 
 
 def _or_class(node: Node) -> Node:
-    """A node, or a section that names a class of the user's and holds its settings; so in a list or a mapping."""
+    """Lets a node also be a section that names a user's class and holds its settings; so in a list or a mapping."""
     if node.get("type") == "array":
         return {**node, "items": _or_class(node["items"])}
     if "patternProperties" in node:
@@ -286,7 +286,7 @@ def _without_titles(node: Any) -> Any:
 
 
 def _unit(name: str, node: Node, meaning: str) -> str | None:
-    """What the number of a field counts; None: it has no unit, or is no number."""
+    """Returns the unit of a field's number; None: it has no unit, or is no number."""
     if not re.search(r"'type': '(integer|number)'", repr({**node, "description": ""})):
         return None
     if node.get("items"):

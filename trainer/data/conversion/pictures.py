@@ -54,7 +54,7 @@ class PictureFolder(Source):
 
 
 def nearest_shapes(files: Sequence[Opening], shapes: Sequence[tuple[int, ...]]) -> NDArray[np.int64]:
-    """The number of the shape for each picture; with a single shape (C, H, W) no file is read."""
+    """Returns for each picture the index of the nearest shape (C, H, W); a single shape needs no file to be read."""
     if len(shapes) == 1:
         return np.zeros(len(files), np.int64)
     return np.array(nearest_buckets(files, [(height, width) for _, height, width in shapes]))
@@ -63,7 +63,7 @@ def nearest_shapes(files: Sequence[Opening], shapes: Sequence[tuple[int, ...]]) 
 def picture_shapes(
     reading: Reading, source: Path, first: Callable[[], Path | IO[bytes]]
 ) -> tuple[tuple[int, ...], ...]:
-    """(C, H, W) of pictures, one or several; without a size, that of the picture `first` is proposed in the refusal."""
+    """Returns the shapes (C, H, W) to write; a ValueError about a missing size proposes that of the picture `first`."""
     channels, buckets = reading.channels or 3, reading.buckets
     if isinstance(buckets, int) and reading.size is not None:
         buckets = buckets_around(buckets, math.isqrt(math.prod(reading.size)))
@@ -94,12 +94,12 @@ SPLITS, STATE, INFO = "dataset_dict.json", "state.json", "dataset_info.json"
 
 
 def is_saved_dataset(path: Path) -> bool:
-    """Whether a folder looks like one of ``save_to_disk``."""
+    """Whether a folder looks like one that Hugging Face's ``save_to_disk`` wrote."""
     return any((path / name).is_file() for name in (SPLITS, STATE, INFO))
 
 
 class SavedDataset(Source):
-    """Pictures in a column of a saved data set and classes of another; only tables are read, and no code is run."""
+    """Pictures and classes in columns of a saved Hugging Face data set; only tables are read, and no code is run."""
 
     dtype = "uint8"
 

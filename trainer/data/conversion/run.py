@@ -49,7 +49,7 @@ ELSEWHERE = "give another folder, or delete this one"
 
 
 class ShardFolder:
-    """Shards by number, each with a mark of what decides its examples; the folder is made with its first shard."""
+    """Numbered shards, each with a mark of its examples, options and seed; the folder is made with the first shard."""
 
     def __init__(self, path: Path, mark: str) -> None:
         self._path, self._mark = path, mark
@@ -63,7 +63,7 @@ class ShardFolder:
 
     @property
     def index(self) -> ShardIndex | None:
-        """Of the folder, if it is complete."""
+        """The index of the folder; None while the folder is incomplete."""
         return ShardIndex.read(self._path) if (self._path / INDEX).exists() else None
 
     def size_bytes(self) -> int:
@@ -81,7 +81,7 @@ class ShardFolder:
         save_shard(self._file(number), arrays, {MARK: self._mark})
 
     def finish(self, said: Mapping[str, Any], shards: Mapping[int, tuple[int, tuple[int, ...]]]) -> None:
-        """Writes the index; `shards` gives number of examples and shape by number of the shard."""
+        """Writes the index: the fields `said`, and `shards`, number of examples and shape by number of the shard."""
         entries = [
             {"file": self._file(number).name, "num_examples": count, "shape": shape if shape != said["shape"] else None}
             for number, (count, shape) in shards.items()
@@ -89,7 +89,7 @@ class ShardFolder:
         ShardIndex.model_validate({**said, "shards": entries}).write(self._path)
 
     def remove(self) -> None:
-        """Removes the shards, whichever start wrote them, and the folder if this one made it."""
+        """Removes all shards, also those of earlier starts, and the folder if this start made it."""
         for file in self._path.glob("shard_*.safetensors"):
             file.unlink()
         if self._made and self._path.exists():
@@ -99,7 +99,7 @@ class ShardFolder:
         return self._path / f"shard_{number:05d}.safetensors"
 
     def _examples(self, path: Path) -> int:
-        """How many a shard holds; refuses one of other examples."""
+        """Returns how many examples a shard holds; refuses a shard with another mark."""
         try:
             with safe_open(path, framework="np") as file:
                 found = (file.metadata() or {}).get(MARK)
@@ -193,7 +193,7 @@ class _Conversion:
             raise ValueError(f"--out: {self.request.out} {sizes}; give a folder on another disk, or a smaller --size")
 
     def write(self, stopped: Callable[[], bool]) -> bool:
-        """Writes what is missing; whether all is there now."""
+        """Writes the missing shards and the index; returns whether all are there now."""
         kept, source = self.folder.kept, self.source
         moments: list[NDArray[np.float64]] = []
         written: dict[int, tuple[int, tuple[int, ...]]] = {}
@@ -242,7 +242,7 @@ class _Conversion:
     def _read(
         self, shape: tuple[int, ...], part: NDArray[np.int64], threads: ThreadPoolExecutor, add: Callable[[int], None]
     ) -> tuple[NDArray[np.generic], NDArray[np.int64], NDArray[np.int64]]:
-        """Data, labels and numbers of the examples of a shard, without those that cannot be read."""
+        """Reads data, labels and numbers of the examples of a shard, without those that cannot be read."""
         data = np.empty((len(part), *shape), self.source.dtype)
         labels, examples = np.empty(len(part), np.int64), np.empty(len(part), np.int64)
         filled = 0

@@ -1,4 +1,4 @@
-"""What examples are taken from, and what a person asks for."""
+"""Sources that examples are converted from, and the options of reading them."""
 
 import hashlib
 import shutil
@@ -51,15 +51,15 @@ class Unreadable(ValueError):  # noqa: N818  it is what was found
 
 
 class Source(Protocol):
-    """Examples by their numbers.
+    """Examples to convert, which are read by their numbers.
 
     Attributes:
         shapes: of the examples; one or more.
         dtype: float32, float16 or uint8.
         num_classes: 0 without labels.
         class_names: empty if the classes have none.
-        shape_numbers: int64 [num_examples], of the shape that each example has.
-        identity: the same for the same examples, wherever they are.
+        shape_numbers: int64 [num_examples], index in `shapes` of the shape that each example has.
+        identity: a text that is equal for equal examples, wherever their files are.
         caution: a warning about input that is allowed but probably not meant; None if absent.
     """
 
@@ -116,7 +116,7 @@ def names_in(path: Path | None, num_classes: int) -> tuple[str, ...]:
 
 
 def listed(names: Sequence[str]) -> str:
-    """Names in words, of many the first."""
+    """Joins names by commas; of many, only the first ten."""
     shown = ", ".join(names[:10]) or "none"
     return f"{shown}, ..." if len(names) > 10 else shown
 
@@ -130,7 +130,7 @@ LAYOUTS = "[N, D] vectors, [N, H, W] grey images or [N, C, H, W] images"
 
 
 class ArraySource(Source):
-    """Rows of an npz or npy array, and their labels; compressed arrays are unpacked to `scratch`, then left empty."""
+    """Rows of an npz or npy array, and their labels; compressed arrays are unpacked to temporary files in `scratch`."""
 
     def __init__(self, path: Path, reading: Reading, scratch: Path) -> None:
         if path.suffix == ".npz":
@@ -165,7 +165,7 @@ class ArraySource(Source):
             )
 
     def row(self, number: int) -> tuple[NDArray[Any], int]:
-        """One bad value makes the whole file wrong, as whoever wrote it did not mean it."""
+        """Reads an example and its class; refuses the whole file on a value that is not finite, for it is a mistake."""
         with np.errstate(over="ignore"):  # what is beyond float32 is found below
             values = np.ascontiguousarray(self._values[number]).astype(self.dtype)
         if not np.isfinite(values).all():
@@ -220,7 +220,7 @@ def _of_npz(path: Path, reading: Reading, scratch: Path) -> tuple[NDArray[Any], 
 
 
 def _member(path: Path, archive: zipfile.ZipFile, member: zipfile.ZipInfo, scratch: Path) -> NDArray[Any]:
-    """An array of an npz file: where it lies, or, if it is compressed, in a file that vanishes with the process."""
+    """Maps an array of an npz file into memory; a compressed one by way of a file that vanishes with the process."""
     with _blamed(path, member.filename.removesuffix(".npy")):
         if member.compress_type == zipfile.ZIP_STORED:
             with path.open("rb") as file:

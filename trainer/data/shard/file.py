@@ -1,4 +1,4 @@
-"""Files of examples: which of them has a number, and the arrays of shards, mapped into memory."""
+"""Files of examples: which file holds an example of some number, and the arrays of shards, mapped into memory."""
 
 import functools
 import resource
@@ -26,7 +26,7 @@ _NAMES["I8"] = "int8"
 
 @dataclass(frozen=True)
 class Array:
-    """An array in a file: its shape, numpy's name of its elements' type, readers of single rows and of all."""
+    """An array in a file: its shape, numpy's name of its element type, and functions that read a row or the whole."""
 
     shape: tuple[int, ...]
     dtype: str
@@ -45,7 +45,7 @@ class Array:
 
 
 class NumberedFiles(Generic[T]):
-    """Examples counted through files. As many files stay open as half of the limit allows: any may be next.
+    """Examples numbered through several files. Any may be next, so files stay open, up to half of the process's limit.
 
     `ends` are int64 numbers of the first example behind each file; `open` opens one by its number.
     """
@@ -56,7 +56,7 @@ class NumberedFiles(Generic[T]):
         self.open = functools.lru_cache(maxsize=max(most // 2, 1))(opened)
 
     def place(self, number: int) -> tuple[int, int]:
-        """The number of the file that an example is in, and the number of the example there."""
+        """Returns the number of the file that holds an example, and the number of the example in that file."""
         file = int(np.searchsorted(self.ends, number, side="right"))
         return file, number - (int(self.ends[file - 1]) if file else 0)
 
@@ -71,7 +71,7 @@ def open_shard(path: Path) -> Mapping[str, Array]:
 
 
 def arrays_of(path: Path, keys: Iterable[str], remedy: str) -> Mapping[str, Array]:
-    """Those of a shard, which has to have some; only the header is read."""
+    """Returns the arrays of a shard by key; refuses a shard that lacks any of `keys`; only the header is read."""
     arrays = open_shard(path)
     for key in keys:
         if key not in arrays:
@@ -82,7 +82,7 @@ def arrays_of(path: Path, keys: Iterable[str], remedy: str) -> Mapping[str, Arra
 def mapped_array(file: IO[bytes], name: str) -> NDArray[Any]:
     """Maps the npy array at the file's position into memory; it outlives the open file.
 
-    Raises a Refusal without a file on Python objects, and one of `netsim.foundation.arrays.UNREADABLE` on damage.
+    Raises a Refusal that names no file on Python objects, and a `netsim.foundation.arrays.UNREADABLE` error on damage.
     """
     version = np.lib.format.read_magic(file)
     read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
@@ -112,7 +112,7 @@ def _mapped_arrays(path: Path) -> Iterator[tuple[str, NDArray[Any]]]:
 
 @contextmanager
 def reading_arrays(path: Path, field: str, *, absent: str, damaged: str) -> Iterator[None]:
-    """Refuses a file that the block cannot read arrays of, with a remedy if it is absent and another if damaged."""
+    """Turns errors of reading arrays in the block into Refusals of the file, with the remedy `absent` or `damaged`."""
     try:
         with quietly():
             yield

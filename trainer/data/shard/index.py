@@ -26,7 +26,7 @@ Alphabet = Annotated[str, Field(exclude_if=lambda letters: not letters)]
 
 
 def check_class_names(names: tuple[str, ...], num_classes: int) -> None:
-    """Refuses names, unless none are given, that are not one for each class."""
+    """Refuses class names that are not one for each class; giving no names is allowed."""
     if len(names) not in (0, num_classes):
         raise ValueError(f"class_names: {len(names)} names do not fit {num_classes} classes; name each class once")
 
@@ -41,7 +41,7 @@ S = TypeVar("S", bound=tuple[int, ...])
 
 
 def largest(shapes: Sequence[S]) -> S:
-    """The shape of most values, of equal ones the first."""
+    """Returns the shape with the most values; of equal ones the first."""
     return max(shapes, key=math.prod)
 
 
@@ -60,7 +60,7 @@ class FolderIndex(Section):
 
     @property
     def digest(self) -> str:
-        """Of everything that the index says."""
+        """Digest of everything that the index says."""
         return hashlib.sha256(self.model_dump_json().encode()).hexdigest()[:16]
 
     @classmethod
@@ -78,7 +78,7 @@ class FolderIndex(Section):
 
     @classmethod
     def at_path(cls, document: dict[str, Any], names: Sequence[str] = (), key: str = "path") -> Self | None:
-        """The index at the path of a user's section; None if the section leaves out none of `names`, or its path."""
+        """Reads the index at the path in a user's section; None if it leaves out none of `names`, or has no path."""
         complete = names and all(document.get(name) is not None for name in names)
         if complete or not isinstance(document.get(key), str | Path):
             return None
@@ -104,12 +104,12 @@ def check_held_out(document: dict[str, Any], num_examples: int, noun: str = "exa
 
 
 def completed(document: dict[str, Any], facts: Mapping[str, Any]) -> dict[str, Any]:
-    """A user's section, with facts in the place of what it leaves out."""
+    """Returns a user's section with the fields that it leaves out filled in from `facts`."""
     return {**document, **{name: value for name, value in facts.items() if document.get(name) is None}}
 
 
 def resolved_inside(field: str, section: Any, kinds: Mapping[str, Any]) -> Any:
-    """A section inside a user's, one of some kinds, with facts in the place of what it leaves out."""
+    """Returns a section inside a user's, with the fields that it leaves out filled in by the class of its kind."""
     resolved = getattr(kinds.get(str(section.get("kind"))), "resolved", None) if isinstance(section, dict) else None
     with prefixed(f"{field}."):
         return section if resolved is None else resolved(section)
@@ -223,7 +223,7 @@ class ShardIndex(FolderIndex):
 
     @property
     def shapes(self) -> tuple[tuple[int, ...], ...]:
-        """Of the examples, each once, in the order of the shards."""
+        """Shapes of the examples, each once, in the order of the shards."""
         return tuple(dict.fromkeys(shard.shape or self.shape for shard in self.shards))
 
     @property
@@ -232,7 +232,7 @@ class ShardIndex(FolderIndex):
 
     @property
     def stored_shape(self) -> tuple[int, ...]:
-        """Of an example in a shard, where its entry gives none."""
+        """Shape of an example in a shard whose entry gives none."""
         return self.shape[2:] if self.alphabet else self.shape
 
     @property
@@ -291,7 +291,7 @@ class PairIndex(FolderIndex):
 
     @property
     def digest(self) -> str:
-        """Of everything that the index says, without a `data_scale` of 1, and `nodes` and `latents` that are null."""
+        """Digest of everything in the index, without a `data_scale` of 1 and without null `nodes` and `latents`."""
         unsaid = {"data_scale": self.data_scale == 1, "nodes": self.nodes is None, "latents": self.latents is None}
         said = self.model_dump_json(exclude={name for name, left_out in unsaid.items() if left_out})
         return hashlib.sha256(said.encode()).hexdigest()[:16]

@@ -27,7 +27,7 @@ class Examples(NamedTuple):
     context: NDArray[Any] | None = None
 
     def rows(self, first: int, end: int) -> "Examples":
-        """Those from `first` to before `end`."""
+        """Returns the examples from `first` to before `end`."""
         labels, context = (None if part is None else part[first:end] for part in (self.labels, self.context))
         return Examples(self.data[first:end], labels, context)
 

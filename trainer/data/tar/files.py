@@ -1,4 +1,4 @@
-"""Tar files by their names: patterns spelled out, local files, and those that fsspec reaches, read in pieces."""
+"""Tar files by name: expanded patterns, local files, and files that fsspec reaches, which are read in pieces."""
 
 import os
 import posixpath
@@ -121,7 +121,7 @@ def find_tars(patterns: Sequence[str]) -> list[str]:
 
 
 def names_of(urls: Sequence[str]) -> list[str]:
-    """What tells tars apart wherever they lie: their paths below the folder that holds them all."""
+    """Returns names that tell tars apart wherever they lie: their paths below the folder that holds them all."""
     parts = [url.split("/") for url in urls]
     shared = 0
     while all(len(part) > shared + 1 for part in parts) and len({part[shared] for part in parts}) == 1:
@@ -170,7 +170,7 @@ def patiently(url: str, ask: Callable[[], Found]) -> Found:
 
 
 def _choices(pattern: str, cuts: Sequence[int]) -> list[str]:
-    """What stands between the cuts of a pair of braces, or what its range counts; nothing where it is no choice."""
+    """Returns the alternatives in a pair of braces, or the numbers of its range; empty where it holds neither."""
     parts = [pattern[cut + 1 : following] for cut, following in pairwise(cuts)]
     bounds = _RANGE.fullmatch(parts[0])
     if len(parts) > 1 or bounds is None:
@@ -183,7 +183,7 @@ def _choices(pattern: str, cuts: Sequence[int]) -> list[str]:
 
 
 def _listed(url: str) -> list[str]:
-    """The tars in a folder, those that a pattern fits, or the one that is named."""
+    """Returns the tars in a folder, the tars that match a pattern, or the tar that is named."""
     pattern = any(letter in posixpath.basename(url) for letter in "*?[")
     if not pattern and url.endswith(".tar"):
         return [url]
@@ -263,12 +263,12 @@ class Pieces:
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="tars")
 
     def read(self, places: Sequence[tuple[int, int]]) -> list[bytes]:
-        """Reads examples at (number of the tar, id), in that order; from several threads; Refusal or Unreachable."""
+        """Reads examples at (tar number, id), in that order; from several threads; raises Refusal or Unreachable."""
         requests = [self._requested(tar, number) for tar, number in places]
         return [content.result()[begin : begin + size] for content, begin, size in requests]
 
     def _requested(self, tar: int, number: int) -> tuple[Future[bytes], int, int]:
-        """What will have the example, and its offset and length there."""
+        """Returns the future bytes that contain an example, and its offset and length in them."""
         start, end = int(self._rows["start"][number]), int(self._rows["end"][number])
         if not self._dealt[number]:
             return self._threads.submit(self._fetch, tar, start, end), 0, end - start

@@ -93,7 +93,7 @@ class TarIndex(FolderIndex):
             raise Refusal(error.file, error.field, error.problem, REMEDY) from error
 
     def extensions(self) -> str:
-        """What the examples have as members, for messages."""
+        """In words for messages, how many examples have which members."""
         largest = sorted(self.members, key=lambda entry: -entry.num_examples)
         told = [f"{entry.num_examples:,} have {', '.join(entry.extensions)}" for entry in largest[:SHOWN]]
         return "; ".join(told + ["..."] * (len(largest) > SHOWN))
@@ -141,7 +141,7 @@ class Example(NamedTuple):
 
 
 class TarReader:
-    """Reads examples at the places of an index, and refuses other tars; `labels` are int32 [N], -1 if absent."""
+    """Reads examples where an index says; refuses tars that differ from it; `labels` are int32 [N], -1 if absent."""
 
     def __init__(
         self,
@@ -153,7 +153,7 @@ class TarReader:
         streams: int,
         shuffle: int,
     ) -> None:
-        """Maps the index into memory and opens no tar yet; `urls` are in its order, the rest is that of `Pieces`."""
+        """Maps the index into memory and opens no tar yet; `urls` are in its order, other arguments as in `Pieces`."""
         self._urls, self._rows = urls, open_examples(folder, index)
         self.labels: NDArray[np.int32] = self._rows["label"]
         counts = [tar.num_examples for tar in index.tars]
@@ -164,7 +164,7 @@ class TarReader:
         self._expected: set[tuple[int, int]] = set()
 
     def read(self, numbers: Sequence[int]) -> tuple[dict[int, Example], dict[int, str]]:
-        """Sound examples by id, place and fault of the others; from several threads; Refusal or Unreachable."""
+        """Reads sound examples by id, and faults of the others; from several threads; Refusal or Unreachable."""
         places = [(self.tars.place(number)[0], number) for number in numbers]
         remote = [place for place in places if local_path(self._urls[place[0]]) is None]
         contents = dict(zip(remote, self._pieces.read(remote), strict=True)) if remote else {}

@@ -105,7 +105,7 @@ def label_parts(label: str) -> tuple[str, str | None]:
 
 
 def _label(example: TarExample, read: Read, label: str) -> tuple[int | str | None, str | None]:
-    """What an example says of its class, or why it says nothing."""
+    """Returns the number or name of an example's class, or else the reason why it has none."""
     extension, field = label_parts(label)
     place = example.members.get(extension)
     if place is None:
@@ -181,7 +181,7 @@ def run(paths: Sequence[str], out: Path, label: str | None, class_names: Path | 
 
 @dataclass
 class _Contents:
-    """Results of scans, in little memory."""
+    """Results of the scans of all tars, kept in compact arrays."""
 
     label: str | None
     rows: dict[str, NDArray[np.void]] = field(default_factory=dict)
@@ -206,7 +206,7 @@ class _Contents:
             self.check()
 
     def check(self) -> None:
-        """Refuses labels that no example has, as soon as the first tar has been read."""
+        """Refuses a label that has given no example a class by the end of the first tar."""
         if self.label is not None and max(rows["label"].max(initial=-1) for rows in self.rows.values()) < 0:
             remedy = "give another --label (cls, EXTENSION, json:FIELD), or --label none"
             raise ValueError(f"--label: no example tells a class by {self.label} ({self.unlabelled[0]}); {remedy}")
@@ -220,7 +220,7 @@ class _Contents:
         return self.names.setdefault(label, len(self.names))
 
     def finished(self, tars: Sequence[str], given: tuple[str, ...]) -> tuple[NDArray[np.void], dict[str, object]]:
-        """All rows, in the order of the tars, and the other fields of the index; given class names decide."""
+        """Returns all rows, in the order of the tars, and the index's other fields; `given` class names come first."""
         rows = np.concatenate([self.rows[tar] for tar in tars])
         if not len(rows):
             raise ValueError(f"path: the {len(tars)} tars hold no examples; name members KEY.EXTENSION")
@@ -302,7 +302,7 @@ def _scan_all(tars: Mapping[str, str], out: Path, label: str | None, workers: in
 
 
 def _kept(path: Path, label: str | None, tars: Mapping[str, str]) -> Iterator[Scan]:
-    """Scans of an earlier start that still hold: of the same label, and of tars of the same size."""
+    """Yields the scans of an earlier start that still hold: with the same label, of tars of unchanged size."""
     try:
         lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
     except (OSError, UnicodeDecodeError):

@@ -91,14 +91,14 @@ def key_and_extension(name: str) -> tuple[str, str] | None:
 
 
 def _number(field: bytes, offset: int) -> int:
-    """Octal digits, or a binary number whose first bit is set."""
+    """Reads a size in a header: octal digits, or a binary number, whose first bit is set."""
     if field[0] == 0x80:
         return _checked(field[1:].hex(), 16, offset)
     return _checked(field.strip(b"\0 ").decode("ascii", "replace") or "0", 8, offset)
 
 
 def _checked(digits: str, base: int, offset: int) -> int:
-    """A number of bytes that a file can have."""
+    """Reads a number of bytes; raises TarDamage where no file can have as many."""
     try:
         size = int(digits, base)
     except ValueError:
@@ -109,7 +109,7 @@ def _checked(digits: str, base: int, offset: int) -> int:
 
 
 def _checksum_fits(header: bytes) -> bool:
-    """Whether the sum of a header's bytes, the sum itself as blanks, is what the header says."""
+    """Whether a header's checksum is the sum of its bytes, with the field of the checksum taken as blanks."""
     try:
         said = int(header[148:156].strip(b"\0 ") or b"0", 8)
     except ValueError:
@@ -185,7 +185,7 @@ def walk_examples(read: Read, start: int = 0, end: int | None = None, *, verify:
 
 
 def read_ahead(read: Read, ahead: int) -> Read:
-    """Reads with a stretch kept, so that short reads close to each other are one of the file."""
+    """Returns a reader that reads at least `ahead` bytes and keeps them, so that near short reads are one read."""
     first, kept = 0, b""
 
     def through(start: int, end: int) -> bytes:

@@ -1,4 +1,4 @@
-"""From a chunk of files to the tokens of its documents, for the splits that these belong to."""
+"""Turns a chunk of files into the tokens of its documents, by the split that each document belongs to."""
 
 import io
 import json
@@ -26,7 +26,7 @@ class Document(NamedTuple):
 
 @dataclass
 class SplitPart:
-    """A chunk's part of a split: tokens with the end tokens, documents that end here, bytes of UTF-8."""
+    """A chunk's part of a split: tokens with end tokens, number of documents that end here, bytes of UTF-8."""
 
     tokens: NDArray[np.integer[Any]]
     num_documents: int = 0
@@ -153,7 +153,7 @@ class DocumentReader:
 
 
 def draw_of(*name: int | str) -> float:
-    """Of a document, by its file, and where that has more than one, its first byte there."""
+    """Returns a document's number in [0, 1) by its file and, where that has several documents, its first byte there."""
     return derive_seed("held out", *name) / 2**63
 
 

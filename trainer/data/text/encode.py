@@ -148,7 +148,7 @@ def run(
 
 
 def _digest(files: Sequence[TextFile], made_by: dict[str, Any], shard_tokens: int, tokenizer: str | None) -> str:
-    """Of everything that decides the shards, as far as it is known before a file is read."""
+    """Returns a digest of everything that decides the shards, as far as it is known before a file is read."""
     listed = [(file.name, file.size, file.changed_ns, file.must_be_text) for file in files]
     said = json.dumps([listed, made_by, shard_tokens, tokenizer], sort_keys=True)
     return hashlib.sha256(said.encode()).hexdigest()
@@ -157,7 +157,7 @@ def _digest(files: Sequence[TextFile], made_by: dict[str, Any], shard_tokens: in
 def _write(
     encode: Callable[[Chunk], EncodedChunk], workers: int, reader: DocumentReader, writer: ShardWriter
 ) -> list[str]:
-    """Encodes what is not yet written; returns why some of what was left out was."""
+    """Encodes what is not yet written; returns the first reasons why files or lines were left out."""
     reasons: list[str] = []
     noted = time.perf_counter()
     coming = chunks(reader.files, writer.journal.place, document_end=reader.document_end)
@@ -193,7 +193,7 @@ def _check_splits(reader: DocumentReader, num_documents: Mapping[Split, int]) ->
 
 
 def _shortest_between(low: float, high: float) -> float:
-    """The decimal number of fewest digits above one number and not above another."""
+    """Returns the decimal number of fewest digits that is above `low` and not above `high`."""
     for digits in range(1, 20):
         number = math.floor(high * 10**digits) / 10**digits
         if number > low:
@@ -240,7 +240,7 @@ def _encoded_chunk(chunk: Chunk) -> EncodedChunk:
 def _encoded(
     encode: Callable[[Chunk], EncodedChunk], coming: Iterator[Chunk], workers: int
 ) -> Iterator[Iterator[tuple[Chunk, EncodedChunk]]]:
-    """Encodes chunks in processes; they come back in their order."""
+    """While entered, gives the encoded chunks in their order; `workers` processes encode them."""
     global _encode
     _encode = encode
     if workers == 1:
@@ -255,7 +255,7 @@ def _encoded(
 
 
 def _in_order(pool: ProcessPoolExecutor, coming: Iterator[Chunk], most: int) -> Iterator[tuple[Chunk, EncodedChunk]]:
-    """Holds no more chunks than keep the processes busy."""
+    """Yields the encoded chunks in their order, and holds no more chunks than keep the processes busy."""
     waiting: deque[tuple[Chunk, Future[EncodedChunk]]] = deque()
     for chunk in coming:
         waiting.append((chunk, pool.submit(_encoded_chunk, chunk)))

@@ -22,8 +22,8 @@ class TextFile:
     """A file to encode; its size is in bytes.
 
     Attributes:
-        name: that decides its place among the files and whether it is held out: its path below the folder above the one
-            that was given, or its file name.
+        name: its file name, or its path below the parent of the folder that was given; decides its place among the
+            files and whether it is held out.
         must_be_text: whether it is wrong input if it is no text; otherwise it is left out.
     """
 
@@ -38,7 +38,7 @@ class TextFile:
         return self.name.endswith(JSON_LINES)
 
     def opened(self, raw: BinaryIO) -> BinaryIO | gzip.GzipFile:
-        """Its uncompressed content, from the file as it is on the disk."""
+        """Returns a stream of its uncompressed content, from a stream of the file as it is on the disk."""
         return gzip.GzipFile(fileobj=raw) if self.name.endswith(".jsonl.gz") else raw
 
 
@@ -140,7 +140,7 @@ def end_of_share(file: TextFile, share: float) -> int:
 
 
 def unreadable(file: TextFile, error: Exception) -> Refusal:
-    """A file that cannot be read, or whose compression is damaged."""
+    """Returns the Refusal of a file that cannot be read, or whose compression is damaged."""
     problem = getattr(error, "strerror", None) or str(error)
     return Refusal(file.path, "text", f"cannot be read ({problem})", "bring it back, or leave it out")
 
@@ -196,7 +196,7 @@ def _pieces(file: TextFile, number: int, offset: int, size: int, document_end: b
 
 
 def _lines(file: TextFile, number: int, offset: int, size: int) -> Iterator[Piece]:
-    """Runs of whole lines; what is compressed is read here, for it can only be read in order."""
+    """Yields runs of whole lines; a compressed file is read here, for it can only be read in order."""
     with file.path.open("rb") as compressed, file.opened(compressed) as stream:
         stream.seek(offset)
         while True:
@@ -224,7 +224,7 @@ def _parts(file: TextFile, number: int, offset: int, size: int) -> Iterator[Piec
 
 
 def _behind_a_line(stream: BinaryIO, offset: int, size: int) -> int:
-    """The first byte from one on that is behind a line, or behind a letter where no line ends in the next `size`."""
+    """Returns the first offset from `offset` on behind a line, or behind a letter if no line ends in `size` bytes."""
     stream.seek(offset)
     ahead = stream.read(max(size, 4))
     return offset + (
@@ -233,7 +233,7 @@ def _behind_a_line(stream: BinaryIO, offset: int, size: int) -> int:
 
 
 def _runs(file: TextFile, number: int, offset: int, size: int, document_end: bytes) -> Iterator[Piece]:
-    """Runs of whole documents, each cut behind what stands between two of them."""
+    """Yields runs of whole documents, each cut behind a `document_end`."""
     with file.path.open("rb") as stream:
         while offset < file.size:
             end, before = min(offset + size, file.size), b""

@@ -1,4 +1,4 @@
-"""Tokens on their way into shards, and what is noted so that writing goes on after a crash."""
+"""Writing of tokens into shards, and the journal by which writing goes on after a crash."""
 
 import os
 import re
@@ -35,7 +35,7 @@ class SplitState(Section):
 
     @property
     def split(self) -> TextSplit:
-        """What the index says of it once its last shard is complete and not empty."""
+        """Entry of the split in the index, once its last shard is complete and not empty."""
         return TextSplit(
             num_documents=self.num_documents,
             num_bytes=self.num_bytes,
@@ -110,7 +110,7 @@ class ShardWriter:
         self.journal = self.journal.model_copy(update={**after._asdict(), "left_out": left_out, **self._states})
 
     def note(self) -> None:
-        """Writes down how far it has come, once that is on the disk."""
+        """Writes the journal, after the tokens that it counts are on the disk."""
         for stream in self._files.values():
             stream.flush()
             os.fsync(stream.fileno())
@@ -118,7 +118,7 @@ class ShardWriter:
         self.noted = True
 
     def finish(self) -> Mapping[Split, SplitState]:
-        """Completes the last shards and says what both splits hold."""
+        """Completes the last shards and returns the state of both splits."""
         for split in SPLITS:
             self._complete(split)
         return self._states

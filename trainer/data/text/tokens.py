@@ -92,7 +92,7 @@ class TextIndex(FolderIndex):
 
     @property
     def bytes_per_token(self) -> float:
-        """Of the held-out documents, whose end tokens count as tokens."""
+        """Bytes per token of the held-out documents, whose end tokens count as tokens."""
         return self.held_out.num_bytes / self.held_out.num_tokens
 
 
@@ -102,12 +102,12 @@ END_TOKENS = ("<|endoftext|>", "<|end_of_text|>", "</s>", "<eos>")
 
 
 class Tokenizer(Protocol):
-    """Makes tokens, 0 to vocabulary - 1, of text and text of tokens."""
+    """Turns text into tokens, 0 to vocabulary - 1, and tokens into text."""
 
     vocabulary: int
 
     def end_token(self, name: str | None = None) -> int:
-        """The token behind every document, which no text gives: by its text, or the usual one; ValueError if absent."""
+        """Returns the token behind every document, which no text gives: `name`, or the usual; ValueError if absent."""
         ...
 
     def encode(self, text: bytes) -> list[int]:
@@ -119,7 +119,7 @@ class Tokenizer(Protocol):
         ...
 
     def decode(self, tokens: Sequence[int]) -> bytes:
-        """The text of tokens; where it breaks off inside a letter, what there is of it, or U+FFFD."""
+        """Returns the UTF-8 text of tokens; a letter that is cut off gives its first bytes, or U+FFFD."""
         ...
 
 
@@ -135,7 +135,7 @@ class ByteTokenizer(Tokenizer):
         return 0
 
     def encode(self, text: bytes) -> list[int]:
-        """Any bytes are taken."""
+        """Returns the bytes as tokens; they need not be UTF-8."""
         return list(text)
 
     def encode_documents(self, texts: Sequence[bytes]) -> list[NDArray[np.integer[Any]]]:
@@ -171,7 +171,7 @@ class FileTokenizer(Tokenizer):
         self._type = np.dtype(token_type(self.vocabulary))
 
     def end_token(self, name: str | None = None) -> int:
-        """The usual one is that of `END_TOKENS` which the file has."""
+        """Returns the token `name`, or by default the only one of `END_TOKENS` that the file has."""
         if name is not None:
             if name not in self._numbers:
                 problem = f"has no token {name!r}"
@@ -192,13 +192,13 @@ class FileTokenizer(Tokenizer):
         return [np.array(encoding.ids, self._type) for encoding in encodings]
 
     def decode(self, tokens: Sequence[int]) -> bytes:
-        """Special tokens are shown."""
+        """Returns the text of tokens, special tokens included."""
         return self._tokenizer.decode(list(tokens), skip_special_tokens=False).encode("utf-8")
 
 
 @functools.lru_cache(maxsize=4)
 def read_tokenizer(path: Path | None) -> Tokenizer:
-    """That of a tokenizer.json, or of bytes; raises ValueError if the library is missing."""
+    """Returns the tokenizer of a tokenizer.json, or that of bytes; raises ValueError if the library is missing."""
     return ByteTokenizer() if path is None else FileTokenizer(tokenizer_content(path), path)
 
 
@@ -208,5 +208,5 @@ def tokenizer_content(path: Path) -> bytes:
 
 
 def sha256_of(content: bytes) -> str:
-    """What an index and a configuration call a tokenizer."""
+    """Returns the SHA-256 by which an index and a configuration identify a tokenizer."""
     return hashlib.sha256(content).hexdigest()

@@ -1,4 +1,4 @@
-"""What moves the weights. The protocol is in ``protocol``; an engine's file is imported only when it is used."""
+"""Training engines, which hold and update the weights; an engine's file is imported only when it is used."""
 
 import torch
 

@@ -194,7 +194,7 @@ class DeepSpeedEngine:
         return names
 
     def _gradients(self) -> tuple[list[Tensor], float]:
-        """Averaged gradients and their norm; without ZeRO DeepSpeed clips experts by a wrong norm, and reports none."""
+        """Returns averaged gradients and their norm, since without ZeRO DeepSpeed clips experts by a wrong norm."""
         from megatron.core import parallel_state
 
         whole, experts, parts = [], [], []
@@ -227,7 +227,7 @@ def _tensor_group() -> dist.ProcessGroup:
 
 
 def settings_of(config: RunConfig, engine: DeepSpeedConfig, layout: Layout, elements: int) -> dict[str, Any]:
-    """Translates a run to DeepSpeed.
+    """Translates the settings of a run to those of DeepSpeed.
 
     Under bf16 gradients are averaged over the ranks in float32 while the backward pass goes on, and several micro
     batches add up in float32. A single one is kept as it was computed: nothing is added to it. `elements` are of all
@@ -260,9 +260,9 @@ def settings_of(config: RunConfig, engine: DeepSpeedConfig, layout: Layout, elem
 
 @contextmanager
 def zero_optimizer_in_every_stage() -> Iterator[None]:
-    """Keeps DeepSpeed from taking another optimiser for stage 1 with bf16 weights and float32 sums of gradients.
+    """While entered, DeepSpeed takes the ZeRO optimiser also for stage 1 with bf16 weights and float32 gradient sums.
 
-    That one keeps the whole float32 gradient on every rank, and neither its step nor its state is that of the others.
+    Its own choice keeps the whole float32 gradient on every rank, and differs in step and state from other stages.
     """
     engine = deepspeed_engine.DeepSpeedEngine
     of_deepspeed = engine._do_optimizer_sanity_check
@@ -283,8 +283,8 @@ def take_zero_step(engine: Any, stage: int, objection: Callable[[float], str | N
     """Lets DeepSpeed take a step, in ZeRO 1 to 3, unless there is an objection to the norm of the gradient.
 
     ZeRO computes the norm once, over all ranks and before it changes anything, and drops the gradients where it is not
-    finite. The answer therefore takes the path of the norm: a refused step is shown an infinite one. No collective is
-    added, and the optimiser's state stays as it is.
+    finite. An objection therefore replaces the norm: DeepSpeed sees an infinite one and skips the step. No collective
+    is added, and the optimiser's state stays as it is.
     """
     optimizer = engine.optimizer
     method = "_get_norm_groups" if stage == 3 else "scaled_global_norm"
@@ -313,9 +313,9 @@ def take_zero_step(engine: Any, stage: int, objection: Callable[[float], str | N
 
 @contextmanager
 def unordered(optimizer: Any) -> Iterator[None]:
-    """While entered, ZeRO 3 learns nothing of passes for later ones; before any backward pass.
+    """While entered, ZeRO 3 records no order of modules for later passes; to be used before any backward pass.
 
-    It would learn from a pass in evaluation mode that nothing is needed once a module has computed, and remembers that
+    It would record from a pass in evaluation mode that nothing is needed once a module has computed, and keep that
     for good: every backward pass would gather all parameters again, one module at a time.
     """
     coordinator = optimizer.parameter_offload.get_param_coordinator()

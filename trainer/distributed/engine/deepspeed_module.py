@@ -1,4 +1,4 @@
-"""A network as DeepSpeed takes it: memory of its parameters, mixtures of experts."""
+"""Preparation of a network for DeepSpeed: the memory of its parameters, and its mixtures of experts."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -23,7 +23,7 @@ from trainer.model.values import give_memory
 
 
 def prepare(module: nn.Module, stage: int, dtype: torch.dtype, device: torch.device) -> None:
-    """Gives the parameters of a network, on the meta device, memory without ZeRO, and with it a type and a device."""
+    """Gives a network on the meta device type and device, and in ZeRO stage 0 memory; other stages get placeholders."""
 
     def memory(parameter: Tensor) -> Tensor:
         if stage == 0:
@@ -35,7 +35,7 @@ def prepare(module: nn.Module, stage: int, dtype: torch.dtype, device: torch.dev
 
 @contextmanager
 def without_copies() -> Iterator[None]:
-    """While entered, DeepSpeed takes a network that was prepared; what its weights are is left open."""
+    """While entered, DeepSpeed takes over a prepared network without copies; its weights stay undefined."""
     replaced: list[tuple[Any, str, Any]] = [
         (DeepSpeedEngine, "_broadcast_model", lambda _: None),
         (DeepSpeedZeroOptimizer, "flatten_dense_tensors_aligned", _placeholder_of_all),
@@ -51,7 +51,7 @@ def without_copies() -> Iterator[None]:
 
 
 def _placeholder(shape: Sequence[int], dtype: torch.dtype, device: torch.device) -> Tensor:
-    """Zeros that take the memory of one."""
+    """Returns zeros of a shape that take the memory of a single element."""
     return torch.zeros((), dtype=dtype, device=device).expand(*shape)
 
 
@@ -70,7 +70,7 @@ def _placeholder_of_all(
 
 
 def _give_flat_memory(optimizer: Any) -> None:
-    """Puts the buffers of the optimiser groups in the place of what stood for them."""
+    """Replaces the placeholders of the optimiser groups of ZeRO 1 or 2 by real buffers."""
     for group, stands_in in enumerate(optimizer.bit16_groups_flat):
         flat = torch.zeros(stands_in.shape, dtype=stands_in.dtype, device=stands_in.device)
         optimizer.bit16_groups_flat[group] = flat
@@ -95,7 +95,7 @@ def _placeholder_of_partitions(tensors: Sequence[Tensor]) -> Tensor:
 
 
 def _give_partitions_memory(optimizer: Any) -> None:
-    """Puts the buffer of this rank's parts in the place of what stood for it."""
+    """Replaces the placeholder of this rank's parts under ZeRO 3 by a real buffer."""
     stands_in = optimizer.lp_param_buffer
     optimizer.lp_param_buffer = torch.zeros(stands_in.shape, dtype=stands_in.dtype, device=stands_in.device)
     _divide(optimizer.lp_param_buffer, optimizer._get_parameter_partitions())
@@ -104,7 +104,7 @@ def _give_partitions_memory(optimizer: Any) -> None:
 
 
 def _divide(buffer: Tensor, tensors: Sequence[Tensor]) -> None:
-    """Makes tensors neighbouring stretches of a buffer."""
+    """Makes each tensor a view of the next stretch of a buffer."""
     for tensor, stretch in zip(tensors, buffer.split([tensor.numel() for tensor in tensors]), strict=True):
         tensor.data = stretch
 
@@ -150,7 +150,7 @@ def mark_moe_layers(model: nn.Module, expert_parallel: int, accumulation: int) -
 
 @cache
 def _recognised(kind: type[PlacedMoELayer]) -> type[PlacedMoELayer]:
-    """The same kind of layer, in a form that DeepSpeed recognises."""
+    """Returns a subclass of a layer's class that DeepSpeed recognises as a mixture of experts."""
     return type(f"DeepSpeed{kind.__name__}", (kind, DeepSpeedMixture), {})
 
 

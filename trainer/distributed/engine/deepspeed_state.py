@@ -35,7 +35,7 @@ class _Held:
         return like_owner.detach().view(-1).narrow(0, self.first, self.count)
 
     def values(self, states: Any, kinds: Collection[str] = STATE) -> dict[str, Tensor]:
-        """The run of each kind that is asked for, weight or moment, as a view of the optimiser's."""
+        """Returns the run of each kind in `kinds`, weight or moment, as a view of the optimiser's tensor."""
         if not {*kinds}.isdisjoint(MOMENTS):
             _with_moments(states, self.owner)
         return {kind: self.view(self.owner if kind == "weight" else states[self.owner][kind]) for kind in kinds}
@@ -44,7 +44,7 @@ class _Held:
 def state_pieces(
     named: Iterable[NamedParameter], optimizer: Any, stage: int, kinds: Collection[str]
 ) -> list[StatePiece]:
-    """Weights and moments of this rank as rectangles, views of DeepSpeed's memory; unwanted moments are not made."""
+    """Returns this rank's weights and moments as rectangular views of DeepSpeed's memory; makes only wanted moments."""
     pieces = []
     states = _adam(optimizer, stage).state
     for held in _held(named, optimizer, stage):
@@ -55,7 +55,7 @@ def state_pieces(
 
 
 def network_shards(named: Iterable[NamedParameter]) -> list[Shard]:
-    """What this rank's network computes with: one shard for each dense parameter and each row of a stack of experts."""
+    """Returns the shards of this rank's network: one for each dense parameter and each row of a stack of experts."""
     shards = []
     for one in named:
         stored: Any = getattr(one.parameter, "ds_tensor", one.parameter).data
@@ -87,7 +87,7 @@ def updates_taken(optimizer: Any, stage: int) -> int:
 
 
 def go_on(optimizer: Any, stage: int, updates: int) -> None:
-    """Makes the network compute with the weights that were written, and AdamW count on from `updates`; collective."""
+    """Makes the network compute with the weights that were written, and sets AdamW's count to `updates`; collective."""
     for state in _adam(optimizer, stage).state.values():
         state["step"].fill_(updates)
     use_weights(optimizer, stage)

@@ -38,7 +38,7 @@ class MovingAverage:
     def state(self) -> list[StatePiece]:
         """This rank's averages as rectangles of the whole parameters, of kind ``ema``; writing to them changes them.
 
-        They are divided as the weights in the engine's state are, and an expert that has moved is found where it is.
+        They are divided as the weights in the engine's state are, and follow an expert that has moved to another rank.
         """
         weights = self._engine.state(_WEIGHTS)
         return [replace(piece, kind="ema", tensor=self._average_of(piece.tensor)) for piece in weights]
@@ -70,14 +70,14 @@ class MovingAverage:
                 average.copy_(kept)
 
     def _average_of(self, weight: Tensor) -> Tensor:
-        """The averages of some master weights, a view."""
+        """Returns the averages of some master weights, as a view."""
         memory = _memory(weight)
         first = self._weights[memory].storage_offset()
         return self._averages[memory].as_strided(weight.size(), weight.stride(), weight.storage_offset() - first)
 
 
 def _stretches(views: Iterable[Tensor]) -> dict[int, Tensor]:
-    """What lies from the first to the last element of the views of each memory: one flat view each, not one a view."""
+    """Returns by memory one flat view, which spans from the first to the last element of all views of that memory."""
     stretches: dict[int, Tensor] = {}
     for view in views:
         first = view.storage_offset()

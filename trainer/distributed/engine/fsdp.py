@@ -95,7 +95,7 @@ class FSDPEngine:
 
     @contextmanager
     def evaluating(self) -> Iterator[None]:
-        """What belongs to no block is there throughout, so that parts can be called by themselves."""
+        """Keeps the parameters of no block whole throughout, so that parts of the network can be called alone."""
         self._units[-1].unshard()
         self.module.eval()
         try:
@@ -120,12 +120,12 @@ class FSDPEngine:
         return max((int(state["step"]) for state in self._optimizer.state.values()), default=0)
 
     def state_loaded(self, updates: int) -> None:
-        """The parameters themselves were written to."""
+        """Sets AdamW's count; the weights need nothing, as the parameters themselves were written to."""
         for named in self._named:
             self._moments(named.parameter)["step"].fill_(updates)
 
     def weights_written(self) -> None:
-        """The parameters themselves were written to."""
+        """Does nothing, as the parameters themselves were written to."""
 
     def gathered(self, shard: Shard, pieces: Iterable[StatePiece]) -> Tensor:  # noqa: ARG002
         raise AssertionError(f"{shard.name}: the network has no experts")
@@ -143,7 +143,7 @@ class FSDPEngine:
         assert not len(slot_to_expert), "the network has no experts"
 
     def _divided(self, config: FSDPConfig) -> list[FSDPModule]:
-        """Each block and, last, the network with what is left of it."""
+        """Shards each block and, last, the network with its remaining parameters; returns all of them."""
         policy = MixedPrecisionPolicy(
             param_dtype=torch.bfloat16 if config.precision == "bf16" else None,
             reduce_dtype=torch.float32,
@@ -171,7 +171,7 @@ class FSDPEngine:
         return [*whole, *parts], float(squares.sqrt())
 
     def _region(self, named: NamedParameter) -> Region:
-        """This rank's rows: as many on every rank, but for the last ranks that get any."""
+        """Returns the region of this rank's rows: as many on every rank, but the last ranks may get fewer or none."""
         num_rows, *others = named.parameter.shape
         rows = -(-num_rows // self._group.size())
         first = min(self._group.rank() * rows, num_rows)
@@ -189,6 +189,6 @@ class FSDPEngine:
 
 
 def _rows(tensor: Tensor) -> Tensor:
-    """What this rank has of a divided tensor, sharing memory."""
+    """Returns this rank's rows of a divided tensor, which share its memory."""
     assert isinstance(tensor, DTensor)
     return tensor.to_local()

@@ -32,7 +32,7 @@ RATE = "rate"
 
 
 def groups_of_equal_rate(named: Sequence[NamedParameter], optim: OptimConfig) -> list[dict[str, Any]]:
-    """The groups, in the order of :func:`trainer.config.sections.in_order`; within one, in the order of the network."""
+    """Returns optimiser groups by rate, ordered by :func:`trainer.config.sections.in_order`, then as in the network."""
     rates = [optim.rate_of(one.name if one.stack is None else one.stack.names[0]) for one in named]
     return [
         {"params": [one.parameter for one, own in zip(named, rates, strict=True) if own == rate], RATE: rate}
@@ -41,7 +41,7 @@ def groups_of_equal_rate(named: Sequence[NamedParameter], optim: OptimConfig) ->
 
 
 def set_learning_rate(optimizer: Any, lr: float) -> None:
-    """Sets the learning rate of every group by its factor; `lr` is that of a parameter without one."""
+    """Sets the learning rate of every group to `lr` times the group's factor."""
     for group in optimizer.param_groups:
         group["lr"] = lr * group[RATE]
 
@@ -66,7 +66,7 @@ class StepOutcome:
 
     @classmethod
     def judged(cls, norm: float, objection: Callable[[float], str | None]) -> Self:
-        """The outcome of a step whose gradient has a norm; one with a norm that is not finite is never taken."""
+        """Returns the outcome of a step by the norm of its gradient; a step whose norm is not finite is never taken."""
         reason = objection(norm)
         if reason is None and not math.isfinite(norm):
             reason = "the gradient is not finite"
@@ -119,7 +119,7 @@ class Engine(Protocol):
         ...
 
     def shards(self) -> list[Shard]:
-        """What this rank stores of each dense parameter and each matrix of an expert, in the order of the network."""
+        """Returns this rank's shard of each dense parameter and each matrix of an expert, in the network's order."""
         ...
 
     def evaluating(self) -> AbstractContextManager[None]:
@@ -160,7 +160,7 @@ class Engine(Protocol):
         ...
 
     def gathered(self, shard: Shard, pieces: Iterable[StatePiece]) -> Tensor:
-        """Puts what the replicas of an expert parameter keep of one kind of its state together; collective over them.
+        """Joins the parts that the replicas of an expert parameter keep of one kind of its state; collective over them.
 
         Args:
             shard: of the expert parameter.
@@ -180,7 +180,7 @@ class Engine(Protocol):
         ...
 
     def set_expert_state(self, shard: Shard, state: Mapping[str, Tensor]) -> None:
-        """Sets what :meth:`expert_state` gave, possibly on another rank."""
+        """Sets the state that :meth:`expert_state` returned, possibly on another rank."""
         ...
 
     def slot_to_expert(self) -> NDArray[np.int64]:
@@ -188,7 +188,7 @@ class Engine(Protocol):
         ...
 
     def place(self, slot_to_expert: NDArray[np.int64]) -> None:
-        """Declares which expert every slot holds from now on, under whose name its values then go.
+        """Declares which expert every slot holds from now on; the slot's values then go by the name of that expert.
 
         Args:
             slot_to_expert: [MoE layers, slots]; there may be more of them or fewer than before. The values

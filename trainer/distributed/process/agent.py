@@ -47,7 +47,7 @@ class _Node:
         self._ended = threading.Event()
 
     def run(self) -> tuple[int, str]:
-        """Meets the other nodes, starts torchrun, and stays with it; the exit code, and why (may be empty).
+        """Meets the other nodes, runs torchrun, and returns the exit code and its reason (may be empty).
 
         Raises:
             Refused: the input is wrong.
@@ -85,7 +85,7 @@ class _Node:
             self._host.close()
 
     def stopped(self, words: str, code: int) -> tuple[int, str]:
-        """How this node ends that was told to stop: as its ranks say, as another node does, or else with `code`."""
+        """Returns how a node ends after a stop request: as its ranks say, as another node did, or else with `code`."""
         said = read_exit_status(self.verdict)
         if said is not None:
             return said
@@ -96,7 +96,7 @@ class _Node:
         return code, f"{words}; nothing new was saved; {again} to go on"
 
     def _store_socket(self) -> socket.socket | None:
-        """Where the agents' store listens: on one address, while torch's own stores listen on all of a machine."""
+        """Opens the socket of the agents' store on node 0, on one address, while torch's own stores listen on all."""
         options = self.options
         if options.node_rank > 0:
             return None
@@ -150,7 +150,7 @@ class _Node:
         return read_exit_status(self.verdict) or (0, "")
 
     def _watch(self) -> None:
-        """Stops torchrun where it would go on in vain: the ranks have refused the input, or another node has ended."""
+        """Stops torchrun when its work is in vain: the ranks have refused the input, or another node has ended."""
         while not self._ended.wait(0.0 if self.rendezvous is not None else LOOK_S):
             if self.rendezvous is not None:
                 self.rendezvous.hear(LOOK_S)
@@ -219,7 +219,7 @@ def _verdict() -> Iterator[Path]:
 
 
 def _stand_alone() -> None:
-    """Lets Ctrl-C come through launch.sh alone, and ends with that on Linux, so that no run is left without it."""
+    """Gets Ctrl-C from launch.sh alone, and on Linux ends with launch.sh, so that no run outlives it."""
     if os.getpid() != os.getpgrp():
         os.setsid()
     if sys.platform == "linux":
@@ -227,7 +227,7 @@ def _stand_alone() -> None:
 
 
 def _hush(verdict: Path) -> None:
-    """Leaves one line of each error of torchrun, none of its signals, and nothing once the ranks have spoken."""
+    """Reduces torchrun's log to one line for each error, and to nothing once the ranks have written a verdict."""
     logger = logging.getLogger("torch.distributed.elastic")
     handler = logging.StreamHandler()
     handler.setLevel(logging.ERROR)

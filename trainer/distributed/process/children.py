@@ -21,12 +21,12 @@ POLL_S = 0.2
 
 
 class Stopped(Exception):  # noqa: N818  it was asked for
-    """This process was told to stop, and starts no other process any more."""
+    """This process was told to stop, and starts no further processes."""
 
 
 @dataclass
 class _Child:
-    """A process from the moment in which it begins to be started, and the signals that it has missed until it was."""
+    """A child process (None while it is being started), and the signals that arrived before it was started."""
 
     process: subprocess.Popen[bytes] | None = None
     early: list[int] = field(default_factory=list)
@@ -94,7 +94,7 @@ class Supervisor:
                 self._children.remove(child)
 
     def pass_on(self, number: int, _: FrameType | None = None) -> None:
-        """Sends a signal to every process; no other one is started once that told this one to stop."""
+        """Passes a signal on to every child process; after a signal to stop, no further process is started."""
         with self._lock:
             self.received.add(number)
             for child in self._children:

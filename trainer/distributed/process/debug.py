@@ -1,4 +1,4 @@
-"""The state of a rank: stacks of its threads, its last collectives, ranks that it waited for."""
+"""Dumps of the state of a rank: stacks of its threads, its last collectives, the ranks that it waited for."""
 
 import faulthandler
 import json
@@ -39,7 +39,7 @@ def record_flights() -> None:
 
 
 def flights(*, collectives: bool = True) -> bytes | None:
-    """The last collectives as JSON, or only how far each process group has come; None: this torch has no recorder."""
+    """Returns the last collectives as JSON, or only the progress of each process group; None without a recorder."""
     recorded = None
     for name in _DUMPS:
         if hasattr(_native(), name):
@@ -50,19 +50,19 @@ def flights(*, collectives: bool = True) -> bytes | None:
 
 
 def last_collective() -> str:
-    """The last collective, as words that name its group and the ranks in it."""
+    """Describes the last collective in words, with its process group and ranks."""
     return _words(_entries()[-1:])
 
 
 def collective(group: str, number: int) -> str:
-    """Text for a collective by its number, from 1, in a process group by torch's name."""
+    """Describes in words the collective with a number, from 1, in the process group that torch calls `group`."""
     entries = _entries()
     of_group = [entry for entry in entries if entry["process_group"][0] == group]
     return _words([entry for entry in of_group if entry.get("collective_seq_id") == number] or of_group[-1:])
 
 
 def group_names() -> dict[str, str]:
-    """The recorder's numbers of process groups to torch's names of them, so far as they have issued something."""
+    """Maps the flight recorder's number of each process group with a collective to torch's name of the group."""
     return {str(entry["pg_id"]): entry["process_group"][0] for entry in _entries() if "pg_id" in entry}
 
 
@@ -95,7 +95,7 @@ PATIENCE_S = 5.0
 
 
 def waited_in_vain(error: Exception) -> bool:
-    """Whether a collective ran out of time, which torch says in words alone."""
+    """Whether an error says that a collective timed out; torch says so only in the message."""
     text = str(error).lower()
     return dist.is_initialized() and ("timed out" in text or "operation timeout" in text)
 
@@ -153,6 +153,6 @@ def dump_failure(folder: Path, rank: int, world_size: int, error: Exception) -> 
 
 
 def in_vain(collective: str, absent: Collection[int]) -> str:
-    """Why a rank gives up that waited in `collective` for the ranks `absent`; none: all of them were there."""
+    """Says that a rank has waited too long in `collective`, for the ranks `absent`; none: the others waited, too."""
     missing = f"rank{'s' * (len(absent) > 1)} {', '.join(map(str, sorted(absent)))}, which came too late or not at all"
     return f"waited too long in {collective} for {missing if absent else 'others that waited as well'}"

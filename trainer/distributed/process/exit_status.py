@@ -22,7 +22,7 @@ class RanksMissing(RuntimeError):  # noqa: N818  it is what has happened
 
 
 def located(error: ValueError, path: Path | None) -> str:
-    """An error's line, with the name of a file, or of the wrong option of the command line; `path` if neither."""
+    """Returns an error's text as one line that names the file or option at fault, or else begins with `path`."""
     text = " ".join(str(error).split())
     named = isinstance(error, Refusal | StartRefused) or text.startswith("--") or path is None
     return text if named else f"{path}: {text}"
@@ -55,7 +55,7 @@ def refuse(line: str) -> None:
 
 
 def reported(code: int) -> int:
-    """The code that a rank ends with: 0 in place of 75 where its launcher has been told.
+    """Returns the code that a rank ends with: 0 in place of 75 where its launcher knows of the stop.
 
     torchrun would take 75 for a failure, end the ranks that are still tidying up, and start all again on other nodes.
     """

@@ -23,7 +23,7 @@ from trainer.distributed.process.signals import SIGNALS, handled, woken
 
 
 class Reached(NamedTuple):
-    """Collectives of a process group that a rank has issued and that have ended; `ranks` is empty if all have."""
+    """Collectives of a process group that a rank has issued, and of these ended; `ranks` is empty if all have ended."""
 
     issued: int
     ended: int
@@ -65,15 +65,15 @@ def to_json(progress: Progress) -> str:
 
 
 def from_json(text: str | bytes) -> Progress:
-    """What another rank told."""
+    """Reads the progress in a message of another rank."""
     return {group: Reached(issued, ended, tuple(ranks)) for group, (issued, ended, ranks) in json.loads(text).items()}
 
 
 def awaited(rank: int, told: Callable[[int], Progress]) -> set[int]:
-    """The ranks that keep a rank waiting and wait for no other themselves; `told` gives progress, empty if unknown.
+    """Returns the ranks that keep `rank` waiting and wait for none themselves; `told` gives progress, empty if unknown.
 
-    A rank waits for those that have not issued the first of its collectives that has not ended. Those may wait in turn,
-    in the same group or in others.
+    A rank waits for the ranks that have not issued its first unfinished collective. These may wait in turn, in the same
+    group or in others.
     """
     causes: set[int] = set()
     seen, coming = {rank}, [rank]
@@ -130,7 +130,7 @@ class _HangDetector:
                 self._give_up(own, group)
 
     def _overdue(self, own: Progress, now: float) -> str | None:
-        """The group whose first collective that has not ended has been the same for too long."""
+        """Returns the group that has been in the same unfinished collective for too long; None if there is none."""
         for group, (issued, ended, _) in own.items():
             if issued <= ended:
                 self._since.pop(group, None)
@@ -161,7 +161,7 @@ class _HangDetector:
         os._exit(1)
 
     def _told(self, rank: int) -> Progress:
-        """What a rank told last; nothing if it never did."""
+        """Returns the progress that a rank sent last; empty if it has sent none."""
         key = _key(rank)
         return from_json(self._store.get(key)) if self._store.check([key]) else {}
 
@@ -185,7 +185,7 @@ def hang_detector(folder: Path, rank: int, store: Any, timeout_s: float) -> Iter
 
 
 def hang_detector_over_run(folder: Path, rank: int, timeout_s: float) -> AbstractContextManager[None]:
-    """The same inside a run's process groups, where the backend would end the process: not with gloo.
+    """Like :func:`hang_detector`, inside a run's process groups; does nothing with gloo or on a single rank.
 
     Gloo raises an error in the main thread, which :func:`trainer.distributed.process.debug.dump_failure` takes.
     """

@@ -94,7 +94,7 @@ class Rendezvous:
             ) from error
 
     def remind(self) -> None:
-        """Says for whom this node waits, if it does and has not said so for a while."""
+        """Prints which nodes are missing, if any are and the last reminder is long ago."""
         if not self.absent:
             self._reminded = time.monotonic()
         elif time.monotonic() >= self._reminded + self._remind_s:
@@ -112,7 +112,7 @@ class Rendezvous:
         self.hang_up()
 
     def hang_up(self) -> None:
-        """Leaves without a word."""
+        """Closes the connection without a message."""
         if self._connection is not None:
             self._connection.close()
         self._connection, self._unread = None, b""
@@ -158,7 +158,7 @@ class Rendezvous:
 
 
 def this_node(node: int, nodes: int, ranks_per_node: int, run_id: str) -> Member:
-    """What this process says about itself."""
+    """Returns this node's message: its number, run id, host name, process id, numbers of nodes and ranks."""
     return Member(node, nodes, ranks_per_node, run_id, socket.gethostname(), os.getpid())
 
 

@@ -1,4 +1,4 @@
-"""Where the nodes of a run meet before torchrun: node 0 checks who comes, and says who is absent and who has left.
+"""Rendezvous of the nodes of a run before torchrun: node 0 checks who comes, and says who is absent or has left.
 
 One line of JSON is one message. A node says once what it is; from then on it answers pings, and says with which code it
 leaves. Its connection is what keeps its number: when that is gone, another start may take the number.
@@ -52,7 +52,7 @@ _MEMBER = TypeAdapter(Member)
 
 @dataclass
 class _Guest:
-    """A connection to a node; `member` is None until it has introduced itself, which it may do until `until`."""
+    """A connection to a node; `member` is None until the node introduces itself, which must be before `until`."""
 
     connection: socket.socket
     until: float
@@ -62,7 +62,7 @@ class _Guest:
 
 @dataclass
 class _Rival:
-    """A connection that claims to be a node that is here already, which may answer until `until`."""
+    """A connection that claims the number of a present node; that node keeps it if it answers before `until`."""
 
     guest: _Guest
     member: Member
@@ -214,7 +214,7 @@ class Host:
         self._changed = True
 
     def _known(self, guest: _Guest) -> None:
-        """Ends the wait for what a connection is."""
+        """Stops waiting for a connection to introduce itself."""
         self._strangers = [stranger for stranger in self._strangers if stranger is not guest]
 
     def _refuse(self, guest: _Guest, line: str) -> None:
@@ -233,7 +233,7 @@ class Host:
             self._changed = True
 
     def _tell(self) -> None:
-        """Says to all who is absent, and where the store is."""
+        """Sends all nodes the numbers of the absent nodes and the port of the store."""
         absent = sorted(set(range(self.own.nodes)) - self._present.keys())
         for guest in list(self._present.values()):
             self._send(guest, {"absent": absent, "store_port": self.store_port})
@@ -290,7 +290,7 @@ def keep_alive(connection: socket.socket) -> None:
 
 
 def _occupied(own: Member, master: str, port: int) -> str:
-    """Why a port cannot be used: asks whoever has it whether it is a run like this one."""
+    """Returns why a port cannot be used, by asking the program that has it whether it is a run like this one."""
     taken = f"--master-port: {port} on {master} is in use by another program; give all nodes another"
     try:
         with socket.create_connection((master, port), timeout=2.0) as connection:

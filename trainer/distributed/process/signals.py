@@ -54,7 +54,7 @@ def woken(watch: Callable[[int, int], None], name: str) -> Iterator[None]:
 
 
 def spoken(number: int) -> str:
-    """A signal as a person knows it, such as ``Ctrl-C``."""
+    """Returns the name of a signal for a person, such as ``Ctrl-C``."""
     return "Ctrl-C" if number == signal.SIGINT else signal.Signals(number).name
 
 
@@ -67,7 +67,7 @@ class StopRequest:
 
     @property
     def made(self) -> bool:
-        """Whether it was."""
+        """Whether this process was told to stop."""
         return self.by is not None
 
     def listen(self) -> None:
@@ -75,7 +75,7 @@ class StopRequest:
         self._before = {number: signal.signal(number, self._make) for number in SIGNALS}
 
     def end(self) -> None:
-        """From now on they go to whatever they went to before."""
+        """Restores the handlers that the signals had before."""
         while self._before:
             signal.signal(*self._before.popitem())
 
@@ -89,7 +89,7 @@ class StopRequest:
             self.end()
 
     def farewell(self, folder: Path, saved: str, nodes: int = 1) -> str:
-        """Last line of a run that was told to stop, here or on another rank; `saved` such as ``saved at step 15``."""
+        """Returns the last line of a run that was told to stop, on any rank; `saved`: such as ``saved at step 15``."""
         by = "on another rank" if self.by is None else f"by {spoken(self.by)}"
         again = "start it again" if nodes == 1 else f"start all {nodes} nodes again"
         return f"{folder}: told to stop {by}; {saved}; {again} to go on"
@@ -146,7 +146,7 @@ class _Interrupter:
                     until.setdefault(number, time.monotonic() + UNWIND_S)
 
     def _pressed_again(self, number: int) -> bool:
-        """Whether Ctrl-C has come before; torchrun hands the second one on as SIGTERM."""
+        """Whether this signal is a second Ctrl-C, which torchrun passes on as SIGTERM; notes a first one."""
         again = (signal.SIGINT, signal.SIGTERM) if "TORCHELASTIC_RUN_ID" in os.environ else (signal.SIGINT,)
         now = time.monotonic()
         if self._first_press is not None:

@@ -55,7 +55,7 @@ class Moments:
         self._lanes: dict[int, Tensor] = {}
 
     def add(self, features: Tensor, block: int) -> None:
-        """Adds features [B, F] of a block of this number among all of the set, on the device where the sums are."""
+        """Adds the features [B, F] of the block with this number in the set, on the device that holds the sums."""
         extended = torch.cat([features.double(), features.new_ones(len(features), 1, dtype=torch.float64)], dim=1)
         size = extended.shape[1]
         if block % LANES not in self._lanes:

@@ -79,7 +79,7 @@ def _inside(asked_QF: Tensor, points_PF: Tensor, radii_P: Tensor, group: Group) 
 
 
 def _squared_distances(queries_QF: Tensor, points_PF: Tensor) -> Tensor:
-    """float64 [Q, P]; exactly 0 between equal points."""
+    """Returns squared distances, float64 [Q, P], which are exactly 0 between equal points."""
     queries_QF, points_PF = queries_QF.double(), points_PF.double()
     lengths_QP = queries_QF.square().sum(1)[:, None] + points_PF.square().sum(1)
     squared_QP = torch.addmm(lengths_QP, queries_QF, points_PF.T, alpha=-2)
@@ -87,7 +87,7 @@ def _squared_distances(queries_QF: Tensor, points_PF: Tensor) -> Tensor:
 
 
 def parts_of_ranks(own: tuple[Tensor, ...], group: Group) -> Iterator[tuple[bool, tuple[Tensor, ...]]]:
-    """The tensors of one rank after the other, and whether they are this rank's; collective."""
+    """Yields for each rank in turn whether it is this rank, and its tensors; collective."""
     if group is None or group.size() == 1:
         yield True, own
         return

@@ -60,7 +60,7 @@ class DrawnExamples:
 
 
 class TrainingExamples:
-    """The training examples of a run as they are compared with what it draws."""
+    """The training examples of a run, decoded if they are latents, for comparison with its samples."""
 
     def __init__(self, config: RunConfig, num: int | None) -> None:
         self._dataset = trainer.data.build(config.data)
@@ -77,7 +77,7 @@ class TrainingExamples:
         self.digest = hashlib.sha256(json.dumps(written, sort_keys=True).encode()).hexdigest()
 
     def decode_by(self, space: Space, device: torch.device) -> None:
-        """Sets the space, and its device, that decodes examples which are latents."""
+        """Sets the space that decodes examples which are latents, and the device that it decodes on."""
         self._space, self._device = space, device
 
     def read(self, numbers: Tensor) -> list[Tensor]:
@@ -104,7 +104,7 @@ class Pictures:
         self.digest = hashlib.sha256("\n".join(listed).encode("utf-8", "surrogateescape")).hexdigest()
 
     def read(self, numbers: Tensor) -> list[Tensor]:
-        """Neighbours of one size together."""
+        """Reads pictures by their numbers; neighbours of equal size form one batch."""
         with ThreadPoolExecutor(READERS) as pool:
             images = list(pool.map(lambda number: _pixels(self._files[number]), numbers.tolist()))
         together = (list(group) for _, group in groupby(images, key=lambda image: image.shape))
@@ -128,7 +128,7 @@ class Source(Protocol):
     """Where the examples of a set come from.
 
     Attributes:
-        num: of them.
+        num: number of examples.
         together: all ranks must be asked in every round, because they share a network.
     """
 
@@ -141,10 +141,10 @@ class Source(Protocol):
 
 
 class RealSource(Source, Protocol):
-    """The same of real examples.
+    """Where the examples of a set of real examples come from.
 
     Attributes:
-        digest: tells them from others, in hexadecimal.
+        digest: hexadecimal digest that identifies the examples.
     """
 
     digest: str
@@ -187,7 +187,7 @@ class FeatureSet:
 
 
 def blocks_of(num: int, size: int, group: Group = None) -> Iterator[Block]:
-    """The blocks of this rank, every W-th; as many on every rank, the last perhaps without a wanted example."""
+    """Yields this rank's blocks, every W-th; every rank has as many, and its last may have no wanted example."""
     rank, ranks = (0, 1) if group is None else (group.rank(), group.size())
     for first in range(0, -(-num // size), ranks):
         number = first + rank

@@ -65,7 +65,7 @@ class Statistics:
     extractor: str | None
 
     def write(self, path: Path) -> None:
-        """Writes a file of custom data and network."""
+        """Writes the statistics to a file, with the digests of data and network."""
         header = {"format": FORMAT, "num": self.num, "data": self.data, "extractor": self.extractor}
         arrays: dict[str, Any] = {"mu": self.gaussian.mean, "sigma": self.gaussian.covariance}
         if self.features is not None:

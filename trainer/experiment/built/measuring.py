@@ -1,4 +1,4 @@
-"""A batch of objects whose true objectives are asked: what a stage of kind measure does.
+"""Measurement of the true objectives of a batch of built objects, as a stage of kind measure does it.
 
 Shape suffixes: N objects, S integers of a state, K objectives.
 """
@@ -75,7 +75,7 @@ def run(request: MeasureRequest, out: Path) -> int:
 def new_objects(
     request: MeasureRequest, environment: Environment, policy: TrainedPolicy | None, known: Sequence[tuple[int, ...]]
 ) -> Tensor:
-    """The first new objects as drawn, int64 [N, S], at most `request.num`; policy None: even choices."""
+    """Draws the first objects that are not in `known`, int64 [N, S], at most `request.num`; no policy: even choices."""
     seen, found = set(known), []
     key = torch.tensor(derive_seed(request.seed, "measured objects"))
     for some in torch.arange(request.num * request.tries).split(TOGETHER):
@@ -113,7 +113,7 @@ def measured(environment: Environment, objects_NS: Tensor) -> Tensor:
 
 
 def _built(environment: Environment, policy: TrainedPolicy | None, keys: Tensor) -> Tensor:
-    """Objects, int64 [N, S], each a function of its key."""
+    """Builds objects, int64 [N, S], each a function of its key."""
     if policy is None:
         num = environment.num_actions
         return rollout(environment, lambda features: torch.zeros(len(features), num), keys).objects

@@ -24,7 +24,7 @@ from trainer.task.objects import draw_objects, drawable, write_objects
 
 @dataclass(frozen=True)
 class TrainedPolicy:
-    """A policy that no longer learns, by its averaged weights in evaluation mode."""
+    """A trained policy in evaluation mode, with its averaged weights."""
 
     config: RunConfig
     task: TrajectoryBalanceTask
@@ -34,7 +34,7 @@ class TrainedPolicy:
 
 @dataclass(frozen=True, kw_only=True)
 class ObjectsRequest:
-    """Objects that a run is to build: of each preference, with a reward to an exponent, as lines and a picture.
+    """Request for objects of a run: number for each preference, exponent of the reward, file for lines and a picture.
 
     None or empty: as the run shows its objects itself.
     """
@@ -47,7 +47,7 @@ class ObjectsRequest:
     out: Path
 
     def check(self) -> None:
-        """Refuses what no run could do."""
+        """Refuses numbers that are too small, and an output file of another type."""
         check_least(("--num", self.num, 1), ("--seed", self.seed, 0))
         if self.out.suffix not in (".jsonl", ".png"):
             raise ValueError(
@@ -104,7 +104,7 @@ def run(request: ObjectsRequest) -> int:
 
 
 def _weights(text: str, names: tuple[str, ...]) -> list[float]:
-    """Reads the weights of the objectives, by their order."""
+    """Reads the weights of the objectives, in their order, from a text such as ``0.5,0.5``."""
     try:
         weights = [float(word) for word in text.split(",")]
     except ValueError:

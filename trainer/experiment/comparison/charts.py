@@ -41,7 +41,7 @@ ABREAST = 5
 
 @dataclass(frozen=True)
 class CostAxis:
-    """One measure of costs.
+    """One measure of the cost of a sample.
 
     Attributes:
         name: in a word or two, in the plural.
@@ -76,7 +76,7 @@ CALLS = CostAxis("network calls", "network calls of a sample", lambda cost: floa
 
 
 def axes(comparison: Comparison) -> tuple[CostAxis, ...]:
-    """The measures, those unknown of every network included; time is that of the first transport of the fabric."""
+    """Returns the measures of cost, even those unknown of every network; times are of the fabric's first transport."""
     transport = next(iter(transports(comparison)), None)
     drawn_by = "microseconds until a sample is drawn" + ("" if transport is None else f", with {transport}")
     return (
@@ -94,7 +94,7 @@ def transports(comparison: Comparison) -> list[str]:
 
 
 def figures(comparison: Comparison, axis: CostAxis) -> list[float]:
-    """Every figure of a measure that is known."""
+    """Returns every known figure of a measure of cost."""
     costs = (axis.of(entry, at) for entry in comparison.entries for at in entry.quality(comparison.measure))
     return [cost for cost in costs if cost is not None]
 
@@ -176,7 +176,7 @@ def bars(comparison: Comparison) -> str:
 
 
 def pictures(entries: Sequence[Entry], real: Array) -> list[str]:
-    """Samples of few and of many evaluations, in several pictures, and of points in the plane trajectories."""
+    """Draws samples of few and of many evaluations, and trajectories of points in the plane, in several pictures."""
     rows = -(-len(entries) // ABREAST)
     abreast = -(-len(entries) // rows)
     side = 10.4 / max(4, abreast)

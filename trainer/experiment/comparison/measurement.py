@@ -42,10 +42,9 @@ from trainer.training.guard import RunFailed
 
 @dataclass(frozen=True)
 class NetworkCalls:
-    """Calls of a network one after another, a program of the formula.
+    """A program for the formula: calls of a network, one after another.
 
-    Samples are not collected behind them, as they are where a file is made of them: a user of samples takes each from
-    the rank that drew it.
+    Samples are not gathered afterwards, as they are for a file: a user takes each from the rank that drew it.
     """
 
     sampling: Sampling
@@ -60,7 +59,7 @@ class NetworkCalls:
 def calls_on(config: RunConfig, fabric: Fabric, calls: int = 1) -> TraceSpec:
     """The collectives of drawing examples on all ranks of a fabric at once, without guidance.
 
-    Experts are spread over as many ranks as divide both their number and the ranks; all else is whole on every rank.
+    Experts are spread over gcd(experts, ranks) ranks; all else is whole on every rank.
     """
     spread = 1 if config.moe is None else math.gcd(config.moe.num_experts, fabric.ranks)
     config = config.model_copy(update={"parallel": config.parallel.model_copy(update={"expert": spread, "tensor": 1})})
@@ -161,11 +160,11 @@ class MeasurementSpec:
 
     @property
     def many(self) -> int:
-        """The number of evaluations of the pictures of careful samples."""
+        """The number of evaluations of the pictures of careful samples: the largest."""
         return max(self.evaluations)
 
     def request(self, checkpoint: str, seed: int) -> dict[str, Any]:
-        """What is measured of one network, as JSON keeps it; the data are those of the whole comparison."""
+        """Returns the request for one network as JSON; the data are left out, as a whole comparison shares them."""
         return {
             "checkpoint": checkpoint,
             "seed": seed,
@@ -176,7 +175,7 @@ class MeasurementSpec:
 
 
 def measure_network(run_dir: Path, spec: MeasurementSpec, seed: int, progress: Callable[[str], None]) -> dict[str, Any]:
-    """Measures a network and draws from it, unless that has been done; the document that ``evaluate`` writes."""
+    """Measures a network and draws from it, unless that is done; returns the document that ``evaluate`` writes."""
     request = spec.request(newest_checkpoint(run_dir).name, seed)
     kept = _kept(run_dir, request)
     if kept is not None:
@@ -192,7 +191,7 @@ def measure_network(run_dir: Path, spec: MeasurementSpec, seed: int, progress: C
 
 
 def floor(run_dir: Path, spec: MeasurementSpec, measure: str) -> list[float]:
-    """The distances, by a key of :data:`QUALITY`, between two sets of real examples, for several such pairs."""
+    """Returns the distances of several pairs of sets of real examples; `measure` is a key of :data:`QUALITY`."""
     with opened(run_dir, spec.data) as flow:
         real, _ = real_examples(flow.config, flow.parts.space)
     distances = []
@@ -215,7 +214,7 @@ def drawn(run_dir: Path) -> dict[str, NDArray[np.float32]]:
 
 
 def _kept(run_dir: Path, request: dict[str, Any]) -> dict[str, Any] | None:
-    """Figures of an earlier start by the same request, which is compared with the recorded one; None if absent."""
+    """Returns the figures that an earlier start measured for an equal request; None if there are none."""
     path = run_dir / MEASURED
     if not path.exists() or not (run_dir / DRAWN).exists():
         return None
@@ -253,7 +252,7 @@ def _drawn(flow: TrainedFlow, spec: MeasurementSpec, seed: int) -> dict[str, NDA
 
 
 def _with_about(own: sampler.AnyConfig, evaluations: int) -> sampler.AnyConfig:
-    """The sampler with so many evaluations, or the next number that it can come out at."""
+    """Returns the sampler with so many evaluations, or with the next larger number that it can have."""
     for number in range(evaluations, 2 * evaluations + 64):
         chosen = own.with_evaluations(number)
         if chosen is not None:

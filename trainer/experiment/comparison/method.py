@@ -31,7 +31,7 @@ TASK = ("latent", "context", "captions", "source")
 
 @dataclass(frozen=True)
 class Base:
-    """Settings that all methods share: sections without flow and stages, those of its flow in `TASK`, all validated."""
+    """Settings that all methods share: the sections but flow and stages, and the keys `TASK` of the flow; all valid."""
 
     path: Path
     document: dict[str, Any]
@@ -50,7 +50,7 @@ class Method:
 
     @property
     def paper(self) -> str | None:
-        """The first number of arXiv that its sentences name."""
+        """The first arXiv number in `about`; None without one."""
         number = re.search(r"arXiv[: ](\d{4}\.\d{4,5})", self.about)
         return number and f"arXiv {number[1]}"
 
@@ -107,7 +107,7 @@ def read_own(path: Path) -> dict[str, Any]:
 
 
 def method_of(path: Path, own: dict[str, Any], base: Base, overrides: Sequence[str], folder: Path) -> Method:
-    """Puts the sections of a method among the shared ones; overrides may name stages that it does not have."""
+    """Joins the sections of a method to the shared sections; overrides may name stages that it does not have."""
     _check_task(own, base)
     document = deepcopy(base.document)
     document["run"]["dir"] = str(folder / path.stem)
@@ -160,7 +160,7 @@ def _check_stage(stage: dict[str, Any]) -> None:
 
 
 def _model(own: Any, base: Base) -> dict[str, Any]:
-    """The model of the comparison, or the variant of its sizes that an objective trains, if it has one."""
+    """Returns the model of the comparison, or the kind of model of its sizes that the method's objective trains."""
     shared, like = base.document.get("model") or {}, type(base.config.model)
     settings = network_settings(own)
     if not settings.objective_kinds or settings.objective_kinds == like.objective_kinds:
@@ -189,7 +189,7 @@ def _override(path: Path, stages: list[dict[str, Any]], overrides: Sequence[str]
 
 
 def _shared(stages: list[dict[str, Any]], own: dict[str, Any], steps: int) -> list[dict[str, Any]]:
-    """The stages with the optimiser steps of the comparison shared among those that train, in the method's ratio."""
+    """Shares the optimiser steps of the comparison among the stages that train, in the ratio of the method's own."""
     training = [entry for entry in stages if "train" in entry]
     default = (own.get("optim") or {}).get("steps", 1)
     weights = [((entry["train"] or {}).get("optim") or {}).get("steps", default) for entry in training]
@@ -209,7 +209,7 @@ def shares(total: int, weights: Sequence[int]) -> list[int]:
 
 
 def _about(path: Path) -> str:
-    """The sentences of the comment at the head of a file, up to the first line that is a command, without editors'."""
+    """Returns the text of the comment at the head of a file, up to the first command, without lines for editors."""
     lines = []
     for line in path.read_text(encoding="utf-8").splitlines():
         text = line.removeprefix("#").strip()

@@ -50,7 +50,7 @@ _IMAGES = f"{_DRAWN}, a column for each class where there are classes; drawn wit
 
 
 def quality_blocks(comparison: Comparison) -> list[Block]:
-    """The chart, against one measure of costs at a time, and the tables of its figures."""
+    """Returns the chart of quality against a selectable measure of cost, and the tables of its figures."""
     if comparison.fabric is None:
         return [Figure(quality_chart(comparison), _caption(comparison)), every_number(comparison)]
     choice = Choice("axis", [(axis.name, _against(comparison, axis)) for axis in axes(comparison)])
@@ -141,7 +141,7 @@ def reproduction(comparison: Comparison) -> Section:
 
 
 def _commands(comparison: Comparison, entry: Entry) -> list[str]:
-    """What trains the first network of an entry, stage by stage, and what measures it."""
+    """Returns the commands that train the first network of an entry, stage by stage, and that measure it."""
     run, config = entry.outcomes[0], Path(entry.trained)
     folder = folder_of(config, run.seed)
     stages = load_stages(config, settings(folder, run.seed))

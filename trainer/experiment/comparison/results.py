@@ -14,7 +14,7 @@ from trainer.model.flops import OPERATIONS_PER_MULTIPLY_ADD
 
 @dataclass(frozen=True)
 class Fabric:
-    """Ranks that draw on the fabric of a scenario: samples of each at once, arithmetic that it sustains, TFLOP/s."""
+    """Ranks that draw on the fabric of a scenario; each draws `examples` at once, and sustains `teraflops` TFLOP/s."""
 
     scenario: str
     ranks: int
@@ -28,7 +28,7 @@ class Fabric:
 
 @dataclass(frozen=True)
 class CallTraffic:
-    """Bytes of a call that leave their rank, by sample, and times of its collectives by transport, us, if any."""
+    """Bytes of a call, per sample, that leave their rank; times of its collectives by transport, in us, if any."""
 
     sent_bytes: float
     network_us: Mapping[str, float]
@@ -84,8 +84,8 @@ QUALITY = {
 class Outcome:
     """One trained network.
 
-    Seconds of training are those of all steps up to it, those of preparing of stages that do not train, both with its
-    teachers; the time of a step is a median; the evaluation is the document that ``evaluate`` writes.
+    `training_s` is the time of all steps up to it, `preparing_s` that of stages that do not train, both with its
+    teachers. `step_s` is a median. `evaluation` is the document that ``evaluate`` writes.
     """
 
     seed: int
@@ -98,7 +98,7 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Entry:
-    """One network with every seed: its method, file and trained file, steps and drawn pairs with those of teachers."""
+    """One network, trained with every seed; its numbers of steps and of drawn pairs include those of its teachers."""
 
     name: str
     about: str
@@ -112,7 +112,7 @@ class Entry:
     costs: tuple[SampleCost, ...] = ()
 
     def quality(self, measure: str) -> dict[int, list[float]]:
-        """A distance of its samples to the data with each seed, by function evaluations."""
+        """Returns a distance of its samples to the data for each seed, by number of function evaluations."""
         distances: dict[int, list[float]] = {}
         for outcome in self.outcomes:
             for one in outcome.evaluation["results"]:
@@ -121,7 +121,7 @@ class Entry:
         return dict(sorted(distances.items()))
 
     def cost(self, evaluations: int) -> SampleCost | None:
-        """What a sample of so many evaluations costs; None: not known."""
+        """Returns the cost of a sample with so many evaluations; None if unknown."""
         return next((cost for cost in self.costs if cost.evaluations == evaluations), None)
 
     def path_figure(self, name: str) -> list[float]:
@@ -166,7 +166,7 @@ class Comparison:
 
     @property
     def seeds(self) -> list[int]:
-        """Of the runs."""
+        """Seeds of the runs."""
         return [outcome.seed for outcome in self.entries[0].outcomes]
 
     def to_dict(self) -> dict[str, Any]:

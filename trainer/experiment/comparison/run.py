@@ -47,7 +47,7 @@ FABRIC = Path("configs/scenarios/sampling_64.yaml")
 
 @dataclass(frozen=True, kw_only=True)
 class CompareRequest:
-    """A comparison, in the words of its command line; without a fabric it is priced on `FABRIC`."""
+    """Request for a comparison, as given on the command line; without a fabric it is priced on `FABRIC`."""
 
     words: Sequence[str]
     base: Path
@@ -63,7 +63,7 @@ class CompareRequest:
     teraflops: float
 
     def check(self) -> None:
-        """Refuses numbers that are too small, and a fabric that is none."""
+        """Refuses numbers that are out of range, and a fabric without a topology."""
         check_least(
             ("--seeds", self.seeds, 1),
             ("--nproc", self.ranks, 1),
@@ -136,7 +136,7 @@ def prepare(words: Sequence[str], base: Path, out: Path, ranks: int) -> Plan:
 
 
 def _malformed(error: BaseException | None) -> bool:
-    """Whether what is said is that a method's flow has a key or a kind that there is not."""
+    """Whether an error says that a method's flow has an unknown key or kind."""
     while error is not None and not isinstance(error, ValidationError):
         error = error.__cause__
     details = [] if error is None else error.errors()
@@ -255,7 +255,7 @@ def _outcome(network: Candidate, folder: Path, spec: MeasurementSpec, seed: int,
 
 
 def _real(base: Base) -> NDArray[np.floating]:
-    """Some examples of the data, those that are held out first."""
+    """Returns the first held-out examples of the data."""
     dataset = trainer.data.build(base.config.data)
     return dataset.get(dataset.data_points("held_out")[:SHOWN]).x_1.numpy()
 
@@ -283,7 +283,7 @@ def _entry(network: Candidate, out: Path, outcomes: Sequence[Outcome], prices: C
 
 
 def _costs(outcomes: Sequence[Outcome], sampler: str, traffic: CallTraffic, fabric: Fabric) -> tuple[SampleCost, ...]:
-    """What a sample costs at every number of evaluations; the seeds need the same."""
+    """Returns the costs of a sample at every number of evaluations; they are equal for all seeds."""
     costs = {}
     for outcome in outcomes:
         for one in outcome.evaluation["results"]:

@@ -20,9 +20,9 @@ class Column:
     """A figure of all networks.
 
     Attributes:
-        values: of a network with each seed; empty where it has none.
-        written: of the values.
-        middle: of the values, by which networks are compared.
+        values: figures of a network, one for each seed; empty where it has none.
+        written: text of the values.
+        middle: mean or median of the values, by which networks are compared.
         good: middles up to it stand out, as does the least in any case; None: nothing does.
         floor: text of two sets of real samples.
     """
@@ -65,7 +65,7 @@ def _middle(form: str, middle: Callable[[Sequence[float]], float] = fmean) -> Ca
 
 
 def finding(comparison: Comparison) -> str:
-    """What a reader should take away: who is as near as real samples with few and with many evaluations."""
+    """Returns the main result: which networks come as near as real samples with few and with many evaluations."""
     floor = fmean(comparison.floor)
     numbers: dict[str, list[int]] = {}
     for number in (comparison.evaluations[0], comparison.evaluations[-1]):
@@ -201,13 +201,13 @@ def _ranked(comparison: Comparison, evaluations: int) -> list[tuple[Entry, float
 
 
 def shown_numbers(comparison: Comparison) -> list[int]:
-    """Numbers of evaluations of the tables that show some: the two least, a middle one and the largest."""
+    """Returns the numbers of evaluations in short tables: the two least, a middle one and the largest."""
     numbers = comparison.evaluations
     return sorted({numbers[0], numbers[min(1, len(numbers) - 1)], numbers[len(numbers) // 2], numbers[-1]})
 
 
 def cheapest(comparison: Comparison) -> Note:
-    """Who reaches the quality of real samples for the least of each measure."""
+    """Names the networks that reach the quality of real samples at the least cost, by each measure of cost."""
     floor = fmean(comparison.floor)
     quality = [
         (fmean(distances), entry, number)
@@ -242,7 +242,7 @@ def _listed(words: Sequence[str]) -> str:
 
 
 def costs(comparison: Comparison) -> Table:
-    """The four measures at the numbers that are shown; networks whose samples cost the same share a row."""
+    """The four measures of cost at the shown numbers of evaluations; networks of equal costs share a row."""
     by = transports(comparison)
     rows: dict[tuple[int, tuple[str, ...]], list[str]] = {}
     for entry in comparison.entries:
@@ -262,12 +262,12 @@ def costs(comparison: Comparison) -> Table:
 
 
 def _names(names: Sequence[str], comparison: Comparison) -> str:
-    """The networks of a row, or that they are all that there are."""
+    """Lists the networks of a row, or says ``all`` where no other network exists."""
     return "all" if len(names) == len(comparison.entries) else ", ".join(names)
 
 
 def _costs_at(entry: Entry, shown: Sequence[int]) -> list[SampleCost]:
-    """Costs of a network at some numbers, or at all its own where it comes out at none of them."""
+    """Returns the costs of a network at the shown numbers of evaluations, or all its costs if it has none of these."""
     return [cost for cost in entry.costs if cost.evaluations in shown] or list(entry.costs)
 
 
@@ -282,7 +282,7 @@ def _cells(cost: SampleCost, by: Sequence[str]) -> tuple[str, ...]:
 
 
 def assumptions(comparison: Comparison) -> str:
-    """What bytes and microseconds are those of; empty: neither is known."""
+    """Explains how bytes and microseconds are computed; empty: neither is known."""
     fabric = comparison.fabric
     if fabric is None:
         return ""

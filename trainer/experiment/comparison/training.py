@@ -49,7 +49,7 @@ class Piece:
 
 @dataclass
 class _Begun:
-    """A piece that is worked on: since when, and the share that was done then and is now."""
+    """A piece in progress: when it was begun, and the share that was done at that time and is done now."""
 
     since: float
     share_then: float
@@ -243,7 +243,7 @@ def launched(ranks: int) -> list[str]:
 
 
 def settings(folder: Path, seed: int) -> list[str]:
-    """The settings of a run that its file leaves open."""
+    """Returns the overrides that complete a run's file: its folder and its seed."""
     return [f"run.dir={json.dumps(str(folder))}", f"run.seed={seed}"]
 
 
@@ -254,7 +254,7 @@ def command(config: Path, folder: Path, seed: int, stage: str) -> list[str]:
 
 
 def last_line(log: Path, most: int = 4096) -> str:
-    """The last line that a log holds, without what moves a terminal's cursor."""
+    """Returns the last line of a log, without the escape sequences of a terminal."""
     with log.open("rb") as file:
         file.seek(max(0, log.stat().st_size - most))
         text = file.read().decode("utf-8", errors="replace")

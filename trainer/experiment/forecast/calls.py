@@ -1,4 +1,4 @@
-"""From the calls of a task, and from its draws of a step, to their collectives."""
+"""Collectives of the calls of a task, and of its draws in a step."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -21,7 +21,7 @@ from trainer.flow.objective import MongeGap, Regression, Spread
 
 
 def drawing(config: RunConfig, layout: Layout) -> Iterator[Collective]:
-    """The collectives of one step before anything is collected, in order; tasks but that of a flow pair nothing."""
+    """Yields, in order, a step's collectives that pair source and data, before the rollouts; only flows have any."""
     match _coupling(config):
         case MinibatchOT(scope="global_batch") | Assignment(scope="global_batch"):
             points = 4 * layout.micro_batch * layout.accumulation * prod(config.state_shape)
@@ -36,7 +36,7 @@ def drawing(config: RunConfig, layout: Layout) -> Iterator[Collective]:
 
 
 def weighing(config: RunConfig, layout: Layout) -> Iterator[Collective]:
-    """The collectives of one step by which weights get a mean of 1 over the global batch, behind the rollouts.
+    """Yields a step's collectives that scale weights to a mean of 1 over the global batch, after the rollouts.
 
     A task says by an attribute ``weighs`` of its settings, or of a user's class, whether what it collects has weights.
     """
@@ -57,7 +57,7 @@ def _coupling(config: RunConfig) -> object:
 
 
 def collecting(config: RunConfig, layout: Layout, *, work: bool = False) -> Collecting | None:
-    """The rollouts of a cycle, None if the task has none; :func:`without_formula` is None."""
+    """The rollouts of a cycle, None if the task has none; needs a run for which :func:`without_formula` is None."""
     calls = [one for one in config.task.calls or () if one.phase == "rollout"]
     if not calls:
         return None
@@ -69,7 +69,7 @@ def collecting(config: RunConfig, layout: Layout, *, work: bool = False) -> Coll
 
 
 def loss_calls(config: RunConfig, layout: Layout, *, work: bool = False) -> tuple[LossCall, ...]:
-    """The calls of one loss; :func:`without_formula` is None."""
+    """The calls of one loss; needs a run for which :func:`without_formula` is None."""
     calls = [one for one in config.task.calls or () if one.phase == "learn"]
     if learns_flow(config):
         calls = [Calls("learn", rows=states_of_a_loss(config), gradient=True)]
@@ -82,7 +82,7 @@ def loss_calls(config: RunConfig, layout: Layout, *, work: bool = False) -> tupl
 
 
 def states_of_a_loss(config: RunConfig) -> int:
-    """States of an example in the only call of a loss of a flow."""
+    """Returns the number of states of an example in the only call of the network in a flow's loss."""
     match config.flow and config.flow.objective:
         case Regression(antithetic=True) | Regression(monge_gap=MongeGap()):
             return 2  # of a pair; no regression has both settings
@@ -92,12 +92,12 @@ def states_of_a_loss(config: RunConfig) -> int:
 
 
 def losses(config: RunConfig, layout: Layout) -> int:
-    """Micro steps of a rank in an optimiser step, each of them a loss."""
+    """Returns the number of micro steps of a rank in an optimiser step, each of which has one loss."""
     return layout.accumulation * config.task.passes
 
 
 def _passages(config: RunConfig, layout: Layout, calls: Sequence[Calls]) -> Iterator[tuple[Passage, bool]]:
-    """Traffic of the layers in each call, and whether they are those of the run's own network."""
+    """Yields the traffic of the layers in each call, and whether the call is of the run's own network."""
     precision = config.engine.precision
     zero_3 = isinstance(config.engine, DeepSpeedConfig) and config.engine.zero_stage == 3
 

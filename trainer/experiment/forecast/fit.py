@@ -149,7 +149,7 @@ class _Costs:
         self._traffic: dict[Settings, tuple[float, float]] = {}
 
     def key(self, settings: Settings, config: RunConfig, layout: Layout) -> tuple[float, ...]:
-        """Sorts settings from the cheapest on."""
+        """Returns a key that sorts settings, the cheapest first."""
         stage = 4 if settings.zero_stage is None else settings.zero_stage
         cost = round(self.of(settings, config, layout), 6)
         return (cost, -settings.micro_batch, settings.tensor, settings.expert, stage)
@@ -161,7 +161,7 @@ class _Costs:
         return 1 + recomputed + OPERATIONS_PER_BYTE * sent / self._arithmetic
 
     def _sent(self, settings: Settings, config: RunConfig, layout: Layout) -> float:
-        """Bytes that a rank sends in a step; each further micro batch sends as much more as the second."""
+        """Returns the bytes that a rank sends in a step; each micro batch after the first adds what the second adds."""
         if without_formula(config) is not None:
             return 0
         key = replace(settings, micro_batch=1)

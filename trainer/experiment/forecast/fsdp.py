@@ -32,19 +32,19 @@ ROOT = -1
 
 @dataclass(frozen=True)
 class Unit:
-    """Parameters that are gathered together, by their shapes: those of a block, or those of none."""
+    """Parameters that are gathered together, by their shapes: those of one block, or those outside all blocks."""
 
     shapes: Sequence[tuple[int, ...]]
     num_ranks: int
 
     @property
     def rows(self) -> int:
-        """Elements of the rows of a rank, filled up to as many on every rank."""
+        """Elements of a rank's rows, padded to the same number on every rank."""
         return sum(-(-shape[0] // self.num_ranks) * prod(shape[1:]) for shape in self.shapes)
 
     @property
     def whole(self) -> int:
-        """Elements of all rows, filled up."""
+        """Elements of the rows of all ranks, padding included."""
         return self.rows * self.num_ranks
 
 
@@ -56,13 +56,13 @@ class FSDPStep:
     """
 
     def __init__(self, units: Sequence[Unit], *, reshard_after_forward: bool) -> None:
-        """`units` of all blocks, and that of no block."""
+        """`units`: one for each block, then that of the parameters outside all blocks."""
         self._units, self._reshard = units, reshard_after_forward
         self._gathered: set[int] = set()
         self._in_flight: set[int] = set()
 
     def enter(self, unit: int, *, forward: bool) -> Iterator[Act]:
-        """A pass arrives at a unit."""
+        """Yields the acts when a pass arrives at a unit."""
         if unit not in self._gathered:
             yield from self._gather(unit)
             self._in_flight.remove(unit)
@@ -74,7 +74,7 @@ class FSDPStep:
                 yield from self._gather(other)
 
     def leave(self, unit: int, *, forward: bool, last: bool) -> Iterator[Act]:
-        """A pass leaves a unit, in the last micro step or in an earlier one."""
+        """Yields the acts when a pass leaves a unit, in the last micro step or in an earlier one."""
         if not forward and last:
             yield Act("reduce", (unit,))
         if not forward or (self._reshard and unit != ROOT):
@@ -89,7 +89,7 @@ class FSDPStep:
 
 @dataclass(frozen=True, kw_only=True)
 class FSDPTraffic:
-    """A gathering and a reduction of each block and of what belongs to none; gradients are reduced in float32.
+    """An all-gather and a reduce-scatter of each block, and of the parameters outside; gradients in float32.
 
     Attributes:
         accumulation: micro steps of an optimiser step; the last one reduces the gradients.
@@ -111,7 +111,7 @@ class FSDPTraffic:
             yield from self._collectives["leave", phase, place]
 
     def evaluating(self, calls: int, /) -> Iterator[Mapping[Place, Sequence[Collective]]]:
-        """What belongs to no block is whole throughout, and so are blocks that keep parameters."""
+        """Yields the gathers of each pass; parameters outside blocks, and blocks that keep theirs, have only one."""
         first: dict[Place, Sequence[Collective]] = {
             place: sent for (_, phase, place), sent in self._collectives.items() if phase == "forward" and sent
         }
@@ -121,14 +121,14 @@ class FSDPTraffic:
         yield from (later if number else first for number in range(calls))
 
     def update(self) -> Iterator[Collective]:
-        """The norm of the gradient."""
+        """Yields the collectives of the norm of the gradient."""
         if self.tensor_parallel > 1:
             yield all_reduce("tensor", "float32", 4)
         yield all_reduce("data", "float32", 4)
 
     @cached_property
     def _collectives(self) -> dict[tuple[str, Phase, Place], list[Collective]]:
-        """The collectives of the last micro step where a pass enters and leaves its places."""
+        """Collectives of the last micro step, by edge (enter or leave), phase and place of a pass."""
         step = FSDPStep(self.units, reshard_after_forward=self.reshard_after_forward)
         sent: dict[tuple[str, Phase, Place], list[Collective]] = defaultdict(list)
         blocks = range(len(self.units) - 1)
@@ -144,7 +144,7 @@ class FSDPTraffic:
         return sent
 
     def _sent(self, acts: Iterable[Act]) -> list[Collective]:
-        """One rank alone, and what has no parameters, sends nothing."""
+        """Returns the collectives of acts; one rank alone, or a unit without parameters, sends nothing."""
         sent: list[Collective] = []
         for kind, (unit,) in acts:
             rows = self.units[unit].rows
@@ -161,7 +161,7 @@ class FSDPMemory:
     """Blocks that are gathered and reduced one by one.
 
     Attributes:
-        units: of all blocks, and that of no block.
+        units: one for each block, then that of the parameters outside all blocks.
         element_bytes: of a gathered parameter and of its gradient before the ranks' are summed up.
         copies_input: whether a reduction makes a copy of what it sums up, as gloo does.
     """
@@ -206,7 +206,7 @@ class FSDPMemory:
                 yield from self._follow(self._step.leave(unit, forward=forward, last=micro.last), forward, micro)
 
     def after(self, micro: Micro, /) -> Iterator[Growth]:
-        """What belongs to no block comes last."""
+        """Leaves the units that still hold gradients; the unit outside the blocks comes last."""
         for unit in [*(one for one in self._block_gradients if one != ROOT), ROOT]:
             yield from self._follow(self._step.leave(unit, forward=False, last=micro.last), False, micro)
         yield Growth("buffers", -self._input)
@@ -249,7 +249,7 @@ class FSDPMemory:
         yield Growth("buffers", -rounded)
 
     def _place(self, number: int, forward: bool) -> Iterator[Growth]:
-        """Values are copied out of the buffer of the gathering, which a forward pass keeps until the next unit's."""
+        """Copies a unit's values out of its all-gather buffer, which a forward pass keeps until the next unit's."""
         if forward:
             yield Growth("buffers", -self._forward_buffer)
             self._forward_buffer = self._in_flight.pop(number, 0)
@@ -259,7 +259,7 @@ class FSDPMemory:
             yield Growth("buffers", -self._in_flight.pop(number, 0))
 
     def _collect(self, moment: Moment, size: int) -> Iterator[Growth]:
-        """A gradient stays with its unit until the unit's backward pass ends."""
+        """Adds a gradient, which its unit holds until the unit's backward pass ends."""
         unit = moment.place if isinstance(moment.place, int) else ROOT
         (parameter,) = moment.parameters
         yield Growth("gradients", size)

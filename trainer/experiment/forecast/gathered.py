@@ -10,7 +10,7 @@ class GatheredParameters:
     """Numbers of the parameters that are whole at a moment of a pass."""
 
     def __init__(self, sizes: tuple[int, ...], ahead_elements: int, moments: Sequence[Moment]) -> None:
-        """Begins where none is whole; `ahead_elements` is the size of one gathering ahead."""
+        """Starts with no whole parameter; `ahead_elements` is the size of one prefetch."""
         self._sizes, self._ahead_elements = sizes, ahead_elements
         self._visits = [tuple(sorted(one.parameters)) for one in moments if one.kind == "enter"]
         self.whole: set[int] = set()
@@ -19,7 +19,7 @@ class GatheredParameters:
         self.begin()
 
     def begin(self) -> None:
-        """Begins a pass; what was fetched ahead and never used is given up, what else is whole remains so."""
+        """Begins a pass; gives up prefetched parameters that were never used, and keeps the other whole ones."""
         self.whole -= self._not_used
         self._not_used.clear()
         self._queue = deque((number, visit) for visit, numbers in enumerate(self._visits) for number in numbers)
@@ -27,7 +27,7 @@ class GatheredParameters:
         self._visit = 0
 
     def fetch(self, needed: tuple[int, ...]) -> Iterator[list[int]]:
-        """Parameters that are gathered together when a module starts: its own, then those of the next ones."""
+        """Yields parameters gathered together when a module starts: its missing ones, then those of the next."""
         missing = [number for number in needed if number not in self.whole]
         self._not_used.difference_update(needed)
         if missing:
@@ -50,7 +50,7 @@ class GatheredParameters:
         self._visit += 1
 
     def release(self, used: tuple[int, ...]) -> list[int]:
-        """Gives parameters up that no near module uses again; what the first pass gives up, all others do."""
+        """Gives up and returns parameters that no near module uses again; later passes give up the same ones."""
         if (self._visit, used) not in self._given_up:
             self._given_up[self._visit, used] = set(used) - self._kept(used)
         freed = self.whole & self._given_up[self._visit, used]

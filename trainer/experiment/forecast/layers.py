@@ -24,7 +24,7 @@ from trainer.experiment.forecast.protocol import (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TensorTraffic:
-    """Sums over the parts of divided layers.
+    """All-reduces that sum up the parts of divided (tensor-parallel) layers.
 
     A pair of divided layers sums its output in the forward pass and the gradient of its input in the backward pass,
     where a rank computes the gradient of the weights meanwhile.
@@ -104,7 +104,7 @@ class TokenTraffic:
                 yield Collective(exchange.group, exchange=exchange)
 
     def _exchanges(self, phase: Phase, layer: Place | None) -> Iterator[tuple[int | None, Exchange]]:
-        """Exchanges of a pass, at least those of a layer, each with its block."""
+        """Returns exchanges of a pass with their blocks: those of `layer`; in coherent dispatch those of all layers."""
         layers: Sequence[int] = self.moe_layers
         borrowings: Sequence[Borrowing | None] = self.borrowings
         if self.dispatch != "coherent":  # where layers follow from one another
@@ -189,7 +189,7 @@ def _tokens(
 
 
 def _router_sums(moe: MoEConfig, *, chooses: bool) -> tuple[tuple[str, int], ...]:
-    """Spread of the logits, each evaluation of the potentials, and the choices of each expert."""
+    """Returns type and bytes of a router's sums: spread of logits, evaluations of potentials, choices by expert."""
     match moe.router:
         case SparseOTRouterConfig(potentials="global", evaluations=evaluations):
             solve = (("float32", 4 * elements) for elements in summed_elements(moe.num_experts, evaluations))

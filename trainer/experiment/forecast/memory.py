@@ -78,7 +78,7 @@ def _partitions(layout: Layout, recording: Recording, rates: Sequence[float]) ->
 def _owner(
     recording: Recording, partitions: tuple[Partition, ...], rates: Sequence[float]
 ) -> tuple[tuple[int, int], ...]:
-    """Partition of each parameter, and its index there."""
+    """Returns for each parameter the number of its partition, and its index in that partition."""
     free: dict[tuple[bool, float], deque[tuple[int, int]]] = defaultdict(deque)
     for index, partition in enumerate(partitions):
         group = partition.group
@@ -87,7 +87,7 @@ def _owner(
 
 
 def _fullest(layout: Layout, partitions: tuple[Partition, ...]) -> tuple[int, ...]:
-    """Number of the rank with the largest parameters in its parts, among those that share each partition."""
+    """Returns, for each partition, the number among its ranks of the rank whose parts touch the largest parameters."""
 
     def numbers(rank: int) -> tuple[int, ...]:
         return tuple(rank if one.group.group == "data" else rank // layout.expert_parallel for one in partitions)
@@ -135,7 +135,7 @@ class Estimator:
     _recordings: dict[tuple[object, ...], Recording] = field(default_factory=dict, init=False)
 
     def memory(self, config: RunConfig, layout: Layout, *, scaled: bool = False) -> StepMemory:
-        """The memory of a step, or UnknownMemory; `scaled` passes are put together from smaller micro batches."""
+        """Returns the memory of a step, or raises UnknownMemory; `scaled`: extrapolated from smaller micro batches."""
         missing = without_estimate(config, layout)
         if missing is not None:
             raise UnknownMemory(missing)
@@ -157,7 +157,7 @@ class Estimator:
         return self._recordings[key]
 
     def _scaled(self, config: RunConfig, layout: Layout) -> Recording:
-        """A recording of a larger micro batch than any that was made."""
+        """Returns a recording of the micro batch; a large one is extrapolated from two smaller ones."""
         size = layout.micro_batch
         if size <= _SECOND:
             return self._recorded(config, layout, size)
@@ -167,7 +167,7 @@ class Estimator:
 
 
 def _grown(one: Recording, two: Recording, times: int) -> Recording | None:
-    """A recording whose sizes go on growing as they do from one to another; None: these differ in more than sizes."""
+    """Returns `one`, its sizes grown by `times` the difference to `two`; None: these differ in more than sizes."""
     forward = _grown_events(one.forward, two.forward, times)
     backward = _grown_events(one.backward, two.backward, times)
     if forward is None or backward is None:

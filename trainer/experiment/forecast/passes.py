@@ -1,4 +1,4 @@
-"""From a run to the memory of its passes, by one process in the place of all ranks."""
+"""Recording of the memory of a run's passes, by one process in the place of all ranks."""
 
 import math
 import sys
@@ -57,8 +57,8 @@ def even_routing(choices: int, copies: int) -> Iterator[None]:
     """While entered, tokens without values are spread evenly over experts wherever the host reads numbers.
 
     Args:
-        choices: of the tokens of a rank in a layer.
-        copies: of those tokens, one for each rank that holds any of a token's experts.
+        choices: number of choices of a rank's tokens in a layer.
+        copies: number of copies of those tokens, one for each rank that holds any of a token's experts.
     """
 
     def gathered(counts_E: Tensor, group: dist.ProcessGroup) -> Tensor:
@@ -81,7 +81,7 @@ def even_routing(choices: int, copies: int) -> Iterator[None]:
 
 
 class _KnownNumbers(TorchDispatchMode):
-    """Keeps the values of whole numbers that a tensor is filled with."""
+    """While entered, int64 vectors that are filled with one number keep their values."""
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -130,7 +130,7 @@ def _recorded(config: RunConfig, layout: Layout, micro_batch: int, network: Netw
 
 
 def _visits(config: RunConfig, moe: MoEConfig, layout: Layout, micro_batch: int) -> tuple[int, int]:
-    """Choices of the tokens of a rank in a layer, and ranks that the tokens are sent to, by even chance."""
+    """Returns how many choices and how many copies the tokens of a rank have in a layer, by even chance."""
     tokens, choices = micro_batch * tokens_per_example(config), moe.top_k
     experts, ranks = moe.num_experts, layout.expert_parallel
     unvisited = math.comb(experts - experts // ranks, choices) / math.comb(experts, choices)
@@ -138,7 +138,7 @@ def _visits(config: RunConfig, moe: MoEConfig, layout: Layout, micro_batch: int)
 
 
 def _allocate(network: nn.Module, dtype: torch.dtype) -> None:
-    """Replaces the tensors of a network on the meta device by such as a CPU would hold."""
+    """Replaces the tensors of a network on the meta device by CPU tensors; floating ones get `dtype`."""
     for module in network.modules():
         for name, parameter in module.named_parameters(recurse=False):
             setattr(module, name, nn.Parameter(torch.empty(parameter.shape, dtype=dtype)))
@@ -148,7 +148,7 @@ def _allocate(network: nn.Module, dtype: torch.dtype) -> None:
 
 
 def _alone(config: RunConfig) -> RunConfig:
-    """The same run with pairs that need no values to be found; what is drawn has the same sizes."""
+    """Returns the run with independent pairs, which need no values; drawn tensors keep their sizes."""
     if config.flow is None or config.labels_in_state or config.encodes_captions or config.species:
         return config
     flow = config.flow.model_copy(update={"coupling": Independent()})

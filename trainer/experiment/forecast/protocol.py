@@ -46,7 +46,7 @@ class Collective:
         group: meaning of its process group.
         op, dtype, bytes_in, bytes_out: as in a trace's record; unused with an exchange.
         exchange: tokens from each rank to each, or None.
-        handle: number by which an `Awaited` of the same pass means it; None: a rank computes no further before its end.
+        handle: number by which an `Awaited` of the same pass refers to it; None: a rank waits for its end at once.
         until_next: whether a rank computes on until its next collective, for which it waits.
     """
 
@@ -90,10 +90,10 @@ def reduce_scatter(group: str, dtype: str, size: int, num_ranks: int) -> Collect
 
 
 class Act(NamedTuple):
-    """A deed of an engine in a step, with parameters by their numbers, or with units of them.
+    """An action of an engine in a step, on parameters, or on units of them, by their numbers.
 
-    They are gathered, used by a module, given up, or their gradients put into a bucket and reduced; or ranks add up
-    their parts of a divided layer's result.
+    Parameters are gathered, used by a module, given up, or their gradients put into a bucket and reduced; or ranks
+    add up their parts of a divided layer's result.
     """
 
     kind: Literal["gather", "use", "free", "put", "reduce", "sum", "sum gradients"]
@@ -101,7 +101,7 @@ class Act(NamedTuple):
 
 
 class Awaited(NamedTuple):
-    """From here on a rank needs what the collectives with these handles bring."""
+    """A point from which on a rank needs the results of the collectives with these handles."""
 
     handles: tuple[int, ...]
 
@@ -202,7 +202,7 @@ class Passage:
 
 
 def layer_of(place: Place) -> int | None:
-    """Index of the block that a place is; None outside the blocks."""
+    """Returns the index of the block at a place; None outside the blocks."""
     return place if isinstance(place, int) else None
 
 

@@ -119,7 +119,7 @@ Event = Change | Moment
 
 @dataclass(frozen=True, slots=True)
 class Owned:
-    """A parameter of a rank's network in its shape there; place "before" for none; names of experts without numbers."""
+    """A parameter in its shape on a rank; outside blocks its place is "before"; names of experts have no numbers."""
 
     shape: tuple[int, ...]
     place: Place
@@ -128,7 +128,7 @@ class Owned:
 
     @property
     def size(self) -> int:
-        """Elements."""
+        """Number of elements."""
         return math.prod(self.shape)
 
 
@@ -140,7 +140,7 @@ class Recording:
         drawn: bytes of what the loss is computed from, which are held before the pass and after it.
         forward: until the loss is there.
         backward: until the last gradient.
-        kinds: of the storages that are no activations, by number.
+        kinds: kinds of the storages that are no activations, by number of the storage.
     """
 
     parameters: tuple[Owned, ...]
@@ -214,7 +214,7 @@ class Recorder:
         self.events.append(Moment(kind, self._place, own, whole=whole))
 
     def _arrive(self, module: nn.Module) -> None:
-        """A module that is first seen behind a block, and belongs to none, is behind all of them."""
+        """Sets the present place; a module of no block that is first seen behind a block is behind all of them."""
         after = isinstance(self._place, int) or self._place == "after"
         self._place = self._places.setdefault(id(module), "after" if after else "before")
 
@@ -223,7 +223,7 @@ class Recorder:
         return _marked(values, partial(self._note, "leave", module))
 
     def _after(self, module: nn.Module, _values: tuple[Any, ...], output: Any) -> Any:
-        """The backward pass meets the marks in turn."""
+        """Notes a module's end, and marks its output; the backward pass meets the marks in turn."""
         sums = module.sums if isinstance(module, LinearShare) else None
         if sums == "forward":
             self._note("sum", module)
@@ -241,7 +241,7 @@ class Recorder:
 
 
 class _Mark(torch.autograd.Function):
-    """The identity; its backward pass says that it was reached."""
+    """The identity; its backward pass calls `reached`."""
 
     @staticmethod
     def forward(ctx: Any, value: Tensor, reached: Callable[[], None]) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
@@ -255,7 +255,7 @@ class _Mark(torch.autograd.Function):
 
 
 def _marked(values: Any, reached: Callable[[], None]) -> Any:
-    """Marks the first tensor that has a gradient; a module is reached when that is."""
+    """Marks the first tensor that requires a gradient; `reached` is called when the backward pass arrives at it."""
     if isinstance(values, Tensor):
         return _Mark.apply(values, reached) if values.requires_grad else values
     if not isinstance(values, tuple):

@@ -25,7 +25,7 @@ from trainer.flow import sampler as samplers
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sampling:
-    """Calls of a network one after another, a program of the formula.
+    """A program for the formula: calls of a network, one after another.
 
     Each call is a forward pass in evaluation mode, and a micro step of the trace. Weights are where they are used: a
     dense network is whole on every rank, or the ranks share its matrices. A head that is called by itself sends
@@ -41,7 +41,7 @@ class Sampling:
         return len(self.passages)
 
     def operations(self) -> Iterator[Operation]:
-        """Calls that are alike share their collectives, which fill much memory on many ranks."""
+        """Yields the operations; equal calls share their collectives, which take much memory for many ranks."""
         made = {passage: list(passage.forward()) for passage in dict.fromkeys(self.passages)}
         for number, passage in enumerate(self.passages):
             for layer, collective in made[passage]:
@@ -87,7 +87,7 @@ def sampling_spec(
 
 
 def _read_in_each_call(config: RunConfig, calls: int) -> list[int]:
-    """Tokens of an example that a network reads in each call; a causal one has read those of earlier calls."""
+    """Returns how many tokens of an example a network reads in each call; a causal network reads only new tokens."""
     model = config.model
     if not isinstance(model, CausalTransitionConfig):
         return [tokens_per_example(config)] * calls
@@ -160,7 +160,7 @@ def _sent(by_rank_W: Bytes, crossnode: int) -> SentBytes:
 
 
 class _Count:
-    """Adds up collectives of a division of ranks."""
+    """Sums up the bytes of collectives over the process groups of a trace."""
 
     def __init__(self, spec: TraceSpec) -> None:
         self._spec = spec
@@ -180,12 +180,12 @@ class _Count:
         return by_rank_W, crossnode
 
     def _ranks_of(self, meaning: str) -> Bytes:
-        """The ranks of every group of a meaning [G, N]."""
+        """Returns the ranks of every process group of one meaning, [G, N]."""
         groups = self._spec.groups[meaning]
         return np.array(sorted({groups.of(rank) for rank in range(self._spec.world_size)}), np.int64)
 
     def _groups_apart(self, meaning: str) -> Bytes:
-        """In how many groups two members are on different nodes [N, N]."""
+        """Returns for each two places in a group how many groups have their ranks on different nodes, [N, N]."""
         nodes_GN = self._ranks_GN(meaning) // self._spec.ranks_per_node
         return (nodes_GN[:, :, None] != nodes_GN[:, None]).sum(axis=0)
 

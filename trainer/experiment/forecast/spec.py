@@ -1,4 +1,4 @@
-"""From a configuration to what its trace depends on."""
+"""The specification of a trace, from a configuration."""
 
 from dataclasses import replace
 
@@ -30,7 +30,7 @@ from trainer.model.network import prepare_blocks
 def trace_spec(
     config: RunConfig, layout: Layout, *, ranks_per_node: int, steps: tuple[int, ...] = (1,), work: bool = False
 ) -> TraceSpec:
-    """Collects what the formula needs.
+    """Returns everything that the formula needs for the trace of a run.
 
     What happens between steps (an expert bias, moving averages, logged figures) is in no trace, recorded or computed.
 
@@ -128,7 +128,7 @@ def _engine(config: RunConfig, layout: Layout) -> EngineTraffic:
 
 
 def _moments(config: RunConfig, tensor_parallel: int) -> tuple[tuple[Moment, ...], tuple[Moment, ...]]:
-    """Of a micro batch of one example; how many there are does not change the order."""
+    """Returns the moments of a micro batch of one example; the number of examples does not change their order."""
     network = meta_network(config, tensor_parallel).eval()
     if config.engine.activation_checkpointing:
         prepare_blocks(network.blocks, config.engine)

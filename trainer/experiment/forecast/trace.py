@@ -1,4 +1,4 @@
-"""From what the parts of a run send to its trace."""
+"""The trace of a run, from the collectives that its parts issue."""
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -51,7 +51,7 @@ def recorded_gaps(records: Iterable[CollectiveRecord]) -> Gaps:
 
 @dataclass(frozen=True, slots=True)
 class RankGroups:
-    """Groups of one meaning: ranks of each, and the distance between neighbours."""
+    """Process groups of one kind: number of ranks in each, and distance between neighbouring ranks."""
 
     size: int
     stride: int = 1
@@ -66,8 +66,8 @@ class RankGroups:
 class TraceSpec:
     """Everything that decides the collectives of a program.
 
-    Steps of a cycle share what the first of them collects, which the program of the `later` ones lacks; without it all
-    steps are alike. The first cycle begins with step 1.
+    Steps of a cycle share what the first of them collects. `later` is the program of the others, which lacks it;
+    None: all steps are alike. The first cycle begins with step 1.
     """
 
     world_size: int
@@ -111,7 +111,7 @@ def formula(spec: TraceSpec, gaps: Gaps | None = None) -> tuple[TraceHeader, Ite
 
 
 def _programs(spec: TraceSpec) -> tuple[Program | None, Program | None]:
-    """The programs of the first and of the later steps of a cycle, where a step of that kind is written."""
+    """Returns the programs of first and of later steps of a cycle; None for a kind of step that is not written."""
     begins = {spec.begins_cycle(step) for step in spec.steps}
     return spec.program if True in begins else None, spec.later if False in begins else None
 

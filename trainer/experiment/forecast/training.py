@@ -21,7 +21,7 @@ Event = Operation | Work | Awaited
 
 @dataclass(frozen=True, slots=True)
 class RolloutCall:
-    """Calls of the run's own network, or of a frozen one, that are alike, one after the other."""
+    """Equal calls in a rollout, one after the other, of the run's own network or of a frozen one."""
 
     passage: Passage
     count: int = 1
@@ -58,7 +58,7 @@ class Collecting:
 
 
 class _Made:
-    """Events in the passes of a call, made once: the messages of many calls on many ranks fill much memory."""
+    """Events of the passes of a call, made once, as the messages of many calls on many ranks take much memory."""
 
     def __init__(self, call: RolloutCall) -> None:
         passage, computes = call.passage, call.computation
@@ -100,9 +100,9 @@ class TrainingStep:
     update: Work | None = None
 
     def operations(self) -> Iterator[Operation]:
-        """A collective with a handle is awaited where that is said, or at the end of the step.
+        """Yields the operations; a collective with a handle is awaited at its `Awaited`, or at the end of the step.
 
-        One that goes on until the next is awaited before that.
+        A collective with `until_next` is awaited before the next one.
         """
         issued: list[Operation] = []
         under_way: dict[int, int] = {}
@@ -129,7 +129,7 @@ class TrainingStep:
             yield replace(one, awaited=len(issued)) if never else one
 
     def _events(self) -> Iterator[Event]:
-        """Collectives, what is computed between them, and where they are awaited."""
+        """Yields the collectives, the computation between them, and the points where they are awaited."""
         for collective in self.drawing:
             yield Operation(0, "forward", None, collective)
         if self.collecting is not None:
@@ -159,7 +159,7 @@ class TrainingStep:
                 yield from self._place(call, "backward", place, micro, ends=number == 0)
 
     def _place(self, call: LossCall, phase: Phase, place: Place, micro: int, *, ends: bool = True) -> Iterator[Event]:
-        """A pass through a place; gradients are whole once the last backward pass of a loss ends there."""
+        """Yields the events of a pass through a place; with `ends`, also the engine's collectives behind it."""
         layer = layer_of(place)
         repeats = self.repeats_forward and phase == "backward" and layer is not None
         for event in self.engine.entering(phase, place, micro):

@@ -12,7 +12,7 @@ _REMEDY = "record such a run with trace.steps"
 
 
 def without_formula(config: RunConfig) -> str | None:
-    """Why no formula gives the collectives of a run, with the remedy; None: one may.
+    """Returns why no formula gives the collectives of a run, with the remedy; None if a formula may give them.
 
     Where only the residual network of a trunk learns, most parameters have no gradient to reduce and some blocks do not
     run, which the engines' formulas leave out. A user's coupling may send anything, and a user's objective or task may

@@ -28,16 +28,16 @@ class Work:
     products: Products = ()
 
     def __add__(self, other: "Work") -> "Work":
-        """Both, one after the other."""
+        """The work of both, one after the other."""
         return Work(self.flops + other.flops, self.memory_bytes + other.memory_bytes, self.products + other.products)
 
     def times(self, number: int) -> "Work":
-        """The same a number of times."""
+        """The same work, done `number` times."""
         products = tuple((kind, flops, number * count) for kind, flops, count in self.products)
         return Work(number * self.flops, number * self.memory_bytes, products)
 
     def part(self, number: int) -> "Work":
-        """An equal part of each product."""
+        """One of `number` equal parts of each product."""
         products = tuple((kind, flops // number, count) for kind, flops, count in self.products)
         return Work(self.flops // number, self.memory_bytes // number, products)
 
@@ -51,7 +51,7 @@ class Work:
 
 
 def _work(products: Iterable[tuple[str, int]], states: int) -> Work:
-    """What products of one example compute for several."""
+    """Returns the work of several states, given the products of one."""
     scaled = tuple((kind, states * flops, 1) for kind, flops in products)
     return Work(sum(flops for _, flops, _ in scaled), 0, scaled)
 
@@ -158,7 +158,7 @@ def _by_block(named: Iterable[tuple[str, Item]]) -> dict[int | None, list[Item]]
 
 
 def _of_experts(config: RunConfig, layout: Layout, tokens: int, element: int) -> tuple[Work, int]:
-    """Of the experts that a rank holds of a block, for as many tokens as it sends away; and their number."""
+    """Returns the work of a rank's experts of a block, for as many tokens as it sends away, and their number."""
     if config.moe is None:
         return Work(), 0
     hidden, inner = config.model.hidden, config.moe.expert_hidden

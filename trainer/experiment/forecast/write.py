@@ -64,7 +64,7 @@ def run(request: TraceRequest) -> int:
 
 
 def _training(request: TraceRequest) -> tuple[TraceSpec, str]:
-    """A step of training, and what it is in words."""
+    """Returns the specification of steps of training, and a description of them."""
     for name, value in (("--examples", request.examples), ("--guidance", request.guidance)):
         if value is not None:
             raise ValueError(f"{name}: {value:g} is about drawing, and a step of training is written; add --sampling")
@@ -77,7 +77,7 @@ def _training(request: TraceRequest) -> tuple[TraceSpec, str]:
 
 
 def _steps(written: str) -> tuple[int, ...]:
-    """The steps that a person names."""
+    """Reads steps from a text such as ``1,2``."""
     numbers = [part.strip() for part in written.split(",")]
     if not all(number.isascii() and number.isdigit() and int(number) > 0 for number in numbers):
         raise ValueError(f"--steps: {written!r} does not list steps; give numbers of 1 or more, such as 1,2")
@@ -95,7 +95,7 @@ def _collected(config: RunConfig, spec: TraceSpec) -> str:
 
 
 def _drawing(request: TraceRequest, sampling: str) -> tuple[TraceSpec, str]:
-    """A drawing, and what it is in words."""
+    """Returns the specification of a drawing of samples, and a description of it."""
     if request.work:
         raise ValueError("--work: what a drawing computes has no formula; leave it out")
     if request.steps is not None:

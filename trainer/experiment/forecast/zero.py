@@ -35,7 +35,7 @@ Name = tuple[int, int]
 
 
 class Piece(NamedTuple):
-    """An all-reduce over a process group, of elements that were so many tensors."""
+    """An all-reduce over a process group: its elements, and the number of tensors that they are from."""
 
     group: str
     elements: int
@@ -70,12 +70,12 @@ class ZeroStep:
     _bucket: list[Name] = field(default_factory=list, init=False)
 
     def gradient(self, name: Name, *, last: bool) -> Iterator[Name | Reduction]:
-        """Autograd delivers a gradient, in the last backward pass of a step or an earlier one."""
+        """Yields the events when autograd delivers a gradient, in a step's last backward pass or an earlier one."""
         if self.stage == 2 or (self.stage == 1 and self.overlaps and last):
             yield from self._put(name)
 
     def end(self, *, last: bool) -> Iterator[Name | Reduction]:
-        """A backward pass has ended."""
+        """Yields the events at the end of a backward pass."""
         if self.stage == 0 and last:
             yield Reduction((), tuple(self._whole_groups()))
         if self.stage == 1 and last and not self.overlaps:
@@ -91,7 +91,7 @@ class ZeroStep:
         return self.partitions[name[0]].group.sizes[name[1]]
 
     def _put(self, name: Name) -> Iterator[Name | Reduction]:
-        """A gradient goes into the bucket, which is emptied before where it has no space left."""
+        """Puts a gradient into the bucket, and before that empties the bucket if it has no space left."""
         if sum(map(self.size, self._bucket)) + self.size(name) > self.bucket_elements:
             yield from self._emptied()
         self._bucket.append(name)
@@ -103,7 +103,7 @@ class ZeroStep:
             self._bucket.clear()
 
     def _pieces(self) -> Iterator[Piece]:
-        """Adjacent parts of one owner are one; those of a process group go together until they exceed the bucket."""
+        """Joins adjacent parts of one owner, and then parts of one process group until they exceed the bucket."""
         parts: dict[str, list[int]] = {}
         previous = None
         for index, place in self._bucket:
@@ -127,7 +127,7 @@ class ZeroStep:
 
 
 def _runs(group: str, sizes: Iterable[int], limit: int) -> Iterator[Piece]:
-    """Sums of sizes that go together, each ended by the size that takes it above the limit."""
+    """Joins sizes into all-reduces; each ends with the size that takes its sum above `limit`."""
     total = count = 0
     for size in sizes:
         total, count = total + size, count + 1
@@ -160,7 +160,7 @@ class ZeroTraffic:
         yield from ()
 
     def leaving(self, phase: Phase, place: Place, micro: int, /) -> Iterator[Collective]:
-        """Gradients are reduced at the end of a backward pass."""
+        """Yields the reductions of gradients, at the end of a backward pass."""
         if phase != "backward" or place != "before":
             return
         for piece in self.reductions(last=micro == self.accumulation - 1):
@@ -181,7 +181,7 @@ class ZeroTraffic:
                 yield from event.pieces
 
     def evaluating(self, calls: int, /) -> Iterator[Mapping[Place, Sequence[Collective]]]:
-        """All parameters are whole."""
+        """Yields no gathers for any pass, since all parameters are whole."""
         yield from ({} for _ in range(calls))
 
     def update(self) -> Iterator[Collective]:
@@ -264,7 +264,7 @@ class ZeroMemory:
         return own * FLOAT32
 
     def begin(self) -> None:
-        """Every rank has all parameters."""
+        """Does nothing, since every rank has all parameters."""
 
     def moment(self, moment: Moment, size: int, _forward: bool, micro: Micro, /) -> Iterator[Growth]:
         if moment.kind != "gradient":
@@ -360,7 +360,7 @@ class ZeroMemory:
             self._gradients[name] = size
 
     def _follow(self, events: Iterable[Name | Reduction]) -> Iterator[Growth]:
-        """A gradient is copied into the bucket where it fits; what belongs to this rank is copied out of it."""
+        """Follows copies of gradients: each that fits goes into the bucket, and this rank's part comes out of it."""
         for event in events:
             if not isinstance(event, Reduction):
                 if event in self._gradients and self._step.size(event) <= self._step.bucket_elements:
@@ -381,7 +381,7 @@ class ZeroMemory:
                 yield Growth("gradients", -self._gradients.pop(name, 0))
 
     def _own_memory(self, own: Sequence[Name]) -> Iterator[Growth]:
-        """Where this rank's gradients are kept; in float32 exactly its elements, else its parameters whole."""
+        """Allocates this rank's gradients once: in float32 exactly its elements, else its parameters whole."""
         if self._is_compact:
             for index in sorted({index for index, _ in own} - self._own_gradients.keys()):
                 self._own_gradients[index] = self.partitions[index].own * FLOAT32
@@ -393,7 +393,7 @@ class ZeroMemory:
             yield Growth("gradients", self._own_gradients[0])
 
     def _parts(self, index: int) -> list[int]:
-        """Elements of each parameter of a group that lie in this rank's part, and of what fills it up."""
+        """Returns the elements of each parameter of a group that lie in this rank's part, and those of the padding."""
         partition, rank = self.partitions[index], self.ranks[index]
         parts = [partition.overlap(place, rank) for place in partition.touched(rank)]
         filled = partition.own - sum(parts)

@@ -73,7 +73,7 @@ class Zero3Step:
                 yield Act("put", moment.parameters)
 
     def end(self) -> Iterator[Act]:
-        """A backward pass has ended."""
+        """Yields the acts at the end of a backward pass."""
         yield self._reduced()
 
     def _reduced(self) -> Act:
@@ -109,7 +109,7 @@ class Zero3Traffic:
         yield from self._collectives["leave", phase, place]
 
     def evaluating(self, calls: int, /) -> Iterator[Mapping[Place, Sequence[Collective | Awaited]]]:
-        """Parameters that a pass leaves whole are not gathered again by the next one."""
+        """Yields the gathers of each pass; parameters that a pass leaves whole are not gathered again by the next."""
         step, in_flight = self._step(), _InFlight()
         for _ in range(calls):
             step.begin()
@@ -121,7 +121,7 @@ class Zero3Traffic:
             yield sent
 
     def update(self) -> Iterator[Collective]:
-        """The norm of the gradient; parameters are gathered when they are used."""
+        """Yields the collectives of the gradient's norm; parameters are gathered when they are used."""
         for _ in range(self.groups):
             yield all_reduce("data", "float64", 8)
             if self.summed is not None:
@@ -129,7 +129,7 @@ class Zero3Traffic:
 
     @cached_property
     def _collectives(self) -> dict[tuple[str, Phase, Place], list[Collective | Awaited]]:
-        """The collectives of a micro step where a pass issues them: gatherings before a block, reductions behind it."""
+        """Collectives of a micro step by edge, phase and place: gathers before a block, reductions behind it."""
         step, in_flight = self._step(), _InFlight()
         sent: dict[tuple[str, Phase, Place], list[Collective | Awaited]] = defaultdict(list)
         passes: tuple[tuple[Phase, tuple[Moment, ...]], ...] = (("forward", self.forward), ("backward", self.backward))
@@ -147,7 +147,7 @@ class Zero3Traffic:
         return Zero3Step(self.sizes, self.bucket_elements, self.num_ranks, [*self.forward, *self.backward])
 
     def _sent(self, acts: Iterable[Act], in_flight: "_InFlight") -> Iterator[Collective | Awaited]:
-        """A pass goes on while parameters are gathered, until a module uses the first of those that come together."""
+        """Yields the collectives of acts; a gather is awaited when a module uses the first of its parameters."""
         for act in acts:
             match act.kind:
                 case "gather":
@@ -177,7 +177,7 @@ class _InFlight:
         self._sent = 0
 
     def sent(self, numbers: Sequence[int]) -> int:
-        """Handle of a gathering that begins."""
+        """Returns the handle of a new gather of these parameters."""
         self._sent += 1
         self._handles |= dict.fromkeys(numbers, self._sent)
         return self._sent
@@ -311,7 +311,7 @@ class Zero3Memory:
         yield Growth("buffers", size)
 
     def _wait(self, number: int) -> Iterator[Growth]:
-        """A module that needs a parameter copies all that came with it; one that came alone stays where it is."""
+        """Copies all parameters of a gather when a module needs one; a parameter gathered alone stays in its buffer."""
         gathering = self._gatherings.pop(number, None)
         if gathering is None:
             return

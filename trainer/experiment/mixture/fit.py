@@ -36,7 +36,7 @@ FEATURES: dict[str, Callable[[Values, Values], list[Values]]] = {
 
 
 def amplification(sizes: tuple[int, int], target: int) -> float:
-    """By how much an error of the fits is multiplied at most where they are projected."""
+    """Returns the largest factor by which the projection from `sizes` to `target` multiplies an error of the fits."""
     small, large = sizes
     return (math.log(target / small) + math.log(target / large)) / math.log(large / small)
 
@@ -56,7 +56,7 @@ class Ridge:
 
 
 def ridge(features: Values, values: Values, penalty: float) -> tuple[Ridge, Values]:
-    """A fit of values [P] by features [P, F], and the errors [P] of fits without each of the mixes."""
+    """Fits values [P] by features [P, F]; returns the fit, and the leave-one-out error of each mix, [P]."""
     num = len(values)
     shift, scale = features.mean(0), features.std(0)
     scale = np.where(scale > 1e-12, scale, 1.0)
@@ -74,7 +74,7 @@ class Projection:
 
     Attributes:
         features: key of `FEATURES`.
-        error: root of the mean squared error of fits without each mix, over both sizes.
+        error: root mean square of the leave-one-out errors, over mixes and both sizes.
     """
 
     sizes: tuple[int, int]
@@ -102,7 +102,7 @@ def features_of(name: str, shares: Values, distance: Values) -> Values:
 
 
 def permitted(num_mixes: int, num_sources: int) -> list[str]:
-    """The models that so many mixes determine, with three for each parameter; none: not even the smallest."""
+    """Returns the models that have at least three mixes for each parameter; empty: not even the smallest does."""
     distances, shares = np.zeros(1), np.zeros((1, num_sources))
     return [
         name
@@ -121,7 +121,7 @@ def projections(shares: Values, distances: Values, values: Values, sizes: tuple[
 
 
 def fitted(name: str, shares: Values, distances: Values, values: Values, sizes: tuple[int, int]) -> Projection:
-    """A model with the penalty by which it misses left-out mixes least."""
+    """Fits a model with the penalty of least error on left-out mixes."""
     found = []
     for penalty in RIDGES:
         small, large = (
@@ -154,7 +154,7 @@ class Search:
         return self.known[mix]
 
     def at_size(self, mix: Mix, size: int) -> float:
-        """The logarithm of a mix at another size."""
+        """Returns the projected logarithm of a mix at another size."""
         distances = np.array([[self._distance(mix, one)] for one in self._projection.sizes])
         return float(self._projection.at(np.array([mix]), distances, size)[0])
 

@@ -1,4 +1,4 @@
-"""What a pilot is worth: one measure, kept in the folder of its run, and how far its examples are from wanted ones."""
+"""The value of a pilot: a measure, kept in the folder of its run, and the distance of its examples from wanted ones."""
 
 from __future__ import annotations
 
@@ -41,9 +41,9 @@ TITLES: dict[Measure, str] = {
 
 
 def logarithm(measure: Measure, values: Values, num: int) -> Values:
-    """What is fitted: the logarithm of a loss or an error, so that no accuracy is projected above 1.
+    """Returns the values to fit: logarithms of a loss or an error, so that no accuracy is projected above 1.
 
-    Of `num` samples half a wrong one is the least error that differs from none.
+    The least error is half a wrong sample of `num`, so that every error has a logarithm.
     """
     if measure == "class_accuracy":
         return np.log(np.maximum(1 - values, 0.5 / num))
@@ -54,7 +54,7 @@ def logarithm(measure: Measure, values: Values, num: int) -> Values:
 
 
 def figure(measure: Measure, logarithms: Values) -> Values:
-    """The measure itself again, no accuracy below 0."""
+    """Returns the measure from its logarithms; no accuracy is below 0."""
     return np.maximum(1 - np.exp(logarithms), 0) if measure == "class_accuracy" else np.exp(logarithms)
 
 
@@ -128,7 +128,7 @@ class Points:
     labels: Tensor | None
 
     def first(self, num: int) -> Points:
-        """The first of them."""
+        """Returns the first `num` points."""
         return Points(self.features[:num], None if self.labels is None else self.labels[:num])
 
 
@@ -144,7 +144,7 @@ class Reader:
         return self._points(source, first_revealed(source, min(num, MOST, source.count("train"))))
 
     def held_out(self, dataset: Dataset) -> Points:
-        """Some held-out examples, by a shuffle that nothing changes."""
+        """Returns some held-out examples, chosen by a fixed shuffle."""
         ids = dataset.data_points("held_out")
         return self._points(dataset, ids[keyed_order(torch.arange(min(MOST, len(ids))), len(ids), key=KEY)])
 
@@ -161,7 +161,7 @@ def joined(parts: Sequence[Points]) -> Points:
 
 
 def mixed(sources: Sequence[Points], shares: Sequence[float], size: int) -> Points:
-    """The points that a mixture of so many examples takes of the first of each source, at most `MOST` in its ratio."""
+    """Returns the first points of each source, in the ratio of a mixture of `size` examples, at most `MOST` in all."""
     counts = counts_of(shares, min(size, MOST))
     return joined([source.first(count) for source, count in zip(sources, counts, strict=True)])
 

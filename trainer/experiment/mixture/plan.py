@@ -81,7 +81,7 @@ class Plan:
     """The pilots of a request.
 
     Attributes:
-        config: the configuration, whose shares are those of nothing yet.
+        config: the configuration, whose shares are not chosen yet.
         mixed: names of the sources that are mixed.
         mixes: shares of the pilots.
         pilots: one run for each size and mix, in that order.
@@ -96,7 +96,7 @@ class Plan:
     sources: dict[str, Dataset]
 
     def shares(self, mix: Mix) -> dict[str, float]:
-        """Shares of all sources."""
+        """Returns the shares of all sources; 0 for unmixed ones."""
         return dict.fromkeys(self.sources, 0.0) | dict(zip(self.mixed, mix, strict=True))
 
 

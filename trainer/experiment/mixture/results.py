@@ -26,7 +26,7 @@ class Cost:
 
     @property
     def share(self) -> float:
-        """Steps of the pilots by those of the run."""
+        """Steps of the pilots, as a share of those of the planned run."""
         return self.steps / self.run_steps
 
 
@@ -45,7 +45,7 @@ class Found:
 
     @property
     def projection(self) -> Projection:
-        """The chosen one."""
+        """The chosen projection."""
         return self.projections[0]
 
     @property
@@ -55,11 +55,11 @@ class Found:
 
     @property
     def amplification(self) -> float:
-        """By how much errors are multiplied at most."""
+        """The largest factor by which the projection multiplies errors."""
         return amplification(self.sizes, self.request.target)
 
     def projected(self, mix: Mix, deviations: float = 0.0) -> float:
-        """The measure that is projected, so many standard deviations worse."""
+        """Returns the projected measure of a mix, made worse by so many standard deviations."""
         worse = self.search.at(mix) + deviations * self.projection.deviation(self.request.target)
         return float(figure(self.request.measure, np.array(worse)))
 

@@ -61,7 +61,7 @@ def run(request: MixtureRequest) -> int:
 
 
 def _distances(request: MixtureRequest, plan: Plan) -> Callable[[Mix, int], float]:
-    """The distance of a mix of a size to what is wanted, computed once."""
+    """Returns a function that gives the distance of a mix of a size from the wanted examples, each computed once."""
     reader = Reader(request.features, labelled=plan.data.num_classes > 0 and plan.data.labels == "own")
     sources: list[Points] = [reader.revealed(plan.sources[name], request.sizes[1]) for name in plan.mixed]
     whole = plan.data.open() if request.wanted is None else plan.sources[request.wanted]

@@ -1,5 +1,4 @@
-"""The parts about what a run draws: in few calls, over ranks, texts that are written on, pictures that are restored
-and edited."""
+"""The parts about the draws of a run: few calls, traffic of ranks, continued texts, restored and edited pictures."""
 
 from __future__ import annotations
 
@@ -42,7 +41,7 @@ FEW = 4
 
 
 def steps_part(files: RunFiles, path: Path) -> Part:
-    """Gains of the searched times of steps."""
+    """The part about the gains of searched grids of times."""
     check_made_of(path, Reference.of_run(ReferenceConfig(run=files.folder)).digest)
     file = StepsFile.read(path)
     found = StepFigures.of(path, file)
@@ -284,7 +283,7 @@ def edited_part(files: RunFiles, folder: Path, out: Path) -> Part:
 
 
 def _opened(files: RunFiles, folder: Path) -> tuple[ResultsFolder, dict[str, Any]]:
-    """The results of a verb for the weights of the run, and its file of figures."""
+    """Opens the results of a verb and its file of figures; refuses results of other weights than the run's."""
     documents = []
     for name in (RECORD, _RESULTS):
         try:

@@ -31,8 +31,8 @@ from trainer.experiment.report.run_files import RunFiles, forked, shown
 class Continuations:
     """A run continued twice, with its experts where they were and under a placement.
 
-    Traffic is that of the expert layers of each in a recorded step, None where not both recorded the same steps; the
-    prediction replays the first under the placement, and is exact if it is what the other recorded, record by record.
+    `traffic` is that of the expert layers of both in a recorded step, None unless both recorded the same steps.
+    `predicted` replays the first under the placement; it is `exact` if each record equals the other's recording.
     """
 
     plain: RunFiles
@@ -72,7 +72,7 @@ class Continuations:
         return cls(plain, placed, steps, pair, traffic(replayed), exact)
 
     def part(self) -> Part:
-        """The losses of both."""
+        """The part about the losses of both continuations."""
         plain, placed = (
             {record.step: record.values["loss"] for record in run.records} for run in (self.plain, self.placed)
         )
@@ -103,7 +103,7 @@ class Continuations:
         return lines
 
     def caption(self) -> str:
-        """What the lines are means of, and whether the prediction is what was recorded."""
+        """Says what the lines are means of, and whether the prediction equals the recording."""
         steps = ", ".join(map(str, read(self.placed.trace)[0].steps))
         equal = "to the byte, record by record" if self.exact else "but for what is routed otherwise after rounding"
         return (
@@ -112,7 +112,7 @@ class Continuations:
         )
 
     def priced_by(self, price: Price) -> bool:
-        """Whether a price is that of the continuation with the experts where they were."""
+        """Whether a price was computed from the trace of the continuation without the placement."""
         return self.plain.trace.exists() and price.trace_sha256 == file_digest(self.plain.trace)
 
 
@@ -132,7 +132,7 @@ def _check_continued(placed: RunFiles, path: Path, wanted: Placement) -> None:
 
 @dataclass(frozen=True)
 class PlacementSavings:
-    """Effects of a placement on the routing of the run: priced and recorded of both continuations, if they were."""
+    """Effects of a placement on the routing of the run, with its price and both continuations where these are known."""
 
     placement: Placement
     before: Evaluation
@@ -178,7 +178,7 @@ class PlacementSavings:
         return Section("What the placement saves this run", blocks, text)
 
     def _bytes(self) -> tuple[str, float, float] | None:
-        """How the bytes of a step between ranks are known, and how many they were and are."""
+        """Returns ``recorded`` or ``predicted``, and a step's bytes between ranks before and after; None if unknown."""
         if self.continued is not None and self.continued.traffic is not None:
             was, now = self.continued.traffic
             return "recorded", was.rank_bytes, now.rank_bytes
@@ -232,7 +232,7 @@ class PlacementSavings:
 
 
 def _saved(before: float, after: float) -> str:
-    """Share of what there was that is saved; with a sign where it is lost."""
+    """Writes the share of `before` that is saved, in percent; it is negative where bytes or times grow."""
     return f"{1 - after / before:.1%}" if before else "0.0%"
 
 

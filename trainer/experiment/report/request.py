@@ -1,4 +1,4 @@
-"""What a report is made of."""
+"""The request for a report: its input files and its page."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path

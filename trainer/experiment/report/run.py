@@ -48,7 +48,7 @@ def run(request: ReportRequest) -> int:
 
 
 def _parts_with(request: ReportRequest, found: dict[str, Path]) -> list[Part]:
-    """The parts of a request and of what is in the run's folder; what there is of another run is left out."""
+    """Returns the parts of a request and of `found` files of the run's folder, without those of another run."""
     try:
         return _parts(request.having(found))
     except Refusal as error:

@@ -166,7 +166,7 @@ class Simulation(BaseModel):
         return [one for one in self.collectives if (one.transport, one.seed) == (run.transport, run.seed)]
 
     def behind(self, transport: str, other: str, op: str) -> float | None:
-        """Excess time of a transport in parts of another's, 0.1: ten percent longer; None if unknown."""
+        """Returns the excess time of a transport relative to another's, 0.1: ten percent longer; None if unknown."""
         least = self.mean_time_ns(other, op)
         return self.mean_time_ns(transport, op) / least - 1 if least else None
 
@@ -314,7 +314,7 @@ class Rollouts:
 
     @classmethod
     def of(cls, simulation: Simulation) -> "Rollouts | None":
-        """Adds up the phases of a simulation; None: it has no rollouts, or does not tell of phases."""
+        """Adds up the phases of a simulation; None if it has no rollouts, or no phases are known."""
         payloads = simulation.phase_bytes()
         if ROLLOUT not in payloads:
             return None

@@ -51,7 +51,7 @@ class PairsStage(TaughtStage[PairsRequest]):
 
     @property
     def share_done(self) -> float:
-        """By its shards."""
+        """The share of its shards that are written."""
         shards = -(-self.cost.pairs // self.request().shard_examples)
         return len(list(self.folder.glob("shard_*.safetensors"))) / shards
 
@@ -68,7 +68,7 @@ class PairsStage(TaughtStage[PairsRequest]):
         return draw_pairs(self.request(), self.folder)
 
     def provenance(self) -> Provenance:
-        """The index of the pairs is the record, the teacher's weights decide too."""
+        """Its record is the index of the pairs; the teacher's weights decide, too."""
         request = self.request().resolved()
         folder = newest_checkpoint(request.run)
         source = load_run(folder).source_data
@@ -78,7 +78,7 @@ class PairsStage(TaughtStage[PairsRequest]):
         return Provenance(self.file, dict(made), now)
 
     def _of_held_out(self, num: int, stages: Sequence[Stage]) -> Objections:
-        """Pairs of which a later stage holds out all."""
+        """Objects to pairs of which a later stage holds out all."""
         for stage in stages[stages.index(self) + 1 :]:
             match stage.document.get("data"):
                 case {"path": path, "held_out": int(held_out)} if Path(str(path)) == self.folder and held_out >= num:
@@ -97,7 +97,7 @@ class StepsStage(TaughtStage[StepsRequest]):
 
     @property
     def cost(self) -> Cost:
-        """A noise that is followed to its end is a pair."""
+        """Counts each noise that is followed to its end as a pair."""
         request = self.request()
         return Cost(pairs=request.num + request.fresh)
 
@@ -119,7 +119,7 @@ class StepsStage(TaughtStage[StepsRequest]):
         return search_steps(self.request(), self.file)
 
     def provenance(self) -> Provenance:
-        """The file is the record, the teacher's weights decide too."""
+        """Its record is the file of grids; the teacher's weights decide, too."""
         request = self.request()
         folder = newest_checkpoint(request.run)
         weights = Manifest.read(folder).weights_sha256()
@@ -129,7 +129,7 @@ class StepsStage(TaughtStage[StepsRequest]):
         return Provenance(self.file, {name: made.get(name) for name in now}, now)
 
     def _of_guidance(self, request: StepsRequest, teacher: RunConfig, stages: Sequence[Stage]) -> Objections:
-        """Pairs at the nodes of this search that are drawn with another guidance."""
+        """Objects to a later stage that draws pairs at the nodes of this search with another guidance."""
         assert isinstance(teacher.sample, FlowSample)
         own = request.guidance_for(teacher.sample)
         for stage in stages[stages.index(self) + 1 :]:
@@ -141,7 +141,7 @@ class StepsStage(TaughtStage[StepsRequest]):
                 yield Refusal(self.path, f"stages.{self.name}.guidance", problem, "give both one guidance")
 
     def _users(self, stages: Sequence[Stage]) -> Iterator[tuple[str, str, int]]:
-        """Later stages that read a grid: the name of each, the field that says which grid, and what it says."""
+        """Yields, of later stages that read a grid, their name, the field that names it, and its evaluations."""
         for stage in stages[stages.index(self) + 1 :]:
             match stage.document:
                 case {"nodes": str(path), "evaluations": int(evaluations)} if Path(path) == self.file:
@@ -153,7 +153,7 @@ class StepsStage(TaughtStage[StepsRequest]):
 
 
 def _evaluations(sampler: Any, file: Path) -> int | None:
-    """Which grid of a file a section ``sampler`` asks for; None: none, or it is left for its validation to say."""
+    """Returns the evaluations of the grid of `file` that a section ``sampler`` names; None: none, or it is wrong."""
     match sampler:
         case {"kind": "euler", "times": str(path), "steps": int(steps)} if Path(path) == file:
             return steps
@@ -212,7 +212,7 @@ class FitPathStage(RequestedStage[FitRequest], ConfiguredStage):
         super().describe(world_size, stages)
 
     def provenance(self) -> Provenance:
-        """The table itself is the record, and holds figures of the data besides."""
+        """Its record is the table, which also holds figures of the data; these do not decide."""
         now = self.request().what_decides(self.config())
         made = read_table(self.file).made_by
         return Provenance(self.file, {name: value for name, value in made.items() if name in now}, now)
@@ -228,7 +228,7 @@ class MeasureStage(TaughtStage[MeasureRequest]):
 
     @classmethod
     def of(cls, path: Path, name: str, base: str, shared: dict[str, Any], settings: dict[str, Any]) -> Self:
-        """Of the other sections of the file, it reads in which environment objects are built."""
+        """Makes the stage; of the other sections of the file it reads only the environment that builds objects."""
         task = shared.get("task")
         known = {"environment": task["environment"]} if isinstance(task, dict) and "environment" in task else {}
         return cls(name, path, Path(base) / name, with_kinds(MeasureRequest, filled({**known, **settings}, base)))
@@ -249,7 +249,7 @@ class MeasureStage(TaughtStage[MeasureRequest]):
         return measure(self.request(), self.file)
 
     def provenance(self) -> Provenance:
-        """The path file is the record; it also depends on the weights of the policy."""
+        """Its record is the file of measured objects; the policy's weights decide, too."""
         from trainer.experiment.built.measuring import weights_of
 
         request = self.request()

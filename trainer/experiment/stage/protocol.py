@@ -103,7 +103,7 @@ class Stage(ABC):
 
     @abstractmethod
     def objections(self, world_size: int, stages: "Sequence[Stage]") -> Objections:
-        """What speaks against it, as far as is known before the stages that it reads from are finished.
+        """Yields the objections to it that are known before the stages that it reads from are finished.
 
         Args:
             world_size: ranks that run it.
@@ -112,7 +112,7 @@ class Stage(ABC):
 
     @abstractmethod
     def run(self, launch: Launch) -> int:
-        """Does it on this rank, or what is left of it.
+        """Runs the stage, or what is left of it, on this rank.
 
         Returns:
             0 if it is done, 75 if it was stopped, has saved and is to be started again.
@@ -135,7 +135,7 @@ class Stage(ABC):
 
     @abstractmethod
     def provenance(self) -> Provenance:
-        """What it was made by and what it would be made by now; only of a finished stage.
+        """Returns what a finished stage was made by, and what it would be made by now.
 
         Raises:
             Refusal: its record, or a file that decides its results, cannot be read.
@@ -143,7 +143,7 @@ class Stage(ABC):
 
     @property
     def cost(self) -> Cost:
-        """What it spends."""
+        """Cost of the stage; none by default."""
         return Cost()
 
     @property
@@ -202,7 +202,7 @@ class ConfiguredStage(Stage):
 
 
 def until_awaited(rule: Objections, awaited: Sequence[Stage]) -> Objections:
-    """The objections of a rule up to one that waits for the results of stages."""
+    """Yields the objections of a rule up to the first that waits for the results of stages."""
     for error in errors(rule):
         if awaits(error, awaited) is not None:
             return

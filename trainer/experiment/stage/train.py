@@ -49,12 +49,12 @@ class TrainStage(ConfiguredStage):
 
     @property
     def cost(self) -> Cost:
-        """Read as it was written, for what an earlier stage writes may not be there yet."""
+        """Reads the steps without validation, for files of an earlier stage may not exist yet."""
         return Cost(steps=self.document["optim"]["steps"])
 
     @property
     def share_done(self) -> float:
-        """By the last step that its metrics tell of."""
+        """The share of its steps up to the last one in its metrics."""
         return min(1.0, last_step(self.folder / "metrics.jsonl") / self.cost.steps)
 
     def run(self, launch: Launch) -> int:
@@ -70,7 +70,7 @@ class TrainStage(ConfiguredStage):
         return run(config, launch, task)
 
     def describe(self, world_size: int, stages: Sequence[Stage]) -> None:
-        """Prints the run; only which stage it waits for, where its configuration cannot be read before."""
+        """Prints the run, or only which stage it waits for, if its configuration cannot be read before."""
         from trainer.experiment.stage.description import describe_run
 
         awaited = self.awaited(stages)
@@ -94,7 +94,7 @@ class TrainStage(ConfiguredStage):
         print_details(self.config(), world_size)
 
     def provenance(self) -> Provenance:
-        """The configuration of its last checkpoint is the record; a teacher decides, too."""
+        """Its record is the configuration of its last checkpoint; a teacher decides, too."""
         from trainer.checkpoint.pretrained import pinned  # brings the networks, which only a finished stage needs
 
         root = self.folder / "checkpoints"
@@ -112,5 +112,5 @@ def _try_environment(config: RunConfig) -> None:
 
 
 def _what_decides(config: RunConfig) -> dict[str, Any]:
-    """The settings that change the weights of a run; folders beside its own by their place beside it."""
+    """Returns the settings that decide the weights of a run; folders beside its own are relative to their parent."""
     return placed(config.model_dump(mode="json", exclude=WITHOUT_EFFECT), str(config.run.dir.parent))
