@@ -8,7 +8,7 @@ namespace netsim {
 
 // Whether flows of one instant are prepared in the order of their turns.
 //
-// Of two messages of a queue pair that are released together, the later in its host's ring is the latest.
+// If a queue pair has two messages that are released together, the later in the host's ring becomes its latest.
 inline bool waits_for_turn(const Rules& rules) { return rules.staggered || rules.keeps; }
 
 // How long an acknowledgement takes over a link of a kind.
@@ -97,16 +97,16 @@ inline void prepare(const State& state, Flow& flow, int64_t index, int64_t src, 
   }
 }
 
-// Place of a flow among those its host releases together.
+// Sort key of a flow among the flows that its host releases together.
 inline int64_t turn_of(const Rules& rules, const Program& program, Flow& flow, int64_t turn) {
   if (rules.order == AS_GIVEN) return turn;
   if (rules.order == ROTATED) return floor_mod(program.dst_host[flow.task] - program.src_host[flow.task], rules.hosts);
   return int64_t(draw(rules.order_draws, flow.key, 0) ^ SIGN);
 }
 
-// Creates a flow with a path of all its packets, or -1; it waits for `line_up`, or for the end of its delay.
+// Creates a flow with one path for all its packets, or -1. It waits for `line_up`, or for the end of its delay.
 //
-// `turn` is its place among those that its host releases together, if the transport orders them.
+// `turn` is its place among the flows that its host releases together, if the transport orders them.
 inline void create(const State& state, int64_t identity, int64_t task, int64_t size_bytes, int64_t path,
                    int64_t delay_ps, int64_t turn) {
   const auto& network = state.network;
@@ -137,7 +137,7 @@ inline void create(const State& state, int64_t identity, int64_t task, int64_t s
   }
 }
 
-// Flows of one instant enter their hosts' rings in their order, in which some are also prepared.
+// Puts the flows of one instant into their hosts' rings, in order; some flows are also prepared in this order.
 inline void line_up(const State& state) {
   const auto& hosts = state.hosts;
   const auto& program = state.program;
@@ -185,7 +185,7 @@ enum { MEMBER, GROUP, BEGIN, SLOT };
 enum { ROUTE_TURN, ROUTE_NUMBER };
 enum { LINK_SEEN, LINK_APPEARED };
 
-// Lays members out group by group, each in the order of the messages.
+// Lists the messages group by group, and within a group in their order.
 inline void gather(Table<int64_t> groups, int64_t count, int64_t number) {
   int64_t group;
   for (int64_t group = 0; group < number + 1; ++group) groups(BEGIN, group) = 0;
@@ -228,7 +228,8 @@ inline int64_t towards(const State& state, int64_t task) {
   return routes(state, task) > 1 ? state.routing.leaf[state.program.dst_host[task]] : -1;
 }
 
-// Groups messages of one first link, destination leaf and size, in the order of their first; returns how many.
+// Groups messages of equal first link, destination leaf and size, in the order of their first messages; returns how
+// many groups there are.
 inline int64_t group(const State& state, int64_t count) {
   const auto& program = state.program;
   auto groups = state.program.groups;
@@ -268,12 +269,12 @@ inline void take_sorted(Heap sorter, Span<int64_t> into, int64_t at, int64_t cou
   }
 }
 
-// Where the search for a route begins in `Program.avoided`.
+// First slot in which to look for a route in the hash table `Program.avoided`.
 inline int64_t place_of(int64_t slots, int64_t link, int64_t leaf, int64_t route) {
   return ((link * 8191 + leaf) * 131 + route) % slots;
 }
 
-// Whether a route has failed one of its host's flows to that leaf lately.
+// Whether a flow from the same host to the same leaf has lately failed on a route.
 inline bool is_avoided(const State& state, int64_t task, int64_t route) {
   auto avoided = state.program.avoided;
   if (!avoided.rows) return false;
@@ -309,7 +310,7 @@ inline int64_t good_routes(const State& state, int64_t task, int64_t epoch) {
   return end - begin;
 }
 
-// Routes over one link up after the other, from the source's place on, each time on by the next of its routes.
+// Orders routes so that they take the links up in turn, from the source's place on, and of each link the next route.
 inline void links_in_turn(const State& state, int64_t task, int64_t routes) {
   const auto& routing = state.routing;
   const auto& room = state.program;
@@ -375,7 +376,7 @@ inline void order(const State& state, int64_t first, int64_t begin, int64_t end,
   }
 }
 
-// Place of a flow among those its host releases together, if the transport orders them.
+// Place of a flow among the flows that its host releases together, if the transport orders them.
 inline int64_t turn_of(const Rules& rules, const State& state, int64_t task, int64_t row) {
   if (!rules.staggered) return row;
   const auto& program = state.program;
@@ -399,7 +400,7 @@ inline int64_t flow(const State& state, int64_t task, int64_t piece, int64_t siz
   return row + 1;
 }
 
-// Balances a group over its usable routes; returns the number of flows of all groups so far, given that before.
+// Balances a group over its usable routes; `row` is the number of flows before the group. Returns the number after it.
 inline int64_t admit_group(const State& state, int64_t begin, int64_t end, int64_t epoch, int64_t row) {
   const auto& room = state.program;
   const auto& rules = state.network.rules;
@@ -485,7 +486,7 @@ inline int64_t usable(const State& state, int64_t task, int64_t drawn, int64_t e
   return routing.usable[begin + int64_t(drawn % uint64_t(routing.usable_begin[row + 1] - begin))];
 }
 
-// CRC-32 of seed, source and destination; `path_draws` is that of the seed alone.
+// CRC-32 of seed, source and destination; `path_draws` is the CRC-32 of the seed alone.
 inline int64_t checksum(const Rules& rules, int64_t src, int64_t dst) {
   return crc32(crc32(uint32_t(rules.path_draws), src), dst);
 }
@@ -529,7 +530,7 @@ inline void cut(const State& state) {
   }
 }
 
-// No fewer packets than the flows of this instant have.
+// Upper bound of the number of packets of this instant's flows.
 inline int64_t most_packets(const State& state) {
   auto& totals = state.network.totals;
   const auto& rules = state.network.rules;

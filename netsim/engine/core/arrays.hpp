@@ -40,7 +40,7 @@ struct Cube {
   Table<T> operator[](int64_t plane) const { return {data + plane * rows * columns, rows, columns}; }
 };
 
-// Records of a type that only who uses them knows.
+// Records of a type that only their user knows.
 struct Records {
   void* data;
   int64_t record_bytes;

@@ -30,7 +30,7 @@ inline void deal(Span<Arrival> arrivals, Span<Arrival> scratch, Span<int64_t> pl
 
 // Sorts rows [begin, end) of arrivals: few by insertion, many within parts into which they are dealt by their time.
 //
-// `scratch` has as many records, `places` `PLACES` numbers; both are overwritten.
+// `scratch` has as many records as `arrivals`, and `places` has `PLACES` numbers; both are overwritten.
 inline void sort(Span<Arrival> arrivals, Span<Arrival> scratch, Span<int64_t> places, int64_t begin, int64_t end,
                  int64_t first_ps, int64_t end_ps) {
   if (end - begin <= RUN) {
@@ -48,21 +48,21 @@ inline void sort(Span<Arrival> arrivals, Span<Arrival> scratch, Span<int64_t> pl
   }
 }
 
-// Hints which records units and hosts will need soon: at size they lie outside the caches, and their order is known.
+// Prefetches records that units and hosts will need soon: in large runs they lie outside the caches.
 
 // How many hosts ahead: first a record, then those to which it points.
 constexpr int64_t HOSTS_FAR = 12, HOSTS_NEAR = 6, HOSTS_NEXT = 3;
 // How many arrivals ahead: packets and links, flows, whether a packet has arrived before.
 constexpr int64_t RECORDS = 16, FLOWS = 11, ROWS = 6;
 
-// Fetches the packets of a chunk, with which so many are left in its bucket.
+// Fetches the packets of a chunk; with them, `left` packets are left in its bucket.
 inline void fetch_packets(const Wheel& wheel, int64_t chunk, int64_t left) {
   for (int64_t place = chunk * CHUNK; place < chunk * CHUNK + std::min<int64_t>(left, CHUNK); ++place) {
     prefetch(wheel.packets, place, 0);
   }
 }
 
-// Fetches what says where the packets of a chunk go next: their route, or their flow for the last link.
+// Fetches the records that give the next link of a chunk's packets: their route, or their flow for the last link.
 inline void fetch_next_links(const State& state, const Wheel& wheel, int64_t chunk, int64_t left) {
   for (int64_t place = chunk * CHUNK; place < chunk * CHUNK + std::min<int64_t>(left, CHUNK); ++place) {
     auto& packet = wheel.packets[place];
@@ -193,9 +193,9 @@ inline void deal(const Wheel& wheel, int64_t found, int64_t touched) {
   }
 }
 
-// Counts the arrivals of some rows at their units; returns how many units have arrivals with them.
+// Counts the arrivals of some rows at their units; returns how many units have arrivals so far.
 //
-// A processor cannot foretell which unit has none yet, so that each is written down, and the next one in its place.
+// A processor cannot predict which unit is new. So each unit is written down, and overwritten unless it was new.
 inline int64_t count(const Wheel& wheel, int64_t begin, int64_t end, int64_t touched) {
   for (int64_t place = begin; place < end; ++place) {
     int64_t index = wheel.found[place].unit;
@@ -207,7 +207,7 @@ inline int64_t count(const Wheel& wheel, int64_t begin, int64_t end, int64_t tou
   return touched;
 }
 
-// Notes where the packets of a chunk arrive; returns how many arrivals there are with them.
+// Notes where the packets of a chunk arrive; returns the number of arrivals so far.
 inline int64_t find(const State& state, const Wheel& wheel, int64_t chunk, int64_t size, int64_t found) {
   auto& window = wheel.window;
   for (int64_t place = chunk * CHUNK; place < chunk * CHUNK + size; ++place) {
@@ -296,7 +296,7 @@ inline void collect(const Wheel& wheel, int64_t begin, int64_t end) {
   }
 }
 
-// What is not acknowledged is gone, but a receiver that asks for packets takes note of it, see `windowed.hosts`.
+// Data without an acknowledgement is gone, but a receiver that asks for packets takes note of it (`hosts.hpp`).
 inline void receive_at(const State& state, const Wheel& wheel, Unit& unit) {
   int64_t kept = unit.begin;
   bool asks = state.network.rules.receivers_ask;
@@ -365,7 +365,7 @@ inline std::pair<int64_t, int64_t> next_receipt(const Wheel& wheel) {
   return {receipt.time_ps, receipt.key};
 }
 
-// Data that waits becomes an acknowledgement.
+// The next data that waits is received, and becomes an acknowledgement.
 inline void receive_next(const State& state, const Wheel& wheel) {
   auto& window = wheel.window;
   auto& receipt = wheel.receipts[window.received];

@@ -49,7 +49,7 @@ inline bool is_pull(int64_t key) { return phase(key) == TIMER && (key & PULL) !=
 // When the first entry is due.
 inline int64_t first_time(Heap heap) { return heap[0].time_ps ? heap[1].time_ps : END_PS; }
 
-// Time and key of an event as one number; keys are not negative, and times only in heaps that sort draws.
+// Time and key of an event as one number; keys are never negative, times only in heaps that sort draws.
 inline __int128 order_of(int64_t time_ps, int64_t key) {
   return static_cast<__int128>(time_ps) << 64 | static_cast<uint64_t>(key);
 }
@@ -65,7 +65,7 @@ inline void rise(Heap heap, int64_t place, int64_t time_ps, int64_t key, int64_t
   heap[place] = {time_ps, key, what};
 }
 
-// Whether one event comes before another; no branch, since a processor cannot foretell which of two does.
+// Whether one event comes before another; no branch, since a processor cannot predict which of two does.
 inline bool precedes(const Entry& one, const Entry& other) {
   return order_of(one.time_ps, one.key) < order_of(other.time_ps, other.key);
 }

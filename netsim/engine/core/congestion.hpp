@@ -7,7 +7,7 @@
 
 namespace netsim {
 
-// A record of a control; those of a control without any are all the same.
+// A record of a congestion control. A control without fields has one empty record for all.
 template <class Record>
 Record& record_of(const Records& records, int64_t index) {
   if constexpr (std::is_empty_v<Record>) {
@@ -25,7 +25,7 @@ One under(const Rules& rules, const Hosts& hosts, int64_t index) {
   return {{rules, settings, hosts.flows[index], record_of<typename One::State>(hosts.own, index)}};
 }
 
-// Calls with the flow under the scenario's control.
+// Calls `call` with a flow under the scenario's congestion control.
 template <class... All, class Call>
 void with_control(Controls<All...>, const Rules& rules, const Hosts& hosts, int64_t index, const Call& call) {
   int32_t number = 0;

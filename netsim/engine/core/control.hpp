@@ -28,7 +28,7 @@ struct Ack {
 
 struct Nothing {};
 
-// A flow under a control. One that hides none of the functions leaves the window as it was at the beginning.
+// A flow under a control. A control that hides none of the functions keeps the window of the beginning.
 //
 // Of `flow`, a control sets `window`, and may keep what it likes in `packets_window`, which begins with the window,
 // `alpha`, `cut_ps`, `seen` and `marked`: they are in the lines of the cache that every packet needs.

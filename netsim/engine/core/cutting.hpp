@@ -8,7 +8,7 @@
 
 namespace netsim {
 
-// A message that `netsim.transport.ethereal` cuts: its place among `messages` of `bytes` each over so many ways.
+// A message that `netsim.transport.ethereal` cuts: its place among `messages` of `bytes` each over `routes`.
 struct Cut {
   int64_t place, messages, bytes, routes;
 };
@@ -61,7 +61,7 @@ constexpr std::array<uint32_t, 256> CRC32_OF_BYTE = [] {
   return table;
 }();
 
-// The checksum, so far `checksum`, after the eight bytes of a number, lowest first.
+// Continues `checksum` with the eight bytes of a number, lowest byte first.
 inline uint32_t crc32(uint32_t checksum, int64_t number) {
   checksum = ~checksum;
   for (int byte = 0; byte < 8; ++byte) {

@@ -46,7 +46,7 @@ inline bool take_in(const State& state, Packet& packet, Flow& flow, int64_t now)
   return answers;
 }
 
-// A packet is at the end of its link; the calendar's first entry is its own or that of its lane.
+// A packet is at the end of its link; the calendar's first entry is the packet's or its lane's.
 inline void arrive(const State& state, const Flight& flight, int64_t what, int64_t now) {
   int64_t index = land(flight, what);
   auto& packet = flight.packets[index];

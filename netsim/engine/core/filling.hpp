@@ -1,8 +1,8 @@
 // Max-min fair rates: progressive filling, and a check from the rates alone. Bertsekas, Gallager: Data Networks, 6.5.2.
 //
 // The rates of all flows rise together; when a link is full, the flows on it have their rate. The level at which a link
-// is full only rises while others settle, so a heap of levels that are brought up to date when they come up finds the
-// next full link, and every flow is settled once.
+// is full only rises while other links settle. So a heap of levels finds the next full link if the level at its top is
+// brought up to date, and every flow is settled once.
 //
 // When flows leave, the rates of all slower flows stay as they are: until the level reaches the slowest of those that
 // leave, filling goes the same route with and without them, since their links are not full before. So filling may go on

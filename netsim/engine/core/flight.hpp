@@ -27,7 +27,7 @@ inline void schedule_next_look(const Flight& flight, const Hosts& hosts, int64_t
 // so that each has an entry of its own.
 inline int64_t arriving(const Flight& flight, int64_t what) { return what < 0 ? ~what : flight.lanes[what].first; }
 
-// Takes a packet that arrives, which is the calendar's first entry, out of the air.
+// Removes a packet that arrives, which is the calendar's first entry, from the packets in flight.
 inline int64_t land(const Flight& flight, int64_t what) {
   const int64_t index = arriving(flight, what);
   take_first(flight);
@@ -43,7 +43,7 @@ inline int64_t land(const Flight& flight, int64_t what) {
   return index;
 }
 
-// Adds a packet that leaves a link to those in flight: of its lane, it is the last to arrive.
+// Adds a packet that leaves a link to the packets in flight; it is the last of its lane to arrive.
 inline void send(const Flight& flight, int64_t index, int64_t link, int64_t arrives) {
   auto& packet = flight.packets[index];
   auto& route = flight.lanes[link];
@@ -60,9 +60,9 @@ inline void send(const Flight& flight, int64_t index, int64_t link, int64_t arri
   }
 }
 
-// Hints which records the entries of later slots will need: at size they lie outside the caches.
+// Prefetches records that the entries of later slots will need: in large runs they lie outside the caches.
 
-// Links from which on that pays, and how many slots ahead: lanes or rings; packets or flows; what packets need.
+// Number of links from which on that pays; slots ahead to fetch lanes or rings, packets or flows, what packets need.
 constexpr int64_t MANY_LINKS = 2048;
 constexpr int64_t SLOTS_FAR = 12, SLOTS_NEAR = 8, SLOTS_NEXT = 4;
 
@@ -147,9 +147,9 @@ inline void mark_left(const Network& network, const Flight& flight, int64_t at, 
 
 // Ends of transmissions, and pause frames, on the calendar of the event engine.
 //
-// A transmission has one of few durations. Those with the same one end in the order in which they began, so that a list
-// is their calendar; others are in the heap. All are where the order of links that end in one instant decides who is
-// resumed: if thresholds follow the memory, or if a pause frame takes no time.
+// Most transmissions have one of few durations. Those of equal duration end in the order in which they began, so that
+// a list is their calendar; others are in the heap. All are in the heap where the order of ends in one instant decides
+// which queue is resumed: if thresholds follow the memory, or if a pause frame takes no time.
 
 // Notes which packet the next event is about.
 inline void note_packet(const Queued* queued, int64_t index) {
@@ -179,7 +179,7 @@ inline bool lacks_room(const Flight& flight, const Queued* queued) {
   return used + queued->queues.size + ENTRIES_OF_EVENT > flight.calendar.size;
 }
 
-// The list of transmissions that take as long as the one on a link, or -1.
+// The list of transmissions that take as long as the transmission on a link, or -1 for the heap.
 inline int64_t kind_of(const Network& network, const Queued& queued, int64_t at) {
   const auto& rules = network.rules;
   auto& served = queued.served[at];
@@ -243,7 +243,7 @@ inline void go_on(const State& state, const Queued& queued, const Flight& flight
   }
 }
 
-// A transmission ends, or a pause frame arrives, whose keys are smaller; `listed`: the event is not in the heap.
+// A transmission ends, or a pause frame arrives, whose key is below END; `listed`: the event is not in the heap.
 inline void depart(const State& state, const Queued* queued, const Flight& flight, int64_t key, int64_t what,
                    bool listed, int64_t now) {
   if (queued) {

@@ -13,7 +13,7 @@ constexpr int64_t MOMENTS_BETWEEN_PAUSES = 4096;
 constexpr int64_t MANY = 32;
 constexpr int64_t PACKETS = 4;
 
-// How long rates that departures raise may wait.
+// Time for which new rates may wait when flows have only left, so that rates can rise.
 inline int64_t patience_ps(const State& state, const Streams& streams) {
   auto& link = streams.links[state.routing.up[0]];
   return PACKETS * service_ps(state.network.rules.full_wire, link.rate_bps);
@@ -40,7 +40,7 @@ inline int64_t latency_of(const State& state, const Streams& streams, Stream& fl
   return latency_ps + link.delay_ps + service_ps(last_bytes, link.rate_bps);
 }
 
-// Flows that have sent everything, or will within a picosecond or what rounding hides, leave; their last bytes arrive
+// Removes flows that have sent everything, or will within a picosecond or a rounding error. Their last bytes arrive
 // later.
 inline void drain(const State& state, const Streams& streams, int64_t now) {
   double until = std::max<double>(now + 1.0, now * HIDDEN);

@@ -1,4 +1,4 @@
-// Timers that run out in the open window, by the links of hosts, which go through them in their order.
+// Timers that run out in the open window, in a sorted list for each link of a host.
 #pragma once
 
 #include <deque>
@@ -10,12 +10,12 @@
 
 namespace netsim::windowed {
 
-// The link of the host whose timer it is: a flow's, or that of a receiver that asks for packets.
+// The host's link of a timer: the link of a flow, or of a receiver that asks for packets.
 inline int64_t link_of_timer(const State& state, int64_t key, int64_t what) {
   return is_pull(key) ? state.network.links[what].reverse : state.hosts.flows[what].up;
 }
 
-// Adds a timer to those of a link, in their order.
+// Inserts a timer into the sorted list of a link.
 inline void add_timer(const Wheel& wheel, int64_t link, int64_t time_ps, int64_t key, int64_t what) {
   auto& window = wheel.window;
   auto& unit = wheel.units[link];
@@ -65,7 +65,7 @@ inline void pull_timers(const State& state, const Wheels& wheels) {
   }
 }
 
-// Takes a timer out of those of a link; `before` is the one before it, or -1.
+// Removes a timer from the list of a link; `before` is the timer before it in the list, or -1.
 inline void take_timer(const Wheel& wheel, int64_t link, int64_t before, int64_t index) {
   auto& window = wheel.window;
   auto& timer = wheel.timers[index];
@@ -98,10 +98,10 @@ inline void move_timer_up(const State& state, const Wheel& wheel, int64_t link) 
 
 // What happens at hosts in one window: acknowledgements, timers, and links that look for a packet to send.
 //
-// Each link of a host is on its own until a task begins: then the link that sends its message catches up with that
-// instant first. Traffic inside a host may end, and let a task begin, within the window: the links inside hosts go
-// through all instants together with the tasks. The leader does all this, also for the hosts of other threads, which
-// wait meanwhile.
+// Each link of a host is simulated on its own until a task begins. The link that sends the message of that task first
+// catches up with that instant. Traffic inside a host may end, and let a task begin, within the window: the links
+// inside hosts go through all instants together with the tasks. The leader does all this, also for the hosts of other
+// threads, which wait meanwhile.
 
 // What comes next at a host's link.
 enum class Next { nothing, arrival, timer, end, look };
@@ -203,7 +203,7 @@ inline int64_t advance(const State& state, const Wheels& wheels, const Wheel& wh
   }
 }
 
-// The first event inside a host has happened.
+// Takes the first event inside a host, which has happened, off the calendar.
 inline void take_inside(const State& state, const Wheel& wheel, int64_t link) {
   if (wheel.inside[1].key >= SEND) state.hosts.rings[wheel.inside[1].key - SEND].scheduled = 0;
   take_first(wheel.inside);
@@ -211,7 +211,7 @@ inline void take_inside(const State& state, const Wheel& wheel, int64_t link) {
   note_look(state, wheel, link);
 }
 
-// A link has done everything in this window.
+// A link has done everything in this window; notes when it has something to do next.
 inline void leave_window(const State& state, const Wheel& wheel, int64_t link) {
   auto& unit = wheel.units[link];
   unit.begin = unit.end = unit.active = 0;

@@ -7,7 +7,7 @@
 
 namespace netsim {
 
-// Events of which insertion alone puts so many in order.
+// Number of events up to which insertion alone sorts.
 constexpr int64_t RUN = 16;
 
 // Whether an event comes before a moment and key.
@@ -37,7 +37,7 @@ inline void insert(Span<Event> events, int64_t begin, int64_t end) {
   }
 }
 
-// Merges two sorted runs; the first one is moved out of the way.
+// Merges two sorted runs; the first run is copied to `scratch` before.
 template <class Event>
 inline void merge(Span<Event> events, Span<Event> scratch, int64_t begin, int64_t middle, int64_t end) {
   for (int64_t row = begin; row < middle; ++row) scratch[row] = events[row];

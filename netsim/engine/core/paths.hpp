@@ -15,14 +15,14 @@ inline int64_t epoch_of(const Routing& routing, int64_t now) {
   return epoch;
 }
 
-// Whether a path is among some rows of usable ones.
+// Whether a path is among the usable paths in rows [begin, end).
 inline bool is_usable(const Routing& routing, int64_t begin, int64_t end, int64_t path) {
   for (int64_t row = begin; row < end; ++row)
     if (routing.usable[row] == path) return true;
   return false;
 }
 
-// A usable path, by its place among those that begin at a row; without failures it is the place.
+// The usable path at a place, counted from the row `begin`; without failures it is the place itself.
 inline int64_t usable(const Rules& rules, const Routing& routing, int64_t begin, int64_t place) {
   return rules.all_usable ? place : routing.usable[begin + place];
 }
@@ -54,7 +54,7 @@ inline uint64_t drawn(const Rules& rules, Flow& flow, int64_t serial) {
   return draw(rules.entropy_draws, flow.key, value);
 }
 
-// The oldest valid entry; else, frozen, the ring in turn; else a draw.
+// REPS: the oldest valid entry of the flow's ring; else, while frozen, its entries in turn; else a drawn path.
 inline int64_t recycle(const Rules& rules, const Routing& routing, Flow& flow, int64_t index, int64_t serial,
                        int64_t begin, int64_t count, int64_t now) {
   int64_t entries = rules.entries;
@@ -87,7 +87,7 @@ inline int64_t minimal_among(const Routing& routing, int64_t begin, int64_t coun
   return among;
 }
 
-// The route after the one of the host's last packet to that leaf.
+// The route that follows the route of the host's last packet to the same leaf.
 inline int64_t rotate(const Rules& rules, const Routing& routing, Flow& flow, int64_t count) {
   if (flow.links == 1) return 0;
   int64_t pair = flow.source * rules.leaves + flow.leaf;
@@ -204,7 +204,7 @@ inline int64_t shortest_drawn(const Rules& rules, Span<Link> links, const Routin
   return begin;
 }
 
-// Adds a candidate that is not there yet, behind all that are as short; returns how many there are.
+// Adds a new candidate behind all candidates whose queues are as short; returns the number of candidates.
 inline int64_t insert(Span<int64_t> rows, Span<int64_t> works, int64_t size, int64_t row, int64_t work) {
   int64_t place;
   for (int64_t place = 0; place < size; ++place)

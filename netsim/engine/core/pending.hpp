@@ -77,7 +77,7 @@ inline void receive_pause_frame(const State& state, const Queued* queued, const 
   }
 }
 
-// A transmission of a host ends, or a pause frame arrives there, whose keys are smaller.
+// A transmission of a host ends, or a pause frame arrives there, whose key is below END.
 inline void depart(const State& state, const Queued* queued, const Wheel& wheel, int64_t key, int64_t link,
                    int64_t now) {
   if (queued) {
@@ -90,7 +90,7 @@ inline void depart(const State& state, const Queued* queued, const Wheel& wheel,
   }
 }
 
-// Puts the end of a transmission inside a host that has begun among the events there.
+// Adds the end of a transmission that has begun inside a host to the events inside hosts.
 inline void note_inside(const State& state, const Queued* queued, const Wheel& wheel) {
   if (queued) {
     auto& notes = queued->notes;
@@ -102,7 +102,7 @@ inline void note_inside(const State& state, const Queued* queued, const Wheel& w
   }
 }
 
-// Sends a pause frame to the begin of a link about one of its queues.
+// Sends a pause frame about one of a link's queues to the sending end of the link.
 inline void send_pause_frame(const State& state, const Queued& queued, const Wheel& wheel, int64_t place, int64_t now) {
   int64_t link = link_of(&queued, state.network.rules, place);
   auto& frame = wheel.scratch;
@@ -133,7 +133,7 @@ inline int64_t next_end_ps(const Queued* queued, const Wheel& wheel, int64_t nod
   return !queued ? END_PS : wheel.endings[node].ends_ps;
 }
 
-// Puts the ends at a switch that come in this window into a calendar.
+// Puts the transmissions of a switch that end in this window into a calendar.
 inline void put_in_order(const Queued& queued, const Wheel& wheel, int64_t node) {
   empty(wheel.ends);
   int64_t link = wheel.endings[node].first;
@@ -163,7 +163,7 @@ inline bool may_pause(const State& state, const Queued& queued, Packet& packet) 
   return queued.queues[source].held + packet.wire > rules.pause_above;
 }
 
-// Lets what a link sends before a moment end, and what waits follow; returns whether there was room for all.
+// Ends the transmissions of a link before a moment, and begins the next ones; returns whether there was room for all.
 inline bool catch_up(const State& state, const Queued& queued, const Wheel& wheel, int64_t link, int64_t until_ps) {
   auto& served = queued.served[link];
   while (served.busy && served.ends_ps < until_ps) {
@@ -176,7 +176,7 @@ inline bool catch_up(const State& state, const Queued& queued, const Wheel& whee
   return true;
 }
 
-// The first transmission of those in order ends; `settle` follows.
+// Ends the first of the transmissions that are in order; `settle` follows.
 inline void end_next(const State& state, const Queued* queued, const Wheel& wheel) {
   if (queued) {
     int64_t now = wheel.ends[1].time_ps;
@@ -237,12 +237,12 @@ inline bool end_window(const State& state, const Queued* queued, const Wheel& wh
   return true;
 }
 
-// Links inside hosts, whose flows take turns and meet nothing else: what comes before the end of a flow goes in one go.
+// Links inside hosts, whose flows take turns and meet nothing else: all packets until a flow ends go in one step.
 //
 // All packets before the last one of a flow are full, so that they leave one service time apart. Until another flow
-// joins, only the last packet of a flow matters to anybody else: the calendar has that one.
+// joins, only the last packet of a flow matters to anything else: the calendar has that packet.
 
-// Whether a link is one inside a host, free when it looks, and nothing but its flows decides what it does.
+// Whether a link is inside a host, is free when it looks for a packet, and only its flows decide what it does.
 inline bool is_steady(const State& state, const Queued* queued, int64_t link) {
   if (queued) return false;
   const auto& network = state.network;
@@ -254,7 +254,7 @@ inline bool is_steady(const State& state, const Queued* queued, int64_t link) {
   return state.hosts.rings[link].first >= 0 && inner.free_ps <= state.hosts.rings[link].look_ps;
 }
 
-// How many packets a ring sends before the first one that ends a flow, and how many flows take turns until then.
+// How many packets a ring sends before the first packet that ends a flow, and how many flows take turns until then.
 inline std::pair<int64_t, int64_t> before_end(const State& state, int64_t link) {
   auto flows = state.hosts.flows;
   int64_t index = state.hosts.rings[link].first;
@@ -279,7 +279,7 @@ inline std::pair<int64_t, int64_t> before_end(const State& state, int64_t link) 
   return {least * place + first, place};
 }
 
-// When a ring that looks for a packet sends the first one that ends a flow; when it looks if that is unknown.
+// When a ring sends the first packet that ends a flow; when it looks for a packet, if that is unknown.
 inline int64_t first_end_ps(const State& state, const Queued* queued, int64_t place) {
   auto& ring = state.hosts.rings[place];
   if (!is_steady(state, queued, place)) return ring.look_ps;
@@ -316,7 +316,7 @@ inline void count_off(const State& state, int64_t link, int64_t packets, int64_t
   }
 }
 
-// Sends the packets of a link inside a host that leave before a moment, up to the first one that ends a flow.
+// Sends the packets of a link inside a host that leave before a moment, up to the first packet that ends a flow.
 inline void send_before(const State& state, const Queued* queued, int64_t link, int64_t until_ps) {
   auto& ring = state.hosts.rings[link];
   if (ring.look_ps < 0 || ring.look_ps >= until_ps || !is_steady(state, queued, link)) return;
@@ -374,7 +374,7 @@ inline int64_t next_due_ps(const State& state, const Queued* queued, const Wheel
   return std::min<int64_t>(look_ps, end_ps(queued, index));
 }
 
-// Puts a link inside a host on the calendar of those; a flow that has joined may end before the one noted there.
+// Puts a link inside a host on the calendar of such links; a new flow may end before the flow noted there.
 inline void look_inside(const State& state, const Wheel& wheel, int64_t link) {
   int64_t first = first_ring(state.queued, state.network.rules, link);
   for (int64_t place = first; place < first + state.network.rules.classes; ++place) {
@@ -389,7 +389,7 @@ inline void look_inside(const State& state, const Wheel& wheel, int64_t link) {
   }
 }
 
-// Adds a unit to those that have something to do on their own in a later window, unless it never has.
+// Adds a unit to the units that have something to do on their own in a later window, unless it never has.
 inline void await_later(const Wheel& wheel, int64_t index, int64_t due_ps) {
   auto& window = wheel.window;
   auto& unit = wheel.units[index];

@@ -1,4 +1,4 @@
-// What switches hold (`netsim.engine.reference.conditions`). Nothing here knows the calendar.
+// Packet memory of switches (`netsim.engine.reference.conditions`). Nothing here uses the calendar.
 #pragma once
 
 #include "links.hpp"
@@ -73,7 +73,7 @@ inline bool takes_turns(const Queued& queued, int64_t traffic_class) {
 // The row of the rings of a host's link.
 inline int64_t rings_of(const Queued& queued, int64_t link) { return queued.served.size + link; }
 
-// The turn passes to the next class that has one.
+// Passes the turn to the next class that has a quantum.
 inline void pass_on(const Queued& queued, int64_t row) {
   auto turns = queued.turns;
   auto quanta = queued.quanta;
@@ -84,7 +84,7 @@ inline void pass_on(const Queued& queued, int64_t row) {
   }
 }
 
-// The class that sends next, or -1; `Queued.needs` says what each needs, -1 if it has no packet or is paused.
+// The class that sends next, or -1; `Queued.needs`: bytes of each class's next packet, -1 if none or paused.
 inline int64_t next_class(const Queued& queued, int64_t row) {
   auto turns = queued.turns;
   auto needs = queued.needs;
@@ -138,12 +138,12 @@ inline void note_sent_alone(const Queued& queued, int64_t at, int64_t traffic_cl
 
 // Links whose packets wait in queues (`netsim.engine.reference.queued`).
 //
-// Nothing here knows the calendar: what begins and which queues are paused or resumed is in `Queued.notes`.
+// Nothing here uses the calendar: `Queued.notes` says which link begins to send, and which queues pause or resume.
 
-// Begins the transmission of a packet that came at `came` and found so much work of its class before it.
+// Begins the transmission of a packet that came at `came` and then found the work `found` of its class before it.
 //
-// If the rate of the link varies, `work` is what it joined at the nominal rate. Returns the end, -1 if the packet is
-// corrupted.
+// If the rate of the link varies, `work` is the work that it joined, at the nominal rate. Returns the end, -1 if the
+// packet is corrupted.
 inline int64_t begin(const Network& network, const Queued& queued, Packet& packet, int64_t at, int64_t place,
                      int64_t source, int64_t service, int64_t found, int64_t work, int64_t came, int64_t now) {
   auto& link = network.links[at];
@@ -278,7 +278,7 @@ inline std::pair<int64_t, int64_t> stand(const Network& network, const Routing& 
   return {WAITS, now};
 }
 
-// The last bit of a packet has left a link.
+// Ends a transmission: the last bit of the packet has left the link.
 inline void finish(const Network& network, const Routing& routing, const Queued& queued, int64_t at) {
   auto& served = queued.served[at];
   served.busy = 0;
@@ -286,7 +286,7 @@ inline void finish(const Network& network, const Routing& routing, const Queued&
   release(network, routing, queued, at, served.wire, served.source, served.queue);
 }
 
-// A pause frame arrives: the first one stops a queue, the second one resumes it; returns whether it goes on.
+// A pause frame (PFC) arrives: it pauses the queue, or resumes a paused queue; returns whether it is resumed.
 inline bool stop_or_resume(const Queued& queued, int64_t place, int64_t now) {
   auto& queue = queued.queues[place];
   trace(now, queue.stopped ? "resumed" : "paused", place, -1, 0);
@@ -300,7 +300,7 @@ inline bool stop_or_resume(const Queued& queued, int64_t place, int64_t now) {
   return false;
 }
 
-// The queue whose packet goes next: of those that have one and are not stopped, the first, or by turns; or -1.
+// The queue that sends next, or -1: of queues that have a packet and are not paused, the first, or by turns.
 inline int64_t next_queue(const Rules& rules, const Queued& queued, int64_t at) {
   if (queued.quanta.size) {
     for (int64_t number = 0; number < rules.classes; ++number) {

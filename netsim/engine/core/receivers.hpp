@@ -7,15 +7,15 @@
 namespace netsim {
 
 constexpr uint8_t CREDIT = 2;
-// Serial of the first credit of a flow, behind those of its packets.
+// Serial of the first credit of a flow, behind the serials of its packets.
 constexpr int64_t FIRST_GRANT = 1 << 27;
 
-// Whether there is a packet to send, and no credit for it.
+// Whether a flow has a packet to send, and no credit for it.
 inline bool is_starved(Flow& flow) {
   return !flow.window && !flow.given_up && (flow.lost > 0 || flow.next < flow.packets);
 }
 
-// A flow waits for its turn to be asked.
+// Adds a flow to the flows that the receiver asks for packets in turn.
 inline void wait(const Hosts& hosts, Pacer& pacer, int64_t index) {
   auto& own = record_of<CreditState>(hosts.own, index);
   own.waits = 1;
@@ -47,7 +47,7 @@ inline void note(const State& state, Packet& packet, Flow& flow, int64_t now) {
   }
 }
 
-// Asks the next flow of the receiver behind a link for packets, and waits as long as they take at the pace.
+// Asks the next flow of the receiver behind a link for packets, and waits for their service time at its pace.
 //
 // `packet` is an unused record, which becomes the credit.
 inline void pull(const State& state, int64_t link, Packet& packet, int64_t now) {

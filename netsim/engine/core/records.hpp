@@ -6,7 +6,7 @@ namespace netsim {
 
 enum Recovery : int32_t { NOTHING_LOST, SELECTIVE, GO_BACK_N };
 enum LinkErrors : int32_t { FAULTLESS, LOSES, REPEATED };
-// Who chooses the path of a packet, and how: pinned to that of its flow, by its host, or by switches.
+// Who chooses the path of a packet, and how: pinned to the path of its flow, by its host, or by switches.
 enum Choice : int32_t {
   PINNED,
   SPRAY_RANDOM,
@@ -18,36 +18,36 @@ enum Choice : int32_t {
   DETOURING,
   AT_FIRST_SWITCH
 };
-// How a switch chooses: the shortest queue, with ties in turn or drawn; of some drawn; one for all packets of a flow.
+// How a switch chooses: the shortest queue, ties in turn or drawn; the shortest of drawn queues; once for each flow.
 enum SwitchChoice : int32_t { SHORTEST, SHORTEST_DRAWN, SAMPLED, FLOW_SHORTEST };
-// How messages become flows: one, whose packets choose; one by hash or CRC-32; equal parts by hash; as in ethereal.
+// How messages become flows: one flow, a path by packet; one by hash or CRC-32; equal parts by hash; as in ethereal.
 enum Admission : int32_t { WHOLE, HASHED, CHECKSUM, PARTS, BALANCED };
 // Order of flows that a host releases together.
 enum Order : int32_t { DRAWN, ROTATED, AS_GIVEN };
 // Why the loop stops: all tasks are done; released messages need room for their flows; a flow's path has failed; a flow
 // has timed out; packets, choices or the calendar need room; Python may look at the clock; simulated time is over, or
-// no round bears fruit.
+// too many rounds in a row make no progress.
 enum Stop : int32_t { FINISHED, NEEDS_FLOWS, ASKS_FOR_PATH, ASKS_AFTER_TIMEOUT, NEEDS_ROOM, PAUSED, IN_TIME, UNFAIR };
 
-// Stages of a window: none is open; one is, and receivers take what has come; tasks begin; switches pass packets on;
-// hosts do what is left. GOES_ON: a stage ends, and nothing stops the loop.
+// Stages: no window is open; a window is open, and receivers take packets that have come; tasks begin; switches pass
+// packets on; hosts do what is left. GOES_ON: a stage ends, and nothing stops the loop.
 enum Stage : int32_t { NEXT, OPEN, TASKS, SWITCHES, REST };
 constexpr int64_t GOES_ON = -1;
 
 // Columns of `Hosts.sampled`: samples kept, acknowledgements so far, acknowledgements a sample.
 enum Sampled : int32_t { COUNT, SEEN, STRIDE };
-// Columns of `Queued.turns`: whose turn it is; whether it has got its quantum; what each class has left, in bytes.
+// Columns of `Queued.turns`: class whose turn it is; whether it has got its quantum; bytes that each class has left.
 enum Turns : int32_t { WHOSE_TURN, GOT_QUANTUM, BYTES_LEFT };
 
 // Value of `Program.waits_for` for a task that is done.
 constexpr int64_t DONE = -1;
-// Bits of a packet's serial and of a flow's id in the key of an event.
+// Number of bits of a packet's serial and of a flow's id in the key of an event.
 constexpr int64_t SERIAL_BITS = 28, FLOW_BITS = 31;
 // Entries of the calendar that one event may need besides a pause frame for each queue.
 constexpr int64_t ENTRIES_OF_EVENT = 16;
 // Links that a switch may draw and remember as candidates.
 constexpr int64_t MOST_CANDIDATES = 192;
-// Packets of a chunk of the wheel; parts into which sorting deals arrivals; numbers of a thread in `Wheels.meetings`.
+// Packets in a chunk of the wheel; most parts into which sorting deals arrivals; row length of `Wheels.meetings`.
 constexpr int64_t CHUNK = 32, PLACES = 1024, MEETING_ROW = 16;
 constexpr int64_t UNLIMITED = INT32_MAX;
 
@@ -65,9 +65,9 @@ struct Rules {
   uint8_t listens, round_robin;
   int32_t order;
   int64_t hosts, leaves, epochs;
-  // Whether the run ends although background traffic goes on. Links with queues: number of classes; memory of a
-  // switch, -1 without one; alpha in millionths; whether full switches pause links, and by thresholds that follow the
-  // memory; whether transmissions that end in one instant do so in the order of their links; when links resume.
+  // Whether the run ends although background traffic goes on. Links with queues: number of classes; shared memory of
+  // a switch, or -1; alpha in millionths; whether full switches pause links (PFC), and by thresholds that follow the
+  // free memory; whether transmissions of one instant end in the order of their links; thresholds of pausing.
   uint8_t ends_early;
   int64_t classes, memory_bytes, alpha;
   uint8_t pauses, dynamic, by_link;
@@ -87,7 +87,7 @@ struct Rules {
   int64_t fixed_window, notify_ps;
   uint8_t keeps;
   int64_t places;
-  // Transport; whether the nth usable path of a pair is always its nth.
+  // Transport; whether the nth usable path of a pair of leaves is always its nth path.
   int32_t choice;
   uint8_t all_usable;
   int32_t at_switch;
@@ -107,7 +107,7 @@ struct Rules {
 // Counts of a run, and what the loop needs when it stops: one record.
 //
 // `moves_up` is a flow whose timer must move up, but has been taken from the heap for being due soon; -1 for none.
-// The last three are what a round of `netsim.engine.reference.watching` knows.
+// The last three fields are the state of a round of `netsim.engine.reference.watching`.
 //
 struct Totals {
   int64_t now_ps, packets, hops, control_hops, dropped, trimmed, marked, width_bits, used, undone, released;
@@ -132,30 +132,30 @@ struct alignas(64) Flow {
   int64_t smoothed_8, deviation_4;
   int32_t packets, serial, next, in_flight, lost, sent, oldest, newest, pair, first_route, seen, marked;
   int32_t next_in_ring, fruitless;
-  // One is the sender's too, seldom written: row of the first packet in `Hosts.sent`, what draws take for the flow,
-  // its last packet, its source host, its class, how many links its path has, and whether all its routes have as many.
+  // One line is the sender's too, seldom written: row of the first packet in `Hosts.sent`, key of the flow's draws,
+  // size of its last packet, its source host, its class, links of its path, whether all its routes have as many.
   int64_t first_row, key, task, last_wire, wake_ps;
   int32_t up, path, source;
   uint8_t in_ring, timer_runs, alone, given_up, listens, links, even, traffic_class;
-  // One is the receiver's: whether acknowledgements are `express`, that is, go back without stopping at any link, and
-  // how long they take, without the links between leaves unless all routes are `alike`; row of the first packet in
-  // `Hosts.arrived`; the host's link to which acknowledgements go back; how many have; packets that have not arrived;
-  // go-back-N: before which all have.
+  // One line is the receiver's: whether acknowledgements are `express`, that is, go back without stopping at any link,
+  // and how long they take, without the links between leaves unless all routes are `alike`; row of the first packet in
+  // `Hosts.arrived`; the host's link to which acknowledgements go back, and how many have; packets that have not
+  // arrived; go-back-N: the sequence before which all packets have arrived.
   int64_t end_ps, notified_ps, ack_ps, arrival_row;
   int32_t down, back, acks, left, highest, reordered, expected;
   uint8_t express, alike;
-  // The rest of the flow: its destination leaf; no lost packet is before it; go-back-N: before which all have arrived,
-  // as the sender knows.
+  // The rest of the flow: its destination leaf; a sequence before which no packet is lost; go-back-N: the sequence
+  // before which all packets have arrived, as far as the sender knows.
   int32_t leaf, lost_from, acked, complained;
   int64_t start_ps, bytes, retransmitted;
-  // Transport: the last flowlet; entries of the flow's ring of paths that are valid, and all; until when it is frozen.
+  // Transport: the last flowlet; valid entries, and all entries, of the flow's ring of paths; until when it is frozen.
   int64_t flowlet_ps;
   int32_t flowlet_path, valid, valid_begin, kept, kept_begin, chosen;
   int64_t frozen_ps, exploring, unmarked;
 };
 
-// A link: when it and its control lane are free, what it has carried, the other direction, its `LinkKind`, and the
-// first packet on its way from it of which `flight.hpp` has not decided whether it is marked.
+// A link: when it and its control lane are free, what it has carried, the reverse link, its `LinkKind`, and the first
+// packet in flight from it of which `flight.hpp` has not decided yet whether it is marked.
 struct alignas(64) Link {
   int64_t free_ps, bytes, busy_ps, longest_ps, lane_free_ps;
   int32_t reverse, kind, unmarked;
@@ -167,11 +167,11 @@ struct alignas(64) LinkKind {
   int64_t delay_ps, rate_bps;
   // At that rate: service of a full packet and of an acknowledgement, room, and thresholds of marking.
   int64_t full_ps, ack_ps, room_ps, mark_ps, mark_all_ps;
-  // From the end of a packet until the link sends it again, less than 0 if it has no errors.
+  // Time from the end of a packet until the link sends it again; less than 0 if the link has no errors.
   int64_t round_trip_ps;
 };
 
-// Flows that take turns at a host's link, and the packet that it sent last.
+// Flows that take turns at a host's link, and the last packet that the link sent.
 //
 // The link looks for a packet at `look_ps`, -1 for never; the event engine's calendar knows if `scheduled`. `last_path`
 // is -1 if switches choose.
@@ -186,7 +186,7 @@ struct alignas(64) Ring {
   int32_t last_epoch;
 };
 
-// Flows whose receiver behind a link will ask them for packets in turn, and when it next may.
+// Flows that the receiver behind a link will ask for packets in turn, and when it may ask next.
 struct Pacer {
   int32_t first, last;
   int64_t next_ps;
@@ -195,27 +195,27 @@ struct Pacer {
 
 // Selective repeat: a packet of a flow, its last transmission, and the packets in flight that left before and after it.
 //
-// Packets are sequences within their flow, `bits` those of `recovery.hpp`.
+// Packets are given by their sequences within the flow, `bits` by the constants of `recovery.hpp`.
 //
 struct Transmission {
   int32_t last_serial, older, newer;
   uint8_t bits;
 };
 
-// Packets on their way from a link by time of arrival, but for those of its control lane.
+// Packets in flight on a link, in order of arrival, except the packets of its control lane.
 struct Lane {
   int32_t first, last;
 };
 
 // A packet, or its acknowledgement, which has passed `hop` of `links` links.
 //
-// `marked` is 1 by a queue, and otherwise what `trimmed` is: 2 in front of the last link if the transport forgives
-// that.
+// `marked` is 1 if a queue marked the packet, and otherwise what `trimmed` is: 2 if it was trimmed in front of the last
+// link and the transport forgives that.
 //
-// `route` is a row of `FabricArrays.route_links` that agrees with its path so far. `node` is where switches choose; of
-// the acknowledgement of a receiver that asks for packets, how many its flow still lacks. `next` is the packet behind
-// it in a chain, of a lane in order of arrival or of those not in use, and in the windowed engine the unit at which it
-// arrives, or -1.
+// `route` is a row of `FabricArrays.route_links` that agrees with its path so far. `node` is where switches choose; in
+// the acknowledgement of a receiver that asks for packets, it is the number of packets that the flow still lacks.
+// `next` is the packet behind it in a chain: of a lane in order of arrival, or of records not in use. In the windowed
+// engine it is the unit at which the packet arrives, or -1.
 //
 struct alignas(64) Packet {
   int64_t time_ps, key, sent_ps, wire;
@@ -226,26 +226,26 @@ struct alignas(64) Packet {
 
 // Queue `link * classes + class` of links with queues; see `queues.hpp`.
 struct alignas(64) Queue {
-  // Packets of a class that wait in front of a link: the first and last, their service time, their bytes, and those
-  // with the one that is on the link, if memory is shared.
+  // Packets of a class that wait in front of a link: the first and last, their service time, their bytes, and their
+  // bytes with the packet on the link, if memory is shared.
   int32_t first, last;
   int64_t waiting_ps, waiting_bytes, length;
-  // Since when the switch behind the link has stopped the queue, for how long in all, and whether it has.
+  // PFC: since when the switch behind the link has paused the queue, for how long in all, and whether it is paused.
   int64_t stopped_ps, paused_ps;
-  // What that switch holds of its packets, how much it may hold, and whether it has sent a pause frame for the queue.
+  // Bytes that this switch holds from the queue, and may hold, and whether it has sent a pause frame for the queue.
   int64_t held, most;
   uint8_t stopped, pause_sent;
 };
 
-// A packet in a queue: when it came, what it found there, its service time, what it joined at the nominal rate if that
-// of the link varies, its size, the queue it came from, the next.
+// A packet in a queue: when it came, the work that it found, its service time, the work that it joined at the nominal
+// rate if the link's rate varies, its size, the queue that it came from, the next packet.
 struct Waiting {
   int64_t came_ps, found_ps, work_ps, nominal_ps, wire;
   int32_t source, next;
 };
 
-// The packet that is on a link, and the next link whose transmission takes as long and ends later, or the next of those
-// that are `listed` because their switch sends on them (`pending.hpp`).
+// The packet on a link, and the next link in a list: of links whose transmissions take as long and end later, or of
+// links that are `listed` because their switch sends on them (`pending.hpp`).
 //
 // `packet` is its index where packets are marked as they leave, -1 if it is lost.
 // `carried` are the bytes of data that count as carried once the transmission has ended, 0 if the packet is corrupted.
@@ -265,8 +265,8 @@ struct Switch {
   int64_t used, pool, pauses_sent;
 };
 
-// Between the loop and links with queues: the record of the packet that an event is about, a link whose transmission
-// begins with it, or -1, and the number of queues that are paused or resumed.
+// Notes between the loop and links with queues: the record of the packet that an event is about, the link whose
+// transmission begins with the event, or -1, and the number of queues that are paused or resumed.
 struct Notes {
   int32_t packet, begun, frames;
 };
@@ -299,9 +299,9 @@ struct Timer {
   int32_t what, next;
 };
 
-// Slots of time: which one is open; how many entries there are; the first one of the run; how long slots are; the first
-// entry that is free again, or -1, and the first of those that never were in use; whether the calendar's first entry is
-// in the run.
+// Slots of time: the open slot; number of entries; first entry of the run; binary logarithm of a slot's picoseconds;
+// first entry that is free again, or -1; first entry that was never in use; whether the calendar's first entry is in
+// the run.
 struct Slots {
   int64_t open, used, begin;
   int32_t width_bits, free, fresh;
@@ -318,16 +318,16 @@ struct Entry {
   int64_t time_ps, key, what;
 };
 
-// A flow of the flow level, in a line of the cache: bytes left to send since a time, rate in bytes per picosecond, time
-// in the heap of ends, the full link that holds it back, whether it is affected, its places in `Streams.passing` as one
-// of its first and of its last link, and the next flow of its segment.
+// A flow of the flow level, in a line of the cache: bytes left to send at a time, rate in bytes per picosecond, time in
+// the heap of ends, the full link that holds it back, whether it is affected, its places among the flows of its first
+// and of its last link in `Streams.passing`, and the next flow of its segment.
 struct alignas(64) Stream {
   double left, rate, due_ps;
   int64_t since_ps;
   int32_t up, segment, down, bottleneck, mark, up_place, down_place, following;
 };
 
-// What is seldom read of a flow: what it carries, its times, and the flow of its segment that is ahead of it.
+// Fields of a flow that are seldom read: its message, its times, and the flow of its segment that is ahead of it.
 struct alignas(64) Message {
   int64_t id, task, bytes, start_ps, end_ps;
   int32_t ahead;
@@ -336,9 +336,9 @@ struct alignas(64) Message {
 // Columns of `Rising.beside`.
 enum { FIRST, BETWEEN, LAST };
 
-// An affected flow: its present and next rate, its links, the full link that will hold it back, and the place among the
-// affected flows of the next one of its first link, of its segment and of its last link. Filling reads these alone,
-// since flows are far from each other.
+// An affected flow: its present and next rate, its links, the full link that will hold it back, and the places, among
+// the affected flows, of the next flow of its first link, of its segment and of its last link. Filling reads these
+// records alone, since the records of flows are far from each other in memory.
 struct alignas(64) Rising {
   double rate, fresh;
   int32_t flow, up, segment, down, bottleneck;
@@ -351,7 +351,7 @@ struct Departure {
   int64_t flow;
 };
 
-// At which rate of its flows a link is full.
+// A link, and the rate of its flows at which it is full.
 struct Level {
   double level;
   int64_t link;
@@ -359,12 +359,13 @@ struct Level {
 
 // A link: its capacity and load in bytes per picosecond.
 //
-// While rates are filled: the load that is settled, the shares of flows that are not, the rate at which it holds flows
-// back, the fastest rate on it, and the number of flows that are not settled; the latest of those affected; as filling
-// begins, the load of flows that are not affected, and the shares and the number of those that are. Of the flows whose
-// rates stand: a rate that none exceeds, one below which none is that the link holds back, and the number of these. Of
-// a host's link: the place of its latest flow in `Streams.passing`, when one has sent its last byte, and the longest
-// remaining latency of such a byte.
+// While rates are filled: `taken` is the load that is settled, `demand` the shares and `rising` the number of flows
+// that are not, `level` the rate at which the link holds flows back, `fastest` the fastest rate on it, `newest` its
+// latest affected flow. As filling begins: `kept` is the load of flows that are not affected, `asked` the shares and
+// `affected` the number of affected flows. Of flows whose rates stand: none exceeds `most`, and none of the `held`
+// flows that the link holds back is below `least`. Of a host's link: `latest` is the place of its latest flow in
+// `Streams.passing`, `last_ps` is when a flow has sent its last byte, `rest_ps` the longest remaining latency of such a
+// byte.
 struct alignas(64) SharedLink {
   double capacity, load, taken, demand, level, fastest;
   int32_t rising, flows, mark, newest;

@@ -118,7 +118,7 @@ inline void lose(Flow& flow, Transmission& sent, int64_t sequence) {
   }
 }
 
-// Transmissions with smaller serials count as lost.
+// Counts transmissions in flight with serials below `limit` as lost.
 inline void lose_before(Flow& flow, const Hosts& hosts, int64_t limit) {
   while (flow.oldest >= 0 && hosts.sent[flow.first_row + flow.oldest].last_serial < limit) {
     int64_t sequence = flow.oldest;
@@ -148,7 +148,7 @@ inline int64_t acknowledged(const Rules& rules, Flow& flow, const Hosts& hosts, 
   return newly;
 }
 
-// A negative acknowledgement has arrived; returns the number of packets newly acknowledged.
+// A negative acknowledgement (NACK) has arrived; returns the number of packets newly acknowledged.
 inline int64_t refused(const Rules& rules, Flow& flow, const Hosts& hosts, int64_t sequence, int64_t serial,
                        int64_t expected) {
   if (rules.recovery == GO_BACK_N) {

@@ -31,7 +31,7 @@ inline void enter_ring(const State& state, int64_t index, int64_t now) {
   }
 }
 
-// Wakes an open flow that only its pace holds back.
+// Sets a timer that wakes an open flow which only its pace holds back.
 inline void keep_pace(const Hosts& hosts, Flow& flow, int64_t index) {
   if (flow.wake_ps != flow.next_ps) {
     flow.wake_ps = flow.next_ps;
@@ -52,20 +52,20 @@ inline void resume(const State& state, int64_t index, int64_t now) {
   }
 }
 
-// The flow's timer runs until its deadline.
+// Starts the flow's retransmission timer, which runs until its deadline.
 inline void await_progress(const Hosts& hosts, Flow& flow, int64_t index) {
   flow.timer_runs = 1;
   push(hosts.timers, flow.deadline_ps, timer_key(flow.id, 0), index);
 }
 
-// Moves the flow's timer, which runs, up to its deadline if that has become earlier; see `TOTALS.moves_up`.
+// Moves the flow's running timer up to its deadline if that has become earlier; see `TOTALS.moves_up`.
 inline void await_progress_sooner(const Network& network, const Hosts& hosts, Flow& flow, int64_t index) {
   if (!move_up(hosts.timers, flow.deadline_ps, timer_key(flow.id, 0))) network.totals.moves_up = index;
 }
 
 inline bool is_ready(Flow& flow, int64_t now) { return now >= flow.next_ps && is_open(flow); }
 
-// The first flow of a ring leaves it.
+// Removes the first flow from a ring.
 inline void leave_ring(const Hosts& hosts, Ring& ring) {
   auto& flow = hosts.flows[ring.first];
   flow.in_ring = 0;

@@ -11,7 +11,7 @@ constexpr int64_t INTERVALS = 256, MOST_SAMPLES = 1024, COLUMNS = 4;
 constexpr int64_t WIDTH = 0;
 constexpr int64_t USED = 1;
 
-// Longest queues over time: that of each interval; binary logarithm of an interval's picoseconds; intervals in use.
+// Longest queue of each interval of time; binary logarithm of an interval's picoseconds; intervals in use.
 struct Longest {
   Span<int64_t> queue_ps;
   int64_t& width_bits;

@@ -1,7 +1,7 @@
 // Progressive filling of the compiled flow-level engine: next rates of the affected flows, all others keeping theirs.
 //
-// The level at which a link is full only rises while others settle, so a heap of levels that are brought up to date
-// when they come up finds the next full link. The affected flows of a link are lined up first, so that a full link
+// The level at which a link is full only rises while other links settle. So a heap of levels finds the next full link
+// if the level at its top is brought up to date. The affected flows of a link are lined up first, so that a full link
 // meets them alone and not all of its flows.
 #pragma once
 
@@ -11,7 +11,7 @@ namespace netsim::fluid {
 
 constexpr double EQUAL = 1.000000000001;
 
-// Puts an affected flow first among those of its links and of its segment.
+// Puts an affected flow first among the affected flows of its links and of its segment.
 inline void line_up(const Streams& streams, int64_t place) {
   auto& flow = streams.affected[place];
   auto& up = streams.links[flow.up];
@@ -148,7 +148,7 @@ inline int64_t fill(const Streams& streams, int64_t known, int64_t touched) {
   return touched;
 }
 
-// The affected flows no longer stand in line.
+// Empties the lists of affected flows of all segments.
 inline void disperse(const Streams& streams) {
   for (int64_t place = 0; place < streams.counts[AFFECTED]; ++place) {
     auto& flow = streams.affected[place];
@@ -182,7 +182,7 @@ inline void affect(const Streams& streams, int64_t index) {
   }
 }
 
-// Makes a flow active, and its rate to be settled.
+// Makes a flow active; its rate is still to be settled.
 inline void join(const Streams& streams, int64_t index) {
   auto& flow = streams.flows[index];
   link_in(streams, index);
@@ -192,11 +192,11 @@ inline void join(const Streams& streams, int64_t index) {
   affect(streams, index);
 }
 
-// A flow that finds others at work on its first link sends its first packet after one of each of them.
+// A flow that finds other flows on its first link sends its first packet after one packet of each of them.
 //
-// Each of n others is ahead by a packet's 1/(n + 1) of what even sharing would give it; the newcomer is behind by the
-// sum. Without this, messages of a rank that once overlap end in the same instant, start together at the next rank,
-// and never come apart again, whereas packets part them by one packet at every rank.
+// Each of the n other flows is ahead of even sharing by 1/(n + 1) of a packet; the newcomer is behind by the sum.
+// Without this, messages of a rank that once overlap end in the same instant, start together at the next rank, and
+// never come apart again, whereas in packets they come apart by one packet at every rank.
 inline void wait_for_turn(const Streams& streams, int64_t index, int64_t packet_bytes, int64_t now_ps) {
   auto& newcomer = streams.flows[index];
   auto& link = streams.links[newcomer.up];
@@ -224,7 +224,7 @@ inline void wait_for_turn(const Streams& streams, int64_t index, int64_t packet_
   }
 }
 
-// Affects the flows that a link holds back.
+// Adds the flows that a link holds back to the affected flows.
 inline void affect_held(const Streams& streams, int64_t number) {
   auto& link = streams.links[number];
   int64_t index;
@@ -266,7 +266,7 @@ inline int64_t take_first(const Streams& streams) {
   return index;
 }
 
-// Takes flows that have left since out of the affected ones.
+// Removes flows that have left meanwhile from the affected flows.
 inline void forget_absent(const Streams& streams) {
   auto counts = streams.counts;
   int64_t kept = 0;
@@ -289,7 +289,7 @@ inline bool concerns(SharedLink& link, bool is_full) {
   return too_fast || freed;
 }
 
-// Affects a flow of a link that is faster than those held back there, or that is no longer held back there.
+// Affects a flow of a link that is faster than the flows held back there, or that is no longer held back there.
 //
 // Returns:
 //     Its rate if it is not affected, 0 otherwise.
@@ -307,7 +307,7 @@ inline double look_at(const Streams& streams, int64_t index, int64_t number, boo
   return flow.rate;
 }
 
-// Affects flows that the next rates of the affected ones concern.
+// Adds flows that the next rates of the affected flows concern to the affected flows.
 inline void look_around(const Streams& streams, int64_t touched) {
   for (int64_t place = 0; place < touched; ++place) {
     int64_t number = streams.touched[place];

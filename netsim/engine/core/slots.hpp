@@ -1,7 +1,7 @@
 // Calendar of the event engine: a wheel of slots of time, and a heap.
 //
-// Slots open one after the other, and then their entries are put in order: a run, of which the last one is never due.
-// The heap has what is added to the open slot, and what comes after the last one of the wheel.
+// Slots open one after the other. The entries of the open slot are sorted into a run, whose last entry is never due.
+// The heap holds entries that are added to the open slot, and entries after the last slot of the wheel.
 #pragma once
 
 #include <utility>
@@ -14,7 +14,7 @@ namespace netsim::event {
 // The slot of a moment; all before it have been open.
 inline int64_t slot_of(const Flight& flight, int64_t time_ps) { return time_ps >> flight.slots.width_bits; }
 
-// Whether a slot is one of the wheel, and not open yet.
+// Whether a slot is on the wheel and has not opened yet.
 inline bool is_ahead(const Flight& flight, int64_t slot) {
   return uint64_t(slot - flight.slots.open - 1) < uint64_t(flight.first.size - 1);
 }
@@ -40,7 +40,7 @@ inline void add(const Flight& flight, int64_t time_ps, int64_t key, int64_t what
   slots.used += 1;
 }
 
-// The first slot of the wheel that has entries, of which there are some.
+// The first slot of the wheel that has entries; the wheel must not be empty.
 inline int64_t next_filled(const Flight& flight) {
   const int64_t after = flight.slots.open + 1;
   const int64_t place = after & (flight.first.size - 1);
@@ -58,7 +58,7 @@ inline void fill_run(const Flight& flight) {
   const int64_t end = flight.run.size - 1;
   flight.filled[place >> 6] &= ~(uint64_t(1) << (place & 63));
   slots.begin = end;
-  // The latest comes first, so that they come into the order in which they were added, which is nearly theirs.
+  // The chain begins with the latest entry: filled from its end, the run has the order of addition, nearly sorted.
   for (int64_t index = flight.first[place]; index >= 0;) {
     auto& entry = flight.later[index];
     flight.run[--slots.begin] = entry;
@@ -68,7 +68,7 @@ inline void fill_run(const Flight& flight) {
   sort_part(flight.run, Span<Timer>{flight.run.data - end / 2, end}, slots.begin, end);
 }
 
-// Opens the slot of the next entry; nothing is left in the open one.
+// Opens the slot of the next entry; nothing is left in the slot that is open.
 inline void open_next(const Flight& flight) {
   auto& slots = flight.slots;
   const auto heap = flight.calendar;

@@ -9,7 +9,7 @@ namespace netsim {
 
 using Heap = Span<Entry>;
 
-// Links.
+// Links of the fabric, and constants and counts of the run.
 struct Network {
   Rules& rules;                // constants of the scenario
   Totals& totals;              // counts of the run
@@ -21,8 +21,8 @@ struct Network {
   Span<int64_t> change_since_ps;  // when the first service at that rate began, -1 if none has
   Span<int64_t> longest;          // queues over time; see `netsim.engine.queue_series`
   Table<int64_t> carried;       // bytes of each link over time, no rows if none are recorded; see `netsim.engine.watch`
-  Span<int64_t> carried_shape;  // its intervals; see ``Sampled``
-  Span<int64_t> keys;           // task whose draws each task has; empty: its own
+  Span<int64_t> carried_shape;  // binary logarithm of an interval's picoseconds; intervals in use
+  Span<int64_t> keys;           // task whose draws each task uses; empty: its own draws
 };
 
 // Senders and receivers of flows.
@@ -51,18 +51,18 @@ struct Program {
   Span<int8_t> traffic_class;  // of each task
   Span<uint8_t> background;    // whether the run may end without a task
   Span<int64_t> next_begin;    // rows of `next` of each task
-  Span<int32_t> next;          // tasks that wait for it
-  Span<int32_t> waits_for;     // how many tasks it still waits for; less than 0 once it is done
-  Span<int32_t> flows_left;    // how many of its flows are not complete
-  Span<int64_t> end_ps;        // when it was done
+  Span<int32_t> next;          // tasks that wait for each task
+  Span<int32_t> waits_for;     // how many tasks each task still waits for; less than 0 once it is done
+  Span<int32_t> flows_left;    // how many flows of each task are not complete
+  Span<int64_t> end_ps;        // when each task was done
   Span<int64_t> released;      // tasks released in this instant; `TOTALS` has their number
   Span<int64_t> stack;         // scratch space for tasks that begin at once
   Span<int32_t> src;           // rank that sends, of each task
   Span<int32_t> dst;           // rank that receives
   Heap sorter;                 // scratch heap in which admission sorts
   Table<int64_t> groups;       // scratch rows of `admission.hpp`, of messages and their groups
-  Table<int64_t> routes;       // scratch rows of it, of a group's routes
-  Table<int64_t> seen;         // scratch rows of it, of links
+  Table<int64_t> routes;       // scratch rows of `admission.hpp`, of a group's routes
+  Table<int64_t> seen;         // scratch rows of `admission.hpp`, of links
   Table<int64_t> avoided;      // hash table of routes that have failed flows: first link or -1, leaf, route, until when
   Span<int64_t> queue_pair;    // row of `latest` of the first flow of each task's messages; empty if no state is kept
   Span<int64_t> latest;        // latest flow of each queue pair, -1 if there is none
@@ -85,19 +85,19 @@ struct Routing {
   Span<uint8_t>
       alike;  // whether all routes of a pair have as many links, and take acknowledgements as long without waiting
   Span<uint8_t> calm;          // whether nothing ever changes on a pair's routes
-  Span<int64_t> epoch_ps;      // when knowledge changes
+  Span<int64_t> epoch_ps;      // when the routing's knowledge changes
   Span<int64_t> usable_begin;  // rows of `usable` of a pair and epoch
   Span<int64_t> usable;        // usable routes
   Span<int64_t> counts;        // packets that a host has sent to a leaf, of `DestinationRotation`
-  Span<int64_t> child_begin;   // rows of the next two of each node of `netsim.engine.event.switches.tree`
+  Span<int64_t> child_begin;   // rows of the next two arrays, by node of `netsim.engine.event.switches.tree`
   Span<int64_t> child_link;    // links that lead on
   Span<int64_t> child_node;    // nodes to which they lead
   Span<int64_t> node_route;    // a route that begins with the links to a node
   Span<int64_t> source;        // number of the node at which a link begins
   Span<int32_t> reverse;       // the other direction of a link's cable
-  Table<int64_t> shortest;     // of each switch, the last choice, or those remembered
+  Table<int64_t> shortest;     // of each switch, the last choice, or the remembered links
   Table<int64_t> candidates;   // room for links among which a switch chooses, and their queues
-  Table<int64_t> chosen;       // choices of flows: switch, link, next of the flow
+  Table<int64_t> chosen;       // choices of flows: switch, link, next choice of the flow
   Table<int32_t> paths;        // entries of the flows' rings of paths, valid ones and all
 };
 
@@ -107,13 +107,13 @@ struct Queued {
   Span<Waiting> waiting;  // by packet
   Span<Served> served;    // by link
   Span<Switch> switches;  // by node
-  Notes& notes;           // what the loop is about
+  Notes& notes;           // notes between the loop and these links
   Span<int64_t> frames;   // queues that are paused or resumed; `notes` has their number
-  // Links in the order in which their transmissions end, those that take equally long
+  // Lists of links whose transmissions take equally long, in the order in which they end
   Span<Lane> endings;
   Span<int64_t> quanta;  // see `netsim.engine.protocol.Scene.quanta`
   Table<int64_t> turns;  // see `Turns`
-  Span<int64_t> needs;   // room for what each class needs to send a packet
+  Span<int64_t> needs;   // room for the bytes of each class's next packet
 };
 
 // The state of a run, except the calendar and the packets in flight. `queued` is null where links need no queues.
@@ -132,7 +132,7 @@ struct Flight {
   Span<int32_t> first;    // by slot: the first of its entries, -1 if it has none
   Span<uint64_t> filled;  // bits of the slots that have entries
   Span<Timer> later;      // entries of slots: those that were in use are chained, behind them are fresh ones
-  Span<Timer> run;        // behind as much scratch space, those of the open slot, and one that is never due
+  Span<Timer> run;        // scratch space, then as much for entries of the open slot, and one that is never due
   Span<Lane> lanes;       // by link
   Span<Packet> packets;   // those not in use are chained by `next`
 };
@@ -140,17 +140,17 @@ struct Flight {
 // Calendar, packets and the open window, as a thread sees them; see `wheel_of`.
 struct Wheel {
   Window& window;  // the window that is open
-  // Packets that the thread has put into the buckets of a window; window k has entry k mod their number, a power of
-  // two
+  // Number of packets that the thread has put into the buckets of a window; window k has entry k mod the number of
+  // entries, a power of two
   Span<int32_t> due;
   Span<Bucket> buckets;  // by entry of `due` and region
   // Chunks of the thread whose packets it deals with, of hosts until the end of the window, and of
   // the region of switches
   Span<Used> used;
-  // Chunks of other threads of whose packets it is done, by kind of region and thread
+  // Chunks of other threads with whose packets this thread is done, by kind of region and thread
   Span<Used> returned;
-  Span<Arrival> found;     // those of the window, as they were found, then scratch space
-  Span<Arrival> arrivals;  // the same by unit, and sorted once the unit deals with them
+  Span<Arrival> found;     // arrivals of the window, as they were found, then scratch space
+  Span<Arrival> arrivals;  // the same arrivals by unit, sorted once the unit deals with them
   Span<int64_t> places;    // whole numbers for sorting
   // If the run ends while background traffic goes on: data at all receivers, sorted
   Span<Arrival> receipts;
@@ -171,23 +171,23 @@ struct Wheel {
   Heap inside;               // heap of what happens at links inside hosts, all of which are the leader's
   Span<Packet> held;         // packets that wait in queues; `Notes.packet` is the first free one of a thread
   Span<int32_t> next_held;   // the free record after each
-  Span<int64_t> meetings;    // numbers of each thread, and how often any has come to a meeting
+  Span<int64_t> meetings;    // a row of numbers of each thread, then how often threads have come to a meeting
 };
 
 // Calendar, packets and the open window, as a thread sees them; see `wheel_of`.
 struct Wheels {
   Table<Window> window;  // the window that is open
-  // Packets that the thread has put into the buckets of a window; window k has entry k mod their number, a power of
-  // two
+  // Number of packets that the thread has put into the buckets of a window; window k has entry k mod the number of
+  // entries, a power of two
   Table<int32_t> due;
   Table<Bucket> buckets;  // by entry of `due` and region
   // Chunks of the thread whose packets it deals with, of hosts until the end of the window, and of
   // the region of switches
   Table<Used> used;
-  // Chunks of other threads of whose packets it is done, by kind of region and thread
+  // Chunks of other threads with whose packets this thread is done, by kind of region and thread
   Table<Used> returned;
-  Table<Arrival> found;     // those of the window, as they were found, then scratch space
-  Table<Arrival> arrivals;  // the same by unit, and sorted once the unit deals with them
+  Table<Arrival> found;     // arrivals of the window, as they were found, then scratch space
+  Table<Arrival> arrivals;  // the same arrivals by unit, sorted once the unit deals with them
   Table<int64_t> places;    // whole numbers for sorting
   // If the run ends while background traffic goes on: data at all receivers, sorted
   Table<Arrival> receipts;
@@ -208,11 +208,11 @@ struct Wheels {
   Heap inside;               // heap of what happens at links inside hosts, all of which are the leader's
   Span<Packet> held;         // packets that wait in queues; `Notes.packet` is the first free one of a thread
   Span<int32_t> next_held;   // the free record after each
-  Span<int64_t> meetings;    // numbers of each thread, and how often any has come to a meeting
+  Span<int64_t> meetings;    // a row of numbers of each thread, then how often threads have come to a meeting
   std::vector<Wheel> of_thread = {};  // the wheel of each
 };
 
-// Arrays with a row for each thread; that of the leader is the state's own.
+// Arrays with a row for each thread; the row of the leader is the state's own.
 struct Shares {
   Table<Totals> totals;    // see `netsim.engine.event.state.Network`
   Table<int64_t> longest;  // see there
@@ -228,10 +228,10 @@ struct Shares {
 // Flows and links of the flow level, and scratch space.
 struct Streams {
   Span<Stream> flows;      // in the order of their admission
-  Span<Message> messages;  // of the same flows
+  Span<Message> messages;  // further fields of the same flows
   Span<SharedLink> links;
   Span<Departure> ends;   // heap of the active flows
-  Span<int32_t> place;    // place of each flow there, -1 if it is not
+  Span<int32_t> place;    // place of each flow in `ends`, -1 if it is not there
   Span<Rising> affected;  // flows whose rates are settled anew
   // Flows of each host's link, in blocks of which all but the latest are full. The flows of a block are read at the
   // same time; in a chain of flows each read would wait for the one before.

@@ -5,7 +5,7 @@
 
 namespace netsim::fluid {
 
-// Number of links that a flow passes, those of all its routes counted.
+// Number of links that a flow passes, the links of all its routes included.
 template <class Flow>
 inline int64_t links_of(const Streams& streams, const Flow& flow) {
   if (flow.down < 0) return 1;
@@ -32,7 +32,7 @@ inline int64_t earlier(const Streams& streams, int64_t place) {
   return block >= 0 ? (block + 1) * BLOCK - 1 : -1;
 }
 
-// Puts a flow behind those of a host's link and returns its place.
+// Puts a flow behind the other flows of a host's link and returns its place.
 inline int64_t append(const Streams& streams, int64_t number, int64_t index) {
   auto counts = streams.counts;
   auto& link = streams.links[number];
@@ -53,7 +53,7 @@ inline int64_t append(const Streams& streams, int64_t number, int64_t index) {
   return place;
 }
 
-// Puts a flow among those of its links and of its segment.
+// Adds a flow to the flows of its links and of its segment.
 inline void link_in(const Streams& streams, int64_t index) {
   auto& flow = streams.flows[index];
   flow.up_place = append(streams, flow.up, index);
@@ -69,7 +69,7 @@ inline void link_in(const Streams& streams, int64_t index) {
   }
 }
 
-// Takes the flow at a place out of those of a host's link; the latest one gets its place.
+// Removes the flow at a place from the flows of a host's link; the latest flow gets its place.
 inline void remove(const Streams& streams, int64_t number, int64_t place) {
   auto counts = streams.counts;
   auto& link = streams.links[number];
@@ -88,7 +88,7 @@ inline void remove(const Streams& streams, int64_t number, int64_t place) {
   }
 }
 
-// Takes a flow out again.
+// Removes a flow from the flows of its links and of its segment.
 inline void link_out(const Streams& streams, int64_t index) {
   auto& flow = streams.flows[index];
   remove(streams, flow.up, flow.up_place);
@@ -110,7 +110,7 @@ inline void link_out(const Streams& streams, int64_t index) {
 // Heap of the active flows, each by a time at or before its end; `first_end` makes the time of the first flow exact.
 //
 // A flow that gets slower keeps its time until it comes first: many are faster again by then. The times are in the heap
-// itself: at hundreds of thousands of flows those of the flows compared would be in no cache.
+// itself: at hundreds of thousands of flows the records of the compared flows would be in no cache.
 
 inline double end_of(const Stream& flow) { return flow.rate ? flow.since_ps + flow.left / flow.rate : INFINITY; }
 
@@ -121,7 +121,7 @@ inline void put(const Streams& streams, int64_t place, double due_ps, int64_t in
   streams.place[index] = place;
 }
 
-// Whether a flow is before that of an entry; of flows with the same time the older one is.
+// Whether a flow comes before the flow of an entry; of flows with the same time the older comes first.
 inline bool is_before(double due_ps, int64_t index, const Departure& entry) {
   return due_ps < entry.due_ps || (due_ps == entry.due_ps && index < entry.flow);
 }

@@ -86,7 +86,7 @@ inline bool deal_with_region(const State& state, const Wheel& wheel) {
 
 // Lets the switches of all regions of a thread deal with their arrivals; returns why the loop must stop.
 //
-// Those of the only region, if there is one, have been gathered with its hosts.
+// If there is only one region, its arrivals have been gathered with its hosts.
 inline int64_t deal_with_switches(const State& state, const Wheels& wheels, const Wheel& wheel) {
   auto& window = wheel.window;
   while (true) {

@@ -83,10 +83,10 @@ inline void delivered(const Program& program, int64_t task, int64_t end_ps) {
 
 // Rounds of a run whose packets are trimmed (`netsim.engine.reference.watching`).
 
-// No task has been refused in a round.
+// Value of `Totals.refused` while no task has been refused in a round.
 constexpr int64_t NOBODY = int64_t(1) << 62;
 
-// A packet of a task is newly acknowledged, or refused.
+// Notes that a packet of a task is newly acknowledged, or refused.
 inline void note_progress(const State& state, int64_t task, bool progress) {
   auto& totals = state.network.totals;
   if (progress) {

@@ -140,7 +140,7 @@ inline int64_t enter(const State& state, Packet& packet, int64_t link, int64_t n
   return fate == LOST ? GONE : forward(state, packet, link, leaves);
 }
 
-// The next link of a packet on its way as it is so far.
+// The next link of a packet on its present route.
 inline int64_t planned_link(const State& state, Packet& packet, Flow& flow) {
   if (packet.control) return state.routing.reverse[link(state.routing, packet, flow, packet.links - 1 - packet.hop)];
   return link(state.routing, packet, flow, packet.hop);

@@ -14,16 +14,16 @@ namespace netsim::windowed {
 // Regions of hosts come first in a window, those of switches after them.
 enum { OF_HOSTS, OF_SWITCHES };
 
-// Whether a region is one of hosts, or the only one.
+// Whether a region is a region of hosts, or the only region.
 inline bool is_of_hosts(Window& window, int64_t region) { return region < std::max<int64_t>(1, window.regions / 2); }
 
 // Where the threads of a run wait for each other: at the end of each stage of a window.
 
-// Columns of a thread: meetings so far; why it must stop, two in turn.
+// Columns of a thread: meetings so far; its reason to stop, in two columns by turns.
 enum { MEETINGS, REASONS };
 constexpr int64_t READS_BEFORE_YIELDING = 2000;
 
-// Waits until a number that other threads add to has come so far; what they wrote before is seen after it.
+// Waits until a number that other threads add to reaches `count`; afterwards their earlier writes are visible.
 inline void wait_until(std::atomic_ref<int64_t> number, int64_t count) {
   int64_t reads = 0;
   while (number.load(std::memory_order_acquire) < count)
@@ -33,7 +33,7 @@ inline void wait_until(std::atomic_ref<int64_t> number, int64_t count) {
 // Waits until all threads are there, and returns whether all go on; `why` is this thread's reason to stop, or
 // GOES_ON.
 //
-// Two reasons in turn: a thread may be at the next meeting before another has read the reasons of this one.
+// Reasons alternate between two columns: a thread may be at the next meeting before another has read this one's.
 inline bool meet(Span<int64_t> meetings, int64_t threads, int64_t thread, int64_t why) {
   if (threads == 1) return why == GOES_ON;
   int64_t row = thread * MEETING_ROW;
@@ -89,7 +89,7 @@ inline Wheel row_of(const Wheels& wheels, int64_t thread) {
 // The thread that deals with a unit.
 inline int64_t owner_of(const Wheels& wheels, int64_t unit) { return wheels.owners[wheels.region[unit]]; }
 
-// Index of what is due in the window of a moment, or in the last one of this turn of the wheel.
+// Index in `due` of the window of a moment, or of the last window in this turn of the wheel.
 inline int64_t due_at(const Wheel& wheel, int64_t time_ps) {
   auto& window = wheel.window;
   int64_t turn = wheel.due.size;
@@ -97,7 +97,7 @@ inline int64_t due_at(const Wheel& wheel, int64_t time_ps) {
   return int64_t(std::min<uint64_t>(number, uint64_t(window.number + turn - 1)) & uint64_t(turn - 1));
 }
 
-// Index of what is due in the open window.
+// Index in `due` of the open window.
 inline int64_t due_now(const Wheel& wheel) { return wheel.window.number & (wheel.due.size - 1); }
 
 // Index of the buckets of the open window and region.
@@ -106,7 +106,7 @@ inline int64_t bucket_row(const Wheel& wheel) {
   return due_now(wheel) * window.regions + window.region;
 }
 
-// Puts a packet into the wheel, which arrives in a region; there is a free chunk.
+// Puts a packet that arrives in a region into the wheel; there must be a free chunk.
 inline void put(const Wheel& wheel, Packet& packet, int64_t unit, int64_t region, int64_t arrives) {
   auto& window = wheel.window;
   int64_t index = due_at(wheel, arrives);
@@ -134,7 +134,7 @@ inline void put(const Wheel& wheel, Packet& packet, int64_t unit, int64_t region
   prefetch(wheel.packets, place + 1, 0);
 }
 
-// Adds so many chunks, which are chained, to those whose packets arrive in the window.
+// Adds a chain of `chunks` chunks to the chunks whose packets arrive in the window.
 inline void use_chunks(const Wheel& wheel, Used& used, int64_t first, int64_t last, int64_t chunks) {
   if (used.first < 0) {
     used.first = first;
@@ -157,7 +157,7 @@ inline void release_chunks(const Wheel& wheel, Used& used) {
   }
 }
 
-// Row of `Wheel.returned` for chunks of a thread that were those of one kind of region.
+// Row of `Wheel.returned` for chunks of a thread that were in use in one kind of region.
 inline int64_t returned_row(Window& window, int64_t whose, int64_t thread) { return whose * window.threads + thread; }
 
 // Frees chunks of the thread that other threads are done with, of one kind of region.
@@ -187,14 +187,14 @@ inline bool lacks_room_for_arrivals(const Wheels& wheels, const Wheel& wheel) {
   return lacks_chunks || window.arrivals + awaited > wheel.found.size;
 }
 
-// What each thread of a run has for itself of what the state of the event engine has once.
+// Parts of a run's state that each thread has for itself, and that the event engine has once.
 //
 // Threads deal with different hosts and switches, so that they may share the records of these. The first thread is the
 // leader: it alone lets tasks begin, for which it may have to let a host of another thread catch up.
 
 constexpr int64_t LEADER = 0;
 
-// A state in which a thread deals with the hosts of another: with their timers, and what that thread notes of queues.
+// The state in which any thread deals with the hosts of one thread: with the timers and notes of that thread.
 struct Acting {
   std::optional<Queued> queued;
   State state;
@@ -209,7 +209,7 @@ struct Acting {
   }
 };
 
-// Tells the leader what the other threads know of tasks and of the round.
+// Adds what the other threads have noted of tasks and of the round to the leader's state.
 inline void report_to_leader(const State& state, const Shares& shares) {
   auto& totals = state.network.totals;
   for (int64_t thread = LEADER + 1; thread < shares.totals.rows; ++thread) {

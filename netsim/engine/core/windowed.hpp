@@ -11,7 +11,7 @@ namespace netsim::windowed {
 
 constexpr int64_t PACKETS_BETWEEN_PAUSES = 1048576;
 
-// A flow goes on after a timeout.
+// Lets a flow go on after a timeout.
 inline void resume(const State& state, const std::deque<Acting>& acting, const Wheels& wheels, int64_t index) {
   int64_t link = state.hosts.flows[index].up;
   int64_t owner = owner_of(wheels, link);

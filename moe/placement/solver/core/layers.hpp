@@ -179,8 +179,8 @@ inline void mark_neighbours(const Traffic& traffic, std::vector<uint8_t>& stale_
   }
 }
 
-// Assigns the stale layers at least cost given all others, to and fro, until no layer gains and none is stale. The cost
-// never rises.
+// Assigns the stale layers at least cost given all others, forwards and backwards, until no layer gains and none is
+// stale. The cost never rises.
 inline void sweep(const Traffic& traffic, Table<int64_t> ranks, std::vector<uint8_t>& stale_layers) {
   int64_t last = 2 * ranks.rows - 1;
   while (std::find(stale_layers.begin(), stale_layers.end(), true) != stale_layers.end()) {

@@ -19,7 +19,7 @@ struct Division {
   Table<int64_t> states;
 };
 
-// Makes the states infinitely dear under which one of the two ranks computes more than the limit of the layer.
+// Makes the cost of states infinite under which one of the two ranks computes more than the limit of the layer.
 inline void drop_overloads(const Traffic& traffic, Table<int64_t> ranks, const Division& division, int64_t layer,
                            Span<double> least) {
   Span<double> loads = traffic.loads[layer];

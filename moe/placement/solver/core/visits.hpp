@@ -28,11 +28,11 @@ struct Visits {
 // Where the tokens of a layer's visits go and come from.
 struct Located {
   Grid<int16_t> held;          // rank of each choice, the anchor's first, -1 where there is none, [visits, K]
-  std::vector<int64_t> start;  // rank where the tokens come from, -1 for that of their anchor, [visits]
+  std::vector<int64_t> start;  // rank where the tokens come from, -1 for the rank of their anchor, [visits]
 };
 
 // Cost of the move and the copies of one token, whose choices are on the ranks `held` [K] (-1 where there is none). It
-// comes from rank `start`, -1 for that of its anchor.
+// comes from rank `start`, -1 for the rank of its anchor.
 inline double visit_cost(const Visits& visits, Span<int16_t> held, int64_t start) {
   int64_t end = held[0];
   Span<double> out = visits.cost[start < 0 ? end : start], back = visits.back[end];
@@ -78,8 +78,8 @@ inline double visits_cost(const Visits& visits, Table<int64_t> ranks) {
 // Gives the ranks of each layer the names that cost least after the layer before it.
 //
 // Which experts share a rank stays. With one cost between all ranks and no jumps the names are optimal: a renaming of
-// a layer and all further ones then changes the way there alone, and that is an assignment problem. Elsewhere the cost
-// may rise.
+// a layer and all later layers then changes only the moves into that layer, which is an assignment problem. Elsewhere
+// the cost may rise.
 inline void rename(const Visits& visits, Table<int64_t> ranks) {
   int64_t num_ranks = visits.cost.rows;
   std::vector<int64_t> names(num_ranks), seen(num_ranks);

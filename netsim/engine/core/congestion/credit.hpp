@@ -10,7 +10,7 @@ struct CreditSettings {
   double pace;
 };
 
-// What a sender (the first three) and its receiver keep of a flow.
+// State of a flow: the first three fields are the sender's, the others the receiver's.
 struct CreditState {
   int64_t credit, in_flight, known, unasked, ahead, arrived, trims, granted, grants;
   int32_t left, next_waiting, back_route;

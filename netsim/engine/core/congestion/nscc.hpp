@@ -38,7 +38,7 @@ struct Nscc : Control<NsccSettings, NsccState> {
     show();
   }
 
-  // What has got through is counted anew.
+  // Restarts the count of bytes that get through.
   void begin_message() const {
     own.achieved = 0.0;
     own.adapts_ps = 0;

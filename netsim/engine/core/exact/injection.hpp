@@ -32,7 +32,7 @@ struct Rule {
   int64_t gap_ps;
 };
 
-// Sorts the flows of each link by time; within an instant flows released then, by turn, before delayed ones, by number.
+// Sorts the flows of each link by time; in one instant, flows released then, by turn, before delayed flows, by number.
 inline void sort_rings(Column link, Column turn, Column join_ps, Column delay_ps, Column begin, Span<int64_t> order) {
   std::vector<int64_t> fill(begin.begin(), begin.end());
   for (int64_t flow = 0; flow < link.size; ++flow) order[fill[link[flow]]++] = flow;
@@ -84,7 +84,7 @@ class Routes {
   }
 
  private:
-  // One of the usable routes of now.
+  // One of the routes that are usable now.
   int64_t draw_route(int64_t flow, int64_t serial, int64_t link) const {
     int64_t pair = cargo_.pair[flow];
     int64_t row = pair * fabric_.epoch_ps.size + epoch_;

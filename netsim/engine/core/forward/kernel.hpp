@@ -27,7 +27,7 @@ inline void visit_links(const Units& units, const Kinds& kinds, int64_t kind, Vi
   }
 }
 
-// Whether two of some messages would use one link: TOGETHER; or one has not been simulated: UNKNOWN; else FINISHED.
+// TOGETHER if two of some messages would use the same link, UNKNOWN if one has not been simulated, else FINISHED.
 inline int64_t may_be_alone(const Progress& progress, const Units& units, const Kinds& kinds, Column released) {
   int64_t now = progress.totals[NOW];
   bool share = false, unknown = false;

@@ -5,7 +5,7 @@
 
 namespace netsim::forward {
 
-// Whom a message meets: no occurrence, or more than one that it can be joined with.
+// What a message meets: no occurrence, or occurrences with which it cannot be joined.
 constexpr int64_t NOBODY = -1, SEVERAL = -2;
 // Most messages of a unit that meet under way.
 constexpr int64_t MOST_JOINED = 16;
@@ -72,7 +72,7 @@ inline bool place(const Progress& progress, const Units& units, Column links, in
   return true;
 }
 
-// The entry of the hash table that holds a unit that is met, one that meets it and the time between, or the free entry
+// The entry of the hash table for a unit that is met, a unit that meets it and the time between them, or the free entry
 // where they belong.
 inline int64_t entry_of(const Progress& progress, int64_t met, int64_t meets, int64_t after_ps) {
   constexpr uint64_t factor = 1'000'003;
@@ -86,7 +86,7 @@ inline int64_t entry_of(const Progress& progress, int64_t met, int64_t meets, in
   return entry;
 }
 
-// Notes the unit that a unit and another that meets it are together.
+// Notes the joint unit of a unit and of another unit that meets it.
 inline void remember(const Progress& progress, int64_t met, int64_t meets, int64_t after_ps, int64_t joint) {
   int64_t entry = entry_of(progress, met, meets, after_ps);
   progress.joint(entry, 0) = met;
@@ -95,13 +95,13 @@ inline void remember(const Progress& progress, int64_t met, int64_t meets, int64
   progress.joint_unit[entry] = joint;
 }
 
-// The unit of an occurrence and a message that meets it now, -1 if it has not been simulated.
+// The joint unit of an occurrence and a message that meets it now, -1 if it has not been simulated.
 inline int64_t joint_of(const Progress& progress, const Kinds& kinds, int64_t met, int64_t kind) {
   int64_t after_ps = progress.totals[NOW] - progress.unit_ps[met];
   return progress.joint_unit[entry_of(progress, progress.unit[met], kinds.unit[kind], after_ps)];
 }
 
-// The occurrence whose packets a message would meet if it began now; one over the same links, else SEVERAL.
+// The occurrence whose packets a message would meet if it began now, NOBODY, or SEVERAL if it cannot join them.
 inline int64_t whom_it_meets(const Progress& progress, const Units& units, const Kinds& kinds, int64_t kind) {
   int64_t now = progress.totals[NOW];
   int64_t met = NOBODY;
@@ -145,7 +145,7 @@ inline bool may_join(const Progress& progress, const Units& units, Column links,
   return true;
 }
 
-// Replaces an occurrence by one of the larger unit that it and a message are.
+// Replaces an occurrence by an occurrence of the joint unit of it and a message.
 inline void join(const Progress& progress, const Units& units, const Kinds& kinds, int64_t met, int64_t task,
                  int64_t kind) {
   int64_t begin_ps = progress.unit_ps[met];

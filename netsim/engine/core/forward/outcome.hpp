@@ -29,7 +29,7 @@ struct Figures {
   Span<int64_t> last_sent;
 };
 
-// Counts the flows of every task, one entry further on.
+// Counts the flows of every task, each task in the entry of the next task.
 inline void count_flows(const Units& units, const Occurrences& whole, Span<int64_t> flows_of_next) {
   for (int64_t occurrence = 0; occurrence < whole.unit.size; ++occurrence) {
     int64_t unit = whole.unit[occurrence];

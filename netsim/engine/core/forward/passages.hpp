@@ -60,7 +60,7 @@ class Follower {
         release_ps_(release_ps),
         passages_(passages),
         queues_{passages.queue_time_ps, passages.queue_ps, width_ps} {}
-  // Follows them through all links: how many passages, and queues; whether no link had packets of two units at a time.
+  // Follows all units: the number of passages, and of queues; whether no link had packets of two units at a time.
   std::tuple<int64_t, int64_t, bool> run() {
     bool apart = true;
     for (int64_t link = 0; link + 1 < arrivals_.begin.size; ++link) apart &= follow(link);
@@ -68,7 +68,7 @@ class Follower {
   }
 
  private:
-  // Follows them through one link; false, once a unit's packet comes before those of another have left.
+  // Follows units through one link; false if a unit's packet comes before the packets of another unit have left.
   bool follow(int64_t link) {
     int64_t free = 0, here = -1, first_queue = queue_;
     exact::Pace pace(fabric_, link, packets_.full_bytes);

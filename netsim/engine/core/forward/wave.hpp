@@ -47,8 +47,8 @@ inline std::vector<int64_t> delays_of(const Progress& progress) {
   return delays;
 }
 
-// Messages that are released when the delay of a task is over, behind `count` others in `found`; returns how many then.
-// Notes in `undo` the tasks that wait for one task less.
+// Adds messages that are released when the delay of a task is over to `found`, behind `count` others; returns how many
+// there are then. Notes in `undo` the tasks that wait for one task less.
 inline int64_t follow(const Progress& progress, int64_t task, Span<int64_t> found, int64_t count,
                       std::vector<int64_t>& undo) {
   int64_t depth = 0;
