@@ -38,8 +38,9 @@ class ClassConfig(Section, frozen=True):
     """An entry of ``classes``; a name alone stands for a class without a weight.
 
     Args:
-        name: Its name.
-        weight: Its share of a link's bytes beside those of the others that have packets; without one it goes first.
+        name: Name of the class.
+        weight: Weight of the class: its share of a link's bytes relative to the other weighted classes that have
+            packets. null: strict priority, ahead of all classes with weights.
     """
 
     name: Name
@@ -97,12 +98,12 @@ def _distinct_entries(value: object) -> object:
 
 
 class Job(Section, frozen=True):
-    """An entry of ``jobs``: a workload on some of the ranks. Its rank i is ranks[i].
+    """An entry of ``jobs``: a workload on some of the ranks. Rank i of the job is ranks[i].
 
     Args:
-        workload: What the job sends.
-        ranks: The ranks of the fabric that it runs on; its own rank i is the i-th of them.
-        start: When it starts.
+        workload: Workload of the job: what it sends.
+        ranks: Ranks of the fabric on which the job runs. Rank i of the job is entry i of the list.
+        start: Simulated time at which the job starts.
     """
 
     workload: WorkloadConfig
@@ -116,29 +117,31 @@ class Scenario(Section, frozen=True):
     Args:
         format: Name and version of the format.
         topology: The fabric.
-        rank_order: Ranks in the order in which they fill the hosts; by number if absent.
+        rank_order: Ranks in the order in which they fill the hosts; null: by number.
         packet: Sizes of packets.
-        nic: Order of injection at hosts.
-        workload: The only job, on all ranks.
-        jobs: Several workloads, in place of `workload`.
-        classes: Names of classes of traffic. Each has a queue of its own in front of every link, and the first one that
-            has a packet goes first. Those with weights, behind all others, take turns: deficit round robin.
+        nic: Order in which the flows of a host send.
+        workload: Workload of the only job, which runs on all ranks.
+        jobs: Several jobs, each with its workload, in place of `workload`.
+        classes: Traffic classes, by name. Each has a queue of its own in front of every link. Classes without a weight
+            have strict priority, in the order of the list. Classes with weights come after them and share the link by
+            deficit round robin.
         algorithms: Algorithm of each collective; auto or nccl: chosen by size, ranks and fabric.
         transports: Transports to compare.
         congestion: Congestion control.
         recovery: Loss recovery.
         flow_control: What switches do when a queue is full.
         acknowledgement: Size and lane of acknowledgements.
-        limits: When a run ends although tasks are left.
+        limits: Limits at which a run ends although tasks are left.
         watch: What is recorded over time, for more pictures and tables.
-        engine: Engine; auto chooses for each transport.
-        fast_forward: With engine auto, simulate once what occurs again and again, such as the collectives of equal
-            layers. Results are the same to the last bit; where nothing can be skipped, all is simulated.
-        draws: What random numbers depend on besides the seed, such as those of sprayed paths. task: on the number of
-            each message, so that a collective that occurs twice meets two fates; collective: on the place of each
-            message in its collective, so that equal collectives between the same ranks meet the same fate, and can be
-            skipped by `fast_forward`. Means over the collectives of a run then vary more: take more seeds.
-        seeds: Each transport runs once with each seed.
+        engine: Engine that simulates the runs; auto chooses an engine for each transport.
+        fast_forward: Whether, with engine auto, parts of the workload that repeat, such as the collectives of equal
+            layers, are simulated only once. Results are the same to the last bit; where nothing can be skipped, all is
+            simulated.
+        draws: What random draws, such as of sprayed paths, depend on besides the seed. task: on the number of each
+            message, so that a collective that occurs twice draws different values; collective: on the place of each
+            message in its collective, so that equal collectives between the same ranks draw the same values, and
+            `fast_forward` can skip repeats. Means over the collectives of a run then vary more: take more seeds.
+        seeds: Seeds of the random draws: each transport runs once with each seed.
     """
 
     format: Literal["flowfabric.scenario/1"]

@@ -22,16 +22,16 @@ _US_PER_BYTE = 1e-3
 
 
 class RegimeSection(Section, frozen=True):
-    """Sizes between which the factors of the cost hold. A rate that is absent takes no time.
+    """A range of sizes in which the factors of the cost hold. A term whose rate is absent takes no time.
 
     Args:
         from_bytes: Least size that was measured.
         to_bytes: Largest size that was measured.
-        launch_us: Time before anything moves.
-        step_us: Time of each round of a ring.
-        link_gb_per_s: Rate of a rank's link, 10**9 bytes a second.
-        local_gb_per_s: Rate at which a rank copies or adds up.
-        bridge_gb_per_s: Rate of what all ranks of a host share.
+        launch_us: Time before any data moves, in microseconds.
+        step_us: Time of each round of a ring, in microseconds.
+        link_gb_per_s: Rate of a rank's link, in 10**9 bytes a second.
+        local_gb_per_s: Rate at which a rank copies or adds up data, in 10**9 bytes a second.
+        bridge_gb_per_s: Rate of the bridge that all ranks of a host share, in 10**9 bytes a second.
     """
 
     from_bytes: PositiveInt
@@ -76,14 +76,14 @@ class Series(Section, frozen=True):
     """An operation on some number of hosts.
 
     Args:
-        op: The operation.
-        hosts: Machines on which the ranks sit.
-        sms: Multiprocessors that the kernel takes, where the source says it.
+        op: The collective operation that was measured.
+        hosts: Number of hosts on which the ranks sit.
+        sms: Number of multiprocessors that the kernel takes, where the source gives it.
         ranks: Numbers of ranks that were measured.
-        points: How many measurements.
-        last: The last term of the cost.
-        regimes: The cost, by size.
-        spread: The interval, by size.
+        points: Number of measurements.
+        last: Kind of the last term of the cost.
+        regimes: Factors of the cost in each range of sizes.
+        spread: Width of the interval of predictions, by size.
     """
 
     op: Operation
@@ -142,7 +142,7 @@ class Calibration(Section, frozen=True):
         format: Name and version of the format.
         device: Name of the GPU; empty where the sources do not say.
         source: Where the measurements come from.
-        series: What was measured, an operation on some number of hosts each.
+        series: Measured series, each of an operation on some number of hosts.
     """
 
     format: Literal["flowfabric.calibration/1"]

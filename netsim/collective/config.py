@@ -22,22 +22,23 @@ OPERATIONS = ("all_reduce", "all_gather", "reduce_scatter", "all_to_all", "broad
 class Algorithms(Section, frozen=True):
     """Section ``algorithms``: how each collective is carried out. send, recv and barrier have no choice.
 
-    Besides the algorithms by name, auto takes the one that should be fastest on this fabric, by estimates from its
-    rates and delays (`netsim.collective.fastest`); nccl the one that NCCL would take, by its model of latencies and
-    bandwidths (`netsim.collective.nccl`); table the one of a file (`netsim.collective.table`). One word in place of the
-    section, auto or nccl, stands for all collectives.
+    Besides the algorithms by name, auto takes the algorithm that should be fastest on this fabric, by estimates from
+    its rates and delays (`netsim.collective.fastest`); nccl takes the algorithm that NCCL would take, by its model of
+    latencies and bandwidths (`netsim.collective.nccl`); table takes the algorithm that a file gives
+    (`netsim.collective.table`). In place of the section, auto or nccl alone applies to all collectives.
 
     Args:
-        all_reduce: Of sums that every rank gets.
-        all_gather: Of parts that every rank gets.
-        reduce_scatter: Of sums of which every rank gets a part.
-        all_to_all: Of a part from each rank for each other.
-        broadcast: Of what one rank has and all others get.
-        table: A table of algorithms, for the collectives that say table; those that are left out do.
-        launch: Time of a collective before its first messages leave, such as the launch of a kernel.
-        step: Time between the arrival of the data for a message to another host and its start, such as for summing up
-            and posting it.
-        inside_step: The same of a message inside a host.
+        all_reduce: Algorithm of all_reduce: every rank gets the sums.
+        all_gather: Algorithm of all_gather: every rank gets the parts of all ranks.
+        reduce_scatter: Algorithm of reduce_scatter: every rank gets a part of the sums.
+        all_to_all: Algorithm of all_to_all: every rank sends a part to every other rank.
+        broadcast: Algorithm of broadcast: all ranks get the data of one rank.
+        table: File of a table of algorithms, for the collectives that say table. Collectives that are left out of the
+            section use it too.
+        launch: Time from the start of a collective to its first messages, such as for the launch of a kernel.
+        step: Time from the arrival of the data that a message to another host needs to the start of that message, such
+            as for summing up and posting it.
+        inside_step: Time from the arrival of the data for a message inside a host to its start.
     """
 
     all_reduce: AllReduce | Choice = "ring"

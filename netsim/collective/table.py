@@ -13,14 +13,14 @@ from netsim.units import Size
 
 
 class Row(Section, frozen=True):
-    """Conditions, all of which must hold.
+    """Conditions of a row, all of which must hold.
 
     Args:
-        from_bytes: Least size: of all_reduce the vector, of all_gather the whole result, of reduce_scatter a rank's
-            whole input, of broadcast the buffer, of all_to_all the largest input of a rank.
+        from_bytes: Least size: for all_reduce of the vector, for all_gather of the whole result, for reduce_scatter of
+            a rank's whole input, for broadcast of the buffer, for all_to_all of the largest input of a rank.
         from_ranks: Least number of ranks.
-        from_hosts: Least number of hosts on which they sit.
-        from_ranks_per_host: Least number of ranks on the host that has most of them.
+        from_hosts: Least number of hosts on which the ranks sit.
+        from_ranks_per_host: Least number of ranks on the host that has the most ranks.
     """
 
     from_bytes: Size = 0
@@ -42,35 +42,35 @@ class AllReduceRow(Row, frozen=True):
     """A row of ``all_reduce``."""
 
     algorithm: AllReduce
-    """What is taken then."""
+    """Algorithm if all conditions of the row hold."""
 
 
 class AllGatherRow(Row, frozen=True):
     """A row of ``all_gather``."""
 
     algorithm: AllGather
-    """What is taken then."""
+    """Algorithm if all conditions of the row hold."""
 
 
 class ReduceScatterRow(Row, frozen=True):
     """A row of ``reduce_scatter``."""
 
     algorithm: ReduceScatter
-    """What is taken then."""
+    """Algorithm if all conditions of the row hold."""
 
 
 class AllToAllRow(Row, frozen=True):
     """A row of ``all_to_all``."""
 
     algorithm: AllToAll
-    """What is taken then."""
+    """Algorithm if all conditions of the row hold."""
 
 
 class BroadcastRow(Row, frozen=True):
     """A row of ``broadcast``."""
 
     algorithm: Broadcast
-    """What is taken then."""
+    """Algorithm if all conditions of the row hold."""
 
 
 class Table(Section, frozen=True):
@@ -79,11 +79,11 @@ class Table(Section, frozen=True):
     Args:
         format: Name and version of the format.
         source: Where the table comes from.
-        all_reduce: Rows for sums that every rank gets.
-        all_gather: Rows for parts that every rank gets.
-        reduce_scatter: Rows for sums of which every rank gets a part.
-        all_to_all: Rows for a part from each rank for each other.
-        broadcast: Rows for what one rank has and all others get.
+        all_reduce: Rows of all_reduce: every rank gets the sums.
+        all_gather: Rows of all_gather: every rank gets the parts of all ranks.
+        reduce_scatter: Rows of reduce_scatter: every rank gets a part of the sums.
+        all_to_all: Rows of all_to_all: every rank sends a part to every other rank.
+        broadcast: Rows of broadcast: all ranks get the data of one rank.
     """
 
     format: Literal["flowfabric.algorithms/1"]

@@ -18,11 +18,12 @@ class ReceiverCreditConfig(CongestionSettings, frozen=True):
     """Section ``congestion`` of kind ``receiver_credit``.
 
     Args:
-        window: Packets that a sender sends before it is asked to.
-        outstanding: A receiver asks for no more while so many packets that it expects of a flow have not come; bdp: 1.5
-            bandwidth-delay products.
-        grant: Most packets of one credit.
-        pace: Share of its link's rate for which a receiver hands out credits.
+        window: Initial window: packets that a sender sends before its receiver asks for any; bdp: one bandwidth-delay
+            product.
+        outstanding: Largest number of packets that a receiver expects of a flow at once. It asks for no more until some
+            have come. bdp: 1.5 bandwidth-delay products.
+        grant: Largest number of packets that one credit grants.
+        pace: Rate at which a receiver hands out credits, as a share of its link's rate.
     """
 
     core: ClassVar[str] = "Credit"
@@ -49,8 +50,9 @@ class NdpConfig(CongestionSettings, frozen=True):
     """Section ``congestion`` of kind ``ndp``.
 
     Args:
-        window: Packets that a sender sends before it is asked to.
-        pace: Share of its link's rate for which a receiver asks.
+        window: Initial window: packets that a sender sends before its receiver asks for any; bdp: one bandwidth-delay
+            product.
+        pace: Rate at which a receiver asks for packets, as a share of its link's rate.
     """
 
     core: ClassVar[str] = "Credit"

@@ -16,19 +16,20 @@ class DcqcnConfig(CongestionSettings, frozen=True):
     """Section ``congestion`` of kind ``dcqcn``. Defaults: the paper, table 14 and section 5.2, for 40 Gbps links.
 
     Args:
-        gain: Weight of a notification in the estimate of congestion (g).
-        notify_every: The receiver notifies a flow at most once in this time (N).
-        estimate_every: Without notifications the estimate decays once in this time (K).
-        increase_every: Timer of rate increases (T).
-        increase_bytes: Bytes sent between rate increases (B).
-        fast_steps: Increases of a kind before the rate goes beyond its target (F).
-        additive: Added to the target in additive increase (R_AI).
-        hyper: Added in hyper increase (R_HAI).
-        slowest: The rate never falls below.
-        mark_from: Queue above which packets are marked with growing probability (Kmin).
-        mark_all: Queue above which all are marked (Kmax).
-        mark_at_most: Probability just below `mark_all` (Pmax).
-        state: message: every message starts afresh; queue_pair: with the state of the latest one between the ranks.
+        gain: Weight of a congestion notification (CNP) in the estimate of congestion (g).
+        notify_every: Shortest time between two CNPs that a receiver sends for a flow (N).
+        estimate_every: Time without CNPs after which the estimate of congestion decays once (K).
+        increase_every: Period of the timer that increases the rate (T).
+        increase_bytes: Bytes that a flow sends between rate increases by the byte counter (B).
+        fast_steps: Number of increases, by the timer or by the byte counter, before the target rate rises (F).
+        additive: Rate added to the target rate in an additive increase (R_AI).
+        hyper: Rate added to the target rate in a hyper increase (R_HAI).
+        slowest: Lowest rate to which a flow falls.
+        mark_from: Queue length above which packets are marked with growing probability (Kmin).
+        mark_all: Queue length above which all packets are marked (Kmax).
+        mark_at_most: Probability of a mark just below `mark_all` (Pmax).
+        state: Start of a message. message: every message starts afresh; queue_pair: it continues with the state of the
+            latest message between the same ranks.
     """
 
     core: ClassVar[str] = "Dcqcn"

@@ -19,10 +19,11 @@ class DctcpConfig(CongestionSettings, frozen=True):
         gain: Weight of the newest window in the estimate of the marked share; 1/16 in the paper.
         alpha: Estimate of the marked share at the start. 1: the first mark halves the window, as the paper has it; 0: a
             window falls only by what its own acknowledgements have shown.
-        window: Packets in flight at the start.
-        mark_above: A packet that finds more than this in a switch's queue is marked. arXiv 2407.00550 uses 800 KB at
-            400 Gbps; the default is in proportion for 100 Gbps.
-        state: message: every message starts afresh; queue_pair: with the state of the latest one between the ranks.
+        window: Initial window, in packets in flight; bdp: one bandwidth-delay product.
+        mark_above: Queue length of a switch above which an arriving packet is marked (ECN). arXiv 2407.00550 uses 800
+            KB at 400 Gbps; the default is in proportion for 100 Gbps.
+        state: Start of a message. message: every message starts afresh; queue_pair: it continues with the state of the
+            latest message between the same ranks.
     """
 
     core: ClassVar[str] = "Dctcp"

@@ -28,18 +28,17 @@ class TrimConfig(Section, frozen=True):
 
 
 class PfcConfig(Section, frozen=True):
-    """Section ``flow_control`` of kind ``pfc``: a switch stops the link that fills it. IEEE 802.1Qbb.
+    """Section ``flow_control`` of kind ``pfc``, IEEE 802.1Qbb: a switch pauses the ingress link that fills it.
 
-    A switch counts the bytes that it holds by the link they came in on, each class by itself. Above `pause_above` it
-    pauses that link for that class, at or below `resume_at` it resumes it; either signal takes the link's delay to
-    arrive.
+    A switch counts the bytes that it holds by ingress link and class. Above `pause_above` it pauses that link for that
+    class, at or below `resume_at` it resumes the link. Either signal takes the link's delay to arrive.
 
     Args:
-        pause_above: Bytes held from one link at which that link is paused. dynamic: topology.buffer.alpha times the
-            memory that is free, without the headroom of all links.
-        resume_at: Bytes held at which it is resumed.
-        resume_below: dynamic: bytes below the threshold at which it is resumed, looked at when one of its packets
-            leaves.
+        pause_above: Bytes held from an ingress link above which that link is paused. dynamic: topology.buffer.alpha
+            times the memory that is free, without the headroom of all links.
+        resume_at: Bytes held from a paused link at or below which it is resumed.
+        resume_below: With pause_above dynamic: bytes below the threshold at which a paused link is resumed, checked
+            when one of its packets leaves.
         headroom: Room beyond `pause_above` for packets that are still on their way; auto: 2 delays at the link's rate
             and 2 packets, so that nothing is lost.
     """
@@ -72,13 +71,14 @@ FlowControlConfig = Annotated[NoFlowControlConfig | TrimConfig | PfcConfig, Fiel
 
 
 class AcknowledgementConfig(Section, frozen=True):
-    """Section ``acknowledgement``: one for each packet, if congestion control, recovery or transport need them.
+    """Section ``acknowledgement``: each packet has one, if congestion control, recovery or transport need them.
 
     Args:
-        size: Bytes on the wire.
-        lane: control: the limit of strict priority, an acknowledgement waits for nothing and nothing waits for it;
-            priority: it waits for others of its lane alone, and data that comes after it waits for it too; data: it
-            waits in the same queues as data, on its way back over the same cables. Trimmed packets wait for no data.
+        size: Size of an acknowledgement on the wire.
+        lane: Lane in which acknowledgements travel. control: as the limit of strict priority, they wait for nothing and
+            nothing waits for them; priority: they wait for others of their lane alone, and data that comes after them
+            waits for them too; data: they wait in the same queues as data, on their way back over the same cables.
+            Trimmed packets wait for no data.
     """
 
     size: Annotated[Size, Field(gt=0)] = 64

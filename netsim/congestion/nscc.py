@@ -41,15 +41,20 @@ class NsccConfig(CongestionSettings, frozen=True):
     """Section ``congestion`` of kind ``nscc``. All gains are the specification's, scaled to the network's round trip.
 
     Args:
-        window: Packets in flight at the start; bdp: 1.5 bandwidth-delay products, which is also the most.
-        round_trip: Round trip of the whole network without queues; auto: of each flow's own path.
-        target: Queueing delay that a flow aims at; auto: 3/4 of the network's round trip where switches trim, else all.
-        gate: Quick adapt needs that less than 1/2**gate of the largest window has got through.
-        mark_from: Queue above which some packets are marked, more and more; auto: 1/5 of topology.queue, or 35 kB.
-        mark_all: Queue above which all are marked; auto: 4/5 of topology.queue, or 140 kB.
+        window: Initial window, in packets in flight; bdp: 1.5 bandwidth-delay products, which is also the largest
+            window.
+        round_trip: Round trip time of the whole network without queues; auto: the round trip time of each flow's own
+            path.
+        target: Queueing delay that a flow aims at; auto: 3/4 of the network's round trip time where switches trim, else
+            all of it.
+        gate: Threshold of quick adapt: it acts only if less than 1/2**gate of the largest window has got through.
+        mark_from: Queue length above which packets are marked with growing probability; auto: 1/5 of topology.queue, or
+            35 kB.
+        mark_all: Queue length above which all packets are marked; auto: 4/5 of topology.queue, or 140 kB.
         marks: When a switch marks a packet. arrival: when it comes, by the queue that it finds; departure: when it
             leaves, by the queue behind it, so that senders hear of it sooner.
-        state: queue_pair: a message continues with the state of the latest one between the same ranks; message: afresh.
+        state: Start of a message. message: every message starts afresh; queue_pair: it continues with the state of the
+            latest message between the same ranks.
     """
 
     core: ClassVar[str] = "Nscc"

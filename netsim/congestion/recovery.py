@@ -36,9 +36,9 @@ class SelectiveConfig(TimeoutConfig, frozen=True):
     a timeout all packets in flight count as lost.
 
     Args:
-        reordering: A packet counts as lost when one that left more than so many transmissions later is acknowledged;
-            null: only timeouts and trimmed headers show losses. A single path needs 0, spraying as many as packets may
-            overtake each other by.
+        reordering: Largest distance, in transmissions, by which a packet may be overtaken: it counts as lost when a
+            packet that left later by more than this is acknowledged. null: only timeouts and trimmed headers show
+            losses. A single path needs 0, spraying as many as packets may overtake each other by.
     """
 
     kind: Literal["selective"]

@@ -17,18 +17,20 @@ class SwiftConfig(CongestionSettings, frozen=True):
     """Section ``congestion`` of kind ``swift``. Defaults: the paper, section 3.5 and table 1, scaled to short paths.
 
     Args:
-        window: Packets in flight at the start.
-        queueing: Queueing delay that the flow aims at; the target is this plus the round trip of an empty network.
-        hop_scaling: Added to the target for each link of the path (section 3.2).
-        flow_scaling: At most so much is added to the target of a flow with a small window, since many small windows
-            make long queues (section 3.2); 0: nothing.
-        scaled_from: Packets; at and below this window all of `flow_scaling` is added (fs_min_cwnd).
-        scaled_to: Packets; from this window on nothing is added (fs_max_cwnd).
-        increase: Packets added to the window in a round trip below the target (ai).
-        decrease: Weight of the excess over the target in a decrease (beta).
-        largest_decrease: No decrease takes more than this share of the window (max_mdf).
-        smallest_window: In packets; below 1 the flow is paced to less than a packet a round trip.
-        state: message: every message starts afresh; queue_pair: with the state of the latest one between the ranks.
+        window: Initial window, in packets in flight; bdp: one bandwidth-delay product.
+        queueing: Queueing delay that a flow aims at; the target delay is this plus the round trip time of an empty
+            network.
+        hop_scaling: Delay added to the target for each link of the path (section 3.2).
+        flow_scaling: Largest delay added to the target of a flow with a small window, since many small windows make
+            long queues (section 3.2); 0: nothing.
+        scaled_from: Window, in packets, at and below which all of `flow_scaling` is added to the target (fs_min_cwnd).
+        scaled_to: Window, in packets, from which on nothing is added to the target (fs_max_cwnd).
+        increase: Packets added to the window in a round trip whose delay is below the target (ai).
+        decrease: Weight of the excess delay over the target in a decrease of the window (beta).
+        largest_decrease: Largest share of the window that one decrease takes away (max_mdf).
+        smallest_window: Smallest window, in packets; below 1 the flow is paced to less than a packet a round trip.
+        state: Start of a message. message: every message starts afresh; queue_pair: it continues with the state of the
+            latest message between the same ranks.
     """
 
     core: ClassVar[str] = "Swift"

@@ -44,11 +44,12 @@ class TimeoutConfig(Section, frozen=True):
     microseconds.
 
     Args:
-        timeout: After this time without progress the sender takes what is in flight as lost; auto: the smoothed round
-            trip and four times its mean deviation, at least `shortest_timeout`, which also holds before the first
-            acknowledgement (RFC 6298). Each timeout in a row without progress doubles it.
-        shortest_timeout: The least that auto comes to.
-        longest_timeout: Doubling ends here; a timeout that is longer by itself is not doubled.
+        timeout: Retransmission timeout (RTO): time without progress after which the sender takes all packets in flight
+            as lost. auto: the smoothed round trip time and four times its mean deviation, at least `shortest_timeout`,
+            which also holds before the first acknowledgement (RFC 6298). Each timeout in a row without progress doubles
+            it.
+        shortest_timeout: Shortest timeout that auto comes to.
+        longest_timeout: Longest timeout that doubling comes to; a timeout that is longer by itself is not doubled.
     """
 
     timeout: AutoOrDuration = AUTO

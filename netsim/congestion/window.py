@@ -28,7 +28,7 @@ class WindowConfig(CongestionSettings, frozen=True):
     """Section ``congestion`` of kind ``window``.
 
     Args:
-        window: Packets of a flow in flight at once.
+        window: Fixed window: packets of a flow in flight at once; bdp: one bandwidth-delay product.
     """
 
     kind: Literal["window"]

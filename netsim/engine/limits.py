@@ -36,13 +36,14 @@ DurationOrNone = Annotated[
 
 
 class LimitsConfig(Section, frozen=True):
-    """Section ``limits``: a run that reaches one ends with a line that says who waits for what.
+    """Section ``limits``: a run that reaches a limit ends with a line that says which rank waits for what.
 
     Args:
-        simulated: Simulated time at which all tasks must be done.
-        wall: Time that one run may take on the clock of the machine that simulates it; looked at now and then.
-        fruitless: Timeouts of a flow in a row without progress. Where packets are trimmed also rounds in a row, each as
-            long as recovery.timeout, in which packets are refused and none of the run is newly acknowledged.
+        simulated: Simulated time at which all tasks must be done; none: no limit.
+        wall: Wall-clock time that one run may take, checked now and then; none: no limit.
+        fruitless: Number of timeouts of a flow in a row without progress at which the run ends. With trimming also the
+            number of rounds in a row, each as long as recovery.timeout, in which packets are refused and no packet of
+            the run is newly acknowledged.
     """
 
     simulated: DurationOrNone = NO_LIMIT

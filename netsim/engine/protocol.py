@@ -24,7 +24,7 @@ Engine = Literal["auto", "simpy", "exact", "event", "windowed", "fluid"]
 
 
 class PacketConfig(Section, frozen=True):
-    """Section ``packet``.
+    """Section ``packet``: sizes of packets.
 
     Args:
         payload: Largest payload of a packet; the last packet of a flow carries the rest.
@@ -39,8 +39,10 @@ class NicConfig(Section, frozen=True):
     """Section ``nic``: the order in which a host's flows use its link.
 
     Args:
-        scheduling: round_robin: one packet from each flow in turn; sequential: one flow after the other.
-        destinations: Order of flows released together. random: drawn; rotated: host i serves i+1, i+2, ...
+        scheduling: Order in which the flows of a host send packets. round_robin: one packet from each flow in turn;
+            sequential: one flow after the other.
+        destinations: Order of flows that a host releases together. random: drawn; rotated: host i serves hosts i+1,
+            i+2, ...
     """
 
     scheduling: Literal["round_robin", "sequential"] = "round_robin"

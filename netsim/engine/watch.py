@@ -33,8 +33,9 @@ class WatchConfig(Section, frozen=True):
     """Section ``watch``: what is recorded over time, for pictures and tables.
 
     Args:
-        links: Bytes of data packets on each link.
-        flows: Pairs of ranks, sender first; windows and round trips of the first flow of each message between them.
+        links: Whether the bytes of data packets on each link are recorded.
+        flows: Pairs of ranks, sender first. Windows and round trips are recorded of the first flow of each message
+            between them.
     """
 
     links: bool = True

@@ -35,10 +35,10 @@ class MapConfig(Section, frozen=True):
     """Section ``map``: a picture of which of two groups of transports wins where.
 
     Args:
-        across: Key whose values are the columns; one that varies.
-        down: Key whose values are the rows; another one that varies.
+        across: Dotted key that varies in the sweep, whose values are the columns.
+        down: Another dotted key that varies, whose values are the rows.
         groups: Two groups of transports, by name. A group's time in a scenario is that of its fastest transport.
-        titles: Words for keys that vary, which the picture has in place of the keys.
+        titles: Titles of keys that vary, by key, which the picture shows in place of the keys.
     """
 
     across: Key
@@ -53,8 +53,8 @@ class SweepConfig(Section, frozen=True):
     Args:
         format: Name and version of the format.
         scenario: Path of a scenario, relative to the working directory, or the scenario itself.
-        grid: Values to try for each dotted key, a list, or a mapping from a short name of each value, for tables and
-            pictures, to the value; the last key varies fastest.
+        grid: Values to try for each dotted key: a list of values, or a mapping from short names, which tables and
+            pictures show, to values. The last key varies fastest.
         cells: Further combinations of dotted keys and values, which need not form a grid.
         map: A picture of which of two groups of transports wins where.
     """

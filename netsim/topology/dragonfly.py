@@ -18,14 +18,15 @@ PositiveRate = Annotated[Rate, Field(gt=0)]
 class DragonflyConfig(Section, frozen=True):
     """Section ``topology`` of kind ``dragonfly``.
 
-    Balanced where switches_per_group = 2 hosts_per_switch = 2 global_links.
+    A dragonfly is balanced where switches_per_group = 2 hosts_per_switch = 2 global_links.
 
     Args:
-        switches_per_group: Switches of a group, each with a link to each other.
+        switches_per_group: Number of switches of a group, each with a link to every other switch of its group.
         hosts_per_switch: Hosts at a switch; host h sits at switch h // hosts_per_switch.
-        global_links: Links of a switch to other groups.
-        groups: Number of groups; by default the most, switches_per_group * global_links + 1, with one link between each
-            two. With fewer groups each two have as many links as fit, and links that are left over are not there.
+        global_links: Number of links from a switch to other groups.
+        groups: Number of groups. null: the largest number, switches_per_group * global_links + 1, with one link between
+            any two groups. With fewer groups any two have as many links as fit, and the links that are left over do not
+            exist.
         ranks_per_host: Ranks on a host; rank i sits on host i // ranks_per_host.
         host_rate: Rate of a host's link, each direction.
         local_rate: Rate of a link inside a group, each direction.
@@ -33,8 +34,8 @@ class DragonflyConfig(Section, frozen=True):
         intra_host_rate: Rate of the one directed link that all ranks of a host share to talk to each other.
         link_delay: Propagation delay of links to hosts and inside groups.
         global_delay: Propagation delay of links between groups.
-        max_detours: Most routes between two switches that are not minimal, for valiant and ugal.
-        queue: Room for packets in front of a link, in bytes of unfinished work.
+        max_detours: Largest number of non-minimal routes between two switches, for the transports valiant and ugal.
+        queue: Room for packets in front of a switch's link, in bytes that the link has still to send.
         buffer: Memory that all queues of a switch share, in place of `queue`.
         link_errors: Packets that are corrupted on cables.
         failures: Links and switches that fail.

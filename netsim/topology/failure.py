@@ -43,13 +43,13 @@ class FailureConfig(Section, frozen=True):
     """An entry of ``failures``. A cable fails in both directions, a switch with all its cables.
 
     Args:
-        link: Name of one direction of the cable, such as leaf0-spine3; or give `switch`.
-        switch: Name of a switch, such as spine3.
-        at: When it begins.
-        until: When it ends; null: never.
+        link: Name of one direction of the cable that fails, such as leaf0-spine3; or give `switch`.
+        switch: Name of the switch that fails, such as spine3; or give `link`.
+        at: Simulated time at which the failure begins.
+        until: Simulated time at which the failure ends; null: it never ends.
         rate: Rate during the failure; 0: the link is down, and all packets in its queue or arriving there are lost.
-        noticed_after: Delay between a change and the routing's knowledge of it, which changes the usable paths; never,
-            or null: the routing does not notice. A failure at time 0 is known from the beginning.
+        noticed_after: Delay until the routing knows that a link is down, or up again, and changes the usable paths;
+            never, or null: the routing does not notice. A failure at time 0 is known from the beginning.
     """
 
     link: str | None = None

@@ -27,20 +27,21 @@ class FatTreeConfig(Section, frozen=True):
     `netsim.topology.leaf_spine.LeafSpineConfig`.
 
     Args:
-        k: Ports of a switch, even.
+        k: Number of ports of a switch, even; it stands for all counts.
         pods: Number of pods.
         edges_per_pod: Edge switches of a pod, each with links to every aggregation switch of its pod.
         aggregations_per_pod: Aggregation switches of a pod.
         cores: Core switches, a multiple of aggregations_per_pod; core c has links to aggregation
             c // (cores / aggregations_per_pod) of every pod.
-        hosts_per_edge: Hosts below an edge; host h sits on edge h // hosts_per_edge. With rails, hosts of a group.
+        hosts_per_edge: Number of hosts below an edge; host h sits on edge h // hosts_per_edge. With rails, number of
+            hosts of a group.
         adapters_per_host: Adapters of a host, each with a link of host_rate to an edge.
-        rails: Groups of adapters_per_host edges of a pod: adapter i of every host of a group has its link to edge i of
-            the group.
+        rails: Whether adapters_per_host edges of a pod form a group: adapter i of every host of a group has its link to
+            edge i of the group.
         gpu_link_rate: Rate of a GPU's link inside its host, each direction; with several adapters 3600Gbps if absent.
         gpu_link_delay: Propagation delay of a GPU's link, to the switch inside its host or from it.
-        calibration: Measured times of collectives inside a host, which they take in place of messages: a file that
-            `python -m netsim calibrate` has written, or a shipped one, such as h100.
+        calibration: File of measured times that collectives inside a host take in place of sending messages: written by
+            `python -m netsim calibrate`, or shipped, such as h100.
         edge_parallel: Links between an edge and an aggregation; aggregations_per_pod * edge_parallel is the number of
             paths between two edges of a pod.
         core_parallel: Links between an aggregation and a core; cores * core_parallel * edge_parallel is the number of
@@ -52,7 +53,7 @@ class FatTreeConfig(Section, frozen=True):
         intra_host_rate: Rate of the one directed link that all ranks of a host share to talk to each other, if no GPU
             has a link of its own.
         link_delay: Propagation delay of every link but the one inside a host, which has none.
-        queue: Room for packets in front of a link, in bytes of unfinished work.
+        queue: Room for packets in front of a switch's link, in bytes that the link has still to send.
         buffer: Memory that all queues of a switch share, in place of `queue`.
         link_errors: Packets that are corrupted on cables.
         failures: Links and switches that fail.

@@ -22,10 +22,11 @@ class GraphConfig(Section, frozen=True):
 
     Args:
         path: A fabric in networkx node-link JSON (`netsim.topology.graph_file`), relative to the working directory.
-        max_paths: Most paths between two switches; `netsim.topology.shortest` says which are taken if there are more.
+        max_paths: Largest number of paths between two switches; `netsim.topology.shortest` says which are taken if
+            there are more.
         ranks_per_host: Ranks on a host; rank i sits on host i // ranks_per_host.
         intra_host_rate: Rate of the one directed link that all ranks of a host share to talk to each other.
-        queue: Room for packets in front of a link, in bytes of unfinished work.
+        queue: Room for packets in front of a switch's link, in bytes that the link has still to send.
         buffer: Memory that all queues of a switch share, in place of `queue`.
         link_errors: Packets that are corrupted on cables.
         failures: Links and switches that fail.

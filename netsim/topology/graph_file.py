@@ -22,9 +22,10 @@ class NodeEntry(Section, frozen=True):
     """An entry of ``nodes``.
 
     Args:
-        id: Name. Switches keep it; hosts become host0, host1, ... in the order of the file.
+        id: Name of the node. Switches keep it; hosts become host0, host1, ... in the order of the file.
         kind: host or switch.
-        tier: Tier of a switch in drawings, 0 for those with hosts; its distance from those if absent.
+        tier: Tier of a switch in drawings: 0 for switches with hosts. If absent, its distance from the switches with
+            hosts.
     """
 
     id: Identifier
@@ -36,12 +37,12 @@ class CableEntry(Section, frozen=True):
     """An entry of ``links``: cables between two nodes.
 
     Args:
-        source: One end.
-        target: The other end.
+        source: Id of the node at one end.
+        target: Id of the node at the other end.
         rate: Rate of each cable, each direction.
-        delay: Propagation delay.
+        delay: Propagation delay of each cable.
         count: Number of parallel cables.
-        key: Distinguishes entries of the same pair, as networkx writes it.
+        key: Key that distinguishes entries of the same pair of nodes, as networkx writes it.
     """
 
     source: Identifier

@@ -35,10 +35,10 @@ class Tier(NamedTuple):
 
 
 class HtsimConfig(Section, frozen=True, extra="allow"):
-    """Section ``topology`` of kind ``htsim``. The file replaces it; further keys of the section override the file.
+    """Section ``topology`` of kind ``htsim``. The file gives the fabric; further keys of the section override it.
 
     Args:
-        path: A topology of htsim, relative to the working directory.
+        path: A topology file of htsim, relative to the working directory.
     """
 
     kind: Literal["htsim"]

@@ -46,8 +46,8 @@ class SharedBufferConfig(Section, frozen=True):
     shared-memory packet switches, IEEE/ACM Transactions on Networking 1998.
 
     Args:
-        size: Memory of a switch.
-        alpha: Length that a queue may have, as a multiple of the free memory; taken to a millionth.
+        size: Packet memory of a switch.
+        alpha: Limit of a queue's length, as a multiple of the free memory of the switch; rounded to a millionth.
     """
 
     kind: Literal["shared"]
@@ -68,7 +68,8 @@ class LinkErrorsConfig(Section, frozen=True):
 
     Args:
         rate: Share of packets that are corrupted on each link.
-        retry: link: the link sends again; none: the packet is lost, and its sender has to repeat it.
+        retry: Repair of a corrupted packet. link: the link sends it again; none: it is lost, and its sender has to
+            repeat it.
     """
 
     rate: float = Field(gt=0, le=0.1)

@@ -17,11 +17,11 @@ from netsim.topology.torus import TorusConfig
 
 
 class PresetConfig(Section, frozen=True, extra="allow"):
-    """Section ``topology`` of kind ``preset``. The file replaces it; further keys of the section override the file.
+    """Section ``topology`` of kind ``preset``. The file gives the fabric; further keys of the section override it.
 
     Args:
-        name: A file in configs/topologies without its ending, such as dgx_h100_32, or the path of your own: a section
-            topology, YAML.
+        name: Name of a file in configs/topologies without its ending, such as dgx_h100_32, or the path of a YAML file
+            of your own, which holds a section topology.
     """
 
     kind: Literal["preset"]

@@ -22,19 +22,21 @@ class LeafSpineConfig(Section, frozen=True):
 
     With gpu_link_rate, or several adapters a host, each rank is a GPU with a link of its own to a switch inside its
     host, which carries all traffic between ranks of the host and loses nothing. Traffic to another host leaves by the
-    adapter of its GPU and comes in by that of the other one: the GPUs of a host share its adapters evenly, neighbours
-    the same one.
+    adapter of the sending GPU and comes in by the adapter of the receiving GPU. The GPUs of a host share its adapters
+    evenly: neighbours use the same adapter.
 
     Args:
         leaves: Number of leaf switches.
         spines: Number of spine switches.
-        hosts_per_leaf: Hosts below a leaf; host h sits on leaf h // hosts_per_leaf. With rails, hosts of a pod.
+        hosts_per_leaf: Number of hosts below a leaf; host h sits on leaf h // hosts_per_leaf. With rails, number of
+            hosts of a pod.
         adapters_per_host: Adapters of a host, each with a link of host_rate to a leaf.
-        rails: Pods of adapters_per_host leaves: adapter i of every host of a pod has its link to leaf i of the pod.
+        rails: Whether adapters_per_host leaves form a pod: adapter i of every host of a pod has its link to leaf i of
+            the pod.
         gpu_link_rate: Rate of a GPU's link inside its host, each direction; with several adapters 3600Gbps if absent.
         gpu_link_delay: Propagation delay of a GPU's link, to the switch inside its host or from it.
-        calibration: Measured times of collectives inside a host, which they take in place of messages: a file that
-            `python -m netsim calibrate` has written, or a shipped one, such as h100.
+        calibration: File of measured times that collectives inside a host take in place of sending messages: written by
+            `python -m netsim calibrate`, or shipped, such as h100.
         parallel: Links between a leaf and a spine; spines * parallel is the number of paths between two leaves.
         ranks_per_host: Ranks on a host; rank i sits on host i // ranks_per_host. As many as adapters if absent.
         host_rate: Rate of a host's link to its leaf, each direction.
@@ -42,7 +44,7 @@ class LeafSpineConfig(Section, frozen=True):
         intra_host_rate: Rate of the one directed link that all ranks of a host share to talk to each other, if no GPU
             has a link of its own.
         link_delay: Propagation delay of every link but the one inside a host, which has none.
-        queue: Room for packets in front of a link, in bytes of unfinished work.
+        queue: Room for packets in front of a switch's link, in bytes that the link has still to send.
         buffer: Memory that all queues of a switch share, in place of `queue`.
         link_errors: Packets that are corrupted on cables.
         failures: Links and switches that fail.

@@ -21,7 +21,7 @@ class TorusConfig(Section, frozen=True):
     """Section ``topology`` of kind ``torus``.
 
     Args:
-        dims: Switches in each dimension; a dimension of two has one link between its switches.
+        dims: Number of switches in each dimension; a dimension of two has one link between its switches.
         hosts_per_switch: Hosts at a switch; host h sits at switch h // hosts_per_switch, and the last coordinate of
             switches counts fastest.
         ranks_per_host: Ranks on a host; rank i sits on host i // ranks_per_host.
@@ -29,9 +29,9 @@ class TorusConfig(Section, frozen=True):
         fabric_rate: Rate of a link between switches, each direction.
         intra_host_rate: Rate of the one directed link that all ranks of a host share to talk to each other.
         link_delay: Propagation delay of every link but the one inside a host, which has none.
-        max_paths: Most minimal routes between two switches.
-        max_detours: Most routes between two switches that are not minimal, for valiant and ugal.
-        queue: Room for packets in front of a link, in bytes of unfinished work.
+        max_paths: Largest number of minimal routes between two switches.
+        max_detours: Largest number of non-minimal routes between two switches, for the transports valiant and ugal.
+        queue: Room for packets in front of a switch's link, in bytes that the link has still to send.
         buffer: Memory that all queues of a switch share, in place of `queue`.
         link_errors: Packets that are corrupted on cables.
         failures: Links and switches that fail.

@@ -29,7 +29,7 @@ class OwnConfig(Section, frozen=True):
     Args:
         path: Module and class, importable from the working directory; a `netsim.transport.Transport`.
         options: Further arguments of the class.
-        label: Its name in results and reports.
+        label: Name of the transport in results and reports; null: the name of the class.
     """
 
     path: Annotated[str, Field(pattern=r"^[\w.]+:\w+$", alias="class")]

@@ -86,7 +86,7 @@ class UgalConfig(TransportSettings, frozen=True):
     """The first switch chooses between a minimal path and a detour, by its own queues.
 
     Args:
-        bias: Advantage of the minimal path, in unfinished work times links.
+        bias: Advantage of the minimal path over the detour, as service time of unfinished work times number of links.
     """
 
     transport: ClassVar[type[Transport]] = Ugal

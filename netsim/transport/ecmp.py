@@ -46,7 +46,8 @@ class EcmpConfig(TransportSettings, frozen=True):
     """A hash of source and destination rank picks one path for good.
 
     Args:
-        hash: random: an ideal hash; crc32: of seed, source and destination, as switches compute it.
+        hash: Hash that picks the path. random: an ideal hash; crc32: CRC-32 of seed, source and destination, as
+            switches compute it.
     """
 
     transport: ClassVar[type[Transport]] = Ecmp

@@ -179,17 +179,18 @@ def _stagger(flow: Flow) -> tuple[tuple[bool, int], bool, int, int]:
 
 
 class EtherealConfig(TransportSettings, frozen=True):
-    """Each host spreads its flows evenly over all paths, and cuts only those that are left over.
+    """Each host spreads its flows evenly over all paths, and cuts only the flows that are left over.
 
     Args:
-        pieces: How flows are cut.
-        randomise: Shuffle the flows of a group and the order of its paths, as the authors do; false: both go by number,
-            and all hosts begin with the same path.
-        order: Order of flows released together in their host's ring. nic: by the scenario's nic; published: as the
+        pieces: How left-over flows are cut: into equal pieces, or into as few as possible (minimal).
+        randomise: Whether the flows of a group and the order of its paths are shuffled, as the authors do; false: both
+            go by number, and all hosts begin with the same path.
+        order: Order, in the ring of their host, of flows released together. nic: by the section nic; published: as the
             authors' hosts open them, in shuffled order; staggered: by distance, so that hosts that start together send
             to distinct hosts.
-        start_delay: Each flow joins its host's ring after a delay drawn up to this; 50 ns in the paper.
-        avoid: How long a path that has failed a flow is avoided.
+        start_delay: Largest delay before a flow joins its host's ring; each flow draws a delay up to this; 50 ns in the
+            paper.
+        avoid: Time for which a host avoids a path after a flow on it has timed out.
     """
 
     transport: ClassVar[type[Transport]] = Ethereal

@@ -37,7 +37,7 @@ class FlowletConfig(TransportSettings, frozen=True):
     """After a pause a flow takes a path that is drawn anew.
 
     Args:
-        gap: Shortest pause that begins a flowlet; about the largest difference of path delays.
+        gap: Shortest pause of a flow that begins a new flowlet; about the largest difference between path delays.
     """
 
     transport: ClassVar[type[Transport]] = Flowlet

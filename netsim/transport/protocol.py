@@ -169,7 +169,7 @@ class TransportSettings(Section, frozen=True):
 
     Args:
         kind: Name of the transport.
-        label: Its name in results and reports.
+        label: Name of the transport in results and reports; null: its kind.
     """
 
     transport: ClassVar[type[Transport] | None] = None

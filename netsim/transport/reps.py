@@ -119,16 +119,17 @@ class RepsConfig(TransportSettings, frozen=True):
     """Paths whose packets came through unmarked are used again.
 
     Args:
-        cache: Entries of a flow's ring of paths.
-        freeze: How long a flow does not explore after a timeout.
-        every: Of so many acknowledgements without a mark one adds its path, as where receivers acknowledge several
-            packets at once.
-        explore: After a freeze the ring is emptied and so many packets explore, and timeouts do not freeze again before
-            that is over; 0: the ring stays as it is.
-        entropies: Values of the header field that a flow draws from; each leads to a path that switches' hashes decide,
-            so that some paths have many and others none. null: one for each path.
-        forgive_last_link: A packet trimmed in front of its receiver's own link says nothing against its path.
-        mark_above: Queue above which packets are marked, unless the congestion control sets a threshold.
+        cache: Number of entries in a flow's cache of paths.
+        freeze: Time after a timeout for which a flow explores no new paths.
+        every: Number of unmarked acknowledgements of which the last adds its path to the cache, as where receivers
+            acknowledge several packets at once.
+        explore: Number of packets that explore after a freeze, whose end empties the cache. Timeouts do not freeze the
+            flow again before that is over. 0: the cache stays as it is.
+        entropies: Number of values of the header field from which a flow draws. Switches' hashes lead each value to a
+            path, so that some paths have many values and others none. null: one value for each path.
+        forgive_last_link: Whether a packet that is trimmed in front of its receiver's own link does not count against
+            its path.
+        mark_above: Queue length above which packets are marked (ECN), unless the congestion control sets a threshold.
     """
 
     transport: ClassVar[type[Transport]] = Reps

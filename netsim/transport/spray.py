@@ -43,10 +43,10 @@ class SprayConfig(TransportSettings, frozen=True):
     """Each packet draws its path.
 
     Args:
-        entropies: Values of the header field that a packet draws from; each leads a flow to a path that switches'
-            hashes decide, so that some paths have many and others none. null: one for each path.
-        order: Of these values. drawn, or null: a packet draws any; rounds: a flow takes all of them in turn, again and
-            again, each round from a drawn one on.
+        entropies: Number of values of the header field from which a packet draws. Switches' hashes lead each value of a
+            flow to a path, so that some paths have many values and others none. null: one value for each path.
+        order: Order in which a flow takes the header values. drawn, or null: each packet draws any value; rounds: the
+            flow takes all values in turn, again and again, each round from a drawn value on.
     """
 
     transport: ClassVar[type[Transport]] = SprayRandom

@@ -47,7 +47,7 @@ class SubflowsConfig(TransportSettings, frozen=True):
     """Cuts a message into equal parts, each on a path of its own hash; ``mprdma-4`` for short.
 
     Args:
-        count: Parts of a message, each on a path of its own.
+        count: Number of equal parts of a message, each on a path of its own hash.
     """
 
     transport: ClassVar[type[Transport]] = Subflows

@@ -61,9 +61,10 @@ class JsqConfig(TransportSettings, frozen=True):
     """Each packet takes the shortest queue of its switch.
 
     Args:
-        step: Queues that differ by less than so much work count as equal; 0: none do.
-        ties: Among queues that are equally short. turn: the next after the switch's last choice, so that switches which
-            see the same queues may choose alike; drawn: any of them.
+        step: Steps in which the unfinished work of queues is compared: queues in the same step count as equal; 0: exact
+            comparison.
+        ties: Choice among queues that are equally short. turn: the next after the switch's last choice, so that
+            switches which see the same queues may choose alike; drawn: any of them.
     """
 
     transport: ClassVar[type[Transport]] = JoinShortestQueue
@@ -120,8 +121,8 @@ class DrillConfig(TransportSettings, frozen=True):
     """Each packet takes the shortest of some drawn and some remembered queues.
 
     Args:
-        d: Queues drawn for each packet, with repetition.
-        m: Queues remembered by each switch.
+        d: Number of queues drawn for each packet, with repetition.
+        m: Number of shortest queues that each switch remembers.
     """
 
     transport: ClassVar[type[Transport]] = Drill

@@ -26,8 +26,8 @@ class AicbConfig(WorkloadSection, frozen=True):
     """Section ``workload`` of kind ``aicb``.
 
     Args:
-        path: A workload text of AICB, as SimAI reads it, relative to the working directory.
-        compute_scale: Factor of its times of computing; 0: communication alone.
+        path: A workload file of AICB, in the text format that SimAI reads, relative to the working directory.
+        compute_scale: Factor by which the computation times of the file are multiplied; 0: communication alone.
     """
 
     kind: Literal["aicb"]

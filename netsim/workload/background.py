@@ -94,15 +94,16 @@ MOST = 4 * 10**6
 class BackgroundConfig(WorkloadSection, frozen=True):
     """Section ``workload`` of kind ``background``.
 
-    It does not count: the run ends when all other jobs are done. Flows that have not ended by then are left out.
+    Background traffic does not count: the run ends when all other jobs are done. Flows that have not ended by then
+    are left out.
 
     Args:
-        load: Share of the hosts' links that the flows fill on average, sent by each host of the job.
-        sizes: web_search, data_mining, or a CSV file of lines ``bytes,share``: the share of flows of at most so many
-            bytes, linear in between.
-        until: When the last flow starts; make it longer than the other jobs take.
-        arrivals: poisson: at random; constant: at equal distances, beginning at a random moment.
-        seed: Of the flows; they are the same in all runs.
+        load: Average load: the share of the rate of its link that each host of the job sends.
+        sizes: Distribution of flow sizes: web_search, data_mining, or a CSV file of lines ``bytes,share``: the share of
+            flows of at most so many bytes, linear in between.
+        until: Simulated time until which flows start; make it longer than the other jobs take.
+        arrivals: Start times of flows. poisson: at random; constant: at equal distances, beginning at a random moment.
+        seed: Seed of the flows' start times, sizes and receivers; the flows are the same in all runs.
     """
 
     kind: Literal["background"]

@@ -27,7 +27,7 @@ class ZipfSplits(Section, frozen=True):
     The k-th most popular rank gets a share of each buffer in proportion to k**-exponent.
 
     Args:
-        exponent: Skew of the popularity; 0 is even.
+        exponent: Skew of the ranks' popularity; 0: all ranks get equal shares.
         seed: Seed of the order of popularity; the same in every run of the scenario.
     """
 
@@ -94,10 +94,11 @@ class CollectiveConfig(WorkloadSection, frozen=True):
     """Section ``workload`` of kind ``collective``.
 
     Args:
-        op: The collective; send: from the first rank to the second.
-        splits: Bytes from rank to rank of an all_to_all; even if absent.
-        bytes_per_rank: A rank's input buffer, its own block included: 4.096MB for an all_to_all of 64 ranks is 64 kB to
-            each. broadcast and send: the buffer of the root, which is the first rank. Omit it with a matrix of splits.
+        op: Collective to simulate; send: one message from the first rank to the second.
+        splits: Bytes that each rank sends to each rank in an all_to_all; null: equal shares.
+        bytes_per_rank: Size of a rank's input buffer, its own block included: 4.096MB for an all_to_all of 64 ranks is
+            64 kB to each. broadcast and send: the buffer of the root, which is the first rank. Omit it with a matrix of
+            splits.
     """
 
     kind: Literal["collective"]

@@ -52,17 +52,19 @@ class Work:
 
 
 class DeviceConfig(Section, frozen=True):
-    """Section ``device``: what computes, where the workload says what and not how long.
+    """Section ``device``: the device that computes, for workloads that state the work and not its time.
 
     Args:
-        table: Measured times in place of peaks, a CSV file with the columns kind, sizes, dtype, time_us: gemm, MxNxK;
-            attention, BATCHxHEADSxSEQUENCExWIDTH; memory, BYTES. Times of other sizes are interpolated by operations.
-        dtype: Type of the rows that count, where the table has several.
-        teraflops: Peak of dense matrix products, 10**12 floating-point operations a second; not beside a table.
-        memory_gbps: Peak of the memory, 10**9 bytes a second; beside a table for one without rows of memory.
-        efficiency: Part of the first peak that is reached.
-        memory_efficiency: Part of the second peak that is reached.
-        contention: How much longer it computes while asynchronous collectives of its rank are under way.
+        table: CSV file of measured times, in place of peaks. Columns: kind, sizes, dtype, time_us. Kinds and their
+            sizes: gemm, MxNxK; attention, BATCHxHEADSxSEQUENCExWIDTH; memory, BYTES. Times of other sizes are
+            interpolated by operations.
+        dtype: Data type whose rows of the table count, where the table has several.
+        teraflops: Peak rate of dense matrix products, in 10**12 floating-point operations a second; not beside a table.
+        memory_gbps: Peak bandwidth of the memory, in 10**9 bytes a second; beside a table for a table without rows of
+            memory.
+        efficiency: Share of the peak `teraflops` that is reached.
+        memory_efficiency: Share of the peak `memory_gbps` that is reached.
+        contention: Factor by which a computation takes longer while asynchronous collectives of its rank are under way.
     """
 
     table: str | None = None

@@ -113,8 +113,8 @@ class MatrixConfig(WorkloadSection, frozen=True):
 
     Args:
         path: A connection matrix of htsim, relative to the working directory.
-        acknowledged_after: How long after the arrival of its last byte a sender knows that a connection is done, and
-            fires its send_done_trigger; the way back of an acknowledgement through an idle network.
+        acknowledged_after: Time from the arrival of a connection's last byte until its sender knows that it is done and
+            fires its send_done_trigger: the way back of an acknowledgement through an idle network.
     """
 
     kind: Literal["matrix"]

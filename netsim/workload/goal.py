@@ -111,8 +111,8 @@ class GoalConfig(WorkloadSection, frozen=True):
 
     Args:
         path: A schedule in GOAL's text, relative to the working directory.
-        send_ends: When a send ends for the operations that require it. arrived: when its message has arrived; started:
-            at once, as small messages do that the sender's host takes over.
+        send_ends: When a send counts as ended for the operations that require it. arrived: when its message has
+            arrived; started: at once, as with small messages that the sender's host takes over.
     """
 
     kind: Literal["goal"]

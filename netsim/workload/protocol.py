@@ -15,7 +15,7 @@ class WorkloadSection(Section, frozen=True):
     """Base of every section ``workload``.
 
     Args:
-        class: Class of its packets, one of `classes`; required if the scenario has classes.
+        class: Traffic class of the workload's packets, one of `classes`; required if the scenario has classes.
     """
 
     traffic_class: str | None = Field(default=None, alias="class")

@@ -29,8 +29,9 @@ class TraceConfig(WorkloadSection, frozen=True):
     Args:
         path: A collective trace, relative to the working directory.
         steps: Optimiser steps to replay, one after the other.
-        gaps: Trace of equal structure whose gaps of computation are taken in place of its own.
-        device: What computes where the trace has work and no gaps: a name, such as h100, or the peaks of your own.
+        gaps: A second trace of equal structure, whose gaps of computation replace the gaps of this trace.
+        device: Device that computes where the trace has work and no gaps: a name, such as h100, or the peaks of your
+            own device.
     """
 
     kind: Literal["trace"]

@@ -19,14 +19,15 @@ _MOST = 1 << 25
 
 
 class DivisionConfig(Section, frozen=True):
-    """Section ``division`` of a model: data x tensor x pipeline ranks, neighbours of which differ in tensor first.
+    """Section ``division`` of a model: data x tensor x pipeline ranks, numbered along tensor first.
 
     Args:
-        data: Ranks, or groups of tensor ranks, with tokens of their own.
-        expert: Consecutive ranks among those of data that share the experts of a layer.
-        tensor: Ranks that share the matrices of a block and have the same tokens.
-        pipeline: Stages, each with an equal part of the blocks. Microbatches go through them one forward, one backward
-            (Narayanan et al., Efficient Large-Scale Language Model Training, SC 2021, section 2.2).
+        data: Data parallelism: number of ranks, or of groups of tensor ranks, with tokens of their own.
+        expert: Expert parallelism: number of consecutive data ranks that share the experts of a layer.
+        tensor: Tensor parallelism: number of ranks that share the matrices of a block and have the same tokens.
+        pipeline: Pipeline parallelism: number of stages, each with an equal part of the blocks. Microbatches go through
+            them one forward, one backward (Narayanan et al., Efficient Large-Scale Language Model Training, SC 2021,
+            section 2.2).
     """
 
     data: Count = 1
@@ -39,33 +40,37 @@ class ModelConfig(WorkloadSection, frozen=True):
     """Section ``workload`` of kind ``model``: one step of a transformer, forward, backward and its optimiser.
 
     Args:
-        network: gpt: from tokens to logits; dit: from patches to patches, its blocks steered by time and class.
-        layers: Blocks of attention and feed-forward layer.
-        hidden: Width of a token.
-        heads: Heads of attention; needed where kv_heads or tensor ranks divide them.
-        kv_heads: Heads of keys and values that the heads share; as many as heads if absent.
+        network: Kind of transformer. gpt: from tokens to logits; dit: from patches to patches, its blocks steered by
+            time and class.
+        layers: Number of blocks, each of attention and a feed-forward layer.
+        hidden: Width of the model: values of a token.
+        heads: Number of attention heads; needed where kv_heads or tensor ranks divide them.
+        kv_heads: Number of heads of keys and values, which the attention heads share; as many as heads if absent.
         feed_forward: Inner width of a feed-forward layer, of each expert where there are experts; 4 x hidden if absent.
         gated: Whether feed-forward layers have a third matrix, the gate (SwiGLU).
-        vocabulary: Tokens that a gpt knows.
-        patch: Values of a patch of a dit.
-        classes: Classes of a dit.
+        vocabulary: Number of tokens in the vocabulary of a gpt.
+        patch: Number of values in a patch of a dit.
+        classes: Number of classes of a dit.
         sequence: Tokens of an example; all tokens of a microbatch if absent.
-        tokens: Tokens of a rank and microbatch.
-        microbatches: Of an optimiser step.
+        tokens: Number of tokens of a microbatch on each rank.
+        microbatches: Number of microbatches of an optimiser step.
         experts: Experts of each layer; dense layers if absent.
-        top_k: Experts that each token visits. All are equally likely, and tokens return home after each layer.
+        top_k: Number of experts that each token visits. All experts are equally likely, and tokens return to their own
+            rank after each layer.
         shared_expert: Inner width of an expert that every token visits too.
-        activation_bytes: Bytes of an element of activations on their way.
+        activation_bytes: Bytes of an element of activations, sent to other ranks or moved to and from memory.
         weight_bytes: Bytes of a weight that blocks compute with.
         gradient_bytes: Bytes of an element of a gradient that ranks sum up.
-        division: How ranks divide the step.
-        sharded: none: every rank has all weights and sums up all gradients; optimizer: the same, but updates a part and
-            gathers the new weights (ZeRO 1); full: a rank keeps a part of each block, which is gathered to compute
-            (FSDP).
-        bucket_elements: Elements of gradients that are summed up together, unless sharded is full.
+        division: How the step is divided among ranks.
+        sharded: What ranks hold. none: every rank has all weights and sums up all gradients; optimizer: the same, but
+            each rank updates a part and gathers the new weights (ZeRO 1); full: a rank keeps a part of each block,
+            which is gathered to compute (FSDP).
+        bucket_elements: Size of a gradient bucket, in elements that are summed up together; unused if sharded is full.
         recompute: Whether blocks are computed again in the backward pass.
-        overlap: Whether gradients are summed up, and blocks gathered ahead, while others compute; false: in turn.
-        device: What computes: a name, such as h100, its peaks, or a table of measurements; if absent no time passes.
+        overlap: Whether gradients are summed up, and blocks gathered ahead, while other blocks compute; false: one
+            after the other.
+        device: Device that computes: a name, such as h100, its peaks, or a table of measurements; null: computation
+            takes no time.
     """
 
     kind: Literal["model"]
