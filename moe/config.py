@@ -136,8 +136,8 @@ class SparseOTRouterConfig(_RouterSection):
     gate: Literal["prob", "plan", "straight_through"] = "prob"
     """Gate value: the softmax probability, the plan's share, or the plan's share with the probability's gradient."""
     potentials: Literal["rank", "global"] = "rank"
-    """Balance each rank's tokens, or those of all ranks (an all-reduce for each evaluation: of one number for every two
-    experts, in the last two of one an expert)."""
+    """rank: balance the tokens of each rank alone; global: those of all ranks together. global takes an all-reduce for
+    each evaluation, of one number for every pair of experts, in the last two of one number an expert."""
     evaluations: PositiveInt = 8
     """Transport plans that a solve computes in training, each a step towards balance: a fixed number, so that a device
     need not be waited for. From the potentials of the step before, 8 come within about 1 % of balance with up to 256
@@ -151,7 +151,8 @@ class SparseOTRouterConfig(_RouterSection):
     the same amount to far experts at any cost. Routing then depends on the placement, so that a replay under another
     one is no longer exact. ``tests.benchmarks.placement_aware_routing`` measures what a strength saves and costs."""
     inference_capacity_factor: Annotated[float, Field(ge=1)] | None = None
-    """The same limit at inference, where the average potentials balance only roughly; null: no limit."""
+    """No expert takes more than this multiple of the mean load at inference, where the average potentials balance only
+    roughly; null: no limit."""
     z_loss: float = Field(default=0.0, ge=0)
     """Weight of the penalty on large logits (ST-MoE, equation 5)."""
 
@@ -213,7 +214,7 @@ class MoEConfig(Section):
     num_experts: int = Field(gt=0, le=16_384)
     """Experts of each layer."""
     top_k: PositiveInt = 1
-    """Experts that each token visits in a layer; on average, where the router decides it."""
+    """Experts that each token visits in a layer; the average where the router decides their number."""
     expert_hidden: int = Field(gt=0, le=1_048_576)
     """Width of an expert's hidden layer."""
     shared_expert_hidden: int | None = Field(default=None, gt=0, le=1_048_576)
@@ -221,20 +222,20 @@ class MoEConfig(Section):
     router: RouterConfig = TopKRouterConfig()
     """How tokens are assigned to experts."""
     dispatch: Literal["home", "capped", "copies", "hierarchical", "coherent"] = "home"
-    """home: a token returns to its rank after each layer; capped: likewise, in messages of one size that has room for
+    """home: a token returns to its rank after each layer; capped: as home, but in messages of one size, with room for
     as many tokens as the router lets an expert take, so that no rank counts or waits in training (at inference as
-    home); copies: as home, but one copy for each rank however many of its experts are there; hierarchical: likewise,
-    but one copy for each node, which a rank there passes on inside the node; coherent: a token stays on the rank of its
-    expert (ExFlow)."""
+    home); copies: as home, but one copy of a token for each rank, however many of its experts are there; hierarchical:
+    as home, but one copy of a token for each node, which a rank there passes on inside the node; coherent: a token
+    stays on the rank of its expert (ExFlow)."""
     placement: Path | None = None
     """Placement file (``python -m moe place``); null: experts in order of their ids. With migration it is the placement
     at the start; a resumed run continues with that of its checkpoint."""
     replicas: Literal["even", "least_loaded"] = "even"
     """Which replica serves a token, where the placement puts an expert on several ranks. even: each rank's tokens are
-    split evenly over the replicas; least_loaded: over all ranks so that the busiest one computes as little as possible,
-    planned anew for every layer and micro batch."""
+    split evenly over the replicas; least_loaded: tokens are split so that the busiest of all ranks computes as little
+    as possible, planned anew for every layer and micro batch."""
     migration: MigrationConfig | None = None
-    """Experts that move in the run; null: they stay where they are."""
+    """When experts move between ranks in the run; null: they stay where they are."""
 
     def seats(self, tokens: int) -> int | None:
         """Most choices that an expert takes of so many tokens of a rank in training; None: there is no limit."""

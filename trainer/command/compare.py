@@ -32,11 +32,12 @@ class Compare(OfRuns):
     """scenario of netsim that prices samples: its fabric, transports and seeds; the collectives of a network call
     take the place of its workload (default: configs/scenarios/sampling_64.yaml)"""
     fabric_ranks: Annotated[int, "W"] = 64
-    """ranks that draw there, the experts spread over as many as divide both (default: 64)"""
+    """ranks that draw on that fabric, the experts spread over the greatest common divisor of their number and the ranks
+    (default: 64)"""
     fabric_examples: Annotated[int, "N"] = 16
-    """samples that each of them draws at once (default: 16)"""
+    """samples that each rank of that fabric draws at once (default: 16)"""
     teraflops: Annotated[float, "T"] = 400.0
-    """arithmetic that a rank sustains there, TFLOP/s (default: 400, of one accelerator in bf16)"""
+    """arithmetic that a rank of that fabric sustains, in TFLOP/s (default: 400, of one accelerator in bf16)"""
     out: Annotated[Path, "DIR"] = Path("runs/compare")
     """folder of the page (index.html), the figures (compare.json) and the runs (default: runs/compare)"""
 
@@ -68,7 +69,8 @@ class Mixture(Configured):
     target: Annotated[int, "N"]
     """training examples of the run that is planned"""
     measure: Literal["class_accuracy", "frechet_distance", "held_out_loss"] = "held_out_loss"
-    """of samples, drawn by the run's own sampler, or the loss on held-out examples (default: held_out_loss)"""
+    """figure that pilots are judged by: of samples, drawn by the run's own sampler, or the loss on held-out examples
+    (default: held_out_loss)"""
     wanted: Annotated[str | None, "SOURCE"] = None
     """source whose examples pilots are judged by, which may have the share 0 in the configuration and is then not
     mixed (default: all sources as they are)"""

@@ -28,7 +28,7 @@ class Shards(Request):
     out: Annotated[Path, "DIR"]
     """folder of shards to write"""
     seed: int = 0
-    """of the order of the examples (default: 0)"""
+    """seed of the order of the examples (default: 0)"""
     workers: Annotated[int, "N"] = len(os.sched_getaffinity(0))
     """threads that read; the bytes written do not depend on them (default: one a core)"""
     shard_examples: Annotated[int | None, "N"] = None
@@ -54,11 +54,11 @@ class Shards(Request):
     channels: Annotated[Literal[1, 3] | None, Group("pictures")] = None
     """1: grey, 3: colours (default: 3)"""
     split: Annotated[str | None, Group("Hugging Face data sets")] = None
-    """which split of a saved DatasetDict"""
+    """split of a saved DatasetDict that is read"""
     image_column: Annotated[str | None, "NAME", Group("Hugging Face data sets")] = None
-    """(default: the only one of pictures)"""
+    """column of the pictures (default: the only one of pictures)"""
     label_column: Annotated[str | None, "NAME", Group("Hugging Face data sets")] = None
-    """(default: the only one of classes, or label)"""
+    """column of the labels (default: the only one of classes, or label)"""
 
 
 def _buckets(options: Shards) -> tuple[tuple[int, int], ...] | int | None:
@@ -120,14 +120,15 @@ class EncodeText(Request):
     """a line that ends a document in plain files, such as '<|endoftext|>', or '' for an empty one (default: a file
     is a document)"""
     endings: Annotated[tuple[str, ...], "--ending", ".EXT"] = ()
-    """read only files in folders whose names end so; may be given several times (default: all that are UTF-8)"""
+    """among the files in folders, read only those with this ending; may be given several times (default: all that are
+    UTF-8)"""
     held_out: Annotated[float, "SHARE"] = 0.01
     """share of the documents that training never sees, or of the end of the only one; a larger share holds out the
     same and more (default: 0.01)"""
     skip_bad_lines: bool = False
     """leave out lines of JSON that hold no text, and count them"""
     shard_tokens: Annotated[int, "N"] = 268435456
-    """tokens of a shard, about (default: 268435456)"""
+    """approximate number of tokens of a shard (default: 268435456)"""
     workers: Annotated[int | None, "N"] = None
     """processes that encode; the shards are the same (default: a core each)"""
 
@@ -254,20 +255,21 @@ class Pairs(OfRuns):
     sampler: Annotated[str, "YAML"] = "{kind: dopri5}"
     """how the teacher's field is followed, for example '{kind: heun, steps: 50}'"""
     guidance: float = 1.0
-    """of the teacher, classifier-free (default: 1)"""
+    """scale of classifier-free guidance of the teacher (default: 1)"""
     seed: int = 0
-    """of all draws (default: 0)"""
+    """seed of all draws (default: 0)"""
     segments: Annotated[int | None, "P"] = None
     """cut time into P parts; a pair holds both ends of one part, begun at noised real data"""
     nodes: Annotated[str | None, "TIMES"] = None
     """cut time at these times, such as 0,0.3,0.6,1, or at the grid of --evaluations in a file of the steps verb; a
     pair holds the states at two neighbouring times"""
     evaluations: Annotated[int | None, "N"] = None
-    """which grid of the file of --nodes"""
+    """number of evaluations whose grid in the file of --nodes is used"""
     begin: Literal["noise", "data"] = "noise"
-    """states at nodes are on the teacher's way from noise, or begin at noised real data (default: noise)"""
+    """where the states at nodes come from: the teacher's path from noise, or noised real data at the first of the two
+    (default: noise)"""
     dtype: Literal["float32", "float16"] = "float32"
-    """float16 is for images"""
+    """number format of the files; float16 is for images"""
     shard_examples: Annotated[int, "N"] = 4096
     """pairs of a file (default: 4096)"""
 

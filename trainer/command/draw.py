@@ -49,10 +49,10 @@ class Sample(OfRuns):
     shape: Annotated[str | None, "H,W"] = None
     """height and width, of a run that learns several (default: its largest)"""
     preferences: Annotated[tuple[str, ...], "--preference", "W,W,..."] = ()
-    """of a run that builds objects: how much each of its objectives counts, in their order; give it again for more
-    (default: those of the run's own files)"""
+    """how much each objective counts, in their order, in a run that builds objects; give it again for more (default:
+    the preferences of the run's own files)"""
     exponent: float | None = None
-    """of a run that builds objects for several exponents of the reward: which one"""
+    """exponent of the reward, of a run that builds objects for several"""
     out: Annotated[Path, "PNG"]
     """grid of images, one column a class, at most 2,000 pixels wide; or a plot of points; of a run that builds
     objects FILE.jsonl, with a picture beside it"""
@@ -157,18 +157,18 @@ class Generate(OfRuns):
     run_dir: Annotated[Path, WORD]
     """folder of the run"""
     prompt: Annotated[str, "TEXT"] = "def "
-    """what the text begins with (default: 'def ')"""
+    """prompt that the text begins with (default: 'def ')"""
     prompts: Annotated[Path | None, "FILE"] = None
     """a prompt a line, all continued at once (in place of --prompt)"""
     num_tokens: Annotated[int | None, "N"] = None
-    """tokens to write after it (default: the run's sample.num_tokens)"""
+    """tokens to write after the prompt (default: the run's sample.num_tokens)"""
     num_bytes: Annotated[int | None, "N"] = None
-    """the same, for a run without a tokenizer, whose tokens are bytes"""
+    """bytes to write after the prompt, for a run without a tokenizer, whose tokens are bytes"""
     temperature: Annotated[float | None, "T"] = None
     """0: always the likeliest token, 1: tokens as likely as the network says (default: the run's
     sample.temperature)"""
     seed: int = 0
-    """of the draws (default: 0)"""
+    """seed of the draws (default: 0)"""
     placement: Annotated[Path | None, "JSON"] = None
     """where the experts live on the ranks (default: as in the run)"""
     record: Annotated[Path | None, "DIR"] = None

@@ -32,7 +32,7 @@ class Evaluate(OfRuns):
     """samples of each set, the classes in turn; objects of each preference; episodes of a contrastive run (default:
     1000)"""
     seed: int = 0
-    """of all draws (default: 0)"""
+    """seed of all draws (default: 0)"""
     likelihood: Annotated[int, "N"] = 0
     """also compute bits a dimension of so many held-out examples (default: 0, none)"""
     data_from: Annotated[Path | None, "RUN_DIR"] = None
@@ -62,7 +62,7 @@ class Evaluate(OfRuns):
     """with --episodes: queries of each class, or of each of the classes of an episode, such as 27,20,15,9,4 (default:
     15)"""
     out: Annotated[Path, "JSON"]
-    """the figures"""
+    """file to write the figures to"""
     page: Annotated[Path | None, "HTML"] = None
     """also write a page that needs nothing else: the figures, their curves and what the run draws"""
 
@@ -184,10 +184,10 @@ class Fid(OfRuns):
     batch: Annotated[int, "N"] = 64
     """examples that a rank draws or reads at once (default: 64)"""
     classes: Annotated[tuple[str, ...], "--class", "NAME"] = ()
-    """as in sample (default: all)"""
+    """draw this class alone, by its name or its number, as in sample (default: all)"""
     drawing: Drawn
     out: Annotated[Path | None, "JSON"] = None
-    """the figures (default: they are only printed)"""
+    """file to write the figures to (default: they are only printed)"""
 
 
 @verb(
@@ -231,9 +231,9 @@ class Steps(OfRuns):
     guidance: float | None = None
     """scale of classifier-free guidance (default: the run's sample.guidance)"""
     seed: int = 0
-    """of the noises (default: 0)"""
+    """seed of the noises (default: 0)"""
     out: Annotated[Path, "JSON"]
-    """the grids and their figures"""
+    """file to write the grids and their figures to"""
     page: Annotated[Path | None, "HTML"] = None
     """also write a page that needs nothing else: costs of steps, grids, errors, what is drawn with each"""
 

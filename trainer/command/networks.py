@@ -16,7 +16,7 @@ class Features(Configured):
     hidden: Annotated[tuple[int, ...], "WIDTH", "+"] = (64,)
     """widths of the hidden layers; the outputs of the last are the features"""
     seed: int = 0
-    """of the classifier (default: 0)"""
+    """seed of the classifier (default: 0)"""
     out: Annotated[Path, "FILE"]
     """safetensors file to write"""
 
@@ -67,14 +67,14 @@ class ImportFeatures(Request):
     """height and width, or one number for both, that images are resized to; positions are interpolated to the grid
     of patches (default: the size that the positions were trained for)"""
     tokens: Literal["patches", "class", "mean"] = "patches"
-    """what becomes the features: a vector for each patch, which a teacher needs (default), or one for the image,
+    """vectors that become the features: one for each patch, which a teacher needs (default), or one for the image,
     which suits distances between sets: the class token, or the mean over the patches"""
     num_heads: Annotated[int | None, "N"] = None
     """heads of attention (default: width / 64)"""
     mean: Annotated[tuple[float, ...] | None, "X", "+"] = None
-    """of each channel of images from 0 to 1, or one for all (default: that of the layout)"""
+    """mean of each channel of images from 0 to 1, or one for all (default: that of the layout)"""
     std: Annotated[tuple[float, ...] | None, "X", "+"] = None
-    """of each channel of images from 0 to 1, or one for all (default: that of the layout)"""
+    """standard deviation of each channel of images from 0 to 1, or one for all (default: that of the layout)"""
 
 
 @verb(
@@ -188,7 +188,7 @@ class FitPath(Configured):
     draws: Annotated[int, "M"] = 2000
     """noisy points that the estimate averages over (default: 2000)"""
     seed: int = 0
-    """of the choice of examples and all draws (default: 0)"""
+    """seed of the choice of examples and all draws (default: 0)"""
     least_price: Annotated[float, "G"] = 0.001
     """smallest kinetic energy of a turn that the fit assumes, as a share of the largest (default: 1e-3): the
     smaller, the steeper the path may be at the source; 1 gives the straight path"""

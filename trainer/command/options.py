@@ -55,7 +55,7 @@ class Drawn(Request):
     guidance: float | None = None
     """scale of classifier-free guidance (default: the run's sample.guidance); 1: none"""
     seed: int = 0
-    """of the starting noise (default: 0)"""
+    """seed of the starting noise (default: 0)"""
     sampler: Annotated[str | None, "KIND"] = None
     """draw by another sampler than the run's own: a kind such as heun or dopri5, or settings as in a configuration,
     such as '{kind: heun, steps: 10}'; of a run that goes segment by segment, within each segment"""

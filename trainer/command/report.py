@@ -95,7 +95,7 @@ class Report(OfRuns):
     comparison: Annotated[Path | None, "DIR"] = None
     """what compare wrote (default: comparison in the run's folder, where there is one)"""
     memory: bool = False
-    """tell the memory of a rank, by formula; some seconds"""
+    """also show the memory of a rank, by formula; takes some seconds"""
     out: Annotated[Path | None, "HTML"] = None
     """the page to write (default: report.html in the run's folder)"""
 

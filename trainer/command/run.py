@@ -13,9 +13,9 @@ class Train(Configured):
     verify_data: bool = False
     """compare the whole content of the data, not a sample, with an earlier start that did (run.verify_data)"""
     stage: Annotated[str | None, "NAME"] = None
-    """only this one of the configuration's stages (default: all)"""
+    """run only this stage of the configuration (default: all)"""
     overwrite: bool = False
-    """write there even if it holds what another verb wrote"""
+    """write to the run's folder even if it holds what another verb wrote"""
 
 
 @verb(
@@ -39,7 +39,7 @@ class Check(Configured):
     world_size: Annotated[int, "W"] = 1
     """ranks of the run (default: 1)"""
     fit: Annotated[str | None, "SIZE"] = None
-    """propose the cheapest settings with which a rank fits into this memory, as 80GB"""
+    """propose the cheapest settings with which a rank fits into this memory, such as 80GB"""
     all: bool = False
     """also print every setting, defaults included, and every collective of a step"""
 

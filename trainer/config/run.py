@@ -45,34 +45,37 @@ class Run(Section):
     dir: Path
     """Folder of the run; the same command again resumes from its newest complete checkpoint."""
     seed: NonNegativeInt = 0
-    """Of the first weights, the order of examples and all noise."""
+    """Seed of the initial weights, the order of examples and all noise."""
     resume: Literal["auto", "never"] = "auto"
-    """never: refuse a folder that already holds checkpoints."""
+    """auto: resume from a checkpoint in the folder of the run; never: refuse a folder that already holds
+    checkpoints."""
     allow_rng_loss: bool = False
-    """Resume although a rank's own state file is missing; the run is then another one."""
+    """Resume although the state file of a rank is missing; the run then goes on differently than with the file."""
     deterministic: bool = False
-    """The same run gives the same bytes on a GPU too: operations whose result depends on the order in which threads add
-    are replaced by slower ones, and one that has no such form ends the run. On a CPU this holds in any case."""
+    """Make the same run give the same bytes on a GPU too. Operations whose result depends on the order in which threads
+    add are replaced by slower ones; an operation without such a replacement ends the run. On a CPU results are the same
+    in any case."""
     verify_data: Annotated[bool, Field(exclude_if=lambda verify: not verify)] = False
-    """Read all data whole at the start, and refuse them where they are not as the first start with this found them; a
-    sample of at most 64 MiB of 1,024 files is compared at every start."""
+    """Read all data whole at the start, and refuse them if they differ from the data at the first start with this
+    setting. Every start compares a sample of at most 64 MiB of 1,024 files in any case."""
 
 
 class Flow(Section):
     """The parts of a flow-matching method."""
 
     data_scale: float = Field(default=1.0, gt=0, allow_inf_nan=False)
-    """What the data are multiplied by before they are paired, and samples divided by: above 1 the paths of different
-    data points mix less and later."""
+    """Factor by which the data are multiplied before they are paired, and samples are divided. Above 1 the paths of
+    different data points mix less and later."""
     latent: LatentsConfig | None = None
-    """Where states are latents of images; left out: they are where the data are."""
+    """Makes states latents of images; left out: states are in the space of the data."""
     source: trainer.data.Config | None = None
-    """The data set that paths start at: to learn from, each example gets one of its examples, in shuffled epochs of
-    their own; samples start at held-out ones. null: a standard normal, or where data of kind pairs begin."""
+    """Data set of the source points. In training each example gets one of its examples, in shuffled epochs of their
+    own; samples start at its held-out examples. null: a standard normal, or the source points of data of kind pairs."""
     context: trainer.flow.context.Config | None = None
-    """What of an image the network is conditioned on besides its class; null: nothing."""
+    """Information about an image that the network is conditioned on besides the class; null: none."""
     captions: trainer.data.CaptionsConfig | None = None
-    """What a frozen text encoder made of a caption of each example, which the network reads; null: it reads none."""
+    """Vectors that a frozen text encoder made of the captions, one for each example, and that the network reads; null:
+    it reads none."""
     coupling: trainer.flow.coupling.Config = trainer.flow.coupling.Independent()
     """Which source point is paired with which data point."""
     time: trainer.flow.time.Config = trainer.flow.time.Uniform()
@@ -89,7 +92,7 @@ class Evaluate(Section):
     """Loss on the held-out split, with the moving average of the weights and the same noise each time."""
 
     every: Every | None = 100
-    """Steps between two evaluations, or such a share of the run as 1/6; null: none."""
+    """Steps between two evaluations, or a share of the run such as 1/6; null: none."""
 
 
 FLOWLESS = {kind: settings.flowless for kind, settings in BY_KIND.items() if settings.flowless is not None}
@@ -150,12 +153,12 @@ class RunConfig(Section):
     task: TaskConfig
     """What the network learns."""
     flow: Flow | None = None
-    """Present with every model that learns a flow: absent with gpt, autoencoder, policy_mlp, prototypes, contrastive
-    and descriptor_mlp."""
+    """The flow-matching method. Present with every model that learns a flow; absent with gpt, autoencoder, policy_mlp,
+    prototypes, contrastive and descriptor_mlp."""
     optim: OptimConfig
     """Optimiser, its schedule, and how many steps of how many examples."""
     engine: Annotated[DeepSpeedConfig | FSDPConfig, Field(discriminator="kind")] = DeepSpeedConfig()
-    """What takes the optimiser steps and divides weights and optimiser state over the ranks."""
+    """The training engine, which takes the optimiser steps and divides weights and optimiser state over the ranks."""
     parallel: ParallelConfig = ParallelConfig()
     """How many ranks share experts or matrices."""
     checkpoint: CheckpointConfig = CheckpointConfig()
@@ -167,7 +170,7 @@ class RunConfig(Section):
     trace: TraceConfig = TraceConfig()
     """Steps whose collectives and routing are recorded, for simulation and placement."""
     observe: ObserveConfig = ObserveConfig()
-    """Where figures go besides metrics.jsonl."""
+    """Where metrics go besides metrics.jsonl."""
     guard: GuardConfig = GuardConfig()
     """What is done about spikes of the loss, gradients that are not finite, hangs and slow ranks."""
 

@@ -61,7 +61,7 @@ class ImageSample(Section):
 
     kind: Literal["images"] = "images"
     every: Every | None = None
-    """Steps between two grids while training, or such a share of the run as 1/3; null: none."""
+    """Steps between two grids while training, or a share of the run such as 1/3; null: none."""
     per_class: PositiveInt = 8
     """Images of each class in a grid."""
     guidance: float = Field(default=1.5, ge=0)
@@ -69,8 +69,9 @@ class ImageSample(Section):
     sampler: trainer.flow.sampler.Config = trainer.flow.sampler.Euler(steps=20)
     """How noise is taken to data; times of steps lie between 0 (source) and 1 (data)."""
     controls: Controls = ()
-    """What changes the field on the way, the first one first: the gradient of a cost, or a class of yours. Previews,
-    sample, fid, evaluate and compare draw so; pairs, steps and likelihoods are of the flow without."""
+    """Controls that change the field during sampling, the first one first: the gradient of a cost, or a class of yours.
+    Previews, sample, fid, evaluate and compare draw with them; pairs, steps and likelihoods use the flow without
+    them."""
 
 
 class TextSample(Section):
@@ -78,13 +79,13 @@ class TextSample(Section):
 
     kind: Literal["text"] = "text"
     every: Every | None = None
-    """Steps between two texts while training, or such a share of the run as 1/3; null: none."""
+    """Steps between two texts while training, or a share of the run such as 1/3; null: none."""
     prompts: Annotated[tuple[Annotated[str, Field(min_length=1)], ...], Field(min_length=1)] = ("def ", "class ")
-    """What the texts begin with."""
+    """Prompts that the texts begin with."""
     num_tokens: PositiveInt = Field(default=100, validation_alias=AliasChoices("num_tokens", "num_bytes"))
     """Tokens written after each prompt; without a tokenizer a token is a byte. Its former name is num_bytes."""
     temperature: float = Field(default=0.8, ge=0)
-    """What the logits are divided by before a token is drawn; 0: always the likeliest token."""
+    """Temperature that the logits are divided by before a token is drawn; 0: always the likeliest token."""
 
 
 class PointSample(Section):
@@ -92,7 +93,7 @@ class PointSample(Section):
 
     kind: Literal["points"] = "points"
     every: Every | None = None
-    """Steps between two plots while training, or such a share of the run as 1/3; null: none."""
+    """Steps between two plots while training, or a share of the run such as 1/3; null: none."""
     num: PositiveInt = 2000
     """Points of a plot."""
     guidance: float = Field(default=1.0, ge=0)
@@ -100,8 +101,9 @@ class PointSample(Section):
     sampler: trainer.flow.sampler.Config = trainer.flow.sampler.Heun(steps=20)
     """How noise is taken to data; times of steps lie between 0 (source) and 1 (data)."""
     controls: Controls = ()
-    """What changes the field on the way, the first one first: the gradient of a cost, or a class of yours. Previews,
-    sample, fid, evaluate and compare draw so; pairs, steps and likelihoods are of the flow without."""
+    """Controls that change the field during sampling, the first one first: the gradient of a cost, or a class of yours.
+    Previews, sample, fid, evaluate and compare draw with them; pairs, steps and likelihoods use the flow without
+    them."""
 
 
 class SequenceSample(Section):
@@ -109,7 +111,7 @@ class SequenceSample(Section):
 
     kind: Literal["sequences"] = "sequences"
     every: Every | None = None
-    """Steps between two pictures while training, or such a share of the run as 1/3; null: none."""
+    """Steps between two pictures while training, or a share of the run such as 1/3; null: none."""
     num: PositiveInt = 1000
     """Sequences of a picture."""
     guidance: float = Field(default=1.0, ge=0)
@@ -117,7 +119,8 @@ class SequenceSample(Section):
     sampler: trainer.flow.sampler.Config = trainer.flow.sampler.Euler(steps=50)
     """How noise is taken to data; times of steps lie between 0 (source) and 1 (data)."""
     controls: Controls = ()
-    """What changes the field on the way, the first one first: the gradient of a reward, or a class of yours."""
+    """Controls that change the field during sampling, the first one first: the gradient of a reward, or a class of
+    yours."""
 
 
 class ClipSample(Section):
@@ -125,7 +128,7 @@ class ClipSample(Section):
 
     kind: Literal["clips"] = "clips"
     every: Every | None = None
-    """Steps between two sheets while training, or such a share of the run as 1/3; null: none."""
+    """Steps between two sheets while training, or a share of the run such as 1/3; null: none."""
     num: PositiveInt = 16
     """Clips of a sheet."""
     guidance: float = Field(default=1.0, ge=0)
@@ -133,7 +136,8 @@ class ClipSample(Section):
     sampler: trainer.flow.sampler.Config = trainer.flow.sampler.Euler(steps=20)
     """How noise is taken to data; times of steps lie between 0 (source) and 1 (data)."""
     controls: Controls = ()
-    """What changes the field on the way, the first one first: the gradient of a cost, or a class of yours."""
+    """Controls that change the field during sampling, the first one first: the gradient of a cost, or a class of
+    yours."""
 
 
 class ReactionSample(Section):
@@ -141,15 +145,15 @@ class ReactionSample(Section):
 
     kind: Literal["reactions"] = "reactions"
     every: Every | None = None
-    """Steps between two files while training, or such a share of the run as 1/3; null: none."""
+    """Steps between two files while training, or a share of the run such as 1/3; null: none."""
     num: PositiveInt = 16
     """Reactions of a file."""
     guidance: float = Field(default=1.0, ge=0)
-    """Of no effect, since no class is read."""
+    """Scale of classifier-free guidance; of no effect here, since the network reads no class."""
     sampler: trainer.flow.sampler.Config = trainer.flow.sampler.Euler(steps=20)
     """How noise is taken to data; times of steps lie between 0 (source) and 1 (data)."""
     controls: Controls = ()
-    """What changes the field on the way, the first one first: a class of yours."""
+    """Controls that change the field during sampling, the first one first: a class of yours."""
 
 
 class ReconstructionSample(Section):
@@ -157,17 +161,17 @@ class ReconstructionSample(Section):
 
     kind: Literal["reconstructions"] = "reconstructions"
     every: Every | None = None
-    """Steps between two grids while training, or such a share of the run as 1/3; null: none."""
+    """Steps between two grids while training, or a share of the run such as 1/3; null: none."""
     num: PositiveInt = 16
     """Images of a grid."""
 
 
 class ExampleSample(Section):
-    """Held-out images in columns, by what the moving average of the weights says of them, such as their cluster."""
+    """Held-out images in columns, by the prediction of the moving average of the weights, such as their cluster."""
 
     kind: Literal["examples"] = "examples"
     every: Every | None = None
-    """Steps between two grids while training, or such a share of the run as 1/3; null: none."""
+    """Steps between two grids while training, or a share of the run such as 1/3; null: none."""
     per_column: PositiveInt = 8
     """Images of a column; blank where there are fewer."""
 
@@ -180,23 +184,23 @@ class SurfaceSample(Section):
 
     kind: Literal["surfaces"] = "surfaces"
     every: Every | None = None
-    """Steps between two pictures while training, or such a share of the run as 1/3; null: none."""
+    """Steps between two pictures while training, or a share of the run such as 1/3; null: none."""
     num: PositiveInt = 1
-    """Pairs of a picture, and those that are measured at most."""
+    """Held-out pairs that are drawn in a picture and measured, at most."""
     upsampling: Literal["entropic", "nearest"] = "entropic"
-    """How points follow functions on the way: by the rows of an entropic transport plan between the areas, or by the
-    nearest neighbour."""
+    """How each refinement makes a map of points from a functional map. entropic: by the rows of an entropic transport
+    plan between the areas; nearest: by the nearest neighbour."""
     first: PositiveInt = 8
     """Eigenfunctions that are matched first."""
     step: PositiveInt = 4
     """Eigenfunctions that are added at a time."""
     deviation: float = Field(default=0.1, gt=0)
-    """Of the kernel of an entropic plan, where the mean squared distance is 1."""
+    """Standard deviation of the kernel of an entropic plan, in units in which the mean squared distance is 1."""
     iterations: PositiveInt = 10
-    """Of each plan."""
+    """Sinkhorn iterations of each entropic plan."""
     landmarks: NonNegativeInt = 0
-    """Points of which the correspondence is given, spread out over the second surface, for maps that begin at the
-    distances to them; these are measured beside the others. Needs known pairs."""
+    """Points with a given correspondence, spread out over the second surface. Maps that begin at the distances to them
+    are measured beside the other maps. Needs pairs with a known correspondence."""
 
 
 class ObjectSample(Section):
@@ -207,13 +211,14 @@ class ObjectSample(Section):
 
     kind: Literal["objects"] = "objects"
     every: Every | None = None
-    """Steps between two such files while training, or such a share of the run as 1/3; null: none."""
+    """Steps between two such files while training, or a share of the run such as 1/3; null: none."""
     num: PositiveInt = 100
     """Objects of each preference."""
     divisions: PositiveInt = 4
-    """Preferences are all whose weights are multiples of 1 / divisions: of two objectives, divisions + 1."""
+    """Objects are built for all preferences whose weights are multiples of 1 / divisions; with two objectives these are
+    divisions + 1."""
     exponent: PositiveFloat | None = None
-    """Of the reward, where it varies; null: the largest."""
+    """Exponent of the reward, in a run that learns several; null: the largest."""
 
 
 FlowSample = ImageSample | PointSample | SequenceSample | ClipSample | ReactionSample

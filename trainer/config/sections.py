@@ -66,8 +66,9 @@ class OptimConfig(Section):
     final_lr: float = Field(default=0.0, ge=0)
     """Learning rate at the end of the cosine."""
     rates: _Rates = Field(default_factory=dict)
-    """Factors of the learning rate of some parameters, by how a dotted part of their names begins, such as {routing:
-    100}; of several keys that fit a name the longest counts. The experts of a layer have one name, without numbers."""
+    """Factors of the learning rate of some parameters, such as {routing: 100}. A key fits a parameter if a dotted part
+    of its name begins with the key; of several keys that fit, the longest counts. The experts of a layer have one name,
+    without numbers."""
     betas: tuple[_Decay, _Decay] = (0.9, 0.99)
     """Decay rates of the first and second moments of AdamW."""
     weight_decay: float = Field(default=0.0, ge=0)
@@ -75,7 +76,7 @@ class OptimConfig(Section):
     clip_norm: PositiveFloat | None = 1.0
     """Largest norm of the gradient over all parameters and ranks; null: no clipping."""
     ema_decay: _Decay = 0.999
-    """Decay of the moving average; at step s at most (1 + s) / (10 + s)."""
+    """Decay of the moving average of the weights; at step s at most (1 + s) / (10 + s)."""
 
     def rate_of(self, name: str) -> float:
         """The factor of the learning rate of a parameter; 1 where `rates` do not name it."""
@@ -98,13 +99,14 @@ class DeepSpeedConfig(Section):
 
     kind: Literal["deepspeed"] = "deepspeed"
     zero_stage: Literal[0, 1, 2, 3] = 1
-    """What is sharded: 1 optimiser state, 2 and gradients, 3 and parameters. Experts: 0 to 2."""
+    """ZeRO stage. 0: nothing is sharded; 1: the optimiser state is; 2: gradients, too; 3: parameters, too. With experts
+    only 0 to 2."""
     precision: Literal["fp32", "bf16"] = "fp32"
-    """What blocks compute in; bf16 keeps float32 master weights and moments."""
+    """Number format in which blocks compute; bf16 keeps float32 master weights and moments."""
     activation_checkpointing: bool = False
-    """Blocks keep their inputs alone and compute the rest again in the backward pass: less memory, more work."""
+    """Keep only the inputs of blocks, and compute the rest again in the backward pass: less memory, more work."""
     compile: bool = False
-    """Blocks are compiled at their first use, which takes a C++ compiler and some seconds; no experts."""
+    """Compile blocks at their first use, which takes a C++ compiler and some seconds; not with experts."""
     bucket_elements: PositiveInt = 100_000_000
     """Elements of one gradient reduction and of one parameter gathering. Under bf16 gradients are reduced in float32
     while the backward pass goes on; a smaller bucket begins earlier, a larger one uses the network better."""
@@ -123,13 +125,13 @@ class FSDPConfig(Section):
 
     kind: Literal["fsdp"] = "fsdp"
     precision: Literal["fp32", "bf16"] = "fp32"
-    """Of the copies of the weights that a block computes with."""
+    """Number format of the copies of the weights that a block computes with."""
     activation_checkpointing: bool = False
-    """Blocks keep their inputs alone and compute the rest again in the backward pass: less memory, more work."""
+    """Keep only the inputs of blocks, and compute the rest again in the backward pass: less memory, more work."""
     compile: bool = False
-    """Blocks are compiled at their first use, which takes a C++ compiler and some seconds."""
+    """Compile blocks at their first use, which takes a C++ compiler and some seconds."""
     reshard_after_forward: bool = True
-    """Whether a block lets go of its gathered parameters after its forward pass: less memory, one more gathering."""
+    """Whether a block frees its gathered parameters after its forward pass: less memory, one more gathering."""
 
     @property
     def label(self) -> str:
@@ -141,16 +143,16 @@ class FSDPConfig(Section):
 
 
 class ParallelConfig(Section):
-    """How the ranks divide the model; what is left over is data parallel."""
+    """How the ranks divide the model; the ranks that this leaves are data parallel."""
 
     expert: PositiveInt = 1
     """Ranks that share the experts of a layer."""
     tensor: PositiveInt = 1
     """Ranks that share the matrices of a block: attention by heads, feed-forward layers by their inner width."""
     pipeline: PositiveInt = 1
-    """Only 1: every rank holds all blocks."""
+    """Ranks that divide the blocks among them. Only 1 is possible: every rank holds all blocks."""
     context: PositiveInt = 1
-    """Only 1: every rank sees whole sequences."""
+    """Ranks that divide a sequence among them. Only 1 is possible: every rank sees whole sequences."""
 
     @model_validator(mode="after")
     def _offered(self) -> "ParallelConfig":
@@ -203,18 +205,20 @@ class GuardConfig(Section):
     abort_after: PositiveInt = 10
     """Steps skipped in a row after which the run fails."""
     spike_factor: float | None = Field(default=None, gt=1)
-    """A step is skipped whose loss or gradient norm is more than this many times the median of the steps before it;
-    null: none is. What a spike is differs from task to task, and skipping what only looks like one slows learning."""
+    """Skip a step whose loss or gradient norm is more than this many times the median of the steps before it; null:
+    skip none. What counts as a spike differs from task to task, and skipping a step that only looks like one slows
+    learning."""
     spike_window: PositiveInt = 50
-    """Steps that the median is taken of; nothing is a spike before that many were taken."""
+    """Steps over which the median for `spike_factor` is taken; before that many steps none counts as a spike."""
     hang_timeout_s: PositiveFloat | None = 1800.0
-    """Seconds without the end of a step, its evaluation, samples and checkpoint included, after which a rank dumps what
-    it does and ends; null: it waits for ever."""
+    """Seconds without the end of a step, its evaluation, samples and checkpoint included, after which a rank writes a
+    dump of what it is doing and ends; null: it waits for ever."""
     collective_timeout_s: PositiveFloat = 600.0
-    """Seconds after which a collective, and joining the run, fails; a line and a dump then name the rank that did not
-    come."""
+    """Seconds after which a collective, or joining the run, fails; a line and a dump then name the rank that did not
+    take part."""
     straggler_factor: float | None = Field(default=2.0, gt=1)
-    """A line names the slowest rank where its own work takes more than this many times the mean; null: none does."""
+    """Print a line that names the slowest rank if its own work takes more than this many times the mean; null: print
+    none."""
 
 
 class ProfileConfig(Section):
@@ -223,9 +227,9 @@ class ProfileConfig(Section):
     steps: tuple[PositiveInt, PositiveInt]
     """First and last optimiser step of the window. The first two steps of a run are not representative."""
     shapes: bool = False
-    """Note the shapes of tensors."""
+    """Record the shapes of tensors."""
     memory: bool = False
-    """Note allocations."""
+    """Record allocations of memory."""
 
     @model_validator(mode="after")
     def _window_is_in_order(self) -> "ProfileConfig":
@@ -249,19 +253,19 @@ class WandbConfig(Section):
 
 
 class ObserveConfig(Section):
-    """Where figures go besides metrics.jsonl."""
+    """Where metrics go besides metrics.jsonl."""
 
     log_every: PositiveInt = 10
-    """Steps between two records."""
+    """Steps between two records of metrics."""
     tensorboard: bool = True
-    """Also write the figures for TensorBoard, to tensorboard/ in the run folder."""
+    """Also write the metrics for TensorBoard, to tensorboard/ in the run folder."""
     port: int | None = Field(default=None, ge=0, le=65535)
     """Port of the Prometheus page, 0 for any free one; null: none."""
     host: str = "127.0.0.1"
-    """Address that the page is bound to; 0.0.0.0 shows it to every network that this machine is in."""
+    """Address that the Prometheus page is bound to; 0.0.0.0 shows it to every network that this machine is in."""
     peak_flops: PositiveFloat | None = None
     """Floating-point operations that one device can do in a second, in the run's precision; null: no MFU."""
     profile: ProfileConfig | None = None
     """Steps to profile, written to profile/; null: none."""
     wandb: WandbConfig | None = None
-    """Figures in Weights & Biases too; null: no."""
+    """Also send the metrics to Weights & Biases; null: do not."""

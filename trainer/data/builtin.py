@@ -102,15 +102,15 @@ class ToyConfig(Section):
 
     kind: Literal["toy"] = "toy"
     name: Literal["moons", "rings", "spirals", "checkerboard", "eight_gaussians", "swiss_roll"] = "moons"
-    """Which of the sets."""
+    """Name of the set of points."""
     num_examples: PositiveInt | None = None
-    """Points to train on; null: a new one each time."""
+    """Points to train on; null: every training example is a new point."""
     held_out: PositiveInt = 1000
     """Points that are kept out of training."""
     classes: bool = False
     """Label each point with the part that it belongs to: moon, ring, arm, square or blob."""
     seed: NonNegativeInt = Field(default=0, lt=2**63)
-    """Of the points; they are the same for every seed of the run."""
+    """Seed of the points, which are the same for every seed of the run."""
 
     @property
     def endless(self) -> bool:
@@ -245,7 +245,7 @@ class PythonSourceConfig(Section):
     Attributes:
         context: bytes of a window that are predicted; the byte before them is the first that is read.
         held_out: bytes kept out of training, from files that training never sees.
-        max_bytes: bytes of training at most; None: all.
+        max_bytes: bytes to train on at most; null: all.
     """
 
     num_classes: ClassVar[int] = 0

@@ -91,13 +91,13 @@ class CaptionsIndex(FolderIndex):
 
     format: Literal["flowfabric.captions/1"] = "flowfabric.captions/1"
     num_captions: PositiveInt
-    """One for each example of a data set, that of example 0 first."""
+    """Captions of the folder: one for each example of a data set, that of example 0 first."""
     width: PositiveInt
-    """Of the vector of a caption."""
+    """Width of the vector of a caption."""
     shift: tuple[float, ...]
     """Mean of each of the encoder's values over the captions."""
     scale: tuple[PositiveFloat, ...]
-    """Standard deviation of each of them; 1 where it is 0."""
+    """Standard deviation of each of the encoder's values over the captions; 1 where it is 0."""
     encoder: Annotated[str, Field(pattern="^[0-9a-f]{16}$")]
     """Digest of the text encoder's files."""
     texts: Annotated[str, Field(pattern="^[0-9a-f]{16}$")]
@@ -121,9 +121,9 @@ class CaptionsConfig(Section):
     path: Path
     """A folder that the encode-captions verb wrote, with one caption for each example of the data."""
     width: PositiveInt
-    """Of a vector; left out: what the index says."""
+    """Width of the vector of a caption; left out: what the index says."""
     digest: str
-    """Of the index, so that a run goes on with the captions it began with; left out: taken from it."""
+    """Digest of the index, so that a run goes on with the captions it began with; left out: taken from it."""
 
     @classmethod
     def resolved(cls, document: dict[str, Any]) -> dict[str, Any]:
@@ -208,10 +208,11 @@ class ImbalanceConfig(Section):
     """Fewer training examples of each later class, as classes are outside benchmarks; held-out examples all stay."""
 
     ratio: float = Field(gt=1, le=1e6)
-    """Share of its examples that the first class keeps, all, over that of the last; between them it falls by the same
-    factor from class to class."""
+    """Ratio of the share of its examples that the first class keeps, which is 1, to the share of the last class. The
+    share falls by the same factor from class to class."""
     seed: NonNegativeInt = Field(default=0, lt=2**63)
-    """Of which examples are kept; a larger ratio keeps some of those that a smaller one does."""
+    """Seed of the choice of examples that are kept; a larger ratio keeps some of the examples that a smaller one
+    keeps."""
 
 
 Imbalance = Annotated[ImbalanceConfig | None, Field(exclude_if=lambda imbalance: imbalance is None)]

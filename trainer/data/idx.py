@@ -38,7 +38,7 @@ class IdxConfig(Section):
     test: str = "t10k"
     """NAME of the images that are held out."""
     num_examples: PositiveInt | None = None
-    """Images to train on, the first of a fixed shuffle, so that more contain fewer; null: all."""
+    """Images to train on, the first of a fixed shuffle, so that a larger number contains a smaller one; null: all."""
     held_out: PositiveInt
     """Images that are kept out of training, the first of their file."""
     pad: NonNegativeInt = 0
@@ -48,11 +48,11 @@ class IdxConfig(Section):
     imbalance: Imbalance = None
     """Fewer training images of later classes, among the `num_examples`; null: all of these."""
     class_names: ClassNames = ()
-    """Of the classes 0, 1, ...; empty: their numbers."""
+    """Names of the classes 0, 1, ...; empty: their numbers."""
     shape: tuple[Literal[1], PositiveInt, PositiveInt]
-    """(1, H, W) of an image, padding included; left out: as the files say."""
+    """Shape (1, H, W) of an image, padding included; left out: as the files say."""
     num_classes: PositiveInt
-    """Left out: one more than the largest label of the files."""
+    """Number of classes; left out: one more than the largest label of the files."""
 
     @model_validator(mode="after")
     def _can_be_augmented(self) -> Self:

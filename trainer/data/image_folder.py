@@ -42,7 +42,8 @@ class ImageFolderConfig(Section):
     path: Path
     """Folder with a sub-folder for each class, or with pictures and no classes."""
     size: PositiveInt
-    """Pixels a side; left out beside a list of `buckets`: those of a square as large as the largest."""
+    """Pixels a side of a picture; left out beside a list of `buckets`: the side of a square with the area of the
+    largest bucket."""
     buckets: Buckets = None
     """Height and width of each shape, such as [[32, 32], [24, 40]]; a number: so many shapes about as large as a square
     of `size`, from 2 : 1 to 1 : 2; null: squares of `size`."""
@@ -57,7 +58,8 @@ class ImageFolderConfig(Section):
     imbalance: Imbalance = None
     """Fewer training pictures of later classes; null: all."""
     digest: str
-    """Of the names of the pictures, so that a run goes on with the data it began with; left out: taken from them."""
+    """Digest of the names of the pictures, so that a run goes on with the data it began with; left out: taken from
+    them."""
 
     @model_validator(mode="before")
     @classmethod

@@ -27,9 +27,10 @@ class DataLoadingConfig(Section):
     prefetch: NonNegativeInt = 2
     """Micro batches that are read while the network is busy; 0: each is read when it is its turn."""
     workers: PositiveInt = 1
-    """Threads that read them."""
+    """Threads that read micro batches ahead."""
     max_bad_share: float = Field(default=0.01, ge=0, lt=1)
-    """Share of the training examples that may be bad. Until there are more, each is replaced by the next good one."""
+    """Largest share of the training examples that may be unreadable. Each is replaced by the next readable one; above
+    this share the run ends."""
 
 
 def accumulation_steps(global_batch: int, micro_batch: int, world_size: int) -> int:

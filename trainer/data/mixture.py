@@ -46,7 +46,7 @@ class MixtureFile(JsonFile):
 
     format: Literal["flowfabric.mixture/1"]
     shares: Annotated[dict[Name, Share], Field(min_length=1)]
-    """Of the positions of training that each source takes; together 1."""
+    """Share of the positions of training that each source takes; together 1."""
     figures: dict[str, Any] | None = None
     """What the shares were chosen by, for a person."""
 
@@ -98,14 +98,15 @@ class MixtureConfig(Section):
     ]
     """The data sets by names of letters, digits and underscores; their examples have one shape."""
     shares: Shares = None
-    """Of the positions of training that each source takes, such as {photos: 0.7, drawings: 0.3}, or a mixture.json;
-    null: by the number of its training examples."""
+    """Share of the positions of training that each source takes, such as {photos: 0.7, drawings: 0.3}, or a
+    mixture.json; null: in proportion to its number of training examples."""
     labels: Annotated[Literal["own", "source"], Field(exclude_if=lambda labels: labels == "own")] = "own"
     """own: labels are those of the sources, which have the same classes; source: the class of an example is its source.
     """
     size: Annotated[PositiveInt | None, Field(exclude_if=lambda size: size is None)] = None
-    """Training examples in all: of each source the first of a fixed shuffle, its share of them by largest remainders,
-    so that a larger size contains a smaller one; null: every example of each. Held-out examples stay."""
+    """Training examples in all, divided among the sources by their shares with largest remainders. Of each source they
+    are the first of a fixed shuffle, so that a larger size contains a smaller one. null: every example of each. All
+    held-out examples stay."""
 
     @classmethod
     def resolved(cls, document: dict[str, Any]) -> dict[str, Any]:

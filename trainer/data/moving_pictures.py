@@ -37,7 +37,7 @@ class MovingPicturesConfig(Section):
     clips: PositiveInt = 8
     """Clips of each picture, each with a velocity and a place of its own."""
     classes: tuple[NonNegativeInt, ...] | None = None
-    """Those of the pictures that move, in both splits; null: all."""
+    """Numbers of the classes whose pictures move, in both splits; null: all."""
 
     @classmethod
     def resolved(cls, document: dict[str, Any]) -> dict[str, Any]:

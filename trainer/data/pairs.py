@@ -31,24 +31,25 @@ class PairsConfig(Section):
     held_out: PositiveInt
     """Pairs that are kept out of training."""
     shape: tuple[PositiveInt, ...]
-    """Of a point; left out: what the index says."""
+    """Shape of a point; left out: what the index says."""
     num_classes: NonNegativeInt
-    """Left out: what the index says."""
+    """Number of classes; left out: what the index says."""
     class_names: ClassNames = ()
-    """Of the classes 0, 1, ...; left out: what the index says."""
+    """Names of the classes 0, 1, ...; left out: what the index says."""
     segments: PositiveInt | None
-    """Into how many equal parts paths were cut; left out: what the index says."""
+    """Number of equal parts into which paths were cut; left out: what the index says."""
     nodes: tuple[float, ...] | None = None
     """The times at which paths were cut; left out: what the index says."""
     data_scale: PositiveFloat = 1.0
-    """What a run has to multiply its data by if paths were cut; left out: what the index says."""
+    """Factor by which a run has to multiply its data if paths were cut; left out: what the index says."""
     latents: str | None = None
     """Digest of the folder of latents that a run has to name, where the points are latents; left out: what the index
     says."""
     source: dict[str, JsonValue] | None = None
-    """The data set that the paths of the pairs begin at, and so those of samples; left out: what the index says."""
+    """The data set at which the paths of the pairs begin, and so do the paths of samples; left out: what the index
+    says."""
     digest: str
-    """Of the index, so that a run goes on with the pairs it began with; left out: taken from it."""
+    """Digest of the index, so that a run goes on with the pairs it began with; left out: taken from it."""
 
     @property
     def parts(self) -> str | None:

@@ -152,9 +152,11 @@ class AugmentConfig(Section):
     """What is done to an image before it is trained on; held-out images stay as they are."""
 
     flip: float = Field(default=0.0, ge=0, le=1)
-    """Probability that it is mirrored left to right. 0.5 where left and right mean nothing; 0 for digits and text."""
+    """Probability that an image is mirrored left to right. 0.5 where left and right mean nothing; 0 for digits and
+    text."""
     crop: NonNegativeInt = 0
-    """Pixels that it is shifted by at most, up or down and left or right; its reflection fills what comes free."""
+    """Pixels by which an image is shifted at most, up or down and left or right; its reflection fills the empty
+    border."""
 
 
 Augment = Annotated[AugmentConfig | None, Field(exclude_if=lambda augment: augment is None)]

@@ -224,18 +224,19 @@ class ReactionsConfig(Section):
     kind: Literal["reactions"]
     path: Path | None = None
     """An .npz with positions [M, 3, N, 3] (reactant, transition state, product), numbers [M, N] and free [M, N], or an
-    extended XYZ file of such triples; null: those that ship, in which an adatom on a metal surface hops to the next
-    hollow and two atoms of the bridge give way."""
+    extended XYZ file of such triples; null: the reactions that ship, in which an adatom on a metal surface hops to the
+    next hollow and two atoms of the bridge give way."""
     held_out: PositiveInt
     """Reactions that are kept out of training, the last of a shuffle."""
     split: NonNegativeInt = 0
-    """Seed of that shuffle."""
+    """Seed of the shuffle that decides which reactions are held out."""
     swap: bool = True
     """Exchange reactant and product of half of the examples in training, anew each time."""
     atoms: PositiveInt
-    """Of an example; left out: of the largest in the file, and smaller ones are filled up."""
+    """Number of atoms of an example; left out: as many as the largest reaction of the file has. Smaller reactions are
+    padded."""
     species: tuple[PositiveInt, ...]
-    """Atomic numbers of the species; left out: those of the file."""
+    """Atomic numbers of the species; left out: the species of the file."""
 
     @classmethod
     def resolved(cls, document: dict[str, Any]) -> dict[str, Any]:

@@ -31,15 +31,15 @@ class SequencesConfig(Section):
     """FASTA, or a line for each sequence, with a count behind a tab where it occurs several times. A first line of
     `sequence` and perhaps `count` and `label`, with tabs between, names the columns. Lines with # are left out."""
     held_out: PositiveInt
-    """Occurrences that are kept out of training, the last of a fixed shuffle."""
+    """Occurrences of sequences that are kept out of training, the last of a fixed shuffle."""
     pad: str | None = None
     """A letter that shorter sequences end with, such as "-"; null: all have one length."""
     alphabet: str
     """Letters of the sequences, the pad among them; left out: those of the file in their order, then the pad."""
     length: PositiveInt
-    """Of a sequence; left out: of the longest in the file."""
+    """Number of letters of a sequence; left out: as many as the longest in the file has."""
     class_names: ClassNames = ()
-    """Of the labels; left out: those of the file in their order."""
+    """Names of the labels; left out: the labels of the file in their order."""
 
     @model_validator(mode="after")
     def _letters_differ(self) -> Self:

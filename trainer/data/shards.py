@@ -80,11 +80,11 @@ class LatentsConfig(Section):
     path: Path
     """A folder that the encode verb wrote."""
     shape: tuple[PositiveInt, PositiveInt, PositiveInt]
-    """(Z, h, w) of the latents of an image; left out: what the index says."""
+    """Shape (Z, h, w) of the latents of an image; left out: what the index says."""
     image_shape: tuple[PositiveInt, PositiveInt, PositiveInt]
-    """(C, H, W) of an image; left out: what the index says."""
+    """Shape (C, H, W) of an image; left out: what the index says."""
     digest: str
-    """Of the index, so that a run goes on with the latents it began with; left out: taken from it."""
+    """Digest of the index, so that a run goes on with the latents it began with; left out: taken from it."""
 
     @classmethod
     def resolved(cls, document: dict[str, Any]) -> dict[str, Any]:
@@ -135,27 +135,28 @@ class ShardsConfig(Section):
     held_out: PositiveInt
     """Examples that are kept out of training."""
     shape: tuple[PositiveInt, ...]
-    """Of an example; left out: what the index says."""
+    """Shape of an example; left out: what the index says."""
     shapes: Annotated[
         tuple[tuple[PositiveInt, PositiveInt, PositiveInt], ...], Field(exclude_if=lambda one: not one)
     ] = ()
-    """Of images of several shapes; left out: what the index says."""
+    """Shapes of the images, if they have several; left out: what the index says."""
     num_classes: NonNegativeInt
-    """Left out: what the index says."""
+    """Number of classes; left out: what the index says."""
     class_names: ClassNames = ()
-    """Of the classes 0, 1, ...; left out: what the index says."""
+    """Names of the classes 0, 1, ...; left out: what the index says."""
     context_shape: Annotated[
         tuple[PositiveInt, PositiveInt, PositiveInt] | None, Field(exclude_if=lambda one: one is None)
     ] = None
-    """(C, H, W) of what belongs to each example and is not drawn, such as a mask; left out: what the index says."""
+    """Shape (C, H, W) of the context that belongs to each example and is not drawn, such as a mask; left out: what the
+    index says."""
     alphabet: Alphabet = ""
-    """Of sequences, which are read one-hot; left out: what the index says."""
+    """Letters of the sequences, which are read one-hot; left out: what the index says."""
     augment: Augment = None
     """Flips and crops of the images that are trained on; null: none."""
     imbalance: Imbalance = None
     """Fewer training examples of later classes; null: all."""
     digest: str
-    """Of the index, so that a run goes on with the data it began with; left out: taken from it."""
+    """Digest of the index, so that a run goes on with the data it began with; left out: taken from it."""
 
     @classmethod
     def resolved(cls, document: dict[str, Any]) -> dict[str, Any]:

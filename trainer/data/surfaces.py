@@ -35,16 +35,16 @@ FITTED = ("eigenfunctions", "waves", "closed")
 
 
 class AnalyticConfig(Section):
-    """Pairs of a sphere with bumps, and the same cut into other triangles and bent."""
+    """Pairs of a sphere with bumps and the same surface with other triangles, bent."""
 
     pairs: PositiveInt = 1
-    """How many."""
+    """Pairs that are made."""
     seed: NonNegativeInt = 0
-    """Of the bumps of the first pair; the next has the next."""
+    """Seed of the bumps of the first pair; each further pair has the next number as its seed."""
     halvings: int = Field(default=3, ge=1, le=6)
     """Halvings of the edges of an icosahedron: 3 make 642 vertices."""
     bend: float = Field(default=0.5, ge=0, le=3)
-    """Radians by which the second is bent."""
+    """Radians by which the second surface of a pair is bent."""
 
 
 class SurfacesConfig(Section):
@@ -64,12 +64,12 @@ class SurfacesConfig(Section):
     pairs: Path | None = None
     """A text file with a line for each pair: the names of the first and of the second file in `path`, and, where the
     correspondence is known, `same` (both have the same vertices in one order) or the name of a file of whole numbers:
-    for each vertex of the second one of the first, from 0, or -1. null: every two surfaces, of which nothing is
-    known."""
+    for each vertex of the second surface the number of its vertex of the first, from 0, or -1 if unknown. null: every
+    two surfaces, without a known correspondence."""
     analytic: AnalyticConfig = AnalyticConfig()
-    """The pairs without a path."""
+    """Analytic pairs, which are used if `path` is null."""
     eigenfunctions: int = Field(default=40, ge=8)
-    """Of the Laplacian, between which maps are learned."""
+    """Number of eigenfunctions of the Laplacian between which maps are learned."""
     waves: int = Field(default=100, ge=8)
     """Eigenfunctions that signatures are made of."""
     signatures: int = Field(default=100, ge=2)
@@ -77,15 +77,16 @@ class SurfacesConfig(Section):
     closed: bool = False
     """Refuse surfaces with a border."""
     mirror: Literal["x", "y", "z"] | None = None
-    """Axis along which the first surface of a pair is its mirror image, so that errors are also given up to it."""
+    """Axis along which the first surface of a pair is its own mirror image; errors are then also given up to this
+    symmetry."""
     held_out: NonNegativeInt = 0
     """Pairs that are kept out of training, the last of a fixed shuffle; 0: all are learned from and measured, since
     training sees no correspondence."""
     points: int = Field(ge=2)
-    """Of a surface, spread out over it, that losses are computed from; left out: all vertices of the largest, and at
-    most 1,500. Smaller surfaces are filled up by points without an area."""
+    """Points of a surface from which losses are computed, spread out over it; left out: all vertices of the largest
+    surface, and at most 1,500. Smaller surfaces are filled up by points without an area."""
     num_pairs: PositiveInt
-    """Left out: those of the files, or of `analytic`."""
+    """Number of pairs; left out: as many as the files or `analytic` give."""
 
     @classmethod
     def resolved(cls, document: dict[str, Any]) -> dict[str, Any]:

@@ -41,15 +41,16 @@ class TextConfig(Section):
     context: PositiveInt = 256
     """Tokens of a window that are predicted; the token before them is the first that is read."""
     held_out: PositiveInt | None = None
-    """Tokens of the held-out documents at most on which the loss is taken; null: all."""
+    """Tokens of the held-out documents on which the loss is taken, at most; null: all."""
     vocabulary: PositiveInt
     """Tokens are 0 to vocabulary - 1. Left out: what the index says."""
     bytes_per_token: PositiveFloat
-    """Of the held-out documents, so that losses are given in bits per byte. Left out: what the index says."""
+    """Mean number of bytes of a token in the held-out documents, by which losses are given in bits per byte. Left out:
+    what the index says."""
     tokenizer: str | None = None
     """SHA-256 of the folder's tokenizer.json; null: tokens are bytes, or what the index says."""
     digest: str
-    """Of the index, so that a run goes on with the data it began with. Left out: taken from it."""
+    """Digest of the index, so that a run goes on with the data it began with. Left out: taken from it."""
 
     @property
     def shape(self) -> tuple[int]:

@@ -64,9 +64,9 @@ class WebDatasetConfig(Section):
     path: str | tuple[str, ...]
     """Tars: a folder, a pattern such as ``train-{000000..000146}.tar``, URLs that fsspec reads, or a list of them."""
     index: Path
-    """Folder that the index-tars verb wrote of them."""
+    """Folder that the index-tars verb wrote for the tars."""
     size: PositiveInt
-    """Pixels a side."""
+    """Pixels a side of a picture."""
     channels: Literal[1, 3] = 3
     """1: grey, 3: red, green and blue."""
     held_out: PositiveInt
@@ -80,11 +80,11 @@ class WebDatasetConfig(Section):
     augment: Augment = None
     """Flips and crops of the pictures that are trained on; null: none."""
     num_classes: NonNegativeInt
-    """Left out: what the index says."""
+    """Number of classes; left out: what the index says."""
     class_names: tuple[str, ...]
     """Names of the classes 0, 1, ..., or a text file with one a line; left out: what the index says."""
     digest: str
-    """Of the index, so that a run goes on with the data it began with; left out: taken from it."""
+    """Digest of the index, so that a run goes on with the data it began with; left out: taken from it."""
 
     @property
     def shape(self) -> tuple[int, int, int]:

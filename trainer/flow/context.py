@@ -47,11 +47,11 @@ class Identity(Space):
 
 
 class CentreConfig(Section):
-    """A block in the middle of the image, the same for all."""
+    """A block in the middle of the image, the same for all images."""
 
     kind: Literal["centre"] = "centre"
     share: float = Field(default=0.5, gt=0, lt=1)
-    """Its sides as a share of the sides of the image, rounded to whole pixels, at least one and not all."""
+    """Sides of the block as a share of the sides of the image, rounded to whole pixels, at least one and not all."""
 
 
 class BoxesConfig(Section):
@@ -61,9 +61,9 @@ class BoxesConfig(Section):
     num: PositiveInt = 2
     """Number of boxes of an image; they may overlap."""
     smallest: float = Field(default=0.25, gt=0, lt=1)
-    """Shortest side as a share of the side of the image."""
+    """Shortest side of a box as a share of the side of the image."""
     largest: float = Field(default=0.5, gt=0, lt=1)
-    """Longest side as a share of the side of the image."""
+    """Longest side of a box as a share of the side of the image."""
 
     @model_validator(mode="after")
     def _in_order(self) -> BoxesConfig:
@@ -214,14 +214,15 @@ class FirstFrame(Section):
 
     kind: Literal["first_frame"] = "first_frame"
     reading: Literal["concat", "shift", "shift_fourier"] = "shift_fourier"
-    """concat: beside the state; shift: what two convolutions make of it is taken from each frame of the state;
-    shift_fourier: so, and what is fine in it stands beside the state."""
+    """How the network reads the frame. concat: beside the state; shift: what two convolutions make of it is subtracted
+    from each frame of the state; shift_fourier: as shift, and the fine details of the frame beside the state."""
     channels: Literal[1, 3] = 1
     """Channels of a frame."""
     cut: tuple[Share, Share] = (0.05, 0.95)
-    """Smallest and largest share that training draws for an example."""
+    """Smallest and largest cut that training draws for an example: the share of the frame's magnitudes, from the lowest
+    frequency on, that its fine details lack."""
     drawn_cut: Share = 0.1
-    """The share with which clips are drawn; larger: fewer details of the frame are kept."""
+    """Cut with which clips are drawn, a share like `cut`; larger: fewer details of the frame are kept."""
 
     @model_validator(mode="after")
     def _in_order(self) -> FirstFrame:

@@ -91,10 +91,10 @@ class AttentionConfig(Section):
 
     kind: Literal["attention"] = "attention"
     subjects: tuple[Patches, ...] = Field(min_length=1)
-    """For each subject the numbers of its patches, row by row from 0 at the top left."""
+    """Numbers of the patches of each subject, row by row from 0 at the top left."""
     goal: Literal["separate", "gather"] = "separate"
-    """Whether different subjects should look at different places, or at the same. The patches of one subject should
-    look at the same places in both cases."""
+    """separate: different subjects should look at different places; gather: at the same places. The patches of one
+    subject should look at the same places in both cases."""
     blocks: Patches | None = None
     """The blocks of the network whose attention is averaged, from 0; null: all of them."""
 

@@ -51,7 +51,7 @@ class Scalar(Section):
     spread: PositiveFloat = 4.0
     """Distance between the codes of the first and the last class."""
     repeats: PositiveInt = 1
-    """Planes with the same number: a vector gives a single one little weight beside its other values."""
+    """Number of planes with the same code: in a vector a single plane has little weight beside the other values."""
 
     def planes(self, num_classes: int) -> int:  # noqa: ARG002
         return self.repeats

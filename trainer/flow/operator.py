@@ -114,8 +114,8 @@ class BlurConfig(BuiltIn):
     deviation: PositiveFloat = 1.0
     """Standard deviation of the Gaussian in pixels."""
     least_singular_value: float = Field(default=0.05, gt=0, lt=1)
-    """Waves that the Gaussian weakens by more than this are not observed at all, and 1 over it is the most by which
-    the pseudo-inverse amplifies noise in the observations."""
+    """Smallest singular value that counts. Waves that the Gaussian weakens to less are not observed at all, and the
+    pseudo-inverse amplifies noise in the observations by at most 1 over this value."""
 
     def build(self, shape: Shape, numbers: Tensor, *, seed: int = 0, device: Device = "cpu") -> Blur:  # noqa: ARG002
         return Blur(self.deviation, self.least_singular_value, shape, device)

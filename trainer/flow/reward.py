@@ -141,7 +141,7 @@ class Ink(BuiltIn):
     """brightness: the mean of all pixels, from 0 for black to 1 for white; strokes: the share of pixels above mid grey,
     with a soft step so that it has a gradient."""
     weight: float = 1.0
-    """What the amount is multiplied by; below 0: the darker the better."""
+    """Factor of the amount of brightness; below 0: the darker the better."""
 
     def __call__(self, examples: Tensor, condition: Condition, /) -> Tensor:  # noqa: ARG002
         values = examples.flatten(1)
@@ -203,7 +203,7 @@ class Classifier(BuiltIn):
 
     kind: Literal["classifier"] = "classifier"
     ridge: float = Field(default=1e-3, gt=0)
-    """Penalty on the squares of its weights: larger values make it less sure, and its reward smoother."""
+    """Penalty on the squares of the classifier's weights: larger values make it less sure, and its reward smoother."""
 
     def made(self, inputs: RewardInputs) -> FittedClassifier:
         """Fits a classifier to the training examples, to the same bits on every rank and on another machine.

@@ -42,9 +42,9 @@ class EditGuidance(Section):
     """Scales of classifier-free guidance; 1: none."""
 
     source: float = Field(default=1.0, ge=0)
-    """While a picture is taken back to noise under its own class."""
+    """Scale while a picture is taken back to noise under its own class."""
     target: float | None = Field(default=None, ge=0)
-    """While an edit is drawn under another class; null: the run's sample.guidance."""
+    """Scale while an edit is drawn under another class; null: the run's sample.guidance."""
 
 
 class ZeroOrderEdit(Section):
@@ -54,7 +54,8 @@ class ZeroOrderEdit(Section):
     iterations: tuple[NonNegativeInt, ...] = Field(default=(0, 2, 4, 8, 16), min_length=1, max_length=MOST_LEVELS)
     """Corrections after which an edit is kept; each costs one drawing, and more of them bring it nearer."""
     step_size: PositiveFloat | None = 0.05
-    """Step of a correction; null: for each picture the large one of an inversion, which undoes an edit in two."""
+    """Step size of a correction; null: for each picture the large step size of an inversion, which undoes an edit in
+    two corrections."""
 
     @field_validator("iterations")
     @classmethod
@@ -76,19 +77,19 @@ class EditRequest(Section):
     inversion: trainer.flow.inversion.Config = trainer.flow.inversion.UniInversion()
     """How a picture is taken to the noise that its edits begin at."""
     controls: tuple[trainer.flow.control.Config, ...] = ()
-    """What changes the field that an edit follows, such as a pull to the picture; the first acts first."""
+    """Controls that change the field which an edit follows, such as a pull to the picture; the first acts first."""
     strengths: tuple[float, ...] = Field(default=(0.0, 0.25, 0.5, 0.75, 1.0), min_length=1, max_length=MOST_LEVELS)
     """Factors from 0 to 1 of the strengths of the controls, an edit for each; 0: the plain sampler."""
     method: ZeroOrderEdit | None = None
-    """In place of controls, corrections of the noise under the target class; null: controls."""
+    """Corrections of the noise under the target class, in place of controls; null: controls."""
     guidance: EditGuidance = EditGuidance()
     """Scales of classifier-free guidance."""
     seed: NonNegativeInt = 0
-    """Of whatever is drawn at random."""
+    """Seed of whatever is drawn at random."""
     mask: Path | None = None
     """A picture: white is edited, black is held; null: all is edited."""
     together: PositiveInt = 8
-    """Pictures that pass through the network at once; less needs less memory."""
+    """Pictures that pass through the network at once; fewer need less memory."""
 
     @field_validator("targets", mode="before")
     @classmethod

@@ -58,26 +58,27 @@ class PairsRequest(Section):
     run: Path
     """Folder of the teacher's run."""
     num: PositiveInt
-    """Pairs, the classes in turn; of segments, the segments in turn, each pair of the class of its example."""
+    """Pairs to draw, the classes in turn; with segments, the segments in turn, each pair with the class of its
+    example."""
     sampler: trainer.flow.sampler.Config = trainer.flow.sampler.Dopri5()
     """How the teacher's field is followed; a coarse one bakes its error into the pairs."""
     guidance: float = Field(default=1.0, ge=0)
-    """Scale of classifier-free guidance; what is asked of the teacher is in the student without any."""
+    """Scale of classifier-free guidance of the teacher; the student learns it, and needs none of its own."""
     seed: NonNegativeInt = 0
-    """Of all draws."""
+    """Seed of all draws."""
     segments: PositiveInt | None = None
-    """Cut time into so many parts, of which each pair holds the ends of one, from noised examples of the teacher's
-    data; null: pairs are whole paths from noise, unless there are nodes."""
+    """Number of parts that time is cut into; each pair holds the ends of one part, from noised examples of the
+    teacher's data. null: pairs are whole paths from noise, unless there are nodes."""
     nodes: tuple[float, ...] | Path | None = None
     """Cut time at these times from 0 to 1, which are times of the sampler's grid; or a file of the steps verb, whose
     grid of so many `evaluations` is used. Each pair holds the states at two neighbouring nodes."""
     evaluations: PositiveInt | None = None
-    """Which grid of the file of nodes."""
+    """Number of evaluations whose grid in the file of `nodes` is used."""
     begin: Literal["noise", "data"] = "noise"
     """Where the states at nodes come from. noise: the teacher is followed from noise to its last node, and its
     intervals make pairs in turn; data: the first state of each pair is a noised example of the teacher's data."""
     dtype: Literal["float32", "float16"] = "float32"
-    """Of the files; float16 is for images."""
+    """Number format of the files; float16 is for images."""
     shard_examples: PositiveInt = 4096
     """Pairs of a file; ranks share the work file by file."""
 

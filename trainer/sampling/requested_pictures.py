@@ -27,9 +27,9 @@ class HeldOutPictures(Section):
 
     kind: Literal["held_out"] = "held_out"
     num: PositiveInt = 30
-    """How many at most."""
+    """Pictures at most."""
     first: NonNegativeInt = 0
-    """How many are left out at the beginning."""
+    """Pictures that are left out at the beginning."""
 
 
 class FolderPictures(Section):
@@ -43,9 +43,9 @@ class FolderPictures(Section):
     path: Path
     """The folder."""
     num: PositiveInt | None = None
-    """How many at most; null: all."""
+    """Pictures at most; null: all."""
     first: NonNegativeInt = 0
-    """How many are left out at the beginning."""
+    """Pictures that are left out at the beginning."""
 
 
 CPU = torch.device("cpu")

@@ -37,7 +37,7 @@ class RestoreRequest(Section):
     """Pictures that a trained flow makes of observations: with holes, at a low resolution, out of focus."""
 
     operator: trainer.flow.operator.Config = MaskConfig()
-    """What an observation shows of a picture."""
+    """The operator, which says what an observation shows of a picture."""
     noise: float = Field(default=0.0, ge=0)
     """Standard deviation of the noise that is added to the observations, where black is -1 and white is 1."""
     method: trainer.flow.inverse.Config = trainer.flow.inverse.FlairConfig()
@@ -45,7 +45,7 @@ class RestoreRequest(Section):
     samples: int = Field(default=4, gt=0, le=10_000)
     """Pictures restored from each observation, with other draws; together they show what is uncertain."""
     seed: NonNegativeInt = 0
-    """Of all draws; those of a picture depend on its name besides."""
+    """Seed of all draws; those of a picture also depend on its name."""
     label: Annotated[str | NonNegativeInt, Field(union_mode="left_to_right")] | None = None
     """The class that the pictures are of, by name or number; own: of each held-out picture its own; null: none."""
     guidance: float | None = Field(default=None, ge=0)
@@ -53,12 +53,12 @@ class RestoreRequest(Section):
     controls: tuple[trainer.flow.control.Config, ...] = ()
     """Controls of the flow, the first the innermost."""
     pictures: PicturesConfig = HeldOutPictures()
-    """What is restored."""
+    """The pictures that are restored."""
     observed: bool = False
-    """Whether the pictures of a folder are the observations themselves, so that nobody knows the truth; false: they are
-    whole, and the observations are made of them."""
+    """Whether the pictures of a folder are the observations themselves, so that the truth is unknown; false: they are
+    whole, and the observations are made from them."""
     together: PositiveInt = 16
-    """Pictures that pass through the network at once, each with all its samples; less needs less memory."""
+    """Pictures that pass through the network at once, each with all its samples; fewer need less memory."""
 
     @model_validator(mode="after")
     def _observations_are_taken_as_they_are(self) -> RestoreRequest:

@@ -36,17 +36,18 @@ class StepsRequest(Section):
     evaluations: tuple[PositiveInt, ...] = Field(default=(2, 4, 6, 8), min_length=1)
     """Evaluations of the field, one a step; a grid is searched for each."""
     search: Literal["endpoint", "chord"] = "endpoint"
-    """`endpoint`: the ends come near to those of the fine grid; `chord`: the steps together cost least."""
+    """Aim of the search. endpoint: the ends come near to the ends of the fine grid; chord: the steps together cost
+    least."""
     nodes: PositiveInt | None = None
     """Equal steps of the fine grid; null: 100, or the next multiple of the segments that the run samples by."""
     num: PositiveInt = 100
     """Noises that the grids are searched with."""
     fresh: int = Field(default=1000, ge=2)
-    """Other noises that they are measured with."""
+    """Other noises that the grids are measured with."""
     guidance: float | None = Field(default=None, ge=0, allow_inf_nan=False)
     """Scale of classifier-free guidance; null: that of the run."""
     seed: NonNegativeInt = 0
-    """Of the noises."""
+    """Seed of the noises."""
 
     @field_validator("evaluations")
     @classmethod

@@ -29,7 +29,7 @@ class FilesRecord(Section):
 
     folder: Path
     number: NonNegativeInt
-    """Of files."""
+    """Number of files."""
     sample: tuple[str, ...]
     """Name, length and digest of the files that were sampled."""
     times_ns: tuple[int, ...]

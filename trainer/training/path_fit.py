@@ -38,7 +38,7 @@ class FitRequest(Section):
     draws: PositiveInt = 2000
     """Noisy points that the estimate averages over."""
     seed: NonNegativeInt = 0
-    """Of the choice of points and of all draws."""
+    """Seed of the choice of points and of all draws."""
     least_price: float = Field(default=1e-3, gt=0, le=1)
     """Smallest kinetic energy of a turn from noise to data that the fit assumes, as a share of the largest (G in
     :mod:`trainer.flow.path.kinetic_optimal`): the smaller, the steeper the path may be at the source; 1 gives the

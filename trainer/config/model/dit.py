@@ -54,13 +54,13 @@ class DiTConfig(PatchesConfig):
     feed_forward: Literal["gelu", "gelu_tanh"] = "gelu"
     """Activation of the dense feed-forward layers: a GELU, or its approximation by tanh."""
     feed_forward_norm_epsilon: float = Field(default=1e-6, gt=0, lt=1)
-    """What the norm before a feed-forward layer adds to the variance."""
+    """Epsilon of the norm before a feed-forward layer, which is added to the variance."""
     waves: Literal["plain", "diffusers"] = "plain"
-    """Cosines and sines that stand for time and place. diffusers: those of its DiTTransformer2DModel, 256 of the
-    timestep 1000 (1 - t) - 1, and of the column before the row."""
+    """Sinusoidal embeddings of time and position. plain: those of this package; diffusers: those of its
+    DiTTransformer2DModel, with 256 sinusoids of the timestep 1000 (1 - t) - 1, and the column before the row."""
     embeddings: Literal["shared", "each_block"] = "shared"
-    """Whether all blocks are steered by one embedding of time and class, or each by its own; the last layer is steered
-    by that of the first block."""
+    """shared: one embedding of time and class modulates all blocks; each_block: each block has an embedding of its own,
+    and that of the first block also modulates the last layer."""
     predicts_variance: bool = False
     """Whether the last layer has outputs for the variance of a diffusion model behind those for its mean. They are kept
     with the weights, and neither used nor trained."""
@@ -124,16 +124,17 @@ class BlockwiseConfig(SegmentNetworkConfig, PatchesConfig):
     num_heads: Width = 4
     """Heads of attention."""
     trunk_layers: NonNegativeInt = 4
-    """Blocks that all segments share, and that make the features which steer the others; 0: time and class alone do."""
+    """Blocks that all segments share; their features modulate the blocks of the segments. 0: time and class alone
+    modulate them."""
     segment_layers: PositiveInt = 1
     """Blocks of each segment, one of which runs at a time."""
     residual_layers: NonNegativeInt = 0
-    """Blocks that approximate the features within a segment from those of its first state; trained when everything
-    else is, see flow.objective.kind feature_residual."""
+    """Blocks that approximate the trunk's features within a segment from those of its first state. They are trained
+    after everything else, by flow.objective.kind feature_residual alone."""
     feed_forward_hidden: Width | None = None
     """Width of the feed-forward layers; null: 4 x hidden."""
     teacher_features: PositiveInt | None = None
-    """Values of a teacher's features for a token, which flow.objective.kind aligned makes the trunk's agree with;
+    """Width of a teacher's features for a token, to which flow.objective.kind aligned aligns the features of the trunk;
     null: there is no teacher."""
     projection_hidden: Width | None = None
     """Width of the layers between the trunk's features and the teacher's; null: 2 x hidden."""
@@ -144,7 +145,7 @@ class BlockwiseConfig(SegmentNetworkConfig, PatchesConfig):
     init_from: Path | None = None
     """An ema.safetensors whose weights this run starts with, or the folder of the run that has it."""
     init_new: tuple[Literal["residual", "projection"], ...] = ()
-    """Parts of the network that init_from does not have and that start as they are drawn."""
+    """Parts of the network that are missing in init_from, and start with newly initialised weights."""
 
     takes_images = True
     reads_context = True
@@ -182,7 +183,7 @@ class BlockwiseMLPConfig(SegmentNetworkConfig):
     segments: PositiveInt = 6
     """Equal parts of the time from 0 to 1, each with a perceptron of its own."""
     hidden: Width = 64
-    """Width."""
+    """Width of the hidden layers."""
     num_layers: Layers = 3
     """Hidden layers."""
     dropout: float = Field(default=0.0, ge=0, lt=1)

@@ -14,11 +14,11 @@ class EncoderConfig(Section):
     """A perceptron from the vector of a caption to a normal distribution over states."""
 
     hidden: Width = 256
-    """Width."""
+    """Width of the hidden layers."""
     layers: PositiveInt = 2
     """Hidden layers."""
     deviation: float | None = Field(default=None, ge=0, allow_inf_nan=False)
-    """Standard deviation of the values of a state around their means; null: each has one that is learned. With 0 a
+    """Standard deviation of the values of a state around their means; null: a learned one for each value. With 0 a
     caption always leads to the same image."""
 
 
@@ -26,7 +26,7 @@ class EncodedNetworkConfig(NetworkConfig):
     """Settings of a network that follows paths from states which it makes of captions, and reads no caption besides."""
 
     encoder: EncoderConfig = EncoderConfig()
-    """What makes a state of a caption."""
+    """The encoder that makes the source point of a path from the vector of a caption."""
 
     objective_kinds = ("encoded_source",)
     objective_part = "an encoder"

@@ -22,13 +22,13 @@ class EquivariantConfig(NetworkConfig):
 
     kind: Literal["equivariant"] = "equivariant"
     hidden: Width = 48
-    """Width, an even number."""
+    """Width of the features of an atom, an even number."""
     num_layers: Layers = 3
     """Rounds of messages."""
     radius: PositiveFloat = 8.0
-    """Angstrom up to which distances are distinguished, by Gaussians beside each other."""
+    """Distance in angstrom up to which distances are distinguished, by Gaussians beside each other."""
     bells: PositiveInt = 12
-    """Bells of a distance."""
+    """Number of Gaussians that encode a distance, with centres from 0 to `radius`."""
     init_from: Path | None = None
     """An ema.safetensors whose weights this run starts with, or the folder of the run that has it."""
 

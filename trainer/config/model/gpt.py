@@ -29,14 +29,14 @@ class GPTConfig(TransformerConfig):
     norm: Literal["rms", "layer"] = "rms"
     """rms: values over their root mean square, times a scale; layer: LayerNorm, with a scale and a bias."""
     norm_epsilon: float = Field(default=1e-6, gt=0, lt=1)
-    """What norms add to the mean square or the variance."""
+    """Epsilon of the norms, which is added to the mean square or the variance."""
     feed_forward: Literal["gelu", "gelu_tanh", "swiglu"] = "gelu"
-    """Of the dense feed-forward layers: a GELU, its approximation by tanh, or a product with a gate (SwiGLU), which
-    takes a third matrix."""
+    """Activation of the dense feed-forward layers: a GELU, its approximation by tanh, or a product with a gate
+    (SwiGLU), which takes a third matrix."""
     bias: bool = False
     """Whether the linear layers of the blocks have biases."""
     parallel_residual: bool = False
-    """Whether the feed-forward layer of a block reads what its attention reads, not what that gives."""
+    """Whether the feed-forward layer of a block reads the input of its attention, rather than the output."""
     rotary_base: float = Field(default=10_000.0, gt=1, allow_inf_nan=False)
     """Positions turn the i-th of n pairs of coordinates of a head by rotary_base^(-i / n) radians each."""
     rotary_share: float = Field(default=1.0, gt=0, le=1)

@@ -26,7 +26,7 @@ class MLPConfig(NetworkConfig):
 
     kind: Literal["mlp"] = "mlp"
     hidden: Width = 128
-    """Width, an even number."""
+    """Width of the residual stream, an even number."""
     num_layers: Layers = 3
     """Residual blocks."""
     feed_forward_hidden: Width | None = None
@@ -73,7 +73,7 @@ class PolicyMLPConfig(NetworkConfig):
 
     kind: Literal["policy_mlp"] = "policy_mlp"
     hidden: Width = 96
-    """Width."""
+    """Width of the residual stream."""
     num_layers: Layers = 2
     """Residual blocks."""
     init_from: Path | None = None
@@ -115,11 +115,11 @@ class DescriptorMLPConfig(NetworkConfig):
 
     kind: Literal["descriptor_mlp"] = "descriptor_mlp"
     hidden: Width = 128
-    """Width."""
+    """Width of the residual stream."""
     num_layers: Layers = 3
     """Residual blocks."""
     features: Width = 128
-    """Values of the feature of a point."""
+    """Width of the feature of a point."""
     init_from: Path | None = None
     """An ema.safetensors whose weights this run starts with, or the folder of the run that has it."""
 
@@ -154,9 +154,9 @@ class AutoencoderConfig(NetworkConfig):
     latent_channels: PositiveInt = 4
     """Channels of a latent."""
     factor: Literal[1, 2, 4, 8, 16] = 2
-    """Pixels a side of the image for one of the latents."""
+    """Pixels a side of the image for one position of the latent: the factor of downsampling."""
     kl_weight: float = Field(default=1e-3, ge=0)
-    """Of the Kullback-Leibler term, nats a latent value, beside the mean squared error of a pixel."""
+    """Weight of the Kullback-Leibler term, in nats a latent value, beside the mean squared error of a pixel."""
     init_from: Path | None = None
     """An ema.safetensors whose weights this run starts with, or the folder of the run that has it."""
 

@@ -19,9 +19,9 @@ class _Adapters(Section):
     base: RunReference
     """The run whose averaged weights are adapted, and stay as they are; its folder will do."""
     rank: PositiveInt = 4
-    """Rank of what is added to a matrix."""
+    """Rank of the matrix that is added to each adapted matrix."""
     alpha: PositiveFloat | None = None
-    """What is added is multiplied by alpha / rank; null: by 1."""
+    """Scale of the adapters: the matrix that is added is multiplied by alpha / rank; null: by 1."""
     on: tuple[Annotated[str, Field(min_length=1)], ...] = ()
     """Linear layers that are adapted: those with one of these among the dotted parts of their names, such as qkv,
     projection or feed_forward; empty: all inside the blocks."""
@@ -58,11 +58,11 @@ class RoutedAdaptersConfig(_Adapters):
     heads: PositiveInt = 8
     """Slices of a layer's input and output that are routed on their own; 1 is Polytropon."""
     init_from: RunReference | None = None
-    """A run with routed adapters on the same base, whose modules this run starts with, for tasks of its own; null: the
-    modules are drawn."""
+    """A run with routed adapters on the same base, with whose modules this run starts for its own tasks; null: the
+    modules are drawn at random."""
     mode: Literal["all", "routing", "mean"] = "all"
-    """What is trained: modules and routing (MHR), the routing alone (MHR-z), or the mean module without routing
-    (MHR-mu), which then is a low-rank adapter."""
+    """Parts that are trained. all: modules and routing (MHR); routing: the routing alone (MHR-z); mean: the mean module
+    without routing (MHR-mu), which then is a low-rank adapter."""
 
     @model_validator(mode="after")
     def _modes_begin_with_modules(self) -> "RoutedAdaptersConfig":

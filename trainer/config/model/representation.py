@@ -21,11 +21,11 @@ class ContrastiveConfig(NetworkConfig):
     num_layers: Layers = 2
     """Residual blocks of the encoder."""
     factor: Literal[1, 2, 4, 8, 16] = 2
-    """Pixels a side of the image for a place of the encoder."""
+    """Pixels a side of the image for one position of the encoder: the factor of downsampling."""
     features: Width = 128
-    """Features of an image."""
+    """Number of features of an image."""
     projected: Width = Field(default=64, multiple_of=NARROWING)
-    """Values in which views are compared, a multiple of 4."""
+    """Width of the projections by which views are compared, a multiple of 4."""
     init_from: Path | None = None
     """An ema.safetensors whose weights this run starts with, or the folder of the run that has it."""
 
@@ -59,18 +59,19 @@ class PrototypesConfig(NetworkConfig):
 
     kind: Literal["prototypes"] = "prototypes"
     clusters: int = Field(default=10, ge=2, le=1_000_000)
-    """Prototypes."""
+    """Number of clusters, each with one prototype."""
     hidden: Width = 128
-    """Width, and number of features."""
+    """Width of the residual stream, and number of features."""
     num_layers: Layers = 2
     """Residual blocks."""
     feed_forward_hidden: Width | None = None
     """Width inside a block; null: 2 x hidden."""
     temperature: PositiveFloat = 0.1
-    """What cosines of features and prototypes are divided by: small: sure of the nearest one."""
+    """Temperature that the cosines of features and prototypes are divided by; a small one makes the network surer of
+    the nearest prototype."""
     begin: Literal["drawn", "k_means"] = "drawn"
-    """Prototypes at first: drawn directions, or the means of clusters of k-means among the features of up to 20,000
-    training examples."""
+    """Initial prototypes. drawn: random directions; k_means: the means of the clusters of k-means among the features of
+    up to 20,000 training examples."""
     init_from: Path | None = None
     """An ema.safetensors whose weights this run starts with, or the folder of the run that has it."""
 

@@ -26,7 +26,7 @@ class HeadConfig(Section):
     """A perceptron that is called for each token with its features from the trunk."""
 
     hidden: Width = 64
-    """Width."""
+    """Width of the hidden layers."""
     layers: PositiveInt = 2
     """Hidden layers."""
 
@@ -35,7 +35,7 @@ class MeanVelocityConfig(Section):
     """How the velocity of the flow, which is the mean of what a head draws, is computed."""
 
     draws: PositiveInt = 8
-    """Draws that the mean is over, from the same noises at every state and time."""
+    """Draws of the head that are averaged, from the same noises at every state and time."""
     steps: PositiveInt = 1
     """Euler steps of a draw. A single step goes by the head's velocity at its time 0, which is the mean itself less
     the noise."""
@@ -47,7 +47,7 @@ class TransitionNetworkConfig(NetworkConfig):
     head: HeadConfig = HeadConfig()
     """The network that draws the values of a token from its features."""
     mean_velocity: MeanVelocityConfig = MeanVelocityConfig()
-    """Of a sampler that follows a velocity."""
+    """How the velocity is computed for a sampler that follows one."""
 
     objective_kinds = ("transition",)
     task_kinds = ("flow",)
@@ -96,7 +96,7 @@ class CausalTransitionConfig(TransformerConfig):
     feed_forward_hidden: Width | None = None
     """Width of the feed-forward layers; null: 4 x hidden."""
     head: HeadConfig = HeadConfig()
-    """What draws a token from its features."""
+    """The network that draws a token from its features."""
     dropout: float = Field(default=0.0, ge=0, lt=1)
     """Share of each block's output that is dropped while training."""
     label_dropout: float = Field(default=0.1, ge=0, lt=1)

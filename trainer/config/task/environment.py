@@ -41,11 +41,11 @@ class HyperGridConfig(Section):
 
     kind: Literal["hypergrid"] = "hypergrid"
     side: int = Field(default=16, ge=2)
-    """Cells of a coordinate."""
+    """Number of cells along each coordinate."""
     dimensions: PositiveInt = 2
     """Coordinates; all objectives but sphere are functions of the first two."""
     objectives: Annotated[tuple[GridObjective, ...], Field(min_length=1)] = ("branin", "currin")
-    """What an object is worth; 1 is best."""
+    """Objectives by which an object is valued; 1 is the best value of each."""
 
     @model_validator(mode="after")
     def _functions_have_arguments(self) -> HyperGridConfig:
@@ -68,7 +68,7 @@ class HyperGridConfig(Section):
 
 
 class NGramConfig(Section):
-    """Words, written letter by letter from the left, that are worth what n-grams they hold."""
+    """Words, written letter by letter from the left; their objectives count the n-grams that they hold."""
 
     kind: Literal["ngram"] = "ngram"
     alphabet: Annotated[str, Field(min_length=2, pattern=r"^[A-Za-z]+$")] = "ABCD"
@@ -159,20 +159,22 @@ def _check_distinct(field: str, values: tuple[str, ...]) -> None:
 
 
 class MeasureRequest(Section):
-    """A batch of objects that are built, and what their objectives say of them."""
+    """A batch of objects that are built, and the measurement of their objectives."""
 
     environment: EnvironmentConfig = HyperGridConfig()
-    """In which objects are built; in a file of stages that of the section ``task`` beside them."""
+    """Environment in which objects are built; in a file of stages, the environment of the section ``task`` beside
+    them."""
     run: Path | None = None
-    """Folder of the run whose policy builds them, for preferences that are drawn; null: even choices build them."""
+    """Folder of the run whose policy builds the objects, for drawn preferences; null: all possible actions are equally
+    likely."""
     measured: Path | None = None
     """File of the objects that were measured before, which are not measured again; null: there are none."""
     num: PositiveInt = 16
     """Objects of the batch, each one call of the objectives."""
     tries: PositiveInt = 50
-    """Objects that are built at most for each one of the batch, until it holds enough that are new."""
+    """Largest number of objects that are built for each object of the batch, until the batch holds enough new ones."""
     seed: NonNegativeInt = 0
-    """Of what is built."""
+    """Seed of the objects that are built."""
 
     def what_decides(self, weights: str | None) -> dict[str, Any]:
         """Returns all inputs that determine the batch, by their names in its file; `weights` is the policy's digest."""
@@ -228,9 +230,10 @@ class SurrogateConfig(Section):
     measured: Path
     """File of the objects, which a stage of kind measure writes."""
     deviations: float = Field(default=2.0, ge=0)
-    """Standard deviations that are added: 0 builds what is known to be good, more looks where little is known."""
+    """Standard deviations that are added to the expectation: 0 builds objects that are known to be good, more explores
+    where little is known."""
     digest: str | None = None
-    """SHA-256 of what the file holds; filled when the run begins, after which another file is refused."""
+    """SHA-256 of the content of the file; filled in when the run begins, after which another file is refused."""
 
     def read(self) -> MeasuredFile:
         """Reads the file; refuses one whose digest differs from that at the start of the run."""

@@ -26,7 +26,7 @@ class GRPOConfig(TaskSettings):
 
     kind: Literal["grpo"] = "grpo"
     base: Base = None
-    """The run that this one goes on from, and which `kl` keeps it near; its folder will do."""
+    """The run that this one goes on from, and near which `kl` keeps it; its folder will do."""
     reward: RewardConfig
     """How good a drawn example is."""
     steps: int = Field(default=10, ge=2)
@@ -34,33 +34,37 @@ class GRPOConfig(TaskSettings):
     a: PositiveFloat = 0.7
     """Scale of the noise: sigma^2 = a^2 (1 - t) / t."""
     diffusion: DiffusionConfig | None = None
-    """Other noise than that of `a`: e = sigma^2 / 2 at source and data, linear in between; null: that of `a`."""
+    """Diffusion e = sigma^2 / 2 in place of the noise of `a`: at source and data, linear in between; null: the noise of
+    `a`."""
     group: int = Field(default=24, ge=2)
     """Examples that are drawn for a prompt."""
     branches: PositiveInt = 1
-    """Examples of a group that begin at the same noise; they are divided into groups of as many seeds."""
+    """Examples of a group that begin at the same noise; a group has `group` / `branches` different noises."""
     rollout: Literal["full_sde", "branch"] = "full_sde"
-    """full_sde: all steps but the last of a trajectory have noise, and share its reward. branch: for each step, the
-    trajectories before and after it have none, so that the reward is that of this step; `steps` / 2 times as many
-    calls of the network, and `steps` - 1 times as many rewards."""
+    """full_sde: all steps but the last of a trajectory add noise, and share its reward. branch: trajectories add noise
+    in one step alone, for each step in turn, so that the reward belongs to this step; this takes `steps` / 2 times as
+    many calls of the network, and `steps` - 1 times as many rewards."""
     groups: Literal["prompt", "seed"] = "prompt"
-    """What rewards are compared among: all examples of a prompt, or those that begin at the same noise."""
+    """Examples among which rewards are compared. prompt: all examples of a prompt; seed: those that begin at the same
+    noise."""
     weight: Literal["none", "noise_mean_one", "noise_scaled"] = "none"
-    """Weight of a step in the loss: 1; proportional to the deviation sigma sqrt(h) of its noise, 1 on average over the
-    steps; 2.25 sigma sqrt(h), as published."""
+    """Weight of a step in the loss. none: 1; noise_mean_one: proportional to the deviation sigma sqrt(h) of its noise,
+    1 on average over the steps; noise_scaled: 2.25 sigma sqrt(h), as published."""
     clip: PositiveFloat = 0.2
-    """How far the ratio of new to old probability may leave 1 and still gain. Its logarithm is the mean, not the sum,
-    over the values of a state, so that a ratio of the whole state leaves 1 the faster the more values it has; for
-    images of many values 1e-4 and less are usual."""
+    """Largest distance from 1 at which the ratio of new to old probability still gains. The logarithm of the ratio is
+    the mean, not the sum, over the values of a state, so that a ratio of the whole state leaves 1 the faster the more
+    values it has; for images of many values 1e-4 and less are usual."""
     kl: NonNegativeFloat = 0.004
-    """Weight of the divergence of each step from that of the base, a mean over the values of a state; 0: the base is
-    not asked."""
+    """Weight of the Kullback-Leibler divergence of each step from the step of the base, a mean over the values of a
+    state; 0: the base is not evaluated."""
     advantage_limit: PositiveFloat = 5.0
-    """Largest size of an advantage, in deviations of the rewards of its group."""
+    """Largest absolute value of an advantage, in standard deviations of the rewards of its group."""
     updates: PositiveInt = 1
-    """Optimiser steps that share what is drawn with the weights before the first of them."""
+    """Optimiser steps that learn from the same drawn examples, which the weights before the first of these steps
+    draw."""
     guidance: NonNegativeFloat = 1.0
-    """Classifier-free guidance, in drawing and in learning alike; 1 and 0 need one call of the network, others two."""
+    """Scale of classifier-free guidance, in drawing and in learning alike; 1 and 0 need one call of the network, other
+    values two."""
 
     @model_validator(mode="after")
     def _groups_divide(self) -> Self:
@@ -129,7 +133,7 @@ class GRPOConfig(TaskSettings):
 
 
 class AdjointMatchingConfig(TaskSettings):
-    """The distribution of a trained flow is tilted: times exp(reward_weight reward - cost_weight cost).
+    """Tilts the distribution of a trained flow: multiplies it by exp(reward_weight reward - cost_weight cost).
 
     The network follows the optimal control of the memoryless random path, which the gradients of both determine; draw
     from it as from any flow. A micro batch gives labels and captions; what is drawn for them begins at noise.
@@ -140,28 +144,30 @@ class AdjointMatchingConfig(TaskSettings):
 
     kind: Literal["adjoint_matching"] = "adjoint_matching"
     base: Base = None
-    """The run whose flow is tilted, and which this one begins with; its folder will do. null: that of
+    """The run whose flow is tilted, and with which this one begins; its folder will do. null: the base of
     model.adapters."""
     reward: rewards.Config | None = None
     """How good a drawn example is, by operations that torch differentiates; null: nothing but the cost counts."""
     reward_weight: NonNegativeFloat = 1.0
-    """What the reward is multiplied by: the larger, the further from the base."""
+    """Factor of the reward; the larger, the further the flow gets from the base."""
     cost: costs.Config | None = None
-    """What is kept low on the way, integrated over time: attention, or a class of your own; null: nothing."""
+    """Running cost that is kept low, integrated over the time of a path: attention, or a class of your own; null:
+    none."""
     cost_weight: NonNegativeFloat = 1.0
-    """What the cost is multiplied by."""
+    """Factor of the cost."""
     steps: int = Field(default=40, ge=3)
-    """Equal steps from noise to data, of which the network takes each, and the base is asked at each with its gradient.
-    With fewer the tilt falls short."""
+    """Equal steps from noise to data. At each the network is evaluated, and the base with its gradient. With fewer the
+    tilt falls short."""
     nodes: PositiveInt = 10
-    """Times at which a drawn path is learned from, chosen at random among those between the steps."""
+    """Times of a drawn path at which the network learns, chosen at random among the times between the steps."""
     at_once: PositiveInt | None = None
     """Times of one forward pass in training, a divisor of `nodes`; null: all of them. Fewer take less memory."""
     floor: float = Field(default=1e-3, gt=0, le=1)
-    """Keeps the noise of the memoryless path finite at t = 0; 1 / steps suits states in bf16, and tilts less well."""
+    """Number above 0 that keeps the noise of the memoryless path finite at t = 0; 1 / steps suits states in bf16, and
+    tilts less well."""
     guidance: NonNegativeFloat = 1.0
-    """Classifier-free guidance of the network and of the base: the flow that is tilted is the guided one, and samples
-    are to be drawn with the same. 1 and 0 need one call of the network, others two."""
+    """Scale of classifier-free guidance of the network and of the base. The guided flow is tilted, and samples are to
+    be drawn with the same guidance. 1 and 0 need one call of the network, other values two."""
 
     @model_validator(mode="after")
     def _something_counts(self) -> Self:

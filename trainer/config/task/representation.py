@@ -22,7 +22,7 @@ class Views(Section):
     flip: float = Field(default=0.0, ge=0, le=1)
     """Probability that an image is mirrored left to right; 0 for vectors, digits and text."""
     scale: float = Field(default=0.1, ge=0, lt=1)
-    """Share by which all values of an example are made larger or smaller at most."""
+    """Largest share by which all values of an example are made larger or smaller."""
     noise: float = Field(default=0.1, ge=0)
     """Standard deviation of normal noise that is added to each value."""
 
@@ -66,9 +66,10 @@ class UniformLabels(Section):
 
     kind: Literal["uniform"] = "uniform"
     epsilon: PositiveFloat = 0.1
-    """Entropy of the plan in units of its cost, the negative log-probability of a cluster: large: softer labels."""
+    """Weight of the plan's entropy, in units of its cost, the negative log-probability of a cluster; a larger one makes
+    softer labels."""
     iterations: PositiveInt = 10
-    """Of Sinkhorn's algorithm in each plan, which starts where the last one ended."""
+    """Sinkhorn iterations of each plan, which starts where the last one ended."""
 
     def mass(self, progress: float) -> float:
         """Share of the mass of all examples that is labelled after a share of the run, both in [0, 1]."""
@@ -82,11 +83,11 @@ class UniformLabels(Section):
 
 
 class UnbalancedLabels(UniformLabels):
-    """Every example gets a label, and clusters of other sizes than the mean have a price."""
+    """Every example gets a label, and cluster sizes that differ from the mean have a price."""
 
     kind: Literal["unbalanced"] = "unbalanced"
     gamma: PositiveFloat = 1.0
-    """Price of cluster sizes that differ, beside the Kullback-Leibler divergence: large: equal sizes; near 0: one
+    """Weight of the Kullback-Leibler divergence of the cluster sizes from equal sizes. Large: equal sizes; near 0: one
     cluster takes all."""
 
     @property
@@ -95,34 +96,36 @@ class UnbalancedLabels(UniformLabels):
 
 
 class PartialLabels(UnbalancedLabels):
-    """At first the surest examples alone get labels, at last all of them.
+    """At first only the surest examples get labels, in the end all of them.
 
     Zhang et al., "P2OT: Progressive Partial Optimal Transport for Deep Imbalanced Clustering", 2024.
     """
 
     kind: Literal["partial"] = "partial"
     first_mass: float = Field(default=0.1, gt=0, lt=1)
-    """Share m of the mass of all examples that is labelled at first; after the share t of the run it is
-    m + (1 - m) exp(-5 (1 - t)^2)."""
+    """Initial share m of the mass of all examples that is labelled; after the share t of the run it is m + (1 - m)
+    exp(-5 (1 - t)^2)."""
 
     def mass(self, progress: float) -> float:
         return self.first_mass + (1 - self.first_mass) * math.exp(-5 * (1 - progress) ** 2)
 
 
 class SemanticLabels(PartialLabels):
-    """As partial, and examples that are neighbours by their features like to be in one cluster.
+    """As partial, and neighbours by their features are drawn into one cluster.
 
     Zhang et al., "SP2OT: Semantic-Regularized Progressive Partial Optimal Transport for Imbalanced Clustering", 2024.
     """
 
     kind: Literal["semantic"] = "semantic"
     neighbours: PositiveInt = 20
-    """Nearest examples of the same plan, by the cosine of features, that an example likes to be with."""
+    """Nearest examples of the same plan, by the cosine of features, whose clusters attract an example."""
     attraction: PositiveFloat = 0.05
-    """Weight of that, in units of the number of examples; it falls with the share of them that is not labelled. Too
-    large, and few clusters take all. 2 in the publication, which begins with trained features."""
+    """Weight of the attraction between neighbours, in units of the number of examples; it falls with the share of
+    examples that is not labelled. If it is too large, few clusters take all. 2 in the publication, which begins with
+    trained features."""
     rounds: PositiveInt = 5
-    """Plans that follow each other, each for the cost that the last one makes of the neighbours."""
+    """Number of plans that are solved one after the other; the cost of each follows from the neighbours' labels in the
+    last one."""
 
 
 Labels = Annotated[
@@ -138,11 +141,12 @@ class ClusteringTaskConfig(TaskSettings):
     labels: Labels = SemanticLabels()
     """How a plan labels the examples of a step."""
     views: Views = Views()
-    """What is compared of each example."""
+    """How the two views of an example differ."""
     steps_of_a_plan: PositiveInt = 1
     """Steps whose examples are labelled together, before the first of them."""
     memory: NonNegativeInt = 0
-    """Earlier plans whose examples are labelled once more beside those of a new one, by what they were then."""
+    """Earlier plans whose examples are labelled again beside those of a new one, by their features and predictions of
+    that time."""
 
     @property
     def cycle(self) -> int:
@@ -169,9 +173,9 @@ class NearestNeighbours(Section):
     memory: PositiveInt = 2000
     """Examples that are kept, the last ones, on every rank."""
     neighbours: PositiveInt = 5
-    """Of each view."""
+    """Nearest neighbours of each view."""
     begin: NonNegativeInt = 100
-    """Steps before neighbours count; not before the memory is full either."""
+    """Steps before neighbours count; they do not count before the memory is full either."""
 
     @model_validator(mode="after")
     def _there_are_neighbours(self) -> "NearestNeighbours":
@@ -191,13 +195,13 @@ class DynamicClusters(NearestNeighbours):
 
     kind: Literal["dynamic_clusters"] = "dynamic_clusters"  # pyright: ignore[reportIncompatibleVariableOverride]
     clusters: PositiveInt = 50
-    """Into which the memory is divided: by k-means once it is full, and from then on as examples come."""
+    """Clusters into which the memory is divided: by k-means once it is full, and from then on as examples come."""
     momentum: float = Field(default=0.9, ge=0, lt=1)
-    """What stays of the centre of a cluster in a step; the rest is the mean of its examples in the memory."""
+    """Share of the centre of a cluster that stays in a step; the rest is the mean of its examples in the memory."""
     epsilon: PositiveFloat = 0.05
-    """Entropy of the plan in units of its cost, the distance of unit vectors."""
+    """Weight of the plan's entropy, in units of its cost, the distance of unit vectors."""
     iterations: PositiveInt = 10
-    """Of Sinkhorn's algorithm in a step."""
+    """Sinkhorn iterations in a step."""
 
     @model_validator(mode="after")
     def _clusters_hold_several(self) -> "DynamicClusters":
@@ -223,13 +227,13 @@ class ContrastiveTaskConfig(TaskSettings):
     views: Views = Views()
     """How the two views of an example differ."""
     positives: Positives = DynamicClusters()
-    """What a view is drawn to besides the other view of its example."""
+    """Positives that a view is drawn to besides the other view of its example."""
     uniformity: float = Field(default=1.0, ge=0, allow_inf_nan=False)
     """Weight of temperature x the logarithm of the mean of exp(cosine / temperature) over the other examples of a step;
     1: that of InfoNCE. BECLR's 0.05 at temperature 2 needs batches that are normalised inside the network; without them
     all features become one."""
     temperature: PositiveFloat = 0.2
-    """Of that term; small: only the nearest others count."""
+    """Temperature of the term of `uniformity`; if it is small, only the nearest other examples count."""
 
     @property
     def calls(self) -> tuple[Calls, ...]:
@@ -246,17 +250,17 @@ class CorrespondenceTaskConfig(TaskSettings):
 
     kind: Literal["correspondence"] = "correspondence"
     bijectivity: float = Field(default=1.0, ge=0, allow_inf_nan=False)
-    """Of how far the maps there and back are from the identity."""
+    """Weight of the penalty on how far the maps there and back, one after the other, are from the identity."""
     orthogonality: float = Field(default=1.0, ge=0, allow_inf_nan=False)
-    """Of how far each map is from keeping areas."""
+    """Weight of the penalty on how far each map is from keeping areas."""
     alignment: float = Field(default=1.0, ge=0, allow_inf_nan=False)
-    """Of how far each map is from that of the points whose features are alike."""
+    """Weight of the penalty on how far each map is from the map between points whose features are alike."""
     sliced: float = Field(default=0.0, ge=0, allow_inf_nan=False)
-    """Of the sliced transport between the features of each surface and those that are carried to it; 100 as published,
-    where no gain of it is seen on the pairs that ship."""
+    """Weight of the sliced transport cost between the features of each surface and those that are carried to it; 100 as
+    published, where no gain of it is seen on the pairs that ship."""
     slices: PositiveInt = 200
     """Directions that features are projected onto."""
     temperature: PositiveFloat = 0.07
-    """What cosines are divided by before points are likened to each other."""
+    """Temperature that the cosines of features are divided by before points are compared with each other."""
     smoothness: PositiveFloat = 1e-1
-    """Of the penalty that holds a functional map near the diagonal, where eigenvalues of both surfaces agree."""
+    """Weight of the penalty that holds a functional map near the diagonal, where eigenvalues of both surfaces agree."""

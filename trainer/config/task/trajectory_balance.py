@@ -15,7 +15,8 @@ class DirichletConfig(Section):
 
     kind: Literal["dirichlet"] = "dirichlet"
     concentration: PositiveFloat = 1.0
-    """Of every objective: 1 draws all preferences alike, less those near a single objective more often."""
+    """Concentration for every objective: 1 draws all preferences alike, a smaller one those near a single objective
+    more often."""
 
 
 class SingleConfig(Section):
@@ -23,7 +24,7 @@ class SingleConfig(Section):
 
     kind: Literal["single"] = "single"
     weights: Annotated[tuple[Annotated[float, Field(ge=0)], ...], Field(min_length=1)]
-    """Of the objectives, in their order; they sum to 1."""
+    """Weights of the objectives, in their order; they sum to 1."""
 
     @model_validator(mode="after")
     def _weights_sum_to_one(self) -> "SingleConfig":
@@ -36,9 +37,9 @@ class ExponentRange(Section):
     """Exponents drawn for each object, evenly between two numbers; the network sees which."""
 
     least: PositiveFloat
-    """The smallest."""
+    """The smallest exponent."""
     most: PositiveFloat
-    """The largest, more than `least`."""
+    """The largest exponent, more than `least`."""
 
     @model_validator(mode="after")
     def _is_a_range(self) -> "ExponentRange":
@@ -58,25 +59,27 @@ class TrajectoryBalanceTaskConfig(TaskSettings):
 
     kind: Literal["trajectory_balance"] = "trajectory_balance"
     environment: EnvironmentConfig = HyperGridConfig()
-    """In whose states objects are built."""
+    """Environment in which objects are built."""
     preferences: Annotated[DirichletConfig | SingleConfig, Field(discriminator="kind")] = DirichletConfig()
     """How much each objective counts."""
     scalarisation: Literal["weighted_sum", "weighted_log_sum", "tchebycheff"] = "weighted_sum"
-    """The reward R of the objectives r: sum of w r; product of r^w; 1 - max of w (1 - r)."""
+    """Reward R of the objectives r. weighted_sum: sum of w r; weighted_log_sum: product of r^w; tchebycheff: 1 - max of
+    w (1 - r)."""
     exponent: PositiveFloat | ExponentRange = 16.0
-    """b, to which rewards are raised: the higher, the more often the best objects come."""
+    """Exponent b to which rewards are raised: the higher, the more often the best objects come."""
     least_reward: float = Field(default=1e-80, gt=0, le=1)
-    """A reward below counts as this, before it is raised. Where many objects are worth nothing, 1e-3 or so learns
-    faster: what is far too rare to be built need not be exactly as rare as its reward says."""
+    """Smallest reward: one below it counts as this, before it is raised to the exponent. Where many objects are worth
+    nothing, 1e-3 or so learns faster: objects far too rare to be built need not be exactly as rare as their reward
+    says."""
     log_reward: SurrogateConfig | None = Field(default=None, exclude_if=lambda chosen: chosen is None)
-    """What rewards by each objective are; null: the objectives of the environment. A surrogate, fitted to objects that
-    were measured, spares their calls: see the stage measure."""
+    """Source of the rewards by each objective; null: the objectives of the environment. A surrogate, fitted to objects
+    that a stage of kind measure has measured, spares calls of the objectives."""
     backward: Literal["learned", "uniform"] = "learned"
-    """Probabilities of the ways to an object, backwards: learned, or all parents of a state alike."""
+    """Probabilities of the parents of a state, on the way back from an object: learned, or uniform over all parents."""
     exploration: float = Field(default=0.01, ge=0, lt=1)
-    """Share of the actions that are drawn evenly among those that are possible, while training."""
+    """Share of the actions in training that are drawn evenly among the possible ones."""
     bins: PositiveInt = 50
-    """Numbers in which a network reads a preference of an objective, and the exponent."""
+    """Numbers of the code in which a network reads the weight of an objective, and of the code of the exponent."""
 
     @model_validator(mode="after")
     def _each_objective_has_a_weight(self) -> "TrajectoryBalanceTaskConfig":

@@ -172,21 +172,21 @@ class ShardIndex(FolderIndex):
 
     format: Literal["flowfabric.shards/1"] = "flowfabric.shards/1"
     shape: Annotated[tuple[PositiveInt, ...], Field(min_length=1)]
-    """Of an example: (C, H, W) or (D,). Where images have several shapes, the largest. Of letters (V, 1, L)."""
+    """Shape of an example: (C, H, W) or (D,). Where images have several shapes, the largest. For letters (V, 1, L)."""
     dtype: Literal["float32", "float16", "uint8"]
-    """Of the data in every shard."""
+    """Number format of the data in every shard."""
     num_classes: NonNegativeInt
     """Labels are 0 to num_classes - 1; 0: there are none."""
     class_names: ClassNames = ()
-    """Of the classes 0, 1, ...; left out: they have none."""
+    """Names of the classes 0, 1, ...; left out: they have none."""
     shift: tuple[float, ...] | None = None
     """Mean of each channel."""
     scale: tuple[PositiveFloat, ...] | None = None
     """Standard deviation of each channel."""
     latents: LatentsEntry | None = None
-    """Of images; None: the examples are no latents."""
+    """Description of the latents, if the examples are latents of images; None: they are no latents."""
     context: Annotated[ContextEntry | None, Field(exclude_if=lambda entry: entry is None)] = None
-    """Of the examples; left out: they have none."""
+    """The context of each example; left out: examples have none."""
     alphabet: Alphabet = ""
     """Letters of the numbers 0, 1, ...; left out: the data are no letters."""
     shards: Annotated[tuple[ShapedShardEntry, ...], Field(min_length=1)]
@@ -254,20 +254,20 @@ class PairIndex(FolderIndex):
 
     format: Literal["flowfabric.pairs/1"] = "flowfabric.pairs/1"
     shape: Annotated[tuple[PositiveInt, ...], Field(min_length=1)]
-    """Of a source point, and of a data point."""
+    """Shape of a source point, and of a data point."""
     dtype: Literal["float32", "float16"]
-    """Of both in every shard."""
+    """Number format of source and data points in every shard."""
     num_classes: NonNegativeInt
     """Labels are 0 to num_classes - 1; 0: there are none."""
     class_names: ClassNames = ()
-    """Of the classes 0, 1, ...; left out: they have none."""
+    """Names of the classes 0, 1, ...; left out: they have none."""
     segments: PositiveInt | None = None
-    """Into how many equal parts paths were cut, of which each pair holds the ends of one; null: into none."""
+    """Number of equal parts into which paths were cut, each pair holding the ends of one; null: paths are whole."""
     nodes: tuple[float, ...] | None = None
     """Times from 0 to 1 at which paths were cut, each pair holding two neighbouring states; null: at none."""
     data_scale: PositiveFloat = 1.0
-    """What states on the way of the teacher are multiplied by, where pairs are parts of paths: the `x_0` are such
-    states, and the `x_1` are divided by it."""
+    """Factor of the teacher's states between noise and data, where pairs are parts of paths: the `x_0` are such states,
+    and the `x_1` are divided by it."""
     latents: str | None = None
     """Digest of the folder of latents whose autoencoder makes images of both points; null: they are no latents."""
     made_by: dict[str, JsonValue]

@@ -45,7 +45,7 @@ class TarEntry(Section):
     name: Annotated[str, Field(min_length=1)]
     """Its path below the folder that holds all tars, wherever that lies."""
     size: PositiveInt
-    """Bytes."""
+    """Bytes of the tar."""
     num_examples: NonNegativeInt
 
 
@@ -68,10 +68,10 @@ class TarIndex(FolderIndex):
     num_classes: NonNegativeInt
     """Labels are 0 to num_classes - 1; 0: there are none."""
     class_names: tuple[str, ...] = ()
-    """Of the classes 0, 1, ...; empty: they have none."""
+    """Names of the classes 0, 1, ...; empty: they have none."""
     members: tuple[MembersEntry, ...]
     examples_sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
-    """Of ``examples.npy``."""
+    """SHA-256 of ``examples.npy``."""
     tars: Annotated[tuple[TarEntry, ...], Field(min_length=1)]
 
     @model_validator(mode="after")

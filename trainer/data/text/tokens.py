@@ -37,7 +37,7 @@ class TokenShard(Section):
     """Its name in the folder."""
     num_tokens: PositiveInt
     sha256: Sha256
-    """Of its bytes."""
+    """SHA-256 of the bytes of the file."""
 
 
 class TextSplit(Section):
@@ -45,11 +45,11 @@ class TextSplit(Section):
 
     num_documents: PositiveInt
     num_bytes: PositiveInt
-    """Of the documents in UTF-8, without what stands between them."""
+    """Bytes of the documents in UTF-8, without what stands between them."""
     num_tokens: PositiveInt
-    """With the end tokens."""
+    """Tokens of the documents, end tokens included."""
     shards: Annotated[tuple[TokenShard, ...], Field(min_length=1)]
-    """In their order; a document may begin in one and end in the next."""
+    """Shards in their order; a document may begin in one and end in the next."""
 
     @model_validator(mode="after")
     def _shards_add_up(self) -> Self:
@@ -69,11 +69,11 @@ class TextIndex(FolderIndex):
     vocabulary: PositiveInt
     """Tokens are 0 to vocabulary - 1."""
     dtype: TokenType
-    """Of the tokens in every shard."""
+    """Number format of the tokens in every shard."""
     end_token: NonNegativeInt
-    """What stands behind every document."""
+    """Token that stands behind every document."""
     tokenizer: Sha256 | None = None
-    """Of the file tokenizer.json in the folder; null: tokens are the bytes of UTF-8."""
+    """SHA-256 of the file tokenizer.json in the folder; null: tokens are the bytes of UTF-8."""
     train: TextSplit
     held_out: TextSplit
     made_by: dict[str, JsonValue]

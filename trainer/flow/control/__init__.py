@@ -30,13 +30,16 @@ class PullConfig(Section):
     strength: float = Setting(default=0.9, ge=0, le=1)
     """Share of the pull in the velocity; 0: none, 1: the velocity of the flow has no part in it."""
     start: float = Setting(default=0.0, ge=0, lt=1)
-    """When it begins, as a share of the way to the end that it pulls to."""
+    """When the pull begins, as a share of the way to the end that it pulls to."""
     stop: float = Setting(default=0.25, gt=0, le=1)
-    """When it is over, as a share of that way; a step that begins there is free of it."""
+    """When the pull is over, as a share of the way to the end that it pulls to; a step that begins there is free of
+    it."""
     decay: float = Setting(default=0.0, ge=0)
-    """Power of the share of the way still ahead, which the strength is multiplied by; 0: it stays as it is."""
+    """Exponent of the decay: the strength is multiplied by this power of the share of the way still ahead; 0: it stays
+    as it is."""
     end: Literal["data", "source"] = "data"
-    """What it pulls to: `data`, a picture, on the way to the data; `source`, a noise, on the way back."""
+    """End of the path to which the pull leads. data: a picture, on the way to the data; source: a noise, on the way
+    back."""
     needs_picture: ClassVar[bool] = True
 
     @model_validator(mode="after")
@@ -124,14 +127,15 @@ class TransportConfig(Section):
     strength: float = Setting(default=0.3, ge=0, le=1)
     """Largest share of the transport in the velocity; 0: none."""
     stop: float = Setting(default=0.3, gt=0, le=1)
-    """Time at which it has faded, along half a cosine; 0 is the noise, 1 the picture."""
+    """Time at which the transport has faded, along half a cosine; 0 is the noise, 1 the picture."""
     ramp: float = Setting(default=0.05, ge=0, le=1)
-    """Time over which it first grows from 0; 0: it begins at its full strength."""
+    """Time over which the transport first grows from 0; 0: it begins at its full strength."""
     longest: float = Setting(default=10.0, gt=0)
-    """Largest norm of its velocity at one place of a state: over the channels of a pixel, or the values of a point."""
+    """Largest norm of the transport's velocity at one place of a state: over the channels of a pixel, or the values of
+    a point."""
     respect_prompt: bool = False
-    """Whether its correction of a place is scaled by the norm of the flow's velocity there over that of its own, so
-    that it gives way where the flow moves little."""
+    """Whether the correction at a place is scaled by the norm of the flow's velocity over the norm of the transport's,
+    so that the transport gives way where the flow moves little."""
     needs_picture: ClassVar[bool] = True
 
     def build(self, inputs: ControlInputs) -> Transport:

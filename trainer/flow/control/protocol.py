@@ -95,17 +95,18 @@ class CostGradientConfig(Section):
 
     kind: Literal["cost_gradient"] = "cost_gradient"
     cost: cost.Config
-    """What is kept low: attention, or a class of your own."""
+    """Running cost that is kept low: attention, or a class of your own."""
     strength: float = Setting(default=4.0, ge=0, allow_inf_nan=False)
-    """0 leaves the field as it is. A cost that changes by 1 over a unit of the state takes some units, the attention of
-    a small network hundreds: watch what the cost becomes."""
+    """Factor of the gradient; 0 leaves the field as it is. A cost that changes by 1 over a unit of the state takes a
+    strength of some units, the attention of a small network one of hundreds: watch what the cost becomes."""
     weight: Literal["time", "memoryless", "constant"] = "time"
-    """time: 1 - t, the optimal control of a deterministic path to first order. memoryless: sigma^2 (1 - t), that of the
-    memoryless random path, with sigma^2 = 2 (1 - t + floor) / (t + floor). constant: 1, plain guidance."""
+    """Weight of the gradient over time. time: 1 - t, the optimal control of a deterministic path to first order.
+    memoryless: sigma^2 (1 - t), the same for the memoryless random path, with sigma^2 = 2 (1 - t + floor) / (t +
+    floor). constant: 1, plain guidance."""
     floor: float = Setting(default=1e-3, gt=0, allow_inf_nan=False)
-    """Keeps the memoryless weight finite at t = 0."""
+    """Number above 0 that keeps the memoryless weight finite at t = 0."""
     limit: float | None = Setting(default=1.0, gt=0, allow_inf_nan=False)
-    """The control of an example is at most this many times as long as its velocity; null: no limit."""
+    """Largest norm of the control of an example, as a multiple of the norm of its velocity; null: no limit."""
     needs_picture: ClassVar[bool] = False
 
     def build(self, inputs: ControlInputs) -> CostGradient:

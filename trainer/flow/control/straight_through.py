@@ -31,8 +31,8 @@ class StraightThroughConfig(Section):
     reward: OwnReward
     """A class of yours that values one-hot sequences [B, V, 1, L], with a gradient in them."""
     strength: float = Setting(default=1.0, ge=0, allow_inf_nan=False)
-    """0 leaves the field as it is. The gradient passes through probabilities and is small where a letter is nearly
-    certain, so that strength is no inverse temperature of the reward."""
+    """Factor of the gradient; 0 leaves the field as it is. The gradient passes through probabilities and is small where
+    a letter is nearly certain, so that strength is no inverse temperature of the reward."""
     draws: PositiveInt = 10
     """Sequences that are drawn for each state, at which the gradient of the reward is averaged."""
     needs_picture: ClassVar[bool] = False

@@ -127,7 +127,7 @@ class Assignment(Matched):
     """Linear assignment by distance.
 
     Attributes:
-        scope: the points of one assignment: those of a micro batch, or of a whole step over all ranks.
+        scope: points that are assigned together: of a micro batch, or of a whole step over all ranks.
     """
 
     kind: Literal["assignment"] = "assignment"
@@ -143,13 +143,15 @@ class MinibatchOT(Matched):
     Attributes:
         solver: exact: the permutation of least cost; sinkhorn: a plan with entropy, from which pairs are drawn;
             unbalanced: a plan that may leave mass behind at a price, so that outliers are not forced together.
-        cost: of a pair: sqeuclidean, the squared distance, or l2.
-        epsilon: strength of the entropy of sinkhorn and unbalanced; small: nearer to exact, and more iterations.
-        marginal_weight: price of mass left behind by unbalanced.
-        unit: of both. spread: for epsilon the standard deviation of a batch's costs about the means of their rows and
-            columns, which is what pairs can gain by, in few dimensions as in many; for marginal_weight that of the
-            costs themselves. mean: the mean cost. absolute: that of the cost.
-        scope: whose points are paired together: those of a micro batch, or of a whole step over all ranks.
+        cost: cost of a pair: sqeuclidean, the squared distance, or l2, the distance.
+        epsilon: weight of the entropy in sinkhorn and unbalanced, in units of `unit`; small: nearer to exact, and more
+            iterations.
+        marginal_weight: price of the mass that unbalanced leaves behind, in units of `unit`.
+        unit: unit of epsilon and marginal_weight. spread: for epsilon the standard deviation of a batch's costs about
+            the means of their rows and columns, which is what pairs can gain by, in few dimensions as in many; for
+            marginal_weight the standard deviation of the costs themselves. mean: the mean cost. absolute: the unit of
+            the cost.
+        scope: points that are paired together: of a micro batch, or of a whole step over all ranks.
     """
 
     kind: Literal["minibatch_ot"] = "minibatch_ot"

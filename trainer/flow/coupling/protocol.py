@@ -211,10 +211,11 @@ class GibbsWeighted(BuiltIn, allow_inf_nan=True):
     count. With an automatic epsilon weights have a mean of 1 over the step of all ranks. arXiv 2507.22270.
 
     Attributes:
-        cost: of a pair: l2, the distance, or sqeuclidean, its square.
-        epsilon: in units of the cost; small: straighter paths, but points that lie far from the others lose weight
-            (`data_mean_tilt`, `data_variance_tilt` in the metrics) and fewer pairs count (`effective_share`); .inf: all
-            count alike. "auto": anew in each step, so that the effective share of its pairs is `share`.
+        cost: cost of a pair: l2, the distance, or sqeuclidean, its square.
+        epsilon: scale of the weights, in units of the cost; small: straighter paths, but points that lie far from the
+            others lose weight (`data_mean_tilt`, `data_variance_tilt` in the metrics) and fewer pairs count
+            (`effective_share`); .inf: all pairs count alike. "auto": chosen anew in each step, so that the effective
+            share of its pairs is `share`.
         share: effective share that the automatic epsilon aims at, between 0 and 1; at least two pairs count.
         kappa: factor of the automatic epsilon.
     """

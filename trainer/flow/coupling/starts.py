@@ -47,7 +47,7 @@ class Ends(BuiltIn):
 
     kind: Literal["ends"] = "ends"
     begin: Literal["noise", "midpoint"] = "midpoint"
-    """What the noise is added to: nothing, or the middle of reactant and product."""
+    """Point that the noise is added to. noise: the origin; midpoint: the middle of reactant and product."""
     deviation: float = Field(default=0.5, gt=0, allow_inf_nan=False)
     """Standard deviation of the noise, in angstrom."""
 

@@ -30,7 +30,7 @@ class Symmetric(BuiltIn):
 
     kind: Literal["symmetric"] = "symmetric"
     label: AnyLabelField = Scalar()
-    """What stands for a label: masks of the data, or a code of a class."""
+    """Code that stands for a label in the state: masks of the data, or a code of a class."""
     labels_in_state: ClassVar[bool] = True
     _num_classes: ClassVar[int] = 0
 

@@ -160,27 +160,28 @@ class FlairConfig(Section):
     steps: PositiveInt = 50
     """Steps, of one evaluation of the field each."""
     last: float = Setting(default=0.18, ge=0, lt=1)
-    """Noise level at which the steps end; below it the prior knows little more than what it is shown."""
+    """Noise level at which the steps end; below it the prior knows little more than the state that it is shown."""
     scale: PositiveFloat = 0.5
-    """Of the weight of the prior. A larger one brings restorations nearer to the data set and away from the mean; the
-    largest weight over noise level has to stay below 2."""
+    """Scale of the weight of the prior. A larger one brings restorations nearer to the data set and away from the mean;
+    the largest ratio of weight to noise level has to stay below 2."""
     trajectory_adjustment: bool = True
     """Whether the noise of a step leans towards the noise that the field expects, rather than being fresh: the
     restorations look more like data, at a slightly larger squared error."""
     weight: Literal["calibrated", "constant", "ramp"] = "calibrated"
-    """Of the prior: measured on examples for the network; `scale` at every noise level; or `scale` times the noise
-    level. The first is for a small squared error: samples vary much less than what is open. Samples that vary as the
-    posterior does take a ramp of scale 1.1, many steps and a small `last`, as in the request flair_posterior."""
+    """Weight of the prior. calibrated: measured on examples for the network; constant: `scale` at every noise level;
+    ramp: `scale` times the noise level. calibrated is for a small squared error: samples vary much less than what is
+    open. Samples that vary as the posterior does take a ramp of scale 1.1, many steps and a small `last`, as in the
+    request flair_posterior."""
     consistency: Literal["hard", "gradient", "soft"] = "hard"
-    """How restorations agree with the observations: exactly, by gradients where states are latents (hard); by
-    gradients everywhere (gradient); or by moving a share of the way in every step (soft)."""
+    """How restorations are brought to agree with the observations. hard: exactly, or by gradients where states are
+    latents; gradient: by gradients everywhere; soft: by moving a share of the way in every step."""
     iterations: PositiveInt = 1
-    """Steps by gradients towards the observations after each step of the prior. An autoencoder that cannot show the
-    observations exactly is led astray by many."""
+    """Gradient steps towards the observations after each step of the prior. Many lead astray if the autoencoder cannot
+    show the observations exactly."""
     tolerance: float = Setting(default=1e-4, ge=0)
-    """Mean squared difference from the observations that is near enough for steps by gradients."""
+    """Mean squared difference from the observations at which gradient steps are near enough."""
     share: float = Setting(default=0.1, gt=0, le=1)
-    """Of the way that a soft step moves."""
+    """Share of the way to agreement with the observations that a soft step moves."""
 
     def build(self, path: Path, errors: Tensor | None = None) -> Flair:
         """The solver for `calibration_errors`; a ValueError if the path has noise of its own, or steps diverge."""

@@ -121,8 +121,8 @@ class UniInversion(BuiltIn):
 
     kind: Literal["uni_inversion"] = "uni_inversion"
     evaluations: PositiveInt = 1
-    """Of the field in each step. 1 is UniInv; with 5 to 10 the noise is nearly that from which Euler's method draws the
-    very states that were given, if its steps are short enough for the field."""
+    """Evaluations of the field in each step. 1 is UniInv; with 5 to 10 the noise is nearly the one from which Euler's
+    method draws the very states that were given, if its steps are short enough for the field."""
 
     def invert(self, field: Field, states: Tensor, times: Tensor, *, keys: Tensor) -> Inverted:  # noqa: ARG002
         grid, inverse = times.flip(0), EulerInverse(self.evaluations)
@@ -272,8 +272,9 @@ class ZeroOrder(BuiltIn):
 
     Attributes:
         initial: the inversion that gives the first noise.
-        iterations: corrections; each costs one drawing.
-        step_size: eta, the same for all; null: for each example 0.4 of the smallest bound that its run has shown.
+        iterations: corrections of the noise; each costs one drawing.
+        step_size: step eta, the same for all examples; null: for each example 0.4 of the smallest bound that
+            its run has shown.
     """
 
     kind: Literal["zero_order"] = "zero_order"

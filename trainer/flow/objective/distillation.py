@@ -167,8 +167,8 @@ class ConsistencyDistillation(Distillation):
     step: float = Field(default=0.01, gt=0, lt=1)
     """Length of the step in time."""
     weighted: bool = True
-    """false: divide by the weight (1 - t) step of the velocities in the gradient. What is left is velocity_distillation
-    without the term on the student's samples, but for a difference of the order of the step."""
+    """Whether the gradient keeps the weight (1 - t) step of the velocities; false: divide by it. What is left then is
+    velocity_distillation without the term on the student's samples, but for a difference of the order of the step."""
     guidance: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 1.0
     """Classifier-free guidance of the teacher. The student learns it, and is itself drawn from with guidance 1."""
 

@@ -40,7 +40,7 @@ class EncodedSource(BuiltIn):
     """Weight of the divergence, a sum over the values of a state beside an error that is a mean over them. Larger: more
     varied images of a caption, fewer of which are what it says."""
     mean_penalty: Literal["square", "soft6"] = "square"
-    """Of a mean m in the divergence: m^2, or (0.3 m)^6, which leaves means below 3 free."""
+    """Penalty of a mean m in the divergence. square: m^2; soft6: (0.3 m)^6, which leaves means below 3 free."""
     contrastive: float = Field(default=1.0, ge=0, allow_inf_nan=False)
     """Weight of the term that tells the captions of a micro batch apart. It depends on the size of the micro batch,
     which optim.micro_batch keeps when the number of ranks changes."""

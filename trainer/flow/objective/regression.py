@@ -81,9 +81,9 @@ class FieldWeights(Section):
     """Weights of the parts of a state."""
 
     image: float = Field(default=0.5, ge=0)
-    """Of the mean error of the image."""
+    """Weight of the mean error of the image."""
     label: float = Field(default=0.5, ge=0)
-    """Of the mean error of the label's planes."""
+    """Weight of the mean error of the label's planes."""
 
 
 class Spread(Section):
@@ -96,7 +96,7 @@ class Spread(Section):
     draws: int = Field(default=5, ge=2)
     """Source points of each example; the network is evaluated on so many times as many states."""
     weight: float = Field(default=1.0, gt=0, allow_inf_nan=False)
-    """Beside the mean error."""
+    """Weight of this term beside the mean error."""
 
 
 class Regression(BuiltIn):
@@ -117,11 +117,11 @@ class Regression(BuiltIn):
     """Average over every point and its mirror, for less variance. The path must have noise of its own, and the network
     is evaluated on twice as many points."""
     monge_gap: MongeGap | None = None
-    """Also keep the map of one step from moving points more than it has to."""
+    """Regulariser that keeps the map of one step from moving points more than it has to; null: none."""
     field_weights: Annotated[FieldWeights, Field(exclude_if=lambda weights: weights == FieldWeights())] = FieldWeights()
-    """Of the mean errors of image and label, where a state has both."""
+    """Weights of the mean errors of image and label, where a state has both."""
     spread: Annotated[Spread | None, Field(exclude_if=lambda spread: spread is None)] = None
-    """Also keep paths of one condition together; null: they end wherever the data are."""
+    """Term that keeps paths of one condition together; null: they end wherever the data are."""
 
     def build(self, inputs: ObjectiveInputs) -> Self | Regularised | KeptTogether:
         built = super().build(inputs)

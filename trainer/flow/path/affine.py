@@ -148,9 +148,9 @@ class VariancePreservingConfig(Section):
 
     kind: Literal["variance_preserving"] = "variance_preserving"
     beta_min: float = Field(default=0.1, gt=0, allow_inf_nan=False)
-    """Rate at the data."""
+    """Rate of the diffusion at the data."""
     beta_max: float = Field(default=20.0, gt=0, allow_inf_nan=False)
-    """Rate at the source; with 0.1 and 20 the weight of the data at t = 0 is 0.007."""
+    """Rate of the diffusion at the source; with 0.1 and 20 the weight of the data at t = 0 is 0.007."""
 
     @model_validator(mode="after")
     def _rates_in_order(self) -> Self:

@@ -47,7 +47,7 @@ class Constant(Section):
     beta: float = Field(default=2.0, gt=0, allow_inf_nan=False)
     """Weight of the letter, in units of the noise."""
     rate: float = Field(default=3.0, gt=0, allow_inf_nan=False)
-    """Of the exponential fall of the temperature."""
+    """Rate of the exponential fall of the temperature."""
 
     def followed(self, t: Tensor) -> Coefficients:
         """The coefficients of the solution of dx/dt = rate (beta e_k - x) from x = g at t = 0."""

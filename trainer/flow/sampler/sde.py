@@ -50,10 +50,10 @@ class MemorylessDiffusion(Section):
 
     kind: Literal["memoryless"] = "memoryless"
     floor: float = Setting(default=1e-3, gt=0.0, le=1.0)
-    """Keeps e small near t = 0; samples get wider with it, at 1 / steps by some 3 %."""
+    """Number above 0 that keeps e small near t = 0; samples get wider with it, at 1 / steps by some 3 %."""
     step: Literal["euler", "ancestral"] = "euler"
-    """How all other steps are taken. ancestral: as if the state at t and the present estimate of the data were all that
-    is known, whatever the floor; samples are too narrow, at 40 steps by some 7 %."""
+    """How all steps but the one from t = 0 are taken. ancestral: as if the state at t and the present estimate of the
+    data were all that is known, whatever the floor; samples are too narrow, at 40 steps by some 7 %."""
 
     def e(self, t: Tensor, t_next: Tensor) -> Tensor:
         return torch.where(t > 0, (1 - t + self.floor) / (t + self.floor), (1 - t_next).square() / (2 * t_next))

@@ -30,11 +30,12 @@ class Description(Section):
 
     format: Literal["flowfabric.features/1"] = "flowfabric.features/1"
     shape: Annotated[tuple[PositiveInt, ...], Field(min_length=1, max_length=3)]
-    """Of one example: [C, H, W] of an image, [D] of a point."""
+    """Shape of one example: [C, H, W] of an image, [D] of a point."""
     mean: Annotated[tuple[float, ...], Field(min_length=1)] = (0.0,)
-    """Subtracted from each channel, in units of the run's examples; the values of images lie from -1 to 1."""
+    """Mean that is subtracted from each channel, in units of the run's examples; the values of images lie from -1 to
+    1."""
     std: Annotated[tuple[PositiveFloat, ...], Field(min_length=1)] = (1.0,)
-    """Each channel is divided by it after the mean is subtracted."""
+    """Standard deviation that each channel is divided by after the mean is subtracted."""
     resize: Resize = "antialiased"
     """How images of another size are resized."""
     eight_bits: bool = False
