@@ -10,6 +10,8 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 PY := $(VENV)/bin/python
 INSTALL := $(PY) -m pip install --quiet --constraint constraints.txt
 export OMP_NUM_THREADS ?= 1
+# Hundreds of processes import the same files: compile them once, also where containers ask Python not to.
+export PYTHONDONTWRITEBYTECODE :=
 
 .PHONY: setup lock release core demo demo-all test coverage lint audit schemas docs clean
 .DELETE_ON_ERROR:

@@ -12,6 +12,7 @@ changed in place, one at a time, and restored: edit nothing in the folder while 
 import argparse
 import ast
 import json
+import os
 import random
 import subprocess
 import sys
@@ -132,9 +133,10 @@ def is_noticed(mutant: Mutant, tests: Sequence[str], limit_s: float) -> bool:
         "not slow and not multinode",
         *tests,
     ]
+    fresh = os.environ | {"PYTHONDONTWRITEBYTECODE": "1"}  # mutants of one second and one size share a cache file
     try:
         mutant.file.write_text(mutant.source)
-        return subprocess.run(command, capture_output=True, timeout=limit_s, check=False).returncode != 0
+        return subprocess.run(command, env=fresh, capture_output=True, timeout=limit_s, check=False).returncode != 0
     except subprocess.TimeoutExpired:
         return True
     finally:
