@@ -98,7 +98,7 @@ class ClusteringTask(MicroBatchTask[DrawnViews]):
         logits_VNK, features_VNW = self._with_memory(logits_VNK, features_VNW)
         found = labelled(logits_VNK, features_VNW, self.settings.labels, self._taken / self._plans, self._potentials)
         self._taken, self._potentials = self._taken + 1, found.potentials
-        labels_VNK = found.labels[:, :num][:, own].flip(0)
+        labels_VNK = found.labels[:, :num][:, own].flip(0).float()
         figures = {
             "plan_mass": found.labels.sum(-1).mean(),
             "plan_objective": found.objective.mean(),

@@ -62,13 +62,14 @@ class Side(NamedTuple):
         return cls(context[:, 1:, 0], context[:, 0, 1:], context[:, 1:, 1:], features)
 
     def spectral(self, values_BPW: Tensor) -> Tensor:
-        """Coefficients [B, K, W] of functions at the points; sampled eigenfunctions are not orthonormal."""
-        weighted_BKP = (self.areas[..., None] * self.functions).mT
-        return _solved(weighted_BKP @ self.functions, weighted_BKP @ values_BPW)
+        """Coefficients [B, K, W] of functions at the points, in float64; sampled eigenfunctions are not orthonormal."""
+        functions_BPK = self.functions.double()
+        weighted_BKP = (self.areas[..., None] * functions_BPK).mT
+        return _solved(weighted_BKP @ functions_BPK, weighted_BKP @ values_BPW.double())
 
 
 def functional_maps(first: Side, second: Side, smoothness: float) -> Tensor:
-    """Functional maps [B, K, K] from functions on the first side to the second, fitted to carry features over.
+    """Functional maps [B, K, K], in float64, from functions on the first side to the second that carry features over.
 
     Row i is C_i = b_i A' (A A' + smoothness diag(D_i))^-1, D_ij the squared difference of eigenvalues in units of the
     largest: Ren et al., "Structured regularization of functional map computations", 2019, section 3.
@@ -114,7 +115,7 @@ class CorrespondenceTask(MicroBatchTask[DrawnPairs]):
     def loss(self, model: Callable[..., Any], drawn: DrawnPairs) -> LossTerms:
         settings, features = self.settings, model(drawn.signatures)
         sides = [Side.of(drawn.context[:, side], features[:, side]) for side in range(2)]
-        identity = torch.eye(drawn.context.shape[-1] - 1, device=features.device)
+        identity = torch.eye(drawn.context.shape[-1] - 1, dtype=torch.float64, device=features.device)
         maps, per_term = [], {name: [] for name in ("orthogonality", "alignment", "sliced")}
         for first, second in (sides, sides[::-1]):
             carries = functional_maps(first, second, settings.smoothness)
@@ -125,8 +126,8 @@ class CorrespondenceTask(MicroBatchTask[DrawnPairs]):
             if drawn.directions is not None:
                 carried = plan.detach() @ first.features
                 per_term["sliced"].append(sliced(second, carried, drawn.directions))
-        terms = {name: torch.stack(both).sum(0) for name, both in per_term.items() if both}
-        terms["bijectivity"] = _squared(maps[0] @ maps[1] - identity) + _squared(maps[1] @ maps[0] - identity)
+        per_term["bijectivity"] = [_squared(one @ other - identity) for one, other in (maps, maps[::-1])]
+        terms = {name: torch.stack(both).sum(0).float() for name, both in per_term.items() if both}
         loss = torch.stack([getattr(settings, name) * values for name, values in terms.items()]).sum(0)
         return LossTerms(loss, {name: values.detach().mean() for name, values in terms.items()})
 

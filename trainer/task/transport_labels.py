@@ -29,7 +29,7 @@ class Labelled(NamedTuple):
     """Labels, the objective that they minimise, and potentials from which a later plan may start.
 
     Attributes:
-        labels: [..., N, K], whose rows sum to the plan's certainty of each example, at most 1.
+        labels: [..., N, K], whose rows sum to the plan's certainty of each example, at most 1; all are in float64.
         objective: [...] its value for the last plan.
         first_objective: [...] its value for the first plan, which the rounds lower.
         potentials: of the columns, [..., M].
@@ -49,18 +49,17 @@ def labelled(
 
     Minimises <Q, C> - w <S, Q Q'> + price KL(Q'1 | mass / K) + epsilon <T, log T> over plans Q of some mass with rows
     of at most 1 / N, C the negative log-probabilities, S the graph of neighbours and T the plan with what is left out.
-    `start` are potentials of an earlier plan for the same clusters. In the type of `logits`, float32 at least; the host
-    waits for no device.
+    `start` are potentials of an earlier plan for the same clusters. Plans are computed in float64, since sizes of
+    clusters amplify the rounding of float32 by a hundred; the host waits for no device.
     """
     num, clusters = logits.shape[-2:]
-    dtype = torch.promote_types(logits.dtype, torch.float32)
-    cost = (-logits.to(dtype).log_softmax(-1)).clamp(max=LARGEST_COST)
+    cost = (-logits.double().log_softmax(-1)).clamp(max=LARGEST_COST)
     problem = _Problem(settings, cost, settings.mass(progress))
     plan, potentials = problem.solved(cost, start)
     if not isinstance(settings, SemanticLabels):
         objective = problem.objective(cost, plan)
         return Labelled(num * plan[..., :clusters], objective, objective, potentials)
-    graph = neighbours(features.to(dtype), settings.neighbours)
+    graph = neighbours(features.double(), settings.neighbours)
     graph = settings.attraction * num * (1 - problem.mass) * (graph + graph.mT)
     pulled = graph @ plan[..., :clusters]
     first = problem.objective(cost, plan) - (plan[..., :clusters] * pulled).sum((-2, -1)) / 2
@@ -130,14 +129,14 @@ class _Problem:
             return potentials
         epsilon = self._settings.epsilon
         clusters = potentials[..., : self._clusters]
-        scores = ((clusters[..., None, :] - cost) / epsilon).logsumexp(-1).double()
+        scores = ((clusters[..., None, :] - cost) / epsilon).logsumexp(-1)
         middle = math.log(self.mass / (1 - self.mass))
         low, high = scores.amin(-1) - middle, scores.amax(-1) - middle
         for _ in range(HALVINGS):
             tried = (low + high) / 2
             labels_more = (scores - tried[..., None]).sigmoid().mean(-1) > self.mass
             low, high = torch.where(labels_more, tried, low), torch.where(labels_more, high, tried)
-        return torch.cat([clusters, (epsilon * (low + high) / 2).to(cost.dtype)[..., None]], dim=-1)
+        return torch.cat([clusters, (epsilon * (low + high) / 2)[..., None]], dim=-1)
 
 
 def _damped(

@@ -49,7 +49,7 @@ def sides(run: RunConfig, features: int = 12, *, same: bool = False) -> tuple[Si
 
 def test_the_map_of_a_surface_to_itself_is_the_identity() -> None:
     first, second = sides(config(), same=True)
-    identity = torch.eye(8).expand(2, 8, 8)
+    identity = torch.eye(8, dtype=torch.float64).expand(2, 8, 8)
     torch.testing.assert_close(functional_maps(first, second, 1e-6), identity, atol=1e-3, rtol=0)
     torch.testing.assert_close(first.spectral(first.functions), identity, atol=1e-4, rtol=0)
 
@@ -57,8 +57,8 @@ def test_the_map_of_a_surface_to_itself_is_the_identity() -> None:
 def test_the_map_follows_features_and_smoothness_holds_it_near_the_diagonal() -> None:
     first, second = sides(config(), features=8)
     signs = torch.tensor([1.0, -1, 1, 1, -1, 1, -1, 1]).diag()
-    turned = second._replace(features=second.functions @ signs @ first.spectral(first.features))
-    torch.testing.assert_close(functional_maps(first, turned, 1e-7), signs.expand(2, 8, 8), atol=2e-2, rtol=0)
+    turned = second._replace(features=second.functions @ signs @ first.spectral(first.features).float())
+    torch.testing.assert_close(functional_maps(first, turned, 1e-7), signs.double().expand(2, 8, 8), atol=2e-2, rtol=0)
     noisy = turned._replace(features=torch.randn(turned.features.shape, generator=torch.Generator().manual_seed(1)))
     off = 1 - torch.eye(8)
     free, held = (((functional_maps(first, noisy, smoothness) * off) ** 2).sum() for smoothness in (1e-3, 1e3))

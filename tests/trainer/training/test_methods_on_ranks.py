@@ -183,7 +183,7 @@ def test_two_ranks_train_as_one(alone: Found, divided: list[Found], name: str, e
     for rank in divided:
         figures, found = rank[f"{name}, {engine}"]
         for values, truth in zip(figures, expected, strict=True):
-            assert values == pytest.approx(truth, rel=1e-4)
+            assert values == pytest.approx(truth, rel=1e-5)
         for parameter, value in found.items():
             torch.testing.assert_close(value, weights[parameter], rtol=1e-3, atol=1e-4)
 
