@@ -21,7 +21,6 @@ Rivals at as many network calls in training:
 With ``--out`` the tilt is drawn over the base, with the closed form.
 """
 
-import argparse
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -35,6 +34,7 @@ from torch import Tensor, nn
 
 from moe.seeds import fold_in
 from tests.benchmarks.methods.bars import Bar, show
+from tests.benchmarks.methods.by_seed import seeds_parser
 from tests.benchmarks.methods.plain_loop import train
 from trainer.config.file import resolve
 from trainer.config.model import MLPConfig
@@ -49,7 +49,7 @@ from trainer.model.values import initialised
 from trainer.task.policy.adjoint_matching import AdjointMatching
 from trainer.task.policy.grpo import GRPOTask
 
-SEEDS, NUM, BATCH, STEPS = (0, 1, 2), 20_000, 128, 200
+NUM, BATCH, STEPS = 20_000, 128, 200
 MEAN, DEVIATION = torch.tensor([1.0, -0.5]), 0.6
 SLOPE, CURVATURE = torch.tensor([1.5, -1.0]), torch.tensor([4.0, 1.0])
 PATH_STEPS, NODES, LEARNING_RATE = 40, 10, 3e-3
@@ -277,8 +277,7 @@ def main() -> int:
     Returns:
         0 if every bar is met, otherwise 1.
     """
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seeds", type=int, nargs="+", default=SEEDS, help="default: 0 1 2")
+    parser = seeds_parser(__doc__)
     parser.add_argument("--rewards", nargs="+", choices=REWARDS, default=tuple(REWARDS), help="default: both")
     parser.add_argument("--no-rivals", action="store_true", help="leave the rivals out, which take half of the time")
     parser.add_argument("--out", type=Path, help="PNG that the tilts are drawn to")

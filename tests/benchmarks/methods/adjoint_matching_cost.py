@@ -16,7 +16,6 @@ Source: Bill, Simsar and Hofmann, "Optimal Control Meets Flow Matching", arXiv 2
 comparison, and it has no bar.
 """
 
-import argparse
 import math
 import sys
 from collections.abc import Callable
@@ -30,7 +29,8 @@ from torch import Tensor
 
 from tests.benchmarks.methods import focus
 from tests.benchmarks.methods.adjoint_matching import LEARNING_RATE, NODES, PATH_STEPS, WAYS, Beside, drawn, path_kl
-from tests.benchmarks.methods.bars import show
+from tests.benchmarks.methods.bars import by_figure, show
+from tests.benchmarks.methods.by_seed import seeds_parser
 from tests.benchmarks.methods.plain_loop import train
 from trainer.config.file import resolve
 from trainer.config.run import RunConfig
@@ -39,7 +39,7 @@ from trainer.flow import UNCONDITIONAL, Condition, sampler
 from trainer.flow.control import ControlInputs
 from trainer.task.policy.adjoint_matching import AdjointMatching
 
-SEEDS, WEIGHTS, STEPS, BATCH = (0, 1, 2), (4.0, 16.0), 150, 128
+WEIGHTS, STEPS, BATCH = (4.0, 16.0), 150, 128
 EULER = sampler.Euler(steps=focus.STEPS)
 BISECTIONS, MOST = 6, 64
 Velocity = Callable[[Tensor, Tensor, Condition], Tensor]
@@ -161,8 +161,7 @@ def main() -> int:
     Returns:
         0; there are no bars.
     """
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seeds", type=int, nargs="+", default=SEEDS, help="default: 0 1 2")
+    parser = seeds_parser(__doc__)
     parser.add_argument("--weights", type=float, nargs="+", default=WEIGHTS, help="of the cost (default: 4 16)")
     parser.add_argument("--jobs", type=int, default=1, help="runs at a time, each in a process (default: 1)")
     options = parser.parse_args()
@@ -170,7 +169,7 @@ def main() -> int:
     with ProcessPoolExecutor(options.jobs, get_context("spawn")) as pool:
         found = dict(zip(jobs, pool.map(run, jobs), strict=True))
     for weight in options.weights:
-        table = focus.tabulated([found[weight, seed] for seed in options.seeds])
+        table = by_figure([found[weight, seed] for seed in options.seeds])
         show(f"two subjects, weight {weight:g} of the cost", table, [])
     return 0
 

@@ -30,6 +30,14 @@ class Bar:
         return self.measured >= self.limit if self.at_least else self.measured <= self.limit
 
 
+def by_figure(of_seeds: Sequence[Mapping[str, Mapping[str, float]]]) -> dict[str, dict[str, list[float]]]:
+    """Rows of figures, each with a value for each seed, from the rows of each seed."""
+    return {
+        name: {figure: [found[name][figure] for found in of_seeds] for figure in figures}
+        for name, figures in of_seeds[0].items()
+    }
+
+
 def show(title: str, rows: Mapping[str, Mapping[str, Sequence[float]]], bars: Sequence[Bar]) -> int:
     """Prints the figures of all runs and the bars.
 

@@ -11,7 +11,6 @@ too.
 Source: Poulakakis-Daktylidis and Jamali-Rad, "BECLR", ICLR 2024.
 """
 
-import argparse
 import gzip
 import math
 from pathlib import Path
@@ -27,6 +26,7 @@ from torch.nn import functional
 
 import trainer.task
 from tests.benchmarks.methods.bars import Bar, show
+from tests.benchmarks.methods.by_seed import seeds_parser
 from tests.benchmarks.methods.plain_loop import rows, train
 from trainer.config.run import RunConfig
 from trainer.config.task.representation import DynamicClusters, NearestNeighbours
@@ -191,8 +191,7 @@ def gain(shares: Shares, shots: int, method: str) -> float:
 
 def main() -> int:
     """Plays, trains, measures and prints; 0 if every bar is met, otherwise 1."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser = seeds_parser(__doc__)
     parser.add_argument("--episodes", type=int, default=150)
     parser.add_argument("--steps", type=int, default=STEPS)
     parser.add_argument("--part", choices=["pixels", "features", "purity"], action="append")

@@ -18,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 
 from tests.benchmarks.methods import by_seed
-from tests.benchmarks.methods.bars import Bar, show
+from tests.benchmarks.methods.bars import Bar, by_figure, show
 from tests.benchmarks.methods.boss import CHORD, EDM, ENDPOINT, HEUN, UNIFORM, edm_times
 from tests.forked import ROOT
 from trainer.__main__ import main as trainer_main
@@ -101,10 +101,7 @@ def main() -> int:
     parser.add_argument("--evaluations", type=int, nargs="+", default=COUNTS, help="even numbers (default: 4 6)")
     options = parser.parse_args()
     of_seeds = by_seed.for_seeds(options, partial(run, tuple(options.evaluations)))
-    table = {
-        name: {figure: [found[name][figure] for found in of_seeds] for figure in of_seeds[0][name]}
-        for name in of_seeds[0]
-    }
+    table = by_figure(of_seeds)
     return show("digits_moe, guidance 1", table, bars(options.evaluations, of_seeds))
 
 

@@ -14,24 +14,22 @@ SEEDS, PICK_SEEDS = (0, 1, 2), (10, 11)
 Result = TypeVar("Result")
 
 
-def parser(description: str | None) -> ArgumentParser:
-    """A parser of `--seeds` and `--jobs`.
-
-    Args:
-        description: what the benchmark shows.
-    """
+def seeds_parser(description: str | None) -> ArgumentParser:
+    """A parser of `--seeds`, of a benchmark that takes one after the other; `description` is what it shows."""
     made = ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     made.add_argument("--seeds", type=int, nargs="+", default=SEEDS, help="default: 0 1 2")
+    return made
+
+
+def parser(description: str | None) -> ArgumentParser:
+    """A parser of `--seeds` and `--jobs`."""
+    made = seeds_parser(description)
     made.add_argument("--jobs", type=int, default=1, help="seeds at a time, each in a process (default: 1)")
     return made
 
 
 def picking_parser(description: str | None) -> ArgumentParser:
-    """A parser of `--seeds`, `--jobs` and `--pick-seeds`.
-
-    Args:
-        description: what the benchmark shows.
-    """
+    """A parser of `--seeds`, `--jobs` and `--pick-seeds`."""
     made = parser(description)
     made.add_argument("--pick-seeds", type=int, nargs="+", default=PICK_SEEDS, help="default: 10 11")
     return made

@@ -10,7 +10,6 @@ fresh examples get, is of the size of its noise.
 Source: Shaul et al., "Transition Matching", arXiv 2506.23589, sections 3.2 and 3.3.
 """
 
-import argparse
 from collections.abc import Callable
 from statistics import fmean
 from typing import Any
@@ -18,7 +17,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tests.benchmarks.methods.bars import Bar, show
+from tests.benchmarks.methods.bars import Bar, by_figure, show
+from tests.benchmarks.methods.by_seed import seeds_parser
 from tests.benchmarks.methods.plain_loop import PlainNetwork, eight_gaussians, flow_task, follow, train
 from trainer.config.rules.plan import plan_layout
 from trainer.config.run import RunConfig
@@ -26,7 +26,6 @@ from trainer.evaluation.quality import energy_distance
 from trainer.model.build import build_model
 from trainer.task import FlowTask
 
-SEEDS = (0, 1, 2)
 STEPS, BATCH, POINTS, SETS, CALLS = 1500, 256, 2000, 5, 4
 NETWORK: dict[str, Any] = {
     "kind": "causal_transition",
@@ -103,15 +102,11 @@ def main() -> int:
     Returns:
         0 if every bar is met, otherwise 1.
     """
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seeds", type=int, nargs="+", default=SEEDS, help="default: 0 1 2")
+    parser = seeds_parser(__doc__)
     options = parser.parse_args()
     torch.set_num_threads(1)
     of_seeds = [run(seed) for seed in options.seeds]
-    table = {
-        name: {figure: [found[name][figure] for found in of_seeds] for figure in of_seeds[0][name]}
-        for name in of_seeds[0]
-    }
+    table = by_figure(of_seeds)
     energy = {name: fmean(figures["energy"]) for name, figures in table.items()}
     independent = [name for name, (_, _, process) in VARIANTS.items() if process == "independent"]
     return show(

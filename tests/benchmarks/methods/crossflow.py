@@ -13,7 +13,6 @@ is what the regression says of real ones, and the deviation of real images of on
 Source: Liu et al., "Flowing from Words to Pixels", arXiv 2412.15213 (CrossFlow).
 """
 
-import argparse
 import tempfile
 from dataclasses import replace
 from functools import cache
@@ -27,6 +26,7 @@ from torch import Tensor, nn
 
 from moe.seeds import fold_in
 from tests.benchmarks.methods.bars import Bar, show
+from tests.benchmarks.methods.by_seed import seeds_parser
 from tests.benchmarks.methods.plain_loop import PlainNetwork, flow_task, follow, train
 from trainer.config.model.encoded import EncoderConfig
 from trainer.data import Batch, DigitsConfig, build, write_shards
@@ -221,8 +221,7 @@ def bars_of(name: str, found: dict[str, list[dict[str, float]]], real: dict[str,
 
 def main() -> int:
     """Trains, measures and prints; 0 if every bar is met, otherwise 1."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser = seeds_parser(__doc__)
     parser.add_argument("--data", choices=["digits", "fashion"], nargs="+", default=["digits", "fashion"])
     parser.add_argument("--captions", type=Path, help="write the captions of the digits to this folder, and end")
     asked = parser.parse_args()

@@ -19,7 +19,6 @@ Source: Erbach et al., "Solving Inverse Problems with FLAIR", arXiv 2506.02680. 
 arXiv 2201.09865, without its repeated steps; Chung et al., "Diffusion Posterior Sampling", arXiv 2209.14687.
 """
 
-import argparse
 import sys
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
@@ -28,6 +27,7 @@ from statistics import fmean
 import torch
 
 from tests.benchmarks.methods.bars import Bar, show
+from tests.benchmarks.methods.by_seed import seeds_parser
 from tests.benchmarks.methods.flair_measurement import (
     BOXES,
     FLAIR,
@@ -83,8 +83,7 @@ def main() -> int:
     Returns:
         0 if every bar is met, otherwise 1.
     """
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="default: 0 1 2")
+    parser = seeds_parser(__doc__)
     parser.add_argument("--jobs", type=int, default=1, help="seeds at a time, each in a process (default: 1)")
     options = parser.parse_args()
     found = empty()

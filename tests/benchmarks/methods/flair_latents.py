@@ -23,7 +23,6 @@ than one filling of each. On 16 x 16 pixels the perceptron is too small to be a 
 holes is farther from the truth than the mean fill, at twice the width still, though by less.
 """
 
-import argparse
 import sys
 import time
 from collections import defaultdict
@@ -35,6 +34,7 @@ from torch import Tensor, nn
 
 from moe.seeds import fold_in
 from tests.benchmarks.methods.bars import Bar, show
+from tests.benchmarks.methods.by_seed import seeds_parser
 from tests.benchmarks.methods.inverse_rivals import replacement, replacement_in_latents
 from tests.benchmarks.methods.latent_flow_matching import (
     CLASSES,
@@ -222,8 +222,7 @@ def main() -> int:
     Returns:
         0 if every bar is met, otherwise 1.
     """
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="default: 0 1 2")
+    parser = seeds_parser(__doc__)
     parser.add_argument("--problems", nargs="+", choices=[*PROBLEMS], default=[*PROBLEMS], help="default: all")
     options = parser.parse_args()
     torch.set_num_threads(1)

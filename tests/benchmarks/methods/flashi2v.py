@@ -11,7 +11,6 @@ the velocity is printed for each way, by closed form. The paper's claim is about
 Source: FlashI2V, arXiv 2509.25187.
 """
 
-import argparse
 import time
 from pathlib import Path
 from statistics import fmean
@@ -22,6 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from tests.benchmarks.methods.bars import Bar, show
+from tests.benchmarks.methods.by_seed import seeds_parser
 from tests.benchmarks.methods.plain_loop import flow_task, train
 from trainer.config.rules.plan import plan_layout
 from trainer.data import Batch, build
@@ -145,8 +145,7 @@ def least_errors(deviation: float = 0.5) -> dict[str, float]:
 
 def main() -> int:
     """Trains, measures and prints; 0 if every bar is met, otherwise 1."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser = seeds_parser(__doc__)
     parser.add_argument("--sets", nargs="+", choices=("digits", "fashion"), default=["digits"])
     parser.add_argument("--path", type=Path, default=FASHION, help="folder with the files of Fashion-MNIST")
     parser.add_argument("--steps", type=int, default=STEPS, help="of training")

@@ -15,7 +15,6 @@ Source: Ronai, Kulikov and Michaeli, "FlowOpt", arXiv 2510.22010; Rout et al., "
 using Rectified Stochastic Differential Equations", arXiv 2410.10792.
 """
 
-import argparse
 from collections.abc import Sequence
 from itertools import pairwise
 from statistics import fmean
@@ -27,6 +26,7 @@ from torch import Tensor
 
 from moe.seeds import fold_in
 from tests.benchmarks.methods.bars import Bar, show
+from tests.benchmarks.methods.by_seed import seeds_parser
 from tests.benchmarks.methods.plain_loop import PlainNetwork, flow_task, rows, train
 from trainer.data import DigitsConfig
 from trainer.data import build as data_of
@@ -36,7 +36,7 @@ from trainer.flow.inversion import UniInversion, zero_order
 from trainer.flow.path import Linear
 from trainer.flow.sampler import Euler
 
-SEEDS, TRAINED, NUM, STEPS = (0, 1, 2), 1500, 100, 15
+TRAINED, NUM, STEPS = 1500, 100, 15
 SIZES: dict[str, float | None] = {"0.02": 0.02, "0.05": 0.05, "0.1": 0.1, "0.2": 0.2, "0.4": 0.4, "own": None}
 SHOWN, ITERATIONS = (0, 1, 2, 4, 8, 16), 40
 STOPS, STRENGTHS = (0.25, 0.5, 1.0), (0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
@@ -151,8 +151,7 @@ def main() -> int:
     Returns:
         0 if every bar is met, otherwise 1.
     """
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seeds", type=int, nargs="+", default=SEEDS, help="default: 0 1 2")
+    parser = seeds_parser(__doc__)
     options = parser.parse_args()
     torch.set_num_threads(1)
     of_seeds = [measured(Edits(seed)) for seed in options.seeds]

@@ -31,7 +31,7 @@ arXiv 2510.02315 (FOCUS).
 
 import math
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from statistics import fmean
@@ -41,7 +41,7 @@ import torch
 from torch import Tensor
 
 from tests.benchmarks.methods import by_seed
-from tests.benchmarks.methods.bars import Bar, show
+from tests.benchmarks.methods.bars import Bar, by_figure, show
 from trainer.data import build
 from trainer.evaluation.quality import class_accuracy, energy_distance, frechet_distance
 from trainer.flow import UNCONDITIONAL, Condition, cost, path, sampler
@@ -246,14 +246,6 @@ def picture(table: dict[str, dict[str, list[float]]], out: Path) -> None:
     drawing.savefig(out, dpi=120)
 
 
-def tabulated(of_seeds: Sequence[dict[str, Figures]]) -> dict[str, dict[str, list[float]]]:
-    """One table with the figures of all seeds."""
-    return {
-        name: {figure: [found[name][figure] for found in of_seeds] for figure in of_seeds[0][name]}
-        for name in of_seeds[0]
-    }
-
-
 class OfNetwork:
     """A trained network of images, whose halves are the subjects.
 
@@ -358,7 +350,7 @@ def main() -> int:
     parser.add_argument("--out", type=Path, help="PNG that the trade-off is drawn to")
     options = parser.parse_args()
     of_seeds = by_seed.for_seeds(options, partial(run, folder=options.run))
-    table, *of_goals = (tabulated(tables) for tables in zip(*of_seeds, strict=True))
+    table, *of_goals = (by_figure(tables) for tables in zip(*of_seeds, strict=True))
     if options.out is not None:
         picture(table, options.out)
     for goal, found in zip(GOALS, of_goals, strict=False):

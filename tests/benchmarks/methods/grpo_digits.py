@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from netsim.foundation.run_reference import ReferenceConfig
-from tests.benchmarks.methods.bars import Bar, show
+from tests.benchmarks.methods.bars import Bar, by_figure, show
 from tests.benchmarks.methods.immiscible import digits
 from trainer.data import DigitsConfig, build
 from trainer.evaluation.quality import frechet_distance
@@ -111,10 +111,7 @@ def main() -> int:
         for seed in options.seeds:
             trained(kept / f"seed_{seed}", seed, options.changes)
         of_seeds = [run(kept / f"seed_{seed}") for seed in options.seeds]
-    rows = {
-        name: {figure: [figures[name][figure] for figures in of_seeds] for figure in of_seeds[0][name]}
-        for name in of_seeds[0]
-    }
+    rows = by_figure(of_seeds)
     rises = [figures["policy"]["reward"] - figures["base"]["reward"] for figures in of_seeds]
     ratios = [figures["policy"]["FD"] / figures["base"]["FD"] for figures in of_seeds]
     return show(

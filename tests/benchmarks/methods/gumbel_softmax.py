@@ -22,10 +22,9 @@ logomaker/examples/datafiles in it. Without --sites the first two parts are run.
 Source: "Gumbel-Softmax Flow Matching with Straight-Through Guidance", arXiv 2503.17361.
 """
 
-import argparse
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -35,7 +34,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from moe.seeds import fold_in
-from tests.benchmarks.methods.bars import Bar, show
+from tests.benchmarks.methods.bars import Bar, by_figure, show
+from tests.benchmarks.methods.by_seed import seeds_parser
 from tests.benchmarks.methods.plain_loop import PlainNetwork, flow_task, train
 from trainer.data import Batch
 from trainer.data.sequences import codes, read_sequences
@@ -276,17 +276,9 @@ def progress(what: str, figures: Mapping[str, float]) -> None:
     print(f"{what}: {words}", file=sys.stderr, flush=True)
 
 
-def by_figure(seeds: Sequence[Rows]) -> dict[str, dict[str, list[float]]]:
-    """Figures of each row, with a value for each seed."""
-    return {
-        name: {figure: [one[name][figure] for one in seeds] for figure in figures} for name, figures in seeds[0].items()
-    }
-
-
 def main() -> int:
     """Trains, measures and prints; 0 if every bar is met, otherwise 1."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser = seeds_parser(__doc__)
     parser.add_argument("--sites", type=Path, metavar="FILE", help="ss_sequences.txt of logomaker")
     given = parser.parse_args()
     torch.set_num_threads(1)

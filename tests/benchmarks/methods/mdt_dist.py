@@ -14,7 +14,6 @@ the data anew.
 Source: "Few-step Flow for 3D Generation via Marginal-Data Transport Distillation", arXiv 2509.04406.
 """
 
-import argparse
 import copy
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -26,7 +25,8 @@ from sklearn.datasets import load_digits
 from torch import Tensor, nn
 
 from netsim.foundation.run_reference import ReferenceConfig
-from tests.benchmarks.methods.bars import Bar, show
+from tests.benchmarks.methods.bars import Bar, by_figure, show
+from tests.benchmarks.methods.by_seed import seeds_parser
 from tests.benchmarks.methods.plain_loop import Data, PlainNetwork, eight_gaussians, flow_task, follow, rows, train
 from trainer.evaluation.quality import energy_distance
 from trainer.flow import Condition, objective, sampler
@@ -34,7 +34,6 @@ from trainer.flow.objective import LossTerms, Model, Objective
 from trainer.flow.path import PathSample
 from trainer.task import FlowTask
 
-SEEDS = (0, 1, 2)
 BATCH, POINTS, SETS, EMA, STEP = 256, 2000, 3, 0.995, 0.01
 TEACHER, VM, BOTH, CM = "teacher", "VM", "VM + VD", "CM"
 VM_WEIGHTED, CM_UNWEIGHTED = "VM with the weight of CM", "CM without its weight"
@@ -192,8 +191,7 @@ def main() -> int:
     Returns:
         0 if every bar is met, otherwise 1.
     """
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seeds", type=int, nargs="+", default=SEEDS, help="default: 0 1 2")
+    parser = seeds_parser(__doc__)
     names = [setting.name for setting in settings()]
     parser.add_argument("--data", choices=names, nargs="+", default=names, help="default: both")
     options = parser.parse_args()
@@ -203,10 +201,7 @@ def main() -> int:
         if setting.name not in options.data:
             continue
         of_seeds = [run(setting, seed) for seed in options.seeds]
-        table = {
-            name: {figure: [found[name][figure] for found in of_seeds] for figure in of_seeds[0][name]}
-            for name in of_seeds[0]
-        }
+        table = by_figure(of_seeds)
         one = {name: fmean(found[ONE]) for name, found in table.items()}
         missed |= show(
             f"N(0, I) to {setting.name}: energy distance",

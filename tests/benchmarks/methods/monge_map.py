@@ -15,7 +15,6 @@ there is less than what the seed does.
 Source: Uscidda and Cuturi, "The Monge Gap: A Regularizer to Learn All Transport Maps", arXiv 2302.04953.
 """
 
-import argparse
 from collections.abc import Callable
 from statistics import fmean
 from typing import Any
@@ -24,7 +23,8 @@ import torch
 from torch import Tensor
 
 from moe.ot import exact, monge_gap, squared_euclidean
-from tests.benchmarks.methods.bars import Bar, show
+from tests.benchmarks.methods.bars import Bar, by_figure, show
+from tests.benchmarks.methods.by_seed import seeds_parser
 from tests.benchmarks.methods.plain_loop import (
     Data,
     PlainNetwork,
@@ -37,7 +37,6 @@ from tests.benchmarks.methods.plain_loop import (
 from tests.benchmarks.methods.rectified_flow import PAIRED, PAIRS, distance, learned
 from trainer.data import Batch
 
-SEEDS = (0, 1, 2)
 DIMENSIONS, STEPS, BATCH, POINTS, SETS = 4, 400, 128, 512, 4
 FLOW_STEPS, WEIGHTS = 1000, (0.1, 1.0)
 WITH, WITHOUT = "Monge map, image", "no gap, image"
@@ -137,12 +136,11 @@ def main() -> int:
     Returns:
         0 if every bar is met, otherwise 1.
     """
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seeds", type=int, nargs="+", default=SEEDS, help="default: 0 1 2")
+    parser = seeds_parser(__doc__)
     options = parser.parse_args()
     torch.set_num_threads(1)
-    table = _table([maps(seed) for seed in options.seeds])
-    beside = _table([students(seed) for seed in options.seeds])
+    table = by_figure([maps(seed) for seed in options.seeds])
+    beside = by_figure([students(seed) for seed in options.seeds])
 
     def mean(name: str, figure: str) -> float:
         return fmean(table[name][figure])
@@ -161,11 +159,6 @@ def main() -> int:
     )
     show("Reflow of eight Gaussians, in one step unless said otherwise", beside, [])
     return met
-
-
-def _table(of_seeds: list[dict[str, dict[str, float]]]) -> dict[str, dict[str, list[float]]]:
-    first = of_seeds[0]
-    return {name: {figure: [found[name][figure] for found in of_seeds] for figure in first[name]} for name in first}
 
 
 if __name__ == "__main__":

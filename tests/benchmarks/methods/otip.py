@@ -22,7 +22,6 @@ Source: Lupascu and Stupariu, "Transport-Guided Rectified Flow Inversion", arXiv
 Image Inversion and Editing using Rectified Stochastic Differential Equations", arXiv 2410.10792.
 """
 
-import argparse
 import math
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -36,14 +35,15 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from moe.seeds import fold_in
-from tests.benchmarks.methods.bars import Bar, show
+from tests.benchmarks.methods.bars import Bar, by_figure, show
+from tests.benchmarks.methods.by_seed import seeds_parser
 from tests.benchmarks.methods.plain_loop import PlainNetwork, flow_task, rows, train
 from trainer.data import SPLITS, DigitsConfig
 from trainer.evaluation.quality import ClassJudge
 from trainer.flow import Condition, inversion, sampler
 from trainer.flow.control import Pull, PullConfig, Transport, TransportConfig, controlled
 
-SEEDS, STEPS, CLASSES, RECONSTRUCTED = (0, 1, 2), 28, 10, 120
+STEPS, CLASSES, RECONSTRUCTED = 28, 10, 120
 EULER = sampler.Euler(steps=STEPS)
 GAMMA, STRENGTHS = 0.5, (0.3, 0.5, 1.0)
 PULLS = ((0.5, 0.0, 0.25), (0.5, 0.5, 0.25), (0.5, 0.9, 0.25), (0.0, 0.0, 0.25), (0.0, 0.5, 0.25), (0.0, 0.9, 0.25))
@@ -280,14 +280,6 @@ def mean_points(of_seeds: Sequence[Sequence[Point]]) -> list[Point]:
     return [Point(*(fmean(values) for values in zip(*points, strict=True))) for points in zip(*of_seeds, strict=True)]
 
 
-def gathered(of_seeds: Sequence[Mapping[str, Mapping[str, float]]]) -> dict[str, dict[str, list[float]]]:
-    """Figures of rows, each with one value a seed."""
-    return {
-        name: {figure: [tables[name][figure] for tables in of_seeds] for figure in figures}
-        for name, figures in of_seeds[0].items()
-    }
-
-
 def bars(
     saved: Mapping[str, Mapping[str, Sequence[float]]], plane: Mapping[str, Sequence[Sequence[Point]]]
 ) -> list[Bar]:
@@ -324,8 +316,7 @@ def main() -> int:
     Returns:
         0 if every bar is met, otherwise 1.
     """
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seeds", type=int, nargs="+", default=SEEDS, help="default: 0 1 2")
+    parser = seeds_parser(__doc__)
     options = parser.parse_args()
     torch.set_num_threads(1)
     errors, single, swept = [], [], []
@@ -335,19 +326,19 @@ def main() -> int:
         single.append({name: point._asdict() for name, point in single_points(subject, seed).items()})
         swept.append(sweeps(subject))
         print(f"seed {seed} is done", file=sys.stderr)
-    saved = gathered(errors)
+    saved = by_figure(errors)
     plane = {name: [own[name] for own in swept] for name in swept[0]}
     show("squared error of reconstructions", saved, [])
-    show("on the plane", gathered(single), [])
+    show("on the plane", by_figure(single), [])
     means = {name: mean_points(of_seeds) for name, of_seeds in plane.items()}
     averaged = {}
     for error in ERRORS:
         fronts = {name: along(front(points, error)) for name, points in means.items()}
         show(f"{error} by accuracy on the front of each sweep of {len(SWEEP)}, points averaged", fronts, [])
         of_seeds = [{name: behind_and_ahead(own[name], own[RIVAL], error) for name in OTHERS} for own in swept]
-        show(f"{error} over that of RF-Inversion's front, each seed by itself", gathered(of_seeds), [])
+        show(f"{error} over that of RF-Inversion's front, each seed by itself", by_figure(of_seeds), [])
         compared = {name: behind_and_ahead(means[name], means[RIVAL], error) for name in OTHERS}
-        averaged |= {f"{error}, {name}": figures for name, figures in gathered([compared]).items()}
+        averaged |= {f"{error}, {name}": figures for name, figures in by_figure([compared]).items()}
     return show("over RF-Inversion's front, points averaged", averaged, bars(saved, plane))
 
 

@@ -14,16 +14,16 @@ benchmark, along the straight path with the squared error, in as many steps of t
 Source: Wang et al., "Rectified Diffusion", arXiv 2410.07303.
 """
 
-import argparse
 from statistics import fmean
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from tests.benchmarks.methods.bars import Bar, show
+from tests.benchmarks.methods.bars import Bar, by_figure, show
+from tests.benchmarks.methods.by_seed import seeds_parser
 from tests.benchmarks.methods.plain_loop import Data, PlainNetwork, eight_gaussians, flow_task, rows
-from tests.benchmarks.methods.rectified_flow import PAIRED, PAIRS, POINTS, SEEDS, distance, learned
+from tests.benchmarks.methods.rectified_flow import PAIRED, PAIRS, POINTS, distance, learned
 from tests.benchmarks.methods.rectified_flow import floor as floor_of
 from trainer.flow import UNCONDITIONAL
 from trainer.flow.coupling import Pairs
@@ -139,8 +139,7 @@ def main() -> int:
     Returns:
         0 if every bar is met, otherwise 1.
     """
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seeds", type=int, nargs="+", default=SEEDS, help="default: 0 1 2")
+    parser = seeds_parser(__doc__)
     options = parser.parse_args()
     torch.set_num_threads(1)
     of_seeds = [
@@ -152,10 +151,7 @@ def main() -> int:
         }
         for seed in options.seeds
     ]
-    table = {
-        name: {figure: [found[name][figure] for found in of_seeds] for figure in of_seeds[0][name]}
-        for name in of_seeds[0]
-    }
+    table = by_figure(of_seeds)
 
     def mean(name: str, figure: str) -> float:
         return fmean(table[name][figure])

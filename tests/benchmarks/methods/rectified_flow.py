@@ -12,7 +12,6 @@ Source: Liu et al., "Flow Straight and Fast", arXiv 2209.03003; the scale: Song 
 Training Consistency Models", arXiv 2310.14189.
 """
 
-import argparse
 import copy
 import math
 from collections.abc import Callable
@@ -22,7 +21,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tests.benchmarks.methods.bars import Bar, show
+from tests.benchmarks.methods.bars import Bar, by_figure, show
+from tests.benchmarks.methods.by_seed import seeds_parser
 from tests.benchmarks.methods.plain_loop import (
     Data,
     PlainNetwork,
@@ -37,7 +37,6 @@ from tests.benchmarks.methods.plain_loop import (
 from trainer.evaluation.transport import transport_cost
 from trainer.task import FlowTask
 
-SEEDS = (0, 1, 2)
 STEPS, DISTILLATION_STEPS, BATCH, POINTS, PAIRS, SETS = 1500, 1000, 256, 2000, 20_000, 3
 FIRST, SECOND, DISTILLED, FLOOR = "1-RF", "2-RF", "2-RF, distilled", "data floor"
 HUBER, RIVAL = "2-RF, pseudo-Huber error", "minibatch transport"
@@ -114,15 +113,11 @@ def main() -> int:
     Returns:
         0 if every bar is met, otherwise 1.
     """
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seeds", type=int, nargs="+", default=SEEDS, help="default: 0 1 2")
+    parser = seeds_parser(__doc__)
     options = parser.parse_args()
     torch.set_num_threads(1)
     of_seeds = [run(seed) for seed in options.seeds]
-    table = {
-        name: {figure: [found[name][figure] for found in of_seeds] for figure in of_seeds[0][name]}
-        for name in of_seeds[0]
-    }
+    table = by_figure(of_seeds)
 
     def ratio(figure: str, name: str, other: str) -> float:
         return fmean(table[name][figure]) / fmean(table[other][figure])

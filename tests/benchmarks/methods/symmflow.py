@@ -10,7 +10,6 @@ reading and the floor of drawing.
 Source: "Symmetrical Flow Matching", arXiv 2506.10634.
 """
 
-import argparse
 import tempfile
 from pathlib import Path
 from statistics import fmean
@@ -20,6 +19,7 @@ import torch
 from torch import Tensor
 
 from tests.benchmarks.methods.bars import Bar, show
+from tests.benchmarks.methods.by_seed import seeds_parser
 from tests.benchmarks.methods.plain_loop import PlainNetwork, flow_task, follow, rows, train
 from trainer.data import DigitsConfig, build, write_shards
 from trainer.evaluation.quality import ClassJudge
@@ -97,8 +97,7 @@ def rival() -> dict[str, float]:
 
 def main() -> int:
     """Trains, measures and prints; 0 if every bar is met, otherwise 1."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser = seeds_parser(__doc__)
     seeds = parser.parse_args().seeds
     torch.set_num_threads(1)
     found = {name: [run(code, seed) for seed in seeds] for name, code in CODES.items()}

@@ -12,7 +12,6 @@ The images are those of Debian's dataset-fashion-mnist (apt install dataset-fash
 Source: "Symmetrical Flow Matching", arXiv 2506.10634.
 """
 
-import argparse
 import tempfile
 import time
 from collections.abc import Sequence
@@ -26,6 +25,7 @@ from torch import Tensor, nn
 
 from moe.seeds import fold_in
 from tests.benchmarks.methods.bars import Bar, show
+from tests.benchmarks.methods.by_seed import seeds_parser
 from tests.benchmarks.methods.plain_loop import flow_task, follow, train
 from trainer.config.rules.plan import plan_layout
 from trainer.data import Batch, build, write_shards
@@ -180,8 +180,7 @@ def run(learned: Batch, held_out: Batch, seed: int) -> dict[str, dict[str, float
 
 def main() -> int:
     """Trains, measures and prints; 0 if every bar is met, otherwise 1."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser = seeds_parser(__doc__)
     parser.add_argument("--path", type=Path, default=FASHION, help="folder with the files of Fashion-MNIST")
     request = parser.parse_args()
     torch.set_num_threads(1)

@@ -29,7 +29,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from tests.benchmarks.methods.bars import Bar, show
+from tests.benchmarks.methods.bars import Bar, by_figure, show
 from tests.benchmarks.methods.plain_loop import (
     Data,
     PlainNetwork,
@@ -220,10 +220,7 @@ def digits(folder: Path) -> Transfer:
 def report(title: str, transfer: Transfer, seeds: list[int]) -> int:
     """Runs a transfer with every seed and prints it; 0 if every bar is met, otherwise 1."""
     of_seeds = [transfer.run(seed) for seed in seeds]
-    table = {
-        name: {figure: [found[name][figure] for found in of_seeds] for figure in of_seeds[0][name]}
-        for name in of_seeds[0]
-    }
+    table = by_figure(of_seeds)
 
     def ratio(figure: str, name: str, other: str) -> float:
         return fmean(table[name][figure]) / fmean(table[other][figure])

@@ -14,7 +14,6 @@ angstrom on a free atom, and "one mode" the share of drawn states with exactly o
 Source: TS-GEN; arXiv 2102.09844 for the network.
 """
 
-import argparse
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
@@ -26,6 +25,7 @@ import torch
 from torch import Tensor, nn
 
 from tests.benchmarks.methods.bars import Bar, show
+from tests.benchmarks.methods.by_seed import seeds_parser
 from tests.benchmarks.methods.plain_loop import flow_task, follow, train
 from trainer.config.rules.plan import plan_layout
 from trainer.data import Batch, build
@@ -283,8 +283,7 @@ def passes(path: Path, seeds: Sequence[int], steps: int) -> int:
 
 def main() -> int:
     """Trains, measures and prints; 0 if every bar is met, otherwise 1."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser = seeds_parser(__doc__)
     parser.add_argument("--passes", type=Path, help="a file of that family, made by reactions_data, in place of hops")
     parser.add_argument("--steps", type=int, default=STEPS)
     arguments = parser.parse_args()
