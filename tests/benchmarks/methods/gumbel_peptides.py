@@ -28,8 +28,8 @@ from sklearn.ensemble import RandomForestClassifier
 from torch import Tensor, nn
 from torch.nn import functional
 
-from tests.benchmarks.methods.bars import Bar, show
-from tests.benchmarks.methods.gumbel_softmax import by_figure, progress
+from tests.benchmarks.methods.bars import Bar, by_figure, show
+from tests.benchmarks.methods.gumbel_softmax import progress
 from trainer.data.sequences import SequencesConfig, read_sequences
 from trainer.flow import UNCONDITIONAL, Condition
 from trainer.flow.control import StraightThroughConfig
