@@ -117,7 +117,7 @@ BROKEN: dict[str, tuple[Callable[[Path], object], str]] = {
     "sizes disagree": (both(collective(), other=[collective(comm_size=88)]), "t.1.et: node 1: comm_size: 88 meets 80"),
     "collectives disagree": (
         both(collective(), other=[collective(comm_type=9)]),
-        "comm_type: barrier meets all_reduce",
+        "comm_type: barrier, where rank 0 has all_reduce",
     ),
     "one never comes": (
         both(collective(), other=[node(1, COMP)]),
