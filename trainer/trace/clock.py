@@ -7,7 +7,7 @@ once, after the step.
 from collections.abc import Callable, Hashable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from time import perf_counter_ns
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 
@@ -15,98 +15,55 @@ Mark = Any
 """A place in the program, of which its clock knows when it came to pass."""
 
 
-class Joins(Protocol):
-    """A listener that is called when the compute stream starts to wait for a stream of collectives."""
-
-    def reached(self) -> int:
-        """How many collectives were issued so far in the step."""
-        ...
-
-    def joining(self, stream: Hashable, reached: int) -> AbstractContextManager[None]:
-        """While entered, compute is made to wait for a stream.
-
-        Args:
-            stream: the stream in which collectives were issued.
-            reached: the wait is for the first `reached` of all collectives of the step alone.
-        """
-        ...
+Joining = Callable[[Hashable, int], AbstractContextManager[None]]
+"""Is entered while compute is made to wait for a stream, for the first so many of all collectives of the step alone."""
 
 
-class Clock(Protocol):
-    """Time within one step. Nothing but :meth:`settle` waits.
+class Clock:
+    """Time within one step: that of the host, where compute and collectives are done when their calls return, or a wait
+    for them.
+
+    Nothing but :meth:`settle` waits.
 
     Attributes:
         name: name of the clock in the header of a trace.
     """
 
-    name: str
+    name = "host"
 
-    def watching(self, joins: Joins) -> AbstractContextManager[None]:
+    def watching(self, reached: Callable[[], int], joining: Joining) -> AbstractContextManager[None]:  # noqa: ARG002  a host has no streams
         """While entered, the stream in use at the beginning counts as the compute stream.
 
         Args:
-            joins: is called when this stream waits for another.
+            reached: how many collectives were issued so far in the step.
+            joining: for each wait of the compute stream for another.
         """
-        ...
-
-    def mark(self) -> Mark:
-        """A mark at this point of the compute stream."""
-        ...
-
-    def mark_end(self) -> Mark:
-        """A mark in the stream in use, which has just been made to wait for a collective."""
-        ...
-
-    def beside(self) -> Hashable | None:
-        """The stream in use if it is not the compute stream, so that compute continues meanwhile; else None."""
-        ...
-
-    def settle(self) -> None:
-        """Waits until all marks have been reached."""
-        ...
-
-    def between_ns(self, earlier: Mark, later: Mark) -> int:
-        """Time from one mark to another in ns; 0 if they were reached in the opposite order."""
-        ...
-
-    def forget(self) -> None:
-        """Releases all marks so far."""
-        ...
-
-
-class HostClock:
-    """The time of the host, where compute and collectives are done when their calls return, or a wait for them."""
-
-    name = "host"
-
-    def watching(self, joins: Joins) -> AbstractContextManager[None]:  # noqa: ARG002  a host has no streams
-        """Watches nothing."""
         return nullcontext()
 
     def mark(self) -> Mark:
-        """Now, in ns."""
+        """A mark at this point of the compute stream."""
         return perf_counter_ns()
 
     def mark_end(self) -> Mark:
-        """Now, in ns."""
+        """A mark in the stream in use, which has just been made to wait for a collective."""
         return perf_counter_ns()
 
     def beside(self) -> Hashable | None:
-        """None."""
+        """The stream in use if it is not the compute stream, so that compute continues meanwhile; else None."""
         return None
 
     def settle(self) -> None:
-        """Nothing is outstanding."""
+        """Waits until all marks have been reached."""
 
     def between_ns(self, earlier: Mark, later: Mark) -> int:
-        """The difference."""
+        """Time from one mark to another in ns; 0 if they were reached in the opposite order."""
         return max(0, later - earlier)
 
     def forget(self) -> None:
-        """Nothing to free: marks of this clock are numbers."""
+        """Releases all marks so far."""
 
 
-class DeviceClock:
+class DeviceClock(Clock):
     """The time of a device, by events in its streams.
 
     Compute waits for another stream by an event of that stream, or the host waits for it. Waits in C++ alone are not
@@ -128,24 +85,23 @@ class DeviceClock:
         self._points: dict[int, tuple[Any, Any, int]] = {}
 
     @contextmanager
-    def watching(self, joins: Joins) -> Iterator[None]:
-        """While entered, the stream in use at the beginning is the compute stream; `joins` sees its waits."""
+    def watching(self, reached: Callable[[], int], joining: Joining) -> Iterator[None]:
         self._compute = self._runtime.current_stream()
 
         def recorded(event: Any, stream: Any = None) -> AbstractContextManager[None]:
-            self._points[id(event)] = event, stream or self._runtime.current_stream(), joins.reached()
+            self._points[id(event)] = event, stream or self._runtime.current_stream(), reached()
             return nullcontext()
 
         def held(event: Any) -> AbstractContextManager[None]:
-            _, stream, reached = self._points.get(id(event), (None, None, 0))
-            return joins.joining(stream, reached)
+            _, stream, number = self._points.get(id(event), (None, None, 0))
+            return joining(stream, number)
 
         def waited(event: Any, stream: Any = None) -> AbstractContextManager[None]:
             own = (stream or self._runtime.current_stream()) == self._compute
             return held(event) if own else nullcontext()
 
         def emptied(stream: Any) -> AbstractContextManager[None]:
-            return joins.joining(stream, joins.reached())
+            return joining(stream, reached())
 
         with (
             _seen(self._runtime.Event, "record", recorded),
@@ -156,20 +112,16 @@ class DeviceClock:
             yield
 
     def mark(self) -> Mark:
-        """An event in the compute stream."""
         return self._event(self._compute)
 
     def mark_end(self) -> Mark:
-        """An event in the stream in use."""
         return self._event(self._runtime.current_stream())
 
     def beside(self) -> Hashable | None:
-        """The stream in use, if it is not the compute stream."""
         in_use = self._runtime.current_stream()
         return None if in_use == self._compute else in_use
 
     def settle(self) -> None:
-        """The host waits for the device, the only time in a step."""
         self._runtime.synchronize()
 
     def between_ns(self, earlier: Mark, later: Mark) -> int:
@@ -177,7 +129,6 @@ class DeviceClock:
         return max(0, round(earlier.elapsed_time(later) * 1e6))
 
     def forget(self) -> None:
-        """Returns the events to the pool."""
         self._used = 0
         self._points.clear()
 
@@ -192,7 +143,7 @@ class DeviceClock:
 
 def clock_of(device: torch.device) -> Clock:
     """The clock for the compute of a device."""
-    return HostClock() if device.type == "cpu" else DeviceClock(torch.get_device_module(device))
+    return Clock() if device.type == "cpu" else DeviceClock(torch.get_device_module(device))
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from moe.collective_trace import ROLLOUT, CollectiveRecord, TraceHeader, read, write_lines
-from trainer.trace.clock import Clock, HostClock, Mark
+from trainer.trace.clock import Clock, Mark
 from trainer.trace.context import attach, position
 from trainer.trace.operation import NAMESPACES, WAITS, describe
 
@@ -58,7 +58,7 @@ class Recorder:
     ) -> None:
         self.path = path
         self.steps = frozenset(steps)
-        self._clock = clock or HostClock()
+        self._clock = clock or Clock()
         self.header = TraceHeader(
             source="recorded",
             world_size=dist.get_world_size(),
@@ -122,7 +122,8 @@ class Recorder:
             self._close_step()
             self._step, self._first_micro = step, micro
         self._micro = micro - self._first_micro
-        with attach(self._blocks), _watched_waits(self), self._clock.watching(self), _Interception(self):
+        watched_streams = self._clock.watching(self.reached, self.joining)
+        with attach(self._blocks), _watched_waits(self), watched_streams, _Interception(self):
             torch.empty(0)  # torch imports its tracing machinery (a second) at the first call under a dispatch mode
             self._resumed = self._clock.mark()
             yield
