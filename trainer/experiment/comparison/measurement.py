@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -30,7 +30,6 @@ from trainer.evaluation.judgement import parted, real_examples
 from trainer.evaluation.quality import frechet_distance
 from trainer.evaluation.transport import wasserstein_2
 from trainer.experiment.comparison.results import CallTraffic, Fabric
-from trainer.experiment.forecast.protocol import Operation
 from trainer.experiment.forecast.sampling import Sampling, sampling_bytes, sampling_spec
 from trainer.experiment.forecast.trace import TraceSpec, formula
 from trainer.flow import sampler
@@ -40,25 +39,10 @@ from trainer.sampling.trained import opened
 from trainer.training.guard import RunFailed
 
 
-@dataclass(frozen=True)
-class NetworkCalls:
-    """A program for the formula: calls of a network, one after another.
+def calls_on(config: RunConfig, fabric: Fabric, calls: int = 1) -> TraceSpec:
+    """The collectives of so many calls of a network that draws examples on all ranks of a fabric at once, unguided.
 
     Samples are not gathered afterwards, as they are for a file: a user takes each from the rank that drew it.
-    """
-
-    sampling: Sampling
-    calls: int = 1
-
-    def operations(self) -> Iterator[Operation]:
-        of_a_call = list(self.sampling.passages[0].forward())
-        for number in range(self.calls):
-            yield from (Operation(number, "forward", layer, collective) for layer, collective in of_a_call)
-
-
-def calls_on(config: RunConfig, fabric: Fabric, calls: int = 1) -> TraceSpec:
-    """The collectives of drawing examples on all ranks of a fabric at once, without guidance.
-
     Experts are spread over gcd(experts, ranks) ranks; all else is whole on every rank.
     """
     spread = 1 if config.moe is None else math.gcd(config.moe.num_experts, fabric.ranks)
@@ -70,7 +54,7 @@ def calls_on(config: RunConfig, fabric: Fabric, calls: int = 1) -> TraceSpec:
     )
     assert isinstance(spec.program, Sampling)
     of_any_run = None  # so that runs whose networks send the same have one trace
-    return replace(spec, program=NetworkCalls(spec.program, calls), config_sha256=of_any_run)
+    return replace(spec, program=Sampling(passages=spec.program.passages * calls), config_sha256=of_any_run)
 
 
 def _layout(config: RunConfig, ranks: int, ranks_per_node: int) -> Layout:
@@ -103,8 +87,7 @@ class CallPrices:
     def of(self, config: RunConfig) -> CallTraffic:
         """Bytes and time of a call of a run's network."""
         spec = calls_on(config, self.fabric)
-        assert isinstance(spec.program, NetworkCalls)
-        sent = sampling_bytes(replace(spec, program=spec.program.sampling)).call.total
+        sent = sampling_bytes(spec).call.total
         network_us = self.times_us(spec) if sent else {}
         return CallTraffic(sent / (self.fabric.ranks * self.fabric.examples), network_us)
 

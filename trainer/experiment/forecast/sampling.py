@@ -29,11 +29,11 @@ class Sampling:
 
     Each call is a forward pass in evaluation mode, and a micro step of the trace. Weights are where they are used: a
     dense network is whole on every rank, or the ranks share its matrices. A head that is called by itself sends
-    nothing. `collected` puts together the samples of all ranks after the last call.
+    nothing. `collected` puts together the samples of all ranks after the last call; None: they stay where they are.
     """
 
     passages: tuple[Passage, ...]
-    collected: Collective
+    collected: Collective | None = None
 
     @property
     def calls(self) -> int:
@@ -46,7 +46,8 @@ class Sampling:
         for number, passage in enumerate(self.passages):
             for layer, collective in made[passage]:
                 yield Operation(number, "forward", layer, collective)
-        yield Operation(self.calls - 1, "forward", None, self.collected)
+        if self.collected is not None:
+            yield Operation(self.calls - 1, "forward", None, self.collected)
 
 
 PRECISION = "fp32"
@@ -148,7 +149,7 @@ def sampling_bytes(spec: TraceSpec) -> SamplingBytes:
     count = _Count(spec)
     alike = Counter(program.passages)
     sums = {passage: count.sum(collective for _, collective in passage.forward()) for passage in alike}
-    whole_W, whole_crossnode = count.sum([program.collected])
+    whole_W, whole_crossnode = count.sum([] if program.collected is None else [program.collected])
     for passage, (by_rank_W, crossnode) in sums.items():
         whole_W, whole_crossnode = whole_W + alike[passage] * by_rank_W, whole_crossnode + alike[passage] * crossnode
     call = sums[program.passages[0]]
