@@ -66,12 +66,7 @@ def _partitions(layout: Layout, recording: Recording, rates: Sequence[float]) ->
     num_ranks = {"data": layout.data_parallel, "expert_data": layout.expert_data_parallel}
     rated = list(zip(recording.parameters, rates, strict=True))
     dense, experts = ([(one.size, rate) for one, rate in rated if one.is_expert == are] for are in (False, True))
-    groups = optimizer_groups(
-        [size for size, _ in dense],
-        [size for size, _ in experts],
-        [rate for _, rate in dense],
-        [rate for _, rate in experts],
-    )
+    groups = optimizer_groups(dense, experts)
     return tuple(Partition(group=group, num_ranks=num_ranks[group.group]) for group in groups)
 
 

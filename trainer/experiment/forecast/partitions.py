@@ -11,6 +11,8 @@ from trainer.config.sections import in_order
 
 _EXPERT_GROUP_ELEMENTS = 178_956_971
 _ALIGNMENT = 2
+Rated = tuple[int, float]
+"""Elements of a parameter, and the factor of its learning rate."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,32 +30,26 @@ class ParameterGroup:
     rate: float = 1.0
 
 
-def optimizer_groups(
-    dense: Sequence[int],
-    expert: Sequence[int],
-    dense_rates: Sequence[float] | None = None,
-    expert_rates: Sequence[float] | None = None,
-) -> tuple[ParameterGroup, ...]:
+def optimizer_groups(dense: Sequence[Rated], experts: Sequence[Rated]) -> tuple[ParameterGroup, ...]:
     """The optimiser's parameter groups as DeepSpeed splits them: dense parameters, then experts in groups of limited
     size.
 
-    Elements and factors of the learning rate (None: all 1) are in the order of the model, experts those of one rank.
-    Each group has parameters of one rate.
+    Parameters are in the order of the model, experts those of one rank. Each group has parameters of one rate.
     """
-    dense_rates, expert_rates = dense_rates or [1.0] * len(dense), expert_rates or [1.0] * len(expert)
-    found = [ParameterGroup("data", tuple(_of_rate(rate, dense, dense_rates)), rate) for rate in in_order(dense_rates)]
-    for rate in in_order(expert_rates):
+    found = [ParameterGroup("data", tuple(sizes), rate) for rate, sizes in _by_rate(dense)]
+    for rate, sizes in _by_rate(experts):
         groups: list[list[int]] = []
-        for size in _of_rate(rate, expert, expert_rates):
+        for size in sizes:
             if not groups or sum(groups[-1]) + size > _EXPERT_GROUP_ELEMENTS:
                 groups.append([])
             groups[-1].append(size)
-        found += [ParameterGroup("expert_data", tuple(sizes), rate) for sizes in groups]
+        found += [ParameterGroup("expert_data", tuple(of_group), rate) for of_group in groups]
     return tuple(found)
 
 
-def _of_rate(rate: float, sizes: Sequence[int], rates: Sequence[float]) -> list[int]:
-    return [size for size, own in zip(sizes, rates, strict=True) if own == rate]
+def _by_rate(parameters: Sequence[Rated]) -> list[tuple[float, list[int]]]:
+    rates = in_order(rate for _, rate in parameters)
+    return [(rate, [size for size, own in parameters if own == rate]) for rate in rates]
 
 
 @dataclass(frozen=True)

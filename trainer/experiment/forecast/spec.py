@@ -1,6 +1,7 @@
 """The specification of a trace, from a configuration."""
 
 from dataclasses import replace
+from math import prod
 
 import torch
 from torch import nn
@@ -8,12 +9,12 @@ from torch import nn
 from trainer.config.derived import tokens_per_example
 from trainer.config.layout import Layout
 from trainer.config.run import RunConfig
-from trainer.config.sections import FSDPConfig, in_order
+from trainer.config.sections import FSDPConfig
 from trainer.experiment.forecast import calls
 from trainer.experiment.forecast.calls import drawing, states_of_a_loss, weighing
 from trainer.experiment.forecast.fsdp import FSDPTraffic, Unit
 from trainer.experiment.forecast.layers import tensor_sum
-from trainer.experiment.forecast.partitions import optimizer_groups
+from trainer.experiment.forecast.partitions import Rated, optimizer_groups
 from trainer.experiment.forecast.protocol import Collective, EngineTraffic, Moment
 from trainer.experiment.forecast.recording import moments
 from trainer.experiment.forecast.trace import RankGroups, TraceSpec
@@ -22,7 +23,7 @@ from trainer.experiment.forecast.unknown import without_formula, without_work
 from trainer.experiment.forecast.work import computation
 from trainer.experiment.forecast.zero import ZeroTraffic
 from trainer.experiment.forecast.zero3 import Zero3Traffic
-from trainer.model.build import dense_parameters, dense_shapes, expert_stacks, meta_network
+from trainer.model.build import dense_shapes, expert_stacks, meta_network
 from trainer.model.flops import call_on_meta, questions_in_training
 from trainer.model.network import prepare_blocks
 
@@ -96,29 +97,28 @@ def _engine(config: RunConfig, layout: Layout) -> EngineTraffic:
             tensor_parallel=layout.tensor_parallel,
         )
     stage = config.engine.zero_stage
-    rates = [config.optim.rate_of(name) for name in dense_shapes(config, layout.tensor_parallel)]
+    shapes = dense_shapes(config, layout.tensor_parallel)
+    dense = [(prod(shape), config.optim.rate_of(name)) for name, shape in shapes.items()]
     if stage == 3:
         forward, backward = _moments(config, layout.tensor_parallel)
         return Zero3Traffic(
-            sizes=tuple(dense_parameters(config, layout.tensor_parallel)),
+            sizes=tuple(size for size, _ in dense),
             forward=forward,
             backward=backward,
             num_ranks=layout.data_parallel,
             precision=config.engine.precision,
             bucket_elements=config.engine.bucket_elements,
             summed=_sum(config, layout),
-            groups=len(in_order(rates)),
+            groups=len(optimizer_groups(dense, ())),
         )
-    experts: list[int] = []
-    expert_rates: list[float] = []
+    experts: list[Rated] = []
     if config.moe is not None:
         homes = config.moe.num_experts // layout.expert_parallel
-        stack = homes * config.model.hidden * config.moe.expert_hidden
-        experts = [stack] * 2 * config.model.num_layers  # both matrices of all experts at home, layer by layer
-        expert_rates = [config.optim.rate_of(name) for name in expert_stacks(config)]
+        matrices = homes * config.model.hidden * config.moe.expert_hidden
+        experts = [(matrices, config.optim.rate_of(name)) for name in expert_stacks(config)]
     return ZeroTraffic(
         stage=stage,
-        parameters=optimizer_groups(dense_parameters(config, layout.tensor_parallel), experts, rates, expert_rates),
+        parameters=optimizer_groups(dense, experts),
         num_ranks={"data": layout.data_parallel, "expert_data": layout.expert_data_parallel},
         precision=config.engine.precision,
         bucket_elements=config.engine.bucket_elements,

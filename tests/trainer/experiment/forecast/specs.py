@@ -1,5 +1,6 @@
 """A run for computed traces, described by a few numbers."""
 
+from collections.abc import Iterable
 from typing import Any, Literal
 
 from trainer.experiment.forecast.layers import TokenTraffic
@@ -10,6 +11,11 @@ from trainer.experiment.forecast.training import LossCall, TrainingStep
 from trainer.experiment.forecast.zero import ZeroTraffic
 
 DENSE, EXPERT = (100, 7, 1000, 30), (64, 64, 64)
+
+
+def rated(sizes: Iterable[int]) -> list[tuple[int, float]]:
+    """Parameters that are learned at the same rate."""
+    return [(size, 1.0) for size in sizes]
 
 
 def zero_spec(
@@ -28,7 +34,7 @@ def zero_spec(
     copies = world_size // expert_parallel
     engine = ZeroTraffic(
         stage=zero_stage,
-        parameters=optimizer_groups(DENSE, EXPERT if moe_layers else ()),
+        parameters=optimizer_groups(rated(DENSE), rated(EXPERT if moe_layers else ())),
         num_ranks={"data": world_size, "expert_data": copies},
         precision=precision,
         bucket_elements=bucket_elements,

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from moe.collective_trace import CollectiveRecord, read, write
-from tests.trainer.experiment.forecast.specs import DENSE, EXPERT, zero_spec
+from tests.trainer.experiment.forecast.specs import DENSE, EXPERT, rated, zero_spec
 from trainer.experiment.forecast.partitions import ParameterGroup, optimizer_groups
 from trainer.experiment.forecast.trace import TraceSpec, constant_gaps, formula, recorded_gaps
 from trainer.experiment.forecast.zero import ZeroTraffic
@@ -273,7 +273,7 @@ def reductions(
 def test_pieces_add_up_and_respect_the_bucket(
     dense: list[int], expert: list[int], copies: int, zero_stage: int, bucket: int
 ) -> None:
-    pieces = reductions(optimizer_groups(dense, expert), copies, zero_stage, bucket)
+    pieces = reductions(optimizer_groups(rated(dense), rated(expert)), copies, zero_stage, bucket)
     sums = Counter[str]()
     for group, elements in pieces:
         sums[group] += elements
@@ -289,7 +289,7 @@ def test_an_oversized_gradient_is_cut_where_its_owner_changes() -> None:
 
 
 def test_experts_are_split_into_groups_of_limited_size() -> None:
-    groups = optimizer_groups([5], [100_000_000, 70_000_000, 10_000_000])
+    groups = optimizer_groups(rated([5]), rated([100_000_000, 70_000_000, 10_000_000]))
     assert [group.sizes for group in groups] == [(5,), (100_000_000, 70_000_000), (10_000_000,)]
 
 
