@@ -13,7 +13,7 @@ from trainer.config.sections import DeepSpeedConfig
 from trainer.config.task import Calls
 from trainer.experiment.forecast.layers import layers
 from trainer.experiment.forecast.protocol import Collective, Passage, all_gather, broadcast
-from trainer.experiment.forecast.training import Collecting, LossCall, RolloutCall
+from trainer.experiment.forecast.training import Call, Collecting
 from trainer.experiment.forecast.unknown import adapts, learns_flow
 from trainer.experiment.forecast.work import Computation, computation
 from trainer.flow.coupling import Assignment, Ends, GibbsWeighted, MinibatchOT, OwnCoupling
@@ -61,24 +61,24 @@ def collecting(config: RunConfig, layout: Layout, *, work: bool = False) -> Coll
     calls = [one for one in config.task.calls or () if one.phase == "rollout"]
     if not calls:
         return None
-    made = tuple(
-        RolloutCall(passage, one.count, one.gradient, own, _computation(config, layout, one) if work else None)
-        for one, (passage, own) in zip(calls, _passages(config, layout, calls), strict=True)
-    )
+    made = _made(config, layout, calls, work=work)
     return Collecting(calls=made, micro_batches=layout.accumulation * config.task.cycle)
 
 
-def loss_calls(config: RunConfig, layout: Layout, *, work: bool = False) -> tuple[LossCall, ...]:
+def loss_calls(config: RunConfig, layout: Layout, *, work: bool = False) -> tuple[Call, ...]:
     """The calls of one loss; needs a run for which :func:`without_formula` is None."""
     calls = [one for one in config.task.calls or () if one.phase == "learn"]
     if learns_flow(config):
         calls = [Calls("learn", rows=states_of_a_loss(config), gradient=True)]
-    passages = _passages(config, layout, calls)
-    return tuple(
-        LossCall(passage, one.gradient, _computation(config, layout, one) if work else None)
-        for one, (passage, _) in zip(calls, passages, strict=True)
-        for _ in range(one.count)
-    )
+    return _made(config, layout, calls, work=work)
+
+
+def _made(config: RunConfig, layout: Layout, calls: Sequence[Calls], *, work: bool) -> tuple[Call, ...]:
+    made = [
+        Call(passage, own, one.gradient, _computation(config, layout, one) if work else None)
+        for one, (passage, own) in zip(calls, _passages(config, layout, calls), strict=True)
+    ]
+    return tuple(call for one, call in zip(calls, made, strict=True) for _ in range(one.count))
 
 
 def states_of_a_loss(config: RunConfig) -> int:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from typing import get_args
 
 from moe.collective_trace import ROLLOUT
 from trainer.experiment.forecast.protocol import (
@@ -20,14 +21,21 @@ Event = Operation | Work | Awaited
 
 
 @dataclass(frozen=True, slots=True)
-class RolloutCall:
-    """Equal calls in a rollout, one after the other, of the run's own network or of a frozen one."""
+class Call:
+    """A call of the run's own network, or of a frozen one.
+
+    Attributes:
+        gradient: whether a backward pass follows; in a loss, of every call of the own network and of no other.
+    """
 
     passage: Passage
-    count: int = 1
-    gradient: bool = False
     own: bool = True
+    gradient: bool = False
     computation: Computation | None = None
+
+    def events(self, phase: Phase) -> dict[Place, tuple[Collective | Work, ...]]:
+        """What happens in each place of a pass."""
+        return {place: tuple(events(self.passage, phase, place, self.computation)) for place in self.passage.places}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,47 +46,28 @@ class Collecting:
     before the place that needs it. Blocks of a frozen network have no number in a trace.
     """
 
-    calls: tuple[RolloutCall, ...]
+    calls: tuple[Call, ...]
     micro_batches: int = 1
 
     def events(self, engine: EngineTraffic) -> Iterator[Event]:
-        """The collectives in order, and the computation between them."""
-        calls = [call for call in self.calls for _ in range(call.count)] * self.micro_batches
-        made = {call: _Made(call) for call in self.calls}
+        """The collectives in order, and the computation between them; those of equal calls are made once."""
+        calls = self.calls * self.micro_batches
+        forward, backward = ({call: call.events(phase) for call in set(self.calls)} for phase in get_args(Phase))
         gathers = iter(engine.evaluating(sum(call.own for call in calls)))
         for call in calls:
-            happens = made[call]
-            gathered = next(gathers) if call.own else {}
+            gathered, there, back = next(gathers) if call.own else {}, forward[call], backward[call]
             for place in call.passage.places:
-                for event in (*gathered.get(place, ()), *happens.forward[place]):
+                for event in (*gathered.get(place, ()), *there[place]):
                     yield _operation(call, place, event)
             for place in reversed(call.passage.places) if call.gradient else ():
-                for event in happens.backward[place]:
+                for event in back[place]:
                     yield _operation(call, place, event)
 
 
-class _Made:
-    """Events of the passes of a call, made once, as the messages of many calls on many ranks take much memory."""
-
-    def __init__(self, call: RolloutCall) -> None:
-        passage, computes = call.passage, call.computation
-        self.forward = {place: tuple(events(passage, "forward", place, computes)) for place in passage.places}
-        self.backward = {place: tuple(events(passage, "backward", place, computes)) for place in passage.places}
-
-
-def _operation(call: RolloutCall, place: Place, event: Collective | Awaited | Work) -> Event:
+def _operation(call: Call, place: Place, event: Collective | Awaited | Work) -> Event:
     if not isinstance(event, Collective):
         return event
     return Operation(0, ROLLOUT, layer_of(place) if call.own else None, event)
-
-
-@dataclass(frozen=True, slots=True)
-class LossCall:
-    """A call in a loss: of the run's own network, whose backward pass follows, or of a frozen one without gradient."""
-
-    passage: Passage
-    own: bool = True
-    computation: Computation | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,7 +79,7 @@ class TrainingStep:
     the computation of the update is known, operations say what is computed before them.
     """
 
-    calls: tuple[LossCall, ...]
+    calls: tuple[Call, ...]
     engine: EngineTraffic
     repeats_forward: bool = False
     accumulation: int = 1
@@ -146,19 +135,19 @@ class TrainingStep:
             yield Operation(self.accumulation - 1, "optimizer", None, collective)
 
     def _micro_step(self, micro: int) -> Iterator[Event]:
-        own = [call for call in self.calls if call.own]
+        learn = [call for call in self.calls if call.gradient]
         for call in self.calls:
             for place in call.passage.places:
-                if call.own:
+                if call.gradient:
                     yield from self._place(call, "forward", place, micro)
                     continue
                 for event in events(call.passage, "forward", place, call.computation):
                     yield event if isinstance(event, Work) else Operation(micro, "forward", None, event)
-        for number, call in reversed(list(enumerate(own))):
+        for number, call in reversed(list(enumerate(learn))):
             for place in reversed(call.passage.places):
                 yield from self._place(call, "backward", place, micro, ends=number == 0)
 
-    def _place(self, call: LossCall, phase: Phase, place: Place, micro: int, *, ends: bool = True) -> Iterator[Event]:
+    def _place(self, call: Call, phase: Phase, place: Place, micro: int, *, ends: bool = True) -> Iterator[Event]:
         """Yields the events of a pass through a place; with `ends`, also the engine's collectives behind it."""
         layer = layer_of(place)
         repeats = self.repeats_forward and phase == "backward" and layer is not None

@@ -7,7 +7,7 @@ from trainer.experiment.forecast.layers import TokenTraffic
 from trainer.experiment.forecast.partitions import optimizer_groups
 from trainer.experiment.forecast.protocol import Passage
 from trainer.experiment.forecast.trace import RankGroups, TraceSpec
-from trainer.experiment.forecast.training import LossCall, TrainingStep
+from trainer.experiment.forecast.training import Call, TrainingStep
 from trainer.experiment.forecast.zero import ZeroTraffic
 
 DENSE, EXPERT = (100, 7, 1000, 30), (64, 64, 64)
@@ -42,6 +42,7 @@ def zero_spec(
     )
     settings: dict[str, Any] = {"num_experts": 16, "top_k": 2, "tokens": 33, "hidden": 10, **tokens}
     travelling = TokenTraffic(expert_parallel=expert_parallel, moe_layers=moe_layers, precision=precision, **settings)
+    call = Call(Passage(4, (travelling,) if moe_layers else ()), gradient=True)
     return TraceSpec(
         world_size=world_size,
         ranks_per_node=2,
@@ -50,8 +51,6 @@ def zero_spec(
             "expert": RankGroups(expert_parallel),
             "expert_data": RankGroups(copies, stride=expert_parallel),
         },
-        program=TrainingStep(
-            calls=(LossCall(Passage(4, (travelling,) if moe_layers else ())),), engine=engine, accumulation=accumulation
-        ),
+        program=TrainingStep(calls=(call,), engine=engine, accumulation=accumulation),
         steps=steps,
     )
