@@ -34,7 +34,8 @@ class Features(Configured):
 )
 def features(options: Features) -> int:
     from trainer.evaluation.feature_classifier import run
-    from trainer.experiment.stage import ConfiguredStage, chosen, load_stages
+    from trainer.experiment.stage.protocol import ConfiguredStage
+    from trainer.experiment.stage.reading import chosen, load_stages
 
     stages = load_stages(options.config, options.overrides)
     first = next((stage.name for stage in stages if stage.trains), None)

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from trainer.config.rules.objection import errors, refuse_all
-from trainer.experiment.stage import load_stages, of_stages
+from trainer.experiment.stage.reading import load_stages
+from trainer.experiment.stage.running import of_stages
 
 _UNITS = {
     "B": 1,

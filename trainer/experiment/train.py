@@ -11,7 +11,9 @@ from trainer.distributed.process.exit_status import RanksMissing
 from trainer.distributed.process.signals import end_with_launcher
 from trainer.distributed.run_folder import one_folder
 from trainer.distributed.start_store import StartStore
-from trainer.experiment.stage import Stage, check_read, chosen, load_stages, run_stages
+from trainer.experiment.stage.protocol import Stage
+from trainer.experiment.stage.reading import chosen, load_stages
+from trainer.experiment.stage.running import check_read, run_stages
 from trainer.training.facts import given
 from trainer.training.guard import RunFailed
 

@@ -19,7 +19,10 @@ from trainer.config.rules.plan import plan_layout
 from trainer.config.task.environment import HyperGridConfig, MeasuredFile, MeasureRequest
 from trainer.config.task.trajectory_balance import TrajectoryBalanceTaskConfig
 from trainer.experiment.built import measuring
-from trainer.experiment.stage import MeasureStage, TrainStage, check_stages, load_stages
+from trainer.experiment.stage.prepare import MeasureStage
+from trainer.experiment.stage.reading import load_stages
+from trainer.experiment.stage.running import check_stages
+from trainer.experiment.stage.train import TrainStage
 from trainer.model.build import build_model
 from trainer.task import TrajectoryBalanceTask
 from trainer.task.environment import HyperGrid

@@ -18,7 +18,8 @@ from trainer.config.file import validated
 from trainer.config.model import AnyNetworkConfig, network_settings
 from trainer.config.model.protocol import NetworkConfig
 from trainer.config.run import FLOWLESS, RunConfig
-from trainer.experiment.stage import Stage, stages_of
+from trainer.experiment.stage.protocol import Stage
+from trainer.experiment.stage.reading import stages_of
 from trainer.observe.metrics import Record, read_metrics
 
 ODE_SOLVERS = ("euler", "heun", "dopri5")

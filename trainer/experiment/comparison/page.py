@@ -12,7 +12,7 @@ from trainer.experiment.comparison.charts import CostAxis, axes, bars, figures, 
 from trainer.experiment.comparison.results import QUALITY, Comparison, Entry
 from trainer.experiment.comparison.tables import budget, cheapest, costs, every_number, facts, finding, glance
 from trainer.experiment.comparison.training import command, folder_of, launched, settings
-from trainer.experiment.stage import load_stages
+from trainer.experiment.stage.reading import load_stages
 
 
 def write_page(comparison: Comparison, real: NDArray[np.floating], out: Path) -> None:

@@ -36,7 +36,8 @@ from trainer.experiment.comparison.method import (
 from trainer.experiment.comparison.page import write_page
 from trainer.experiment.comparison.results import CallTraffic, Comparison, Entry, Fabric, Outcome, SampleCost
 from trainer.experiment.comparison.training import folder_of, keep, train_all, trained_file
-from trainer.experiment.stage import ConfiguredStage, check_stages
+from trainer.experiment.stage.protocol import ConfiguredStage
+from trainer.experiment.stage.running import check_stages
 from trainer.observe.measurement import Progress
 from trainer.observe.metrics import read_metrics
 from trainer.sampling.flow import check_latents

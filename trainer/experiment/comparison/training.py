@@ -25,7 +25,8 @@ from trainer.config.trust import options
 from trainer.distributed.process.children import Stopped, Supervisor, killed_with_parent
 from trainer.distributed.process.signals import EX_TEMPFAIL, SIGNALS, STAGE
 from trainer.experiment.comparison.method import SECONDS, Method
-from trainer.experiment.stage import Stage, difference
+from trainer.experiment.stage.protocol import Stage
+from trainer.experiment.stage.running import difference
 from trainer.observe.units import duration
 from trainer.training.guard import RunFailed
 

@@ -18,7 +18,7 @@ from trainer.config.sample import FlowSample
 from trainer.data import Dataset, MixtureConfig
 from trainer.experiment.comparison.method import Method
 from trainer.experiment.mixture.fit import MOST_AMPLIFIED, Mix, amplification, permitted, simplex
-from trainer.experiment.stage import check_stages
+from trainer.experiment.stage.running import check_stages
 
 Measure = Literal["class_accuracy", "frechet_distance", "held_out_loss"]
 LEAST_RATIO = 2

@@ -6,27 +6,3 @@ configuration with a list ``stages`` stands for several runs in folders below it
 itself is in the other sections of the file, and ``{run.dir}`` in a string is the folder of all stages together.
 ``train`` and ``prepare`` have the kinds of stages; ``reading`` makes them of a file, ``running`` runs them in order.
 """
-
-from trainer.experiment.stage.prepare import FitPathStage, MeasureStage, PairsStage, StepsStage
-from trainer.experiment.stage.protocol import ConfiguredStage, Stage
-from trainer.experiment.stage.reading import chosen, load_stages, stages_of
-from trainer.experiment.stage.running import check_read, check_stages, difference, of_stages, run_stages
-from trainer.experiment.stage.train import TrainStage
-
-__all__ = [
-    "ConfiguredStage",
-    "FitPathStage",
-    "MeasureStage",
-    "PairsStage",
-    "Stage",
-    "StepsStage",
-    "TrainStage",
-    "check_read",
-    "check_stages",
-    "chosen",
-    "difference",
-    "load_stages",
-    "of_stages",
-    "run_stages",
-    "stages_of",
-]

@@ -19,7 +19,7 @@ from trainer.experiment.comparison.method import candidates, shares
 from trainer.experiment.comparison.results import Comparison, Entry, Outcome, spread
 from trainer.experiment.comparison.run import prepare
 from trainer.experiment.comparison.training import Training
-from trainer.experiment.stage import TrainStage
+from trainer.experiment.stage.train import TrainStage
 from trainer.observe.metrics import read_metrics
 from trainer.training.guard import RunFailed
 

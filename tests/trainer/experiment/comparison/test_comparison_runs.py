@@ -27,7 +27,8 @@ from trainer.experiment.comparison.page import reproduction
 from trainer.experiment.comparison.results import Comparison, Entry, Outcome
 from trainer.experiment.comparison.run import prepare
 from trainer.experiment.comparison.training import LOG, TimeLeft, Training, folder_of, last_line
-from trainer.experiment.stage import TrainStage, load_stages
+from trainer.experiment.stage.reading import load_stages
+from trainer.experiment.stage.train import TrainStage
 from trainer.observe.metrics import Record
 
 BASE: dict[str, Any] = {

@@ -24,18 +24,12 @@ from trainer.data.shard.index import PairIndex
 from trainer.distributed.groups import Launch
 from trainer.distributed.process.children import Supervisor
 from trainer.distributed.process.signals import EX_TEMPFAIL
-from trainer.experiment.stage import (
-    FitPathStage,
-    PairsStage,
-    Stage,
-    TrainStage,
-    check_read,
-    check_stages,
-    load_stages,
-    running,
-)
-from trainer.experiment.stage.protocol import Provenance
-from trainer.experiment.stage.reading import KINDS
+from trainer.experiment.stage import running
+from trainer.experiment.stage.prepare import FitPathStage, PairsStage
+from trainer.experiment.stage.protocol import Provenance, Stage
+from trainer.experiment.stage.reading import KINDS, load_stages
+from trainer.experiment.stage.running import check_read, check_stages
+from trainer.experiment.stage.train import TrainStage
 from trainer.flow.path.kinetic_optimal import PathTable
 
 DOCUMENT: dict[str, Any] = {

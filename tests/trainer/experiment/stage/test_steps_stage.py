@@ -14,7 +14,11 @@ from tests.trainer.experiment.stage.test_stages import DOCUMENT, finish, forked
 from tests.trainer.runs import torchrun
 from trainer.__main__ import main
 from trainer.config.file import load_config
-from trainer.experiment.stage import PairsStage, Stage, StepsStage, TrainStage, check_stages, load_stages
+from trainer.experiment.stage.prepare import PairsStage, StepsStage
+from trainer.experiment.stage.protocol import Stage
+from trainer.experiment.stage.reading import load_stages
+from trainer.experiment.stage.running import check_stages
+from trainer.experiment.stage.train import TrainStage
 from trainer.flow.sampler import Euler
 from trainer.flow.sampler.protocol import StepsFile
 

@@ -13,7 +13,9 @@ from trainer import load_config
 from trainer.__main__ import main
 from trainer.config.rules.objection import refuse
 from trainer.config.rules.parts import of_composition
-from trainer.experiment.stage import FitPathStage, TrainStage, load_stages
+from trainer.experiment.stage.prepare import FitPathStage
+from trainer.experiment.stage.reading import load_stages
+from trainer.experiment.stage.train import TrainStage
 from trainer.flow.path.kinetic_optimal import read_table
 from trainer.task import FlowTask
 from trainer.training.path_fit import data_points
