@@ -2,7 +2,6 @@
 
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 from moe.collective_trace import TraceHeader, read
 from moe.routing_trace import RoutingTrace
@@ -12,6 +11,7 @@ from trainer.checkpoint.contents import identity_digest
 from trainer.config.file import load_run
 from trainer.config.run import RunConfig
 from trainer.experiment.report.simulation import Simulation
+from trainer.experiment.stage.running import difference, flat
 from trainer.observe.metrics import Record, read_metrics
 
 _LATER = ("optim.steps", "checkpoint", "evaluate", "sample", "trace", "observe", "guard", "run.dir", "run.resume")
@@ -92,16 +92,18 @@ class RunFiles:
         if not all((run.folder / "config.yaml").exists() for run in (self, other)):
             return
         free = (*_LATER, *(_PLACED if placed else ()))
-        own, others = (_settings(run.config.model_dump(mode="json")) for run in (self, other))
-        for key in sorted(own.keys() | others.keys()):
-            differs = own.get(key) != others.get(key)
-            if differs and not any(key == name or key.startswith(f"{name}.") for name in free):
-                raise Refusal(
-                    other.folder / "config.yaml",
-                    key,
-                    f"is {others.get(key)} where {self.folder} has {own.get(key)}",
-                    "give a continuation of the same run",
-                )
+        own, others = (
+            {
+                key: value
+                for key, value in flat(run.config.model_dump(mode="json")).items()
+                if not any(key == name or key.startswith(f"{name}.") for name in free)
+            }
+            for run in (self, other)
+        )
+        if differing := difference(own, others):
+            key, was, now = differing
+            problem = f"is {now} where {self.folder} has {was}"
+            raise Refusal(other.folder / "config.yaml", key, problem, "give a continuation of the same run")
 
 
 def forked(one: RunFiles, other: RunFiles) -> list[int]:
@@ -124,12 +126,3 @@ def forked(one: RunFiles, other: RunFiles) -> list[int]:
 def shown(digest: str | None) -> str:
     """The beginning of a hash, for messages."""
     return "none" if digest is None else f"{digest[:12]}..."
-
-
-def _settings(document: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Settings by dotted key."""
-    found: dict[str, Any] = {}
-    for name, value in document.items():
-        key = f"{prefix}{name}"
-        found |= _settings(value, f"{key}.") if isinstance(value, dict) else {key: value}
-    return found

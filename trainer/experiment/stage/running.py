@@ -42,17 +42,17 @@ def check_read(stage: Stage, stages: Sequence[Stage]) -> None:
 
 def difference(made: Mapping[str, Any], now: Mapping[str, Any]) -> tuple[str, Any, Any] | None:
     """The first setting that differs between two documents, by dotted key, and its value in each; None: none does."""
-    made, now = _flat(made), _flat(now)
+    made, now = flat(made), flat(now)
     differing = (name for name in sorted(made.keys() | now.keys()) if made.get(name) != now.get(name))
     return next(((name, made.get(name), now.get(name)) for name in differing), None)
 
 
-def _flat(value: Mapping[str, Any], before: str = "") -> dict[str, Any]:
+def flat(value: Mapping[str, Any], before: str = "") -> dict[str, Any]:
     """The values of nested sections by dotted key."""
-    flat: dict[str, Any] = {}
+    values: dict[str, Any] = {}
     for key, inner in value.items():
-        flat |= _flat(inner, f"{before}{key}.") if isinstance(inner, dict) else {before + key: inner}
-    return flat
+        values |= flat(inner, f"{before}{key}.") if isinstance(inner, dict) else {before + key: inner}
+    return values
 
 
 def check_stages(stages: Sequence[Stage], world_size: int) -> None:
