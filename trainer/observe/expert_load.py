@@ -5,13 +5,10 @@ this rank, N ranks that share the experts.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy as np
 import torch
 import torch.distributed as dist
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from moe.placement.placement import Mode
@@ -65,23 +62,14 @@ class ExpertLoad:
     def __init__(self, model: nn.Module, ranks_per_node: int, dispatch: Mode = "home") -> None:
         holders = [module for module in model.modules() if isinstance(module, HoldsExperts)]
         self.layers = [holder.layer for holder in holders]
-        self._ranks_per_node = ranks_per_node
+        self._loads = [_LayerLoad(holder, ranks_per_node, dispatch) for holder in holders]
         self._dispatch: Mode = dispatch
-        self._step: list[Tensor | None] = [None] * len(holders)
-        self._earlier: list[Tensor | None] = [None] * len(holders)
         self._total_LC: Tensor | None = None
-        self._rows: list[Tensor | None] = [None] * len(holders)
-        self._places: list[_Places | None] = [None] * len(holders)
-        self._groups = [dist.get_process_group_ranks(holder.ep_group) for holder in holders]
-        for index, holder in enumerate(holders):
-            holder.router.register_forward_hook(self._listener(index, holder))
-            holder.experts.register_forward_pre_hook(self._counter(index, holder))
 
     def start(self) -> None:
         """Begins the counts of a step; earlier ones stay in the total."""
-        self._earlier = [_sum(*tallies) for tallies in zip(self._earlier, self._step, strict=True)]
-        self._step = [None] * len(self._step)
-        self._rows = [None] * len(self._rows)
+        for load in self._loads:
+            load.earlier, load.step, load.rows = _sum(load.earlier, load.step), None, None
 
     def reduced(self) -> dict[str, float]:
         """The step's figures over all ranks, by one all-reduce; collective. Empty for a dense network.
@@ -96,15 +84,16 @@ class ExpertLoad:
         in nats, 0 where every gate is sure. ``router_residual``, of routers that solve for balance: how far from it
         they stopped, over the mean load.
         """
-        step = [tally for tally in self._step if tally is not None]
-        if not step or len(step) < len(self._step):
+        step = [load.step for load in self._loads if load.step is not None]
+        if not step or len(step) < len(self._loads):
             return {}
-        total = [_sum(*tallies) for tallies in zip(self._earlier, self._step, strict=True)]
+        total = [_sum(load.earlier, load.step) for load in self._loads]
         both_LC = torch.stack([*step, *[tally for tally in total if tally is not None]])
         rows_LN = both_LC.new_zeros(len(step), dist.get_world_size())
-        rows = [rows for rows in self._rows if rows is not None]
-        if len(rows) == len(step):
-            rows_LN[:, self._row_ranks] = torch.stack(rows).to(rows_LN)
+        rows = [load.rows for load in self._loads if load.rows is not None]
+        if len(rows) == len(step):  # in capped dispatch this rank counts those of all ranks of its group
+            counted = self._loads[0].ranks if self._dispatch == "capped" else [dist.get_rank()]
+            rows_LN[:, counted] = torch.stack(rows).to(rows_LN)
         sums = torch.cat([both_LC.flatten(), rows_LN.flatten()])
         dist.all_reduce(sums)
         both_LC, rows_LN = sums[: both_LC.numel()].view_as(both_LC), sums[both_LC.numel() :].view_as(rows_LN)
@@ -114,7 +103,7 @@ class ExpertLoad:
     def tokens(self) -> Tensor:
         """Choices of each expert on all ranks, from the start to :meth:`reduced`: int64 [L, E] on the CPU."""
         if self._total_LC is None:
-            return torch.zeros([len(self._step), 0], dtype=torch.int64)
+            return torch.zeros([len(self.layers), 0], dtype=torch.int64)
         return self._total_LC[:, : -len(_SUMS)].long()
 
     def dropped(self) -> int:
@@ -144,76 +133,63 @@ class ExpertLoad:
             figures.update({f"expert_load.layer_{layer}.{name}": value for name, value in named})
         return figures
 
-    def _listener(self, index: int, holder: HoldsExperts) -> Any:
-        def listen(router: Any, _inputs: Any, output: tuple[Tensor, Tensor]) -> None:
-            if router.training and not repeats():
-                crossing = most = output[0].new_zeros([], dtype=torch.float64)
-                report = router.report()
-                if len(holder.slot_to_expert) == output[1].shape[1]:  # with replicas only the dispatcher knows
-                    crossing, most = self._crossing(index, holder, *output)
-                if self._dispatch == "capped":  # experts compute empty seats, too, and cannot tell them from others
-                    ranks = self._places_of(index, holder, output[1]).ranks
-                    rows_N = ranks.new_zeros(holder.ep_group.size()).index_add(0, ranks, report["expert_tokens"])
-                    self._rows[index] = _sum(self._rows[index], rows_N)
-                self._step[index] = _sum(self._step[index], _tally(report, crossing, most))
 
-        return listen
-
-    def _counter(self, index: int, holder: HoldsExperts) -> Any:
-        def count(experts: nn.Module, inputs: tuple[Any, ...]) -> None:
-            if experts.training and not repeats():
-                if self._dispatch != "capped":
-                    self._rows[index] = _sum(self._rows[index], inputs[1].sum()[None])
-                if holder.served is not None:
-                    tally = self._step[index]
-                    assert tally is not None
-                    tally[-2:] += torch.stack(self._crossing(index, holder, holder.served, holder.served))
-
-        return count
-
-    def _crossing(self, index: int, holder: HoldsExperts, probs: Tensor, chosen: Tensor) -> tuple[Tensor, Tensor]:
-        """The result of `crossing_rows` for chosen experts, or for chosen slots where experts have replicas."""
-        places = self._places_of(index, holder, chosen)
-        here = dist.get_rank(holder.ep_group)
-        return crossing_rows(probs, chosen, places.ranks, places.nodes, here, self._dispatch)
-
-    def _places_of(self, index: int, holder: HoldsExperts, chosen: Tensor) -> "_Places":
-        """The layer's places, copied to the device once for each placement."""
-        known, slots = self._places[index], holder.slot_to_expert
-        by_slot = holder.served is not None
-        if known is None or known.by_slot != by_slot or not np.array_equal(known.slot_to_expert, slots):
-            known = _Places.of(slots, by_slot, dist.get_process_group_ranks(holder.ep_group), self._ranks_per_node)
-            known = replace(known, ranks=known.ranks.to(chosen.device), nodes=known.nodes.to(chosen.device))
-            self._places[index] = known
-        return known
-
-    @property
-    def _row_ranks(self) -> list[int]:
-        """Ranks for which this one counts rows: in capped dispatch all ranks of its group, else itself."""
-        own = dist.get_rank()
-        return self._groups[0] if self._dispatch == "capped" else [own]
-
-
-@dataclass(frozen=True, eq=False, slots=True)
-class _Places:
-    """The ranks and nodes of a layer's experts.
+class _LayerLoad:
+    """Listens to a layer's router and experts.
 
     Attributes:
-        slot_to_expert: the placement.
-        by_slot: whether `ranks` has an entry for each slot, where experts have replicas, or for each logical expert.
-        ranks: rank of each slot or expert, as its place among the ranks that share the experts.
-        nodes: node of each of those ranks, int64 [N].
+        ranks: those that share the experts.
+        step, earlier: sums of the routers' reports in this step, and in those before.
+        rows: rows that this rank computed in this step; in capped dispatch those of each rank of its group, [N].
     """
 
-    slot_to_expert: NDArray[np.int64]
-    by_slot: bool
-    ranks: Tensor
-    nodes: Tensor
+    def __init__(self, holder: HoldsExperts, ranks_per_node: int, dispatch: Mode) -> None:
+        self.ranks = dist.get_process_group_ranks(holder.ep_group)
+        self.step: Tensor | None = None
+        self.earlier: Tensor | None = None
+        self.rows: Tensor | None = None
+        self._holder = holder
+        self._dispatch: Mode = dispatch
+        self._nodes_N = torch.tensor(self.ranks) // ranks_per_node
+        self._placement: tuple[bool, bytes] | None = None
+        holder.router.register_forward_hook(self._listen)
+        holder.experts.register_forward_pre_hook(self._count)
 
-    @classmethod
-    def of(cls, slots: NDArray[np.int64], by_slot: bool, group: list[int], ranks_per_node: int) -> "_Places":
-        numbers = torch.arange(len(slots)) if by_slot else torch.as_tensor(slots).argsort()
-        return cls(slots, by_slot, numbers // (len(slots) // len(group)), torch.tensor(group) // ranks_per_node)
+    def _listen(self, router: Any, _inputs: Any, output: tuple[Tensor, Tensor]) -> None:
+        if router.training and not repeats():
+            crossing = most = output[0].new_zeros([], dtype=torch.float64)
+            report = router.report()
+            if len(self._holder.slot_to_expert) == output[1].shape[1]:  # with replicas only the dispatcher knows
+                crossing, most = self._crossing(*output)
+            if self._dispatch == "capped":  # experts compute empty seats, too, and cannot tell them from others
+                ranks, nodes_N = self._places(output[1])
+                rows_N = ranks.new_zeros(len(nodes_N)).index_add(0, ranks, report["expert_tokens"])
+                self.rows = _sum(self.rows, rows_N)
+            self.step = _sum(self.step, _tally(report, crossing, most))
+
+    def _count(self, experts: nn.Module, inputs: tuple[Any, ...]) -> None:
+        if experts.training and not repeats():
+            if self._dispatch != "capped":
+                self.rows = _sum(self.rows, inputs[1].sum()[None])
+            if self._holder.served is not None:
+                assert self.step is not None
+                self.step[-2:] += torch.stack(self._crossing(self._holder.served, self._holder.served))
+
+    def _crossing(self, probs: Tensor, chosen: Tensor) -> tuple[Tensor, Tensor]:
+        """The result of `crossing_rows` for chosen experts, or for chosen slots where experts have replicas."""
+        here = dist.get_rank(self._holder.ep_group)
+        return crossing_rows(probs, chosen, *self._places(chosen), here, self._dispatch)
+
+    def _places(self, chosen: Tensor) -> tuple[Tensor, Tensor]:
+        """Ranks, as places in the group, of all slots where experts have replicas, or else of all logical experts; and
+        the node of each rank, int64 [N]. They are copied to the device once for each placement.
+        """
+        slots, by_slot = self._holder.slot_to_expert, self._holder.served is not None
+        if self._placement != (placement := (by_slot, slots.tobytes())):
+            numbers = torch.arange(len(slots)) if by_slot else torch.as_tensor(slots).argsort()
+            ranks = numbers // (len(slots) // len(self.ranks))
+            self._placement, self._known = placement, (ranks.to(chosen.device), self._nodes_N.to(chosen.device))
+        return self._known
 
 
 def _tally(report: Mapping[str, Tensor], crossing: Tensor, most_crossing: Tensor) -> Tensor:
