@@ -151,9 +151,9 @@ class Comparison:
     num: int
     measure: str
     floor: tuple[float, ...]
+    fabric: Fabric | None
     entries: tuple[Entry, ...]
     left_out: Mapping[str, str]
-    fabric: Fabric | None = None
 
     def step_times(self, entry: Entry) -> list[float]:
         """Median time of an optimiser step with each seed, ms; none where several runs shared the cores."""
@@ -171,22 +171,11 @@ class Comparison:
 
     def to_dict(self) -> dict[str, Any]:
         """As it is written to JSON, with the name and version of the format."""
-        budget = {"steps": self.steps, "global_batch": self.global_batch, "examples": self.steps * self.global_batch}
-        return {
-            "format": FORMAT,
-            "command": self.command,
-            "base": self.base,
-            "data": self.data,
-            "budget": budget,
-            "ranks": self.ranks,
-            "jobs": self.jobs,
-            "num": self.num,
-            "measure": self.measure,
-            "floor": list(self.floor),
-            "fabric": self.fabric and asdict(self.fabric),
-            "entries": [asdict(entry) for entry in self.entries],
-            "left_out": dict(self.left_out),
-        }
+        fields = asdict(self)
+        shared = {name: fields.pop(name) for name in ("command", "base", "data")}
+        steps, batch = fields.pop("steps"), fields.pop("global_batch")
+        budget = {"steps": steps, "global_batch": batch, "examples": steps * batch}
+        return {"format": FORMAT, **shared, "budget": budget, **fields}
 
     @classmethod
     def read(cls, path: Path) -> "Comparison":
@@ -201,19 +190,11 @@ class Comparison:
         if version not in READ:
             raise Refusal(path, "format", f"is not {FORMAT} ({version})", remedy)
         try:
-            budget = document.pop("budget")
-            entries = [_entry(one) for one in document.pop("entries")]
-            fabric = document.pop("fabric", None)
+            budget, fabric = document.pop("budget"), document.pop("fabric", None)
             del document["format"]
-            steps, batch, floor = budget["steps"], budget["global_batch"], tuple(document.pop("floor"))
-            read = cls(
-                entries=tuple(entries),
-                steps=steps,
-                global_batch=batch,
-                floor=floor,
-                fabric=fabric and Fabric(**fabric),
-                **document,
-            )
+            document |= {name: budget[name] for name in ("steps", "global_batch")}
+            document |= {"entries": tuple(map(_entry, document["entries"])), "floor": tuple(document["floor"])}
+            read = cls(**document, fabric=fabric and Fabric(**fabric))
             if not read.floor or not read.evaluations:
                 raise KeyError("outcomes")
         except (KeyError, TypeError, IndexError) as error:

@@ -191,7 +191,7 @@ def test_what_the_page_says_trains_the_very_run_and_measures_it_by_the_data_comp
     entry = Entry("rf reflow", "", None, str(path), str(config), "euler", 6, 10, (outcome,))
     data = {"kind": "toy", "name": "moons"}
     section = reproduction(
-        Comparison("compare x", str(base), data, 6, 8, ranks, 1, 40, "wasserstein_2", (1.0,), (entry,), {})
+        Comparison("compare x", str(base), data, 6, 8, ranks, 1, 40, "wasserstein_2", (1.0,), None, (entry,), {})
     )
     (listing,) = section.blocks
     assert isinstance(listing, Listing)

@@ -24,7 +24,7 @@ def entry(
 def comparison(*entries: Entry) -> Comparison:
     """Sets of real samples are 0.2 to 0.4 apart, 0.3 in the mean."""
     data = {"kind": "toy", "name": "moons"}
-    return Comparison("", "", data, 1000, 64, 1, 1, 1000, "wasserstein_2", (0.2, 0.4), entries, {})
+    return Comparison("", "", data, 1000, 64, 1, 1, 1000, "wasserstein_2", (0.2, 0.4), None, entries, {})
 
 
 @pytest.mark.parametrize(

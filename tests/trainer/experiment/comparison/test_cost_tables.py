@@ -38,7 +38,7 @@ def entry(
 def comparison(*entries: Entry, fabric: Fabric | None = FABRIC) -> Comparison:
     """Sets of real samples are 0.3 apart."""
     data = {"kind": "toy", "name": "moons"}
-    return Comparison("", "", data, 10, 64, 1, 1, 100, "wasserstein_2", (0.2, 0.4), entries, {}, fabric)
+    return Comparison("", "", data, 10, 64, 1, 1, 100, "wasserstein_2", (0.2, 0.4), fabric, entries, {})
 
 
 def options(found: Comparison) -> dict[str, Figure | Note]:
