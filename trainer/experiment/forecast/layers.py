@@ -56,8 +56,7 @@ class TokenTraffic:
 
     Attributes:
         num_nodes: nodes that the ranks of an expert group are on.
-        most_choices, key_value_width, target_bytes, dropout: of coherent dispatch: capacity of a message in choices,
-            elements of a token's keys and values in a layer, bytes of a target, and whether ranks share a seed.
+        most_choices, dropout: of coherent dispatch: capacity of a message in choices, and whether ranks share a seed.
         router_sums: element type and bytes of each all-reduce over the data ranks by which a router balances the tokens
             of a layer's forward pass.
         tokens: of a rank and micro step.
@@ -69,18 +68,13 @@ class TokenTraffic:
     num_nodes: int = 1
     moe_layers: tuple[int, ...]
     dispatch: str = "home"
-    num_experts: int
+    sizes: Sizes
     top_k: int
     most_choices: int = 0
-    key_value_width: int = 0
-    target_bytes: int = 1
     dropout: bool = False
     router_sums: tuple[tuple[str, int], ...] = ()
     tokens: int
-    hidden: int
-    precision: str
     borrowings: tuple[Borrowing | None, ...] = ()
-    expert_elements: int = 0
     seats: int | None = None
 
     def __post_init__(self) -> None:
@@ -111,21 +105,10 @@ class TokenTraffic:
             own = [number for number, one in enumerate(layers) if one == layer]
             layers = [layers[number] for number in own]
             borrowings = [borrowings[number] for number in own if borrowings]
-        element_bytes, dtype = ELEMENT_BYTES[self.precision], DTYPES[self.precision]
-        keys_and_values = self.key_value_width * element_bytes
-        sizes = Sizes(
-            self.hidden,
-            element_bytes,
-            self.num_experts,
-            dtype,
-            key_value_bytes=keys_and_values,
-            expert_bytes=self.expert_elements * element_bytes,
-            target_bytes=self.target_bytes,
-        )
         return expected_exchanges(
             self.dispatch,
             phase,
-            sizes,
+            self.sizes,
             layers,
             num_ranks=self.expert_parallel,
             num_nodes=self.num_nodes,
@@ -166,24 +149,28 @@ def layers(
 def _tokens(
     config: RunConfig, moe: MoEConfig, layout: Layout, tokens: int, precision: str, *, evaluates: bool, replays: bool
 ) -> TokenTraffic:
-    balances = layout.world_size > 1 and not evaluates
+    balances, element_bytes = layout.world_size > 1 and not evaluates, ELEMENT_BYTES[precision]
+    sizes = Sizes(
+        config.model.hidden,
+        element_bytes,
+        moe.num_experts,
+        DTYPES[precision],
+        key_value_bytes=config.model.key_value_width * element_bytes,
+        expert_bytes=expert_parameters(config) * element_bytes,
+        target_bytes=config.model.token_bytes,
+    )
     return TokenTraffic(
         expert_parallel=layout.expert_parallel,
         num_nodes=layout.expert_parallel // (layout.relay_ranks or layout.expert_parallel),
         moe_layers=tuple(range(config.model.num_layers)),
         dispatch="home" if (evaluates or replays) and moe.dispatch == "capped" else moe.dispatch,
-        num_experts=moe.num_experts,
+        sizes=sizes,
         top_k=moe.top_k,
         most_choices=moe.most_choices,
-        key_value_width=config.model.key_value_width,
-        target_bytes=config.model.token_bytes,
         dropout=config.model.keyed_dropout and not evaluates,
         router_sums=_router_sums(moe, chooses=not replays) if balances else (),
         tokens=tokens,
-        hidden=config.model.hidden,
-        precision=precision,
         borrowings=tuple(Borrowing.of(slots, moe.replicas) for slots in layout.slots),
-        expert_elements=expert_parameters(config),
         seats=moe.seats(tokens),
     )
 

@@ -3,9 +3,10 @@
 from collections.abc import Iterable
 from typing import Any, Literal
 
+from moe.dispatch.messages import Sizes
 from trainer.experiment.forecast.layers import TokenTraffic
 from trainer.experiment.forecast.partitions import optimizer_groups
-from trainer.experiment.forecast.protocol import Passage
+from trainer.experiment.forecast.protocol import DTYPES, ELEMENT_BYTES, Passage
 from trainer.experiment.forecast.trace import RankGroups, TraceSpec
 from trainer.experiment.forecast.training import Call, TrainingStep
 from trainer.experiment.forecast.zero import ZeroTraffic
@@ -28,6 +29,8 @@ def zero_spec(
     bucket_elements: int = 10_000,
     moe_layers: tuple[int, ...] = (1, 3),
     steps: tuple[int, ...] = (1,),
+    num_experts: int = 16,
+    key_value_width: int = 0,
     **tokens: Any,
 ) -> TraceSpec:
     """Four blocks under ZeRO 0 to 2, two of them with experts as a rule; further settings are those of the tokens."""
@@ -40,8 +43,11 @@ def zero_spec(
         bucket_elements=bucket_elements,
         accumulation=accumulation,
     )
-    settings: dict[str, Any] = {"num_experts": 16, "top_k": 2, "tokens": 33, "hidden": 10, **tokens}
-    travelling = TokenTraffic(expert_parallel=expert_parallel, moe_layers=moe_layers, precision=precision, **settings)
+    element_bytes = ELEMENT_BYTES[precision]
+    key_values = key_value_width * element_bytes
+    sizes = Sizes(10, element_bytes, num_experts, DTYPES[precision], key_value_bytes=key_values)
+    settings: dict[str, Any] = {"sizes": sizes, "top_k": 2, "tokens": 33, **tokens}
+    travelling = TokenTraffic(expert_parallel=expert_parallel, moe_layers=moe_layers, **settings)
     call = Call(Passage(4, (travelling,) if moe_layers else ()), gradient=True)
     return TraceSpec(
         world_size=world_size,
