@@ -8,7 +8,6 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
-from moe.collective_trace import rank_path
 from moe.placement.placement import Placement
 from netsim.foundation.files import reading, write_bytes
 from netsim.foundation.refusal import Refusal
@@ -22,12 +21,10 @@ from trainer.config.sample import TextSample
 from trainer.data.text.tokens import ByteTokenizer, Tokenizer
 from trainer.data.text_windows import run_tokenizer
 from trainer.distributed.groups import Launch, group_names, joined
-from trainer.model.network import Network
 from trainer.sampling.text import RULE, continue_texts, readable
 from trainer.sampling.trained import restored_together
-from trainer.trace.clock import clock_of
 from trainer.trace.merge import merge
-from trainer.trace.recorder import Recorder
+from trainer.trace.session import recorder_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,7 +102,9 @@ def run(request: GenerateRequest) -> int:
     with joined(launch, **sizes, relay_ranks=layout.relay_ranks):
         restored = restored_together(run_dir, launch, placed)
         model, layout = restored.model.to(launch.device), restored.layout
-        recorder = None if request.record is None else _recorder(request.record, config, model, launch)
+        recorder = None
+        if request.record is not None:
+            recorder = recorder_of(request.record, config, launch, model, group_names(), [1])
         with torch.inference_mode(), nullcontext() if recorder is None else recorder.step(1):
             texts = continue_texts(model, starts, num_tokens, tokenizer=tokenizer, temperature=temperature, seed=seed)
         if recorder is not None:
@@ -161,18 +160,6 @@ def _placement(path: Path, own: Placement) -> Placement:
     if placement.has_replicas:
         raise Refusal(path, "rank_experts", "holds replicas", "place with as many slots as experts")
     return placement
-
-
-def _recorder(folder: Path, config: RunConfig, model: Network, launch: Launch) -> Recorder:
-    return Recorder(
-        rank_path(folder, launch.rank),
-        steps=[1],
-        ranks_per_node=config.trace.ranks_per_node or launch.local_world_size,
-        config_sha256=config.digest,
-        group_names=group_names(),
-        blocks=list(model.blocks),
-        clock=clock_of(launch.device),
-    )
 
 
 def _show(texts: list[bytes], out: Path | None) -> None:

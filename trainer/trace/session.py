@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -36,16 +36,7 @@ class TraceSession:
         self._folder = config.run.dir / "traces"
         self._steps = sorted({step for step in config.trace.steps if 1 <= step <= config.optim.steps})
         self._launch = launch
-        blocks = list(engine.module.blocks)
-        self._collectives = Recorder(
-            rank_path(self._folder, launch.rank),
-            steps=self._steps,
-            ranks_per_node=config.trace.ranks_per_node or launch.local_world_size,
-            config_sha256=config.digest,
-            group_names=engine.group_names,
-            blocks=blocks,
-            clock=clock_of(launch.device),
-        )
+        self._collectives = recorder_of(self._folder, config, launch, engine.module, engine.group_names, self._steps)
         self._routing = None
         if config.moe is not None:
             header = routing_header(config, layout, element_bytes=2 if config.engine.precision == "bf16" else 4)
@@ -84,14 +75,8 @@ class TraceSession:
     @contextmanager
     def step(self, step: int, local: int, micro: int) -> Iterator[None]:
         """Records what runs inside, if sampled; `micro` counts in the global batch, `local` on this rank."""
-        if step not in self._steps:
-            yield
-            return
-        if self._routing is None:
-            with self._collectives.step(step, local):
-                yield
-            return
-        with self._routing.step(step, micro), self._collectives.step(step, local):  # routing may end with collectives
+        routing = nullcontext() if self._routing is None else self._routing.step(step, micro)
+        with routing, self._collectives.step(step, local):  # routing may end with collectives
             yield
 
     def drawing(self, step: int) -> AbstractContextManager[None]:
@@ -119,6 +104,21 @@ class TraceSession:
         """Waits until the traces are merged, on rank 0; a run that is stopped leaves long merges to its next start."""
         if self._merging is not None:
             self._merging.finish(stopped=stopped)
+
+
+def recorder_of(
+    folder: Path, config: RunConfig, launch: Launch, network: Network, names: Mapping[str, str], steps: Collection[int]
+) -> Recorder:
+    """The recorder of a rank; `names` has the meaning of each process group by torch's name."""
+    return Recorder(
+        rank_path(folder, launch.rank),
+        steps=steps,
+        ranks_per_node=config.trace.ranks_per_node or launch.local_world_size,
+        config_sha256=config.digest,
+        group_names=names,
+        blocks=list(network.blocks),
+        clock=clock_of(launch.device),
+    )
 
 
 def routing_header(config: RunConfig, layout: Layout, *, element_bytes: int, evaluates: bool = False) -> RoutingHeader:
@@ -160,15 +160,7 @@ class DrawingTrace:
 
     def __init__(self, folder: Path, config: RunConfig, layout: Layout, launch: Launch, model: Network) -> None:
         self._folder, self._config, self._layout, self._launch, self._model = folder, config, layout, launch, model
-        self._collectives = Recorder(
-            rank_path(folder, launch.rank),
-            steps=[STEP],
-            ranks_per_node=config.trace.ranks_per_node or launch.local_world_size,
-            config_sha256=config.digest,
-            group_names=group_names(),
-            blocks=list(model.blocks),
-            clock=clock_of(launch.device),
-        )
+        self._collectives = recorder_of(folder, config, launch, model, group_names(), [STEP])
         self._routing: RoutingRecorder | None = None
         self._calls = 0
         self._call = ExitStack()
