@@ -87,7 +87,7 @@ class CallPrices:
     def of(self, config: RunConfig) -> CallTraffic:
         """Bytes and time of a call of a run's network."""
         spec = calls_on(config, self.fabric)
-        sent = sampling_bytes(spec).call.total
+        sent = int(sampling_bytes(spec).call.sum())
         network_us = self.times_us(spec) if sent else {}
         return CallTraffic(sent / (self.fabric.ranks * self.fabric.examples), network_us)
 

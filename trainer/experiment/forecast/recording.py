@@ -35,7 +35,6 @@ class Storages(TorchDispatchMode):
         self.live: dict[int, int] = {}
         self._changed = changed
         self._numbers: weakref.WeakKeyDictionary[torch.UntypedStorage, int] = weakref.WeakKeyDictionary()
-        self._references: dict[int, weakref.ref[torch.UntypedStorage]] = {}
         self._seen = 0
 
     def __enter__(self) -> Self:
@@ -45,7 +44,7 @@ class Storages(TorchDispatchMode):
 
         def resized(storage: torch.UntypedStorage, size: int) -> Any:
             result = resize(storage, size)
-            number = self._number(storage)
+            number = self._numbers.get(storage)
             if number is not None:
                 self._set(number, size)
             return result
@@ -77,7 +76,7 @@ class Storages(TorchDispatchMode):
     def number(self, tensor: Tensor) -> int:
         """Number of a tensor's storage, which is followed from now on."""
         storage = tensor.untyped_storage()
-        number = self._number(storage)
+        number = self._numbers.get(storage)
         if number is None:
             number = self._seen = self._seen + 1
             self._numbers[storage] = number
@@ -88,9 +87,6 @@ class Storages(TorchDispatchMode):
     def held(self, tensors: Iterable[Tensor]) -> int:
         """Bytes of the storages of some tensors, each counted once."""
         return sum(self.live.get(number, 0) for number in {self.number(tensor) for tensor in tensors})
-
-    def _number(self, storage: torch.UntypedStorage) -> int | None:
-        return self._numbers.get(storage)
 
     def _set(self, number: int, size: int) -> None:
         before = self.live.pop(number, 0)

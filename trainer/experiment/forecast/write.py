@@ -13,7 +13,7 @@ from trainer.config.rules.objection import refuse
 from trainer.config.rules.plan import plan_layout, plan_sampling
 from trainer.config.run import RunConfig
 from trainer.config.sample import FlowSample
-from trainer.experiment.forecast.sampling import SamplingBytes, sampling_bytes, sampling_spec
+from trainer.experiment.forecast.sampling import Sampling, SamplingBytes, sampling_bytes, sampling_spec
 from trainer.experiment.forecast.spec import trace_spec
 from trainer.experiment.forecast.trace import TraceSpec, constant_gaps, formula, recorded_gaps
 
@@ -128,7 +128,8 @@ def _drawing(request: TraceRequest, sampling: str) -> tuple[TraceSpec, str]:
     spec = sampling_spec(
         config, layout, sampler=sampler, guidance=guidance, examples=examples, ranks_per_node=request.ranks_per_node
     )
-    calls = sampling_bytes(spec).calls
+    assert isinstance(spec.program, Sampling)
+    calls = spec.program.calls
     return spec, (
         f"{calls} call{'s' * (calls > 1)} of the network on {request.world_size} ranks, "
         f"{examples} example{'s' * (examples > 1)} on each, guidance {guidance:g}"
@@ -136,5 +137,5 @@ def _drawing(request: TraceRequest, sampling: str) -> tuple[TraceSpec, str]:
 
 
 def _sent(sent: SamplingBytes) -> str:
-    parts = [f"{part.rank / 1e6:,.4g} MB" for part in (sent.call, sent.whole)]
-    return f"a rank sends {parts[0]} in a call of the network, {parts[1]} in all"
+    call, whole = (f"{int(part.max()) / 1e6:,.4g} MB" for part in sent)
+    return f"a rank sends {call} in a call of the network, {whole} in all"
