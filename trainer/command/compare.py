@@ -5,7 +5,8 @@ from typing import Annotated, Literal
 
 from netsim.foundation.command import WORD
 from netsim.foundation.outputs import OutputFile, OutputFolder, page_mark
-from trainer.command.options import Configured, OfRuns, check_outputs, numbers_of_evaluations, request_of, verb
+from trainer.command.options import check_outputs, numbers_of_evaluations, request_of, verb
+from trainer.experiment.request.verbs import Configured, OfRuns
 
 
 class Compare(OfRuns):

@@ -8,7 +8,8 @@ from typing import Annotated, Literal
 
 from netsim.foundation.command import WORD, Group, Request
 from netsim.foundation.outputs import OutputFolder
-from trainer.command.options import OfRuns, named, request_of, validated, verb
+from trainer.command.options import named, request_of, validated, verb
+from trainer.experiment.request.verbs import OfRuns
 
 
 def _size(words: str) -> tuple[int, int]:

@@ -7,7 +7,8 @@ from typing import Annotated
 from netsim.foundation.command import WORD
 from netsim.foundation.outputs import OutputFile, OutputFolder
 from netsim.foundation.refusal import check_least
-from trainer.command.options import SHOW_RUN, Drawn, OfRuns, named, read_controls, request_of, verb
+from trainer.command.options import SHOW_RUN, Drawn, named, read_controls, request_of, verb
+from trainer.experiment.request.verbs import GenerateRequest, OfRuns
 
 OF_OBJECTS = {"preferences": "--preference", "exponent": "--exponent"}
 
@@ -151,46 +152,20 @@ def _check_unguided(steps: Path) -> None:
         )
 
 
-class Generate(OfRuns):
-    """Options of generate."""
-
-    run_dir: Annotated[Path, WORD]
-    """folder of the run"""
-    prompt: Annotated[str, "TEXT"] = "def "
-    """prompt that the text begins with (default: 'def ')"""
-    prompts: Annotated[Path | None, "FILE"] = None
-    """a prompt a line, all continued at once (in place of --prompt)"""
-    num_tokens: Annotated[int | None, "N"] = None
-    """tokens to write after the prompt (default: the run's sample.num_tokens)"""
-    num_bytes: Annotated[int | None, "N"] = None
-    """bytes to write after the prompt, for a run without a tokenizer, whose tokens are bytes"""
-    temperature: Annotated[float | None, "T"] = None
-    """0: always the likeliest token, 1: tokens as likely as the network says (default: the run's
-    sample.temperature)"""
-    seed: int = 0
-    """seed of the draws (default: 0)"""
-    placement: Annotated[Path | None, "JSON"] = None
-    """where the experts live on the ranks (default: as in the run)"""
-    record: Annotated[Path | None, "DIR"] = None
-    """write the collectives that the ranks issue meanwhile, their placement and the texts to this folder"""
-    out: Annotated[Path | None, "FILE"] = None
-    """write prompt and text there as they are (default: print them)"""
-
-
 @verb(
     "generate",
     "continue a prompt with the averaged weights of a run's newest complete checkpoint",
     "python -m trainer generate runs/gpt_moe --prompt 'def ' --num-tokens 200 --temperature 0.8",
-    Generate,
+    GenerateRequest,
     "Alone it holds every expert. Under torchrun the ranks share the experts as those of the run did, under its "
     "placement, and the first one writes.",
     outputs=lambda options: [(OutputFolder("--record", ("texts.txt",)), options.record)],
     following=SHOW_RUN,
 )
-def generate(options: Generate) -> int:
-    from trainer.experiment.generate import GenerateRequest, run
+def generate(options: GenerateRequest) -> int:
+    from trainer.experiment.generate import run
 
-    return run(request_of(GenerateRequest, options))
+    return run(options)
 
 
 class Edit(OfRuns):

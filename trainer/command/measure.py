@@ -8,7 +8,6 @@ from netsim.foundation.outputs import OutputFile, page_mark
 from trainer.command.options import (
     SHOW_RUN,
     Drawn,
-    OfRuns,
     check_outputs,
     numbers_of_evaluations,
     read_controls,
@@ -16,6 +15,7 @@ from trainer.command.options import (
     validated,
     verb,
 )
+from trainer.experiment.request.verbs import OfRuns
 
 WRITTEN = ("flowfabric.evaluation/", "flowfabric.objects/", "flowfabric.few_shot/", "flowfabric.correspondence/")
 """Formats of what evaluate writes."""

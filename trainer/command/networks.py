@@ -5,7 +5,8 @@ from typing import Annotated, Literal
 
 from netsim.foundation.command import WORD, Request
 from netsim.foundation.outputs import OutputFile, OutputFolder
-from trainer.command.options import Configured, OfRuns, named, validated, verb
+from trainer.command.options import named, validated, verb
+from trainer.experiment.request.verbs import Configured, OfRuns
 
 
 class Features(Configured):

@@ -8,7 +8,7 @@ from tempfile import TemporaryFile
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
-from netsim.foundation.command import WORD, Request, Verb
+from netsim.foundation.command import Request, Verb
 from netsim.foundation.outputs import Output
 
 if TYPE_CHECKING:
@@ -26,22 +26,6 @@ SHOW_RUN = "python -m trainer report {run_dir}"
 """What comes next after a verb that writes into a run's folder, or shows what a run does."""
 MOST_EVALUATIONS = 10_000
 """Function evaluations of a sample."""
-
-
-class OfRuns(Request):
-    """Options of a verb that may read run folders, whose classes are imported with `--trust-code` alone."""
-
-    trust_code: bool = False
-    """import the classes that the config.yaml of a run folder names, which is code of whoever wrote it"""
-
-
-class Configured(OfRuns):
-    """A configuration file and the settings that replace its own."""
-
-    config: Annotated[Path, WORD]
-    """YAML configuration; configs/runs holds examples"""
-    overrides: Annotated[tuple[str, ...], WORD, "key=value"] = ()
-    """settings that replace the file's, for example optim.lr=1e-3"""
 
 
 def _number_or_file(text: str) -> int | Path:

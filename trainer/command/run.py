@@ -4,7 +4,8 @@ import json
 from typing import Annotated, Any
 
 from netsim.foundation.command import WORD, Request
-from trainer.command.options import SHOW_RUN, Configured, verb
+from trainer.command.options import SHOW_RUN, verb
+from trainer.experiment.request.verbs import Configured
 
 
 class Train(Configured):

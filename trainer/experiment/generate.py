@@ -2,7 +2,7 @@
 
 import math
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -21,35 +21,11 @@ from trainer.config.sample import TextSample
 from trainer.data.text.tokens import ByteTokenizer, Tokenizer
 from trainer.data.text_windows import run_tokenizer
 from trainer.distributed.groups import Launch, group_names, joined
+from trainer.experiment.request.verbs import GenerateRequest
 from trainer.sampling.text import RULE, continue_texts, readable
 from trainer.sampling.trained import restored_together
 from trainer.trace.merge import merge
 from trainer.trace.session import recorder_of
-
-
-@dataclass(frozen=True, kw_only=True)
-class GenerateRequest:
-    """Request for texts; None leaves what the run has.
-
-    Attributes:
-        prompts: file with a prompt a line, in place of `prompt`; all are continued at once.
-        num_tokens: tokens to write after each.
-        num_bytes: the same, for a run whose tokens are bytes.
-        temperature: what logits are divided by before a token is drawn.
-        record: folder for the collectives that the ranks issue meanwhile.
-        out: file for the text; None: it is printed.
-    """
-
-    run_dir: Path
-    prompt: str = "def "
-    prompts: Path | None = None
-    num_tokens: int | None = None
-    num_bytes: int | None = None
-    temperature: float | None = None
-    seed: int = 0
-    placement: Path | None = None
-    record: Path | None = None
-    out: Path | None = None
 
 
 def run(request: GenerateRequest) -> int:

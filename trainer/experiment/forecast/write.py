@@ -1,9 +1,6 @@
 """The trace verb: the collectives that a run would issue."""
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
 
 from moe import collective_trace
 from moe.collective_trace import ROLLOUT
@@ -16,29 +13,10 @@ from trainer.config.sample import FlowSample
 from trainer.experiment.forecast.sampling import Sampling, SamplingBytes, sampling_bytes, sampling_spec
 from trainer.experiment.forecast.spec import trace_spec
 from trainer.experiment.forecast.trace import TraceSpec, constant_gaps, formula, recorded_gaps
+from trainer.experiment.request.verbs import TraceRequest
 
 LONGEST_GAP_NS = 24 * 3600 * 10**9
 """A day of computation between two collectives, as netsim takes it."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class TraceRequest:
-    """The run whose collectives are written, as the options of the verb say; `sampling` is empty for its own sampler,
-    and None where a step of training is written.
-    """
-
-    config: Path
-    overrides: Sequence[str]
-    world_size: int
-    ranks_per_node: int
-    steps: str | None
-    sampling: str | None
-    examples: int | None
-    guidance: float | None
-    gap_ns: int | None
-    work: bool = False
-    times: Path | None
-    out: Path
 
 
 def run(request: TraceRequest) -> int:

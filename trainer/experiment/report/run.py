@@ -16,10 +16,10 @@ from trainer.experiment.comparison.tables import finding, glance
 from trainer.experiment.report.drawing import decoding_part, drawing_part, edited_part, restored_part, steps_part
 from trainer.experiment.report.part import Part
 from trainer.experiment.report.placing import Continuations, placement_part
-from trainer.experiment.report.request import ReportRequest
 from trainer.experiment.report.run_files import RunFiles
 from trainer.experiment.report.simulation import Simulation, fabric_part
 from trainer.experiment.report.training import memory_part, migration_part, policy_part, training_part
+from trainer.experiment.request.verbs import ReportRequest
 
 
 def run(request: ReportRequest) -> int:

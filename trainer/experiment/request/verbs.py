@@ -1,0 +1,155 @@
+"""What options of verbs about runs share, and requests of drivers that are the options of their verb."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated
+
+from netsim.foundation.command import WORD, Either, Request
+
+
+class OfRuns(Request):
+    """Options of a verb that may read run folders, whose classes are imported with `--trust-code` alone."""
+
+    trust_code: bool = False
+    """import the classes that the config.yaml of a run folder names, which is code of whoever wrote it"""
+
+
+class Configured(OfRuns):
+    """A configuration file and the settings that replace its own."""
+
+    config: Annotated[Path, WORD]
+    """YAML configuration; configs/runs holds examples"""
+    overrides: Annotated[tuple[str, ...], WORD, "key=value"] = ()
+    """settings that replace the file's, for example optim.lr=1e-3"""
+
+
+class GenerateRequest(OfRuns):
+    """Options of generate; None leaves what the run has."""
+
+    run_dir: Annotated[Path, WORD]
+    """folder of the run"""
+    prompt: Annotated[str, "TEXT"] = "def "
+    """prompt that the text begins with (default: 'def ')"""
+    prompts: Annotated[Path | None, "FILE"] = None
+    """a prompt a line, all continued at once (in place of --prompt)"""
+    num_tokens: Annotated[int | None, "N"] = None
+    """tokens to write after the prompt (default: the run's sample.num_tokens)"""
+    num_bytes: Annotated[int | None, "N"] = None
+    """bytes to write after the prompt, for a run without a tokenizer, whose tokens are bytes"""
+    temperature: Annotated[float | None, "T"] = None
+    """0: always the likeliest token, 1: tokens as likely as the network says (default: the run's
+    sample.temperature)"""
+    seed: int = 0
+    """seed of the draws (default: 0)"""
+    placement: Annotated[Path | None, "JSON"] = None
+    """where the experts live on the ranks (default: as in the run)"""
+    record: Annotated[Path | None, "DIR"] = None
+    """write the collectives that the ranks issue meanwhile, their placement and the texts to this folder"""
+    out: Annotated[Path | None, "FILE"] = None
+    """write prompt and text there as they are (default: print them)"""
+
+
+class TraceRequest(Configured):
+    """Options of trace; `sampling` is empty for the run's own sampler, and None where a step of training is written."""
+
+    world_size: Annotated[int, "W"]
+    """ranks of the run"""
+    ranks_per_node: Annotated[int, "R"] = 8
+    """ranks on one node (default: 8)"""
+    steps: Annotated[str | None, "N,N"] = None
+    """optimiser steps to write (default: 1); of steps that share what a task collects only the first has rollouts,
+    such as 1 of 1,2 with task.updates 2"""
+    sampling: Annotated[str | None, "SAMPLER", "?"] = None
+    """the collectives of drawing instead of those of a training step: by this sampler, as YAML, or by the run's own
+    sample.sampler"""
+    examples: Annotated[int | None, "N"] = None
+    """with --sampling: examples that each data rank draws (default: as many as in a training step's pass)"""
+    guidance: Annotated[float | None, "G"] = None
+    """with --sampling: scale of classifier-free guidance; any but 0 and 1 doubles the rows of each call (default:
+    the run's sample.guidance)"""
+    gap_ns: Annotated[int | None, "N", Either("x")] = None
+    """compute before each collective in ns (default: unknown)"""
+    times: Annotated[Path | None, "JSONL", Either("x")] = None
+    """take the mean compute by phase, operation and layer from a recording; rollouts that it lacks take that of
+    forward passes, in the ratio of their tokens"""
+    work: bool = False
+    """say what is computed before each collective, operations and bytes of memory, from which python -m netsim
+    compare --device h100 computes how long it takes; version 3 of the format"""
+    out: Annotated[Path, "JSONL"]
+    """the trace to write"""
+
+
+PAGE = "report.html"
+"""The page, in the run's folder."""
+FOUND = {
+    "quality": ("quality.json", ""),
+    "steps": ("steps.json", ""),
+    "drawing": ("drawing", "formula.jsonl"),
+    "restored": ("restored", "results.json"),
+    "edited": ("edited", "results.json"),
+    "placement": ("placement.json", ""),
+    "price": ("price", "price.json"),
+    "simulation": ("simulation", "results.json"),
+    "other_simulation": ("netsim", "results.json"),
+    "comparison": ("comparison", "compare.json"),
+}
+"""Where each input is in a run's folder, and a file that is in it if it is a folder."""
+
+
+class ReportRequest(OfRuns):
+    """Options of report; None: the file of the run's folder by the name in `FOUND`, or nothing."""
+
+    run_dir: Annotated[Path, WORD]
+    """folder of the run"""
+    quality: Annotated[Path | None, "JSON"] = None
+    """what sample --quality wrote (default: quality.json in the run's folder, where there is one)"""
+    steps: Annotated[Path | None, "JSON"] = None
+    """what steps wrote for this run (default: steps.json in the run's folder, where there is one)"""
+    drawing: Annotated[Path | None, "DIR"] = None
+    """collectives.jsonl of sample --trace under torchrun, and formula.jsonl of trace --sampling (default: drawing
+    in the run's folder, where there is one)"""
+    restored: Annotated[Path | None, "DIR"] = None
+    """what restore wrote for this run (default: restored in the run's folder, where there is one)"""
+    edited: Annotated[Path | None, "DIR"] = None
+    """what edit wrote for this run (default: edited in the run's folder, where there is one)"""
+    policy: Annotated[Path | None, "DIR"] = None
+    """a run that goes on from this one and learns from a reward (task.base)"""
+    placement: Annotated[Path | None, "JSON"] = None
+    """what moe place wrote (default: placement.json in the run's folder, where there is one)"""
+    routing: Annotated[Path | None, "NPZ"] = None
+    """routing trace to measure the placement on (default: the run's own)"""
+    unplaced_run: Annotated[Path | None, "DIR"] = None
+    """a continuation of the run with its experts where they were (default: the run itself)"""
+    placed_run: Annotated[Path | None, "DIR"] = None
+    """a continuation of the run under the placement, compared with the former step by step"""
+    price: Annotated[Path | None, "DIR"] = None
+    """what moe price wrote for this run and the placement (default: price in the run's folder, where there is
+    one)"""
+    decoding: Annotated[Path | None, "DIR"] = None
+    """contiguous/ and placed/, each written by generate --record under torchrun"""
+    simulation: Annotated[Path | None, "DIR"] = None
+    """what netsim compare wrote for a trace of this run, or a replay of it (default: simulation in the run's
+    folder, where there is one)"""
+    other_simulation: Annotated[Path | None, "DIR"] = None
+    """what netsim compare wrote for other traffic; the page says so (default: netsim in the run's folder, where
+    there is one)"""
+    comparison: Annotated[Path | None, "DIR"] = None
+    """what compare wrote (default: comparison in the run's folder, where there is one)"""
+    memory: bool = False
+    """also show the memory of a rank, by formula; takes some seconds"""
+    out: Annotated[Path | None, "HTML"] = None
+    """the page to write (default: report.html in the run's folder)"""
+
+    @property
+    def page(self) -> Path:
+        """The page to write."""
+        return self.out or self.run_dir / PAGE
+
+    def found(self) -> dict[str, Path]:
+        """The inputs that are not given and that the run's folder has."""
+        places = {name: self.run_dir / place for name, (place, _) in FOUND.items() if getattr(self, name) is None}
+        return {name: path for name, path in places.items() if (path / FOUND[name][1]).is_file()}
+
+    def having(self, inputs: dict[str, Path]) -> "ReportRequest":
+        """The request with more inputs."""
+        return replace(self, **inputs)  # pyright: ignore[reportArgumentType]  the values are paths
