@@ -33,7 +33,8 @@ from trainer.data.mixture import MixtureFile
 from trainer.data.protocol import shuffled_splits
 from trainer.experiment.mixture.fit import FEATURES, Mix, Projection, Values, amplification, fitted, permitted, simplex
 from trainer.experiment.mixture.pilots import Judge, Points, figure, logarithm, mixed, transport_distance
-from trainer.experiment.mixture.plan import MixtureRequest, prepare
+from trainer.experiment.mixture.plan import prepare
+from trainer.experiment.request.verbs import MixtureRequest
 
 FASHION = Path("/usr/share/datasets/fashion-mnist")
 SIZES, TARGET, HELD_OUT = (100, 200), 800, 180
@@ -186,11 +187,11 @@ def trained(folder: Path, seeds: Sequence[int]) -> int:
     third = {"low": 0.34, "high": 0.33, "noisy": 0.33, "clean": 0.0}
     mixes = {"pick": found.shares, "equal": third, "no noisy": {"low": 0.5, "high": 0.5, "noisy": 0.0, "clean": 0.0}}
     request = MixtureRequest(
-        **{"config": config, "overrides": (), "sizes": RUN_SIZES, "target": RUN_TARGET, "measure": "class_accuracy"},
+        **{"config": config, "sizes": ",".join(map(str, RUN_SIZES)), "target": RUN_TARGET, "measure": "class_accuracy"},
         **{"wanted": "clean", "grid": 2, "seeds": 1, "ranks": 1, "jobs": 1, "num": 500, "pilots": folder / "pilots"},
         **{"features": None, "out": out, "page": None},
     )
-    judge = Judge(request, prepare(request))
+    judge = Judge(request, prepare(request, RUN_SIZES))
     rows: dict[str, dict[str, list[float]]] = {}
     for name, shares in mixes.items():
         for seed in seeds:

@@ -36,6 +36,7 @@ from trainer.experiment.comparison.method import (
 from trainer.experiment.comparison.page import write_page
 from trainer.experiment.comparison.results import CallTraffic, Comparison, Entry, Fabric, Outcome, SampleCost
 from trainer.experiment.comparison.training import folder_of, keep, train_all, trained_file
+from trainer.experiment.request.verbs import CompareRequest
 from trainer.experiment.stage.protocol import ConfiguredStage
 from trainer.experiment.stage.running import check_stages
 from trainer.observe.measurement import Progress
@@ -44,53 +45,7 @@ from trainer.sampling.flow import check_latents
 from trainer.training.guard import RunFailed
 
 FABRIC = Path("configs/scenarios/sampling_64.yaml")
-
-
-@dataclass(frozen=True, kw_only=True)
-class CompareRequest:
-    """Request for a comparison, as given on the command line; without a fabric it is priced on `FABRIC`."""
-
-    words: Sequence[str]
-    base: Path
-    out: Path
-    seeds: int
-    ranks: int
-    jobs: int
-    evaluations: tuple[int, ...]
-    num: int
-    fabric: Path | None
-    fabric_ranks: int
-    fabric_examples: int
-    teraflops: float
-
-    def check(self) -> None:
-        """Refuses numbers that are out of range, and a fabric without a topology."""
-        check_least(
-            ("--seeds", self.seeds, 1),
-            ("--nproc", self.ranks, 1),
-            ("--jobs", self.jobs, 1),
-            ("--num", self.num, 2),
-            ("--fabric-ranks", self.fabric_ranks, 1),
-            ("--fabric-examples", self.fabric_examples, 1),
-        )
-        if self.fabric is not None and "topology" not in read_document(self.fabric, "configs/scenarios"):
-            raise ValueError(f"--fabric: {self.fabric} has no topology; give one of configs/scenarios")
-        if not 0 < self.teraflops < math.inf:
-            raise ValueError(f"--teraflops: {self.teraflops:g} is not a rate; use what a rank sustains, such as 400")
-
-    @property
-    def priced_on(self) -> Fabric:
-        """The ranks that samples are priced on."""
-        return Fabric(str(self.fabric or FABRIC), self.fabric_ranks, self.fabric_examples, self.teraflops)
-
-    @property
-    def command(self) -> list[str]:
-        """Arguments of ``python -m trainer`` that make this request."""
-        choices = {"base": self.base, "seeds": self.seeds, "nproc": self.ranks, "jobs": self.jobs, "num": self.num}
-        choices |= {"evaluations": ",".join(map(str, self.evaluations)), "fabric": self.fabric or FABRIC}
-        choices |= {"fabric-ranks": self.fabric_ranks, "fabric-examples": self.fabric_examples}
-        choices |= {"teraflops": f"{self.teraflops:g}", "out": self.out}
-        return ["compare", *self.words, *(f"--{name}={value}" for name, value in choices.items())]
+"""Where samples are priced if no fabric is given."""
 
 
 @dataclass(frozen=True)
@@ -166,23 +121,49 @@ def _without_folder(method: Method) -> dict[str, object]:
     return {**method.document, "run": {**method.document["run"], "dir": None}}
 
 
+def check(request: CompareRequest) -> None:
+    """Refuses numbers that are out of range, and a fabric without a topology."""
+    check_least(
+        ("--seeds", request.seeds, 1),
+        ("--nproc", request.ranks, 1),
+        ("--jobs", request.jobs, 1),
+        ("--num", request.num, 2),
+        ("--fabric-ranks", request.fabric_ranks, 1),
+        ("--fabric-examples", request.fabric_examples, 1),
+    )
+    if request.fabric is not None and "topology" not in read_document(request.fabric, "configs/scenarios"):
+        raise ValueError(f"--fabric: {request.fabric} has no topology; give one of configs/scenarios")
+    if not 0 < request.teraflops < math.inf:
+        raise ValueError(f"--teraflops: {request.teraflops:g} is not a rate; use what a rank sustains, such as 400")
+
+
+def command(request: CompareRequest, evaluations: Sequence[int]) -> list[str]:
+    """Arguments of ``python -m trainer`` that make a request."""
+    choices = {"base": request.base, "seeds": request.seeds, "nproc": request.ranks, "jobs": request.jobs}
+    choices |= {"num": request.num, "evaluations": ",".join(map(str, evaluations))}
+    choices |= {"fabric": request.fabric or FABRIC, "fabric-ranks": request.fabric_ranks}
+    choices |= {"fabric-examples": request.fabric_examples, "teraflops": f"{request.teraflops:g}", "out": request.out}
+    return ["compare", *request.overrides, *(f"--{name}={value}" for name, value in choices.items())]
+
+
 SHOWN = 1000
 FIGURES, PAGE = "compare.json", "index.html"
 
 
-def run(request: CompareRequest) -> int:
-    """Trains what is not trained yet, measures it and writes the page.
+def run(request: CompareRequest, evaluations: Sequence[int]) -> int:
+    """Trains what is not trained yet, measures it with those numbers of evaluations and writes the page.
 
     0; 1 if a run failed, and the page has the others; 75 if stopped. Raises RunFailed if every method failed.
     """
-    request.check()
+    check(request)
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise ValueError("environment: WORLD_SIZE is set; start compare without torchrun, and give --nproc")
     out = request.out
-    plan = prepare(request.words, request.base, out, request.ranks)
+    plan = prepare(request.overrides, request.base, out, request.ranks)
     for name, reason in plan.left_out.items():
         print(f"{name} is left out: {reason}", file=sys.stderr)
-    prices = CallPrices(request.priced_on)
+    fabric = Fabric(str(request.fabric or FABRIC), request.fabric_ranks, request.fabric_examples, request.teraflops)
+    prices = CallPrices(fabric)
     prices.of(plan.base.config)  # a fabric that netsim refuses is refused before anything is trained
     keep(plan.methods, out, "--out")
     first = plan.base.config.run.seed
@@ -194,11 +175,11 @@ def run(request: CompareRequest) -> int:
     networks = [network for method in plan.methods if method.name not in failed for network in candidates(method)]
     if not networks:
         raise RunFailed("; ".join(failed.values()))
-    spec = MeasurementSpec(tuple(sorted(request.evaluations)), request.num, plan.base.config.data)
+    spec = MeasurementSpec(tuple(sorted(evaluations)), request.num, plan.base.config.data)
     entries = _measure(networks, spec, out, every_seed, prices)
     measure = "wasserstein_2" if isinstance(plan.base.config.sample, PointSample) else "frechet_distance"
     comparison = Comparison(
-        command=shlex.join(request.command),
+        command=shlex.join(command(request, evaluations)),
         base=str(request.base),
         data=plan.base.config.data.model_dump(mode="json"),
         steps=plan.base.config.optim.steps,

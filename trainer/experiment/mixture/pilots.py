@@ -22,7 +22,8 @@ from trainer.data.order import keyed_order
 from trainer.evaluation.judgement import real_examples
 from trainer.evaluation.quality import ClassJudge, frechet_distance
 from trainer.experiment.mixture.fit import Values
-from trainer.experiment.mixture.plan import Measure, MixtureRequest, Plan
+from trainer.experiment.mixture.plan import Plan
+from trainer.experiment.request.verbs import Measure, MixtureRequest
 from trainer.model.feature_extractor.extractor import read_extractor
 from trainer.observe.metrics import read_metrics
 from trainer.sampling.flow import FlowParts

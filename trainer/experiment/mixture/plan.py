@@ -6,8 +6,7 @@ from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from math import comb
-from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from netsim.foundation.refusal import Refusal, check_least, nearest
 from trainer.config.document import apply_override, read_document
@@ -18,62 +17,11 @@ from trainer.config.sample import FlowSample
 from trainer.data import Dataset, MixtureConfig
 from trainer.experiment.comparison.method import Method
 from trainer.experiment.mixture.fit import MOST_AMPLIFIED, Mix, amplification, permitted, simplex
+from trainer.experiment.request.verbs import MixtureRequest
 from trainer.experiment.stage.running import check_stages
 
-Measure = Literal["class_accuracy", "frechet_distance", "held_out_loss"]
 LEAST_RATIO = 2
 MOST_PILOTS = 1_000
-
-
-@dataclass(frozen=True, kw_only=True)
-class MixtureRequest:
-    """A search for shares, in the words of its command line."""
-
-    config: Path
-    overrides: Sequence[str]
-    sizes: tuple[int, ...]
-    target: int
-    measure: Measure
-    wanted: str | None
-    grid: int
-    seeds: int
-    ranks: int
-    jobs: int
-    num: int
-    pilots: Path
-    features: Path | None
-    out: Path
-    page: Path | None
-
-    def check(self) -> None:
-        """Refuses numbers that are too small, and sizes that project badly."""
-        check_least(("--grid", self.grid, 1), ("--seeds", self.seeds, 1), ("--nproc", self.ranks, 1))
-        check_least(("--jobs", self.jobs, 1), ("--num", self.num, 2))
-        if len(self.sizes) != 2:
-            raise ValueError(f"--sizes: {len(self.sizes)} are given; give a small and a large one, such as 200,400")
-        small, large = self.sizes
-        if large <= small:
-            raise ValueError(f"--sizes: {small},{large} do not grow; give the small one first")
-        if large < LEAST_RATIO * small:
-            problem = f"{large} is less than {LEAST_RATIO} times {small}, and errors would grow where it is projected"
-            raise ValueError(f"--sizes: {problem}; use {small},{LEAST_RATIO * small} or further apart")
-        if self.target <= large:
-            raise ValueError(f"--target: {self.target} is not above --sizes; use more than {large}")
-        if (factor := amplification((small, large), self.target)) > MOST_AMPLIFIED:
-            raise ValueError(
-                f"--target: errors of pilots would be multiplied by {factor:.1f} from {small},{large} to "
-                f"{self.target}, more than {MOST_AMPLIFIED:g}; use larger --sizes or a smaller target"
-            )
-
-    @property
-    def command(self) -> list[str]:
-        """The command line that asks for it, behind ``python -m trainer``."""
-        choices = {"sizes": ",".join(map(str, self.sizes)), "target": self.target, "measure": self.measure}
-        choices |= {"wanted": self.wanted, "grid": self.grid, "seeds": self.seeds, "nproc": self.ranks}
-        choices |= {"jobs": self.jobs, "num": self.num, "pilots": self.pilots, "features": self.features}
-        given = {**choices, "out": self.out, "page": self.page}
-        options = [f"--{name}={value}" for name, value in given.items() if value is not None]
-        return ["mixture", str(self.config), *self.overrides, *options]
 
 
 @dataclass(frozen=True)
@@ -86,6 +34,7 @@ class Plan:
         mixes: shares of the pilots.
         pilots: one run for each size and mix, in that order.
         sources: every source, opened.
+        sizes: examples of a small and of a large pilot.
     """
 
     config: RunConfig
@@ -94,13 +43,45 @@ class Plan:
     mixes: list[Mix]
     pilots: tuple[list[Method], list[Method]]
     sources: dict[str, Dataset]
+    sizes: tuple[int, int]
 
     def shares(self, mix: Mix) -> dict[str, float]:
         """Returns the shares of all sources; 0 for unmixed ones."""
         return dict.fromkeys(self.sources, 0.0) | dict(zip(self.mixed, mix, strict=True))
 
 
-def prepare(request: MixtureRequest) -> Plan:
+def check(request: MixtureRequest, sizes: Sequence[int]) -> None:
+    """Refuses numbers that are too small, and sizes that project badly."""
+    check_least(("--grid", request.grid, 1), ("--seeds", request.seeds, 1), ("--nproc", request.ranks, 1))
+    check_least(("--jobs", request.jobs, 1), ("--num", request.num, 2))
+    if len(sizes) != 2:
+        raise ValueError(f"--sizes: {len(sizes)} are given; give a small and a large one, such as 200,400")
+    small, large = sizes
+    if large <= small:
+        raise ValueError(f"--sizes: {small},{large} do not grow; give the small one first")
+    if large < LEAST_RATIO * small:
+        problem = f"{large} is less than {LEAST_RATIO} times {small}, and errors would grow where it is projected"
+        raise ValueError(f"--sizes: {problem}; use {small},{LEAST_RATIO * small} or further apart")
+    if request.target <= large:
+        raise ValueError(f"--target: {request.target} is not above --sizes; use more than {large}")
+    if (factor := amplification((small, large), request.target)) > MOST_AMPLIFIED:
+        raise ValueError(
+            f"--target: errors of pilots would be multiplied by {factor:.1f} from {small},{large} to "
+            f"{request.target}, more than {MOST_AMPLIFIED:g}; use larger --sizes or a smaller target"
+        )
+
+
+def command(request: MixtureRequest, sizes: Sequence[int]) -> list[str]:
+    """The command line that asks for it, behind ``python -m trainer``."""
+    choices = {"sizes": ",".join(map(str, sizes)), "target": request.target, "measure": request.measure}
+    choices |= {"wanted": request.wanted, "grid": request.grid, "seeds": request.seeds, "nproc": request.ranks}
+    choices |= {"jobs": request.jobs, "num": request.num, "pilots": request.pilots, "features": request.features}
+    given = {**choices, "out": request.out, "page": request.page}
+    options = [f"--{name}={value}" for name, value in given.items() if value is not None]
+    return ["mixture", str(request.config), *request.overrides, *options]
+
+
+def prepare(request: MixtureRequest, sizes: Sequence[int]) -> Plan:
     """Reads the configuration, opens its sources and decides on the pilots; writes nothing."""
     path, document = request.config, read_document(request.config)
     if "stages" in document:
@@ -117,17 +98,17 @@ def prepare(request: MixtureRequest) -> Plan:
     _check_sources(request, data, mixed)
     _check_measure(request, config)
     mixes = _mixes(request, len(mixed))
-    sources = dict(_opened(data))
+    sources, (small, large) = dict(_opened(data)), sizes
     for name in mixed:
         count = sources[name].count("train")
-        if count < request.sizes[1]:
+        if count < large:
             raise ValueError(
-                f"--sizes: {name} has {count} training examples, and pilots of {request.sizes[1]} are of it alone; "
+                f"--sizes: {name} has {count} training examples, and pilots of {large} are of it alone; "
                 f"use {count} or less, or give it the share 0 to leave it out"
             )
     plan_layout(config, request.ranks)
-    plan = Plan(config, data, mixed, mixes, ([], []), sources)
-    for size, pilots in zip(request.sizes, plan.pilots, strict=True):
+    plan = Plan(config, data, mixed, mixes, ([], []), sources, (small, large))
+    for size, pilots in zip(plan.sizes, plan.pilots, strict=True):
         pilots += [_pilot(request, plan, document, size, mix) for mix in mixes]
     first = plan.pilots[0][0]
     check_stages(first.stages(request.pilots / first.name / "seed", config.run.seed), request.ranks)

@@ -11,7 +11,8 @@ import numpy as np
 from trainer.data.mixture import MixtureFile
 from trainer.experiment.mixture.fit import Mix, Projection, Search, Values, amplification
 from trainer.experiment.mixture.pilots import figure
-from trainer.experiment.mixture.plan import MixtureRequest, Plan
+from trainer.experiment.mixture.plan import Plan, command
+from trainer.experiment.request.verbs import MixtureRequest
 
 FORMAT = "flowfabric.mixture/1"
 
@@ -72,7 +73,7 @@ class Found:
     def file(self) -> MixtureFile:
         """The document of mixture.json."""
         figures: dict[str, Any] = {
-            "command": shlex.join(["python", "-m", "trainer", *self.request.command]),
+            "command": shlex.join(["python", "-m", "trainer", *command(self.request, self.sizes)]),
             "measure": self.request.measure,
             "wanted": self.request.wanted,
             "sizes": list(self.sizes),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache
 from statistics import fmean
 
@@ -18,21 +18,22 @@ from trainer.experiment.comparison.training import folder_of, keep, train_all, t
 from trainer.experiment.mixture.fit import Mix, Search, Values, projections
 from trainer.experiment.mixture.page import page_of
 from trainer.experiment.mixture.pilots import Judge, Points, Reader, logarithm, mixed, transport_distance
-from trainer.experiment.mixture.plan import MixtureRequest, Plan, prepare
+from trainer.experiment.mixture.plan import Plan, check, prepare
 from trainer.experiment.mixture.results import Cost, Found
+from trainer.experiment.request.verbs import MixtureRequest
 from trainer.observe.metrics import read_metrics
 from trainer.training.guard import RunFailed
 
 
-def run(request: MixtureRequest) -> int:
-    """Trains and measures the pilots that are missing, and writes shares and page; 75 if stopped.
+def run(request: MixtureRequest, sizes: Sequence[int]) -> int:
+    """Trains and measures the pilots of both sizes that are missing, and writes shares and page; 75 if stopped.
 
     Raises RunFailed if a pilot failed.
     """
-    request.check()
+    check(request, sizes)
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise ValueError("environment: WORLD_SIZE is set; start mixture without torchrun, and give --nproc")
-    plan = prepare(request)
+    plan = prepare(request, sizes)
     distance = _distances(request, plan)
     judge = Judge(request, plan)
     every = [pilot for pilots in plan.pilots for pilot in pilots]
@@ -63,7 +64,7 @@ def run(request: MixtureRequest) -> int:
 def _distances(request: MixtureRequest, plan: Plan) -> Callable[[Mix, int], float]:
     """Returns a function that gives the distance of a mix of a size from the wanted examples, each computed once."""
     reader = Reader(request.features, labelled=plan.data.num_classes > 0 and plan.data.labels == "own")
-    sources: list[Points] = [reader.revealed(plan.sources[name], request.sizes[1]) for name in plan.mixed]
+    sources: list[Points] = [reader.revealed(plan.sources[name], plan.sizes[1]) for name in plan.mixed]
     whole = plan.data.open() if request.wanted is None else plan.sources[request.wanted]
     wanted = reader.held_out(whole)
 
@@ -95,11 +96,10 @@ def _found(
     cost: Cost,
     progress: Callable[[str], None],
 ) -> Found:
-    small, large = request.sizes
     progress("distances of the pilots")
-    distances = np.array([[distance(mix, size) for mix in plan.mixes] for size in request.sizes])
+    distances = np.array([[distance(mix, size) for mix in plan.mixes] for size in plan.sizes])
     logarithms = logarithm(request.measure, measured, request.num)
-    fits = projections(np.array(plan.mixes), distances, logarithms, (small, large))
+    fits = projections(np.array(plan.mixes), distances, logarithms, plan.sizes)
     search = Search(fits[0], distance, request.target)
     pick = search.best(plan.mixes, lambda number: progress(f"{number} mixes are projected"))
     return Found(request, plan, measured, distances, fits, search, pick, cost)

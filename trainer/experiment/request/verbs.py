@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from netsim.foundation.command import WORD, Either, Request
 
@@ -21,6 +21,77 @@ class Configured(OfRuns):
     """YAML configuration; configs/runs holds examples"""
     overrides: Annotated[tuple[str, ...], WORD, "key=value"] = ()
     """settings that replace the file's, for example optim.lr=1e-3"""
+
+
+class CompareRequest(OfRuns):
+    """Options of compare."""
+
+    overrides: Annotated[tuple[str, ...], WORD, "CONFIG|key=value"] = ()
+    """configurations of methods, such as configs/methods/*.yaml, and settings that replace those of --base, for
+    example optim.steps=500; stages.NAME.key=value changes the stage of that name in every method that has it"""
+    base: Annotated[Path, "CONFIG"] = Path("configs/methods/flow_matching.yaml")
+    """configuration of everything but flow and stages: data, model, optimiser, budget (default:
+    configs/methods/flow_matching.yaml, points in the plane)"""
+    seeds: int = 3
+    """runs of each method (default: 3)"""
+    ranks: Annotated[int, "--nproc", "NPROC"] = 1
+    """ranks of each run, on this machine (default: 1)"""
+    jobs: int = 1
+    """runs that are trained at a time, the cores shared among them unless OMP_NUM_THREADS is set; runs at the same
+    time slow each other (default: 1)"""
+    evaluations: Annotated[str, "N,N,..."] = "1,2,4,8,16,32,100"
+    """function evaluations of a sample, with commas between them (default: 1,2,4,8,16,32,100)"""
+    num: int = 1000
+    """samples of each set (default: 1000)"""
+    fabric: Annotated[Path | None, "SCENARIO"] = None
+    """scenario of netsim that prices samples: its fabric, transports and seeds; the collectives of a network call
+    take the place of its workload (default: configs/scenarios/sampling_64.yaml)"""
+    fabric_ranks: Annotated[int, "W"] = 64
+    """ranks that draw on that fabric, the experts spread over the greatest common divisor of their number and the ranks
+    (default: 64)"""
+    fabric_examples: Annotated[int, "N"] = 16
+    """samples that each rank of that fabric draws at once (default: 16)"""
+    teraflops: Annotated[float, "T"] = 400.0
+    """arithmetic that a rank of that fabric sustains, in TFLOP/s (default: 400, of one accelerator in bf16)"""
+    out: Annotated[Path, "DIR"] = Path("runs/compare")
+    """folder of the page (index.html), the figures (compare.json) and the runs (default: runs/compare)"""
+
+
+Measure = Literal["class_accuracy", "frechet_distance", "held_out_loss"]
+
+
+class MixtureRequest(Configured):
+    """Options of mixture."""
+
+    sizes: Annotated[str, "N,N"]
+    """training examples of small and of large pilots, such as 200,400; the second at least twice the first"""
+    target: Annotated[int, "N"]
+    """training examples of the run that is planned"""
+    measure: Measure = "held_out_loss"
+    """figure that pilots are judged by: of samples, drawn by the run's own sampler, or the loss on held-out examples
+    (default: held_out_loss)"""
+    wanted: Annotated[str | None, "SOURCE"] = None
+    """source whose examples pilots are judged by, which may have the share 0 in the configuration and is then not
+    mixed (default: all sources as they are)"""
+    grid: Annotated[int, "N"] = 5
+    """shares of pilots are multiples of 1/N: 21 mixes of three sources with 5 (default: 5)"""
+    seeds: int = 1
+    """runs of each pilot (default: 1)"""
+    ranks: Annotated[int, "--nproc", "NPROC"] = 1
+    """ranks of each run, on this machine (default: 1)"""
+    jobs: int = 1
+    """runs that are trained at a time, the cores shared among them unless OMP_NUM_THREADS is set (default: 1)"""
+    num: int = 1000
+    """samples that a pilot is measured by (default: 1000)"""
+    features: Annotated[Path | None, "FILE"] = None
+    """compare examples on the features of the network in this safetensors file; import-features makes one (default:
+    values of the examples)"""
+    pilots: Annotated[Path, "DIR"] = Path("runs/mixture")
+    """folder of the pilots, which are trained once (default: runs/mixture)"""
+    out: Annotated[Path, "JSON"]
+    """the shares, which train takes as data.shares, and the figures that they were picked by"""
+    page: Annotated[Path | None, "HTML"] = None
+    """also write a page that needs nothing else: what was measured, what is projected, and how sure that is"""
 
 
 class GenerateRequest(OfRuns):
