@@ -8,7 +8,7 @@ from netsim.congestion.credit import NdpConfig, ReceiverCreditConfig
 from netsim.congestion.dcqcn import DcqcnConfig
 from netsim.congestion.dctcp import DctcpConfig
 from netsim.congestion.nscc import NsccConfig
-from netsim.congestion.protocol import Congestion, CongestionSettings, RoundTrip
+from netsim.congestion.protocol import Ack, Congestion, CongestionSettings, RoundTrip
 from netsim.congestion.swift import SwiftConfig
 from netsim.congestion.window import NoneConfig, WindowConfig
 
@@ -17,4 +17,4 @@ CongestionConfig = Annotated[
     Field(discriminator="kind"),
 ]
 
-__all__ = ["Congestion", "CongestionConfig", "CongestionSettings", "RoundTrip"]
+__all__ = ["Ack", "Congestion", "CongestionConfig", "CongestionSettings", "RoundTrip"]

@@ -10,7 +10,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from netsim.congestion.protocol import UNLIMITED, Congestion, CongestionSettings, RoundTrip
+from netsim.congestion.protocol import UNLIMITED, Ack, Congestion, CongestionSettings, RoundTrip
 from netsim.congestion.window import Packets, initial
 
 
@@ -103,19 +103,10 @@ class Credited(Congestion):
             self.credit += granted - self._granted
             self._granted = granted
 
-    def on_ack(
-        self,
-        packets: int,  # noqa: ARG002
-        marked: bool,  # noqa: ARG002
-        notified: bool,  # noqa: ARG002
-        round_trip_ps: int,  # noqa: ARG002
-        now_ps: int,  # noqa: ARG002
-        refused: bool = False,  # noqa: ARG002
-        in_flight: int = 0,
-    ) -> None:
+    def on_ack(self, ack: Ack) -> None:
         """Takes back the credit of packets that the acknowledgement shows to be lost."""
-        self.credit += max(0, self._in_flight - in_flight - 1)
-        self._in_flight = in_flight
+        self.credit += max(0, self._in_flight - ack.in_flight - 1)
+        self._in_flight = ack.in_flight
 
     def on_timeout(self, now_ps: int) -> None:  # noqa: ARG002
         """Counts all packets in flight as lost. Leaves one credit: the receiver may not know that more will come."""

@@ -7,7 +7,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from netsim.congestion.protocol import UNLIMITED, Congestion, CongestionSettings, Marking, RoundTrip
+from netsim.congestion.protocol import UNLIMITED, Ack, Congestion, CongestionSettings, Marking, RoundTrip
 from netsim.congestion.window import StateOf
 from netsim.units import PICOSECONDS_PER_SECOND, Duration, Rate, Size
 
@@ -78,7 +78,10 @@ class DcqcnConfig(CongestionSettings, frozen=True):
 
 
 class Dcqcn(Congestion):
-    """One flow under DCQCN; its timers are brought up to date at every event of the flow. Starts at its link's rate."""
+    """One flow under DCQCN; its timers are brought up to date at every event of the flow. Starts at its link's rate.
+
+    A timeout changes nothing: DCQCN has no rule for losses.
+    """
 
     def __init__(self, config: DcqcnConfig, round_trip: RoundTrip, start_ps: int = 0) -> None:
         self._config = config
@@ -104,28 +107,16 @@ class Dcqcn(Congestion):
             return 0
         return int(8.0 * wire_bytes * PICOSECONDS_PER_SECOND / self.rate_bps)
 
-    def on_ack(
-        self,
-        packets: int,  # noqa: ARG002
-        marked: bool,  # noqa: ARG002
-        notified: bool,
-        round_trip_ps: int,  # noqa: ARG002
-        now_ps: int,
-        refused: bool = False,  # noqa: ARG002
-        in_flight: int = 0,  # noqa: ARG002
-    ) -> None:
+    def on_ack(self, ack: Ack) -> None:
         """Cuts the rate by the share alpha / 2 at a congestion notification (CNP), and restarts its counters."""
-        self._catch_up(now_ps)
-        if not notified:
+        self._catch_up(ack.now_ps)
+        if not ack.notified:
             return
         self._target_bps = self.rate_bps
         self.rate_bps = max(float(self._config.slowest), self.rate_bps * (1.0 - self.alpha / 2.0))
         self.alpha = (1.0 - self._config.gain) * self.alpha + self._config.gain
-        self._estimated_ps = self._increased_ps = now_ps
+        self._estimated_ps = self._increased_ps = ack.now_ps
         self._timer_steps = self._byte_steps = self._bytes = 0
-
-    def on_timeout(self, now_ps: int) -> None:
-        """Nothing changes: DCQCN has no rule for losses."""
 
     def _catch_up(self, now_ps: int) -> None:
         """Applies the decays of alpha, then the rate increases, whose timers have run out by now."""

@@ -7,7 +7,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from netsim.congestion.protocol import Congestion, CongestionSettings, Marking, RoundTrip
+from netsim.congestion.protocol import Ack, Congestion, CongestionSettings, Marking, RoundTrip
 from netsim.congestion.window import Packets, StateOf, initial
 from netsim.units import Size
 
@@ -63,28 +63,15 @@ class Dctcp(Congestion):
         """The window, rounded down."""
         return int(self.packets)
 
-    def gap_ps(self, wire_bytes: int, now_ps: int) -> int:  # noqa: ARG002
-        """Packets follow each other at once."""
-        return 0
-
-    def on_ack(
-        self,
-        packets: int,
-        marked: bool,
-        notified: bool,  # noqa: ARG002
-        round_trip_ps: int,
-        now_ps: int,
-        refused: bool = False,  # noqa: ARG002
-        in_flight: int = 0,  # noqa: ARG002
-    ) -> None:
+    def on_ack(self, ack: Ack) -> None:
         """Counts packets and marks, cuts the window at a mark, and updates alpha at the end of a window."""
-        counted = max(packets, int(marked))
+        counted = max(ack.packets, int(ack.marked))
         self._seen += counted
-        if marked:
+        if ack.marked:
             self._marked += counted
-            if now_ps - round_trip_ps >= self._cut_ps:
+            if ack.now_ps - ack.round_trip_ps >= self._cut_ps:
                 self.packets = max(1.0, self.packets * (1.0 - self.alpha / 2.0))
-                self._cut_ps = now_ps
+                self._cut_ps = ack.now_ps
         if self._seen < self.packets:
             return
         share = self._marked / self._seen

@@ -11,7 +11,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from netsim.congestion.protocol import Congestion, CongestionSettings, Marking, RoundTrip
+from netsim.congestion.protocol import Ack, Congestion, CongestionSettings, Marking, RoundTrip
 from netsim.congestion.window import Packets, StateOf
 from netsim.units import PICOSECONDS_PER_SECOND, Duration, Size
 
@@ -129,49 +129,36 @@ class Nscc(Congestion):
         """Full packets that fit into the window."""
         return max(1, int(self.window_bytes / self._packet))
 
-    def gap_ps(self, wire_bytes: int, now_ps: int) -> int:  # noqa: ARG002
-        """Packets follow each other at once."""
-        return 0
-
-    def on_ack(
-        self,
-        packets: int,
-        marked: bool,
-        notified: bool,  # noqa: ARG002
-        round_trip_ps: int,
-        now_ps: int,
-        refused: bool = False,
-        in_flight: int = 0,
-    ) -> None:
+    def on_ack(self, ack: Ack) -> None:
         """Runs quick adapt, or else changes the window by the packet's mark and delay."""
-        if round_trip_ps < self._base_ps:
-            self._base_ps = round_trip_ps
+        if ack.round_trip_ps < self._base_ps:
+            self._base_ps = ack.round_trip_ps
             self._most = self._largest()
-        if refused:
-            self._refuse(now_ps, in_flight)
+        if ack.refused:
+            self._refuse(ack.now_ps, ack.in_flight)
             return
-        acked = packets * self._packet
+        acked = ack.packets * self._packet
         self._achieved += acked
         self._received += acked
         self._ignored += acked
-        delay_ps = round_trip_ps - self._base_ps
-        if not marked and delay_ps > self._target_ps:
+        delay_ps = ack.round_trip_ps - self._base_ps
+        if not ack.marked and delay_ps > self._target_ps:
             self._average_ps = AVERAGE * (0.25 * self._base_ps) + (1.0 - AVERAGE) * self._average_ps
         else:
             self._average_ps = AVERAGE * delay_ps + (1.0 - AVERAGE) * self._average_ps
         very_long = delay_ps > VERY_LONG * self._target_ps
-        if self._adapt(very_long, marked, now_ps, in_flight * self._packet):
+        if self._adapt(very_long, ack.marked, ack.now_ps, ack.in_flight * self._packet):
             return
-        if marked:
+        if ack.marked:
             if delay_ps >= self._target_ps:
-                self._shrink(now_ps)
+                self._shrink(ack.now_ps)
         elif delay_ps >= self._target_ps:
             self._rise += FAIR * self._scaled_packet * acked
         else:
             self._grow(acked, delay_ps)
         self._bound()
-        if self._received > PERIOD_PACKETS * self._packet or now_ps - self._adjusted_ps > self._network_ps:
-            self._adjust(now_ps)
+        if self._received > PERIOD_PACKETS * self._packet or ack.now_ps - self._adjusted_ps > self._network_ps:
+            self._adjust(ack.now_ps)
             self._bound()
 
     def on_timeout(self, now_ps: int) -> None:  # noqa: ARG002

@@ -41,6 +41,18 @@ class Marking(NamedTuple):
     leaving: bool = False  # whether the queue counts that a packet leaves behind, and not the one that it finds
 
 
+class Ack(NamedTuple):
+    """An acknowledgement, positive or negative, that has arrived at the sender."""
+
+    packets: int  # packets newly acknowledged; 0 if the packet was trimmed or had been acknowledged before
+    marked: bool  # a queue on the path of the packet had marked or trimmed it
+    notified: bool  # it carries a congestion notification (at most one an interval)
+    round_trip_ps: int  # from the departure of the packet to now; that of a header if the packet was trimmed
+    now_ps: int  # current time
+    refused: bool = False  # it is negative
+    in_flight: int = 0  # packets of the flow that are still in flight
+
+
 class Congestion(Protocol):
     """Congestion control of one flow. Floating point in double precision, in the order written, on every engine."""
 
@@ -48,37 +60,15 @@ class Congestion(Protocol):
         """Packets that may be in flight at once, at least 1; 0 while the sender must wait for a credit."""
         ...
 
-    def gap_ps(self, wire_bytes: int, now_ps: int) -> int:
-        """Least time from the packet that leaves now to the next; called once for each packet that leaves."""
-        ...
+    def gap_ps(self, wire_bytes: int, now_ps: int) -> int:  # noqa: ARG002
+        """Least time from the packet that leaves now to the next, by default 0; called once for each packet."""
+        return 0
 
-    def on_ack(
-        self,
-        packets: int,
-        marked: bool,
-        notified: bool,
-        round_trip_ps: int,
-        now_ps: int,
-        refused: bool = False,
-        in_flight: int = 0,
-    ) -> None:
-        """An acknowledgement, positive or negative, has arrived at the sender.
-
-        Args:
-            packets: Packets newly acknowledged; 0 if the packet was trimmed or had been acknowledged before.
-            marked: A queue on the path of the packet had marked or trimmed it. A packet that was trimmed is marked and
-                has 0 packets; its round trip is that of a header.
-            notified: The acknowledgement carries a congestion notification (at most one an interval).
-            round_trip_ps: From the departure of the packet to now.
-            now_ps: Current time.
-            refused: The acknowledgement is negative.
-            in_flight: Packets of the flow that are still in flight.
-        """
-        ...
+    def on_ack(self, ack: Ack) -> None:
+        """An acknowledgement has arrived at the sender."""
 
     def on_timeout(self, now_ps: int) -> None:
         """The retransmission timer has run out: packets are taken as lost."""
-        ...
 
     def begin_message(self) -> None:
         """Another message of a queue pair begins, with the state that the latest one has left."""

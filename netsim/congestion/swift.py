@@ -8,7 +8,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from netsim.congestion.protocol import Congestion, CongestionSettings, RoundTrip
+from netsim.congestion.protocol import Ack, Congestion, CongestionSettings, RoundTrip
 from netsim.congestion.window import Packets, StateOf, initial
 from netsim.units import Duration
 
@@ -96,31 +96,22 @@ class Swift(Congestion):
         """The round trip divided by the window if that is below one packet, otherwise 0."""
         return 0 if self.packets >= 1.0 else int(self._latest_ps / self.packets)
 
-    def on_ack(
-        self,
-        packets: int,
-        marked: bool,
-        notified: bool,  # noqa: ARG002
-        round_trip_ps: int,
-        now_ps: int,
-        refused: bool = False,  # noqa: ARG002
-        in_flight: int = 0,  # noqa: ARG002
-    ) -> None:
+    def on_ack(self, ack: Ack) -> None:
         """Increases the window below the target delay. Above it, decreases the window once a round trip, after a
         trimmed packet by the largest step.
         """
         config = self._config
-        if marked and not packets:
-            if now_ps - self._decreased_ps >= self._latest_ps:
-                self._shrink(1.0 - config.largest_decrease, now_ps)
+        if ack.marked and not ack.packets:
+            if ack.now_ps - self._decreased_ps >= self._latest_ps:
+                self._shrink(1.0 - config.largest_decrease, ack.now_ps)
             return
-        self._latest_ps = round_trip_ps
+        self._latest_ps = ack.round_trip_ps
         target_ps = self._scaled_target_ps()
-        if round_trip_ps < target_ps:
-            self.packets += config.increase * packets / max(self.packets, 1.0)
-        elif now_ps - self._decreased_ps >= round_trip_ps:
-            excess = (round_trip_ps - target_ps) / round_trip_ps
-            self._shrink(max(1.0 - config.decrease * excess, 1.0 - config.largest_decrease), now_ps)
+        if ack.round_trip_ps < target_ps:
+            self.packets += config.increase * ack.packets / max(self.packets, 1.0)
+        elif ack.now_ps - self._decreased_ps >= ack.round_trip_ps:
+            excess = (ack.round_trip_ps - target_ps) / ack.round_trip_ps
+            self._shrink(max(1.0 - config.decrease * excess, 1.0 - config.largest_decrease), ack.now_ps)
 
     def on_timeout(self, now_ps: int) -> None:
         """Decreases the window by the largest step."""

@@ -52,22 +52,3 @@ class FixedWindow(Congestion):
     def window(self) -> int:
         """Returns the constant window in packets."""
         return self._packets
-
-    def gap_ps(self, wire_bytes: int, now_ps: int) -> int:  # noqa: ARG002
-        """Packets follow each other at once."""
-        return 0
-
-    def on_ack(
-        self,
-        packets: int,
-        marked: bool,
-        notified: bool,
-        round_trip_ps: int,
-        now_ps: int,
-        refused: bool = False,
-        in_flight: int = 0,
-    ) -> None:
-        """Changes nothing."""
-
-    def on_timeout(self, now_ps: int) -> None:
-        """Changes nothing."""

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from netsim.congestion import Congestion, CongestionSettings, RoundTrip
+from netsim.congestion import Ack, Congestion, CongestionSettings, RoundTrip
 from netsim.congestion.dcqcn import Dcqcn, DcqcnConfig
 from netsim.congestion.dctcp import DctcpConfig
 from netsim.congestion.swift import SwiftConfig
@@ -42,11 +42,9 @@ def watch(
         hear = control.on_ack
         empty.append(round_trip)
 
-        def on_ack(
-            packets: int, marked: bool, notified: bool, round_trip_ps: int, now_ps: int, refused: bool, in_flight: int
-        ) -> None:
-            hear(packets, marked, notified, round_trip_ps, now_ps, refused, in_flight)
-            look(now_ps, round_trip_ps, control)
+        def on_ack(ack: Ack) -> None:
+            hear(ack)
+            look(ack.now_ps, ack.round_trip_ps, control)
 
         control.on_ack = on_ack  # type: ignore[method-assign]
         return control

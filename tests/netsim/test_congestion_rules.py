@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from netsim.congestion import RoundTrip
+from netsim.congestion import Ack, RoundTrip
 from netsim.congestion.dcqcn import Dcqcn, DcqcnConfig
 from netsim.congestion.dctcp import Dctcp, DctcpConfig
 from netsim.congestion.swift import Swift, SwiftConfig
@@ -17,20 +17,20 @@ def test_dctcp_estimates_the_marked_share(share):
     """With a share F of all packets marked the estimate tends to F, as (1 - g)^n from 1."""
     control = Dctcp(DctcpConfig.model_validate({"kind": "dctcp", "window": 4}), RoundTrip(10**6, 4, 10**11, 4, 4000))
     for number in range(3000):
-        control.on_ack(1, number % 4 < 4 * share, False, 10**6, number * 1000)
+        control.on_ack(Ack(1, number % 4 < 4 * share, False, 10**6, number * 1000))
     assert control.alpha == pytest.approx(share, abs=0.1)
 
 
 def test_dctcp_cuts_once_a_round_trip_and_grows_by_a_packet_otherwise():
     control = Dctcp(DctcpConfig.model_validate({"kind": "dctcp", "window": 8}), RoundTrip(10**6, 4, 10**11, 4, 4000))
     for _ in range(8):
-        control.on_ack(1, False, False, 10**6, 10**6)
+        control.on_ack(Ack(1, False, False, 10**6, 10**6))
     assert control.packets == 9.0
     alpha = control.alpha
     for now_ps in range(2 * 10**6, 3 * 10**6, 10**5):
-        control.on_ack(1, True, False, 10**6, now_ps)
+        control.on_ack(Ack(1, True, False, 10**6, now_ps))
     assert control.packets == 9.0 * (1 - alpha / 2)
-    control.on_ack(1, True, False, 10**6, 3 * 10**6)
+    control.on_ack(Ack(1, True, False, 10**6, 3 * 10**6))
     assert control.packets < 9.0 * (1 - alpha / 2)
 
 
@@ -47,7 +47,7 @@ def test_dcqcn_follows_its_equations():
     """Equations 1 to 4 with alpha = 1 at first, by hand."""
     control, gain, step = dcqcn(), 1 / 256, 55 * 10**6
     assert control.gap_ps(4000, 0) == 0
-    control.on_ack(*NOTIFY, 0)
+    control.on_ack(Ack(*NOTIFY, 0))
     assert (control.rate_bps, control.alpha) == (LINE / 2, 1.0)
     assert control.gap_ps(4000, 0) == 2 * service_ps(4000, LINE)
     # Five steps of fast recovery, each half of what is missing; alpha decays at the same pace.
@@ -55,7 +55,7 @@ def test_dcqcn_follows_its_equations():
         control.gap_ps(0, number * step)
         assert control.rate_bps == LINE * (1 - 0.5 ** (number + 1))
         assert control.alpha == pytest.approx((1 - gain) ** number)
-    control.on_ack(*NOTIFY, 5 * step)
+    control.on_ack(Ack(*NOTIFY, 5 * step))
     target = LINE * (1 - 0.5**6)
     rate = target * (1 - (1 - gain) ** 5 / 2)
     assert control.rate_bps == pytest.approx(rate)
@@ -73,7 +73,7 @@ def test_dcqcn_increases_faster_when_timer_and_bytes_agree():
     slow, fast = dcqcn(), dcqcn(increase_bytes="4000B")
     for control in (slow, fast):
         for _ in range(8):
-            control.on_ack(*NOTIFY, 0)
+            control.on_ack(Ack(*NOTIFY, 0))
         for number in range(1, 12):
             control.gap_ps(4000, number * 55 * 10**6)
     assert fast.rate_bps > slow.rate_bps + 5 * 400 * 10**6
@@ -83,7 +83,7 @@ def test_dcqcn_catches_up_in_any_number_of_looks():
     """Timers are looked at lazily: how often does not matter."""
     one, many = dcqcn(), dcqcn()
     for control in (one, many):
-        control.on_ack(*NOTIFY, 1234)
+        control.on_ack(Ack(*NOTIFY, 1234))
     for now_ps in range(10**6, 10**9, 7 * 10**6):
         many.gap_ps(0, now_ps)
     assert one.gap_ps(0, 10**9) == many.gap_ps(0, 10**9)
@@ -95,7 +95,7 @@ def test_swift_below_one_packet_spaces_packets_by_round_trips():
     now_ps = 0
     while control.packets > 0.25:
         now_ps += 10**9
-        control.on_ack(1, False, False, 10**8, now_ps)
+        control.on_ack(Ack(1, False, False, 10**8, now_ps))
     assert control.window() == 1
     assert control.gap_ps(4000, now_ps) == int(10**8 / control.packets)
     assert control.gap_ps(4000, now_ps) >= 4 * 10**8
@@ -105,7 +105,7 @@ def test_swift_heeds_trimmed_packets_once_a_round_trip():
     """A header overtakes the queue that trimmed it: its short round trip is no reason to send more."""
     control = Swift(SwiftConfig.model_validate({"kind": "swift", "window": 16}), EMPTY)
     for _ in range(5):
-        control.on_ack(0, True, False, EMPTY.time_ps // 2, 10**9)
+        control.on_ack(Ack(0, True, False, EMPTY.time_ps // 2, 10**9))
     assert control.packets == 8.0
 
 
@@ -114,9 +114,9 @@ def test_dctcp_with_an_estimate_of_zero_is_not_halved_by_the_first_mark():
     config = {"kind": "dctcp", "window": 8, "alpha": 0, "gain": 0.25}
     control = Dctcp(DctcpConfig.model_validate(config), RoundTrip(10**6, 4, 10**11, 4, 4000))
     for number in range(8):
-        control.on_ack(1, number < 4, False, 10**6, 10**6)
+        control.on_ack(Ack(1, number < 4, False, 10**6, 10**6))
     assert (control.packets, control.alpha) == (8.0, 0.25 * 0.5)
-    control.on_ack(1, True, False, 10**6, 3 * 10**6)
+    control.on_ack(Ack(1, True, False, 10**6, 3 * 10**6))
     assert control.packets == 8.0 * (1 - 0.125 / 2)
 
 
@@ -131,5 +131,5 @@ def test_swift_adds_to_its_target_for_links_and_for_small_windows():
         config = SwiftConfig.model_validate({"kind": "swift", "window": window} | scaling)
         for late_ps in (-2, 2):
             control = Swift(config, EMPTY)
-            control.on_ack(1, False, False, base_ps + more_us * 10**6 + late_ps, 10**9)
+            control.on_ack(Ack(1, False, False, base_ps + more_us * 10**6 + late_ps, 10**9))
             assert (control.packets > window) == (late_ps < 0), (window, late_ps)

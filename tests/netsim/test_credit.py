@@ -2,7 +2,7 @@
 
 import pytest
 
-from netsim.congestion import RoundTrip
+from netsim.congestion import Ack, RoundTrip
 from netsim.congestion.credit import Credited, NdpConfig, ReceiverCreditConfig
 from netsim.engine.protocol import Outcome
 from netsim.foundation.refusal import Refusal
@@ -39,9 +39,9 @@ def test_lost_packets_give_their_credit_back_and_trimmed_ones_do_not():
     control = credited()
     for _ in range(3):
         control.gap_ps(4000, 0)
-    control.on_ack(0, True, False, 10**7, 10**7, True, in_flight=2)
+    control.on_ack(Ack(0, True, False, 10**7, 10**7, True, in_flight=2))
     assert control.credit == 0, "the receiver has seen the header"
-    control.on_ack(1, False, False, 10**7, 10**7, False, in_flight=0)
+    control.on_ack(Ack(1, False, False, 10**7, 10**7, False, in_flight=0))
     assert control.credit == 1, "one acknowledged, and one shown to be lost"
     control.gap_ps(4000, 0)
     control.on_timeout(10**8)

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from netsim.congestion import RoundTrip
+from netsim.congestion import Ack, RoundTrip
 from netsim.congestion.nscc import Nscc, NsccConfig
 from netsim.engine.event.engine import EventEngine
 from netsim.engine.protocol import Outcome
@@ -31,12 +31,12 @@ def nscc(trims: bool = False, **fields: object) -> Nscc:
 
 def hear(control: Nscc, delay_us: int, now_us: int, marked: bool = False, packets: int = 1, under_way: int = 0) -> None:
     """An acknowledgement of packets that were delayed by so much."""
-    control.on_ack(packets, marked, False, (12 + delay_us) * US, now_us * US, False, under_way)
+    control.on_ack(Ack(packets, marked, False, (12 + delay_us) * US, now_us * US, False, under_way))
 
 
 def refuse(control: Nscc, now_us: int, under_way: int = 0) -> None:
     """The header of a trimmed packet is back after a round trip."""
-    control.on_ack(0, True, False, 12 * US, now_us * US, True, under_way)
+    control.on_ack(Ack(0, True, False, 12 * US, now_us * US, True, under_way))
 
 
 def test_the_window_starts_at_and_keeps_to_three_halves_of_the_bandwidth_delay_product():
@@ -45,7 +45,7 @@ def test_the_window_starts_at_and_keeps_to_three_halves_of_the_bandwidth_delay_p
     assert control.window() == 56
     hear(control, 0, 20, packets=60)
     assert control.window_bytes == 225_000
-    control.on_ack(1, False, False, 6 * US, 21 * US)
+    control.on_ack(Ack(1, False, False, 6 * US, 21 * US))
     assert control.window_bytes == 112_500, "a shorter round trip halves the product"
 
 

@@ -7,7 +7,7 @@ from functools import cache, partial
 import simpy
 
 from netsim.congestion.credit import Credited, NdpConfig, ReceiverCreditConfig
-from netsim.congestion.protocol import Congestion, RoundTrip
+from netsim.congestion.protocol import Ack, Congestion, RoundTrip
 from netsim.congestion.timeout import Timeout
 from netsim.engine.protocol import Scene
 from netsim.engine.reference.calendar import Calendar, Event, timer
@@ -188,8 +188,8 @@ class Feedback:
             self.rounds.note(connection.flow.message.task, progress=newly > 0)
         if connection.timeout is not None:
             self._note_ack(connection, connection.timeout, ack, newly > 0)
-        in_flight = recovery.in_flight
-        connection.congestion.on_ack(newly, ack.marked, ack.notified, now - ack.sent_ps, now, ack.refusal, in_flight)
+        heard = Ack(newly, ack.marked, ack.notified, now - ack.sent_ps, now, ack.refusal, recovery.in_flight)
+        connection.congestion.on_ack(heard)
         self._note("acknowledged", connection, ack)
         if (recorder := self._recorder(connection.flow)) is not None:
             recorder.add(now, connection.congestion.window(), recovery.in_flight, now - ack.sent_ps)
