@@ -8,10 +8,12 @@ from collections import defaultdict
 from collections.abc import Sequence
 from math import isqrt
 
-from netsim.collective.algorithms import Schedule, ring_all_gather, ring_all_reduce, ring_reduce_scatter
-from netsim.collective.protocol import CollectiveAlgorithm, Message, Operation
+from netsim.collective.algorithms import Schedule
+from netsim.collective.protocol import Message, Operation
 
 Blocks = tuple[int, ...]
+_ADD, _GATHER = -1, 0
+"""Part that a member of a ring passes on first, counted from its own: to add the parts up, or to gather them."""
 
 
 def two_phase_all_to_all(operation: Operation) -> list[Message]:
@@ -56,8 +58,8 @@ def hierarchical_reduce_scatter(operation: Operation) -> list[Message]:
     """L participants on each of H hosts: L - 1 rounds within the host, then H - 1 between hosts."""
     hosts, columns = _hosts_and_columns(operation)
     schedule = Schedule(operation.blocks)
-    _within(schedule, ring_reduce_scatter, hosts, columns)
-    _between(schedule, ring_reduce_scatter, columns)
+    _within(schedule, hosts, columns, _ADD)
+    _between(schedule, columns, _ADD)
     return schedule.messages
 
 
@@ -65,8 +67,8 @@ def hierarchical_all_gather(operation: Operation) -> list[Message]:
     """L participants on each of H hosts: H - 1 rounds between hosts, then L - 1 within the host."""
     hosts, columns = _hosts_and_columns(operation)
     schedule = Schedule(operation.blocks)
-    _between(schedule, ring_all_gather, columns)
-    _within(schedule, ring_all_gather, hosts, columns)
+    _between(schedule, columns, _GATHER)
+    _within(schedule, hosts, columns, _GATHER)
     return schedule.messages
 
 
@@ -74,9 +76,9 @@ def hierarchical_all_reduce(operation: Operation) -> list[Message]:
     """Reduce-scatter within the host, all-reduce between hosts, all-gather within: 2 (L - 1) + 2 (H - 1) rounds."""
     hosts, columns = _hosts_and_columns(operation)
     schedule = Schedule(operation.blocks)
-    _within(schedule, ring_reduce_scatter, hosts, columns)
-    _between(schedule, ring_all_reduce, columns)
-    _within(schedule, ring_all_gather, hosts, columns)
+    _within(schedule, hosts, columns, _ADD)
+    _between(schedule, columns, _ADD, turns=2)
+    _within(schedule, hosts, columns, _GATHER)
     return schedule.messages
 
 
@@ -99,24 +101,24 @@ def _hosts_and_columns(operation: Operation) -> tuple[list[Blocks], list[Blocks]
     return hosts, list(zip(*hosts, strict=True))
 
 
-def _within(
-    schedule: Schedule, algorithm: CollectiveAlgorithm, hosts: Sequence[Blocks], columns: Sequence[Blocks]
-) -> None:
-    """Runs an algorithm within each host; its block number l stands for all blocks of column l."""
+def _within(schedule: Schedule, hosts: Sequence[Blocks], columns: Sequence[Blocks], first: int) -> None:
+    """A ring within each host; its part number l is all blocks of column l."""
     for members in hosts:
-        _embed(schedule, algorithm, members, columns)
+        _ring(schedule, members, columns, len(members) - 1, first)
 
 
-def _between(schedule: Schedule, algorithm: CollectiveAlgorithm, columns: Sequence[Blocks]) -> None:
-    """Runs an algorithm within each column; each member has its own block."""
+def _between(schedule: Schedule, columns: Sequence[Blocks], first: int, turns: int = 1) -> None:
+    """A ring within each column, so many times round; each member has its own block."""
     for members in columns:
-        _embed(schedule, algorithm, members, [(block,) for block in members])
+        _ring(schedule, members, [(block,) for block in members], turns * (len(members) - 1), first)
 
 
-def _embed(schedule: Schedule, algorithm: CollectiveAlgorithm, members: Sequence[int], parts: Sequence[Blocks]) -> None:
-    for message in algorithm(Operation("", len(members), blocks=(0,) * len(members))):
-        (part,) = message.blocks
-        schedule.send(members[message.src], members[message.dst], parts[part])
+def _ring(schedule: Schedule, members: Blocks, parts: Sequence[Blocks], rounds: int, first: int) -> None:
+    """In each round every member passes on the part that it got in the round before."""
+    for turn in range(rounds):
+        for place, member in enumerate(members):
+            following = members[(place + 1) % len(members)]
+            schedule.send(member, following, parts[(place + first - turn) % len(members)])
 
 
 def rails_all_to_all(operation: Operation) -> list[Message]:

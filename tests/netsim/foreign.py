@@ -11,9 +11,6 @@ from pydantic import BaseModel
 
 from netsim.collective.algorithms import (
     barrier,
-    ring_all_gather,
-    ring_all_reduce,
-    ring_reduce_scatter,
     send,
     tree_broadcast,
 )
@@ -26,7 +23,7 @@ from netsim.workload.goal import GoalConfig, GoalWorkload
 from netsim.workload.program import Program
 from netsim.workload.protocol import Workload
 from netsim.workload.simccl import SimcclConfig, SimcclWorkload
-from tests.netsim.plain_schedules import direct_all_to_all
+from tests.netsim.plain_schedules import direct_all_to_all, ring_all_gather, ring_all_reduce, ring_reduce_scatter
 from tests.netsim.scenes import fabric, scene, simulate
 
 ROOT = Path(__file__).parents[2]

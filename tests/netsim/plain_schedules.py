@@ -6,6 +6,32 @@ from netsim.collective.algorithms import Pipeline, Schedule, both_ways, one_tree
 from netsim.collective.protocol import Message, Operation
 
 
+def ring_reduce_scatter(operation: Operation) -> list[Message]:
+    """size-1 rounds; in round k participant i passes on its partial sum of block i-k-1, block i ends complete at i."""
+    return _rounds(operation, operation.size - 1, shift=-1)
+
+
+def ring_all_gather(operation: Operation) -> list[Message]:
+    """size-1 rounds; in round k participant i passes on block i-k."""
+    return _rounds(operation, operation.size - 1, shift=0)
+
+
+def ring_all_reduce(operation: Operation) -> list[Message]:
+    """Reduce-scatter, then all-gather: 2 (size-1) rounds. Round size-1 sends the block that has just been completed."""
+    return _rounds(operation, 2 * (operation.size - 1), shift=-1)
+
+
+def _rounds(operation: Operation, rounds: int, shift: int) -> list[Message]:
+    size, blocks = operation.size, [(block,) for block in range(operation.size)]
+    messages: list[Message] = []
+    for k in range(rounds):
+        for i in range(size):
+            block = (i + shift - k) % size
+            after = ((k - 1) * size + (i - 1) % size,) if k else ()
+            messages.append(Message(len(messages), i, (i + 1) % size, operation.blocks[block], blocks[block], after))
+    return messages
+
+
 def direct_all_to_all(operation: Operation) -> list[Message]:
     """One message for each ordered pair; none waits for another, and a participant's own block stays."""
     blocks = [(j,) for j in range(operation.size)]

@@ -7,10 +7,7 @@ from typing import NamedTuple
 from netsim.collective.algorithms import (
     direct_broadcast,
     recursive_doubling_all_reduce,
-    ring_all_gather,
-    ring_all_reduce,
     ring_broadcast,
-    ring_reduce_scatter,
     tree_broadcast,
 )
 from netsim.collective.protocol import CollectiveAlgorithm, Message, Operation
@@ -32,6 +29,9 @@ from tests.netsim.plain_schedules import (
     halving_doubling_all_gather,
     halving_doubling_all_reduce,
     halving_doubling_reduce_scatter,
+    ring_all_gather,
+    ring_all_reduce,
+    ring_reduce_scatter,
 )
 
 ALGORITHMS: dict[tuple[str, str], CollectiveAlgorithm] = {

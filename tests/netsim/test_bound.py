@@ -3,11 +3,11 @@
 from itertools import product
 
 from netsim.bound import Bound
-from netsim.collective.algorithms import ring_all_reduce
 from netsim.collective.protocol import Operation
 from netsim.units import split_bytes
 from netsim.workload.tasks import Task
 from tests.each import each
+from tests.netsim.plain_schedules import ring_all_reduce
 from tests.netsim.random_scenes import odd_scene
 from tests.netsim.scenes import TRANSPORTS, all_to_all, fabric, flow, scene, simulate
 

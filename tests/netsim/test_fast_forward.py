@@ -10,7 +10,6 @@ import pytest
 from pydantic import TypeAdapter
 
 from netsim import simulate
-from netsim.collective.algorithms import ring_all_reduce as all_reduce
 from netsim.collective.columns import message_columns
 from netsim.collective.protocol import Operation
 from netsim.engine.forward.engine import ForwardEngine
@@ -26,6 +25,7 @@ from netsim.workload.tasks import Task
 from tests.each import each
 from tests.netsim.documents import collective_of, scenario_of
 from tests.netsim.plain_schedules import direct_all_to_all
+from tests.netsim.plain_schedules import ring_all_reduce as all_reduce
 from tests.netsim.repeated_scenes import DRAWN, ROUTINGS, repeated_scene
 from tests.netsim.scenes import fabric, flow, scene
 
