@@ -1,11 +1,12 @@
 """The entries of ``transports`` in a scenario, and the class that each of them makes."""
 
 import re
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field
 
 from netsim.documents import Section
+from netsim.foundation.settings import by_kind
 from netsim.transport.detouring import UgalConfig, Valiant
 from netsim.transport.ecmp import EcmpConfig
 from netsim.transport.ethereal import EtherealConfig
@@ -51,39 +52,6 @@ class OwnConfig(Section, frozen=True):
         return self.options_
 
 
-KINDS = (
-    PlainConfig,
-    SprayConfig,
-    EcmpConfig,
-    SubflowsConfig,
-    FlowletConfig,
-    RepsConfig,
-    DrillConfig,
-    JsqConfig,
-    UgalConfig,
-    EtherealConfig,
-    OwnConfig,
-)
-_SUBFLOWS = re.compile(r"mprdma-(\d+)")
-
-
-def _words() -> list[str]:
-    """Short names: kinds without required options, and names that stand for a kind with options."""
-    kinds = [kind for section in KINDS for kind in get_args(section.model_fields["kind"].annotation) if kind != "own"]
-    return [*sorted(kinds), _SUBFLOWS.pattern]
-
-
-def _entry(value: object) -> object:
-    """Replaces a short name by a mapping with its kind and options."""
-    if isinstance(value, dict) and "class" in value:
-        return {"kind": "own", **value}
-    if not isinstance(value, str):
-        return value
-    if match := _SUBFLOWS.fullmatch(value):
-        return {"kind": "subflows", "count": int(match[1]), "label": value}
-    return {"kind": value}
-
-
 _AnyKind = (
     PlainConfig
     | SprayConfig
@@ -97,6 +65,27 @@ _AnyKind = (
     | EtherealConfig
     | OwnConfig
 )
+KINDS = by_kind(_AnyKind)
+"""The sections, by kind."""
+_SUBFLOWS = re.compile(r"mprdma-(\d+)")
+
+
+def _words() -> list[str]:
+    """Short names: kinds without required options, and names that stand for a kind with options."""
+    return [*sorted(KINDS.keys() - {"own"}), _SUBFLOWS.pattern]
+
+
+def _entry(value: object) -> object:
+    """Replaces a short name by a mapping with its kind and options."""
+    if isinstance(value, dict) and "class" in value:
+        return {"kind": "own", **value}
+    if not isinstance(value, str):
+        return value
+    if match := _SUBFLOWS.fullmatch(value):
+        return {"kind": "subflows", "count": int(match[1]), "label": value}
+    return {"kind": value}
+
+
 _Word = Annotated[str, Field(pattern=rf"^({'|'.join(_words())})$")]
 TransportConfig = Annotated[
     _AnyKind, Field(discriminator="kind"), BeforeValidator(_entry, json_schema_input_type=_Word | _AnyKind)
@@ -108,9 +97,5 @@ PACKET_TRANSPORTS: dict[str, type[Transport]] = {
     "drb": DestinationRotation,
     "spray_round_robin": SprayRoundRobin,
     "valiant": Valiant,
-} | {
-    get_args(section.model_fields["kind"].annotation)[0]: section.transport
-    for section in KINDS
-    if issubclass(section, TransportSettings) and section.transport is not None
-}
+} | {kind: section.transport for kind, section in KINDS.items() if getattr(section, "transport", None) is not None}
 """Kinds that move packets, and their classes."""
