@@ -34,6 +34,15 @@ def check_allowed(path: str) -> None:
 
 def imported_class(path: str) -> type:
     """The class that ``module:Class`` names, in the working directory or an installed package, or a ValueError."""
+    found = imported_member(path)
+    if not isinstance(found, type):
+        module_name, _, class_name = path.partition(":")
+        raise ValueError(f"{module_name} has no class {class_name}; correct the name")
+    return found
+
+
+def imported_member(path: str) -> object:
+    """What ``module:Class`` names, whatever it is, None if the module lacks it; a ValueError if that is not found."""
     module_name, colon, class_name = path.partition(":")
     if not colon or not all(part.isidentifier() for part in (*module_name.split("."), class_name)):
         raise ValueError(f"{path!r} does not name a class; write module:Class")
@@ -48,10 +57,7 @@ def imported_class(path: str) -> type:
         raise ValueError(
             f"{module_name} cannot be imported ({reason}); run from the folder that contains it, or install it"
         ) from error
-    found = getattr(module, class_name, None)
-    if not isinstance(found, type):
-        raise ValueError(f"{module_name} has no class {class_name}; correct the name")
-    return found
+    return getattr(module, class_name, None)
 
 
 def imported_protocol(path: str) -> type:
