@@ -3,7 +3,7 @@
 import errno
 import re
 import reprlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
@@ -68,14 +68,24 @@ def load_yaml(path: Path, content: str, folder: str | None = None) -> object:
     return document
 
 
+def check_mapping(document: object, file: Path | str, remedy: str) -> Mapping[str, Any]:
+    """The content of a file, which must be a mapping."""
+    if not isinstance(document, Mapping):
+        raise Refusal(file, "file", "is not a mapping of keys to values", remedy)
+    return document
+
+
+def first_line(kind: str) -> str:
+    """Remedy for a file that is no mapping, by the kind in its format."""
+    return f"write keys and values, format: flowfabric.{kind}/1 first"
+
+
 S = TypeVar("S", bound=Section)
 
 
 def read_section(path: Path, content: str, kind: type[S], remedy: str) -> S:
     """Reads a whole YAML file as one section; `remedy` is the advice where the file is no mapping."""
-    document = load_yaml(path, content)
-    if not isinstance(document, dict):
-        raise Refusal(path, "file", "is not a mapping of keys to values", remedy)
+    document = check_mapping(load_yaml(path, content), path, remedy)
     try:
         return kind.model_validate(document)
     except ValidationError as error:

@@ -11,7 +11,7 @@ from netsim.congestion import CongestionConfig
 from netsim.congestion.flow_control import AcknowledgementConfig, FlowControlConfig, NoFlowControlConfig
 from netsim.congestion.recovery import NoRecoveryConfig, RecoveryConfig
 from netsim.congestion.window import NoneConfig
-from netsim.documents import Section, first_refusal, load_yaml
+from netsim.documents import Section, check_mapping, first_line, first_refusal, load_yaml
 from netsim.engine.limits import LimitsConfig
 from netsim.engine.protocol import Engine, NicConfig, PacketConfig
 from netsim.engine.watch import WatchConfig
@@ -290,14 +290,8 @@ class Scenario(Section, frozen=True):
 def read_scenario(source: Path | Mapping[str, Any], overrides: Sequence[str] = ()) -> Scenario:
     """Reads and checks a scenario, a file or a mapping; values of overrides are YAML, list entries go by number."""
     name = str(source) if isinstance(source, Path) else "scenario"
-    content = load_yaml(source, "a scenario") if isinstance(source, Path) else source
-    if not isinstance(content, Mapping):
-        raise Refusal(
-            name,
-            "file",
-            "is not a mapping of keys to values",
-            "write keys and values, format: flowfabric.scenario/1 first",
-        )
+    written = load_yaml(source, "a scenario") if isinstance(source, Path) else source
+    content = check_mapping(written, name, first_line("scenario"))
     if "format" not in content and {"run", "model"} <= content.keys():
         raise Refusal(name, "file", "is a run configuration, not a scenario", "give it to python -m trainer")
     for override in overrides:

@@ -7,7 +7,7 @@ from pydantic import PositiveInt, model_validator
 
 from netsim.collective.config import AllGather, AllReduce, AllToAll, Broadcast, ReduceScatter
 from netsim.collective.group import Group
-from netsim.documents import Section, read_section
+from netsim.documents import Section, first_line, read_section
 from netsim.foundation.schema import described
 from netsim.units import Size
 
@@ -113,6 +113,4 @@ class Table(Section, frozen=True):
 
 def read_table(path: Path) -> Table:
     """Reads a table, YAML or JSON."""
-    return read_section(
-        path, "an algorithm table", Table, "write keys and values, format: flowfabric.algorithms/1 first"
-    )
+    return read_section(path, "an algorithm table", Table, first_line("algorithms"))

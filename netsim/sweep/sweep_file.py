@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 
 import yaml
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, model_validator
 
 import netsim
-from netsim.documents import Section, first_refusal, load_yaml
+from netsim.documents import Section, check_mapping, first_line, load_yaml, read_section
 from netsim.foundation.files import file_digest
 from netsim.foundation.refusal import Refusal
 from netsim.foundation.schema import described
@@ -213,18 +213,7 @@ class SweepFile(NamedTuple):
 
 def read_sweep(path: Path) -> SweepFile:
     """Reads and checks a sweep and the scenario of every cell."""
-    content = load_yaml(path, "a sweep")
-    if not isinstance(content, Mapping):
-        raise Refusal(
-            path,
-            "file",
-            "is not a mapping of keys to values",
-            "write keys and values, format: flowfabric.sweep/1 first",
-        )
-    try:
-        config = SweepConfig.model_validate(content)
-    except ValidationError as error:
-        raise first_refusal(error, path, content, SweepConfig) from None
+    config = read_section(path, "a sweep", SweepConfig, first_line("sweep"))
     scenario = _scenario(config.scenario)
     cells: list[Cell] = []
     first: dict[str, str] = {}
@@ -254,15 +243,7 @@ def _refuse_unknown_transports(path: Path, shown: MapConfig, cells: Sequence[Cel
 def _scenario(source: str | dict[str, Any]) -> Mapping[str, Any]:
     if isinstance(source, dict):
         return source
-    content = load_yaml(Path(source), "a scenario")
-    if not isinstance(content, Mapping):
-        raise Refusal(
-            source,
-            "file",
-            "is not a mapping of keys to values",
-            "write keys and values, format: flowfabric.scenario/1 first",
-        )
-    return content
+    return check_mapping(load_yaml(Path(source), "a scenario"), source, first_line("scenario"))
 
 
 class _Value(NamedTuple):
