@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from netsim.engine.protocol import Scene
 from netsim.foundation.refusal import Refusal
+from netsim.topology.protocol import Path
 from netsim.workload.tasks import Task
 
 
@@ -36,6 +37,20 @@ class Frontier:
         """Tasks that are not done although they wait for no other, background traffic aside."""
         waiting = [index for index, waits in enumerate(self._waits_for) if not waits and not self._done[index]]
         return [index for index in waiting if not self.background[index]] or waiting
+
+
+def is_cut_off(scene: Scene, paths: Sequence[Path], taken: Sequence[int], now_ps: int) -> bool:
+    """Whether the `taken` of a flow's paths stay down and the routing's knowledge no longer changes: it would try
+    forever.
+    """
+    if now_ps < scene.routes.times[-1]:
+        return False
+
+    def dead(link: int) -> bool:
+        time, rate = scene.rates.changes.get(link, [(0, 1)])[-1]
+        return not rate and time <= now_ps
+
+    return all(any(map(dead, paths[index])) for index in taken)
 
 
 def stalled(scene: Scene, waiting: list[int]) -> Refusal:

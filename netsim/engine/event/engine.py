@@ -24,7 +24,7 @@ from netsim.engine.event.room import (
     with_room_in_calendar,
 )
 from netsim.engine.event.state import Array, State
-from netsim.engine.frontier import stalled
+from netsim.engine.frontier import is_cut_off, stalled
 from netsim.engine.limits import Clock, Pulse, Waiting, Which, missing, not_begun, reached, refused
 from netsim.engine.protocol import Outcome, Scene
 from netsim.foundation.refusal import Refusal
@@ -162,7 +162,8 @@ class EventEngine:
 
     def _is_hopeless(self, record: np.void, usable: tuple[int, ...], now_ps: int) -> bool:
         """Whether more timeouts are useless: the flow is cut off, or has arrived but gets no acknowledgement."""
-        if self._is_cut_off(record, usable, now_ps):
+        taken = usable if record["path"] < 0 or self._moves else (int(record["path"]),)
+        if is_cut_off(self._scene, self._scene.routes.paths(*self._ends(record)), taken, now_ps):
             return True
         if record["fruitless"] < self._scene.limits.fruitless:
             return False
@@ -217,19 +218,6 @@ class EventEngine:
         if not len(flows):
             why = not_begun(waits.delay_ps)
         return Waiting(waits.src, waits.dst, waits.bytes, why)
-
-    def _is_cut_off(self, record: np.void, usable: tuple[int, ...], now_ps: int) -> bool:
-        """Whether all paths of a flow stay down and the routing's knowledge no longer changes: it would try forever."""
-        if now_ps < self._scene.routes.times[-1]:
-            return False
-        changes, paths = self._scene.rates.changes, self._scene.routes.paths(*self._ends(record))
-
-        def dead(link: int) -> bool:
-            time, rate = changes[link][-1] if link in changes else (0, 1)
-            return not rate and time <= now_ps
-
-        taken = usable if record["path"] < 0 or self._moves else (int(record["path"]),)
-        return all(any(map(dead, paths[index])) for index in taken)
 
     def _usable(self, record: np.void, now_ps: int) -> tuple[int, ...]:
         routes = self._scene.routes

@@ -9,6 +9,7 @@ import simpy
 from netsim.congestion.credit import Credited, NdpConfig, ReceiverCreditConfig
 from netsim.congestion.protocol import Ack, Congestion, RoundTrip
 from netsim.congestion.timeout import Timeout
+from netsim.engine.frontier import is_cut_off
 from netsim.engine.protocol import Scene
 from netsim.engine.reference.calendar import Calendar, Event, timer
 from netsim.engine.reference.connection import Connection, Listener, Packet
@@ -260,23 +261,11 @@ class Feedback:
 
     def _is_hopeless(self, connection: Listener, timeout: Timeout, usable: tuple[int, ...], now: int) -> bool:
         """Whether more timeouts are useless: the flow is cut off, or has arrived but gets no acknowledgement."""
-        if self._cut_off(connection, usable, now):
+        taken = usable if connection.path is None or self._moves else (connection.path,)
+        if is_cut_off(self._scene, connection.flow.message.paths, taken, now):
             return True
         if timeout.fruitless < self._scene.limits.fruitless:
             return False
         if connection.left:
             raise self._impatient(connection)
         return True
-
-    def _cut_off(self, connection: Listener, usable: tuple[int, ...], now: int) -> bool:
-        """Whether all paths of a flow stay down and the routing's knowledge no longer changes: it would try forever."""
-        if now < self._scene.routes.times[-1]:
-            return False
-        paths, changes = connection.flow.message.paths, self._scene.rates.changes
-
-        def dead(link: int) -> bool:
-            time, rate = changes[link][-1] if link in changes else (0, 1)
-            return not rate and time <= now
-
-        taken = usable if connection.path is None or self._moves else (connection.path,)
-        return all(any(map(dead, paths[index])) for index in taken)
