@@ -61,11 +61,10 @@ def simulate(
         _refuse_what_takes_hours(prepared, work, source)
     runs = _simulated(prepared, read, source, work, jobs, report)
     in_order = [runs[transport.name, seed] for transport, seed in work]
-    notices = [*prepared.notices, *_notices_of_late(read, in_order)]
+    notices = [*prepared.laid_out.notices, *_notices_of_late(read, in_order)]
     if prepared.bound is None:
         notices.append(_NO_BOUND)
-    known = prepared.recorded_ps, notices, prepared.traces, prepared.algorithms, prepared.measured, prepared.computed
-    return Results(read.resolved(), prepared.scene, prepared.spans, in_order, *known)
+    return Results(read.resolved(), prepared, in_order, notices)
 
 
 def _refuse_what_takes_hours(prepared: Prepared, work: Work, source: str) -> None:
@@ -201,7 +200,7 @@ def run_one(
     bound_ps = _bound_ps(prepared, outcome)
     name_ranks(prepared.scene, outcome)
     wall_s = time.perf_counter() - started
-    result = Run(transport.name, seed, engine, bound_ps, outcome, prepared.spans, wall_s, skipped)
+    result = Run(transport.name, seed, engine, bound_ps, outcome, prepared.laid_out.spans, wall_s, skipped)
     _refuse_impossible(result)
     return result
 

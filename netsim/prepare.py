@@ -53,12 +53,12 @@ class LaidOut(NamedTuple):
     recorded_ps: Mapping[int, int]
     traces: Sequence[TraceOrigin]
     algorithms: Mapping[Use, int]
-    measured: Sequence[MeasuredCollectives] = ()
-    computed: Sequence[Computed] = ()
+    measured: Sequence[MeasuredCollectives]
+    computed: Sequence[Computed]
 
 
 class Prepared:
-    """A prepared scenario, shared by all its runs; fields of `laid_out` but the tasks are its attributes too."""
+    """A prepared scenario, shared by all its runs."""
 
     def __init__(
         self,
@@ -71,8 +71,6 @@ class Prepared:
         self.scene, self.laid_out, self._transports = scene, laid_out, transports
         self.engine: Engine = engine
         self.fast_forward = fast_forward
-        _, self.spans, self.notices, self.recorded_ps, self.traces, *_ = laid_out
-        self.algorithms, self.measured, self.computed = laid_out.algorithms, laid_out.measured, laid_out.computed
         self.most_paths = scene.most_paths
 
     @cached_property

@@ -22,7 +22,7 @@ import gzip
 import hashlib
 import io
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple, TextIO
@@ -30,15 +30,15 @@ from typing import Any, NamedTuple, TextIO
 import numpy as np
 
 from netsim.calibration.schedules import MeasuredCollectives
-from netsim.collective.build import Use
 from netsim.documents import writing
 from netsim.engine.limits import Pulse
-from netsim.engine.protocol import Outcome, Scene, Skipped
+from netsim.engine.protocol import Outcome, Skipped
 from netsim.foundation.files import unfinished
+from netsim.prepare import Prepared
 from netsim.topology.protocol import Link
 from netsim.units import PICOSECONDS_PER_SECOND, to_ns
 from netsim.workload.device_table import Computed
-from netsim.workload.program import Span, TraceOrigin
+from netsim.workload.program import Span
 
 FORMAT = "flowfabric.results/1"
 PLAIN_FLOWS = 100_000
@@ -129,34 +129,19 @@ class Results:
 
     Args:
         scenario: The resolved scenario.
-        scene: Tasks and fabric of all runs.
-        spans: The workload's collectives.
+        prepared: Fabric, tasks and collectives of all runs, and what is known of them.
         runs: Transports in the scenario's order, each with its seeds in order.
-        recorded_ps: Duration of each optimiser step in the recorded run, if the workload was recorded.
         notices: Remarks for the user on how the workloads were read.
-        traces: The traces among the workloads, in the order of the jobs.
-        algorithms: How often collectives of one size took each algorithm.
-        measured: Collectives whose times the calibration of the hosts says.
-        computed: Times of computing that a table of measurements of the device says.
     """
 
     def __init__(
-        self,
-        scenario: dict[str, Any],
-        scene: Scene,
-        spans: Sequence[Span],
-        runs: Sequence[Run],
-        recorded_ps: Mapping[int, int] | None = None,
-        notices: Sequence[str] = (),
-        traces: Sequence[TraceOrigin] = (),
-        algorithms: Mapping[Use, int] | None = None,
-        measured: Sequence[MeasuredCollectives] = (),
-        computed: Sequence[Computed] = (),
+        self, scenario: dict[str, Any], prepared: Prepared, runs: Sequence[Run], notices: Sequence[str] = ()
     ) -> None:
-        self.scenario, self.scene, self.spans, self.runs = scenario, scene, spans, runs
-        self.recorded_ps, self.notices, self.traces = recorded_ps or {}, notices, traces
-        self.algorithms, self.measured, self.computed = algorithms or {}, measured, computed
-        self.links = scene.topology.links
+        self.scenario, self.scene, self.runs, self.notices = scenario, prepared.scene, runs, notices
+        laid_out = prepared.laid_out
+        self.spans, self.recorded_ps, self.traces = laid_out.spans, laid_out.recorded_ps, laid_out.traces
+        self.algorithms, self.measured, self.computed = laid_out.algorithms, laid_out.measured, laid_out.computed
+        self.links = self.scene.topology.links
 
     def first_runs(self) -> list[Run]:
         """The first seed of each transport."""

@@ -175,16 +175,7 @@ def _carry_out(job: Job) -> Files:
     if job.run is None:
         return {}
     run = run_one(prepared, job.scenario.transports[job.run[0]], job.scenario.seeds[job.run[1]])
-    results = Results(
-        job.scenario.resolved(),
-        prepared.scene,
-        prepared.spans,
-        [run],
-        traces=prepared.traces,
-        algorithms=prepared.algorithms,
-        measured=prepared.measured,
-        computed=prepared.computed,
-    )
+    results = Results(job.scenario.resolved(), prepared, [run])
     with TemporaryDirectory() as folder:
         results.write(Path(folder))
         return {path.name: path.read_bytes() for path in Path(folder).iterdir()}

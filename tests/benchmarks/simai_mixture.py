@@ -91,7 +91,10 @@ def main() -> None:
         laid_out_s = time.process_time() - began_s
     moved = prepared.scene.tasks.columns().bytes
     hops = packet_hops(prepared.scene)
-    print(f"{len(prepared.spans):,} collectives, {(moved > 0).sum():,} messages, {moved.sum() / 1e9:,.0f} GB, ", end="")
+    print(
+        f"{len(prepared.laid_out.spans):,} collectives, {(moved > 0).sum():,} messages, {moved.sum() / 1e9:,.0f} GB, ",
+        end="",
+    )
     print(f"{hops:,} packet-hops; read and laid out in {laid_out_s:.1f} s of CPU")
     for transport in scenario.transports:
         began_s = time.process_time()
