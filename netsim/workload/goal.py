@@ -9,7 +9,7 @@ from typing import Literal
 from netsim.documents import MOST
 from netsim.foundation.refusal import Refusal
 from netsim.workload.goal_text import Goal, Operation, read_goal
-from netsim.workload.program import Program
+from netsim.workload.program import Program, in_order
 from netsim.workload.protocol import Schedules, WorkloadSection
 
 
@@ -74,26 +74,14 @@ class Layout:
         needs = self._needs
         for index in range(len(self._operations)):
             needs[2 * index + 1].append(2 * index)
-        needed_by: list[list[int]] = [[] for _ in needs]
-        for moment, earlier in enumerate(needs):
-            for one in earlier:
-                needed_by[one].append(moment)
-        missing = [len(earlier) for earlier in needs]
-        ready = deque(moment for moment, count in enumerate(missing) if not count)
         tasks = [-1] * len(needs)
-        while ready:
-            moment = ready.popleft()
+        order, stuck = in_order(needs)
+        for moment in order:
             tasks[moment] = self._task(program, ranks, moment, [tasks[earlier] for earlier in needs[moment]] or [begin])
-            for later in needed_by[moment]:
-                missing[later] -= 1
-                if not missing[later]:
-                    ready.append(later)
-        for moment, task in enumerate(tasks):
-            if task < 0:
-                line, kind, *_ = self._operations[moment // 2]
-                rank = self._rank_of[moment // 2]
-                problem = f"rank {rank} never gets through: operations wait for each other in a circle"
-                raise Refusal(self._goal.path, f"line {line}: {kind}", problem, "correct requires and irequires")
+        if stuck is not None:
+            line, kind, *_ = self._operations[stuck // 2]
+            problem = f"rank {self._rank_of[stuck // 2]} never gets through: operations wait for each other in a circle"
+            raise Refusal(self._goal.path, f"line {line}: {kind}", problem, "correct requires and irequires")
 
     def _task(self, program: Program, ranks: Sequence[int], moment: int, after: list[int]) -> int:
         """The task whose end is a moment; a moment that coincides with an earlier one shares its task."""

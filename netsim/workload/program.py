@@ -154,3 +154,24 @@ def keys_of(columns: TaskColumns, collectives: Iterable[tuple[int, int]]) -> np.
             keys[begin:end] = np.arange(first, first + end - begin)
             again = True
     return keys if again else None
+
+
+def reversed_needs(needs: Sequence[Sequence[int]]) -> list[list[int]]:
+    """For each place the places that need it; `needs` has those that each place needs."""
+    needed_by: list[list[int]] = [[] for _ in needs]
+    for place, needed in enumerate(needs):
+        for earlier in needed:
+            needed_by[earlier].append(place)
+    return needed_by
+
+
+def in_order(needs: Sequence[Sequence[int]]) -> tuple[list[int], int | None]:
+    """Places, each behind all that it needs, in the order of getting ready; and the first in a circle or behind one."""
+    missing, needed_by = [len(needed) for needed in needs], reversed_needs(needs)
+    order = [place for place, number in enumerate(missing) if not number]
+    for place in order:
+        for later in needed_by[place]:
+            missing[later] -= 1
+            if not missing[later]:
+                order.append(later)
+    return order, next((place for place, number in enumerate(missing) if number), None)

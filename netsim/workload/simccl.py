@@ -1,6 +1,5 @@
 """Flows of SimCCL as a workload: collectives cut into flows as NCCL cuts them, with what each flow waits for."""
 
-from collections import defaultdict, deque
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -8,7 +7,7 @@ from typing import Literal, NamedTuple
 
 from netsim.documents import MOST, read_header, read_lines, read_row, whole_number
 from netsim.foundation.refusal import Refusal
-from netsim.workload.program import Program, Span
+from netsim.workload.program import Program, Span, in_order
 from netsim.workload.protocol import Schedules, WorkloadSection
 from netsim.workload.records import MOST_RANKS
 
@@ -90,33 +89,22 @@ def _flow(path: Path, number: int, row: Mapping[str, str]) -> Flow:
 
 def _in_order(path: Path, flows: Sequence[Flow]) -> list[Flow]:
     """Flows of one collective, each after its parents."""
-    by_id: dict[int, Flow] = {}
-    for flow in flows:
-        if flow.id in by_id:
-            problem = f"{flow.id} occurs twice in a collective (first in line {by_id[flow.id].line})"
+    places: dict[int, int] = {}
+    for place, flow in enumerate(flows):
+        if flow.id in places:
+            problem = f"{flow.id} occurs twice in a collective (first in line {flows[places[flow.id]].line})"
             raise Refusal(path, f"line {flow.line}: flow_id", problem, _REMEDY)
-        by_id[flow.id] = flow
-    children: dict[int, list[int]] = defaultdict(list)
-    missing = {flow.id: len(flow.parents) for flow in flows}
+        places[flow.id] = place
     for flow in flows:
         for parent in flow.parents:
-            if parent not in by_id:
+            if parent not in places:
                 problem = f"names flow {parent}, which is not in its collective"
                 raise Refusal(path, f"line {flow.line}: parent_flow_ids", problem, _REMEDY)
-            children[parent].append(flow.id)
-    ready = deque(flow.id for flow in flows if not flow.parents)
-    ordered: list[Flow] = []
-    while ready:
-        ordered.append(by_id[ready.popleft()])
-        for child in children[ordered[-1].id]:
-            missing[child] -= 1
-            if not missing[child]:
-                ready.append(child)
-    stuck = next((flow for flow in flows if missing[flow.id]), None)
+    order, stuck = in_order([[places[parent] for parent in flow.parents] for flow in flows])
     if stuck is not None:
         problem = "flows wait for each other in a circle, so that it never starts"
-        raise Refusal(path, f"line {stuck.line}: parent_flow_ids", problem, _REMEDY)
-    return ordered
+        raise Refusal(path, f"line {flows[stuck].line}: parent_flow_ids", problem, _REMEDY)
+    return [flows[place] for place in order]
 
 
 class SimcclWorkload:

@@ -13,6 +13,7 @@ from netsim.foundation.files import reading
 from netsim.foundation.refusal import Refusal
 from netsim.workload.chakra.nodes import Attribute, Node, NodeType, collective, is_earlier, read_metadata, read_node
 from netsim.workload.chakra.wire import WireError, read_messages
+from netsim.workload.program import in_order
 
 RANKS_OF_GROUP = "pg_ranks."
 """An attribute of the metadata with this name and a group's own behind it lists the group's ranks."""
@@ -180,32 +181,10 @@ def dependencies(trace: RankTrace) -> Dependencies:
                 raise Refusal(trace.path, f"node {node.id}: data_deps", problem, _REMEDY)
         data.append([places[other] for other in dict.fromkeys(node.data)])
         both.append([places[other] for other in dict.fromkeys((*node.data, *node.control)) if other in places])
-    if _in_circle(both) is None:
+    if in_order(both)[1] is None:
         return Dependencies(both, control=True)
-    place = _in_circle(data)
+    _, place = in_order(data)
     if place is not None:
         where = f"node {trace.nodes[place].id}: data_deps"
         raise Refusal(trace.path, where, "nodes depend on each other in a circle", _REMEDY)
     return Dependencies(data, control=False)
-
-
-def reversed_needs(needs: Sequence[Sequence[int]]) -> list[list[int]]:
-    """For each node the nodes that wait for it."""
-    needed_by: list[list[int]] = [[] for _ in needs]
-    for place, needed in enumerate(needs):
-        for earlier in needed:
-            needed_by[earlier].append(place)
-    return needed_by
-
-
-def _in_circle(needs: Sequence[Sequence[int]]) -> int | None:
-    """A node that waits for itself through others, or that waits for such a node."""
-    missing = [len(needed) for needed in needs]
-    needed_by = reversed_needs(needs)
-    ready = [place for place, number in enumerate(missing) if not number]
-    for place in ready:
-        for later in needed_by[place]:
-            missing[later] -= 1
-            if not missing[later]:
-                ready.append(later)
-    return next((place for place, number in enumerate(missing) if number), None)

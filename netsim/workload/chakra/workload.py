@@ -19,11 +19,10 @@ from netsim.workload.chakra.files import (
     find_traces,
     read_groups,
     read_rank,
-    reversed_needs,
 )
 from netsim.workload.chakra.nodes import Attribute, Node, NodeType
 from netsim.workload.chakra.operations import Meeting, Member, combine, duration_ps, meeting
-from netsim.workload.program import Program, Span
+from netsim.workload.program import Program, Span, reversed_needs
 from netsim.workload.protocol import Schedules, WorkloadSection
 
 
