@@ -9,7 +9,6 @@ import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 from netsim.foundation.refusal import Refusal
 
@@ -17,21 +16,6 @@ OPTION = "--overwrite"
 """Replaces what another verb wrote."""
 _BEGINNING = 4096
 _NAMED = 3
-
-
-class Output(Protocol):
-    """A folder or a file that a verb writes.
-
-    Attributes:
-        option: Option that names it.
-    """
-
-    @property
-    def option(self) -> str: ...
-
-    def check(self, path: Path, *, overwrite: bool = False) -> None:
-        """Refuses a path that holds something else than earlier results of the verb; nothing is changed."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -86,6 +70,9 @@ class OutputFile:
             beginning = file.read(_BEGINNING)
         if beginning and not any(mark.encode() in beginning for mark in self.marks):
             raise Refusal(path, self.option, "was not written by this verb", f"give another name, or {OPTION}")
+
+
+Output = OutputFolder | OutputFile
 
 
 def page_mark(verb: str) -> str:
