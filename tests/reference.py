@@ -9,7 +9,7 @@ from typing import Any
 from netsim.calibration.document import Calibration
 from netsim.collective.table import Table
 from netsim.foundation.keys import Group, groups
-from netsim.foundation.schema import described_kinds
+from netsim.foundation.schema import described, described_kinds
 from netsim.scenario import Scenario
 from netsim.sweep.sweep_file import SweepConfig
 from netsim.topology.kinds import TopologyConfig
@@ -62,12 +62,12 @@ def schemas() -> dict[str, dict[str, Any]]:
     """The generated schemas by the name of their file."""
     asked = {verb: request_schema(verb) for verb in IN_FILES}
     return {
-        "calibration": Calibration.schema(),
+        "calibration": described(Calibration),
         "run": run_schema(),
         **asked,
         "scenario": Scenario.schema(),
         "sweep": SweepConfig.schema(),
-        "table": Table.schema(),
+        "table": described(Table),
         "topology": described_kinds(TopologyConfig),
     }
 

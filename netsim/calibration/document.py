@@ -3,7 +3,7 @@
 from itertools import pairwise
 from math import exp, log2, sqrt
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Literal, NamedTuple
 
 import numpy as np
 import yaml
@@ -13,7 +13,6 @@ from netsim.calibration.cost import Cost, Last, Regime
 from netsim.calibration.measured import Operation
 from netsim.documents import Section, read_section, writing
 from netsim.foundation.files import unfinished
-from netsim.foundation.schema import described
 
 Microseconds = Annotated[float, Field(ge=0)]
 Bound = Annotated[float, Field(ge=0)]
@@ -186,11 +185,6 @@ class Calibration(Section, frozen=True):
         other = min(further, key=lambda one: (abs(one.hosts - series.hosts), abs((one.sms or 0) - (series.sms or 0))))
         cost, ranks = other.cost(), other.ranks[-1]
         return cost.time_us(ranks, size_bytes) / cost.time_us(ranks, most)
-
-    @classmethod
-    def schema(cls) -> dict[str, Any]:
-        """Returns the content of configs/schemas/calibration.schema.json."""
-        return described(cls)
 
     def write(self, path: Path) -> None:
         """Writes the file, whole or not at all."""

@@ -1,14 +1,13 @@
 """A table of which algorithm each collective takes, by its size, its ranks and its hosts."""
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import PositiveInt, model_validator
 
 from netsim.collective.config import AllGather, AllReduce, AllToAll, Broadcast, ReduceScatter
 from netsim.collective.group import Group
 from netsim.documents import Section, first_line, read_section
-from netsim.foundation.schema import described
 from netsim.units import Size
 
 
@@ -104,11 +103,6 @@ class Table(Section, frozen=True):
         """The algorithm of the last row that holds; None if none does."""
         rows = [row for row in getattr(self, op) if row.holds(group, size_bytes)]
         return rows[-1].algorithm if rows else None
-
-    @classmethod
-    def schema(cls) -> dict[str, Any]:
-        """Returns the content of configs/schemas/algorithms.schema.json."""
-        return described(cls)
 
 
 def read_table(path: Path) -> Table:
