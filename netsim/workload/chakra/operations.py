@@ -118,7 +118,7 @@ def combine(members: Sequence[Member], ranks: Sequence[int]) -> Operation:
     op = first.node.collective or ""
     for member in members[1:]:
         if member.node.collective != op:
-            raise member.refuse("comm_type", f"{member.node.collective}, where rank {ranks[0]} has {op} in the same collective")
+            raise member.refuse("comm_type", f"{member.node.collective}, where rank {ranks[0]} has {op}")
     if op in _COLLECTIVES:
         return _COLLECTIVES[op](op, members, ranks)
     return Operation("barrier", size)

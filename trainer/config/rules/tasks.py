@@ -176,7 +176,7 @@ def of_adjoint_matching(config: RunConfig) -> Objections:
         yield "flow.path.kind", problem, "adjoint matching is for bases with flow.path.kind linear and sigma_min 0"
     if config.source_data is not None or not isinstance(flow.coupling, coupling.Independent):
         problem = f"{flow.coupling.kind}, and memoryless paths need normal noise that is independent of the data"
-        yield "flow.coupling.kind", problem, "use independent and no flow.source, with a base that was trained with both"
+        yield "flow.coupling.kind", problem, "use independent, no flow.source, and a base that was trained with both"
     if several_shapes(config):
         yield "data", "images of several shapes, and paths begin at noise of one", "give images of one shape"
     if task.reward is not None and not task.reward.differentiable:
