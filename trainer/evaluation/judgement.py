@@ -24,15 +24,15 @@ from trainer.evaluation.fidelity.gaussian import Gaussian, gaussian_distance
 from trainer.evaluation.fidelity.precision_recall import NEIGHBOURS, precision_recall
 from trainer.evaluation.fidelity.statistics_file import Statistics
 from trainer.evaluation.quality import (
+    ClassJudge,
     as_pair,
     as_points,
-    class_accuracy,
     energy_distance,
     frechet_distance,
     maximum_mean_discrepancy,
 )
 from trainer.flow.context import Space
-from trainer.model.feature_extractor.extractor import BATCH, check_extractor, feature_shape, read_extractor
+from trainer.model.feature_extractor.extractor import check_extractor, feature_shape, read_extractor
 from trainer.sampling.sample import Drawing
 from trainer.sampling.trained import restored_flow
 
@@ -178,21 +178,18 @@ def distances(x: NDArray[np.floating], y: NDArray[np.floating], *, seed: int) ->
     }
 
 
-def floor(real: NDArray[np.floating], num: int, *, seed: int) -> dict[str, float]:
-    """The distances between two disjoint sets of real examples [M, ...], M >= 4: those of perfect samples.
-
-    The first set has as many examples as there are samples, at most half of all.
-    """
-    return distances(*parted(real, num, seed=seed), seed=seed)
-
-
 def judge(samples: NDArray[np.floating], real: NDArray[np.floating], *, seed: int) -> dict[str, float]:
-    """The distances of samples that were drawn without guidance (``_unguided``), and their floor (``_floor``)."""
-    found = {
-        "unguided": distances(samples, real, seed=seed),
-        "floor": floor(real, len(samples), seed=seed),
-    }
-    return {f"{name}_{of}": value for of, figures in found.items() for name, value in figures.items()}
+    """The distances of samples that were drawn without guidance (``_unguided``), and their floor (``_floor``).
+
+    The floor is between two disjoint sets of real examples [M, ...], M >= 4, as perfect samples would have it.
+    """
+    parts = parted(real, len(samples), seed=seed)
+    return _beside_floor(distances(samples, real, seed=seed), distances(*parts, seed=seed))
+
+
+def _beside_floor(figures: dict[str, float], floor: dict[str, float], kind: str = "") -> dict[str, float]:
+    named = {f"{name}{kind}_unguided": value for name, value in figures.items()}
+    return named | {f"{name}{kind}_floor": value for name, value in floor.items()}
 
 
 def judge_features(
@@ -206,12 +203,8 @@ def judge_features(
     `real`. Source: Heusel et al., "GANs trained by a two time-scale update rule converge to a local Nash equilibrium",
     2017, equation 6. The figure known as FID uses the features of one particular Inception network.
     """
-    as_samples, others = parted(real, len(samples), seed=seed)
-    found = {
-        "unguided": feature_distance(samples, real, statistics),
-        "floor": feature_distance(as_samples, others),
-    }
-    return {f"{name}_on_features_{of}": value for of, figures in found.items() for name, value in figures.items()}
+    parts = parted(real, len(samples), seed=seed)
+    return _beside_floor(feature_distance(samples, real, statistics), feature_distance(*parts), "_on_features")
 
 
 def parted(real: NDArray[np.floating], num: int, *, seed: int) -> tuple[NDArray[np.floating], NDArray[np.floating]]:
@@ -245,13 +238,11 @@ def write_judgement(
         **judge(unguided.numpy(), real.numpy(), seed=drawing.seed),
     }
     if real_labels is not None:
-        labels = drawing.conditioning.labels
-        figures["class_accuracy"] = class_accuracy(examples.numpy(), labels.numpy(), real.numpy(), real_labels.numpy())
+        known = ClassJudge(real.numpy(), real_labels.numpy())
+        figures["class_accuracy"] = known.accuracy(examples.numpy(), drawing.conditioning.labels.numpy())
     if features is not None:
         extractor = read_extractor(features, Launch.from_environment().device)
-        of_samples, of_real = (
-            np.concatenate([extractor.features(part) for part in images.split(BATCH)]) for images in (unguided, real)
-        )
+        of_samples, of_real = extractor.features(unguided), extractor.features(real)
         against = None if statistics is None else read_statistics(statistics, features)
         figures |= judge_features(of_samples, of_real, seed=drawing.seed, statistics=against)
         figures["features_sha256"] = file_digest(features)

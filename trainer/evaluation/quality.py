@@ -109,16 +109,6 @@ class ClassJudge:
         return float(np.mean(self._regression.predict(points) == labels))
 
 
-def class_accuracy(
-    samples: NDArray[np.floating],
-    labels: NDArray[np.integer],
-    judge_x: NDArray[np.floating],
-    judge_y: NDArray[np.integer],
-) -> float:
-    """Returns the accuracy of samples under a :class:`ClassJudge` fitted to real examples `judge_x`, `judge_y`."""
-    return ClassJudge(judge_x, judge_y).accuracy(samples, labels)
-
-
 def _labelled(
     points_name: str, points: NDArray[np.floating], classes_name: str, classes: NDArray[np.integer]
 ) -> NDArray[np.float64]:

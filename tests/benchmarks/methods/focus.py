@@ -43,7 +43,7 @@ from torch import Tensor
 from tests.benchmarks.methods import by_seed
 from tests.benchmarks.methods.bars import Bar, by_figure, show
 from trainer.data import build
-from trainer.evaluation.quality import class_accuracy, energy_distance, frechet_distance
+from trainer.evaluation.quality import ClassJudge, energy_distance, frechet_distance
 from trainer.flow import UNCONDITIONAL, Condition, cost, path, sampler
 from trainer.flow.control import ControlInputs, CostGradientConfig
 from trainer.flow.cost import RunningCost, separation_cost
@@ -295,7 +295,7 @@ class OfNetwork:
         assert self.real.labels is not None
         real, classes = self.real.x_1.numpy(), self.real.labels.numpy()
         return {
-            "accuracy": class_accuracy(images.numpy(), labels.numpy(), real, classes),
+            "accuracy": ClassJudge(real, classes).accuracy(images.numpy(), labels.numpy()),
             "Fréchet": frechet_distance(images.flatten(1).numpy(), self.real.x_1.flatten(1).numpy()),
         }
 

@@ -24,7 +24,7 @@ from tests.benchmarks.methods.plain_loop import PlainNetwork, flow_task, follow,
 from trainer.config.model.mlp import AutoencoderConfig
 from trainer.config.run import RunConfig
 from trainer.data import SPLITS, DigitsConfig
-from trainer.evaluation.quality import class_accuracy
+from trainer.evaluation.quality import ClassJudge
 from trainer.flow import Condition
 from trainer.flow.context import SemanticMap, Space
 from trainer.model.autoencoder import Autoencoder
@@ -213,7 +213,8 @@ class Measurement:
         return task.parts.space.decode(task.parts.data_of(final))
 
     def _accuracy(self, images: Tensor, labels: Tensor) -> float:
-        return class_accuracy(images.numpy(), labels.numpy(), self.images.numpy(), self.labels.numpy())
+        judge = ClassJudge(self.images.numpy(), self.labels.numpy())
+        return judge.accuracy(images.numpy(), labels.numpy())
 
     def _generator(self) -> torch.Generator:
         return torch.Generator().manual_seed(1000 + self.seed)

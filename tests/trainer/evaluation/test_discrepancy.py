@@ -12,7 +12,7 @@ from scipy import stats
 from sklearn.datasets import load_digits
 
 from tests.each import each
-from trainer.evaluation.judgement import distances, floor, judge
+from trainer.evaluation.judgement import distances, judge
 from trainer.evaluation.quality import energy_distance, frechet_distance, maximum_mean_discrepancy
 
 RNG = np.random.default_rng(0)
@@ -82,8 +82,11 @@ def test_real_digits_are_at_the_floor_and_others_above_it() -> None:
     digits = np.asarray(load_digits(return_X_y=True)[0]) / 8 - 1
     order = RNG.permutation(len(digits))
     samples, real = digits[order[:600]], digits[order[600:]]
-    least = floor(real, 600, seed=0)
-    near = distances(samples, real, seed=0)
+    figures = judge(samples, real, seed=0)
+    near, least = (
+        {name.removesuffix(of): value for name, value in figures.items() if name.endswith(of)}
+        for of in ("_unguided", "_floor")
+    )
     far = distances(samples + 0.3 * RNG.normal(size=samples.shape), real, seed=0)
     for name, value in least.items():
         assert abs(near[name] - value) < 0.2 * (far[name] - value), name

@@ -4,7 +4,7 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 from tests.each import each
-from trainer.evaluation.quality import class_accuracy, frechet_distance
+from trainer.evaluation.quality import ClassJudge, frechet_distance
 from trainer.sampling.pictures import image_grid
 
 
@@ -35,14 +35,15 @@ def test_the_judge_knows_real_digits():
     x = pixels.reshape(-1, 1, 8, 8) / 8 - 1
     order = np.random.default_rng(0).permutation(len(x))
     train, test = order[:1400], order[1400:]
-    assert class_accuracy(x[test], y[test], x[train], y[train]) > 0.95
-    assert class_accuracy(x[test], (y[test] + 1) % 10, x[train], y[train]) < 0.05
+    judge = ClassJudge(x[train], y[train])
+    assert judge.accuracy(x[test], y[test]) > 0.95
+    assert judge.accuracy(x[test], (y[test] + 1) % 10) < 0.05
 
 
 @pytest.mark.parametrize(("labels", "judge_y", "field"), [(3, 5, "labels"), (4, 6, "judge_y")])
 def test_the_judge_refuses_labels_that_do_not_match(labels, judge_y, field):
     with pytest.raises(ValueError, match=f"^{field}: shape"):
-        class_accuracy(np.zeros((4, 2)), np.zeros(labels, int), np.zeros((5, 2)), np.arange(judge_y) % 2)
+        ClassJudge(np.zeros((5, 2)), np.arange(judge_y) % 2).accuracy(np.zeros((4, 2)), np.zeros(labels, int))
 
 
 @pytest.mark.parametrize("channels", [1, 3])
