@@ -186,24 +186,18 @@ EDITED = "edited"
 
 
 @dataclass(frozen=True)
-class PictureEdits:
-    """The edits of one picture, row b of `Edits`."""
+class PictureEdits(Edits):
+    """The picture of row b of `Edits` and its edits, without the first dimension."""
 
     picture: Tensor
-    edited: Tensor
-    reconstructed: Tensor
-    fresh: Tensor
-    coded: Tensor
-    inversion_errors: Tensor | None
-    edit_errors: Tensor | None
-    calls: Calls
 
     @classmethod
     def of(cls, pictures: Tensor, edits: Edits, row: int) -> Self:
         """The edits of one row of a batch, whose pictures are [B, C, H, W]."""
-        batch: dict[str, Any] = {name: values for name, values in vars(edits).items() if name != "calls"}
-        of_row: dict[str, Any] = {name: None if values is None else values[row] for name, values in batch.items()}
-        return cls(picture=pictures[row], calls=edits.calls, **of_row)
+        of_row: dict[str, Any] = {
+            name: values[row] for name, values in vars(edits).items() if isinstance(values, Tensor)
+        }
+        return cls(picture=pictures[row], **(vars(edits) | of_row))
 
     @classmethod
     def from_arrays(cls, arrays: Mapping[str, Tensor]) -> Self:

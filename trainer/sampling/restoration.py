@@ -94,21 +94,6 @@ class Restored:
     problem: str = ""
 
 
-@dataclass(frozen=True)
-class _Samples:
-    """S samples of each of B observations.
-
-    Attributes:
-        images: [B, S, C, H, W].
-        decoded_residuals: float64 [B, S] residuals of the decoded images before they are brought into agreement.
-        evaluations: number of network evaluations for one observation.
-    """
-
-    images: Tensor
-    decoded_residuals: Tensor
-    evaluations: int
-
-
 class _CountedNetwork:
     """A network, and the number of examples that it has computed."""
 
@@ -136,20 +121,16 @@ class Restoration:
         images, operator = images.to(self._flow.device), self._operator(rows)
         observed = self._observed(rows, images, operator)
         pseudo_inverse, samples = operator.pseudo_inverse(observed), self._samples(rows, observed)
-        candidates = torch.cat(
-            [pseudo_inverse[:, None], samples.images, samples.images.mean(dim=1, keepdim=True)], dim=1
-        )
+        restored = samples["restored"]
+        candidates = torch.cat([pseudo_inverse[:, None], restored, restored.mean(dim=1, keepdim=True)], dim=1)
         residuals = torch.stack([operator.apply(images) - observed for images in candidates.unbind(1)], dim=1)
         arrays = {
             "observed": observed,
             "pseudo_inverse": pseudo_inverse,
-            "restored": samples.images,
             "residuals": _mean_square(residuals),
-            "spread": torch.stack([variance(one).mean() for one in samples.images])[:, None],
-            "evaluations": torch.full((len(rows), 1), samples.evaluations),
+            "spread": torch.stack([variance(one).mean() for one in restored])[:, None],
+            **samples,
         }
-        if self._coded:
-            arrays["decoded_residuals"] = samples.decoded_residuals
         if not self._request.observed:
             arrays |= {"truth": images, "errors": _mean_square(candidates - images[:, None])}
         if isinstance(operator, Mask):
@@ -179,8 +160,11 @@ class Restoration:
                 observed = observed + self._request.noise * keyed_normal(observed, keys, 0)
         return operator.apply(operator.pseudo_inverse(observed))
 
-    def _samples(self, rows: Tensor, observed: Tensor) -> _Samples:
-        """Solves the inverse problem of each observation [B, ...] as often as there are samples, all at once."""
+    def _samples(self, rows: Tensor, observed: Tensor) -> dict[str, Tensor]:
+        """Solves the inverse problem of each observation [B, ...] as often as there are samples, all at once.
+
+        Returns ``restored``, ``evaluations`` and ``decoded_residuals`` as in `Restored`, for each observation.
+        """
         flow, count = self._flow, self._request.samples
         rows_of_samples, repeated = rows.repeat_interleave(count), observed.repeat_interleave(count, dim=0)
         operator, network = self._operator(rows_of_samples), _CountedNetwork(flow.model)
@@ -190,10 +174,13 @@ class Restoration:
         keys = fold_in(keys[:, None], torch.arange(count)).flatten().to(flow.device)
         states = self._solver.solve(field, agreement, keys=keys).states
         images = flow.parts.space.decode(flow.parts.data_of(states))
-        residuals = _mean_square((operator.apply(images) - repeated)[:, None]).reshape(len(rows), count)
-        if self._coded and self._request.method.consistency == "hard":
-            images = agreeing(operator, repeated, images)
-        return _Samples(images.unflatten(0, (len(rows), count)), residuals, network.examples // len(rows))
+        found = {"evaluations": torch.full((len(rows), 1), network.examples // len(rows))}
+        if self._coded:
+            residuals = _mean_square((operator.apply(images) - repeated)[:, None])
+            found["decoded_residuals"] = residuals.reshape(len(rows), count)
+            if self._request.method.consistency == "hard":
+                images = agreeing(operator, repeated, images)
+        return {"restored": images.unflatten(0, (len(rows), count)), **found}
 
     def _agreement(self, operator: Operator, observed: Tensor) -> Consistency:
         parts, method = self._flow.parts, self._request.method

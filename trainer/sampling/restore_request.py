@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Annotated, TypeVar, cast
+from typing import Annotated, cast
 
 import numpy as np
 import torch
@@ -15,7 +14,7 @@ from torch import Tensor
 import trainer.flow.control
 import trainer.flow.inverse
 import trainer.flow.operator
-from netsim.foundation.refusal import Refusal, prefixed, problem_and_remedy
+from netsim.foundation.refusal import Refusal, prefixed
 from netsim.foundation.settings import Section
 from trainer.config.model import CausalTransitionConfig
 from trainer.config.rules.drawing import of_drawn, of_no_class, of_pictures, of_start_at_noise
@@ -90,9 +89,6 @@ def prior_weights(config: Config, errors: Tensor | None) -> tuple[NDArray[np.flo
     levels = calibration_levels()
     levels = levels[levels >= config.last]
     return levels.numpy(), (weight.at(levels) / levels).numpy()
-
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -195,16 +191,10 @@ def _label(request: RestoreRequest, config: RunConfig) -> int | None:
 
 def _observation_shape(request: RestoreRequest, shape: tuple[int, int, int]) -> tuple[int, ...]:
     """The shape of an observation, of a grey image; refuses an operator that does not suit the images."""
-    operator = _said_of("operator", lambda: request.operator.build(shape, torch.zeros(1).long()))
-    return tuple(operator.apply(torch.zeros(1, *shape)).shape[1:])
-
-
-def _said_of(field: str, build: Callable[[], T]) -> T:
-    """The result of `build`; a refusal names the section `field`."""
     try:
-        return build()
+        operator = request.operator.build(shape, torch.zeros(1).long())
     except Refusal:
         raise
     except ValueError as error:
-        problem, remedy = problem_and_remedy(error)
-        raise ValueError(f"{field}.{problem}{remedy and f'; {remedy}'}") from error
+        raise ValueError(f"operator.{error}") from error
+    return tuple(operator.apply(torch.zeros(1, *shape)).shape[1:])
