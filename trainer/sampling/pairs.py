@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import itertools
 import json
 import sys
 from collections.abc import Callable, Iterator
@@ -62,9 +61,7 @@ class PairDrawing:
     ) -> dict[str, NDArray[np.generic]]:
         """The arrays of a shard: pairs with numbers int64 [B], each a function of the seed and its number."""
         dtype = torch.float32 if request.dtype == "float32" else torch.float16
-        drawn_by = self._whole if request.nodes is None else self._at_nodes
-        if request.begins_at_data:
-            drawn_by = self._from_data
+        drawn_by = self._from_data if request.begins_at_data else self._from_noise
         parts: list[dict[str, Tensor]] = []
         for own in numbers.split(TOGETHER):
             parts.append(drawn_by(request, own))
@@ -74,24 +71,21 @@ class PairDrawing:
             arrays[name] = arrays[name].to(dtype)
         return {name: values.numpy() for name, values in arrays.items()}
 
-    def _whole(self, request: PairsRequest, own: Tensor) -> dict[str, Tensor]:
-        labels = torch.arange(request.num) % max(1, self.flow.config.data.num_classes)
-        settings = {"guidance": request.guidance, "seed": request.seed, "split": "train"}
-        trajectory = self.flow.follow(Condition(labels), own, request.sampler, **settings)
-        arrays = {"x_0": trajectory.x[0].cpu(), "x_1": self.flow.parts.data_of(trajectory.final).cpu()}
-        return {**arrays, "labels": labels[own]} if self.flow.config.data.num_classes else arrays
+    def _from_noise(self, request: PairsRequest, own: Tensor) -> dict[str, Tensor]:
+        """Pair i holds the states at both ends of interval i mod K of the teacher's trajectory i div K from noise.
 
-    def _at_nodes(self, request: PairsRequest, own: Tensor) -> dict[str, Tensor]:
-        """Pair i holds the states at both ends of interval i mod K of the teacher's trajectory i div K from noise."""
-        places, classes = request.places, self.flow.config.data.num_classes
+        Without nodes the whole trajectory is its only interval, and its times are not told.
+        """
+        classes, cut = self.flow.config.data.num_classes, request.nodes is not None
+        places = request.places if cut else (0, -1)
         examples, rows = (own // (len(places) - 1)).unique(return_inverse=True)
         number = own % (len(places) - 1)
         labels = torch.arange(int(examples[-1]) + 1) % max(1, classes)
         settings = {"guidance": request.guidance, "seed": request.seed, "split": "train"}
         x = self.flow.follow(Condition(labels), examples, request.sampler, **settings).x[list(places)]
-        x_0, x_1 = x[number, rows], self.flow.parts.data_of(x[number + 1, rows])
-        interval = torch.stack([torch.stack([times[0], times[-1]]) for times in request.parts()])[number]
-        arrays = {"x_0": x_0.cpu(), "x_1": x_1.cpu(), "interval": interval}
+        arrays = {"x_0": x[number, rows].cpu(), "x_1": self.flow.parts.data_of(x[number + 1, rows]).cpu()}
+        if cut:
+            arrays["interval"] = _ends(request.parts())[number]
         return {**arrays, "labels": labels[examples][rows]} if classes else arrays
 
     @torch.no_grad()
@@ -104,7 +98,6 @@ class PairDrawing:
         times_of = request.parts()
         part = own % len(times_of)
         x_s, x_e = torch.empty_like(noise), torch.empty_like(noise)
-        interval = torch.stack([torch.stack([times[0], times[-1]]) for times in times_of])[part]
         for number in part.unique().tolist():
             rows, times = (part == number).nonzero()[:, 0], times_of[number]
             condition = Condition(label=None if labels is None else labels[rows].to(device))
@@ -114,7 +107,7 @@ class PairDrawing:
             follows = request.sampler.build(parts.path)
             x_s[rows] = start.cpu()
             x_e[rows] = parts.data_of(follows.sample(field, start, times, keys=keys[rows]).final).cpu()
-        arrays = {"x_0": x_s, "x_1": x_e, "interval": interval}
+        arrays = {"x_0": x_s, "x_1": x_e, "interval": _ends(times_of)[part]}
         return arrays if labels is None else {**arrays, "labels": labels}
 
     def _placed(self, x_0: Tensor, x_1: Tensor, t: Tensor, keys: Tensor) -> Tensor:
@@ -138,6 +131,11 @@ class PairDrawing:
         else:
             batch = dataset.get(in_shuffled_epochs(ids, own, seed=derive_seed(seed, "example")))
         return batch.x_1, batch.labels
+
+
+def _ends(parts: list[Tensor]) -> Tensor:
+    """First and last time of each part of a path, [K, 2]."""
+    return torch.stack([times[[0, -1]] for times in parts])
 
 
 LEFT_OUT = "pairs are of its flow without its sample.controls, which the one that learns from them may have in turn"
@@ -177,9 +175,10 @@ def run(request: PairsRequest, out: Path) -> int:
         if found.model_copy(update={"class_names": index.class_names}) != index:
             raise Refusal(out / INDEX, "output", "contains other pairs", "give another folder, or delete this one")
         return _done(out, index, launch)
-    mark = _digest(index)
+    mark = hashlib.sha256(json.dumps(index.made_by, sort_keys=True).encode()).hexdigest()[:16]
     if launch.rank == 0:
-        _tidy(out)
+        for unfinished in out.glob(".shard_*.partial"):
+            unfinished.unlink()
     present = [entry.file for entry in index.shards if _belongs(out / entry.file, mark)]
     stop = StopRequest()
     with joined(launch), stop.listening():
@@ -190,10 +189,9 @@ def run(request: PairsRequest, out: Path) -> int:
         teaching = teacher.flow(launch.device)
         if teaching.sample.controls and launch.rank == 0:
             print(f"{request.run}: {LEFT_OUT}", file=sys.stderr)
-        flow = teaching.under(())
-        drawing = PairDrawing(flow)
+        drawing = PairDrawing(teaching.under(()))
         num = sum(index.shards[number].num_examples for number in own)
-        with suppress(Interrupted), interrupting(flow.model, stop), _progress(launch, num, out) as drawn:
+        with suppress(Interrupted), interrupting(teaching.model, stop), _progress(launch, num, out) as drawn:
             for number in own:
                 first = number * request.shard_examples
                 numbers = torch.arange(first, first + index.shards[number].num_examples)
@@ -213,10 +211,10 @@ def run(request: PairsRequest, out: Path) -> int:
 def _index(request: PairsRequest, weights: str, config: RunConfig) -> PairIndex:
     """Index of the folder."""
     source, latent = config.source_data, config.flow and config.flow.latent
-    ends = [*range(0, request.num, request.shard_examples), request.num]
+    left = range(request.num, 0, -request.shard_examples)
     shards: list[dict[str, Any]] = [
-        {"file": f"shard_{number:05d}.safetensors", "num_examples": end - first}
-        for number, (first, end) in enumerate(itertools.pairwise(ends))
+        {"file": f"shard_{number:05d}.safetensors", "num_examples": min(examples, request.shard_examples)}
+        for number, examples in enumerate(left)
     ]
     return PairIndex.model_validate(
         {
@@ -234,11 +232,6 @@ def _index(request: PairsRequest, weights: str, config: RunConfig) -> PairIndex:
     )
 
 
-def _digest(index: PairIndex) -> str:
-    """Digest of everything that, with its number, determines the pairs of a shard."""
-    return hashlib.sha256(json.dumps(index.made_by, sort_keys=True).encode()).hexdigest()[:16]
-
-
 def _belongs(shard: Path, mark: str) -> bool:
     """Whether a shard exists; refuses a shard of another request's pairs."""
     if not shard.exists():
@@ -251,12 +244,6 @@ def _belongs(shard: Path, mark: str) -> bool:
     if found != mark:
         raise Refusal(shard, "output", "belongs to other pairs", "give another folder, or delete this one")
     return True
-
-
-def _tidy(out: Path) -> None:
-    """Removes shards that were never finished."""
-    for unfinished in out.glob(".shard_*.partial"):
-        unfinished.unlink()
 
 
 def _done(out: Path, index: PairIndex, launch: Launch) -> int:
