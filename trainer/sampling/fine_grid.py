@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -41,10 +40,6 @@ class FineSolution:
     def times(self) -> Tensor:
         """The times float32 [T] of the states."""
         return fine_times(self.nodes).to(self.states.device)
-
-    def field_from(self, node: int, before: Field) -> Field:
-        """The field of the step from a node: a new one where a segment begins, else `before`, that of the last step."""
-        return entered(self.field, node, self.nodes, self.segments, before)
 
 
 @torch.no_grad()
@@ -107,16 +102,10 @@ class Noises:
         self.segments = segments_of(flow.sample.sampler)
         self._conditioning = flow.conditioning(num, seed=seed)
 
-    def solutions(
-        self, numbers: Tensor, nodes: int, progress: Callable[[int], None] = lambda _: None
-    ) -> list[FineSolution]:
-        """Fine solutions of noises int64 [B], batch by batch; `progress` gets the number of noises that are done."""
-        found, done = [], 0
-        for own in numbers.split(TOGETHER):
-            found.append(fine_solution(*self._begun(own), nodes=nodes, segments=self.segments))
-            done += len(own)
-            progress(done)
-        return found
+    def solutions(self, numbers: Tensor, nodes: int) -> list[FineSolution]:
+        """Fine solutions of noises int64 [B], batch by batch."""
+        settings = {"nodes": nodes, "segments": self.segments}
+        return [fine_solution(*self._begun(own), **settings) for own in numbers.split(TOGETHER)]
 
     @torch.no_grad()
     def ends(self, numbers: Tensor, times: Tensor) -> Tensor:

@@ -22,7 +22,7 @@ from trainer.config.rules.states import of_pictures_alone
 from trainer.config.run import RunConfig
 from trainer.config.sample import FlowSample
 from trainer.flow import sampler
-from trainer.sampling.fine_grid import FineSolution, Grid, check_evaluations, uniform_grid
+from trainer.sampling.fine_grid import FineSolution, Grid, check_evaluations, entered, uniform_grid
 from trainer.sampling.sampler_choice import euler_of, segments_of
 
 NODES = 100
@@ -143,15 +143,10 @@ def endpoint_grid(
     A node moves by a number of places that is halved when no move helps; the states before it are kept. The edges of
     segments stay. The result, the best of the descents from all starts, is no worse on these noises than any start.
     """
-    best: Found | None = None
+    found: list[Found] = []
     for start in dict.fromkeys(starts):
-        tried = 0 if best is None else best.tried
-        found = _descend(solutions, start, tried, progress)
-        if best is None or found.error < best.error:
-            best = found
-        best = best._replace(tried=found.tried)
-    assert best is not None, "there is a start"
-    return best
+        found.append(_descend(solutions, start, found[-1].tried if found else 0, progress))
+    return min(found, key=lambda one: one.error)._replace(tried=found[-1].tried)
 
 
 @torch.no_grad()
@@ -200,7 +195,7 @@ def _followed(solution: FineSolution, grid: Grid, first: list[_Point]) -> tuple[
             x, field = last.x + (times[node] - times[last.node]) * last.velocity, last.field
         if node == solution.nodes:
             break
-        field = solution.field_from(node, field)
+        field = entered(solution.field, node, solution.nodes, solution.segments, field)
         points.append(_Point(node, x, field(x, times[node].expand(len(x))).to(x.dtype), field))
     return points, x
 
@@ -238,12 +233,11 @@ Progress = Callable[[str], None]
 class Search:
     """The grids of a flow, by number of evaluations and by kind: ``uniform``, ``chord`` and, if searched, ``endpoint``.
 
-    `cost` is float64 [T, T]; `tried` counts the grids that the search for ``endpoint`` has tried.
+    `cost` is float64 [T, T].
     """
 
     cost: NDArray[np.float64]
     grids: dict[int, dict[str, Grid]]
-    tried: dict[int, int]
 
     @property
     def nodes(self) -> int:
@@ -270,7 +264,7 @@ def search(solutions: Sequence[FineSolution], request: StepsRequest, progress: P
     """Searches a grid for each number of evaluations; all solutions are on one fine grid."""
     progress("costs of steps")
     cost, nodes = cost_matrix(solutions), solutions[0].nodes
-    grids, tried = {}, {}
+    grids = {}
     for evaluations in request.evaluations:
         found = {"uniform": uniform_grid(nodes, evaluations), "chord": chord_grid(cost, evaluations)}
         if request.search == "endpoint":
@@ -278,7 +272,6 @@ def search(solutions: Sequence[FineSolution], request: StepsRequest, progress: P
             def tell(number: int, evaluations: int = evaluations) -> None:
                 progress(f"{evaluations} evaluations: {number} grids tried")
 
-            best = endpoint_grid(solutions, tuple(found.values()), progress=tell)
-            found["endpoint"], tried[evaluations] = best.grid, best.tried
+            found["endpoint"] = endpoint_grid(solutions, tuple(found.values()), progress=tell).grid
         grids[evaluations] = found
-    return Search(cost, grids, tried)
+    return Search(cost, grids)
