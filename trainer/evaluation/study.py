@@ -13,6 +13,7 @@ import torch.distributed as dist
 from rich.table import Table
 from torch import Tensor
 
+from netsim.foundation.files import write_json, write_text
 from netsim.foundation.terminal import Terminal
 from trainer.checkpoint.manifest import Manifest
 from trainer.config.run import RunConfig
@@ -117,7 +118,7 @@ def carry_out(study: Study) -> int:
             if first:
                 results.begin()
                 for name, document in work.files.items():
-                    results.write_json(name, document)
+                    write_json(results.path / name, document, ensure_ascii=False)
             dist.barrier()
             code = work_through(
                 study.pictures,
@@ -130,8 +131,8 @@ def carry_out(study: Study) -> int:
             )
             if code == 0 and first:
                 findings = study.findings(ranks.flow)
-                results.write_text(PAGE, findings.page)
-                results.write_json(RESULTS, findings.document)
+                write_text(results.path / PAGE, findings.page)
+                write_json(results.path / RESULTS, findings.document, ensure_ascii=False)
     if refusal is not None:
         raise refusal
     if findings is not None:

@@ -79,15 +79,11 @@ class Pictures:
     def __len__(self) -> int:
         return len(self.names)
 
-    def get(self, rows: Tensor) -> Tensor:
-        """Pictures at places int64 [B]: float32 [B, C, H, W] from -1 (black) to 1, on the CPU; raises BadExamples."""
-        images, reasons = self.readable(rows)
-        if reasons:
-            raise BadExamples(reasons)
-        return images
-
     def readable(self, rows: Tensor) -> tuple[Tensor, dict[int, str]]:
-        """Pictures at places int64 [B], grey where one cannot be read, and by row the file and its problem."""
+        """Pictures at places int64 [B]: float32 [B, C, H, W] from -1 (black) to 1, on the CPU.
+
+        They are grey where one cannot be read; also returns, by row, the file and its problem.
+        """
         images, reasons = [], {}
         for row in rows.tolist():
             try:

@@ -18,7 +18,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from netsim.foundation.files import replacing, write_json, write_text
+from netsim.foundation.files import replacing, write_json
 from netsim.foundation.refusal import Refusal
 from netsim.foundation.terminal import Terminal
 from trainer.distributed.groups import Launch, data_ranks
@@ -78,7 +78,7 @@ class ResultsFolder:
         """Writes the record, and removes unfinished files; on one rank."""
         for unfinished in [*self.path.rglob(".*.partial")]:
             unfinished.unlink(missing_ok=True)
-        self.write_json(RECORD, self.record)
+        write_json(self.path / RECORD, self.record, ensure_ascii=False)
 
     def has(self, name: str, mark: str = "") -> bool:
         """Whether there are results of a picture; `mark` distinguishes it from another one of its name."""
@@ -100,23 +100,9 @@ class ResultsFolder:
 
     def read(self, name: str, wanted: Collection[str] | None = None) -> dict[str, Tensor]:
         """The results of a picture that has some; `wanted` limits them to these names."""
-        file = self.file_of(name)
-        try:
-            with safe_open(file, framework="pt") as opened:
-                names = [key for key in opened.keys() if wanted is None or key in wanted]  # noqa: SIM118  no mapping
-                return {key: opened.get_tensor(key) for key in names}
-        except (OSError, SafetensorError) as error:
-            raise Refusal(file, "results", f"cannot be read ({error})", "delete it; it is then made again") from error
-
-    def write_json(self, name: str, document: Mapping[str, Any]) -> Path:
-        """Writes a file of JSON."""
-        write_json(self.path / name, document, ensure_ascii=False)
-        return self.path / name
-
-    def write_text(self, name: str, text: str) -> Path:
-        """Writes a file of text."""
-        write_text(self.path / name, text)
-        return self.path / name
+        with self._opened(name) as opened:
+            names = [key for key in opened.keys() if wanted is None or key in wanted]  # noqa: SIM118  no mapping
+            return {key: opened.get_tensor(key) for key in names}
 
     def names(self) -> list[str]:
         """Names of the processed pictures, sorted."""
@@ -124,10 +110,15 @@ class ResultsFolder:
         return sorted(file.relative_to(self.path / ARRAYS).as_posix().removesuffix(ENDING) for file in files)
 
     def _metadata(self, name: str) -> dict[str, str]:
+        with self._opened(name) as opened:
+            return json.loads((opened.metadata() or {})[MADE_BY])
+
+    @contextmanager
+    def _opened(self, name: str) -> Iterator[Any]:
         file = self.file_of(name)
         try:
             with safe_open(file, framework="pt") as opened:
-                return json.loads((opened.metadata() or {})[MADE_BY])
+                yield opened
         except (OSError, ValueError, KeyError, SafetensorError) as error:
             raise Refusal(file, "results", f"cannot be read ({error})", "delete it; it is then made again") from error
 
@@ -164,7 +155,12 @@ def work_through(
     """
     ranks = data_ranks()
     batches = torch.arange(len(pictures)).split(together)
-    found = [_unfinished(batches, pictures, results)]
+    unfinished = [
+        number
+        for number, rows in enumerate(batches)
+        if not all(results.has(pictures.names[row], pictures.marks[row]) for row in rows.tolist())
+    ]
+    found = [unfinished]
     dist.broadcast_object_list(found)  # ranks that look at different times would share out different work
     numbers = found[0]
     rounds = -(-len(numbers) // ranks.size())
@@ -183,15 +179,6 @@ def work_through(
                 return EX_TEMPFAIL
     dist.barrier()
     return 0
-
-
-def _unfinished(batches: Sequence[Tensor], pictures: Pictures, results: ResultsFolder) -> list[int]:
-    """Numbers of the batches with a picture that has no results."""
-    return [
-        number
-        for number, rows in enumerate(batches)
-        if not all(results.has(pictures.names[row], pictures.marks[row]) for row in rows.tolist())
-    ]
 
 
 def _alike() -> dist.ProcessGroup:

@@ -11,7 +11,6 @@ from PIL import Image
 from netsim.foundation.refusal import Refusal
 from tests.trainer.untrained import untrained_run
 from trainer.config.file import load_config
-from trainer.data import BadExamples
 from trainer.flow.context import Identity
 from trainer.sampling.requested_pictures import FolderPictures, HeldOutPictures, open_pictures
 from trainer.sampling.results_folder import ResultsFolder
@@ -45,7 +44,7 @@ def test_held_out_pictures_are_the_examples_of_the_split_in_their_order(config):
     whole = open_pictures(HeldOutPictures(num=8), config, Identity())
     later = open_pictures(HeldOutPictures(num=4, first=3), config, Identity())
     assert later.names == whole.names[3:7]
-    assert torch.equal(later.get(torch.arange(4)), whole.get(torch.arange(3, 7)))
+    assert torch.equal(later.readable(torch.arange(4))[0], whole.readable(torch.arange(3, 7))[0])
     assert later.labels is not None
     assert whole.labels is not None
     assert torch.equal(later.labels, whole.labels[3:7])
@@ -71,9 +70,7 @@ def test_a_folder_is_read_in_the_shape_of_the_run_and_names_what_cannot_be_read(
     assert images.abs().max() <= 1
     assert list(reasons) == [0]
     assert reasons[0].startswith("broken.png (is no picture of a format that is read")
-    assert torch.equal(pictures.get(torch.tensor([3, 1])), images[[3, 1]])
-    with pytest.raises(BadExamples, match=r"broken\.png"):
-        pictures.get(torch.tensor([0]))
+    assert torch.equal(pictures.readable(torch.tensor([3, 1]))[0], images[[3, 1]])
 
 
 def test_pictures_are_listed_by_their_names(config, tmp_path):
