@@ -49,11 +49,9 @@ def show_pairs(matched: Sequence[tuple[Pair, Matched]], stem: Path) -> None:
 
 def pairs_png(matched: Sequence[tuple[Pair, Matched]]) -> bytes:
     """Returns a PNG of surfaces from their widest side, with colours carried from the first to the second."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure as Drawing
 
     figure = Drawing(figsize=(9.0, 3.4 * len(matched)), dpi=110, layout="constrained")
-    FigureCanvasAgg(figure)
     for row, (pair, own) in zip(figure.subplots(len(matched), 3, squeeze=False), matched, strict=True):
         for axes in row:
             axes.set_axis_off()

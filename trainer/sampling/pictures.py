@@ -231,16 +231,13 @@ def scatter_plot(
 
     Two coordinates are shown. All points of the panels in `fitting` are within the axes; others may be cut off.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     reach = 1.15 * max(float(np.abs(panels[title][0][:, :2]).max()) for title in fitting)
     size = PANEL_INCHES * len(panels), PANEL_INCHES + TITLE_INCHES
     figure = Figure(figsize=size, dpi=120, layout="constrained")
-    FigureCanvasAgg(figure)
-    for axes, (title, (points, classes)) in zip(
-        np.ravel(figure.subplots(1, len(panels))).tolist(), panels.items(), strict=True
-    ):
+    row = figure.subplots(1, len(panels), squeeze=False)[0]
+    for axes, (title, (points, classes)) in zip(row, panels.items(), strict=True):
         colours = {"color": "#1f4e8c"} if classes is None else {"c": classes, "cmap": "tab10"}
         axes.scatter(points[:, 0], points[:, 1], s=3, alpha=0.6, linewidths=0, **colours)
         axes.set(xlim=(-reach, reach), ylim=(-reach, reach), aspect="equal", title=title)

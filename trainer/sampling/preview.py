@@ -46,12 +46,8 @@ def preview(flow: TrainedFlow, path: Path, *, seed: int) -> None:
 
 def _preview(flow: TrainedFlow, path: Path, *, seed: int) -> None:
     sample, config = flow.sample, flow.config
-    columns, num = 0, 0
-    if isinstance(sample, ImageSample):
-        columns = config.data.num_classes or sample.per_class
-        num = columns * sample.per_class
-    else:
-        num = sample.num
+    columns = (config.data.num_classes or sample.per_class) if isinstance(sample, ImageSample) else 0
+    num = columns * sample.per_class if isinstance(sample, ImageSample) else sample.num
     conditioning = flow.conditioning(num, seed=seed)
     states = flow.draw(conditioning.condition, guidance=sample.guidance, seed=seed)
     if dist.get_rank() > 0:
@@ -213,7 +209,6 @@ def information(shares: NDArray[np.floating]) -> NDArray[np.floating]:
 
 def logos(panels: Mapping[str, NDArray[np.floating]], alphabet: str, path: Path) -> None:
     """Writes a logo for each title from shares of letters [L, V], one below the other, as one PNG."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
     from matplotlib.font_manager import FontProperties
     from matplotlib.patches import PathPatch
@@ -226,9 +221,8 @@ def logos(panels: Mapping[str, NDArray[np.floating]], alphabet: str, path: Path)
     if set(alphabet) <= {*NUCLEOTIDES, "-", "N"}:
         colours |= NUCLEOTIDES
     length = max(len(shares) for shares in panels.values())
-    figure = Figure(figsize=(1.2 + PLACE_INCHES * max(length, 24), LOGO_INCHES * len(panels)), dpi=160)
-    FigureCanvasAgg(figure)
-    figure.set_layout_engine("constrained")
+    size = 1.2 + PLACE_INCHES * max(length, 24), LOGO_INCHES * len(panels)
+    figure = Figure(figsize=size, dpi=160, layout="constrained")
     for axes, (title, shares) in zip(figure.subplots(len(panels), squeeze=False).flat, panels.items(), strict=True):
         for place, bits in enumerate(information(shares)):
             bottom = 0.0
@@ -275,7 +269,6 @@ def show_reactions(config: RunConfig, drawn: Tensor, conditioning: Conditioning,
 
 def _picture(found: Reactions, path: Path) -> None:
     """Draws free atoms of reactant, drawn state and product in their plane of most movement, over grey fixed atoms."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     number = min(len(found.positions), MOST_SHOWN)
@@ -283,9 +276,8 @@ def _picture(found: Reactions, path: Path) -> None:
     down = -(-number // across)
     panels = [_flat(found, place) for place in range(number)]
     half = np.max([np.ptp(np.concatenate([still, *moving]), axis=0) for still, moving in panels], axis=0) / 2 + 0.8
-    figure = Figure(figsize=(PANEL_INCHES * across, PANEL_INCHES * down * half[1] / half[0] + 0.4), dpi=110)
-    FigureCanvasAgg(figure)
-    figure.set_layout_engine("constrained")
+    size = PANEL_INCHES * across, PANEL_INCHES * down * half[1] / half[0] + 0.4
+    figure = Figure(figsize=size, dpi=110, layout="constrained")
     grid = [*figure.subplots(down, across, squeeze=False).flat]
     for axes in grid:
         axes.set(xticks=[], yticks=[], aspect="equal", xlim=(-half[0], half[0]), ylim=(-half[1], half[1]))
