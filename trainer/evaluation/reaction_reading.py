@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
 from importlib.util import find_spec
+from itertools import pairwise
 from typing import Any, ClassVar
 
 import numpy as np
@@ -43,9 +44,6 @@ class Distances:
     turned: float
     mirrored: float
 
-    def to_dict(self) -> dict[str, float]:
-        return {"free": self.free, "turned": self.turned, "mirrored": self.mirrored}
-
 
 @dataclass(frozen=True, eq=False)
 class ReactionReading:
@@ -75,8 +73,8 @@ class ReactionReading:
     def to_dict(self) -> dict[str, Any]:
         return {
             "reactions": self.reactions,
-            "drawn": self.drawn.to_dict(),
-            "midpoint": self.midpoint.to_dict(),
+            "drawn": asdict(self.drawn),
+            "midpoint": asdict(self.midpoint),
             "spread": self.spread,
             "barrier_error": self.barrier_error,
         }
@@ -90,7 +88,7 @@ class ReactionReading:
 
     def section(self) -> Section:
         rows = [
-            (name, *(f"{value:.4f}" for value in one.to_dict().values()))
+            (name, *(f"{value:.4f}" for value in asdict(one).values()))
             for name, one in (("drawn", self.drawn), ("middle of the ends", self.midpoint))
         ]
         caption = (
@@ -147,18 +145,11 @@ def read_reactions(flow: TrainedFlow, *, num: int, seed: int, progress: Callable
     barriers = ways = None
     if set(config.species) <= EMT_METALS and find_spec("ase") is not None:
         progress("energies by effective medium theory")
+        found = [(atoms, (real, drawn)) for (real, atoms, _), drawn in zip(true, first.positions, strict=True)]
         barriers = np.array(
-            [
-                [energy(numbers, place) - energy(numbers, true_positions[0]) for place in (true_positions[1], drawn[1])]
-                for numbers, true_positions, drawn in _some(true, first, MOST_ENERGIES)
-            ]
+            [[energy(atoms, way[1]) - energy(atoms, way[0]) for way in pair] for atoms, pair in found[:MOST_ENERGIES]]
         )
-        ways = np.array(
-            [
-                [along(numbers, positions) for positions in (true_positions, drawn)]
-                for numbers, true_positions, drawn in _some(true, first, SHOWN)
-            ]
-        )
+        ways = np.array([[along(atoms, way) for way in pair] for atoms, pair in found[:SHOWN]])
     middles = true.positions[:, ::2].mean(1)
     return [
         ReactionReading(
@@ -170,10 +161,6 @@ def read_reactions(flow: TrainedFlow, *, num: int, seed: int, progress: Callable
             ways,
         )
     ]
-
-
-def _some(true: Reactions, drawn: Reactions, most: int) -> Sequence[tuple[NDArray[np.int64], Positions, Positions]]:
-    return list(zip(true.numbers, true.positions, drawn.positions, strict=True))[:most]
 
 
 def energy(numbers: NDArray[np.int64], positions: Positions) -> float:
@@ -190,13 +177,8 @@ def energy(numbers: NDArray[np.int64], positions: Positions) -> float:
 def along(numbers: NDArray[np.int64], positions: Positions) -> list[float]:
     """Returns energies in eV above the reactant on straight lines through a transition state; positions [3, N, 3]."""
     shares = np.linspace(0, 1, POINTS // 2 + 1)[:, None, None]
-    way = np.concatenate(
-        [
-            positions[0] + shares * (positions[1] - positions[0]),
-            (positions[1] + shares * (positions[2] - positions[1]))[1:],
-        ]
-    )
-    found = [energy(numbers, place) for place in way]
+    there, on = (begin + shares * (end - begin) for begin, end in pairwise(positions))
+    found = [energy(numbers, place) for place in (*there, *on[1:])]
     return [value - found[0] for value in found]
 
 
