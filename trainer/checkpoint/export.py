@@ -1,6 +1,5 @@
 """Copies of averaged weights in a folder that explains itself, whole or in parts."""
 
-import json
 import math
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -24,6 +23,7 @@ from trainer.checkpoint.model_card import model_card
 from trainer.checkpoint.pretrained import check_restorable
 from trainer.checkpoint.program import write_programs
 from trainer.checkpoint.storage import write_tensors
+from trainer.checkpoint.writers import PART_BYTES
 from trainer.config.derived import of_base, routed_adapters
 from trainer.config.file import load_run
 from trainer.config.layout import Layout
@@ -35,9 +35,6 @@ from trainer.model.foreign import FOREIGN
 from trainer.model.foreign.protocol import NAME, Entry
 from trainer.model.values import ROUTERS, check_weights
 from trainer.model.weight_files import EXPORTED, WEIGHTS, Weights, copied, files_of, index_of, open_weights, part_of
-
-PART_BYTES = 10**9
-"""Of the values in one file, but for the size of one tensor."""
 
 
 def write_in_parts(
@@ -59,9 +56,7 @@ def write_in_parts(
         return paths
     size = sum(map(math.prod, shapes.values())) * dtype.itemsize
     weight_map = {name: file.name for file, part in zip(paths, parts, strict=True) for name in part}
-    with replacing(index_of(path)) as temporary:
-        document = {"metadata": {"total_size": size}, "weight_map": weight_map}
-        temporary.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
+    write_json(index_of(path), {"metadata": {"total_size": size}, "weight_map": weight_map})
     return [index_of(path), *paths]
 
 

@@ -40,12 +40,8 @@ EXAMPLES, TOKENS = 2, 8
 """Sizes of the inputs that a program is recorded with; it takes any."""
 
 
-@dataclass(frozen=True)
-class Input:
-    """An input of a program: an example of it, and the dimensions whose size is free."""
-
-    example: Tensor
-    free: Mapping[int, Any]
+Input = tuple[Tensor, Mapping[int, Any]]
+"""An input of a program: an example of it, and the dimensions whose size is free."""
 
 
 @dataclass(frozen=True)
@@ -57,11 +53,10 @@ class Program:
     inputs: Sequence[Input]
 
     def write(self, folder: Path) -> None:
-        examples = tuple(given.example for given in self.inputs)
-        free = (tuple(given.free for given in self.inputs),)  # all inputs are one variadic argument
+        examples, free = zip(*self.inputs, strict=True)
         try:
             with torch.no_grad():
-                exported = torch.export.export(self.module, examples, dynamic_shapes=free)
+                exported = torch.export.export(self.module, examples, dynamic_shapes=(free,))  # one variadic argument
         except RuntimeError as error:  # a custom network may do what no program can
             problem = str(error).splitlines()[0]
             raise ValueError(f"--program: torch.export refuses this network ({problem}); leave it out") from error
@@ -123,20 +118,20 @@ def _programs(config: RunConfig, network: Network) -> list[Program]:
     if isinstance(config.model, AutoencoderConfig):
         latents = torch.zeros(EXAMPLES, *config.model.latent_shape(shape))
         return [
-            Program("encode.pt2", Method(network, "encode"), [Input(torch.zeros(EXAMPLES, *shape), batch)]),
-            Program("decode.pt2", Method(network, "decode"), [Input(latents, batch)]),
+            Program("encode.pt2", Method(network, "encode"), [(torch.zeros(EXAMPLES, *shape), batch)]),
+            Program("decode.pt2", Method(network, "decode"), [(latents, batch)]),
         ]
     if isinstance(config.model, GPTConfig):
         tokens = torch.zeros(EXAMPLES, min(TOKENS, config.model.context), dtype=torch.int64)
         free = {**batch, 1: Dim("length", max=config.model.context)}
-        return [Program("program.pt2", Method(network, "forward"), [Input(tokens, free)])]
+        return [Program("program.pt2", Method(network, "forward"), [(tokens, free)])]
     if config.flow is None:
         given = config.model.inputs(shape)
         dtypes = [torch.int64 if one.integer else torch.float32 for one in given]
         inputs = [torch.zeros(EXAMPLES, *one.shape, dtype=dtype) for one, dtype in zip(given, dtypes, strict=True)]
-        return [Program("program.pt2", Method(network, "forward"), [Input(one, batch) for one in inputs])]
-    conditions = {name: Input(value, batch) for name, value in _conditions(config).items()}
-    states = [Input(torch.zeros(EXAMPLES, *shape), batch), Input(torch.full((EXAMPLES,), 0.5), batch)]
+        return [Program("program.pt2", Method(network, "forward"), [(one, batch) for one in inputs])]
+    conditions = {name: (value, batch) for name, value in _conditions(config).items()}
+    states = [(torch.zeros(EXAMPLES, *shape), batch), (torch.full((EXAMPLES,), 0.5), batch)]
     velocity = Velocity(network, config.flow.target.build(config.flow.path.build()), tuple(conditions))
     return [Program("program.pt2", velocity, [*states, *conditions.values()])]
 

@@ -111,8 +111,7 @@ class Checkpointer:
             writing.result()
 
     def _snapshot(self, step: int) -> _Snapshot:
-        own = share([*self._engine.state(), *self._average.state()], self._group)
-        pieces = own.pieces
+        pieces, average_elements = share([*self._engine.state(), *self._average.state()], self._group)
         if self._background is not None:
             pieces = [replace(piece, tensor=piece.tensor.to("cpu", copy=True)) for piece in pieces]
         shared = {name: part.state() for name, part in self._shared.items()}
@@ -124,7 +123,7 @@ class Checkpointer:
             step=step,
             updates=self._engine.updates,
             pieces=pieces,
-            average_elements=own.average_elements,
+            average_elements=average_elements,
             own=packed(rank_state(step, self._migration)),
             shared=packed(shared) if shared else b"",
             routers=router_state(self._engine.module),
@@ -168,13 +167,13 @@ class Checkpointer:
             weights=WEIGHTS if len(parts) == 1 else index_of(Path(WEIGHTS)).name,
             parts=len(parts) - 1,
         )
-        _write_bytes(folder / "routers.safetensors", save(snapshot.routers))
-        _write_bytes(folder / "config.yaml", self._config.to_yaml().encode())
-        _write_bytes(folder / "README.md", card.encode())
+        write_bytes(folder / "routers.safetensors", save(snapshot.routers))
+        write_bytes(folder / "config.yaml", self._config.to_yaml().encode())
+        write_bytes(folder / "README.md", card.encode())
         if self._tokenizer is not None:
-            _write_bytes(folder / TOKENIZER, self._tokenizer)
+            write_bytes(folder / TOKENIZER, self._tokenizer)
         if snapshot.shared:
-            _write_bytes(folder / "shared.pt", snapshot.shared)
+            write_bytes(folder / "shared.pt", snapshot.shared)
         if snapshot.placement is not None:
             snapshot.placement.write(folder / "placement.json")
         paths = [path for path in folder.rglob("*") if path.is_file()]
@@ -216,12 +215,8 @@ def _flush(folder: Path, names: Iterable[str]) -> None:
 def _write_own(folder: Path, snapshot: _Snapshot, rank: int, num_ranks: int) -> dict[str, FileRecord]:
     """Writes this rank's files, and returns their records by path in the folder."""
     state, own = folder / "state", folder / rank_file(rank)
-    _write_bytes(own, snapshot.own)
+    write_bytes(own, snapshot.own)
     written = {rank_path(state, rank): write_pieces(state, rank, snapshot.pieces)}
     if rank == 0:
         write_index(state, num_ranks)
     return records(folder, [own]) | {path.relative_to(folder).as_posix(): record for path, record in written.items()}
-
-
-def _write_bytes(path: Path, content: bytes) -> None:
-    write_bytes(path, content)

@@ -1,11 +1,9 @@
 """Division of a checkpoint among the ranks: which rank writes which pieces and which part of the averages."""
 
 import hashlib
-import json
 import math
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -14,7 +12,7 @@ import torch
 import torch.distributed as dist
 from numpy.typing import NDArray
 
-from netsim.foundation.files import replacing
+from netsim.foundation.files import write_json
 from trainer.checkpoint.manifest import FileRecord, records
 from trainer.checkpoint.storage import SavedState, SavedTensor, write_tensors
 from trainer.model.parallel.state import StatePiece
@@ -64,23 +62,18 @@ RECORD = np.dtype(
 """What a rank says of a rectangle, of however many kinds of state."""
 
 
-@dataclass(frozen=True)
-class Share:
-    """The pieces that only this rank writes, and the number of elements of all moving averages."""
+def share(pieces: Iterable[StatePiece], group: dist.ProcessGroup) -> tuple[list[StatePiece], int]:
+    """Divides pieces that several ranks hold among them, by bytes; `group`, on the CPU, has all ranks; collective.
 
-    pieces: list[StatePiece]
-    average_elements: int
-
-
-def share(pieces: Iterable[StatePiece], group: dist.ProcessGroup) -> Share:
-    """Divides pieces that several ranks hold among them, by bytes; `group`, on the CPU, has all ranks; collective."""
+    Returns the pieces that only this rank writes, and the number of elements of all moving averages.
+    """
     alike: dict[tuple[object, ...], list[StatePiece]] = defaultdict(list)
     for piece in pieces:
         alike[piece.name, piece.shape, piece.offset, tuple(piece.tensor.shape)].append(piece)
     records, ranks = _everyones(records_of(alike.values()), group)
     own = writes(records, ranks)[ranks == group.rank()]
     written = [piece for of_rectangle, mine in zip(alike.values(), own, strict=True) if mine for piece in of_rectangle]
-    return Share(written, check_complete(records))
+    return written, check_complete(records)
 
 
 def records_of(rectangles: Iterable[Sequence[StatePiece]]) -> NDArray[np.void]:
@@ -157,17 +150,12 @@ PART_BYTES = 10**9
 """Of the values in one file, but for the size of one tensor."""
 
 
-def number_of_parts(elements: int) -> int:
-    """Returns the number of parts into which averages of `elements` elements are divided; some may stay empty."""
-    return max(1, math.ceil(4 * elements / PART_BYTES))
-
-
 def write_averages(folder: Path, elements: int, step: int, rank: int, num_ranks: int) -> dict[str, FileRecord]:
     """Writes this rank's part of the averages from the state that all ranks have written; records by name.
 
     The first part is that of rank 0, the others are spread over all ranks; most ranks of a large run write nothing.
     """
-    num_parts = number_of_parts(elements)
+    num_parts = max(1, math.ceil(4 * elements / PART_BYTES))  # of which some may stay empty
     own = [part for part in range(num_parts) if part * num_ranks // num_parts % num_ranks == rank]
     if not own:
         return {}
@@ -182,9 +170,7 @@ def write_averages(folder: Path, elements: int, step: int, rank: int, num_ranks:
     if rank == 0 and len(parts) > 1:
         path = index_of(folder / WEIGHTS)
         files = {name: file for file, part in zip(names, parts, strict=True) for name in part}
-        with replacing(path) as temporary:
-            index = {"metadata": {"total_size": 4 * elements}, "weight_map": files}
-            temporary.write_text(json.dumps(index, indent=1) + "\n", encoding="utf-8")
+        write_json(path, {"metadata": {"total_size": 4 * elements}, "weight_map": files})
         written |= records(folder, [path])
     return written
 

@@ -52,7 +52,7 @@ def write(folder: Path, rank: int, pieces: list[StatePiece]) -> None:
     """Saves the pieces of all ranks."""
     assert dist.group.WORLD is not None
     folder.mkdir(exist_ok=True)
-    write_pieces(folder, rank, share(pieces, dist.group.WORLD).pieces)
+    write_pieces(folder, rank, share(pieces, dist.group.WORLD)[0])
     write_index(folder, dist.get_world_size())
     dist.barrier()
 

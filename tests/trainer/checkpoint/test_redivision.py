@@ -169,8 +169,8 @@ def shared(rank: int, world_size: int) -> tuple[list[tuple[str, str]], int]:
 
     group = dist.new_group(backend="gloo")
     assert isinstance(group, dist.ProcessGroup)
-    own = share([] if rank == 1 else copies(rank, world_size), group)
-    return [(piece.name, piece.kind) for piece in own.pieces], own.average_elements
+    pieces, average_elements = share([] if rank == 1 else copies(rank, world_size), group)
+    return [(piece.name, piece.kind) for piece in pieces], average_elements
 
 
 def test_a_rank_may_hold_nothing() -> None:
