@@ -80,16 +80,20 @@ def first_line(kind: str) -> str:
     return f"write keys and values, format: flowfabric.{kind}/1 first"
 
 
-S = TypeVar("S", bound=Section)
+M = TypeVar("M", bound=BaseModel)
 
 
-def read_section(path: Path, content: str, kind: type[S], remedy: str) -> S:
+def read_section(path: Path, content: str, kind: type[M], remedy: str) -> M:
     """Reads a whole YAML file as one section; `remedy` is the advice where the file is no mapping."""
-    document = check_mapping(load_yaml(path, content), path, remedy)
+    return validated(check_mapping(load_yaml(path, content), path, remedy), path, kind)
+
+
+def validated(document: object, file: str | Path, kind: type[M]) -> M:
+    """The content of a file as the model `kind`, or the refusal of its first wrong field."""
     try:
         return kind.model_validate(document)
     except ValidationError as error:
-        raise first_refusal(error, path, document, kind) from None
+        raise first_refusal(error, file, document, kind) from None
 
 
 MOST = 2**62

@@ -4,14 +4,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, field_validator, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, field_validator, model_validator
 
 from netsim.collective.config import Algorithms, AnyAlgorithms
 from netsim.congestion import CongestionConfig
 from netsim.congestion.flow_control import AcknowledgementConfig, FlowControlConfig, NoFlowControlConfig
 from netsim.congestion.recovery import NoRecoveryConfig, RecoveryConfig
 from netsim.congestion.window import NoneConfig
-from netsim.documents import Section, check_mapping, first_line, first_refusal, load_yaml
+from netsim.documents import Section, check_mapping, first_line, load_yaml, validated
 from netsim.engine.limits import LimitsConfig
 from netsim.engine.protocol import Engine, NicConfig, PacketConfig
 from netsim.engine.watch import WatchConfig
@@ -296,10 +296,7 @@ def read_scenario(source: Path | Mapping[str, Any], overrides: Sequence[str] = (
         raise Refusal(name, "file", "is a run configuration, not a scenario", "give it to python -m trainer")
     for override in overrides:
         content = _override(content, override)
-    try:
-        return Scenario.model_validate(content)
-    except ValidationError as error:
-        raise first_refusal(error, name, content, Scenario) from None
+    return validated(content, name, Scenario)
 
 
 def _override(content: Mapping[str, Any], override: str) -> Mapping[str, Any]:

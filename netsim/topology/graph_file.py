@@ -6,9 +6,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BeforeValidator, Field, NonNegativeInt, PositiveInt, ValidationError, model_validator
+from pydantic import BeforeValidator, Field, NonNegativeInt, PositiveInt, model_validator
 
-from netsim.documents import Section, first_refusal
+from netsim.documents import Section, validated
 from netsim.foundation.documents import parse_json
 from netsim.foundation.refusal import Refusal
 from netsim.units import Duration, Rate
@@ -86,11 +86,7 @@ class GraphFile(Section, frozen=True):
 
 def read_graph(path: Path) -> GraphFile:
     """Reads a fabric in which every host has one cable, to a switch, and reaches every other node."""
-    content = _load(path)
-    try:
-        graph = GraphFile.model_validate(content)
-    except ValidationError as error:
-        raise first_refusal(error, path, content, GraphFile) from None
+    graph = validated(_load(path), path, GraphFile)
     for field, problem, remedy in _faults(graph):
         raise Refusal(path, field, problem, remedy)
     return graph

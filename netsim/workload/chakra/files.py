@@ -5,9 +5,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, NamedTuple
 
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import BaseModel, Field
 
-from netsim.documents import first_refusal, read_lines
+from netsim.documents import read_lines, validated
 from netsim.foundation.documents import parse_json
 from netsim.foundation.files import reading
 from netsim.foundation.refusal import Refusal
@@ -116,11 +116,7 @@ def _groups(metadata: Mapping[str, Attribute]) -> dict[str, Sequence[int]]:
 
 
 def _read_json(path: Path) -> RankTrace:
-    content = read_json(path)
-    try:
-        graph = _JsonGraph.model_validate(content)
-    except ValidationError as error:
-        raise first_refusal(error, path, content, _JsonGraph) from None
+    graph = validated(read_json(path), path, _JsonGraph)
     nodes = []
     for node in graph.workload_graph:
         attributes = {name: _attribute(value) for name, value in (node.model_extra or {}).items()}
