@@ -76,26 +76,18 @@ class LeafSpineConfig(Section, frozen=True):
         return with_defaults(values)
 
     @model_validator(mode="after")
-    def _adapters_fit(self) -> "LeafSpineConfig":
+    def _parts_fit(self) -> "LeafSpineConfig":
         refuse_misfit(self, self.leaves, "leaves")
-        return self
-
-    @model_validator(mode="after")
-    def _not_too_large(self) -> "LeafSpineConfig":
         refuse_too_many(3 * self.machines * ends_of(self) + 2 * self.leaves * self.spines * self.parallel)
+        if isinstance(self.fabric_rate, tuple) and len(self.fabric_rate) != self.spines:
+            rates = len(self.fabric_rate)
+            raise ValueError(f"fabric_rate lists {rates} rates for {self.spines} spines; list one rate for each spine")
         return self
 
     @property
     def machines(self) -> int:
         """Number of hosts, whatever their adapters."""
         return self.leaves // (self.adapters_per_host if self.rails else 1) * self.hosts_per_leaf
-
-    @model_validator(mode="after")
-    def _a_rate_for_each_spine(self) -> "LeafSpineConfig":
-        if isinstance(self.fabric_rate, tuple) and len(self.fabric_rate) != self.spines:
-            rates = len(self.fabric_rate)
-            raise ValueError(f"fabric_rate lists {rates} rates for {self.spines} spines; list one rate for each spine")
-        return self
 
     def build(self) -> "LeafSpine":
         """The fabric of the section."""
