@@ -304,8 +304,10 @@ def test_runs_and_folders_that_cannot_be_edited_with(
     assert "no_pictures" in told(run, request_file, "source=3", "--images", tmp_path / "no_pictures", "--out", out)
     Image.new("L", (8, 8)).save(tmp_path / "black.png")
     assert "black all over" in told(run, request_file, f"mask={tmp_path / 'black.png'}", "--out", out)
-    (tmp_path / "own_control.py").write_text(OWN)
-    monkeypatch.syspath_prepend(str(tmp_path))
+    modules = tmp_path.with_name("modules")  # where Python may keep what it compiles
+    modules.mkdir()
+    (modules / "own_control.py").write_text(OWN)
+    monkeypatch.syspath_prepend(str(modules))
     control = "controls=[{class: 'own_control:Still'}]"
     assert "has no setting named strength; use 0 and 1 alone" in told(run, request_file, control, "--out", out)
 
