@@ -62,7 +62,8 @@ def compare_step(given: argparse.Namespace, folder: Path) -> int:
     moved = step.scene.tasks.columns().bytes
     print(f"{given.layers} layers, {given.ranks} ranks, {given.transport}, packets of {given.payload}", end="")
     print(f", draws by {given.draws}, gaps of {int(given.gap_ns):,} ns")
-    print(f"collectives {len(step.laid_out.spans)}, messages {int((moved > 0).sum()):,}, packet-hops {plain.packet_hops:,}")
+    collectives = len(step.laid_out.spans)
+    print(f"collectives {collectives}, messages {int((moved > 0).sum()):,}, packet-hops {plain.packet_hops:,}")
     print(f"skipped {skipped.messages:,} messages, {100 * skipped.bytes / moved.sum():.2f} % of the bytes")
     print(f"equal to the last bit, hashes too: {'yes' if same else 'NO'}")
     print(f"CPU off {off_s:.2f} s, on {on_s:.2f} s, ratio {off_s / on_s:.1f} (bar {given.bar:g})")
