@@ -42,7 +42,7 @@ def imported_class(path: str) -> type:
 
 
 def imported_member(path: str) -> object:
-    """What ``module:Class`` names, whatever it is, None if the module lacks it; a ValueError if that is not found."""
+    """The object that ``module:Class`` names, None if the module lacks it; a ValueError if there is no such module."""
     module_name, colon, class_name = path.partition(":")
     if not colon or not all(part.isidentifier() for part in (*module_name.split("."), class_name)):
         raise ValueError(f"{path!r} does not name a class; write module:Class")

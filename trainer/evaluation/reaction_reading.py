@@ -25,7 +25,7 @@ EMT_METALS = {13, 28, 29, 46, 47, 78, 79}
 """Atomic numbers that effective medium theory is fitted to."""
 MOST_ENERGIES = 200
 SHOWN, POINTS = 4, 9
-"""Reactions whose energy along the way is shown, and points of a way."""
+"""Reactions whose energy profile is shown, and points of a profile."""
 
 Positions = NDArray[np.floating]
 
@@ -54,7 +54,7 @@ class ReactionReading:
         midpoint: the same of the middles of reactant and product.
         spread: root mean square deviation of the free atoms over two draws of a reaction, in angstrom.
         barriers: [M, 2] eV from the reactant to the true and to the drawn state; None: no potential is known.
-        ways: eV along straight lines by way of the true and of the drawn state [K, 2, points], above the reactant.
+        profiles: eV along straight lines by way of the true and of the drawn state [K, 2, points], above the reactant.
     """
 
     reactions: int
@@ -62,7 +62,7 @@ class ReactionReading:
     midpoint: Distances
     spread: float
     barriers: NDArray[np.float64] | None
-    ways: NDArray[np.float64] | None
+    profiles: NDArray[np.float64] | None
     name: ClassVar[str] = "reactions"
 
     @property
@@ -97,12 +97,12 @@ class ReactionReading:
         columns = ("", "free atoms", "all, turned", "all, turned or mirrored")
         blocks: list[Any] = [Table(columns, rows, caption)]
         facts = [("Spread", f"{self.spread:.4f}", "angstrom between two draws of a reaction, free atoms")]
-        if self.barriers is not None and self.ways is not None and self.barrier_error is not None:
+        if self.barriers is not None and self.profiles is not None and self.barrier_error is not None:
             facts.append(("Barriers", f"{self.barrier_error:.3f} eV", "mean absolute error (EMT)"))
             about = "Barriers by effective medium theory: a point for each reaction, on the line where they agree."
             blocks.append(Figure(parity(self.barriers), about, half=True))
             about = "Energy along straight lines by way of the true (dashed) and of the drawn transition state."
-            blocks.append(Figure(ways_chart(self.ways), about, half=True))
+            blocks.append(Figure(profiles_chart(self.profiles), about, half=True))
         return Section("Transition states", [Facts(facts), *blocks])
 
 
@@ -142,14 +142,14 @@ def read_reactions(flow: TrainedFlow, *, num: int, seed: int, progress: Callable
         rms(one[1, free], other[1, free]) / np.sqrt(2)
         for one, other, free in zip(first.positions, second.positions, first.free, strict=True)
     ]
-    barriers = ways = None
+    barriers = profiles = None
     if set(config.species) <= EMT_METALS and find_spec("ase") is not None:
         progress("energies by effective medium theory")
-        found = [(atoms, (real, drawn)) for (real, atoms, _), drawn in zip(true, first.positions, strict=True)]
+        reactions = [(atoms, (real, drawn)) for (real, atoms, _), drawn in zip(true, first.positions, strict=True)]
         barriers = np.array(
-            [[energy(atoms, way[1]) - energy(atoms, way[0]) for way in pair] for atoms, pair in found[:MOST_ENERGIES]]
+            [[energy(atoms, at[1]) - energy(atoms, at[0]) for at in pair] for atoms, pair in reactions[:MOST_ENERGIES]]
         )
-        ways = np.array([[along(atoms, way) for way in pair] for atoms, pair in found[:SHOWN]])
+        profiles = np.array([[along(atoms, at) for at in pair] for atoms, pair in reactions[:SHOWN]])
     middles = true.positions[:, ::2].mean(1)
     return [
         ReactionReading(
@@ -158,7 +158,7 @@ def read_reactions(flow: TrainedFlow, *, num: int, seed: int, progress: Callable
             distances(middles, true),
             float(np.mean(differences)),
             barriers,
-            ways,
+            profiles,
         )
     ]
 
@@ -190,10 +190,10 @@ def parity(barriers: NDArray[np.float64]) -> str:
     return chart([panel], size=(5.4, 3.7), name="barriers")
 
 
-def ways_chart(ways: NDArray[np.float64]) -> str:
+def profiles_chart(profiles: NDArray[np.float64]) -> str:
     """Draws the energies [K, 2, points] along the paths through true and drawn states."""
-    places, marks = np.arange(ways.shape[2]), list[Mark]()
-    for (true, drawn), colour in zip(ways, COLOURS, strict=False):
+    places, marks = np.arange(profiles.shape[2]), list[Mark]()
+    for (true, drawn), colour in zip(profiles, COLOURS, strict=False):
         marks += [Line(places, drawn, colour), Line(places, true, colour, dash=DASHED, width=1.0)]
     ticks = {0.0: "reactant", float(places[-1] // 2): "transition", float(places[-1]): "product"}
     panel = Panel(marks, y="energy above the reactant, eV", x_ticks=ticks)
