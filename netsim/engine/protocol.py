@@ -16,6 +16,7 @@ from netsim.engine.watch import WatchConfig, Watched
 from netsim.topology.failure import Rates, Routes
 from netsim.topology.keys import LinkErrorsConfig, SharedBufferConfig
 from netsim.topology.protocol import Topology
+from netsim.transport.protocol import Release
 from netsim.units import Size
 from netsim.workload.tasks import Tasks
 
@@ -103,6 +104,25 @@ class Scene(NamedTuple):
         talking = np.zeros(leaves * leaves, dtype=bool)
         talking[leaf[columns.src[moves]] * leaves + leaf[columns.dst[moves]]] = True
         return talking
+
+    def release(self, task: int, now_ps: int) -> Release:
+        """The message of a task, which is released now."""
+        columns, routes, leaf = self.tasks.columns(), self.routes, self.topology.leaf
+        ranks = int(columns.src[task]), int(columns.dst[task])
+        src, dst = self.hosts[ranks[0]], self.hosts[ranks[1]]
+        return Release(
+            task,
+            *ranks,
+            leaf(dst),
+            int(columns.bytes[task]),
+            routes.paths(src, dst),
+            routes.usable(src, dst, routes.epoch(now_ps)),
+            leaf(src),
+            routes.places[src],
+            routes.places[dst],
+            routes.minimal(leaf(src), leaf(dst)),
+            None if self.tasks.keys is None else int(self.tasks.keys[task]),
+        )
 
     @property
     def listens(self) -> bool:

@@ -10,7 +10,7 @@ from pydantic import BeforeValidator, PlainSerializer, WithJsonSchema, model_val
 from netsim.documents import Section
 from netsim.foundation.refusal import nearest
 from netsim.topology.cabled import WithDetours
-from netsim.topology.protocol import Path, Topology, paths
+from netsim.topology.protocol import Path, Topology, paths, places
 from netsim.units import Duration, format_rate, format_time, parse_rate, parse_time
 
 NEVER = 2**62
@@ -174,6 +174,11 @@ class Routes:
         self.times = [time for time, _ in self._known]
         self.paths = cache(self._paths)
         self.usable_routes = cache(self._usable_routes)
+
+    @cached_property
+    def places(self) -> list[int]:
+        """Place of each host among the hosts of its leaf."""
+        return places(self._topology)
 
     @cached_property
     def with_detours(self) -> "Routes":

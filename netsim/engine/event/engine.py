@@ -28,9 +28,8 @@ from netsim.engine.frontier import is_cut_off, stalled
 from netsim.engine.limits import Clock, Pulse, Waiting, Which, missing, not_begun, reached, refused
 from netsim.engine.protocol import Outcome, Scene
 from netsim.foundation.refusal import Refusal
-from netsim.topology.protocol import places
 from netsim.transport.ethereal import Ethereal
-from netsim.transport.protocol import Flow, Release, Transport
+from netsim.transport.protocol import Flow, Transport
 
 Arrays = tuple[tuple[Array, ...] | None, ...]
 _STOPS_BETWEEN_LOOKS = 1024
@@ -58,7 +57,6 @@ class EventEngine:
         self._scene, self._transport = scene, transport
         self._clock = Clock(scene.limits, report)
         state = state_of(scene, fabric or fabric_arrays(scene), transport, seed)
-        self._place = places(scene.topology)
         self._moves = type(transport).on_timeout is not Transport.on_timeout
         self._cuts = type(transport).admit is not Transport.admit
         self._finished: list[np.ndarray] = []
@@ -123,14 +121,7 @@ class EventEngine:
 
     def _flow(self, record: np.void) -> Flow:
         """Returns a record of the core as the `Flow` that transports take."""
-        scene, topology, columns = self._scene, self._scene.topology, self._scene.tasks.columns()
-        task, (src, dst) = int(record["task"]), self._ends(record)
-        ranks, usable = (int(columns.src[task]), int(columns.dst[task])), self._usable(record, int(record["start_ps"]))
-        leaves, places = (topology.leaf(dst), topology.leaf(src)), (self._place[src], self._place[dst])
-        minimal = scene.routes.minimal(leaves[1], leaves[0])
-        size, paths = int(columns.bytes[task]), scene.routes.paths(src, dst)
-        like = None if scene.tasks.keys is None else int(scene.tasks.keys[task])
-        message = Release(task, *ranks, leaves[0], size, paths, usable, leaves[1], *places, minimal, like)
+        message = self._scene.release(int(record["task"]), int(record["start_ps"]))
         return Flow(int(record["id"]), message, int(record["bytes"]), int(record["path"]))
 
     def _give_path(self) -> None:

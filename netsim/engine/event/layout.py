@@ -13,7 +13,7 @@ from netsim.engine.protocol import Scene
 from netsim.engine.queue_series import FIRST_WIDTH_PS, INTERVALS
 from netsim.engine.reference.watching import NOBODY
 from netsim.engine.watch import MOST_SAMPLES, SAMPLE, watched_tasks
-from netsim.topology.protocol import places, sources
+from netsim.topology.protocol import sources
 from netsim.transport.protocol import Transport
 from netsim.transport.spray import DestinationRotation
 from netsim.transport.switched import Drill
@@ -201,7 +201,7 @@ def _routing(scene: Scene, fabric: FabricArrays, links: np.ndarray, kinds: np.nd
         fabric.down,
         fabric.inside,
         fabric.leaf,
-        np.array(places(scene.topology), dtype=np.int64),
+        np.array(scene.routes.places, dtype=np.int64),
         fabric.pair,
         fabric.route_begin,
         route_links,

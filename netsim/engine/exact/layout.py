@@ -8,7 +8,6 @@ import numpy as np
 from netsim.engine.core.fabric import FabricArrays, fabric_arrays
 from netsim.engine.exact.messages import Messages, messages_of
 from netsim.engine.protocol import Scene
-from netsim.topology.protocol import places
 from netsim.workload.tasks import TaskColumns
 
 
@@ -51,7 +50,7 @@ def _lay_out(scene: Scene) -> Layout:
         messages_of(columns, keys, np.asarray(scene.hosts, dtype=np.int64), fabric),
         in_order(_links_in_use(fabric), len(fabric.delay_ps)),
         np.flatnonzero(fabric.pair >= 0) % isqrt(len(fabric.pair)),
-        np.array(places(scene.topology), dtype=np.int64),
+        np.array(scene.routes.places, dtype=np.int64),
         steps.ravel(),
         longest + 1,
         max(1, np.diff(fabric.route_begin).max(initial=0)),

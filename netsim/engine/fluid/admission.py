@@ -10,9 +10,9 @@ import numpy as np
 from netsim.draws import Draws, Purpose
 from netsim.engine.fluid.flows import SPREAD, Flows, Segments
 from netsim.engine.protocol import Scene
-from netsim.topology.protocol import Path, paths, places
+from netsim.topology.protocol import Path
 from netsim.transport.ecmp import Ecmp
-from netsim.transport.protocol import Flow, Release, Transport
+from netsim.transport.protocol import Flow, Transport
 from netsim.workload.tasks import TaskColumns
 
 
@@ -42,7 +42,6 @@ class Admission:
         self._up = np.array([topology.up(host) for host in hosts])
         self._down = np.array([topology.down(host) for host in hosts])
         self._inside = np.array([topology.inside(host) for host in hosts])
-        self._place = places(topology)
 
     def admit(self, released: np.ndarray, now_ps: int) -> Admitted:
         """The flows of all messages that are released in one instant, by task index."""
@@ -105,7 +104,7 @@ class Admission:
             good = usable[member[place]]
             if self._transport is not None and route[place] != SPREAD and route[place] not in good:
                 index = which[place]
-                message = self._release(int(flows.task[index]), routes.epoch(int(flows.start_ps[index])))
+                message = self._scene.release(int(flows.task[index]), int(flows.start_ps[index]))
                 flow = Flow(int(flows.id[index]), message, int(flows.bytes[index]), int(route[place]))
                 route[place] = self._transport.choose_path(flow, int(serial[place]), good, now_ps)
         return route
@@ -125,24 +124,12 @@ class Admission:
             np.where(src == dst, self._inside[src], self._up[src]).tolist(), released.tolist(), strict=True
         ):
             by_link[link].append(task)
-        epoch = self._scene.routes.epoch(now_ps)
 
         def flows() -> Iterator[tuple[int, int, int, int, int]]:
             for tasks in by_link.values():
-                for flow in transport.admit([self._release(task, epoch) for task in tasks], now_ps):
+                for flow in transport.admit([self._scene.release(task, now_ps) for task in tasks], now_ps):
                     route = SPREAD if flow.path is None else flow.path
                     yield flow.id, flow.message.task, flow.bytes, route, flow.delay_ps
 
         columns = np.fromiter(flows(), dtype=np.dtype((np.int64, 5)))
         return Admitted(*(np.ascontiguousarray(column) for column in columns.T))
-
-    def _release(self, task: int, epoch: int) -> Release:
-        columns, topology = self._tasks, self._scene.topology
-        src, dst = int(columns.src[task]), int(columns.dst[task])
-        hosts = self._scene.hosts[src], self._scene.hosts[dst]
-        leaves = topology.leaf(hosts[1]), topology.leaf(hosts[0])
-        usable = self._scene.routes.usable(*hosts, epoch)
-        ends = self._place[hosts[0]], self._place[hosts[1]]
-        size = int(columns.bytes[task])
-        like = None if self._scene.tasks.keys is None else int(self._scene.tasks.keys[task])
-        return Release(task, src, dst, leaves[0], size, paths(topology, *hosts), usable, leaves[1], *ends, like=like)

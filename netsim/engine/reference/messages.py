@@ -9,7 +9,6 @@ from netsim.engine.frontier import Frontier
 from netsim.engine.protocol import Scene
 from netsim.engine.reference.calendar import FIRST, LAST, RELEASE, Calendar, Event
 from netsim.foundation.refusal import Refusal
-from netsim.topology.protocol import places
 from netsim.transport.protocol import Flow, Release, Transport
 
 
@@ -99,24 +98,14 @@ class Admission:
 
     def __init__(self, scene: Scene, transport: Transport, seed: int) -> None:
         self._scene, self._transport = scene, transport
-        self._place = places(scene.topology)
         self._order = Draws(seed, Purpose.DESTINATION_ORDER)
 
     def flows(self, released: list[int], now_ps: int) -> dict[int, list[Flow]]:
         """For each host's link the flows of tasks released now, ascending, in the order in which they join its ring."""
-        scene = self._scene
-        epoch = scene.routes.epoch(now_ps)
         by_link: dict[int, list[Release]] = defaultdict(list)
-        for index in released:
-            task = scene.tasks[index]
-            src, dst = scene.hosts[task.src], scene.hosts[task.dst]
-            paths = scene.routes.paths(src, dst)
-            usable = scene.routes.usable(src, dst, epoch)
-            leaves, places = (scene.topology.leaf(dst), scene.topology.leaf(src)), (self._place[src], self._place[dst])
-            ends = leaves[1], *places, scene.routes.minimal(leaves[1], leaves[0])
-            like = None if scene.tasks.keys is None else int(scene.tasks.keys[index])
-            release = Release(index, task.src, task.dst, leaves[0], task.bytes, paths, usable, *ends, like)
-            by_link[paths[0][0]].append(release)
+        for task in released:
+            release = self._scene.release(task, now_ps)
+            by_link[release.paths[0][0]].append(release)
         return {link: self._ordered(self._admitted(messages, now_ps)) for link, messages in by_link.items()}
 
     def _admitted(self, released: list[Release], now_ps: int) -> list[Flow]:
