@@ -6,7 +6,7 @@ blockwise has its own transformer, and latent flow matching learns latents of an
 `trainer evaluate` draws 1,000 samples without guidance in 1, 2, 4 and 20 evaluations of each network by its own
 sampler, and takes the Fréchet distance on the features of a perceptron that was trained to classify these images. A
 sampler with a fixed number of steps has that number alone. The floor is the distance between two halves of the real
-images. FLAIR and RF-Inversion restore and edit held-out images with the network of flow_matching, beside the rivals
+images, or of their decoded latents. FLAIR and RF-Inversion restore and edit held-out images with the network of flow_matching, beside the rivals
 that these verbs measure.
 
 Runs and figures stay in --out, and what is there is not computed again. The images are those of Debian's package
@@ -157,7 +157,7 @@ def main() -> int:
             figures, floor = distances(out, run, None if in_latents else networks["flow_matching"])
             for evaluations, value in figures.items():
                 rows[name][evaluations].append(value)
-            rows["real images"]["floor"] = [floor]
+            rows["decoded latents" if in_latents else "real images"]["floor"].append(floor)
     restored(out)
     return show("Fréchet distance by evaluations, Fashion-MNIST", rows, ())
 

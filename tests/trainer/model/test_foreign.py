@@ -140,6 +140,7 @@ REFUSALS: dict[str, tuple[str, dict[str, Any], str]] = {
     "half the biases": ("gpt-neox", {"attention_bias": False}, "attention_bias: is False"),
     "heads that do not divide": ("gpt-neox", {"num_attention_heads": 5}, "hidden"),
     "no biases": ("diffusers", {"attention_bias": False}, "attention_bias: is False"),
+    "endless pictures": ("diffusers", {"sample_size": 2**62}, "sample_size: is 4611686018427387904"),
     "weights of norms": ("diffusers", {"norm_elementwise_affine": True}, "norm_elementwise_affine: is True"),
     "odd outputs": ("diffusers", {"out_channels": 4}, "out_channels: is 4"),
     "another norm": ("diffusers", {"norm_type": "ada_norm"}, "is 'DiTTransformer2DModel', which is not read here"),

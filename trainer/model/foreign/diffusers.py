@@ -20,6 +20,8 @@ _EMBEDDINGS = {
     "embed_label": "class_embedder.embedding_table",
 }
 """Layers that embed time and class here, and there in ``norm1.emb`` of every block."""
+_LONGEST_SIDE = 4096
+"""Values of a row of a picture or latent; no tensor of the weights has this size, and positions take memory by it."""
 
 
 class DiffusersDiT(Foreign):
@@ -44,6 +46,8 @@ class DiffusersDiT(Foreign):
         heads, width = document.size("num_attention_heads", 16), document.size("attention_head_dim", 72)
         channels, size = document.size("in_channels", 4), document.whole("sample_size", 32)
         outputs, layers = document.size("out_channels", channels), document.size("num_layers", 28)
+        if size > _LONGEST_SIDE:
+            document.refuse("sample_size", size, f"give a network of pictures of at most {_LONGEST_SIDE} a side")
         if outputs not in (channels, 2 * channels):
             document.refuse("out_channels", outputs, f"give a network with {channels} or {2 * channels}")
         model = {
