@@ -6,8 +6,8 @@ blockwise has its own transformer, and latent flow matching learns latents of an
 `trainer evaluate` draws 1,000 samples without guidance in 1, 2, 4 and 20 evaluations of each network by its own
 sampler, and takes the Fréchet distance on the features of a perceptron that was trained to classify these images. A
 sampler with a fixed number of steps has that number alone. The floor is the distance between two halves of the real
-images, or of their decoded latents. FLAIR and RF-Inversion restore and edit held-out images with the network of flow_matching, beside the rivals
-that these verbs measure.
+images, or of their decoded latents. FLAIR and RF-Inversion restore and edit held-out images with the network of
+flow_matching, beside the rivals that these verbs measure.
 
 Runs and figures stay in --out, and what is there is not computed again. The images are those of Debian's package
 dataset-fashion-mnist; --path names another folder. All three seeds take about an hour and a half of one core.
