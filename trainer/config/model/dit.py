@@ -150,7 +150,6 @@ class BlockwiseConfig(SegmentNetworkConfig, PatchesConfig):
     takes_images = True
     reads_context = True
     no_mixture = "the experts of a blockwise model are the blocks of its segments"
-    no_division = "cannot share the matrices of a blockwise model"
 
     @property
     def num_layers(self) -> int:
@@ -196,7 +195,6 @@ class BlockwiseMLPConfig(SegmentNetworkConfig):
     data_kinds = ("toy", "shards", "pairs")
     sample_kinds = ("points",)
     no_mixture = "the experts of a blockwise_mlp model are the blocks of its segments"
-    no_division = "share attention heads, which blockwise_mlp lacks"
 
     def check_states(self, shape: Shape) -> None:
         check_vector(shape, self.kind)

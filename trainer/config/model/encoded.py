@@ -45,7 +45,5 @@ class EncodedMLPConfig(EncodedNetworkConfig, MLPConfig):
 
     kind: Literal["encoded_mlp"] = "encoded_mlp"  # pyright: ignore[reportIncompatibleVariableOverride]
 
-    no_division = "share attention heads, which encoded_mlp lacks"
-
 
 Config = EncodedDiTConfig | EncodedMLPConfig

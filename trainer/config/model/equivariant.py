@@ -36,7 +36,6 @@ class EquivariantConfig(NetworkConfig):
     sample_kinds = ("reactions",)
     label_dropout: ClassVar[float] = 0.0
     reads_context = True
-    no_division = "share attention heads, which equivariant lacks"
     unseen_in_shapes = ("radius",)
 
     @model_validator(mode="after")

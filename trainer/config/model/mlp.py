@@ -41,7 +41,6 @@ class MLPConfig(NetworkConfig):
     data_kinds = ("toy", "shards", "pairs")
     sample_kinds = ("points",)
     no_mixture = None
-    no_division = "share attention heads, which mlp lacks"
 
     @property
     def inner(self) -> int:
@@ -84,7 +83,6 @@ class PolicyMLPConfig(NetworkConfig):
     task_kinds = ("trajectory_balance",)
     flowless = "a policy_mlp learns to build objects"
     no_mixture = "a policy_mlp has no feed-forward layers to make experts of"
-    no_division = "share attention heads, which policy_mlp lacks"
 
     _sizes: PolicySizes | None = PrivateAttr(default=None)
 
@@ -128,7 +126,6 @@ class DescriptorMLPConfig(NetworkConfig):
     task_kinds = ("correspondence",)
     flowless = "a descriptor_mlp learns features of points"
     no_mixture = "a descriptor_mlp has no feed-forward layers to make experts of"
-    no_division = "share attention heads, which descriptor_mlp lacks"
 
     def check_states(self, shape: Shape) -> None:
         if len(shape) != 3 or shape[0] != 2:
@@ -166,7 +163,6 @@ class AutoencoderConfig(NetworkConfig):
     takes_images = True
     flowless = "an autoencoder predicts what it was shown"
     no_mixture = "an autoencoder has no feed-forward layers to make experts of"
-    no_division = "share attention heads, which autoencoder lacks"
 
     @model_validator(mode="after")
     def _sizes_divide(self) -> "AutoencoderConfig":

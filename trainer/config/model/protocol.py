@@ -147,8 +147,6 @@ class NetworkConfig(Section):
     moves_tokens: ClassVar[bool] = False
     """Whether its tokens may stay with their experts, on other ranks, from layer to layer."""
     no_mixture: ClassVar[str | None] = "the network makes its feed-forward layers itself"
-    no_division: ClassVar[str] = "cannot share the matrices of this network"
-    """Said of ranks where `shared_widths` is empty."""
     unseen_in_shapes: ClassVar[tuple[str, ...]] = ()
     """Settings that decide what given weights compute, though the weights have the same shapes with others."""
     no_compilation: ClassVar[str | None] = None

@@ -35,7 +35,6 @@ class ContrastiveConfig(NetworkConfig):
     takes_images = True
     flowless = "a contrastive network learns features"
     no_mixture = "a contrastive network has no feed-forward layers to make experts of"
-    no_division = "share attention heads, which contrastive lacks"
 
     @model_validator(mode="after")
     def _channels_come_in_groups(self) -> "ContrastiveConfig":
@@ -79,7 +78,6 @@ class PrototypesConfig(NetworkConfig):
     sample_kinds = ("examples",)
     task_kinds = ("clustering",)
     flowless = "a prototypes network learns clusters"
-    no_division = "share attention heads, which prototypes lacks"
     unseen_in_shapes = ("temperature",)
 
     @model_validator(mode="after")

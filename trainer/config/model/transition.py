@@ -74,8 +74,6 @@ class TransitionMLPConfig(TransitionNetworkConfig, MLPConfig):
     head: HeadConfig = HeadConfig(hidden=128)
     """The network that draws a vector from its features."""
 
-    no_division = "share attention heads, which transition_mlp lacks"
-
 
 class CausalTransitionConfig(TransformerConfig):
     """A transformer over the tokens of the states of a chain: patches of images, or the values of a vector."""

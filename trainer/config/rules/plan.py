@@ -198,7 +198,7 @@ def of_tensor(config: RunConfig, world_size: int) -> Objections:
     yield from _of_groups("parallel.tensor", tensor, world_size)
     widths = config.model.shared_widths(mixture=config.moe is not None)
     if not widths:
-        yield "parallel.tensor", f"{tensor} ranks {config.model.no_division}", "use 1"
+        yield "parallel.tensor", f"{tensor} ranks cannot share the matrices of this network", "use 1"
     for field, width in widths.items():
         if width % tensor:
             problem = f"{tensor} ranks do not divide {field} {width} among them"

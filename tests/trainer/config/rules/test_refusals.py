@@ -130,7 +130,7 @@ clusters x 2 | task.labels.neighbours=8 | task.labels.neighbours: 8 are no fewer
 clusters x 2 | task.views.shift=9 | task.views.shift: 9 pixels are too large a shift for an image of 8
 clusters x 2 | optim.steps=9 & task.steps_of_a_plan=2 | optim.steps: 9 is not a multiple of the 2 steps
 clusters x 2 | data.kind=toy | task.views.shift: 1 moves images, and these examples have shape [2]; use 0
-clusters x 2 | parallel.tensor=2 | parallel.tensor: 2 ranks share attention heads, which prototypes lacks; use 1
+clusters x 2 | parallel.tensor=2 | parallel.tensor: 2 ranks cannot share the matrices of this network; use 1
 clusters | task.labels={kind: unbalanced, gamma: 0} | gamma
 clusters | task.labels={kind: uniform, epsilon: -0.1} | epsilon
 clusters | task.labels={kind: partial, first_mass: 1} | first_mass
