@@ -48,7 +48,10 @@ def compare_recorded(converted: Converted, trace: Path, fabric: Path) -> Compari
     waits = merged(waits)
     idle_ns = sum(end - begin for begin, end in waits) - overlap_ns(waits, computing)
     times = took.whole_ns / 1e3, took.exposed_ns / 1e3, idle_ns / 1e3, results.runs[0].completion_ps / 1e6
-    late_us = sum(source.waits.exposed_ns) / 1e3 if len(converted.recorded) == 1 else 0.0
+    if len(converted.recorded) == 1:
+        late_us = sum(source.waits.exposed_ns) / 1e3
+    else:
+        late_us = sum(move.late_us * (1 - move.beside) for move in moves)
     return Comparison(fabric.stem, moves, *times, late_us, measured_sections(results))
 
 

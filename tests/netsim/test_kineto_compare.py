@@ -44,6 +44,7 @@ def test_the_rank_that_comes_last_waits_for_nobody(tmp_path):
     found = compare_recorded(converted, tmp_path / "trace.jsonl", tmp_path / "fabric.yaml")
     assert [(move.moving_us, move.waiting_us) for move in found.moves] == [(50, 30), (60, 0), (80, 0)]
     assert (found.whole_us, found.exposed_us, found.waiting_us) == (380, 220, 30)
+    assert (found.late_us, found.cause) == (30, "unexplained")
     assert found.simulated_us == pytest.approx(160 + found.simulated_exposed_us)
     assert {(move.kind, move.ranks, move.bytes) for move in found.moves} == {("all_reduce", 2, 8000)}
 
