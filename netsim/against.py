@@ -4,10 +4,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
-from netsim.compare import Progress, simulate
 from netsim.foundation.refusal import Refusal
-from netsim.results import Pair
-from netsim.scenario import read_scenario
+from netsim.simulation.compare import Progress, simulate
+from netsim.simulation.results import Pair
+from netsim.simulation.scenario import read_scenario
 from netsim.workload.matching import difference, equal_gaps
 from netsim.workload.records import read_trace
 from netsim.workload.trace import TraceConfig

@@ -5,12 +5,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from netsim.compare import simulate
 from netsim.documents import load_yaml
 from netsim.foundation.shipped import located
 from netsim.report.recorded import Comparison, Move
 from netsim.report.tables import measured_sections
-from netsim.results import Results
+from netsim.simulation.compare import simulate
+from netsim.simulation.results import Results
 from netsim.workload.kineto.convert import Converted, Recorded
 from netsim.workload.kineto.peers import Operation
 from netsim.workload.kineto.timeline import exposed, merged, overlap_ns

@@ -11,10 +11,10 @@ from netsim.engine.limits import NO_LIMIT
 from netsim.engine.protocol import Outcome, Scene
 from netsim.engine.reference.engine import ReferenceEngine
 from netsim.engine.reference.trace import Trace, Traced
-from netsim.engines import refusal, seen_by
 from netsim.foundation.refusal import Refusal
-from netsim.prepare import prepare
-from netsim.scenario import read_scenario
+from netsim.simulation.engines import refusal, seen_by
+from netsim.simulation.prepare import prepare
+from netsim.simulation.scenario import read_scenario
 from netsim.transport.build import build_transport
 from netsim.transport.config import TransportConfig
 from tests.built_core import netsim_with

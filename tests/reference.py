@@ -10,7 +10,7 @@ from netsim.calibration.document import Calibration
 from netsim.collective.table import Table
 from netsim.foundation.keys import Group, groups
 from netsim.foundation.schema import described, described_kinds
-from netsim.scenario import Scenario
+from netsim.simulation.scenario import Scenario
 from netsim.sweep.sweep_file import SweepConfig
 from netsim.topology.kinds import TopologyConfig
 from trainer.experiment.schema import IN_FILES, request_schema, run_schema

@@ -17,7 +17,7 @@ from netsim.__main__ import main as netsim
 from netsim.documents import LimitError
 from netsim.foundation.files import replacing
 from netsim.foundation.refusal import DiskFull
-from netsim.results import replacing as netsim_replacing
+from netsim.simulation.results import replacing as netsim_replacing
 from tests.forked import ROOT
 from tests.multinode.namespaces import obstacle
 from trainer.checkpoint.storage import write_tensors

@@ -18,7 +18,7 @@ from netsim.foundation.keys import groups
 from netsim.foundation.own_class import OwnClass
 from netsim.foundation.schema import meanings
 from netsim.foundation.settings import sections_in
-from netsim.scenario import Scenario
+from netsim.simulation.scenario import Scenario
 from netsim.sweep.sweep_file import SweepConfig
 from tests.each import each
 from tests.reference import CONFIGS, FOLDERS, PAGE, page, schema_text, schemas

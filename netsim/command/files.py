@@ -204,7 +204,7 @@ class Keys(Request):
 
 def _keys(request: Keys) -> None:
     from netsim.foundation.reference import matching, print_groups
-    from netsim.scenario import Scenario
+    from netsim.simulation.scenario import Scenario
 
     try:
         groups = matching(Scenario.schema(), request.prefix, "a scenario")

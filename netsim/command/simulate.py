@@ -167,9 +167,9 @@ class Compare(Request):
 
 def _compare(request: Compare) -> int:
     from netsim.against import simulate_change, simulate_pair
-    from netsim.compare import simulate
     from netsim.report.comparison import write_report
     from netsim.report.terminal import print_changes, print_table, watching
+    from netsim.simulation.compare import simulate
 
     jobs = _checked(request.jobs)
     refuse_foreign(request.out, "compare", "results.json", request.overwrite)

@@ -23,7 +23,7 @@ from netsim.report.summary import (
     summarise,
     time_unit,
 )
-from netsim.results import Results, Run
+from netsim.simulation.results import Results, Run
 
 _PANELS_A_ROW = 3
 _MOST_LANES = 6

@@ -44,7 +44,7 @@ from netsim.report.tables import (
     spread,
     table_rows,
 )
-from netsim.results import Pair, Results, replacing
+from netsim.simulation.results import Pair, Results, replacing
 from netsim.topology.protocol import Link, gpu_links, network_tiers
 from netsim.units import format_rate, format_time
 

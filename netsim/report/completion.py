@@ -20,7 +20,7 @@ from netsim.report.summary import (
     summarise,
     time_unit,
 )
-from netsim.results import Results
+from netsim.simulation.results import Results
 
 _LEVELS = np.linspace(0, 1, 301)
 _WIDE = 30

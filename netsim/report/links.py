@@ -11,7 +11,7 @@ from netsim.foundation.marks import DOTTED, INK, PAPER, Dots, Mark, Strokes, Wor
 from netsim.report.completion import labels
 from netsim.report.layout import Drawing, Stroke, drawings
 from netsim.report.summary import colours, extreme_runs, extremes, summarise, time_unit
-from netsim.results import Results, Run
+from netsim.simulation.results import Results, Run
 
 _BUSY = ("#b9c9d6", "#7db4da", "#3f8fc6", "#6a51a3", "#a8477a", "#d55e00")
 """Colours from hardly busy to the busiest, all of them visible on a light and on a dark page."""

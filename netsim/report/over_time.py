@@ -9,7 +9,7 @@ from netsim.congestion.protocol import UNLIMITED
 from netsim.foundation.chart import Key, Panel, bent, chart
 from netsim.foundation.marks import COLOURS, Band, Dots, HeatMap, Line, Mark
 from netsim.report.summary import by_transport, colours, extreme_runs, extremes, in_unit, rounded, summarise, time_unit
-from netsim.results import Results, Run
+from netsim.simulation.results import Results, Run
 from netsim.units import PICOSECONDS_PER_SECOND
 
 _PANELS_A_ROW = 4

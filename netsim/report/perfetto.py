@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from netsim.results import Results, Run, replacing
+from netsim.simulation.results import Results, Run, replacing
 
 MOST_SLICES = 10_000
 """Slices of collectives kept of a transport, the earliest."""

@@ -7,7 +7,7 @@ from statistics import fmean
 from typing import Any, NamedTuple
 
 from netsim.foundation.marks import BLUE, GREY, RED
-from netsim.results import Results, Run
+from netsim.simulation.results import Results, Run
 
 LIGHT_BLUE = "#8fb8d6"
 _SIZE_UNITS = ((1e12, "TB"), (1e9, "GB"), (1e6, "MB"), (1e3, "KB"), (1, "B"))

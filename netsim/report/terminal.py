@@ -13,7 +13,7 @@ from rich.table import Table
 
 from netsim.report.collectives import rollout_sentence
 from netsim.report.tables import change_columns, changes, columns, recorded_sentence, table_rows
-from netsim.results import Pair, Results, RunEvent
+from netsim.simulation.results import Pair, Results, RunEvent
 
 SECONDS_BETWEEN_LINES = 10.0
 _WIDE = 240

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from netsim.foundation.refusal import Refusal
 from netsim.report.sweep_page import sweep_page
-from netsim.results import replacing
+from netsim.simulation.results import replacing
 from netsim.sweep.folder import RESULTS, Summary, SweepFolder
 from netsim.sweep.job import Executor, Failed, Files, Job, attempt, layout_key
 from netsim.sweep.processes import Processes

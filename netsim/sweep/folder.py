@@ -24,7 +24,7 @@ from typing import Any, TextIO
 
 from netsim.documents import writing
 from netsim.foundation.refusal import Refusal
-from netsim.results import PLAIN_FLOWS, replacing
+from netsim.simulation.results import PLAIN_FLOWS, replacing
 from netsim.sweep.job import Files
 from netsim.sweep.sweep_file import Cell
 

@@ -12,12 +12,12 @@ from tempfile import TemporaryDirectory
 from threading import Lock
 from typing import NamedTuple, Protocol
 
-from netsim.compare import run_one
 from netsim.documents import LimitError
 from netsim.foundation.refusal import Refusal
-from netsim.prepare import LaidOut, Prepared, prepare
-from netsim.results import Results
-from netsim.scenario import Scenario
+from netsim.simulation.compare import run_one
+from netsim.simulation.prepare import LaidOut, Prepared, prepare
+from netsim.simulation.results import Results
+from netsim.simulation.scenario import Scenario
 from netsim.sweep.sweep_file import Identity, identify
 from netsim.workers import Handle, Shared, attached, free
 

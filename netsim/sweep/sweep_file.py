@@ -20,7 +20,7 @@ from netsim.foundation.refusal import Refusal
 from netsim.foundation.schema import described
 from netsim.foundation.shipped import located
 from netsim.report.sweep import SweepMap
-from netsim.scenario import Scenario, read_scenario
+from netsim.simulation.scenario import Scenario, read_scenario
 
 MOST_CELLS = 100_000
 

@@ -26,7 +26,7 @@ from rich.console import Console
 from rich.table import Table
 
 from netsim.engine.protocol import Outcome, Scene
-from netsim.results import replacing
+from netsim.simulation.results import replacing
 from netsim.transport.config import EcmpConfig
 from netsim.transport.ecmp import Ecmp
 from netsim.workers import end_with_parent, without_interrupts

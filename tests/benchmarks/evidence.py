@@ -27,8 +27,8 @@ from netsim.calibration.fit import calibrate
 from netsim.calibration.measured import Measurement, read_measurements
 from netsim.collective.build import Schedules
 from netsim.collective.config import Algorithms
-from netsim.prepare import prepare
-from netsim.scenario import read_scenario
+from netsim.simulation.prepare import prepare
+from netsim.simulation.scenario import read_scenario
 from netsim.topology.mapping import rank_map
 from netsim.workload.collective import operation
 

@@ -19,10 +19,10 @@ from pydantic import TypeAdapter
 
 from netsim.engine.forward.refusal import refusal
 from netsim.engine.protocol import Outcome, Skipped
-from netsim.engines import run_engine, run_forward
-from netsim.prepare import Prepared, prepare
-from netsim.results import Run
-from netsim.scenario import read_scenario
+from netsim.simulation.engines import run_engine, run_forward
+from netsim.simulation.prepare import Prepared, prepare
+from netsim.simulation.results import Run
+from netsim.simulation.scenario import read_scenario
 from netsim.transport.config import TransportConfig
 from tests.netsim.repeated_scenes import DRAWN, ROUTINGS, repeated_scene
 from trainer.__main__ import main as trainer

@@ -15,9 +15,9 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
-from netsim.compare import run_one
-from netsim.prepare import Prepared, prepare
-from netsim.scenario import Scenario, read_scenario
+from netsim.simulation.compare import run_one
+from netsim.simulation.prepare import Prepared, prepare
+from netsim.simulation.scenario import Scenario, read_scenario
 from tests.benchmarks.seeds import Sample
 
 

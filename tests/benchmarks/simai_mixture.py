@@ -14,10 +14,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from netsim.compare import run_one
-from netsim.engines import packet_hops
-from netsim.prepare import prepare
-from netsim.scenario import read_scenario
+from netsim.simulation.compare import run_one
+from netsim.simulation.engines import packet_hops
+from netsim.simulation.prepare import prepare
+from netsim.simulation.scenario import read_scenario
 
 TENSOR, EXPERT, RANKS = 8, 4, 64
 LAYERS, HIDDEN, SEQUENCE, EXPERTS, TOP_K, VOCABULARY = 32, 4096, 4096, 8, 2, 32_000

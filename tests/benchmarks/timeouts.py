@@ -10,10 +10,10 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from netsim.compare import run_one
-from netsim.prepare import prepare
-from netsim.results import Run
-from netsim.scenario import read_scenario
+from netsim.simulation.compare import run_one
+from netsim.simulation.prepare import prepare
+from netsim.simulation.results import Run
+from netsim.simulation.scenario import read_scenario
 
 CASES: dict[str, dict[str, Any]] = {
     "default (auto)": {},

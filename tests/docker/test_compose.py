@@ -183,7 +183,7 @@ def test_the_image_builds_its_wheel_from_what_it_has_by_then(
     assert (place / "netsim/engine/core/CMakeLists.txt").exists()
     (wheel,) = tmp_path.glob("*.whl")
     held = set(zipfile.ZipFile(wheel).namelist())
-    assert {"trainer/training/loop.py", "moe/layer.py", "netsim/compare.py"} < held
+    assert {"trainer/training/loop.py", "moe/layer.py", "netsim/simulation/compare.py"} < held
     assert "flowfabric_configs/runs/digits_moe.yaml" in held
 
 

@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 
 from netsim.__main__ import main
-from netsim.compare import run_one
-from netsim.prepare import prepare
-from netsim.scenario import read_scenario
+from netsim.simulation.compare import run_one
+from netsim.simulation.prepare import prepare
+from netsim.simulation.scenario import read_scenario
 from netsim.sweep.sweep_file import read_sweep
 from tests.fuzz import sound_files
 from tests.fuzz.mutations import Format

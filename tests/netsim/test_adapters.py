@@ -9,10 +9,10 @@ from netsim import simulate
 from netsim.collective.protocol import Operation
 from netsim.collective.two_level import rails_all_to_all
 from netsim.engine.protocol import Engine
-from netsim.engines import refusal, run_engine
 from netsim.foundation.refusal import Refusal
-from netsim.prepare import prepare
-from netsim.scenario import read_scenario
+from netsim.simulation.engines import refusal, run_engine
+from netsim.simulation.prepare import prepare
+from netsim.simulation.scenario import read_scenario
 from netsim.topology.fat_tree import FatTree, FatTreeConfig
 from netsim.topology.leaf_spine import LeafSpine, LeafSpineConfig
 from netsim.topology.protocol import gpu_links, network_tiers, paths

@@ -9,8 +9,8 @@ import pytest
 from netsim.engine.event.engine import EventEngine
 from netsim.engine.reference.engine import ReferenceEngine
 from netsim.foundation.refusal import Refusal
-from netsim.prepare import prepare
-from netsim.scenario import read_scenario
+from netsim.simulation.prepare import prepare
+from netsim.simulation.scenario import read_scenario
 from netsim.transport.ecmp import Ecmp
 from netsim.workload.background import PUBLISHED, Sizes, read_sizes
 from tests.each import each

@@ -2,8 +2,8 @@
 
 from itertools import product
 
-from netsim.bound import Bound
 from netsim.collective.protocol import Operation
+from netsim.simulation.bound import Bound
 from netsim.units import split_bytes
 from netsim.workload.tasks import Task
 from tests.each import each

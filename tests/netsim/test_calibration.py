@@ -14,7 +14,7 @@ from netsim.calibration.cost import Cost, Regime
 from netsim.calibration.document import Calibration, read_calibration
 from netsim.calibration.fit import calibrate
 from netsim.calibration.measured import Measurement, read_measurements
-from netsim.compare import simulate
+from netsim.simulation.compare import simulate
 from netsim.workload.kineto.convert import import_kineto
 from tests.each import each
 from tests.netsim.documents import collective_of

@@ -10,7 +10,7 @@ import pytest
 from netsim import simulate
 from netsim.collective.protocol import Message, Operation
 from netsim.foundation.refusal import Refusal
-from netsim.scenario import read_scenario
+from netsim.simulation.scenario import read_scenario
 from netsim.workload.collective import CollectiveConfig, CollectiveWorkload, ZipfSplits, read_matrix, zipf_matrix
 from netsim.workload.program import Program
 from tests.each import each

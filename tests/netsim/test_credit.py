@@ -6,7 +6,7 @@ from netsim.congestion import Ack, RoundTrip
 from netsim.congestion.credit import Credited, NdpConfig, ReceiverCreditConfig
 from netsim.engine.protocol import Outcome
 from netsim.foundation.refusal import Refusal
-from netsim.scenario import read_scenario
+from netsim.simulation.scenario import read_scenario
 from netsim.topology.failure import FailureConfig
 from tests.each import each
 from tests.netsim.closed_loop import controlled, run

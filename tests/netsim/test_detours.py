@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 from pydantic import TypeAdapter, ValidationError
 
-from netsim.compare import simulate
 from netsim.engine.protocol import Outcome, Scene
 from netsim.engine.reference.engine import ReferenceEngine
-from netsim.engines import seen_by
+from netsim.simulation.compare import simulate
+from netsim.simulation.engines import seen_by
 from netsim.topology.cabled import DetouredFabric
 from netsim.topology.dragonfly import Dragonfly, DragonflyConfig
 from netsim.topology.torus import Torus, TorusConfig

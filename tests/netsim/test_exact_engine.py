@@ -8,8 +8,8 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
-from netsim.prepare import prepare
-from netsim.scenario import read_scenario
+from netsim.simulation.prepare import prepare
+from netsim.simulation.scenario import read_scenario
 from netsim.topology.failure import FailureConfig
 from netsim.topology.kinds import TopologyConfig
 from netsim.workload.tasks import Task

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 
 from netsim import simulate
-from netsim.engines import packet_hops
 from netsim.foundation.refusal import Refusal
-from netsim.prepare import prepare
-from netsim.results import Run
-from netsim.scenario import read_scenario
+from netsim.simulation.engines import packet_hops
+from netsim.simulation.prepare import prepare
+from netsim.simulation.results import Run
+from netsim.simulation.scenario import read_scenario
 from tests.each import each
 from tests.netsim.documents import collective_of, scenario_of
 
@@ -47,7 +47,7 @@ def same(one: Run, other: Run) -> bool:
 @pytest.fixture
 def without_core(monkeypatch: pytest.MonkeyPatch) -> None:
     """As if netsim had been installed without its compiled core."""
-    for module in ("netsim.engines", "netsim.compare", "netsim.prepare"):
+    for module in ("netsim.simulation.engines", "netsim.simulation.compare", "netsim.simulation.prepare"):
         monkeypatch.setattr(f"{module}.is_core_built", lambda: False, raising=False)
 
 

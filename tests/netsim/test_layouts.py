@@ -6,7 +6,7 @@ from multiprocessing.shared_memory import SharedMemory
 
 import pytest
 
-from netsim.scenario import Scenario, read_scenario
+from netsim.simulation.scenario import Scenario, read_scenario
 from netsim.sweep import job as jobs
 from netsim.sweep.job import Job, LastLayout, Lent, attempt_together, layout_key
 from netsim.sweep.sweep_file import identify
@@ -83,7 +83,7 @@ def test_a_lent_layout_is_not_laid_out_again(processes, monkeypatch):  # noqa: A
     expected = {change: attempt_together(job(change), None, False)[0] for change in ALIKE}
     another(monkeypatch)
     with monkeypatch.context() as patched:
-        patched.setattr("netsim.prepare._lay_out", None)
+        patched.setattr("netsim.simulation.prepare._lay_out", None)
         for change in ALIKE:
             answer, again = attempt_together(job(change), handle, True)
             assert without_wall_time(answer) == without_wall_time(expected[change])

@@ -10,7 +10,7 @@ from netsim.engine.event.engine import EventEngine
 from netsim.engine.protocol import Outcome
 from netsim.engine.reference.engine import ReferenceEngine
 from netsim.foundation.refusal import Refusal
-from netsim.scenario import read_scenario
+from netsim.simulation.scenario import read_scenario
 from netsim.transport.protocol import Flow
 from netsim.transport.reps import Reps
 from netsim.workload.tasks import Task

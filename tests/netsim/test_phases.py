@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 
 from netsim.__main__ import main
-from netsim.compare import simulate
 from netsim.report.collectives import phases, rollout_sentence, time_share
-from netsim.results import Results
+from netsim.simulation.compare import simulate
+from netsim.simulation.results import Results
 from tests.netsim.documents import scenario_of
 from tests.netsim.traces import TraceWriter
 

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from netsim.prepare import prepare
-from netsim.scenario import read_scenario
+from netsim.simulation.prepare import prepare
+from netsim.simulation.scenario import read_scenario
 from netsim.topology.leaf_spine import LeafSpineConfig
 from netsim.topology.mapping import room
 from tests.each import each

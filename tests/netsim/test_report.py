@@ -255,7 +255,7 @@ def test_the_page_begins_with_who_wins_by_what_margin_and_how_sure_that_is(resul
 
 def test_without_the_compiled_core_no_bound_is_shown(monkeypatch, request, tmp_path):
     """The user is told once why, and the figures in results.json still hold."""
-    monkeypatch.setattr("netsim.prepare.is_core_built", lambda: False)
+    monkeypatch.setattr("netsim.simulation.prepare.is_core_built", lambda: False)
     found = simulated(engine="simpy", transports=["ecmp", "ethereal"], seeds=[0])
     assert [notice for notice in found.notices if "lower bound" in notice] == list(found.notices)[-1:]
     assert [run.bound_ps for run in found.runs] == [0, 0]

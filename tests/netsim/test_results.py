@@ -12,8 +12,8 @@ import jsonschema
 import pytest
 
 from netsim import Results, simulate
-from netsim import results as results_module
 from netsim.__main__ import main
+from netsim.simulation import results as results_module
 
 pytestmark = pytest.mark.usefixtures("blank_pictures")
 

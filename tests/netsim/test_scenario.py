@@ -11,8 +11,8 @@ import yaml
 from netsim import simulate
 from netsim.__main__ import main
 from netsim.foundation.refusal import Refusal
-from netsim.prepare import prepare
-from netsim.scenario import Scenario, read_scenario
+from netsim.simulation.prepare import prepare
+from netsim.simulation.scenario import Scenario, read_scenario
 from tests.each import each
 
 SCHEMA = json.loads(Path("configs/schemas/scenario.schema.json").read_text())

@@ -7,7 +7,7 @@ import pytest
 
 from netsim import simulate
 from netsim.__main__ import main
-from netsim.prepare import Prepared
+from netsim.simulation.prepare import Prepared
 from tests.each import each
 from tests.netsim.documents import collective_of, scenario_of
 

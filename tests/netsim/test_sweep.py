@@ -15,7 +15,7 @@ from distributed import LocalCluster
 import netsim.sweep.driver
 from netsim import simulate
 from netsim.__main__ import main
-from netsim.results import replacing
+from netsim.simulation.results import replacing
 from netsim.sweep.driver import sweep
 from netsim.sweep.folder import SweepFolder, _join_tables
 from netsim.sweep.job import Files

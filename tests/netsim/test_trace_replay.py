@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from netsim import Results, simulate
-from netsim.compare import prepare
-from netsim.scenario import read_scenario
+from netsim.simulation.compare import prepare
+from netsim.simulation.scenario import read_scenario
 from tests.each import each
 from tests.netsim.documents import collective_of, scenario_of
 from tests.netsim.traces import TraceWriter

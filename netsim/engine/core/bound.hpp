@@ -1,4 +1,4 @@
-// The earliest ends of tasks on an empty fabric: see `netsim.bound`.
+// The earliest ends of tasks on an empty fabric: see `netsim.simulation.bound`.
 #pragma once
 
 #include <ranges>

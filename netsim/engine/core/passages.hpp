@@ -15,7 +15,7 @@ struct Tasks {
   Span<const int32_t> after;  // tasks for which it waits
 };
 
-// Links of each rank's host: see `netsim.bound.Ends`.
+// Links of each rank's host: see `netsim.simulation.bound.Ends`.
 struct Ends {
   Wholes up, down, inside;  // links to its leaf, from its leaf, and inside the host
   Wholes host, leaf;
@@ -33,7 +33,7 @@ struct Fabric {
   Wholes links_of(int64_t route) const { return route_links[route].part(0, route_length[route]); }
 };
 
-// What the smallest packet of a message depends on: see `netsim.bound.Wire`.
+// What the smallest packet of a message depends on: see `netsim.simulation.bound.Wire`.
 struct Wire {
   int64_t payload, header;
   Wholes parts;      // numbers of equal parts into which messages may be cut

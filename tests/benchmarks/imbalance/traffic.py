@@ -18,7 +18,7 @@ from moe.placement.ranks import contiguous_ranks
 from moe.placement.solver.solve import solve
 from moe.placement.topology import Topology
 from moe.routing_trace import RoutingHeader, RoutingTrace
-from netsim.compare import simulate
+from netsim.simulation.compare import simulate
 from tests.benchmarks.imbalance.workloads import Shape
 
 Choices = NDArray[np.int64]

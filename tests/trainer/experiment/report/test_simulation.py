@@ -183,7 +183,7 @@ def test_a_transport_that_is_not_behind_is_not_said_to_be(run_dir, tmp_path):
 
 
 def test_results_without_a_lower_bound_claim_none(tmp_path, monkeypatch):
-    monkeypatch.setattr("netsim.prepare.is_core_built", lambda: False)
+    monkeypatch.setattr("netsim.simulation.prepare.is_core_built", lambda: False)
     simulated = simulate(
         {
             "format": "flowfabric.scenario/1",

@@ -11,11 +11,11 @@ from typing import Any
 
 from netsim.engine.limits import Pulse
 from netsim.engine.protocol import Outcome, Skipped
-from netsim.engines import REBUILD, WITHOUT_CORE, is_core_built, packet_hops, run_engine, run_forward
 from netsim.foundation.refusal import Refusal
-from netsim.prepare import Prepared, name_ranks, prepare
-from netsim.results import Results, Run, RunEvent
-from netsim.scenario import Scenario, read_scenario
+from netsim.simulation.engines import REBUILD, WITHOUT_CORE, is_core_built, packet_hops, run_engine, run_forward
+from netsim.simulation.prepare import Prepared, name_ranks, prepare
+from netsim.simulation.results import Results, Run, RunEvent
+from netsim.simulation.scenario import Scenario, read_scenario
 from netsim.transport.config import TransportConfig
 from netsim.units import format_time
 from netsim.workers import Handle, Shared, attached, end_with_parent, without_interrupts

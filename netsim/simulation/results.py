@@ -34,7 +34,7 @@ from netsim.documents import writing
 from netsim.engine.limits import Pulse
 from netsim.engine.protocol import Outcome, Skipped
 from netsim.foundation.files import unfinished
-from netsim.prepare import Prepared
+from netsim.simulation.prepare import Prepared
 from netsim.topology.protocol import Link
 from netsim.units import PICOSECONDS_PER_SECOND, to_ns
 from netsim.workload.device_table import Computed

@@ -12,9 +12,9 @@ from netsim.calibration.schedules import Calibrated, MeasuredCollectives, softwa
 from netsim.collective.build import Schedules, Use
 from netsim.engine.buffers import limits_of
 from netsim.engine.protocol import Engine, Outcome, Scene
-from netsim.engines import is_core_built, refusal, seen_by
 from netsim.foundation.refusal import Refusal
-from netsim.scenario import Job, Scenario, WorkloadConfig
+from netsim.simulation.engines import is_core_built, refusal, seen_by
+from netsim.simulation.scenario import Job, Scenario, WorkloadConfig
 from netsim.topology.failure import Rates, Routes
 from netsim.topology.mapping import RankMap, rank_map, room
 from netsim.topology.protocol import Topology, gpu_links
@@ -37,7 +37,7 @@ from netsim.workload.tasks import Tasks
 from netsim.workload.trace import TraceConfig, TraceWorkload
 
 if TYPE_CHECKING:
-    from netsim.bound import Bound
+    from netsim.simulation.bound import Bound
 
 
 class LaidOut(NamedTuple):
@@ -78,7 +78,7 @@ class Prepared:
         """Lower bound of the completion time, None without the compiled core."""
         if not is_core_built():
             return None
-        from netsim.bound import Bound
+        from netsim.simulation.bound import Bound
 
         parts = [transport.count for transport in self._transports if isinstance(transport, SubflowsConfig)]
         kinds = {transport.kind for transport in self._transports}

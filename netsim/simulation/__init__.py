@@ -1,0 +1,1 @@
+"""A simulation from its scenario to its results."""
