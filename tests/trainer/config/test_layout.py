@@ -269,5 +269,6 @@ def test_tensor_ranks_see_the_same_examples(tensor: int) -> None:
     sections = {"run": {"dir": "unused"}, "model": {}, "optim": {"steps": 1, "global_batch": 8}}
     layout = plan_layout(RunConfig.model_validate(sections | {"parallel": {"tensor": tensor}}), 4)
     assert layout.data_parallel * tensor == 4
+    assert layout.expert_data_parallel * tensor == 4
     assert [layout.data_rank(rank) for rank in range(4)] == [rank // tensor for rank in range(4)]
     assert layout.micro_batch * layout.accumulation * layout.data_parallel == 8
