@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from netsim.documents import load_yaml
+from netsim.foundation.documents import read_shipped
 from netsim.foundation.shipped import located
 from netsim.report.recorded import Comparison, Move
 from netsim.report.tables import measured_sections
@@ -56,7 +56,7 @@ def compare_recorded(converted: Converted, trace: Path, fabric: Path) -> Compari
 
 
 def _scenario(trace: Path, fabric: Path) -> Mapping[str, Any]:
-    content = load_yaml(located(fabric, "topologies", "scenarios"), "a topology or scenario", "topologies")
+    content = read_shipped(fabric, "a topology or scenario", "topologies", "scenarios")
     workload = {"workload": {"kind": "trace", "path": str(trace)}}
     if not isinstance(content, Mapping) or "topology" not in content:
         topology = {"kind": "preset", "name": str(located(fabric, "topologies"))}

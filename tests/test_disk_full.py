@@ -14,7 +14,6 @@ from moe.__main__ import main as moe
 from moe.collective_trace import TraceHeader, rank_path, write_lines
 from moe.placement.placement import Placement
 from netsim.__main__ import main as netsim
-from netsim.documents import LimitError
 from netsim.foundation.files import replacing
 from netsim.foundation.refusal import DiskFull
 from netsim.simulation.results import replacing as netsim_replacing
@@ -163,7 +162,7 @@ def test_the_process_that_merges_traces_says_so_to_the_run(
 
 
 def test_netsim_names_the_file(disk: Path) -> None:
-    with pytest.raises(LimitError, match=rf"{disk / 'links.csv'}: output: cannot be written \(No space left"):  # noqa: SIM117
+    with pytest.raises(DiskFull, match=rf"{disk / 'links.csv'}: cannot be written \(No space left"):  # noqa: SIM117
         with netsim_replacing(disk / "links.csv") as file:
             file.write("x" * 100_000)
     assert not list(disk.iterdir())

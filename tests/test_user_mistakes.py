@@ -88,11 +88,9 @@ MISTAKES = {
     "a misspelt section": written(f"{RUN}optm: {{lr: 1}}\n", "optm", "write optim"),
     "a misspelt kind": overridden("model.kind=mpl", told=("model.kind: 'mpl'", "use mlp")),
     "a key that is not ASCII": overridden("optim.lernräte=3", told=("optim.lernräte", "correct its name")),
-    "no run.dir": written(RUN.replace("dir: out", "seed: 1"), "run.dir", "is required but missing", "add it"),
+    "no run.dir": written(RUN.replace("dir: out", "seed: 1"), "run.dir", "is missing", "add it"),
     "an empty value": overridden("run.dir=", told=("run.dir", "is not a path", "use a path")),
-    "sections that are missing": written(
-        "run: {dir: out}\n", "model: is required but missing (also missing: optim)", "add it"
-    ),
+    "sections that are missing": written("run: {dir: out}\n", "model: is missing (also missing: optim)", "add it"),
     "a unit": overridden("optim.lr=1e-3s", told=("optim.lr", "'1e-3s'", "use a number")),
     "text for a number": overridden("optim.lr=fast", told=("optim.lr", "'fast'", "use a number")),
     "a comma for a point": overridden("optim.lr=0,001", told=("optim.lr", "'0,001'", "use 0.001")),
@@ -206,7 +204,7 @@ MISTAKES = {
         ("netsim", "compare", "my.yaml", "--out", "o"), ("my.yaml", "run configuration", "trainer"), {"my.yaml": RUN}
     ),
     "true for spines": Mistake(
-        ("netsim", "compare", SCENARIO, "topology.spines=true", "--out", "o"), ("topology: spines is true", "a number")
+        ("netsim", "compare", SCENARIO, "topology.spines=true", "--out", "o"), ("topology.spines: is true", "a number")
     ),
     "a misspelt transport": Mistake(
         ("netsim", "compare", SCENARIO, "transports=[etherael]", "--out", "o"), ("transports.0", "use ethereal")

@@ -11,8 +11,9 @@ from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 
 from netsim.calibration.cost import Cost, Last, Regime
 from netsim.calibration.measured import Operation
-from netsim.documents import Section, read_section, writing
-from netsim.foundation.files import unfinished
+from netsim.foundation.documents import read_section
+from netsim.foundation.files import unfinished, writing
+from netsim.foundation.settings import Section
 
 Microseconds = Annotated[float, Field(ge=0)]
 Bound = Annotated[float, Field(ge=0)]
@@ -20,7 +21,7 @@ _US_PER_BYTE = 1e-3
 """Microseconds of a byte at 1 GB/s."""
 
 
-class RegimeSection(Section, frozen=True):
+class RegimeSection(Section):
     """A range of sizes in which the factors of the cost hold. A term whose rate is absent takes no time.
 
     Args:
@@ -42,7 +43,7 @@ class RegimeSection(Section, frozen=True):
     bridge_gb_per_s: PositiveFloat | None = None
 
 
-class Spread(Section, frozen=True):
+class Spread(Section):
     """How far measurements lie from the formula: bounds of 90 % of the logarithms of measured / predicted, by size.
 
     Args:
@@ -71,7 +72,7 @@ class Prediction(NamedTuple):
     extrapolated: bool
 
 
-class Series(Section, frozen=True):
+class Series(Section):
     """An operation on some number of hosts.
 
     Args:
@@ -134,7 +135,7 @@ class Series(Section, frozen=True):
         return seen + (left_out - seen) * away**2 if away < 1 else left_out * sqrt(away)
 
 
-class Calibration(Section, frozen=True):
+class Calibration(Section):
     """A whole calibration of one kind of machine.
 
     Args:
@@ -198,7 +199,7 @@ class Calibration(Section, frozen=True):
 
 def read_calibration(path: Path) -> Calibration:
     """Reads a calibration, a file or the name of one in configs/calibrations."""
-    return read_section(path, "a calibration", Calibration, "write one by python -m netsim calibrate")
+    return read_section(path, "a calibration", "calibrations", Calibration, "write one by python -m netsim calibrate")
 
 
 def section_of(regime: Regime, last: Last) -> RegimeSection:

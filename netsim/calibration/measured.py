@@ -6,7 +6,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Literal, NamedTuple, get_args
 
-from netsim.documents import read_header, read_lines, read_row, whole_number
+from netsim.foundation.lines import read_header, read_lines, read_row, whole_number
 from netsim.foundation.refusal import Refusal
 from netsim.workload.kineto.convert import PROFILES, import_kineto
 from netsim.workload.records import Record, Trace, read_trace

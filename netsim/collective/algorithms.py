@@ -12,7 +12,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 
 from netsim.collective.protocol import Message, Operation
-from netsim.units import split_bytes
+from netsim.foundation.units import split_bytes
 
 MOST_PIECES = 64
 LEAST_PIECE_BYTES = 64 * 1024

@@ -5,8 +5,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, model_validator
 
-from netsim.documents import Section
-from netsim.units import Duration
+from netsim.foundation.settings import Section
+from netsim.foundation.units import Duration
 
 Choice = Literal["auto", "nccl", "table"]
 """auto: the least estimate on this fabric; nccl: NCCL's choice; table: that of a file."""
@@ -19,7 +19,7 @@ Broadcast = Literal["tree", "ring", "direct"]
 OPERATIONS = ("all_reduce", "all_gather", "reduce_scatter", "all_to_all", "broadcast")
 
 
-class Algorithms(Section, frozen=True):
+class Algorithms(Section):
     """Section ``algorithms``: how each collective is carried out. send, recv and barrier have no choice.
 
     Besides the algorithms by name, auto takes the algorithm that should be fastest on this fabric, by estimates from

@@ -16,9 +16,9 @@ import numpy as np
 from netsim.collective.algorithms import LEAST_PIECE_BYTES
 from netsim.collective.columns import MessageColumns, Shape, joined
 from netsim.collective.protocol import Operation
+from netsim.foundation.units import PICOSECONDS_PER_SECOND, service_ps, split_bytes
 from netsim.topology.mapping import RankMap
 from netsim.topology.protocol import Topology, paths
-from netsim.units import PICOSECONDS_PER_SECOND, service_ps, split_bytes
 
 Orders = tuple[tuple[int, ...], ...]
 """For each channel the participants in their order."""

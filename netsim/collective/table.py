@@ -7,11 +7,12 @@ from pydantic import PositiveInt, model_validator
 
 from netsim.collective.config import AllGather, AllReduce, AllToAll, Broadcast, ReduceScatter
 from netsim.collective.group import Group
-from netsim.documents import Section, first_line, read_section
-from netsim.units import Size
+from netsim.foundation.documents import read_section
+from netsim.foundation.settings import Section
+from netsim.foundation.units import Size
 
 
-class Row(Section, frozen=True):
+class Row(Section):
     """Conditions of a row, all of which must hold.
 
     Args:
@@ -37,42 +38,42 @@ class Row(Section, frozen=True):
         )
 
 
-class AllReduceRow(Row, frozen=True):
+class AllReduceRow(Row):
     """A row of ``all_reduce``."""
 
     algorithm: AllReduce
     """Algorithm if all conditions of the row hold."""
 
 
-class AllGatherRow(Row, frozen=True):
+class AllGatherRow(Row):
     """A row of ``all_gather``."""
 
     algorithm: AllGather
     """Algorithm if all conditions of the row hold."""
 
 
-class ReduceScatterRow(Row, frozen=True):
+class ReduceScatterRow(Row):
     """A row of ``reduce_scatter``."""
 
     algorithm: ReduceScatter
     """Algorithm if all conditions of the row hold."""
 
 
-class AllToAllRow(Row, frozen=True):
+class AllToAllRow(Row):
     """A row of ``all_to_all``."""
 
     algorithm: AllToAll
     """Algorithm if all conditions of the row hold."""
 
 
-class BroadcastRow(Row, frozen=True):
+class BroadcastRow(Row):
     """A row of ``broadcast``."""
 
     algorithm: Broadcast
     """Algorithm if all conditions of the row hold."""
 
 
-class Table(Section, frozen=True):
+class Table(Section):
     """A whole table of algorithms. For each collective the last row whose conditions hold decides.
 
     Args:
@@ -107,4 +108,5 @@ class Table(Section, frozen=True):
 
 def read_table(path: Path) -> Table:
     """Reads a table, YAML or JSON."""
-    return read_section(path, "an algorithm table", Table, first_line("algorithms"))
+    remedy = "write keys and values, format: flowfabric.algorithms/1 first"
+    return read_section(path, "an algorithm table", "tables", Table, remedy)

@@ -5,7 +5,7 @@ import argparse
 from netsim.command.calibrate import CALIBRATE
 from netsim.command.files import EXPORT, IMPORT, KEYS
 from netsim.command.simulate import COMPARE, SWEEP
-from netsim.documents import LimitError
+from netsim.engine.limits import LimitError
 from netsim.foundation.command import FAILED, Program
 
 

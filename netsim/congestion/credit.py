@@ -14,7 +14,7 @@ from netsim.congestion.protocol import UNLIMITED, Ack, Congestion, CongestionSet
 from netsim.congestion.window import Packets, initial
 
 
-class ReceiverCreditConfig(CongestionSettings, frozen=True):
+class ReceiverCreditConfig(CongestionSettings):
     """Section ``congestion`` of kind ``receiver_credit``.
 
     Args:
@@ -46,7 +46,7 @@ class ReceiverCreditConfig(CongestionSettings, frozen=True):
         return Credited(self, round_trip)
 
 
-class NdpConfig(CongestionSettings, frozen=True):
+class NdpConfig(CongestionSettings):
     """Section ``congestion`` of kind ``ndp``.
 
     Args:

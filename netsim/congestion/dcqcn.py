@@ -9,10 +9,10 @@ from pydantic import Field, model_validator
 
 from netsim.congestion.protocol import UNLIMITED, Ack, Congestion, CongestionSettings, Marking, RoundTrip
 from netsim.congestion.window import StateOf
-from netsim.units import PICOSECONDS_PER_SECOND, Duration, Rate, Size
+from netsim.foundation.units import PICOSECONDS_PER_SECOND, Duration, Rate, Size
 
 
-class DcqcnConfig(CongestionSettings, frozen=True):
+class DcqcnConfig(CongestionSettings):
     """Section ``congestion`` of kind ``dcqcn``. Defaults: the paper, table 14 and section 5.2, for 40 Gbps links.
 
     Args:

@@ -9,10 +9,10 @@ from pydantic import Field
 
 from netsim.congestion.protocol import Ack, Congestion, CongestionSettings, Marking, RoundTrip
 from netsim.congestion.window import Packets, StateOf, initial
-from netsim.units import Size
+from netsim.foundation.units import Size
 
 
-class DctcpConfig(CongestionSettings, frozen=True):
+class DctcpConfig(CongestionSettings):
     """Section ``congestion`` of kind ``dctcp``.
 
     Args:

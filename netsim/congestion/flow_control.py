@@ -4,17 +4,17 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from netsim.documents import Section
-from netsim.units import Size
+from netsim.foundation.settings import Section
+from netsim.foundation.units import Size
 
 
-class NoFlowControlConfig(Section, frozen=True):
+class NoFlowControlConfig(Section):
     """Section ``flow_control`` of kind ``none``: a packet that does not fit into a queue is dropped."""
 
     kind: Literal["none"] = "none"
 
 
-class TrimConfig(Section, frozen=True):
+class TrimConfig(Section):
     """Section ``flow_control`` of kind ``trim``: a packet that does not fit into a queue is cut to its header.
 
     Handley et al.: Re-architecting datacenter networks and stacks for low latency and high performance, SIGCOMM 2017.
@@ -27,7 +27,7 @@ class TrimConfig(Section, frozen=True):
     header: Annotated[Size, Field(gt=0)] = 64
 
 
-class PfcConfig(Section, frozen=True):
+class PfcConfig(Section):
     """Section ``flow_control`` of kind ``pfc``, IEEE 802.1Qbb: a switch pauses the ingress link that fills it.
 
     A switch counts the bytes that it holds by ingress link and class. Above `pause_above` it pauses that link for that
@@ -70,7 +70,7 @@ class PfcConfig(Section, frozen=True):
 FlowControlConfig = Annotated[NoFlowControlConfig | TrimConfig | PfcConfig, Field(discriminator="kind")]
 
 
-class AcknowledgementConfig(Section, frozen=True):
+class AcknowledgementConfig(Section):
     """Section ``acknowledgement``: each packet has one, if congestion control, recovery or transport need them.
 
     Args:

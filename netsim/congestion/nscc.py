@@ -13,7 +13,7 @@ from pydantic import Field, model_validator
 
 from netsim.congestion.protocol import Ack, Congestion, CongestionSettings, Marking, RoundTrip
 from netsim.congestion.window import Packets, StateOf
-from netsim.units import PICOSECONDS_PER_SECOND, Duration, Size
+from netsim.foundation.units import PICOSECONDS_PER_SECOND, Duration, Size
 
 REFERENCE_PS = 12 * 10**6
 """Round trip of the network for which the constants are given."""
@@ -37,7 +37,7 @@ TRIM_SHARE = 0.75
 """Target as a share of the network's round trip where switches trim."""
 
 
-class NsccConfig(CongestionSettings, frozen=True):
+class NsccConfig(CongestionSettings):
     """Section ``congestion`` of kind ``nscc``. All gains are the specification's, scaled to the network's round trip.
 
     Args:

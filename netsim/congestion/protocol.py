@@ -4,9 +4,9 @@ from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import ClassVar, NamedTuple, Protocol, Self
 
-from netsim.documents import Section
+from netsim.foundation.settings import Section
+from netsim.foundation.units import service_ps
 from netsim.topology.protocol import Link
-from netsim.units import service_ps
 
 UNLIMITED = 2**31 - 1
 """A window without limit, in packets."""
@@ -74,7 +74,7 @@ class Congestion(Protocol):
         """Another message of a queue pair begins, with the state that the latest one has left."""
 
 
-class CongestionSettings(Section, frozen=True):
+class CongestionSettings(Section):
     """Section ``congestion``: the settings of a control, and what the engines ask about it."""
 
     core: ClassVar[str] = "Fixed"

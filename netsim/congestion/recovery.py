@@ -7,7 +7,7 @@ from pydantic import Field
 from netsim.congestion.timeout import TimeoutConfig
 
 
-class NoRecoveryConfig(TimeoutConfig, frozen=True):
+class NoRecoveryConfig(TimeoutConfig):
     """Section ``recovery`` of kind ``none``: nothing may be lost. Timeouts are accepted so that a scenario can change
     the kind alone.
     """
@@ -19,7 +19,7 @@ class NoRecoveryConfig(TimeoutConfig, frozen=True):
         return Selective(packets)
 
 
-class GoBackNConfig(TimeoutConfig, frozen=True):
+class GoBackNConfig(TimeoutConfig):
     """Section ``recovery`` of kind ``go_back_n``: the receiver takes packets in order only, as RoCE adapters do. After
     a timeout the sender goes back to the first packet not acknowledged.
     """
@@ -31,7 +31,7 @@ class GoBackNConfig(TimeoutConfig, frozen=True):
         return GoBackN(packets)
 
 
-class SelectiveConfig(TimeoutConfig, frozen=True):
+class SelectiveConfig(TimeoutConfig):
     """Section ``recovery`` of kind ``selective``: packets are taken in any order, only lost ones are sent again. After
     a timeout all packets in flight count as lost.
 

@@ -10,10 +10,10 @@ from pydantic import Field, model_validator
 
 from netsim.congestion.protocol import Ack, Congestion, CongestionSettings, RoundTrip
 from netsim.congestion.window import Packets, StateOf, initial
-from netsim.units import Duration
+from netsim.foundation.units import Duration
 
 
-class SwiftConfig(CongestionSettings, frozen=True):
+class SwiftConfig(CongestionSettings):
     """Section ``congestion`` of kind ``swift``. Defaults: the paper, section 3.5 and table 1, scaled to short paths.
 
     Args:

@@ -8,8 +8,8 @@ from typing import Annotated
 
 from pydantic import BeforeValidator, Field, PlainSerializer, WithJsonSchema
 
-from netsim.documents import Section
-from netsim.units import Duration, format_time, parse_time
+from netsim.foundation.settings import Section
+from netsim.foundation.units import Duration, format_time, parse_time
 
 AUTO = 0
 """A timeout that is estimated from round trips."""
@@ -35,7 +35,7 @@ AutoOrDuration = Annotated[
 ]
 
 
-class TimeoutConfig(Section, frozen=True):
+class TimeoutConfig(Section):
     """The keys of section ``recovery`` on timeouts.
 
     The estimate is never below the fixed timeout of 1 ms that adapters come with, so that a flow whose round trips take

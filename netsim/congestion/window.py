@@ -15,7 +15,7 @@ StateOf = Literal["message", "queue_pair"]
 flow among the flows of its message."""
 
 
-class NoneConfig(CongestionSettings, frozen=True):
+class NoneConfig(CongestionSettings):
     """Section ``congestion`` of kind ``none``: hosts send at line rate."""
 
     kind: Literal["none"] = "none"
@@ -24,7 +24,7 @@ class NoneConfig(CongestionSettings, frozen=True):
         return FixedWindow()
 
 
-class WindowConfig(CongestionSettings, frozen=True):
+class WindowConfig(CongestionSettings):
     """Section ``congestion`` of kind ``window``.
 
     Args:

@@ -3,8 +3,8 @@
 from typing import NamedTuple
 
 from netsim.engine.protocol import Scene
+from netsim.foundation.units import PICOSECONDS_PER_SECOND
 from netsim.topology.protocol import sources
-from netsim.units import PICOSECONDS_PER_SECOND
 
 
 class Limits(NamedTuple):

@@ -6,13 +6,18 @@ from typing import Annotated, Literal, NamedTuple
 
 from pydantic import BeforeValidator, Field, PlainSerializer, WithJsonSchema
 
-from netsim.documents import LimitError, Section
-from netsim.units import PICOSECONDS_PER_SECOND, format_size, format_time, parse_time
+from netsim.foundation.refusal import Refusal
+from netsim.foundation.settings import Section
+from netsim.foundation.units import PICOSECONDS_PER_SECOND, format_size, format_time, parse_time
 
 NO_LIMIT = 2**62
 """A duration that no run reaches, in picoseconds."""
 
 _SECONDS_BETWEEN_REPORTS = 1.0
+
+
+class LimitError(Refusal):
+    """A run has reached one of its limits. It counts as a failure, not as wrong input."""
 
 
 def _time_or_none(value: object) -> int:
@@ -35,7 +40,7 @@ DurationOrNone = Annotated[
 ]
 
 
-class LimitsConfig(Section, frozen=True):
+class LimitsConfig(Section):
     """Section ``limits``: a run that reaches a limit ends with a line that says which rank waits for what.
 
     Args:

@@ -10,21 +10,21 @@ from netsim.congestion import CongestionConfig
 from netsim.congestion.flow_control import AcknowledgementConfig, FlowControlConfig, NoFlowControlConfig
 from netsim.congestion.recovery import NoRecoveryConfig, RecoveryConfig
 from netsim.congestion.window import NoneConfig
-from netsim.documents import Section
 from netsim.engine.limits import LimitsConfig
 from netsim.engine.watch import WatchConfig, Watched
+from netsim.foundation.settings import Section
+from netsim.foundation.units import Size
 from netsim.topology.failure import Rates, Routes
 from netsim.topology.keys import LinkErrorsConfig, SharedBufferConfig
 from netsim.topology.protocol import Topology
 from netsim.transport.protocol import Release
-from netsim.units import Size
 from netsim.workload.tasks import Tasks
 
 Engine = Literal["auto", "simpy", "exact", "event", "windowed", "fluid"]
 """Names of engines; auto: the fastest engine that is exact."""
 
 
-class PacketConfig(Section, frozen=True):
+class PacketConfig(Section):
     """Section ``packet``: sizes of packets.
 
     Args:
@@ -36,7 +36,7 @@ class PacketConfig(Section, frozen=True):
     header: Size = 0
 
 
-class NicConfig(Section, frozen=True):
+class NicConfig(Section):
     """Section ``nic``: the order in which a host's flows use its link.
 
     Args:

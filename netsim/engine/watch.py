@@ -6,7 +6,7 @@ from typing import Annotated, NamedTuple
 import numpy as np
 from pydantic import BeforeValidator, Field
 
-from netsim.documents import Section
+from netsim.foundation.settings import Section
 from netsim.workload.tasks import TaskColumns
 
 MOST_FLOWS = 64
@@ -29,7 +29,7 @@ def _pair(value: object) -> object:
 Pair = Annotated[tuple[Rank, Rank], BeforeValidator(_pair)]
 
 
-class WatchConfig(Section, frozen=True):
+class WatchConfig(Section):
     """Section ``watch``: what is recorded over time, for pictures and tables.
 
     Args:

@@ -4,19 +4,23 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
 from netsim.foundation.refusal import Refusal, listed, nearest, problem_and_remedy
-from netsim.foundation.settings import kind_of, sections_at
+from netsim.foundation.settings import kind_of, kinds_of, sections_at
 
 if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
 
 
+M = TypeVar("M", bound=BaseModel)
+
 _MOST_FIELDS = 4
 """Further wrong fields that a complaint names."""
+_FIELD = re.compile(r"\S+")
+"""Of the head of a problem that names a field."""
 _TYPES = {
     "int": "a whole number",
     "float": "a number",
@@ -64,6 +68,15 @@ def complaining(path: Path, remedy: str, place: str = "") -> Iterator[None]:
         raise Refusal(path, f"{place}{found.field}", found.problem, found.remedy or remedy) from error
 
 
+def validated(document: object, path: Path | str, model: type[M], remedy: str = "correct the value") -> M:
+    """A document that a person wrote as a model; the `Refusal` of its file has `remedy` where the finding has none."""
+    try:
+        return model.model_validate(document)
+    except ValidationError as error:
+        found = first_complaint(error, document, model)
+        raise Refusal(path, found.field, found.problem, found.remedy or remedy) from found.cause or error
+
+
 def first_complaint(
     error: ValidationError,
     document: object = None,
@@ -90,17 +103,21 @@ def first_complaint(
         case "value_error":
             reason, way_out = problem_and_remedy(cause or ValueError(reason.removeprefix("Value error, ")))
             head, colon, rest = reason.partition(": ")
-            path, reason = ((*path, head), rest) if colon else (path, head)
+            if colon and _FIELD.fullmatch(head):
+                path, reason = (*path, head), rest
+            elif isinstance(first["input"], str | int | float) and str(first["input"]) not in reason:
+                reason += shown
         case "extra_forbidden":
             reason = unknown_key(first["input"])
         case "missing":
-            reason = "is required but missing"
+            reason = "is missing"
         case "union_tag_invalid":
             path = (*path, "kind")
-            known = first.get("ctx", {})
-            reason = unknown_kind(known["tag"], known["expected_tags"].replace("'", "").split(", "))
+            reason = unknown_kind(first["ctx"]["tag"], _kinds(first, model))
         case "union_tag_not_found":
             reason = f"has no kind{shown}"
+        case "too_short" | "too_long":
+            reason = f"has {first['ctx']['actual_length'] or 'no'} entries"
         case "model_type" | "model_attributes_type" | "dict_type" if path:
             reason = f"is not a section{shown}"
         case _:
@@ -115,12 +132,19 @@ def first_complaint(
 
 def unknown_key(value: object) -> str:
     """Problem of a key that a section does not have."""
-    return f"is not permitted here{_shown(value)}"
+    return f"is not a known key{_shown(value)}"
 
 
 def unknown_kind(kind: object, kinds: Iterable[str]) -> str:
     """Problem of a kind that does not exist."""
     return f"{kind!r} is not one of {', '.join(kinds)}"
+
+
+def _kinds(detail: "ErrorDetails", model: type[BaseModel] | None) -> list[str]:
+    """The kinds that a section may have, also those that become another one when it is read."""
+    sections = [] if model is None else sections_at(model, detail["loc"])
+    kinds = dict.fromkeys(kind for section in sections for kind in kinds_of(section))
+    return list(kinds) or listed(detail.get("ctx", {})["expected_tags"])
 
 
 def _shown(value: object) -> str:
@@ -131,8 +155,9 @@ def _shown(value: object) -> str:
 def _plain(message: str) -> str:
     """Rewords pydantic's message about a value, without technical details."""
     message = re.sub(r", unable to .*|, got .*| or instance of .*| or object to .*| for <class .*", "", message)
-    message = re.sub(r"a valid (?=[aeiou])", "an ", message).replace("a valid ", "a ")
-    return message.replace("Input should be", "must be").replace("Input is", "is")
+    message = re.sub(r"a valid (?=[aeiou])", "an ", message).replace("a valid ", "a ").replace("a tuple", "a list")
+    message = re.sub(r"^\w+ should ", "must ", message)
+    return message.replace("Input is", "is")
 
 
 def also_wrong(further: Mapping[tuple[int | str, ...], bool]) -> str:
@@ -179,10 +204,10 @@ def remedy(details: "list[ErrorDetails]", field: str, model: type[BaseModel] | N
         case "extra_forbidden":
             *section, key = first["loc"]
             known = [] if model is None else sections_at(model, tuple(section))
-            names = [name for one in known for name in one.model_fields]
+            names = [field.alias or name for one in known for name, field in one.model_fields.items()]
             return of_unknown_key(key, names, getattr(model, "other_names", {}))
         case "union_tag_invalid":
-            near = nearest(context["tag"], listed(context["expected_tags"]))
+            near = nearest(context["tag"], _kinds(first, model))
             return f"use {near}" if near else "use one of them"
         case "union_tag_not_found":
             kinds = [] if model is None else [kind_of(section) for section in sections_at(model, first["loc"])]
@@ -207,6 +232,14 @@ def _wanted(detail: "ErrorDetails") -> str | None:
             return f"{limit - 1} or less" if isinstance(limit, int) else f"a number below {limit:g}"
         case "less_than_equal":
             return f"{limit:g} or less"
+        case "string_pattern_mismatch":
+            return f"text that matches {limit}"
+        case "multiple_of":
+            return f"a multiple of {limit}"
+        case "too_short":
+            return f"{detail['ctx']['min_length']} or more"
+        case "too_long":
+            return f"{detail['ctx']['max_length']} or fewer"
         case "literal_error":
             return nearest(detail["input"], listed(str(limit))) or str(limit).replace("'", "")
     return _TYPES.get(detail["type"].partition("_")[0])

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import yaml
-from pydantic import ValidationError
 
-from netsim.foundation.complaint import first_complaint
+from netsim.foundation.complaint import M, validated
 from netsim.foundation.files import reading, write_json
 from netsim.foundation.refusal import Refusal, problem_and_remedy
 from netsim.foundation.settings import Section
+from netsim.foundation.shipped import located, nearest
 
 MOST_LEVELS = 100
 MOST_VALUES = 1_000_000
@@ -89,9 +89,7 @@ def _dotted(path: tuple[Any, ...]) -> str:
 
 
 class UniqueKeys(yaml.SafeLoader):
-    """Refuses a key that is written twice, in the words `twice`, where YAML would silently keep the last one."""
-
-    twice: ClassVar[str] = "{} is written twice"
+    """Refuses a key that is written twice, where YAML would silently keep the last one."""
 
     def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
         """Composes a mapping and refuses repeated keys; keys that are merged into it later do not count."""
@@ -99,7 +97,8 @@ class UniqueKeys(yaml.SafeLoader):
         keys = set()
         for key in (key for key, _ in node.value if isinstance(key, yaml.ScalarNode)):
             if key.value in keys:
-                raise yaml.constructor.ConstructorError(None, None, self.twice.format(key.value), key.start_mark)
+                problem = f"{key.value} is written twice"
+                raise yaml.constructor.ConstructorError(None, None, problem, key.start_mark)
             keys.add(key.value)
         return node
 
@@ -110,8 +109,8 @@ def read_yaml(path: Path, wanted: str) -> Any:
         document = yaml.load(path.read_text(encoding="utf-8"), UniqueKeys)
     except UnicodeDecodeError as error:
         raise Refusal(path, "file", "is not UTF-8 text", f"save it as UTF-8, or give {wanted}") from error
-    except UNREADABLE as error:
-        raise unreadable(path, error, "document", "correct the syntax") from error
+    except (yaml.YAMLError, ValueError, RecursionError, *MISTAGGED) as error:
+        raise _unreadable(path, error) from error
     try:
         check_document(document)
     except Refusal as error:
@@ -119,22 +118,34 @@ def read_yaml(path: Path, wanted: str) -> Any:
     return document
 
 
-UNREADABLE = (yaml.YAMLError, ValueError, RecursionError, *MISTAGGED)
-"""Of a YAML file that could be opened."""
+def read_shipped(path: Path, content: str, folder: str, *others: str) -> Any:
+    """Reads a YAML file, or one by its name in configs/`folder` or in `others`; messages call it `content`."""
+    path = located(path, folder, *others)
+    with reading(path, f"give the path of {content}, or the name of one in configs/{folder}: {nearest(path, folder)}"):
+        return read_yaml(path, f"{content} such as those in configs/{folder}")
 
 
-def unreadable(path: Path, error: Exception, whole: str, remedy: str) -> Refusal:
-    """The refusal of a YAML file, by what PyYAML raised; `whole` is the field of a file whose line is not known."""
+def check_mapping(document: object, path: Path | str, remedy: str) -> Mapping[str, Any]:
+    """The content of a file, which must be a mapping."""
+    if isinstance(document, Mapping):
+        return document
+    problem = "is empty" if document is None else "is a list" if isinstance(document, list) else "is a single value"
+    raise Refusal(path, "document", problem, remedy)
+
+
+def _unreadable(path: Path, error: Exception) -> Refusal:
+    """The refusal of a YAML file, by what PyYAML raised."""
     match error:
         case yaml.YAMLError():
             mark = getattr(error, "problem_mark", None)
             problem = syntax_problem(getattr(error, "problem", None) or str(error))
-            return Refusal(path, f"line {mark.line + 1}" if mark else whole, f"is not YAML ({problem})", remedy)
+            place = f"line {mark.line + 1}" if mark else "document"
+            return Refusal(path, place, f"is not YAML ({problem})", "correct the syntax")
         case ValueError():
-            return Refusal(path, whole, f"contains an impossible date ({error})", "quote it")
+            return Refusal(path, "document", f"contains an impossible date ({error})", "quote it")
         case RecursionError():
-            return Refusal(path, whole, TOO_DEEP, "nest less")
-    return Refusal(path, whole, "contains a value that does not fit its YAML tag", "leave the tag out")
+            return Refusal(path, "document", TOO_DEEP, "nest less")
+    return Refusal(path, "document", "contains a value that does not fit its YAML tag", "leave the tag out")
 
 
 def parse_yaml(text: str) -> Any:
@@ -159,6 +170,11 @@ def syntax_problem(problem: str) -> str:
     }.get(problem, problem)
 
 
+def read_section(path: Path, content: str, folder: str, model: type[M], remedy: str) -> M:
+    """A whole YAML file, found as by `read_shipped`, as one section; `remedy` is for a file that is no mapping."""
+    return validated(check_mapping(read_shipped(path, content, folder), path, remedy), path, model)
+
+
 class JsonFile(Section):
     """A section that is read from a JSON file, whoever wrote it, and written to one.
 
@@ -177,11 +193,7 @@ class JsonFile(Section):
         except (OSError, ValueError) as error:
             reason = error.strerror if isinstance(error, OSError) else f"it is not JSON: {error}"
             raise Refusal(path, "file", f"cannot be read ({reason})", cls.remedy) from error
-        try:
-            return cls.model_validate(document)
-        except ValidationError as error:
-            found = first_complaint(error, document)
-            raise Refusal(path, found.field, found.problem, found.remedy or cls.remedy) from found.cause or error
+        return validated(document, path, cls, cls.remedy)
 
     def write(self, path: Path) -> None:
         """Writes the file, whole or not at all."""

@@ -2,7 +2,7 @@
 
 A part says which protocol its classes keep, and lists that type in its union:
 
-    class OwnCoupling(OwnClass, frozen=True):
+    class OwnCoupling(OwnClass):
         \"\"\"A coupling of the user's.\"\"\"
 
         protocol: ClassVar[str] = "trainer.flow.coupling.Coupling"

@@ -1,5 +1,6 @@
 """Finds the sections that a pydantic model consists of, and the section that a kind chooses."""
 
+import reprlib
 from collections.abc import Sequence
 from typing import Any, get_args, get_origin
 
@@ -99,11 +100,19 @@ class Section(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _no_truth_is_a_number(cls, document: Any) -> Any:
-        """Refuses true and false for a number. Pydantic takes true for 1, and YAML takes yes and on for true."""
+        """Refuses true for a number and 1 for true, which pydantic converts. YAML takes yes and on for true.
+
+        Quantities, which are text with a unit, check their values themselves.
+        """
         for name, value in document.items() if isinstance(document, dict) else ():
             field = cls.model_fields.get(name)
-            if isinstance(value, bool) and field is not None and takes_numbers_alone(field.annotation):
+            if field is None:
+                continue
+            is_quantity = any(isinstance(part, BeforeValidator) for part in field.metadata)
+            if isinstance(value, bool) and not is_quantity and takes_numbers_alone(field.annotation):
                 raise ValueError(f"{name}: is {str(value).lower()}, not a number; write a number")
+            if field.annotation is bool and not isinstance(value, bool):
+                raise ValueError(f"{name}: is {reprlib.repr(value)}, neither true nor false; write true or false")
         return document
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from netsim.foundation.page import Facts, Figure, Listing, Note, Section, Table, page
+from netsim.foundation.units import format_rate, format_time
 from netsim.report.collectives import (
     has_timeline,
     operations_svg,
@@ -46,7 +47,6 @@ from netsim.report.tables import (
 )
 from netsim.simulation.results import Pair, Results, replacing
 from netsim.topology.protocol import Link, gpu_links, network_tiers
-from netsim.units import format_rate, format_time
 
 
 class Picture(NamedTuple):

@@ -8,9 +8,9 @@ import numpy as np
 from netsim.congestion.protocol import UNLIMITED
 from netsim.foundation.chart import Key, Panel, bent, chart
 from netsim.foundation.marks import COLOURS, Band, Dots, HeatMap, Line, Mark
+from netsim.foundation.units import PICOSECONDS_PER_SECOND
 from netsim.report.summary import by_transport, colours, extreme_runs, extremes, in_unit, rounded, summarise, time_unit
 from netsim.simulation.results import Results, Run
-from netsim.units import PICOSECONDS_PER_SECOND
 
 _PANELS_A_ROW = 4
 _FULLNESS = ("#f1f4f6", "#cadfee", "#9cc3de", "#5aa2d0", "#1f77b4", "#d55e00")

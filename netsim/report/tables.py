@@ -5,9 +5,9 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 from netsim.foundation.page import Note, Section, Table
+from netsim.foundation.units import format_size
 from netsim.report.summary import TransportSummary, by_transport, operations, signed, size_in_unit, summarise
 from netsim.simulation.results import Pair, Results, Run
-from netsim.units import format_size
 from netsim.workload.device_table import Computed
 
 _SIZES = (

@@ -8,7 +8,7 @@ import numpy as np
 from netsim.engine import _core
 from netsim.engine.core.fabric import FabricArrays, fabric_arrays
 from netsim.engine.protocol import Scene
-from netsim.units import PICOSECONDS_PER_SECOND
+from netsim.foundation.units import PICOSECONDS_PER_SECOND
 
 
 class Ends(NamedTuple):

@@ -12,12 +12,12 @@ from typing import Any
 from netsim.engine.limits import Pulse
 from netsim.engine.protocol import Outcome, Skipped
 from netsim.foundation.refusal import Refusal
+from netsim.foundation.units import format_time
 from netsim.simulation.engines import REBUILD, WITHOUT_CORE, is_core_built, packet_hops, run_engine, run_forward
 from netsim.simulation.prepare import Prepared, name_ranks, prepare
 from netsim.simulation.results import Results, Run, RunEvent
 from netsim.simulation.scenario import Scenario, read_scenario
 from netsim.transport.config import TransportConfig
-from netsim.units import format_time
 from netsim.workers import Handle, Shared, attached, end_with_parent, without_interrupts
 
 _SECONDS_BETWEEN_PULSES = 0.5
@@ -49,7 +49,7 @@ def simulate(
 
     Raises:
         ValueError: The scenario, or a trace it names, is wrong (`netsim.foundation.refusal.Refusal`), or a run has
-            reached a limit of the scenario (`netsim.documents.LimitError`).
+            reached a limit of the scenario (`netsim.engine.limits.LimitError`).
         RuntimeError: A run is faster than its lower bound, which is a fault of netsim.
     """
     read = read_scenario(scenario, overrides)

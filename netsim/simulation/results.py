@@ -30,13 +30,12 @@ from typing import Any, NamedTuple, TextIO
 import numpy as np
 
 from netsim.calibration.schedules import MeasuredCollectives
-from netsim.documents import writing
 from netsim.engine.limits import Pulse
 from netsim.engine.protocol import Outcome, Skipped
-from netsim.foundation.files import unfinished
+from netsim.foundation.files import unfinished, writing
+from netsim.foundation.units import PICOSECONDS_PER_SECOND, to_ns
 from netsim.simulation.prepare import Prepared
 from netsim.topology.protocol import Link
-from netsim.units import PICOSECONDS_PER_SECOND, to_ns
 from netsim.workload.device_table import Computed
 from netsim.workload.program import Span
 

@@ -11,16 +11,17 @@ from netsim.congestion import CongestionConfig
 from netsim.congestion.flow_control import AcknowledgementConfig, FlowControlConfig, NoFlowControlConfig
 from netsim.congestion.recovery import NoRecoveryConfig, RecoveryConfig
 from netsim.congestion.window import NoneConfig
-from netsim.documents import Section, check_mapping, first_line, load_yaml, validated
 from netsim.engine.limits import LimitsConfig
 from netsim.engine.protocol import Engine, NicConfig, PacketConfig
 from netsim.engine.watch import WatchConfig
-from netsim.foundation.documents import parse_yaml
+from netsim.foundation.complaint import validated
+from netsim.foundation.documents import check_mapping, parse_yaml, read_shipped
 from netsim.foundation.refusal import Refusal
 from netsim.foundation.schema import described
+from netsim.foundation.settings import Section
+from netsim.foundation.units import Duration
 from netsim.topology.kinds import TopologyConfig
 from netsim.transport.config import TransportConfig
-from netsim.units import Duration
 from netsim.workload.aicb import AicbConfig
 from netsim.workload.background import BackgroundConfig
 from netsim.workload.chakra.workload import ChakraConfig
@@ -34,7 +35,7 @@ from netsim.workload.trace import TraceConfig
 Name = Annotated[str, Field(pattern=r"^[\w.+-]{1,40}$")]
 
 
-class ClassConfig(Section, frozen=True):
+class ClassConfig(Section):
     """An entry of ``classes``; a name alone stands for a class without a weight.
 
     Args:
@@ -97,7 +98,7 @@ def _distinct_entries(value: object) -> object:
     return value
 
 
-class Job(Section, frozen=True):
+class Job(Section):
     """An entry of ``jobs``: a workload on some of the ranks. Rank i of the job is ranks[i].
 
     Args:
@@ -111,7 +112,7 @@ class Job(Section, frozen=True):
     start: Duration = 0
 
 
-class Scenario(Section, frozen=True):
+class Scenario(Section):
     """A whole scenario file.
 
     Args:
@@ -290,13 +291,18 @@ class Scenario(Section, frozen=True):
 def read_scenario(source: Path | Mapping[str, Any], overrides: Sequence[str] = ()) -> Scenario:
     """Reads and checks a scenario, a file or a mapping; values of overrides are YAML, list entries go by number."""
     name = str(source) if isinstance(source, Path) else "scenario"
-    written = load_yaml(source, "a scenario") if isinstance(source, Path) else source
-    content = check_mapping(written, name, first_line("scenario"))
+    content = read_mapping(source) if isinstance(source, Path) else source
     if "format" not in content and {"run", "model"} <= content.keys():
         raise Refusal(name, "file", "is a run configuration, not a scenario", "give it to python -m trainer")
     for override in overrides:
         content = _override(content, override)
     return validated(content, name, Scenario)
+
+
+def read_mapping(path: Path) -> Mapping[str, Any]:
+    """The keys and values of a scenario's file, unchecked."""
+    remedy = "write keys and values, format: flowfabric.scenario/1 first"
+    return check_mapping(read_shipped(path, "a scenario", "scenarios"), path, remedy)
 
 
 def _override(content: Mapping[str, Any], override: str) -> Mapping[str, Any]:

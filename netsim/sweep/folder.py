@@ -22,7 +22,7 @@ from pathlib import Path
 from shutil import copyfileobj, rmtree
 from typing import Any, TextIO
 
-from netsim.documents import writing
+from netsim.foundation.files import writing
 from netsim.foundation.refusal import Refusal
 from netsim.simulation.results import PLAIN_FLOWS, replacing
 from netsim.sweep.job import Files

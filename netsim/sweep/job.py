@@ -12,7 +12,7 @@ from tempfile import TemporaryDirectory
 from threading import Lock
 from typing import NamedTuple, Protocol
 
-from netsim.documents import LimitError
+from netsim.engine.limits import LimitError
 from netsim.foundation.refusal import Refusal
 from netsim.simulation.compare import run_one
 from netsim.simulation.prepare import LaidOut, Prepared, prepare

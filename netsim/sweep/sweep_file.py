@@ -14,13 +14,14 @@ import yaml
 from pydantic import Field, model_validator
 
 import netsim
-from netsim.documents import Section, check_mapping, first_line, load_yaml, read_section
+from netsim.foundation.documents import read_section
 from netsim.foundation.files import file_digest
 from netsim.foundation.refusal import Refusal
 from netsim.foundation.schema import described
+from netsim.foundation.settings import Section
 from netsim.foundation.shipped import located
 from netsim.report.sweep import SweepMap
-from netsim.simulation.scenario import Scenario, read_scenario
+from netsim.simulation.scenario import Scenario, read_mapping, read_scenario
 
 MOST_CELLS = 100_000
 
@@ -31,7 +32,7 @@ Label = Annotated[str, Field(pattern=r"^[\w.+ -]{1,40}$")]
 Values = Annotated[list[Any], Field(min_length=1)] | Annotated[dict[Label, Any], Field(min_length=1)]
 
 
-class MapConfig(Section, frozen=True):
+class MapConfig(Section):
     """Section ``map``: a picture of which of two groups of transports wins where.
 
     Args:
@@ -47,7 +48,7 @@ class MapConfig(Section, frozen=True):
     titles: dict[Key, Annotated[str, Field(min_length=1, max_length=80)]] = Field(default={})
 
 
-class SweepConfig(Section, frozen=True):
+class SweepConfig(Section):
     """A whole sweep file. Every entry of `cells` is combined with every point of `grid`.
 
     Args:
@@ -213,7 +214,8 @@ class SweepFile(NamedTuple):
 
 def read_sweep(path: Path) -> SweepFile:
     """Reads and checks a sweep and the scenario of every cell."""
-    config = read_section(path, "a sweep", SweepConfig, first_line("sweep"))
+    remedy = "write keys and values, format: flowfabric.sweep/1 first"
+    config = read_section(path, "a sweep", "sweeps", SweepConfig, remedy)
     scenario = _scenario(config.scenario)
     cells: list[Cell] = []
     first: dict[str, str] = {}
@@ -241,9 +243,7 @@ def _refuse_unknown_transports(path: Path, shown: MapConfig, cells: Sequence[Cel
 
 
 def _scenario(source: str | dict[str, Any]) -> Mapping[str, Any]:
-    if isinstance(source, dict):
-        return source
-    return check_mapping(load_yaml(Path(source), "a scenario"), source, first_line("scenario"))
+    return source if isinstance(source, dict) else read_mapping(Path(source))
 
 
 class _Value(NamedTuple):

@@ -7,11 +7,11 @@ from typing import Annotated
 
 from pydantic import BeforeValidator, PlainSerializer, WithJsonSchema, model_validator
 
-from netsim.documents import Section
 from netsim.foundation.refusal import nearest
+from netsim.foundation.settings import Section
+from netsim.foundation.units import Duration, format_rate, format_time, parse_rate, parse_time
 from netsim.topology.cabled import WithDetours
 from netsim.topology.protocol import Path, Topology, paths, places
-from netsim.units import Duration, format_rate, format_time, parse_rate, parse_time
 
 NEVER = 2**62
 """A time after the end of every simulation, in picoseconds."""
@@ -39,7 +39,7 @@ NoticedAfter = Annotated[
 ]
 
 
-class FailureConfig(Section, frozen=True):
+class FailureConfig(Section):
     """An entry of ``failures``. A cable fails in both directions, a switch with all its cables.
 
     Args:

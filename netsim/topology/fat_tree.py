@@ -6,17 +6,17 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, PositiveInt, model_validator
 
-from netsim.documents import Section
+from netsim.foundation.settings import Section
+from netsim.foundation.units import Duration, Rate
 from netsim.topology.cabled import Cable, CabledFabric, Machines, ends_of, refuse_misfit, with_defaults
 from netsim.topology.failure import FailureConfig
 from netsim.topology.keys import LinkErrorsConfig, Queue, RanksPerHost, SharedBufferConfig, refuse_too_many
 from netsim.topology.protocol import Path
-from netsim.units import Duration, Rate
 
 PositiveRate = Annotated[Rate, Field(gt=0)]
 
 
-class FatTreeConfig(Section, frozen=True):
+class FatTreeConfig(Section):
     """Section ``topology`` of kind ``fat_tree``.
 
     Give either k or all counts. k stands for k pods of k/2 edge and k/2 aggregation switches, (k/2)^2 core switches,

@@ -7,17 +7,17 @@ from typing import Annotated, Literal
 
 from pydantic import Field, PositiveInt
 
-from netsim.documents import Section
 from netsim.foundation.refusal import Refusal
+from netsim.foundation.settings import Section
+from netsim.foundation.units import Rate
 from netsim.topology.cabled import Cable, CabledFabric
 from netsim.topology.failure import FailureConfig
 from netsim.topology.graph_file import CableEntry, GraphFile, read_graph
 from netsim.topology.keys import LinkErrorsConfig, Queue, RanksPerHost, SharedBufferConfig
 from netsim.topology.shortest import Outgoing, ShortestPaths, distances
-from netsim.units import Rate
 
 
-class GraphConfig(Section, frozen=True):
+class GraphConfig(Section):
     """Section ``topology`` of kind ``graph``.
 
     Args:

@@ -1,6 +1,5 @@
 """Fabrics in files: networkx node-link JSON with the kinds of nodes, and rate and delay of cables."""
 
-import json
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -8,17 +7,18 @@ from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field, NonNegativeInt, PositiveInt, model_validator
 
-from netsim.documents import Section, validated
-from netsim.foundation.documents import parse_json
+from netsim.foundation.complaint import validated
+from netsim.foundation.documents import check_mapping, read_json
 from netsim.foundation.refusal import Refusal
-from netsim.units import Duration, Rate
+from netsim.foundation.settings import Section
+from netsim.foundation.units import Duration, Rate
 
 Identifier = Annotated[
     str, BeforeValidator(lambda value: str(value) if type(value) is int else value), Field(pattern=r"^[\w.:/+-]{1,64}$")
 ]
 
 
-class NodeEntry(Section, frozen=True):
+class NodeEntry(Section):
     """An entry of ``nodes``.
 
     Args:
@@ -33,7 +33,7 @@ class NodeEntry(Section, frozen=True):
     tier: NonNegativeInt | None = None
 
 
-class CableEntry(Section, frozen=True):
+class CableEntry(Section):
     """An entry of ``links``: cables between two nodes.
 
     Args:
@@ -53,7 +53,7 @@ class CableEntry(Section, frozen=True):
     key: int | str | None = None
 
 
-class Expected(Section, frozen=True):
+class Expected(Section):
     """Section ``graph``: expected numbers of hosts, switches and links, parallel cables counted one by one."""
 
     name: str | None = None
@@ -62,7 +62,7 @@ class Expected(Section, frozen=True):
     links: int | None = None
 
 
-class GraphFile(Section, frozen=True):
+class GraphFile(Section):
     """A whole file. Cables are in ``links`` or, as newer networkx writes it, in ``edges``."""
 
     directed: Literal[False] = False
@@ -86,27 +86,11 @@ class GraphFile(Section, frozen=True):
 
 def read_graph(path: Path) -> GraphFile:
     """Reads a fabric in which every host has one cable, to a switch, and reaches every other node."""
-    graph = validated(_load(path), path, GraphFile)
+    remedy = "give the path of a fabric in node-link JSON"
+    graph = validated(check_mapping(read_json(path, remedy), path, remedy), path, GraphFile)
     for field, problem, remedy in _faults(graph):
         raise Refusal(path, field, problem, remedy)
     return graph
-
-
-def _load(path: Path) -> object:
-    remedy = "give the path of a fabric in node-link JSON"
-    try:
-        content = parse_json(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise Refusal(path, "file", f"cannot be read ({error.strerror})", remedy) from None
-    except UnicodeDecodeError:
-        raise Refusal(path, "file", "is not text", remedy) from None
-    except json.JSONDecodeError as error:
-        raise Refusal(path, f"line {error.lineno}", f"is not JSON ({error.msg})", "correct the line") from None
-    except ValueError as error:
-        raise Refusal(path, "file", f"is not JSON ({error})", remedy) from None
-    if not isinstance(content, Mapping):
-        raise Refusal(path, "file", "is not a JSON object", remedy)
-    return content
 
 
 Fault = tuple[str, str, str]

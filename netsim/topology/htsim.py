@@ -5,9 +5,10 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from netsim.documents import Section, read_lines, whole_number
+from netsim.foundation.lines import read_lines, whole_number
 from netsim.foundation.refusal import Refusal
-from netsim.units import format_rate, format_size, format_time
+from netsim.foundation.settings import Section
+from netsim.foundation.units import format_rate, format_size, format_time
 
 _HEADER = ("nodes", "tiers", "podsize")
 _REQUIRED = ("downlink_speed_gbps", "radix_down", "downlink_latency_ns")
@@ -34,7 +35,7 @@ class Tier(NamedTuple):
     oversubscription: int
 
 
-class HtsimConfig(Section, frozen=True, extra="allow"):
+class HtsimConfig(Section, extra="allow"):
     """Section ``topology`` of kind ``htsim``. The file gives the fabric; further keys of the section override it.
 
     Args:
@@ -96,7 +97,7 @@ def _sections(path: Path) -> tuple[dict[str, int], dict[int, dict[str, int]]]:
             continue
         name, place = words[0].lower(), f"line {number}: {words[0]:.40}"
         if name not in (*_HEADER, "tier", *_REQUIRED, *_DEFAULTS):
-            raise Refusal(path, place, "is not a known key", "remove it or check its spelling")
+            raise Refusal(path, place, "is not a known key", "correct its name or remove it")
         if len(words) != 2:
             raise Refusal(path, place, f"has {len(words) - 1} values", "write one number behind it")
         value = whole_number(path, place, words[1], least=1 if name in _POSITIVE else 0)

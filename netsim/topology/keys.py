@@ -4,8 +4,8 @@ from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field, PlainSerializer, WithJsonSchema
 
-from netsim.documents import Section
-from netsim.units import Size, format_size, parse_size
+from netsim.foundation.settings import Section
+from netsim.foundation.units import Size, format_size, parse_size
 
 MOST_LINKS = 4_000_000
 RanksPerHost = Annotated[int, Field(gt=0, le=1_024)]
@@ -38,7 +38,7 @@ Queue = Annotated[
 MILLION = 10**6
 
 
-class SharedBufferConfig(Section, frozen=True):
+class SharedBufferConfig(Section):
     """Section ``topology.buffer`` of kind ``shared``: all queues of a switch share its memory, by dynamic thresholds.
 
     A queue takes a packet while its length is less than `alpha` times the memory that is free. With n queues that are
@@ -60,7 +60,7 @@ class SharedBufferConfig(Section, frozen=True):
         return round(self.alpha * MILLION)
 
 
-class LinkErrorsConfig(Section, frozen=True):
+class LinkErrorsConfig(Section):
     """Section ``topology.link_errors``: packets that are corrupted on the way over a cable, each drawn by itself.
 
     Links inside hosts have no errors, nor has the control lane. With retry the link sends a corrupted packet again

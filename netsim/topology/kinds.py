@@ -6,8 +6,9 @@ from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field
 
-from netsim.documents import Section, load_yaml
+from netsim.foundation.documents import read_shipped
 from netsim.foundation.refusal import Refusal
+from netsim.foundation.settings import Section
 from netsim.topology.dragonfly import DragonflyConfig
 from netsim.topology.fat_tree import FatTreeConfig
 from netsim.topology.graph import GraphConfig
@@ -16,7 +17,7 @@ from netsim.topology.leaf_spine import LeafSpineConfig
 from netsim.topology.torus import TorusConfig
 
 
-class PresetConfig(Section, frozen=True, extra="allow"):
+class PresetConfig(Section, extra="allow"):
     """Section ``topology`` of kind ``preset``. The file gives the fabric; further keys of the section override it.
 
     Args:
@@ -35,7 +36,7 @@ def preset(value: object) -> object:
     name = value.get("name")
     if not isinstance(name, str):
         raise ValueError("a topology of kind preset needs a name; write name: dgx_h100_32, or the path of a file")
-    content = load_yaml(Path(name), "a topology", "topologies")
+    content = read_shipped(Path(name), "a topology", "topologies")
     if not isinstance(content, Mapping) or content.get("kind") in (None, "preset"):
         remedy = "write the section topology of a scenario, kind first"
         raise Refusal(name, "kind", "is missing: it holds no topology of its own", remedy)

@@ -5,17 +5,17 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, PositiveInt, model_validator
 
-from netsim.documents import Section
+from netsim.foundation.settings import Section
+from netsim.foundation.units import Duration, Rate
 from netsim.topology.cabled import Machines, ends_of, refuse_misfit, with_defaults
 from netsim.topology.failure import FailureConfig
 from netsim.topology.keys import LinkErrorsConfig, Queue, RanksPerHost, SharedBufferConfig, refuse_too_many
 from netsim.topology.protocol import Link, Path
-from netsim.units import Duration, Rate
 
 PositiveRate = Annotated[Rate, Field(gt=0)]
 
 
-class LeafSpineConfig(Section, frozen=True):
+class LeafSpineConfig(Section):
     """Section ``topology`` of kind ``leaf_spine``.
 
     Oversubscription is hosts_per_leaf * host_rate over the sum of a leaf's links up.

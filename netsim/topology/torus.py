@@ -7,17 +7,17 @@ from typing import Annotated, Literal
 
 from pydantic import Field, PositiveInt, model_validator
 
-from netsim.documents import Section
+from netsim.foundation.settings import Section
+from netsim.foundation.units import Duration, Rate
 from netsim.topology.cabled import Cable, DetouredFabric, selected
 from netsim.topology.failure import FailureConfig
 from netsim.topology.keys import LinkErrorsConfig, Queue, RanksPerHost, SharedBufferConfig, refuse_too_many
 from netsim.topology.protocol import Path
-from netsim.units import Duration, Rate
 
 PositiveRate = Annotated[Rate, Field(gt=0)]
 
 
-class TorusConfig(Section, frozen=True):
+class TorusConfig(Section):
     """Section ``topology`` of kind ``torus``.
 
     Args:

@@ -5,8 +5,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field
 
-from netsim.documents import Section
-from netsim.foundation.settings import by_kind
+from netsim.foundation.settings import Section, by_kind
 from netsim.transport.detouring import UgalConfig, Valiant
 from netsim.transport.ecmp import EcmpConfig
 from netsim.transport.ethereal import EtherealConfig
@@ -18,13 +17,13 @@ from netsim.transport.subflows import SubflowsConfig
 from netsim.transport.switched import AdaptiveFlow, DrillConfig, JsqConfig
 
 
-class PlainConfig(TransportSettings, frozen=True):
+class PlainConfig(TransportSettings):
     """Transports without options."""
 
     kind: Literal["spray_round_robin", "drb", "adaptive_flow", "ideal", "valiant"]
 
 
-class OwnConfig(Section, frozen=True):
+class OwnConfig(Section):
     """A transport class of the user: ``{class: "module:Class", options: {...}}``.
 
     Args:

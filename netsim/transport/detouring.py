@@ -3,9 +3,9 @@
 from collections.abc import Callable
 from typing import ClassVar, Literal
 
-from netsim.draws import Draws, Purpose, stream
+from netsim.foundation.draws import Draws, Purpose, stream
+from netsim.foundation.units import Duration
 from netsim.transport.protocol import Flow, Transport, TransportSettings
-from netsim.units import Duration
 
 Backlog = Callable[[int], int]
 
@@ -82,7 +82,7 @@ class Ugal(Transport):
         return short if cost(short) <= cost(long) + self.bias_ps else long
 
 
-class UgalConfig(TransportSettings, frozen=True):
+class UgalConfig(TransportSettings):
     """The first switch chooses between a minimal path and a detour, by its own queues.
 
     Args:

@@ -4,7 +4,7 @@ from binascii import crc32
 from collections.abc import Sequence
 from typing import ClassVar, Literal
 
-from netsim.draws import Draws, Purpose, stream
+from netsim.foundation.draws import Draws, Purpose, stream
 from netsim.transport.protocol import Flow, Release, Transport, TransportSettings
 
 Hash = Literal["random", "crc32"]
@@ -42,7 +42,7 @@ class Ecmp(Transport):
         return crc32(b"".join(value.to_bytes(8, "little") for value in (self.seed, src, dst)))
 
 
-class EcmpConfig(TransportSettings, frozen=True):
+class EcmpConfig(TransportSettings):
     """A hash of source and destination rank picks one path for good.
 
     Args:

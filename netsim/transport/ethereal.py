@@ -6,9 +6,9 @@ from itertools import zip_longest
 from math import gcd
 from typing import ClassVar, Literal
 
-from netsim.draws import Draws, Purpose, stream
+from netsim.foundation.draws import Draws, Purpose, stream
+from netsim.foundation.units import Duration, split_bytes
 from netsim.transport.protocol import Flow, Release, Transport, TransportSettings
-from netsim.units import Duration, split_bytes
 
 Pieces = Literal["equal", "minimal"]
 Order = Literal["nic", "published", "staggered"]
@@ -178,7 +178,7 @@ def _stagger(flow: Flow) -> tuple[tuple[bool, int], bool, int, int]:
     return _places_ahead(message), message.dst_leaf < message.src_leaf, message.dst_leaf, flow.id
 
 
-class EtherealConfig(TransportSettings, frozen=True):
+class EtherealConfig(TransportSettings):
     """Each host spreads its flows evenly over all paths, and cuts only the flows that are left over.
 
     Args:

@@ -2,9 +2,9 @@
 
 from typing import ClassVar, Literal
 
-from netsim.draws import Draws, Purpose, stream
+from netsim.foundation.draws import Draws, Purpose, stream
+from netsim.foundation.units import Duration
 from netsim.transport.protocol import Flow, Transport, TransportSettings
-from netsim.units import Duration
 
 
 class Flowlet(Transport):
@@ -33,7 +33,7 @@ class Flowlet(Transport):
         return path
 
 
-class FlowletConfig(TransportSettings, frozen=True):
+class FlowletConfig(TransportSettings):
     """After a pause a flow takes a path that is drawn anew.
 
     Args:

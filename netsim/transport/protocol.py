@@ -5,7 +5,7 @@ from typing import Annotated, Any, ClassVar, NamedTuple
 
 from pydantic import Field
 
-from netsim.documents import Section
+from netsim.foundation.settings import Section
 from netsim.topology.protocol import Path
 
 Entropies = Annotated[int, Field(ge=1, le=2**16)] | None
@@ -164,7 +164,7 @@ class Transport:
         return path
 
 
-class TransportSettings(Section, frozen=True):
+class TransportSettings(Section):
     """An entry of ``transports``: a kind and its options, which are the arguments of the class besides seed and paths.
 
     Args:

@@ -9,9 +9,9 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from netsim.draws import Draws, Purpose, stream
+from netsim.foundation.draws import Draws, Purpose, stream
+from netsim.foundation.units import Duration, Size
 from netsim.transport.protocol import Entropies, Flow, Transport, TransportSettings
-from netsim.units import Duration, Size
 
 
 class Reps(Transport):
@@ -115,7 +115,7 @@ class Reps(Transport):
         return path
 
 
-class RepsConfig(TransportSettings, frozen=True):
+class RepsConfig(TransportSettings):
     """Paths whose packets came through unmarked are used again.
 
     Args:

@@ -5,7 +5,7 @@ from typing import ClassVar, Literal
 
 from pydantic import model_validator
 
-from netsim.draws import Draws, Purpose, stream
+from netsim.foundation.draws import Draws, Purpose, stream
 from netsim.transport.protocol import Entropies, Flow, Transport, TransportSettings
 
 Order = Literal["drawn", "rounds"]
@@ -39,7 +39,7 @@ class SprayRandom(Transport):
         return usable[self._paths(key, value) % len(usable)]
 
 
-class SprayConfig(TransportSettings, frozen=True):
+class SprayConfig(TransportSettings):
     """Each packet draws its path.
 
     Args:

@@ -5,9 +5,9 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from netsim.draws import Draws, Purpose, stream
+from netsim.foundation.draws import Draws, Purpose, stream
+from netsim.foundation.units import split_bytes
 from netsim.transport.protocol import Flow, Release, Transport, TransportSettings
-from netsim.units import split_bytes
 
 
 class Subflows(Transport):
@@ -43,7 +43,7 @@ class Subflows(Transport):
         return usable[self._draws(message.src << 32 | message.dst, part) % len(usable)]
 
 
-class SubflowsConfig(TransportSettings, frozen=True):
+class SubflowsConfig(TransportSettings):
     """Cuts a message into equal parts, each on a path of its own hash; ``mprdma-4`` for short.
 
     Args:

@@ -5,9 +5,9 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from netsim.draws import Draws, Purpose, stream
+from netsim.foundation.draws import Draws, Purpose, stream
+from netsim.foundation.units import Duration
 from netsim.transport.protocol import Flow, Transport, TransportSettings
-from netsim.units import Duration
 
 Backlog = Callable[[int], int]
 Ties = Literal["turn", "drawn"]
@@ -57,7 +57,7 @@ class JoinShortestQueue(Transport):
         return best
 
 
-class JsqConfig(TransportSettings, frozen=True):
+class JsqConfig(TransportSettings):
     """Each packet takes the shortest queue of its switch.
 
     Args:
@@ -117,7 +117,7 @@ class Drill(Transport):
         return distinct[0]
 
 
-class DrillConfig(TransportSettings, frozen=True):
+class DrillConfig(TransportSettings):
     """Each packet takes the shortest of some drawn and some remembered queues.
 
     Args:

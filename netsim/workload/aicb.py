@@ -10,9 +10,9 @@ from pydantic import Field
 
 from netsim.collective.columns import message_columns
 from netsim.collective.protocol import Operation
-from netsim.documents import MOST
+from netsim.foundation.lines import MOST
 from netsim.foundation.refusal import Refusal
-from netsim.units import split_bytes
+from netsim.foundation.units import split_bytes
 from netsim.workload.aicb_text import Exchange, Phase, TrainingStep, read_step
 from netsim.workload.collective import operation
 from netsim.workload.program import Program, Span
@@ -22,7 +22,7 @@ Groups = dict[str, list[list[int]]]
 """Ranks of every group, by kind."""
 
 
-class AicbConfig(WorkloadSection, frozen=True):
+class AicbConfig(WorkloadSection):
     """Section ``workload`` of kind ``aicb``.
 
     Args:

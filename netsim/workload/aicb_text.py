@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from netsim.documents import read_lines, whole_number
+from netsim.foundation.lines import read_lines, whole_number
 from netsim.foundation.refusal import Refusal, nearest
 from netsim.workload.collective import Collective
 from netsim.workload.records import MOST_RANKS

@@ -10,11 +10,11 @@ from typing import Annotated, Literal, NamedTuple
 
 from pydantic import Field
 
-from netsim.documents import read_lines
-from netsim.draws import Draws, Purpose
+from netsim.foundation.draws import Draws, Purpose
+from netsim.foundation.lines import read_lines
 from netsim.foundation.refusal import Refusal
+from netsim.foundation.units import PICOSECONDS_PER_SECOND, Duration
 from netsim.topology.protocol import Topology
-from netsim.units import PICOSECONDS_PER_SECOND, Duration
 from netsim.workload.program import Program
 from netsim.workload.protocol import Schedules, WorkloadSection
 
@@ -91,7 +91,7 @@ MOST = 4 * 10**6
 """Flows of a job."""
 
 
-class BackgroundConfig(WorkloadSection, frozen=True):
+class BackgroundConfig(WorkloadSection):
     """Section ``workload`` of kind ``background``.
 
     Background traffic does not count: the run ends when all other jobs are done. Flows that have not ended by then

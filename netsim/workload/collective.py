@@ -11,17 +11,18 @@ from pydantic_core import PydanticKnownError
 
 from netsim.collective.columns import message_columns
 from netsim.collective.protocol import Operation
-from netsim.documents import Section, read_lines, whole_number
-from netsim.draws import Draws, Purpose
+from netsim.foundation.draws import Draws, Purpose
+from netsim.foundation.lines import read_lines, whole_number
 from netsim.foundation.refusal import Refusal
-from netsim.units import Size, split_bytes
+from netsim.foundation.settings import Section
+from netsim.foundation.units import Size, split_bytes
 from netsim.workload.program import Program, Span
 from netsim.workload.protocol import Schedules, WorkloadSection
 
 Matrix = tuple[tuple[int, ...], ...]
 
 
-class ZipfSplits(Section, frozen=True):
+class ZipfSplits(Section):
     """Section ``splits`` of kind ``zipf``: every rank favours the same ranks, as tokens favour popular experts.
 
     The k-th most popular rank gets a share of each buffer in proportion to k**-exponent.
@@ -36,7 +37,7 @@ class ZipfSplits(Section, frozen=True):
     seed: Annotated[int, Field(ge=0, lt=2**63, strict=True)] = 0
 
 
-class MatrixSplits(Section, frozen=True):
+class MatrixSplits(Section):
     """Section ``splits`` of kind ``matrix``.
 
     Args:
@@ -90,7 +91,7 @@ def _row(path: Path, number: int, cells: list[str], size: int) -> tuple[int, ...
 Collective = Literal["all_to_all", "all_reduce", "all_gather", "reduce_scatter", "broadcast", "send"]
 
 
-class CollectiveConfig(WorkloadSection, frozen=True):
+class CollectiveConfig(WorkloadSection):
     """Section ``workload`` of kind ``collective``.
 
     Args:

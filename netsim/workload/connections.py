@@ -6,7 +6,7 @@ from decimal import Decimal
 from pathlib import Path
 from typing import NamedTuple
 
-from netsim.documents import MOST, read_lines, whole_number
+from netsim.foundation.lines import MOST, read_lines, whole_number
 from netsim.foundation.refusal import Refusal
 
 _ARROW = re.compile(r"(.*?)->(.*)")

@@ -13,8 +13,8 @@ from typing import Annotated, Any, Literal, NamedTuple
 from pydantic import BeforeValidator, Field, PositiveFloat, ValidationInfo, field_validator
 from pydantic_core import PydanticKnownError
 
-from netsim.documents import Section
 from netsim.foundation.refusal import nearest
+from netsim.foundation.settings import Section
 from netsim.workload.device_table import Computed, Measured, computed, notices, read_measured
 
 Part = Annotated[float, Field(gt=0, le=1)]
@@ -51,7 +51,7 @@ class Work:
         return Work(self.flops // ranks, self.memory_bytes // ranks, products)
 
 
-class DeviceConfig(Section, frozen=True):
+class DeviceConfig(Section):
     """Section ``device``: the device that computes, for workloads that state the work and not its time.
 
     Args:

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from netsim.documents import read_header, read_lines, read_row, whole_number
+from netsim.foundation.lines import read_header, read_lines, read_row, whole_number
 from netsim.foundation.refusal import Refusal, nearest
 
 COLUMNS = ("kind", "sizes", "dtype", "time_us")

@@ -12,9 +12,9 @@ from heapq import heapify, heappop, heappush
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from netsim.documents import MOST, read_header, read_lines, read_row, whole_number
+from netsim.foundation.lines import MOST, read_header, read_lines, read_row, whole_number
 from netsim.foundation.refusal import Refusal
-from netsim.units import Duration
+from netsim.foundation.units import Duration
 from netsim.workload.connections import Matrix, read_matrix
 from netsim.workload.program import Program
 from netsim.workload.protocol import Schedules, WorkloadSection
@@ -23,7 +23,7 @@ COLUMNS = ("src", "dst", "bytes", "start_ns")
 _START = re.compile(r"[0-9]{1,16}(\.[0-9]{1,3})?")
 
 
-class FlowsConfig(WorkloadSection, frozen=True):
+class FlowsConfig(WorkloadSection):
     """Section ``workload`` of kind ``flows``.
 
     Args:
@@ -108,7 +108,7 @@ def _ends(flows: Sequence[Flow]) -> Iterator[tuple[int, str, int]]:
         yield flow.line, "dst", flow.dst
 
 
-class MatrixConfig(WorkloadSection, frozen=True):
+class MatrixConfig(WorkloadSection):
     """Section ``workload`` of kind ``matrix``.
 
     Args:

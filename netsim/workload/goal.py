@@ -6,7 +6,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
-from netsim.documents import MOST
+from netsim.foundation.lines import MOST
 from netsim.foundation.refusal import Refusal
 from netsim.workload.goal_text import Goal, Operation, read_goal
 from netsim.workload.program import Program, in_order
@@ -94,7 +94,7 @@ class Layout:
         return after[0] if len(after) == 1 and not delay_ps else program.wait(rank, after, delay_ps)
 
 
-class GoalConfig(WorkloadSection, frozen=True):
+class GoalConfig(WorkloadSection):
     """Section ``workload`` of kind ``goal``.
 
     Args:

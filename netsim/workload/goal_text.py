@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from netsim.documents import MOST, read_lines, whole_number
+from netsim.foundation.lines import MOST, read_lines, whole_number
 from netsim.foundation.refusal import Refusal
 from netsim.workload.records import MOST_RANKS
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from netsim.collective.protocol import Operation
 from netsim.foundation.refusal import Refusal
-from netsim.units import split_bytes
+from netsim.foundation.units import split_bytes
 from netsim.workload.records import Record, Trace
 
 

@@ -7,11 +7,11 @@ from pydantic import Field
 
 from netsim.collective.columns import MessageColumns
 from netsim.collective.protocol import Message, Operation
-from netsim.documents import Section
+from netsim.foundation.settings import Section
 from netsim.workload.program import Program
 
 
-class WorkloadSection(Section, frozen=True):
+class WorkloadSection(Section):
     """Base of every section ``workload``.
 
     Args:

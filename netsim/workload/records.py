@@ -11,7 +11,7 @@ from typing import Annotated, Literal, NamedTuple, TypeVar
 
 from pydantic import BaseModel, Field, ValidationError
 
-from netsim.documents import first_refusal
+from netsim.foundation.complaint import first_complaint
 from netsim.foundation.refusal import Refusal
 
 MOST_RANKS = 4_000_000
@@ -110,7 +110,8 @@ def _parsed(path: Path, number: int, line: str, kind: type[Line]) -> Line:
     except ValidationError as error:
         if error.errors()[0]["type"] == "json_invalid":
             raise Refusal(path, f"line {number}", "is not JSON, or cut off", _REMEDY) from None
-        raise first_refusal(error, path, json.loads(line), kind, f"line {number}") from None
+        found = first_complaint(error, json.loads(line), kind)
+        raise Refusal(path, f"line {number}: {found.field}", found.problem, found.remedy or _REMEDY) from None
 
 
 def _check_header(path: Path, header: Header) -> None:

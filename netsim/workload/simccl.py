@@ -5,7 +5,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from netsim.documents import MOST, read_header, read_lines, read_row, whole_number
+from netsim.foundation.lines import MOST, read_header, read_lines, read_row, whole_number
 from netsim.foundation.refusal import Refusal
 from netsim.workload.program import Program, Span, in_order
 from netsim.workload.protocol import Schedules, WorkloadSection
@@ -20,7 +20,7 @@ _OPERATIONS = {"1": "reduce_scatter", "2": "all_gather", "3": "all_reduce", "4":
 _REMEDY = "write the file again with SimCCL"
 
 
-class SimcclConfig(WorkloadSection, frozen=True):
+class SimcclConfig(WorkloadSection):
     """Section ``workload`` of kind ``simccl``.
 
     Args:

@@ -23,7 +23,7 @@ from netsim.workload.records import Record, Trace, read_trace
 Line = tuple[int, Record]
 
 
-class TraceConfig(WorkloadSection, frozen=True):
+class TraceConfig(WorkloadSection):
     """Section ``workload`` of kind ``trace``.
 
     Args:

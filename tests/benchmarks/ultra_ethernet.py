@@ -27,10 +27,10 @@ from typing import Any, NamedTuple
 
 from netsim.engine.event.engine import EventEngine
 from netsim.engine.protocol import Scene
+from netsim.foundation.units import service_ps
 from netsim.topology.fat_tree import FatTree, FatTreeConfig
 from netsim.topology.leaf_spine import LeafSpine, LeafSpineConfig
 from netsim.topology.protocol import Topology
-from netsim.units import service_ps
 from netsim.workload.tasks import Task
 from tests.benchmarks.htsim.last_flows import LAST_FLOWS_US
 from tests.benchmarks.seeds import Sample, difference

@@ -255,20 +255,20 @@ WRONG: dict[str, tuple[dict[str, Any], str, str]] = {
     "unknown setting": (
         {"class": "lenses:Thick", "index": 1, "layer": [2]},
         "first.layer",
-        "is not permitted here ([2]); write layers, or remove it",
+        "is not a known key ([2]); write layers, or remove it",
     ),
     "unknown argument": (
         {"class": "lenses:Thin", "index": 1, "radius": 2},
         "first.radius",
-        "is not permitted here (2); correct its name or remove it",
+        "is not a known key (2); correct its name or remove it",
     ),
     "argument that is passed": (
         {"class": "lenses:Thin", "index": 1, "light": "red"},
         "first.light",
-        "is not permitted here ('red'); correct its name or remove it",
+        "is not a known key ('red'); correct its name or remove it",
     ),
-    "missing setting": ({"class": "lenses:Thick"}, "first.index", "is required but missing; add it"),
-    "missing argument": ({"class": "lenses:Thin"}, "first.index", "is required but missing; add it"),
+    "missing setting": ({"class": "lenses:Thick"}, "first.index", "is missing; add it"),
+    "missing argument": ({"class": "lenses:Thin"}, "first.index", "is missing; add it"),
     "setting of another type": (
         {"class": "lenses:Thick", "index": 1, "layers": [1, "two"]},
         "first.layers.1",

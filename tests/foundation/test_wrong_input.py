@@ -8,15 +8,13 @@ from typing import Annotated, Any, Literal
 
 import pytest
 import yaml
-from pydantic import AfterValidator, BaseModel, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, Field
 
-from netsim.documents import first_refusal, load_yaml
-from netsim.foundation.complaint import first_complaint
-from netsim.foundation.documents import check_document, parse_json
+from netsim.foundation.complaint import validated
+from netsim.foundation.documents import check_document, parse_json, read_shipped
 from netsim.foundation.files import replacing
 from netsim.foundation.refusal import Refusal
 from tests.each import each
-from trainer.config.document import read_document
 
 
 class Small(BaseModel, extra="forbid"):
@@ -36,7 +34,7 @@ def _below_ten(value: int) -> int:
 
 
 class Document(BaseModel, extra="forbid"):
-    """What both validate."""
+    """What is validated."""
 
     name: str
     number: Annotated[int, AfterValidator(_below_ten)] = 1
@@ -45,31 +43,15 @@ class Document(BaseModel, extra="forbid"):
     parts: tuple[Large, ...] = ()
 
 
-def _of_a_run(path: Path, error: ValidationError, document: Any) -> Refusal:
-    found = first_complaint(error, document, Document)
-    return Refusal(path, found.field, found.problem, found.remedy)
+def refused_as(document: Any) -> Refusal:
+    """The refusal of a document that is validated as `Document`."""
+    with pytest.raises(Refusal) as caught:
+        validated(document, Path("f.yaml"), Document)
+    return caught.value
 
 
-def _of_a_scenario(path: Path, error: ValidationError, document: Any) -> Refusal:
-    return first_refusal(error, path, document, Document)
-
-
-@pytest.fixture(params=[_of_a_run, _of_a_scenario])
-def refused_as(request: pytest.FixtureRequest) -> Callable[[Any], Refusal]:
-    """A refused document in the words of each kind of file."""
-
-    def refused(document: Any) -> Refusal:
-        with pytest.raises(ValidationError) as caught:
-            Document.model_validate(document)
-        return request.param(Path("f.yaml"), caught.value, document)
-
-    return refused
-
-
-@pytest.fixture(params=[read_document, lambda path: load_yaml(path, "a scenario")], ids=["run", "scenario"])
-def read(request: pytest.FixtureRequest) -> Callable[[Path], object]:
-    """A reader of each kind of file."""
-    return request.param
+def read(path: Path) -> object:
+    return read_shipped(path, "a scenario", "scenarios")
 
 
 def test_an_error_keeps_what_it_says() -> None:
@@ -111,22 +93,20 @@ def test_of_a_long_value_its_ends_are_told() -> None:
         ({"number": 1}, "name", "add it"),
     ],
 )
-def test_what_was_meant_is_told_in_the_same_words(
-    refused_as: Callable[[Any], Refusal], document: Any, field: str, remedy: str
-) -> None:
+def test_what_was_meant_is_told_in_the_same_words(document: Any, field: str, remedy: str) -> None:
     error = refused_as(document)
     assert error.field.removesuffix(".kind") == field
     assert error.remedy == remedy
 
 
 @each("document", [{"name": "a", "quux": 1}, {"name": "a", "part": {"kind": "quux"}}])
-def test_a_name_that_is_near_nothing_is_not_guessed(refused_as: Callable[[Any], Refusal], document: Any) -> None:
+def test_a_name_that_is_near_nothing_is_not_guessed(document: Any) -> None:
     error = refused_as(document)
     assert error.remedy
     assert not error.remedy.startswith("write")
 
 
-def test_a_kind_that_is_no_text_is_refused(refused_as: Callable[[Any], Refusal]) -> None:
+def test_a_kind_that_is_no_text_is_refused() -> None:
     for kind in ([1], {"a": 1}, None, 3):
         assert refused_as({"name": "a", "part": {"kind": kind}}).field.startswith("part")
 
@@ -161,7 +141,7 @@ ACCEPTED = {
 
 
 @each("text", REFUSED.values(), ids=REFUSED.keys())
-def test_yaml_that_both_refuse(read: Callable[[Path], object], text: str, tmp_path: Path) -> None:
+def test_yaml_that_is_refused(text: str, tmp_path: Path) -> None:
     path = tmp_path / "f.yaml"
     path.write_text(text)
     with pytest.raises(Refusal) as caught:
@@ -175,16 +155,14 @@ def test_yaml_that_both_refuse(read: Callable[[Path], object], text: str, tmp_pa
 
 
 @each("text", ACCEPTED.values(), ids=ACCEPTED.keys())
-def test_yaml_that_both_read(read: Callable[[Path], object], text: str, tmp_path: Path) -> None:
+def test_yaml_that_is_read(text: str, tmp_path: Path) -> None:
     path = tmp_path / "f.yaml"
     path.write_text(text)
     assert read(path) == yaml.safe_load(text)
 
 
 @each("make", [lambda _: None, Path.mkdir, lambda path: path.write_bytes(b"a: \xff")])
-def test_a_file_that_cannot_be_read(
-    read: Callable[[Path], object], make: Callable[[Path], Any], tmp_path: Path
-) -> None:
+def test_a_file_that_cannot_be_read(make: Callable[[Path], Any], tmp_path: Path) -> None:
     make(tmp_path / "f.yaml")
     with pytest.raises(Refusal) as caught:
         read(tmp_path / "f.yaml")
@@ -192,7 +170,7 @@ def test_a_file_that_cannot_be_read(
 
 
 @each("text", ["[" * 100_000, "{", "[" * 5000 + "]" * 5000, "1" * 5000, str(2**64), "[" * 150 + "]" * 150])
-def test_json_that_both_refuse(text: str) -> None:
+def test_json_that_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match=r"."):
         parse_json(text)
 

@@ -10,14 +10,13 @@ from typing import NamedTuple
 
 from pydantic import TypeAdapter
 
-from netsim.documents import LimitError
 from netsim.engine.event.engine import EventEngine
 from netsim.engine.event.refusal import refusal as by_event
 from netsim.engine.exact.engine import ExactEngine
 from netsim.engine.exact.refusal import refusal as by_exact
 from netsim.engine.fluid.engine import FluidEngine
 from netsim.engine.fluid.streaming import can_stream, stream
-from netsim.engine.limits import LimitsConfig
+from netsim.engine.limits import LimitError, LimitsConfig
 from netsim.engine.protocol import Outcome, Scene
 from netsim.engine.reference.engine import ReferenceEngine
 from netsim.engine.watch import WatchConfig

@@ -13,11 +13,11 @@ from netsim.engine.protocol import Outcome, Scene
 from netsim.engine.reference.connection import Connection, Listener, Packet
 from netsim.engine.reference.engine import ReferenceEngine
 from netsim.engine.reference.queued import QueuedLinks
+from netsim.foundation.units import parse_size
 from netsim.topology.failure import FailureConfig
 from netsim.transport.build import build_transport
 from netsim.transport.config import TransportConfig
 from netsim.transport.protocol import Transport
-from netsim.units import parse_size
 from tests.netsim.scenes import fabric, flow, scene
 
 _SECTIONS = {

@@ -3,8 +3,8 @@
 from itertools import product
 
 from netsim.collective.protocol import Operation
+from netsim.foundation.units import split_bytes
 from netsim.simulation.bound import Bound
-from netsim.units import split_bytes
 from netsim.workload.tasks import Task
 from tests.each import each
 from tests.netsim.plain_schedules import ring_all_reduce

@@ -276,7 +276,7 @@ WRONG_SOURCES = {
 }
 WRONG_CALIBRATIONS = {
     "no YAML": ("{", "line 1: is not YAML"),
-    "no mapping": ("- 1\n", "is not a mapping"),
+    "no mapping": ("- 1\n", "is a list"),
     "another format": (yaml.safe_dump({**GOOD, "format": "x/1"}), "format"),
     "no series": (yaml.safe_dump({**GOOD, "series": []}), "series"),
     "a series twice": (

@@ -158,8 +158,11 @@ BROKEN: dict[str, tuple[Callable[[Path], object], str]] = {
         ),
         "node 2: peers: rank 0 waits for rank 1 to send",
     ),
-    "no JSON": (lambda folder: (folder / "t.0.json").write_text("{"), "t.0.json: file: is not JSON"),
-    "another JSON": (lambda folder: (folder / "t.0.json").write_text("{}"), "t.0.json: workload_graph: is missing"),
+    "no JSON": (lambda folder: (folder / "t.0.json").write_text("{"), "t.0.json: document: is not JSON"),
+    "another JSON": (
+        lambda folder: (folder / "t.0.json").write_text("{}"),
+        "t.0.json: workload_graph: is missing",
+    ),
     "JSON without a type": (
         lambda folder: (folder / "t.0.json").write_text('{"workload_graph": [{"Id": 1, "data_deps": []}]}'),
         "t.0.json: workload_graph.0.NodeType: is missing",

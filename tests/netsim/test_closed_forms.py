@@ -11,9 +11,9 @@ import pytest
 import netsim
 from netsim.engine.protocol import Scene
 from netsim.engine.reference.connection import Packet
+from netsim.foundation.units import service_ps
 from netsim.topology.failure import Rates, Routes
 from netsim.topology.fat_tree import FatTree, FatTreeConfig
-from netsim.units import service_ps
 from netsim.workload.tasks import Task, Tasks
 from tests.each import each
 from tests.netsim.closed_loop import SeeingEngine, controlled, random_traffic, run, transport_of

@@ -15,7 +15,7 @@ from netsim.congestion.dctcp import DctcpConfig
 from netsim.congestion.swift import SwiftConfig
 from netsim.congestion.window import FixedWindow, WindowConfig
 from netsim.engine.protocol import Outcome, Scene
-from netsim.units import service_ps
+from netsim.foundation.units import service_ps
 from tests.each import each
 from tests.netsim.closed_loop import PACKET_TRANSPORTS, WatchedEngine, controlled, random_traffic, run
 from tests.netsim.scenes import fabric, flow, scene

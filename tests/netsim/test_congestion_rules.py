@@ -8,7 +8,7 @@ from netsim.congestion import Ack, RoundTrip
 from netsim.congestion.dcqcn import Dcqcn, DcqcnConfig
 from netsim.congestion.dctcp import Dctcp, DctcpConfig
 from netsim.congestion.swift import Swift, SwiftConfig
-from netsim.units import service_ps
+from netsim.foundation.units import service_ps
 from tests.each import each
 
 

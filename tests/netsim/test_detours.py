@@ -9,6 +9,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from netsim.engine.protocol import Outcome, Scene
 from netsim.engine.reference.engine import ReferenceEngine
+from netsim.foundation.units import service_ps
 from netsim.simulation.compare import simulate
 from netsim.simulation.engines import seen_by
 from netsim.topology.cabled import DetouredFabric
@@ -16,7 +17,6 @@ from netsim.topology.dragonfly import Dragonfly, DragonflyConfig
 from netsim.topology.torus import Torus, TorusConfig
 from netsim.transport.build import build_transport
 from netsim.transport.config import TransportConfig, UgalConfig
-from netsim.units import service_ps
 from tests.each import each
 from tests.netsim.documents import collective_of, scenario_on
 from tests.netsim.scenes import all_to_all, flow, scene

@@ -12,10 +12,10 @@ from netsim.engine.limits import LimitsConfig, Pulse
 from netsim.engine.protocol import Outcome, Scene
 from netsim.engine.reference.engine import ReferenceEngine
 from netsim.engine.reference.watching import Rounds
+from netsim.foundation.units import format_time
 from netsim.sweep.driver import sweep
 from netsim.transport.config import EcmpConfig
 from netsim.transport.protocol import Flow, Transport
-from netsim.units import format_time
 from tests.each import each
 from tests.netsim.agreement import agreed, end
 from tests.netsim.closed_loop import controlled, failing, transport_of

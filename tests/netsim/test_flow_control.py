@@ -13,10 +13,10 @@ from netsim.engine.event.engine import EventEngine
 from netsim.engine.protocol import Scene
 from netsim.engine.reference.engine import ReferenceEngine
 from netsim.foundation.refusal import Refusal
+from netsim.foundation.units import service_ps
 from netsim.topology.graph import Graph, GraphConfig
 from netsim.topology.torus import Torus, TorusConfig
 from netsim.transport.switched import JoinShortestQueue
-from netsim.units import service_ps
 from tests.each import each
 from tests.netsim.closed_loop import PACKET_TRANSPORTS, HeldEngine, WatchedEngine, controlled, random_traffic, run
 from tests.netsim.scenes import fabric, flow, scene

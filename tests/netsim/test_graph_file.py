@@ -40,18 +40,26 @@ def adding(place: str, **entry: Any) -> Edit:
 CABLE = {"rate": "1Gbps", "delay": "1ns"}
 WRONG: dict[str, tuple[Edit, str, str]] = {
     "no nodes": (setting(nodes=None), "nodes: is missing", "add it"),
-    "no cables": (setting(links=None), "file: there must be either links or edges", "write exactly one"),
-    "cables twice": (setting(edges=[]), "file: there must be either links or edges", "write exactly one"),
-    "unknown key": (setting("links", 4, cuont=2), "links.4.cuont: is not a known key (2)", "write count, or remove it"),
-    "directed": (setting(directed=True), "directed: has a wrong value (True)", "False"),
+    "no cables": (setting(links=None), "document: there must be either links or edges", "write exactly one"),
+    "cables twice": (setting(edges=[]), "document: there must be either links or edges", "write exactly one"),
+    "unknown key": (
+        setting("links", 4, cuont=2),
+        "links.4.cuont: is not a known key (2)",
+        "write count, or remove it",
+    ),
+    "directed": (setting(directed=True), "directed: must be False (True)", "False"),
     "no host": (
         lambda content: [node.update(kind="switch") for node in content["nodes"]],
         "nodes: there is no host",
         "kind: host",
     ),
     "node twice": (adding("nodes", id="leaf-1", kind="switch"), "nodes.8.id: 'leaf-1' occurs twice", "of its own"),
-    "id with a comma": (setting("nodes", 4, id="a,b"), "nodes.4.id: has a wrong value ('a,b')", "pattern"),
-    "unknown kind": (setting("nodes", 4, kind="router"), "nodes.4.kind: has a wrong value ('router')", "'switch'"),
+    "id with a comma": (setting("nodes", 4, id="a,b"), "nodes.4.id: must match pattern", "matches"),
+    "unknown kind": (
+        setting("nodes", 4, kind="router"),
+        "nodes.4.kind: must be 'host' or 'switch' ('router')",
+        "switch",
+    ),
     "switch called host": (setting("nodes", 6, id="host0"), "nodes.6.id: switch 'host0' is called like", "choose"),
     "tier of a host": (setting("nodes", 0, tier=0), "nodes.0.tier: 'a' is a host", "remove it"),
     "host above the lowest tier": (setting("nodes", 5, tier=1), "nodes.2: its switch 'leaf-2' is on tier 1", "tier 0"),
@@ -72,10 +80,10 @@ WRONG: dict[str, tuple[Edit, str, str]] = {
     ),
     "switch apart": (adding("nodes", id="s", kind="switch"), "nodes.8: no host reaches switch 's'", "remove it"),
     "no rate": (setting("links", 4, rate=None), "links.4.rate: is missing", "add it"),
-    "rate of zero": (setting("links", 4, rate="0Gbps"), "links.4.rate: has a wrong value", "greater than 0"),
+    "rate of zero": (setting("links", 4, rate="0Gbps"), "links.4.rate: must be greater than 0", "use"),
     "bare number for a rate": (setting("links", 4, rate=100), "links.4.rate: a rate needs a unit (100)", "100Gbps"),
     "unknown unit": (setting("links", 4, delay="1min"), "links.4.delay: a time needs a unit ('1min')", "500ns"),
-    "no cable in an entry": (setting("links", 4, count=0), "links.4.count: has a wrong value (0)", "greater than 0"),
+    "no cable in an entry": (setting("links", 4, count=0), "links.4.count: must be greater than 0 (0)", "1 or more"),
     "hosts miscounted": (setting("graph", hosts=5), "graph.hosts: says 5, the file has 4", "correct"),
     "switches miscounted": (setting("graph", switches=3), "graph.switches: says 3, the file has 4", "correct"),
     "parallel cables forgotten": (setting("links", 4, count=None), "graph.links: says 10, the file has 9", "correct"),
@@ -123,9 +131,9 @@ def test_malformed_files_are_refused_in_one_line(case: str, tmp_path: Path):
 @each(
     "content, problem",
     [
-        (b'{"nodes": [\n', "line 2: is not JSON"),
-        (b"[]", "file: is not a JSON object"),
-        (b"\xff\xfe{}", "file: is not text"),
+        (b'{"nodes": [\n', "document: is not JSON"),
+        (b"[]", "document: is a list"),
+        (b"\xff\xfe{}", "document: is not JSON"),
         (None, "file: cannot be read (No such file or directory)"),
     ],
 )

@@ -143,12 +143,12 @@ WRONG = r"""
 {class: 'mine:Pined'} | transports.1: Pined of mine is not a transport | name a class
 {class: 'mine:NoTransport'} | transports.1: NoTransport of mine is not a transport | extends
 {class: 'mine:a_number'} | transports.1: a_number of mine is not a transport | extends
-{class: mine.Pinned} | transports.1.class: has a wrong value ('mine.Pinned') | pattern
+{class: mine.Pinned} | transports.1.class: must match pattern | use text that matches
 {class: 'mine:Pinned', options: {paths: 1}} | transports.1: mine:Pinned refuses its options | correct options
 {kind: ecmp, options: {path: 1}} | transports.1.options: is not a known key | remove
 {class: 'mine:Pinned', option: {}} | transports.1.option: is not a known key | remove
-{class: 'mine:Pinned', options: 3} | transports.1.options: has a wrong value (3)
-{class: 'mine:Pinned', label: a b} | transports.1.label: has a wrong value ('a b')
+{class: 'mine:Pinned', options: 3} | transports.1.options: is not a section (3)
+{class: 'mine:Pinned', label: a b} | transports.1.label: must match pattern | use text that matches
 """
 
 

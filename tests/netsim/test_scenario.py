@@ -52,11 +52,14 @@ def test_the_schema_is_the_readers_own():
 @each(
     "text, problem",
     [
-        ("", "file: is not a mapping of keys to values"),
-        ("- 1\n", "file: is not a mapping of keys to values"),
+        ("", "document: is empty"),
+        ("- 1\n", "document: is a list"),
         ("seeds: [0\n", "is not YAML"),
         ("\x00", "is not YAML"),
-        ("format: flowfabric.scenario/1\n", "topology: is missing (also missing: transports, seeds); add it"),
+        (
+            "format: flowfabric.scenario/1\n",
+            "topology: is missing (also missing: transports, seeds); add it",
+        ),
         ("!!python/object/apply:os.system ['true']\n", "is not YAML"),
     ],
 )
@@ -75,7 +78,7 @@ def test_a_missing_file_and_a_binary_one(tmp_path, capsys):
     binary = tmp_path / "binary.yaml"
     binary.write_bytes(b"\xff\xfe\x00")
     assert main(["compare", str(binary), "--out", str(tmp_path / "out")]) == 2
-    assert "binary.yaml: file: is not text; " in capsys.readouterr().err
+    assert "binary.yaml: file: is not UTF-8 text; " in capsys.readouterr().err
 
 
 def test_overrides_reach_sections_that_are_absent_and_entries_of_lists():

@@ -77,7 +77,7 @@ def test_wrong_arguments_are_one_line(arguments, expected, tmp_path, capsys, mon
 def test_a_list_is_no_sweep(tmp_path):
     path = tmp_path / "sweep.yaml"
     path.write_text("[1, 2]\n")
-    with pytest.raises(Refusal, match="file: is not a mapping of keys to values"):
+    with pytest.raises(Refusal, match="document: is a list"):
         read_sweep(path)
 
 

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from netsim.draws import Draws, Purpose, mix
-from netsim.units import (
+from netsim.foundation.draws import Draws, Purpose, mix
+from netsim.foundation.units import (
     format_rate,
     format_size,
     format_time,

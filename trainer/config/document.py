@@ -6,28 +6,19 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel
 
-from netsim.foundation.complaint import first_complaint
-from netsim.foundation.documents import parse_yaml, read_yaml
+from netsim.foundation.complaint import validated
+from netsim.foundation.documents import check_mapping, parse_yaml, read_shipped
 from netsim.foundation.refusal import Refusal, problem_and_remedy
-from netsim.foundation.shipped import located, nearest
 
 
 def read_document(path: Path, examples: str = "configs/runs") -> dict[str, Any]:
     """Reads a YAML file of sections by its path, or by its name in the folder `examples` of the package."""
     folder = Path(examples).name
-    path = located(path, folder, "*")
-    try:
-        document = read_yaml(path, f"a YAML file such as those in {examples}")
-    except OSError as error:
-        remedy = f"give a YAML file, or the name of one in {examples}: {nearest(path, folder)}"
-        raise Refusal(path, "file", f"cannot be read ({error.strerror})", remedy) from error
-    if not isinstance(document, dict):
-        problem = "is empty" if document is None else "is a list" if isinstance(document, list) else "is a single value"
-        such = "run, model, optim" if folder == "runs" else f"those of the files in {examples}"
-        raise Refusal(path, "document", problem, f"write sections such as {such}")
-    return document
+    such = "run, model, optim" if folder == "runs" else f"those of the files in {examples}"
+    document = read_shipped(path, "a YAML file", folder, "*")
+    return dict(check_mapping(document, path, f"write sections such as {such}"))
 
 
 def check_is_of_a_run(path: Path, document: dict[str, Any]) -> None:
@@ -82,12 +73,7 @@ def load_request(path: Path, overrides: Sequence[str], kind: type[R], **changes:
     for name, change in changes.items():
         if change is not None:
             document[name] = _changed(document.get(name), change)
-    try:
-        return kind.model_validate(document)
-    except ValidationError as error:
-        complaint = first_complaint(error, document, kind)
-        remedy = complaint.remedy or "correct the value"
-        raise Refusal(path, complaint.field, complaint.problem, remedy) from complaint.cause or error
+    return validated(document, path, kind)
 
 
 def _changed(section: Any, change: Mapping[str, Any]) -> Any:

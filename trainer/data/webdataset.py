@@ -121,7 +121,7 @@ class WebDatasetConfig(Section):
         if not isinstance(document.get("index"), str | Path):
             path = document.get("path", "PATH")
             made = f"make it with: python -m trainer index-tars '{path}' --out DIR"
-            raise ValueError(f"index: is required but missing; {made}, and give DIR")
+            raise ValueError(f"index: is missing; {made}, and give DIR")
         index = TarIndex.at_path(document, said, "index")
         assert index is not None
         image = document.get("image", IMAGES)

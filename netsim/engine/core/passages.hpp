@@ -105,7 +105,7 @@ inline int64_t whole_bytes(int64_t size_bytes, const Wire& wire) {
   return size_bytes + wire.header * ((size_bytes + wire.payload - 1) / wire.payload);
 }
 
-// `netsim.units.service_ps`; 0 for links that are never up.
+// `netsim.foundation.units.service_ps`; 0 for links that are never up.
 inline int64_t service_if_up_ps(int64_t wire_bytes, int64_t rate_bps) {
   return rate_bps ? service_ps(wire_bytes, rate_bps) : 0;
 }

@@ -1,4 +1,4 @@
-// The service time of `netsim.units`: the same number, without overflow.
+// The service time of `netsim.foundation.units`: the same number, without overflow.
 #pragma once
 
 #include <algorithm>
@@ -13,7 +13,7 @@ constexpr int64_t SMALL_BYTES = 1048576;
 constexpr int64_t DIGIT_BITS = 10;
 constexpr int64_t SIZE_BITS = 60;
 
-// The compiled `netsim.units.service_ps`, for 1 to 2**60 bytes and 1 to 2**52 bits per second.
+// The compiled `netsim.foundation.units.service_ps`, for 1 to 2**60 bytes and 1 to 2**52 bits per second.
 inline int64_t service_ps(int64_t size_bytes, int64_t rate_bps) {
   if (size_bytes <= SMALL_BYTES) return (BIT_PICOSECONDS_PER_BYTE * size_bytes + (rate_bps - 1)) / rate_bps;
   int64_t whole = BIT_PICOSECONDS_PER_BYTE / rate_bps;

@@ -13,11 +13,11 @@ from netsim.engine.protocol import Scene
 from netsim.engine.queue_series import FIRST_WIDTH_PS, INTERVALS
 from netsim.engine.reference.watching import NOBODY
 from netsim.engine.watch import MOST_SAMPLES, SAMPLE, watched_tasks
+from netsim.foundation.units import service_ps
 from netsim.topology.protocol import sources
 from netsim.transport.protocol import Transport
 from netsim.transport.spray import DestinationRotation
 from netsim.transport.switched import Drill
-from netsim.units import service_ps
 
 _PACKETS = 1024
 _EVENTS_OF_SLOT, _LINKS_AHEAD, _MOST_SLOTS_BITS = 4, 8, 16

@@ -9,7 +9,7 @@ from netsim.engine.event.finished import by_id, figures_of
 from netsim.engine.event.state import State
 from netsim.engine.protocol import LINK, Losses, Outcome, QueueSeries, Scene
 from netsim.engine.watch import SAMPLE, Watched
-from netsim.units import PICOSECONDS_PER_SECOND
+from netsim.foundation.units import PICOSECONDS_PER_SECOND
 
 
 def outcome_of(scene: Scene, state: State, finished: list[np.ndarray]) -> Outcome:

@@ -13,8 +13,8 @@ from netsim.engine.exact.travel import travel
 from netsim.engine.limits import Clock, Pulse, Waiting, reached
 from netsim.engine.protocol import FLOW, Losses, Outcome, Scene
 from netsim.engine.queue_series import series_of
+from netsim.foundation.units import format_time
 from netsim.transport.config import TransportConfig
-from netsim.units import format_time
 
 
 class ExactEngine:

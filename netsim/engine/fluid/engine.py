@@ -16,8 +16,8 @@ from netsim.engine.fluid.network import Network
 from netsim.engine.limits import Clock, Pulse, Waiting, not_begun, reached
 from netsim.engine.protocol import FLOW, LINK, Losses, Outcome, QueueSeries, Scene
 from netsim.foundation.refusal import Refusal
+from netsim.foundation.units import service_ps
 from netsim.transport.protocol import Transport
-from netsim.units import service_ps
 
 _EVENTS_BETWEEN_LOOKS = 64
 """Moments at which rates change from one look at the clock to the next."""

@@ -7,7 +7,7 @@ import numpy as np
 from netsim.engine import _core
 from netsim.engine.fluid.flows import Flows, Routes, Segments, no_flows, with_room
 from netsim.engine.protocol import Scene
-from netsim.units import PICOSECONDS_PER_SECOND
+from netsim.foundation.units import PICOSECONDS_PER_SECOND
 
 _SLOWER = 1 - 1e-9
 """A flow counts as slower than another if its rate is less than this part of the other's."""

@@ -15,10 +15,10 @@ from netsim.engine.fluid.streams import Streams, fastest_first, route_rates, str
 from netsim.engine.frontier import stalled
 from netsim.engine.limits import Clock, Pulse, Waiting, not_begun, reached
 from netsim.engine.protocol import FLOW, LINK, Losses, Outcome, QueueSeries, Scene
+from netsim.foundation.units import service_ps
 from netsim.transport.build import PACKET_TRANSPORTS
 from netsim.transport.ethereal import Ethereal
 from netsim.transport.protocol import Transport
-from netsim.units import service_ps
 
 _ROOM = 1 << 14
 

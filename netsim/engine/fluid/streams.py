@@ -13,7 +13,7 @@ from netsim.engine.core.fabric import FabricArrays
 from netsim.engine.core.shared import names, number, record
 from netsim.engine.event.state import Array
 from netsim.engine.protocol import Scene
-from netsim.units import PICOSECONDS_PER_SECOND
+from netsim.foundation.units import PICOSECONDS_PER_SECOND
 
 
 class Streams(NamedTuple):

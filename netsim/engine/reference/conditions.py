@@ -5,13 +5,13 @@ from collections.abc import Callable
 from math import ceil, inf
 
 from netsim.congestion.protocol import Marking
-from netsim.draws import Draws, Purpose
 from netsim.engine.buffers import limits_of
 from netsim.engine.protocol import Scene
+from netsim.foundation.draws import Draws, Purpose
+from netsim.foundation.units import service_ps
 from netsim.topology.failure import Rates
 from netsim.topology.keys import MILLION
 from netsim.transport.protocol import Transport
-from netsim.units import service_ps
 
 
 class Work:

@@ -8,7 +8,7 @@ from netsim.congestion.credit import Credited, NdpConfig, ReceiverCreditConfig
 from netsim.engine.protocol import Scene
 from netsim.engine.reference.calendar import Calendar, Event, pull
 from netsim.engine.reference.connection import Listener, Packet
-from netsim.units import service_ps
+from netsim.foundation.units import service_ps
 
 FIRST_GRANT = 1 << 27
 """Credits are numbered from here, above all serials of packets, so that no two control packets of a flow are alike."""

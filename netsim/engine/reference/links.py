@@ -15,8 +15,8 @@ from netsim.engine.reference.nic import Nic
 from netsim.engine.reference.queued import QueuedLinks
 from netsim.engine.reference.trace import Trace
 from netsim.engine.reference.watching import LinkRecorder
+from netsim.foundation.units import service_ps
 from netsim.topology.protocol import Path
-from netsim.units import service_ps
 
 
 class Links:

@@ -12,7 +12,7 @@ from netsim.engine.reference.conditions import LOST, Buffers, Conditions, Work
 from netsim.engine.reference.connection import Packet
 from netsim.engine.reference.nic import Nic, Turns
 from netsim.engine.reference.trace import Trace, Traced
-from netsim.units import service_ps
+from netsim.foundation.units import service_ps
 
 
 class Engine(Protocol):

@@ -3,9 +3,9 @@
 from netsim.congestion.nscc import NsccConfig
 from netsim.engine.event.refusal import refusal as by_event
 from netsim.engine.protocol import Scene
+from netsim.foundation.units import service_ps
 from netsim.transport.protocol import Transport
 from netsim.transport.switched import AdaptiveFlow
-from netsim.units import service_ps
 
 
 def refusal(scene: Scene, transport: Transport) -> str | None:

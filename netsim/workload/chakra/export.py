@@ -4,7 +4,7 @@ import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from netsim.documents import writing
+from netsim.foundation.files import writing
 from netsim.foundation.refusal import Refusal
 from netsim.workload.chakra.files import RANKS_OF_GROUP
 from netsim.workload.chakra.nodes import COLLECTIVES, NodeType

@@ -7,8 +7,8 @@ from typing import Annotated, NamedTuple
 
 from pydantic import BaseModel, Field
 
-from netsim.documents import read_lines, validated
-from netsim.foundation.documents import parse_json
+from netsim.foundation.complaint import validated
+from netsim.foundation.documents import check_mapping, read_json
 from netsim.foundation.files import reading
 from netsim.foundation.refusal import Refusal
 from netsim.workload.chakra.nodes import Attribute, Node, NodeType, collective, is_earlier, read_metadata, read_node
@@ -116,7 +116,7 @@ def _groups(metadata: Mapping[str, Attribute]) -> dict[str, Sequence[int]]:
 
 
 def _read_json(path: Path) -> RankTrace:
-    graph = validated(read_json(path), path, _JsonGraph)
+    graph = validated(read_json(path, "correct it"), path, _JsonGraph)
     nodes = []
     for node in graph.workload_graph:
         attributes = {name: _attribute(value) for name, value in (node.model_extra or {}).items()}
@@ -134,20 +134,10 @@ def _attribute(value: object) -> Attribute:
     return value if isinstance(value, (int, float, str)) else ""
 
 
-def read_json(path: Path) -> object:
-    """The content of a JSON file."""
-    text = "\n".join(read_lines(path, "a JSON file"))
-    try:
-        return parse_json(text)
-    except ValueError:
-        raise Refusal(path, "file", "is not JSON, or cut off", "correct it") from None
-
-
 def read_groups(path: Path) -> dict[str, Sequence[int]]:
     """Process groups in a file of their own: a JSON mapping from name to list of ranks, as ASTRA-sim reads it."""
-    content = read_json(path)
-    if not isinstance(content, dict):
-        raise Refusal(path, "file", "is not a mapping", 'write {"0": [0, 1]}')
+    remedy = 'write {"0": [0, 1]}'
+    content = check_mapping(read_json(path, remedy), path, remedy)
     for name, ranks in content.items():
         if not isinstance(ranks, list) or any(type(rank) is not int or rank < 0 for rank in ranks):
             raise Refusal(path, f"{name:.40}", "is not a list of ranks", "write ranks such as [0, 1]")

@@ -4,9 +4,9 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 from netsim.collective.protocol import Operation
-from netsim.documents import MOST
+from netsim.foundation.lines import MOST
 from netsim.foundation.refusal import Refusal
-from netsim.units import split_bytes
+from netsim.foundation.units import split_bytes
 from netsim.workload.chakra.files import RankTrace
 from netsim.workload.chakra.nodes import Node, NodeType
 

@@ -26,7 +26,7 @@ from netsim.workload.program import Program, Span, reversed_needs
 from netsim.workload.protocol import Schedules, WorkloadSection
 
 
-class ChakraConfig(WorkloadSection, frozen=True):
+class ChakraConfig(WorkloadSection):
     """Section ``workload`` of kind ``chakra``.
 
     Args:

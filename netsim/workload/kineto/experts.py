@@ -13,8 +13,8 @@ from typing import Annotated
 import numpy as np
 from pydantic import Field
 
-from netsim.documents import Section
 from netsim.foundation.refusal import Refusal
+from netsim.foundation.settings import Section
 from netsim.workload.kineto.peers import Operation
 from netsim.workload.kineto.routing import Routing
 
@@ -24,7 +24,7 @@ _SCALED = 128
 Count = Annotated[int, Field(ge=1, lt=2**24)]
 
 
-class Experts(Section, frozen=True, arbitrary_types_allowed=True):
+class Experts(Section, arbitrary_types_allowed=True):
     """What a rank dispatches; bytes are those of 8-bit values with a scale of 4 bytes for each 128, back in bfloat16.
 
     Args:

@@ -5,9 +5,9 @@ from typing import Any
 
 import numpy as np
 
-from netsim.documents import MOST
+from netsim.foundation.lines import MOST
 from netsim.foundation.refusal import Refusal
-from netsim.units import split_bytes
+from netsim.foundation.units import split_bytes
 from netsim.workload.kineto.peers import Groups, Operation
 from netsim.workload.kineto.profile import Call, Group, Profile
 from netsim.workload.kineto.schemas import OPERATIONS, listed_shapes

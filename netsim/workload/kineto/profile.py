@@ -12,8 +12,8 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from netsim.documents import MOST
 from netsim.foundation.documents import parse_json
+from netsim.foundation.lines import MOST
 from netsim.foundation.refusal import Refusal
 from netsim.workload.kineto.schemas import (
     ANNOTATIONS,

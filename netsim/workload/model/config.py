@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from netsim.documents import Section
+from netsim.foundation.settings import Section
 from netsim.workload.device import Device
 from netsim.workload.protocol import WorkloadSection
 from netsim.workload.records import MOST_RANKS
@@ -18,7 +18,7 @@ _MOST = 1 << 25
 """Layers x microbatches x (ranks + 128): what is laid out, and a program for each stage, fit into memory."""
 
 
-class DivisionConfig(Section, frozen=True):
+class DivisionConfig(Section):
     """Section ``division`` of a model: data x tensor x pipeline ranks, numbered along tensor first.
 
     Args:
@@ -36,7 +36,7 @@ class DivisionConfig(Section, frozen=True):
     pipeline: Count = 1
 
 
-class ModelConfig(WorkloadSection, frozen=True):
+class ModelConfig(WorkloadSection):
     """Section ``workload`` of kind ``model``: one step of a transformer, forward, backward and its optimiser.
 
     Args:

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Literal, NamedTuple, Protocol
 
 from netsim.collective.protocol import Operation
-from netsim.units import split_bytes
+from netsim.foundation.units import split_bytes
 from netsim.workload.device import Work
 from netsim.workload.model.config import ModelConfig
 from netsim.workload.model.network import Computation, Weight

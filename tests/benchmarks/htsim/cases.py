@@ -5,7 +5,7 @@ from pathlib import Path
 from random import Random
 from typing import NamedTuple
 
-from netsim.units import PICOSECONDS_PER_SECOND, service_ps
+from netsim.foundation.units import PICOSECONDS_PER_SECOND, service_ps
 
 PAYLOAD, HEADER, ACKNOWLEDGEMENT = 4086, 64, 64
 """Bytes of a packet's payload and header, and of an acknowledgement, as in htsim's UEC."""

@@ -135,7 +135,7 @@ moe={num_experts: 4, expert_hidden: 8}
 | moe: experts are not adapted, and adapters freeze all else; remove the section, or model.adapters
 parallel.tensor=2 | parallel.tensor: 2 ranks cannot share frozen matrices with adapters; use 1
 model.adapters.rank=0 | model.adapters.rank:
-model.adapters.ranks=4 | model.adapters.ranks: is not permitted here
+model.adapters.ranks=4 | model.adapters.ranks: is not a known key
 """
 
 

@@ -119,7 +119,7 @@ image | optim.ema_decay=.nan | optim.ema_decay | nan | finite
 image | observe.port=65536 | observe.port | 65536 | 65535
 image | optim.betas=[0.9, 1.0] | optim.betas.1 | 1.0 | less than 1
 image | optim.betas=[0.9] | optim.betas.1 | missing | add it
-image | optim.betas=[0.9, 0.9, 0.9] | optim.betas | at most 2 | correct
+image | optim.betas=[0.9, 0.9, 0.9] | optim.betas | 3 entries | 2 or fewer
 image | engine.zero_stage=4 | engine.zero_stage | 4 | 0, 1, 2 or 3
 image | optim.steps= | optim.steps | None | integer
 image | run.dir=2024-01-01 | run.dir | 2024 | path
@@ -130,7 +130,7 @@ image | optim.steps | optim.steps | not a setting | dotted.key=value
 image | =5 | =5 | not a setting | dotted.key=value
 image | optim..steps=5 | optim..steps=5 | not a setting | dotted.key=value
 image | model.hidden.x=1 | model.hidden.x | 16 | model.hidden=VALUE
-image | optim.betas.0=1 | optim.betas | tuple | use a list
+image | optim.betas.0=1 | optim.betas | must be a list | use a list
 image | model.hidden=60 | model.hidden | 60 | choose 64
 image | moe={num_experts: 4, expert_hidden: 8, top_k: 5} | moe.top_k | 5 | choose
 image | moe.top_k=1 | moe.num_experts | missing | add it
@@ -152,7 +152,7 @@ text | model.dropout=1 | model.dropout | 1 | less than 1
 text | data.held_out=256 | data.held_out | 256 | at least 257
 text | data.max_bytes=100 | data.max_bytes | 100 | at least 257
 text | data.context=0 | data.context | 0 | greater than 0
-text | sample.prompts=[] | sample.prompts | [] | at least 1
+text | sample.prompts=[] | sample.prompts | no entries | 1 or more
 text | sample.prompts=[def, ''] | sample.prompts.1 | '' | at least 1
 text | sample.prompts=def | sample.prompts | def | use a list
 text | sample.prompts=[1] | sample.prompts.0 | 1 | string
@@ -188,10 +188,10 @@ MISTAKES = {
         "flow.coupling.epsilon: must be greater than 0 ('nan'); use a number above 0, or auto"
     ),
     "flow.context={a: 1}": "flow.context: has no kind ({'a': 1}); give flow.context={kind: inpainting, a: ...}",
-    "flow.couplng={}": "flow.couplng: is not permitted here ({}); write coupling, or remove it",
-    "flow.path.sigmamin=1": "flow.path.sigmamin: is not permitted here (1); write sigma_min, or remove it",
+    "flow.couplng={}": "flow.couplng: is not a known key ({}); write coupling, or remove it",
+    "flow.path.sigmamin=1": "flow.path.sigmamin: is not a known key (1); write sigma_min, or remove it",
     "flow.time={kind: clipped, margin: 0.5}": ("flow.time.margin: must be less than 0.5 (0.5); use a number below 0.5"),
-    "optim.nonsense=1": "optim.nonsense: is not permitted here (1); correct its name or remove it",
+    "optim.nonsense=1": "optim.nonsense: is not a known key (1); correct its name or remove it",
     "optim.steps=0": "optim.steps: must be greater than 0 (0); use 1 or more",
     "optim.lr=0": "optim.lr: must be greater than 0 (0); use a number above 0",
     "run.seed=-1": "run.seed: must be greater than or equal to 0 (-1); use 0 or more",

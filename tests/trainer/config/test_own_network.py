@@ -36,7 +36,7 @@ def test_it_is_built_with_the_shapes_that_are_known_before() -> None:
 @each(
     ("model", "line"),
     [
-        (f'{{class: "{CLASS}", hiden: 3}}', "model.hiden: is not permitted here (3); write hidden, or remove it"),
+        (f'{{class: "{CLASS}", hiden: 3}}', "model.hiden: is not a known key (3); write hidden, or remove it"),
         (f'{{class: "{CLASS}", hidden: wide}}', "model.hidden: "),
         (f'{{class: "{CLASS}", kind: mlp}}', f"model.class: {CLASS} is given beside kind mlp; remove one of the two"),
         ('{class: "configs.examples.own_network:None"}', "has no class None; correct the name"),

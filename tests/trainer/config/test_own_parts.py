@@ -172,10 +172,10 @@ flow.source={class: 'OWN:Empty'} | flow.source.class: Empty lacks the method ind
 data={class: 'OWN:Unshaped'} | data.class: the settings of OWN:Unshaped have as shape None, not a shape such as (2,)
 flow.coupling.class=mine:Mine
 | flow.coupling.class: mine:Mine is given beside kind gibbs_weighted; remove one of the two
-flow.time={class: 'OWN:Inner', margn: 0.1} | flow.time.margn: is not permitted here (0.1); write margin, or remove it
+flow.time={class: 'OWN:Inner', margn: 0.1} | flow.time.margn: is not a known key (0.1); write margin, or remove it
 flow.target={class: 'OWN:Draw', path: linear}
-| flow.target.path: is not permitted here ('linear'); correct its name or remove it
-flow.path={class: 'OWN:Straight'} | flow.path.rest: is required but missing; add it
+| flow.target.path: is not a known key ('linear'); correct its name or remove it
+flow.path={class: 'OWN:Straight'} | flow.path.rest: is missing; add it
 flow.coupling={class: 'OWN:Weighted', epsilon: 0}
 | flow.coupling.epsilon: must be greater than 0 (0); use a number above 0
 data={class: 'OWN:Rings', num_examples: 9, held_out: 9, shape: [1]}

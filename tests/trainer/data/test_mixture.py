@@ -327,11 +327,11 @@ def test_a_file_gives_the_shares(tmp_path: Path) -> None:
     [
         ("{", "file: cannot be read (it is not JSON"),
         ('{"format": "flowfabric.mixture/2", "shares": {"a": 1}}', "format: "),
-        ('{"format": "flowfabric.mixture/1"}', "shares: is required but missing; add it"),
+        ('{"format": "flowfabric.mixture/1"}', "shares: is missing; add it"),
         ('{"format": "flowfabric.mixture/1", "shares": {"a": NaN}}', "shares.a: must be a finite number (nan)"),
         ('{"format": "flowfabric.mixture/1", "shares": {"a": 0.5}}', "shares: sum to 0.5, not to 1"),
         ('{"format": "flowfabric.mixture/1", "shares": {"a": -1, "b": 2}}', "shares.a: must be greater than or equal"),
-        ('{"format": "flowfabric.mixture/1", "shares": {"a": 1}, "share": 3}', "share: is not permitted here"),
+        ('{"format": "flowfabric.mixture/1", "shares": {"a": 1}, "share": 3}', "share: is not a known key"),
     ],
 )
 def test_a_malformed_file_of_shares_is_refused(text: str, message: str, tmp_path: Path) -> None:

@@ -388,7 +388,7 @@ def test_more_ranks_than_streams_are_told_what_they_fetch(tars: tuple[str, Path]
 @each(
     ("changes", "words"),
     [
-        ({"index": None}, "index: is required but missing; make it with: python -m trainer index-tars '{path}' --out"),
+        ({"index": None}, "index: is missing; make it with: python -m trainer index-tars '{path}' --out"),
         ({"index": "nowhere"}, "cannot be read (No such file or directory); make the index with: python -m trainer"),
         ({"image": "webm"}, "image: no example has a member webm (120 have cls, json, png, txt); give one of these"),
         ({"held_out": 120}, "held_out: 120 of 120 examples leave none to train on; hold out fewer"),

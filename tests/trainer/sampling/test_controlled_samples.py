@@ -216,8 +216,8 @@ REFUSED = rows("""
 [{kind: pull}] | --controls.0.kind: pull leads to a picture, and samples have none;
 {class: "OWN:OfPicture"} | --controls.0.class: OWN:OfPicture leads to a picture
 [{kind: pul}] | --controls.0.kind: 'pul' is not one of cost_gradient, straight_through; use one of them
-[{}] | --controls.0.cost: is required but missing
-[{class: "OWN:Towards", strngth: 1}] | --controls.0.strngth: is not permitted here (1); write strength, or remove it
+[{}] | --controls.0.cost: is missing
+[{class: "OWN:Towards", strngth: 1}] | --controls.0.strngth: is not a known key (1); write strength, or remove it
 [{strength: -1, cost: {class: "OWN:Distance"}}] | --controls.0.strength: must be greater
 [{class: "nowhere:Mine"}] | --controls.0.class: nowhere cannot be imported
 [{class: "OWN:Pulled"}] | --controls.0.class: Pulled lacks the

@@ -252,7 +252,7 @@ MISTAKES: dict[str, tuple[tuple[str, ...], str]] = {
     "random sampler": (("inversion.kind=magic",), "inversion.kind: 'magic' is not one of"),
     "grid backwards": (("steps=[0,0.7,0.5,1]",), "steps: "),
     "no steps": (("steps=0",), "steps: must be greater than 0 (0); use 1 or more"),
-    "unknown key": (("strenghts=[0]",), "strenghts: is not permitted here"),
+    "unknown key": (("strenghts=[0]",), "strenghts: is not a known key"),
     "guidance below 0": (("guidance.target=-1",), "guidance.target: must be greater than or equal to 0"),
     "pull to a noise": (("controls=[{kind: pull, end: source}]",), "controls.0.end: source pulls to a noise"),
     "mask missing": (("mask=nowhere.png",), "mask: nowhere.png cannot be read (No such file or directory)"),
@@ -285,7 +285,7 @@ def test_runs_and_folders_that_cannot_be_edited_with(
     out = tmp_path / "out"
     digits = {"kind": "digits", "held_out": 8}
     assert "run_dir: " in told(tmp_path / "nothing", request_file, "--out", out)
-    assert "give a YAML file, or the name of one in configs/requests: rf_inversion" in told(
+    assert "give the path of a YAML file, or the name of one in configs/requests: rf_inversion" in told(
         run, "rf_inversoin", "--out", out
     )
     points = untrained_run(tmp_path / "points", {"model": {"kind": "mlp", "hidden": 8}, "data": {"kind": "toy"}})

@@ -176,8 +176,8 @@ def test_a_folder_of_pictures_is_restored_and_a_mended_one_is_made_alone(
 REFUSALS = rows("""
 none.yaml | none.yaml | No such file | flair_inpainting
 empty.yaml | empty.yaml | is empty | configs/requests
-run.yaml | run.yaml: run: is not permitted here
-R operater=1 | operater: is not permitted here | write operator
+run.yaml | run.yaml: run: is not a known key
+R operater=1 | operater: is not a known key | write operator
 R operator.kind=maks | operator.kind: 'maks' is not one of | use mask
 R noise | noise: is not a setting | key=value
 R 'operator={kind: average_pool, factor: 3}' | operator.factor: 3 does not divide the 8 x 8 pixels | use one of 2, 4, 8

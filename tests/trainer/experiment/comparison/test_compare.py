@@ -110,7 +110,7 @@ def test_wrong_input_is_refused_before_anything_is_written(tmp_path: Path, capsy
     assert "2 files are called base" in line(base, twin)
     assert "broken.yaml: line" in line(base, broken)
     misspelt = written(tmp_path, "misspelt", flow={"couplng": {"kind": "knn"}})
-    assert "misspelt.yaml: flow.couplng: is not permitted here" in line(base, misspelt)
+    assert "misspelt.yaml: flow.couplng: is not a known key" in line(base, misspelt)
     unknown = written(tmp_path, "unknown", flow={"coupling": {"kind": "knm"}})
     assert "unknown.yaml: flow.coupling.kind: 'knm' is not one of" in line(base, unknown)
     assert "missing.yaml: file: cannot be read" in line(base, tmp_path / "missing.yaml")

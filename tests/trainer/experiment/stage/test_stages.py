@@ -167,7 +167,7 @@ def test_a_wrong_stage_is_refused_before_the_first_begins(tmp_path: Path, capsys
     assert "stages.teacher: optim.lr: " in refused(capsys, "train", path, "optim.lr=-1")
     for override, wrong in (
         ("time={kind: grit}", "time.kind: 'grit' is not one of"),
-        ("tyme=1", "tyme: is not permitted"),
+        ("tyme=1", "tyme: is not a known key"),
     ):
         said = refused(capsys, "train", path, f"stages.reflow.flow.{override}")
         assert f"stages.reflow: flow.{wrong}" in said, "although it reads from stages that are to come"
@@ -181,7 +181,7 @@ def test_check_says_which_stages_wait_for_others(tmp_path: Path, capsys: pytest.
     assert "collectives of rank 0" in said
     assert "cannot be checked further before stage pairs is finished" in said
     assert main(["check", str(written(tmp_path)), "stages.reflow.flow.tyme=1"]) == 2
-    assert "stages.reflow: flow.tyme: is not permitted" in capsys.readouterr().err
+    assert "stages.reflow: flow.tyme: is not a known key" in capsys.readouterr().err
     assert "there is no run in" in refused(capsys, "check", written(tmp_path), "stages.pairs.run='{run.dir}/teachr'")
 
 

@@ -146,7 +146,7 @@ MALFORMED: dict[str, tuple[dict[str, str], Tensors, str]] = {
     "no object": ({KEY: "[]"}, WEIGHTS, "document: "),
     "another version": ({KEY: described(format="flowfabric.features/2")}, WEIGHTS, "format: "),
     "an unknown layer": ({KEY: described(layers=[{"kind": "pickle"}])}, WEIGHTS, r"layers\.0"),
-    "an unknown field": ({KEY: described(code="x")}, WEIGHTS, "code: is not permitted"),
+    "an unknown field": ({KEY: described(code="x")}, WEIGHTS, "code: is not a known key"),
     "no layers": ({KEY: described(layers=[])}, WEIGHTS, "layers: "),
     "half an image": ({KEY: described(shape=[2, 2])}, WEIGHTS, "shape: "),
     "no deviation": ({KEY: described(std=[0.0])}, WEIGHTS, r"std\.0: "),
