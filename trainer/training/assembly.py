@@ -156,7 +156,7 @@ def assembled(
         guard=guard,
         own_work=own_work,
         expert_load=expert_load,
-        speed=Speed(config, training_flops(config), launch.world_size),
+        speed=Speed(config, training_flops(config) if sinks else None, launch.world_size),
         trace=trace,
         profile=ProfileWindow(config.observe.profile, config.run.dir / "profile", launch.rank, started),
         checkpointer=checkpointer,

@@ -5,7 +5,6 @@ import os
 import platform
 import sys
 from collections.abc import Iterator, Mapping
-from functools import cache
 from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
@@ -67,8 +66,8 @@ def flat(value: Mapping[str, Any], before: str = "") -> dict[str, Any]:
 
 
 def _on_first_rank(launch: Launch, items: Iterator[tuple[str, str]]) -> dict[str, str] | None:
-    """Digests of files, read by the first rank of each node; None on the others."""
-    return dict(items) if launch.local_rank == 0 else None
+    """Digests of files, read by the first rank of each node; None on the others, and where there is one node."""
+    return dict(items) if launch.local_rank == 0 and launch.local_world_size < launch.world_size else None
 
 
 def _version(name: str) -> str | None:
@@ -89,21 +88,29 @@ def _code() -> Iterator[tuple[str, str]]:
 
 def _modules() -> Iterator[tuple[str, str]]:
     """The user's own imported modules, those outside installed packages, with their digests."""
-    known = {*OWN_PACKAGES, "__main__", "__mp_main__", "sitecustomize"}
-    for name, module in sorted(sys.modules.items()):
-        file = getattr(module, "__file__", None)
-        if not file or not file.endswith(".py") or name.partition(".")[0] in known:
-            continue
-        path = Path(file)
-        if not _is_installed(path.parent) and path.exists():
-            yield f"module {name}", _digest(path)
+    known = dict.fromkeys((*OWN_PACKAGES, "__main__", "__mp_main__", "sitecustomize"), True)
+    for name in sorted(sys.modules):
+        package = name.partition(".")[0]
+        if package not in known:  # thousands of modules are of few packages
+            file = _source(package)
+            known[package] = file is not None and _is_installed(file)
+        file = None if known[package] else _source(name)
+        if file is not None and file.suffix == ".py" and not _is_installed(file) and file.exists():
+            yield f"module {name}", _digest(file)
 
 
-@cache
-def _is_installed(folder: Path) -> bool:
-    """Whether the modules of a folder belong to an installed package or to Python; cached."""
-    path = Path(os.path.realpath(folder))
-    return bool({"site-packages", "dist-packages"}.intersection(path.parts)) or any(map(path.is_relative_to, INSTALLED))
+def _source(name: str) -> Path | None:
+    """The file of an imported module; None: it has none, as built-in modules and folders without `__init__.py`."""
+    file = getattr(sys.modules.get(name), "__file__", None)
+    return Path(file) if file else None
+
+
+def _is_installed(file: Path) -> bool:
+    """Whether a module belongs to an installed package or to Python."""
+    folder = Path(os.path.realpath(file.parent))
+    return bool({"site-packages", "dist-packages"}.intersection(folder.parts)) or any(
+        map(folder.is_relative_to, INSTALLED)
+    )
 
 
 def _files(config: RunConfig) -> Iterator[tuple[str, str]]:
