@@ -113,11 +113,11 @@ def first_complaint(
             reason = "is missing"
         case "union_tag_invalid":
             path = (*path, "kind")
-            reason = unknown_kind(first["ctx"]["tag"], _kinds(first, model))
+            reason = unknown_kind(first.get("ctx", {})["tag"], _kinds(first, model))
         case "union_tag_not_found":
             reason = f"has no kind{shown}"
         case "too_short" | "too_long":
-            reason = f"has {first['ctx']['actual_length'] or 'no'} entries"
+            reason = f"has {first.get('ctx', {})['actual_length'] or 'no'} entries"
         case "model_type" | "model_attributes_type" | "dict_type" if path:
             reason = f"is not a section{shown}"
         case _:
@@ -222,7 +222,8 @@ def remedy(details: "list[ErrorDetails]", field: str, model: type[BaseModel] | N
 
 def _wanted(detail: "ErrorDetails") -> str | None:
     """Words the values that are allowed, by one error."""
-    limit = next(iter(detail.get("ctx", {}).values()), None)
+    context = detail.get("ctx", {})
+    limit = next(iter(context.values()), None)
     match detail["type"]:
         case "greater_than":
             return f"{limit + 1} or more" if isinstance(limit, int) else f"a number above {limit:g}"
@@ -237,9 +238,9 @@ def _wanted(detail: "ErrorDetails") -> str | None:
         case "multiple_of":
             return f"a multiple of {limit}"
         case "too_short":
-            return f"{detail['ctx']['min_length']} or more"
+            return f"{context['min_length']} or more"
         case "too_long":
-            return f"{detail['ctx']['max_length']} or fewer"
+            return f"{context['max_length']} or fewer"
         case "literal_error":
             return nearest(detail["input"], listed(str(limit))) or str(limit).replace("'", "")
     return _TYPES.get(detail["type"].partition("_")[0])

@@ -172,7 +172,7 @@ def _run_in_worker(scenario: Scenario, source: str, transport: TransportConfig, 
     def report(pulse: Pulse) -> None:
         _pulses[0].put((transport.name, seed, pulse))
 
-    return run_one(_prepared_in_worker(scenario, source), transport, seed, report, cores)
+    return run_one(_prepared_in_worker(scenario, source), transport, seed, report, cores)  # pyright: ignore[reportArgumentType]  # frozen, so hashable
 
 
 @lru_cache(maxsize=1)

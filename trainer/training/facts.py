@@ -88,7 +88,7 @@ def _code() -> Iterator[tuple[str, str]]:
 
 def _modules() -> Iterator[tuple[str, str]]:
     """The user's own imported modules, those outside installed packages, with their digests."""
-    known = dict.fromkeys((*OWN_PACKAGES, "__main__", "__mp_main__", "sitecustomize"), True)
+    known: dict[str, bool] = dict.fromkeys((*OWN_PACKAGES, "__main__", "__mp_main__", "sitecustomize"), True)
     for name in sorted(sys.modules):
         package = name.partition(".")[0]
         if package not in known:  # thousands of modules are of few packages

@@ -141,7 +141,7 @@ def read_groups(path: Path) -> dict[str, Sequence[int]]:
     for name, ranks in content.items():
         if not isinstance(ranks, list) or any(type(rank) is not int or rank < 0 for rank in ranks):
             raise Refusal(path, f"{name:.40}", "is not a list of ranks", "write ranks such as [0, 1]")
-    return content
+    return dict(content)
 
 
 class Dependencies(NamedTuple):

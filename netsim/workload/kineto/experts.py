@@ -50,7 +50,7 @@ class Experts(Section, arbitrary_types_allowed=True):
         within = size if family == "intranode" else min(GPUS, size)
         self._check(size, within)
         width = self.hidden + 4 * -(-self.hidden // _SCALED) if kind == "dispatch" else 2 * self.hidden
-        inside, across = _shares(self, size, within)
+        inside, across = _shares(self, size, within)  # pyright: ignore[reportArgumentType]  # frozen, so hashable
         own = ranks.index(rank)
         node, place = divmod(own, within)
         near = slice(node * within, (node + 1) * within)
