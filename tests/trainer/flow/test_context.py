@@ -112,6 +112,8 @@ def test_a_map_says_how_bright_each_block_is() -> None:
                 mean = image[top : top + 4, left : left + 4].mean()
                 level = 0 if mean < -1 / 3 else 1 if mean < 1 / 3 else 2
                 assert told[:, row, column].tolist() == [float(level == one) for one in range(3)]
+    shades = torch.tensor([-1.0, 0.0, 1.0])[seen.context.argmax(1)]
+    assert torch.equal(seen.picture, shades[:, None].expand_as(given)), "levels are shown from black to white"
     assert seen.hole.all()
     assert torch.equal(seen.completed(given), given), "nothing of what is drawn is replaced"
     bounds = torch.tensor([-1.0, 1.0]).reshape(2, 1, 1, 1).expand(2, 1, 4, 4)

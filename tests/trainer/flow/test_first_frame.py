@@ -114,3 +114,4 @@ def test_paths_in_shifted_states_end_where_paths_in_plain_ones_do() -> None:
 def test_a_range_of_cuts_goes_up() -> None:
     with pytest.raises(ValueError, match=r"cut: 0\.9 exceeds 0\.1; exchange them"):
         FirstFrame(cut=(0.9, 0.1))
+    assert FirstFrame(cut=(0.4, 0.4)).cut == (0.4, 0.4)
