@@ -12,6 +12,7 @@ from netsim.foundation.documents import check_mapping, read_json
 from netsim.foundation.refusal import Refusal
 from netsim.foundation.settings import Section
 from netsim.foundation.units import Duration, Rate
+from netsim.topology.keys import MOST_LINKS
 
 Identifier = Annotated[
     str, BeforeValidator(lambda value: str(value) if type(value) is int else value), Field(pattern=r"^[\w.:/+-]{1,64}$")
@@ -120,6 +121,9 @@ def _node_faults(graph: GraphFile) -> Iterator[Fault]:
 
 
 def _cable_faults(graph: GraphFile) -> Iterator[Fault]:
+    links = 2 * sum(cable.count for cable in graph.cables)
+    if links > MOST_LINKS:
+        yield "links" if graph.links else "edges", f"makes {links:,} links", f"leave at most {MOST_LINKS:,}"
     kinds = {node.id: node.kind for node in graph.nodes}
     seen = set()
     for number, cable in enumerate(graph.cables):

@@ -84,6 +84,7 @@ WRONG: dict[str, tuple[Edit, str, str]] = {
     "bare number for a rate": (setting("links", 4, rate=100), "links.4.rate: a rate needs a unit (100)", "100Gbps"),
     "unknown unit": (setting("links", 4, delay="1min"), "links.4.delay: a time needs a unit ('1min')", "500ns"),
     "no cable in an entry": (setting("links", 4, count=0), "links.4.count: must be greater than 0 (0)", "1 or more"),
+    "too many cables": (setting("links", 4, count=2**40), "links: makes", "leave at most 4,000,000"),
     "hosts miscounted": (setting("graph", hosts=5), "graph.hosts: says 5, the file has 4", "correct"),
     "switches miscounted": (setting("graph", switches=3), "graph.switches: says 3, the file has 4", "correct"),
     "parallel cables forgotten": (setting("links", 4, count=None), "graph.links: says 10, the file has 9", "correct"),
