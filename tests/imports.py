@@ -36,7 +36,7 @@ FLOORS: dict[str, tuple[tuple[str, ...], ...]] = {
     ),
     "netsim": (
         ("foundation",),
-        ("topology",),
+        ("draws", "topology"),
         ("collective", "congestion", "transport", "workload"),
         ("calibration", "engine", "workers"),
         ("simulation",),

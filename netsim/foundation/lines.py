@@ -4,6 +4,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
+from netsim.foundation.files import reading
 from netsim.foundation.refusal import Refusal
 
 MOST = 2**62
@@ -16,9 +17,8 @@ def read_lines(path: Path, content: str) -> list[str]:
     """The lines of a text file in UTF-8, without their ends; messages call it `content`."""
     remedy = f"give {content}"
     try:
-        text = path.read_bytes().decode("utf-8-sig")
-    except OSError as error:
-        raise Refusal(path, "file", f"cannot be read ({error.strerror})", remedy) from None
+        with reading(path, remedy):
+            text = path.read_bytes().decode("utf-8-sig")
     except UnicodeDecodeError:
         raise Refusal(path, "file", "is not text", remedy) from None
     if "\0" in text:

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import cache, cached_property
 from typing import Any, NamedTuple, Protocol
 
-from netsim.foundation.draws import mix
+from netsim.draws import mix
 from netsim.topology.protocol import GpuLinks, Link, Path
 
 

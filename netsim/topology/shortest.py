@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from functools import cache
 
-from netsim.foundation.draws import mix
+from netsim.draws import mix
 from netsim.topology.protocol import Path
 
 Outgoing = Sequence[Sequence[tuple[int, int]]]

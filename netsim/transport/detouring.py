@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import ClassVar, Literal
 
-from netsim.foundation.draws import Draws, Purpose, stream
+from netsim.draws import Draws, Purpose, stream
 from netsim.foundation.units import Duration
 from netsim.transport.protocol import Flow, Transport, TransportSettings
 

@@ -4,7 +4,7 @@ from binascii import crc32
 from collections.abc import Sequence
 from typing import ClassVar, Literal
 
-from netsim.foundation.draws import Draws, Purpose, stream
+from netsim.draws import Draws, Purpose, stream
 from netsim.transport.protocol import Flow, Release, Transport, TransportSettings
 
 Hash = Literal["random", "crc32"]

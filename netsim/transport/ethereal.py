@@ -6,7 +6,7 @@ from itertools import zip_longest
 from math import gcd
 from typing import ClassVar, Literal
 
-from netsim.foundation.draws import Draws, Purpose, stream
+from netsim.draws import Draws, Purpose, stream
 from netsim.foundation.units import Duration, split_bytes
 from netsim.transport.protocol import Flow, Release, Transport, TransportSettings
 

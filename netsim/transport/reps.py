@@ -9,7 +9,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from netsim.foundation.draws import Draws, Purpose, stream
+from netsim.draws import Draws, Purpose, stream
 from netsim.foundation.units import Duration, Size
 from netsim.transport.protocol import Entropies, Flow, Transport, TransportSettings
 

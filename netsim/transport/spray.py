@@ -5,7 +5,7 @@ from typing import ClassVar, Literal
 
 from pydantic import model_validator
 
-from netsim.foundation.draws import Draws, Purpose, stream
+from netsim.draws import Draws, Purpose, stream
 from netsim.transport.protocol import Entropies, Flow, Transport, TransportSettings
 
 Order = Literal["drawn", "rounds"]

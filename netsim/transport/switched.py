@@ -5,7 +5,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from netsim.foundation.draws import Draws, Purpose, stream
+from netsim.draws import Draws, Purpose, stream
 from netsim.foundation.units import Duration
 from netsim.transport.protocol import Flow, Transport, TransportSettings
 

@@ -10,7 +10,7 @@ from typing import Annotated, Literal, NamedTuple
 
 from pydantic import Field
 
-from netsim.foundation.draws import Draws, Purpose
+from netsim.draws import Draws, Purpose
 from netsim.foundation.lines import read_lines
 from netsim.foundation.refusal import Refusal
 from netsim.foundation.units import PICOSECONDS_PER_SECOND, Duration

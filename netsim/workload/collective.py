@@ -11,7 +11,7 @@ from pydantic_core import PydanticKnownError
 
 from netsim.collective.columns import message_columns
 from netsim.collective.protocol import Operation
-from netsim.foundation.draws import Draws, Purpose
+from netsim.draws import Draws, Purpose
 from netsim.foundation.lines import read_lines, whole_number
 from netsim.foundation.refusal import Refusal
 from netsim.foundation.settings import Section

@@ -93,7 +93,7 @@ def test_of_a_long_value_its_ends_are_told() -> None:
         ({"number": 1}, "name", "add it"),
     ],
 )
-def test_what_was_meant_is_told_in_the_same_words(document: Any, field: str, remedy: str) -> None:
+def test_the_remedy_names_what_was_meant(document: Any, field: str, remedy: str) -> None:
     error = refused_as(document)
     assert error.field.removesuffix(".kind") == field
     assert error.remedy == remedy

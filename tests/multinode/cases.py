@@ -8,7 +8,7 @@ from functools import partial
 from itertools import permutations, product
 from typing import Any, NamedTuple, get_args
 
-from netsim.foundation.draws import mix
+from netsim.draws import mix
 from tests.multinode.namespaces import Fabric, fabric
 from tests.multinode.prediction import Routing, Scheduling, tcp_completion_s, udp_completion_s, udp_plan
 from tests.multinode.traffic import UDP_PAYLOAD, Measurement, Stream, run_tcp, run_udp

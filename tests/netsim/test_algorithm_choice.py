@@ -129,7 +129,7 @@ def test_one_page_has_both_choices_of_algorithms(tmp_path, capsys):
         (["algorithms=nccll"], "algorithms: it names no way to choose algorithms ('nccll'); write auto, nccl"),
         (["algorithms={all_reduce: table}"], "algorithms: all_reduce asks a table and there is none; add table"),
         (["algorithms={table: none.yaml}"], "none.yaml: file: cannot be read"),
-        (["algorithms={all_reduce: rung}"], "('rung'); use ring"),
+        (["algorithms={all_reduce: rung}"], "algorithms.all_reduce: must be 'ring', 'tree'"),
         (["--against", "algorithms={}"], "--against: algorithms={} changes nothing"),
         (["--against", "transports=[ecmp]"], "leaves other transports to compare"),
     ],

@@ -8,13 +8,13 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from netsim.draws import Draws, Purpose
 from netsim.engine import _core
 from netsim.engine.core.fabric import fabric_arrays
 from netsim.engine.exact.hashes import crc32_hashes, draws
 from netsim.engine.exact.travel import RECEIVER, Arrivals, Packets
 from netsim.engine.protocol import LINK
 from netsim.engine.queue_series import QueueRecorder, no_queues, series_of
-from netsim.foundation.draws import Draws, Purpose
 from netsim.foundation.units import service_ps as exact_service_ps
 from tests.each import each
 from tests.netsim.scenes import fabric, flow, scene

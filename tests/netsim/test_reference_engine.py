@@ -4,8 +4,8 @@ from collections import defaultdict, deque
 from itertools import product
 from typing import NamedTuple
 
+from netsim.draws import Draws, Purpose
 from netsim.engine.protocol import Scene
-from netsim.foundation.draws import Draws, Purpose
 from netsim.topology.protocol import paths
 from netsim.topology.protocol import places as places_of
 from netsim.transport.protocol import Flow, Release

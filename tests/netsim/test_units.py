@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from netsim.foundation.draws import Draws, Purpose, mix
+from netsim.draws import Draws, Purpose, mix
 from netsim.foundation.units import (
     format_rate,
     format_size,

@@ -1,11 +1,11 @@
-// The draws of `netsim.foundation.draws`: the same numbers.
+// The draws of `netsim.draws`: the same numbers.
 #pragma once
 
 #include "state.hpp"
 
 namespace netsim {
 
-// As `netsim.foundation.draws.mix`.
+// As `netsim.draws.mix`.
 inline uint64_t mix(uint64_t value) {
   value += 0x9E3779B97F4A7C15;
   value = (value ^ (value >> 30)) * 0xBF58476D1CE4E5B9;
@@ -16,7 +16,7 @@ inline uint64_t mix(uint64_t value) {
 // State of the draws of one seed for one purpose.
 inline uint64_t stream(int64_t seed, int64_t purpose) { return mix(mix(uint64_t(seed)) + uint64_t(purpose)); }
 
-// As `netsim.foundation.draws.Draws.__call__`.
+// As `netsim.draws.Draws.__call__`.
 inline uint64_t draw(uint64_t state, int64_t flow, int64_t sequence) {
   return mix(mix(state + uint64_t(flow)) + uint64_t(sequence));
 }

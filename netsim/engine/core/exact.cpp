@@ -103,10 +103,11 @@ void note_queues(const nb::tuple& longest, nb::handle time_ps, nb::handle queue_
 }  // namespace
 
 void bind_exact(nb::module_& module) {
-  module.def("service_ps", &service_ps, "See `netsim.foundation.units.service_ps`; for up to 2**60 bytes, 2**52 bits per second.");
+  module.def("service_ps", &service_ps,
+             "See `netsim.foundation.units.service_ps`; for up to 2**60 bytes, 2**52 bits per second.");
   module.def("release_times", &release_times, "See `netsim.engine.exact.messages.release_times`.");
   module.def("list_successors", &list_successors, "Lists the tasks that wait for each task.");
-  module.def("draw_all", &draw_all, "Draws of one seed for one purpose; see `netsim.foundation.draws.Draws.__call__`.");
+  module.def("draw_all", &draw_all, "Draws of one seed for one purpose; see `netsim.draws.Draws.__call__`.");
   module.def("crc32_hashes", &crc32_hashes, "CRC-32 of a seed, sources and destinations.");
   module.def("sort_pairs", &sort_pairs, "Sorts by (key, index) in place.");
   module.def("sort_members", &sort_members, "Orders the messages of each group by turn, then by number.");

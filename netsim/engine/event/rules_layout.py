@@ -6,6 +6,7 @@ import numpy as np
 
 from netsim.congestion.recovery import GoBackNConfig, SelectiveConfig
 from netsim.congestion.timeout import AUTO
+from netsim.draws import Purpose, stream
 from netsim.engine import _core
 from netsim.engine.core.shared import number, record, records_of_control
 from netsim.engine.event.queued_layout import add_queues
@@ -13,7 +14,6 @@ from netsim.engine.limits import NO_LIMIT
 from netsim.engine.protocol import Scene
 from netsim.engine.reference.conditions import marking
 from netsim.engine.reference.feedback import PATIENCE
-from netsim.foundation.draws import Purpose, stream
 from netsim.transport.protocol import Transport
 
 

@@ -4,11 +4,11 @@ from typing import NamedTuple
 
 import numpy as np
 
+from netsim.draws import Purpose
 from netsim.engine import _core
 from netsim.engine.exact.hashes import drawn_turns, draws
 from netsim.engine.exact.layout import Layout
 from netsim.engine.exact.messages import Messages, numbers_of
-from netsim.foundation.draws import Purpose
 from netsim.transport.config import EtherealConfig
 
 

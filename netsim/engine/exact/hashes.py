@@ -8,7 +8,7 @@ _SIGN = np.uint64(1 << 63)
 
 
 def draws(seed: int, purpose: int, flow: np.ndarray, sequence: np.ndarray) -> np.ndarray:
-    """The draws of `netsim.foundation.draws.Draws` for each entry."""
+    """The draws of `netsim.draws.Draws` for each entry."""
     drawn = np.empty(len(flow), dtype=np.uint64)
     _core.draw_all(seed, purpose, flow, sequence, drawn)
     return drawn

@@ -4,13 +4,13 @@ from typing import NamedTuple
 
 import numpy as np
 
+from netsim.draws import Purpose
 from netsim.engine import _core
 from netsim.engine.core.fabric import FabricArrays
 from netsim.engine.exact.admission import Flows
 from netsim.engine.exact.hashes import drawn_turns
 from netsim.engine.exact.messages import Messages
 from netsim.engine.protocol import NicConfig, PacketConfig
-from netsim.foundation.draws import Purpose
 from netsim.transport.config import FlowletConfig, TransportConfig
 
 _PINNED, _SPRAY_RANDOM, _SPRAY_ROUND_ROBIN, _ROTATION, _FLOWLET = range(5)

@@ -7,9 +7,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from netsim.draws import Draws, Purpose
 from netsim.engine.fluid.flows import SPREAD, Flows, Segments
 from netsim.engine.protocol import Scene
-from netsim.foundation.draws import Draws, Purpose
 from netsim.topology.protocol import Path
 from netsim.transport.ecmp import Ecmp
 from netsim.transport.protocol import Flow, Transport

@@ -5,9 +5,9 @@ from collections.abc import Callable
 from math import ceil, inf
 
 from netsim.congestion.protocol import Marking
+from netsim.draws import Draws, Purpose
 from netsim.engine.buffers import limits_of
 from netsim.engine.protocol import Scene
-from netsim.foundation.draws import Draws, Purpose
 from netsim.foundation.units import service_ps
 from netsim.topology.failure import Rates
 from netsim.topology.keys import MILLION

@@ -4,10 +4,10 @@ from collections import defaultdict
 from collections.abc import Callable
 from functools import partial
 
+from netsim.draws import Draws, Purpose
 from netsim.engine.frontier import Frontier
 from netsim.engine.protocol import Scene
 from netsim.engine.reference.calendar import FIRST, LAST, RELEASE, Calendar, Event
-from netsim.foundation.draws import Draws, Purpose
 from netsim.foundation.refusal import Refusal
 from netsim.transport.protocol import Flow, Release, Transport
 

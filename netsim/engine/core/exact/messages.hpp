@@ -38,7 +38,7 @@ inline void list_successors(Column after_begin, Span<const int32_t> after, Span<
   }
 }
 
-// As `netsim.foundation.draws.Draws.__call__`, for each entry.
+// As `netsim.draws.Draws.__call__`, for each entry.
 inline void draw_all(uint64_t state, Column flow, Column sequence, Span<uint64_t> drawn) {
   for (int64_t place = 0; place < flow.size; ++place) drawn[place] = draw(state, flow[place], sequence[place]);
 }
