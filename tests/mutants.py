@@ -130,7 +130,7 @@ def is_noticed(mutant: Mutant, tests: Sequence[str], limit_s: float) -> bool:
         "-p",
         "no:cacheprovider",
         "-m",
-        "not slow and not multinode",
+        "not slow",
         *tests,
     ]
     fresh = os.environ | {"PYTHONDONTWRITEBYTECODE": "1"}  # mutants of one second and one size share a cache file

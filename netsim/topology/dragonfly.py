@@ -35,7 +35,7 @@ class DragonflyConfig(Section):
         link_delay: Propagation delay of links to hosts and inside groups.
         global_delay: Propagation delay of links between groups.
         max_detours: Largest number of non-minimal routes between two switches, for the transports valiant and ugal.
-        queue: Room for packets in front of a switch's link, in bytes that the link has still to send.
+        queue: Capacity of the queue of a switch's link, in bytes that the link has still to send.
         buffer: Memory that all queues of a switch share, in place of `queue`.
         link_errors: Packets that are corrupted on cables.
         failures: Links and switches that fail.

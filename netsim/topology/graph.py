@@ -26,7 +26,7 @@ class GraphConfig(Section):
             there are more.
         ranks_per_host: Ranks on a host; rank i sits on host i // ranks_per_host.
         intra_host_rate: Rate of the one directed link that all ranks of a host share to talk to each other.
-        queue: Room for packets in front of a switch's link, in bytes that the link has still to send.
+        queue: Capacity of the queue of a switch's link, in bytes that the link has still to send.
         buffer: Memory that all queues of a switch share, in place of `queue`.
         link_errors: Packets that are corrupted on cables.
         failures: Links and switches that fail.

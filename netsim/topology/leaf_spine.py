@@ -44,7 +44,7 @@ class LeafSpineConfig(Section):
         intra_host_rate: Rate of the one directed link that all ranks of a host share to talk to each other, if no GPU
             has a link of its own.
         link_delay: Propagation delay of every link but the one inside a host, which has none.
-        queue: Room for packets in front of a switch's link, in bytes that the link has still to send.
+        queue: Capacity of the queue of a switch's link, in bytes that the link has still to send.
         buffer: Memory that all queues of a switch share, in place of `queue`.
         link_errors: Packets that are corrupted on cables.
         failures: Links and switches that fail.

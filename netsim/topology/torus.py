@@ -31,7 +31,7 @@ class TorusConfig(Section):
         link_delay: Propagation delay of every link but the one inside a host, which has none.
         max_paths: Largest number of minimal routes between two switches.
         max_detours: Largest number of non-minimal routes between two switches, for the transports valiant and ugal.
-        queue: Room for packets in front of a switch's link, in bytes that the link has still to send.
+        queue: Capacity of the queue of a switch's link, in bytes that the link has still to send.
         buffer: Memory that all queues of a switch share, in place of `queue`.
         link_errors: Packets that are corrupted on cables.
         failures: Links and switches that fail.

@@ -10,7 +10,7 @@ from tests.multinode.namespaces import fabric, obstacle
 
 WHY_NOT = obstacle()
 
-pytestmark = [pytest.mark.multinode, pytest.mark.skipif(WHY_NOT is not None, reason=WHY_NOT or "")]
+pytestmark = pytest.mark.skipif(WHY_NOT is not None, reason=WHY_NOT or "")
 
 
 def test_a_cut_cable_and_a_killed_rank_change_nothing(tmp_path: Path) -> None:

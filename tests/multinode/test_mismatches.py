@@ -53,9 +53,7 @@ def test_torchrun_tries_no_restart(name: str, tmp_path: Path) -> None:
     assert left(tmp_path) == before
 
 
-@pytest.mark.parametrize(
-    "name", [pytest.param("run folder", marks=pytest.mark.multinode), pytest.param("code", marks=pytest.mark.slow)]
-)
+@pytest.mark.parametrize("name", ["run folder", pytest.param("code", marks=pytest.mark.slow)])
 @pytest.mark.skipif(WHY_NOT is not None, reason=WHY_NOT or "")
 def test_launch_sh_ends_with_2_and_starts_nothing_again(name: str, tmp_path: Path) -> None:
     nodes = laid_out(name, tmp_path)

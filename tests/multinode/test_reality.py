@@ -18,7 +18,7 @@ ROOT = Path(__file__).parents[2]
 WHY_NOT = obstacle()
 SIZES = Sizes(rate_mbit=50, stream_bytes=2_000_000, pair_bytes=400_000)
 
-pytestmark = [pytest.mark.multinode, pytest.mark.skipif(WHY_NOT is not None, reason=WHY_NOT or "")]
+pytestmark = pytest.mark.skipif(WHY_NOT is not None, reason=WHY_NOT or "")
 
 
 def namespaces_of(pid: int) -> list[str]:

@@ -264,7 +264,7 @@ def _head(file: Path, lines: list[list[str]]) -> tuple[str, list[_Element]]:
             case _:
                 raise Refusal(file, f"line {number}", f"is no line of a header ({' '.join(words):.40})", LIKE_OFF)
     if order is None:
-        raise Refusal(file, "format", "is not said", LIKE_OFF)
+        raise Refusal(file, "format", "is missing", LIKE_OFF)
     return order, elements
 
 

@@ -41,7 +41,7 @@ class Point:
         return psnr(self.error)
 
     def to_dict(self) -> dict[str, float | None]:
-        """As it is written to JSON."""
+        """The figures as JSON has them."""
         return {**decibels(self.error), "editability": self.editability}
 
 

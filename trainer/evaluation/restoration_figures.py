@@ -66,7 +66,7 @@ class Prior:
         return cls(levels, ratios, solver.largest_ratio, solver.vanished, calibration)
 
     def to_dict(self) -> dict[str, Any]:
-        """As it is written to JSON."""
+        """The figures as JSON has them."""
         ends = {"levels": self.levels.tolist(), "ratios": self.ratios.tolist()}
         weight = {"largest": self.largest, "vanished": self.vanished, **ends}
         return {"weight": weight, "calibration_evaluations": self.calibration}

@@ -38,7 +38,7 @@ class Operator(Protocol):
         ...
 
     def pseudo_inverse(self, observed: Tensor, /) -> Tensor:
-        """The images A+ y, with A A+ A = A: the smallest of those that come nearest to the observations."""
+        """The images A+ y, with A A+ A = A: of all x with the least |A x - y|, the one of least norm."""
         ...
 
 

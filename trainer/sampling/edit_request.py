@@ -75,7 +75,7 @@ class EditRequest(Section):
     steps: PositiveInt | tuple[float, ...] | None = None
     """Steps of Euler's method, or its times from 0 to 1; null: the run's own sampler, which must be deterministic."""
     inversion: trainer.flow.inversion.Config = trainer.flow.inversion.UniInversion()
-    """How a picture is taken to the noise that its edits begin at."""
+    """Method that turns a picture into the noise from which its edits start."""
     controls: tuple[trainer.flow.control.Config, ...] = ()
     """Controls that change the field which an edit follows, such as a pull to the picture; the first acts first."""
     strengths: tuple[float, ...] = Field(default=(0.0, 0.25, 0.5, 0.75, 1.0), min_length=1, max_length=MOST_LEVELS)

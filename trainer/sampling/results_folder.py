@@ -99,7 +99,7 @@ class ResultsFolder:
             save_file(held, temporary, metadata={MADE_BY: json.dumps(mark_of)})  # several would stand in any order
 
     def read(self, name: str, wanted: Collection[str] | None = None) -> dict[str, Tensor]:
-        """The results of a picture that has some; `wanted` limits them to these names."""
+        """The tensors written for a picture, by name; `wanted` limits them to some names."""
         with self._opened(name) as opened:
             names = [key for key in opened.keys() if wanted is None or key in wanted]  # noqa: SIM118  no mapping
             return {key: opened.get_tensor(key) for key in names}

@@ -85,7 +85,7 @@ class SamplerChoice:
     Attributes:
         sampler: a kind, or settings as YAML or JSON.
         steps: number of steps, or a file of searched times for Euler's method.
-        evaluations: number of field evaluations, which chooses a grid of the file; None: the most.
+        evaluations: number of field evaluations, by which a file's grid of times is chosen; None: its largest grid.
     """
 
     sampler: str | None = None

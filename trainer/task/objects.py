@@ -243,7 +243,7 @@ class BuildingTask(MicroBatchTask[DrawnObjects]):
         return DrawnObjects(None, keys, preferences, torch.cat(codes, dim=1))
 
     def _wanted_cells(self, preferences: Preferences) -> Tensor | None:
-        """The target probability of each cell of a grid in the plane; None: the environment is another."""
+        """Target probability of each cell of a hypergrid of two dimensions; None for any other environment."""
         if not (isinstance(self.environment, HyperGrid) and self.environment.dimensions == 2):
             return None
         cells = self.environment.cells().to(preferences.weights.device)

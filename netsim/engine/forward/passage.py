@@ -50,7 +50,7 @@ def passages(
 def thin(
     time_ps: np.ndarray, queue_ps: np.ndarray, begin: np.ndarray, width_ps: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Thins the queues of many units to those that can be the longest of an interval of `width_ps` or more.
+    """Keeps of each unit's queue lengths those that can be the largest in an interval of `width_ps` or more.
 
     Returns:
         The entries that are kept of both arrays, which are overwritten, and the first entry of each unit.

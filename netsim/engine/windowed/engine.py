@@ -63,9 +63,9 @@ class WindowedEngine(EventEngine):
         self._arrays_of_threads = [arrays_of(of_thread) for of_thread in of_threads]
 
     def _go_on(self, resumed: int) -> str:
-        """Returns why the next thread has stopped; simulates on once all stops have been dealt with.
+        """Returns why a thread has stopped, thread by thread; after the last of them all threads simulate again.
 
-        The leader's time and flow are meanwhile those of the thread that has stopped.
+        The leader's time and flow are those of the thread whose stop is returned.
         """
         totals = self._shares.totals[:, 0]
         self._resumed[self._stopped] = resumed

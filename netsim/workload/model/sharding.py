@@ -62,7 +62,7 @@ class Sends:
     def parts(
         self, op: Literal["all_gather", "reduce_scatter"], group: str, size_bytes: int, handle: Handle | None = None
     ) -> Iterator[Sent]:
-        """An all-gather or reduce-scatter, of which each rank has, or gets, `size_bytes` bytes."""
+        """An all-gather to which each rank gives `size_bytes` bytes, or a reduce-scatter from which it gets as many."""
         ranks = self.ranks[group]
         if ranks > 1:
             yield Sent(group, Operation(op, ranks, (size_bytes,) * ranks), handle=handle)

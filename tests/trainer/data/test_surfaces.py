@@ -201,7 +201,7 @@ def test_triangles_that_are_no_surface_are_refused(tmp_path: Path, vertices: Any
         ("a.off", b"\xff\xfe", r"file: is not UTF-8"),
         ("a.obj", b"v 0 0", r"line 1: has 2 coordinates of a vertex; give three"),
         ("a.ply", b"plyx", r"file: has no header of PLY"),
-        ("a.ply", b"ply\nend_header\n", r"format: is not said"),
+        ("a.ply", b"ply\nend_header\n", r"format: is missing"),
         ("a.ply", b"ply\nformat ascii 1.0\nelement vertex 99\nend_header\n1", r"element vertex: announces 99 rows"),
         ("a.ply", b"ply\nformat ascii 1.0\nproperty float x\nend_header\n", r"line 3: is no line of a header"),
     ],

@@ -251,9 +251,13 @@ class Pieces:
     ) -> None:
         """Fetches nothing yet.
 
-        `rows` have start and end of each example in its tar, `ends` the number of the first example behind each tar.
-        Examples that are not `dealt` in epochs are fetched one by one. `streams` places are read side by side, in each
-        of which about `run_bytes` of neighbours come in any order.
+        Args:
+            open_tar: opens a tar by its number.
+            rows: start and end of each example in its tar.
+            ends: for each tar, the number of the first example after it.
+            dealt: whether an example belongs to an epoch; others are fetched one by one.
+            streams: places that are read side by side.
+            run_bytes: at each place, examples within about so many bytes come in any order.
         """
         self._open, self._rows, self._ends, self._dealt = open_tar, rows, ends, dealt
         self._behind = -(-run_bytes // PIECE_BYTES) + 2

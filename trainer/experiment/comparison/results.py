@@ -170,7 +170,7 @@ class Comparison:
         return [outcome.seed for outcome in self.entries[0].outcomes]
 
     def to_dict(self) -> dict[str, Any]:
-        """As it is written to JSON, with the name and version of the format."""
+        """The results as JSON has them, with the name and version of the format."""
         fields = asdict(self)
         shared = {name: fields.pop(name) for name in ("command", "base", "data")}
         steps, batch = fields.pop("steps"), fields.pop("global_batch")

@@ -50,7 +50,7 @@ class PullConfig(Section):
 
     def build(self, inputs: ControlInputs) -> Pull:
         if self.end == "source":
-            raise ValueError("end: source pulls to a noise, which inversions alone have; use data")
+            raise ValueError("end: source needs the noise of an inversion, which samples have not; use data")
         return Pull(self, inputs.picture_for(self.kind), inputs.path, inputs.mask)
 
 

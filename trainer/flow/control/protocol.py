@@ -63,7 +63,7 @@ class ControlInputs:
 
 @dataclass(frozen=True)
 class Controlled(Field):
-    """A field made of another one by a change of its velocity; all other quantities follow from that velocity."""
+    """A field with the velocity of another one, changed; all its other quantities follow from the changed velocity."""
 
     field: Field
     path: Path

@@ -90,7 +90,7 @@ def end_gradient(value: Callable[[Tensor], Tensor], x: Tensor) -> tuple[Tensor, 
 
 @dataclass(frozen=True)
 class Beginnings:
-    """Keys int64 [B] for all draws of a path; `nodes` are the numbers, 1 to K - 1, of the times to learn from."""
+    """Inputs of B paths: keys int64 [B] of their random draws; `nodes` number the times to learn from, 1 to K - 1."""
 
     keys: Tensor
     condition: Condition
