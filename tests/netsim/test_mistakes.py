@@ -128,6 +128,7 @@ transports=[{class: 'no_such_module:Latin'}] | transports.0: no_such_module cann
 | run from the folder that contains it
 transports=[{class: 'json:JSONDecoder'}] | transports.0: JSONDecoder of json is not a transport
 | extends netsim.transport.Transport
+transports=[{class: 'json:dumps'}] | transports.0: dumps of json is not a transport | extends netsim.transport.Transport
 transports=[ecmp, ecmp] | transports: 'ecmp' occurs twice | give it a label
 transports=[{kind: ecmp, label: 'a,b'}] | transports.0.label: | pattern
 transports=[] | transports: | 1 or more

@@ -246,6 +246,7 @@ def run(**sections: Any) -> RunConfig:
             {"model": {"kind": "autoencoder"}},
             "data.buckets: a model of kind autoencoder reads images of one shape; use",
         ),
+        ({"model": {"kind": "blockwise"}}, "data.buckets: a model of kind blockwise reads images of one shape; use"),
         ({"model": {"kind": "dit", "patch_size": 4}}, r"data.buckets: \[12, 6\]: model.patch_size: 4"),
         ({"flow": {"coupling": {"kind": "minibatch_ot"}}}, "flow.coupling.kind: minibatch_ot goes with images of one"),
         ({"flow": {"context": {"kind": "semantic_map"}}}, "flow.context: semantic_map goes with images of one shape, "),

@@ -145,6 +145,12 @@ class Rows(Operator):
                 return images[:, :, ::2] + 1
             case "batch":
                 return images[:, :, ::2] - images[:, :, ::2].mean(0)
+            case "integers":
+                return images[:, :, ::2].long()
+            case "flat":
+                return images[:, 0, 0, 0]
+            case "short":
+                return images[1:, :, ::2]
             case "raises":
                 raise RuntimeError("out of rows")
         return images[:, :, ::2]
@@ -183,6 +189,9 @@ def test_a_users_operator_is_built_with_the_shape() -> None:
         ("adjoint", r"<A x, y> = <x, A' y>.*correct its adjoint"),
         ("inverse", r"A A\+ A = A.*correct its pseudo_inverse"),
         ("oblique", r"A\+ A is symmetric"),
+        ("integers", r"apply returns int64 \[3, 1, 2, 4\] for 3 images; return floats \[3, ...\]"),
+        ("flat", r"apply returns float32 \[3\] for 3 images"),
+        ("short", r"apply returns float32 \[2, 1, 2, 4\] for 3 images"),
         ("raises", "apply fails .* RuntimeError: out of rows"),
     ],
 )

@@ -131,6 +131,7 @@ def test_verbs_that_take_states_for_pictures_refuse_others(
             sampler.Renoise(),
             "renoise .*; use euler, heun or dopri5$",
         ),
+        ("points", "flow.target.kind=data", sampler.Heun(), "heun .* predicts the data alone"),
     ],
 )
 def test_samplers_of_a_command_are_judged_as_those_of_the_run(run: str, changes: str, drawn: Any, said: str) -> None:

@@ -112,6 +112,8 @@ chain | flow.path.sigma_min=0.1 | causal_transition does not go with flow.path.k
 chain | flow.target.kind=data | causal_transition does not go with flow.target.kind data | flow.target.kind velocity
 chain | flow.coupling.kind=minibatch_ot | causal_transition does not go with flow.coupling.kind minibatch_ot
 | process linear keeps the pairs | flow.coupling.kind independent
+parts of paths | flow.source={kind: toy} | flow.source.kind: toy, but the pairs in data.path begin at noise
+| leave flow.source out
 chain | engine.compile=true | engine.compile: | kept tokens at each call that draws; use false
 chain | flow.time={kind: grid, steps: 2} | flow.time.kind: grid | ; use uniform
 chain | flow.source={kind: toy, name: rings, held_out: 5} | flow.source.kind: toy
