@@ -264,6 +264,7 @@ REFUSED: dict[str, tuple[Callable[[Path], None], tuple[str, ...], str]] = {
     "not text": (write(step_of_two(0), lambda _: b"\xff\xfe"), (), "is not JSON, or cut off"),
     "events alone": (write(step_of_two(0), lambda _: b"[]"), (), "is not a profile of torch.profiler"),
     "more behind it": (write(step_of_two(0), lambda data: data + b"x"), (), "is not JSON, or cut off"),
+    "no comma": (write(step_of_two(0), lambda _: b'{"traceEvents": [1 2]}'), (), "is not JSON, or cut off"),
     "endless lists": (write(step_of_two(0), lambda _: b'{"a":' + b"[" * 200_000), (), "is not JSON, or cut off"),
     "NaN": (write(changed(step_of_two(0), "volta", "ts", float("nan"), False)), (), "is no time in microseconds (nan)"),
     "negative": (write(changed(step_of_two(0), "volta", "dur", -0.5, False)), (), "is no time in microseconds (-0.5)"),

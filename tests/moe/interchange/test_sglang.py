@@ -106,6 +106,8 @@ def test_requests_of_one_rank_are_dealt(tmp_path: Path, capsys: pytest.CaptureFi
     torch.save({"records": records([ids], 3)}, tmp_path / "dump.pt")
     printed(capsys, "import", tmp_path / "dump.pt", *FORM, "--ranks", 2, "--num-experts", 4, "--out", out)
     np.testing.assert_array_equal(RoutingTrace.read(out).source_rank, [0, 1, 0, 1, 0])
+    said = refusal(capsys, "import", tmp_path / "dump.pt", *FORM, "--slots-per-rank", 3, "--out", out)
+    assert "--slots-per-rank: is for counts, and the file has tokens; leave it out" in said
 
 
 def sound() -> dict[str, Any]:

@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 
 from netsim.foundation.refusal import Refusal
 from tests.each import each
-from trainer.checkpoint.storage import read_header, write_tensors
+from trainer.checkpoint.storage import FORMAT, INDEX, SavedState, read_header, write_tensors
 
 
 def tensors() -> dict[str, torch.Tensor]:
@@ -109,3 +109,10 @@ def test_a_malformed_file_is_refused(tmp_path: Path, damage: str) -> None:
     path.write_bytes(DAMAGE[damage](path.read_bytes()))
     with pytest.raises(Refusal, match=r"file: header: cannot be read \("):
         read_header(path)
+
+
+@each("content", ["{", "[]", '{"format": "another"}', '{"format": "FORMAT", "ranks": 2}'])
+def test_a_state_with_a_damaged_index_is_refused(tmp_path: Path, content: str) -> None:
+    (tmp_path / INDEX).write_text(content.replace("FORMAT", FORMAT))
+    with pytest.raises(Refusal, match=rf"{INDEX}: index: cannot be read \("):
+        SavedState(tmp_path)

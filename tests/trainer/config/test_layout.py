@@ -53,6 +53,8 @@ def test_the_line_for_a_person_says_how_the_run_is_divided() -> None:
     assert "batch 48 = 3 x 4 micro x 4; ZeRO 1, fp32" in line
     dense = configuration(moe=None, parallel={"expert": 1})
     assert describe(dense, plan_layout(dense, 1)).startswith("1 rank; ")
+    tensor = configuration(moe=None, parallel={"expert": 1, "tensor": 2})
+    assert describe(tensor, plan_layout(tensor, 4)).startswith("4 ranks = tensor 2 x data 2; ")
 
 
 def test_language_models_have_every_dispatch() -> None:
@@ -60,16 +62,6 @@ def test_language_models_have_every_dispatch() -> None:
         layout = plan_layout(language_model(moe={"dispatch": dispatch}), 4)
         assert layout.placement is not None
         assert layout.placement.dispatch == dispatch
-
-
-LIMITED = {
-    "top_k": ({}, r"router\.capacity_factor null sets no limit; set one"),
-    "sinkhorn": ({"router": {"kind": "sinkhorn"}}, r"router\.kind sinkhorn has no limit; use sparse_ot"),
-    "global potentials": (
-        {"router": {"kind": "sparse_ot", "potentials": "global"}},
-        r"router\.potentials global .*; use potentials rank",
-    ),
-}
 
 
 LIMITED = {"dispatch": "capped", "router": {"kind": "sparse_ot"}}

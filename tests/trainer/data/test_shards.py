@@ -104,6 +104,13 @@ def test_a_shard_without_the_context_of_its_index_is_refused(tmp_path: Path) -> 
         data.build(config(tmp_path))
 
 
+def test_a_shard_of_another_shape_than_its_index_is_refused(tmp_path: Path) -> None:
+    index = write_shards(tmp_path, pieces(50), num_classes=5)
+    save_shard(tmp_path / index.shards[0].file, {"data": examples(49), "labels": labels()[:49]})
+    with pytest.raises(Refusal, match=r"data: has shape \(49, .*\) but the index says \(50, "):
+        data.build(config(tmp_path))
+
+
 def test_the_length_of_shards_changes_nothing_but_files(tmp_path: Path) -> None:
     for length in (1, 7, 100):
         write_shards(tmp_path / str(length), pieces(20, 30), num_classes=5, shard_examples=length)
@@ -168,6 +175,9 @@ def test_rows_come_from_the_file_when_they_are_asked_for(tmp_path: Path) -> None
 
 def test_a_folder_without_an_index_is_told_with_the_commands_that_write_one(tmp_path: Path) -> None:
     with pytest.raises(Refusal, match=r"latents: python -m trainer encode, pairs: python -m trainer pairs"):
+        ShardIndex.read(tmp_path)
+    (tmp_path / "index.json").write_text("{")
+    with pytest.raises(Refusal, match=r"index\.json: index: is not JSON"):
         ShardIndex.read(tmp_path)
 
 

@@ -197,6 +197,7 @@ def test_triangles_that_are_no_surface_are_refused(tmp_path: Path, vertices: Any
     [
         ("a.stl", b"solid", r"file: ends in .stl, and no surface does; give triangles as OFF, OBJ or PLY"),
         ("a.off", b"OFF 3 1 0\n0 0 0", r"announces 3 and 1 vertices and faces, and 1 lines follow"),
+        ("a.off", b"OFF 1 1 0\n0 0 0\n3 0 0", r"line 3: announces 3 corners, and has 2; give triangles"),
         ("a.off", b"NOFF", r"file: does not begin with OFF"),
         ("a.off", b"\xff\xfe", r"file: is not UTF-8"),
         ("a.obj", b"v 0 0", r"line 1: has 2 coordinates of a vertex; give three"),

@@ -129,6 +129,7 @@ REFUSALS: dict[str, tuple[str, dict[str, Any], str]] = {
     "heads of another width": ("llama", {"head_dim": 16}, "head_dim: is 16"),
     "another activation": ("llama", {"hidden_act": "relu"}, "hidden_act: is 'relu'"),
     "no size": ("llama", {"hidden_size": None}, "hidden_size: is missing"),
+    "a size in words": ("llama", {"num_hidden_layers": "two"}, "num_hidden_layers: is not a whole number of 1 or more"),
     "a wrong size": ("llama", {"intermediate_size": 45}, "gate_proj.weight: has shape (44, 32), not (45, 32)"),
     "a layer more": ("llama", {"num_hidden_layers": 3}, "model.layers.2.input_layernorm.weight: is missing"),
     "a layer less": ("llama", {"num_hidden_layers": 1}, "model.layers.1.input_layernorm.weight: has no place"),
