@@ -296,15 +296,15 @@ def _times(text: str) -> tuple[float, ...] | None:
     "'data={{kind: pairs, path: {out}, held_out: 100}}'",
 )
 def pairs(options: Pairs) -> int:
-    import yaml
-
+    from netsim.foundation.documents import parse_yaml
     from trainer.sampling.pairs import run
     from trainer.sampling.pairs_request import PairsRequest
 
     nodes = None if options.nodes is None else _times(options.nodes) or Path(options.nodes)
     try:
-        sampler = yaml.safe_load(options.sampler)
-    except yaml.YAMLError as error:
-        raise ValueError(f"--sampler: {options.sampler} is not YAML; write {{kind: heun, steps: 50}}") from error
+        sampler = parse_yaml(options.sampler)
+    except ValueError as error:
+        problem = f"--sampler: {options.sampler:.80} is not YAML ({error})"
+        raise ValueError(f"{problem}; write {{kind: heun, steps: 50}}") from error
     changes = {"run": options.run_dir, "nodes": nodes, "sampler": sampler}
     return run(validated(PairsRequest, options, {"num": "num_pairs"}, **changes), options.out)

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from pydantic import ValidationError
 from torch import Tensor
 
@@ -159,12 +158,11 @@ def _read(text: str, own: AnyConfig) -> AnyConfig:
     document: Any = {"kind": text.strip()}
     if not text.strip().replace("_", "").isalnum():
         try:
-            document = yaml.safe_load(text)
-        except yaml.YAMLError as error:
-            reason = " ".join(str(error).split())
-            raise ValueError(f"--sampler: {text} cannot be read ({reason}); {_REMEDY}") from error
+            document = parse_yaml(text)
+        except ValueError as error:
+            raise ValueError(f"--sampler: {text:.80} cannot be read ({error}); {_REMEDY}") from error
     if not isinstance(document, dict):
-        raise ValueError(f"--sampler: {text} is neither a kind nor settings; {_REMEDY}")
+        raise ValueError(f"--sampler: {text:.80} is neither a kind nor settings; {_REMEDY}")
     asked = {"sampler": document}
     try:
         found: AnyConfig = _Sampler.model_validate(asked).sampler
@@ -192,7 +190,7 @@ def read_controls(text: str) -> tuple[AnyControl, ...]:
     try:
         document = parse_yaml(text)
     except ValueError as error:
-        raise ValueError(f"{_OPTION}: {text} cannot be read ({error}); {_LISTED}") from error
+        raise ValueError(f"{_OPTION}: {text:.80} cannot be read ({error}); {_LISTED}") from error
     if not isinstance(document, list | dict):
         raise ValueError(f"{_OPTION}: {text!r} lists no controls; {_LISTED}")
     found = _validated(document)

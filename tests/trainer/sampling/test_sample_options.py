@@ -125,6 +125,7 @@ def test_a_sampler_is_a_kind_or_settings_and_has_as_many_steps_as_are_asked_for(
         (("--sampler", "dopri5", "--steps", "3"), "--steps: dopri5 chooses its steps itself; leave it out, or give "),
         (("--sampler", "heum"), "--sampler.kind: 'heum' is not one of euler, heun, "),
         (("--sampler", "[1"), "--sampler: [1 cannot be read"),
+        (("--sampler", "[" * 5000), f"--sampler: {'[' * 80} cannot be read (lists and sections are nested"),
         (("--sampler", "- heun"), "--sampler: - heun is neither a kind nor settings; give a kind such as heun"),
         (("--sampler", "{kind: heun, step: 3}"), "--sampler.step: "),
         (("--sampler", "{kind: heun, steps: 0}"), "--sampler.steps: "),

@@ -187,6 +187,7 @@ def test_segments_are_the_teachers_steps_from_noised_data(teacher: Path, tmp_pat
         (("--segments", "64"), "--num-pairs: 50 leave some of the 64 segments without a pair"),
         (("--segments", "3"), "3 do not divide the 4 steps of the sampler"),
         (("--sampler", "{kind: rk45}"), "--sampler"),
+        (("--sampler", "[" * 5000), "is not YAML (lists and sections are nested more than"),
         (("--guidance", "-1"), "--guidance: "),
     ],
 )
