@@ -1,4 +1,4 @@
-"""How well a flow draws each of the tasks that its routed adapters tell apart, and which modules each uses."""
+"""Sample quality of a flow for each task of its routed adapters, and the modules that each task uses."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -78,7 +78,7 @@ def by_task(
 ) -> TaskFigures | None:
     """Measures the run's own sampler task by task, at least 2 samples each.
 
-    None: the run tells no tasks apart, or draws for contexts of held-out examples.
+    None if the run has no tasks, or draws for contexts of held-out examples.
     """
     names, config = task_names(flow.config), flow.config
     if not names or flow.config.context_shape is not None:

@@ -1,4 +1,4 @@
-"""How well clusters are the classes, beside k-means: figures, a table and a page."""
+"""Agreement of clusters with classes, compared with k-means: figures, a table and a page."""
 
 from __future__ import annotations
 
@@ -35,7 +35,8 @@ class Judged:
         accuracy: share of examples in the cluster of their class (Hungarian).
         balanced: mean over the classes of the share within each class.
         information: mutual information over the mean of both entropies (NMI).
-        confusion: int64 [classes, clusters], the cluster of class c in column c, empty where there are too few.
+        confusion: int64 [classes, clusters], the cluster of class c in column c; a column is empty if clusters are too
+            few.
         matched: number of the cluster of each class.
     """
 
@@ -99,7 +100,7 @@ def purity(features: Tensor, classes: Tensor) -> float:
 
 
 def k_means(features: Tensor, clusters: int, seed: int) -> NDArray[np.int64]:
-    """Clusters of features [N, W]; on one thread, since several add up in any order."""
+    """Clusters of features [N, W] by k-means, on one thread, since several threads would sum in a random order."""
     from sklearn.cluster import KMeans
     from threadpoolctl import threadpool_limits
 

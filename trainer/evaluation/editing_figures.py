@@ -69,10 +69,10 @@ class EditFigures:
     An edit to the picture's own class is not counted, unless no others are requested.
 
     Attributes:
-        source: the pictures themselves in place of the edits.
-        fresh: draws of the classes from fresh noise in their place.
-        reconstruction: error of what a picture's own class draws from its noise.
-        decoder: error of what the decoder makes of a picture's states; 0 where states are pixels.
+        source: figures of the pictures themselves in place of edits.
+        fresh: figures of draws of the classes from fresh noise in place of edits.
+        reconstruction: error of pictures drawn from their own noises under their own classes.
+        decoder: error of pictures encoded and decoded again; 0 where states are pixels.
         judged: share of the pictures that the classifier takes for their own class; None if unknown.
         inversion_errors: mean squared distance of states, of each iterate of the inversion; None if it has none.
         edit_errors: the same of each corrected noise under the classes; None if noises are not corrected.

@@ -1,4 +1,4 @@
-"""The page of edits: pictures beside their edits, error against editability, and what it cost."""
+"""The page of edits: pictures beside their edits, error against editability, and costs."""
 
 from __future__ import annotations
 

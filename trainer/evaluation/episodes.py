@@ -30,12 +30,13 @@ class Drawn(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Episodes:
-    """Request for episodes; each is a function of the seed and its own number, so that more of them contain fewer.
+    """Request for episodes; each depends on seed and number alone, so that more episodes include the fewer.
 
     Attributes:
         num: episodes.
         ways: classes of an episode.
-        shots: numbers of labelled examples of a class, each played with the same queries; more contain fewer.
+        shots: numbers of labelled examples of a class, each played with the same queries; larger sets contain the
+            smaller.
         queries: of each class, or by class in the order in which an episode draws its classes.
         seed: of all draws.
     """
@@ -117,7 +118,7 @@ STEPS = 5
 
 
 def nearest(prototypes_EWD: Tensor, queries_EQD: Tensor) -> Tensor:
-    """The class [E, Q] of each query, that of the nearest prototype."""
+    """The class [E, Q] of the prototype nearest to each query."""
     return squared_euclidean(queries_EQD, prototypes_EWD).argmin(2)
 
 
@@ -138,8 +139,8 @@ def transported(
 ) -> Tensor:
     """Moves prototypes `passes` times to the means of the queries that an entropic transport plan assigns to them.
 
-    Every class gets as many queries as the others, or deviates at a price of `left_at` times the Kullback-Leibler
-    divergence. Where a class has several labelled examples, `KEPT` of their mean stays.
+    Every class gets equally many queries, or deviates at a price of `left_at` times the Kullback-Leibler divergence. If
+    a class has several labelled examples, its prototype keeps a share `KEPT` of their mean.
 
     Poulakakis-Daktylidis and Jamali-Rad, "BECLR", ICLR 2024, section 4.2.
     """

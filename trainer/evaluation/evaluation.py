@@ -71,8 +71,7 @@ class Measured:
             network makes features of them, ``fid``, ``precision`` and ``recall`` on these; of a run that learns by a
             reward, ``reward``, its mean over samples drawn with the run's guidance; if the data have classes, also
             ``class_accuracy``: the share of samples drawn with the run's guidance that a classifier fitted to the data
-            assigns to their class. Rows of searched grids have it only where that guidance is none, for which the grids
-            were searched.
+            assigns to their class. Searched grids have it only for runs without guidance, for which grids are searched.
     """
 
     sampler: str
@@ -95,12 +94,12 @@ class Evaluation:
             number of evaluations. If the run samples segment by segment, so does Euler's method.
         paths: ``straightness``, ``path_energy`` and ``transport_cost`` of the flow without guidance; None: its samples
             follow no velocity, such as those of a chain of transitions.
-        monge_gap: how much further the flow moves points than it has to; None: each has a context of its own, or
+        monge_gap: excess transport cost of the flow over the optimum; None if each example has its own context, or
             samples follow no velocity.
         bits_per_dimension: negative log2 density of held-out examples for each value, in units of the data, or of the
             latents if the flow runs on latents; None if not requested.
         controls: settings of the controls of all samples, in their order.
-        readings: what else is measured of such a flow, such as classes that it reads or the motion of its clips.
+        readings: further figures of such a flow, such as classes that it reads or the motion of its clips.
     """
 
     checkpoint: str
@@ -221,8 +220,8 @@ def sample_multiply_adds(
 ) -> int | None:
     """Returns the multiply-adds of a sample of these calls, without guidance and decoding.
 
-    A mean, as some routers give a token more experts than others, counted while a few samples are drawn without
-    controls. None where controls add calls, or nothing was counted.
+    It is the mean over a few samples drawn without controls, since routers may give tokens different numbers of
+    experts. None if controls add calls, or nothing was counted.
     """
     num = min(COUNTED, len(conditioning.labels))
     with counting() as counter:

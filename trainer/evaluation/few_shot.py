@@ -27,7 +27,7 @@ TOGETHER = 250
 
 
 def played_examples(data: AnyConfig, episodes: Episodes) -> Batch:
-    """The held-out examples that episodes are drawn from; raises a ValueError if they cannot be."""
+    """The held-out examples that episodes are drawn from; raises ValueError if episodes cannot be drawn from them."""
     episodes.check()
     dataset = trainer.data.build(data)
     batch = dataset.get(trainer.data.first_data_points(dataset, "held_out", MOST_EXAMPLES))

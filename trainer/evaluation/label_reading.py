@@ -42,7 +42,7 @@ class MaskReading:
         images: held-out images that were read.
         overlap: intersection over union of what is above 0, over all pixels and channels, by the number of noises whose
             fields are averaged.
-        threshold: the same of the images' own brightness above or below the best threshold of the training images.
+        threshold: the same overlap for a threshold on the images' brightness, the best one on the training images.
         shown: some images [H, W] or [H, W, 3] in [0, 1], each with its mask and the mask that is read, [H, W] of the
             first channel; empty where examples are no images.
     """

@@ -116,7 +116,7 @@ class OfPreference:
         reward: mean by the preference, not raised to the exponent.
         best: the same of the best distinct objects.
         diversity: mean distance between any two of these.
-        even: mean reward, by the preference, of objects that even choices lead to.
+        even: mean reward, by the preference, of objects built by uniform choices.
         exact: comparison with the wanted distribution; None: there are too many objects to know it.
     """
 
@@ -139,10 +139,10 @@ class ParetoFigures:
     """The figures of a policy, for a lattice of preferences.
 
     Attributes:
-        rewards_are: what the rewards are, if not the objectives themselves; empty: they are.
-        even: [N, K] rewards of as many objects as all preferences have together, which even choices lead to.
+        rewards_are: description of the rewards; empty if they are the objectives themselves.
+        even: [N, K] rewards of objects built by uniform choices, as many as all preferences have together.
         reachable: [N, K] rewards of all objects; None: there are too many.
-        has_picture: whether the run's own picture says more than the page does: which cells of a grid are built.
+        has_picture: whether the run's own picture adds to the page: it shows which cells of a grid are built.
     """
 
     names: tuple[str, ...]

@@ -1,4 +1,4 @@
-"""How far drawn transition states are from those of held-out reactions, and their energies."""
+"""Distances of drawn transition states from those of held-out reactions, and their energies."""
 
 from __future__ import annotations
 
@@ -50,11 +50,11 @@ class ReactionReading:
     """Figures of transition states drawn by the run's own sampler, one for each held-out reaction.
 
     Attributes:
-        drawn: how far they are from the true ones.
+        drawn: their distances from the true ones.
         midpoint: the same of the middles of reactant and product.
         spread: root mean square deviation of the free atoms over two draws of a reaction, in angstrom.
         barriers: [M, 2] eV from the reactant to the true and to the drawn state; None: no potential is known.
-        profiles: eV along straight lines by way of the true and of the drawn state [K, 2, points], above the reactant.
+        profiles: [K, 2, points] eV above the reactant on straight lines through the true and through the drawn state.
     """
 
     reactions: int

@@ -60,9 +60,9 @@ class ClipReading:
     Attributes:
         clips: that were drawn.
         motion: mean absolute difference of neighbouring frames, of drawn clips and of held-out ones.
-        first_frame: mean absolute difference of the first frame from the one that the network reads; None: it reads
+        first_frame: mean absolute difference of the first frame from the one that the network reads; None if it reads
             none.
-        shift: root mean square of what is taken from each frame of a state; None: nothing is.
+        shift: root mean square of the values subtracted from each frame of a state; None if none are.
     """
 
     clips: int
@@ -180,7 +180,7 @@ class SequenceReading:
 def divergence(drawn: Letters, real: Letters, num_letters: int, width: int) -> float:
     """Mean over `width` neighbouring places of the divergence in nats of drawn letters from real ones.
 
-    Real counts get half an occurrence more of each, so that what never occurs among them costs much and not infinity.
+    Half an occurrence is added to each real count, so that letters that never occur there cost much, but not infinity.
     """
     places = drawn.shape[1] - width + 1
     base = num_letters ** np.arange(width)

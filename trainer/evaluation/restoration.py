@@ -1,4 +1,4 @@
-"""The restore verb: pictures from observations of them, their figures, and what they cost."""
+"""The restore verb: pictures from observations of them, their figures and costs."""
 
 from __future__ import annotations
 

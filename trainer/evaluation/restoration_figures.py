@@ -43,7 +43,7 @@ class ByKind(NamedTuple):
 
 @dataclass(frozen=True)
 class Prior:
-    """How strongly the flow pulls at each noise level.
+    """Strength of the prior at each noise level.
 
     Attributes:
         levels: noise levels, float64 [T].
@@ -142,7 +142,7 @@ class RestorationFigures:
 
     @property
     def variance_share(self) -> float | None:
-        """Variance of the samples over the error of their mean, 1 where the truth could be one of them.
+        """Variance of the samples over the error of their mean; 1 if the truth behaves like another sample.
 
         None with one sample of each, or without a truth.
         """

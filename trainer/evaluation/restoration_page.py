@@ -1,4 +1,4 @@
-"""The page of restored pictures: observations, samples, their distance from the truth, and what they cost."""
+"""The page of restored pictures: observations, samples, their distance from the truth, and costs."""
 
 from __future__ import annotations
 
@@ -226,7 +226,7 @@ def _error_chart(errors: NDArray[np.float64]) -> str:
 
 
 def _spread_chart(errors: NDArray[np.float64], spreads: NDArray[np.float64], samples: int) -> str:
-    """The error of the mean of the samples against their variance; the line is where the truth could be a sample."""
+    """Draws the error of the samples' mean against their variance; on the line, the truth behaves like a sample."""
     reach = 1.08 * float(max(spreads.max(), errors.max())) or 1.0
     line = Line([0, reach], [0, reach * (1 + 1 / samples)], SOFT, dash=DASHED, width=1.1)
     limits = (0, 1.12 * float(spreads.max()) or 1.0), (0, 1.08 * float(errors.max()) or 1.0)
@@ -238,7 +238,7 @@ def _spread_chart(errors: NDArray[np.float64], spreads: NDArray[np.float64], sam
 
 
 def _weight_chart(prior: Prior) -> str:
-    """How far a step of the prior moves, as a share of the distance, against the noise level."""
+    """Draws the length of a step of the prior, as a share of the distance, against the noise level."""
     top = max(LIMIT * 1.08, 1.1 * float(prior.ratios.max()))
     marks = [
         Line(prior.levels, prior.ratios, RESTORED),

@@ -1,4 +1,4 @@
-"""How far the ends of grids of times are from those of the fine grid, on noises that no search has seen."""
+"""Errors of grids of times: distances of their ends from those of the fine grid, on noises that no search has used."""
 
 from __future__ import annotations
 

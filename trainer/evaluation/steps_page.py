@@ -118,7 +118,7 @@ def _table(figures: StepFigures) -> Table:
 
 
 def errors_chart(figures: StepFigures) -> str:
-    """The error at the end against evaluations, and beside it the errors in parts of those of equal steps."""
+    """Draws the error at the end against evaluations; beside it, error and energy distance relative to equal steps."""
     evaluations = list(figures.grids)
     ticks = {float(number): str(number) for number in evaluations}
 

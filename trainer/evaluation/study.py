@@ -1,4 +1,4 @@
-"""A study of a finished run: work on pictures, shared over the ranks, in a folder that the same command completes."""
+"""A study of a finished run: work on pictures, shared over the ranks; the same command resumes an unfinished folder."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Work:
     """Work on batches of pictures, which is a function of the pictures alone.
 
     Attributes:
-        batch: computes the results of a batch of rows, int64 [B], and returns what writes them.
+        batch: computes the results of a batch of rows, int64 [B], and returns a function that writes them.
         files: documents that the folder begins with, by name.
     """
 
@@ -59,9 +59,9 @@ class Study(ABC):
     Attributes:
         run_dir: folder of the run.
         checkpoint: folder of the checkpoint that the request was resolved against.
-        sampler: by which the flow is drawn from.
+        sampler: sampler that draws from the flow.
         results: folder of the results, one file for each picture.
-        together: pictures that pass through the network at once.
+        together: number of pictures that pass through the network at once.
         title: of the progress, for a person.
     """
 
@@ -101,8 +101,8 @@ def opened_pictures(
 def carry_out(study: Study) -> int:
     """Completes a folder of results, and writes its figures and its page; 75 if stopped.
 
-    The ranks of a launch share the pictures, and the network as those of the run did. What the folder holds of the same
-    request is kept.
+    The ranks of a launch share the pictures, and share the network as the run's ranks did. Earlier results of the same
+    request are kept.
     """
     results, refusal, findings, code = study.results, None, None, 0
     results.check()

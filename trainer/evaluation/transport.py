@@ -98,7 +98,7 @@ class Moved:
 class MongeGaps:
     """The Monge gaps of a flow without guidance.
 
-    The gap of a sample is at most that of the flow in expectation: with more points there are more ways to pair them.
+    In expectation the gap of a sample is at most that of the flow, since more points allow more pairings.
 
     Attributes:
         one_step: by the map x_0 + v(x_0, 0); None: the flow has none.

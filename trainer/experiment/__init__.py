@@ -1,1 +1,1 @@
-"""What spans runs: checks, stages, comparisons of methods, and reports."""
+"""Work beyond a single run: checks, stages, comparisons of methods, and reports."""

@@ -1,4 +1,4 @@
-"""The check verb: what a configuration means, before anything is started."""
+"""The check verb: validates a configuration and describes its effects, before anything is started."""
 
 import math
 import re

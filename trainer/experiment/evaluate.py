@@ -140,7 +140,7 @@ def play_run(
 
 
 def check_options(run_dir: Path, given: Sequence[str]) -> None:
-    """Refuses options that say how a flow is measured, for a run that follows none."""
+    """Refuses options that apply to flows alone, for a run without a flow."""
     if given and _measured_by_task(run_dir):
         does = "builds objects" if builds_objects(run_dir) else "learns features"
         raise ValueError(f"{given[0]}: {run_dir} {does} and follows no flow; leave it out (--num and --seed are read)")
@@ -165,14 +165,14 @@ def _measured(
 
 
 def _measured_by_task(run_dir: Path) -> bool:
-    """Whether a run follows no flow and its task measures it."""
+    """Whether a run has no flow, so that its task measures it."""
     if not run_dir.exists():
         return False
     return isinstance(load_run(newest_checkpoint(run_dir)).sample, ObjectSample | ExampleSample | SurfaceSample)
 
 
 def _check_likelihood(config: RunConfig) -> None:
-    """Refuses the likelihood of a flow whose source has no density, or whose velocity cannot be followed back."""
+    """Refuses the likelihood of a flow whose source has no density, or whose velocity cannot be integrated back."""
     assert isinstance(config.sample, FlowSample)
     run, source = config.run.dir, config.source_data
     for has_none, problem in (

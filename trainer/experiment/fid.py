@@ -68,7 +68,7 @@ class FidRequest:
 
     @property
     def drawing(self) -> DrawingRequest:
-        """What is drawn of the run."""
+        """The request for the samples of the run."""
         return DrawingRequest(
             run_dir=self.samples,
             num=self.num if self.num is not None else CONVENTION,
@@ -134,7 +134,7 @@ def run(request: FidRequest) -> int:
 
 @dataclass(frozen=True)
 class _Real:
-    """The real examples; without a source there are only their statistics."""
+    """The real examples; without a source, their statistics alone."""
 
     digest: str
     statistics: Statistics | None

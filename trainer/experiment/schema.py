@@ -1,9 +1,9 @@
 """The JSON Schema of a run configuration, from which editors complete and `trainer keys` prints.
 
-It takes what the loader takes: a section may leave out its kind, whatever has a default, and what the files that it
-names say; a configuration with stages may leave to them what it likes, and one with a base to that run. The keys
-that must be there are therefore kept apart: the schema of a section names none, and what `complete` makes of it names
-nothing else.
+It accepts what the loader accepts. A section may omit its kind, every key with a default, and every key that a file
+named in it gives. A configuration with stages may leave any key to them, and one with a base any key to that run.
+Required keys are therefore kept apart: the schema of a section requires none, and the schema that `complete` makes of
+it contains nothing else.
 """
 
 import re
@@ -30,7 +30,7 @@ PREFIX = "#/$defs/"
 
 
 def complete(node: Node, definitions: Node) -> Node:
-    """A schema that requires the keys noted as ``x-required``, in a node and below; adds to `definitions`."""
+    """Makes a schema that requires the keys marked ``x-required`` in a node and below; adds to `definitions`."""
     return _required(node, definitions) or {}
 
 
@@ -61,7 +61,7 @@ def _required(node: Node, definitions: Node) -> Node | None:
 
 
 def _referred(name: str, definitions: Node) -> Node | None:
-    """A reference to the keys that a definition requires; None if it requires none."""
+    """A reference to the schema of the keys that a definition requires; None if it requires none."""
     complete_name = f"{name}.complete"
     if complete_name not in definitions:
         definitions[complete_name] = None  # a section that holds itself
@@ -211,7 +211,7 @@ def _former_names(field: FieldInfo) -> list[str]:
 
 
 def _filled(section: type[BaseModel], name: str) -> bool:
-    """Whether a section that a configuration leaves out is filled in."""
+    """Whether the loader fills in this section of a run if a configuration omits it."""
     return section is RunConfig and name in ("data", "sample", "task")
 
 
@@ -260,7 +260,7 @@ CLASS: Node = {"type": "string", "pattern": r"^[\w.]+:\w+$", "description": "You
 
 
 def _or_class(node: Node) -> Node:
-    """Lets a node also be a section that names a user's class and holds its settings; so in a list or a mapping."""
+    """Also accepts a section with a user's class and its settings; in a list or a mapping, for each element."""
     if node.get("type") == "array":
         return {**node, "items": _or_class(node["items"])}
     if "patternProperties" in node:

@@ -23,8 +23,8 @@ _RUN = OutputFolder("run.dir", ("config.yaml", "checkpoints"))
 def run(path: Path, overrides: Sequence[str], only: str | None = None, *, overwrite: bool = False) -> int:
     """Trains one rank, or runs all stages of a configuration that has some, or `only` one.
 
-    0, or 75 if stopped and saved. ValueError comes before anything is joined or written; RunFailed if the run cannot
-    continue, or a rank did not come.
+    Returns 0, or 75 if stopped and saved. Raises ValueError before anything is joined or written, and RunFailed if the
+    run cannot continue or a rank did not join.
     """
     end_with_launcher()
     ranks = StartStore(Launch.from_environment())

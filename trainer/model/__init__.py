@@ -1,1 +1,1 @@
-"""The networks: one file each, what they are made of, and how a run builds and loads one."""
+"""The networks, one file each, their parts, and how a run builds and loads a network."""

@@ -30,7 +30,7 @@ _ARGUMENT = "tasks_of_rows"
 
 
 def pass_tasks(network: Network, rows: RowTasks) -> None:
-    """Makes a network pass the tasks of a condition to layers that read `rows`, in place; before compiling and engines.
+    """Makes a network pass a condition's tasks to layers that read `rows`; in place, before compiling and engines.
 
     A block gets the tasks as an argument. A block that is compiled or recomputed in the backward pass thus sees those
     of its own pass.
@@ -106,7 +106,7 @@ def adapt(network: N, settings: AdaptersConfig | None, num_tasks: int = 0) -> N:
 
 @contextmanager
 def without_adapters(network: nn.Module) -> Iterator[None]:
-    """While entered, an adapted network is its base; an engine may have divided it."""
+    """While entered, an adapted network computes as its base; also for a network that an engine has divided."""
     adapters = [module for module in network.modules() if isinstance(module, _ADAPTERS)]
     before = [adapter.active for adapter in adapters]
     try:

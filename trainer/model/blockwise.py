@@ -24,7 +24,7 @@ from trainer.model.network import Builders, Initial, Network, NetworkSpec, Norma
 
 @dataclass(frozen=True)
 class Groups:
-    """Groups of examples by segment: `place` int64 [B] of each, and `source` int64 [M C], filled up with example 0.
+    """Groups of examples by segment: `place` int64 [B] of each example; `source` int64 [M C], padded with example 0.
 
     With a `segment`, the whole batch belongs to that segment and is not regrouped.
     """
@@ -111,7 +111,7 @@ class Blockwise(Network):
 
     @property
     def blocks(self) -> nn.ModuleList:
-        """In the order of a forward pass; those of the residual network last."""
+        """All blocks in the order of a forward pass, those of the residual network last."""
         return nn.ModuleList([*self.trunk, *self.own_blocks, *self.residual])
 
     def initial(self, name: str, shape: tuple[int, ...]) -> Initial:

@@ -59,7 +59,8 @@ def build_model(config: RunConfig, layout: Layout) -> Network:
 def bare_network(config: RunConfig, layout: Layout) -> Network:
     """This rank's network on Megatron's process groups, parameters on the meta device and buffers on the CPU.
 
-    Weights are :class:`trainer.model.values.DrawnValues`, equal however ranks share it, but for a custom network's own.
+    Weights come from :class:`trainer.model.values.DrawnValues`, equal for any division; a custom network may draw its
+    own.
     """
     draws_itself = not hasattr(getattr(_builder(config), "__self__", _builder(config)), "initial")
     generator = torch.Generator().manual_seed(derive_seed(config.run.seed, "model")) if draws_itself else None

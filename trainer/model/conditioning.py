@@ -1,4 +1,4 @@
-"""How time, class and context reach the blocks of a network, and images as rows of patches.
+"""Time, class and context as inputs of a network's blocks, and images as rows of patches.
 
 Shape suffixes: B batch, C channels, H W pixels, N patches or other tokens, P values of a patch, D width.
 """
@@ -116,8 +116,8 @@ def beside_context(x_t: Tensor, context: Tensor | None, read_context: nn.Module 
 
 
 class SpatialRescaler(nn.Conv2d):
-    """Halves a map by means of two by two, mixes its channels and puts them behind a state: Rombach et al., 2022,
-    appendix D; arXiv 2307.08698, section 4.2.
+    """Halves a map by averages over 2 x 2 places, mixes its channels and puts them behind those of a state: Rombach et
+    al., 2022, appendix D; arXiv 2307.08698, section 4.2.
     """
 
     def __init__(self, num_read: int, num_written: int, halvings: int) -> None:

@@ -1,7 +1,7 @@
-"""A diffusion transformer; the cosines and sines of diffusers are rounded as there, so that its networks compute alike.
+"""A diffusion transformer; cosines and sines are rounded as in diffusers, so that its networks give equal results.
 
 Shape suffixes: B batch, N tokens (patches), D width, H heads, A tokens whose attention is requested, M tokens that are
-looked at.
+attended to.
 """
 
 import math

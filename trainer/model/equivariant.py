@@ -17,7 +17,8 @@ class Equivariant(Network):
     """Rounds of messages between all atoms; the prediction is a sum of vectors between them.
 
     The prediction is a vector for each free atom, and 0 for the others. Where the data are predicted, the middle of the
-    ends is added. It rotates and reflects with state and ends, and ignores translations. At first the sum is 0.
+    ends is added. It rotates and reflects with state and ends, and ignores translations. At initialisation the sum is
+    0.
     """
 
     centers: Tensor
@@ -70,7 +71,7 @@ class Equivariant(Network):
         return predicted.transpose(1, 2)[:, :, None]
 
     def _bells(self, vectors: list[Tensor]) -> Tensor:
-        """The lengths [..., W] of vectors [..., 3]; a smooth root keeps the gradient at 0 finite."""
+        """Gaussian bells [..., W] of the lengths of vectors [..., 3]; a smooth root keeps the gradient at 0 finite."""
         lengths = torch.stack([(vector.square().sum(-1) + 1e-8).sqrt() for vector in vectors], dim=-1)
         return torch.exp(-self.steepness * (lengths[..., None] - self.centers).square()).flatten(-2)
 

@@ -29,7 +29,7 @@ from trainer.model.transition import chain_of
 def call_on_meta(
     network: nn.Module, config: RunConfig, *questions: Question, segment: int | None = None
 ) -> tuple[Tensor, ...]:
-    """What a network on the meta device returns for one example and some questions.
+    """Returns the output of a network on the meta device for one example and some questions.
 
     Args:
         segment: of time that a sampler is in; None: the time of the example decides.

@@ -1,8 +1,8 @@
 """The network that a run trains and its specification: first values, frozen weights, and how blocks compute.
 
 Engines divide parameters, optimisers update them, averages follow them and checkpoints hold them. Frozen weights are
-buffers that are in no state, of which these know nothing, so a network with some is to all of them what is trained of
-it. They cost their memory on every rank, whole: in bf16 two bytes each, 16 GB for 8 billion. No engine divides them.
+non-persistent buffers, which all of these ignore: to them, only the trained parameters exist. No engine divides frozen
+weights, so every rank holds all of them: in bf16 two bytes each, 16 GB for 8 billion.
 """
 
 import math
@@ -64,7 +64,7 @@ class StatesInitial(Protocol):
     """A module that defines the initial values of its parameters, unless a module inside it defines them."""
 
     def initial(self, name: str, shape: tuple[int, ...]) -> Initial:
-        """First values of a parameter by its name in this module and its whole shape, whatever a rank holds of it."""
+        """First values of a parameter, by its name in this module and the shape of the undivided parameter."""
         ...
 
 
@@ -84,10 +84,10 @@ C = TypeVar("C", bound=NetworkConfig, covariant=True)
 class Network(nn.Module):
     """The module that a run trains: any module of torch with `blocks`, called as its task does.
 
-    It is no protocol, since engines take modules alone; they compile, repeat and gather the blocks, the layers of
-    traces, one by one. A :class:`StatesInitial` is never whole in the memory of a rank that trains a part of it: its
-    constructor sees parameters without memory, and values are drawn one parameter at a time. Any other draws its values
-    itself.
+    It is no protocol, since engines accept modules alone. Engines compile, recompute and gather the blocks one by one;
+    traces count them as layers. A :class:`StatesInitial` is never whole in the memory of a rank that trains a part of
+    it: its constructor sees parameters without memory, and values are drawn one parameter at a time. Any other draws
+    its values itself.
     """
 
     blocks: nn.ModuleList
@@ -116,7 +116,7 @@ class NetworkSpec(Generic[C]):
         read_context: called with the state and its context, makes the input [B, C + C', H, W] of the network of them;
             None: they are put side by side.
         caption_width: of the vectors of captions that the condition holds; 0: it holds none.
-        predicts_data: whether a prediction is a data point, which lies where the examples do, and no difference of two.
+        predicts_data: whether a prediction is a data point, located where the examples are, and no difference of two.
         generator: for a network that draws its initial weights itself; None: there is nothing to draw.
     """
 
@@ -191,7 +191,7 @@ def put_frozen(module: nn.Module, name: str, values: Tensor) -> None:
 
 
 def computing_dtype(module: nn.Module) -> torch.dtype:
-    """Type of a module's frozen weights, or else of its parameters; by name ZeRO 3 would gather them."""
+    """Type of a module's frozen weights, or else of its parameters; ZeRO 3 would gather parameters read by name."""
     for part in module.modules():
         for name in vars(part).get(_NAMES, {}):
             return part.get_buffer(name).dtype

@@ -129,9 +129,9 @@ class TransitionMLP(MLP):
 class CausalTransition(Network):
     """A transformer over the tokens of a state and of those that follow it, steered by the class, and a head.
 
-    The features at a place are those of the token that is drawn there, its input the token before, at first a start
-    token. With history `last` tokens of X_t attend to one another, those of X_(t+1) to X_t and to tokens before, and
-    time steers; with `full` all states are one causal sequence without a time. Shaul et al., sections 3.2 and 3.3
+    The features at a place are for drawing the token there; the input there is the token before, at first a start
+    token. With history `last`, tokens of X_t attend to one another, tokens of X_(t+1) to X_t and to earlier tokens, and
+    time steers. With `full`, all states are one causal sequence without a time. Shaul et al., sections 3.2 and 3.3
     (ARTM, FHTM).
     """
 

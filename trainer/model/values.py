@@ -195,7 +195,7 @@ def _paths_around(name: str) -> Iterator[str]:
 
 
 class SavedModules:
-    """Saved modules, or their mean for low-rank adapters, and fresh routing (Caccia et al., arXiv 2211.03831, 3.2)."""
+    """Saved modules (for low-rank adapters their mean) with fresh routing (Caccia et al., arXiv 2211.03831, 3.2)."""
 
     def __init__(self, weights: Weights, routing: Values) -> None:
         self._weights, self._routing = weights, routing
@@ -231,7 +231,7 @@ def check_weights(path: Path, shapes: Mapping[str, tuple[int, ...]], remedy: str
 
 
 def check_meaning(path: Path, model: NetworkConfig, otherwise: str = "begin without model.init_from") -> None:
-    """Refuses weights of the right shapes that were trained to compute something else, if a configuration shows it."""
+    """Refuses weights of the right shapes that, by the configuration beside them, if any, compute something else."""
     beside = path.parent / "config.yaml"
     if not beside.is_file():
         return
@@ -255,7 +255,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
 
 
 def load_routers(model: nn.Module, folder: Path) -> None:
-    """Fills what routers learn besides their weights, as far as ``routers.safetensors`` in the folder has it."""
+    """Loads router state besides weights, matched by name and shape, from ``routers.safetensors`` if there is one."""
     path = folder / ROUTERS
     if path.exists():
         own = model.state_dict()

@@ -1,4 +1,4 @@
-"""How evenly the experts are used, and how many rows of a dispatch cross to another node, as its mode sends them.
+"""Load balance of the experts, and the rows that a dispatch mode sends to another node.
 
 Shape suffixes: L MoE layers, E experts of a layer, C columns of a layer's tally: its experts, then `_SUMS`; T tokens of
 this rank, N ranks that share the experts.
@@ -22,10 +22,10 @@ def crossing_rows(
 ) -> tuple[Tensor, Tensor]:
     """Rows that one rank's tokens send to other nodes in a layer, and those if every expert were alone on another node.
 
-    home: a row a choice; capped: likewise, empty slots left out; copies: a row a rank that holds any of the token's
-    experts; hierarchical: a row a node that does; coherent: a row a rank, and the output of each of them but the
-    anchor's, sent on to the anchor's rank. The second number, float64 [] as the first, does not depend on the
-    placement: one a choice, and in coherent dispatch one more for every choice of a token but its anchor.
+    A token sends, in mode home, a row for each choice; capped: the same, without empty slots; copies: a row for each
+    rank that holds any of its experts; hierarchical: a row for each such node; coherent: a row for each such rank, each
+    of which but the anchor's sends its output on to the anchor's rank. The second number, float64 [] as the first, does
+    not depend on the placement: one for each choice, and in coherent dispatch one more for every choice but the anchor.
 
     Args:
         probs_TE: gate values; the largest chosen one is the anchor's.

@@ -37,8 +37,8 @@ def peak_memory(device: torch.device) -> dict[str, float]:
 def resident_peak_bytes() -> int:
     """Largest resident memory of this process, in bytes.
 
-    Linux lets ``getrusage`` start at the peak of the program that a process was before it became this one (that of
-    the launcher), so it is asked only where there is no ``/proc``.
+    On Linux ``getrusage`` starts at the peak of the program that ran in the process before (the launcher), so it is
+    used only without ``/proc``.
     """
     if _STATUS.exists():
         fields = dict(line.split(":", 1) for line in _STATUS.read_text(encoding="ascii").splitlines())
@@ -119,7 +119,7 @@ class OwnWork:
 
 
 class Stragglers:
-    """Compares the ranks' local work between two records; names a rank above `factor` times the mean, None: none."""
+    """Compares the ranks' local work between two records; names ranks above `factor` times the mean (None: none)."""
 
     def __init__(self, factor: float | None) -> None:
         self._factor = factor

@@ -59,7 +59,7 @@ class Story:
                 del course[::2]
 
     def course(self, name: str, least: int) -> list[float]:
-        """The latest values of a figure, oldest first: the later half of all, and at least `least` where there are."""
+        """The latest values of a figure, oldest first: the later half, but at least `least` if there are so many."""
         course = self._courses.get(name, [])
         return course[-max(least, len(course) // 2) :]
 
@@ -268,7 +268,7 @@ class LogLines(Sink):
             print(self._line(), file=self._stream, flush=True)
 
     def close(self) -> None:
-        """Nothing is left open."""
+        """Does nothing, since nothing is open."""
 
     def _line(self) -> str:
         story, values = self._story, self._story.values

@@ -113,7 +113,7 @@ class Conditioning:
     Attributes:
         seen: the visible part of an image for each example; None: nothing is visible.
         originals: the whole images [N, C, H, W] of these parts; None where nothing is visible.
-        beginnings: images [N, C, H, W] that paths begin at; None: they begin at noise, or the examples are no images.
+        beginnings: images [N, C, H, W] that paths begin at; None if they begin at noise, or examples are no images.
         captions: the requested captions, which examples have in turn; empty: none were requested.
     """
 
@@ -169,7 +169,7 @@ class Conditioning:
 def conditioning_for(
     config: RunConfig, parts: FlowParts, num: int, *, seed: int, classes: Sequence[int] = (), shown: bool = True
 ) -> Conditioning:
-    """Conditions of `num` examples: the classes in turn (0 if there are none), and with tasks the next one each turn.
+    """Conditions of `num` examples: the classes in turn (0 if there are none), each cycle with the next task, if any.
 
     Where examples need a context or a caption, the first held-out images give it, perhaps fewer than `num`. The seed
     and the number of an example determine the hidden pixels. `shown`: whether a person will see the examples beside the

@@ -54,7 +54,7 @@ class TrainedFlow:
 
     @property
     def device(self) -> torch.device:
-        """Where the network computes."""
+        """The device of the network."""
         return next(self.model.parameters()).device
 
     def drawn_by(self, chosen: sampler.AnyConfig) -> TrainedFlow:

@@ -76,7 +76,7 @@ def times_of(grid: Grid, nodes: int) -> tuple[float, ...]:
 
 
 def uniform_grid(nodes: int, evaluations: int) -> Grid:
-    """The grid with steps as equal as whole nodes allow; it holds the edges of segments that divide both numbers."""
+    """The grid of steps as equal as whole nodes allow; contains the edges of S segments if S divides both numbers."""
     return tuple((2 * step * nodes + evaluations) // (2 * evaluations) for step in range(evaluations + 1))
 
 

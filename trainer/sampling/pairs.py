@@ -74,7 +74,7 @@ class PairDrawing:
     def _from_noise(self, request: PairsRequest, own: Tensor) -> dict[str, Tensor]:
         """Pair i holds the states at both ends of interval i mod K of the teacher's trajectory i div K from noise.
 
-        Without nodes the whole trajectory is its only interval, and its times are not told.
+        Without nodes the whole trajectory is the only interval, and its times are not stored.
         """
         classes, cut = self.flow.config.data.num_classes, request.nodes is not None
         places = request.places if cut else (0, -1)

@@ -63,8 +63,8 @@ class Pictures:
     """Pictures in their order, read when they are needed.
 
     Attributes:
-        names: of the files, by their paths in the folder; of held-out examples, made of their numbers. What is drawn
-            for a picture is keyed by its name.
+        names: paths of the files in the folder, or names made of the numbers of held-out examples. The random draws for
+            a picture are keyed by its name.
         marks: distinguish pictures of the same name, for example by the length of the file.
         labels: classes int64 [N]; None: they are not known.
         read: reads the picture at a place, float32 [C, H, W] on the CPU.

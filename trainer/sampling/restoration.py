@@ -151,7 +151,7 @@ class Restoration:
         )
 
     def _observed(self, rows: Tensor, images: Tensor, operator: Operator) -> Tensor:
-        """The observations, projected on the operator's range: without noise that no picture could cause."""
+        """The observations, projected on the operator's range; this removes noise that no picture could cause."""
         observed = images
         if not self._request.observed:
             observed = operator.apply(images)

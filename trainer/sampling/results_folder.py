@@ -81,7 +81,7 @@ class ResultsFolder:
         write_json(self.path / RECORD, self.record, ensure_ascii=False)
 
     def has(self, name: str, mark: str = "") -> bool:
-        """Whether there are results of a picture; `mark` distinguishes it from another one of its name."""
+        """Whether there are results of a picture; `mark` distinguishes pictures of the same name."""
         if not self.file_of(name).exists():
             return False
         found = self._metadata(name)
@@ -148,10 +148,10 @@ def work_through(
 ) -> int:
     """Does the work on every picture that has no results yet; collective, inside joined process groups.
 
-    Pictures pass through the network in batches that depend on their order and `together` alone, so that neither ranks
-    nor an earlier start that was killed change a bit. Ranks that share a network call it equally often: a rank without
-    a batch repeats that of another. `do` computes the results of a batch of rows, int64 [B], and returns what writes
-    them. Returns 75 if a rank was stopped; the batches that are finished are then kept.
+    Batches depend on the order of pictures and `together` alone, so that results are bitwise equal on any number of
+    ranks and after a killed start. Ranks that share a network call it equally often: a rank without a batch repeats
+    that of another. `do` computes the results of a batch of rows, int64 [B], and returns a function that writes them.
+    Returns 75 if a rank was stopped, and 0 otherwise; finished batches are kept.
     """
     ranks = data_ranks()
     batches = torch.arange(len(pictures)).split(together)

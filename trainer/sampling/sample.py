@@ -127,7 +127,7 @@ class DrawingRequest:
         num: images or points; None: of each class as many images as the run's own grids show, but no more than 80 in
             all, or 80 where there is one class; as many points as the run's own plots show.
         classes: names or numbers of the classes that are drawn; empty: all.
-        task: name or number of the task of all, of a run with routed adapters; None: the tasks in turn.
+        task: name or number of the task of all examples, for a run with routed adapters; None: the tasks in turn.
         captions: texts that are drawn in turn, by a run that reads captions; empty: those of held-out examples.
         between: two texts, from one of which to the other a row of images leads, by a run whose paths begin at
             captions; empty: none.

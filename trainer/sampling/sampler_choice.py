@@ -47,7 +47,7 @@ def euler_of(own: AnyConfig, euler: Euler) -> Euler | Segmented:
 
 
 def sampler_of(config: RunConfig, path: Path, evaluations: int | None = None, *, guidance: float) -> AnyConfig:
-    """Euler's method on a file's grid, in segments if the run's own sampler is; `evaluations` None: the most."""
+    """Euler's method on a file's grid, in the segments of the run's sampler; `evaluations` None: the largest grid."""
     assert isinstance(config.sample, FlowSample)
     own = config.sample.sampler
     segments = segments_of(own)

@@ -246,7 +246,7 @@ class Search:
 
 
 def of_search(config: RunConfig, request: StepsRequest) -> Objections:
-    """Objections to a search that the run does not allow."""
+    """Yields objections to a search that does not suit the run."""
     assert isinstance(config.sample, FlowSample)
     yield from of_pictures_alone(config, "steps")
     own = config.sample.sampler

@@ -1,6 +1,6 @@
 """Generation of text: continues prompts one token a step.
 
-What a step costs in collectives, when tokens move among N ranks (context-coherent mode): each MoE layer's all-to-all
+Collectives of a step, when tokens move among N ranks (context-coherent mode): each MoE layer's all-to-all
 (:mod:`moe.dispatch.context_coherent`), and one all-gather behind the last layer, of uint8, that makes the caches equal
 again before the next step:
     all_gather   uint8    M (W s + 4) + 8 S a rank: keys, values and sequence of every row that one of the blocks had on

@@ -1,4 +1,4 @@
-"""What a step learns: the tasks, and `build`. The protocol is in :mod:`trainer.training.task`."""
+"""The tasks, which define what a step learns, and `build`. Their protocol is in :mod:`trainer.training.task`."""
 
 from typing import Any
 

@@ -69,7 +69,7 @@ class Side(NamedTuple):
 
 
 def functional_maps(first: Side, second: Side, smoothness: float) -> Tensor:
-    """Functional maps [B, K, K], in float64, from functions on the first side to the second that carry features over.
+    """Functional maps [B, K, K], float64, that carry functions, such as features, from the first side to the second.
 
     Row i is C_i = b_i A' (A A' + smoothness diag(D_i))^-1, D_ij the squared difference of eigenvalues in units of the
     largest: Ren et al., "Structured regularization of functional map computations", 2019, section 3.

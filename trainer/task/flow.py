@@ -76,7 +76,7 @@ class FlowTask(Task[DrawnPoints]):
         self.reads_tasks = bool(task_names(config))
 
     def source(self, batch: Batch, generator: torch.Generator) -> Tensor | None:
-        """Standard normal source points, where the coupling would draw them."""
+        """Standard normal source points, if the coupling uses such and the batch has no source; otherwise None."""
         if batch.x_0 is not None or not getattr(self.coupling, "normal_source", False):
             return None
         assert self.config.flow is not None

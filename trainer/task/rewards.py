@@ -34,7 +34,7 @@ def dirichlet(keys: Tensor, num: int, concentration: float) -> Tensor:
 
 
 def thermometer(values: Tensor, bins: int, largest: float = 1.0) -> Tensor:
-    """Codes numbers [*] from 0 to `largest`, so that near ones differ: float32 [*, bins] fills up bin after bin."""
+    """Thermometer code float32 [*, bins] of numbers [*] from 0 to `largest`: bins fill up one after the other."""
     filled = values[..., None] * (bins / largest) - torch.arange(bins, device=values.device)
     return filled.clamp(0.0, 1.0).float()
 

@@ -54,7 +54,7 @@ class NextTokenTask(MicroBatchTask[DrawnWindows]):
         return {"held_out_loss": loss, "held_out_bits_per_byte": loss.double() / math.log(2) / bytes_per_token}
 
     def summarise(self, figures: Mapping[str, float]) -> Mapping[str, float]:
-        """Of a tokenizer's tokens, how many equally likely ones the network chooses among."""
+        """``held_out_perplexity``, the exponential of the loss a token; empty without a tokenizer."""
         if getattr(self.config.data, "tokenizer", None) is None:
             return {}
         return {"held_out_perplexity": math.exp(min(figures["held_out_loss"], 700.0))}

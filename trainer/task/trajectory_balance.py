@@ -1,6 +1,6 @@
 """Trajectory balance, for policies that build objects in proportion to their rewards.
 
-Shape suffixes: B objects, T actions of the longest way, S integers of a state, F features, A actions.
+Shape suffixes: B objects, T actions of the longest walk, S integers of a state, F features, A actions.
 """
 
 from __future__ import annotations

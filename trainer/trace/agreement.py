@@ -174,7 +174,7 @@ def _nth(records: Iterable[CollectiveRecord], group: str, place: int) -> Collect
 
 
 def place_of(record: CollectiveRecord, name: str) -> str:
-    """Where a record's field stands, for a message."""
+    """Location of a record's field, for a message."""
     return f"rank {record.rank} seq {record.seq}, {name}"
 
 

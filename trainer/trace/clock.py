@@ -20,8 +20,7 @@ Joining = Callable[[Hashable, int], AbstractContextManager[None]]
 
 
 class Clock:
-    """Time within one step: that of the host, where compute and collectives are done when their calls return, or a wait
-    for them.
+    """Time of the host within one step; compute and collectives end when their calls, or waits for them, return.
 
     Nothing but :meth:`settle` waits.
 
@@ -35,8 +34,8 @@ class Clock:
         """While entered, the stream in use at the beginning counts as the compute stream.
 
         Args:
-            reached: how many collectives were issued so far in the step.
-            joining: for each wait of the compute stream for another.
+            reached: returns the number of collectives issued so far in the step.
+            joining: makes a context that is entered for each wait of the compute stream for another.
         """
         return nullcontext()
 
@@ -66,8 +65,8 @@ class Clock:
 class DeviceClock(Clock):
     """The time of a device, by events in its streams.
 
-    Compute waits for another stream by an event of that stream, or the host waits for it. Waits in C++ alone are not
-    seen.
+    Waits for another stream are seen if compute waits for an event of that stream, or the host for such an event or the
+    stream. Waits in C++ alone are not seen.
 
     Args:
         runtime: torch's module of the device, such as ``torch.cuda``: ``Event``, ``Stream``, ``current_stream`` and

@@ -1,8 +1,8 @@
 """A rank's file as columns of numbers for merging, read many lines at a time.
 
 Reads what :func:`moe.collective_trace.write` writes, and only that: the keys in their order, no blanks, no escapes. In
-such a line every quotation mark has its fixed number, which tells where each value lies. Anything else, right or wrong,
-is left to :func:`moe.collective_trace.read`, which knows how to object.
+such a line the number of a quotation mark determines the value that it delimits. Anything else, right or wrong, is left
+to :func:`moe.collective_trace.read`, which knows how to object.
 
 R records or lines of a block, C bytes of it, S sizes in the splits of all records. Words (phase, op, group, dtype) are
 represented by the 64-bit codes that :func:`word_code` makes of their bytes.

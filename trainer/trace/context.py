@@ -52,9 +52,9 @@ def attach(blocks: Sequence[nn.Module]) -> Iterator[None]:
     """While entered, the forward and backward passes of each block mark its index as the layer.
 
     The backward pass enters a block when the gradient of its first output tensor is ready, and leaves it when that of
-    its first input tensor is. An input without a gradient, since all before the block is frozen, means that the block
-    is left at the end of the backward pass. What an engine does in hooks of its own around a block, such as gathering
-    its parameters, belongs to the block. Values and gradients are left alone.
+    its first input tensor is. If that input has no gradient, since all before the block is frozen, the block is left at
+    the end of the backward pass. Work in an engine's own hooks around a block, such as gathering its parameters,
+    belongs to the block. Values and gradients are left alone.
     """
     with ExitStack() as hooks:
         for index, block in enumerate(blocks):

@@ -153,7 +153,7 @@ def _records(paths: Sequence[Path], names: Mapping[tuple[str, Ranks], str], rank
 
 
 def routing_path(folder: Path, rank: int) -> Path:
-    """Where a rank's own routing lies until it is merged."""
+    """Path of a rank's own routing until it is merged."""
     return folder / f"routing.rank_{rank:05d}.npz"
 
 
@@ -212,7 +212,7 @@ class Merging:
 
     @classmethod
     def outstanding(cls, folder: Path, *, routing: bool) -> "Merging | None":
-        """Starts if an earlier process of the run left traces that are not merged; the arguments are the same."""
+        """Starts a merge, with the same arguments, if an earlier process of the run left unmerged traces; else None."""
         begun = rank_path(folder, 0).exists() and _steps(folder / "collectives.jsonl") != _steps(rank_path(folder, 0))
         return cls(folder, routing=routing) if begun else None
 

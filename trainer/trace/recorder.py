@@ -27,11 +27,11 @@ class Recorder:
       the end of that wait, or of the call where it leaves nothing to wait for. It stays None where no Python code
       waits (C++ callers).
     - send and recv carry no flag: one whose wait comes before the next record is written as synchronous.
-    - A call in a stream beside that of the compute is asynchronous whatever its flag: compute goes on until it waits
-      for that stream.
+    - A call in a stream beside that of the compute is asynchronous whatever its flag: compute continues until it
+      waits for that stream.
     - An async record whose wait is never seen counts as waited for by the end of its step.
 
-    The clock is asked for times when the step has ended, so that a device is never waited for within it.
+    Times are read from the clock after the step, so that the host never waits for a device within it.
 
     Args:
         path: the rank's own file (`record.rank_path`).

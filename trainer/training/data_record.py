@@ -52,8 +52,8 @@ class DataRecord(JsonFile):
 def sampled(config: RunConfig, dataset: Dataset, rank: int, *, resumes: bool) -> tuple[DataRecord, list[str]]:
     """Samples the files of a run's data: the record of the run's beginning, and lines for a person.
 
-    Rank 0 looks, and the first rank of each other node that has files of its own. Raises ValueError if a file holds
-    something else than at the beginning, or nodes differ.
+    Rank 0 reads the sample, as does the first rank of each other node that has its own files. Raises ValueError if the
+    content of a file differs from that at the beginning, or between nodes.
     """
     path = config.run.dir / NAME
     before = DataRecord.read(path) if resumes and path.exists() else None
@@ -137,6 +137,6 @@ def _times_ns(files: DataFiles, key: int) -> tuple[int, ...]:
 
 
 def _size(line: str) -> int:
-    """Length of the file of a line of a sample."""
+    """Length of the file that a line of a sample describes."""
     size = line.rsplit(" ", 2)[1]
     return int(size) if size.isdigit() else 0

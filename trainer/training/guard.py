@@ -13,14 +13,14 @@ from trainer.config.sections import GuardConfig
 
 
 class RunFailed(Failure):
-    """A run that cannot go on although its configuration was good."""
+    """A run that cannot continue although its configuration is valid."""
 
 
 class Guard:
     """Accepts or skips each step by figures that are the same on every rank, so that all ranks agree.
 
-    A step that is not taken is a step all the same: it is counted, and the schedule and the order of the data go on.
-    Its gradients are dropped, and weights, optimiser state, moving average and the routers' biases stay as they are.
+    A skipped step still counts: the schedule and the order of the data advance. Its gradients are dropped; weights,
+    optimiser state, moving average and the routers' biases are unchanged.
     """
 
     def __init__(self, config: GuardConfig, folder: Path) -> None:

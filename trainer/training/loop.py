@@ -21,7 +21,7 @@ from trainer.training.task import OfSources, Weighted
 def train(run: Training, beat: Callable[[], None] = lambda: None) -> int:
     """Takes steps to the last, or until a rank is stopped or the guard gives up; returns the last one; collective.
 
-    It is saved unless the guard gave up. `beat` is called after every step.
+    The last step is saved unless the guard gave up. `beat` is called after every step.
     """
     config, log, step = run.config, StepLog(run), run.started
     for step in range(run.started + 1, config.optim.steps + 1):

@@ -50,7 +50,7 @@ class Preflight:
 def preflight(
     config: RunConfig, world_size: int, *, ranks_per_node: int | None = None, read_bytes: int = 0
 ) -> Preflight:
-    """Checks everything about a run that one process can check before it joins others, the examples left out.
+    """Checks everything about a run that one process can check before it joins others, except the examples.
 
     `read_bytes` of a checkpoint may be read to find damage; the lengths of its files are always compared.
     """

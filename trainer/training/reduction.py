@@ -60,7 +60,7 @@ class Exchange:
     """
 
     def __init__(self, losses: Sequence[Tensor], own_s: float, stop: bool) -> None:
-        """Sends this rank's losses, seconds of local work, and whether it was asked to stop."""
+        """Sends this rank's losses, seconds of local work, and whether it has a request to stop."""
         loss = torch.stack(list(losses)).double().mean()
         rows = torch.zeros(dist.get_world_size(), 3, dtype=torch.float64, device=loss.device)
         own = rows[dist.get_rank()]
@@ -75,7 +75,7 @@ class Exchange:
             self._arrived.record()
 
     def result(self) -> Agreement:
-        """What all ranks said; waits for the exchange unless the host has waited for something queued after it."""
+        """The figures of all ranks; waits for the exchange unless the host has waited for something queued after it."""
         if self._arrived is not None:
             self._arrived.synchronize()
         by_rank = self._rows.tolist()

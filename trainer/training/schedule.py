@@ -22,7 +22,7 @@ def logs(step: int, *, steps: int, intervals: Iterable[int | None]) -> bool:
 
 
 def missing_figures(run_dir: Path, started: int) -> str | None:
-    """A line about logged steps up to the intact checkpoint of step `started` that the metrics lack; None: none.
+    """A line about logged steps up to the intact checkpoint of step `started` that the metrics lack; None if none.
 
     The checkpoint's own configuration says which steps were logged.
     """

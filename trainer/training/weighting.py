@@ -37,7 +37,7 @@ def effective_share(weights: Sequence[Tensor | None]) -> dict[str, float]:
 
 
 def few_count(share: float) -> str | None:
-    """One line about an effective share so small that gradients are noise; None: it is not."""
+    """One line about an effective share so small that gradients are noise; None if it is larger."""
     if share >= FEW:
         return None
     return (

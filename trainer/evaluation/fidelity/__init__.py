@@ -1,1 +1,1 @@
-"""How near samples come to real examples on the features of a network: FID, precision and recall, at any size."""
+"""Distances of samples from real examples on the features of a network: FID, precision and recall, at any size."""

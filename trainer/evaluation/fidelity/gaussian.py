@@ -46,9 +46,9 @@ sum belongs to one rank, so that every number is added in the same order on 1, 2
 class Moments:
     """Sums of features and of their products, in float64.
 
-    A feature has an entry 1 put behind it, so that one product of matrices counts, sums and multiplies. Ranks take the
-    blocks in turn: rank r of W has the blocks r, r + W, r + 2 W, ... Then mean and covariance are the same to the last
-    bit on 1, 2, 4 and 8 ranks, and equal up to rounding on others.
+    A 1 is appended to each feature vector, so that one matrix product gives count, sums and products. Ranks take the
+    blocks in turn: rank r of W has the blocks r, r + W, r + 2 W, ... Mean and covariance are then bitwise equal on 1,
+    2, 4 and 8 ranks, and equal up to rounding on others.
     """
 
     def __init__(self) -> None:

@@ -1,4 +1,4 @@
-"""Precision and recall: which share of samples looks real, and which share of real examples could be drawn.
+"""Precision and recall: the share of samples that look real, and the share of real examples that could be drawn.
 
 Shape suffixes: Q queries, P points of a part, F features.
 """

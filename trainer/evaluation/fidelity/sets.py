@@ -129,7 +129,7 @@ class Source(Protocol):
 
     Attributes:
         num: number of examples.
-        together: all ranks must be asked in every round, because they share a network.
+        together: whether every rank must read in every round, because the ranks share a network.
     """
 
     num: int
@@ -154,8 +154,8 @@ class Block(NamedTuple):
     """Consecutive examples.
 
     Attributes:
-        examples: int64 [B] their numbers; behind the last example of the set the first ones follow.
-        wanted: how many of them count, from the first.
+        examples: int64 [B] their numbers, which start again from 0 after the last example of the set.
+        wanted: number of leading examples that count.
     """
 
     number: int

@@ -8,8 +8,8 @@ An npz file without Python objects:
     flowfabric  JSON: {"format": "flowfabric.statistics/1", "num": examples, "data": digest of the data,
                 "extractor": SHA-256 of the file of the network}
 
-The files that pytorch-fid and guided-diffusion publish have ``mu`` and ``sigma`` alone. They are read too; nobody can
-tell then whether they are of the same network and how many examples they are of.
+The files that pytorch-fid and guided-diffusion publish have ``mu`` and ``sigma`` alone. They are read too; their
+network and their number of examples are then unknown.
 """
 
 from __future__ import annotations
@@ -52,8 +52,8 @@ class Statistics:
 
     Attributes:
         gaussian: fitted to all of them.
-        num: how many they are; None if unknown.
-        features: float32 [M, F], those of the first of them; None if absent.
+        num: number of these examples; None if unknown.
+        features: float32 [M, F], features of the first M examples; None if absent.
         data: digest of the data; None if unknown.
         extractor: SHA-256 of the file of the network; None if unknown.
     """

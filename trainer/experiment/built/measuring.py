@@ -1,4 +1,4 @@
-"""Measurement of the true objectives of a batch of built objects, as a stage of kind measure does it.
+"""Measurement of the true objectives of a batch of built objects, for stages of kind measure.
 
 Shape suffixes: N objects, S integers of a state, K objectives.
 """
@@ -38,9 +38,9 @@ def weights_of(request: MeasureRequest) -> str | None:
 
 
 def run(request: MeasureRequest, out: Path) -> int:
-    """Builds objects, calls the objectives for those that are new, and writes them behind the earlier ones.
+    """Builds objects, calls the objectives for new ones, and appends the results to the earlier ones.
 
-    The first rank of a launch does it, so that each object costs one call, and the others wait.
+    Only the first rank of a launch works, so that each object costs one call; the others wait.
     """
     before = _before(request)
     environment = environments.build(request.environment)
@@ -75,7 +75,7 @@ def run(request: MeasureRequest, out: Path) -> int:
 def new_objects(
     request: MeasureRequest, environment: Environment, policy: TrainedPolicy | None, known: Sequence[tuple[int, ...]]
 ) -> Tensor:
-    """Draws the first objects that are not in `known`, int64 [N, S], at most `request.num`; no policy: even choices."""
+    """Draws at most `request.num` objects not in `known`, int64 [N, S]; without a policy, by uniform choices."""
     seen, found = set(known), []
     key = torch.tensor(derive_seed(request.seed, "measured objects"))
     for some in torch.arange(request.num * request.tries).split(TOGETHER):

@@ -36,7 +36,7 @@ class TrainedPolicy:
 class ObjectsRequest:
     """Request for objects of a run: number for each preference, exponent of the reward, file for lines and a picture.
 
-    None or empty: as the run shows its objects itself.
+    Options that are None or empty keep the settings by which the run shows its objects.
     """
 
     run_dir: Path
@@ -67,7 +67,7 @@ class ObjectsRequest:
 
 
 def builds_objects(run_dir: Path) -> bool:
-    """Whether a run has learned to build objects; one that has no folder has not."""
+    """Whether a run has learned to build objects; False if it has no folder."""
     if not run_dir.exists():
         return False
     return isinstance(with_newest(run_dir, load_run).sample, ObjectSample)

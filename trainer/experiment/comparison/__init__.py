@@ -1,1 +1,1 @@
-"""Methods side by side: what each becomes on one data set with one budget, their training, their figures, the page."""
+"""Methods side by side on one data set with one budget: their configurations, training, figures, and page."""

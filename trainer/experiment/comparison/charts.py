@@ -44,9 +44,9 @@ class CostAxis:
     """One measure of the cost of a sample.
 
     Attributes:
-        name: in a word or two, in the plural.
-        label: of an axis, with the unit.
-        figure: of a sample; None if unknown.
+        name: one or two words, in the plural.
+        label: label of an axis, with the unit.
+        figure: cost of a sample; None if unknown.
     """
 
     name: str
@@ -76,7 +76,7 @@ CALLS = CostAxis("network calls", "network calls of a sample", lambda cost: floa
 
 
 def axes(comparison: Comparison) -> tuple[CostAxis, ...]:
-    """Returns the measures of cost, even those unknown of every network; times are of the fabric's first transport."""
+    """Returns all measures of cost, known or not; times are those of the fabric's first transport."""
     transport = next(iter(transports(comparison)), None)
     drawn_by = "microseconds until a sample is drawn" + ("" if transport is None else f", with {transport}")
     return (
@@ -102,7 +102,7 @@ def figures(comparison: Comparison, axis: CostAxis) -> list[float]:
 def quality_chart(comparison: Comparison, axis: CostAxis = CALLS) -> str:
     """Quality against the cost of a sample: a line for each network, its spread over the seeds, the floor.
 
-    What costs nothing is at the left edge.
+    Samples of cost 0 are drawn at the left edge.
     """
     known = figures(comparison, axis)
     least = min(cost for cost in known if cost > 0)

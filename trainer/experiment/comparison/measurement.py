@@ -40,7 +40,7 @@ from trainer.training.guard import RunFailed
 
 
 def calls_on(config: RunConfig, fabric: Fabric, calls: int = 1) -> TraceSpec:
-    """The collectives of so many calls of a network that draws examples on all ranks of a fabric at once, unguided.
+    """The collectives of `calls` unguided calls of a network, while all ranks of a fabric draw examples at once.
 
     Samples are not gathered afterwards, as they are for a file: a user takes each from the rank that drew it.
     Experts are spread over gcd(experts, ranks) ranks; all else is whole on every rank.
@@ -58,7 +58,7 @@ def calls_on(config: RunConfig, fabric: Fabric, calls: int = 1) -> TraceSpec:
 
 
 def _layout(config: RunConfig, ranks: int, ranks_per_node: int) -> Layout:
-    """Layout of ranks that share a network to draw; a base of a comparison may lack the flow of its network."""
+    """Layout of ranks that share a network to draw; needs no flow, which a base of a comparison may lack."""
     moe, spread = config.moe, config.parallel.expert
     placement = None
     if moe is not None:
@@ -110,7 +110,7 @@ class CallPrices:
 
 
 def _ranks_per_host(scenario: Path) -> int:
-    """Ranks on one host of a fabric; 1 where its topology says nothing, or anything that netsim refuses."""
+    """Ranks on one host of a fabric; 1 if its topology gives no valid number."""
     if not scenario.exists():
         raise Refusal(scenario, "file", "does not exist", "name a scenario of netsim with --fabric")
     topology = read_document(scenario, "configs/scenarios").get("topology")

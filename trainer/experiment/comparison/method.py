@@ -161,7 +161,7 @@ def _check_stage(stage: dict[str, Any]) -> None:
 
 
 def _model(own: Any, base: Base) -> dict[str, Any]:
-    """Returns the model of the comparison, or the kind of model of its sizes that the method's objective trains."""
+    """Returns the comparison's model, or one of its sizes and of the kind that the method's objective needs."""
     shared, like = base.document.get("model") or {}, type(base.config.model)
     settings = network_settings(own)
     if not settings.objective_kinds or settings.objective_kinds == like.objective_kinds:
@@ -227,14 +227,14 @@ SECONDS = "seconds.json"
 
 @dataclass(frozen=True)
 class Candidate:
-    """A network of a comparison: the end of a stage (empty for a method without stages)."""
+    """A network of a comparison: the result of `stage`, whose name is empty for a method without stages."""
 
     name: str
     method: Method
     stage: str
 
     def stages(self, folder: Path, seed: int) -> list[Stage]:
-        """The stages up to its own, of which it is the result."""
+        """The stages up to and including its own."""
         stages = self.method.stages(folder, seed)
         return stages[: [stage.name for stage in stages].index(self.stage) + 1]
 
@@ -260,6 +260,6 @@ def training_seconds(records: Sequence[Record]) -> float:
 
 
 def step_seconds(run_dir: Path) -> float:
-    """Median of the mean step times of a run's records, the first step left out where there are others."""
+    """Median of the mean step times of a run's records; without the first step's record if there are others."""
     times = [record.values["time.step_s"] for record in read_metrics(run_dir / "metrics.jsonl")]
     return median(times[1:] or times)

@@ -38,7 +38,7 @@ class CallTraffic:
 class SampleCost:
     """Cost of a sample without guidance: calls of each part of the network, arithmetic, bytes that leave their rank.
 
-    Times are those of all samples of a rank, us, by transport for collectives; None: not known.
+    Times, in us, are for all samples of a rank; those of collectives are by transport. None: unknown.
     """
 
     evaluations: int
@@ -125,7 +125,7 @@ class Entry:
         return next((cost for cost in self.costs if cost.evaluations == evaluations), None)
 
     def path_figure(self, name: str) -> list[float]:
-        """A figure of its paths with each seed; none where its samples follow no velocity."""
+        """A figure of its paths for each seed; empty if its samples follow no velocity."""
         paths = [outcome.evaluation["paths"] for outcome in self.outcomes]
         return [figures[name] for figures in paths if figures is not None]
 

@@ -1,4 +1,4 @@
-"""The compare verb: many methods, one data set, one budget, one page; what is compared is decided first."""
+"""The compare verb: many methods, one data set, one budget, one page. The methods are chosen before any training."""
 
 import json
 import math
@@ -153,7 +153,8 @@ FIGURES, PAGE = "compare.json", "index.html"
 def run(request: CompareRequest, evaluations: Sequence[int]) -> int:
     """Trains what is not trained yet, measures it with those numbers of evaluations and writes the page.
 
-    0; 1 if a run failed, and the page has the others; 75 if stopped. Raises RunFailed if every method failed.
+    Returns 0, 1 if a run failed (the page then has the others), or 75 if stopped. Raises RunFailed if every method
+    failed.
     """
     check(request)
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:

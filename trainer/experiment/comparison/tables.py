@@ -23,8 +23,8 @@ class Column:
         values: figures of a network, one for each seed; empty where it has none.
         written: text of the values.
         middle: mean or median of the values, by which networks are compared.
-        good: middles up to it stand out, as does the least in any case; None: nothing does.
-        floor: text of two sets of real samples.
+        good: middles up to this value stand out, and always the least middle; None: nothing stands out.
+        floor: text of the same figure between two sets of real samples.
     """
 
     heading: str
@@ -187,7 +187,7 @@ def _range(values: Sequence[float]) -> str:
 
 
 def _wrong_class(entry: Entry) -> list[float]:
-    """Share of the samples of most evaluations that are of another class than wanted; none without classes."""
+    """Shares of samples with the most evaluations that miss their requested class; empty without classes."""
     measured = [one.evaluation["results"] for one in entry.outcomes]
     last = [[one for one in results if one["sampler"] == entry.sampler][-1]["figures"] for results in measured]
     return [1 - figures["class_accuracy"] for figures in last if "class_accuracy" in figures]
@@ -282,7 +282,7 @@ def _cells(cost: SampleCost, by: Sequence[str]) -> tuple[str, ...]:
 
 
 def assumptions(comparison: Comparison) -> str:
-    """Explains how bytes and microseconds are computed; empty: neither is known."""
+    """Explains how bytes and microseconds are computed; empty if neither is known."""
     fabric = comparison.fabric
     if fabric is None:
         return ""

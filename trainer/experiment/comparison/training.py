@@ -44,13 +44,13 @@ class Piece:
 
     @property
     def amount(self) -> int:
-        """Steps or pairs that it takes; 1 where it counts neither."""
+        """Number of its steps or pairs; 1 if it counts neither."""
         return self.stage.cost.steps or self.stage.cost.pairs or 1
 
 
 @dataclass
 class _Begun:
-    """A piece in progress: when it was begun, and the share that was done at that time and is done now."""
+    """A piece in progress: its start time, and the shares done then and now."""
 
     since: float
     share_then: float
@@ -58,10 +58,10 @@ class _Begun:
 
 
 class TimeLeft:
-    """Time left of pieces of work, several of which are done at a time; safe to call from several threads.
+    """Remaining time of pieces of work, several of which run at once; thread-safe.
 
-    A piece in progress keeps its pace. One that has not begun takes as long as the same stage of other seeds, or else,
-    for each of its steps or pairs, as long as stages of its kind. Where neither is known, no time is given.
+    A piece in progress is assumed to keep its pace. One that has not begun is assumed to take as long as the same stage
+    of other seeds, or else, for each step or pair, as long as stages of its kind. Without either, there is no estimate.
     """
 
     def __init__(self, pieces: Sequence[Piece], jobs: int, now: Callable[[], float] = time.monotonic) -> None:
@@ -96,7 +96,7 @@ class TimeLeft:
                 self._begun.pop(key, None)
 
     def seconds(self) -> float | None:
-        """What is left, in s; None: nothing like one of the stages has been done yet."""
+        """Time left, in s; None if the time of a remaining piece cannot be estimated yet."""
         with self._lock:
             times = [self._of(key, piece) for key, piece in self._left.items()]
         known = [one for one in times if one is not None]
@@ -166,7 +166,7 @@ class Training:
 
 
 def keep(methods: Sequence[Method], out: Path, option: str) -> None:
-    """Writes the file that is trained of each method; refuses a folder of an option where others have been trained."""
+    """Writes each method's configuration; refuses to replace different settings, and names `option` as the remedy."""
     for method in methods:
         path = trained_file(out, method)
         differing = path.exists() and difference(read_document(path), yaml.safe_load(method.to_yaml()))
@@ -179,7 +179,7 @@ def keep(methods: Sequence[Method], out: Path, option: str) -> None:
 
 
 def trained_file(out: Path, method: Method) -> Path:
-    """The file that is trained of a method, in the folder of its runs."""
+    """Path of the configuration by which a method is trained, in the folder of its runs."""
     return out / method.name / TRAINED
 
 

@@ -38,7 +38,7 @@ def drawing(config: RunConfig, layout: Layout) -> Iterator[Collective]:
 def weighing(config: RunConfig, layout: Layout) -> Iterator[Collective]:
     """Yields a step's collectives that scale weights to a mean of 1 over the global batch, after the rollouts.
 
-    A task says by an attribute ``weighs`` of its settings, or of a user's class, whether what it collects has weights.
+    The attribute ``weighs`` of a task's settings, or of a user's class, says whether its examples have weights.
     """
     match _coupling(config):
         case MinibatchOT(solver="unbalanced") | GibbsWeighted() | Ends():
@@ -133,7 +133,7 @@ def _passages(config: RunConfig, layout: Layout, calls: Sequence[Calls]) -> Iter
 
 
 def _computation(config: RunConfig, layout: Layout, one: Calls) -> Computation:
-    """Computation of a rank in a call; a frozen network computes in fp32, and without experts on every rank alone."""
+    """Computation of a rank in a call; a frozen network computes in fp32, whole on each rank unless it has experts."""
     states = one.rows * layout.micro_batch
     if not one.reference or adapts(config):
         return computation(config, layout, states=states)
@@ -147,6 +147,6 @@ def _computation(config: RunConfig, layout: Layout, one: Calls) -> Computation:
 
 
 def _reference(config: RunConfig) -> FrozenRun | None:
-    """The run whose network a task calls; None: the task names none."""
+    """The run whose network a task calls; None if the task names none."""
     named = [value for name, value in references_of(config).items() if name.startswith("task.")]
     return FrozenRun.of_run(named[0]) if named else None

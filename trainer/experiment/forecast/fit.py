@@ -89,8 +89,8 @@ class Proposal:
 def fit(config: RunConfig, layout: Layout, limit: int) -> Proposal:
     """Searches the cheapest settings under which no rank exceeds so many bytes.
 
-    A step costs its arithmetic, a third more where blocks are computed again, and what a rank sends, at
-    `OPERATIONS_PER_BYTE`. Of equal costs the larger micro batch comes first, then fewer ranks that share a block or
+    The cost of a step is its arithmetic (a third more if blocks are recomputed) plus `OPERATIONS_PER_BYTE` for each
+    byte that a rank sends. Of equal costs the larger micro batch comes first, then fewer ranks that share a block or
     experts, then the lower stage of ZeRO, with FSDP last.
     """
     estimator, costs = Estimator(), _Costs(config, layout.world_size)
@@ -161,7 +161,7 @@ class _Costs:
         return 1 + recomputed + OPERATIONS_PER_BYTE * sent / self._arithmetic
 
     def _sent(self, settings: Settings, config: RunConfig, layout: Layout) -> float:
-        """Returns the bytes that a rank sends in a step; each micro batch after the first adds what the second adds."""
+        """Returns the bytes that a rank sends in a step; every later micro batch adds as many as the second."""
         if without_formula(config) is not None:
             return 0
         key = replace(settings, micro_batch=1)

@@ -51,8 +51,8 @@ class Unit:
 class FSDPStep:
     """The acts of micro steps, in order.
 
-    In the backward pass a block's parameters are gathered while the block behind it computes. What has no parameters,
-    since they are frozen, sends nothing.
+    In the backward pass a block's parameters are gathered while the block behind it computes. Units without parameters,
+    since these are frozen, send nothing.
     """
 
     def __init__(self, units: Sequence[Unit], *, reshard_after_forward: bool) -> None:
@@ -111,7 +111,7 @@ class FSDPTraffic:
             yield from self._collectives["leave", phase, place]
 
     def evaluating(self, calls: int, /) -> Iterator[Mapping[Place, Sequence[Collective]]]:
-        """Yields the gathers of each pass; parameters outside blocks, and blocks that keep theirs, have only one."""
+        """Yields the gathers of each pass; parameters outside blocks, and blocks not resharded, are gathered once."""
         first: dict[Place, Sequence[Collective]] = {
             place: sent for (_, phase, place), sent in self._collectives.items() if phase == "forward" and sent
         }
@@ -188,7 +188,7 @@ class FSDPMemory:
         return self._rows * FLOAT32
 
     def begin(self) -> None:
-        """Nothing to gather: between micro steps every rank holds its shards alone."""
+        """Does nothing, since between micro steps every rank holds only its shards."""
 
     def moment(self, moment: Moment, size: int, forward: bool, micro: Micro, /) -> Iterator[Growth]:
         unit = moment.place if isinstance(moment.place, int) else ROOT

@@ -48,11 +48,11 @@ def tensor_sum(tokens: int, hidden: int, precision: str) -> Collective:
 class TokenTraffic:
     """The collectives of mixture layers.
 
-    Tokens are spread evenly over the ranks of their expert group, what does not divide in rotation; a recording has
-    uneven splits. Its totals are the same where the number of visits is: always in home-return dispatch, elsewhere
-    where `Visits.even` is exact. Capped dispatch sends the same whatever the routing, to the last split. A router that
-    decides itself how many experts a token visits, or that drops choices, is taken at its top_k; in coherent dispatch
-    tokens are taken to remain as many on each rank.
+    Tokens are assumed to be spread evenly over the ranks of their expert group, with the remainder in rotation. A
+    recording has uneven splits. Its totals are the same if the number of visits is: always in home-return dispatch, in
+    other modes if `Visits.even` is exact. Capped dispatch has the same splits for any routing. A router that chooses
+    the number of experts of a token, or drops choices, counts with its top_k. In coherent dispatch the number of tokens
+    on each rank is assumed constant.
 
     Attributes:
         num_nodes: nodes that the ranks of an expert group are on.
@@ -134,10 +134,11 @@ def layers(
     replays: bool = False,
     sums: bool = True,
 ) -> Iterator[LayerTraffic]:
-    """Traffic of the layers of a network while a rank gives it so many tokens in a pass.
+    """Traffic of a network's layers in a pass over `tokens` tokens of each rank.
 
-    In evaluation mode routers do not balance and nothing is dropped out; where they replay the choices of rollouts they
-    limit nothing. `sums` over divided layers may be left to an engine that knows their places among its gathers.
+    In evaluation mode routers do not balance and there is no dropout. With `replays`, routers repeat the choices of
+    rollouts and have no limits. Without `sums`, those over divided layers are left to an engine that knows their places
+    among its gathers.
     """
     if layout.tensor_parallel > 1 and sums:
         summed = tensor_sum(tokens, config.model.hidden, precision)

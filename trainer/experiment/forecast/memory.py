@@ -82,7 +82,7 @@ def _owner(
 
 
 def _fullest(layout: Layout, partitions: tuple[Partition, ...]) -> tuple[int, ...]:
-    """Returns, for each partition, the number among its ranks of the rank whose parts touch the largest parameters."""
+    """Finds the rank whose parts touch parameters of most elements; returns its number in each partition's group."""
 
     def numbers(rank: int) -> tuple[int, ...]:
         return tuple(rank if one.group.group == "data" else rank // layout.expert_parallel for one in partitions)
@@ -102,7 +102,7 @@ _FIRST, _SECOND = 2, 3
 
 
 def without_estimate(config: RunConfig, layout: Layout) -> str | None:
-    """Why the memory of a run is unknown before it runs; None: it is known."""
+    """The reason why a run's memory cannot be computed before it runs; None if it can."""
     if config.engine.compile:
         return "engine.compile: true leaves to the compiler what a block keeps"
     if isinstance(config.task, OwnTask):
@@ -120,7 +120,7 @@ def without_estimate(config: RunConfig, layout: Layout) -> str | None:
 
 
 class UnknownMemory(ValueError):  # noqa: N818  it is what was found
-    """The memory of a run is not known before it runs; the message says why."""
+    """The memory of a run is not known in advance; the message says why."""
 
 
 @dataclass

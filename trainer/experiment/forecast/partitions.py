@@ -61,7 +61,7 @@ class Partition:
 
     @cached_property
     def ends(self) -> list[int]:
-        """Where each parameter ends in the buffer."""
+        """End position of each parameter in the buffer."""
         return list(accumulate(self.group.sizes))
 
     @cached_property
@@ -76,13 +76,13 @@ class Partition:
         return self.whole // self.num_ranks
 
     def touched(self, rank: int) -> range:
-        """Numbers of the parameters that lie in the part of a rank, wholly or not."""
+        """Numbers of the parameters that are wholly or partly in a rank's part."""
         first = bisect_right(self.ends, rank * self.own)
         starts_before = bisect_left(self.ends, (rank + 1) * self.own) + 1
         return range(first, min(starts_before, len(self.ends)))
 
     def owners(self, index: int) -> range:
-        """The ranks in whose part a parameter lies, wholly or not."""
+        """The ranks whose parts hold all or some of a parameter."""
         end = self.ends[index]
         return range((end - self.group.sizes[index]) // self.own, -(-end // self.own))
 

@@ -54,7 +54,7 @@ def ranks_of(layout: Layout) -> Iterator[None]:
 
 @contextmanager
 def even_routing(choices: int, copies: int) -> Iterator[None]:
-    """While entered, tokens without values are spread evenly over experts wherever the host reads numbers.
+    """While entered, counts of tokens without values that the host reads are those of an even spread over experts.
 
     Args:
         choices: number of choices of a rank's tokens in a layer.

@@ -139,7 +139,7 @@ class Program(Protocol):
 
 
 class LayerTraffic(Protocol):
-    """Collectives of layers while they compute: tokens on the way to their experts, sums over pieces of a matrix."""
+    """Collectives of layers while they compute: exchanges of tokens with experts, sums over parts of a matrix."""
 
     def inside(self, phase: Phase, place: Place, /) -> Iterable[Collective]:
         """Collectives of one pass through a place, in order."""

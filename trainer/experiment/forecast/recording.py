@@ -24,8 +24,8 @@ from trainer.model.parallel.state import HoldsExperts
 class Storages(TorchDispatchMode):
     """Follows the memory of every tensor that an operation makes while the mode is entered, until it is given back.
 
-    Operations are seen as PyTorch dispatches them: what a kernel needs inside itself is not, nor what other threads
-    make. The memory is followed by weak references to the storages, so that nothing is kept alive. It works alike on
+    Only operations that PyTorch dispatches in this thread are seen: not the memory inside a kernel, nor that of other
+    threads. The memory is followed by weak references to the storages, so that nothing is kept alive. It works alike on
     real tensors and under a `FakeTensorMode` that is entered before.
     """
 
@@ -66,7 +66,7 @@ class Storages(TorchDispatchMode):
         return result
 
     def see(self, tensors: Any) -> None:
-        """Follows tensors that exist already, in any nest."""
+        """Follows existing tensors, in any nested structure."""
         for tensor in tree_leaves(tensors):
             if isinstance(tensor, _distributed_tensor()):
                 self.see(tensor.to_local())
@@ -97,7 +97,7 @@ class Storages(TorchDispatchMode):
 
 
 def _distributed_tensor() -> Any:
-    """PyTorch's DTensor, or no class where nobody has imported it, which takes a second."""
+    """PyTorch's DTensor class; () if it is not imported yet, as its import takes a second."""
     module = sys.modules.get("torch.distributed.tensor")
     return () if module is None else module.DTensor
 
@@ -133,9 +133,9 @@ class Recording:
     """Events of a micro batch, in order.
 
     Attributes:
-        drawn: bytes of what the loss is computed from, which are held before the pass and after it.
-        forward: until the loss is there.
-        backward: until the last gradient.
+        drawn: bytes of the inputs of the loss, which are held before, during and after the pass.
+        forward: events until the loss is computed.
+        backward: events from there until the last gradient.
         kinds: kinds of the storages that are no activations, by number of the storage.
     """
 
@@ -210,7 +210,7 @@ class Recorder:
         self.events.append(Moment(kind, self._place, own, whole=whole))
 
     def _arrive(self, module: nn.Module) -> None:
-        """Sets the present place; a module of no block that is first seen behind a block is behind all of them."""
+        """Sets the current place; a module outside the blocks that is first called after a block gets place "after"."""
         after = isinstance(self._place, int) or self._place == "after"
         self._place = self._places.setdefault(id(module), "after" if after else "before")
 
@@ -219,7 +219,7 @@ class Recorder:
         return _marked(values, partial(self._note, "leave", module))
 
     def _after(self, module: nn.Module, _values: tuple[Any, ...], output: Any) -> Any:
-        """Notes a module's end, and marks its output; the backward pass meets the marks in turn."""
+        """Notes a module's end, and marks its output so that the backward pass notes the module's start."""
         sums = module.sums if isinstance(module, LinearShare) else None
         if sums == "forward":
             self._note("sum", module)

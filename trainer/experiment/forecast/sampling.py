@@ -28,9 +28,9 @@ from trainer.flow import sampler as samplers
 class Sampling:
     """A program for the formula: calls of a network, one after another.
 
-    Each call is a forward pass in evaluation mode, and a micro step of the trace. Weights are where they are used: a
-    dense network is whole on every rank, or the ranks share its matrices. A head that is called by itself sends
-    nothing. `collected` puts together the samples of all ranks after the last call; None: they stay where they are.
+    Each call is a forward pass in evaluation mode, and a micro step of the trace. No weights are sent: a dense network
+    is whole on every rank, or the ranks share its matrices. A head that is called by itself sends nothing. `collected`
+    puts together the samples of all ranks after the last call; None: they stay where they are.
     """
 
     passages: tuple[Passage, ...]
@@ -127,8 +127,8 @@ class SamplingBytes(NamedTuple):
     Rings send as much.
 
     Attributes:
-        call: of the first call, than which no other sends more.
-        whole: of all calls and the collection.
+        call: bytes of the first call; no other call sends more.
+        whole: bytes of all calls and the collection.
     """
 
     call: Bytes

@@ -33,7 +33,8 @@ def trace_spec(
 ) -> TraceSpec:
     """Returns everything that the formula needs for the trace of a run.
 
-    What happens between steps (an expert bias, moving averages, logged figures) is in no trace, recorded or computed.
+    Operations between steps (for an expert bias, moving averages, logged figures) are in no trace, recorded or
+    computed.
 
     Args:
         steps: optimiser steps to write; the first of a cycle collects for all of its steps.

@@ -21,9 +21,9 @@ def constant_gaps(gap_ns: int) -> Gaps:
 def recorded_gaps(records: Iterable[CollectiveRecord]) -> Gaps:
     """The mean compute that a recording shows before records of the same phase, operation and layer.
 
-    A layer that was not recorded takes the mean over all layers. Rollouts that were not recorded are forward passes of
-    more states: before an exchange of tokens their compute is that of forward passes, in the ratio of the bytes. What
-    has no counterpart at all stays unknown.
+    A layer that was not recorded takes the mean over all layers. Rollouts that were not recorded count as forward
+    passes of more states: their compute before an exchange of tokens is that of a forward pass, scaled by the ratio of
+    bytes. Records without any counterpart get None.
     """
     samples: dict[tuple[object, ...], list[int]] = defaultdict(list)
     sizes: dict[str, list[int]] = defaultdict(list)
@@ -66,8 +66,8 @@ class RankGroups:
 class TraceSpec:
     """Everything that decides the collectives of a program.
 
-    Steps of a cycle share what the first of them collects. `later` is the program of the others, which lacks it;
-    None: all steps are alike. The first cycle begins with step 1.
+    Steps of a cycle share the collection of the first. `later` is the program of the other steps, without a collection;
+    None if all steps are alike. The first cycle begins with step 1.
     """
 
     world_size: int

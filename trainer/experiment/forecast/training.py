@@ -25,7 +25,7 @@ class Call:
     """A call of the run's own network, or of a frozen one.
 
     Attributes:
-        gradient: whether a backward pass follows; in a loss, of every call of the own network and of no other.
+        gradient: whether a backward pass follows; in a loss, it follows every call of the own network and no other.
     """
 
     passage: Passage
@@ -34,7 +34,7 @@ class Call:
     computation: Computation | None = None
 
     def events(self, phase: Phase) -> dict[Place, tuple[Collective | Work, ...]]:
-        """What happens in each place of a pass."""
+        """Collectives and computation in each place of a pass."""
         return {place: tuple(events(self.passage, phase, place, self.computation)) for place in self.passage.places}
 
 
@@ -42,8 +42,8 @@ class Call:
 class Collecting:
     """Calls in evaluation mode before the first micro step of a cycle.
 
-    The run's own network is taken once, and given back behind the last call. What its engine sends for a call comes
-    before the place that needs it. Blocks of a frozen network have no number in a trace.
+    The run's own network is taken once, and given back after the last call. Its engine's collectives for a call come
+    before the place that needs them. Blocks of a frozen network have no number in a trace.
     """
 
     calls: tuple[Call, ...]
@@ -74,9 +74,9 @@ def _operation(call: Call, place: Place, event: Collective | Awaited | Work) -> 
 class TrainingStep:
     """Forward and backward passes, then the update.
 
-    The backward passes of a loss follow after the last of its calls, from the last to the first. What the ranks
-    exchange while they draw, the rollouts, and what is exchanged about weights come before the first micro step. Where
-    the computation of the update is known, operations say what is computed before them.
+    The backward passes of a loss follow its last call, in reverse order of the calls. Before the first micro step come
+    the exchanges of the draws, the rollouts, and the exchanges of weights. If `update` is known, each operation carries
+    the computation before it.
     """
 
     calls: tuple[Call, ...]

@@ -48,7 +48,7 @@ def without_formula(config: RunConfig) -> str | None:
 
 
 def _of_calls(config: RunConfig) -> str | None:
-    """Why no formula gives the collectives of what a task calls, with the remedy; None: one does."""
+    """The reason why no formula gives the collectives of a task's calls, with the remedy; None if one does."""
     calls = config.task.calls
     if calls is None:
         return (
@@ -91,7 +91,7 @@ def _may_communicate(coupling: OwnCoupling) -> bool:
 
 
 def without_work(config: RunConfig) -> str | None:
-    """Why no formula gives what a task computes; None: one does."""
+    """The reason why no formula gives the computation of a task; None if one does."""
     task, kind = config.task, config.task.kind
     if any(one.phase == "rollout" and one.gradient for one in config.task.calls or ()):
         return f"the gradients that {kind} takes in rollouts have no formula"
@@ -101,7 +101,7 @@ def without_work(config: RunConfig) -> str | None:
 
 
 def learns_flow(config: RunConfig) -> bool:
-    """Whether the objective of a flow calls the network, and not a task that says how."""
+    """Whether a flow's objective calls the network; False if a task defines the calls."""
     return isinstance(config.task, FlowTaskConfig)
 
 

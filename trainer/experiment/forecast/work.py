@@ -58,7 +58,7 @@ def _work(products: Iterable[tuple[str, int]], states: int) -> Work:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Computation:
-    """Computation of a rank; a backward pass is two forward passes, once for each gradient of a product.
+    """Computation of a rank; a backward pass counts as two forward passes, one for each gradient of a product.
 
     Attributes:
         blocks: forward pass of each block on one rank without its experts.
@@ -83,7 +83,7 @@ class Computation:
         return forward if phase == "forward" else forward.times(PASSES - 1)
 
     def without_blocks(self) -> "Computation":
-        """The same for a pass whose blocks are no places of their own, such as that of a network that sends nothing."""
+        """The same computation, all counted behind the last block; for networks whose passes send nothing."""
         whole = sum(self.blocks, self.around) + self.experts.times(len(self.blocks))
         return replace(self, blocks=(), experts=Work(), around=whole)
 
@@ -91,9 +91,9 @@ class Computation:
 def events(passage: Passage, phase: Phase, place: Place, computes: Computation | None) -> Iterator[Collective | Work]:
     """Collectives of the layers of a place, and computation in between.
 
-    Experts compute in the middle of the exchanges of tokens: between their way there and back. What else a block
-    computes comes before its exchanges in a forward pass and behind them in a backward pass, in equal parts before the
-    sums over divided layers.
+    Experts compute between the two halves of the exchanges of tokens: after dispatch and before return. The rest of a
+    block's computation comes before its exchanges in a forward pass and after them in a backward pass, in equal parts
+    before the sums over divided layers.
     """
     sent = list(passage.inside(phase, place))
     if computes is None:
@@ -149,7 +149,7 @@ def computation(config: RunConfig, layout: Layout, *, states: int, precision: st
 
 
 def _by_block(named: Iterable[tuple[str, Item]]) -> dict[int | None, list[Item]]:
-    """Items of each block, by their names in the network; None: of what belongs to no block."""
+    """Items of each block, by their names in the network; key None has those outside the blocks."""
     items = defaultdict[int | None, list[Item]](list)
     for name, item in named:
         first, _, inside = name.partition(".")

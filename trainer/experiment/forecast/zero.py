@@ -54,12 +54,13 @@ class Reduction:
 class ZeroStep:
     """The order in which a step puts gradients into the bucket (a name) and empties it (a reduction).
 
-    Exact while everything fits one bucket, and where reductions wait for the end of the backward pass. Otherwise
-    autograd delivers the gradients, dense and expert ones mixed.
+    Exact if everything fits one bucket, or if reductions wait for the end of the backward pass. Otherwise approximate,
+    since autograd delivers dense and expert gradients mixed.
 
     Attributes:
         overlaps: whether gradients are reduced during the last backward pass, which stage 2 does in each.
-        apart: number of the rank in each partition whose part is reduced alone; None: adjacent parts are one.
+        apart: for each partition, number of the rank whose part is never joined with an adjacent one; None: all are
+            joined.
     """
 
     stage: int

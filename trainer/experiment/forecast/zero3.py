@@ -35,12 +35,13 @@ _SUB_GROUP_ELEMENTS = 1_000_000_000
 class Zero3Step:
     """The acts of passes over a network, in order.
 
-    What a module needs is gathered together when it starts, followed by what the next modules need until that fills a
+    A module's parameters are gathered together when it starts, followed by those of the next modules until these fill a
     bucket. A module's parameters are given up when it ends, unless one of the next modules within a bucket's size, or
     what was fetched ahead, uses them again. Holds from the third step after a start, when DeepSpeed knows the order.
 
-    Gradients fill a bucket in the order in which autograd delivers them, whatever module they belong to. One that would
-    take the bucket above its size has what is in it reduced first; a gradient larger than a bucket fills one alone.
+    Gradients fill a bucket in the order in which autograd delivers them, whatever module they belong to. Before one
+    that would exceed the bucket's size, the bucket is reduced and emptied; a gradient larger than a bucket fills one
+    alone.
     """
 
     def __init__(self, sizes: tuple[int, ...], bucket_elements: int, num_ranks: int, moments: Sequence[Moment]) -> None:
@@ -88,8 +89,8 @@ class Zero3Traffic:
     Attributes:
         sizes: elements of each parameter in the order of the network.
         forward, backward: moments of a pass.
-        summed: what ranks send that add up their parts of a divided layer's result; None: no layer is divided. Sums are
-            in the midst of a block, between the gathers of its layers.
+        summed: the sum over the parts of a divided layer's result; None if no layer is divided. It comes within a
+            block, between the gathers of its layers.
         groups: of parameters in the optimiser, whose norms are added up one by one.
     """
 
@@ -224,7 +225,7 @@ class Zero3Memory:
     _large: dict[int, int] = field(default_factory=dict, init=False)
 
     def held(self) -> Mapping[Part, int]:
-        """Gradients and their bucket are there all the time."""
+        """Bytes by part that are held between steps; gradients and their bucket are never freed."""
         return {
             "parameters": self._own * self.element_bytes,
             "gradients": self._own * self.sum_bytes,
@@ -284,7 +285,7 @@ class Zero3Memory:
             yield parts
 
     def _follow(self, acts: Iterable[Act], size: int) -> Iterator[Growth]:
-        """The acts of a moment, at which a gradient of so many bytes may be there."""
+        """Yields the growth by the acts of a moment; `size` is the bytes of the gradient that is put, if any."""
         for act in acts:
             match act.kind:
                 case "gather":

@@ -1,4 +1,4 @@
-"""A measure of pilots as a function of shares and distance, its projection to a larger size, and the mix that is best.
+"""A measure of pilots as a function of shares and distance, its projection to a larger size, and the best mix.
 
 Kang, Just, Sahu, Jia, "Performance scaling via optimal transport: enabling data selection from partially revealed
 sources", arXiv 2307.02460: at two sizes N_0 < N_1 the measure is fitted over the mixes, and it is linear in log N.
@@ -112,8 +112,7 @@ def permitted(num_mixes: int, num_sources: int) -> list[str]:
 
 
 def projections(shares: Values, distances: Values, values: Values, sizes: tuple[int, int]) -> list[Projection]:
-    """Fits of values [2, P] of mixes [P, M] with distances [2, P], one for each model, those that miss left-out mixes
-    least first."""
+    """Fits values [2, P] of mixes [P, M] with distances [2, P] by each model; least leave-one-out error first."""
     return sorted(
         (fitted(name, shares, distances, values, sizes) for name in permitted(*shares.shape)),
         key=lambda one: one.error,

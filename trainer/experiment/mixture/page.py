@@ -1,4 +1,4 @@
-"""The page of a search for shares: what was measured of the pilots, what is projected, and how sure that is."""
+"""The page of a search for shares: measured values of the pilots, projected values and their uncertainty."""
 
 from __future__ import annotations
 
@@ -131,7 +131,7 @@ def _lines(found: Found) -> str:
 
 
 def _triangles(found: Found) -> str:
-    """One scale of colours for all panels, so that they compare."""
+    """Draws mixes of three sources as triangles, measured at both sizes and projected, on one colour scale."""
     surface = sorted(found.search.known)
     shown: list[tuple[str, Sequence[Mix], Sequence[float]]] = [
         (f"measured, {size:,} examples", found.plan.mixes, list(found.measured[row]))
@@ -161,7 +161,7 @@ def _triangles(found: Found) -> str:
 
 
 def _place(mix: Sequence[float]) -> tuple[float, float]:
-    """Where a mix of three stands: the first source at the left, the second at the right, the third on top."""
+    """Position of a mix of three sources in a triangle: the first at the left, the second right, the third on top."""
     return mix[1] + mix[2] / 2, HALF * mix[2]
 
 

@@ -60,7 +60,7 @@ def figure(measure: Measure, logarithms: Values) -> Values:
 
 
 class Judge:
-    """Measures runs; examples are those of the wanted source, or of all sources as they are."""
+    """Measures runs on examples of the wanted source, or on the data of all sources if none is wanted."""
 
     def __init__(self, request: MixtureRequest, plan: Plan) -> None:
         self._request = request
@@ -170,9 +170,9 @@ def mixed(sources: Sequence[Points], shares: Sequence[float], size: int) -> Poin
 def transport_distance(points: Points, wanted: Points) -> float:
     """Least mean cost of moving points to the wanted ones.
 
-    The cost is the squared distance of features, of which two wanted examples have 1 in the mean, and 1 more for
-    another label: classes weigh as much as features. Kang et al., arXiv 2307.02460, with the label distance of
-    Alvarez-Melis and Fusi, arXiv 2002.02923, replaced by this step.
+    The cost is the squared distance of features, scaled to a mean of 1 between two wanted examples, plus 1 if labels
+    differ: classes weigh as much as features. Kang et al., arXiv 2307.02460, with the label distance of Alvarez-Melis
+    and Fusi, arXiv 2002.02923, replaced by this step.
     """
     wanted = wanted.first(MOST)
     scale = 2 * wanted.features.double().var(dim=0, correction=0).sum()

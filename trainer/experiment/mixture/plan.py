@@ -1,4 +1,4 @@
-"""Which pilots are trained for a mixture, and what is refused before anything is."""
+"""The pilots that are trained for a mixture, and refusals before any training."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def check(request: MixtureRequest, sizes: Sequence[int]) -> None:
 
 
 def command(request: MixtureRequest, sizes: Sequence[int]) -> list[str]:
-    """The command line that asks for it, behind ``python -m trainer``."""
+    """Arguments of ``python -m trainer`` that make a request."""
     choices = {"sizes": ",".join(map(str, sizes)), "target": request.target, "measure": request.measure}
     choices |= {"wanted": request.wanted, "grid": request.grid, "seeds": request.seeds, "nproc": request.ranks}
     choices |= {"jobs": request.jobs, "num": request.num, "pilots": request.pilots, "features": request.features}
@@ -162,7 +162,7 @@ def _opened(data: MixtureConfig) -> dict[str, Dataset]:
 
 
 def _pilot(request: MixtureRequest, plan: Plan, document: dict[str, Any], size: int, mix: Mix) -> Method:
-    """The run of a size and a mix: as many passes over its examples as the planned run takes."""
+    """The run of a size and a mix; it makes as many passes over its examples as the planned run."""
     named = "_".join(f"{name}{share:.3f}" for name, share in zip(plan.mixed, mix, strict=True) if share > 0)
     name = f"{size}_{named}"
     optim, own = plan.config.optim, deepcopy(document)

@@ -1,4 +1,4 @@
-"""What a search for shares has found: the figures of mixture.json, from which the page is drawn."""
+"""Results of a search for shares: the figures of mixture.json, from which the page is drawn."""
 
 from __future__ import annotations
 

@@ -181,7 +181,7 @@ def decoding_part(folder: Path) -> Part:
 
 
 def _busiest(records: list[CollectiveRecord], world_size: int) -> float:
-    """Rows that the busiest rank gets over the mean of the ranks, mean over the layers."""
+    """Rows of the busiest rank divided by the mean of the ranks; mean over the layers."""
     layers = sorted({record.layer for record in records if record.op == "all_to_all" and record.layer is not None})
     rows_LR = np.zeros([len(layers), world_size])
     for record in records:

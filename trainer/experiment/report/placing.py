@@ -150,7 +150,7 @@ class PlacementSavings:
         return "Bytes between ranks", change(was, now), f"{how}: {megabytes(was)} to {megabytes(now)} a step"
 
     def saving(self) -> str:
-        """What the placement saves, in one clause."""
+        """The saving of the placement, in one clause."""
         known = self._bytes()
         if known is None:
             was, now = self.before.crossings, self.placed.crossings

@@ -1,4 +1,4 @@
-"""Which files belong to a run: every input of a report is matched with it by digest, or refused."""
+"""Files that belong to a run: every input of a report is matched with the run by digest, or refused."""
 
 from functools import cached_property
 from pathlib import Path

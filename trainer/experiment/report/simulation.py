@@ -1,4 +1,4 @@
-"""The part about a simulation: what netsim wrote, and how long a step takes on a fabric, by transport."""
+"""The part about a simulation: the results of netsim, and the time of a step on a fabric, by transport."""
 
 import csv
 import io
@@ -130,7 +130,7 @@ class Simulation(BaseModel):
     def mean_time_ns(self, transport: str, op: str) -> float:
         """Time that a rank spends in the collectives of an operation, ns, mean over ranks and seeds of a transport.
 
-        It counts from coming to a collective to its being over there, so waiting for others counts too.
+        The time of a rank is from its arrival at a collective to the end on that rank, waiting for others included.
         """
         ranks = max((collective.ranks for collective in self.collectives), default=1)
         times = [

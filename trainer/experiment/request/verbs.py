@@ -1,4 +1,4 @@
-"""What options of verbs about runs share, and requests of drivers that are the options of their verb."""
+"""Shared options of verbs about runs, and requests of drivers that are the options of their verb."""
 
 from dataclasses import replace
 from pathlib import Path

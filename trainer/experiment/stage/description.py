@@ -1,4 +1,4 @@
-"""What the check verb prints of a run that trains."""
+"""Output of the check verb for a run that trains."""
 
 import sys
 from collections import defaultdict
@@ -96,7 +96,7 @@ def propose_settings(config: RunConfig, world_size: int, limit: int) -> None:
 
 
 def _origin(begins: Path | None, steps: int) -> str:
-    """Says from which step the run goes on, and how much of that checkpoint has not been read."""
+    """Describes the step from which the run starts or resumes, and how much of that checkpoint has not been read."""
     if begins is None:
         return "starts at step 0"
     manifest = Manifest.read(begins)
@@ -130,7 +130,7 @@ def _parameters(config: RunConfig, layout: Layout) -> str:
 
 
 def _replicas(config: RunConfig, layout: Layout) -> str | None:
-    """Says how much memory and traffic replicas of experts add; None: there are none."""
+    """Describes the memory and traffic that replicas of experts add; None if there are none."""
     if config.moe is None or layout.placement is None or not layout.placement.has_replicas:
         return None
     expert_bytes = expert_parameters(config) * (2 if config.engine.precision == "bf16" else 4)

@@ -68,7 +68,7 @@ class PairsStage(TaughtStage[PairsRequest]):
         return draw_pairs(self.request(), self.folder)
 
     def provenance(self) -> Provenance:
-        """Its record is the index of the pairs; the teacher's weights decide, too."""
+        """Returns the settings in the index of the pairs and those of now; both include the teacher's weights."""
         request = self.request().resolved()
         folder = newest_checkpoint(request.run)
         source = load_run(folder).source_data
@@ -97,7 +97,7 @@ class StepsStage(TaughtStage[StepsRequest]):
 
     @property
     def cost(self) -> Cost:
-        """Counts each noise that is followed to its end as a pair."""
+        """Counts each trajectory from a noise as a pair."""
         request = self.request()
         return Cost(pairs=request.num + request.fresh)
 
@@ -119,7 +119,7 @@ class StepsStage(TaughtStage[StepsRequest]):
         return search_steps(self.request(), self.file)
 
     def provenance(self) -> Provenance:
-        """Its record is the file of grids; the teacher's weights decide, too."""
+        """Returns the settings in the file of grids and those of now; both include the teacher's weights."""
         request = self.request()
         folder = newest_checkpoint(request.run)
         weights = Manifest.read(folder).weights_sha256()
@@ -141,7 +141,7 @@ class StepsStage(TaughtStage[StepsRequest]):
                 yield Refusal(self.path, f"stages.{self.name}.guidance", problem, "give both one guidance")
 
     def _users(self, stages: Sequence[Stage]) -> Iterator[tuple[str, str, int]]:
-        """Yields, of later stages that read a grid, their name, the field that names it, and its evaluations."""
+        """Yields name, field that selects the grid, and its evaluations, for each later stage that reads a grid."""
         for stage in stages[stages.index(self) + 1 :]:
             match stage.document:
                 case {"nodes": str(path), "evaluations": int(evaluations)} if Path(path) == self.file:
@@ -153,7 +153,7 @@ class StepsStage(TaughtStage[StepsRequest]):
 
 
 def _evaluations(sampler: Any, file: Path) -> int | None:
-    """Returns the evaluations of the grid of `file` that a section ``sampler`` names; None: none, or it is wrong."""
+    """Returns the evaluations of the grid in `file` that a section ``sampler`` uses; None if none, or invalid."""
     match sampler:
         case {"kind": "euler", "times": str(path), "steps": int(steps)} if Path(path) == file:
             return steps
@@ -164,7 +164,7 @@ def _evaluations(sampler: Any, file: Path) -> int | None:
 
 
 def _decides_grids(request: StepsRequest, teacher: RunConfig, weights: str) -> dict[str, Any]:
-    """Everything that the grids are a function of, by the names that their file uses."""
+    """Everything that determines the grids, by the names that their file uses."""
     assert isinstance(teacher.sample, FlowSample)
     return {
         "weights": weights,
@@ -212,7 +212,7 @@ class FitPathStage(RequestedStage[FitRequest], ConfiguredStage):
         super().describe(world_size, stages)
 
     def provenance(self) -> Provenance:
-        """Its record is the table, which also holds figures of the data; these do not decide."""
+        """Returns the settings in the table and those of now; leaves out the table's figures of the data."""
         now = self.request().what_decides(self.config())
         made = read_table(self.file).made_by
         return Provenance(self.file, {name: value for name, value in made.items() if name in now}, now)
@@ -249,7 +249,7 @@ class MeasureStage(TaughtStage[MeasureRequest]):
         return measure(self.request(), self.file)
 
     def provenance(self) -> Provenance:
-        """Its record is the file of measured objects; the policy's weights decide, too."""
+        """Returns the settings in the file of objects and those of now; both include the policy's weights."""
         from trainer.experiment.built.measuring import weights_of
 
         request = self.request()

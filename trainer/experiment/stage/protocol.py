@@ -1,4 +1,4 @@
-"""What every kind of stage can do: be checked, described and run, and tell what it was made by."""
+"""The protocol of stages, which can be checked, described and run, and which record the settings that made them."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
@@ -56,7 +56,7 @@ class Cost(NamedTuple):
 
 
 class Provenance(NamedTuple):
-    """Settings and digests by nested keys that a finished stage was made by, and those of today's configuration."""
+    """Settings and digests, by nested key, that made a finished stage, and those of the present configuration."""
 
     path: Path
     made: Mapping[str, Any]
@@ -73,7 +73,7 @@ class Stage(ABC):
         name: of the stage; empty for a configuration without stages.
         path: the file that it stands in.
         folder: where its results are.
-        document: what it works on; what an earlier stage wrote is named in it.
+        document: its settings, which name the results of earlier stages that it reads.
     """
 
     verb: ClassVar[str]
@@ -135,7 +135,7 @@ class Stage(ABC):
 
     @abstractmethod
     def provenance(self) -> Provenance:
-        """Returns what a finished stage was made by, and what it would be made by now.
+        """Returns the settings and digests that made a finished stage, and the present ones.
 
         Raises:
             Refusal: its record, or a file that decides its results, cannot be read.
@@ -148,7 +148,7 @@ class Stage(ABC):
 
     @property
     def share_done(self) -> float:
-        """How much of it is done, from 0 to 1, as far as its folder tells; the default only tells whether it is."""
+        """Share of the stage that is done, 0 to 1, by the files in its folder; by default 1 if finished, else 0."""
         return float(self.finished)
 
     @property
@@ -185,7 +185,7 @@ class ConfiguredStage(Stage):
     """A stage whose document is the sections of a configuration."""
 
     def config(self) -> RunConfig:
-        """The sections, validated; files of earlier stages may be missing if nothing else is wrong."""
+        """The sections, validated; missing files of earlier stages are objected to only if nothing else is wrong."""
         try:
             return validated(self.path, self.document)
         except Refusal as error:
@@ -202,7 +202,7 @@ class ConfiguredStage(Stage):
 
 
 def until_awaited(rule: Objections, awaited: Sequence[Stage]) -> Objections:
-    """Yields the objections of a rule up to the first that waits for the results of stages."""
+    """Yields the objections of a rule, and stops at the first that is due to missing results of stages."""
     for error in errors(rule):
         if awaits(error, awaited) is not None:
             return
@@ -210,7 +210,7 @@ def until_awaited(rule: Objections, awaited: Sequence[Stage]) -> Objections:
 
 
 def awaits(error: ValueError, awaited: Sequence[Stage]) -> Stage | None:
-    """The stage for whose results an error waits; None: it is about something else."""
+    """The stage whose missing results cause an error; None if the error has another cause."""
     return next((stage for stage in awaited if lies_in(error, stage.folder)), None)
 
 
@@ -228,7 +228,7 @@ def _texts(value: Any) -> Iterator[str]:
 
 @dataclass(frozen=True)
 class RequestedStage(Stage, Generic[R]):
-    """A stage that trains nothing: it answers a request, and is finished with the last file that it writes.
+    """A stage that carries out a request and trains nothing; it is finished once its last file exists.
 
     Attributes:
         asks: class of the request.
@@ -248,20 +248,20 @@ class RequestedStage(Stage, Generic[R]):
         return self.file.exists()
 
     def request(self) -> R:
-        """What is to be done, validated."""
+        """The request, validated."""
         return cast("R", self._validated(self.asks, self.document))
 
     def describe(self, world_size: int, stages: Sequence[Stage]) -> None:
-        """Prints the request; any number of ranks may wait for it."""
+        """Prints the request, which any number of ranks can run."""
         del world_size, stages
         print(self.request().model_dump_json())
 
 
 @dataclass(frozen=True)
 class TaughtStage(RequestedStage[R]):
-    """A stage that asks the network of an earlier stage, or of a run that is there already.
+    """A stage that uses the network of an earlier stage or of an existing run.
 
-    The other sections of the file say nothing about it.
+    It ignores the other sections of the file.
     """
 
     @classmethod
@@ -275,7 +275,7 @@ class TaughtStage(RequestedStage[R]):
         return None if run is None else Path(str(run))
 
     def _check_teacher(self, stages: Sequence[Stage]) -> RunConfig | None:
-        """Configuration of the teacher's stage; None: another file trains it, or that stage waits for others."""
+        """Configuration of the teacher's stage; None if no earlier stage trains it, or that stage awaits others."""
         teacher = self.teacher
         assert teacher is not None
         check_possible(teacher / "checkpoints")

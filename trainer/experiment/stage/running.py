@@ -41,7 +41,7 @@ def check_read(stage: Stage, stages: Sequence[Stage]) -> None:
 
 
 def difference(made: Mapping[str, Any], now: Mapping[str, Any]) -> tuple[str, Any, Any] | None:
-    """The first setting that differs between two documents, by dotted key, and its value in each; None: none does."""
+    """Dotted key and both values of the first setting that differs between two documents; None if they are equal."""
     made, now = flat(made), flat(now)
     differing = (name for name in sorted(made.keys() | now.keys()) if made.get(name) != now.get(name))
     return next(((name, made.get(name), now.get(name)) for name in differing), None)
@@ -56,7 +56,7 @@ def flat(value: Mapping[str, Any], before: str = "") -> dict[str, Any]:
 
 
 def check_stages(stages: Sequence[Stage], world_size: int) -> None:
-    """Refuses stages that cannot be run, as far as is known before those that they read from are finished."""
+    """Refuses stages that cannot be run, as far as can be checked before the stages they read from are finished."""
     refuse(*of_stages(stages, world_size))
 
 
@@ -78,8 +78,8 @@ def _of_provenance(stage: Stage, stages: Sequence[Stage]) -> Objections:
 def run_stages(stages: Sequence[Stage], path: Path, overrides: Sequence[str], launch: Launch) -> int:
     """Runs the stages that are not finished, each as a process of its own on every rank.
 
-    0, or the exit code of the first that failed: 75 if stopped. A wrong stage is refused before any has begun, as far
-    as is known before those that it reads from are finished.
+    Returns 0, or the exit code of the first that failed: 75 if stopped. Refuses a wrong stage before any has begun,
+    unless the error can only be found once the stages that it reads from are finished.
     """
     check_stages(stages, launch.world_size)
     with Supervisor().listening() as supervisor:

@@ -70,7 +70,7 @@ class TrainStage(ConfiguredStage):
         return run(config, launch, task)
 
     def describe(self, world_size: int, stages: Sequence[Stage]) -> None:
-        """Prints the run, or only which stage it waits for, if its configuration cannot be read before."""
+        """Prints the run, or only the stage that it waits for, if its configuration cannot be validated before."""
         from trainer.experiment.stage.description import describe_run
 
         awaited = self.awaited(stages)
@@ -94,7 +94,7 @@ class TrainStage(ConfiguredStage):
         print_details(self.config(), world_size)
 
     def provenance(self) -> Provenance:
-        """Its record is the configuration of its last checkpoint; a teacher decides, too."""
+        """Returns the configuration of its last checkpoint and that of now, both with digests of what they refer to."""
         from trainer.checkpoint.pretrained import pinned  # brings the networks, which only a finished stage needs
 
         root = self.folder / "checkpoints"
@@ -103,7 +103,7 @@ class TrainStage(ConfiguredStage):
 
 
 def _try_environment(config: RunConfig) -> None:
-    """Refuses an environment of a user's that breaks a law, before anything is written."""
+    """Refuses a user's environment that violates the laws of environments, before anything is written."""
     own = getattr(config.task, "environment", None)
     if isinstance(own, OwnEnvironment):
         from trainer.task.environment import build, check_laws  # brings torch

@@ -56,8 +56,8 @@ class Extractor:
     """A network in evaluation mode and the preparation of examples for it; grey images are repeated.
 
     Images are resized by bilinear interpolation, on which figures depend (Parmar, Zhang and Zhu, 2022):
-    ``antialiased``; ``bilinear``, without, as pytorch-fid does; ``tensorflow``, where the corners of pixels, not their
-    middles, are over each other, as in the first TensorFlow, by which the published figures of FID are computed.
+    ``antialiased``; ``bilinear``, without, as pytorch-fid does; ``tensorflow``, which aligns the corners of pixels, not
+    their centres, as did the first TensorFlow, with which published FIDs are computed.
     """
 
     def __init__(self, network: nn.Sequential, description: Description, device: torch.device) -> None:

@@ -14,7 +14,7 @@ FOREIGN: dict[str, Foreign] = {kind.name: kind for kind in (DiffusersDiT(), Llam
 
 
 def exports(config: RunConfig) -> dict[str, str | None]:
-    """For each package with networks of this family, why a run cannot be exported to it; None: it can."""
+    """For each package with networks of this family, the reason why a run cannot be exported to it; None if it can."""
     objections: dict[str, str | None] = {}
     for name, kind in FOREIGN.items():
         try:

@@ -25,7 +25,7 @@ _LONGEST_SIDE = 4096
 
 
 class DiffusersDiT(Foreign):
-    """adaLN-Zero blocks; time is a timestep from 999, all noise, to 0; outputs for the variance stand behind the mean.
+    """adaLN-Zero blocks; time is a timestep from 999, all noise, to 0; outputs for the variance follow the mean.
 
     Every block embeds time and class there; published weights hold the same values in all, which become one embedding.
     """

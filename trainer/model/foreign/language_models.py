@@ -175,7 +175,7 @@ def _norm(name: str, other: str, hidden: int) -> list[Entry]:
 
 
 def _fused_order(heads: int, width: int, turned: int) -> torch.Tensor:
-    """Row there of each row here: queries, keys, values of all heads here; of head after head there."""
+    """Row number there of each row here; here queries, keys, values of all heads in turn; there head by head."""
     rows = torch.arange(heads * 3 * width).view(heads, 3, width)
     of_head = from_halves(1, width, turned)
     return torch.cat([rows[:, 0, of_head].flatten(), rows[:, 1, of_head].flatten(), rows[:, 2].flatten()])

@@ -90,7 +90,7 @@ class Document:
             self.refuse(key, found, remedy)
 
     def expect_none(self, *keys: str, remedy: str) -> None:
-        """Refuses settings that are there at all, unless they are null, false or empty."""
+        """Refuses settings that are present and neither null, false nor empty."""
         for key in keys:
             if self.values.get(key):
                 self.refuse(key, self.values[key], remedy)
@@ -148,7 +148,7 @@ def linear(ours: str, theirs: str, outputs: int, inputs: int) -> list[Entry]:
 
 
 def from_halves(heads: int, width: int, turned: int) -> Tensor:
-    """For each row here its row there, int64 [heads width]; rotary pairs are neighbours here (RoFormer, equation 34).
+    """Row number there of each row here, int64 [heads width]; here rotary pairs are neighbours (RoFormer, equation 34).
 
     GPT-NeoX and Llama pair coordinate i with i + turned / 2 of the first `turned` rows of a head.
     """

@@ -1,4 +1,4 @@
-"""Parts of parameters and of their training state: names, and where stored values are in the whole.
+"""Parts of parameters and of their training state: names, and positions of stored values in the whole.
 
 Names do not depend on where an expert lives.
 """

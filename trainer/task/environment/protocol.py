@@ -47,12 +47,12 @@ class Environment(Protocol):
 
     @abstractmethod
     def allowed(self, states_BS: Tensor) -> Tensor:
-        """Which actions are possible in each state, bool [B, A]; at least one."""
+        """Marks the actions that are possible in each state, bool [B, A]; at least one."""
         ...
 
     @abstractmethod
     def leading(self, states_BS: Tensor) -> Tensor:
-        """Which actions lead into each state from a parent of its own, bool [B, A - 1]; none into the start."""
+        """Marks the actions that lead into each state, one for each parent, bool [B, A - 1]; none into the start."""
         ...
 
     @abstractmethod

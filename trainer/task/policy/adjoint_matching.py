@@ -55,10 +55,10 @@ def lean_adjoint(
     """Solves the lean adjoint equation backwards along paths x [K + 1, B, *D] at times [K + 1] from 0 to 1.
 
     da/dt = -(J^T a + weight grad f) from a = `terminal`, the gradient of the final cost (minus that of a reward), with
-    the Jacobian J of the base's memoryless drift b = 2 v - kappa x. Euler's step from t_{i+1} to t_i has J and the
-    cost's gradient where it begins: at t_i, where kappa is larger, the tilt of a Gaussian falls short by fifteen times
-    as much at 40 steps. K calls of base and cost; no gradients are kept. ValueError: the cost is no differentiable
-    value of each example. Domingo-Enrich et al., arXiv 2409.08861, equations 38, 39.
+    the Jacobian J of the base's memoryless drift b = 2 v - kappa x. Euler's step from t_{i+1} to t_i takes J and the
+    cost's gradient at t_{i+1}. At t_i, where kappa is larger, the tilt of a Gaussian would fall short by fifteen times
+    as much at 40 steps. Calls base and cost K times; keeps no gradients. Raises ValueError if the cost is no
+    differentiable value of each example. Domingo-Enrich et al., arXiv 2409.08861, equations 38, 39.
     """
     adjoint, paid = terminal, x.new_zeros(x.shape[1])
     velocities, adjoints = [], []

@@ -54,8 +54,8 @@ MINUS = "\N{MINUS SIGN}"
 def show_rewards(now: TrainedFlow, before: TrainedFlow | None, reward: Reward, path: Path, *, seed: int) -> None:
     """Draws the ``sample`` of a flow, with rewards; rank 0 writes it; collective.
 
-    A grid of images has a column a class; below each image is its reward, above each row that of `before`, the flow
-    that it began as, from the same noise. Points have a plot for each flow.
+    A grid of images has a column a class; below each image is its reward. Above each row is a row of `before`, the flow
+    before training, from the same noise. Points have a plot for each flow.
     """
     sample, config = now.sample, now.config
     images = isinstance(sample, ImageSample)

@@ -1,1 +1,1 @@
-"""Experts that move between ranks while a run goes on."""
+"""Migration of experts between ranks during a run."""

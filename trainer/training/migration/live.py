@@ -42,9 +42,9 @@ def transfer(
 ) -> str | None:
     """Moves experts to the slots of `slot_to_expert`, between two optimiser steps; collective over all ranks.
 
-    Only homes have anything to move: replicas appear and vanish with the map, [MoE layers, slots] of logical experts,
-    equal everywhere. Returns None, or why nothing moved, in which case the run may continue. ValueError: the slots hold
-    an expert nowhere or twice on a rank, or allow no choice of homes.
+    The map, [MoE layers, slots] of logical experts, is equal on all ranks. Only homes move; replicas appear and vanish
+    with the map. Returns None, or the reason why nothing moved; the run may then continue. Raises ValueError if the
+    slots hold an expert nowhere or twice on a rank, or allow no choice of homes.
     """
     own = _Shards(engine, average, group)
     moves = list(moves_between(own.slots, home_slots(slot_to_expert, own.num_experts, group.size())))
@@ -66,7 +66,7 @@ def transfer(
 
 
 def checksum(words: Tensor) -> Tensor:
-    """Sums int32 words, each times the odd number of its place, modulo 2^64, as int32 [2]: sees every change."""
+    """Sums int32 words, each times an odd number by its place, modulo 2^64, as int32 [2]; changes with any one word."""
     places = torch.arange(1, 2 * len(words), 2, device=words.device)
     return (words.long() * places).sum(dim=0, keepdim=True).view(torch.int32)
 

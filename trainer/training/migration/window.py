@@ -92,7 +92,7 @@ class Window(ABC):
 
 
 class SourceWindow(Window):
-    """For home-return dispatch: the choices of each expert by the rank of the token."""
+    """For home-return dispatch: how often each expert was chosen, by the rank of the token."""
 
     def __init__(self, layers: Sequence[PlacedMoELayer], group: dist.ProcessGroup) -> None:
         """Listens to the routers of the layers."""
