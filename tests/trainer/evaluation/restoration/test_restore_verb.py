@@ -199,7 +199,7 @@ R 'operator.mask={kind: picture, path: none.png}' | none.png: mask.path: No such
 R 'operator.mask={kind: picture, path: black.png}' | black.png: mask.path: hides no pixel | paint
 R method.weight=constant method.scale=5 | method.scale: 5 makes the weight of the prior | use a scale below
 R 'controls=[{kind: push}]' | controls.0.kind: 'push' is not one of
-R 'controls=[{kind: pull, end: source}]' | controls.0.end: source pulls to a noise | use data
+R 'controls=[{kind: pull, end: source}]' | controls.0.end: source needs the noise of an inversion | use data
 R 'operator={class: mine:Operator}' | operator.class: mine cannot be imported | install it
 """)
 """Words behind the run, R for flair_inpainting, and what is said of them, in this order."""
