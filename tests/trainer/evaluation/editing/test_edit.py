@@ -254,7 +254,10 @@ MISTAKES: dict[str, tuple[tuple[str, ...], str]] = {
     "no steps": (("steps=0",), "steps: must be greater than 0 (0); use 1 or more"),
     "unknown key": (("strenghts=[0]",), "strenghts: is not a known key"),
     "guidance below 0": (("guidance.target=-1",), "guidance.target: must be greater than or equal to 0"),
-    "pull to a noise": (("controls=[{kind: pull, end: source}]",), "controls.0.end: source needs the noise of an inversion"),
+    "pull to a noise": (
+        ("controls=[{kind: pull, end: source}]",),
+        "controls.0.end: source needs the noise of an inversion",
+    ),
     "mask missing": (("mask=nowhere.png",), "mask: nowhere.png cannot be read (No such file or directory)"),
     "no pictures": (("--num", "0"), "--num: 0 is below 1; use 1 or more"),
     "folder missing": (("source=3", "--images", "nowhere"), "pictures.path: nowhere is missing"),
