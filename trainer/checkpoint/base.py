@@ -46,8 +46,8 @@ def digest_of(path: Path) -> str:
 def with_digest(config: RunConfig) -> RunConfig:
     """Returns the configuration with the digest of its base, if any, so that a run resumes with the same base only.
 
-    Frozen modules of another run get their digest too. The number of tasks is also written, since samples may be
-    compared with other data.
+    The reference to another run's frozen modules gets a digest too. The number of tasks of routed adapters is also
+    recorded, since samples may be compared with data that have other sources.
     """
     adapters = config.model.adapters
     if adapters is None:
@@ -113,7 +113,8 @@ def check_beginning(weights: Path, config: RunConfig) -> None:
 def write_base(network: nn.Module, config: RunConfig, device: torch.device, *, trains: bool) -> None:
     """Fills the frozen weights of this rank's network, one after the other; does nothing without adapters.
 
-    `trains`: whether an engine will train the network: with bf16 precision the weights are then in bfloat16.
+    `trains`: whether an engine will train the network. If so, and its precision is bf16, the weights are in bfloat16,
+    else in float32.
     """
     if config.model.adapters is None:
         return
@@ -131,7 +132,7 @@ _SAME = ("rank", "alpha", "modules", "heads")
 
 
 def modules_weights(config: RunConfig) -> Path | None:
-    """The averaged weights whose modules a run begins with; None: it draws new ones, or has no routed adapters."""
+    """The averaged weights whose modules a run begins with; None if it draws new ones, or has no routed adapters."""
     adapters = config.model.adapters
     if not isinstance(adapters, RoutedAdaptersConfig) or adapters.init_from is None:
         return None

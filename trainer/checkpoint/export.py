@@ -40,7 +40,7 @@ from trainer.model.weight_files import EXPORTED, WEIGHTS, Weights, copied, files
 def write_in_parts(
     path: Path, shapes: Mapping[str, tuple[int, ...]], tensors: Iterable[Tensor], dtype: torch.dtype = torch.float32
 ) -> list[Path]:
-    """Writes weights, of which no more than one part is in memory at a time, and in float32 no more than one tensor.
+    """Writes weights with at most one part in memory at a time, and in float32 at most one tensor.
 
     Returns the one file `path`, or the index and the parts, named after it. Each of `tensors`, in the order of
     `shapes`, is drawn from the iterable when the one before is written.

@@ -26,8 +26,8 @@ ATTEMPTS = 10
 def newest_apparently_intact(root: Path, *, allow_rng_loss: bool, read_bytes: int = 0) -> tuple[Path | None, list[str]]:
     """Finds the newest checkpoint whose file lengths are right, and whose smallest files have the right checksums.
 
-    Checksums are verified for at most `read_bytes` of files. Also returns a line on the fault of each newer one. None
-    if no save has ever ended.
+    Checksums are verified for at most `read_bytes` of files. Returns the checkpoint, None if no save has ever ended,
+    and a line on the fault of each newer one.
     """
     needed = _needed(allow_rng_loss)
 
@@ -61,7 +61,7 @@ def newest_intact_collective(root: Path, *, allow_rng_loss: bool) -> Path | None
 
 
 def newest_intact(root: Path, names: Iterable[str]) -> Path:
-    """The newest checkpoint of which some files, or their parts, are intact, as this process alone sees it."""
+    """The newest checkpoint whose files `names`, or the parts of these, are intact; checked by this process alone."""
     wanted = [*names]
 
     def fault(folder: Path) -> str | None:
@@ -147,7 +147,7 @@ def newest_checkpoint(run_dir: Path) -> Path:
 
 
 def with_newest(run_dir: Path, use: Callable[[Path], R]) -> R:
-    """Reads the newest intact checkpoint of a run that may go on meanwhile.
+    """Reads the newest intact checkpoint of a run that may still be training.
 
     A run that keeps few checkpoints deletes the oldest with each save. If it deletes the one that is being read, `use`
     is called again with the next newest.
@@ -180,9 +180,10 @@ def weights_file(path: Path) -> Path:
 
 
 def origin(config: RunConfig, *, read_bytes: int = 0) -> tuple[Path | None, list[str]]:
-    """Returns the checkpoint that a run resumes from, as far as lengths and `read_bytes` of its content show no damage.
+    """The checkpoint to resume from: the newest in which lengths and `read_bytes` of content show no damage.
 
-    Ranks may still find damage in the rest. None if the run starts anew. Also a line for each newer, damaged one.
+    Ranks may still find damage in the rest. The checkpoint is None if the run starts anew. Also returns a line for each
+    newer, damaged checkpoint.
     """
     run, root = config.run, config.run.dir / "checkpoints"
     if run.resume == "never" and complete_steps(root):

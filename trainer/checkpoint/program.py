@@ -66,7 +66,7 @@ class Program:
 
 
 def unsuited(config: RunConfig) -> str | None:
-    """Returns why a run's network cannot become a program, to complete a message; None: it can."""
+    """Returns why a run's network cannot become a program, to complete a message; None if it can."""
     model, router = config.model, None if config.moe is None else config.moe.router
     if routed_adapters(config) is not None:
         return "routed adapters differ from task to task, and a program reads no tasks"

@@ -53,7 +53,7 @@ def fill(folder: Path, rank: int, pieces: Iterable[StatePiece]) -> None:
 
 @dataclass
 class _Wanted:
-    """A piece, and how many of its elements have not been found yet."""
+    """A piece, and the number of its elements that have not been read yet."""
 
     piece: StatePiece
     left: int
@@ -96,8 +96,8 @@ def load_checkpoint(
 ) -> None:
     """Resumes a run from an intact checkpoint of the same identity; collective.
 
-    A run that is divided over its ranks as it was saved goes on bit for bit. One that is divided otherwise differs by
-    rounding and loses the state of single ranks, such as that of their random numbers; the first rank says so.
+    A run that is divided over its ranks as it was saved resumes bit for bit. One that is divided otherwise differs by
+    rounding, and loses the state of single ranks, such as that of their random numbers; the first rank prints a note.
 
     If the run moves experts, `engine` has been built with the layout of
     :func:`trainer.checkpoint.contents.resumed_layout`. `shared` is that of

@@ -74,7 +74,7 @@ class Checkpointer:
         shared: Mapping[str, Resumable] | None = None,
         tokenizer: bytes | None = None,
     ) -> None:
-        """Makes a process group of its own, so that ranks can agree while training goes on; collective.
+        """Makes a process group of its own, so that ranks can agree during training; collective.
 
         Args:
             root: the run's checkpoints folder, on a file system that all ranks share.
@@ -150,7 +150,7 @@ class Checkpointer:
             self._prune(snapshot.step)
 
     def _prune(self, step: int) -> None:
-        """Deletes older checkpoints, now that a newer one is on the disk; what cannot be deleted is named once."""
+        """Deletes older checkpoints, now that a newer one is on the disk; prints each failure once."""
         for line in prune(self._root, self._config.checkpoint.keep, step):
             if line not in self._warned:
                 print(line, file=sys.stderr, flush=True)

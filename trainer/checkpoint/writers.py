@@ -63,7 +63,7 @@ RECORD = np.dtype(
 
 
 def share(pieces: Iterable[StatePiece], group: dist.ProcessGroup) -> tuple[list[StatePiece], int]:
-    """Divides pieces that several ranks hold among them, by bytes; `group`, on the CPU, has all ranks; collective.
+    """Assigns each piece to one of the ranks that hold it, balancing bytes; `group`: all ranks, on the CPU; collective.
 
     Returns the pieces that only this rank writes, and the number of elements of all moving averages.
     """

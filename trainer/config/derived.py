@@ -20,7 +20,7 @@ def of_base(config: RunConfig) -> RunConfig:
 
 
 def with_controls(config: RunConfig, controls: Sequence[control.AnyConfig]) -> RunConfig:
-    """Returns the configuration of a flow with the given controls for its samples in place of its own; empty: none."""
+    """Returns the configuration of a flow with its samples' controls replaced by those given, which may be none."""
     sample = config.sample.model_copy(update={"controls": tuple(controls)})
     return config.model_copy(update={"sample": sample})
 

@@ -52,7 +52,7 @@ def load_run(folder: Path) -> RunConfig:
 
 
 def validated(path: Path, document: dict[str, Any]) -> RunConfig:
-    """Completes a configuration from base and files and validates it; trusts its classes; complains of files last."""
+    """Trusts a document's classes, completes it from base and files, and validates it; errors of files come last."""
     trust(document)
     return _validated(path, document)
 
@@ -162,7 +162,7 @@ def resolve(document: dict[str, Any]) -> Resolution:
 
 
 def with_unresolved(error: ValidationError, unresolved: Mapping[Place, ValueError]) -> ValidationError:
-    """Replaces the complaints about unresolved sections by the reasons, after all other complaints."""
+    """Replaces errors about sections that `unresolved` lists by its errors, which come after all others."""
     if not unresolved:
         return error
     others = [

@@ -1,7 +1,7 @@
 """Keys and kinds that no configuration of a run has, refused before the parts of a run are imported.
 
 The parts bring torch, which takes seconds. The schema, from which editors complete, is read in milliseconds. It knows
-less than the models: what passes here they may refuse.
+less than the models, which may refuse what passes here.
 """
 
 import json

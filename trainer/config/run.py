@@ -238,24 +238,24 @@ class RunConfig(Section):
 
     @property
     def num_labels(self) -> int:
-        """Classes that the network reads; 0: it reads none."""
+        """Number of classes that the network reads; 0 if it reads no class."""
         if self.encodes_captions:
             return 1  # any caption
         return 0 if self.labels_in_state else self.data.num_classes
 
     @property
     def frame_channels(self) -> int:
-        """Channels of a frame where examples are clips, whose frames are channels; 0: they are none."""
+        """Channels of one frame if examples are clips, whose frames are stacked as channels; 0 for other examples."""
         return getattr(self.data, "frame_channels", 0)
 
     @property
     def species(self) -> tuple[int, ...]:
-        """Atomic numbers of the atoms of reactions; empty: the data are no reactions."""
+        """Atomic numbers of the atoms of reactions; empty for other data."""
         return getattr(self.data, "species", ())
 
     @property
     def alphabet(self) -> str:
-        """Letters of sequences, one-hot in dimension 0 of an example; empty: the data are no sequences."""
+        """Letters of sequences, one-hot in dimension 0 of an example; empty for other data."""
         return getattr(self.data, "alphabet", "")
 
     @property
@@ -265,12 +265,12 @@ class RunConfig(Section):
 
     @property
     def source(self) -> trainer.data.AnyConfig | None:
-        """The data set that training takes source points from; None: they are noise, or in the data, or not used."""
+        """The data set that training takes source points from; None if they are noise, in the data, or unused."""
         return None if self.flow is None or isinstance(self.data, trainer.data.PairsConfig) else self.flow.source
 
     @property
     def source_data(self) -> trainer.data.AnyConfig | None:
-        """The data set that samples start at; None: a standard normal."""
+        """The data set whose examples samples start at; None if they start at standard normal noise."""
         if self.flow is not None and self.flow.path.kind == "mirror_interpolant":
             return self.data
         if isinstance(self.data, trainer.data.PairsConfig) and self.data.source is not None:
@@ -307,7 +307,7 @@ class RunConfig(Section):
 
     @property
     def caption_width(self) -> int:
-        """Width of the vectors of captions that the network reads; 0: it reads none."""
+        """Width of the vectors of captions that the network reads; 0 if it reads no captions."""
         return 0 if self.flow is None or self.flow.captions is None else self.flow.captions.width
 
     @property

@@ -179,7 +179,7 @@ class ExampleSample(Section):
 class SurfaceSample(Section):
     """Correspondences of held-out pairs of surfaces, as pictures of both with colours carried from one to the other.
 
-    What is found from features is made finer eigenfunction by eigenfunction, see Melzi et al., "ZoomOut", 2019.
+    The correspondence found from features is refined one eigenfunction at a time, see Melzi et al., "ZoomOut", 2019.
     """
 
     kind: Literal["surfaces"] = "surfaces"

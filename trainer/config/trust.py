@@ -1,7 +1,7 @@
 """Which classes are imported: those that the configuration of a command names, and on request those of run folders.
 
-A run folder may come from a stranger, and cannot prove that it does not. So a class that its files name is code that
-is not run without being asked for: the command names it in its own configuration, or carries ``--trust-code``.
+A run folder may come from a stranger, and cannot prove that it does not. A class that its files name is therefore
+imported only on request: the command names the class in its own configuration, or has the option ``--trust-code``.
 """
 
 from collections.abc import Iterator

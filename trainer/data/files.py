@@ -27,7 +27,7 @@ _lookup: ContextVar[Lookup] = ContextVar("lookup", default=_alone)
 def found_once(key: str, find: Callable[[], Any], folder: Path | None = None) -> Any:
     """Returns the JSON value of `find`, or raises its ValueError, by the lookup that :func:`looking_up_by` has set.
 
-    Keys are the same on every rank. Nodes that share `folder`, which `find` reads, with rank 0 need not call it.
+    `key` is the same on every rank. `find` reads `folder`; a node that shares this folder with rank 0 need not call it.
     """
     return _lookup.get()(key, find, folder)
 

@@ -123,7 +123,7 @@ class ImageFolderConfig(Section):
 
 
 class ImageFolder(OfShapes):
-    """Pictures of a folder, read when they are needed; raises Refusal if it is not that of `config.digest`.
+    """Pictures of a folder, read when they are needed; raises Refusal if their names do not match `config.digest`.
 
     The held-out pictures are the first in an order of names alone, so that a larger `held_out` contains a smaller one.
     """

@@ -194,7 +194,7 @@ class BadExampleList:
     """The bad examples that a run has met on all ranks: each is printed once, listed in a file and counted."""
 
     def __init__(self, path: Path, *, started: int, num_examples: int, max_bad_share: float) -> None:
-        """Resumes the list of an earlier start; lines of steps after `started`, in optimiser steps, are struck out."""
+        """Resumes the list of an earlier start; lines of optimiser steps after `started` are dropped."""
         self.num_examples, self._max_bad_share, self._path = num_examples, max_bad_share, path
         self._met: dict[str, int] = {}
         if path.exists():

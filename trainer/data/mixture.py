@@ -142,7 +142,7 @@ class MixtureConfig(Section):
 
     @property
     def tokenizer(self) -> str | None:
-        """SHA-256 of the tokenizer of sources that are text; None: tokens are bytes, or they are no text."""
+        """SHA-256 of the tokenizer of sources that are text; None if tokens are bytes, or sources are no text."""
         return getattr(self.parts[0], "tokenizer", None)
 
     @property

@@ -71,7 +71,7 @@ class Interleaved:
         return parts + (float(self._within(group, torch.tensor([parts]))) * self._batch < rest)
 
     def _within(self, group: int, numbers: Tensor) -> Tensor:
-        """Position of each step of a group within the time between it and the next one, in [0, 1)."""
+        """Random position, in [0, 1), of each step of a group within its part of the epoch."""
         return uniform(fold_in(self._keys[group], numbers))
 
     def _ordered(self, epoch: int) -> list[tuple[int, int]]:

@@ -57,7 +57,7 @@ def _listed(path: Path, classes: list[str] | tuple[str, ...]) -> list[str]:
 
 
 def _below(folder: Path | str, prefix: str) -> Iterator[str]:
-    """Yields the pictures in a folder and below it, by paths behind `prefix`; listings tell files from folders."""
+    """Yields paths, after `prefix`, of pictures in and below a folder; the listing shows which entries are folders."""
     with os.scandir(folder) as entries:
         for entry in entries:
             name = prefix + entry.name

@@ -122,12 +122,12 @@ class Dataset(Protocol):
         endless: every number from 0 on is a training example, so that none comes twice; `indices` then knows the
             held-out part alone.
         keyed_order: the training examples are those from 0 to `count("train")` - 1, too many to be listed; their
-            shuffled epochs are computed place by place, and nobody asks `indices` for them.
+            shuffled epochs are computed place by place, and `indices` is never called for them.
         source: examples of the same shape, of which each training example gets one as its source point, anew each time;
             None: the examples are pairs already, or what they are learned from has no such points.
         augment: what is done to each training example, anew each time that it is dealt; None: nothing.
         mix: the sources of a mixture, each of which has its own epochs; None: these are examples of one set.
-        files: that the examples are read from, whose content a run remembers; none: nothing can change.
+        files: the files that the examples are read from, whose content a run records; empty: nothing can change.
     """
 
     num_classes: int

@@ -54,8 +54,11 @@ class Reactions:
 
 
 def read_reactions(file: Path) -> Reactions:
-    """Reads and checks a file; a Refusal names the fault. Reactants are centred on the origin. Where all atoms are
-    free, the other structures are turned and shifted onto the reactants."""
+    """Reads and checks a file; a Refusal names the fault.
+
+    Reactants are centred on the origin. If all atoms of a reaction are free, its other two structures are turned and
+    shifted onto the reactant.
+    """
     found = _npz(file) if file.suffix == ".npz" else _xyz(file)
     for number, (positions, numbers, free) in enumerate(found, 1):
         name, present = f"reaction {number}", numbers > 0

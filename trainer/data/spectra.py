@@ -111,7 +111,7 @@ def distances(surface: Surface, sources: NDArray[np.int64]) -> Floats:
 
 
 def spread_out(places: Floats, num: int) -> NDArray[np.int64]:
-    """`num` of the rows of places [V, 3], each the farthest from those before it; the first is far from the middle."""
+    """`num` row numbers of places [V, 3], each the farthest from those before it, the first from the mean."""
     nearest = np.linalg.norm(places - places.mean(0), axis=1)
     chosen = [int(nearest.argmax())]
     nearest = np.full(len(places), np.inf)

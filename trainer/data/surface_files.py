@@ -271,7 +271,7 @@ def _head(file: Path, lines: list[list[str]]) -> tuple[str, list[_Element]]:
 def _columns(
     file: Path, element: _Element, source: bytes | list[str], place: int, order: str
 ) -> tuple[dict[str, Polygons], int]:
-    """Returns the values of each property of an element, lists as [rows, length], and the byte or word behind them."""
+    """Returns the values of each property of an element, lists as [rows, length], and the next byte or word's place."""
     lists = [name for name, types in element.properties.items() if len(types) == 2]
     if isinstance(source, bytes):
         fields: list[tuple[str, str] | tuple[str, str, int]] = []

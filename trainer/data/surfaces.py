@@ -50,8 +50,8 @@ class AnalyticConfig(Section):
 class SurfacesConfig(Section):
     """Pairs of surfaces: an example has the wave kernel signatures of P points of each, [2, P, D].
 
-    Beside it are [2, P + 1, 1 + K]: first the eigenvalues, then of each point its area and its eigenfunctions. No
-    correspondence is among them; where it is known, what is found is measured by it.
+    Beside it are [2, P + 1, 1 + K]: first the eigenvalues, then of each point its area and its eigenfunctions. The
+    correspondence is not part of an example; where it is known, the correspondence found is compared with it.
     """
 
     num_classes: ClassVar[int] = 0
@@ -166,8 +166,8 @@ class Pair:
     """Two surfaces.
 
     Attributes:
-        truth: int64 [V of the second] the vertex of the first that belongs to each, -1 where unknown; None: nothing is
-            known.
+        truth: int64 [V of the second] the vertex of the first that belongs to each, -1 where unknown; None if all are
+            unknown.
     """
 
     first: Examined

@@ -115,7 +115,7 @@ class Text(Dataset):
         return self._counts[split]
 
     def indices(self, split: Split) -> Tensor:
-        """Returns the ids of a split; the held-out windows are numbered behind the training windows."""
+        """Returns the ids of a split; the held-out windows have the numbers after the training windows."""
         first = self._counts["train"] if split == "held_out" else 0
         return torch.arange(first, first + self._counts[split])
 

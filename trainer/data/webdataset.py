@@ -139,8 +139,8 @@ class WebDatasetConfig(Section):
 class WebDataset(Listed):
     """Pictures in tars; the index says where each is, so that a step reads its examples and no others.
 
-    The last of a fixed shuffle are held out, so that more contain fewer; streams pass over them. Raises Refusal if
-    index or tars have changed, Unreachable if a server does not answer.
+    The last of a fixed shuffle are held out, so that a larger held-out part contains a smaller one; streams skip them.
+    Raises Refusal if index or tars have changed, Unreachable if a server does not answer.
     """
 
     def __init__(self, config: WebDatasetConfig) -> None:

@@ -1,7 +1,8 @@
 """Whether the ranks of a run were started alike: compared through the launcher's store, before there are any groups.
 
-Every rank reports a digest of each subject. Rank 0 reads them; where some differ it asks one rank of each group of
-equal ones for the values. So W ranks write W small records, however much they differ, and each reads one answer.
+Every rank reports a digest of each subject. Rank 0 reads them; where some differ it requests the values from one rank
+of each group of equal ones. W ranks therefore write W small records, whatever the size of the values, and each reads
+one answer.
 """
 
 import hashlib
@@ -43,7 +44,7 @@ GRACE_S = 1.0
 class Subject(NamedTuple):
     """Values, as JSON by name, in which all ranks must be equal, and the remedy where they differ.
 
-    None as values: this rank does not know them, and is as the first rank of its node.
+    Values None: this rank does not know them, and counts as equal to the first rank of its node.
     """
 
     values: Mapping[str, Any] | None
@@ -63,8 +64,8 @@ def compare(
     Args:
         topic: names this comparison, the same on every rank.
         subjects: by name, the same on every rank, in the order in which differences are reported.
-        objection: why this rank cannot go on, if it cannot.
-        patience_s: how long rank 0 waits after the last rank has come.
+        objection: why this rank cannot start; None if it can.
+        patience_s: how long rank 0 waits for another rank after the latest arrival.
 
     Raises:
         StartRefused: the same on every rank; names what differs, the values and the ranks.
@@ -83,9 +84,9 @@ def compare(
 
 
 def told_to_all(ranks: StartStore, problem: str) -> str:
-    """Tells the other ranks, whatever step of the start they are in, why this rank cannot go on.
+    """Notifies all ranks, whatever step of the start they have reached, why this rank cannot start.
 
-    Returns the line that all ranks print; the problem itself where rank 0 has not answered in time.
+    Returns the line that all ranks print, or the problem itself if rank 0 does not answer in time.
     """
     if ranks.launch.world_size == 1:
         return problem
@@ -133,7 +134,7 @@ def consistent_ranks(ranks: StartStore, path: Path) -> Iterator[None]:
 
 
 def _answer(ranks: StartStore, key: str, own: Report, subjects: Mapping[str, Subject], patience_s: float) -> None:
-    """A rank other than 0 reports, gives values if asked for them, and receives the result."""
+    """Sends rank 0 the report of this rank, and its values if requested; raises the refusal, if any."""
     rank, until = ranks.launch.rank, time.monotonic() + 2 * patience_s
     while True:
         try:

@@ -44,10 +44,10 @@ def shared(ranks: StartStore, key: str, find: Callable[[], Any], folder: Path | 
 
     Args:
         key: the same on every rank.
-        folder: where `find` looks; a node that has the very folder of rank 0 need not look itself.
+        folder: that `find` reads; a node that shares this folder with rank 0 does not call `find`.
 
     Raises:
-        ValueError: `find` raised it on rank 0, the same words on every rank; or this node has other files.
+        ValueError: `find` raised it on rank 0, with the same message on every rank; or the files of this node differ.
     """
     if ranks.launch.rank > 0:
         answer = json.loads(_read(ranks, key))

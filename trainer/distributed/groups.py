@@ -158,7 +158,7 @@ def launch_store(launch: Launch, timeout: timedelta) -> dist.Store:
 
 
 def early_store(launch: Launch, timeout: timedelta) -> dist.Store:
-    """Returns the same store, on which rank 0 does not wait until all ranks have connected: to name missing ranks."""
+    """Like :func:`launch_store`, but rank 0 does not wait for the other ranks, so that it can name missing ones."""
     if "MASTER_ADDR" not in os.environ:
         return dist.HashStore()
     return _of_this_start(_served(launch, timeout, wait_for_workers=False))
@@ -194,7 +194,7 @@ def divide_ranks(expert_parallel: int, tensor_parallel: int, relay_ranks: int | 
     """Makes Megatron-Core's process groups out of all ranks, until :func:`unite_ranks`; collective.
 
     `relay_ranks`: consecutive ranks of an expert-parallel group on one node, where tokens cross to a node once
-    (hierarchical dispatch); None: nodes make no difference.
+    (hierarchical dispatch); None if dispatch ignores nodes.
     """
     from megatron.core import parallel_state
 

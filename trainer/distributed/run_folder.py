@@ -21,7 +21,7 @@ LOCK_PATIENCE_S = 5.0
 
 
 def check_writable(folder: Path) -> None:
-    """Refuses a folder in which, or in whose nearest existing parent, no file can be made. Leaves nothing behind."""
+    """Refuses a folder if no file can be made in it, or in its nearest existing parent. Leaves no file behind."""
     checkpoints = folder / "checkpoints"
     for place in [_existing(folder), *([checkpoints] if checkpoints.is_dir() else [])]:
         try:
@@ -37,8 +37,8 @@ def check_writable(folder: Path) -> None:
 def one_folder(ranks: StartStore, folder: Path) -> Iterator[str | None]:
     """Proves that a folder is the same on all nodes, by a file that rank 0 makes and that is gone afterwards.
 
-    The file is made in the nearest existing parent, so that a refused run makes no folder. Yields, on the first rank of
-    each other node, what is wrong; None: nothing is. Rank 0's file exists while entered.
+    The file is made in the nearest existing parent, so that a refused run makes no folder. Yields the fault on the
+    first rank of each other node, and None elsewhere or without a fault. Rank 0's file exists while entered.
     """
     if ranks.nodes == 1 or not ranks.leads:
         yield None

@@ -35,7 +35,7 @@ class Origin(NamedTuple):
 
 @dataclass(frozen=True)
 class Report:
-    """A rank's message to rank 0: digests by subject (None: as the first rank of its node), and any objection."""
+    """A rank's message to rank 0: digests by subject (None if unknown to this rank), and its objection, if any."""
 
     origin: Origin
     digests: Mapping[str, str | None]
@@ -157,8 +157,8 @@ REFUSAL, HEARD = "start/refusal", "start/heard"
 class StartStore:
     """The store as one rank sees it, and which rank that is.
 
-    `prefix` is of keys that belong to this stage of the run. `agreed`: all ranks have been compared; later errors
-    concern no other rank.
+    `prefix` begins the keys of this stage of the run. `agreed`: all ranks have been compared, and later errors are not
+    sent to the other ranks.
     """
 
     def __init__(self, launch: Launch, connect: Callable[[], dist.Store] | None = None) -> None:
@@ -183,7 +183,7 @@ class StartStore:
 
     @property
     def store(self) -> dist.Store:
-        """The store itself; kept until the end, for rank 0 may serve it. RanksMissing if rank 0 cannot be reached."""
+        """The store, kept until the end since rank 0 may serve it; raises RanksMissing if rank 0 cannot be reached."""
         if self._store is None:
             try:
                 self._store = self._connect()
@@ -194,7 +194,7 @@ class StartStore:
         return self._store
 
     def reconnect(self) -> None:
-        """Leaves a store that has ended, as that of a former stage does; the next look opens another."""
+        """Drops a store that has ended, such as that of the previous stage; the next access opens a new connection."""
         self._store = None
 
     def seen(self, key: str) -> bytes | None:
@@ -202,13 +202,13 @@ class StartStore:
         return self.store.get(key) if self.store.check([key]) else None
 
     def read(self, key: str, until: float) -> bytes:
-        """Another rank's value of a key, once it is written, or until `until` on the monotonic clock, in seconds.
+        """Waits for another rank to write a key, until `until` (seconds of the monotonic clock), and returns the value.
 
-        It looks again and again, for a store that is made to wait until a time prints a warning when that has come.
+        The key is polled, since the store's own wait prints a warning when it times out.
 
         Raises:
             StartRefused: the start has been refused meanwhile.
-            RanksMissing: nothing has been written until then.
+            RanksMissing: nothing has been written by that time.
         """
         pause_s = PAUSE_S
         while (content := self.seen(key)) is None:
@@ -225,7 +225,7 @@ class StartStore:
         return content
 
     def refuse(self, line: str) -> None:
-        """Tells all ranks why the start is refused, and stays until each other node has read it; rank 0 alone."""
+        """Sends all ranks the refusal, and waits up to `LINGER_S` until each other node has read it; rank 0 alone."""
         self.store.set(REFUSAL, line)
         until = time.monotonic() + LINGER_S
         while self.store.add(HEARD, 0) < self.nodes - 1 and time.monotonic() < until:

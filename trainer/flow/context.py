@@ -205,9 +205,10 @@ class SemanticMap(Section):
 class FirstFrame(Section):
     """The context is the first frame of a clip, whose frames are the channels of the state.
 
-    A network that reads it whole can copy it in place of learning how things move. With `shift` it is taken from the
-    state in its stead, after two convolutions; `shift_fourier` also shows what is fine in it: magnitudes of its
-    frequencies from a radius on, below which lies a share `cut` of the magnitudes of all.
+    A network that reads the whole frame can copy it instead of learning motion. With `shift` the network does not read
+    the frame: two convolutions of it are subtracted from the state. With `shift_fourier` the network also reads the
+    frame's fine details: the magnitudes of its frequencies from a radius on, which leaves out the share `cut` of the
+    sum of all magnitudes.
 
     Source: "FlashI2V: Fourier-Guided Latent Shifting", arXiv 2509.25187, and its published code.
     """

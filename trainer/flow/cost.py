@@ -71,7 +71,7 @@ def separation_cost(subjects: Sequence[Tensor], *, gather: bool = False) -> Tens
 def divergence(maps: Tensor) -> Tensor:
     """The Jensen-Shannon divergence [B] of T >= 2 maps [B, T, H, W], cubed and scaled to sum 1, over log T.
 
-    Maps are 0 or more; 0: equal up to their scales, 1: no cell is shared.
+    The maps have values of 0 or more. The result is 0 if they are equal up to their scales, 1 if they share no cell.
     """
     values = maps.flatten(2)
     values = values if values.dtype == torch.float64 else values.float()
@@ -144,7 +144,8 @@ def blurred(maps_BTHW: Tensor) -> Tensor:
 class OwnCost(OwnClass, frozen=True):
     """A class that keeps `RunningCost`; its constructor may take ``network``.
 
-    Without a question of :mod:`trainer.flow.question` behind states, times and conditions, it returns its prediction.
+    The network is called with states, times and conditions. It returns its prediction unless a question of
+    :mod:`trainer.flow.question` follows them.
     """
 
     protocol: ClassVar[str] = "trainer.flow.cost.RunningCost"

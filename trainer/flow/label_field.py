@@ -18,7 +18,7 @@ from trainer.flow.condition import Condition
 
 
 class LabelField(Protocol):
-    """A code of labels. Uniform noise fills its gaps, since a flow tells a lattice from normal noise at any time."""
+    """A code of labels. Uniform noise fills its gaps: a flow would recognise separate values in noise at any time."""
 
     @abstractmethod
     def planes(self, num_classes: int) -> int:

@@ -20,7 +20,7 @@ class Letters(Space):
         return centred(examples)
 
     def decode(self, states: Tensor) -> Tensor:
-        """Without gradient."""
+        """Decodes states [B, V, *rest] to one-hot letters, without gradient."""
         return one_hot_of(states)
 
     def shown(self, examples: Tensor, *, generator: torch.Generator) -> Tensor:  # noqa: ARG002

@@ -28,12 +28,12 @@ from trainer.flow.condition import Condition
 
 
 class Reward(Protocol):
-    """Says how good each example is; it need not be differentiable."""
+    """A value of each example, the larger the better; it need not be differentiable."""
 
     def __call__(self, examples: Tensor, condition: Condition, /) -> Tensor:
         """Rewards float [B], each a function of its row alone; larger is better.
 
-        Examples [B, *shape] are as a person sees them: images from -1 to 1, or points; never latents.
+        Examples [B, *shape] are decoded: images from -1 to 1, or points; never latents.
         """
         ...
 
@@ -55,7 +55,8 @@ class RewardInputs:
 class CheckedReward(Reward):
     """Calls a reward, and raises ValueError with its name unless it gives every example a finite reward.
 
-    The number of bad values is copied from a device meanwhile. The first call, or `settle`, after that raises.
+    On a device, the number of bad values is copied to the host without a wait. The error is raised by the first call
+    after the end of the copy, or by `settle`.
     """
 
     def __init__(self, reward: Reward, name: str, *, differentiable: bool) -> None:
@@ -83,7 +84,7 @@ class CheckedReward(Reward):
         return rewards
 
     def settle(self) -> None:
-        """Waits for the values of every call so far; a ValueError if one was not finite."""
+        """Waits until the values of all calls so far are checked; raises ValueError if one was not finite."""
         for _, _, copied in self._pending:
             copied.synchronize()
         self._raise_known()

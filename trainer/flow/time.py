@@ -158,7 +158,7 @@ def segment_of(t: Tensor, segments: int) -> Tensor:
 
 
 def start_of(segment: Tensor, segments: int, like: Tensor) -> Tensor:
-    """The first time of each segment int64 [B] of M, [B] in the type of `like`."""
+    """First times [B] of segments int64 [B], which are numbered from 0, in the type of `like`."""
     return segment.to(like.dtype) / segments
 
 

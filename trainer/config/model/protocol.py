@@ -92,8 +92,9 @@ class Input:
 class NetworkConfig(Section):
     """Settings of a network. A class of its own for each network says what differs from the defaults here.
 
-    A ``no_...`` says in words that complete a message why something is impossible; None: it is possible. A network that
-    is not in the list of :mod:`trainer.model.build` sets `network`; one that learns a flow has `label_dropout`, too.
+    An attribute ``no_...`` is the reason why something is impossible, worded to complete a message; None if it is
+    possible. A network that is not in the list of :mod:`trainer.model.build` sets `network`; one that learns a flow has
+    `label_dropout`, too.
     """
 
     if TYPE_CHECKING:  # fields of the subclasses, which give them their place in the YAML
@@ -155,12 +156,12 @@ class NetworkConfig(Section):
 
     @property
     def heads(self) -> int | None:
-        """Attention heads; None: there is no attention."""
+        """Number of attention heads; None without attention."""
         return None
 
     @property
     def key_value_width(self) -> int:
-        """Elements of a token's keys and values in a layer that the ranks of other tokens need; 0: none."""
+        """Elements of a token's keys and values in one layer that ranks with other tokens need; 0 if they need none."""
         return 0
 
     @property

@@ -209,7 +209,7 @@ def of_blocks(config: RunConfig, micro_batch: int | None) -> Objections:
 
 
 def _trained(config: RunConfig, segments: int, steps: int) -> set[int]:
-    """Returns the segments that contain a time of the grid: `steps` even steps between any two edges of the pairs."""
+    """Returns the segments in which a step begins, for `steps` equal steps between adjacent edges of the pairs."""
     edges = config.data.edges if isinstance(config.data, PairsConfig) else (0.0, 1.0)
     times = [start + (end - start) * step / steps for start, end in pairwise(edges) for step in range(steps)]
     return {math.floor((time + SAME_TIME) * segments) for time in times}

@@ -20,7 +20,8 @@ from trainer.data.loader import accumulation_steps
 def plan_layout(config: RunConfig, world_size: int, *, ranks_per_node: int | None = None) -> Layout:
     """Divides a run over its ranks, or refuses it by its first objection or its placement file.
 
-    `ranks_per_node` is for runs that set neither `trace.ranks_per_node` nor a placement; None: all.
+    `ranks_per_node` is for runs that set neither `trace.ranks_per_node` nor a placement; None: all ranks are on one
+    node.
     """
     return result_or_first(validated_layout(config, world_size, ranks_per_node=ranks_per_node))
 

@@ -31,7 +31,7 @@ HIDDEN = "with a model.label_dropout such as 0.1"
 
 
 def of_cycle(config: RunConfig, cycle: int | None = None) -> Objections:
-    """Objects to a checkpoint or last step inside a cycle of steps that share collected data; None: the task's."""
+    """Objects to a checkpoint or last step inside a cycle of steps that share data; the task's if `cycle` is None."""
     cycle = config.task.cycle if cycle is None else cycle
     for field, steps in (("optim.steps", config.optim.steps), ("checkpoint.every", config.checkpoint.every)):
         if steps is not None and steps % cycle:

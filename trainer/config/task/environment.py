@@ -221,9 +221,9 @@ class MeasuredFile(JsonFile):
 class SurrogateConfig(Section):
     """A regression of the objectives on objects that were measured, in place of the objectives.
 
-    The reward by each is the upper confidence bound of a Gaussian process: the expectation, and some standard
-    deviations where few objects were measured nearby. Srinivas et al., 2010 (the bound); Jain et al., "Multi-Objective
-    GFlowNets", 2023, section 4.3 (policies that learn an acquisition function, round by round).
+    The reward by each objective is the upper confidence bound of a Gaussian process: its mean plus some standard
+    deviations, which are larger where few objects were measured nearby. Srinivas et al., 2010 (the bound); Jain et al.,
+    "Multi-Objective GFlowNets", 2023, section 4.3 (policies that learn an acquisition function, round by round).
     """
 
     kind: Literal["surrogate"] = "surrogate"

@@ -243,9 +243,9 @@ class ContrastiveTaskConfig(TaskSettings):
 class CorrespondenceTaskConfig(TaskSettings):
     """Features of the points of surfaces, learned from pairs of which no correspondence is known.
 
-    From the features follow functional maps in both directions, and what these must be to come from a map of points is
-    the loss. Le et al., "Integrating efficient optimal transport and functional maps", 2024, sections 3 and 4; Cao et
-    al., "Unsupervised learning of robust spectral shape matching", 2023, equations 4 to 7.
+    The features determine functional maps in both directions. The loss measures how far these are from maps that a map
+    of points induces. Le et al., "Integrating efficient optimal transport and functional maps", 2024, sections 3 and 4;
+    Cao et al., "Unsupervised learning of robust spectral shape matching", 2023, equations 4 to 7.
     """
 
     kind: Literal["correspondence"] = "correspondence"

@@ -220,7 +220,7 @@ def _of_npz(path: Path, reading: Reading, scratch: Path) -> tuple[NDArray[Any], 
 
 
 def _member(path: Path, archive: zipfile.ZipFile, member: zipfile.ZipInfo, scratch: Path) -> NDArray[Any]:
-    """Maps an array of an npz file into memory; a compressed one by way of a file that vanishes with the process."""
+    """Maps an array of an npz file into memory; a compressed one is first unpacked to a temporary file."""
     with _blamed(path, member.filename.removesuffix(".npy")):
         if member.compress_type == zipfile.ZIP_STORED:
             with path.open("rb") as file:

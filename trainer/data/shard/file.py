@@ -47,7 +47,7 @@ class Array:
 class NumberedFiles(Generic[T]):
     """Examples numbered through several files. Any may be next, so files stay open, up to half of the process's limit.
 
-    `ends` are int64 numbers of the first example behind each file; `open` opens one by its number.
+    `ends` are int64 numbers of the first example after each file; `open` opens one by its number.
     """
 
     def __init__(self, counts: Iterable[int], opened: Callable[[int], T]) -> None:
@@ -80,9 +80,10 @@ def arrays_of(path: Path, keys: Iterable[str], remedy: str) -> Mapping[str, Arra
 
 
 def mapped_array(file: IO[bytes], name: str) -> NDArray[Any]:
-    """Maps the npy array at the file's position into memory; it outlives the open file.
+    """Maps the npy array at the file's position into memory; the map outlives the open file.
 
-    Raises a Refusal that names no file on Python objects, and a `netsim.foundation.arrays.UNREADABLE` error on damage.
+    Raises a Refusal without a file name if the array holds Python objects, and one of
+    `netsim.foundation.arrays.UNREADABLE` if it is damaged.
     """
     version = np.lib.format.read_magic(file)
     read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0

@@ -78,7 +78,7 @@ class FolderIndex(Section):
 
     @classmethod
     def at_path(cls, document: dict[str, Any], names: Sequence[str] = (), key: str = "path") -> Self | None:
-        """Reads the index at the path in a user's section; None if it leaves out none of `names`, or has no path."""
+        """Reads the index at the path in a user's section; None without a path, or if all of given `names` are set."""
         complete = names and all(document.get(name) is not None for name in names)
         if complete or not isinstance(document.get(key), str | Path):
             return None
@@ -286,7 +286,7 @@ class PairIndex(FolderIndex):
 
     @property
     def source(self) -> JsonValue:
-        """Configuration of the data set that paths begin at; None: they begin at noise."""
+        """Configuration of the data set that paths begin at; None if they begin at noise."""
         return self.made_by.get("source")
 
     @property

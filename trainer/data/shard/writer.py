@@ -53,12 +53,13 @@ def write_shards(
     Args:
         folder: to write to; it must not hold an index yet.
         examples: pieces of any length, all of one shape and one type.
-        num_classes: labels are 0 to num_classes - 1; 0: there are none.
-        class_names: of the classes 0, 1, ...; empty: they have none.
+        num_classes: labels are 0 to num_classes - 1; 0 without labels.
+        class_names: names of the classes 0, 1, ...; empty if they have none.
         shard_examples: examples of each shard but the last.
         standardise: whether readers see each channel with mean 0 and variance 1.
-        latents: says, when all examples have been taken, what they are latents of; None: they are none.
-        alphabet: letters of sequences, whose data are their numbers, uint8 [B, L]; empty: they are no sequences.
+        latents: called when all examples have been taken, returns what they are latents of; None if they are no
+            latents.
+        alphabet: letters of sequences, whose data are the letters' numbers, uint8 [B, L]; empty for other examples.
 
     Raises:
         Refusal: the folder holds shards already or cannot be written.

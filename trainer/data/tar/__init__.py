@@ -1,1 +1,1 @@
-"""WebDataset tar files: what lies where in them, and how their bytes are read."""
+"""WebDataset tar files: the positions of their contents, and how their bytes are read."""

@@ -121,7 +121,7 @@ def find_tars(patterns: Sequence[str]) -> list[str]:
 
 
 def names_of(urls: Sequence[str]) -> list[str]:
-    """Returns names that tell tars apart wherever they lie: their paths below the folder that holds them all."""
+    """Returns distinct names of tars, independent of their location: the paths below their common folder."""
     parts = [url.split("/") for url in urls]
     shared = 0
     while all(len(part) > shared + 1 for part in parts) and len({part[shared] for part in parts}) == 1:
@@ -234,9 +234,9 @@ class _Piece:
 class Pieces:
     """Reads examples of remote tars by requests for many of them at once.
 
-    A piece holds the examples that begin in the same `PIECE_BYTES`; its first reading fetches the next one. It is
-    dropped when as many examples as a run deals out have been read, when a stream has left it behind, or, least
-    recently used first, when there are more than all streams need.
+    A piece holds the examples that begin within the same `PIECE_BYTES`; its first read starts to fetch the next piece.
+    A piece is dropped when all its examples that a run deals out have been read, when a stream has passed it, or, least
+    recently used first, when there are more pieces than all streams need.
     """
 
     def __init__(

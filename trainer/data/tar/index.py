@@ -100,7 +100,7 @@ class TarIndex(FolderIndex):
 
 
 def write_tar_index(folder: Path, rows: NDArray[np.void], said: dict[str, object]) -> TarIndex:
-    """Writes an index, index.json last: :data:`ROW` rows, and the fields of :class:`TarIndex` but their sum."""
+    """Writes an index, index.json last: :data:`ROW` rows, and the fields of :class:`TarIndex` but their checksum."""
     with replacing(folder / EXAMPLES) as temporary, temporary.open("wb") as file:
         np.save(file, rows, allow_pickle=False)
     index = TarIndex.model_validate({**said, "examples_sha256": file_digest(folder / EXAMPLES)})
@@ -153,7 +153,7 @@ class TarReader:
         streams: int,
         shuffle: int,
     ) -> None:
-        """Maps the index into memory and opens no tar yet; `urls` are in its order, other arguments as in `Pieces`."""
+        """Maps the index into memory and opens no tar yet; `urls` are in the index's order; the rest as in `Pieces`."""
         self._urls, self._rows = urls, open_examples(folder, index)
         self.labels: NDArray[np.int32] = self._rows["label"]
         counts = [tar.num_examples for tar in index.tars]

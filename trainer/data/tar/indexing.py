@@ -54,7 +54,7 @@ def scan(url: str, name: str, label: str | None) -> Scan:
     """Reads the headers of a tar and the labels; raises Refusal on damage, Unreachable if the network keeps failing.
 
     `label` is the member that gives the class: ``EXTENSION`` with a number or a name in it, or ``EXTENSION:FIELD`` of
-    JSON, where dots lead into what the field holds. None: there are no classes.
+    JSON, where dots select nested fields. None if there are no classes.
     """
     tar = open_tar(url)
     read = read_ahead(tar.read, LOCAL_BYTES if tar.local else REMOTE_BYTES)
@@ -97,7 +97,7 @@ def _by_members(kinds: Iterable[tuple[tuple[str, ...], int, str]]) -> tuple[Memb
 
 
 def label_parts(label: str) -> tuple[str, str | None]:
-    """Extension and field of a member that tells the class; raises ValueError if it is no such member."""
+    """Extension and field of the member that gives the class; raises ValueError if `label` names no such member."""
     found = _LABEL.fullmatch(label)
     if found is None:
         raise ValueError(f"--label: {label} is not a member; give cls, EXTENSION, json:FIELD or none")
@@ -144,7 +144,7 @@ MOST_KINDS = 1000
 def run(paths: Sequence[str], out: Path, label: str | None, class_names: Path | None, workers: int) -> int:
     """Writes the index of tars, `label` as in :func:`scan`; ended scans are not repeated. Returns 0.
 
-    `class_names` has the name of a class in each line; None: named by the labels, if they are names.
+    `class_names` is a file with one class name a line; None: labels that are names also name the classes.
     """
     check_new(out)
     if label is not None:

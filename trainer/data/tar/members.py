@@ -38,9 +38,10 @@ class Member(NamedTuple):
 
 
 def walk(read: Read, start: int = 0, end: int | None = None, *, verify: bool = True) -> Iterator[Member]:
-    """Members of a tar, or of a stretch that begins with a header; TarDamage if one is none or the file is cut off.
+    """Members of a tar, or of a stretch that begins with a header; TarDamage on a bad header or a cut-off file.
 
-    `end`: offset at which it ends; None: at the mark of the archive's end. `verify`: whether checksums are computed.
+    `end`: offset at which the stretch ends; None: it ends at the archive's end mark. `verify`: whether checksums of
+    headers are verified.
     """
     offset = start
     while end is None or offset < end:
@@ -145,7 +146,7 @@ def _padded(size: int) -> int:
 
 
 class Place(NamedTuple):
-    """Where the content of a member lies."""
+    """Offset and size of a member's content, in bytes."""
 
     offset: int
     size: int
@@ -185,7 +186,7 @@ def walk_examples(read: Read, start: int = 0, end: int | None = None, *, verify:
 
 
 def read_ahead(read: Read, ahead: int) -> Read:
-    """Returns a reader that reads at least `ahead` bytes and keeps them, so that near short reads are one read."""
+    """Returns a reader that reads at least `ahead` bytes and keeps them, so that adjacent short reads become one."""
     first, kept = 0, b""
 
     def through(start: int, end: int) -> bytes:

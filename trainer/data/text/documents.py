@@ -46,10 +46,10 @@ class DocumentReader:
     """Finds the documents of files.
 
     Attributes:
-        held_out_share: of the documents; a larger share contains a smaller one.
+        held_out_share: share of the documents that is held out; a larger one contains a smaller one.
         skips_bad_lines: whether lines without a document are left out; otherwise they are wrong input.
         document_end: separator of the documents of a plain file; None: each file is one document.
-        cut: byte of the only file from which on it is held out; None: whole documents are.
+        cut: offset in bytes from which on the only file is held out; None: whole documents are held out.
     """
 
     files: Sequence[TextFile]
@@ -176,7 +176,7 @@ def _content(file: TextFile, piece: Piece) -> bytes:
 
 
 def _no_text(content: bytes) -> str | None:
-    """Why bytes are no text; None: they are."""
+    """The reason why bytes are no text; None if they are text."""
     try:
         content.decode("utf-8")
     except UnicodeDecodeError as error:

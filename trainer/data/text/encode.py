@@ -78,10 +78,10 @@ def run(
     skip_bad_lines: bool = False,
     workers: int | None = None,
 ) -> int:
-    """Encodes files, begun or resumed: 0, or 75 if interrupted; ValueError names a wrong file or option of the verb.
+    """Encodes files, or resumes; returns 0, or 75 if interrupted; ValueError names a wrong file or option of the verb.
 
-    The shards are a function of the files and of the options but `workers`. None stands for bytes as tokens, the
-    tokenizer's usual end token, files as documents, and a process for each core.
+    The shards are a function of the files and of all options but `workers`. Options that are None: bytes are the
+    tokens, the end token is the tokenizer's usual one, each file is a document, and each core gets a process.
     """
     if not 0 < held_out < 1:
         raise ValueError(f"--held-out: {held_out} is not a share of the documents; use for example 0.01")
@@ -221,7 +221,7 @@ _encode: Callable[[Chunk], EncodedChunk]
 
 
 def _begin(parent: int) -> None:
-    """Makes a process of the pool end once the one that started it, which answers to interrupts, has been killed."""
+    """Makes a process of the pool ignore interrupts, and exit once the process that started it is gone."""
 
     def watch() -> None:
         while os.getppid() == parent:

@@ -47,9 +47,9 @@ class Piece(NamedTuple):
 
     Attributes:
         first: offset in the uncompressed file.
-        ends: whether the bytes behind it belong to another document.
-        content: its bytes if they have been read; None: the process that encodes it reads them.
-        read_bytes: of its file, as it is on the disk, once the piece is read; None: up to its end.
+        ends: whether the bytes after it belong to another document.
+        content: its bytes if they have been read; None if the process that encodes it must read them.
+        read_bytes: bytes of the file on the disk that have been read once the piece is read; None: `end` of them.
     """
 
     file: int
@@ -85,8 +85,9 @@ class Chunk(NamedTuple):
 def listed_files(paths: Sequence[Path], endings: Sequence[str], out: Path) -> list[TextFile]:
     """Lists files, also those below folders, in an order that their names alone decide.
 
-    Hidden files and folders are left out, and links to folders are not followed. Of files in folders those with
-    `endings` are read; empty: all in UTF-8. Refuses folders without any, equal names, and `out` among them.
+    Hidden files and folders are left out, and links to folders are not followed. From folders, files with one of
+    `endings` are read, or all in UTF-8 if no endings are given. Refuses a folder without such files, two files of one
+    name, and an `out` inside one of the paths.
     """
     found: dict[str, TextFile] = {}
     for path in paths:
@@ -130,7 +131,7 @@ def chunks(
 
 
 def end_of_share(file: TextFile, share: float) -> int:
-    """Offset of about a share of a plain file: behind a line, or behind a letter where no line ends soon."""
+    """Offset of about a share of a plain file: at the end of a line, or of a letter where no line ends soon."""
     begins = round(file.size * (1 - share))
     try:
         with file.path.open("rb") as stream:
@@ -215,7 +216,7 @@ def _lines(file: TextFile, number: int, offset: int, size: int) -> Iterator[Piec
 
 
 def _parts(file: TextFile, number: int, offset: int, size: int) -> Iterator[Piece]:
-    """Parts of one long document, cut behind a line, or behind a letter where no line ends in the next `size` bytes."""
+    """Parts of one long document, cut after a line, or after a letter where no line ends in the next `size` bytes."""
     with file.path.open("rb") as stream:
         while offset < file.size:
             end = min(_behind_a_line(stream, offset + size, size), file.size)
@@ -224,7 +225,7 @@ def _parts(file: TextFile, number: int, offset: int, size: int) -> Iterator[Piec
 
 
 def _behind_a_line(stream: BinaryIO, offset: int, size: int) -> int:
-    """Returns the first offset from `offset` on behind a line, or behind a letter if no line ends in `size` bytes."""
+    """Returns the first offset from `offset` on that follows a line, or a letter if no line ends in `size` bytes."""
     stream.seek(offset)
     ahead = stream.read(max(size, 4))
     return offset + (
@@ -233,7 +234,7 @@ def _behind_a_line(stream: BinaryIO, offset: int, size: int) -> int:
 
 
 def _runs(file: TextFile, number: int, offset: int, size: int, document_end: bytes) -> Iterator[Piece]:
-    """Yields runs of whole documents, each cut behind a `document_end`."""
+    """Yields runs of whole documents, each cut after a `document_end`."""
     with file.path.open("rb") as stream:
         while offset < file.size:
             end, before = min(offset + size, file.size), b""

@@ -1,4 +1,4 @@
-"""Writing of tokens into shards, and the journal by which writing goes on after a crash."""
+"""Writing of tokens into shards, and the journal by which writing resumes after a crash."""
 
 import os
 import re
@@ -80,7 +80,7 @@ def read_journal(folder: Path, made_by: str) -> Journal:
 class ShardWriter:
     """Appends tokens to the shards of both splits; a shard ends with the chunk that reaches `shard_tokens`.
 
-    `journal` says how far writing has come, `noted` whether a later start can resume.
+    `journal` is the progress of the writing, and `noted` whether it is on the disk, so that a later start can resume.
     """
 
     def __init__(self, folder: Path, dtype: TokenType, shard_tokens: int, journal: Journal) -> None:
@@ -103,7 +103,7 @@ class ShardWriter:
                 path.unlink()
 
     def take(self, chunk: EncodedChunk, after: Place) -> None:
-        """Appends a chunk's tokens; the chunk behind it begins at `after`."""
+        """Appends a chunk's tokens; the next chunk begins at `after`."""
         for split, part in chunk.splits.items():
             self._append(split, part)
         left_out = self.journal.left_out + len(chunk.left_out)
@@ -139,7 +139,7 @@ class ShardWriter:
             self._complete(split)
 
     def _stream(self, split: Split) -> BinaryIO:
-        """The file of the split's shard that is not complete, as long as the journal says."""
+        """The file of the split's incomplete shard, truncated to the length that the journal records."""
         if split not in self._files:
             path = self._open_path(split)
             size = self._states[split].open_tokens * self._dtype.itemsize

@@ -41,7 +41,7 @@ class TokenShard(Section):
 
 
 class TextSplit(Section):
-    """The documents of one split, one behind the other, an end token behind each."""
+    """The documents of one split, concatenated, with an end token after each."""
 
     num_documents: PositiveInt
     num_bytes: PositiveInt
@@ -107,7 +107,7 @@ class Tokenizer(Protocol):
     vocabulary: int
 
     def end_token(self, name: str | None = None) -> int:
-        """Returns the token behind every document, which no text gives: `name`, or the usual; ValueError if absent."""
+        """Returns the token that ends documents and no text has: `name`, or the usual one; ValueError if absent."""
         ...
 
     def encode(self, text: bytes) -> list[int]:
@@ -124,7 +124,7 @@ class Tokenizer(Protocol):
 
 
 class ByteTokenizer(Tokenizer):
-    """Every byte of UTF-8 is a token. Byte 0, which no text holds, stands behind every document."""
+    """Every byte of UTF-8 is a token. Byte 0, which no text contains, ends every document."""
 
     vocabulary = BYTE_VALUES
 

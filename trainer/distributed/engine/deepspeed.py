@@ -229,9 +229,10 @@ def _tensor_group() -> dist.ProcessGroup:
 def settings_of(config: RunConfig, engine: DeepSpeedConfig, layout: Layout, elements: int) -> dict[str, Any]:
     """Translates the settings of a run to those of DeepSpeed.
 
-    Under bf16 gradients are averaged over the ranks in float32 while the backward pass goes on, and several micro
-    batches add up in float32. A single one is kept as it was computed: nothing is added to it. `elements` are of all
-    parameters of this rank; a bucket of gradients, which is memory, is never larger.
+    Under bf16 gradients are averaged over the ranks in float32 during the backward pass, and those of several micro
+    batches are summed in float32. Those of a single micro batch keep the type in which they were computed. `elements`
+    is the number of elements of all parameters of this rank; a gradient bucket, whose memory is allocated, is never
+    larger.
     """
     bf16 = engine.precision == "bf16"
     bucket = engine.bucket_elements
@@ -313,10 +314,10 @@ def take_zero_step(engine: Any, stage: int, objection: Callable[[float], str | N
 
 @contextmanager
 def unordered(optimizer: Any) -> Iterator[None]:
-    """While entered, ZeRO 3 records no order of modules for later passes; to be used before any backward pass.
+    """While entered, ZeRO 3 records no order of modules for later passes. For passes before the first backward pass.
 
-    It would record from a pass in evaluation mode that nothing is needed once a module has computed, and keep that
-    for good: every backward pass would gather all parameters again, one module at a time.
+    From a pass in evaluation mode it would record, for good, that no module's parameters are needed again after its
+    forward pass. Every backward pass would then gather all parameters again, one module at a time.
     """
     coordinator = optimizer.parameter_offload.get_param_coordinator()
     vars(coordinator)["reset_step"] = lambda: None  # what begins a pass, and by its end has recorded the one before

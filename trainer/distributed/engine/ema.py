@@ -77,7 +77,7 @@ class MovingAverage:
 
 
 def _stretches(views: Iterable[Tensor]) -> dict[int, Tensor]:
-    """Returns by memory one flat view, which spans from the first to the last element of all views of that memory."""
+    """Returns, by memory, one flat view from the first to the last element that any view of this memory has."""
     stretches: dict[int, Tensor] = {}
     for view in views:
         first = view.storage_offset()

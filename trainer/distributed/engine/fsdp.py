@@ -33,11 +33,11 @@ from trainer.model.values import is_bare
 class FSDPEngine:
     """FSDP2.
 
-    A block gathers its parameters before its forward pass and, where it let go of them, before its backward pass, and
-    scatters the sums of their gradients behind it, each in one collective. What belongs to no block is gathered first,
-    kept, and scattered last. Weights, moments, sums and the moving average are float32; under bf16 a block computes
-    with rounded copies. Where ranks share the matrices of a block, each of their parts is divided over the ranks that
-    see other examples.
+    A block gathers its parameters before its forward pass and, if it has released them, before its backward pass. After
+    the backward pass it scatters the sums of their gradients. Each of these is one collective. Parameters of no block
+    are gathered first, kept, and scattered last. Weights, moments, sums and the moving average are float32; under bf16
+    a block computes with rounded copies. Where ranks share the matrices of a block, each of their parts is divided over
+    the ranks that see other examples.
 
     Source: Zhao et al., "PyTorch FSDP: Experiences on Scaling Fully Sharded Data Parallel", 2023, section 3.
     """
@@ -95,7 +95,7 @@ class FSDPEngine:
 
     @contextmanager
     def evaluating(self) -> Iterator[None]:
-        """Keeps the parameters of no block whole throughout, so that parts of the network can be called alone."""
+        """While entered, parameters outside the blocks stay whole, so that parts of the network can be called alone."""
         self._units[-1].unshard()
         self.module.eval()
         try:

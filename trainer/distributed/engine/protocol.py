@@ -19,8 +19,8 @@ from trainer.model.parallel.state import NamedParameter, Shard, StatePiece
 def sum_of_squares(tensors: Sequence[Tensor], like: Tensor) -> Tensor:
     """Sum of the squares of all elements, 0 without tensors, in as many operations for a thousand tensors as for one.
 
-    The tensors are of floating types no wider than that of `like`, which says type and device of the sum; the squares
-    of each are added up first, in the type of the sum.
+    The sum has the type and device of `like`; no tensor has a wider floating type. The squares of each tensor are
+    summed first, in the type of the sum.
     """
     if not tensors:
         return torch.zeros_like(like)
@@ -58,7 +58,7 @@ class StepOutcome:
     Attributes:
         norm: of the gradient before clipping, over all parameters and ranks, the same on every rank; infinite or NaN
             where the gradient of any rank is.
-        reason: why the step was not taken; None: the weights were updated.
+        reason: why the step was not taken; None if the weights were updated.
     """
 
     norm: float
@@ -135,7 +135,7 @@ class Engine(Protocol):
         Ranks that hold a copy of a parameter all give it; together they cover every parameter.
 
         Args:
-            kinds: which are wanted; moments that are not are not made, either.
+            kinds: the wanted kinds of state; unwanted moments are not allocated.
         """
         ...
 
@@ -145,10 +145,10 @@ class Engine(Protocol):
         ...
 
     def state_loaded(self, updates: int) -> None:
-        """Goes on from what was written to :meth:`state`; collective, and never between the micro batches of a step.
+        """Adopts the values written to :meth:`state`; collective, and never between the micro batches of a step.
 
         Args:
-            updates: that the optimiser had taken when the state was saved.
+            updates: number of updates that the optimiser had taken when the state was saved.
         """
         ...
 
@@ -164,7 +164,7 @@ class Engine(Protocol):
 
         Args:
             shard: of the expert parameter.
-            pieces: what this rank has of it, divided as in :meth:`state`; not all kinds need to be the engine's own.
+            pieces: this rank's part of it, divided as in :meth:`state`; the kind need not be one that the engine keeps.
 
         Returns:
             float32, in the parameter's shape.
@@ -191,7 +191,7 @@ class Engine(Protocol):
         """Declares which expert every slot holds from now on; the slot's values then go by the name of that expert.
 
         Args:
-            slot_to_expert: [MoE layers, slots]; there may be more of them or fewer than before. The values
-                have been moved by :meth:`set_expert_state`.
+            slot_to_expert: [MoE layers, slots]; the number of slots may differ from before. The values have already
+                been moved by :meth:`set_expert_state`.
         """
         ...

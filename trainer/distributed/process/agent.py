@@ -85,7 +85,7 @@ class _Node:
             self._host.close()
 
     def stopped(self, words: str, code: int) -> tuple[int, str]:
-        """Returns how a node ends after a stop request: as its ranks say, as another node did, or else with `code`."""
+        """Exit code and line after a stop request: those of its ranks, else of a node that has left, else `code`."""
         said = read_exit_status(self.verdict)
         if said is not None:
             return said
@@ -181,7 +181,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs a node's part of a run.
 
     Returns:
-        0 done, 1 failed, 2 wrong input, 75 told to stop and saved, 128 + N told so by signal N with nothing saved.
+        0 done, 1 failed, 2 wrong input, 75 stopped and saved, 128 + N stopped by signal N with nothing saved.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
     own = words.index("--") if "--" in words else len(words)

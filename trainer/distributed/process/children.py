@@ -21,7 +21,7 @@ POLL_S = 0.2
 
 
 class Stopped(Exception):  # noqa: N818  it was asked for
-    """This process was told to stop, and starts no further processes."""
+    """This process has been requested to stop, and starts no further processes."""
 
 
 @dataclass
@@ -66,7 +66,7 @@ class Supervisor:
             meanwhile: called again and again while it runs.
 
         Raises:
-            Stopped: this process was told to stop before.
+            Stopped: this process has already been requested to stop.
         """
         child = _Child()
         with self._lock:
@@ -105,12 +105,12 @@ class Supervisor:
 
 
 def killed_with_parent(command: Sequence[str]) -> list[str]:
-    """The same command, killed by Linux as soon as the calling process is gone. On other systems it goes on."""
+    """The same command, but Linux kills it as soon as the calling process is gone. Other systems let it continue."""
     return [sys.executable, "-m", "trainer.distributed.process.children", str(os.getpid()), *command]
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Becomes the command; `arguments` are the number of the process to end with, then the command."""
+    """Replaces this process by a command; `arguments` are the id of the process to end with, then the command."""
     parent, command = int(arguments[0]), list(arguments[1:])
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)  # outlives the execve below

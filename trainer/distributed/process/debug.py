@@ -103,8 +103,8 @@ def waited_in_vain(error: Exception) -> bool:
 def ranks_that_waited(rank: int) -> set[int] | None:
     """The ranks that ran out of time in a collective, this one included; takes :data:`PATIENCE_S`.
 
-    A rank that waits for another keeps others waiting in turn. All ranks that wait call this; the others are the cause.
-    None: the store through which the ranks find each other is gone, with its node or the connection to it.
+    A rank that waits for another keeps others waiting in turn. All waiting ranks call this; the ranks that do not are
+    the cause. None if the rendezvous store is gone, with its node or the connection to it.
     """
     store: Any = dist.distributed_c10d._get_default_store()  # the stubs lack append
     store.set_timeout(timedelta(seconds=PATIENCE_S))
@@ -153,6 +153,6 @@ def dump_failure(folder: Path, rank: int, world_size: int, error: Exception) -> 
 
 
 def in_vain(collective: str, absent: Collection[int]) -> str:
-    """Says that a rank has waited too long in `collective`, for the ranks `absent`; none: the others waited, too."""
+    """Message that a rank has waited too long in `collective` for the ranks `absent`, or for others that waited too."""
     missing = f"rank{'s' * (len(absent) > 1)} {', '.join(map(str, sorted(absent)))}, which came too late or not at all"
     return f"waited too long in {collective} for {missing if absent else 'others that waited as well'}"

@@ -1,4 +1,4 @@
-"""The exit status of a run, which its ranks tell the launcher, and the refusal of a start."""
+"""The exit status of a run, which its ranks report to the launcher, and the refusal of a start."""
 
 import os
 import sys
@@ -11,7 +11,7 @@ from trainer.distributed.process.signals import EX_TEMPFAIL, STAGE
 
 
 class StartRefused(ValueError):  # noqa: N818  it is what has happened
-    """Wrong input that all ranks have been told of; to start them again would change nothing.
+    """Wrong input of which all ranks are notified; to start them again would change nothing.
 
     The message is a whole line, which names what is wrong and where.
     """
@@ -40,7 +40,7 @@ class ExitStatus(NamedTuple):
 
 
 def conclude(code: int, line: str) -> None:
-    """Tells the launcher how the run ended, or a person where no launcher asks; called by every rank."""
+    """Reports how the run ended, to the launcher if there is one, else on standard error; called by every rank."""
     if VARIABLE in os.environ:
         if os.environ.get("LOCAL_RANK", "0") == "0":
             _write(Path(os.environ[VARIABLE]), ExitStatus(code, line))
@@ -49,13 +49,13 @@ def conclude(code: int, line: str) -> None:
 
 
 def refuse(line: str) -> None:
-    """Tells the launcher that the input is wrong, so that it starts nothing again; whichever rank says so first."""
+    """Reports wrong input to the launcher, so that it does not start the ranks again; only the first report is kept."""
     if VARIABLE in os.environ and read_exit_status(Path(os.environ[VARIABLE])) is None:
         _write(Path(os.environ[VARIABLE]), ExitStatus(2, line))
 
 
 def reported(code: int) -> int:
-    """Returns the code that a rank ends with: 0 in place of 75 where its launcher knows of the stop.
+    """Returns the exit code of a rank: 0 in place of 75 if its launcher has been notified of the stop.
 
     torchrun would take 75 for a failure, end the ranks that are still tidying up, and start all again on other nodes.
     """

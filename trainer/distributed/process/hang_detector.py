@@ -23,7 +23,7 @@ from trainer.distributed.process.signals import SIGNALS, handled, woken
 
 
 class Reached(NamedTuple):
-    """Collectives of a process group that a rank has issued, and of these ended; `ranks` is empty if all have ended."""
+    """Numbers of a group's collectives that a rank has issued and that ended; `ranks` is empty if all have ended."""
 
     issued: int
     ended: int
@@ -70,7 +70,7 @@ def from_json(text: str | bytes) -> Progress:
 
 
 def awaited(rank: int, told: Callable[[int], Progress]) -> set[int]:
-    """Returns the ranks that keep `rank` waiting and wait for none themselves; `told` gives progress, empty if unknown.
+    """Returns the ranks that keep `rank` waiting and wait for none themselves; `told`: progress, {} if unknown.
 
     A rank waits for the ranks that have not issued its first unfinished collective. These may wait in turn, in the same
     group or in others.
@@ -170,8 +170,8 @@ class _HangDetector:
 def hang_detector(folder: Path, rank: int, store: Any, timeout_s: float) -> Iterator[None]:
     """While entered, ends this process shortly before a collective has taken too long, and says who did not come.
 
-    The launcher then starts the run again, as after a hang. The main thread does nothing for it. `store` is the one
-    through which the ranks find each other; the backend would end the process after `timeout_s`.
+    The launcher then starts the run again, as after a hang. A thread watches, so that the main thread may be stuck.
+    `store` is the rendezvous store of the ranks. The backend would end the process after `timeout_s`.
     """
     if hasattr(store, "clone"):  # since torch 2.7; the main thread may hold the one connection for long
         store = store.clone()
@@ -187,7 +187,8 @@ def hang_detector(folder: Path, rank: int, store: Any, timeout_s: float) -> Iter
 def hang_detector_over_run(folder: Path, rank: int, timeout_s: float) -> AbstractContextManager[None]:
     """Like :func:`hang_detector`, inside a run's process groups; does nothing with gloo or on a single rank.
 
-    Gloo raises an error in the main thread, which :func:`trainer.distributed.process.debug.dump_failure` takes.
+    Gloo itself raises an error in the main thread, which :func:`trainer.distributed.process.debug.dump_failure`
+    handles.
     """
     if dist.get_world_size() == 1 or dist.get_backend() == "gloo":
         return nullcontext()
@@ -205,8 +206,8 @@ LATE_S = 10.0
 class Watchdog:
     """Ends a process that has finished no step for `timeout_s`, so that its launcher starts the run again.
 
-    A thread waits, so that it also sees a main thread that is stuck in a collective. A rank that was told to stop, as
-    all are when one has failed, and does not end its step soon dumps what it is doing.
+    A thread waits, so that it also sees a main thread that is stuck in a collective. When one rank has failed, all are
+    requested to stop. A rank that does not end its step soon after such a request dumps its state.
     """
 
     def __init__(self, folder: Path, rank: int, timeout_s: float | None) -> None:
@@ -218,7 +219,7 @@ class Watchdog:
         self._last = time.monotonic()
 
     def watch(self, waking: int, next_in_line: int) -> None:
-        """Waits in a thread until the pipe is closed; numbers of signals go on to the next in line."""
+        """Waits in a thread until the pipe is closed; passes signals' numbers on to the descriptor `next_in_line`."""
         late = math.inf
         while True:
             hangs = math.inf if self._timeout_s is None else self._last + self._timeout_s

@@ -36,10 +36,10 @@ class NotMet(Exception):  # noqa: N818  nobody is to blame
 
 
 class Rendezvous:
-    """This node at the rendezvous; a node that has left has ended the run."""
+    """This node's side of the rendezvous; once any node has left, the run has ended."""
 
     def __init__(self, own: Member, master: str, port: int, remind_s: float = REMIND_S) -> None:
-        """Reaches nobody yet; `master` and `port` are of its host, node 0."""
+        """Does not connect yet; `master` and `port` are the address of the host, node 0."""
         self.absent: list[int] = [0]
         self.left: Left | None = None
         self.store_port = 0
@@ -94,7 +94,7 @@ class Rendezvous:
             ) from error
 
     def remind(self) -> None:
-        """Prints which nodes are missing, if any are and the last reminder is long ago."""
+        """Prints which nodes are missing, if any, unless the last reminder is recent."""
         if not self.absent:
             self._reminded = time.monotonic()
         elif time.monotonic() >= self._reminded + self._remind_s:

@@ -1,7 +1,7 @@
 """Rendezvous of the nodes of a run before torchrun: node 0 checks who comes, and says who is absent or has left.
 
 One line of JSON is one message. A node says once what it is; from then on it answers pings, and says with which code it
-leaves. Its connection is what keeps its number: when that is gone, another start may take the number.
+leaves. A node keeps its number as long as its connection; after that, another start may take the number.
 """
 
 import errno
@@ -94,14 +94,14 @@ class Host:
         self._thread.start()
 
     def linger(self, patience_s: float) -> None:
-        """Waits until all have hung up, at most `patience_s`, and lets nobody in any more."""
+        """Accepts no more nodes, and waits at most `patience_s` until all connections are closed."""
         self._over.set()
         until = time.monotonic() + patience_s
         while self._present and time.monotonic() < until:
             time.sleep(0.05)
 
     def close(self) -> None:
-        """Hangs up on everybody."""
+        """Stops serving and closes all connections."""
         self._closed.set()
         self._thread.join()
         for key in list(self._selector.get_map().values()):

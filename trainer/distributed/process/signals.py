@@ -1,4 +1,4 @@
-"""Signals: a run is asked to stop, a command is interrupted, a process ends with its launcher."""
+"""Signals: requests to stop a run, interrupts of a command, and the end of a process with its launcher."""
 
 import ctypes
 import os
@@ -35,9 +35,9 @@ def handled(numbers: Sequence[int], handler: Callable[[int, FrameType | None], N
 def woken(watch: Callable[[int, int], None], name: str) -> Iterator[None]:
     """While entered, a thread runs `watch`, which arriving signals wake; main thread only.
 
-    `watch` gets the end of a pipe that carries their numbers, and is to return when that is closed. Python writes them
-    even while the main thread is inside a library and cannot run a handler. Its second argument is the descriptor that
-    got them before, -1: there is none.
+    The first argument of `watch` is the reading end of a pipe that carries the signals' numbers; `watch` must return
+    when the pipe is closed. Python writes the numbers even while the main thread is inside a library and cannot run a
+    handler. The second argument is the descriptor that received them before, -1 if there was none.
     """
     arrivals, arriving = os.pipe()
     os.set_blocking(arriving, False)
@@ -59,7 +59,7 @@ def spoken(number: int) -> str:
 
 
 class StopRequest:
-    """Whether this process was told to stop, and by which signal."""
+    """A request to stop this process, and the signal that made it."""
 
     def __init__(self) -> None:
         self.by: signal.Signals | None = None
@@ -67,7 +67,7 @@ class StopRequest:
 
     @property
     def made(self) -> bool:
-        """Whether this process was told to stop."""
+        """Whether a signal has requested that this process stop."""
         return self.by is not None
 
     def listen(self) -> None:
@@ -89,7 +89,7 @@ class StopRequest:
             self.end()
 
     def farewell(self, folder: Path, saved: str, nodes: int = 1) -> str:
-        """Returns the last line of a run that was told to stop, on any rank; `saved`: such as ``saved at step 15``."""
+        """Returns the last line of a run after a stop request on any rank; `saved` is such as ``saved at step 15``."""
         by = "on another rank" if self.by is None else f"by {spoken(self.by)}"
         again = "start it again" if nodes == 1 else f"start all {nodes} nodes again"
         return f"{folder}: told to stop {by}; {saved}; {again} to go on"
@@ -107,9 +107,10 @@ HAND_ON_S = 0.2
 
 
 class _Interrupter:
-    """Ends this process when a signal arrives that nothing else listens to, and when Ctrl-C is pressed a second time.
+    """Ends this process on a signal that no other handler takes, and on a second Ctrl-C.
 
-    The main thread is interrupted, so that files are closed and temporary ones deleted; a thread looks after it.
+    The main thread is interrupted, so that it closes files and deletes temporary ones. A second thread ends the process
+    if the main thread does not.
     """
 
     def __init__(self, say: Callable[[str, int], None]) -> None:
@@ -164,11 +165,12 @@ class _Interrupter:
 
 @contextmanager
 def interruptible(say: Callable[[str, int], None]) -> Iterator[None]:
-    """While entered, SIGINT, SIGTERM and SIGUSR2 end what is inside, unless that listens itself.
+    """While entered, SIGINT, SIGTERM and SIGUSR2 end the code inside, unless it handles them itself.
 
-    A second Ctrl-C ends the process at once, whoever listens. Outside the main thread nothing changes. `say` prints a
-    line such as ``told to stop by Ctrl-C``; it gets the signal's number too, and may be called by another thread.
-    Ends by SystemExit 128 + number of the signal; what is inside has been left by an exception.
+    A second Ctrl-C ends the process at once, whichever code handles signals. Outside the main thread nothing changes.
+    `say` prints a line such as ``told to stop by Ctrl-C``; its second argument is the number of the signal, and another
+    thread may call it. After a signal the code inside is left by an exception, and SystemExit with code 128 + number of
+    the signal follows.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -192,11 +194,11 @@ STAGE = "FLOWFABRIC_STAGE"
 
 
 def end_with_launcher() -> None:
-    """Makes Linux kill this process as soon as the torchrun agent that started it is gone, whatever became of that.
+    """Makes Linux kill this process as soon as the torchrun agent that started it is gone, for whatever reason.
 
-    A rank whose agent was killed would otherwise go on, keep the run's folder and write to it beside its successor.
-    Without torchrun nothing is changed: a run that a person put into the background outlives the shell. Other systems
-    have no such bond; there the lock on the run's folder keeps the successor out until the old rank has ended.
+    A rank whose agent was killed would otherwise continue, keep the run's folder and write to it beside its successor.
+    Without torchrun nothing changes: a run in the background outlives its shell. Other systems have no such bond; there
+    the lock on the run's folder keeps the successor out until the old rank has ended.
     """
     if "TORCHELASTIC_RUN_ID" not in os.environ or sys.platform != "linux":
         return

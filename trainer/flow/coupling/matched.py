@@ -62,7 +62,7 @@ class KNN(BuiltIn):
 
 
 class Match(NamedTuple):
-    """For each data point the row int64 [B] of its source point and a log weight float32 [B]; None: all are equal."""
+    """Rows int64 [B] of the data points' source points, and log weights float32 [B], None if all weights are equal."""
 
     source_index: Tensor
     log_weight: Tensor | None = None
@@ -201,8 +201,8 @@ class Entropic(Matching):
     """Every data point draws a source point from its column of an entropic plan, which samples the plan.
 
     With a finite price the plan may leave mass behind. The weight of a data point is then the mass of its column, which
-    in the mean equals drawing data points by that mass. ValueError: epsilon or price is not above 0. Tong et al., arXiv
-    2302.00482, algorithm 3; unbalanced: Eyring et al., arXiv 2311.15100, section 4.
+    has the same expectation as drawing data points in proportion to that mass. Raises ValueError if epsilon or price is
+    not above 0. Tong et al., arXiv 2302.00482, algorithm 3; unbalanced: Eyring et al., arXiv 2311.15100, section 4.
     """
 
     def __init__(self, cost: Cost, epsilon: float, marginal_weight: float = math.inf, unit: Unit = "spread") -> None:

@@ -206,9 +206,9 @@ class GibbsWeighted(BuiltIn, allow_inf_nan=True):
     """Weights exp(-cost / epsilon).
 
     The independent coupling, each pair weighted by the Gibbs kernel: one evaluation a pair, no plan to find. The
-    weights are those of an entropic plan, but between marginals that the kernel has tilted: a point counts by its mean
-    weight over all partners, so that data far from the source fade, by how much does not follow from how many pairs
-    count. With an automatic epsilon weights have a mean of 1 over the step of all ranks. arXiv 2507.22270.
+    weights are those of an entropic plan, but its marginals are tilted by the kernel: a point counts by its mean weight
+    over all partners. Data far from the source therefore lose weight; the number of pairs that count does not tell how
+    much. With an automatic epsilon weights have a mean of 1 over the step of all ranks. arXiv 2507.22270.
 
     Attributes:
         cost: cost of a pair: l2, the distance, or sqeuclidean, its square.
@@ -263,7 +263,8 @@ _FLATTEST, _STEEPEST = math.log(1e-3), math.log(1e9)
 def epsilon_of_share(costs: Tensor, share: float) -> Tensor:
     """The epsilon, float64 above 0, at which the weights exp(-cost / epsilon) of costs [N] have an effective share.
 
-    The share (sum w)^2 / (N sum w^2) grows with epsilon. At least two pairs count, or all of the least cost.
+    The share (sum w)^2 / (N sum w^2) grows with epsilon. It is large enough for at least two pairs to count, and all
+    pairs of the least cost always do.
     """
     above = costs.double() - costs.min()
     scale = above.std(correction=0).clamp_min(torch.finfo(torch.float32).tiny)

@@ -41,8 +41,8 @@ class Encoded(BuiltIn):
 class Ends(BuiltIn):
     """Each transition state with noise at its free atoms; those that are not free begin where they end.
 
-    Pairs weigh as the inverse of their share of free atoms, so that the mean over all values is one over free ones.
-    TS-GEN, whose source is normal, at the origin; around the middle of the ends less is left to learn.
+    The weight of a pair is the inverse of its share of free atoms: the mean loss over all atoms is then the mean over
+    the free ones. TS-GEN has normal noise around the origin; noise around the middle of the ends leaves less to learn.
     """
 
     kind: Literal["ends"] = "ends"
@@ -65,7 +65,7 @@ class Ends(BuiltIn):
         return self._around(keyed_normals(shape, keys), condition)
 
     def _around(self, noise: Tensor, condition: Condition) -> Tensor:
-        """Source points [B, 3, 1, N]: scaled `noise` around the begin at free atoms, the reactant at others."""
+        """Source points [B, 3, 1, N]: scaled `noise` around `begin` at free atoms, the reactant's place at others."""
         assert condition.context is not None, "data of kind reactions have contexts"
         reactant, product = condition.context[:, :3], condition.context[:, 3:6]
         middle = (reactant + product) / 2 if self.begin == "midpoint" else torch.zeros_like(reactant)

@@ -94,7 +94,7 @@ class SegmentField(NetworkField):
 
 
 class SegmentWalk:
-    """A network on one pass through a segment. Guidance is applied outside, so that kept features are of both halves.
+    """A network on one pass through a segment. Batches are already doubled for guidance, and so are the kept features.
 
     A pass that does not begin at the segment's first time runs the trunk at each state. Park et al., arXiv 2510.21167,
     3.3.
@@ -156,7 +156,7 @@ class TransitionField(NetworkField):
         return cls(predict, target, network, condition, nothing, guidance)
 
     def tokens(self, x: Tensor, t: Tensor) -> Tensor:
-        """With guidance, the unconditional tokens follow the conditional ones."""
+        """The features of the tokens of `x`; with guidance, those without condition follow those with it."""
         return self.network(*doubled(x, t, self.condition, self.nothing, self.guidance), Tokens())
 
     def head_velocity(self, y: Tensor, s: Tensor, tokens: Tensor) -> Tensor:

@@ -1,8 +1,8 @@
 """Inverse problems, with a flow as the prior: the protocol, the solver FLAIR with its section, and the prior's weight.
 
-A run is calibrated once for all operators, under the same field as restoring. Whether it has learned from the examples
-makes little difference. 100 evaluations of a batch of 256 are enough. Where states are latents, the operator acts on
-decoded images, which are made to agree once more in the end, by `agreeing`.
+A run is calibrated once for all operators, under the field that restores images. The examples of the calibration may be
+those that the run was trained on: this makes little difference. 100 evaluations of a batch of 256 are enough. Where
+states are latents, the operator acts on decoded images, which are made to agree once more in the end, by `agreeing`.
 """
 
 from __future__ import annotations
@@ -83,8 +83,8 @@ LEAST_LEFT = 0.1
 class Weight:
     """The weight lambda(s) of the prior: `values` [N], 0 or more, at increasing noise `levels` [N]; linear in between.
 
-    Both are float64, and values are proportional to `scale`. `vanished`: the calibrated weight is next to nothing, and
-    this is the ramp.
+    Both are float64, and values are proportional to `scale`. `vanished`: too little of the calibrated weight
+    is left, and the ramp replaces it.
     """
 
     levels: Tensor
@@ -184,7 +184,7 @@ class FlairConfig(Section):
     """Share of the way to agreement with the observations that a soft step moves."""
 
     def build(self, path: Path, errors: Tensor | None = None) -> Flair:
-        """The solver for `calibration_errors`; a ValueError if the path has noise of its own, or steps diverge."""
+        """The solver, given `calibration_errors`; a ValueError if the path has noise of its own, or steps diverge."""
         return Flair(path, self.weight_of(errors), self)
 
     def weight_of(self, errors: Tensor | None) -> Weight:
@@ -237,8 +237,8 @@ class Flair(InverseSolver):
         mu <- the nearest states that agree
 
     The first update is lambda(s) times the field's straight velocity less that from mu to e, in a form that holds on
-    every path of normal noise and data. Without trajectory adjustment e is fresh. `largest_ratio`, of all lambda(s) /
-    s, is the share of the distance to the estimate that a step covers. Erbach et al., FLAIR, arXiv 2506.02680.
+    every path of normal noise and data. Without trajectory adjustment e is fresh. A step covers the share lambda(s) / s
+    of the distance to the estimate; `largest_ratio` is the largest of these. Erbach et al., FLAIR, arXiv 2506.02680.
     """
 
     def __init__(self, path: Path, weight: Weight, settings: FlairConfig | None = None) -> None:

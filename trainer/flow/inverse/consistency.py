@@ -31,7 +31,7 @@ class Consistency(Protocol):
         ...
 
     def enforced(self, states: Tensor, weight: float, /) -> Tensor:
-        """The nearest states [B, *D] that agree; a solver by gradients may scale steps by the weight of the prior."""
+        """The nearest states [B, *D] that agree; `weight` is that of the prior, and may scale gradient steps."""
         ...
 
     def residual(self, states: Tensor, /) -> Tensor:

@@ -33,7 +33,8 @@ class Inverted:
         calls: evaluations of the field for the batch.
         errors: [I, B] mean squared distance from the given states of the states that each iterate leads to; None: no
             iterate is drawn.
-        bound: [B] smallest shown `contraction_bound`, infinite if none; None where there are no such steps.
+        bound: [B] smallest `contraction_bound` of the iterates, infinite if none gives one; None for inversions other
+            than zero-order ones.
     """
 
     noise: Tensor
@@ -92,9 +93,10 @@ class BuiltIn(Section):
 class Reverse(BuiltIn):
     """The sampler of the run on its grid turned round; as many evaluations as one drawing.
 
-    Euler's step back takes the velocity at the end of the step that it undoes, so that back and forth is wrong by the
-    order of the sampler: twice the steps leave half of Euler's error. The field is evaluated at t = 1, where a network
-    that predicts the data leaves the velocity open. The pull: Rout et al., RF-Inversion, arXiv 2410.10792, equation 8.
+    Euler's step back takes the velocity at the end of the step that it undoes. The error of inverting and drawing again
+    therefore has the order of the sampler: twice the steps halve that of Euler's method. The field is evaluated at time
+    1, where a network that predicts the data leaves the velocity undetermined. Source of the pull: Rout et al.,
+    RF-Inversion, arXiv 2410.10792, equation 8.
     """
 
     kind: Literal["reverse"] = "reverse"
@@ -137,12 +139,12 @@ class UniInversion(BuiltIn):
 class EulerInverse(Sampler):
     """Undoes Euler's steps x_t = x_s + (t - s) v(x_s, s), one after the other.
 
-    The unknown start of a step is guessed by the last velocity, y = x_t - (t - s) u, and the velocity there gives the
-    step: u <- v(y, s), x_s = x_t - (t - s) u. Back and forth over all steps of length h is wrong by O(h^2), Euler's
-    method on the reversed grid by O(h). Each further evaluation wins another order of h: the iteration towards a fixed
-    point of y, which exists where h times the slope of v is below 1. The first guess takes one more, at the first
-    state. Jiao et al., arXiv 2504.13109, algorithm 1 (Uni-Inv, one); Garibi et al., arXiv 2403.14602 (several, averaged
-    there).
+    The unknown start of a step is estimated by the last velocity, y = x_t - (t - s) u, and the velocity there gives the
+    step: u <- v(y, s), x_s = x_t - (t - s) u. Inverting and drawing again with steps of length h has an error of
+    O(h^2), and of O(h) with Euler's method on the reversed grid. Each further evaluation of a step is an iteration
+    towards a fixed point of y and raises the order by one; this point exists where h times the slope of v is below 1.
+    One more evaluation, at the first state, gives the first u. Jiao et al., arXiv 2504.13109, algorithm 1 (Uni-Inv,
+    one); Garibi et al., arXiv 2403.14602 (several, averaged there).
     """
 
     evaluations: int = 1

@@ -60,10 +60,10 @@ class FlowMatching:
         x_0: Tensor | None = None,
         generator: torch.Generator,
     ) -> TrainingPoints:
-        """Draws one point on the path of each data point [B, *D]; source points None: the coupling draws them.
+        """Draws one point on the path of each data point [B, *D]; if `x_0` is None, the coupling draws source points.
 
-        All draws are on the device of the generator, so that a CPU generator gives the same points everywhere, and the
-        points on that of `x_1`. A ValueError if `x_0` has another shape than `x_1`.
+        All draws are made on the device of the generator, so that a CPU generator gives the same points everywhere. The
+        points are on the device of `x_1`. Raises ValueError if `x_0` has another shape than `x_1`.
         """
         sample, weight, condition = self._sample(x_1, condition, x_0, generator)
         weight = torch.ones_like(sample.t) if weight is None else weight

@@ -133,7 +133,7 @@ class VelocityDistillation(Distillation):
     def _compared(
         self, model: Model, condition: Condition, *points: tuple[Point, float]
     ) -> list[tuple[Tensor, Tensor]]:
-        """The student's mean velocity and its target at each point; each point has a guidance of the teacher."""
+        """The student's mean velocity and its target at each point; each point comes with the teacher's guidance."""
         steps = [
             TeacherStep.taken(self._reference, point, condition, guidance=guidance, longest=self.step)
             for point, guidance in points

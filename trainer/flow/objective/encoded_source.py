@@ -25,14 +25,14 @@ class EncodedSource(BuiltIn):
     Mean over D of (v(x_t, t) - (x_1 - x_0))^2 + contrastive InfoNCE(x_0, P x_1) + divergence KL(encoder | N(0, 1)),
     the divergence a sum over D.
 
-    x_0 = mean + deviation noise, with gradients. The first added term keeps captions apart, by cosines with a learned
-    projection P of the data of the micro batch; the second keeps their source points from becoming single ones. Rows
-    without a caption (model.label_dropout) keep their source point and get the data point of the next row: the network
-    then learns to go anywhere from it, and guidance leads away from that.
+    x_0 = mean + deviation noise, with gradients. The contrastive term keeps captions apart, by cosines with a learned
+    projection P of the data of the micro batch. The divergence keeps the source points of a caption from collapsing to
+    a single point. A row without a caption (model.label_dropout) keeps its source point and gets the data point of the
+    next row: the network then learns velocities from it to any data, and guidance leads away from these.
 
     Source: Liu et al., "Flowing from Words to Pixels: A Noise-Free Framework for Cross-Modality Evolution", arXiv
-    2412.15213 (CrossFlow), with the terms of the published code. There such rows exchange data points among themselves,
-    so that one which is alone stays as it is.
+    2412.15213 (CrossFlow), with the terms of the published code. There the rows without a caption exchange data points
+    among themselves, so that a single one keeps its own.
     """
 
     kind: Literal["encoded_source"] = "encoded_source"

@@ -33,9 +33,9 @@ class Plan(Section):
 
     A micro batch of more than 512 points is cut into equal parts, each with plans of its own; points of different
     labels are never matched, so that each class has a map of its own. Exact plans are computed on the CPU: a GPU waits
-    once for each part. Entropic plans are computed on the device, which is asked once an iteration whether it has
-    converged. They cost more than exact ones, so that a gap comes out too small, below 0 for the best map; without
-    enough iterations too large.
+    once for each part. Entropic plans are computed on the device, and the host checks once an iteration if they have
+    converged. Their transport costs more than that of exact plans, so that the gap is underestimated, below 0 for the
+    best map. With too few iterations it is overestimated.
     """
 
     blurs: ClassVar[bool] = False
@@ -172,7 +172,7 @@ class Regularised(Objective):
 class MongeMap(BuiltIn):
     """The distance of the images of a map of one step from the data, plus weight x its Monge gap.
 
-    The map is T(x_0) = x_0 + v(x_0, 0): the network is asked at time 0 alone, and the points of the path have no
+    The map is T(x_0) = x_0 + v(x_0, 0): the network is evaluated at time 0 alone, and the points of the path have no
     effect. Source points and data of a micro batch are two sets, within their labels, whatever the pairs. `Plan` has
     the cost. Uscidda and Cuturi, "The Monge Gap", arXiv 2302.04953.
     """

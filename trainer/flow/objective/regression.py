@@ -53,7 +53,7 @@ Point = tuple[Tensor, Tensor]
 
 
 def at_points(model: Model, condition: Condition, *points: Point) -> tuple[Tensor, ...]:
-    """Calls a network once at points of each of B examples, neighbours in the batch, for hooks: predictions [B, *D]."""
+    """Predictions [B, *D] at each of several points of B examples, by one call with an example's points adjacent."""
     if len(points) == 1:
         ((x, t),) = points
         return (model(x, t, condition).to(x.dtype),)
@@ -89,8 +89,8 @@ class FieldWeights(Section):
 class Spread(Section):
     """Keeps velocities from depending on where a path begins, so that all paths of a condition end at one point.
 
-    The mean of 1 - cos over pairs of predictions at one time on the ways to one data point, from several source points;
-    directions are those of dimension 1, such as the axes of an atom. TS-GEN.
+    The mean of 1 - cos over pairs of predictions at one time, on paths from several source points to one data point.
+    The vectors compared are those along dimension 1, such as the velocity of an atom. Source: TS-GEN.
     """
 
     draws: int = Field(default=5, ge=2)
@@ -102,9 +102,10 @@ class Spread(Section):
 class Regression(BuiltIn):
     """The mean error of the prediction.
 
-    Conditional flow matching: mean over D of the error of prediction - target. Lipman et al., arXiv 2210.02747,
-    equation 9; in the space of the data, Wang et al., arXiv 2410.07303, algorithm 1, of parts of paths section 3.4
-    (phased); antithetic pairs, Albergo, Boffi and Vanden-Eijnden, arXiv 2303.08797, section 6.1.
+    Conditional flow matching: mean over D of the error of prediction - target. Sources: Lipman et al., arXiv
+    2210.02747, equation 9; for errors in the space of the data Wang et al., arXiv 2410.07303, algorithm 1, and for
+    parts of paths (phased) section 3.4; for antithetic pairs Albergo, Boffi and Vanden-Eijnden, arXiv 2303.08797,
+    section 6.1.
     """
 
     kind: Literal["regression"] = "regression"
@@ -241,7 +242,7 @@ def alignment(projected: Tensor, taught: Tensor) -> Tensor:
 
 
 def tokens_of(shape: torch.Size | tuple[int, ...]) -> int | None:
-    """The number of tokens that a teacher's features [F, *places] are compared with; None: any number."""
+    """Number of tokens that a teacher's features [F, *places] are compared with; any number (None) for a vector [F]."""
     return None if len(shape) == 1 else int(torch.Size(shape[1:]).numel())
 
 
@@ -301,8 +302,8 @@ class CausalTransition(BuiltIn):
 
     Mean over draws, next states and values of (g(y_s, s, h) - (X_(t+1) - y_0))^2, y_s = (1 - s) y_0 + s X_(t+1), with
     X_t = (1 - t / T) noise_t + t / T x_1 for t = 0, ..., T, features h and a time s of each token. A network that reads
-    the last state learns one transition of each example, one that reads all every transition. Shaul et al., arXiv
-    2506.23589, sections 3.2 and 3.3 (ARTM, FHTM).
+    only the last state learns one transition of each example; one that reads all states learns every transition. Shaul
+    et al., arXiv 2506.23589, sections 3.2 and 3.3 (ARTM, FHTM).
     """
 
     kind: Literal["causal_transition"] = "causal_transition"
@@ -331,7 +332,7 @@ class CausalTransition(BuiltIn):
         return LossTerms((predicted - velocity).square().movedim(2, 0), {})
 
     def states(self, x_0: Tensor, x_1: Tensor, keys: Tensor) -> tuple[Tensor, Tensor]:
-        """States [K + 1, B, *D] of each chain for one pass, of which `x_0` is the first noise, and its time [B]."""
+        """States [K + 1, B, *D] of chains for one pass, the first with noise `x_0`, and the time [B] of the first."""
         total, following = self.chain.transitions, self.chain.read_at_once
         first = torch.zeros_like(keys)
         if self.chain.history == "last":

@@ -1,9 +1,9 @@
 """The path of Gumbel-Softmax flows: one-hot letters beside Gumbel noise, the signal growing or constant.
 
-The published path is in the simplex, x = softmax((a e_k + g / beta) / tau(t)) with a temperature that falls. All
-pairs have the same temperature, so that it changes coordinates and nothing else: beta tau log x is a beta e_k + g up to
-a number that is the same for all letters. States are this, with sum 0 over the letters. Their noise is of the size of 1
-at all times, and a step of a solver is exact in what the temperature would do.
+The published path is in the simplex, x = softmax((a e_k + g / beta) / tau(t)) with a temperature that falls. All pairs
+have the same temperature, so that it changes coordinates and nothing else: beta tau log x is a beta e_k + g up to a
+number that is the same for all letters. States are this, with sum 0 over the letters. Their noise is of the size of 1
+at all times, and the temperature adds no error to a solver's step.
 """
 
 from __future__ import annotations

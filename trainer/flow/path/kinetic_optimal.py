@@ -227,7 +227,8 @@ def _combined(first: Tensor, second: Tensor) -> Tensor:
 def fit(separation: Separation, *, least_price: float = 1e-3, knots: int = 1000) -> PathTable:
     """The path of least kinetic energy, to unscaled data, tabulated at the times k / knots.
 
-    `least_price`, in (0, 1], bounds G from below: where G is 0 the path would jump; a smaller one may be steeper there.
+    `least_price`, in (0, 1], bounds G from below: where G is 0 the path would jump. With a smaller bound the path may
+    be steeper there.
     """
     from scipy.interpolate import PchipInterpolator
 

@@ -96,7 +96,7 @@ class Path(Protocol):
     normal: bool = True
 
     def sample(self, pairs: Pairs, t: Tensor, *, generator: torch.Generator) -> PathSample:
-        """Places pairs with states [B, *D] at times [B] in [0, 1]; `generator` is of the path's own noise."""
+        """Places pairs with states [B, *D] at times [B] in [0, 1]; `generator` draws the path's own noise."""
         ...
 
     def coefficients(self, t: Tensor) -> Coefficients:

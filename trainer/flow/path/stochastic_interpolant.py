@@ -190,7 +190,7 @@ class StochasticInterpolant(Path):
     noise_scale: float = 1.0
 
     def sample(self, pairs: Pairs, t: Tensor, *, generator: torch.Generator) -> PathSample:
-        """The noise is z, and the mirror has -z; pairs have no interval."""
+        """The sample with noise z, and its mirror with -z; a ValueError if the pairs have an interval."""
         if pairs.interval is not None:
             raise ValueError(
                 "pairs.interval: with noise of its own a path is no curve through two points; use an affine path"

@@ -35,7 +35,7 @@ class FixedStep(GridSampler):
         raise NotImplementedError
 
     def noise(self, x_init: Tensor, times: Tensor, keys: Tensor | None) -> Iterable[Tensor | None]:  # noqa: ARG002
-        """Returns the standard normal draws [B, *D] of each step; None: the step has no noise."""
+        """Returns the standard normal draws [B, *D] of each step; None for a step without noise."""
         return repeat(None, len(times) - 1)
 
     def sample(self, field: VelocityField, x_init: Tensor, times: Tensor, *, keys: Tensor | None = None) -> Trajectory:
@@ -146,7 +146,7 @@ class FirstOrder(FixedStep):
         return c.a * noise + c.b * data
 
     def grid(self, segments: int = 1) -> Tensor:
-        """Each of its times is one of the trained times, if they are given; equal steps are rounded once."""
+        """The grid from 0 to 1, rounded to the trained times if these are given; equal steps are rounded only once."""
         if self.times is not None:
             return super().grid(segments)
         equal = torch.linspace(0.0, 1.0, self.steps + 1, dtype=torch.float64)
@@ -155,6 +155,6 @@ class FirstOrder(FixedStep):
         return (1 - (self.trained_times * (1 - equal)).round() / self.trained_times).float()
 
     def with_evaluations(self, evaluations: int, segments: int = 1) -> Self | None:
-        """No step is shorter than the distance of the trained times."""
+        """As in the base class, but None also if steps were shorter than the distance of the trained times."""
         many = self.trained_times is not None and evaluations > self.trained_times
         return None if many else super().with_evaluations(evaluations, segments)

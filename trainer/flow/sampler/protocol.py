@@ -147,8 +147,8 @@ class BuiltIn(Section):
     def with_evaluations(self, evaluations: int) -> Self | None:  # noqa: ARG002
         """The same sampler with as many steps as take `evaluations` evaluations, 1 or more; None if no number does.
 
-        Also None if the file of its grids has none for it, or if it chooses its steps itself. A Refusal for an
-        unreadable file.
+        Also None if the sampler's file of grids has none for this number, or if the sampler chooses its steps itself.
+        Raises a Refusal for an unreadable file.
         """
         return None
 
@@ -191,7 +191,7 @@ class GridSampler(BuiltIn):
         return self.times if isinstance(self.times, Path) else None
 
     def grid(self, segments: int = 1) -> Tensor:
-        """The grid of the whole time, also with several equal segments, whose edges a searched grid has to hold."""
+        """The grid from 0 to 1; a grid that was searched must contain the edges of all equal `segments`."""
         match self.times:
             case None:
                 return torch.linspace(0.0, 1.0, self.steps + 1)
@@ -277,7 +277,7 @@ class StepsFile(JsonFile):
 
 
 def check_grid(times: tuple[float, ...]) -> None:
-    """Refuses, by a ValueError, times that do not lead from 0 to 1, each above that before it."""
+    """Refuses, by a ValueError, times that do not increase strictly from 0 to 1."""
     if len(times) < 2 or times[0] != 0 or times[-1] != 1:
         raise ValueError(f"{list(times)} does not lead from 0 to 1; begin with 0 and end with 1")
     if any(later <= earlier for earlier, later in pairwise(times)):

@@ -18,7 +18,7 @@ from trainer.flow.sampler.protocol import Field
 
 
 def mean_log_density(y: Tensor, mean: Tensor, std: Tensor) -> Tensor:
-    """Mean over values of the log normal density of states, [B], as ratio clips expect; std above 0, scalar or [B]."""
+    """Log normal density [B] of states, as the mean over values that ratio clips expect; std > 0 is a scalar or [B]."""
     wide = per_value(std, y) if std.ndim else std
     values = -((y - mean) / wide).square() / 2 - wide.log() - math.log(2 * math.pi) / 2
     return values.flatten(1).mean(1)
@@ -67,14 +67,14 @@ NEAREST_END = 1e-3
 
 
 def inside(t: Tensor) -> Tensor:
-    """The nearest time where a random sampler evaluates a field."""
+    """The nearest of the times at which a random sampler may evaluate a field, which exclude both ends."""
     return t.clamp(NEAREST_END, 1 - NEAREST_END)
 
 
 def noise_of_steps(
     x_init: Tensor, times: Tensor, keys: Tensor | None, without: tuple[float, ...] = (0.0, 1.0)
 ) -> Iterator[Tensor | None]:
-    """Standard normal draws [B, *D] by keys int64 [B] and step; None for a step to one of the times `without`."""
+    """Yields standard normal draws [B, *D] of each step, by keys int64 [B]; None for a step to a time in `without`."""
     if keys is None:
         raise ValueError("keys: None, and this sampler draws noise; give one for each example")
     for number, time in enumerate(times[1:].tolist()):
@@ -215,9 +215,9 @@ class Ancestral(EulerMaruyama):
 class Renoise(FixedStep):
     """The estimate of the data and fresh noise in each step, one evaluation each; for flows distilled to one step.
 
-    x_s = b_s data + sqrt(a_s^2 + g_s^2) z, z ~ N(0, I); the step to t = 1 ends at the estimate. States have the
-    distribution of the path if the estimates have that of the data; one step of a path to the data is Euler's. Song et
-    al., "Consistency Models", arXiv 2303.01469, algorithm 1, along any path.
+    x_s = b_s data + sqrt(a_s^2 + g_s^2) z, z ~ N(0, I); the step to t = 1 ends at the estimate. The states are
+    distributed as on the path if the estimates are distributed as the data. A single step, on a path that ends at the
+    data, is Euler's. Song et al., "Consistency Models", arXiv 2303.01469, algorithm 1, along any path.
     """
 
     kind: Literal["renoise"] = "renoise"
@@ -231,6 +231,6 @@ class Renoise(FixedStep):
         return c.b * self.step(field, x, t, t_next) + (c.a.square() + c.g.square()).sqrt() * z
 
     def step(self, field: Field, x: Tensor, t: Tensor, t_next: Tensor) -> Tensor:  # noqa: ARG002
-        """The estimate of the data."""
+        """Returns the estimate of the data, whatever `t_next` is."""
         (data,) = field.estimate(x, t.expand(len(x)), "data")
         return data

@@ -95,7 +95,7 @@ class TokenField(Field):
 
     @abstractmethod
     def of_token(self, features: Tensor, /) -> VelocityField:
-        """The velocity of the head, [B, P], at states [B, P] and times [B] of the token that has some features."""
+        """Returns the head's velocity [B, P] at states [B, P] and times [B] of the token with these `features`."""
 
 
 class CausalTransition(BuiltIn):

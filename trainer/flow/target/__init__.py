@@ -19,10 +19,10 @@ class Target(Protocol):
 
     Attributes:
         quantities: the quantities of a prediction, in order.
-        num_fields: number of quantities, 1 unless a network predicts several. They stand one behind the other in
-            dimension 1: for states [B, C, *rest] a prediction is [B, num_fields C, *rest].
-        end: the end of the path that a prediction estimates and nothing else; None: it depends on both ends. Where the
-            state is that end alone, the prediction is the state, and the velocity is undetermined.
+        num_fields: number of quantities, 1 unless a network predicts several. They are concatenated in dimension 1: for
+            states [B, C, *rest] a prediction is [B, num_fields C, *rest].
+        end: the only end of the path that a prediction estimates; None if it depends on both. Where the state equals
+            that end, the prediction is the state, and the velocity is undetermined.
     """
 
     quantities: ClassVar[tuple[Quantity, ...]]

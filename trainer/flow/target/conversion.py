@@ -51,9 +51,9 @@ def convert(value: Tensor, x_t: Tensor, t: Tensor, path: Path, *, source: Quanti
     others follow here only where n^2 + b^2 = 1. On a path of three terms, a x_0 + b x_1 + g z, only noise and score
     follow from each other.
 
-    Divisors n and b are at least 1e-3 of the scale of the weight, so that results that are open at an end are finite
-    there. Else results are exact, at every time if b is never 0 (`Path.starts_as`), or from the velocity to data or
-    noise.
+    Where the formula divides by n or b, the divisor is at least 1e-3 of the scale of that weight: a result that is
+    undetermined at one end of the path is finite there. Elsewhere results are exact. They are exact at every time if b
+    is never 0 (`Path.starts_as`), and from the velocity to data or noise.
     """
     _check_names(source=source, to=to)
     if source == to:
