@@ -59,8 +59,7 @@ class ZeroStep:
 
     Attributes:
         overlaps: whether gradients are reduced during the last backward pass, which stage 2 does in each.
-        apart: for each partition, number of the rank whose part is never joined with an adjacent one; None: all are
-            joined.
+        apart: by partition, the rank whose part is never joined with an adjacent one; None if all are joined.
     """
 
     stage: int
