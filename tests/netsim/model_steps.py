@@ -7,8 +7,7 @@ import numpy as np
 
 from netsim.collective.protocol import Operation
 from netsim.workload.model.config import ModelConfig
-from netsim.workload.model.step import issued
-from netsim.workload.model.workload import members_of
+from netsim.workload.model.workload import issued, members_of
 from tests.netsim.documents import scenario_of
 from tests.netsim.traces import TraceWriter
 

@@ -12,7 +12,7 @@ from netsim.congestion.dctcp import DctcpConfig
 from netsim.engine import _core
 from netsim.engine.core.shared import names, number, record, records_of_control
 from netsim.engine.event import state
-from netsim.engine.fluid.streams import Streams
+from netsim.engine.fluid.streaming import Streams
 from netsim.engine.windowed.shares import Shares
 from netsim.engine.windowed.wheel_layout import Wheels
 from netsim.transport.ecmp import Ecmp

@@ -13,8 +13,8 @@ from netsim import simulate
 from netsim.collective.columns import message_columns
 from netsim.collective.protocol import Operation
 from netsim.engine.forward.engine import ForwardEngine
-from netsim.engine.forward.passage import thin
 from netsim.engine.forward.refusal import refusal
+from netsim.engine.forward.unit import thin
 from netsim.engine.protocol import NicConfig, Outcome, Scene
 from netsim.engine.reference.engine import ReferenceEngine
 from netsim.foundation.refusal import Refusal

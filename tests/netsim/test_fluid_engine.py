@@ -12,8 +12,7 @@ from netsim.engine import _core
 from netsim.engine.core.fabric import fabric_arrays
 from netsim.engine.fluid.engine import FluidEngine
 from netsim.engine.fluid.flows import SegmentArrays, Segments
-from netsim.engine.fluid.streaming import stream
-from netsim.engine.fluid.streams import Streams, streams_of
+from netsim.engine.fluid.streaming import Streams, stream, streams_of
 from netsim.engine.protocol import Outcome, Scene
 from netsim.topology.protocol import Path
 from netsim.workload.tasks import Task

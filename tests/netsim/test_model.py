@@ -10,8 +10,7 @@ import pytest
 from netsim import simulate
 from netsim.collective.columns import IN_COLUMNS
 from netsim.workload.model.config import ModelConfig
-from netsim.workload.model.step import Issued, issued
-from netsim.workload.model.workload import ModelWorkload
+from netsim.workload.model.workload import Issued, ModelWorkload, issued
 from netsim.workload.program import Program
 from tests.each import each
 from tests.netsim.model_steps import exported, scenario

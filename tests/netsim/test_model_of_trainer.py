@@ -13,7 +13,7 @@ from moe.collective_trace import CollectiveRecord
 from netsim import simulate
 from netsim.workload.device import DEVICES, DeviceConfig
 from netsim.workload.model.config import ModelConfig
-from netsim.workload.model.step import Issued, issued
+from netsim.workload.model.workload import Issued, issued
 from tests.each import each
 from tests.netsim.model_steps import scenario, sizes
 from trainer.config.derived import tokens_per_example
