@@ -7,10 +7,9 @@ from moe.placement.cost.objective import coherent_cost
 from moe.placement.counts import RoutingStatistics
 from moe.placement.ranks import contiguous_ranks
 from moe.placement.solver.coherent import best_sweep, solve_pair
-from moe.placement.solver.descent import Annealing, Descent, kicked
+from moe.placement.solver.descent import Annealing, Descent, Traffic, kicked
 from moe.placement.solver.enumeration import solve_viterbi
 from moe.placement.solver.kernels import kernels
-from moe.placement.solver.traffic import Traffic
 from moe.placement.topology import Topology
 from tests.each import each
 from tests.moe.exhaustive import is_balanced, random_ranks, uneven_topology
