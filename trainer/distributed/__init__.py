@@ -1,1 +1,1 @@
-"""Ranks: process groups, the engines that move the weights, and the processes themselves."""
+"""Process groups, training engines, and the processes of the ranks."""

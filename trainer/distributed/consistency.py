@@ -1,8 +1,8 @@
-"""Whether the ranks of a run were started alike: compared through the launcher's store, before there are any groups.
+"""Checks, through the launcher's store, that all ranks of a run were started with equal inputs.
 
-Every rank reports a digest of each subject. Rank 0 reads them; where some differ it requests the values from one rank
-of each group of equal ones. W ranks therefore write W small records, whatever the size of the values, and each reads
-one answer.
+Every rank reports a digest of each subject to rank 0. Where digests differ, rank 0 requests the values from one rank
+per group of equal ranks. W ranks thus write W small records, whatever the size of the values, and each reads one
+answer.
 """
 
 import hashlib
@@ -36,15 +36,15 @@ from trainer.distributed.start_store import (
 )
 
 REMINDER_S = 15.0
-"""Between two lines that say for whom rank 0 waits."""
+"""Interval between the messages that name the ranks for which rank 0 waits."""
 GRACE_S = 1.0
-"""For others that object, too, once one does."""
+"""How long rank 0 waits for further objections after the first."""
 
 
 class Subject(NamedTuple):
-    """Values, as JSON by name, in which all ranks must be equal, and the remedy where they differ.
+    """Values by name, as JSON, that must be equal on all ranks, and the remedy where they differ.
 
-    Values None: this rank does not know them, and counts as equal to the first rank of its node.
+    If `values` is None, this rank does not know them, and counts as equal to the first rank of its node.
     """
 
     values: Mapping[str, Any] | None
@@ -59,17 +59,17 @@ def compare(
     objection: str | None = None,
     patience_s: float = ARRIVAL_S,
 ) -> None:
-    """Refuses the start on every rank where two ranks differ or one objects; collective.
+    """Refuses the start on every rank if two ranks differ or one objects; collective.
 
     Args:
-        topic: names this comparison, the same on every rank.
-        subjects: by name, the same on every rank, in the order in which differences are reported.
+        topic: name of this comparison, the same on every rank.
+        subjects: by name, the same names on every rank, in the order in which differences are reported.
         objection: why this rank cannot start; None if it can.
-        patience_s: how long rank 0 waits for another rank after the latest arrival.
+        patience_s: how long rank 0 waits for the next rank after the latest arrival.
 
     Raises:
-        StartRefused: the same on every rank; names what differs, the values and the ranks.
-        RanksMissing: a rank did not come.
+        StartRefused: on every rank, with the same message; names what differs, the values and the ranks.
+        RanksMissing: a rank did not arrive.
     """
     if ranks.launch.world_size == 1:
         if objection is not None:
@@ -95,7 +95,7 @@ def told_to_all(ranks: StartStore, problem: str) -> str:
         if ranks.launch.rank > 0:
             ranks.store.set(_objection_key(ranks.launch.rank), report.to_json())
             return ranks.read(REFUSAL, time.monotonic() + LINGER_S / 2).decode()
-        line = problem if ranks.nodes == 1 else disagreement({0: report})  # one node needs no name
+        line = problem if ranks.nodes == 1 else disagreement({0: report})  # names the node only if there are several
         ranks.refuse(line)
         return line
     except (dist.DistError, RanksMissing):
@@ -106,7 +106,7 @@ _here: ContextVar[StartStore | None] = ContextVar("ranks", default=None)
 
 
 def compare_for_good(topic: str, subjects: Mapping[str, Subject], *, patience_s: float) -> None:
-    """Makes the last comparison of a start, inside :func:`consistent_ranks`; outside of it, does nothing."""
+    """The last comparison of a start; does nothing outside :func:`consistent_ranks`."""
     ranks = _here.get()
     if ranks is not None:
         compare(ranks, topic, subjects, patience_s=patience_s)
@@ -117,7 +117,7 @@ def compare_for_good(topic: str, subjects: Mapping[str, Subject], *, patience_s:
 def consistent_ranks(ranks: StartStore, path: Path) -> Iterator[None]:
     """While entered, wrong input on one rank ends all ranks, until the last comparison of the start has passed.
 
-    A ValueError from inside becomes a StartRefused, since a launcher might otherwise start the ranks again.
+    A ValueError from inside becomes a StartRefused, since a launcher might otherwise restart the ranks.
     """
     token = _here.set(ranks)
     try:
@@ -141,7 +141,7 @@ def _answer(ranks: StartStore, key: str, own: Report, subjects: Mapping[str, Sub
             ranks.store.set(f"{key}/{rank}", own.to_json())
             answer = json.loads(ranks.read(f"{key}/answer", until))
             break
-        except dist.DistNetworkError as error:  # it was the store of a stage that has just ended
+        except dist.DistNetworkError as error:  # the store belonged to a stage that has just ended
             if time.monotonic() > until:
                 raise RanksMissing(SILENT) from error
             ranks.reconnect()
@@ -157,7 +157,7 @@ def _answer(ranks: StartStore, key: str, own: Report, subjects: Mapping[str, Sub
 
 
 def _judge(ranks: StartStore, key: str, own: Report, subjects: Mapping[str, Subject], patience_s: float) -> None:
-    """Rank 0 reads the reports and answers them."""
+    """On rank 0, reads the reports, answers them, and raises the refusal, if any."""
     reports = {0: own, **_reports(ranks, key, patience_s)}
     groups = differing(reports, subjects)
     refused = bool(groups) or any(report.objection is not None for report in reports.values())
@@ -193,8 +193,8 @@ def _reports(ranks: StartStore, key: str, patience_s: float) -> dict[int, Report
             place = missing(waiting, ranks.launch.local_world_size)
             line = f"{place} did not come within {patience_s:g} s; look at what they wrote, and start all nodes again"
             ranks.store.set(f"{key}/answer", json.dumps({"missing": line}))
-            time.sleep(4 * MOST_PAUSE_S)  # all that have come read it
-            ranks.store.delete_key(f"{key}/answer")  # the store may outlive ranks that are started again
+            time.sleep(4 * MOST_PAUSE_S)  # the ranks present read the answer
+            ranks.store.delete_key(f"{key}/answer")  # the store may outlive a restart of the ranks
             raise RanksMissing(line)
         if now > max(reminded, last) + REMINDER_S:
             reminded = now

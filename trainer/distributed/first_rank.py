@@ -1,6 +1,6 @@
-"""Rank 0 looks at the files of a data set and sends its results to the other ranks, before any process groups exist.
+"""Rank 0 reads a data set's files and sends its results to the other ranks, before any process groups exist.
 
-The first rank of each other node looks too where it has files of its own, and refuses them where they are not the same.
+The first rank of each other node reads too if the node has files of its own, and refuses files that differ.
 """
 
 import json
@@ -18,15 +18,15 @@ from trainer.distributed.groups import TIMEOUT_S
 from trainer.distributed.start_store import StartStore
 
 PART_BYTES = 4 << 20
-"""Of one entry of a store; more than 8 MiB is refused by torch's."""
+"""Largest entry written to a store; torch's store refuses more than 8 MiB."""
 
 
 @contextmanager
 def first_rank_looks(ranks: StartStore) -> Iterator[None]:
     """While entered, rank 0 makes each look-up once, and sends its result to the others through the launcher's store.
 
-    With 512 ranks on one file system, 512 listings of a million pictures would keep it busy for minutes. A process
-    alone only remembers its results.
+    Listings of a million pictures by 512 ranks would keep one file system busy for minutes. A single process only
+    caches its results.
     """
     found: dict[str, Any] = {}
 
@@ -44,10 +44,10 @@ def shared(ranks: StartStore, key: str, find: Callable[[], Any], folder: Path | 
 
     Args:
         key: the same on every rank.
-        folder: that `find` reads; a node that shares this folder with rank 0 does not call `find`.
+        folder: the folder that `find` reads; a node that shares it with rank 0 does not call `find`.
 
     Raises:
-        ValueError: `find` raised it on rank 0, with the same message on every rank; or the files of this node differ.
+        ValueError: `find` raised it on rank 0 (same message on every rank), or the files of this node differ.
     """
     if ranks.launch.rank > 0:
         answer = json.loads(_read(ranks, key))
@@ -66,7 +66,7 @@ def shared(ranks: StartStore, key: str, find: Callable[[], Any], folder: Path | 
 
 
 def _identity(folder: Path | None) -> list[int] | None:
-    """Returns values that a folder has on all nodes and no copy of it has: its inode number and times of change."""
+    """Inode number and times of change of a folder, the same on all nodes that share it, but not for a copy."""
     if folder is None:
         return None
     status = folder.stat()
@@ -76,7 +76,7 @@ def _identity(folder: Path | None) -> list[int] | None:
 def _same_folder(folder: Path | None, identity: list[int] | None) -> bool:
     try:
         return identity is not None and _identity(folder) == identity
-    except OSError:  # `find` will say what is wrong with it
+    except OSError:  # `find` will report it
         return False
 
 

@@ -1,4 +1,4 @@
-"""Process groups of a run, and the adapters that they need."""
+"""Process groups of a run, and the check of the network adapters that they need."""
 
 import ctypes
 import gc
@@ -22,10 +22,10 @@ LIBRARY = "libibverbs.so.1"
 
 
 def check_adapters(folder: Path = Path("/sys/class/infiniband")) -> None:
-    """Refuses a node with RDMA adapters that NCCL would pass over in silence for TCP sockets, many times slower.
+    """Refuses a node whose RDMA adapters NCCL would silently replace by TCP sockets, many times slower.
 
-    NCCL_IB_DISABLE=1 requests sockets, and NCCL_NET names any network: then nothing is checked. `folder` is where the
-    kernel lists adapters and their ports.
+    Skipped if NCCL_IB_DISABLE=1 requests sockets or NCCL_NET names a network. `folder` is where the kernel lists
+    adapters and their ports.
     """
     adapters = sorted(path.name for path in folder.glob("*"))
     if not adapters or os.environ.get("NCCL_IB_DISABLE", "0") not in ("", "0") or os.environ.get("NCCL_NET"):
@@ -43,7 +43,7 @@ def check_adapters(folder: Path = Path("/sys/class/infiniband")) -> None:
 
 
 def _library_fault() -> str | None:
-    """Returns why libibverbs, through which NCCL reaches RDMA adapters, shows none; None if it shows some."""
+    """Why libibverbs, through which NCCL reaches RDMA adapters, lists none; None if it lists some."""
     try:
         library = ctypes.CDLL(LIBRARY)
     except OSError:
@@ -59,12 +59,12 @@ def _library_fault() -> str | None:
 
 
 TIMEOUT_S = 600.0
-"""Of collectives outside a run, which has its own."""
+"""Timeout of collectives outside a run; a run has its own."""
 
 
 @dataclass(frozen=True)
 class Launch:
-    """Variables of the launcher: number of this process, in the run and on its node, and of all processes there."""
+    """The launcher's variables: this process's rank in the run and on its node, and the numbers of processes there."""
 
     rank: int
     local_rank: int
@@ -73,11 +73,7 @@ class Launch:
 
     @classmethod
     def from_environment(cls) -> "Launch":
-        """Reads torchrun's variables; without them the process is alone.
-
-        Raises:
-            ValueError: a variable is no number, or there are other ranks and no address of rank 0.
-        """
+        """Reads torchrun's variables; without them there is one process. Raises ValueError for invalid ones."""
         values = []
         for name, default in (("RANK", "0"), ("LOCAL_RANK", "0"), ("WORLD_SIZE", "1"), ("LOCAL_WORLD_SIZE", "1")):
             text = os.environ.get(name, default)
@@ -111,7 +107,7 @@ class Launch:
 
     @property
     def device(self) -> torch.device:
-        """Where this rank computes: its own GPU, or the CPU where there is none."""
+        """The rank's own GPU, or the CPU without GPUs."""
         return torch.device("cuda", self.local_rank) if torch.cuda.is_available() else torch.device("cpu")
 
 
@@ -128,7 +124,7 @@ def joined(
 
     The default group is NCCL on GPUs and gloo on CPUs; the others are Megatron-Core's. Consecutive ranks form a
     tensor-parallel group; ranks at that distance see different data. Inside, ``torch.distributed`` and
-    ``megatron.core.parallel_state`` are initialised; joining, and a collective, fails after `timeout_s`.
+    ``megatron.core.parallel_state`` are initialised; joining, and each collective, fails after `timeout_s`.
     """
     backend = "nccl" if launch.device.type == "cuda" else "gloo"
     if launch.device.type == "cuda":
@@ -146,11 +142,11 @@ def joined(
 
 
 def launch_store(launch: Launch, timeout: timedelta) -> dist.Store:
-    """Returns the rendezvous store of the ranks; where rank 0 serves it, it lives as long as the returned object.
+    """The rendezvous store of the ranks; where rank 0 serves it, it lives as long as the returned object.
 
-    torchrun's store outlives ranks that are started again, which would then find the addresses of dead ranks. One
-    agent counts its starts. The counts of several agents differ, so on several nodes the store must not be torchrun's
-    (TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1).
+    torchrun's store outlives a restart of the ranks, which would then find addresses of dead ranks. On one node the
+    agent's restart count separates the starts. Agents of several nodes count differently, so there the store must not
+    be torchrun's (TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1).
     """
     if "MASTER_ADDR" not in os.environ:
         return dist.HashStore()
@@ -168,8 +164,8 @@ def _served(launch: Launch, timeout: timedelta, *, wait_for_workers: bool) -> di
     address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
     serves = launch.rank == 0 and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True"
     listening = None
-    if serves and VARIABLE in os.environ:  # launch.sh has said which address; torch would listen on all of the machine
-        with suppress(OSError):  # this process serves it already, or torch says what is wrong
+    if serves and VARIABLE in os.environ:  # launch.sh gave one address; torch would listen on all of the machine's
+        with suppress(OSError):  # this process serves it already, or torch reports the error
             listening = listener(address, port).detach()
     return dist.TCPStore(
         address,
@@ -193,8 +189,8 @@ def _of_this_start(store: dist.Store) -> dist.Store:
 def divide_ranks(expert_parallel: int, tensor_parallel: int, relay_ranks: int | None = None) -> None:
     """Makes Megatron-Core's process groups out of all ranks, until :func:`unite_ranks`; collective.
 
-    `relay_ranks`: consecutive ranks of an expert-parallel group on one node, where tokens cross to a node once
-    (hierarchical dispatch); None if dispatch ignores nodes.
+    `relay_ranks` is the number of consecutive ranks of an expert-parallel group on one node, for hierarchical dispatch,
+    where tokens cross to a node once; None if dispatch ignores nodes.
     """
     from megatron.core import parallel_state
 
@@ -209,7 +205,7 @@ def divide_ranks(expert_parallel: int, tensor_parallel: int, relay_ranks: int | 
 
 
 def unite_ranks() -> None:
-    """Destroys what :func:`divide_ranks` made, with the threads of the groups, which Megatron-Core only forgets."""
+    """Destroys the groups of :func:`divide_ranks` and their threads; Megatron-Core alone only drops its references."""
     from megatron.core import parallel_state
 
     groups = parallel_state._global_process_group_list or []
@@ -221,7 +217,7 @@ def unite_ranks() -> None:
 
 
 def data_ranks() -> dist.ProcessGroup:
-    """Returns the data-parallel group: this rank, and the ranks that see other examples."""
+    """The data-parallel group: this rank, and the ranks that see other examples."""
     from megatron.core import parallel_state
 
     group = parallel_state.get_data_parallel_group()
@@ -230,18 +226,17 @@ def data_ranks() -> dist.ProcessGroup:
 
 
 def limit_collectives(timeout_s: float) -> None:
-    """Gives every process group of this rank the same timeout, whoever created it and with whatever default."""
+    """Gives every process group of this rank the same timeout, whatever created it."""
     groups = dist.distributed_c10d._world.pg_map  # torch has no public list of them
     for group in groups:
         dist.distributed_c10d._set_pg_timeout(timedelta(seconds=timeout_s), group)
 
 
 def group_names() -> dict[str, str]:
-    """Meaning of each process group of this rank.
+    """Meaning of each process group of this rank, by torch's name of the group.
 
-    Returns:
-        From torch's name of a group to ``world``, ``data``, ``tensor``, ``expert``, ``expert_data``, ``expert_rail``
-        (one rank of each node of an expert-parallel group) or ``expert_node`` (its ranks on one node).
+    The meanings are ``world``, ``data``, ``tensor``, ``expert``, ``expert_data``, ``expert_rail`` (one rank per node
+    of an expert-parallel group) and ``expert_node`` (its ranks on one node).
     """
     from megatron.core import parallel_state
 

@@ -1,7 +1,7 @@
 """Checks that the records of all ranks of a trace agree, one rank after the other.
 
-For each process group only two numbers an operation are kept, 16 bytes, and only until the records of the group's last
-rank have been read. A disagreement is located afterwards in the records themselves.
+Between ranks only two 64-bit numbers per operation and group are kept. A disagreement is located by reading the records
+again.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -20,11 +20,10 @@ Ranks = tuple[int, ...]
 
 
 def canonical_names(groups: Iterable[tuple[str, Ranks]]) -> dict[tuple[str, Ranks], str]:
-    """Names for (meaning, ranks), ordered by meaning, then ascending global ranks.
+    """Names for (meaning, ranks), ordered by meaning, then by ascending global ranks.
 
-    A meaning that stands for one set of ranks keeps its name (data); one that stands for several is numbered in the
-    order of their ranks (expert_0, expert_1, ...). Groups of different meaning stay apart even where their ranks are
-    the same; groups of the same meaning and ranks are one.
+    A meaning with one set of ranks keeps its name (data); one with several is numbered (expert_0, expert_1, ...).
+    Groups of the same meaning and ranks are one group.
     """
     by_meaning: dict[str, set[Ranks]] = {}
     for meaning, ranks in groups:
@@ -48,13 +47,13 @@ Channel = tuple[str, int, int, int]
 
 @dataclass
 class _Group:
-    """The records of a group's ranks so far, in brief.
+    """What is kept of a group's records.
 
     Attributes:
-        counts: number of operations of each member read so far.
-        story: for each operation a hash of the fields that must be equal on all members; empty once all are read.
-        balance: for each operation the bytes sent minus the bytes received; 0 once all are read.
-        differs: number of the first operation that does not agree.
+        counts: operations of each member read so far.
+        story: a hash per operation of the fields that all members must share; empty once all members are read.
+        balance: bytes sent minus bytes received per operation; empty once all members are read.
+        differs: index of the first operation that disagrees.
     """
 
     ranks: Ranks
@@ -94,7 +93,7 @@ class Agreement:
         self._at_odds: list[Channel] = []
 
     def hear(self, rank: int, columns: Columns) -> None:
-        """Takes the records of a rank; ranks come in ascending order."""
+        """Takes the records of one rank; ranks must come in ascending order."""
         (foreign,) = np.nonzero(columns.rank != np.uint64(rank))
         if len(foreign) and self._foreign is None:
             self._foreign = rank, int(foreign[0])
@@ -111,7 +110,7 @@ class Agreement:
                 self._hear_channels(name, rank, columns, rows)
 
     def _hear_channels(self, group: str, rank: int, columns: Columns, rows: NDArray[np.int64]) -> None:
-        """Compares a rank's sends and recvs with those of its peers; keeps those whose peer has not been read yet."""
+        """Compares a rank's sends and recvs with those of its peers; keeps them until the peer is read."""
         sends = columns.op[rows] == _OPS["send"]
         ends = np.stack([sends.astype(np.uint64), columns.peer[rows], columns.tag[rows]])
         channels, which = np.unique(ends, axis=1, return_inverse=True)
@@ -126,7 +125,7 @@ class Agreement:
                 self._at_odds.append(channel)
 
     def refuse(self, paths: Sequence[Path], records_of: Callable[[int], Iterable[CollectiveRecord]]) -> None:
-        """Refuses disagreements, once all ranks are read; `records_of` reads all records of a rank again."""
+        """Raises Refusal for the first disagreement, once all ranks are read; `records_of` rereads a rank's records."""
         if self._foreign is not None:
             rank, place = self._foreign
             record = next(islice(records_of(rank), place, None))
@@ -141,7 +140,7 @@ class Agreement:
 
 
 def _story(columns: Columns, rows: NDArray[np.int64]) -> Codes:
-    """For each operation a hash of the fields that must be equal on every member of its group."""
+    """A hash of each operation's fields that all members of its group must share."""
     op = columns.op[rows]
     agreed = np.where((op == _OPS["all_reduce"]) | (op == _OPS["reduce_scatter"]), columns.bytes_in[rows], _ZERO)
     agreed = np.where((op == _OPS["all_gather"]) | (op == _OPS["broadcast"]), columns.bytes_out[rows], agreed)
@@ -149,10 +148,10 @@ def _story(columns: Columns, rows: NDArray[np.int64]) -> Codes:
 
 
 def _balance(columns: Columns, rows: NDArray[np.int64], ranks: Ranks, rank: int, first: bool) -> Codes:
-    """Bytes that a member sent in each operation minus those that it received, modulo 2^64.
+    """Bytes sent minus bytes received by a member, per operation, modulo 2^64; must sum to 0 over the members.
 
-    Each block of an all-to-all is multiplied by a hash of its sender and receiver, so that different blocks cannot
-    cancel. In the other operations the total is the same for all members, and counts once.
+    Each all-to-all block is multiplied by a hash of its sender and receiver, so that different blocks cannot cancel.
+    The other operations have one total for all members, which only the `first` member counts.
     """
     op, given, got = columns.op[rows], columns.bytes_in[rows], columns.bytes_out[rows]
     gathers = (op == _OPS["all_gather"]) | (op == _OPS["broadcast"])
@@ -169,19 +168,18 @@ def _balance(columns: Columns, rows: NDArray[np.int64], ranks: Ranks, rank: int,
 
 
 def _nth(records: Iterable[CollectiveRecord], group: str, place: int) -> CollectiveRecord:
-    """The operation number `place` of a group among a rank's records."""
+    """The operation at index `place` among a rank's operations of a group, without sends and recvs."""
     return next(islice((item for item in records if item.group == group and item.peer is None), place, None))
 
 
 def place_of(record: CollectiveRecord, name: str) -> str:
-    """Location of a record's field, for a message."""
     return f"rank {record.rank} seq {record.seq}, {name}"
 
 
 def _refuse_extra(
     paths: Sequence[Path], name: str, group: _Group, records_of: Callable[[int], Iterable[CollectiveRecord]]
 ) -> None:
-    """Names the first operation that has no partner on the rank that issued the fewest."""
+    """Raises Refusal for the first operation that the rank with the fewest operations did not issue."""
     counts = {rank: group.counts[rank] for rank in group.ranks}
     fewest, most = min(counts, key=counts.__getitem__), max(counts, key=counts.__getitem__)
     extra = _nth(records_of(most), name, counts[fewest])
@@ -190,7 +188,7 @@ def _refuse_extra(
 
 
 def _refuse_misfit(paths: Sequence[Path], together: Sequence[CollectiveRecord]) -> None:
-    """Names the first field that does not fit in one operation as its members issued it, in the order of the group."""
+    """Raises Refusal for the first field that disagrees in one operation; `together` has its records in group order."""
 
     def require(name: str, expected: Callable[[int, CollectiveRecord], object], meaning: str) -> None:
         for index, record in enumerate(together):
@@ -220,7 +218,7 @@ def _refuse_misfit(paths: Sequence[Path], together: Sequence[CollectiveRecord]) 
 def _refuse_channel(
     paths: Sequence[Path], channel: Channel, records_of: Callable[[int], Iterable[CollectiveRecord]]
 ) -> None:
-    """Names the first send or recv of a channel that lacks a partner, or has another step or size than its partner."""
+    """Raises Refusal for a channel's first send or recv without a partner, or with another step or size than it."""
     group, sender, receiver, tag = channel
 
     def of(rank: int, op: str, peer: int) -> list[CollectiveRecord]:

@@ -1,7 +1,6 @@
-"""Clocks of a recorder: when the compute of a rank pauses and resumes, in the time of the host or of its device.
+"""Clocks of a recorder: when a rank's compute pauses and resumes, in time of the host or of its device.
 
-A device executes the work that the host enqueued, later and in streams. There a mark is an event, whose time is read
-once, after the step.
+A device executes enqueued work later, in streams. There a mark is an event, whose time is read after the step.
 """
 
 from collections.abc import Callable, Hashable, Iterator
@@ -12,17 +11,17 @@ from typing import Any
 import torch
 
 Mark = Any
-"""A place in the program, of which its clock knows when it came to pass."""
+"""A point in time within a stream; only its clock can tell how far apart two marks are."""
 
 
 Joining = Callable[[Hashable, int], AbstractContextManager[None]]
-"""Is entered while compute is made to wait for a stream, for the first so many of all collectives of the step alone."""
+"""Makes the context of a wait of compute for a stream; the wait covers only the step's first so many collectives."""
 
 
 class Clock:
-    """Time of the host within one step; compute and collectives end when their calls, or waits for them, return.
+    """Host time within one step; compute and collectives end when their calls, or waits for them, return.
 
-    Nothing but :meth:`settle` waits.
+    Only :meth:`settle` blocks.
 
     Attributes:
         name: name of the clock in the header of a trace.
@@ -31,11 +30,11 @@ class Clock:
     name = "host"
 
     def watching(self, reached: Callable[[], int], joining: Joining) -> AbstractContextManager[None]:  # noqa: ARG002  a host has no streams
-        """While entered, the stream in use at the beginning counts as the compute stream.
+        """While entered, the stream current at entry counts as the compute stream.
 
         Args:
             reached: returns the number of collectives issued so far in the step.
-            joining: makes a context that is entered for each wait of the compute stream for another.
+            joining: makes the context in which compute waits for another stream.
         """
         return nullcontext()
 
@@ -44,29 +43,29 @@ class Clock:
         return perf_counter_ns()
 
     def mark_end(self) -> Mark:
-        """A mark in the stream in use, which has just been made to wait for a collective."""
+        """A mark in the current stream, which has just been made to wait for a collective."""
         return perf_counter_ns()
 
     def beside(self) -> Hashable | None:
-        """The stream in use if it is not the compute stream, so that compute continues meanwhile; else None."""
+        """The current stream if it is not the compute stream, so that compute continues meanwhile; else None."""
         return None
 
     def settle(self) -> None:
-        """Waits until all marks have been reached."""
+        """Blocks until all marks have been reached."""
 
     def between_ns(self, earlier: Mark, later: Mark) -> int:
         """Time from one mark to another in ns; 0 if they were reached in the opposite order."""
         return max(0, later - earlier)
 
     def forget(self) -> None:
-        """Releases all marks so far."""
+        """Releases all marks."""
 
 
 class DeviceClock(Clock):
-    """The time of a device, by events in its streams.
+    """Device time, measured by events in the device's streams.
 
-    Waits for another stream are seen if compute waits for an event of that stream, or the host for such an event or the
-    stream. Waits in C++ alone are not seen.
+    Waits of compute for another stream are noticed through Python calls that wait for an event or synchronize a stream;
+    waits in C++ are not.
 
     Args:
         runtime: torch's module of the device, such as ``torch.cuda``: ``Event``, ``Stream``, ``current_stream`` and
@@ -124,7 +123,6 @@ class DeviceClock(Clock):
         self._runtime.synchronize()
 
     def between_ns(self, earlier: Mark, later: Mark) -> int:
-        """The time between events, which is given in milliseconds, in ns."""
         return max(0, round(earlier.elapsed_time(later) * 1e6))
 
     def forget(self) -> None:
@@ -141,13 +139,12 @@ class DeviceClock(Clock):
 
 
 def clock_of(device: torch.device) -> Clock:
-    """The clock for the compute of a device."""
     return Clock() if device.type == "cpu" else DeviceClock(torch.get_device_module(device))
 
 
 @contextmanager
 def _seen(kind: Any, method: str, around: Callable[..., AbstractContextManager[None]]) -> Iterator[None]:
-    """While entered, each call of a class's method runs in the context `around` of its arguments."""
+    """While entered, each call of a class's method runs within the context that `around` makes of its arguments."""
     original = getattr(kind, method)
 
     def seen(*args: Any, **kwargs: Any) -> Any:

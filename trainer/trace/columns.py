@@ -1,11 +1,11 @@
-"""A rank's file as columns of numbers for merging, read many lines at a time.
+"""A rank's file as columns of numbers for merging, parsed many lines at a time.
 
-Reads what :func:`moe.collective_trace.write` writes, and only that: the keys in their order, no blanks, no escapes. In
-such a line the number of a quotation mark determines the value that it delimits. Anything else, right or wrong, is left
-to :func:`moe.collective_trace.read`, which knows how to object.
+Accepts exactly what :func:`moe.collective_trace.write` writes: keys in order, no blanks, no escapes. In such a line the
+index of a quotation mark determines the value that it delimits. Any other text, valid or not, is left to
+:func:`moe.collective_trace.read`, which reports errors.
 
-R records or lines of a block, C bytes of it, S sizes in the splits of all records. Words (phase, op, group, dtype) are
-represented by the 64-bit codes that :func:`word_code` makes of their bytes.
+Shape suffixes: R records or lines of a block, C bytes of a block, S sizes in the splits of all records. Words (phase,
+op, group, dtype) are represented by 64-bit codes (:func:`word_code`).
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -28,10 +28,10 @@ _FACTOR, _SHIFT = 0x9E3779B97F4A7C15, 29  # 2^64 divided by the golden ratio, od
 
 @dataclass(frozen=True, eq=False)
 class Splits:
-    """Lists of sizes, one for each record; empty where a record has none.
+    """Lists of sizes, one per record; empty where a record has none.
 
     Attributes:
-        starts: where in `sizes` each list begins, and the last one ends, [R + 1].
+        starts: index in `sizes` of each list's begin, and of the last list's end, [R + 1].
         sizes: bytes, [S].
     """
 
@@ -40,25 +40,23 @@ class Splits:
 
     @classmethod
     def of(cls, lists: Sequence[Sequence[int]]) -> Self:
-        """Makes splits of lists."""
         starts = np.cumsum([0, *map(len, lists)], dtype=np.int64)
         return cls(starts, np.array([size for each in lists for size in each], np.uint64))
 
     @classmethod
     def joined(cls, parts: Sequence[Self]) -> Self:
-        """Concatenates parts."""
         lengths = np.concatenate([np.diff(part.starts) for part in parts])
         starts = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
         return cls(starts, np.concatenate([part.sizes for part in parts]))
 
     def of_rows(self, rows: NDArray[np.int64], length: int) -> Codes:
-        """The lists of some records, all of one length, as a matrix [len(rows), length]."""
+        """The lists of some records, all of the same `length`, as a matrix [len(rows), length]."""
         return self.sizes[self.starts[rows][:, None] + np.arange(length)]
 
 
 @dataclass(frozen=True, eq=False)
 class Columns:
-    """Records in the order in which their rank issued them, [R] each; a null is :data:`NONE`, words have codes."""
+    """Records in the order in which their rank issued them, [R] each; null is :data:`NONE`, words are codes."""
 
     rank: Codes
     seq: Codes
@@ -78,7 +76,6 @@ class Columns:
 
     @classmethod
     def of(cls, records: Sequence[CollectiveRecord]) -> Self:
-        """Makes columns of records."""
         used = {getattr(record, name) for record in records for name in WORDS}
         codes = {word: word_code(word.encode()) for word in used}
 
@@ -95,7 +92,7 @@ class Columns:
 
     @classmethod
     def joined(cls, parts: Iterable[Self]) -> Self:
-        """Concatenates parts; there is at least one."""
+        """Concatenates at least one part."""
         parts = list(parts)
         if len(parts) == 1:
             return parts[0]
@@ -110,7 +107,7 @@ class Columns:
 
 
 def word_code(word: bytes) -> np.uint64:
-    """The 64-bit code of a word; no two words are known to share one."""
+    """The 64-bit hash of a word; collisions are possible but none is known."""
     code = len(word)
     for start in range(0, len(word), 8):
         code = (code ^ int.from_bytes(word[start : start + 8], "little")) * _FACTOR % 2**64
@@ -119,13 +116,13 @@ def word_code(word: bytes) -> np.uint64:
 
 
 def stirred(codes: Codes) -> Codes:
-    """Mixes the bits of each code; different codes stay different."""
+    """Mixes the bits of each code; a bijection, so that different codes stay different."""
     codes = codes * np.uint64(_FACTOR)
     return codes ^ (codes >> np.uint64(_SHIFT))
 
 
 def mixed(first: Codes, *others: Codes) -> Codes:
-    """A hash of each row of some columns; different rows share one with a chance of about 2^-64."""
+    """A hash of each row of the columns; two different rows collide with a probability of about 2^-64."""
     codes = stirred(first)
     for column in others:
         codes = stirred(codes ^ column)
@@ -142,28 +139,28 @@ _KEYS = (
 _NULLABLE = frozenset({"root", "peer", "tag", "wait_seq", "gap_ns", "t_issue_ns", "t_done_ns", "layer"})
 _INTEGERS = ("rank", "seq", "step", "micro", "bytes_in", "bytes_out", *_NULLABLE)
 _MARKS = (*accumulate((4 if key in WORDS else 2 for key in _KEYS), initial=0),)
-"""Which quotation mark of a line opens each key, and how many there are in all."""
+"""Index in a line of the quotation mark that opens each key; the last entry is the number of marks in a line."""
 _PAD = 16
-"""Bytes before and behind a block, so that eight can be read around every place in it."""
+"""Bytes before and behind a block, so that eight bytes can be read around every place in it."""
 _MOST_DIGITS = 16
 _NULL = np.uint64(int.from_bytes(b"null", "little"))
 _TRUE, _FALSE = (np.uint64(int.from_bytes(word, "little")) for word in (b"true", b"false"))
 _PHASES = {word: word_code(word.encode()) for word in PHASES}
 _OPERATIONS = {word: word_code(word.encode()) for word in OPERATIONS}
 _FIRST = np.array([2 ** (8 * length) - 1 for length in range(9)], np.uint64)
-"""Masks of the first bytes of eight, by their number."""
+"""Masks of the first n bytes of eight, indexed by n."""
 _LAST = ~_FIRST[::-1]
-"""Masks of the last bytes of eight, by their number."""
+"""Masks of the last n bytes of eight, indexed by n."""
 
 
 class Odd(Exception):  # noqa: N818  it may be right
-    """Raised where a block is not exactly as this project writes it."""
+    """Raised if a block is not exactly as this project writes it; the block may still be valid."""
 
 
 def parse(block: bytes, header: TraceHeader, rank: int, last: int) -> Columns:
-    """Reads whole lines after the header, with all checks of :func:`moe.collective_trace.read`.
+    """Parses whole lines after the header, with all checks of :func:`moe.collective_trace.read`.
 
-    Raises Odd if the lines are wrong or merely unusual. `last` is the `seq` of the record before, -1 if absent.
+    Raises Odd if the lines are wrong or merely unusual. `last` is the `seq` of the record before, -1 if there is none.
     """
     text = _Text(block)
     numbers = {key: text.number(key, nullable=key in _NULLABLE) for key in _INTEGERS}
@@ -184,7 +181,7 @@ def _require(holds: NDArray[np.bool_] | bool | np.bool_) -> None:
 
 
 def _check(columns: Columns, header: TraceHeader, rank: int, last: int, size1: NDArray[np.bool_]) -> None:
-    """Raises Odd unless records fit the header, each other and their own fields."""
+    """Raises Odd unless the records fit the header, each other and their own fields."""
     _require(columns.rank == np.uint64(rank))
     _require(np.isin(columns.step, np.array(header.steps, np.uint64)))
     _require(np.isin(columns.phase, np.array([_PHASES[word] for word in header.phases])))
@@ -209,7 +206,7 @@ def _check(columns: Columns, header: TraceHeader, rank: int, last: int, size1: N
 def _members(
     columns: Columns, groups: Mapping[str, tuple[int, ...]], rank: int, size1: NDArray[np.bool_]
 ) -> NDArray[np.int64]:
-    """The size of each record's group; raises Odd if root or peer are not in the group."""
+    """The size of each record's group; raises Odd unless rank, root and peer are in the group."""
     members = np.zeros(len(columns), np.int64)
     for name, ranks in groups.items():
         (rows,) = np.nonzero(columns.group == word_code(name.encode()))
@@ -226,7 +223,7 @@ def _members(
 
 
 class _Text:
-    """A block of lines, and the places of the values in each line."""
+    """A block of lines, and the byte offsets of the values in each line."""
 
     def __init__(self, block: bytes) -> None:
         self._bytes = np.frombuffer(bytes(_PAD) + block + bytes(_PAD), np.uint8)
@@ -245,7 +242,7 @@ class _Text:
             self._require_key(index, f'{"," if index else "{"}"{key}":'.encode())
 
     def _require_key(self, index: int, literal: bytes) -> None:
-        """Raises Odd unless `literal` surrounds a key's opening quotation mark; compares eight bytes at a time."""
+        """Raises Odd unless `literal` surrounds a key's opening quotation mark in every line."""
         begins = self._marks[_MARKS[index]] - 1
         for start in range(0, len(literal), 8):
             part = literal[start : start + 8]
@@ -253,21 +250,21 @@ class _Text:
             _require(self._eights[begins + start] & _FIRST[len(part)] == wanted)
 
     def _span(self, key: str) -> tuple[Places, Places]:
-        """Places where the value of a key begins and ends in each line."""
+        """Byte offsets where a key's value begins and ends in each line."""
         index = _KEYS.index(key)
         opens, following = _MARKS[index], _MARKS[index + 1]
         last = following == _MARKS[-1]
         return self._marks[opens] + len(key) + 3, self._ends - 1 if last else self._marks[following] - 1
 
     def flag(self, key: str) -> NDArray[np.bool_]:
-        """Values that are true or false."""
+        """Values true or false."""
         begins, ends = self._span(key)
         held = self._eights[begins] & _FIRST[np.minimum(ends - begins, 8)]
         _require((held == _TRUE) | (held == _FALSE))
         return held == _TRUE
 
     def word(self, key: str) -> Codes:
-        """Codes of values that are words, see :func:`trainer.trace.columns.word_code`."""
+        """Codes of the words (:func:`word_code`)."""
         mark = _MARKS[_KEYS.index(key)] + 2
         begins, lengths = self._marks[mark] + 1, self._marks[mark + 1] - self._marks[mark] - 1
         around, ends = self._span(key)
@@ -282,7 +279,7 @@ class _Text:
         return codes
 
     def number(self, key: str, *, nullable: bool) -> Codes:
-        """Values that are whole numbers or null."""
+        """Whole numbers, or null."""
         begins, ends = self._span(key)
         if not nullable:
             return self._numbers(begins, ends)
@@ -296,7 +293,7 @@ class _Text:
         return numbers
 
     def splits(self, key: str) -> Splits:
-        """Values that are lists of numbers or null."""
+        """Lists of whole numbers, or null."""
         begins, ends = self._span(key)
         null = (ends - begins == 4) & (self._eights[begins] & _FIRST[4] == _NULL)
         (rows,) = np.nonzero(~null)
@@ -320,7 +317,7 @@ class _Text:
         return Splits(np.cumsum(starts), sizes)
 
     def _numbers(self, begins: Places, ends: Places) -> Codes:
-        """Reads whole numbers of at most 16 digits, without leading zeros."""
+        """Parses whole numbers of at most 16 digits, without leading zeros."""
         lengths = ends - begins
         _require((lengths > 0) & (lengths <= _MOST_DIGITS))
         _require((lengths == 1) | (self._bytes[begins] != ord("0")))
@@ -332,7 +329,7 @@ class _Text:
 
 
 def _eight_digits(eights: Codes, lengths: Places) -> Codes:
-    """The number in the last `lengths` of eight digits, the first digit in the lowest byte."""
+    """The number in the last `lengths` of eight digits, whose first digit is in the lowest byte."""
     mask = _LAST[lengths]
     digits = (eights ^ np.uint64(0x3030303030303030)) & mask
     _require((digits + np.uint64(0x7676767676767676)) & np.uint64(0x8080808080808080) == 0)
@@ -342,6 +339,6 @@ def _eight_digits(eights: Codes, lengths: Places) -> Codes:
 
 
 def _no_controls(eights: Codes, lengths: Places) -> NDArray[np.bool_]:
-    """Whether the first `lengths` of eight ASCII characters are printable: none is below a blank."""
+    """Whether the first `lengths` of eight ASCII characters are at least a blank (no control characters)."""
     filled = eights | (~_FIRST[lengths] & np.uint64(0x2020202020202020))
     return filled + np.uint64(0x6060606060606060) & np.uint64(0x8080808080808080) == np.uint64(0x8080808080808080)

@@ -1,7 +1,7 @@
 """The program's position in a step: its phase and its model block.
 
-The position belongs to the process, not to a thread or a contextvars context: on a GPU autograd runs a backward
-pass in threads of its own, and what those issue belongs to the phase that the training loop is in.
+The position belongs to the process, not to a thread or contextvars context: autograd runs a GPU's backward pass in
+threads of its own, whose collectives belong to the training loop's phase.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -16,7 +16,7 @@ from torch import nn
 
 @dataclass(slots=True)
 class Position:
-    """Phase (rollout, forward, backward or optimizer) and model block (None outside) that the process is in."""
+    """The current phase (rollout, forward, backward or optimizer) and model block (None outside all blocks)."""
 
     phase: str = "forward"
     layer: int | None = None
@@ -27,7 +27,7 @@ position = Position()
 
 @contextmanager
 def phase(name: str) -> Iterator[None]:
-    """Mark what runs inside as rollout, forward, backward or optimizer; no block is entered yet."""
+    """Marks what runs inside as rollout, forward, backward or optimizer, outside all blocks."""
     outer = position.phase, position.layer
     position.phase, position.layer = name, None
     try:
@@ -38,7 +38,7 @@ def phase(name: str) -> Iterator[None]:
 
 @contextmanager
 def layer(index: int | None) -> Iterator[None]:
-    """Mark what runs inside as part of model block `index`."""
+    """Marks what runs inside as part of model block `index`."""
     outer = position.layer
     position.layer = index
     try:
@@ -52,9 +52,8 @@ def attach(blocks: Sequence[nn.Module]) -> Iterator[None]:
     """While entered, the forward and backward passes of each block mark its index as the layer.
 
     The backward pass enters a block when the gradient of its first output tensor is ready, and leaves it when that of
-    its first input tensor is. If that input has no gradient, since all before the block is frozen, the block is left at
-    the end of the backward pass. Work in an engine's own hooks around a block, such as gathering its parameters,
-    belongs to the block. Values and gradients are left alone.
+    its first input tensor is, or at the end of the pass if that input needs no gradient. Work of an engine's own hooks
+    around a block, such as gathering its parameters, counts as the block's.
     """
     with ExitStack() as hooks:
         for index, block in enumerate(blocks):
@@ -92,15 +91,15 @@ def _enter_backward(index: int, _block: nn.Module, inputs: tuple[Any, ...], outp
 
 
 def _leave_forward(index: int, block: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
-    """Marks the final output too, since engines either hook the same output or replace it."""
+    """Hooks the final output too, since engines either hook the same output or replace it."""
     _enter_backward(index, block, inputs, output)
     position.layer = None
 
 
 def _when_gradient_is_known(values: Any, hook: Callable[[torch.Tensor], None]) -> None:
-    """Call the hook once the gradient of the first tensor among `values` is there.
+    """Calls the hook once the gradient of the first tensor among `values` is ready.
 
-    A block's input often is the output of the block before it, whose hook then runs first: leaving a block must not
+    A block's input is often the output of the block before it, whose hook then runs first: leaving a block must not
     undo entering the next.
     """
     tensor = _first_tensor(values)

@@ -1,4 +1,4 @@
-"""Merging the ranks' files into one trace, refused unless they agree, in a process beside the run.
+"""Merges the ranks' files into one trace, in a process beside the run; refuses files that disagree.
 
 python -m trainer.trace.merge FOLDER [routing]
 """
@@ -30,12 +30,11 @@ _ALL_TO_ALL, _ALL_GATHER, _REDUCE_SCATTER = (word_code(op) for op in (b"all_to_a
 
 
 def is_steady(steps: Sequence[int], columns: Columns, groups: Iterable[str]) -> bool:
-    """Whether two or more consecutive steps were recorded and a rank issued the same operations in all of them.
+    """Whether at least two consecutive steps were recorded and a rank issued the same operations in all of them.
 
-    Sizes must be the same too, but for those that follow the routing: of all-to-alls, and of the groups that share
-    experts, where coherent dispatch gathers the keys and values of as many tokens as the fullest rank holds. Where
-    steps share collected data, only the first of them has rollouts. Then cycles must be equal, and more than one must
-    have begun.
+    Sizes that depend on the routing may differ: of all-to-alls, and of groups that share experts, where coherent
+    dispatch gathers keys and values for the fullest rank's number of tokens. Where steps share rollouts, cycles of
+    steps must be equal, and the steps must reach into a second cycle.
     """
     if len(steps) < 2 or any(second != first + 1 for first, second in pairwise(steps)):
         return False
@@ -65,8 +64,7 @@ _GROUP = re.compile(rb'(?<="group":)"(?:[^"\\]|\\.)*"')
 def merge(folder: Path, world_size: int) -> bool:
     """Merges the ranks' files into ``collectives.jsonl``, in the order of ranks, then of their records.
 
-    A group's members must have issued the same operations with sizes that fit, and every send needs its recv. One rank
-    is in memory at a time. True if the trace is steady (`is_steady`).
+    Refuses files that disagree. Holds one rank in memory at a time. Returns whether the trace is steady (`is_steady`).
     """
     paths = [rank_path(folder, rank) for rank in range(world_size)]
     headers = [read_header(path) for path in paths]
@@ -92,7 +90,7 @@ def merge(folder: Path, world_size: int) -> bool:
 
 
 def check(paths: Sequence[Path], groups: Mapping[str, Ranks], records: Sequence[Sequence[CollectiveRecord]]) -> None:
-    """Refuses records, by rank and in its order, that cannot have come from one run."""
+    """Raises Refusal for records, by rank and in its order, that cannot have come from one run."""
     agreement = Agreement(groups)
     for rank, of_rank in enumerate(records):
         agreement.hear(rank, Columns.of(of_rank))
@@ -130,7 +128,7 @@ def _parts(path: Path, header: TraceHeader, rank: int) -> Iterator[tuple[Columns
 
 
 def _renamed(columns: Columns, names: Mapping[str, str]) -> Columns:
-    """Renames the groups of records to those of the merged trace."""
+    """Replaces the records' group names by those of the merged trace."""
     group = columns.group.copy()
     for old, new in names.items():
         if old != new:
@@ -139,7 +137,7 @@ def _renamed(columns: Columns, names: Mapping[str, str]) -> Columns:
 
 
 def _renamed_lines(lines: bytes, names: Mapping[str, str]) -> bytes:
-    """Renames the groups in text. Quotation marks in words are escaped, so that no part of a word is matched."""
+    """Renames groups in text; quotation marks in words are escaped, so that no part of a word can match."""
     if all(old == new for old, new in names.items()):
         return lines
     words = {json.dumps(old).encode(): json.dumps(new).encode() for old, new in names.items()}
@@ -147,18 +145,18 @@ def _renamed_lines(lines: bytes, names: Mapping[str, str]) -> bytes:
 
 
 def _records(paths: Sequence[Path], names: Mapping[tuple[str, Ranks], str], rank: int) -> Iterator[CollectiveRecord]:
-    """A rank's records, which name their groups as the merged trace does."""
+    """A rank's records, with the group names of the merged trace."""
     header, records = read(paths[rank])
     return (replace(record, group=names[record.group, header.groups[record.group]]) for record in records)
 
 
 def routing_path(folder: Path, rank: int) -> Path:
-    """Path of a rank's own routing until it is merged."""
+    """Path of a rank's routing before the merge."""
     return folder / f"routing.rank_{rank:05d}.npz"
 
 
 def merge_routing(folder: Path, world_size: int) -> None:
-    """Joins the ranks' files to ``routing.npz``, in the order of ranks; one of them is in memory at a time."""
+    """Joins the ranks' files to ``routing.npz``, in the order of ranks; holds one rank in memory at a time."""
     paths = [routing_path(folder, rank) for rank in range(world_size)]
     header, forms = _form(paths[0])
     for path in paths[1:]:
@@ -183,27 +181,27 @@ def merge_routing(folder: Path, world_size: int) -> None:
 
 
 def _form(path: Path) -> tuple[RoutingHeader, dict[str, tuple[np.dtype, tuple[int, ...]]]]:
-    """Checks a rank's file, and returns its header and the types and shapes of its arrays."""
+    """The header of a rank's file, which is checked, and the types and shapes of its arrays."""
     trace = RoutingTrace.read(path)
     arrays = {name: getattr(trace, name) for name in ARRAYS}
     return trace.header, {name: (array.dtype, array.shape) for name, array in arrays.items() if array is not None}
 
 
 PATIENCE_S = 5.0
-"""For a merge when the run is stopped by a signal."""
+"""Longest wait for a merge after a signal stopped the run."""
 NICENESS = 10
 
 
 class Merging:
-    """Merges what the ranks recorded, in a process that ends with this one.
+    """Merges the ranks' records in a process that ends with this one.
 
-    ``collectives.jsonl`` is the last file that it writes. So long as it is missing or holds other steps, the traces are
-    not merged, and the next start of the run merges them. Earlier merged traces of other steps are kept in a folder
-    named after their steps, such as ``steps_00000017-00000019``.
+    ``collectives.jsonl`` is written last. While it is missing or holds other steps, the traces count as unmerged, and
+    the run's next start merges them. Earlier merged traces of other steps move to a folder such as
+    ``steps_00000017-00000019``.
     """
 
     def __init__(self, folder: Path, *, routing: bool) -> None:
-        """Starts a process, and returns at once; `routing`: the ranks recorded the routing as well."""
+        """Starts the process and returns at once; `routing` says whether the ranks recorded routing too."""
         self._folder = folder
         _keep_former(folder)
         command = killed_with_parent([sys.executable, "-m", "trainer.trace.merge", str(folder), *["routing"] * routing])
@@ -212,15 +210,14 @@ class Merging:
 
     @classmethod
     def outstanding(cls, folder: Path, *, routing: bool) -> "Merging | None":
-        """Starts a merge, with the same arguments, if an earlier process of the run left unmerged traces; else None."""
+        """Starts a merge if an earlier process of the run left unmerged traces; else returns None."""
         begun = rank_path(folder, 0).exists() and _steps(folder / "collectives.jsonl") != _steps(rank_path(folder, 0))
         return cls(folder, routing=routing) if begun else None
 
     def finish(self, *, stopped: bool) -> None:
-        """Waits until it is done, and prints the result.
+        """Waits for the merge and prints its warning; if the run was `stopped`, waits for :data:`PATIENCE_S` at most.
 
-        If the run is being stopped, a merge that is not done within :data:`PATIENCE_S` is left to its next start.
-        Raises Refusal if the files cannot be merged, DiskFull, and RuntimeError if the process ended early.
+        Raises Refusal if the files cannot be merged, DiskFull, and RuntimeError if the process died.
         """
         try:
             told, _ = self._process.communicate(timeout=PATIENCE_S)
@@ -249,7 +246,7 @@ class Merging:
 
 
 def _steps(trace: Path) -> tuple[int, ...]:
-    """Optimiser steps that a trace holds; none where it is missing or damaged."""
+    """Optimiser steps that a trace holds; () if the file is missing or damaged."""
     try:
         return read_header(trace).steps
     except Refusal:
@@ -257,7 +254,7 @@ def _steps(trace: Path) -> tuple[int, ...]:
 
 
 def _keep_former(folder: Path) -> None:
-    """Moves merged traces of other steps to a folder named after these; a trace of the same steps is replaced."""
+    """Moves merged traces of other steps to a folder named after them; deletes a trace of the same steps."""
     merged = folder / "collectives.jsonl"
     former = _steps(merged)
     if not former or former == _steps(rank_path(folder, 0)):
@@ -271,7 +268,7 @@ def _keep_former(folder: Path) -> None:
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Merges a folder (and its ``routing``); prints as JSON whether it is steady or why it was refused."""
+    """Merges a folder (and its ``routing``); prints as JSON whether the trace is steady, or why it was refused."""
     folder = Path(arguments[0])
     try:
         world_size = read_header(rank_path(folder, 0)).world_size

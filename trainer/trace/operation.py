@@ -1,4 +1,4 @@
-"""Interprets a call of torch's c10d operators: the operation, its bytes, its group and its handle."""
+"""Interprets a call of torch's c10d operators: its operation, bytes, group and handle."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ NAMESPACES = frozenset({"c10d", "_c10d_functional"})
 WAITS = frozenset({"_c10d_functional::wait_tensor"})
 _RESULT = "the operator's result"
 
-# Operator to (operation, argument that the rank contributes, argument that it holds afterwards).
+# Operator: (operation, argument with the rank's input, argument with its output).
 _OPERATORS: dict[str, tuple[str, str | None, str | None]] = {
     "c10d::allreduce_": ("all_reduce", "tensors", "tensors"),
     "c10d::allreduce_coalesced_": ("all_reduce", "tensors", "tensors"),
@@ -55,8 +55,8 @@ class Call:
         fields: op, dtype, bytes, splits, root, peer and tag of the record.
         group_name: torch's name of the process group.
         ranks: its global ranks, in group order.
-        asynchronous: the call's own flag; None where it has none.
-        handle: the Work or the tensor that will be waited for; None if there is nothing to wait for.
+        asynchronous: the call's own flag; None if it has none.
+        handle: the Work or tensor to wait for; None if there is none.
     """
 
     fields: dict[str, Any]
@@ -67,9 +67,9 @@ class Call:
 
 
 def describe(operator: str, arguments: dict[str, Any], result: Any, rank: int) -> Call | None:
-    """The logical operation of a call, by its schema's argument names; None for operators without a process group.
+    """The operation of a call, from its schema's argument names; None for operators without a process group.
 
-    Raises ValueError if the trace has no word for the operator (full name, such as c10d::allreduce_).
+    Raises ValueError if the trace cannot represent the operator (full name, such as c10d::allreduce_).
     """
     if not arguments.keys() & {"process_group", "group_name"}:
         return None
@@ -120,12 +120,12 @@ def _bytes(tensor: torch.Tensor) -> int:
 
 
 def _dtype(tensors: list[torch.Tensor]) -> str:
-    """The element type; a barrier, which carries nothing, is written as uint8."""
+    """The element type; uint8 for a barrier, which carries no data."""
     return str(tensors[0].dtype).removeprefix("torch.") if tensors else "uint8"
 
 
 def _splits(tensors: list[torch.Tensor], rows: list[int] | None, members: int) -> tuple[int, ...]:
-    """Bytes per member: from a list with a tensor each, from row counts, or from an even split (empty list)."""
+    """Bytes per member: of one tensor each (`rows` None), of row counts, or of an even split (`rows` empty)."""
     if rows is None:
         return tuple(map(_bytes, tensors))
     (tensor,) = tensors
@@ -144,7 +144,7 @@ def _group(arguments: dict[str, Any]) -> tuple[str, tuple[int, ...]]:
 
 
 def _handle(operator: str, result: Any) -> object | None:
-    """The object that a caller waits for: a functional operator's tensor, otherwise the Work in the result."""
+    """What a caller waits for: the tensor of a functional operator, otherwise the Work in the result."""
     if operator.startswith("_c10d_functional::"):
         return next(_tensors(result), None)
     parts = result if isinstance(result, list | tuple) else (result,)

@@ -1,4 +1,4 @@
-"""Recording the collectives that a rank issues during sampled steps."""
+"""Recording of the collectives that a rank issues during sampled steps."""
 
 from collections.abc import Collection, Hashable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -18,31 +18,30 @@ from trainer.trace.operation import NAMESPACES, WAITS, describe
 
 
 class Recorder:
-    """Writes one rank's collectives of sampled steps to a file; outside those steps nothing is active.
+    """Writes one rank's collectives of sampled steps to a file; hooks nothing outside those steps.
 
-    A dispatch mode sees every call into c10d, whoever makes it: Python, autograd, DeepSpeed or a C++ reducer. What a
-    call does not show is observed in `Work.wait`, which is watched for the length of the step:
+    A dispatch mode sees every call into c10d, by Python, autograd, DeepSpeed or a C++ reducer. `Work.wait` is patched
+    during a step to learn the rest:
 
-    - A synchronous call returns before the collective has ended and torch's wrapper then waits, so `t_done_ns` is
-      the end of that wait, or of the call where it leaves nothing to wait for. It stays None where no Python code
-      waits (C++ callers).
-    - send and recv carry no flag: one whose wait comes before the next record is written as synchronous.
-    - A call in a stream beside that of the compute is asynchronous whatever its flag: compute continues until it
-      waits for that stream.
-    - An async record whose wait is never seen counts as waited for by the end of its step.
+    - A synchronous call's `t_done_ns` is the end of its wait, or of the call if it leaves nothing to wait for. It stays
+      None where no Python code waits (C++ callers).
+    - send and recv have no async flag: they count as synchronous if their wait precedes the next record.
+    - A call in another stream than the compute stream is asynchronous whatever its flag, until compute waits for that
+      stream.
+    - An asynchronous record without an observed wait counts as waited for at the end of its step.
 
-    Times are read from the clock after the step, so that the host never waits for a device within it.
+    Times are read from the clock after the step, so that the host does not wait for the device within it.
 
     Args:
-        path: the rank's own file (`record.rank_path`).
+        path: the rank's own file (`collective_trace.rank_path`).
         steps: optimiser steps to record; the first two of a run are not representative under ZeRO.
         ranks_per_node: ranks on one node, for the header.
         config_sha256: hash of the resolved configuration, for the header.
-        group_names: torch's process group names to the project's (data, expert, expert_data, tensor, world), the
-            same meaning on every rank; unnamed groups keep torch's name. Groups that share a name and their ranks
+        group_names: the project's name (data, expert, expert_data, tensor, world) of each torch process group, with the
+            same meaning on every rank; a group not in it keeps torch's name. Groups of one name and the same ranks
             become one group of the trace.
-        blocks: the model's blocks in order; the index becomes the record's layer.
-        clock: clock of the rank's compute; None: the host's clock.
+        blocks: the model's blocks in order; their index becomes the record's layer.
+        clock: clock of the rank's compute; the host's clock if None.
     """
 
     def __init__(
@@ -85,10 +84,7 @@ class Recorder:
         self._compute: list[tuple[Mark, Mark]] = []
 
     def resume(self, step: int) -> None:
-        """Take over what an earlier process of the same run recorded up to optimiser step `step`.
-
-        A file of another configuration, world size, clock or torch version is left out: a trace speaks of one run only.
-        """
+        """Keeps what an earlier process of the same run recorded up to `step`; ignores files of other runs."""
         if not self.path.exists():
             return
         header, records = read(self.path)
@@ -104,12 +100,12 @@ class Recorder:
     def step(self, step: int, micro: int = 0) -> AbstractContextManager[None]:
         """Records what runs inside, if `step` is sampled: one micro step, the last one with the optimiser's step.
 
-        `micro` is the number in the rank's or in the global batch; records count from the rank's first.
+        `micro` may count in the rank's or in the global batch; records count from the rank's first.
         """
         return self._recording(step, micro) if step in self.steps else nullcontext()
 
     def write(self) -> None:
-        """Write all records so far to the rank's file, if there are any; waits for a device to end its step."""
+        """Writes all records so far to the rank's file, if any; blocks until the device has ended the step."""
         self._close_step()
         if self._lines:
             steps = tuple(sorted(self._written_steps))
@@ -130,7 +126,7 @@ class Recorder:
             self._pause()
 
     def observe(self, function: Any, arguments: dict[str, Any]) -> Any:
-        """Run one c10d call and record it."""
+        """Runs one c10d call and records it."""
         issued = self._pause()
         result = function(**arguments)
         ended = self._clock.mark_end()
@@ -167,7 +163,7 @@ class Recorder:
         return result
 
     def wait(self, handle: object, run: Any) -> Any:
-        """Run one wait and note it in the record of the collective that it ends."""
+        """Runs one wait and notes it in the record of the collective that it ends."""
         self._pause()
         result = run()
         done = self._clock.mark_end()
@@ -182,12 +178,12 @@ class Recorder:
         return result
 
     def reached(self) -> int:
-        """How many collectives were issued so far in the step."""
+        """Number of collectives issued so far in the step."""
         return len(self._drafts)
 
     @contextmanager
     def joining(self, stream: Hashable, reached: int) -> Iterator[None]:
-        """While entered, compute waits for another stream, for the first `reached` collectives of the step alone."""
+        """While entered, compute waits for another stream, for the step's first `reached` collectives only."""
         awaited = [
             draft for draft in self._drafts[:reached] if draft.beside == stream and draft.record.wait_seq is None
         ]
@@ -201,7 +197,7 @@ class Recorder:
             draft.waited_before(self._next_seq())
 
     def _pause(self) -> Mark:
-        """Ends an interval of compute, since a collective or a wait begins; returns its mark."""
+        """Ends an interval of compute, since a collective or a wait begins; returns its end mark."""
         paused = self._clock.mark()
         self._compute.append((self._resumed, paused))
         return paused
@@ -210,7 +206,7 @@ class Recorder:
         return self._seq + len(self._drafts)
 
     def _close_step(self) -> None:
-        """End every collective without an observed wait with the step, and ask the clock for all times."""
+        """Ends every collective without an observed wait with the step, and reads all times from the clock."""
         if self._drafts:
             for draft in self._drafts:
                 draft.waited_before(self._next_seq())
@@ -221,7 +217,7 @@ class Recorder:
         self._open.clear()
 
     def _keep(self, records: Sequence[CollectiveRecord]) -> None:
-        """Takes finished records, as the lines that will be written."""
+        """Stores finished records as lines to be written."""
         self._lines += [f"{record.to_json()}\n" for record in records]
         self._written_steps |= {record.step for record in records}
         if any(record.phase == ROLLOUT for record in records):
@@ -231,13 +227,13 @@ class Recorder:
 
 @dataclass(slots=True)
 class _Draft:
-    """A collective of the step that is being recorded.
+    """A collective of the step being recorded.
 
     Attributes:
-        compute: intervals of compute since the collective before, as pairs of marks.
+        compute: intervals of compute since the previous collective, as pairs of marks.
         beside: the stream in which it was issued, if compute continues in another.
-        unflagged: whether the call has no flag that says if it is asynchronous.
-        done: mark of its observed end; None: not observed.
+        unflagged: whether the call has no async flag.
+        done: mark of its observed end; None if not observed.
     """
 
     record: CollectiveRecord
@@ -271,17 +267,17 @@ class _Interception(TorchDispatchMode):
 
     @classmethod
     def ignore_compile_internals(cls) -> bool:
-        """Keeps compiled graphs compiled while they are watched; their collectives still arrive here."""
+        """Keeps compiled graphs compiled; their collectives still arrive here."""
         return True
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if types and any(kind.__module__.startswith("torch.distributed.") for kind in types):
-            return NotImplemented  # DTensor and its kind call c10d themselves, which only then comes here
+            return NotImplemented  # DTensor and similar types then call c10d themselves, which comes back here
         kwargs = kwargs or {}
         if func.namespace not in NAMESPACES:
             return func(*args, **kwargs)
         given = dict(zip((argument.name for argument in func._schema.arguments), args, strict=False)) | kwargs
-        # torch leaves out what equals its default
+        # torch omits arguments that equal their defaults.
         flags = {one.name: one.default_value for one in func._schema.arguments if one.name == "async_op"}
         if func.name() in WAITS:
             return self._recorder.wait(args[0], lambda: func(*args, **kwargs))

@@ -1,6 +1,6 @@
-"""Recording which experts the tokens of sampled steps visit.
+"""Recording of the experts that the tokens of sampled steps visit.
 
-Shape suffixes: T tokens of a micro batch on this rank, E experts, K experts a token visits, L MoE layers.
+Shape suffixes: T tokens of a micro batch on this rank, E experts, K experts per token, L MoE layers.
 """
 
 from collections.abc import Collection, Iterator, Sequence
@@ -23,7 +23,7 @@ from trainer.trace.merge import routing_path
 
 
 class RoutingRecorder:
-    """Collects one rank's routing of sampled steps; outside those steps nothing is active."""
+    """Collects one rank's routing of sampled steps; hooks nothing outside those steps."""
 
     def __init__(
         self,
@@ -35,7 +35,7 @@ class RoutingRecorder:
         micro_batch: int,
         training: bool = True,
     ) -> None:
-        """Only passes in the mode `training` are recorded; an objective may also call in evaluation mode."""
+        """Records only passes in the mode `training`: an objective may also call in evaluation mode."""
         self._path = routing_path(folder, dist.get_rank())
         self._layers, self._header = layers, header
         self._steps, self._micro_batch = frozenset(steps), micro_batch
@@ -43,7 +43,7 @@ class RoutingRecorder:
         self._parts: list[RoutingTrace] = []
 
     def resume(self, step: int) -> None:
-        """Takes over what an earlier process of the same run recorded up to optimiser step `step`."""
+        """Keeps what an earlier process of the same run recorded up to optimiser step `step`."""
         if self._path.exists():
             earlier = RoutingTrace.read(self._path)
             assert earlier.step is not None
@@ -58,9 +58,9 @@ class RoutingRecorder:
                 self._parts = [replace(earlier, header=known, **kept_arrays)]
 
     def step(self, step: int, micro: int) -> AbstractContextManager[None]:
-        """Records the forward passes that run inside, if `step` is sampled; collective then, where tokens move.
+        """Records the forward passes that run inside, if `step` is sampled; then collective if dispatch moves tokens.
 
-        The tokens of several passes follow one another. `micro` is the number of the micro batch in the global batch.
+        The tokens of several passes follow one another. `micro` is the index of the micro batch in the global batch.
         """
         return self._recording(step, micro) if step in self._steps else nullcontext()
 
@@ -113,10 +113,7 @@ class RoutingRecorder:
 
 
 class SegmentRecorder(RoutingRecorder):
-    """Collects the segments whose blocks a rank's tokens visit, as experts whose router is the time.
-
-    Every block with segments counts as an MoE layer, in which all tokens of an example visit their segment's expert.
-    """
+    """Records time segments as experts: in each block with segments, a token visits the expert of its time segment."""
 
     def __init__(
         self,
@@ -128,7 +125,7 @@ class SegmentRecorder(RoutingRecorder):
         micro_batch: int,
         tokens: int,
     ) -> None:
-        """Takes a network whose second argument is times, and a header whose experts are the segments."""
+        """`network` takes times as its second argument; the experts of `header` are the segments."""
         super().__init__(folder, (), header, steps=steps, micro_batch=micro_batch)
         self._network, self._tokens = network, tokens
 
@@ -147,7 +144,7 @@ class SegmentRecorder(RoutingRecorder):
 
 
 def ordered_choices(probs_TE: Tensor, routing_map_TE: Tensor, top_k: int) -> tuple[Tensor, Tensor]:
-    """Expert ids [T, K] of a router's output, largest gate first, -1 if dropped, and their float32 gates."""
+    """Expert ids [T, K] of a router's output, largest gate first, -1 if dropped, and their float32 gates [T, K]."""
     with torch.no_grad():
         gates_TK, ids_TK = probs_TE.float().masked_fill(~routing_map_TE, -1.0).topk(top_k, dim=1)
         dropped = gates_TK < 0
@@ -155,7 +152,7 @@ def ordered_choices(probs_TE: Tensor, routing_map_TE: Tensor, top_k: int) -> tup
 
 
 def at_home(ids_TK: Tensor, gates_TK: Tensor, residency: Residency) -> tuple[Tensor, Tensor]:
-    """Sends ids and gates [T, K] to the home ranks of their tokens, in their order; collective where tokens move."""
+    """Sends ids and gates [T, K] to their tokens' home ranks, in the tokens' order; collective if tokens move."""
     if residency.group is None or residency.group.size() == 1:
         return ids_TK, gates_TK
     everywhere: list[Any] = [None] * residency.group.size()

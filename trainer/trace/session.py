@@ -1,4 +1,4 @@
-"""Recording the sampled steps of a run, and drawings by a trained network; rank 0 merges what the ranks recorded."""
+"""Recording of a run's sampled steps, and of drawings by a trained network; rank 0 merges the ranks' records."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from trainer.trace.routing import RoutingRecorder, SegmentRecorder
 
 
 class TraceSession:
-    """The recorders of a rank, and on rank 0 the merge of what all ranks recorded."""
+    """The recorders of a rank, and on rank 0 the merge of all ranks' records."""
 
     def __init__(self, config: RunConfig, layout: Layout, launch: Launch, engine: Engine, started: int) -> None:
         """Prepares the recorders; records of steps after `started` are dropped."""
@@ -80,15 +80,15 @@ class TraceSession:
             yield
 
     def drawing(self, step: int) -> AbstractContextManager[None]:
-        """Records drawing and collecting before the first micro batch of the step that begins a cycle; no routing."""
+        """Records the rollouts before the first micro batch of the step that begins a cycle; no routing."""
         return self._collectives.step(step, 0)
 
     def update(self, step: int, local: int) -> AbstractContextManager[None]:
-        """Records the optimiser's part of a step, after that of its last micro batch `local`."""
+        """Records the optimiser's part of a step, which follows its last micro batch `local`."""
         return self._collectives.step(step, local)
 
     def after(self, step: int) -> None:
-        """Writes the records of a sampled step, and starts the merge after the last one; collective then."""
+        """Writes the records of a sampled step and starts the merge after the last one; collective then."""
         if step not in self._steps:
             return
         self._collectives.write()
@@ -101,7 +101,7 @@ class TraceSession:
             self._merging = Merging(self._folder, routing=self._routing is not None)
 
     def finish(self, *, stopped: bool = False) -> None:
-        """Waits until the traces are merged, on rank 0; a run that is stopped leaves long merges to its next start."""
+        """On rank 0, waits until the traces are merged; a stopped run leaves long merges to its next start."""
         if self._merging is not None:
             self._merging.finish(stopped=stopped)
 
@@ -109,7 +109,7 @@ class TraceSession:
 def recorder_of(
     folder: Path, config: RunConfig, launch: Launch, network: Network, names: Mapping[str, str], steps: Collection[int]
 ) -> Recorder:
-    """The recorder of a rank; `names` has the meaning of each process group by torch's name."""
+    """The recorder of a rank; `names` maps torch's name of each process group to its meaning."""
     return Recorder(
         rank_path(folder, launch.rank),
         steps=steps,
@@ -122,7 +122,7 @@ def recorder_of(
 
 
 def routing_header(config: RunConfig, layout: Layout, *, element_bytes: int, evaluates: bool = False) -> RoutingHeader:
-    """Header of a routing trace; passes in evaluation mode have no limit that dispatch could use."""
+    """Header of a routing trace; passes in evaluation mode (`evaluates`) have no capacity limit."""
     assert config.moe is not None
     return RoutingHeader(
         num_experts=config.moe.num_experts,
@@ -146,16 +146,16 @@ def routing_header(config: RunConfig, layout: Layout, *, element_bytes: int, eva
 
 
 STEP = 1
-"""A drawing is one step of its trace."""
+"""Step number of a drawing, which is one step of its trace."""
 DRAWING = "drawing.json"
-"""Says of which run a drawing is; a run's own traces have no such file."""
+"""Names the run of a drawing; the traces of a run have no such file."""
 
 
 class DrawingTrace:
-    """Records a drawing on every rank and merges the recordings on the first.
+    """Records a drawing on every rank and merges the records on rank 0.
 
-    Each call of the network is a micro step, which lasts until the next call: the sampler's own compute belongs to the
-    call before it. A head that is called by itself belongs to the call before it.
+    Each call of the network is a micro step that lasts until the next call, so that it includes the sampler's compute
+    and separate calls of a head after it.
     """
 
     def __init__(self, folder: Path, config: RunConfig, layout: Layout, launch: Launch, model: Network) -> None:
@@ -176,10 +176,7 @@ class DrawingTrace:
             hook.remove()
 
     def write(self) -> None:
-        """Writes ``collectives.jsonl`` and, of a network with experts, ``routing.npz``; collective.
-
-        ``drawing.json`` beside them distinguishes the folder from that of a run.
-        """
+        """Writes and merges ``collectives.jsonl``, ``drawing.json`` and, with experts, ``routing.npz``; collective."""
         self._collectives.write()
         if self._routing is not None:
             self._routing.write()
@@ -203,7 +200,7 @@ class DrawingTrace:
         self._calls += 1
 
     def _routes(self, rows: int) -> RoutingRecorder:
-        """The recorder of routes; the first call makes it, since `rows` of a call are known only then."""
+        """The routing recorder; the first call makes it, since only a call knows its number of `rows`."""
         if self._routing is None:
             layers = [module for module in self._model.modules() if isinstance(module, HoldsExperts)]
             header = routing_header(self._config, self._layout, element_bytes=4, evaluates=True)

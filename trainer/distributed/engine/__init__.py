@@ -10,9 +10,10 @@ from trainer.model.network import Network, prepare_blocks
 
 
 def build_engine(module: Network, config: RunConfig, layout: Layout, device: torch.device) -> Engine:
-    """Hands a network to the engine that `engine.kind` names; collective.
+    """The engine that `engine.kind` names, which takes over the network; collective.
 
-    It is float32 on the CPU, or its parameters are on the meta device: then its weights are written before it is used.
+    The network is float32 on the CPU, or its parameters are on the meta device: then its weights must be written before
+    use.
     """
     prepare_blocks(module.blocks, config.engine)
     match config.engine:

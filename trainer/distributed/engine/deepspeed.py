@@ -1,4 +1,4 @@
-"""DeepSpeed as an engine: ZeRO 0 to 3 for dense networks, 0 to 2 with experts."""
+"""DeepSpeed as an engine: ZeRO stages 0 to 3 for dense networks, 0 to 2 with experts."""
 
 import importlib
 import logging
@@ -75,9 +75,9 @@ class DeepSpeedEngine:
             mark_moe_layers(module, layout.expert_parallel, layout.accumulation)
         self._moe_layers = [layer for layer in module.modules() if isinstance(layer, PlacedMoELayer)]
         self._named = named_parameters(module)
-        os.environ.setdefault("LOCAL_RANK", str(device.index or 0))  # DeepSpeed insists, launched or not
+        os.environ.setdefault("LOCAL_RANK", str(device.index or 0))  # DeepSpeed requires it even without a launcher
         backend: Any = importlib.import_module("deepspeed.comm.torch")
-        backend.build_shm_op = lambda: None  # it compiles an extension at the first start, half a minute
+        backend.build_shm_op = lambda: None  # would compile an extension at the first start, for half a minute
         logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
         deepspeed.init_distributed(dist.get_backend(), verbose=False)
         optimizer = torch.optim.AdamW(
@@ -87,7 +87,7 @@ class DeepSpeedEngine:
             weight_decay=config.optim.weight_decay,
             fused=True,
         )
-        # The optimiser is torch's own without ZeRO, else DeepSpeed's; neither type says what it holds.
+        # The optimiser is torch's without ZeRO, else DeepSpeed's; neither type declares its attributes.
         self._engine: Any
         self._optimizer: Any
         with zero_optimizer_in_every_stage(), without_copies() if bare else nullcontext():
@@ -119,7 +119,7 @@ class DeepSpeedEngine:
             self._engine.step()
         else:
             self._engine.zero_grad()
-            self._engine.micro_steps += 1  # by which DeepSpeed knows the last micro batch of a step
+            self._engine.micro_steps += 1  # DeepSpeed's count, which determines the last micro batch of a step
         return outcome
 
     def shards(self) -> list[Shard]:
@@ -132,7 +132,7 @@ class DeepSpeedEngine:
             with unordered(self._optimizer) if self._stage == 3 and not self._has_learned else nullcontext():
                 yield
         finally:
-            if self._stage == 3:  # it keeps some gathered weights for the next pass, which may have others by then
+            if self._stage == 3:  # ZeRO 3 keeps gathered weights for the next pass, when they may be outdated
                 self._optimizer.empty_partition_cache()
             self.module.train()
 
@@ -153,7 +153,7 @@ class DeepSpeedEngine:
         whole = torch.zeros(shard.shape, device=shard.tensor.device)
         for piece in pieces:
             piece.of(whole).copy_(piece.tensor)
-        if self._stage > 0:  # each element is on one rank; as integers, for the sum of -0 and 0 is another number
+        if self._stage > 0:  # each element is on one rank; summed as integers, since -0.0 + 0.0 would lose the sign
             name = vars(self._stack_of(shard).parameter)["group_name"]
             dist.all_reduce(whole.view(torch.int32), group=groups._get_expert_data_parallel_group(name))
         return whole
@@ -183,7 +183,7 @@ class DeepSpeedEngine:
             return groups
         everything = [{**group, "name": f"parameters {number}"} for number, group in enumerate(groups)]
         found = split_params_into_different_moe_groups_for_optimizer(everything)
-        return [group for group in found if group["params"]]  # one is empty if the first stack exceeds DeepSpeed's size
+        return [group for group in found if group["params"]]  # DeepSpeed leaves one empty before a large first stack
 
     def _own_group_names(self, layout: Layout) -> dict[str, str]:
         names: dict[str, str] = {_data_group().group_name: "data"}
@@ -194,7 +194,7 @@ class DeepSpeedEngine:
         return names
 
     def _gradients(self) -> tuple[list[Tensor], float]:
-        """Returns averaged gradients and their norm, since without ZeRO DeepSpeed clips experts by a wrong norm."""
+        """Averaged gradients and their norm; without ZeRO DeepSpeed clips experts by a wrong norm."""
         from megatron.core import parallel_state
 
         whole, experts, parts = [], [], []
@@ -227,12 +227,11 @@ def _tensor_group() -> dist.ProcessGroup:
 
 
 def settings_of(config: RunConfig, engine: DeepSpeedConfig, layout: Layout, elements: int) -> dict[str, Any]:
-    """Translates the settings of a run to those of DeepSpeed.
+    """DeepSpeed's settings for a run.
 
-    Under bf16 gradients are averaged over the ranks in float32 during the backward pass, and those of several micro
-    batches are summed in float32. Those of a single micro batch keep the type in which they were computed. `elements`
-    is the number of elements of all parameters of this rank; a gradient bucket, whose memory is allocated, is never
-    larger.
+    Under bf16 gradients are averaged over ranks in float32. Those of several micro batches are summed in float32; those
+    of a single one keep the type in which they were computed. `elements` is the number of elements of this rank's
+    parameters; no gradient bucket, whose memory is allocated, is larger.
     """
     bf16 = engine.precision == "bf16"
     bucket = engine.bucket_elements
@@ -251,17 +250,17 @@ def settings_of(config: RunConfig, engine: DeepSpeedConfig, layout: Layout, elem
             "stage3_param_persistence_threshold": 0,
             "stage3_prefetch_bucket_size": bucket,
             "stage3_max_reuse_distance": bucket,
-            "stage3_max_live_parameters": NO_LIMIT,  # what is fetched ahead and kept is limited by the bucket
+            "stage3_max_live_parameters": NO_LIMIT,  # the bucket limits what is prefetched and kept
         },
         "zero_allow_untested_optimizer": True,
         "zero_force_ds_cpu_optimizer": False,
-        "timers": {"throughput": {"enabled": False}},  # they would wait for the device in every micro batch
+        "timers": {"throughput": {"enabled": False}},  # these would synchronize the device in every micro batch
     }
 
 
 @contextmanager
 def zero_optimizer_in_every_stage() -> Iterator[None]:
-    """While entered, DeepSpeed takes the ZeRO optimiser also for stage 1 with bf16 weights and float32 gradient sums.
+    """While entered, DeepSpeed uses the ZeRO optimiser also for stage 1 with bf16 weights and float32 gradient sums.
 
     Its own choice keeps the whole float32 gradient on every rank, and differs in step and state from other stages.
     """
@@ -281,11 +280,11 @@ INFINITE = Tensor([math.inf])[0]
 
 
 def take_zero_step(engine: Any, stage: int, objection: Callable[[float], str | None]) -> StepOutcome:
-    """Lets DeepSpeed take a step, in ZeRO 1 to 3, unless there is an objection to the norm of the gradient.
+    """Takes a step of DeepSpeed in ZeRO 1 to 3, unless there is an objection to the norm of the gradient.
 
-    ZeRO computes the norm once, over all ranks and before it changes anything, and drops the gradients where it is not
-    finite. An objection therefore replaces the norm: DeepSpeed sees an infinite one and skips the step. No collective
-    is added, and the optimiser's state stays as it is.
+    ZeRO computes the norm once, over all ranks and before it changes anything, and skips the step if the norm is not
+    finite. An objection therefore replaces the norm by infinity: no collective is added, and the optimiser's state is
+    unchanged.
     """
     optimizer = engine.optimizer
     method = "_get_norm_groups" if stage == 3 else "scaled_global_norm"
@@ -306,7 +305,7 @@ def take_zero_step(engine: Any, stage: int, objection: Callable[[float], str | N
         engine.step()
     finally:
         delattr(optimizer, method)
-    if outcome is None:  # DeepSpeed found an overflow of bf16 before it asked for the norm
+    if outcome is None:  # DeepSpeed found a bf16 overflow before it computed the norm
         outcome = StepOutcome.judged(math.inf, objection)
     assert outcome.taken != bool(optimizer.overflow)
     return outcome
@@ -314,13 +313,13 @@ def take_zero_step(engine: Any, stage: int, objection: Callable[[float], str | N
 
 @contextmanager
 def unordered(optimizer: Any) -> Iterator[None]:
-    """While entered, ZeRO 3 records no order of modules for later passes. For passes before the first backward pass.
+    """While entered, ZeRO 3 records no order of modules; for passes before the first backward pass.
 
-    From a pass in evaluation mode it would record, for good, that no module's parameters are needed again after its
+    Otherwise a pass in evaluation mode would record, for good, that no module's parameters are needed again after its
     forward pass. Every backward pass would then gather all parameters again, one module at a time.
     """
     coordinator = optimizer.parameter_offload.get_param_coordinator()
-    vars(coordinator)["reset_step"] = lambda: None  # what begins a pass, and by its end has recorded the one before
+    vars(coordinator)["reset_step"] = lambda: None  # begins a pass and completes the record of the previous one
     try:
         yield
     finally:

@@ -23,7 +23,7 @@ from trainer.model.values import give_memory
 
 
 def prepare(module: nn.Module, stage: int, dtype: torch.dtype, device: torch.device) -> None:
-    """Gives a network on the meta device type and device, and in ZeRO stage 0 memory; other stages get placeholders."""
+    """Moves a network from the meta device to a type and device, with memory in ZeRO stage 0 and placeholders else."""
 
     def memory(parameter: Tensor) -> Tensor:
         if stage == 0:
@@ -51,7 +51,7 @@ def without_copies() -> Iterator[None]:
 
 
 def _placeholder(shape: Sequence[int], dtype: torch.dtype, device: torch.device) -> Tensor:
-    """Returns zeros of a shape that take the memory of a single element."""
+    """Zeros of a shape, which take the memory of one element."""
     return torch.zeros((), dtype=dtype, device=device).expand(*shape)
 
 
@@ -62,15 +62,15 @@ def _placeholder_of_all(
     use_cpu_data: bool = False,
     param_padding: Sequence[int] | None = None,
 ) -> Tensor:
-    """Stands for the buffer of an optimiser group of ZeRO 1 or 2 while DeepSpeed makes its float32 part."""
-    if use_cpu_data:  # where DeepSpeed finds too little memory for the buffer on the device
+    """Stands for the flat buffer of a ZeRO 1 or 2 optimiser group while DeepSpeed makes its float32 part."""
+    if use_cpu_data:  # DeepSpeed sets it if the device has too little memory for the buffer
         tensor_list = [vars(tensor)["cpu_data"] for tensor in tensor_list]
     count = sum(tensor.numel() for tensor in tensor_list) + sum(param_padding or ())
     return _placeholder([-(-count // alignment) * alignment], tensor_list[0].dtype, tensor_list[0].device)
 
 
 def _give_flat_memory(optimizer: Any) -> None:
-    """Replaces the placeholders of the optimiser groups of ZeRO 1 or 2 by real buffers."""
+    """Replaces the placeholders of the ZeRO 1 or 2 optimiser groups by real buffers."""
     for group, stands_in in enumerate(optimizer.bit16_groups_flat):
         flat = torch.zeros(stands_in.shape, dtype=stands_in.dtype, device=stands_in.device)
         optimizer.bit16_groups_flat[group] = flat
@@ -79,7 +79,7 @@ def _give_flat_memory(optimizer: Any) -> None:
 
 
 def _partition(initialisation: Any, parameter: Any) -> None:
-    """Cuts a parameter up for ZeRO 3; its part has no memory until the buffer of all parts has."""
+    """Partitions a parameter for ZeRO 3; its part has no memory until the buffer of all parts has."""
     initialisation._convert_to_deepspeed_param(parameter)
     parameter.partition()
     part = parameter.ds_tensor
@@ -87,7 +87,7 @@ def _partition(initialisation: Any, parameter: Any) -> None:
 
 
 def _placeholder_of_partitions(tensors: Sequence[Tensor]) -> Tensor:
-    """Stands for the buffer of this rank's parts under ZeRO 3 while DeepSpeed makes the float32 ones."""
+    """Stands for the buffer of this rank's ZeRO 3 parts while DeepSpeed makes the float32 ones."""
     count, first = sum(tensor.numel() for tensor in tensors), tensors[0]
     buffer = _placeholder([count], first.dtype, first.device)
     _divide(buffer, tensors)
@@ -95,7 +95,7 @@ def _placeholder_of_partitions(tensors: Sequence[Tensor]) -> Tensor:
 
 
 def _give_partitions_memory(optimizer: Any) -> None:
-    """Replaces the placeholder of this rank's parts under ZeRO 3 by a real buffer."""
+    """Replaces the placeholder of this rank's ZeRO 3 parts by a real buffer."""
     stands_in = optimizer.lp_param_buffer
     optimizer.lp_param_buffer = torch.zeros(stands_in.shape, dtype=stands_in.dtype, device=stands_in.device)
     _divide(optimizer.lp_param_buffer, optimizer._get_parameter_partitions())
@@ -104,16 +104,16 @@ def _give_partitions_memory(optimizer: Any) -> None:
 
 
 def _divide(buffer: Tensor, tensors: Sequence[Tensor]) -> None:
-    """Makes each tensor a view of the next stretch of a buffer."""
+    """Makes each tensor a view of the next stretch of the buffer."""
     for tensor, stretch in zip(tensors, buffer.split([tensor.numel() for tensor in tensors]), strict=True):
         tensor.data = stretch
 
 
 class DeepSpeedMixture(MoE):
-    """Attributes by which DeepSpeed recognises a layer as a mixture of experts; it computes as before.
+    """Attributes by which DeepSpeed recognises a layer as a mixture of experts; the layer's computation is unchanged.
 
-    `ep_size` ranks, of the group that DeepSpeed calls `expert_group_name`, share `num_experts` logical experts, none of
-    which is cut into pieces.
+    `ep_size` ranks, of the group that DeepSpeed calls `expert_group_name`, share `num_experts` logical experts, each
+    whole.
     """
 
     ep_size: int
@@ -122,7 +122,7 @@ class DeepSpeedMixture(MoE):
     enable_expert_tensor_parallelism: bool
 
     def set_deepspeed_parallelism(self, use_data_before_expert_parallel_: bool = False) -> None:
-        """Creates DeepSpeed's expert groups; DeepSpeed calls this."""
+        """Creates DeepSpeed's expert groups; called by DeepSpeed."""
         if self.expert_group_name not in groups._get_expert_parallel_group_dict():
             groups._create_expert_and_data_parallel(
                 self.ep_size, use_data_before_expert_parallel_=use_data_before_expert_parallel_
@@ -132,8 +132,8 @@ class DeepSpeedMixture(MoE):
 def mark_moe_layers(model: nn.Module, expert_parallel: int, accumulation: int) -> None:
     """Makes a network's MoE layers and their experts known to DeepSpeed, in place.
 
-    DeepSpeed divides the loss by the `accumulation` micro batches of a step; the routers' own losses, which enter in
-    the backward pass, must be divided alike.
+    DeepSpeed divides the loss by the step's `accumulation` micro batches; the routers' auxiliary losses, which are
+    added in the backward pass, are divided likewise.
     """
     MoEAuxLossAutoScaler.set_loss_scale(torch.tensor(1.0 / accumulation))
     for module in model.modules():
@@ -150,7 +150,7 @@ def mark_moe_layers(model: nn.Module, expert_parallel: int, accumulation: int) -
 
 @cache
 def _recognised(kind: type[PlacedMoELayer]) -> type[PlacedMoELayer]:
-    """Returns a subclass of a layer's class that DeepSpeed recognises as a mixture of experts."""
+    """A subclass of a layer's class that DeepSpeed recognises as a mixture of experts."""
     return type(f"DeepSpeed{kind.__name__}", (kind, DeepSpeedMixture), {})
 
 
@@ -160,7 +160,7 @@ def expert_group_name(expert_parallel: int) -> str:
 
 
 class MegatronGroups:
-    """Megatron-Core's process groups under the names that DeepSpeed asks for."""
+    """Megatron-Core's process groups under the names that DeepSpeed uses."""
 
     def __getattr__(self, name: str) -> Any:
         model_parallel: Any = parallel_state.get_model_parallel_group

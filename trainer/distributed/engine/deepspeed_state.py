@@ -1,7 +1,7 @@
 """Where DeepSpeed keeps the weights that the optimiser updates, and their moments, for each ZeRO stage.
 
-Without ZeRO they are the network's own parameters. ZeRO 1 and 2 lay the parameters of an optimiser group end to end
-and give each rank one run of the elements, in float32; ZeRO 3 gives each rank its run of every parameter.
+Without ZeRO they are the network's own parameters. ZeRO 1 and 2 concatenate the parameters of an optimiser group and
+give each rank one run of the elements, in float32; ZeRO 3 gives each rank its run of every parameter.
 """
 
 import math
@@ -19,9 +19,9 @@ from trainer.model.parallel.state import ExpertStack, NamedParameter, Region, Sh
 
 @dataclass(frozen=True)
 class _Held:
-    """This rank's run of one parameter, or of one expert's row of it: `region`, in the logical tensor `name`.
+    """This rank's run of a parameter, or of one expert's row of it: `region` of the logical tensor `name`.
 
-    `owner` is the tensor that the optimiser updates, from element `first` on.
+    Stored in `owner`, the tensor that the optimiser updates, from element `first`.
     """
 
     name: str
@@ -35,7 +35,7 @@ class _Held:
         return like_owner.detach().view(-1).narrow(0, self.first, self.count)
 
     def values(self, states: Any, kinds: Collection[str] = STATE) -> dict[str, Tensor]:
-        """Returns the run of each kind in `kinds`, weight or moment, as a view of the optimiser's tensor."""
+        """The run of each kind in `kinds`, weight or moment, as a view of the optimiser's tensor."""
         if not {*kinds}.isdisjoint(MOMENTS):
             _with_moments(states, self.owner)
         return {kind: self.view(self.owner if kind == "weight" else states[self.owner][kind]) for kind in kinds}
@@ -44,7 +44,7 @@ class _Held:
 def state_pieces(
     named: Iterable[NamedParameter], optimizer: Any, stage: int, kinds: Collection[str]
 ) -> list[StatePiece]:
-    """Returns this rank's weights and moments as rectangular views of DeepSpeed's memory; makes only wanted moments."""
+    """This rank's weights and moments as rectangular views of DeepSpeed's memory; allocates only moments in `kinds`."""
     pieces = []
     states = _adam(optimizer, stage).state
     for held in _held(named, optimizer, stage):
@@ -55,7 +55,7 @@ def state_pieces(
 
 
 def network_shards(named: Iterable[NamedParameter]) -> list[Shard]:
-    """Returns the shards of this rank's network: one for each dense parameter and each row of a stack of experts."""
+    """One shard for each dense parameter and each row of a stack of experts on this rank."""
     shards = []
     for one in named:
         stored: Any = getattr(one.parameter, "ds_tensor", one.parameter).data
@@ -69,10 +69,7 @@ def network_shards(named: Iterable[NamedParameter]) -> list[Shard]:
 
 
 def set_expert_state(named: NamedParameter, name: str, state: Mapping[str, Tensor], optimizer: Any, stage: int) -> None:
-    """Sets weight and moments, by kind, of the row `name` of a stack of experts, in the optimiser and in the network.
-
-    ZeRO stages 0 to 2 alone.
-    """
+    """Sets weight and moments of one row of a stack of experts, in optimiser and network; ZeRO stages 0 to 2 only."""
     assert named.stack is not None
     named.parameter.data[named.stack.names.index(name)].copy_(state["weight"])
     held = _held_of_row(named, name, optimizer, stage)
@@ -82,19 +79,19 @@ def set_expert_state(named: NamedParameter, name: str, state: Mapping[str, Tenso
 
 
 def updates_taken(optimizer: Any, stage: int) -> int:
-    """Steps that AdamW has counted; 0 before its first."""
+    """Steps counted by AdamW; 0 before its first."""
     return max((int(state["step"]) for state in _adam(optimizer, stage).state.values() if state), default=0)
 
 
 def go_on(optimizer: Any, stage: int, updates: int) -> None:
-    """Makes the network compute with the weights that were written, and sets AdamW's count to `updates`; collective."""
+    """Makes the network use the weights that were written, and sets AdamW's step count to `updates`; collective."""
     for state in _adam(optimizer, stage).state.values():
         state["step"].fill_(updates)
     use_weights(optimizer, stage)
 
 
 def use_weights(optimizer: Any, stage: int) -> None:
-    """Makes the network compute with the float32 weights that were written; collective."""
+    """Makes the network use the float32 weights that were written; collective."""
     if stage in (1, 2):
         optimizer.update_lp_params()
     elif stage == 3:
@@ -117,7 +114,7 @@ def _adam(optimizer: Any, stage: int) -> torch.optim.Optimizer:
 
 
 def _with_moments(states: Any, owner: Tensor) -> None:
-    """Gives a tensor the state that AdamW makes in its first step."""
+    """Gives a tensor the state that AdamW would create in its first step."""
     if not states[owner]:
         step = torch.zeros((), device=owner.device)
         states[owner] = {"step": step, **{kind: torch.zeros_like(owner, requires_grad=False) for kind in MOMENTS}}
@@ -153,7 +150,7 @@ def _held_of_row(named: NamedParameter, name: str, optimizer: Any, stage: int) -
 
 
 def _rows(held: _Held, stack: ExpertStack) -> Iterator[_Held]:
-    """Cuts a run of a stack at the borders of its rows."""
+    """Splits a run of a stack at the borders of its rows."""
     start, shape = held.region.start, held.region.shape[1:]
     size = math.prod(shape)
     for row in range(start // size, -(-(start + held.count) // size)):

@@ -1,4 +1,4 @@
-"""The exponential moving average of the weights, kept in the pieces in which the optimiser keeps the weights."""
+"""The exponential moving average of the weights, divided over ranks as the optimiser's master weights are."""
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -12,33 +12,32 @@ from trainer.model.parallel.state import StatePiece
 
 _WEIGHTS = ("weight",)
 _EXCHANGED_ELEMENTS = 2**24
-"""Elements of which a copy exists while weights and averages change places: 64 MiB."""
+"""Elements copied at once while weights and averages are exchanged: 64 MiB."""
 
 
 class MovingAverage:
     """average <- d average + (1 - d) weight after each optimiser step s, d = min(decay, (1 + s) / (10 + s)).
 
-    It is the average of the float32 master weights, under bf16, too: what is too small to change a rounded weight is
-    not lost. A rank averages the weights that its own optimiser updates: 4 bytes an element of its share, whatever the
-    size of the network.
+    It averages the float32 master weights, under bf16 too, so that changes too small for a rounded weight count. A rank
+    averages only the weights that its own optimiser updates: 4 bytes per element.
     """
 
     def __init__(self, engine: Engine, decay: float) -> None:
-        """Starts at the engine's present weights; `decay`, the largest, is in [0, 1)."""
+        """Starts from the engine's current weights; `decay`, the upper limit of d, is in [0, 1)."""
         self._engine, self._decay = engine, decay
         self._weights = _stretches(piece.tensor for piece in engine.state(_WEIGHTS))
         self._averages = {memory: weights.clone() for memory, weights in self._weights.items()}
 
     @torch.no_grad()
     def update(self, step: int) -> None:
-        """Takes in the weights after `step` optimiser steps, from 1, without a copy of them."""
+        """Includes the weights after `step` optimiser steps, from 1, without copying them."""
         decay = min(self._decay, (1 + step) / (10 + step))
         torch._foreach_lerp_([*self._averages.values()], [*self._weights.values()], 1 - decay)
 
     def state(self) -> list[StatePiece]:
-        """This rank's averages as rectangles of the whole parameters, of kind ``ema``; writing to them changes them.
+        """This rank's averages as rectangles of the whole parameters, of kind ``ema``, as views.
 
-        They are divided as the weights in the engine's state are, and follow an expert that has moved to another rank.
+        They are divided like the weights in the engine's state, and follow an expert that has moved to another rank.
         """
         weights = self._engine.state(_WEIGHTS)
         return [replace(piece, kind="ema", tensor=self._average_of(piece.tensor)) for piece in weights]
@@ -47,7 +46,7 @@ class MovingAverage:
     def in_place(self) -> Iterator[None]:
         """While entered, the network computes with the averages, in evaluation mode; collective.
 
-        Averages and master weights change places, and back at the end, bit for bit. Never entered between the micro
+        Averages and master weights are exchanged, and restored bit for bit at the end. Never enter it between the micro
         batches of a step.
         """
         self._exchange()
@@ -70,14 +69,14 @@ class MovingAverage:
                 average.copy_(kept)
 
     def _average_of(self, weight: Tensor) -> Tensor:
-        """Returns the averages of some master weights, as a view."""
+        """The averages of some master weights, as a view."""
         memory = _memory(weight)
         first = self._weights[memory].storage_offset()
         return self._averages[memory].as_strided(weight.size(), weight.stride(), weight.storage_offset() - first)
 
 
 def _stretches(views: Iterable[Tensor]) -> dict[int, Tensor]:
-    """Returns, by memory, one flat view from the first to the last element that any view of this memory has."""
+    """Maps the address of each memory to one flat view that covers all `views` into it."""
     stretches: dict[int, Tensor] = {}
     for view in views:
         first = view.storage_offset()

@@ -1,4 +1,4 @@
-"""Training through torch's fully sharded data parallelism (FSDP2): every rank keeps some rows of every parameter."""
+"""Training with torch's fully sharded data parallelism (FSDP2): every rank keeps some rows of every parameter."""
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -34,10 +34,10 @@ class FSDPEngine:
     """FSDP2.
 
     A block gathers its parameters before its forward pass and, if it has released them, before its backward pass. After
-    the backward pass it scatters the sums of their gradients. Each of these is one collective. Parameters of no block
-    are gathered first, kept, and scattered last. Weights, moments, sums and the moving average are float32; under bf16
-    a block computes with rounded copies. Where ranks share the matrices of a block, each of their parts is divided over
-    the ranks that see other examples.
+    the backward pass it reduce-scatters their gradients. Each of these is one collective. Parameters outside the blocks
+    are gathered first, kept, and reduced last. Weights, moments, gradient sums and the moving average are float32;
+    under bf16 a block computes with rounded copies. Under tensor parallelism each part of a matrix is divided over its
+    data ranks.
 
     Source: Zhao et al., "PyTorch FSDP: Experiences on Scaling Fully Sharded Data Parallel", 2023, section 3.
     """
@@ -95,7 +95,7 @@ class FSDPEngine:
 
     @contextmanager
     def evaluating(self) -> Iterator[None]:
-        """While entered, parameters outside the blocks stay whole, so that parts of the network can be called alone."""
+        """While entered, parameters outside the blocks stay gathered, so that parts of the network can be called."""
         self._units[-1].unshard()
         self.module.eval()
         try:
@@ -120,12 +120,12 @@ class FSDPEngine:
         return max((int(state["step"]) for state in self._optimizer.state.values()), default=0)
 
     def state_loaded(self, updates: int) -> None:
-        """Sets AdamW's count; the weights need nothing, as the parameters themselves were written to."""
+        """Sets only AdamW's step count, since the parameters themselves were written to."""
         for named in self._named:
             self._moments(named.parameter)["step"].fill_(updates)
 
     def weights_written(self) -> None:
-        """Does nothing, as the parameters themselves were written to."""
+        """Does nothing, since the parameters themselves were written to."""
 
     def gathered(self, shard: Shard, pieces: Iterable[StatePiece]) -> Tensor:  # noqa: ARG002
         raise AssertionError(f"{shard.name}: the network has no experts")
@@ -147,7 +147,7 @@ class FSDPEngine:
         policy = MixedPrecisionPolicy(
             param_dtype=torch.bfloat16 if config.precision == "bf16" else None,
             reduce_dtype=torch.float32,
-            cast_forward_inputs=False,  # the network rounds what may be rounded, and times may not
+            cast_forward_inputs=False,  # the network itself rounds its inputs, except times
         )
         settings: dict[str, Any] = {"mesh": self._mesh, "mp_policy": policy}
         blocks = [
@@ -157,7 +157,7 @@ class FSDPEngine:
         return [*blocks, fully_shard(self.module, reshard_after_forward=False, **settings)]
 
     def _gradients(self) -> tuple[list[Tensor], float]:
-        """This rank's rows of the averaged gradients, and the norm of the whole ones, each element counted once."""
+        """This rank's rows of the averaged gradients, and the norm of the whole gradient."""
         whole, parts = [], []
         for named in self._named:
             if named.parameter.grad is not None:
@@ -171,7 +171,7 @@ class FSDPEngine:
         return [*whole, *parts], float(squares.sqrt())
 
     def _region(self, named: NamedParameter) -> Region:
-        """Returns the region of this rank's rows: as many on every rank, but the last ranks may get fewer or none."""
+        """The region of this rank's rows; all ranks have as many, but the last may have fewer or none."""
         num_rows, *others = named.parameter.shape
         rows = -(-num_rows // self._group.size())
         first = min(self._group.rank() * rows, num_rows)
@@ -180,7 +180,7 @@ class FSDPEngine:
         return Region(tuple(whole), (first, *(0 for _ in others)), sizes, part=named.part)
 
     def _moments(self, parameter: Tensor) -> dict[str, Tensor]:
-        """AdamW's state of a parameter; the zeros that its first step would make, if it has none."""
+        """AdamW's state of a parameter; created with zeros, as its first step would, if there is none."""
         state = self._optimizer.state[parameter]
         if not state:
             state["step"] = torch.zeros((), device=parameter.device)
@@ -189,6 +189,6 @@ class FSDPEngine:
 
 
 def _rows(tensor: Tensor) -> Tensor:
-    """Returns this rank's rows of a divided tensor, which share its memory."""
+    """This rank's rows of a divided tensor, as a view."""
     assert isinstance(tensor, DTensor)
     return tensor.to_local()

@@ -1,4 +1,4 @@
-"""The protocol of training engines, and the rates and norms that they share."""
+"""The protocol of training engines, and the learning rates and norms that they share."""
 
 import math
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
@@ -17,11 +17,7 @@ from trainer.model.parallel.state import NamedParameter, Shard, StatePiece
 
 
 def sum_of_squares(tensors: Sequence[Tensor], like: Tensor) -> Tensor:
-    """Sum of the squares of all elements, 0 without tensors, in as many operations for a thousand tensors as for one.
-
-    The sum has the type and device of `like`; no tensor has a wider floating type. The squares of each tensor are
-    summed first, in the type of the sum.
-    """
+    """Sum of the squares of all elements, in the type and device of `like`, with a fixed number of operations."""
     if not tensors:
         return torch.zeros_like(like)
     return torch.stack(torch._foreach_norm(list(tensors), 2, dtype=like.dtype)).square().sum()
@@ -32,7 +28,7 @@ RATE = "rate"
 
 
 def groups_of_equal_rate(named: Sequence[NamedParameter], optim: OptimConfig) -> list[dict[str, Any]]:
-    """Returns optimiser groups by rate, ordered by :func:`trainer.config.sections.in_order`, then as in the network."""
+    """Optimiser groups by rate, ordered by :func:`trainer.config.sections.in_order`, then as in the network."""
     rates = [optim.rate_of(one.name if one.stack is None else one.stack.names[0]) for one in named]
     return [
         {"params": [one.parameter for one, own in zip(named, rates, strict=True) if own == rate], RATE: rate}
@@ -41,7 +37,6 @@ def groups_of_equal_rate(named: Sequence[NamedParameter], optim: OptimConfig) ->
 
 
 def set_learning_rate(optimizer: Any, lr: float) -> None:
-    """Sets the learning rate of every group to `lr` times the group's factor."""
     for group in optimizer.param_groups:
         group["lr"] = lr * group[RATE]
 
@@ -53,12 +48,12 @@ STATE = ("weight", *MOMENTS)
 
 @dataclass(frozen=True)
 class StepOutcome:
-    """What became of an optimiser step.
+    """Result of an optimiser step.
 
     Attributes:
-        norm: of the gradient before clipping, over all parameters and ranks, the same on every rank; infinite or NaN
-            where the gradient of any rank is.
-        reason: why the step was not taken; None if the weights were updated.
+        norm: of the gradient before clipping, over all parameters and ranks, the same on every rank; infinite or NaN if
+            any rank's gradient is.
+        reason: why the step was skipped; None if the weights were updated.
     """
 
     norm: float
@@ -66,7 +61,7 @@ class StepOutcome:
 
     @classmethod
     def judged(cls, norm: float, objection: Callable[[float], str | None]) -> Self:
-        """Returns the outcome of a step by the norm of its gradient; a step whose norm is not finite is never taken."""
+        """The outcome for a gradient norm; a step whose norm is not finite is always skipped."""
         reason = objection(norm)
         if reason is None and not math.isfinite(norm):
             reason = "the gradient is not finite"
@@ -74,27 +69,26 @@ class StepOutcome:
 
     @property
     def taken(self) -> bool:
-        """Whether the weights were updated."""
         return self.reason is None
 
 
 class Engine(Protocol):
-    """Holds the network and its optimiser, in whatever pieces, and takes optimiser steps.
+    """Holds the network and its optimiser, possibly divided over ranks, and takes optimiser steps.
 
     Attributes:
-        module: the network as it was given.
+        module: the network itself.
     """
 
     module: Network
 
     @property
     def model(self) -> Callable[..., Tensor]:
-        """The network to call in training."""
+        """The network as called in training."""
         ...
 
     @property
     def group_names(self) -> Mapping[str, str]:
-        """Meaning of each process group of this rank, for traces."""
+        """Meaning of each process group of this rank, by torch's name, for traces."""
         ...
 
     def backward(self, loss: Tensor) -> None:
@@ -110,38 +104,38 @@ class Engine(Protocol):
 
         Args:
             lr: learning rate.
-            objection: called once with the norm of the gradient, before anything is changed. It returns why the step
-                must not be taken, None if it may, and answers alike on all ranks.
+            objection: called once with the norm of the gradient, before anything changes. It returns why the step must
+                be skipped, or None, with the same result on all ranks.
 
         Returns:
-            The outcome. After an objection, weights, optimiser state and its count of updates are what they were.
+            The outcome. After an objection, weights, optimiser state and its update count are unchanged.
         """
         ...
 
     def shards(self) -> list[Shard]:
-        """Returns this rank's shard of each dense parameter and each matrix of an expert, in the network's order."""
+        """This rank's shard of each dense parameter and each matrix of an expert, in the network's order."""
         ...
 
     def evaluating(self) -> AbstractContextManager[None]:
-        """While entered, the network is in evaluation mode and computes with what :meth:`shards` holds; collective.
+        """While entered, the network is in evaluation mode and computes with the weights of :meth:`shards`; collective.
 
-        Whole forward passes and calls of parts of the network are both possible, on all ranks alike.
+        Whole forward passes and calls of parts of the network are both possible, if all ranks make the same calls.
         """
         ...
 
     def state(self, kinds: Collection[str] = STATE) -> list[StatePiece]:
-        """Weights and optimiser state of this rank, with zeros for what the first step would make.
+        """Weights and optimiser state of this rank; zeros for moments that the first step has yet to create.
 
-        Ranks that hold a copy of a parameter all give it; together they cover every parameter.
+        Ranks that hold a copy of a parameter all return it; together they cover every parameter.
 
         Args:
-            kinds: the wanted kinds of state; unwanted moments are not allocated.
+            kinds: the wanted kinds of state; other moments are not allocated.
         """
         ...
 
     @property
     def updates(self) -> int:
-        """Updates that the optimiser has taken so far; a skipped step is none."""
+        """Updates that the optimiser has taken so far, without skipped steps."""
         ...
 
     def state_loaded(self, updates: int) -> None:
@@ -153,18 +147,18 @@ class Engine(Protocol):
         ...
 
     def weights_written(self) -> None:
-        """Makes the network compute with the master weights, which were written to through :meth:`state`.
+        """Makes the network compute with master weights that were written to through :meth:`state`.
 
-        Collective, and never between the micro batches of a step. Optimiser state and its count stay as they are.
+        Collective, and never between the micro batches of a step. Optimiser state and update count are unchanged.
         """
         ...
 
     def gathered(self, shard: Shard, pieces: Iterable[StatePiece]) -> Tensor:
-        """Joins the parts that the replicas of an expert parameter keep of one kind of its state; collective over them.
+        """Joins the parts of one kind of an expert parameter's state over its replicas; collective over them.
 
         Args:
             shard: of the expert parameter.
-            pieces: this rank's part of it, divided as in :meth:`state`; the kind need not be one that the engine keeps.
+            pieces: this rank's part, divided as in :meth:`state`; the kind need not be one that the engine keeps.
 
         Returns:
             float32, in the parameter's shape.
@@ -184,11 +178,11 @@ class Engine(Protocol):
         ...
 
     def slot_to_expert(self) -> NDArray[np.int64]:
-        """Logical expert in each slot of an expert-parallel group, [MoE layers, experts]; empty where all is dense."""
+        """Logical expert in each slot of an expert-parallel group, [MoE layers, slots]; empty if all is dense."""
         ...
 
     def place(self, slot_to_expert: NDArray[np.int64]) -> None:
-        """Declares which expert every slot holds from now on; the slot's values then go by the name of that expert.
+        """Declares which expert every slot holds from now on; a slot's values are then named after that expert.
 
         Args:
             slot_to_expert: [MoE layers, slots]; the number of slots may differ from before. The values have already
