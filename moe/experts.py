@@ -26,7 +26,7 @@ from moe.dispatch.serving import Loans
 _BLOCK_ROWS = 512
 """Rows that are computed at once: enough for the matrix products, few enough for a cache to hold their inner layer."""
 _ALIGNMENT_BYTES = 16
-"""Of the rows of each operand of a grouped product."""
+"""Alignment in bytes of the rows of a grouped product's operands."""
 
 
 def takes_groups(rows_RD: Tensor, first_SFD: Tensor) -> bool:

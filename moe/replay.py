@@ -26,7 +26,7 @@ from moe.routing_trace import RoutingTrace
 
 EXPERT = "expert"
 PARTS = ("expert_rail", "expert_node")
-"""Meanings of the groups between and inside the nodes of an expert-parallel group."""
+"""Names of the groups between and inside the nodes of an expert-parallel group."""
 Groups = Mapping[str, tuple[int, ...]]
 
 

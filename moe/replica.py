@@ -272,7 +272,7 @@ def _overlaps(rows_RE: Ints, columns_EG: Ints) -> Ints:
 
 
 QUOTAS: dict[str, Callable[[Ints, Holders, int], Ints]] = {"even": even_quotas, "least_loaded": least_loaded_quotas}
-"""How the choices of an expert are split over its replicas, by the name in a run's configuration."""
+"""The rules that split an expert's choices over its replicas, by the name in a run's configuration."""
 
 
 def deal(map_TP: Any, quotas_EG: NDArray[np.int64], slots: Slots) -> None:

@@ -1,4 +1,4 @@
-"""Two simulations beside each other: of another trace, or of the scenario with a change."""
+"""Two simulations side by side: of a scenario with its own and with another trace, or with and without a change."""
 
 from collections.abc import Sequence
 from pathlib import Path

@@ -80,7 +80,7 @@ class Shared:
 
 
 _attached: list[SharedMemory] = []
-"""Memory in which arrays of this process lie, or lay."""
+"""Shared memory that holds, or held, arrays of this process."""
 
 
 def attached(handle: Handle) -> Any:

@@ -19,7 +19,7 @@ class NodeGroups:
 
 
 _divided: list[NodeGroups] = []
-"""Of the ranks as they are divided now: at most one."""
+"""Node groups of the current division of ranks; at most one."""
 
 
 def divide_nodes(expert_parallel: int, node_ranks: int) -> None:

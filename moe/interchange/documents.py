@@ -20,7 +20,7 @@ from netsim.foundation.documents import parse_json
 from netsim.foundation.refusal import Refusal
 
 MOST_EXPERTS = 2**16
-"""Of one layer, where a user does not say how many there are: a larger id is damage."""
+"""Most experts of one layer if a user does not give their number; a larger id is damage."""
 
 
 def read_document(path: Path, remedy: str) -> Any:

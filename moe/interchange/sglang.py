@@ -25,7 +25,7 @@ from netsim.foundation.refusal import Refusal
 _COUNT, _MAP, _IDS = "logical_count", "last_physical_to_logical_map", "topk_ids_of_layer"
 _REMEDY = "dump the distribution again"
 _MOST = 2**53
-"""Choices of an expert, of which numbers of 64 bits still tell each apart."""
+"""Most choices of an expert; larger numbers lose digits in 64-bit floats."""
 
 
 def read_distribution(

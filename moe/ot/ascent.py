@@ -22,13 +22,13 @@ _AS_HIGH = 1e-4
 Evaluate = Callable[[Tensor], tuple[Tensor, Tensor]]
 _FIRST_TEMPERATURE = 0.5
 _FIRST_DAMPING, _LAST_DAMPING = 0.3, 0.02
-"""Multiples of the loads that are added to Newton's matrix. Less at first overshoots, more at last is slow."""
+"""Multiples of the loads added to Newton's matrix: a smaller first one overshoots, a larger last one is slow."""
 _CORRECTIONS = 2
-"""Quadratic evaluations."""
+"""Evaluations of the quadratic plan."""
 _UNIFORM = 1e-7
-"""Rows of the uniform plan that are added to the entropic ones."""
+"""Share of the uniform plan that is added to entropic plans."""
 _WIDTH = 8
-"""Entries among which a row's threshold is sought; four times its mass, where that is more."""
+"""Least number of entries among which a row's threshold is searched; four times its mass if that is more."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -18,7 +18,7 @@ _BITS_PER_S = {"Mbps": 1e6, "Gbps": 1e9, "Tbps": 1e12}
 _PER_SECOND = {"ns": 1e9, "us": 1e6, "ms": 1e3}
 _RATES = re.compile(r"intra=([\d.]+)([MGT]bps),inter=([\d.]+)([MGT]bps)(?:,latency=([\d.]+)(ns|us|ms))?")
 _MOST_COST = 1e100
-"""Of a move, so that sums over the tokens of any trace are finite."""
+"""Largest cost of a move, so that sums over the tokens of any trace are finite."""
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from netsim.foundation.marks import Frames, HeatMap
 from netsim.foundation.page import Block, Figure, Section
 
 MOST_ROWS = 64
-"""Experts of a layer that still have a row each; more are added up by rank."""
+"""Most experts of a layer with a row each; more are added up by rank."""
 _EXPONENT = 0.6  # brings out the small shares, which are many
 _MOST_MAPS = 6
 _MOST_NUMBERED = 24

@@ -19,7 +19,7 @@ from netsim.foundation.marks import BLUE, GREY, INK, RED, SOFT, Dots, Line, Mark
 from netsim.foundation.page import Block, Facts, Figure, Note, Section, Table, page
 
 _APART = 0.08
-"""Distance of points that are named, in parts of the curve's width and height."""
+"""Least distance of named points, as a share of the curve's width and height."""
 
 
 def tradeoff_section(

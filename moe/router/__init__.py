@@ -31,7 +31,7 @@ ROUTERS: dict[type[Section], type[PortableRouter[Any]]] = {
     ExpertChoiceRouterConfig: ExpertChoiceRouter,
     SparseOTRouterConfig: SparseOTRouter,
 }
-"""The router of each class of settings."""
+"""Routers by their settings."""
 
 
 def build(

@@ -15,7 +15,7 @@ from moe.router.capacity import keep_largest, map_of, slots_per_expert
 from moe.router.portable import PortableRouter, Selection
 
 _NO_MASS = -1e4
-"""Logarithm of an entry that counts nowhere; finite, so that nothing becomes NaN where all tokens are padding."""
+"""Logarithm of an entry without mass; finite, so that no NaN arises if all tokens are padding."""
 
 
 class ExpertChoiceRouter(PortableRouter[ExpertChoiceRouterConfig]):

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 _APART = 1.0
-"""What keeps the keys of experts that a token did not choose below those of its choices, whatever the ties."""
+"""Offset that keeps the keys of unchosen experts below those of chosen ones."""
 
 
 def slots_per_expert(choices: int, num_experts: int, factor: float) -> int:

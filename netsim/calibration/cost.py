@@ -23,7 +23,7 @@ import numpy as np
 from scipy.optimize import nnls
 
 Last = Literal["local", "bridge", "none"]
-"""The last term of the formula; none where all measurements are of one number of ranks, which cannot tell."""
+"""The last term of the formula; none if all measurements are of one number of ranks, which cannot determine it."""
 
 MOST_REGIMES = 3
 _HUBER = 0.05
@@ -31,7 +31,7 @@ _HUBER = 0.05
 _ROUNDS = 8
 _TERMS = 4
 _POINTS = 3
-"""Measurements for each factor and each border of regimes."""
+"""Least measurements for each factor and each border between regimes."""
 
 
 class Regime(NamedTuple):
@@ -138,7 +138,7 @@ def _best(op: str, points: Points, last: Last) -> tuple[float, Cost]:
 
 
 def _factors(points: Points) -> int:
-    """Returns how many factors of a regime the measurements can tell apart."""
+    """Returns how many factors of a regime the measurements can determine."""
     return _TERMS if len(np.unique(points.ranks)) > 1 else 2
 
 

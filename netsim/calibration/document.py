@@ -64,7 +64,7 @@ class Spread(Section):
 
 
 class Prediction(NamedTuple):
-    """Time of a collective and its interval of 90 %, microseconds; extrapolated: size or ranks were not measured."""
+    """Predicted time of a collective and its 90 % interval, us; `extrapolated` beyond measured sizes and ranks."""
 
     time_us: float
     low_us: float

@@ -13,7 +13,7 @@ from netsim.foundation.refusal import Refusal
 
 COVERAGE = 0.9
 _NEIGHBOURS = 19
-"""Measurements near a size whose errors bound its own; 18 of 19 lie within a bound of 90 % (Vovk et al., 2005)."""
+"""Measurements near a size from which its bound is computed: 18 of 19 make a bound of 90 % (Vovk et al., 2005)."""
 
 Key = tuple[Operation, int, int | None]
 

@@ -12,7 +12,7 @@ from netsim.workload.kineto.convert import PROFILES, import_kineto
 from netsim.workload.records import Record, Trace, read_trace
 
 Operation = Literal["all_reduce", "all_gather", "reduce_scatter", "all_to_all", "broadcast", "dispatch", "combine"]
-"""What is measured; dispatch and combine are those of a mixture of experts."""
+"""Measured operations; dispatch and combine are those of a mixture of experts."""
 OPERATIONS: tuple[Operation, ...] = get_args(Operation)
 _SPELT: dict[str, Operation] = {**{op: op for op in OPERATIONS}, "alltoall": "all_to_all"}
 _TIME = re.compile(r"[0-9]{1,12}(\.[0-9]{1,18})?(e[+-]?[0-9]{1,2})?")
@@ -122,7 +122,7 @@ def _of_deepep(path: Path, lines: Sequence[str]) -> Iterator[Measurement]:
 _RANK = re.compile(r"#\s+Rank\s+(\d+)\s+(?:Group\s+\d+\s+)?Pid\s+\d+\s+on\s+(\S+)\s+device\s+\d+\s+\[[^]]*]\s*(.*)")
 _TEST = re.compile(r"#.*\b(all_reduce|all_gather|reduce_scatter|alltoall|broadcast)_perf")
 _OUT_OF_PLACE = -8
-"""Place of the time in a row, which ends with time, two bandwidths and errors, out of place and in place."""
+"""Position, from the end of a row, of the out-of-place time; time, two bandwidths and errors occur twice."""
 
 
 def _of_nccl_tests(path: Path, lines: Sequence[str]) -> Iterator[Measurement]:

@@ -33,7 +33,7 @@ class MeasuredCollectives(NamedTuple):
 
 
 class Calibrated:
-    """Schedules in which a collective within one host takes its measured time and sends nothing."""
+    """Schedules in which a collective within one host takes its measured time and sends no messages."""
 
     def __init__(self, schedules: Schedules, calibration: Calibration, mapping: RankMap) -> None:
         self._schedules, self._calibration, self._mapping = schedules, calibration, mapping

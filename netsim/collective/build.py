@@ -53,7 +53,7 @@ ALGORITHMS: dict[str, dict[str, CollectiveAlgorithm]] = {
     },
     "broadcast": {"tree": tree_broadcast, "ring": ring_broadcast, "direct": direct_broadcast},
 }
-"""Beside those of `IN_COLUMNS`."""
+"""Algorithms by operation and name, besides those of `IN_COLUMNS`."""
 
 
 MOST_MESSAGES = 1 << 24

@@ -21,7 +21,7 @@ from netsim.topology.mapping import RankMap
 from netsim.topology.protocol import Topology, paths
 
 Orders = tuple[tuple[int, ...], ...]
-"""For each channel the participants in their order."""
+"""The order of the participants in each channel."""
 
 CHANNELLED = {
     ("all_reduce", "ring"),
@@ -89,7 +89,7 @@ def side_by_side(schedules: Sequence[MessageColumns], found: Orders) -> MessageC
 
 
 COLLISIONS = 1.4
-"""How much longer links out of a full leaf take under spraying than evenly loaded: 1.3 to 1.6 in halving-doubling."""
+"""Factor by which collisions under spraying lengthen the service of a full leaf's links; measured: 1.3 to 1.6."""
 
 
 def size_of(operation: Operation) -> int:

@@ -21,15 +21,15 @@ _BASE_US = {"tree": (6.8, 14.0, 8.4), "ring": (6.6, 14.0, 8.4), "pat": (8.0, 8.0
 _NVLINK_US = {"tree": (0.6, 1.25, 4.0), "ring": (0.6, 1.9, 3.4), "pat": (0.0, 0.0, 4.0)}
 _NETWORK_US = {"tree": (5.0, 8.5, 14.0), "ring": (2.7, 4.0, 14.0), "pat": (0.0, 0.0, 14.0)}
 _POST_US = 1.0
-"""Least time of a step within a host while the ring goes through several hosts; three times that for Simple."""
+"""Least time of a step within a host if the ring spans several hosts; three times as long for Simple."""
 _MOST_LL_GB = (141.0, 39.0, 20.4)
-"""Gigabytes a second of LL within one host, on two, on more."""
+"""Most gigabytes a second of LL within one host, on two hosts, and on more."""
 _TREE_PARTS = (
     (1, 1, 1, 1, 0.9, 0.8, 0.7, 0.7, 0.7, 0.7, 0.6, 0.5, 0.4, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1, 1, 1, 1),
     (1, 1, 1, 1, 1, 0.9, 0.8, 0.8, 0.8, 0.7, 0.6, 0.6, 0.6, 0.6, 0.6, 0.6, 0.8, 0.9, 0.9, 0.9, 0.9, 1, 1),
     (0.9, 0.9, 0.9, 0.9, 0.9, 0.9, 0.9, 0.8, 0.7, 0.6, 0.6, 0.5, 0.5, 0.5, 0.5, 0.6, 0.7, 0.8, 0.7, 0.7, 0.8, 0.9, 0.9),
 )
-"""Of the bandwidth of a tree, by protocol and power of two of the size from 64 B."""
+"""Share of a tree's bandwidth, by protocol and power of two of the size from 64 B."""
 _PLATEAU = 1.4
 _ALGORITHMS = {
     "all_reduce": ("tree", "ring"),

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 
 class Operation(NamedTuple):
-    """One collective among `size` participants 0..size-1, without its algorithm."""
+    """One collective among participants 0..size-1: what must move, without the algorithm."""
 
     op: str  # all_reduce, all_gather, reduce_scatter, all_to_all, broadcast, send or barrier
     size: int  # number of participants

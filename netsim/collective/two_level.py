@@ -13,7 +13,7 @@ from netsim.collective.protocol import Message, Operation
 
 Blocks = tuple[int, ...]
 _ADD, _GATHER = -1, 0
-"""Part that a member of a ring passes on first, counted from its own: to add the parts up, or to gather them."""
+"""Offset, from its own part, of the part that a ring member sends first: to add parts up, or to gather them."""
 
 
 def two_phase_all_to_all(operation: Operation) -> list[Message]:
@@ -102,19 +102,19 @@ def _hosts_and_columns(operation: Operation) -> tuple[list[Blocks], list[Blocks]
 
 
 def _within(schedule: Schedule, hosts: Sequence[Blocks], columns: Sequence[Blocks], first: int) -> None:
-    """A ring within each host; its part number l is all blocks of column l."""
+    """Adds a ring within each host, whose part l consists of the blocks of column l."""
     for members in hosts:
         _ring(schedule, members, columns, len(members) - 1, first)
 
 
 def _between(schedule: Schedule, columns: Sequence[Blocks], first: int, turns: int = 1) -> None:
-    """A ring within each column, so many times round; each member has its own block."""
+    """Adds `turns` rounds of a ring within each column, in which each member has its own block."""
     for members in columns:
         _ring(schedule, members, [(block,) for block in members], turns * (len(members) - 1), first)
 
 
 def _ring(schedule: Schedule, members: Blocks, parts: Sequence[Blocks], rounds: int, first: int) -> None:
-    """In each round every member passes on the part that it got in the round before."""
+    """Adds a ring: in each round every member sends the part that it received in the round before."""
     for turn in range(rounds):
         for place, member in enumerate(members):
             following = members[(place + 1) % len(members)]

@@ -20,7 +20,7 @@ REFERENCE_PS = 12 * 10**6
 REFERENCE_BYTES = 150_000
 """Its bandwidth-delay product, at 100 Gbps."""
 PROMPT_PS = 10**6
-"""A packet delayed by less met no queue."""
+"""A packet delayed by less than this met no queue."""
 PROPORTIONAL, FAIR, STEADY, FAST = 4.0, 5.0, 0.15, 0.25
 """Gains: packets in a round trip without delay; packets times acknowledged share of the window; packets a period; share
 of the acknowledged bytes."""
@@ -28,11 +28,11 @@ DECREASE, LARGEST_DECREASE = 0.8, 0.5
 AVERAGE = 0.0125
 """Weight of the newest delay in the average."""
 PERIOD_PACKETS = 8
-"""The window is brought up to date after so many packets or one round trip."""
+"""Packets after which, or else one round trip, the window is updated."""
 VERY_LONG = 4.0
-"""A delay of so many targets lets the window adapt quickly."""
+"""Multiple of the target delay from which quick adapt acts."""
 LARGEST_WINDOW = 1.5
-"""In bandwidth-delay products."""
+"""Largest window in bandwidth-delay products."""
 TRIM_SHARE = 0.75
 """Target as a share of the network's round trip where switches trim."""
 

@@ -112,7 +112,7 @@ class Selective:
         self.in_flight = 0
 
     def pending(self) -> bool:
-        """Whether a packet is lost, or not yet sent."""
+        """Whether a packet waits to be sent, for the first time or again."""
         return bool(self._lost) or self._next < self._packets
 
     def take(self, serial: int) -> int:

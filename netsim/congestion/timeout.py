@@ -12,7 +12,7 @@ from netsim.foundation.settings import Section
 from netsim.foundation.units import Duration, format_time, parse_time
 
 AUTO = 0
-"""A timeout that is estimated from round trips."""
+"""Value of a timeout that is estimated from round trips."""
 
 
 def _auto_or_time(value: object) -> int:
@@ -75,7 +75,7 @@ class Timeout:
         self._estimates = config.timeout == AUTO
         self._smoothed_8 = self._deviation_4 = 0
         self.fruitless = 0
-        """Timeouts in a row without progress."""
+        """Timeouts in a row since the last progress."""
 
     def lasts_ps(self) -> int:
         """The present timeout in ps, doubled for each timeout in a row without progress."""

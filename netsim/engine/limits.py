@@ -65,7 +65,7 @@ class Pulse(NamedTuple):
 
 
 class Clock:
-    """The wall time of one run, which engines look at now and then; `report` gets its state about once a second."""
+    """The wall time of one run, which engines check now and then; `report` gets the run's state about once a second."""
 
     def __init__(self, limits: LimitsConfig, report: Callable[[Pulse], None] | None = None) -> None:
         now_s = time.monotonic()
@@ -89,7 +89,7 @@ _REMEDIES = {
     "refused": "let fewer packets be in flight (congestion) or headers be smaller, or raise recovery.timeout or "
     "limits.fruitless",
 }
-"""What to change, by limit."""
+"""The remedy for each limit."""
 
 
 class Waiting(NamedTuple):
@@ -102,7 +102,7 @@ class Waiting(NamedTuple):
 
 
 Which = Literal["simulated", "wall", "fruitless", "refused"]
-"""A limit; refused: that of fruitless rounds, while it is that of timeouts which fruitless stands for."""
+"""A limit that was reached: `fruitless` counts timeouts, `refused` fruitless rounds; one setting serves both."""
 
 
 def reached(limits: LimitsConfig, which: Which, pulse: Pulse, waiting: Waiting) -> LimitError:

@@ -1,4 +1,4 @@
-"""What a run records over time on request: bytes on each link, and windows of chosen flows; alike in every engine."""
+"""Recordings over time on request: bytes on each link, and windows of chosen flows; equal in every engine."""
 
 from collections.abc import Sequence
 from typing import Annotated, NamedTuple
@@ -10,7 +10,7 @@ from netsim.foundation.settings import Section
 from netsim.workload.tasks import TaskColumns
 
 MOST_FLOWS = 64
-"""Messages between chosen ranks whose first flow is recorded: those that come first in the workload."""
+"""Most messages between chosen ranks whose first flow is recorded, in the workload's order."""
 MOST_SAMPLES = 1024
 """Samples of a flow; whenever they are as many, every other one goes, and from then on half as many are taken."""
 SAMPLE = np.dtype([(name, np.int64) for name in ("time_ps", "window", "in_flight", "round_trip_ps")])

@@ -23,7 +23,7 @@ UNREADABLE = (
     *(SyntaxError, TokenError),  # of a header, which numpy reads as Python
     *(RuntimeError, NotImplementedError, zipfile.BadZipFile, zlib.error, struct.error),  # of an archive
 )
-"""What numpy and zipfile raise over a file that holds no plain array: damaged, pickled, or larger than any memory."""
+"""Exceptions of numpy and zipfile for files without plain arrays: damaged, pickled, or larger than any memory."""
 
 
 @contextmanager

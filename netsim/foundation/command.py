@@ -102,7 +102,7 @@ class Program:
     description: str
     epilog: str | None = None
     prog: str = field(default="", kw_only=True)
-    """How its help calls it, if not python -m NAME."""
+    """How help calls the program, if not python -m NAME."""
 
     def parser(self) -> "Parser":
         """The parser of the command line; options of a verb are added when it is used."""

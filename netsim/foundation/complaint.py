@@ -20,7 +20,7 @@ M = TypeVar("M", bound=BaseModel)
 _MOST_FIELDS = 4
 """Further wrong fields that a complaint names."""
 _FIELD = re.compile(r"\S+")
-"""Of the head of a problem that names a field."""
+"""The first word of a problem, which names the field."""
 _TYPES = {
     "int": "a whole number",
     "float": "a number",
@@ -34,7 +34,7 @@ _TYPES = {
     "model": "settings, such as {key: value}",
     "path": "a path",
 }
-"""What is wanted, by the first word of the type of an error."""
+"""What is expected, by the first word of an error's type."""
 
 
 class Complaint(NamedTuple):

@@ -18,10 +18,10 @@ from netsim.foundation.shipped import located, nearest
 
 MOST_LEVELS = 100
 MOST_VALUES = 1_000_000
-"""Of a document whose parts stand in several places, each of them counted."""
+"""Most values of a document; a part that stands in several places counts each time."""
 LARGEST = 2**63 - 1
 MISTAGGED = (AttributeError, KeyError, IndexError, TypeError)
-"""What PyYAML raises besides its own errors where a value is not what its tag says, such as !!bool x."""
+"""What PyYAML raises, besides its own errors, for a value that does not match its tag, such as !!bool x."""
 TOO_LARGE = "the number has more than 64 bits"
 TOO_DEEP = f"lists and sections are nested more than {MOST_LEVELS} deep"
 _LONG = re.compile(r"\d{19}")

@@ -20,7 +20,7 @@ _OF_EXTRA = {
     "wandb": ("wandb",),
 }
 EXTRAS = {package: extra for extra, packages in _OF_EXTRA.items() for package in packages}
-"""Extra of each package, by the name that it is imported under."""
+"""Extra of each package, by the package's import name."""
 
 
 def require(package: str, *, field: str, otherwise: str = "") -> None:

@@ -8,7 +8,7 @@ import yaml
 Node = dict[str, Any]
 
 ENTRY = "N"
-"""Stands in a dotted key for the place in a list."""
+"""Placeholder in a dotted key for a list's index."""
 EITHER = " | "
 _BOUNDS = (("minimum", "≥"), ("exclusiveMinimum", ">"), ("maximum", "≤"), ("exclusiveMaximum", "<"))
 _NAMES = {"integer": "int", "number": "float", "string": "text", "boolean": "true | false", "null": "null"}

@@ -8,7 +8,7 @@ from netsim.foundation.files import reading
 from netsim.foundation.refusal import Refusal
 
 MOST = 2**62
-"""Numbers in files stay below this, so that sums of bytes and of picoseconds keep to 64 bits."""
+"""Upper limit of numbers in files, so that sums of bytes and of picoseconds fit into 64 bits."""
 
 _WHOLE = re.compile(r"[0-9]{1,19}")
 

@@ -24,7 +24,7 @@ AMOUNTS = ("#ffffff", "#c6dbef", "#6baed6", "#2171b5", "#08306b")
 DEVIATIONS = ("#2166ac", "#92c5de", "#f8f8f8", "#f4a582", "#b2182b")
 """Colours of a map: blue below the middle, red above it."""
 _MOST_STROKES = 1000
-"""Of one look, as shapes that a viewer can still scale."""
+"""Most strokes of one style that are drawn as shapes, which a viewer can still scale."""
 
 
 class Mark(Protocol):

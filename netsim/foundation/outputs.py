@@ -13,7 +13,7 @@ from pathlib import Path
 from netsim.foundation.refusal import Refusal
 
 OPTION = "--overwrite"
-"""Replaces what another verb wrote."""
+"""The option that lets a verb replace other contents."""
 _BEGINNING = 4096
 _NAMED = 3
 

@@ -23,9 +23,9 @@ if TYPE_CHECKING:
 _BY_SCHEME = {INK: "ink", SOFT: "soft", RULE: "line", FAINT: "faint", PAPER: "paper", BLUE: "accent"}
 _COLOUR = re.compile(r"(?<=[:\"] )(?:%s)|(?<=[:\"])(?:%s)" % (("|".join(_BY_SCHEME),) * 2))
 _MOST_COLUMNS = 6
-"""Large numbers beside each other; more of them are in rows that are as full as each other."""
+"""Most large numbers in a row; more are spread over rows of about equal length."""
 MOST_OPTIONS = 8
-"""Of a choice, as many as the style sheet knows."""
+"""Most options of a choice; the style sheet has rules for this many."""
 
 
 @dataclass(frozen=True)

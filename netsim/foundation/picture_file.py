@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "PPM", "GIF")
-"""That are decoded. Pillow knows others, such as EPS, which it hands to a program outside."""
+"""Formats that are decoded; others of Pillow's, such as EPS, would start external programs."""
 
 
 class BadPicture(ValueError):  # noqa: N818  it is what the file holds

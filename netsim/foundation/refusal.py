@@ -6,7 +6,7 @@ from difflib import get_close_matches
 from pathlib import Path
 
 _MOST_CHARACTERS, _ENDS = 1000, 200
-"""Of a part of a message, and what is kept of each end of a longer one."""
+"""Most characters of a part of a message, and characters kept of each end of a longer one."""
 
 
 class Refusal(ValueError):  # noqa: N818  it is what the user reads
@@ -76,7 +76,7 @@ def problem_and_remedy(error: ValueError) -> tuple[str, str]:
 
 
 def lies_in(error: BaseException | None, folder: Path) -> bool:
-    """Whether an error, or an error that it was raised from, is about a folder or a file in it."""
+    """Whether an error, or an error from which it was raised, concerns a folder or a file in it."""
     while error is not None:
         if isinstance(error, Refusal) and error.file and folder in (Path(error.file), *Path(error.file).parents):
             return True

@@ -84,7 +84,7 @@ def _listed(section: type[BaseModel]) -> dict[str, str]:
 
 @cache
 def _below_fields(module: str) -> dict[str, dict[str, str]]:
-    """The texts under the fields of a module's classes, by class and field."""
+    """The texts below the fields of a module's classes, by class and field."""
     source = Path(inspect.getfile(sys.modules[module])).read_text(encoding="utf-8")
     found: dict[str, dict[str, str]] = {}
     for node in ast.walk(ast.parse(source)):

@@ -60,7 +60,7 @@ def _sections_of(field: FieldInfo) -> list[type[BaseModel]]:
 
 
 def with_kinds(model: type[BaseModel], document: Any) -> Any:
-    """A document in which sections without a kind have that of their default, and what the default sets besides.
+    """Adds the default kind to sections without one, and the default's other settings.
 
     A section that names a class has no kind.
     """

@@ -16,9 +16,9 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 WIDE, GAP, LINE, TALLEST = 11.0, 0.09, 0.16, 1.5
-"""Inches of a sheet, between its pictures, of a line of words, and of the tallest picture."""
+"""Inches: width of a sheet, gap between pictures, height of a line of words, and of the tallest picture."""
 LETTER = 0.085
-"""Inches of a letter, at most."""
+"""Greatest width of a letter in inches."""
 DOTS = 160
 """Dots of a picture per inch."""
 

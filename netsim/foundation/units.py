@@ -10,7 +10,7 @@ from pydantic import BeforeValidator, PlainSerializer, WithJsonSchema
 PICOSECONDS_PER_SECOND = 10**12
 
 MOST = 10**18
-"""Bits per second, bytes or picoseconds of a quantity, so that sums of some of them keep to 64 bits."""
+"""Largest quantity in bits per second, bytes or picoseconds, so that sums of some fit into 64 bits."""
 
 _RATES = {"bps": 1, "kbps": 10**3, "Mbps": 10**6, "Gbps": 10**9, "Tbps": 10**12}
 _SIZES = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}

@@ -30,7 +30,7 @@ _MOST_LANES = 6
 _LANE, _BETWEEN = 0.11, 0.1
 """Height of a lane and of the gap between operations, in inches."""
 _SPOTS = 1200
-"""Bars that are closer than this part of the picture's width are drawn as one."""
+"""Parts of the picture's width; bars closer than one part are drawn as one."""
 ROLLOUT = "rollout"
 _FILLS = {ROLLOUT: RED, "forward": BLUE, "backward": LIGHT_BLUE, "optimizer": GREY}
 _OTHER = "#7a7f85"

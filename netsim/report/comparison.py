@@ -136,7 +136,7 @@ PICTURES = {
         "Share of all flows, over all seeds, that complete within a time from their own start.",
     ),
 }
-"""In the order of the page."""
+"""Pictures in the order of the page."""
 _NOTE = (
     "Every run has a lower bound of its own. flow p99: 99th percentile of the completion times of flows. Longest "
     "queue: the maximum over all seeds, including the packet in service. Reordered: share of the packets that arrive "

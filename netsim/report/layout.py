@@ -14,7 +14,7 @@ _MOST_HOST_STROKES = 256
 _MOST_STROKES_A_FAN = 12
 _SLOW_LAYOUT = 120
 _HOST_ROOM = 0.55
-"""Height of the hosts' links, in tiers."""
+"""Height, in tiers, of the links to hosts."""
 
 
 class Stroke(NamedTuple):

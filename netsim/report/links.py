@@ -14,7 +14,7 @@ from netsim.report.summary import colours, extreme_runs, extremes, summarise, ti
 from netsim.simulation.results import Results, Run
 
 _BUSY = ("#b9c9d6", "#7db4da", "#3f8fc6", "#6a51a3", "#a8477a", "#d55e00")
-"""Colours from hardly busy to the busiest, all of them visible on a light and on a dark page."""
+"""Colours from idle to busiest, visible on light and on dark pages."""
 _UNUSED = "#a9b2bb"
 _LEVELS = 20
 _MOST_NUMBERED = 16
@@ -118,7 +118,7 @@ def _fabric(results: Results, fabric: Drawing, name: str, used: Usage, reach: fl
 
 
 def _strokes(strokes: Sequence[Stroke], shares: np.ndarray, width: float) -> list[Strokes]:
-    """Lines of one colour are one shape; the busiest lie on top, and are wider."""
+    """Draws lines of one colour as one shape; the busiest are on top and wider."""
     levels: dict[int, list[Stroke]] = {}
     for stroke in strokes:
         share = float(np.mean(shares[list(stroke.links)]))

@@ -17,9 +17,9 @@ import numpy as np
 from netsim.simulation.results import Results, Run, replacing
 
 MOST_SLICES = 10_000
-"""Slices of collectives kept of a transport, the earliest."""
+"""Most slices of collectives kept per transport, the earliest first."""
 MOST_FLOWS = 2_000
-"""Flows kept of a transport, the longest."""
+"""Most flows kept per transport, the longest first."""
 
 Event = dict[str, Any]
 

@@ -14,7 +14,7 @@ from netsim.foundation.terminal import Terminal
 from netsim.report.summary import in_unit, size_in_unit, time_unit
 
 AGREES = 0.25
-"""Difference, of what is simulated, from which a cause is named."""
+"""Least difference, relative to the simulated time, for which a cause is named."""
 _LAUNCH_US, _SHARED = 20.0, 0.5
 _LARGEST = 12
 _WIDE = 160

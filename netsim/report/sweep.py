@@ -16,9 +16,9 @@ SweepCell = tuple[Mapping[str, str], Mapping[str, Any]]
 """The values of a cell by dotted key, and the content of its results.json."""
 _PANELS_A_ROW = 4
 _EVEN = 0.005
-"""Times that differ by less than this share are even."""
+"""Times that differ by less than this share count as equal."""
 _STRONGEST = 1.0
-"""Binary logarithm of the ratio of times beyond which colours no longer change: one takes twice as long."""
+"""Binary logarithm of the ratio of times from which colours are saturated: one takes twice as long."""
 _WINS = ("#d55e00", "#f0b27a", "#f1f4f6", "#7fb2d8", "#0072b2")
 _CAPTION = (
     "The number says by how much the other group's fastest transport takes longer than that of the group that wins, in "

@@ -17,7 +17,7 @@ from netsim.simulation.results import Pair, Results, RunEvent
 
 SECONDS_BETWEEN_LINES = 10.0
 _WIDE = 240
-"""Columns where the output is no terminal: enough for every column of the table."""
+"""Width in columns if the output is no terminal: enough for all columns of the table."""
 
 
 @contextmanager
@@ -61,7 +61,7 @@ class PlainLines:
         self._next_s: dict[tuple[str, int], float] = {}
 
     def __call__(self, event: RunEvent) -> None:
-        """Takes note of the start of a run, or prints how far it is."""
+        """Records the start of a run, or prints its progress."""
         key, now_s = (event.transport, event.seed), time.monotonic()
         if (state := _state(event)) is None:
             self._next_s[key] = now_s + SECONDS_BETWEEN_LINES

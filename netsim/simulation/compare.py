@@ -157,9 +157,9 @@ def _killed_on_error(pool: ProcessPoolExecutor) -> Iterator[None]:
 
 
 _pulses: list[Any] = []
-"""In a worker: the queue for how far its run is."""
+"""Queue for the progress of this worker's run."""
 _layouts: list[Handle] = []
-"""In a worker: the layout that it shares."""
+"""Layout that this worker shares."""
 
 
 def _begin_worker(queue: Any, layout: Handle) -> None:

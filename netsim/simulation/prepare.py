@@ -193,7 +193,7 @@ def _workload(config: WorkloadConfig, topology: Topology, hosts: Sequence[int]) 
 
 
 MOST_RANKS = 4_000_000
-"""As many as links: each has a place of its own."""
+"""Most ranks, as many as links, so that each rank has a place."""
 
 
 def _places(scenario: Scenario, source: str, places: int) -> list[int]:

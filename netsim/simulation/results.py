@@ -46,7 +46,7 @@ _OUTSIDE_HASH = ("wall_s", "engine", "certified_allocations", "skipped_messages"
 
 
 class Run:
-    """The run of one transport with one seed. It keeps only the parts of outcome and spans that go into files.
+    """The run of one transport with one seed, reduced to the parts of outcome and spans that are written to files.
 
     Engine fluid is flow level; the bound holds for any packet-level run; `wall_s` includes preparation.
     """

@@ -57,9 +57,9 @@ _OF_RUNS = {
     *("transports", "seeds", "nic", "congestion", "recovery", "flow_control", "acknowledgement"),
     *("limits", "watch", "engine", "fast_forward"),
 }
-"""Sections of a scenario on which its layout does not depend; it does on all others."""
+"""Sections of a scenario that do not affect its layout."""
 _OF_LINKS = {"queue", "buffer", "failures", "link_errors"}
-"""Keys of a topology on which it does not."""
+"""Keys of a topology that do not affect the layout."""
 _MOST = 4
 
 

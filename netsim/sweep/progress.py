@@ -42,7 +42,7 @@ _GAUGES = {
     "runs_done": ("runs_done", "Finished runs, earlier included."),
     "packet_hops": ("packet_hops_done", "Packets times the links they passed, in the runs that this process finished."),
 }
-"""Name and meaning of the metric of each number of `Status`."""
+"""Name and meaning of the metric for each number of `Status`."""
 
 
 class Gauges:

@@ -182,9 +182,9 @@ class Machines:
         self._adapters = machines * config.adapters_per_host
         has_gpu_links = config.gpu_link_rate is not None
         self.hosts = machines * ends_of(config)
-        """Hosts of the protocol."""
+        """Hosts as `Topology` counts them."""
         self.ranks_per_host = config.ranks_per_host // config.adapters_per_host
-        """Ranks of an adapter."""
+        """Ranks per adapter."""
         self.gpus = GpuLinks(self._adapters, config.ranks_per_host) if has_gpu_links else None
         """Ends of the links of GPUs; None if they have none."""
         inner = (f"host{machine}.switch" for machine in range(machines if has_gpu_links else 0))

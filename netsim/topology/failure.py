@@ -74,7 +74,7 @@ class Rates:
     def __init__(self, topology: Topology, failures: Sequence[FailureConfig]) -> None:
         self.initial = [link.rate_bps for link in topology.links]
         self.changes: dict[int, list[tuple[int, int]]] = {}
-        """For links that change: times, and the rate from each time on; the first time is 0."""
+        """Times and rates of links that change; a rate holds from its time on, and the first time is 0."""
         self._by_link: dict[int, list[FailureConfig]] = {}
         for number, failure in enumerate(failures):
             for link in _links(topology, failure, number):

@@ -7,7 +7,7 @@ from netsim.draws import mix
 from netsim.topology.protocol import Path
 
 Outgoing = Sequence[Sequence[tuple[int, int]]]
-"""For each node its links, each with the node it leads to; every link has a reverse link."""
+"""Links of each node, with the node that each leads to; every link has a reverse link."""
 
 
 def distances(outgoing: Outgoing, starts: Sequence[int]) -> dict[int, int]:

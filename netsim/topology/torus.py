@@ -68,7 +68,7 @@ class TorusConfig(Section):
 
 
 _MOST_LINKS = 120
-"""Of a minimal route, so that a detour has fewer than 256."""
+"""Most links of a minimal route, so that a detour has fewer than 256."""
 
 
 class Torus(DetouredFabric):

@@ -69,7 +69,8 @@ class Transport:
     needs_packets = False
     """Whether path choice depends on queues or pauses, so that the flow-level engine cannot simulate it."""
     forgives_last_link = False
-    """Whether a packet trimmed in front of its receiver's own link counts as unmarked: no path would have spared it."""
+    """Whether a mark does not count if the packet was trimmed in front of its receiver's own link, which no path
+    avoids."""
     mark_above: int | None = None
     """Queue in bytes above which packets are marked, if the congestion control sets no threshold."""
 

@@ -275,10 +275,10 @@ class _Layout:
         self._program, self._ranks, self._schedules, self._groups = program, ranks, schedules, groups
         self._scale = scale
         self._here: list[int] = []
-        """For each rank the task after which it computes for `_passed_ps`."""
+        """The task of each rank after which it computes for `_passed_ps`."""
         self._passed_ps = 0
         self._left: list[int] = []
-        """For each rank the task that ends its last collective of a weight gradient."""
+        """The task of each rank that ends its last collective of a weight gradient."""
 
     def begin(self, start_ps: int) -> None:
         """Adds the start of all ranks."""

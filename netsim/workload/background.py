@@ -88,7 +88,7 @@ def read_sizes(path: Path) -> Sizes:
 
 
 MOST = 4 * 10**6
-"""Flows of a job."""
+"""Most flows of a job."""
 
 
 class BackgroundConfig(WorkloadSection):

@@ -19,7 +19,7 @@ _TRIGGER_KINDS = {"oneshot", "multishot", "barrier"}
 
 
 _UNNUMBERED = -1
-"""In place of the number of a message that has none."""
+"""Number of a message that has none."""
 
 
 class _Identity(NamedTuple):

@@ -60,13 +60,13 @@ class Program:
         self.tasks = Tasks()
         self.spans: list[Span] = []
         self.collectives: list[tuple[int, int]] = []
-        """The first message of each collective, and the end of its last, among the tasks."""
+        """The first message of each collective, and the end of its last message, as task indices."""
         self.recorded_ps: dict[int, int] = {}
         """Duration of each optimiser step in the recorded run, from the begin of its first collective; else empty."""
         self.traces: list[TraceOrigin] = []
         """The traces among the workloads, in the order of the jobs."""
         self.computed: list[Computed] = []
-        """Times of computing by measurements of a device."""
+        """Computation times from a device's measurements."""
 
     def wait(self, rank: int, after: Sequence[int], delay_ps: int = 0) -> int:
         """Adds a task that moves nothing and returns its index."""

@@ -15,11 +15,11 @@ from netsim.foundation.complaint import first_complaint
 from netsim.foundation.refusal import Refusal
 
 MOST_RANKS = 4_000_000
-"""As many as the largest fabric has links, and so at least as many as it has hosts."""
+"""Most ranks, as many as the largest fabric has links, and so at least as many as hosts."""
 
 Count = Annotated[int, Field(ge=0)]
 LONGEST_GAP_NS = 24 * 3600 * 10**9
-"""A day of computation between two collectives."""
+"""Longest computation between two collectives: a day."""
 Line = TypeVar("Line", bound=BaseModel)
 Splits = tuple[Count, ...] | None
 _REMEDY = "record or compute the trace again"
@@ -27,7 +27,7 @@ _ABOUT = attrgetter(
     *("group", "size1", "step", "phase", "op", "bytes_in", "bytes_out", "in_splits", "out_splits", "root", "peer"),
     *("asynchronous", "wait_seq", "flops", "memory_bytes", "products"),
 )
-"""What is checked of a record besides its rank and its place; most records say what one before them has said."""
+"""Checked fields of a record besides rank and place; most records repeat the values of an earlier one."""
 
 
 class Header(BaseModel, extra="forbid", frozen=True, strict=True):

@@ -16,7 +16,7 @@ COLUMNS = ("collective", "op", "flow_id", "src", "dest", "flow_size", "conn_type
 chunk_count and prev_flow_ids, which lists the ranks that the sender hears from and repeats what the parents say."""
 
 _OPERATIONS = {"1": "reduce_scatter", "2": "all_gather", "3": "all_reduce", "4": "all_to_all"}
-"""By the number in column op, a ComType of SimAI's ASTRA-sim."""
+"""Operations by the number in column op, a ComType of SimAI's ASTRA-sim."""
 _REMEDY = "write the file again with SimCCL"
 
 

@@ -147,7 +147,7 @@ def _everyones(records: NDArray[np.void], group: dist.ProcessGroup) -> tuple[NDA
 
 
 PART_BYTES = 10**9
-"""Of the values in one file, but for the size of one tensor."""
+"""Most bytes of values in one file, unless a single tensor is larger."""
 
 
 def write_averages(folder: Path, elements: int, step: int, rank: int, num_ranks: int) -> dict[str, FileRecord]:

@@ -59,7 +59,7 @@ def apply_override(path: Path, document: dict[str, Any], override: str) -> None:
 R = TypeVar("R", bound=BaseModel)
 
 REQUESTS = "configs/requests"
-"""Where the requests that come with the package are looked up by their names."""
+"""Folder of the packaged requests, which are found by name."""
 
 
 def load_request(path: Path, overrides: Sequence[str], kind: type[R], **changes: Any) -> R:

@@ -170,7 +170,7 @@ class RunConfig(Section):
     trace: TraceConfig = TraceConfig()
     """Steps whose collectives and routing are recorded, for simulation and placement."""
     observe: ObserveConfig = ObserveConfig()
-    """Where metrics go besides metrics.jsonl."""
+    """Destinations of metrics besides metrics.jsonl."""
     guard: GuardConfig = GuardConfig()
     """What is done about spikes of the loss, gradients that are not finite, hangs and slow ranks."""
 

@@ -36,4 +36,4 @@ def parts_of(config: AnyConfig) -> tuple[AnyConfig, ...]:
 
 
 __all__ = ["BadExamples", "Batch", "Dataset", "Examples", "write_shards"]
-"""What a class of a user's is written with; the package itself imports the kinds, too."""
+"""Names that a user's class needs; the package itself also imports the kinds."""

@@ -24,7 +24,7 @@ from trainer.data.protocol import Batch, Listed, Split, shuffled_splits
 NUM_DIGITS = 1797
 
 Rotation = Annotated[Literal[0, 90, 180, 270], Field(exclude_if=lambda degrees: degrees == 0)]
-"""0 is not written: runs from before digits could be turned keep their identity."""
+"""Omitted if 0, so that earlier runs keep their identity."""
 
 
 class DigitsConfig(Section):
@@ -206,7 +206,7 @@ TOY_SETS = {
 
 
 class NumbersConfig(Section):
-    """Examples that are nothing but their numbers: 0, 1, 2, ... without end, each dealt once."""
+    """Examples that are their own numbers: 0, 1, 2, ... without end, each dealt once."""
 
     shape: ClassVar[tuple[int]] = (1,)
     num_classes: ClassVar[int] = 0

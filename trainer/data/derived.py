@@ -20,7 +20,7 @@ from trainer.data.shard.index import INDEX, FolderIndex, completed
 
 
 class Accompanied(Dataset):
-    """A data set whose examples are those of `data` in another form; its other properties are those of `data`."""
+    """A data set with the examples of `data` in another form, and its other properties unchanged."""
 
     def __init__(self, data: Dataset) -> None:
         self.num_classes, self.shape, self.endless = data.num_classes, data.shape, data.endless
@@ -216,7 +216,7 @@ class ImbalanceConfig(Section):
 
 
 Imbalance = Annotated[ImbalanceConfig | None, Field(exclude_if=lambda imbalance: imbalance is None)]
-"""None is not written: runs from before there were any keep their identity."""
+"""Omitted if None, so that earlier runs keep their identity."""
 
 
 def check_imbalance(imbalance: ImbalanceConfig | None, num_classes: int) -> None:

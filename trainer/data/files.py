@@ -14,7 +14,7 @@ from netsim.foundation.files import files_digest
 from netsim.foundation.refusal import Refusal
 
 Lookup = Callable[[str, Callable[[], Any], Path | None], Any]
-"""From the arguments of :func:`found_once`, the value or ValueError of `find`, on whichever rank it ran."""
+"""Calls `find` on one rank; takes the arguments of :func:`found_once`, and returns or raises what `find` does."""
 
 
 def _alone(_key: str, find: Callable[[], Any], _folder: Path | None, /) -> Any:
@@ -51,7 +51,7 @@ def text_lines(file: Path, remedy: str = "correct data.path") -> list[str]:
 
 @contextmanager
 def looking_up_by(lookup: Lookup) -> Iterator[None]:
-    """While entered, data sets look at their files through `lookup`."""
+    """While entered, data sets examine their files through `lookup`."""
     token = _lookup.set(lookup)
     try:
         yield
@@ -62,10 +62,10 @@ def looking_up_by(lookup: Lookup) -> Iterator[None]:
 FILES = 1024
 """Most files of a data set that are sampled."""
 SAMPLE_BYTES = 1 << 26
-"""Read of all of them together at most; a file of no more than its equal share is read whole."""
+"""Most bytes that are read of all sampled files; a file no larger than its equal share is read whole."""
 BLOCK_BYTES = 1 << 14
 GROUPS = 4096
-"""Most digests of whole files of a data set; where there are more files, consecutive ones share one."""
+"""Most digests of whole files of a data set; with more files, consecutive ones share a digest."""
 _THREADS = 16
 
 

@@ -21,7 +21,7 @@ from trainer.data.protocol import Batch, Listed
 from trainer.data.shard.index import ClassNames, check_class_names
 
 UNSIGNED_BYTES = 8
-"""Type code of the magic number's third byte; the fourth is the number of dimensions."""
+"""Type code in the third byte of the magic number; the fourth byte is the number of dimensions."""
 SHUFFLE_SEED = 28
 IMAGES, LABELS = "images-idx3-ubyte", "labels-idx1-ubyte"
 REMEDY = "fetch the file again"

@@ -32,15 +32,15 @@ from trainer.data.shard.index import resolved_inside
 from trainer.data.shards import latents_of
 
 TOLERANCE = 1e-6
-"""By which the sum of shares may miss 1."""
+"""Largest deviation of the sum of shares from 1."""
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_]+$")]
-"""Of a source: it becomes the end of names of figures."""
+"""Name of a source, which becomes the suffix of its metrics."""
 
 
 class MixtureFile(JsonFile):
-    """Shares of sources, and what they were chosen by."""
+    """Shares of sources, and the figures by which they were chosen."""
 
     remedy: ClassVar[str] = "write it again, or give the shares in the configuration"
 
@@ -48,7 +48,7 @@ class MixtureFile(JsonFile):
     shares: Annotated[dict[Name, Share], Field(min_length=1)]
     """Share of the positions of training that each source takes; together 1."""
     figures: dict[str, Any] | None = None
-    """What the shares were chosen by, for a person."""
+    """Figures by which the shares were chosen, for display."""
 
     @model_validator(mode="after")
     def _make_one(self) -> Self:
@@ -64,14 +64,14 @@ def check_sum(shares: dict[str, float]) -> None:
 
 
 LISTED = 50_000
-"""Most examples of a source that are too many to be listed, where examples of the mixture are."""
+"""Examples of a source from which on examples of the mixture are not listed."""
 
 
 Shares = Annotated[
     dict[str, Share] | None,
     BeforeValidator(lambda shares: shares, json_schema_input_type=dict[str, Share] | Path | None),
 ]
-"""A file is read before; the schema says that it may be one."""
+"""Shares, or a file of them; the file is read before validation, and the schema allows it."""
 
 
 SHARED = {
@@ -81,7 +81,7 @@ SHARED = {
     "alphabet": "give each the data.alphabet of all letters",
     "num_classes": "give sources of the same classes, or set labels: source",
 }
-"""Facts that are the same of all sources, and remedies where they are not."""
+"""Facts that all sources must share, each with a remedy."""
 
 
 class MixtureConfig(Section):

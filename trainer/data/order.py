@@ -15,7 +15,7 @@ from trainer.data.protocol import Dataset, Mix, Split, id_of, source_of
 
 ROUNDS = 6
 SORTED = 1024
-"""Most numbers that are sorted."""
+"""Most numbers that are shuffled by sorting."""
 RECENT = 2
 """Epochs whose orders are kept: a batch may span two."""
 
@@ -109,7 +109,7 @@ BLOCK = 100
 RAREST = 1e-4
 """Smallest share that is dealt."""
 UNIT = 10**12
-"""Of which shares are counted, so that no rounding of floats adds up."""
+"""Denominator of the integer shares, which keep rounding errors from adding up."""
 
 
 class Dealing:

@@ -19,7 +19,7 @@ from trainer.data.shards import RowsOfShards, check_same
 
 REMEDY = "draw them again (python -m trainer pairs)"
 SAID = ("digest", "shape", "num_classes", "segments", "nodes", "data_scale", "latents", "source")
-"""What a configuration repeats of the index."""
+"""Fields of the index that a configuration repeats."""
 
 
 class PairsConfig(Section):

@@ -77,16 +77,16 @@ def scaled(images: Sequence[NDArray[np.uint8]]) -> Tensor:
 
 
 THREADS = 8
-"""That read the sizes of pictures, which is waiting for files more than computing."""
+"""Threads that read the sizes of pictures; they mostly wait for files."""
 WIDEST = 2.0
 """Proportion of the widest shape that is proposed, and inverse of that of the tallest."""
 ORIENTATION, UPRIGHT = 0x0112, 4
-"""Tag of the orientation of a photograph, and the last of those that leave its sides what they are."""
+"""The tag of a photograph's orientation, and the last of its values that keep the sides."""
 
 Opening = Path | Callable[[], Path | IO[bytes]]
 Shape = tuple[PositiveInt, PositiveInt]
 Buckets = Annotated[tuple[Shape, ...] | None, Field(exclude_if=lambda buckets: buckets is None)]
-"""(height, width) of each; None is not written: runs from before there were any keep their identity."""
+"""Height and width of each shape; omitted if None, so that earlier runs keep their identity."""
 
 
 def buckets_around(num: int, size: int) -> tuple[tuple[int, int], ...]:
@@ -149,7 +149,7 @@ def _log_proportion(file: Opening) -> float:
 
 
 class AugmentConfig(Section):
-    """What is done to an image before it is trained on; held-out images stay as they are."""
+    """Changes of an image before it is trained on; held-out images stay unchanged."""
 
     flip: float = Field(default=0.0, ge=0, le=1)
     """Probability that an image is mirrored left to right. 0.5 where left and right mean nothing; 0 for digits and
@@ -160,7 +160,7 @@ class AugmentConfig(Section):
 
 
 Augment = Annotated[AugmentConfig | None, Field(exclude_if=lambda augment: augment is None)]
-"""None is not written: runs from before there were any keep their identity."""
+"""Omitted if None, so that earlier runs keep their identity."""
 
 
 def check_augment(augment: AugmentConfig | None, shape: tuple[int, ...]) -> None:

@@ -20,7 +20,7 @@ from trainer.data.shard.index import Split
 T = TypeVar("T")
 
 SOURCE_BIT, SOURCE_BITS = 48, 14
-"""Where an id has the number of its source, and in how many bits; the ids of sources themselves leave these free."""
+"""Position and width in bits of the source's number in a mixture's id; ids within a source do not use these bits."""
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ from trainer.data.protocol import Batch, Listed
 PLACES = ("reactant", "transition state", "product")
 ARRAYS = ("positions", "numbers", "free")
 STILL = 1e-3
-"""Angstrom by which an atom that is not free may differ between the three."""
+"""Most angstrom by which an atom that is not free may move between the three structures."""
 _IN_ORDER = (
     "H He Li Be B C N O F Ne Na Mg Al Si P S Cl Ar K Ca Sc Ti V Cr Mn Fe Co Ni Cu Zn Ga Ge As Se Br Kr Rb Sr Y Zr "
     "Nb Mo Tc Ru Rh Pd Ag Cd In Sn Sb Te I Xe Cs Ba La Ce Pr Nd Pm Sm Eu Gd Tb Dy Ho Er Tm Yb Lu Hf Ta W Re Os Ir "
@@ -31,7 +31,7 @@ _IN_ORDER = (
     "Fl Mc Lv Ts Og"
 )
 SYMBOLS: list[str] = list(_IN_ORDER.split())
-"""Of the elements 1, 2, ..."""
+"""Symbols of the elements 1, 2, ..."""
 
 
 @dataclass(frozen=True)
@@ -209,7 +209,7 @@ def write_reactions(file: Path, found: Reactions) -> None:
 ENDS = 6
 """Channels of a context before those of the species: positions of the reactant, then of the product."""
 OTHERS = ENDS + 1
-"""Channels of a context that are no species: the ends, and at last whether an atom is free."""
+"""Channels of a context before the species: the two ends, then whether an atom is free."""
 
 HOPS = Path(__file__).with_name("hops.npz")
 """The reactions that ship."""

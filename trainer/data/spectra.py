@@ -18,11 +18,11 @@ if TYPE_CHECKING:
 
 Floats = NDArray[np.float64]
 STEEPEST = 5.0
-"""Largest cotangent, for the angles of slivers."""
+"""Largest absolute cotangent, which limits the weights of slivers."""
 SHIFT = -1e-2
-"""Below all eigenvalues, near which they are looked for: the matrix itself is singular."""
+"""A value below all eigenvalues near which they are searched, since the matrix itself is singular."""
 VARIANCE = 7.0
-"""Width of a wave's energies, in distances between two of them (Aubry et al., section 4)."""
+"""Width of a wave's energies, in distances between neighbouring energies (Aubry et al., section 4)."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -18,7 +18,7 @@ N = TypeVar("N", int, float)
 ENDINGS = (".off", ".obj", ".ply")
 LIKE_OFF = "give triangles as OFF, OBJ or PLY"
 LEAST_AREA = 1e-14
-"""Of a triangle, as a share of the square of the longest edge of the surface."""
+"""Least area of a triangle, relative to the square of the surface's longest edge."""
 
 Polygons = Sequence[Sequence[int]] | NDArray[np.integer]
 """Vertices of each polygon, from 0."""

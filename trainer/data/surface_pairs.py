@@ -19,13 +19,13 @@ from trainer.data.surface_files import ENDINGS, Surface, read_surface
 Ids = NDArray[np.int64]
 Floats = NDArray[np.float64]
 SAME = "same"
-"""In place of a file: both surfaces of a pair have the same vertices in one order."""
+"""Written instead of a file's name: both surfaces of a pair have the same vertices in one order."""
 
 BUMPS = 5
 HEIGHTS, WIDTHS = (0.05, 0.15), (0.25, 0.6)
-"""Of bumps, as shares of the radius and in radians."""
+"""Ranges of the heights (relative to the radius) and widths (in radians) of bumps."""
 STRETCH = np.array([0.9, 0.75, 1.25])
-"""Of the sphere along the three axes, so that it has a length to bend."""
+"""Factors that stretch the sphere along its three axes, so that it has a length to bend."""
 
 
 def sphere_vertices(halvings: int) -> int:
@@ -91,7 +91,7 @@ def bent(places: Floats, angle: float) -> Floats:
 
 
 Line = tuple[str, str, str | None]
-"""Names of the first and of the second surface of a pair, and `same` or the name of a map, or None."""
+"""Names of both surfaces of a pair, and `same`, the name of a map, or None."""
 
 
 @dataclass(frozen=True)

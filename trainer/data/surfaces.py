@@ -28,10 +28,10 @@ from trainer.data.surface_files import Surface
 from trainer.data.surface_pairs import Ids, PairsOfFiles, analytic_pair, sphere_vertices
 
 CACHE = "spectra"
-"""Folder beside the surfaces for what is computed of them; it may be removed."""
+"""Folder, beside the surfaces, for their cached spectra; it may be removed."""
 MOST_POINTS = 1500
 FITTED = ("eigenfunctions", "waves", "closed")
-"""Settings that surfaces must fit."""
+"""Settings that must fit the surfaces."""
 
 
 class AnalyticConfig(Section):

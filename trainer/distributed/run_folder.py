@@ -15,9 +15,9 @@ from netsim.foundation.refusal import Refusal
 from trainer.distributed.start_store import ARRIVAL_S, PAUSE_S, StartStore
 
 PATIENCE_S = 3.0
-"""For a network file system to show a file that another node has just made."""
+"""Time for a network file system to show a file that another node has just made."""
 LOCK_PATIENCE_S = 5.0
-"""For the ranks of an earlier start, which may be about to end."""
+"""Time for the ranks of an earlier start to end and release the lock."""
 
 
 def check_writable(folder: Path) -> None:

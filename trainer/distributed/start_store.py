@@ -22,7 +22,7 @@ MOST_NAMES = 3
 MOST_GROUPS = 8
 """Groups of equal ranks that are asked for their values."""
 MOST_CHARACTERS = 80
-"""Of one value."""
+"""Most characters of a value in a message."""
 
 
 class Origin(NamedTuple):
@@ -148,7 +148,7 @@ ARRIVAL_S = 60.0
 LINGER_S = 10.0
 """Rank 0, with which the store may end, waits so long for the other nodes to hear why they are refused."""
 PAUSE_S, MOST_PAUSE_S = 0.02, 0.25
-"""Between two looks into the store."""
+"""First and longest interval between two reads of the store."""
 SILENT = "rank 0 does not answer; look at what node 0 wrote, and start all nodes again"
 REFUSAL, HEARD = "start/refusal", "start/heard"
 """Why the start is refused, the same for all stages of it; how many nodes besides that of rank 0 have read it."""

@@ -115,7 +115,7 @@ def by_task(
 
 
 PER_ROW = 3
-"""Layers beside each other."""
+"""Layers side by side."""
 
 
 def _task_maps(tasks: Sequence[str], weights: Mapping[str, NDArray[np.floating]]) -> str:

@@ -20,7 +20,7 @@ from trainer.observe.measurement import FOOTER, Measurement, figures_table
 
 NEIGHBOURS = 20
 STARTS = 10
-"""Of k-means, of which the best counts."""
+"""Starts of k-means, of which the best result counts."""
 MOST_MATCHED = 20
 """Clusters whose classes are written below their examples."""
 OWN = "own clusters"

@@ -101,7 +101,7 @@ UPSAMPLINGS = ("nearest", "entropic")
 SIGNATURES, FEATURES, LANDMARKS = "signatures", "features", "distances to landmarks"
 
 Features = tuple[Floats, Floats]
-"""Of the vertices of both surfaces of a pair, float64 [V, W] each."""
+"""Features float64 [V, W] of the vertices of both surfaces of a pair."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -41,8 +41,8 @@ from trainer.sampling.trained import SharedFlow, restored_flow
 FORMAT = "flowfabric.edits/1"
 REQUEST_FORMAT = "flowfabric.edit/1"
 ALIKE = 4
-"""Batches hold a multiple of so many pictures: a processor's kernels treat what is left over by other instructions,
-which round otherwise."""
+"""Batches hold a multiple of this number of pictures: kernels compute a remainder by other instructions, which round
+differently."""
 SHOWN = 6
 """Pictures whose edits the page shows."""
 

@@ -18,7 +18,7 @@ from trainer.sampling.edit_request import EditPlan
 from trainer.sampling.edits import Calls, PictureEdits
 
 RANGE = 2.0
-"""Between black, -1, and white, 1."""
+"""Difference between black, -1, and white, 1."""
 Arrays = NDArray[np.float64]
 
 

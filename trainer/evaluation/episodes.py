@@ -108,13 +108,13 @@ class Episodes:
 
 
 EPSILON, TOLERANCE, MOST_ITERATIONS = 0.05, 1e-4, 1000
-"""Of transport, in units of the largest cost of an episode."""
+"""Entropy of transport in units of an episode's largest cost, its relative tolerance, and its most iterations."""
 LEFT_AT = 0.05
 """Price of a class that has not as many queries as the others, in units of the largest cost."""
 KEPT = 0.3
 """Share of the labelled examples' own mean in a prototype where there are several of a class."""
 STEPS = 5
-"""Of k-means."""
+"""Steps of k-means."""
 
 
 def nearest(prototypes_EWD: Tensor, queries_EQD: Tensor) -> Tensor:

@@ -233,7 +233,7 @@ def sample_multiply_adds(
 
 
 def mean_reward(reward: Reward, examples: NDArray[np.floating], condition: Condition, device: torch.device) -> float:
-    """Mean reward of examples [N, *shape] for the condition that they were drawn for."""
+    """Mean reward of examples [N, *shape] under the conditions for which they were drawn."""
     parts = torch.arange(len(examples)).split(TOGETHER)
     with torch.no_grad():
         found = [

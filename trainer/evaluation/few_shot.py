@@ -47,7 +47,7 @@ def measure_features(
     device: torch.device,
     progress: Progress,
 ) -> FewShotMeasurement:
-    """Plays episodes on the features [B, W] of examples [B, *D], called `name`, and on the examples themselves."""
+    """Plays episodes on features [B, W], called `name`, that `extract` makes, and on the examples themselves."""
     progress(f"features of {len(batch.x_1)} held-out examples")
     parts = [extract(part.to(device)).float().flatten(1).cpu() for part in batch.x_1.split(TOGETHER)]
     sets = {name: torch.cat(parts), "examples themselves": batch.x_1.float().flatten(1)}
@@ -87,9 +87,9 @@ METHODS: Mapping[str, Classify] = {
         transported(shots, queries, passes=1)[:, :, None], queries
     ),
 }
-"""Classifications of queries, the one that all are compared with first; transport sees the queries of an episode."""
+"""Classifiers of queries, of which the first is the reference; transport sees all queries of an episode."""
 Shares = dict[int, dict[str, NDArray[np.float64]]]
-"""Of queries that are classified right, [episodes], by labelled examples of a class and by method."""
+"""Shares of queries classified correctly, [episodes], by labelled examples per class and by method."""
 
 
 def play(

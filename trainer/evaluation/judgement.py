@@ -50,7 +50,7 @@ COLUMNS = {
     "class_accuracy": "accuracy",
     "reward": "reward",
 }
-"""Figures in the order of a table, and their headings."""
+"""Figures in the order of a table, with their headings."""
 PANELS = {"wasserstein_2": "2-Wasserstein distance to the data", "frechet_distance": "Fréchet distance to the data"}
 """Distances that a chart shows, and its titles."""
 

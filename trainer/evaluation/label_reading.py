@@ -102,7 +102,7 @@ def as_shown(config: RunConfig, images: NDArray[np.floating]) -> list[NDArray[np
 
 
 def noises_in_words(number: int) -> str:
-    """A number of noises, for a person."""
+    """A number of noises in words."""
     return f"{number} noise{'s' * (number > 1)}"
 
 
@@ -129,7 +129,7 @@ TOGETHER = 250
 """Images that are read at once."""
 MOST_IMAGES = 10_000
 ROWS, COLUMNS = 2, 12
-"""Of the pictures of images that are read wrong."""
+"""Rows and columns of the sheet of misread images."""
 AVERAGED = 8
 """Noises whose codes are averaged before they are decoded."""
 

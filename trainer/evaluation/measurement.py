@@ -30,13 +30,13 @@ SHARES = ("class_accuracy", "precision", "recall")
 LINES = ((BLUE, "o", SOLID), (RED, "s", DASHED), (GREEN, "D", DOTTED))
 """Colour, marker and dash of each sampler."""
 NO_PATHS = "samples follow no velocity: there is no straightness, no path energy, no likelihood and no Euler's method"
-"""Said where the tokens of samples are drawn one after the other."""
+"""Remark about flows that draw the tokens of a sample one after the other."""
 LEAST = 1e-6
 """Height in a chart of a distance that is 0."""
 
 
 def under_controls(found: Evaluation) -> str:
-    """Controls that changed the field of all samples, in words; empty if none."""
+    """The controls that changed the field of all samples, in words; empty if none."""
     kinds = [control.get("kind") or control["class"] for control in found.controls]
     return f"under {' and '.join(kinds)}" if kinds else ""
 

@@ -36,7 +36,7 @@ from trainer.evaluation.pareto import BEST, ParetoFigures, Points, cell, front, 
 from trainer.observe.measurement import FOOTER, Measurement, figures_table
 
 HUES = (RED, BLUE, GREEN, PINK, AMBER, SKY)
-"""Of the single objectives; between them colours are mixed."""
+"""Colours of the single objectives; preferences between them get mixed colours."""
 MOST_PANELS = 3
 """Pairs of objectives that are drawn."""
 

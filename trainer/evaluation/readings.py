@@ -122,7 +122,7 @@ def read_clips(flow: TrainedFlow, *, num: int, seed: int, progress: Callable[[st
 
 
 MOST_KNOWN = 100_000
-"""Training examples that a sequence counts as new beside."""
+"""Most training examples against which a sequence is checked for being new."""
 Letters = NDArray[np.int64]
 """Numbers of letters [N, L]."""
 

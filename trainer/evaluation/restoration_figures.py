@@ -20,7 +20,7 @@ from trainer.sampling.results_folder import ResultsFolder
 MOST_NAMED = 10
 """Pictures that cannot be read, in a line."""
 ROUNDING = 1e-12
-"""A mean square below it is what float32 makes of 0."""
+"""Mean squares below it are rounding errors of float32."""
 
 
 class ByKind(NamedTuple):
@@ -199,7 +199,7 @@ def _listed(values: Sequence[float] | NDArray[np.float64]) -> dict[str, Any]:
 
 
 def power(value: float) -> str:
-    """Writes a small number for a person: such as 3.1e-05, 0, or less than `ROUNDING`."""
+    """A small number as text, such as 3.1e-05, 0, or less than `ROUNDING`."""
     if value == 0:
         return "0"
     return f"{value:.1e}" if value >= ROUNDING else f"< {ROUNDING:.0e}"

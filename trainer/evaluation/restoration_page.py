@@ -23,7 +23,7 @@ PSEUDO_INVERSE, RESTORED, MEAN = RED, BLUE, GREEN
 HIDDEN = (0.906, 0.639, 0.243)
 """Colour of hidden pixels, which is no grey."""
 LIMIT = 2.0
-"""Of the weight in parts of the noise level, from which on a step of the prior overshoots ever more."""
+"""Ratio of weight to noise level from which steps of the prior overshoot ever more."""
 
 
 def restoration_page(

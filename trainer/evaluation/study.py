@@ -27,7 +27,7 @@ from trainer.sampling.trained import SharedFlow, shared
 
 PAGE, RESULTS = "index.html", "results.json"
 WIDTH = 100
-"""Of what is printed into a file, in characters."""
+"""Width, in characters, of tables that are printed into a file."""
 
 
 @dataclass(frozen=True)

@@ -110,7 +110,7 @@ class MongeGaps:
 
     @property
     def figure(self) -> str:
-        """The share of the run's own sampler, for a person."""
+        """The share of the run's own sampler, in percent."""
         return f"{self.sampler.share:.1%}"
 
     @property
@@ -142,7 +142,7 @@ def measure_gaps(config: RunConfig, labels: Tensor, drawn: Drawn) -> MongeGaps |
 _ANY_FLOW = (
     sampler.Euler | sampler.Heun | sampler.Dopri5 | sampler.FirstOrder | sampler.EulerMaruyama | sampler.StochasticHeun
 )
-"""Samplers of flows whose velocity can be asked at the source; others have segments, or a model of another kind."""
+"""Samplers of flows that have a velocity at the source; others have segments, or a model of another kind."""
 
 
 def _moved(trajectory: sampler.Trajectory, labels: Tensor) -> Moved:

@@ -34,7 +34,7 @@ from trainer.sampling.trained import Reference, TrainedNetwork, compared_with, o
 from trainer.training.task import TrainedNetworks
 
 WIDTH = 100
-"""Of what is printed into a file, in characters."""
+"""Width, in characters, of tables that are printed into a file."""
 
 
 def run(run_dir: Path, spec: MeasurementSpec, data_from: Path | None, out: Path, page: Path | None) -> int:

@@ -44,7 +44,7 @@ CONVENTION = 50_000
 
 @dataclass(frozen=True, kw_only=True)
 class FidRequest:
-    """Samples of a run, or pictures of a folder, against real examples; None: as the options of the verb say."""
+    """A comparison of a run's samples, or of a folder's pictures, with real examples; None: the verb's default."""
 
     samples: Path
     features: Path

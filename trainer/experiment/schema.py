@@ -75,21 +75,21 @@ def _referred(name: str, definitions: Node) -> Node | None:
 DOCUMENT = f"#/$defs/{RunConfig.__name__}"
 """The sections of a configuration, each of which may be left out."""
 GOES_ON: Node = {"required": ["task"], "properties": {"task": {"type": "object", "required": ["base"]}}}
-"""A configuration that may leave out what its base says."""
+"""A configuration that may omit what its base sets."""
 REQUESTS: dict[str, type[BaseModel]] = {
     "pairs": PairsRequest,
     "fit-path": FitRequest,
     "steps": StepsRequest,
     "measure": MeasureRequest,
 }
-"""Requests of stages that train nothing, by their verb."""
+"""Requests of stages that do not train, by their verb."""
 IN_FILES: dict[str, type[BaseModel]] = {"restore": RestoreRequest, "edit": EditRequest}
-"""Requests that stand in files of configs/requests, by their verb."""
+"""Requests that are files in configs/requests, by their verb."""
 UNITS = (
     *("bytes", "classes", "draws", "elements", "evaluations", "examples", "experts", "images", "layers", "nodes"),
     *("noises", "pairs", "pictures", "pixels", "points", "ranks", "steps", "threads", "tokens", "windows"),
 )
-"""What numbers count, where their meaning begins with it."""
+"""Units of numbers whose meaning begins with them."""
 SUFFIXES = {"_s": "s", "_ns": "ns", "_bytes": "bytes", "_steps": "steps"}
 """Units by the end of a name."""
 

@@ -18,7 +18,7 @@ from trainer.flow.condition import Condition
 
 
 class LabelField(Protocol):
-    """A code of labels. Uniform noise fills its gaps: a flow would recognise separate values in noise at any time."""
+    """An encoding of labels with uniform noise between the codes; a flow would recognise bare codes in any noise."""
 
     @abstractmethod
     def planes(self, num_classes: int) -> int:

@@ -104,7 +104,7 @@ class AveragePool(BuiltIn):
 
 
 RADIUS = 4.0
-"""Where the Gaussian is cut off, in standard deviations."""
+"""Standard deviations at which the Gaussian is cut off."""
 
 
 class BlurConfig(BuiltIn):
@@ -234,7 +234,7 @@ def _painted(path: Path, height: int, width: int) -> Tensor:
 
 
 TOLERANCE = 1e-4
-"""Relative; a class may compute in float32 and lose some digits in a pseudo-inverse."""
+"""Relative tolerance of the laws; a class may compute in float32 and lose digits in a pseudo-inverse."""
 
 
 def check_laws(operator: Operator, shape: Shape, num: int, *, name: str, device: Device = "cpu") -> None:

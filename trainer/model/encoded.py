@@ -22,7 +22,7 @@ from trainer.model.mlp import MLP
 from trainer.model.network import Builders, Constant, Initial, NetworkSpec, computing_dtype, xavier
 
 FIRST_SCALE, LARGEST_SCALE = 1 / 0.07, 100.0
-"""Of the cosines that tell captions apart."""
+"""Initial and largest scale of the cosines by which the contrastive term compares captions."""
 
 
 class SourceEncoder(nn.Module):

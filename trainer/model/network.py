@@ -145,7 +145,7 @@ class NetworkSpec(Generic[C]):
 Builders = dict[type[NetworkConfig], Callable[[NetworkSpec[Any]], Network]]
 """From the settings of networks to their classes."""
 _NAMES = "_frozen_names"
-"""Where a module keeps which of its buffers were parameters, and the names of these in the frozen network."""
+"""Attribute of a module that maps its frozen buffers to the names of the parameters that they were."""
 
 
 def freeze(module: nn.Module) -> None:

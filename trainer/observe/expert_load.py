@@ -20,7 +20,7 @@ from trainer.observe.protocol import ExpertUse
 def crossing_rows(
     probs_TE: Tensor, map_TE: Tensor, ranks_E: Tensor, nodes_N: Tensor, here: int, mode: Mode
 ) -> tuple[Tensor, Tensor]:
-    """Rows that one rank's tokens send to other nodes in a layer, and those if every expert were alone on another node.
+    """Rows that a rank's tokens send to other nodes, and the same if every expert were alone on another node.
 
     A token sends, in mode home, a row for each choice; capped: the same, without empty slots; copies: a row for each
     rank that holds any of its experts; hierarchical: a row for each such node; coherent: a row for each such rank, each
@@ -176,7 +176,7 @@ class _LayerLoad:
                 self.step[-2:] += torch.stack(self._crossing(self._holder.served, self._holder.served))
 
     def _crossing(self, probs: Tensor, chosen: Tensor) -> tuple[Tensor, Tensor]:
-        """The result of `crossing_rows` for chosen experts, or for chosen slots where experts have replicas."""
+        """The result of :func:`crossing_rows` for chosen experts; for chosen slots if experts have replicas."""
         here = dist.get_rank(self._holder.ep_group)
         return crossing_rows(probs, chosen, *self._places(chosen), here, self._dispatch)
 

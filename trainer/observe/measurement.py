@@ -12,9 +12,9 @@ from trainer.data import AnyConfig
 from trainer.flow.control import AnyConfig as AnyControl
 
 Progress = Callable[[str], None]
-"""Is called with what is being done, for a person."""
+"""Reports the current work as a line of text."""
 FOOTER = "Every figure on this page is in the JSON of the same evaluation; nothing is loaded from a network."
-"""At the end of the page of a measurement."""
+"""Last line of a measurement's page."""
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""metrics.jsonl: one line a logged step, the record of a run that every other view is drawn from."""
+"""metrics.jsonl: a line for each logged step, from which all views of a run are drawn."""
 
 from __future__ import annotations
 

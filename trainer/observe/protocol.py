@@ -58,5 +58,5 @@ class Sink(Protocol):
         """Takes how much each expert was used; most sinks do nothing."""
 
     def close(self) -> None:
-        """Lets go of files, ports and the terminal; safe to call twice."""
+        """Closes files, ports and the terminal; safe to call twice."""
         ...

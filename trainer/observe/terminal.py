@@ -22,7 +22,7 @@ from trainer.observe.protocol import Sink
 from trainer.observe.units import duration, scaled, sparkline
 
 HISTORY = 4096
-"""Most records of one figure that are kept; of more, every second one is dropped."""
+"""Most records kept of a figure; beyond them every second one is dropped."""
 _LATEST = 0.1
 """Weight of a step's time in the running mean."""
 
@@ -49,7 +49,7 @@ class Story:
         self.step_s = seconds if self.step_s is None else (1 - _LATEST) * self.step_s + _LATEST * seconds
 
     def take(self, step: int, values: Mapping[str, float]) -> None:
-        """Takes in the figures of a logged step."""
+        """Adds the figures of a logged step."""
         self.step = step
         self.values.update(values)
         for name, value in values.items():

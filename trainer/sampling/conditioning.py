@@ -20,7 +20,7 @@ from trainer.flow.context import Seen
 from trainer.sampling.flow import FlowParts, keys_of, source_examples
 
 SHOWN = 10
-"""Names that a complaint lists."""
+"""Names that an error message lists."""
 
 
 def chosen_classes(config: RunConfig, words: Sequence[str]) -> tuple[int, ...]:

@@ -33,7 +33,7 @@ from trainer.sampling.sampler_choice import check_requested, euler_of, segments_
 
 OWN, ALL = "own", "all"
 Class = Annotated[str | NonNegativeInt, Field(union_mode="left_to_right")]
-"""Name or number of a class; a name goes before a number."""
+"""Name or number of a class; a name takes precedence."""
 MOST_LEVELS = 20
 N = TypeVar("N", int, float)
 

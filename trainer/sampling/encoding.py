@@ -78,7 +78,7 @@ def encode_images(run_dir: Path, data: Path | None, out: Path) -> int:
 
 
 class _Statistics:
-    """Sums for the mean and standard deviation of each latent channel."""
+    """Running sums for the mean and standard deviation of each latent channel."""
 
     def __init__(self, channels: int) -> None:
         self._sums = np.zeros((3, channels))

@@ -13,7 +13,7 @@ from trainer.sampling.draw import TrainedFlow
 from trainer.sampling.sampler_choice import euler_of, segments_of
 
 Grid = tuple[int, ...]
-"""Nodes of a fine grid, strictly increasing from 0 to the last."""
+"""Nodes of a fine grid, strictly increasing from the first, 0, to the last."""
 
 
 @dataclass(frozen=True)

@@ -140,7 +140,7 @@ def _ends(parts: list[Tensor]) -> Tensor:
 
 LEFT_OUT = "pairs are of its flow without its sample.controls, which the one that learns from them may have in turn"
 MARK = "pairs"
-"""Under which a shard names what decides its pairs."""
+"""Key of the metadata that decides a shard's pairs."""
 
 
 def run(request: PairsRequest, out: Path) -> int:

@@ -17,7 +17,7 @@ from netsim.foundation.settings import Section
 from trainer.flow.sampler.protocol import SAME_TIME, StepsFile, check_grid
 
 LEAST_INTERVAL = 1e-3
-"""A whole path cannot be told from two states that are closer in time: their difference has lost its digits."""
+"""Least difference in time of two states; between closer ones rounding hides the path."""
 
 
 def searched_nodes(path: Path, evaluations: int, guidance: float) -> tuple[float, ...]:

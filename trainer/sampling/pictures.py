@@ -42,9 +42,9 @@ def write_png(path: Path, image: NDArray[np.floating]) -> None:
 CELL_PIXELS = 64
 """Small images are enlarged to about so many pixels a side."""
 LEAST_PIXELS = 32
-"""Where a grid would be too large, images are shown no smaller than this, or than they are if they are smaller."""
+"""Least pixels per side of an image in a large grid; smaller images keep their size."""
 MOST_PIXELS = 2000
-"""A grid is never wider, and no taller where its images need not be smaller than `LEAST_PIXELS` for it."""
+"""Largest width of a grid, and largest height unless images would fall below `LEAST_PIXELS`."""
 
 
 @dataclass(frozen=True)
@@ -103,7 +103,7 @@ def _layout(num: int, height: int, width: int, columns: int, heading: int, enlar
 
 
 SMALLEST, LARGEST = 10, 28
-"""Pixels of a letter."""
+"""Smallest and largest size of a letter in pixels."""
 MOST_LINES = 2
 MARGIN, PADDING = 2, 4
 INK = 34

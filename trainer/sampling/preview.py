@@ -128,7 +128,7 @@ def plot_points(config: RunConfig, points: Tensor, labels: Tensor, path: Path, *
 
 
 MILLISECONDS = 250
-"""For which a frame is shown."""
+"""Duration of a frame."""
 LEAST_SIDE = 96
 """Pixels to which small frames of a GIF are enlarged."""
 MOST_ACROSS = 8
@@ -177,7 +177,7 @@ def _animate(clips: np.ndarray, path: Path) -> None:
 NUCLEOTIDES = {"A": "#009e73", "C": "#0072b2", "G": "#e69f00", "T": "#d55e00", "U": "#d55e00"}
 OTHERS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#5b6875", "#e69f00", "#56b4e9")
 LEAST_BITS = 0.01
-"""Letters that would be lower are left out."""
+"""Letters of less height in bits are omitted."""
 PLACE_INCHES, LOGO_INCHES = 0.28, 2.0
 
 

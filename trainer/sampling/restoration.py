@@ -29,9 +29,9 @@ from trainer.sampling.restore_request import RestorePlan
 
 CALIBRATION = "calibration.json"
 EXAMPLES = 256
-"""Of the training split, by which the errors are measured."""
+"""Training examples by which the errors are measured."""
 DIGITS = 6
-"""Of an error."""
+"""Decimal digits to which an error is rounded."""
 
 
 def measured_errors(flow: TrainedFlow, *, labelled: bool, guidance: float, seed: int, together: int) -> Tensor:

@@ -53,13 +53,13 @@ def captioned(
 
 
 BETWEEN = 8
-"""Images of a row from one caption to another where nobody says how many."""
+"""Images in a row from one caption to another, unless a number is requested."""
 MOST = 80
-"""Images of a grid where nobody says how many."""
+"""Most images of a grid, unless a number is requested."""
 
 
 MOST_SAMPLES = 1_000_000
-"""That are held at a time."""
+"""Most samples held at a time."""
 
 
 @dataclass(frozen=True)

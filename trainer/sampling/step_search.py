@@ -226,7 +226,7 @@ def _descend(solutions: Sequence[FineSolution], start: Grid, tried: int, progres
 
 
 Progress = Callable[[str], None]
-"""Takes a line of text about the progress, for a person."""
+"""Reports the current work as a line of text."""
 
 
 @dataclass(frozen=True)

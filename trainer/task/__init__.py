@@ -22,7 +22,7 @@ TASKS: Builders = (
     | clustering.TASKS
     | contrastive.TASKS
 )
-"""The tasks by their settings, as the file of each lists them."""
+"""The tasks by their settings, as each file lists them."""
 
 
 def build(config: RunConfig) -> Task[Any]:
@@ -33,4 +33,4 @@ def build(config: RunConfig) -> Task[Any]:
 
 
 __all__ = ["Drawn", "FlowTask", "Networks", "Task"]
-"""What a class of a user's is written with; the package itself imports the kinds, too."""
+"""Names that a user's class needs; the package itself also imports the kinds."""

@@ -31,9 +31,9 @@ from trainer.task.neighbours import ClusteredMemory, Memory
 from trainer.training.task import Builders, MicroBatchTask, Networks
 
 COLUMNS = 10
-"""Of a picture: images, each above those that are nearest to it."""
+"""Columns of a picture; each shows an image above those nearest to it."""
 SHOWN = 1_000
-"""Held-out examples among which they are found."""
+"""Held-out examples among which the nearest are searched."""
 
 
 class Compared(NamedTuple):

@@ -30,7 +30,7 @@ from trainer.observe.measurement import Measurement, MeasurementSpec, Progress
 from trainer.training.task import Builders, MicroBatchTask, Networks
 
 LEAST = 1e-6
-"""Added to the diagonal of matrices that are inverted, beside the mean of it."""
+"""Added to the diagonal of matrices before inversion, relative to its mean."""
 
 
 class DrawnPairs(NamedTuple):

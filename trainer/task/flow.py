@@ -49,7 +49,7 @@ class DrawnPoints(NamedTuple):
 
 
 class FlowTask(Task[DrawnPoints]):
-    """Flow matching, put together from coupling, time, path, target and objective."""
+    """Flow matching, composed of coupling, time, path, target and objective."""
 
     def __init__(self, config: RunConfig) -> None:
         assert config.flow is not None

@@ -17,7 +17,7 @@ from moe.seeds import derive_seed, fold_in
 from trainer.config.task.representation import DynamicClusters, NearestNeighbours
 
 ROUNDS = 10
-"""Of k-means, once the memory is full."""
+"""Rounds of k-means, once the memory is full."""
 
 
 class Memory:

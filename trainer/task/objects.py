@@ -70,7 +70,7 @@ def write_objects(environment: Environment, built: Sequence[Built], path: Path) 
 
 
 def drawable(environment: Environment) -> bool:
-    """Whether objects make a picture: they lie on a grid in the plane, or have two rewards to be plotted by."""
+    """Whether objects can be drawn: they lie on a grid in the plane, or have two rewards for axes."""
     return is_plane(environment) or len(environment.objectives) > 1
 
 
@@ -169,7 +169,7 @@ class BuildingTask(MicroBatchTask[DrawnObjects]):
 
     @property
     def rewards_are(self) -> str:
-        """Describes the source of :meth:`rewards`; empty: the objectives themselves."""
+        """Describes the source of :meth:`rewards`; empty if it is the objectives themselves."""
         return "" if self._surrogate is None else str(self._surrogate)
 
     def preferences(self, divisions: int) -> Tensor:

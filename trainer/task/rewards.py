@@ -17,7 +17,7 @@ from trainer.config.task.environment import MeasuredFile
 from trainer.task.environment.protocol import Environment
 
 _PROPOSALS = 12
-"""Of which one is accepted but for a probability below 1e-12: each is with a probability of 0.95 or more."""
+"""Proposals of a draw; the chance that none is accepted is below 1e-12, since each is with a probability of 0.95."""
 
 
 class Preferences(NamedTuple):
@@ -120,9 +120,9 @@ def log_scalar(rewards_BK: Tensor, weights_BK: Tensor, scalarisation: Scalarisat
 
 
 LENGTHS = (0.1, 0.2, 0.4, 0.8, 1.6, 3.2)
-"""Of the kernel, tried in units of the median distance between measured objects."""
+"""Lengths of the kernel that are tried, in units of the median distance between measured objects."""
 NOISE = 1e-4
-"""Variance that is added to that of every measured object, 1: objectives are exact, sums are not."""
+"""Variance added to that of every measured object, whose variance is 1; it keeps sums accurate."""
 
 
 class GaussianProcess(NamedTuple):

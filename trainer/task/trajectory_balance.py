@@ -23,7 +23,7 @@ from trainer.training.task import Builders, Networks
 
 
 class TrajectoryBalanceTask(BuildingTask):
-    """The loss (log Z + sum of log P_F - b log R - sum of log P_B)^2 of each path that the policy itself takes.
+    """The loss (log Z + sum of log P_F - b log R - sum of log P_B)^2 of each path that the policy takes.
 
     Draws are functions of seed and object, not of ranks or micro batches; exploration never changes a log-probability.
     Malkin et al., 2022, equation 14; Jain et al., "Multi-Objective GFlowNets", 2023, section 4.1 (on preferences).

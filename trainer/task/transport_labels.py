@@ -16,11 +16,11 @@ from moe.ot import sinkhorn
 from trainer.config.task.representation import SemanticLabels, UniformLabels
 
 LARGEST_COST = 30.0
-"""Nothing is decided by clusters that are that unlikely."""
+"""Upper bound of costs; clusters that are even less likely have no effect."""
 COLD = 4
-"""Times the iterations of a plan that starts from no other one."""
+"""Factor of the iterations of a plan that starts without an earlier plan's potentials."""
 HALVINGS = 60
-"""Of the bracket of a potential, down to the rounding of float64."""
+"""Bisections of a potential's bracket, enough for float64."""
 STEPS = (0.0, 0.1, 0.3, 0.6, 1.0)
 """Lengths of the step from one plan towards the next that are tried."""
 

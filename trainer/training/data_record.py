@@ -25,7 +25,7 @@ _GROUPS_AT_ONCE = 16
 
 
 class FilesRecord(Section):
-    """What the files of a folder held."""
+    """The files of one folder at the beginning of a run."""
 
     folder: Path
     number: NonNegativeInt
@@ -35,17 +35,17 @@ class FilesRecord(Section):
     times_ns: tuple[int, ...]
     """When each of these was last written."""
     whole: tuple[str, ...] | None = None
-    """Digests of all files, in groups; null: they have not been read whole."""
+    """Digests of whole files, in groups; null until all are read whole."""
 
 
 class DataRecord(JsonFile):
-    """What the files of a run's data held."""
+    """The files of a run's data at its beginning."""
 
     remedy: ClassVar[str] = "restore it from a copy, or delete it to record the data as they are now"
 
     format: Literal["flowfabric.data/1"] = "flowfabric.data/1"
     key: NonNegativeInt
-    """What decided which files and blocks were sampled: the seed of the run."""
+    """The run's seed, which decided the sampled files and blocks."""
     sets: tuple[FilesRecord, ...]
 
 

@@ -20,7 +20,7 @@ from trainer.distributed.groups import Launch
 PACKAGES = ("torch", "deepspeed", "megatron-core", "numpy")
 OWN_PACKAGES = ("trainer", "moe", "netsim")
 WHOLE_BYTES = 64 << 20
-"""Of a larger file, such as weights, the length and both ends are read."""
+"""Size up to which a file is read whole; of a larger one, such as weights, the length and both ends are read."""
 END_BYTES = 1 << 20
 INSTALLED = tuple(os.path.realpath(prefix) for prefix in (sys.prefix, sys.base_prefix))
 """Folders of the environment and of Python itself."""

@@ -1,4 +1,4 @@
-"""The report of a run's steps: figures for the sinks, and lines for a person."""
+"""Logs a run's steps: figures for the sinks, and lines of text."""
 
 import sys
 from collections.abc import Mapping, Sequence
@@ -48,7 +48,7 @@ class StepLog:
         self._seconds: list[float] = []
 
     def add(self, step: int, figures: StepFigures, step_s: float) -> None:
-        """Takes note of a step, and sends its figures to the sinks if it is logged; collective."""
+        """Adds a step to the log, and sends its figures to the sinks if it is logged; collective."""
         self._stragglers.take(figures.own_s)
         self._seconds.append(step_s)
         for sink in self._run.sinks:

@@ -45,7 +45,7 @@ class FitRequest(Section):
     straight path."""
 
     def what_decides(self, config: RunConfig) -> dict[str, Any]:
-        """Everything that changes the path: the settings of the fit, and the states of the run that it leads to."""
+        """Everything that decides the path: the settings of the fit, and the states that it leads to."""
         assert config.flow is not None
         states = config.flow.model_dump(mode="json", include={"latent", "data_scale"})
         return {**self.model_dump(), "data": config.data.model_dump(mode="json"), "flow": states}

@@ -17,7 +17,7 @@ def due(step: int, intervals: Iterable[int | None]) -> bool:
 
 
 def logs(step: int, *, steps: int, intervals: Iterable[int | None]) -> bool:
-    """Whether the figures of a step, from 1, go to the sinks: the first, the last, and those that end intervals."""
+    """Whether a step's figures go to the sinks: of step 1, of the last step, and at the end of each interval."""
     return step in (1, steps) or due(step, intervals)
 
 

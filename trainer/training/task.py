@@ -186,7 +186,7 @@ class Task(Protocol[D]):
         return None
 
     def cautions(self, figures: Mapping[str, float]) -> Mapping[str, str]:  # noqa: ARG002
-        """Lines for a person about suspicious figures; each is printed once a run.
+        """Warnings about suspicious figures; each is printed once a run.
 
         Args:
             figures: metrics of a step, by name.

@@ -12,7 +12,7 @@ from torch import Tensor
 from trainer.flow.coupling.protocol import gathered
 
 FEW = 0.1
-"""Share of the pairs of a batch; where no more count, gradients are noise."""
+"""Effective share of a batch's pairs below which gradients are noise."""
 
 
 def relative_weights(log_weights: Sequence[Tensor | None]) -> list[Tensor | None]:
@@ -60,9 +60,9 @@ def weighted_mean(losses: Sequence[Tensor], log_weights: Sequence[Tensor | None]
 
 
 LARGE = 0.1
-"""A tilt of this share of the standard deviation, or of the variance, is large if chance does not explain it."""
+"""A tilt above this share of the standard deviation, or of the variance, is large unless chance explains it."""
 CHANCES = 3.0
-"""Multiples of what chance does that are added to `LARGE`."""
+"""Multiples of the shift by chance that are added to `LARGE`."""
 
 
 @dataclass(frozen=True)

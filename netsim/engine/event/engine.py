@@ -33,9 +33,9 @@ from netsim.transport.protocol import Flow, Transport
 
 Arrays = tuple[tuple[Array, ...] | None, ...]
 _STOPS_BETWEEN_LOOKS = 1024
-"""Returns of the compiled loop, which may be short, from one look at the clock to the next."""
+"""Returns of the compiled loop between two reads of the clock; a return may come soon."""
 FEWEST_FLOWS = 1 << 14
-"""Flows for which there is room at least."""
+"""Least number of flows for which the arrays have room."""
 
 
 def arrays_of(state: State) -> Arrays:
@@ -115,7 +115,7 @@ class EventEngine:
         self._keep(with_room_for_released(with_room_for_flows(self._state, max(room, FEWEST_FLOWS), 0)))
 
     def _keep(self, state: State) -> None:
-        """Replaces the state, whose arrays may have grown."""
+        """Replaces the state, whose arrays may have been extended."""
         self._state = state
         self._arrays = arrays_of(state)
 

@@ -61,7 +61,7 @@ def tree(fabric: FabricArrays) -> Tree:
 
 _PACKETS = 1024
 _EVENTS_OF_SLOT, _LINKS_AHEAD, _MOST_SLOTS_BITS = 4, 8, 16
-"""Slots of the event engine's calendar: events of one if all links are busy, links that they cover, and the most."""
+"""Of the calendar: events per slot if all links are busy, links that the slots cover, and bits of the most slots."""
 
 
 def state_of(scene: Scene, fabric: FabricArrays, transport: Transport, seed: int) -> State:

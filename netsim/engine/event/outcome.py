@@ -57,7 +57,7 @@ def _emptied(parts: list[np.ndarray]) -> list[np.ndarray]:
 
 
 _SMALL_BYTES = 1 << 20
-"""Packets for which 64 bits hold the product of bits and picoseconds."""
+"""Packets up to this size have products of bits and picoseconds that fit into 64 bits."""
 
 
 def links_of(state: State) -> np.recarray:

@@ -53,7 +53,7 @@ class ExactEngine:
         )
 
     def _look_at_clock(self) -> None:
-        """Raises if the wall time is over. No task is done before the end, as links are served one after the other."""
+        """Raises if the wall time is over; no task is done before the end, since links are served in turn."""
         scene = self._scene
         if self._clock.is_over(pulse := Pulse(0, 0, len(scene.tasks))):
             first = next(task for task in scene.tasks if not task.after)

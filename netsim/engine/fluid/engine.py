@@ -63,11 +63,11 @@ class Calendar:
 
 
 _DONE = -1
-"""Count of a task that is done."""
+"""Count of a finished task."""
 
 
 class Dependencies:
-    """Counts for each task how many of the tasks it waits for are not done yet."""
+    """For each task, the number of unfinished tasks for which it waits."""
 
     def __init__(self, tasks: TaskColumns) -> None:
         self._waits_for = np.diff(tasks.after_begin)
@@ -96,7 +96,7 @@ class Dependencies:
 
 
 _EVENTS_BETWEEN_LOOKS = 64
-"""Moments at which rates change from one look at the clock to the next."""
+"""Changes of rates between two reads of the clock."""
 
 
 class FluidEngine:

@@ -10,12 +10,12 @@ from netsim.engine.protocol import Scene
 from netsim.foundation.units import PICOSECONDS_PER_SECOND
 
 _SLOWER = 1 - 1e-9
-"""A flow counts as slower than another if its rate is less than this part of the other's."""
+"""A flow counts as slower than another below this share of the other's rate."""
 _ROUNDING_PS = 1e-3
 _ROUNDING = 1e-13
 """Tolerance of times for rounding, absolute and relative."""
 _HIDDEN = 1.000000000000101
-"""A little more than 1 + `_ROUNDING`."""
+"""Slightly more than 1 + `_ROUNDING`."""
 
 
 class Network:

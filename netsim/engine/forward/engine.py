@@ -104,7 +104,7 @@ def _joined(before: Outcome, after: Outcome) -> Outcome:
 
 
 def _both(first: QueueSeries, second: QueueSeries) -> QueueSeries:
-    """The longest of both in each interval of the wider one."""
+    """The longest queue of both series, in the wider intervals of the two."""
     width_ps = max(first.width_ps, second.width_ps)
     parts = []
     for series in (first, second):
@@ -125,11 +125,11 @@ def _sums(values: np.ndarray, begin: np.ndarray) -> np.ndarray:
 
 
 _AHEAD = 1 << 14
-"""Tasks among which messages are looked for that can be simulated in one go."""
+"""Tasks that are searched for messages to simulate together."""
 _WORTHWHILE = 16
-"""A part of fewer tasks than one in so many is simulated again with the rest: a program of the rest takes memory."""
+"""A simulated part smaller than this share of the program is simulated again with the rest, which saves memory."""
 _PATIENCE = 256
-"""Units that may be simulated before they must have occurred twice in the mean."""
+"""Units that may be simulated before units must have occurred twice on average."""
 
 
 class ForwardEngine:

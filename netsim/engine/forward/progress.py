@@ -21,9 +21,9 @@ released together, or soon, must be simulated as one unit; so must a message and
 message meets others in a way that is not followed."""
 
 _MOST_JOINED = 16
-"""Most messages of a unit that meet under way."""
+"""Most messages in a unit of messages that meet under way."""
 _MEETINGS = 1 << 16
-"""Entries of the hash table of units that meet; the driver gives up before half of them are in use."""
+"""Entries of the hash table of meeting units; the driver gives up when half are in use."""
 
 
 class Kinds(NamedTuple):

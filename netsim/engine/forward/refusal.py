@@ -17,7 +17,7 @@ from netsim.transport.config import (
 )
 
 _FOLLOWED = ("packet", "nic", "acknowledgement", "limits")
-"""Fields of a scene that may have any value; without answers those of `acknowledgement` do not matter."""
+"""Fields of a scene that may have any value; those of `acknowledgement` do not matter without acknowledgements."""
 
 
 def refusal(scene: Scene, transport: TransportConfig) -> str | None:

@@ -34,7 +34,7 @@ class Passages(NamedTuple):
 
 
 _OF_QUEUES = 3
-"""Fields of `Passages` with an entry a queue; the others have one a passage."""
+"""Number of fields of `Passages` with an entry per queue; the others have one per passage."""
 
 
 def passages(

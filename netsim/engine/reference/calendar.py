@@ -24,7 +24,7 @@ _AFTER_ADMISSION = 1 << 256
 FIRST = EventPriority(-(1 << 65))
 RELEASE = EventPriority(_AFTER_TIMERS)
 LAST = EventPriority(1 << 320)
-"""Priority of the end of a run whose simulated time is limited, or which background traffic does not prolong."""
+"""Priority of the end of a run, at its limit of simulated time or when only background traffic is left."""
 
 
 def pause_frame(queue: int) -> EventPriority:

@@ -128,7 +128,7 @@ LOST, FULL = -1, -2
 
 
 MOST_REPEATS = 64
-"""How often a link repeats a packet; then it counts as sent."""
+"""Most repeats of a packet by a link; after them it counts as sent."""
 
 
 def marking(scene: Scene, transport: Transport) -> Marking | None:

@@ -11,7 +11,7 @@ from netsim.engine.reference.connection import Listener, Packet
 from netsim.foundation.units import service_ps
 
 FIRST_GRANT = 1 << 27
-"""Credits are numbered from here, above all serials of packets, so that no two control packets of a flow are alike."""
+"""First serial of credits, above all serials of packets, so that no two control packets of a flow are alike."""
 
 
 class Demand:

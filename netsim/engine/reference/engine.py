@@ -25,7 +25,7 @@ from netsim.foundation.refusal import Refusal
 from netsim.transport.protocol import Transport
 
 _EVENTS_BETWEEN_LOOKS = 4096
-"""Events from one look at the clock to the next."""
+"""Events between two reads of the clock."""
 
 
 class ReferenceEngine:

@@ -22,7 +22,7 @@ from netsim.topology.protocol import Path
 from netsim.transport.protocol import Flow, Transport
 
 PATIENCE = 64
-"""Number of timeouts in a row without progress after which a flow is checked for being cut off for good."""
+"""Timeouts in a row without progress after which a flow is checked for being cut off for good."""
 
 
 class Feedback:

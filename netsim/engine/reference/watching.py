@@ -25,7 +25,7 @@ class Rounds:
         self._progress = False
         self._in_a_row = 0
         self.refused = NOBODY
-        """The first task whose packets were refused in this round, or `NOBODY`."""
+        """The first task whose packets were refused in this round; `NOBODY` if none."""
         self.end_ps = self._lasts_ps - 1
         """The last moment of this round."""
 

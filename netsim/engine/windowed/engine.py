@@ -23,7 +23,7 @@ class WindowedEngine(EventEngine):
     """One run; outcomes do not depend on `threads`. `netsim.engine.windowed.refusal` lists runs that it refuses."""
 
     _impatient: tuple[int, int, Waiting] | None = None
-    """When the first flow lost its patience, its id, and what waits; the run ends with the window."""
+    """Time, flow id and reason of the first flow that lost its patience; the run ends with the window."""
 
     def __init__(
         self,

@@ -21,8 +21,7 @@ def refusal(scene: Scene, transport: Transport) -> str | None:
 
 
 _WITH_QUEUES, _OF_THREAD = 1000, 200
-"""Packets that have to arrive in a window for the windowed engine to be faster where links have queues, and for each
-thread of it to be worth its while."""
+"""Packets per window from which the windowed engine is faster with queues, and from which a further thread pays."""
 
 
 def fills_windows(scene: Scene) -> bool:

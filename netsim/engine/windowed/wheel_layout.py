@@ -10,9 +10,9 @@ from netsim.engine.event.state import Array, Queued, State
 from netsim.engine.windowed.shares import rows
 
 WINDOWS, _BUCKETS = 1 << 14, 1 << 16
-"""Windows of a turn of the wheel, but no more buckets of a thread than that."""
+"""Windows in one turn of the wheel, and most buckets of a thread."""
 _CHUNKS, _ARRIVALS, _HELD, _UNITS_OF_CHUNK = 256, 1024, 1024, 4
-"""Room at first, of each thread; chunks at least one for so many units, since all are copied when there are more."""
+"""Initial room of each thread, and units per chunk of which at least one is kept, since growing copies all chunks."""
 
 
 class Wheels(NamedTuple):
@@ -161,7 +161,7 @@ def _longer(array: np.ndarray, size: int) -> np.ndarray:
 
 
 LINKS_OF_REGION, _MOST_REGIONS, _OF_THREAD = 512, 256, 2
-"""Links of a region, at least; regions; of several threads each has so many of either kind, at least."""
+"""Least links of a region; most regions; least regions of each thread, of hosts and of switches."""
 
 OF_HOSTS, OF_SWITCHES = range(2)
 """Regions of hosts come first in a window, those of switches after them."""

@@ -42,7 +42,7 @@ COLLECTIVES = (
     "reduce_scatter",
     "barrier",
 )
-"""By comm_type; 8 is REDUCE_SCATTER_BLOCK."""
+"""Collectives by comm_type; 8 is REDUCE_SCATTER_BLOCK."""
 _EARLIER_COLLECTIVES = ("all_reduce", "all_to_all", "all_gather", "reduce_scatter", "broadcast")
 
 

@@ -20,12 +20,12 @@ from netsim.workload.program import Program
 from netsim.workload.trace import TraceConfig, TraceWorkload
 
 PROFILES = (".json", ".json.gz")
-"""How names of profiles end."""
+"""Suffixes of profiles' names."""
 _MOST_ENTRIES = 50_000_000
 _REMEDY = "profile all ranks again, over the same steps"
 _SIZED = ("record", "annotation")
 _ALONE = "alone"
-"""Group of one rank: its barriers carry what is computed beside collectives."""
+"""Group of one rank, whose barriers carry the computation beside collectives."""
 
 
 class Recorded(NamedTuple):
@@ -39,7 +39,7 @@ class Recorded(NamedTuple):
 
 
 Names = dict[tuple[str, tuple[int, ...]], str]
-"""Of process groups in the trace, by name and ranks in the profiles."""
+"""Names of process groups in the trace, by name and ranks in the profiles."""
 
 
 class Converted(NamedTuple):

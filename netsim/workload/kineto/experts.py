@@ -19,7 +19,7 @@ from netsim.workload.kineto.peers import Operation
 from netsim.workload.kineto.routing import Routing
 
 GPUS = 8
-"""Of a node, at most: DeepEP's NUM_MAX_NVL_PEERS."""
+"""Most GPUs of a node: DeepEP's NUM_MAX_NVL_PEERS."""
 _SCALED = 128
 Count = Annotated[int, Field(ge=1, lt=2**24)]
 

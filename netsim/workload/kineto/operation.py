@@ -17,9 +17,9 @@ _BYTES |= {"bool": 1, "complexfloat": 8, "complexdouble": 16, "int64": 8, "int32
 _FLOAT8 = "float8_"
 _MOST_DIGITS = 18
 MOST_LISTED = 30
-"""Entries of a list that the profiler writes out."""
+"""Entries after which the profiler truncates a list."""
 _WIDEST = 1 << 20
-"""Most elements of a row whose width is derived from numbers of elements."""
+"""Most elements of a row if its width is derived from numbers of elements."""
 
 
 class Arguments:

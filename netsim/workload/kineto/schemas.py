@@ -16,7 +16,7 @@ RECORD = "record_param_comms"
 ANNOTATIONS = ("nccl:", "gloo:")
 OPERATORS = "c10d::"
 SILENT = ("wait", "init", "startcoalescing", "endcoalescing")
-"""Names of records that move nothing."""
+"""Names of records without traffic."""
 EXPERT = re.compile(r"\b(internode|internode_ll|intranode|hybrid_ep)::(\w*?(?:notify|dispatch|combine)\w*)")
 """Kernels of DeepEP and HybridEP, by family and name."""
 

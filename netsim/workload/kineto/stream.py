@@ -13,10 +13,10 @@ from netsim.foundation.refusal import Refusal
 
 _PIECE = 1 << 20
 _LARGEST = 1 << 26
-"""Characters that are read at a time, and that a single event or entry of the header may have."""
+"""Most characters read at a time, and most of a single event or header entry."""
 _SPACE = re.compile(r"[ \t\r\n]*")
 _DECODER = json.JSONDecoder(parse_float=Decimal)
-"""Microseconds since 1970 with three places do not fit into a float."""
+"""Decodes times as decimals, since microseconds since 1970 with three places do not fit into a float."""
 _REMEDY = "profile the rank again, with torch.profiler's export_chrome_trace"
 EVENTS = "traceEvents"
 

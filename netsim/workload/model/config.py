@@ -15,7 +15,7 @@ Width = Annotated[int, Field(ge=1, le=1 << 20, strict=True)]
 Repeated = Annotated[int, Field(ge=1, le=4096, strict=True)]
 Bytes = Literal[1, 2, 4]
 _MOST = 1 << 25
-"""Layers x microbatches x (ranks + 128): what is laid out, and a program for each stage, fit into memory."""
+"""Most layers x microbatches x (ranks + 128), so that the layout and the stages' programs fit into memory."""
 
 
 class DivisionConfig(Section):

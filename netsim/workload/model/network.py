@@ -13,7 +13,7 @@ from netsim.workload.device import Product, Work
 from netsim.workload.model.config import ModelConfig
 
 _OPTIMIZER_BYTES = 28
-"""Of a weight in an update of AdamW: gradient, master copy and two moments are read, the last three written."""
+"""Bytes per weight of an AdamW update: reads gradient, master copy, two moments; writes the last three."""
 
 
 class Weight(NamedTuple):

@@ -14,7 +14,7 @@ Place = int | Literal["before", "after"]
 Phase = Literal["forward", "backward"]
 Handle = tuple[object, ...]
 _EXPERT_GROUP_ELEMENTS = 178_956_971
-"""Of experts that DeepSpeed's optimiser updates together."""
+"""Most elements of experts that DeepSpeed's optimiser updates together."""
 
 
 class Sent(NamedTuple):

@@ -35,7 +35,7 @@ from netsim.workload.protocol import Schedules
 _BACKWARD = 2
 """Products of a backward pass to one forward: the gradient of each factor."""
 _GATE_BYTES, _COUNT_BYTES = 4, 8
-"""Of a token's weight for an expert, and of a number of tokens."""
+"""Bytes of a token's weight for an expert, and of a number of tokens."""
 
 
 class Issued(NamedTuple):

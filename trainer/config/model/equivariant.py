@@ -8,7 +8,7 @@ from pydantic import PositiveFloat, PositiveInt, model_validator
 from trainer.config.model.protocol import Layers, NetworkConfig, Shape, Width
 
 DISTANCES, VECTORS = 3, 3
-"""Of two atoms: in the state, the reactant and the product."""
+"""Distances and vectors between two atoms: in the state, in the reactant and in the product."""
 OTHERS = 7
 """Channels of a context that are no species: reactant, product, and whether an atom is free."""
 

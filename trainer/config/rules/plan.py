@@ -188,7 +188,7 @@ def describe(config: RunConfig, layout: Layout) -> str:
 
 
 MOST_EXPERTS = 262_144
-"""Of all layers together: each has names and shapes of its own in checkpoints."""
+"""Most experts in all layers together, since each has names and shapes of its own in checkpoints."""
 
 
 def of_tensor(config: RunConfig, world_size: int) -> Objections:

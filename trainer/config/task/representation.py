@@ -58,7 +58,7 @@ class Views(Section):
 
 
 MOST_EXAMPLES = 16_384
-"""Of a plan: each is compared with every other one."""
+"""Most examples of a plan, which compares each with every other one."""
 
 
 class UniformLabels(Section):

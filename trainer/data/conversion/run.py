@@ -44,7 +44,7 @@ def open_source(path: Path, reading: Reading, scratch: Path) -> Source:
 
 
 MARK = "shards"
-"""Under which a shard names what decides its examples."""
+"""Key of the metadata that decides a shard's examples."""
 ELSEWHERE = "give another folder, or delete this one"
 
 
@@ -113,7 +113,7 @@ class ShardFolder:
 
 SHARD_BYTES = 2**26
 CHUNK = 16
-"""Examples that a thread reads before another may have its turn."""
+"""Examples that a thread reads in one turn."""
 MOST_BAD = 0.01
 """Share of the examples that may be left out because they cannot be read."""
 

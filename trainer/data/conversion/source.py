@@ -124,7 +124,7 @@ def listed(names: Sequence[str]) -> str:
 SAMPLED = 64
 """Rows whose values enter the identity of a file."""
 FAR = 10.0
-"""From 0: no values of images that were scaled for a network."""
+"""Absolute value above which values are no images scaled for a network."""
 WRITTEN_AS = {"float64": "float32", "float32": "float32", "float16": "float16", "uint8": "uint8"}
 LAYOUTS = "[N, D] vectors, [N, H, W] grey images or [N, C, H, W] images"
 

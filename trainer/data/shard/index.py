@@ -19,10 +19,9 @@ SPLITS: tuple[Split, ...] = ("train", "held_out")
 LISTED = 20
 
 ClassNames = Annotated[tuple[str, ...], Field(exclude_if=lambda names: not names)]
-"""Of the classes 0, 1, ...; empty: they have none. Empty ones are not written: files from before there were names keep
-their digests."""
+"""Names of the classes 0, 1, ...; empty: none. Omitted if empty, so that older files keep their digests."""
 Alphabet = Annotated[str, Field(exclude_if=lambda letters: not letters)]
-"""Not written where there are no letters, for the same reason."""
+"""Omitted if empty, so that older files keep their digests."""
 
 
 def check_class_names(names: tuple[str, ...], num_classes: int) -> None:
@@ -116,7 +115,7 @@ def resolved_inside(field: str, section: Any, kinds: Mapping[str, Any]) -> Any:
 
 
 OwnShape = Annotated[tuple[PositiveInt, PositiveInt, PositiveInt] | None, Field(exclude_if=lambda shape: shape is None)]
-"""None is not written: files from before there were several shapes keep their digests."""
+"""Omitted if None, so that older files keep their digests."""
 
 
 class ShardEntry(Section):

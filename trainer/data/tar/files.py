@@ -34,7 +34,7 @@ class TarFile(Protocol):
     size: int
     """Bytes."""
     local: bool
-    """Whether a request costs microseconds, not a journey over a network."""
+    """Whether a request takes microseconds instead of a network round trip."""
 
     def read(self, start: int, end: int) -> bytes:
         """Returns the bytes from one offset up to another; fewer where the file ends before."""
@@ -216,7 +216,7 @@ def _system(url: str) -> tuple[Any, str]:
 
 
 PIECE_BYTES = 4 << 20
-"""Of one request: at least this where a tar goes on, so that what a journey costs is small beside it."""
+"""Least bytes of one request within a tar, so that the latency of a request is small beside its transfer."""
 THREADS = 16
 """Requests at once."""
 

@@ -33,7 +33,7 @@ def read_class_names(path: Path) -> tuple[str, ...]:
 
 EXAMPLES = "examples.npy"
 ROW = np.dtype([("start", "<i8"), ("end", "<i8"), ("check", "<u4"), ("label", "<i4")])
-"""Of an example: the stretch of its tar, the CRC-32 of its headers, and its class, or -1 where it tells none."""
+"""Row of an example: start and end in its tar, CRC-32 of its headers, and class (-1 if it has none)."""
 SHOWN = 5
 """Sets of members that messages list."""
 REMEDY = "make the index with: python -m trainer index-tars PATH --out DIR"

@@ -26,7 +26,7 @@ from trainer.data.tar.index import ROW, MembersEntry, read_class_names, write_ta
 from trainer.data.tar.members import Read, TarDamage, TarExample, read_ahead, walk_examples
 
 LOCAL_BYTES, REMOTE_BYTES = 4 << 10, 1 << 20
-"""Read at once, so that headers which lie close to each other take one request."""
+"""Bytes of one read, which usually include the headers of the next members."""
 
 MOST_LABEL_BYTES = 16 << 20
 MOST_SHOWN = 200
@@ -36,7 +36,7 @@ _LABEL = re.compile(r"([^:]+)(?::(.+))?")
 
 
 class Scan(Section):
-    """What one tar holds; each list has an entry for each example."""
+    """The contents of one tar; each list has an entry for each example."""
 
     name: str
     size: PositiveInt
@@ -44,7 +44,7 @@ class Scan(Section):
     ends: tuple[NonNegativeInt, ...]
     checks: tuple[NonNegativeInt, ...]
     labels: tuple[Annotated[int, Field(strict=True)] | str | None, ...]
-    """A number, a name, or None where the example tells no class."""
+    """The number or name of each example's class; None if it has none."""
     unlabelled: str | None
     """Why the first example without a class has none."""
     kinds: tuple[MembersEntry, ...]
@@ -135,10 +135,10 @@ def _inside(document: Any, field: str) -> Any:
 
 
 SCANS = "scans.jsonl"
-"""What is known of the tars until the index is written: the member that tells the class, then a scan a line."""
+"""Scans kept until the index is written: the member that gives the class, then a scan per line."""
 MOST_CLASSES = 1_000_000
 MOST_KINDS = 1000
-"""Sets of members that examples have."""
+"""Most sets of members that examples may have."""
 
 
 def run(paths: Sequence[str], out: Path, label: str | None, class_names: Path | None, workers: int) -> int:
@@ -185,13 +185,13 @@ class _Contents:
 
     label: str | None
     rows: dict[str, NDArray[np.void]] = field(default_factory=dict)
-    """By tar; labels that are names are numbered by `names` until all are known."""
+    """Rows by tar; `names` numbers labels that are names until all are known."""
     sizes: dict[str, int] = field(default_factory=dict)
     kinds: dict[str, tuple[MembersEntry, ...]] = field(default_factory=dict)
     names: dict[str, int] = field(default_factory=dict)
-    """Of classes, in the order of first sight."""
+    """Numbers of class names, in the order of first occurrence."""
     number: int | None = None
-    """The first label that is one."""
+    """The first label that is a number."""
     unlabelled: list[str] = field(default_factory=list)
     """Why the first example without a label in each tar has none."""
 

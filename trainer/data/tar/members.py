@@ -11,9 +11,9 @@ BLOCK = 512
 REGULAR = b"0\0007"
 """Type flags of files with content."""
 WITHOUT_CONTENT = b"123456"
-"""Type flags of links, devices, folders and pipes, whose size says nothing."""
+"""Type flags of links, devices, folders and pipes, which have no content whatever their size field says."""
 MOST_BYTES, MOST_HEADER_BYTES = 1 << 60, 1 << 20
-"""Of a member, and of an extended header."""
+"""Most bytes of a member, and of an extended header."""
 COMPRESSED = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"\x28\xb5\x2f\xfd": "zstd"}
 
 Read = Callable[[int, int], bytes | memoryview]

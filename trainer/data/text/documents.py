@@ -35,7 +35,7 @@ class SplitPart:
 
 @dataclass
 class EncodedChunk:
-    """A chunk's part of each split, and why each file or line that is no text was left out."""
+    """A chunk's part of each split, and why each file or line that is no text was omitted."""
 
     splits: Mapping[Split, SplitPart]
     left_out: list[str] = field(default_factory=list)

@@ -61,7 +61,7 @@ class EncodingProgress(Progress):
 NOTED_EVERY_S = 5.0
 SHOWN_LEFT_OUT = 5
 STOPPED = 75
-"""Exit code of what was stopped, has kept its work, and goes on when it is started again."""
+"""Exit code of a verb that was stopped and resumes when it is started again."""
 
 
 def run(
@@ -217,7 +217,7 @@ def _report(out: Path, index: TextIndex, reasons: list[str], left_out: int, seco
 
 
 _encode: Callable[[Chunk], EncodedChunk]
-"""Of this process; those that are forked from it have it, too."""
+"""Encodes a chunk; set before the worker processes are forked, which inherit it."""
 
 
 def _begin(parent: int) -> None:

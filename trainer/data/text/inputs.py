@@ -14,7 +14,7 @@ from netsim.foundation.refusal import Refusal
 
 JSON_LINES = (".jsonl", ".jsonl.gz")
 CHUNK_BYTES = 1 << 21
-"""Of text that one process encodes at a time, at least; no chunk of plain text is more than twice as long."""
+"""Least text that a process encodes at a time; a chunk of plain text is at most twice as long."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ class Piece(NamedTuple):
 
 
 class Place(NamedTuple):
-    """How far the files have been read: the number of a file, and the byte in it at which reading resumes."""
+    """Progress of reading: the number of a file, and the byte in it at which reading resumes."""
 
     file: int
     offset: int

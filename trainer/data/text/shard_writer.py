@@ -29,9 +29,9 @@ class SplitState(Section):
     num_documents: NonNegativeInt = 0
     num_bytes: NonNegativeInt = 0
     shards: tuple[TokenShard, ...] = ()
-    """Those that are complete."""
+    """The complete shards."""
     open_tokens: NonNegativeInt = 0
-    """Of the shard behind them."""
+    """Tokens of the shard that is being written."""
 
     @property
     def split(self) -> TextSplit:
@@ -45,13 +45,13 @@ class SplitState(Section):
 
 
 class Journal(Section):
-    """How far writing has come; what the folder has beyond it is written anew."""
+    """Progress of the writing; what the folder has beyond it is written again."""
 
     made_by: str
-    """Digest of the files and options, with which alone it may go on."""
+    """Digest of the files and options; a start with another digest must not resume."""
     file: NonNegativeInt = 0
     offset: NonNegativeInt = 0
-    """The place in the files at which reading goes on."""
+    """Byte of file number `file` at which reading resumes."""
     left_out: NonNegativeInt = 0
     train: SplitState = SplitState()
     held_out: SplitState = SplitState()

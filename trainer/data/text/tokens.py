@@ -19,7 +19,7 @@ from trainer.data.shard.index import FolderIndex, Split
 TOKENIZER = "tokenizer.json"
 REMEDY = "write the folder again (python -m trainer encode-text)"
 NUMPY_TYPES = {"uint8": "<u1", "uint16": "<u2", "uint32": "<u4"}
-"""How numpy names the types of tokens in shards, which are little-endian everywhere."""
+"""numpy's names of the tokens' types in shards; always little-endian."""
 
 TokenType = Literal["uint8", "uint16", "uint32"]
 Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
@@ -98,7 +98,7 @@ class TextIndex(FolderIndex):
 
 BYTE_VALUES = 256
 END_TOKENS = ("<|endoftext|>", "<|end_of_text|>", "</s>", "<eos>")
-"""What tokenizers call the end of a document, for those whose file has exactly one of them."""
+"""Usual names of the end token, for a tokenizer whose file has exactly one of them."""
 
 
 class Tokenizer(Protocol):

@@ -25,11 +25,11 @@ if TYPE_CHECKING:
 
 WRONG_INPUT = 2
 LOOK_S = 0.3
-"""Between two looks at what the ranks and the other nodes say."""
+"""Interval between checks of the reports of the ranks and of the other nodes."""
 UNWIND_S = 20.0
-"""For torchrun to end once its ranks have said how the run ended, or another node has left."""
+"""Time for torchrun to end once its ranks have reported their end, or another node has left."""
 LINGER_S = 3.0
-"""For the other nodes to end before node 0 takes the store from them; torchrun there may wait for it in vain."""
+"""Time for the other nodes to end before node 0 closes the store, for which torchrun there may wait in vain."""
 
 
 class _Node:

@@ -91,7 +91,7 @@ def _words(entries: list[dict[str, Any]]) -> str:
 
 
 PATIENCE_S = 5.0
-"""For ranks that give up a little later than this one."""
+"""Time for ranks that give up a little later than this one."""
 
 
 def waited_in_vain(error: Exception) -> bool:

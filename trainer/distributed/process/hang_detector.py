@@ -31,7 +31,7 @@ class Reached(NamedTuple):
 
 
 Progress = Mapping[str, Reached]
-"""By torch's name of the group, which is the same on all of its ranks."""
+"""Progress by torch's name of the group, which is the same on all of the group's ranks."""
 
 
 class OwnProgress:
@@ -94,7 +94,7 @@ def awaited(rank: int, told: Callable[[int], Progress]) -> set[int]:
 
 
 MOST_PAUSE_S = 5.0
-"""Between two looks at the recorder."""
+"""Longest interval between two reads of the recorder."""
 PAUSES = 20
 """Looks in the time that a collective may take."""
 EARLY = 6

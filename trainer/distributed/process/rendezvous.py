@@ -16,11 +16,11 @@ from trainer.distributed.process.rendezvous_host import LONGEST_LINE, Member, Re
 LONGEST_ANSWER = 1 << 20
 """Bytes of a message of node 0, which lists absent nodes."""
 PAUSE_S = 0.5
-"""Between two attempts to reach node 0."""
+"""Interval between attempts to reach node 0."""
 REMIND_S = 30.0
-"""Between two lines that say for whom this node waits."""
+"""Interval between messages that name the nodes for which this node waits."""
 PATIENCE_S = 600.0
-"""For all nodes to come, as long as torchrun's own rendezvous has."""
+"""Time for all nodes to arrive, the same as in torchrun's own rendezvous."""
 
 
 class Left(NamedTuple):

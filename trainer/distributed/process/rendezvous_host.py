@@ -19,11 +19,11 @@ from pydantic_core import from_json
 LONGEST_LINE = 4096
 """Bytes of a message; who sends more is cut off."""
 SILENCE_S = 10.0
-"""For a connection to say which node it is; then it is cut off."""
+"""Time for a new connection to name its node; then it is closed."""
 MOST_STRANGERS = 256
 """Connections that have not yet said which node they are; who comes then has to come again."""
 PONG_S = 3.0
-"""For a node to answer a ping before its number goes to another."""
+"""Time for a node to answer a ping before its number is given to another."""
 PROBES = ((socket.TCP_KEEPIDLE, 5), (socket.TCP_KEEPINTVL, 5), (socket.TCP_KEEPCNT, 3))
 """A machine that has lost its power is noticed after 20 s."""
 ENDS_ALL = frozenset({2, 75, 130, 140, 143})

@@ -99,11 +99,11 @@ class StopRequest:
 
 
 UNWIND_S = 5.0
-"""For the main thread to tidy up, which it cannot do while it waits inside a library."""
+"""Time for the main thread to clean up, which it cannot do while it waits inside a library."""
 APART_S = 1.0
-"""Between two presses of Ctrl-C: launchers hand on what the terminal has sent already."""
+"""Least interval between two presses of Ctrl-C; a shorter one is the launcher forwarding the terminal's signal."""
 HAND_ON_S = 0.2
-"""For the main thread to hand the signal on to processes that it has started."""
+"""Time for the main thread to forward the signal to its child processes."""
 
 
 class _Interrupter:

@@ -33,7 +33,7 @@ from trainer.sampling.conditioning import Conditioning
 from trainer.sampling.draw import TrainedFlow
 
 ENDLESS = 50_000
-"""Examples that stand for data without an end."""
+"""Number of examples assumed of endless data."""
 READERS = 8
 """Threads that read pictures."""
 
@@ -125,7 +125,7 @@ Group = dist.ProcessGroup | None
 
 
 class Source(Protocol):
-    """Where the examples of a set come from.
+    """A source of a set's examples.
 
     Attributes:
         num: number of examples.
@@ -141,7 +141,7 @@ class Source(Protocol):
 
 
 class RealSource(Source, Protocol):
-    """Where the examples of a set of real examples come from.
+    """A source of real examples.
 
     Attributes:
         digest: hexadecimal digest that identifies the examples.

@@ -1,1 +1,1 @@
-"""Objects that trained policies build: for a person, and for their objectives to be measured."""
+"""Objects that trained policies build: the sample verb, and the measuring of true objectives."""

@@ -32,9 +32,9 @@ from trainer.observe.units import scaled
 
 Array = NDArray[np.floating]
 NOTHING = "–"
-"""Of a network that has no such figure."""
+"""Cell of a network that lacks the figure."""
 LEAST = 1e-6
-"""In place of a distance that is 0, which no logarithmic axis has."""
+"""Drawn instead of a distance of 0, which a logarithmic axis cannot show."""
 ABREAST = 5
 """Networks that share a row of samples at most."""
 
@@ -94,7 +94,7 @@ def transports(comparison: Comparison) -> list[str]:
 
 
 def figures(comparison: Comparison, axis: CostAxis) -> list[float]:
-    """Returns every known figure of a measure of cost."""
+    """Every known value of a measure of cost."""
     costs = (axis.of(entry, at) for entry in comparison.entries for at in entry.quality(comparison.measure))
     return [cost for cost in costs if cost is not None]
 

@@ -119,7 +119,7 @@ def _ranks_per_host(scenario: Path) -> int:
 
 
 MEASURED, DRAWN = "measured.json", "drawn.npz"
-"""In the folder of a run: the request and what ``evaluate`` writes; the samples."""
+"""Files in the folder of a run: the request with the output of ``evaluate``, and the samples."""
 FLOOR_DRAWS = 8
 POINTS, NUM_TRAJECTORIES, TRAJECTORY_STATES = 1000, 96, 41
 TRAJECTORIES = "ways"
@@ -138,12 +138,12 @@ class MeasurementSpec:
 
     @property
     def few(self) -> int:
-        """The number of evaluations of the pictures of quick samples: the second smallest."""
+        """Number of evaluations in pictures of fast samples: the second smallest."""
         return sorted(self.evaluations)[min(1, len(self.evaluations) - 1)]
 
     @property
     def many(self) -> int:
-        """The number of evaluations of the pictures of careful samples: the largest."""
+        """Number of evaluations in pictures of accurate samples: the largest."""
         return max(self.evaluations)
 
     def request(self, checkpoint: str, seed: int) -> dict[str, Any]:

@@ -222,7 +222,7 @@ def _about(path: Path) -> str:
 
 
 SECONDS = "seconds.json"
-"""In the folder of a run, wall time in s of its stages that do not train, by name."""
+"""File in the folder of a run: wall time in s, by name, of its stages that do not train."""
 
 
 @dataclass(frozen=True)

@@ -72,12 +72,12 @@ class SampleCost:
 
 FORMAT = "flowfabric.comparison/2"
 READ = (FORMAT, "flowfabric.comparison/1")
-"""What is read: the first version says nothing of bytes and times."""
+"""Formats that are read; the first version lacks bytes and times."""
 QUALITY = {
     "wasserstein_2": "2-Wasserstein distance to the data",
     "frechet_distance": "Fréchet distance to the data",
 }
-"""What a set of points, or of images, is judged by."""
+"""Distances by which points or images are judged."""
 
 
 @dataclass(frozen=True)

@@ -45,7 +45,7 @@ from trainer.sampling.flow import check_latents
 from trainer.training.guard import RunFailed
 
 FABRIC = Path("configs/scenarios/sampling_64.yaml")
-"""Where samples are priced if no fabric is given."""
+"""Scenario that prices samples if no fabric is given."""
 
 
 @dataclass(frozen=True)

@@ -31,7 +31,7 @@ from trainer.observe.units import duration
 from trainer.training.guard import RunFailed
 
 LEAST_SHARE = 0.02
-"""Of a stage that must be done before its own pace is believed: the first steps are slow."""
+"""Share of a stage after which its own pace counts: the first steps are slow."""
 
 
 @dataclass(frozen=True)
@@ -72,13 +72,13 @@ class TimeLeft:
         self._jobs, self._now, self._lock = jobs, now, threading.Lock()
 
     def reached(self, piece: Piece) -> None:
-        """Notes how much of a piece is done; the first call says that it begins."""
+        """Records how much of a piece is done; the first call marks its begin."""
         share, key = piece.stage.share_done, (piece.method, piece.seed, piece.stage.name)
         with self._lock:
             self._begun.setdefault(key, _Begun(self._now(), share, share)).share = share
 
     def ended(self, piece: Piece) -> None:
-        """Notes that a piece is done."""
+        """Records that a piece is done."""
         key = piece.method, piece.seed, piece.stage.name
         with self._lock:
             self._left.pop(key, None)
@@ -89,7 +89,7 @@ class TimeLeft:
                 self._paces.setdefault(piece.stage.verb, []).append(whole / piece.amount)
 
     def dropped(self, method: str, seed: int) -> None:
-        """Notes that a run has failed, whose other stages are not begun."""
+        """Records that a run has failed; its other stages will not begin."""
         with self._lock:
             for key in [key for key in self._left if key[:2] == (method, seed)]:
                 del self._left[key]

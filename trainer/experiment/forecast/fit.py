@@ -19,7 +19,7 @@ from trainer.model.flops import training_flops
 from trainer.observe.units import scaled
 
 RECOMPUTED = 1 / 3
-"""Of the arithmetic of a step, which recomputing the blocks in the backward pass adds: one forward pass to three."""
+"""Arithmetic that recomputing blocks adds, relative to a step: one forward pass to three."""
 OPERATIONS_PER_BYTE = 10_000
 """Operations of a device in the time in which it sends a byte: 400 TFLOP/s beside 40 GB/s."""
 

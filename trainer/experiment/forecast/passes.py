@@ -1,4 +1,4 @@
-"""Recording of the memory of a run's passes, by one process in the place of all ranks."""
+"""Records the memory of a run's passes in one process that stands for all ranks."""
 
 import math
 import sys
@@ -29,7 +29,7 @@ from trainer.model.network import Network, prepare_blocks
 from trainer.training.task import Task, TrainedNetworks
 
 _MOST_KNOWN = 2**20
-"""Elements of a tensor whose values a `FakeTensorMode` still follows: the counts of rows of all ranks are known."""
+"""Elements up to which a `FakeTensorMode` still follows a tensor's values; the row counts of all ranks fit."""
 
 
 @contextmanager

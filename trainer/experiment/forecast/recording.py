@@ -58,7 +58,7 @@ class Storages(TorchDispatchMode):
         super().__exit__(*raised)
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Computes, and takes note of the results; what tensors are made of is seen when it is computed itself."""
+        """Computes, and follows the results; operands were seen when they were computed."""
         if any(issubclass(one, _distributed_tensor()) for one in types):
             return NotImplemented
         result = func(*args, **(kwargs or {}))

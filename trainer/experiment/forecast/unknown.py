@@ -1,4 +1,4 @@
-"""Runs that send or compute what no formula knows, and the remedy."""
+"""Runs whose traffic or computation no formula covers, and the remedy."""
 
 from trainer.config.derived import several_shapes
 from trainer.config.run import Flow, RunConfig

@@ -16,7 +16,7 @@ from trainer.model.flops import OPERATIONS_PER_MULTIPLY_ADD, PASSES, forward_pro
 
 Item = TypeVar("Item")
 _OPTIMIZER_BYTES = 28
-"""Of a parameter in an update: its gradient, master copy and two moments are read, the last three written."""
+"""Bytes per parameter of an update: reads gradient, master copy and two moments; writes the last three."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -35,9 +35,9 @@ from trainer.sampling.sampler_choice import check_made_of
 from trainer.sampling.trained import Reference
 
 RECORDED, FORMULA = "collectives.jsonl", "formula.jsonl"
-"""In the folder of a drawing: what ``sample --trace`` recorded, and what ``trace --sampling`` wrote."""
+"""Files in the folder of a drawing: the recording of ``sample --trace``, the output of ``trace --sampling``."""
 FEW = 4
-"""Evaluations of the large number, or the nearest to it."""
+"""Evaluations of the large number on the page, or the nearest to it."""
 
 
 def steps_part(files: RunFiles, path: Path) -> Part:

@@ -21,7 +21,7 @@ class Part:
 
 
 HELD_OUT = "held_out_loss_"
-"""What names of the held-out losses of sources begin with."""
+"""Prefix of the held-out losses of single sources."""
 
 
 def loss_curves(records: Sequence[Record]) -> str:

@@ -15,7 +15,7 @@ from trainer.experiment.stage.running import difference, flat
 from trainer.observe.metrics import Record, read_metrics
 
 _LATER = ("optim.steps", "checkpoint", "evaluate", "sample", "trace", "observe", "guard", "run.dir", "run.resume")
-"""Settings in which two continuations of one run may differ without being another run."""
+"""Settings in which two continuations of one run may differ."""
 _PLACED = ("moe.placement", "moe.migration")
 
 

@@ -164,7 +164,7 @@ FOUND = {
     "other_simulation": ("netsim", "results.json"),
     "comparison": ("comparison", "compare.json"),
 }
-"""Where each input is in a run's folder, and a file that is in it if it is a folder."""
+"""Name of each input in a run's folder and, if that is a folder, of a file in it."""
 
 
 class ReportRequest(OfRuns):

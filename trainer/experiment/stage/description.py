@@ -28,7 +28,7 @@ from trainer.observe.units import scaled
 from trainer.training.preflight import preflight, validated
 
 READ_BYTES = 1_000_000_000
-"""Of a checkpoint, to look for damage: about a second."""
+"""Most bytes of a checkpoint that are read to find damage, which takes about a second."""
 
 
 def describe_run(config: RunConfig, world_size: int) -> None:

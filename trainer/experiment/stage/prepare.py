@@ -68,7 +68,7 @@ class PairsStage(TaughtStage[PairsRequest]):
         return draw_pairs(self.request(), self.folder)
 
     def provenance(self) -> Provenance:
-        """Returns the settings in the index of the pairs and those of now; both include the teacher's weights."""
+        """Returns the settings in the index of the pairs and the current ones, both with the teacher's weights."""
         request = self.request().resolved()
         folder = newest_checkpoint(request.run)
         source = load_run(folder).source_data
@@ -119,7 +119,7 @@ class StepsStage(TaughtStage[StepsRequest]):
         return search_steps(self.request(), self.file)
 
     def provenance(self) -> Provenance:
-        """Returns the settings in the file of grids and those of now; both include the teacher's weights."""
+        """Returns the settings in the file of grids and the current ones, both with the teacher's weights."""
         request = self.request()
         folder = newest_checkpoint(request.run)
         weights = Manifest.read(folder).weights_sha256()
@@ -212,7 +212,7 @@ class FitPathStage(RequestedStage[FitRequest], ConfiguredStage):
         super().describe(world_size, stages)
 
     def provenance(self) -> Provenance:
-        """Returns the settings in the table and those of now; leaves out the table's figures of the data."""
+        """Returns the settings recorded in the table, without its figures of the data, and the current ones."""
         now = self.request().what_decides(self.config())
         made = read_table(self.file).made_by
         return Provenance(self.file, {name: value for name, value in made.items() if name in now}, now)
@@ -249,7 +249,7 @@ class MeasureStage(TaughtStage[MeasureRequest]):
         return measure(self.request(), self.file)
 
     def provenance(self) -> Provenance:
-        """Returns the settings in the file of objects and those of now; both include the policy's weights."""
+        """Returns the settings in the file of objects and the current ones, both with the policy's weights."""
         from trainer.experiment.built.measuring import weights_of
 
         request = self.request()

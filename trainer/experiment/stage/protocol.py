@@ -18,7 +18,7 @@ from trainer.config.run import RunConfig
 from trainer.distributed.groups import Launch
 
 BASE = "{run.dir}"
-"""Stands in a string for the folder of all stages together."""
+"""Placeholder in strings for the folder of all stages."""
 
 
 def filled(value: Any, base: str) -> Any:

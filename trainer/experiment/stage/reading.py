@@ -15,7 +15,7 @@ from trainer.experiment.stage.train import TrainStage
 
 _ALL: tuple[type[Stage], ...] = (TrainStage, PairsStage, FitPathStage, StepsStage, MeasureStage)
 KINDS: dict[str, type[Stage]] = {kind.verb: kind for kind in _ALL}
-"""By what a file calls them."""
+"""Kinds of stages by their key in a file."""
 
 
 def load_stages(path: Path | str, overrides: Sequence[str] = ()) -> list[Stage]:

@@ -18,7 +18,7 @@ from trainer.experiment.stage.protocol import Stage
 
 
 def check_provenance(stage: Stage, stages: Sequence[Stage]) -> None:
-    """Refuses a finished stage that was made by other settings than those of now."""
+    """Refuses a finished stage that was made by other settings than the current ones."""
     remedy = f"give another run.dir, or delete {stage.folder} and the folders of the stages that read from it"
     for read in stage.awaited(stages):
         problem = f"is finished, and stage {read.name}, from which it was made, is not"

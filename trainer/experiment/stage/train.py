@@ -24,7 +24,7 @@ WITHOUT_EFFECT: dict[str, Any] = {
     "guard": {"abort_after", "hang_timeout_s", "collective_timeout_s", "straggler_factor"},
     **dict.fromkeys(("data_loading", "parallel", "checkpoint", "evaluate", "sample", "trace", "observe"), True),
 }
-"""Settings that do not change the weights of a network, but for the rounding of sums that are divided otherwise."""
+"""Settings that do not change a network's weights, except for the rounding of differently divided sums."""
 
 
 @dataclass(frozen=True)
@@ -94,7 +94,7 @@ class TrainStage(ConfiguredStage):
         print_details(self.config(), world_size)
 
     def provenance(self) -> Provenance:
-        """Returns the configuration of its last checkpoint and that of now, both with digests of what they refer to."""
+        """Returns the configurations of its last checkpoint and of the file, with digests of the files they name."""
         from trainer.checkpoint.pretrained import pinned  # brings the networks, which only a finished stage needs
 
         root = self.folder / "checkpoints"

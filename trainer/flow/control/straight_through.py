@@ -21,7 +21,7 @@ from trainer.flow.sampler.protocol import Field
 from trainer.flow.target.conversion import convert
 
 INSTANTS = 2.0**24
-"""Resolution of times in the keys of draws."""
+"""Times are multiplied by this number and rounded in the keys of draws."""
 
 
 class StraightThroughConfig(Section):

@@ -193,7 +193,7 @@ class Permutation(Matching):
 
 
 _TOLERANCE = 1e-2
-"""Of the mass of a source point, before each data point draws from its whole column."""
+"""Largest relative error of a source point's mass; each data point then draws from its whole column."""
 _ROUNDING = 1e-5
 
 

@@ -115,7 +115,7 @@ class BuiltIn(Section):
     labels_in_state: ClassVar[bool] = False
     """Whether the class is part of the state, so that the network reads none."""
     encodes_captions: ClassVar[bool] = False
-    """Whether the network makes source points of captions, so that it reads no class but that of any caption."""
+    """Whether the network makes source points of captions; it then reads no class but the one for any caption."""
 
     def state_shape(self, example: Sequence[int], num_classes: int) -> tuple[int, ...]:  # noqa: ARG002
         """Shape of a state whose data points have the shape of `example`."""

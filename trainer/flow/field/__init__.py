@@ -71,7 +71,7 @@ Bind = Callable[[Callable[[Tensor, Tensor, Condition], Tensor]], Predict]
 """Binds condition and guidance to a network."""
 
 SAME_SHARE = 2e-2
-"""A state no further through a segment is at its start: random samplers leave out t = 0 itself."""
+"""Share of a segment within which a state counts as at the segment's start; random samplers leave out t = 0."""
 
 
 @dataclass(frozen=True)
@@ -94,7 +94,7 @@ class SegmentField(NetworkField):
 
 
 class SegmentWalk:
-    """A network on one pass through a segment. Batches are already doubled for guidance, and so are the kept features.
+    """One pass of a network through a segment; batches and the features it keeps are already doubled for guidance.
 
     A pass that does not begin at the segment's first time runs the trunk at each state. Park et al., arXiv 2510.21167,
     3.3.

@@ -43,7 +43,7 @@ class InverseSolver(Protocol):
 
 
 HALVINGS = 60
-"""Of the interval that a time is searched in; it is then known to rounding."""
+"""Bisections of the interval of a time, enough for float64."""
 
 
 def check_path(path: Path) -> None:
@@ -74,9 +74,9 @@ def time_of(path: Path, levels: Tensor) -> Tensor:
 LEVELS = 100
 """Noise levels at which the error of a network is measured."""
 LEAST_ERROR = 1e-12
-"""Of a network that knows its data exactly."""
+"""Least measured error, which a network that knows its data exactly would have."""
 LEAST_LEFT = 0.1
-"""Share of the mean weight that has to be left when that at level 0 is taken away; with less there is no weight."""
+"""Least share of the mean weight that must remain when the weight at level 0 is subtracted; else `ramp` is used."""
 
 
 @dataclass(frozen=True)

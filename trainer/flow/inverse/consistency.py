@@ -16,11 +16,11 @@ Decode = Callable[[Tensor], Tensor]
 """From states [B, *D] to images [B, C, H, W]; differentiable."""
 
 PROBE = 1e-2
-"""Length of the move along which the effect of a direction is measured, relative to the states."""
+"""Length, relative to the states, of the step by which the effect of a direction is measured."""
 TINY = torch.finfo(torch.float32).tiny
-"""Keeps divisions finite where there is nothing to do."""
+"""Keeps divisors above 0 where states already agree."""
 SHRINK = 0.25
-"""Factor of the next move of an example whose last one did not bring it nearer."""
+"""Factor of the next step of an example whose last step did not bring it nearer."""
 
 
 class Consistency(Protocol):

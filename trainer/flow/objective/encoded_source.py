@@ -16,7 +16,7 @@ from trainer.flow.path.protocol import PathSample
 from trainer.flow.question import FromSource
 
 SOFTNESS = 0.3
-"""Of the soft penalty: means below 1 / SOFTNESS cost little."""
+"""Factor of a mean in the soft penalty: means below 1 / SOFTNESS cost little."""
 
 
 class EncodedSource(BuiltIn):

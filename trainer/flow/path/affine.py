@@ -23,7 +23,7 @@ Schedule = Callable[[Tensor], Coefficients]
 """From times [B] to coefficients."""
 
 LEAST_SOURCE = 1e-3
-"""With a smaller weight of the source at t = 1 the path counts as one that ends at the data point itself."""
+"""Weight of the source at t = 1 below which the path counts as one that ends at the data point itself."""
 
 
 class LinearConfig(Section):

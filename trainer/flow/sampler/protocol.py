@@ -124,7 +124,7 @@ class BuiltIn(Section):
     """A sampler that is its settings, and is built on the path of the fields that it follows."""
 
     follows_velocity: ClassVar[bool] = True
-    """From source to data, so that solvers of ordinary equations may replace it."""
+    """Whether it follows the velocity from source to data, so that a solver of ordinary equations may replace it."""
     _path: FlowPath = PrivateAttr()
 
     def build(self, path: FlowPath) -> Self:

@@ -67,7 +67,7 @@ NEAREST_END = 1e-3
 
 
 def inside(t: Tensor) -> Tensor:
-    """The nearest of the times at which a random sampler may evaluate a field, which exclude both ends."""
+    """The nearest of the times at which a random sampler may evaluate a field; both ends are excluded."""
     return t.clamp(NEAREST_END, 1 - NEAREST_END)
 
 

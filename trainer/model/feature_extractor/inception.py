@@ -16,7 +16,7 @@ from trainer.model.feature_extractor.published_weights import PublishedWeights
 Pools = Literal["torchvision", "fid"]
 FEATURES = 2048
 EPS = 1e-3
-"""Of batch normalisation."""
+"""Epsilon of batch normalisation."""
 SIDE = 299
 """Pixels of the images that the weights were trained on, each way."""
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-"""Of the red, green and blue channel of images with values from 0 to 1."""
+"""Mean and standard deviation of the red, green and blue channels of images with values from 0 to 1."""
 
 Resize = Literal["antialiased", "bilinear", "tensorflow"]
 """How images of another size are resized, see :class:`trainer.model.feature_extractor.extractor.Extractor`."""

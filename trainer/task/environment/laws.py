@@ -15,7 +15,7 @@ from trainer.task.environment.protocol import Environment
 
 WALKS = 64
 MOST_STATES = 4096
-"""States up to which all are looked at."""
+"""Most states for which all states are checked."""
 
 
 def check_laws(environment: Environment, *, name: str) -> None:

@@ -133,7 +133,7 @@ def rollout(
 
 
 MOST_STATES = 10_000
-"""States up to which an environment counts as small: words of six letters out of four have 5,461."""
+"""Most states of a small environment, such as the 5,461 words of up to six letters out of four."""
 
 
 class States(NamedTuple):

@@ -1,1 +1,1 @@
-"""Tasks that draw examples from their own network, and learn from the rewards of these."""
+"""Tasks that draw examples from their own network and learn from the examples' rewards."""

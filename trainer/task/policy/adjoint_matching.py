@@ -101,7 +101,7 @@ class Beginnings:
 
 @dataclass(frozen=True)
 class Nodes:
-    """States [B, N, *D] on drawn paths at times [N], and the base's velocities and the adjoints there.
+    """Inputs of the loss: states [B, N, *D] of paths at times [N], with the base's velocities and the adjoints there.
 
     `terms` are scalars of the whole micro batch, for the metrics; there is no `log_weight`.
     """
@@ -267,7 +267,7 @@ class AdjointMatching(PolicyTask[Beginnings | Nodes]):
             yield Nodes(at(rollout.x, numbers, 0), t, velocity, adjoint, one.condition, terms)
 
     def _spent(self, device: torch.device) -> dict[str, Tensor]:
-        """Numbers of reward calls and network calls so far, each for one state, over all ranks."""
+        """Calls so far of the reward and of the network, each for one state, summed over all ranks."""
         chosen = self._chosen
         a_call = 1 if chosen.guidance in (0.0, 1.0) else 2
         spent = {"network_calls": self.paths * (2 * chosen.steps + chosen.nodes) * a_call}
@@ -277,7 +277,7 @@ class AdjointMatching(PolicyTask[Beginnings | Nodes]):
 
     @contextmanager
     def _frozen_network(self, network: Callable[..., Any]) -> Iterator[Callable[..., Any]]:
-        """The network of the base, lent to the cost: another run's, or the run's own without its adapters."""
+        """The network of the base for the cost: another run's, or the run's own without its adapters."""
         with self.base_of(cast(Network, network)) if self._base is None else nullcontext(self._base) as frozen:
             assert frozen is not None, "settings without a base are refused"
             with self._lent.of(frozen):

@@ -29,7 +29,7 @@ from trainer.training.task import Builders, Networks
 from trainer.training.weighting import FEW
 
 LEAST_DEVIATION = 1e-4
-"""Added to the deviation of the rewards of a group."""
+"""Added to the standard deviation of a group's rewards before the division by it."""
 
 
 @dataclass(frozen=True)

@@ -37,7 +37,7 @@ from trainer.training.task import D, MicroBatchTask, Networks
 
 
 def reward_of(config: RunConfig, chosen: reward.AnyConfig, space: Space) -> reward.CheckedReward:
-    """The reward for the draws of a run; one that is fitted to examples uses the first of the training split."""
+    """The reward of a run's draws; a fitted reward learns from the first training examples."""
 
     def labelled() -> tuple[Tensor, Tensor]:
         examples, labels = real_examples(config, space)
@@ -48,7 +48,7 @@ def reward_of(config: RunConfig, chosen: reward.AnyConfig, space: Space) -> rewa
 
 
 MINUS = "\N{MINUS SIGN}"
-"""Lines break behind a hyphen."""
+"""A minus sign, at which lines do not break, as they do after a hyphen."""
 
 
 def show_rewards(now: TrainedFlow, before: TrainedFlow | None, reward: Reward, path: Path, *, seed: int) -> None:

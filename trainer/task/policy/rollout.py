@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 @contextmanager
 def recorded(network: nn.Module) -> Iterator[Routes | None]:
-    """Records the experts that a network in evaluation mode chooses while entered; yields None if it has none."""
+    """Records the experts that a network in evaluation mode chooses while entered; yields None for a dense network."""
     if not any(isinstance(module, HoldsExperts) for module in network.modules()):
         yield None
         return

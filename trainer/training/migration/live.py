@@ -33,7 +33,7 @@ from trainer.model.parallel.state import Shard, StatePiece
 from trainer.training.migration.window import WINDOWS
 
 KINDS = ("weight", "exp_avg", "exp_avg_sq", "average")
-"""What travels of each parameter, in the order of the message."""
+"""State that is sent for each parameter, in the order of the message."""
 _CHECKSUM_WORDS = 2
 
 

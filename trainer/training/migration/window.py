@@ -25,7 +25,7 @@ from moe.routing_trace import RoutingHeader, RoutingTrace
 from trainer.trace.routing import ordered_choices
 
 SAMPLED_TOKENS = 16_384
-"""Tokens of the whole run that a look at de-duplicated dispatch goes by; about five thousand are enough to place on."""
+"""Tokens of the whole run that a look at de-duplicated dispatch samples; a placement needs about five thousand."""
 
 
 class Window(ABC):
