@@ -89,7 +89,7 @@ def _cap(point: TradeoffPoint) -> str:
 
 
 def held_out_section(before: Evaluation, placed: Evaluation, held_out: HeldOut, unit: str, name: str) -> Section:
-    """A table of the solver's tokens and of held-out ones; the title says what of the saving remains."""
+    """A table of the solver's tokens and of held-out ones; the title gives the share of the saving that remains."""
     pairs = ((before, placed), (held_out.before, held_out.placed))
     seen, unseen = (share_saved(*pair) for pair in pairs)
     every = [traffic for pair in pairs for traffic in pair]

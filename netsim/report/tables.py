@@ -277,7 +277,7 @@ def change_finding(pair: Pair) -> str:
 
 
 def change_sections(pair: Pair) -> list[Section]:
-    """Both simulations side by side, for the page of the first."""
+    """Sections that compare both simulations of a pair, for the page of the first."""
     blocks = [
         Table(change_columns(pair, "transport"), [change.cells() for change in changes(pair)]),
         Note(f"{pair.said} The report of {pair.names[1]} is in the folder against."),

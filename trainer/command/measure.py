@@ -93,7 +93,7 @@ def evaluate(options: Evaluate) -> int:
         return _play(options)
     for name in EPISODES:
         if getattr(options, name) != getattr(Evaluate, name):
-            raise ValueError(f"--{name}: it is of episodes, which are not played; give --episodes too")
+            raise ValueError(f"--{name}: it applies to episodes only; give --episodes too")
     if options.statistics is not None and options.features is None:
         raise ValueError(f"--statistics: {options.statistics} would be used for nothing; give --features too")
     controls = read_controls(options.controls)

@@ -77,7 +77,7 @@ class Flow(Section):
     """Vectors that a frozen text encoder made of the captions, one for each example, and that the network reads; null:
     it reads none."""
     coupling: trainer.flow.coupling.Config = trainer.flow.coupling.Independent()
-    """Which source point is paired with which data point."""
+    """How source points are paired with data points."""
     time: trainer.flow.time.Config = trainer.flow.time.Uniform()
     """How the times of training examples are drawn."""
     path: trainer.flow.path.Config = trainer.flow.path.LinearConfig()
@@ -172,7 +172,7 @@ class RunConfig(Section):
     observe: ObserveConfig = ObserveConfig()
     """Destinations of metrics besides metrics.jsonl."""
     guard: GuardConfig = GuardConfig()
-    """What is done about spikes of the loss, gradients that are not finite, hangs and slow ranks."""
+    """Handling of loss spikes, gradients that are not finite, hangs and slow ranks."""
 
     @model_validator(mode="before")
     @classmethod

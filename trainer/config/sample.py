@@ -67,7 +67,7 @@ class ImageSample(Section):
     guidance: float = Field(default=1.5, ge=0)
     """Classifier-free guidance: 0 unconditional, 1 conditional, larger: sharper and less varied."""
     sampler: trainer.flow.sampler.Config = trainer.flow.sampler.Euler(steps=20)
-    """How noise is taken to data; times of steps lie between 0 (source) and 1 (data)."""
+    """How samples are drawn from noise; times of steps lie between 0 (source) and 1 (data)."""
     controls: Controls = ()
     """Controls that change the field during sampling, the first one first: the gradient of a cost, or a class of yours.
     Previews, sample, fid, evaluate and compare draw with them; pairs, steps and likelihoods use the flow without
@@ -99,7 +99,7 @@ class PointSample(Section):
     guidance: float = Field(default=1.0, ge=0)
     """Classifier-free guidance: 0 unconditional, 1 conditional, larger: sharper and less varied."""
     sampler: trainer.flow.sampler.Config = trainer.flow.sampler.Heun(steps=20)
-    """How noise is taken to data; times of steps lie between 0 (source) and 1 (data)."""
+    """How samples are drawn from noise; times of steps lie between 0 (source) and 1 (data)."""
     controls: Controls = ()
     """Controls that change the field during sampling, the first one first: the gradient of a cost, or a class of yours.
     Previews, sample, fid, evaluate and compare draw with them; pairs, steps and likelihoods use the flow without
@@ -117,7 +117,7 @@ class SequenceSample(Section):
     guidance: float = Field(default=1.0, ge=0)
     """Classifier-free guidance: 0 unconditional, 1 conditional, larger: sharper and less varied."""
     sampler: trainer.flow.sampler.Config = trainer.flow.sampler.Euler(steps=50)
-    """How noise is taken to data; times of steps lie between 0 (source) and 1 (data)."""
+    """How samples are drawn from noise; times of steps lie between 0 (source) and 1 (data)."""
     controls: Controls = ()
     """Controls that change the field during sampling, the first one first: the gradient of a reward, or a class of
     yours."""
@@ -134,7 +134,7 @@ class ClipSample(Section):
     guidance: float = Field(default=1.0, ge=0)
     """Classifier-free guidance: 0 unconditional, 1 conditional, larger: sharper and less varied."""
     sampler: trainer.flow.sampler.Config = trainer.flow.sampler.Euler(steps=20)
-    """How noise is taken to data; times of steps lie between 0 (source) and 1 (data)."""
+    """How samples are drawn from noise; times of steps lie between 0 (source) and 1 (data)."""
     controls: Controls = ()
     """Controls that change the field during sampling, the first one first: the gradient of a cost, or a class of
     yours."""
@@ -151,13 +151,13 @@ class ReactionSample(Section):
     guidance: float = Field(default=1.0, ge=0)
     """Scale of classifier-free guidance; of no effect here, since the network reads no class."""
     sampler: trainer.flow.sampler.Config = trainer.flow.sampler.Euler(steps=20)
-    """How noise is taken to data; times of steps lie between 0 (source) and 1 (data)."""
+    """How samples are drawn from noise; times of steps lie between 0 (source) and 1 (data)."""
     controls: Controls = ()
     """Controls that change the field during sampling, the first one first: a class of yours."""
 
 
 class ReconstructionSample(Section):
-    """Held-out images above what the moving average of the weights makes of them."""
+    """Held-out images above their reconstructions by the moving average of the weights."""
 
     kind: Literal["reconstructions"] = "reconstructions"
     every: Every | None = None

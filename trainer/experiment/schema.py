@@ -146,8 +146,8 @@ def _stages() -> Node:
         "train": "Train a network; sections here replace those beside `stages`.",
         "pairs": "Draw pairs of source and data points with the network of an earlier stage.",
         "fit-path": "Fit the path of least kinetic energy to the data.",
-        "steps": "Search times at which few steps lead where many lead.",
-        "measure": "Ask the true objectives of objects that a policy builds, for a surrogate to be fitted to.",
+        "steps": "Search times of few steps whose results come near those of many steps.",
+        "measure": "Measure the true objectives of objects that a policy builds, for fitting a surrogate.",
     }
     return {
         "description": "Stages that run one after the other, each in its own folder below run.dir.",

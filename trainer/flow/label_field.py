@@ -109,7 +109,7 @@ class Channels(Section):
     noise: float = Field(default=10 / 127.5, ge=0, allow_inf_nan=False)
     """Width of the uniform noise of maps."""
     classes: ClassField | None = None
-    """Code of a class behind the maps; null: none, so that the network neither reads nor is led by classes."""
+    """Code of a class after the maps; null: none, so that classes neither enter nor guide the network."""
 
     def planes(self, num_classes: int) -> int:
         return self.num + (0 if self.classes is None else self.classes.planes(num_classes))

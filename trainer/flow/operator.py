@@ -59,7 +59,7 @@ class BuiltIn(Section):
 
 
 class Identity(BuiltIn):
-    """Every pixel is observed. With noise in the observations and a soft consistency, this is the removal of noise."""
+    """Every pixel is observed; with noise in the observations and a soft consistency, restoring removes the noise."""
 
     kind: Literal["identity"] = "identity"
 

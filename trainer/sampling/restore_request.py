@@ -33,14 +33,14 @@ OWN = "own"
 
 
 class RestoreRequest(Section):
-    """Pictures that a trained flow makes of observations: with holes, at a low resolution, out of focus."""
+    """Pictures that a trained flow restores from observations: with holes, at a low resolution, out of focus."""
 
     operator: trainer.flow.operator.Config = MaskConfig()
-    """The operator, which says what an observation shows of a picture."""
+    """The operator that maps a picture to its observation."""
     noise: float = Field(default=0.0, ge=0)
     """Standard deviation of the noise that is added to the observations, where black is -1 and white is 1."""
     method: trainer.flow.inverse.Config = trainer.flow.inverse.FlairConfig()
-    """How the flow is asked for pictures that agree with the observations."""
+    """The method that finds pictures which agree with the observations."""
     samples: int = Field(default=4, gt=0, le=10_000)
     """Pictures restored from each observation, with other draws; together they show what is uncertain."""
     seed: NonNegativeInt = 0
@@ -50,7 +50,7 @@ class RestoreRequest(Section):
     guidance: float | None = Field(default=None, ge=0)
     """Scale of classifier-free guidance towards the label; null: the run's with a label, and none without."""
     controls: tuple[trainer.flow.control.Config, ...] = ()
-    """Controls of the flow, the first the innermost."""
+    """Controls of the flow; the first acts first."""
     pictures: PicturesConfig = HeldOutPictures()
     """The pictures that are restored."""
     observed: bool = False

@@ -57,7 +57,7 @@ def passages(
 def thin(
     time_ps: np.ndarray, queue_ps: np.ndarray, begin: np.ndarray, width_ps: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Keeps of each unit's queue lengths those that can be the largest in an interval of `width_ps` or more.
+    """Keeps the queue lengths of each unit that can be the largest in some interval of at least `width_ps`.
 
     Returns:
         The entries that are kept of both arrays, which are overwritten, and the first entry of each unit.

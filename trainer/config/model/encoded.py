@@ -26,7 +26,7 @@ class EncodedNetworkConfig(NetworkConfig):
     """Settings of a network that follows paths from states which it makes of captions, and reads no caption besides."""
 
     encoder: EncoderConfig = EncoderConfig()
-    """The encoder that makes the source point of a path from the vector of a caption."""
+    """The encoder, which maps the vector of a caption to the source point of a path."""
 
     objective_kinds = ("encoded_source",)
     objective_part = "an encoder"

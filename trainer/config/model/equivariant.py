@@ -14,7 +14,7 @@ OTHERS = 7
 
 
 class EquivariantConfig(NetworkConfig):
-    """Messages between the atoms of a reaction, that turn, shift and mirror with it.
+    """Messages between the atoms of a reaction; predictions turn, shift and mirror with the atoms.
 
     The network reads distances in the state, the reactant and the product, and writes a sum of the vectors between
     their atoms. Satorras et al., "E(n) Equivariant Graph Neural Networks", arXiv 2102.09844; TS-GEN.

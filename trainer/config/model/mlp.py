@@ -68,7 +68,7 @@ class PolicySizes:
 
 
 class PolicyMLPConfig(NetworkConfig):
-    """Residual blocks over the features of a state and a condition, that choose the next action."""
+    """Residual blocks over the features of a state and a condition; they choose the next action."""
 
     kind: Literal["policy_mlp"] = "policy_mlp"
     hidden: Width = 96
@@ -109,7 +109,7 @@ class PolicyMLPConfig(NetworkConfig):
 
 
 class DescriptorMLPConfig(NetworkConfig):
-    """Residual blocks over the signatures of a point of a surface, each point by itself, that give it a feature."""
+    """Residual blocks that map the signatures of a surface's point, each point by itself, to its feature."""
 
     kind: Literal["descriptor_mlp"] = "descriptor_mlp"
     hidden: Width = 128

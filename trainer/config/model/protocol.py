@@ -17,7 +17,7 @@ IMAGES = ("digits", "idx", "image_folder", "shards", "webdataset")
 
 class _Adapters(Section):
     base: RunReference
-    """The run whose averaged weights are adapted, and stay as they are; its folder will do."""
+    """The run, or its folder, whose averaged weights are adapted and stay unchanged."""
     rank: PositiveInt = 4
     """Rank of the matrix that is added to each adapted matrix."""
     alpha: PositiveFloat | None = None
@@ -45,7 +45,7 @@ class LowRankAdaptersConfig(_Adapters):
 
 
 class RoutedAdaptersConfig(_Adapters):
-    """A and B are means of modules, whose weights each task learns for each head.
+    """A and B are weighted means of modules; each task learns the weights for each head.
 
     Source: Caccia et al., "Multi-Head Adapter Routing", arXiv 2211.03831, section 3.
     """

@@ -50,7 +50,7 @@ class ContrastiveConfig(NetworkConfig):
 
 
 class PrototypesConfig(NetworkConfig):
-    """Residual blocks over an example as a whole, whose direction is compared with that of a prototype of each cluster.
+    """Residual blocks over a whole example; the direction of their output is compared with each cluster's prototype.
 
     An image is standardised and read as a vector; features that another network made of larger ones are read as they
     are. At first the features are a random projection of the example.

@@ -54,7 +54,7 @@ class TransitionNetworkConfig(NetworkConfig):
 
 
 class TransitionDiTConfig(TransitionNetworkConfig, DiTConfig):
-    """A diffusion transformer with a head in the place of its last layer; a patch is a token."""
+    """A diffusion transformer whose last layer is replaced by a head; a patch is a token."""
 
     kind: Literal["transition_dit"] = "transition_dit"  # pyright: ignore[reportIncompatibleVariableOverride]
 
@@ -68,7 +68,7 @@ class TransitionDiTConfig(TransitionNetworkConfig, DiTConfig):
 
 
 class TransitionMLPConfig(TransitionNetworkConfig, MLPConfig):
-    """A network for vectors with a head in the place of its last layer; a vector is the only token of an example."""
+    """A network for vectors whose last layer is replaced by a head; a vector is the only token of an example."""
 
     kind: Literal["transition_mlp"] = "transition_mlp"  # pyright: ignore[reportIncompatibleVariableOverride]
     head: HeadConfig = HeadConfig(hidden=128)

@@ -96,7 +96,7 @@ class UnbalancedLabels(UniformLabels):
 
 
 class PartialLabels(UnbalancedLabels):
-    """At first only the surest examples get labels, in the end all of them.
+    """At first only the most certain examples get labels, in the end all.
 
     Zhang et al., "P2OT: Progressive Partial Optimal Transport for Deep Imbalanced Clustering", 2024.
     """
@@ -111,7 +111,7 @@ class PartialLabels(UnbalancedLabels):
 
 
 class SemanticLabels(PartialLabels):
-    """As partial, and neighbours by their features are drawn into one cluster.
+    """Like partial; besides, neighbouring features are drawn into one cluster.
 
     Zhang et al., "SP2OT: Semantic-Regularized Progressive Partial Optimal Transport for Imbalanced Clustering", 2024.
     """
@@ -135,7 +135,7 @@ Labels = Annotated[
 
 
 class ClusteringTaskConfig(TaskSettings):
-    """Clusters of examples without labels: each learns the cluster that a transport plan gives its other view."""
+    """Clusters of examples without labels: a view learns the cluster that a plan assigns to the other view."""
 
     kind: Literal["clustering"] = "clustering"
     labels: Labels = SemanticLabels()
@@ -164,7 +164,7 @@ class ViewsAlone(Section):
 
 
 class NearestNeighbours(Section):
-    """Also the nearest among the last examples that the run has seen, by the cosine of what the teacher makes of them.
+    """Also the nearest among the latest examples of the run, by the cosine of the teacher's projections.
 
     Dwibedi et al., "With a Little Help from My Friends", 2021.
     """
@@ -188,7 +188,7 @@ class NearestNeighbours(Section):
 
 
 class DynamicClusters(NearestNeighbours):
-    """As nearest, but within the nearest of some clusters, among which transport divides new examples evenly.
+    """Nearest examples within the nearest cluster; transport divides new examples evenly among the clusters.
 
     Poulakakis-Daktylidis and Jamali-Rad, "BECLR: Batch Enhanced Contrastive Few-Shot Learning", ICLR 2024 (DyCE).
     """
@@ -217,7 +217,7 @@ Positives = Annotated[ViewsAlone | NearestNeighbours | DynamicClusters, Field(di
 
 
 class ContrastiveTaskConfig(TaskSettings):
-    """Features without labels: what the network predicts of a view is what its moving average makes of the positives.
+    """Features without labels: from a view, the network predicts the moving average's projections of positives.
 
     The moving average of the weights (`optim.ema_decay`) is the teacher. The loss is the negative cosine, and a term
     that keeps the examples of a step apart.
@@ -241,7 +241,7 @@ class ContrastiveTaskConfig(TaskSettings):
 
 
 class CorrespondenceTaskConfig(TaskSettings):
-    """Features of the points of surfaces, learned from pairs of which no correspondence is known.
+    """Features of the points of surfaces, learned from pairs without known correspondence.
 
     The features determine functional maps in both directions. The loss measures how far these are from maps that a map
     of points induces. Le et al., "Integrating efficient optimal transport and functional maps", 2024, sections 3 and 4;

@@ -1,4 +1,4 @@
-"""Sets of examples, drawn, of a run or of a folder, and their features, block by block on many ranks."""
+"""Sets of examples (drawn, from a run, or from a folder) and their features, block by block on many ranks."""
 
 from __future__ import annotations
 

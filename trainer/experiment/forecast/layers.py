@@ -137,7 +137,7 @@ def layers(
     """Traffic of a network's layers in a pass over `tokens` tokens of each rank.
 
     In evaluation mode routers do not balance and there is no dropout. With `replays`, routers repeat the choices of
-    rollouts and have no limits. Without `sums`, those over divided layers are left to an engine that knows their places
+    rollouts and have no limits. Without `sums`, the engine adds those over divided layers, since it knows their places
     among its gathers.
     """
     if layout.tensor_parallel > 1 and sums:

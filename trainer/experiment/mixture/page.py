@@ -16,7 +16,7 @@ from trainer.experiment.mixture.results import Found
 from trainer.observe.units import duration
 
 SHOWN = 10
-"""Mixes of a table."""
+"""Most mixes in a table."""
 HALF = math.sqrt(3) / 2
 
 

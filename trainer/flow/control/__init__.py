@@ -24,7 +24,7 @@ from trainer.flow.target.conversion import convert, determines
 
 
 class PullConfig(Section):
-    """A share of the velocity is that of the path to a picture, or back to a noise, as in RF-Inversion."""
+    """Part of the velocity is that of the path to a picture, or back to a noise, as in RF-Inversion."""
 
     kind: Literal["pull"] = "pull"
     strength: float = Setting(default=0.9, ge=0, le=1)
@@ -121,7 +121,7 @@ SMALLEST_NORM = 1e-8
 
 
 class TransportConfig(Section):
-    """A share of the velocity, which fades early, is that of the straight transport to a picture, as in OTIP."""
+    """Part of the velocity, early on the path, leads straight to a picture, as in OTIP."""
 
     kind: Literal["transport"] = "transport"
     strength: float = Setting(default=0.3, ge=0, le=1)

@@ -91,7 +91,7 @@ def controlled(field: Field, controls: Sequence[Control]) -> Field:
 
 
 class CostGradientConfig(Section):
-    """Less of the gradient of a running cost: v - strength weight(t) gradient."""
+    """Subtracts the gradient of a running cost from the velocity: v - strength weight(t) gradient."""
 
     kind: Literal["cost_gradient"] = "cost_gradient"
     cost: cost.Config

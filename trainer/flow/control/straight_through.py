@@ -25,7 +25,7 @@ INSTANTS = 2.0**24
 
 
 class StraightThroughConfig(Section):
-    """More of the letters that a reward asks for: its gradient in the logits is added to them, as in STGFlow."""
+    """Adds the gradient of a reward in the logits to them, so that rewarded letters become likelier, as in STGFlow."""
 
     kind: Literal["straight_through"] = "straight_through"
     reward: OwnReward

@@ -124,7 +124,7 @@ class Matched(BuiltIn):
 
 
 class Assignment(Matched):
-    """Linear assignment by distance.
+    """The linear assignment of source points to data points with the least sum of distances.
 
     Attributes:
         scope: points that are assigned together: of a micro batch, or of a whole step over all ranks.

@@ -15,7 +15,7 @@ from trainer.flow.question import Encode
 
 
 class Encoded(BuiltIn):
-    """Each data point with what the network's encoder makes of its caption; nothing to set.
+    """The source point is the encoding of the data point's caption, by the network's own encoder; nothing to set.
 
     What is drawn is the standard normal noise of the source points: training hands it to the network together with the
     captions, so that the encoder gets gradients, and samples begin at what :meth:`encode` makes of it.
@@ -39,7 +39,7 @@ class Encoded(BuiltIn):
 
 
 class Ends(BuiltIn):
-    """Each transition state with noise at its free atoms; those that are not free begin where they end.
+    """The source of a transition state has noise at the free atoms; the other atoms are already in place.
 
     The weight of a pair is the inverse of its share of free atoms: the mean loss over all atoms is then the mean over
     the free ones. TS-GEN has normal noise around the origin; noise around the middle of the ends leaves less to learn.

@@ -91,7 +91,7 @@ class BuiltIn(Section):
 
 
 class Reverse(BuiltIn):
-    """The sampler of the run on its grid turned round; as many evaluations as one drawing.
+    """The sampler of the run on its reversed grid; as many evaluations as one drawing.
 
     Euler's step back takes the velocity at the end of the step that it undoes. The error of inverting and drawing again
     therefore has the order of the sampler: twice the steps halve that of Euler's method. The field is evaluated at time

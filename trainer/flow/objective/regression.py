@@ -118,7 +118,7 @@ class Regression(BuiltIn):
     """Average over every point and its mirror, for less variance. The path must have noise of its own, and the network
     is evaluated on twice as many points."""
     monge_gap: MongeGap | None = None
-    """Regulariser that keeps the map of one step from moving points more than it has to; null: none."""
+    """Regulariser that keeps the map of one step from moving points more than necessary; null: none."""
     field_weights: Annotated[FieldWeights, Field(exclude_if=lambda weights: weights == FieldWeights())] = FieldWeights()
     """Weights of the mean errors of image and label, where a state has both."""
     spread: Annotated[Spread | None, Field(exclude_if=lambda spread: spread is None)] = None
@@ -270,7 +270,7 @@ class FeatureResidual(BuiltIn):
 
 
 class Transition(BuiltIn):
-    """The squared error of a head's velocity, of a network that has one.
+    """The squared error of the head's velocity, for a network with a head.
 
     Mean over draws and D of (g(Y_s, s, h) - (Y - Y_0))^2, Y_s = (1 - s) Y_0 + s Y: Y is data less source, Y_0 is
     standard normal, s is uniform, another one for each token, h are the features of the tokens at (x_t, t). Draws are

@@ -161,7 +161,7 @@ class MirrorInterpolantConfig(Section):
 
 
 class OneSidedInterpolantConfig(Section):
-    """From noise of the path's own to the data; the source points of the pairs are not used."""
+    """From noise that the path draws itself to the data; the source points of the pairs are not used."""
 
     kind: Literal["one_sided_interpolant"] = "one_sided_interpolant"
     interpolation: Literal["linear", "trigonometric"] = "linear"

@@ -213,7 +213,7 @@ class Ancestral(EulerMaruyama):
 
 
 class Renoise(FixedStep):
-    """The estimate of the data and fresh noise in each step, one evaluation each; for flows distilled to one step.
+    """Each step adds fresh noise to the estimate of the data, one evaluation each; for flows distilled to one step.
 
     x_s = b_s data + sqrt(a_s^2 + g_s^2) z, z ~ N(0, I); the step to t = 1 ends at the estimate. The states are
     distributed as on the path if the estimates are distributed as the data. A single step, on a path that ends at the

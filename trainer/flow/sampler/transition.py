@@ -32,7 +32,7 @@ class DrawingField(Field, Protocol):
 
 
 class Transition(GridSampler):
-    """Steps whose direction a head draws, one call of the trunk each.
+    """Steps whose direction is drawn by a head; each takes one call of the trunk.
 
     x + h Y, with Y drawn by the head for the tokens of x: a flow of its own from N(0, I) over times s from 0 to 1.
     Draws are functions of the keys of the examples and the step's number. Shaul et al., arXiv 2506.23589, section 3.

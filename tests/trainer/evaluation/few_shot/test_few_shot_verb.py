@@ -92,7 +92,7 @@ def test_a_file_of_features_and_the_data_of_another_run_are_played(autoencoder: 
         (("--queries", "40"), "--queries: 40 beside 5 labelled examples are 45 of a class, and class "),
         (("--shots", "one"), "--shots: 'one' are not numbers with commas between them; use for example 1,5"),
         (("--likelihood", "3"), "--likelihood: it is of samples, which --episodes does not draw"),
-        (("--episodes", "0", "--ways", "3"), "--ways: it is of episodes, which are not played; give --episodes too"),
+        (("--episodes", "0", "--ways", "3"), "--ways: it applies to episodes only; give --episodes too"),
     ],
 )
 def test_what_episodes_refuse(
