@@ -100,3 +100,9 @@ def test_each_subflow_of_a_pair_keeps_a_path_of_its_own():
         assert first == second
         agree.update(first[one] == first[other] for one in range(4) for other in range(one))
     assert 0.08 < agree[True] / agree.total() < 0.17
+
+
+def test_a_subflow_keeps_its_path_as_long_as_the_routing_does():
+    transport = Subflows(2, 8, 4)
+    for part in transport.admit([RELEASE(task, *pair, 4000) for task, pair in enumerate(PAIRS)], 0):
+        assert transport.choose_path(part, 0, part.message.usable, 0) == part.path

@@ -184,6 +184,12 @@ def test_a_table_is_read_as_it_was_written(tmp_path: Path) -> None:
     assert (tmp_path / "one").read_bytes() == (tmp_path / "other").read_bytes()
 
 
+def test_a_table_of_both_ends_alone_is_read(tmp_path: Path) -> None:
+    ends = torch.eye(2, dtype=torch.float64)
+    path.PathTable(ends, torch.tensor([[-1.0, 1.0]] * 2, dtype=torch.float64), {}).write(tmp_path / "straight")
+    assert torch.equal(read_table(tmp_path / "straight").weights, ends)
+
+
 def test_the_table_of_the_contract_tests_is_that_of_a_circle():
     separation = looked_at(circle(), draws=2000)
     fitted = fit(separation, knots=100)

@@ -153,6 +153,16 @@ def test_a_step_that_ends_at_the_data_adds_no_noise(solver):
     assert torch.equal(one, other)
 
 
+def test_the_step_to_the_data_is_that_of_heun():
+    """The slopes at 0.9, and after Euler's step at the last time at which the field is evaluated, 0.999."""
+    times = torch.tensor([0.9, 1.0], dtype=torch.float64)
+    x = states()[:, :1]
+    first = (1 + math.cos(0.9)) * x
+    second = (1 + math.cos(0.999)) * (x + 0.1 * first)
+    final = sampler.StochasticHeun(diffusion=(3.0, 3.0)).sample(known(growth), x, times, keys=KEYS).final
+    torch.testing.assert_close(final, x + 0.05 * (first + second))
+
+
 def test_keyed_normals_are_normal_and_independent():
     keys = fold_in(torch.tensor(3), torch.arange(400))[:, None]
     drawn = normal(fold_in(keys, torch.arange(100)))
