@@ -156,7 +156,7 @@ def two_trees(operation: Operation) -> list[Pipeline]:
     return [(tree, pieces(half)) for tree, half in zip((first, second), halves, strict=True)]
 
 
-def both_ways(tree: Edges) -> Edges:
+def both_directions(tree: Edges) -> Edges:
     """Edges (sender, receiver) that a piece passes on a tree: up to the root, then down from it."""
     return [*tree, *((parent, child) for child, parent in reversed(tree))]
 

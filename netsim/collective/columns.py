@@ -8,7 +8,7 @@ from weakref import WeakValueDictionary
 
 import numpy as np
 
-from netsim.collective.algorithms import Edges, both_ways, one_tree, teams, two_trees
+from netsim.collective.algorithms import Edges, both_directions, one_tree, teams, two_trees
 from netsim.collective.protocol import Message, Operation
 
 
@@ -179,25 +179,25 @@ def _direct_all_reduce(operation: Operation) -> MessageColumns:
 
 def _on_tree(tree: Edges, cut: list[int]) -> MessageColumns:
     """Pieces up to the root and down again; on every edge a piece follows the piece before it."""
-    ways = both_ways(tree)
-    count, pieces = len(ways), len(cut)
-    before = _into_sources(ways)
+    edges = both_directions(tree)
+    count, pieces = len(edges), len(cut)
+    before = _into_sources(edges)
     first = np.fromiter(chain.from_iterable(before), np.int64)
-    later = np.fromiter(chain.from_iterable((way - count, *others) for way, others in enumerate(before)), np.int64)
+    later = np.fromiter(chain.from_iterable((edge - count, *others) for edge, others in enumerate(before)), np.int64)
     after = np.concatenate([first, (np.arange(1, pieces)[:, None] * count + later).ravel()])
     waits = np.array([len(others) for others in before], dtype=np.int64)
     begin = np.cumsum(np.concatenate([np.zeros(1, dtype=np.int64), waits, np.tile(waits + 1, pieces - 1)]))
-    src, dst = np.tile(np.array(ways, dtype=np.int64).reshape(count, 2), (pieces, 1)).T
+    src, dst = np.tile(np.array(edges, dtype=np.int64).reshape(count, 2), (pieces, 1)).T
     return MessageColumns(Shape(src, dst, begin, after), np.repeat(np.array(cut, dtype=np.int64), count))
 
 
-def _into_sources(ways: Edges) -> list[list[int]]:
+def _into_sources(edges: Edges) -> list[list[int]]:
     """Returns for each edge the earlier edges that end at its source."""
     received: defaultdict[int, list[int]] = defaultdict(list)
     before: list[list[int]] = []
-    for way, (src, dst) in enumerate(ways):
+    for edge, (src, dst) in enumerate(edges):
         before.append(received[src].copy())
-        received[dst].append(way)
+        received[dst].append(edge)
     return before
 
 

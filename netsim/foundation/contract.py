@@ -34,11 +34,11 @@ def check_allowed(path: str) -> None:
 
 def imported_class(path: str) -> type:
     """The class that ``module:Class`` names, in the working directory or an installed package, or a ValueError."""
-    found = imported_member(path)
-    if not isinstance(found, type):
+    custom = imported_member(path)
+    if not isinstance(custom, type):
         module_name, _, class_name = path.partition(":")
         raise ValueError(f"{module_name} has no class {class_name}; correct the name")
-    return found
+    return custom
 
 
 def imported_member(path: str) -> object:
@@ -66,7 +66,7 @@ def imported_protocol(path: str) -> type:
     return getattr(importlib.import_module(module), name)
 
 
-def breach(found: type, path: str) -> str | None:
+def breach(custom: type, path: str) -> str | None:
     """How a class breaks the protocol at a dotted path, with the remedy; None if it keeps it, as far as a class tells.
 
     A class that extends the protocol inherits the methods that it defines; another one has to offer them too.
@@ -76,17 +76,17 @@ def breach(found: type, path: str) -> str | None:
     for name, declared in _members(protocol).items():
         if not inspect.isfunction(declared):
             continue  # a property, which an instance may have as an attribute
-        offered = getattr(found, name, None)
+        offered = getattr(custom, name, None)
         remedy = "write it as the protocol declares it"
         must_write = name in abstract if abstract else _only_declares(declared)
         if not must_write:
             remedy = f"extend {path}, which defines it, or {remedy}"
         if not callable(offered) or (offered is declared and must_write):
-            return f"{found.__name__} lacks the method {name} of {path}; {remedy}"
-        own = inspect.getattr_static(found, name)
+            return f"{custom.__name__} lacks the method {name} of {path}; {remedy}"
+        own = inspect.getattr_static(custom, name)
         objection = _mismatch(own, declared) if inspect.isfunction(own) else None
         if objection is not None:
-            return f"{found.__name__}.{name} cannot be called as {path}.{name} is ({objection}); {remedy}"
+            return f"{custom.__name__}.{name} cannot be called as {path}.{name} is ({objection}); {remedy}"
     return None
 
 
@@ -99,18 +99,18 @@ def missing_attributes(part: object, path: str) -> list[str]:
 
 
 @lru_cache(maxsize=64)
-def settings_of(found: type, reserved: tuple[str, ...]) -> type[BaseModel]:
+def settings_of(custom: type, reserved: tuple[str, ...]) -> type[BaseModel]:
     """The model of a class's settings: its own `Config` where unknown keys are refused, or one made of its `__init__`.
 
     `reserved` are parameters of `__init__` that are no settings.
     """
-    own = own_config(found)
+    own = own_config(custom)
     if own is not None:
         extra = own.model_config.get("extra") or "ignore"
         return own if extra != "ignore" else _forbidding(own)
-    parameters = init_parameters(found)
+    parameters = init_parameters(custom)
     try:
-        types = get_type_hints(found if issubclass(found, BaseModel) else _init(found))
+        types = get_type_hints(custom if issubclass(custom, BaseModel) else _init(custom))
     except Exception:  # a name that only type checkers import
         types = {}
     passes_on = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
@@ -125,26 +125,26 @@ def settings_of(found: type, reserved: tuple[str, ...]) -> type[BaseModel]:
         arbitrary_types_allowed=True,
         protected_namespaces=(),
     )
-    return create_model(f"{found.__name__}Settings", __config__=config, **fields)
+    return create_model(f"{custom.__name__}Settings", __config__=config, **fields)
 
 
-def own_config(found: type) -> type[BaseModel] | None:
+def own_config(custom: type) -> type[BaseModel] | None:
     """The pydantic model `Config` of a class; None: it has none."""
-    config = getattr(found, "Config", None)
+    config = getattr(custom, "Config", None)
     return config if isinstance(config, type) and issubclass(config, BaseModel) else None
 
 
-def init_parameters(found: type) -> dict[str, inspect.Parameter]:
+def init_parameters(custom: type) -> dict[str, inspect.Parameter]:
     """Parameters of a class's `__init__` without `self`; of a subclass of a pydantic model its fields but `kind`."""
-    if issubclass(found, BaseModel):
-        return {name: field for name, field in inspect.signature(found).parameters.items() if name != "kind"}
-    init = _init(found)
+    if issubclass(custom, BaseModel):
+        return {name: field for name, field in inspect.signature(custom).parameters.items() if name != "kind"}
+    init = _init(custom)
     return {} if init is object.__init__ else dict(list(inspect.signature(init).parameters.items())[1:])
 
 
-def _init(found: type) -> Any:
+def _init(custom: type) -> Any:
     """The `__init__` that a class has or inherits; `__init__` methods of protocols do not count."""
-    owners = (base for base in found.__mro__ if "__init__" in vars(base) and not getattr(base, "_is_protocol", False))
+    owners = (base for base in custom.__mro__ if "__init__" in vars(base) and not getattr(base, "_is_protocol", False))
     return next(owners).__init__
 
 
@@ -162,13 +162,13 @@ def _bases(protocol: type) -> list[type]:
 
 def _members(protocol: type) -> dict[str, Any]:
     """Methods and properties of a protocol, by name."""
-    found: dict[str, Any] = {}
+    custom: dict[str, Any] = {}
     for base in reversed(_bases(protocol)):
         for name, member in vars(base).items():
             public = not name.startswith("_") or name == "__call__"
             if public and (inspect.isfunction(member) or isinstance(member, property)):
-                found[name] = member
-    return found
+                custom[name] = member
+    return custom
 
 
 def _mismatch(own: Any, declared: Any) -> str | None:

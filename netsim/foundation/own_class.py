@@ -100,16 +100,16 @@ class OwnClass(BaseModel, frozen=True, extra="forbid"):
             return document
         path, settings = class_and_settings(document)
         with prefixed("class: "):
-            found = imported_class(path)
-        objection = breach(found, cls.protocol)
+            custom = imported_class(path)
+        objection = breach(custom, cls.protocol)
         if objection is not None:
             raise ValueError(f"class: {objection}")
-        return {"class_path": path, "settings": cls._read(found, path, settings)}
+        return {"class_path": path, "settings": cls._read(custom, path, settings)}
 
     @classmethod
-    def _read(cls, found: type, path: str, settings: dict[str, Any]) -> BaseModel:
-        read = read_settings(settings_of(found, cls.passed), path, settings)
-        own = own_config(found)
+    def _read(cls, custom: type, path: str, settings: dict[str, Any]) -> BaseModel:
+        read = read_settings(settings_of(custom, cls.passed), path, settings)
+        own = own_config(custom)
         return read if own is None else own.model_validate(settings)
 
     @model_serializer(mode="plain")
@@ -177,12 +177,12 @@ def build_own(config: OwnClass, **passed: Any) -> Any:
     `passed` has further arguments by the names in `OwnClass.passed`; the constructor gets those that it takes. A
     ValueError names a missing attribute of the protocol.
     """
-    found = config.imported()
-    parameters = init_parameters(found)
+    custom = config.imported()
+    parameters = init_parameters(custom)
     asked = {name: value for name, value in passed.items() if name in parameters}
-    by_config = own_config(found) is not None
+    by_config = own_config(custom) is not None
     try:
-        part = found(config.settings, **asked) if by_config else found(**dict(config.settings), **asked)
+        part = custom(config.settings, **asked) if by_config else custom(**dict(config.settings), **asked)
     except SystemExit as error:
         raise ValueError(f"{config.class_path} ends the program when it is made; raise an error instead") from error
     missing = missing_attributes(part, config.protocol)

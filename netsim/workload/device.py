@@ -93,12 +93,12 @@ class DeviceConfig(Section):
         """Measured times of the parts of these works, with their intervals; none for peak rates."""
         if self.table is None:
             return []
-        asked: dict[str, set[int]] = defaultdict(set)
+        requested: dict[str, set[int]] = defaultdict(set)
         for work in set(works):
-            asked["memory"].add(work.memory_bytes)
+            requested["memory"].add(work.memory_bytes)
             for product in _products(work):
-                asked[self._kind(product)].add(product.flops)
-        return computed(self._measured, self.table, asked)
+                requested[self._kind(product)].add(product.flops)
+        return computed(self._measured, self.table, requested)
 
     def notices(self, times: Sequence[Computed]) -> list[str]:
         """Remarks on the errors of these times; empty for peak rates."""

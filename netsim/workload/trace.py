@@ -125,7 +125,7 @@ def _recorded_ps(trace: Trace) -> dict[int, int]:
     return dict(ends_ps)
 
 
-class _Meeting:
+class _Gathering:
     """One collective: the ranks that have arrived, and for each the task at which the collective ends there."""
 
     def __init__(self) -> None:
@@ -135,7 +135,7 @@ class _Meeting:
 
 
 class _Outstanding(NamedTuple):
-    meeting: _Meeting
+    gathering: _Gathering
     wait_seq: int
 
 
@@ -145,7 +145,7 @@ class _Cursor:
     def __init__(self, program: Sequence[Line], start: int) -> None:
         self.lines = deque(program)
         self.ready = [start]
-        self.current: _Meeting | None = None
+        self.current: _Gathering | None = None
         self.outstanding: list[_Outstanding] = []
         self.gap_ps = 0
         self.met: dict[tuple[str | int, ...], int] = {}
@@ -164,7 +164,7 @@ class _Replay:
     ) -> None:
         self._trace, self._program, self._ranks, self._schedules = trace, program, ranks, schedules
         self._device = device
-        self._meetings: dict[tuple[str | int, ...], _Meeting] = {}
+        self._gatherings: dict[tuple[str | int, ...], _Gathering] = {}
 
     def run(self, start_ps: int) -> None:
         """Adds all tasks."""
@@ -175,10 +175,10 @@ class _Replay:
             rank = runnable.popleft()
             runnable += self._advance(rank, cursors[rank])
         for rank, cursor in enumerate(cursors):
-            stuck = [cursor.current, *(pending.meeting for pending in cursor.outstanding)]
-            for meeting in stuck:
-                if meeting is not None and not meeting.over:
-                    self._refuse(rank, meeting)
+            stuck = [cursor.current, *(pending.gathering for pending in cursor.outstanding)]
+            for gathering in stuck:
+                if gathering is not None and not gathering.over:
+                    self._refuse(rank, gathering)
             self._compute(rank, cursor)
 
     def _advance(self, rank: int, cursor: _Cursor) -> list[int]:
@@ -188,18 +188,18 @@ class _Replay:
             _, record = cursor.lines[0]
             awaited = [] if cursor.current is None else [cursor.current]
             if cursor.outstanding:
-                awaited += [pending.meeting for pending in cursor.outstanding if pending.wait_seq <= record.seq]
+                awaited += [pending.gathering for pending in cursor.outstanding if pending.wait_seq <= record.seq]
             if awaited and cursor.current is None:
                 self._compute(rank, cursor)
-            for meeting in awaited:
-                if not meeting.over:
-                    meeting.waiting.append(rank)
+            for gathering in awaited:
+                if not gathering.over:
+                    gathering.waiting.append(rank)
                     return freed
             if cursor.current is not None:
                 cursor.ready = []
                 cursor.current = None
-            for meeting in awaited:
-                cursor.ready.append(meeting.over[rank])
+            for gathering in awaited:
+                cursor.ready.append(gathering.over[rank])
             if cursor.outstanding:
                 cursor.outstanding = [pending for pending in cursor.outstanding if pending.wait_seq > record.seq]
             freed += self._come(rank, cursor, cursor.lines.popleft())
@@ -216,16 +216,16 @@ class _Replay:
         cursor.ready = [come]
         key = matching_key(record)
         turn = cursor.met[key] = cursor.met.get(key, -1) + 1
-        meeting = self._meetings.setdefault((*key, turn), _Meeting())
-        meeting.come[rank] = come, line
+        gathering = self._gatherings.setdefault((*key, turn), _Gathering())
+        gathering.come[rank] = come, line
         if record.wait_seq is None:
-            cursor.current = meeting
+            cursor.current = gathering
         else:
-            cursor.outstanding.append(_Outstanding(meeting, record.wait_seq))
-        if len(meeting.come) < len(self._members(record)):
+            cursor.outstanding.append(_Outstanding(gathering, record.wait_seq))
+        if len(gathering.come) < len(self._members(record)):
             return []
-        self._carry_out(meeting)
-        return meeting.waiting
+        self._carry_out(gathering)
+        return gathering.waiting
 
     def _compute(self, rank: int, cursor: _Cursor) -> None:
         """Adds the computing since the last arrival. It overlaps collectives for which the rank waits next."""
@@ -245,23 +245,23 @@ class _Replay:
             return (record.rank, record.peer) if record.op == "send" else (record.peer, record.rank)
         return self._trace.header.groups[record.group]
 
-    def _carry_out(self, meeting: _Meeting) -> None:
+    def _carry_out(self, gathering: _Gathering) -> None:
         """Adds the messages of a collective at which all ranks have arrived."""
-        _, (_, any_record) = next(iter(meeting.come.values()))
+        _, (_, any_record) = next(iter(gathering.come.values()))
         members = self._members(any_record)
-        operation = check_and_combine(self._trace.path, [meeting.come[rank][1] for rank in members])
-        come = [meeting.come[rank][0] for rank in members]
+        operation = check_and_combine(self._trace.path, [gathering.come[rank][1] for rank in members])
+        come = [gathering.come[rank][0] for rank in members]
         ranks = [self._ranks[member] for member in members]
         messages = message_columns(self._schedules(operation, ranks))
         over = self._program.carry_out(messages, ranks, come)
-        meeting.over = dict(zip(members, over, strict=True))
-        _, record = meeting.come[members[0]][1]
+        gathering.over = dict(zip(members, over, strict=True))
+        _, record = gathering.come[members[0]][1]
         about = (operation.op, record.group, len(members), record.step, record.phase, record.layer)
         self._program.spans.append(Span(*about, messages.payload, array("q", come), over))
 
-    def _refuse(self, rank: int, meeting: _Meeting) -> None:
-        number, record = meeting.come[rank][1]
-        absent = next(member for member in self._members(record) if member not in meeting.come)
+    def _refuse(self, rank: int, gathering: _Gathering) -> None:
+        number, record = gathering.come[rank][1]
+        absent = next(member for member in self._members(record) if member not in gathering.come)
         problem = f"rank {rank} waits in {record.op} on group {record.group} for rank {absent}, which never comes"
         remedy = "the trace is cut off or inconsistent: record or compute it again"
         raise Refusal(self._trace.path, f"line {number}: group", problem, remedy)

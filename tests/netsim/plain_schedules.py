@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from netsim.collective.algorithms import Pipeline, Schedule, both_ways, one_tree, teams, two_trees
+from netsim.collective.algorithms import Pipeline, Schedule, both_directions, one_tree, teams, two_trees
 from netsim.collective.protocol import Message, Operation
 
 
@@ -85,7 +85,7 @@ def _up_and_down(pipelines: list[Pipeline]) -> list[Message]:
     messages: list[Message] = []
     number = 0
     for tree, cut in pipelines:
-        routes, ahead = both_ways(tree), dict[tuple[int, int], tuple[int, ...]]()
+        routes, ahead = both_directions(tree), dict[tuple[int, int], tuple[int, ...]]()
         for piece, size_bytes in enumerate(cut, start=number):
             received: dict[int, tuple[int, ...]] = {}
             for src, dst in routes:

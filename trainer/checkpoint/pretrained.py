@@ -154,24 +154,24 @@ def held_by(config: RunConfig) -> dict[str, ReferenceConfig]:
 def pinned(config: RunConfig) -> RunConfig:
     """Returns the configuration with the digests of its references, so that a run resumes with the same ones only."""
     config = with_digest(config)
-    found = {
+    references = {
         field: value.model_copy(update={"digest": FrozenRun.of_run(value).digest})
         for field, value in references_of(config).items()
         if field in held_by(config) or value.digest is None or value.run.exists()
     }
-    changed = {"task": _updated(config.task, _in(found, "task."))}
+    changed = {"task": _updated(config.task, _in(references, "task."))}
     if isinstance(config.task, TrajectoryBalanceTaskConfig) and config.task.log_reward is not None:
         measured = config.task.log_reward.pinned()
         return config.model_copy(update={"task": config.task.model_copy(update={"log_reward": measured})})
     if config.flow is not None:
-        objective = _updated(config.flow.objective, _in(found, OBJECTIVE))
+        objective = _updated(config.flow.objective, _in(references, OBJECTIVE))
         changed["flow"] = config.flow.model_copy(update={"objective": objective})
-    return config.model_copy(update=changed) if found else config
+    return config.model_copy(update=changed) if references else config
 
 
-def _in(found: Mapping[str, ReferenceConfig], place: str) -> dict[str, ReferenceConfig]:
+def _in(references: Mapping[str, ReferenceConfig], place: str) -> dict[str, ReferenceConfig]:
     """Returns the references whose dotted field begins with `place`, by the rest of the name."""
-    return {field.removeprefix(place): value for field, value in found.items() if field.startswith(place)}
+    return {field.removeprefix(place): value for field, value in references.items() if field.startswith(place)}
 
 
 def _settings(section: BaseModel) -> BaseModel:

@@ -132,12 +132,12 @@ def _build(options: Sample) -> int:
     return run(request_of(ObjectsRequest, options))
 
 
-def _refuse(options: Sample, foreign: Mapping[str, str], told: str) -> None:
+def _refuse(options: Sample, foreign: Mapping[str, str], reason: str) -> None:
     """Refuses options in `foreign` that are given; `told` completes the message with the reason."""
     given = named(options)
     for name, option in foreign.items():
         if given[name] not in (None, ()):
-            raise ValueError(f"{option}: {options.run_dir} {told}; leave {option} out")
+            raise ValueError(f"{option}: {options.run_dir} {reason}; leave {option} out")
 
 
 def _check_unguided(steps: Path) -> None:

@@ -59,8 +59,8 @@ def read_reactions(file: Path) -> Reactions:
     Reactants are centred on the origin. If all atoms of a reaction are free, its other two structures are turned and
     shifted onto the reactant.
     """
-    found = _npz(file) if file.suffix == ".npz" else _xyz(file)
-    for number, (positions, numbers, free) in enumerate(found, 1):
+    reactions = _npz(file) if file.suffix == ".npz" else _xyz(file)
+    for number, (positions, numbers, free) in enumerate(reactions, 1):
         name, present = f"reaction {number}", numbers > 0
         if not np.isfinite(positions).all():
             raise Refusal(file, name, "has positions that are not finite", "leave the reaction out")
@@ -81,7 +81,7 @@ def read_reactions(file: Path) -> Reactions:
         if free[present].all():
             for place in (1, 2):
                 positions[place, present] = laid_upon(positions[place, present], positions[0, present])
-    return found
+    return reactions
 
 
 def laid_upon(
@@ -104,13 +104,13 @@ def laid_upon(
 def _npz(file: Path) -> Reactions:
     try:
         with np.load(file, allow_pickle=False) as arrays:
-            found = {name: np.asarray(arrays[name]) for name in ARRAYS if name in arrays}
+            reactions = {name: np.asarray(arrays[name]) for name in ARRAYS if name in arrays}
     except (OSError, ValueError, zipfile.BadZipFile) as error:
         reason = getattr(error, "strerror", None) or "it is no archive of NumPy"
         raise Refusal(file, "file", f"cannot be read ({reason})", "correct data.path") from None
-    if missing := [name for name in ARRAYS if name not in found]:
+    if missing := [name for name in ARRAYS if name not in reactions]:
         raise Refusal(file, missing[0], "is not in the file", f"write {', '.join(ARRAYS)}")
-    positions, numbers, free = (found[name] for name in ARRAYS)
+    positions, numbers, free = (reactions[name] for name in ARRAYS)
     fits = positions.ndim == 4 and positions.shape[1::2] == (3, 3) and len(positions) > 0
     if not fits or not np.issubdtype(positions.dtype, np.floating):
         problem = f"is {positions.dtype} {list(positions.shape)}"
@@ -137,12 +137,12 @@ def _xyz(file: Path) -> Reactions:
     numbers, free = np.zeros((len(triples), size), np.int64), np.zeros((len(triples), size), np.bool_)
     for row, triple in enumerate(triples):
         _, _, symbols, moves = triple[0]
-        for place, (line, found, others, others_move) in enumerate(triple):
+        for place, (line, reactions, others, others_move) in enumerate(triple):
             if others != symbols or not np.array_equal(moves, others_move):
                 what = "atoms that are free" if others == symbols else "atoms or order of atoms"
                 problem = f"({PLACES[place]}) has other {what} than the reactant at line {triple[0][0]}"
                 raise Refusal(file, f"line {line}", problem, "give the three the same atoms in one order")
-            positions[row, place, : len(others)] = found
+            positions[row, place, : len(others)] = reactions
         numbers[row, : len(symbols)] = [SYMBOLS.index(symbol) + 1 for symbol in symbols]
         free[row, : len(symbols)] = moves
     return Reactions(positions, numbers, free)
@@ -160,8 +160,8 @@ def _frames(file: Path) -> Iterator[Frame]:
             raise Refusal(file, f"line {place + 1}", problem, "give extended XYZ")
         columns = _columns(lines[place + 1])
         rows = [_atom(file, place + 3 + row, lines[place + 2 + row], columns) for row in range(int(count))]
-        symbols, found, moves = zip(*rows, strict=True)
-        yield place + 1, np.array(found), list(symbols), np.array(moves)
+        symbols, reactions, moves = zip(*rows, strict=True)
+        yield place + 1, np.array(reactions), list(symbols), np.array(moves)
         place += 2 + int(count)
 
 
@@ -191,11 +191,11 @@ def _atom(file: Path, line: int, text: str, columns: dict[str, int]) -> tuple[st
     return symbol, position, moves
 
 
-def write_reactions(file: Path, found: Reactions) -> None:
+def write_reactions(file: Path, reactions: Reactions) -> None:
     """Writes reactant, transition state and product of each reaction as extended XYZ, with a mark of the free atoms."""
     with replacing(file) as temporary:
         lines = []
-        for number, (positions, numbers, free) in enumerate(found, 1):
+        for number, (positions, numbers, free) in enumerate(reactions, 1):
             present = numbers > 0
             for place, frame in zip(PLACES, positions, strict=True):
                 name = f'Properties=species:S:1:pos:R:3:move_mask:L:1 reaction={number} place="{place}"'
@@ -278,20 +278,22 @@ class ReactionSet(Listed):
 
     def __init__(self, config: ReactionsConfig) -> None:
         file = config.path or HOPS
-        found = read_reactions(file)
-        missing = config.atoms - found.positions.shape[2]
+        reactions = read_reactions(file)
+        missing = config.atoms - reactions.positions.shape[2]
         back = "bring the file back that the run began with"
         if missing < 0:
-            problem = f"have {found.positions.shape[2]} atoms, where the run has {config.atoms}"
+            problem = f"have {reactions.positions.shape[2]} atoms, where the run has {config.atoms}"
             raise Refusal(file, "positions", problem, back)
-        if odd := sorted(set(found.species) - set(config.species)):
+        if odd := sorted(set(reactions.species) - set(config.species)):
             problem = f"hold atoms of the number {odd[0]}, where the run has {list(config.species)}"
             raise Refusal(file, "numbers", problem, back)
-        if len(found.positions) <= config.held_out:
-            raise Refusal(file, "positions", f"are of {len(found.positions)} reactions, and so many are held out", back)
-        positions = torch.nn.functional.pad(torch.from_numpy(found.positions), (0, 0, 0, missing))
-        numbers = torch.nn.functional.pad(torch.from_numpy(found.numbers).long(), (0, missing))
-        free = torch.nn.functional.pad(torch.from_numpy(found.free), (0, missing))
+        if len(reactions.positions) <= config.held_out:
+            raise Refusal(
+                file, "positions", f"are of {len(reactions.positions)} reactions, and so many are held out", back
+            )
+        positions = torch.nn.functional.pad(torch.from_numpy(reactions.positions), (0, 0, 0, missing))
+        numbers = torch.nn.functional.pad(torch.from_numpy(reactions.numbers).long(), (0, missing))
+        free = torch.nn.functional.pad(torch.from_numpy(reactions.free), (0, missing))
         by_channel = positions.transpose(2, 3)[:, :, :, None]  # [M, 3 positions, 3, 1, N]
         one_hot = numbers[:, None, None] == torch.tensor(config.species)[:, None, None]
         self._states = by_channel[:, 1]
@@ -321,5 +323,9 @@ def swapped(context: Tensor) -> Tensor:
 
 
 def _examined(file: Path) -> dict[str, Any]:
-    found = read_reactions(file)
-    return {"atoms": found.positions.shape[2], "species": list(found.species), "total": len(found.positions)}
+    reactions = read_reactions(file)
+    return {
+        "atoms": reactions.positions.shape[2],
+        "species": list(reactions.species),
+        "total": len(reactions.positions),
+    }

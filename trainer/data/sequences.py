@@ -80,15 +80,15 @@ class Sequences(Listed):
     def __init__(self, config: SequencesConfig) -> None:
         self.shape, self.num_classes = config.shape, config.num_classes
         self.files = (DataFiles(config.path.parent, [config.path.name]),)
-        found = read_sequences(config.path)
-        self._letters = torch.from_numpy(codes(found, config.alphabet, config.pad, config.length))
-        unknown = sorted(set(found.labels) - set(config.class_names))
-        if unknown or bool(found.labels) != bool(config.class_names):
+        listed = read_sequences(config.path)
+        self._letters = torch.from_numpy(codes(listed, config.alphabet, config.pad, config.length))
+        unknown = sorted(set(listed.labels) - set(config.class_names))
+        if unknown or bool(listed.labels) != bool(config.class_names):
             named = f"has the label {unknown[0]}" if unknown else "has no labels"
             raise Refusal(config.path, "label", f"{named}, where the run has {list(config.class_names)}", BACK)
         numbers = {name: number for number, name in enumerate(config.class_names)}
-        self._labels = torch.tensor([numbers[label] for label in found.labels]) if found.labels else None
-        self._sequence_of = torch.arange(len(found.counts)).repeat_interleave(torch.from_numpy(found.counts))
+        self._labels = torch.tensor([numbers[label] for label in listed.labels]) if listed.labels else None
+        self._sequence_of = torch.arange(len(listed.counts)).repeat_interleave(torch.from_numpy(listed.counts))
         self.splits = shuffled_splits(len(self._sequence_of), config.held_out)
 
     def get(self, indices: Tensor) -> Batch:
@@ -169,26 +169,26 @@ def _lines(path: Path, written: Sequence[tuple[int, str]]) -> Iterator[Row]:
         yield number, row["sequence"], int(count), row.get("label")
 
 
-def codes(found: SequenceFile, alphabet: str, pad: str | None, length: int) -> NDArray[np.integer]:
+def codes(listed: SequenceFile, alphabet: str, pad: str | None, length: int) -> NDArray[np.integer]:
     """Returns the letters of sequences as numbers [N, L], shorter ones padded; refuses a sequence that does not fit."""
-    for line, sequence in zip(found.lines, found.sequences, strict=True):
+    for line, sequence in zip(listed.lines, listed.sequences, strict=True):
         if len(sequence) > length or (pad is None and len(sequence) < length):
             problem = f"has {len(sequence)} letters, where the length is {length}"
             remedy = "give sequences of one length, or set data.pad to a letter that fills them up, such as '-'"
-            raise Refusal(found.path, f"line {line}", problem, remedy)
+            raise Refusal(listed.path, f"line {line}", problem, remedy)
         odd = set(sequence) - set(alphabet)
         if odd:
             problem = f"holds the letter {min(odd)!r}, which the alphabet {alphabet} lacks"
-            raise Refusal(found.path, f"line {line}", problem, "remove the line, or leave data.alphabet out")
+            raise Refusal(listed.path, f"line {line}", problem, "remove the line, or leave data.alphabet out")
     numbers = {letter: number for number, letter in enumerate(alphabet)}
-    rows = [[numbers[letter] for letter in sequence.ljust(length, pad or " ")] for sequence in found.sequences]
+    rows = [[numbers[letter] for letter in sequence.ljust(length, pad or " ")] for sequence in listed.sequences]
     return np.array(rows, np.uint8 if len(alphabet) <= 256 else np.int32)
 
 
 def _examined(path: Path, pad: str | None, alphabet: str | None) -> dict[str, Any]:
-    found = read_sequences(path)
-    letters = "".join(sorted(set().union(*found.sequences) - {pad})) + (pad or "")
-    length = max(map(len, found.sequences))
-    codes(found, alphabet or letters, pad, length)
-    facts = {"alphabet": letters, "length": length, "class_names": sorted(set(found.labels))}
-    return {**facts, "total": int(found.counts.sum())}
+    listed = read_sequences(path)
+    letters = "".join(sorted(set().union(*listed.sequences) - {pad})) + (pad or "")
+    length = max(map(len, listed.sequences))
+    codes(listed, alphabet or letters, pad, length)
+    facts = {"alphabet": letters, "length": length, "class_names": sorted(set(listed.labels))}
+    return {**facts, "total": int(listed.counts.sum())}

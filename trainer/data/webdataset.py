@@ -219,6 +219,6 @@ def _tars(config: WebDatasetConfig, index: TarIndex) -> list[str]:
     names, known = names_of(urls), [tar.name for tar in index.tars]
     if names != known:
         problem = f"names {len(names)} tars, from {names[0]} to {names[-1]}, but the index {config.index} knows "
-        told = f"{len(known)}, from {known[0]} to {known[-1]}"
-        raise Refusal(where, "data.path", problem + told, "correct data.path or data.index, or make another index")
+        numbers = f"{len(known)}, from {known[0]} to {known[-1]}"
+        raise Refusal(where, "data.path", problem + numbers, "correct data.path or data.index, or make another index")
     return urls

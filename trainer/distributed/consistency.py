@@ -161,13 +161,13 @@ def _judge(ranks: StartStore, key: str, own: Report, subjects: Mapping[str, Subj
     reports = {0: own, **_reports(ranks, key, patience_s)}
     groups = differing(reports, subjects)
     refused = bool(groups) or any(report.objection is not None for report in reports.values())
-    asked = sorted({equal[0] for found in groups.values() for equal in found})
-    ranks.store.set(f"{key}/answer", json.dumps({"refused": refused, "differs": [*groups], "asked": asked}))
+    examined = sorted({equal[0] for found in groups.values() for equal in found})
+    ranks.store.set(f"{key}/answer", json.dumps({"refused": refused, "differs": [*groups], "asked": examined}))
     if not refused:
         return
     values: dict[int, Any] = {0: {name: subject.values for name, subject in subjects.items()}}
     until = time.monotonic() + LINGER_S
-    values |= {rank: json.loads(ranks.read(f"{key}/values/{rank}", until)) for rank in asked if rank}
+    values |= {rank: json.loads(ranks.read(f"{key}/values/{rank}", until)) for rank in examined if rank}
     objection = next((report.objection for _, report in sorted(reports.items()) if report.objection is not None), None)
     if groups or objection is None or ranks.nodes > 1:
         line = disagreement(reports, groups, values, {name: subject.remedy for name, subject in subjects.items()})

@@ -153,19 +153,19 @@ def matched(
     }
     if sample.landmarks and pair.truth is not None:
         values[LANDMARKS] = _to_landmarks(pair, pair.truth, sample.landmarks)
-    found, own = [], None
+    maps, own = [], None
     for begins, (first, second) in values.items():
-        found.append(Matched(begins, "nearest neighbour", nearest(second[pair.second.chosen], first)))
+        maps.append(Matched(begins, "nearest neighbour", nearest(second[pair.second.chosen], first)))
         if begins == FEATURES:
-            found.append(_through_map(pair, first, second, temperature))
+            maps.append(_through_map(pair, first, second, temperature))
         begun = _begun(pair, first, second)
         for upsampling in UPSAMPLINGS:
             made, carries = _grown(pair, begins, begun, sample.model_copy(update={"upsampling": upsampling}))
-            found.append(made)
+            maps.append(made)
             if begins == FEATURES and upsampling == sample.upsampling:
-                own = len(found) - 1, carries
+                own = len(maps) - 1, carries
     assert own is not None
-    matches, random = _measured(pair, found, mirror)
+    matches, random = _measured(pair, maps, mirror)
     return MatchedPair(pair, matches[own[0]], own[1], matches, random)
 
 
@@ -209,16 +209,16 @@ def _to_landmarks(pair: Pair, truth: Ids, num: int) -> tuple[Floats, Floats]:
     return distances(pair.first.surface, truth[given]).T, distances(pair.second.surface, given).T
 
 
-def _measured(pair: Pair, found: list[Matched], mirror: str | None) -> tuple[tuple[Matched, ...], float | None]:
+def _measured(pair: Pair, maps: list[Matched], mirror: str | None) -> tuple[tuple[Matched, ...], float | None]:
     """Returns the maps with their errors, and the mean error of a vertex drawn by area."""
     if pair.truth is None or not len(known := _known(pair, pair.truth)[:MEASURED]):
-        return tuple(found), None
+        return tuple(maps), None
     truth, first = pair.truth[pair.second.chosen[known]], pair.first
     lengths = distances(first.surface, truth)
     row = np.arange(len(truth))
     image = None if mirror is None else mirror_images(first.surface.vertices, "xyz".index(mirror))
     measured = []
-    for one in found:
+    for one in maps:
         vertices = one.vertices[known]
         errors = lengths[row, vertices]
         # From a mirror image to the true vertex it is as far as from the vertex to the true one's image.

@@ -99,7 +99,7 @@ class Episodes:
         for number in range(self.num):
             key = fold_in(seed, number)
             ways = uniform(fold_in(key, -1 - classes)).argsort(stable=True)[: self.ways].tolist()
-            orders = [rows[way][uniform(fold_in(key, rows[way])).argsort(stable=True)] for way in ways]
+            orders = [rows[label][uniform(fold_in(key, rows[label])).argsort(stable=True)] for label in ways]
             shots.append(torch.stack([order[:most] for order in orders]))
             wanted = zip(orders, by_class, strict=True)
             queries.append(torch.cat([order[most : most + num] for order, num in wanted]))

@@ -184,8 +184,8 @@ def evaluate(
     if along_paths:
         progress("following paths")
         followed = min(num, PATHS)
-        way = _together(trajectories(_euler(runs_own, PATH_STEPS), 1.0, followed))
-        paths = {measure.__name__: measure(way) for measure in (straightness, path_energy, transport_cost)}
+        trajectory = _together(trajectories(_euler(runs_own, PATH_STEPS), 1.0, followed))
+        paths = {measure.__name__: measure(trajectory) for measure in (straightness, path_energy, transport_cost)}
         gaps = measure_gaps(
             flow.config, conditioning.labels[:followed], lambda chosen: _together(trajectories(chosen, 1.0, followed))
         )

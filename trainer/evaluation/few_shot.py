@@ -105,7 +105,7 @@ def play(
         for name, classify in methods.items():
             progress(f"playing {episodes.num} episodes, {shots} labelled examples of a class, {name}")
             parts = zip(drawn.shots[:, :, :shots].split(AT_ONCE), drawn.queries.split(AT_ONCE), strict=True)
-            right = [(classify(features[few], features[asked]) == drawn.truth).double().mean(1) for few, asked in parts]
+            right = [(classify(features[few], features[new]) == drawn.truth).double().mean(1) for few, new in parts]
             of_shots[name] = torch.cat(right).numpy()
     return shares
 
@@ -140,15 +140,15 @@ class FewShotMeasurement(Measurement):
 
     def to_dict(self) -> dict[str, Any]:
         keys = ("features", "shots", "method", "accuracy", "gain")
-        asked = self.episodes
+        request = self.episodes
         return {
             "format": "flowfabric.few_shot/1",
             "checkpoint": self.checkpoint,
             "examples": self.examples,
-            "episodes": asked.num,
-            "ways": asked.ways,
-            "queries": list(asked.by_class),
-            "seed": asked.seed,
+            "episodes": request.num,
+            "ways": request.ways,
+            "queries": list(request.by_class),
+            "seed": request.seed,
             "results": [dict(zip(keys, row, strict=True)) for row in self.rows()],
         }
 

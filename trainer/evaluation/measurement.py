@@ -35,9 +35,9 @@ LEAST = 1e-6
 """Height in a chart of a distance that is 0."""
 
 
-def under_controls(found: Evaluation) -> str:
+def under_controls(evaluation: Evaluation) -> str:
     """The controls that changed the field of all samples, in words; empty if none."""
-    kinds = [control.get("kind") or control["class"] for control in found.controls]
+    kinds = [control.get("kind") or control["class"] for control in evaluation.controls]
     return f"under {' and '.join(kinds)}" if kinds else ""
 
 
@@ -48,33 +48,33 @@ _CHART = (
 _DRAWN = "Drawn by the run's own sampler and guidance, from the averaged weights."
 
 
-def _facts(found: Evaluation, best: Measured, measure: str) -> list[tuple[str, str, str]]:
+def _facts(evaluation: Evaluation, best: Measured, measure: str) -> list[tuple[str, str, str]]:
     facts = [
         ("Best", f"{best.figures[measure]:.3g}", f"{best.sampler}, {best.evaluations} evaluations"),
-        ("Real examples", f"{found.floor[measure]:.3g}", "two sets against each other"),
+        ("Real examples", f"{evaluation.floor[measure]:.3g}", "two sets against each other"),
     ]
-    if found.paths is None:
+    if evaluation.paths is None:
         return [*facts, ("Paths", "none", NO_PATHS)]
-    paths = found.paths
+    paths = evaluation.paths
     facts += [
         ("Straightness", f"{paths['straightness']:.3g}", "0: one step of Euler's method is exact"),
         ("Path energy", f"{paths['path_energy']:.3g}", f"the ends alone need {paths['transport_cost']:.3g}"),
     ]
-    if found.monge_gap is not None:
-        facts.append(("Monge gap", found.monge_gap.figure, found.monge_gap.explained))
-    if found.bits_per_dimension is not None:
-        facts.append(("Likelihood", f"{found.bits_per_dimension:.3f}", "bits a dimension of held-out examples"))
+    if evaluation.monge_gap is not None:
+        facts.append(("Monge gap", evaluation.monge_gap.figure, evaluation.monge_gap.explained))
+    if evaluation.bits_per_dimension is not None:
+        facts.append(("Likelihood", f"{evaluation.bits_per_dimension:.3f}", "bits a dimension of held-out examples"))
     return facts
 
 
-def table(found: Evaluation) -> Block:
+def table(evaluation: Evaluation) -> Block:
     """All figures of all sets; the best of each distance stands out."""
-    names = [name for name in COLUMNS if any(name in one.figures for one in found.results)]
-    columns, rows = _rows(found, names, "real examples")
+    names = [name for name in COLUMNS if any(name in one.figures for one in evaluation.results)]
+    columns, rows = _rows(evaluation, names, "real examples")
     stands_out = set()
     for column, name in enumerate(names, start=len(columns) - 1 - len(names)):
         chosen = max if name in (*SHARES, "reward") else min
-        values = [one.figures.get(name) for one in found.results]
+        values = [one.figures.get(name) for one in evaluation.results]
         stands_out.add((1 + values.index(chosen(value for value in values if value is not None)), column))
     caption = (
         "NFE: function evaluations of a sample, each a call of the network; multiply-adds are those of all calls. W2 "
@@ -86,15 +86,17 @@ def table(found: Evaluation) -> Block:
     guided = [COLUMNS[name].capitalize() for name in ("class_accuracy", "reward") if name in names]
     if guided:
         are = "are those" if len(guided) > 1 else "is that"
-        caption += f" {' and '.join(guided)} {are} of samples with guidance {found.guidance:g}; all else is without."
+        caption += (
+            f" {' and '.join(guided)} {are} of samples with guidance {evaluation.guidance:g}; all else is without."
+        )
     return Table(columns, rows, caption, best=stands_out, dense=len(columns) > 10)
 
 
-def _rows(found: Evaluation, names: Sequence[str], real: str) -> tuple[list[str], list[list[str]]]:
+def _rows(evaluation: Evaluation, names: Sequence[str], real: str) -> tuple[list[str], list[list[str]]]:
     """Columns of a table, and rows of the real examples and of each set of samples."""
-    costs = costs_of(found.results)
-    rows = [[real, *("" for _ in costs), *(cell(name, found.floor.get(name)) for name in names), ""]]
-    for one in found.results:
+    costs = costs_of(evaluation.results)
+    rows = [[real, *("" for _ in costs), *(cell(name, evaluation.floor.get(name)) for name in names), ""]]
+    for one in evaluation.results:
         figures = (cell(name, one.figures.get(name)) for name in names)
         spent = (written(one) for written in costs.values())
         rows.append([one.sampler, *spent, *figures, f"{1e3 * one.seconds_per_sample:.2g}"])
@@ -124,16 +126,16 @@ def _named(one: Measured) -> str:
     return f"{one.evaluations} evaluation{'s' * (one.evaluations > 1)} of {one.sampler}"
 
 
-def _chart(found: Evaluation) -> str:
+def _chart(evaluation: Evaluation) -> str:
     """A panel for each distance, with a line for each sampler, and the floor."""
     panels = []
     for place, (measure, title) in enumerate(PANELS.items()):
-        marks: list[Mark] = [Level(max(found.floor[measure], LEAST), "real examples", SOFT, DOTTED)]
-        groups = groupby(found.results, key=lambda one: one.sampler)
+        marks: list[Mark] = [Level(max(evaluation.floor[measure], LEAST), "real examples", SOFT, DOTTED)]
+        groups = groupby(evaluation.results, key=lambda one: one.sampler)
         for (sampler, group), (colour, marker, dash) in zip(groups, LINES, strict=False):
             points = np.array([(one.evaluations, max(one.figures[measure], LEAST)) for one in group])
             marks.append(Line(points[:, 0], points[:, 1], colour, sampler, dash, marker))
-        ticks = {float(number): str(number) for number in sorted({one.evaluations for one in found.results})}
+        ticks = {float(number): str(number) for number in sorted({one.evaluations for one in evaluation.results})}
         x, legend = "function evaluations of a sample", "" if place else "best"
         panels.append(Panel(marks, title, x=x, log="xy", x_ticks=ticks, legend=legend))
     return chart(panels, size=(11.0, 4.2), name="quality")
@@ -165,12 +167,12 @@ class FlowMeasurement(Measurement):
 
     def table(self) -> TerminalTable:
         """A row for each set of samples, real examples above them."""
-        found = self.evaluation
-        title = f"{found.num:,} samples of {found.checkpoint} against the data, by function evaluations (NFE)"
-        names = [name for name in COLUMNS if any(name in one.figures for one in found.results)]
+        evaluation = self.evaluation
+        title = f"{evaluation.num:,} samples of {evaluation.checkpoint} against the data, by function evaluations (NFE)"
+        names = [name for name in COLUMNS if any(name in one.figures for one in evaluation.results)]
         if "fid" in names:  # with all of them a line would be too long
             names = [name for name in names if name not in MINOR]
-        columns, rows = _rows(found, names, "real data")
+        columns, rows = _rows(evaluation, names, "real data")
         ends = [0, *(place for place in range(1, len(rows) - 1) if rows[place][0] != rows[place + 1][0])]
         return figures_table(columns, rows, title=title, ends=ends)
 
@@ -193,12 +195,14 @@ class FlowMeasurement(Measurement):
 
     def page(self, run_dir: Path, picture: bytes | None) -> str:
         """The page, the same for the same figures but for the times; images are judged by Fréchet, points by W2."""
-        found, config = self.evaluation, self.config
+        evaluation, config = self.evaluation, self.config
         measure = "frechet_distance" if isinstance(config.sample, ImageSample) else "wasserstein_2"
-        best = min(found.results, key=lambda one: one.figures[measure])
+        best = min(evaluation.results, key=lambda one: one.figures[measure])
         sections = [
-            Section("At a glance", [Facts(_facts(found, best, measure)), table(found)]),
-            Section("Quality against function evaluations", [Figure(_chart(found), _CHART.format(num=found.num))]),
+            Section("At a glance", [Facts(_facts(evaluation, best, measure)), table(evaluation)]),
+            Section(
+                "Quality against function evaluations", [Figure(_chart(evaluation), _CHART.format(num=evaluation.num))]
+            ),
         ]
         if picture is not None:
             sections.append(Section("What it draws", [Figure(picture, _DRAWN)]))
@@ -209,10 +213,10 @@ class FlowMeasurement(Measurement):
         return page(
             f"What {run_dir} draws",
             f"{_named(best)} {nearest} nearest to the data: {PANELS[measure]} {best.figures[measure]:.3g}; two sets of "
-            f"real examples are {found.floor[measure]:.3g} apart.",
-            [*sections, *(reading.section() for reading in found.readings)],
-            kicker=f"{data}; {found.checkpoint}, {found.num:,} samples of each set, seed {found.seed}"
-            + (f", {under}" if (under := under_controls(found)) else ""),
+            f"real examples are {evaluation.floor[measure]:.3g} apart.",
+            [*sections, *(reading.section() for reading in evaluation.readings)],
+            kicker=f"{data}; {evaluation.checkpoint}, {evaluation.num:,} samples of each set, seed {evaluation.seed}"
+            + (f", {under}" if (under := under_controls(evaluation)) else ""),
             footer=FOOTER,
             verb="evaluate",
         )

@@ -47,11 +47,11 @@ _CELLS = (
 )
 
 
-def _finding(found: ParetoFigures) -> str:
-    reward, even = found.mean(lambda one: one.reward), found.mean(lambda one: one.even)
+def _finding(figures: ParetoFigures) -> str:
+    reward, even = figures.mean(lambda one: one.reward), figures.mean(lambda one: one.even)
     variation, wanted = (
-        found.mean(lambda one: one.exact and one.exact.total_variation),
-        found.mean(lambda one: one.exact and one.exact.wanted),
+        figures.mean(lambda one: one.exact and one.exact.total_variation),
+        figures.mean(lambda one: one.exact and one.exact.wanted),
     )
     said = f"Its objects are worth {reward:.3f} by their preference; those of even choices {even:.3f}"
     if variation is None:
@@ -62,8 +62,8 @@ def _finding(found: ParetoFigures) -> str:
     )
 
 
-def _facts(found: ParetoFigures) -> list[tuple[str, str, str]]:
-    built, even, whole = (found.indicators.get(name) for name in ("built", "even", "all"))
+def _facts(figures: ParetoFigures) -> list[tuple[str, str, str]]:
+    built, even, whole = (figures.indicators.get(name) for name in ("built", "even", "all"))
     assert built is not None
     assert even is not None
     share = "" if whole is None else f"{built['hypervolume'] / (whole['hypervolume'] or 1.0):.2%} of all objects'; "
@@ -71,9 +71,9 @@ def _facts(found: ParetoFigures) -> list[tuple[str, str, str]]:
         ("Hypervolume", f"{built['hypervolume']:.4f}", f"{share}even choices {even['hypervolume']:.4f}"),
         ("R2", f"{built['r2']:.4f}", f"less is better; even choices {even['r2']:.4f}"),
         ("Front", f"{built['front']:,}", "points" + ("" if whole is None else f", of {whole['front']:,} there are")),
-        ("Diversity", f"{found.mean(lambda one: one.diversity):.3g}", f"distance between the best {BEST}"),
+        ("Diversity", f"{figures.mean(lambda one: one.diversity):.3g}", f"distance between the best {BEST}"),
     ]
-    exact = [one.exact for one in found.preferences if one.exact is not None]
+    exact = [one.exact for one in figures.preferences if one.exact is not None]
     if exact:
         variations, off = [one.total_variation for one in exact], max(one.log_partition_error for one in exact)
         facts.append(("Total variation", f"{np.mean(variations):.3f}", f"exact; at most {max(variations):.3f}"))
@@ -81,17 +81,17 @@ def _facts(found: ParetoFigures) -> list[tuple[str, str, str]]:
     return facts
 
 
-def _table(found: ParetoFigures) -> Block:
+def _table(figures: ParetoFigures) -> Block:
     """All figures of all preferences."""
-    columns = found.columns()
+    columns = figures.columns()
     rows = [
         (preference(one), *(cell(value) for value in one.means), *(cell(figure(one)) for figure in columns.values()))
-        for one in found.preferences
+        for one in figures.preferences
     ]
-    means = [cell(float(value)) for value in np.mean([one.means for one in found.preferences], axis=0)]
-    rows.append(("mean", *means, *(cell(found.mean(figure)) for figure in columns.values())))
+    means = [cell(float(value)) for value in np.mean([one.means for one in figures.preferences], axis=0)]
+    rows.append(("mean", *means, *(cell(figures.mean(figure)) for figure in columns.values())))
     caption = (
-        f"Preference: weights of {', '.join(found.names)}. Each objective and the reward by the preference are means "
+        f"Preference: weights of {', '.join(figures.names)}. Each objective and the reward by the preference are means "
         f"of what was built; even: the reward of what even choices lead to; best {BEST}: that of the best distinct "
         "objects, and diversity the mean distance between two of these."
     )
@@ -101,12 +101,12 @@ def _table(found: ParetoFigures) -> Block:
             "own distribution from it, both exact; log Z off: error of the network's logarithm of the sum of all "
             "rewards."
         )
-    return Table(("preference", *found.names, *columns), rows, caption, dense=len(columns) + len(found.names) > 9)
+    return Table(("preference", *figures.names, *columns), rows, caption, dense=len(columns) + len(figures.names) > 9)
 
 
-def _front_caption(found: ParetoFigures) -> str:
-    known = "" if found.reachable is None else " Grey: all objects there are."
-    lines = "The line bounds what is dominated, whose area is the hypervolume" if len(found.names) == 2 else ""
+def _front_caption(figures: ParetoFigures) -> str:
+    known = "" if figures.reachable is None else " Grey: all objects there are."
+    lines = "The line bounds what is dominated, whose area is the hypervolume" if len(figures.names) == 2 else ""
     whole = ", and the dashed line the same of all objects" if lines and known else ""
     return (
         f"Each dot is an object by its rewards, the larger the more often it was built; its colour mixes those of the "
@@ -114,32 +114,34 @@ def _front_caption(found: ParetoFigures) -> str:
     ).strip()
 
 
-def _answers_caption(found: ParetoFigures) -> str:
-    known = "" if found.reachable is None else " Crosses: under the distribution that is wanted, exact."
+def _answers_caption(figures: ParetoFigures) -> str:
+    known = "" if figures.reachable is None else " Crosses: under the distribution that is wanted, exact."
     return (
         f"Mean of each objective over the objects of a preference, against the weight of that objective.{known} "
         "Dotted: what even choices lead to, which no preference changes."
     )
 
 
-def _fronts(found: ParetoFigures) -> str:
+def _fronts(figures: ParetoFigures) -> str:
     """For two objectives a panel of what was built and one of even choices; for more, a panel for each pair."""
-    pairs = list(itertools.combinations(range(len(found.names)), 2))[:MOST_PANELS]
-    weights = np.repeat([one.weights for one in found.preferences], found.num, axis=0)
+    pairs = list(itertools.combinations(range(len(figures.names)), 2))[:MOST_PANELS]
+    weights = np.repeat([one.weights for one in figures.preferences], figures.num, axis=0)
     sets: list[tuple[str, Points, NDArray[np.float64] | None, tuple[int, int]]]
-    sets = [("" if place else "built", found.built, weights, pair) for place, pair in enumerate(pairs)]
+    sets = [("" if place else "built", figures.built, weights, pair) for place, pair in enumerate(pairs)]
     if len(pairs) == 1:
-        sets.append(("even choices, as many", found.even, None, pairs[0]))
-    points = np.concatenate([found.built, found.even, *([] if found.reachable is None else [found.reachable])])
+        sets.append(("even choices, as many", figures.even, None, pairs[0]))
+    points = np.concatenate([figures.built, figures.even, *([] if figures.reachable is None else [figures.reachable])])
     least, most = np.minimum(points.min(axis=0), 0.0), points.max(axis=0)
     margin = 0.04 * np.maximum(most - least, 1e-3)
     limits = [(float(low), float(high)) for low, high in zip(least - margin, most + margin, strict=True)]
     panels = []
-    for number, (title, points, asked, (x, y)) in enumerate(sets):
-        marks = _front_marks(found, points, asked, [x, y])
+    for number, (title, points, preferred, (x, y)) in enumerate(sets):
+        marks = _front_marks(figures, points, preferred, [x, y])
         if not number:
-            marks += [Dots([], [], HUES[k % len(HUES)], f"preference for {name}") for k, name in enumerate(found.names)]
-        names, legend = (found.names[x], found.names[y]), "" if number else "best"
+            marks += [
+                Dots([], [], HUES[k % len(HUES)], f"preference for {name}") for k, name in enumerate(figures.names)
+            ]
+        names, legend = (figures.names[x], figures.names[y]), "" if number else "best"
         panels.append(
             Panel(
                 marks, title, x=names[0], y=names[1], x_limits=limits[x], y_limits=limits[y], grid="both", legend=legend
@@ -149,12 +151,12 @@ def _fronts(found: ParetoFigures) -> str:
 
 
 def _front_marks(
-    found: ParetoFigures, points: Points, weights: NDArray[np.float64] | None, pair: Sequence[int]
+    figures: ParetoFigures, points: Points, weights: NDArray[np.float64] | None, pair: Sequence[int]
 ) -> list[Mark]:
     """Objects by two rewards, the larger the more often built, coloured by the preferences they were built for."""
     marks: list[Mark] = []
-    if found.reachable is not None:
-        x, y = np.unique(found.reachable[:, pair], axis=0).T
+    if figures.reachable is not None:
+        x, y = np.unique(figures.reachable[:, pair], axis=0).T
         marks.append(Dots(x, y, GREY, size=7, alpha=0.5))
     places, which, counts = np.unique(points[:, pair], axis=0, return_inverse=True, return_counts=True)
     which = which.reshape(-1)
@@ -165,9 +167,9 @@ def _front_marks(
         colours = _mixed(sums / counts[:, None])[order]
     x, y = places[order].T
     marks.append(Dots(x, y, colours, size=sizes[order], alpha=0.75))
-    if len(found.names) == 2:
-        if found.reachable is not None:
-            x, y = _staircase(found.reachable).T
+    if len(figures.names) == 2:
+        if figures.reachable is not None:
+            x, y = _staircase(figures.reachable).T
             marks.append(Line(x, y, INK, dash=DASHED, width=1.0))
         x, y = _staircase(points).T
         marks.append(Line(x, y, INK, width=1.1))
@@ -183,16 +185,16 @@ def _staircase(points: Points) -> Points:
     return np.array([*corners, (0.0, corners[-1][1])])
 
 
-def _answers(found: ParetoFigures) -> str:
+def _answers(figures: ParetoFigures) -> str:
     """A panel for each objective: its mean against its weight."""
-    weights, means = (np.array([getattr(one, name) for one in found.preferences]) for name in ("weights", "means"))
-    wanted = np.array([one.exact.wanted_rewards for one in found.preferences if one.exact is not None])
+    weights, means = (np.array([getattr(one, name) for one in figures.preferences]) for name in ("weights", "means"))
+    wanted = np.array([one.exact.wanted_rewards for one in figures.preferences if one.exact is not None])
     panels = []
-    for number, name in enumerate(found.names):
+    for number, name in enumerate(figures.names):
         order = np.argsort(weights[:, number], kind="stable")
         at, colour = weights[order, number], HUES[number % len(HUES)]
-        marks: list[Mark] = [Level(float(found.even[:, number].mean()), "even choices", dash=DOTTED)]
-        dash = SOLID if len(found.names) == 2 else "none"
+        marks: list[Mark] = [Level(float(figures.even[:, number].mean()), "even choices", dash=DOTTED)]
+        dash = SOLID if len(figures.names) == 2 else "none"
         marks.append(Line(at, means[order, number], colour, "built", dash, "o"))
         if len(wanted):
             marks.append(Dots(at, wanted[order, number], INK, "wanted", 36, "x"))
@@ -218,12 +220,12 @@ class ParetoMeasurement(Measurement):
 
     def table(self) -> TerminalTable:
         """A row for each preference, and their mean."""
-        found = self.figures
-        title = f"{found.num:,} objects of {found.checkpoint} for each preference, exponent {found.exponent:g}"
-        columns = found.columns()
-        rows = [(preference(one), *(cell(figure(one)) for figure in columns.values())) for one in found.preferences]
-        rows.append(("mean", *(cell(found.mean(figure)) for figure in columns.values())))
-        return figures_table((" ".join(found.names), *columns), rows, title=title, ends=[len(rows) - 2])
+        figures = self.figures
+        title = f"{figures.num:,} objects of {figures.checkpoint} for each preference, exponent {figures.exponent:g}"
+        columns = figures.columns()
+        rows = [(preference(one), *(cell(figure(one)) for figure in columns.values())) for one in figures.preferences]
+        rows.append(("mean", *(cell(figures.mean(figure)) for figure in columns.values())))
+        return figures_table((" ".join(figures.names), *columns), rows, title=title, ends=[len(rows) - 2])
 
     def remarks(self) -> list[str]:
         """The indicators of all preferences together, and what the columns are."""
@@ -254,21 +256,23 @@ class ParetoMeasurement(Measurement):
 
     def page(self, run_dir: Path, picture: bytes | None) -> str:
         """The page, the same for the same figures; the picture shows which cells of a grid are wanted and built."""
-        found = self.figures
-        sections = [Section("At a glance", [Facts(_facts(found))])]
-        if len(found.names) > 1:
-            sections.append(Section("The front that it reaches", [Figure(_fronts(found), _front_caption(found))]))
-            sections.append(Section("It builds by the preference", [Figure(_answers(found), _answers_caption(found))]))
-        if picture is not None and found.has_picture:
+        figures = self.figures
+        sections = [Section("At a glance", [Facts(_facts(figures))])]
+        if len(figures.names) > 1:
+            sections.append(Section("The front that it reaches", [Figure(_fronts(figures), _front_caption(figures))]))
+            sections.append(
+                Section("It builds by the preference", [Figure(_answers(figures), _answers_caption(figures))])
+            )
+        if picture is not None and figures.has_picture:
             sections.append(Section("What it builds, cell by cell", [Figure(picture, _CELLS)]))
-        sections.append(Section("By preference", [_table(found)]))
+        sections.append(Section("By preference", [_table(figures)]))
         return page(
             f"Objects built by {run_dir}",
-            _finding(found),
+            _finding(figures),
             sections,
-            kicker=f"{', '.join(found.names)}; {found.checkpoint}, {found.num:,} objects of each of "
-            f"{len(found.preferences)} preferences, exponent {found.exponent:g}, seed {found.seed}"
-            + (f"; rewards are {found.rewards_are}" if found.rewards_are else ""),
+            kicker=f"{', '.join(figures.names)}; {figures.checkpoint}, {figures.num:,} objects of each of "
+            f"{len(figures.preferences)} preferences, exponent {figures.exponent:g}, seed {figures.seed}"
+            + (f"; rewards are {figures.rewards_are}" if figures.rewards_are else ""),
             footer=FOOTER,
             verb="evaluate",
         )

@@ -40,7 +40,7 @@ def restoration_page(
     noise = f", noise {request.noise:g}" if request.noise else ""
     controls = "".join(f", {section.kind}" for section in request.controls)
     pictures = f"{len(shown)} of {len(figures.names)} pictures" if len(shown) < len(figures.names) else "The pictures"
-    asked = yaml.safe_dump(request.model_dump(mode="json"), sort_keys=False).rstrip()
+    request_text = yaml.safe_dump(request.model_dump(mode="json"), sort_keys=False).rstrip()
     return page(
         f"{plan.in_words}: {run}",
         _finding(figures),
@@ -50,7 +50,10 @@ def restoration_page(
             *_all_pictures(figures),
             Section(
                 "Request and cost",
-                [Figure(_weight_chart(prior), _WEIGHT, half=True), Listing(asked, _cost(prior, figures), half=True)],
+                [
+                    Figure(_weight_chart(prior), _WEIGHT, half=True),
+                    Listing(request_text, _cost(prior, figures), half=True),
+                ],
             ),
         ],
         kicker=f"{checkpoint}; {request.method.kind}, {request.samples} samples of each picture, {label}{noise}"
@@ -131,21 +134,21 @@ def _table(figures: RestorationFigures) -> list[Block]:
     return [Table(columns, rows, "Means over all pictures; pixels from -1 (black) to 1 (white).", best=best)]
 
 
-def restored_sheet(names: Sequence[str], found: Sequence[Mapping[str, Tensor]]) -> str:
+def restored_sheet(names: Sequence[str], arrays: Sequence[Mapping[str, Tensor]]) -> str:
     """Observations, samples, their mean, the truth and the uncertainty, a row for each picture."""
-    samples = len(found[0]["restored"])
+    samples = len(arrays[0]["restored"])
     places = {"pseudo-inverse": (0, PSEUDO_INVERSE)}
     places |= {f"sample {number}": (number, RESTORED) for number in range(1, min(samples, MOST_SAMPLES) + 1)}
     if samples > 1:
         places["mean"] = (samples + 1, MEAN)
-    columns = [Column("observed", [_observed(one) for one in found], names)]
+    columns = [Column("observed", [_observed(one) for one in arrays], names)]
     for title, (place, colour) in places.items():
-        images = [_shown(_candidate(one, place)) for one in found]
-        columns.append(Column(title, images, [_words(one, place) for one in found], colour))
-    if "truth" in found[0]:
-        columns.append(Column("truth", [_shown(one["truth"]) for one in found]))
+        images = [_shown(_candidate(one, place)) for one in arrays]
+        columns.append(Column(title, images, [_words(one, place) for one in arrays], colour))
+    if "truth" in arrays[0]:
+        columns.append(Column("truth", [_shown(one["truth"]) for one in arrays]))
     if samples > 1:
-        spreads = [variance(one["restored"]).mean(0).sqrt().numpy() for one in found]
+        spreads = [variance(one["restored"]).mean(0).sqrt().numpy() for one in arrays]
         largest, colours = max(float(spread.max()) for spread in spreads) or 1.0, colour_map("magma")
         words = [f"{float(np.sqrt((spread**2).mean())):.3f}" for spread in spreads]
         columns.append(Column("uncertainty", [colours(spread / largest)[..., :3] for spread in spreads], words))
@@ -158,26 +161,26 @@ def _shown(image: Tensor) -> NDArray[np.floating]:
     return values[..., 0] if values.shape[2] == 1 else values
 
 
-def _observed(found: Mapping[str, Tensor]) -> NDArray[np.floating] | None:
+def _observed(arrays: Mapping[str, Tensor]) -> NDArray[np.floating] | None:
     """The observation, with hidden pixels in another colour; None if it is no picture."""
-    values = found["observed"]
+    values = arrays["observed"]
     if values.ndim != 3 or values.shape[0] not in (1, 3):
         return None
-    if "hole" not in found:
+    if "hole" not in arrays:
         return _shown(values)
-    return np.where(found["hole"].numpy().transpose(1, 2, 0), HIDDEN, _shown(values.expand(3, *values.shape[1:])))
+    return np.where(arrays["hole"].numpy().transpose(1, 2, 0), HIDDEN, _shown(values.expand(3, *values.shape[1:])))
 
 
-def _candidate(found: Mapping[str, Tensor], place: int) -> Tensor:
-    restored = found["restored"]
+def _candidate(arrays: Mapping[str, Tensor], place: int) -> Tensor:
+    restored = arrays["restored"]
     if place == 0:
-        return found["pseudo_inverse"]
+        return arrays["pseudo_inverse"]
     return restored.mean(0) if place > len(restored) else restored[place - 1]
 
 
-def _words(found: Mapping[str, Tensor], place: int) -> str:
-    residual = f"residual {power(float(found['residuals'][place]))}"
-    return f"error {float(found['errors'][place]):.3f}\n{residual}" if "errors" in found else residual
+def _words(arrays: Mapping[str, Tensor], place: int) -> str:
+    residual = f"residual {power(float(arrays['residuals'][place]))}"
+    return f"error {float(arrays['errors'][place]):.3f}\n{residual}" if "errors" in arrays else residual
 
 
 def _caption(figures: RestorationFigures, shown: Sequence[Mapping[str, Tensor]]) -> str:

@@ -71,24 +71,24 @@ class StepFigures:
         return {"fresh": self.fresh, "grids": grids}
 
 
-def measured(found: Search, noises: Noises, searched: Tensor, fresh: Tensor, progress: Progress) -> StepFigures:
+def measured(search: Search, noises: Noises, searched: Tensor, fresh: Tensor, progress: Progress) -> StepFigures:
     """Measures all grids of a search, on the noises int64 that they were searched with and on fresh ones."""
-    progress(f"following {len(fresh)} fresh noises through {found.nodes} steps")
-    fine = [noises.ends(numbers, fine_times(found.nodes)) for numbers in (fresh, searched)]
+    progress(f"following {len(fresh)} fresh noises through {search.nodes} steps")
+    fine = [noises.ends(numbers, fine_times(search.nodes)) for numbers in (fresh, searched)]
     grids: dict[int, dict[str, GridFigures]] = {}
-    for evaluations, by_kind in found.grids.items():
+    for evaluations, by_kind in search.grids.items():
         progress(f"{evaluations} evaluations: {len(fresh)} fresh noises")
         grids[evaluations] = {}
         for kind, grid in by_kind.items():
             equal = torch.linspace(0.0, 1.0, evaluations + 1)
-            times = equal if kind == "uniform" else torch.tensor(times_of(grid, found.nodes))
+            times = equal if kind == "uniform" else torch.tensor(times_of(grid, search.nodes))
             ends = [noises.ends(numbers, times) for numbers in (fresh, searched)]
             error, search_error = (_squared(*both) for both in zip(ends, fine, strict=True))
             compared = [part[:COMPARED].numpy() for part in (ends[0], fine[0])]
             distance = energy_distance(*compared, paired=True)
             exact = times_of(tuple(range(evaluations + 1)), evaluations)
-            listed = exact if kind == "uniform" else times_of(grid, found.nodes)
-            grids[evaluations][kind] = GridFigures(listed, error, search_error, distance, chord_cost(found.cost, grid))
+            listed = exact if kind == "uniform" else times_of(grid, search.nodes)
+            grids[evaluations][kind] = GridFigures(listed, error, search_error, distance, chord_cost(search.cost, grid))
     return StepFigures(len(fresh), grids)
 
 

@@ -28,12 +28,12 @@ SHOWN = 4
 IMAGES, POINTS = 10, 400
 
 
-def steps_page(file: StepsFile, figures: StepFigures, found: Search, noises: Noises, fresh: Tensor) -> str:
+def steps_page(file: StepsFile, figures: StepFigures, searched: Search, noises: Noises, fresh: Tensor) -> str:
     """Composes the page, the same for the same run and request; no search has seen the fresh noises."""
     shown = min(figures.grids, key=lambda number: abs(number - SHOWN))
     kinds, chosen = figures.grids[shown], file.made_by["search"]
     share = ratio(kinds[chosen].error, kinds["uniform"].error)
-    costs, ends = cost_chart(found.cost, kinds, shown), ladders_chart(figures)
+    costs, ends = cost_chart(searched.cost, kinds, shown), ladders_chart(figures)
     gained = sum(_share(by_kind, chosen) < 1 for by_kind in figures.grids.values())
     gains = f"Searched times err less than equal steps in {gained} of {len(figures.grids)} numbers of evaluations"
     sections = [
@@ -43,13 +43,13 @@ def steps_page(file: StepsFile, figures: StepFigures, found: Search, noises: Noi
             "Costs of steps, and where they end",
             [Figure(costs, _COST, half=True), Figure(ends, _LADDERS, half=True)],
         ),
-        Section(f"The same noises in {shown} evaluations", [_drawn(kinds, found.nodes, noises, fresh)]),
+        Section(f"The same noises in {shown} evaluations", [_drawn(kinds, searched.nodes, noises, fresh)]),
     ]
     made_by = file.made_by
     return page(
         f"Steps for {made_by['run']}",
         f"In {shown} evaluations, the grid of the {chosen} search has {share:.2f} times the error of equal steps on "
-        f"{figures.fresh:,} fresh noises: the mean squared distance to where {found.nodes} steps lead.",
+        f"{figures.fresh:,} fresh noises: the mean squared distance to where {searched.nodes} steps lead.",
         sections,
         kicker=f"{made_by['checkpoint']}; guidance {file.guidance:g}, {made_by['num']} noises of the search, "
         f"{figures.fresh:,} fresh ones, seed {made_by['seed']}"

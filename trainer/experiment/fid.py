@@ -114,7 +114,7 @@ def run(request: FidRequest) -> int:
     real = _Real.of(request, config)
     with shared(request.samples, chosen) as ranks:
         flow = ranks.flow.under(controls)
-        told = {
+        recorded = {
             "checkpoint": flow.checkpoint,
             "run_sha256": identity_digest(flow.config),
             "guidance": guidance,
@@ -128,7 +128,7 @@ def run(request: FidRequest) -> int:
         samples = DrawnExamples(flow, chosen, conditioning, guidance, request.seed)
         if isinstance(real.source, TrainingExamples):
             real.source.decode_by(flow.parts.space, launch.device)
-        _compare(request, launch, samples, real, told)
+        _compare(request, launch, samples, real, recorded)
     return 0
 
 
@@ -159,7 +159,7 @@ class _Real:
         return cls(digest, statistics, source)
 
 
-def _compare(request: FidRequest, launch: Launch, samples: Source, real: _Real, told: dict[str, Any]) -> None:
+def _compare(request: FidRequest, launch: Launch, samples: Source, real: _Real, recorded: dict[str, Any]) -> None:
     """Reads both sets, prints the figures and writes them; collective."""
     group, path = data_ranks(), request.statistics
     extractor = read_extractor(request.features, launch.device)
@@ -194,7 +194,7 @@ def _compare(request: FidRequest, launch: Launch, samples: Source, real: _Real, 
     }
     if shares is not None:
         figures |= {**shares._asdict(), "compared": request.compared}
-    figures |= {"features_sha256": real.digest, **told}
+    figures |= {"features_sha256": real.digest, **recorded}
     if request.out is not None:
         write_json(request.out, figures)
     print(_in_words(figures) if request.out is None else f"{request.out}: {_in_words(figures)}")

@@ -99,8 +99,8 @@ class DiT(Network):
         self, x_t: Tensor, t: Tensor, condition: Condition, question: Question | None = None
     ) -> Tensor | tuple[Tensor, Tensor]:
         """Float32 [B, num_fields C, H, W], with `WithAttention` also [B, A, N]; patches have to cover H x W."""
-        asked = question if isinstance(question, WithAttention) else None
-        features_BND, attention_BAN = self._features(x_t, t, condition, asked)
+        request = question if isinstance(question, WithAttention) else None
+        features_BND, attention_BAN = self._features(x_t, t, condition, request)
         grid, _ = self._grid_of(x_t)
         predicted = grid.images(self.unembed_patches(features_BND).float())
         predicted = predicted if predicted.shape[1] == self.channels_out else predicted[:, : self.channels_out]
@@ -111,7 +111,7 @@ class DiT(Network):
         return self._features(x_t, t, condition, None)[0]
 
     def _features(
-        self, x_t: Tensor, t: Tensor, condition: Condition, asked: WithAttention | None
+        self, x_t: Tensor, t: Tensor, condition: Condition, request: WithAttention | None
     ) -> tuple[Tensor, Tensor | None]:
         dtype = computing_dtype(self)
         waves_BW = (timestep_waves(t) if self.of_diffusers else wave_embedding(TIME_SCALE * t, self.hidden)).to(dtype)
@@ -125,10 +125,10 @@ class DiT(Network):
         for number, block in enumerate(self.blocks):
             alone = isinstance(block, SelfSteeredBlock)
             steers = (waves_BW, label_B, caption_BD) if alone else (steering_BD,)
-            if asked is None or (asked.blocks is not None and number not in asked.blocks):
+            if request is None or (request.blocks is not None and number not in request.blocks):
                 tokens_BND = block(tokens_BND, *steers)
             else:
-                tokens_BND, attention_BAN = block(tokens_BND, *steers, looking=asked.tokens)
+                tokens_BND, attention_BAN = block(tokens_BND, *steers, looking=request.tokens)
                 attentions.append(attention_BAN)
         shift, scale = self.final_modulation(steering_BD)[:, None].chunk(2, dim=-1)
         mean_BAN = torch.stack(attentions).mean(0) if attentions else None

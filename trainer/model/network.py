@@ -174,11 +174,11 @@ def freeze_some(module: nn.Module, path: str, names: Iterable[str]) -> None:
 
 def frozen_tensors(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
     """The frozen weights of a module, each once, by the names that they had when it was frozen."""
-    told = set()
+    seen = set()
     for part in module.modules():
         for name, known_as in vars(part).get(_NAMES, {}).items():
-            if known_as not in told:
-                told.add(known_as)
+            if known_as not in seen:
+                seen.add(known_as)
                 yield known_as, part.get_buffer(name)
 
 

@@ -27,7 +27,7 @@ _LATEST = 0.1
 """Weight of a step's time in the running mean."""
 
 
-class Story:
+class RunningStatistics:
     """The state of a run for display: latest figures, their history, and the time that is left.
 
     Attributes:
@@ -98,7 +98,7 @@ class Dashboard(Sink):
     def __init__(
         self, *, first_step: int, last_step: int, folder: Path, stream: TextIO, console: Console | None = None
     ) -> None:
-        self._story = Story(first_step=first_step, last_step=last_step)
+        self._statistics = RunningStatistics(first_step=first_step, last_step=last_step)
         self._folder = folder
         self._saved: int | None = None
         self._live = Live(
@@ -109,10 +109,10 @@ class Dashboard(Sink):
         self._live.start()
 
     def stepped(self, step: int, seconds: float) -> None:
-        self._story.stepped(step, seconds)
+        self._statistics.stepped(step, seconds)
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
-        self._story.take(step, values)
+        self._statistics.take(step, values)
         self._saved = max(complete_steps(self._folder / "checkpoints"), default=None)
 
     def close(self) -> None:
@@ -138,30 +138,30 @@ class Dashboard(Sink):
         return lines
 
     def _name(self) -> str:
-        return "training" if self._story.step < self._story.last_step else "trained"
+        return "training" if self._statistics.step < self._statistics.last_step else "trained"
 
     def _progress(self) -> RenderableType:
-        story = self._story
-        silent, left = story.silence_s(), story.left()
+        statistics = self._statistics
+        silent, left = statistics.silence_s(), statistics.left()
         if silent:
             rest = Text(f"no step for {duration(silent)}", _ALARM)
         elif left is not None:
             rest = Text(f"{left} left", _NOTE)
         else:
-            rest = Text(f"in {story.elapsed()}" if story.step == story.last_step else "starting", _NOTE)
+            rest = Text(f"in {statistics.elapsed()}" if statistics.step == statistics.last_step else "starting", _NOTE)
         line = Table.grid(padding=(0, 2))
         for _ in range(4):
             line.add_column(no_wrap=True)
         line.add_row(
             ProgressBar(
-                total=story.last_step,
-                completed=story.step,
+                total=statistics.last_step,
+                completed=statistics.step,
                 width=FIGURE + CURVE + 1,
                 complete_style=_CURVE,
                 finished_style=_DONE,
             ),
-            Text(f"{story.step / story.last_step:.0%}", _FIGURE),
-            Text(f"{story.step:,} of {story.last_step:,}"),
+            Text(f"{statistics.step / statistics.last_step:.0%}", _FIGURE),
+            Text(f"{statistics.step:,} of {statistics.last_step:,}"),
             rest,
         )
         return line
@@ -179,7 +179,7 @@ class Dashboard(Sink):
         return self._curve("expert_load_max_over_mean", [drops, away], form="{:.2f} x mean")
 
     def _speed(self) -> Text | None:
-        values = self._story.values
+        values = self._statistics.values
         if "time.samples_per_s" not in values:
             return None
         parts = [self._figure("time.samples_per_s", "{:,.0f} samples/s", _FIGURE)]
@@ -193,34 +193,34 @@ class Dashboard(Sink):
         return _joined(parts)
 
     def _steps(self) -> Text | None:
-        story = self._story
-        if story.step_s is None:
+        statistics = self._statistics
+        if statistics.step_s is None:
             return None
-        parts = [Text(duration(story.step_s), _FIGURE)]
-        if story.share_waiting() >= 0.005:
-            parts.append(Text(f"{story.share_waiting():.0%} waiting for data"))
-        if story.values.get("time.step_spread", 1.0) >= 1.05:
+        parts = [Text(duration(statistics.step_s), _FIGURE)]
+        if statistics.share_waiting() >= 0.005:
+            parts.append(Text(f"{statistics.share_waiting():.0%} waiting for data"))
+        if statistics.values.get("time.step_spread", 1.0) >= 1.05:
             parts.append(self._figure("time.step_spread", "slowest rank {:.2f} x mean"))
-        if story.values.get("skipped_steps"):
+        if statistics.values.get("skipped_steps"):
             parts.append(self._figure("skipped_steps", "{:,.0f} skipped", _ALARM))
         return _joined(parts)
 
     def _saves(self) -> Text | None:
         parts = [] if self._saved is None else [Text(f"step {self._saved:,}", _FIGURE)]
-        if self._story.values.get("bad_samples"):
+        if self._statistics.values.get("bad_samples"):
             parts.append(self._figure("bad_samples", "{:,.0f} bad samples", _ALARM))
         return _joined(parts) if parts else None
 
     def _curve(self, name: str, others: Sequence[Text], *, form: str = "{:.4f}") -> Text | None:
         """One line of a figure: latest value, history as a curve, and `others`; None where it is not known."""
-        course = self._story.course(name, CURVE)
+        course = self._statistics.course(name, CURVE)
         if not course:
             return None
         figure = Text(form.format(course[-1]).ljust(FIGURE + 1), _FIGURE if math.isfinite(course[-1]) else _ALARM)
         return _joined([figure + Text(sparkline(course, CURVE).ljust(CURVE), _CURVE), *others])
 
     def _figure(self, name: str, form: str, style: str = "") -> Text:
-        return Text(form.format(self._story.values[name]), style) if name in self._story.values else Text()
+        return Text(form.format(self._statistics.values[name]), style) if name in self._statistics.values else Text()
 
 
 def _joined(parts: Sequence[Text]) -> Text:
@@ -253,17 +253,17 @@ class LogLines(Sink):
     """A plain line for the first step, every tenth of the run and the last step."""
 
     def __init__(self, *, first_step: int, last_step: int, stream: TextIO) -> None:
-        self._story = Story(first_step=first_step, last_step=last_step)
+        self._statistics = RunningStatistics(first_step=first_step, last_step=last_step)
         self._next = first_step + 1
         self._every = max(1, (last_step - first_step) // LINES)
         self._stream = stream
 
     def stepped(self, step: int, seconds: float) -> None:
-        self._story.stepped(step, seconds)
+        self._statistics.stepped(step, seconds)
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
-        self._story.take(step, values)
-        if step >= self._next or step == self._story.last_step:
+        self._statistics.take(step, values)
+        if step >= self._next or step == self._statistics.last_step:
             self._next = (step // self._every + 1) * self._every
             print(self._line(), file=self._stream, flush=True)
 
@@ -271,8 +271,8 @@ class LogLines(Sink):
         """Does nothing, since nothing is open."""
 
     def _line(self) -> str:
-        story, values = self._story, self._story.values
-        parts = [f"step {story.step:>{len(str(story.last_step))}}/{story.last_step}"]
+        statistics, values = self._statistics, self._statistics.values
+        parts = [f"step {statistics.step:>{len(str(statistics.last_step))}}/{statistics.last_step}"]
         parts += [form.format(values[name]) for name, form in SHOWN.items() if name in values]
         if "time.mfu" in values:
             parts.append(f"MFU {values['time.mfu']:.1%}")
@@ -280,7 +280,7 @@ class LogLines(Sink):
             parts.append(scaled(values.get("memory.device_peak_bytes", values["memory.peak_bytes"]), "B"))
         if values.get("skipped_steps"):
             parts.append(f"{values['skipped_steps']:.0f} skipped")
-        left = story.left()
+        left = statistics.left()
         if left is not None:
             parts.append(f"{left} left")
         return "  ".join(parts)

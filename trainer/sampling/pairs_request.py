@@ -180,6 +180,6 @@ class PairsRequest(Section):
         begins: dict[str, Any] = {} if source is None else {"source": source}
         if self.sampler.steps_file is not None:
             begins["times"] = self.sampler.grid().tolist()
-        asked = self.model_dump(mode="json", exclude={"run", "nodes", "evaluations", "begin"})
+        fields = self.model_dump(mode="json", exclude={"run", "nodes", "evaluations", "begin"})
         at_nodes = {} if self.nodes is None else {"nodes": self.node_times, "begin": self.begin}
-        return {"weights": weights, **begins, **asked, **at_nodes}
+        return {"weights": weights, **begins, **fields, **at_nodes}

@@ -118,11 +118,11 @@ def headings_above(headings: Sequence[str], width: int, gap: int, total: int) ->
     from PIL import Image, ImageDraw
 
     headings = [heading.replace("_", " ") for heading in headings]
-    room = width - PADDING
+    available = width - PADDING
     largest = min(LARGEST, max(SMALLEST, width // 5))
     sizes = range(largest, SMALLEST - 1, -1)
-    font = next((_font(size) for size in sizes if _all_fit(headings, _font(size), room)), _font(SMALLEST))
-    texts = [_lines(heading, font, room) for heading in headings]
+    font = next((_font(size) for size in sizes if _all_fit(headings, _font(size), available)), _font(SMALLEST))
+    texts = [_lines(heading, font, available) for heading in headings]
     ascent, descent = font.getmetrics()
     line = ascent + descent
     height = max(map(len, texts)) * line + 2 * MARGIN

@@ -262,19 +262,19 @@ def show_reactions(config: RunConfig, drawn: Tensor, conditioning: Conditioning,
     """Writes transition states [N, 3, 1, A] as extended XYZ beside `path`, which gets a picture of the first ones."""
     context = conditioning.condition.context
     assert context is not None
-    found = reactions_of(drawn, context, config.species)
-    write_reactions(path.with_suffix(".xyz"), found)
-    _picture(found, path)
+    triples = reactions_of(drawn, context, config.species)
+    write_reactions(path.with_suffix(".xyz"), triples)
+    _picture(triples, path)
 
 
-def _picture(found: Reactions, path: Path) -> None:
+def _picture(triples: Reactions, path: Path) -> None:
     """Draws free atoms of reactant, drawn state and product in their plane of most movement, over grey fixed atoms."""
     from matplotlib.figure import Figure
 
-    number = min(len(found.positions), MOST_SHOWN)
+    number = min(len(triples.positions), MOST_SHOWN)
     across = math.isqrt(number - 1) + 1
     down = -(-number // across)
-    panels = [_flat(found, place) for place in range(number)]
+    panels = [_flat(triples, place) for place in range(number)]
     half = np.max([np.ptp(np.concatenate([still, *moving]), axis=0) for still, moving in panels], axis=0) / 2 + 0.8
     size = PANEL_INCHES * across, PANEL_INCHES * down * half[1] / half[0] + 0.4
     figure = Figure(figsize=size, dpi=110, layout="constrained")
@@ -293,12 +293,12 @@ def _picture(found: Reactions, path: Path) -> None:
         figure.savefig(temporary, format="png", metadata={"Software": None})
 
 
-def _flat(found: Reactions, place: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+def _flat(triples: Reactions, place: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Plane coordinates of fixed atoms [F, 2] and moving ones [3 places, M, 2] of a reaction, centred."""
-    positions, free = found.positions[place], found.free[place]
+    positions, free = triples.positions[place], triples.free[place]
     moving = positions[:, free]
     plane = _plane(moving)
-    still, flat = positions[0, ~free & (found.numbers[place] > 0)] @ plane, moving @ plane
+    still, flat = positions[0, ~free & (triples.numbers[place] > 0)] @ plane, moving @ plane
     together = np.concatenate([still, *flat])
     middle = (together.min(0) + together.max(0)) / 2
     above = len(still) and still[:, 1].mean() > flat[..., 1].mean()

@@ -220,9 +220,9 @@ def row_between(config: RunConfig, num: int, request: DrawingRequest) -> tuple[C
     if not config.encodes_captions:
         remedy = "use a run with flow.coupling encoded, or leave it out"
         raise ValueError(f"--between: paths of {config.run.dir} do not begin at captions; {remedy}")
-    asked = captioned(config, 2, request.between, request.encoder, "--between")
-    rows = asked.condition.rows(torch.zeros(num, dtype=torch.int64))  # only the ends are encoded
-    return Conditioning(rows, captions=(first, *[""] * (num - 2), last)), asked.condition
+    requested = captioned(config, 2, request.between, request.encoder, "--between")
+    rows = requested.condition.rows(torch.zeros(num, dtype=torch.int64))  # only the ends are encoded
+    return Conditioning(rows, captions=(first, *[""] * (num - 2), last)), requested.condition
 
 
 @contextmanager
@@ -238,16 +238,16 @@ def drawing(request: DrawingRequest) -> Iterator[Drawing]:
     classes = chosen_classes(config, request.classes)
     task = None if request.task is None else task_number(config, request.task)
     controls, chosen = request.resolved(config)
-    num, asked = request.number(config, classes), None
+    num, requested = request.number(config, classes), None
     ends = None
     if request.between:
-        asked, ends = row_between(config, num, request)
+        requested, ends = row_between(config, num, request)
     elif request.encoder is not None:
-        asked = captioned(config, num, request.captions, request.encoder)
+        requested = captioned(config, num, request.captions, request.encoder)
     with shared(run_dir, chosen) as ranks:
         flow = replace(ranks.flow, config=request.shaped(ranks.flow.config))
         ranks = replace(ranks, flow=flow)
-        conditioning = flow.conditioning(num, seed=seed, classes=classes) if asked is None else asked
+        conditioning = flow.conditioning(num, seed=seed, classes=classes) if requested is None else requested
         if task is not None:
             conditioning = conditioning.of_task(task)
         yield Drawing(ranks, chosen, controls, conditioning, request.scale(config), seed, ends)

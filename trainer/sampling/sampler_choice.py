@@ -163,11 +163,11 @@ def _read(text: str, own: AnyConfig) -> AnyConfig:
             raise ValueError(f"--sampler: {text:.80} cannot be read ({error}); {_REMEDY}") from error
     if not isinstance(document, dict):
         raise ValueError(f"--sampler: {text:.80} is neither a kind nor settings; {_REMEDY}")
-    asked = {"sampler": document}
+    section = {"sampler": document}
     try:
-        found: AnyConfig = _Sampler.model_validate(asked).sampler
+        found: AnyConfig = _Sampler.model_validate(section).sampler
     except ValidationError as error:
-        complaint = first_complaint(error, asked, _Sampler)
+        complaint = first_complaint(error, section, _Sampler)
         raise ValueError(f"--{complaint.field}: {complaint.problem}; {complaint.remedy or _REMEDY}") from error
     if segments_of(own) > 1 and not isinstance(found, Segmented) and found.follows_velocity:
         within = {"kind": "segmented", "segments": segments_of(own), "within": found.model_dump()}
@@ -219,11 +219,11 @@ def _in_file(path: Path) -> tuple[AnyControl, ...]:
 def _validated(document: list[Any] | dict[str, Any]) -> tuple[AnyControl, ...] | Complaint:
     if isinstance(document, dict):
         document = document["controls"] if list(document) == ["controls"] else [document]
-    asked = {"controls": document}
+    section = {"controls": document}
     try:
-        return _Controls.model_validate(asked).controls
+        return _Controls.model_validate(section).controls
     except ValidationError as error:
-        return first_complaint(error, asked, _Controls)
+        return first_complaint(error, section, _Controls)
 
 
 def check_requested(controls: Sequence[AnyControl], config: RunConfig, field: str) -> None:

@@ -124,7 +124,7 @@ def chord_cost(cost: NDArray[np.float64], grid: Grid) -> float:
     return float(sum(cost[step] for step in pairwise(grid)))
 
 
-class Found(NamedTuple):
+class Descent(NamedTuple):
     """Result of a search: grid, mean squared distance summed over the values of a state, and number of grids tried."""
 
     grid: Grid
@@ -137,13 +137,13 @@ def endpoint_grid(
     starts: Sequence[Grid],
     *,
     progress: Callable[[int], None] = lambda _: None,
-) -> Found:
+) -> Descent:
     """Moves one node after the other for as long as the ends come nearer to those of the fine solution.
 
     A node moves by a number of places that is halved when no move helps; the states before it are kept. The edges of
     segments stay. The result, the best of the descents from all starts, is no worse on these noises than any start.
     """
-    found: list[Found] = []
+    found: list[Descent] = []
     for start in dict.fromkeys(starts):
         found.append(_descend(solutions, start, found[-1].tried if found else 0, progress))
     return min(found, key=lambda one: one.error)._replace(tried=found[-1].tried)
@@ -201,7 +201,7 @@ def _followed(solution: FineSolution, grid: Grid, first: list[_Point]) -> tuple[
 
 
 @torch.no_grad()
-def _descend(solutions: Sequence[FineSolution], start: Grid, tried: int, progress: Callable[[int], None]) -> Found:
+def _descend(solutions: Sequence[FineSolution], start: Grid, tried: int, progress: Callable[[int], None]) -> Descent:
     nodes, segments = solutions[0].nodes, solutions[0].segments
     best = _Ladder.along(solutions, start)
     tried += 1
@@ -222,7 +222,7 @@ def _descend(solutions: Sequence[FineSolution], start: Grid, tried: int, progres
                     best, moved = other, True
         if not moved:
             reach //= 2
-    return Found(best.grid, best.error, tried)
+    return Descent(best.grid, best.error, tried)
 
 
 Progress = Callable[[str], None]

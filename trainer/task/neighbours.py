@@ -33,9 +33,9 @@ class Memory:
         """Whether the memory is full and `begin` steps have passed, so that neighbours are used."""
         return self._steps >= self._settings.begin and self._written >= self._settings.memory
 
-    def neighbours(self, asked_BP: Tensor) -> Tensor:
+    def neighbours(self, queries_BP: Tensor) -> Tensor:
         """The N nearest allowed examples [B, N, P] of each vector."""
-        cosines_BM = self._allowed(asked_BP, asked_BP @ self._tensors["examples"].mT)
+        cosines_BM = self._allowed(queries_BP, queries_BP @ self._tensors["examples"].mT)
         return self._tensors["examples"][cosines_BM.topk(self._settings.neighbours).indices]
 
     def write(self, new_GP: Tensor) -> None:
@@ -63,9 +63,9 @@ class Memory:
         self._steps, self._written = tensors.pop("steps"), tensors.pop("written")
         self._tensors = {name: values.to(device, copy=True) for name, values in tensors.items()}
 
-    def _allowed(self, asked_BP: Tensor, cosines_BM: Tensor) -> Tensor:
+    def _allowed(self, queries_BP: Tensor, cosines_BM: Tensor) -> Tensor:
         """The cosines, with -infinity for examples that must not be neighbours."""
-        del asked_BP
+        del queries_BP
         return cosines_BM
 
     def _put(self, places: Tensor, new_GP: Tensor) -> None:
@@ -92,8 +92,8 @@ class ClusteredMemory(Memory):
             return {}
         return {"cluster_load": self._members().sum(0).max() * self._settings.clusters / self._settings.memory}
 
-    def _allowed(self, asked_BP: Tensor, cosines_BM: Tensor) -> Tensor:
-        nearest_B = (asked_BP @ functional.normalize(self._tensors["centres"]).mT).argmax(1)
+    def _allowed(self, queries_BP: Tensor, cosines_BM: Tensor) -> Tensor:
+        nearest_B = (queries_BP @ functional.normalize(self._tensors["centres"]).mT).argmax(1)
         within_BM = self._tensors["labels"] == nearest_B[:, None]
         small_B = within_BM.sum(1) <= self._settings.neighbours
         return cosines_BM.masked_fill(~(within_BM | small_B[:, None]), -torch.inf)

@@ -58,22 +58,22 @@ class _Group:
 
     ranks: Ranks
     counts: dict[int, int] = field(default_factory=dict)
-    story: Codes = field(default_factory=lambda: np.zeros(0, np.uint64))
+    hashes: Codes = field(default_factory=lambda: np.zeros(0, np.uint64))
     balance: Codes = field(default_factory=lambda: np.zeros(0, np.uint64))
     differs: int | None = None
 
-    def hear(self, rank: int, story: Codes, balance: Codes) -> None:
+    def hear(self, rank: int, hashes: Codes, balance: Codes) -> None:
         if not self.counts:
-            self.story, self.balance = story, balance
+            self.hashes, self.balance = hashes, balance
         else:
-            common = min(len(story), len(self.story))
-            self._note(np.nonzero(story[:common] != self.story[:common])[0])
+            common = min(len(hashes), len(self.hashes))
+            self._note(np.nonzero(hashes[:common] != self.hashes[:common])[0])
             self.balance = self.balance[:common] + balance[:common]
-            self.story = self.story[:common]
-        self.counts[rank] = len(story)
+            self.hashes = self.hashes[:common]
+        self.counts[rank] = len(hashes)
         if len(self.counts) == len(self.ranks):
             self._note(np.nonzero(self.balance)[0])
-            self.story = self.balance = np.zeros(0, np.uint64)
+            self.hashes = self.balance = np.zeros(0, np.uint64)
 
     def _note(self, places: NDArray[np.int64]) -> None:
         if len(places):
@@ -104,7 +104,7 @@ class Agreement:
             of_group = columns.group == word_code(name.encode())
             (rows,) = np.nonzero(of_group & ~to_one)
             first = not group.counts
-            group.hear(rank, _story(columns, rows), _balance(columns, rows, group.ranks, rank, first))
+            group.hear(rank, _hashes(columns, rows), _balance(columns, rows, group.ranks, rank, first))
             (rows,) = np.nonzero(of_group & to_one)
             if len(rows):
                 self._hear_channels(name, rank, columns, rows)
@@ -115,10 +115,10 @@ class Agreement:
         ends = np.stack([sends.astype(np.uint64), columns.peer[rows], columns.tag[rows]])
         channels, which = np.unique(ends, axis=1, return_inverse=True)
         sizes = np.where(sends, columns.bytes_in[rows], columns.bytes_out[rows])
-        story = mixed(columns.step[rows], sizes)
+        hashes = mixed(columns.step[rows], sizes)
         for index, (is_send, peer, tag) in enumerate(channels.T.tolist()):
             channel = (group, rank, peer, tag) if is_send else (group, peer, rank, tag)
-            own = story[which.reshape(-1) == index]
+            own = hashes[which.reshape(-1) == index]
             if channel not in self._one_sided:
                 self._one_sided[channel] = own
             elif not np.array_equal(self._one_sided.pop(channel), own):
@@ -139,7 +139,7 @@ class Agreement:
             _refuse_channel(paths, channel, records_of)
 
 
-def _story(columns: Columns, rows: NDArray[np.int64]) -> Codes:
+def _hashes(columns: Columns, rows: NDArray[np.int64]) -> Codes:
     """A hash of each operation's fields that all members of its group must share."""
     op = columns.op[rows]
     agreed = np.where((op == _OPS["all_reduce"]) | (op == _OPS["reduce_scatter"]), columns.bytes_in[rows], _ZERO)

@@ -220,7 +220,7 @@ class Merging:
         Raises Refusal if the files cannot be merged, DiskFull, and RuntimeError if the process died.
         """
         try:
-            told, _ = self._process.communicate(timeout=PATIENCE_S)
+            output, _ = self._process.communicate(timeout=PATIENCE_S)
         except subprocess.TimeoutExpired:
             if stopped:
                 self._process.kill()
@@ -228,10 +228,10 @@ class Merging:
                 print(f"{self._folder}: not yet merged; the next start merges it", file=sys.stderr, flush=True)
                 return
             print(f"{self._folder}: waits for the merge of what was recorded", file=sys.stderr, flush=True)
-            told, _ = self._process.communicate()
-        if not told:
+            output, _ = self._process.communicate()
+        if not output:
             raise RuntimeError(f"{self._folder}: the process that merges ended with {self._process.returncode}")
-        answer = json.loads(told)
+        answer = json.loads(output)
         if "refused" in answer:
             raise Refusal(*answer["refused"])
         if "full" in answer:

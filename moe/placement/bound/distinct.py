@@ -226,8 +226,8 @@ def fewest_parts(
 def affordable_rounds(num_sets: int, num_choices: int, num_layers: int, num_experts: int) -> int:
     """Rounds of `fewest_parts` that take some seconds for all layers; 0 if too few are possible to be of use."""
     pairs = num_choices * (num_choices - 1) // 2
-    ways = len(_partitions(num_choices)) if num_choices <= _MOST_CHOICES else 16 * num_choices
-    work = max(num_sets * ways * pairs + 10 * num_layers * num_experts**3, 1)
+    partitions = len(_partitions(num_choices)) if num_choices <= _MOST_CHOICES else 16 * num_choices
+    work = max(num_sets * partitions * pairs + 10 * num_layers * num_experts**3, 1)
     rounds = min(int(_WORK // work), _MOST_ROUNDS)
     return rounds if rounds >= _FEWEST_ROUNDS else 0
 
@@ -270,8 +270,8 @@ class _Group:
         held = (np.arange(1, 2**size)[:, None] >> np.arange(size) & 1).astype(np.float32)
         parting = np.zeros((len(labels), len(held)), np.float32)
         for part in range(size):
-            way = np.flatnonzero((labels == part).any(axis=1))
-            parting[way, (labels[way] == part) @ (1 << np.arange(size)) - 1] = 1
+            partition = np.flatnonzero((labels == part).any(axis=1))
+            parting[partition, (labels[partition] == part) @ (1 << np.arange(size)) - 1] = 1
         blocks = shared[experts[:, :, None], experts[:, None, :]]
         fares = (1 / blocks.sum(axis=2)).astype(np.float32) if len(labels) else np.zeros(experts.shape, np.float32)
         nothing = np.zeros((0, 0), np.float32)
@@ -319,12 +319,12 @@ class _Group:
         """The tokens' minima where one part may be at home, whose choices pay their fares; added up."""
         if not len(self.together):
             return float((self.offset - 1) @ self.tokens)
-        ways = self.prices.astype(np.float64) @ self.together.T.astype(np.float64) + self.sizes
-        smallest = ways.min(axis=1)
+        partitions = self.prices.astype(np.float64) @ self.together.T.astype(np.float64) + self.sizes
+        smallest = partitions.min(axis=1)
         paid = self.fares.astype(np.float64) @ self.held.T.astype(np.float64) - 1
         for part, fare in enumerate(paid.T):
             containing = np.flatnonzero(self.parting[:, part])
-            np.minimum(smallest, ways[:, containing].min(axis=1) + fare, out=smallest)
+            np.minimum(smallest, partitions[:, containing].min(axis=1) + fare, out=smallest)
         return float(smallest @ self.tokens)
 
     def _solve(self, shared: NDArray[np.float64]) -> None:
@@ -360,7 +360,7 @@ def _symmetric(column: NDArray[np.float64], row: NDArray[np.float64]) -> NDArray
 
 def _partitions(size: int) -> list[tuple[int, ...]]:
     """Every way to part some choices: the part of each, numbered in the order of their first choices."""
-    ways: list[tuple[int, ...]] = [()]
+    partitions: list[tuple[int, ...]] = [()]
     for _ in range(size):
-        ways = [(*way, part) for way in ways for part in range(max(way, default=-1) + 2)]
-    return ways
+        partitions = [(*partition, part) for partition in partitions for part in range(max(partition, default=-1) + 2)]
+    return partitions

@@ -18,7 +18,7 @@ _REMEDY = "convert or record the trace again"
 _UNSUPPORTED = ("reduce", "gather", "scatter")
 
 
-class Meeting(NamedTuple):
+class OperationKey(NamedTuple):
     """Key by which nodes of several ranks form one operation: the k-th nodes with equal keys belong together.
 
     `key` is the group, or the pair and its tag; of the members of a pair the sender comes first.
@@ -71,7 +71,7 @@ def duration_ps(member: Member) -> int:
     return member.node.duration_us * 10**6
 
 
-def meeting(member: Member, rank: int, groups: Mapping[str, Sequence[int]]) -> Meeting | None:
+def operation_key(member: Member, rank: int, groups: Mapping[str, Sequence[int]]) -> OperationKey | None:
     """The key and the members of the operation of a node of `rank`; None if it moves nothing."""
     node = member.node
     if node.type not in (NodeType.COMM_COLL_NODE, NodeType.COMM_SEND_NODE, NodeType.COMM_RECV_NODE):
@@ -96,7 +96,7 @@ def meeting(member: Member, rank: int, groups: Mapping[str, Sequence[int]]) -> M
                 f"is not a collective that can be simulated ({node.collective or node.attributes['comm_type']!r:.40})"
             )
             raise member.refuse("comm_type", problem, f"use {', '.join((*_COLLECTIVES, 'barrier'))}")
-        return Meeting(("group", group), groups[group], group)
+        return OperationKey(("group", group), groups[group], group)
     own, other = ("comm_src", "comm_dst") if node.type is NodeType.COMM_SEND_NODE else ("comm_dst", "comm_src")
     peer, tag = member.integer(other), node.attributes.get("comm_tag", 0)
     if peer is None or peer == rank or peer not in groups[group]:
@@ -104,7 +104,7 @@ def meeting(member: Member, rank: int, groups: Mapping[str, Sequence[int]]) -> M
     if member.integer(own) not in (None, rank):
         raise member.refuse(own, f"is not the rank of the file ({member.integer(own)})")
     src, dst = (rank, peer) if own == "comm_src" else (peer, rank)
-    return Meeting(("pair", group, src, dst, tag if isinstance(tag, int) else 0), (src, dst), group)
+    return OperationKey(("pair", group, src, dst, tag if isinstance(tag, int) else 0), (src, dst), group)
 
 
 def combine(members: Sequence[Member], ranks: Sequence[int]) -> Operation:

@@ -21,7 +21,7 @@ from netsim.workload.chakra.files import (
     read_rank,
 )
 from netsim.workload.chakra.nodes import Attribute, Node, NodeType
-from netsim.workload.chakra.operations import Meeting, Member, combine, duration_ps, meeting
+from netsim.workload.chakra.operations import Member, OperationKey, combine, duration_ps, operation_key
 from netsim.workload.program import Program, Span, reversed_needs
 from netsim.workload.protocol import Schedules, WorkloadSection
 
@@ -114,7 +114,7 @@ class _Gathering:
     `moved` is the task of a sent message, which leaves whether or not its receiver has come.
     """
 
-    def __init__(self, about: Meeting) -> None:
+    def __init__(self, about: OperationKey) -> None:
         self.about = about
         self.come: dict[int, tuple[int, int]] = {}
         self.waiting: list[int] = []
@@ -128,8 +128,8 @@ class _Rank:
         self, trace: RankTrace, needs: Sequence[Sequence[int]], rank: int, groups: Mapping[str, Sequence[int]]
     ) -> None:
         self.members = [Member(trace, node) for node in trace.nodes]
-        self.meetings = [meeting(member, rank, groups) for member in self.members]
-        self.turns = list(_turns(self.meetings))
+        self.keys = [operation_key(member, rank, groups) for member in self.members]
+        self.turns = list(_turns(self.keys))
         self.needs, self.needed_by = needs, reversed_needs(needs)
         self.over: list[int | None] = [None] * len(needs)
         self.missing = [len(needed) for needed in needs]
@@ -149,9 +149,9 @@ class _Rank:
     def claim(self, place: int) -> int | None:
         """The task of a computation that is a communication's only dependency, if not claimed before; else None."""
         needed = self.needs[place]
-        if self.meetings[place] is None or len(needed) != 1 or needed[0] in self.claimed:
+        if self.keys[place] is None or len(needed) != 1 or needed[0] in self.claimed:
             return None
-        if self.meetings[needed[0]] is not None:
+        if self.keys[needed[0]] is not None:
             return None
         self.claimed.add(needed[0])
         return self.over[needed[0]]
@@ -166,10 +166,10 @@ class _Rank:
         return next((gathering for gathering in unfinished if gathering), None)
 
 
-def _turns(meetings: Sequence[Meeting | None]) -> Iterator[int]:
+def _turns(keys: Sequence[OperationKey | None]) -> Iterator[int]:
     """For each node, the number of earlier nodes in the file with the same key."""
     counts: dict[tuple[str | int, ...], int] = {}
-    for about in meetings:
+    for about in keys:
         key = about.key if about else ()
         counts[key] = counts.get(key, -1) + 1
         yield counts[key]
@@ -227,7 +227,7 @@ class Layout:
     def _come(self, rank: int, place: int) -> list[int]:
         """Processes the arrival of a rank at a node; the last arrival at an operation adds its messages."""
         state = self._states[rank]
-        member, about = state.members[place], state.meetings[place]
+        member, about = state.members[place], state.keys[place]
         delay_ps = 0 if about else duration_ps(member)
         if not (about or delay_ps or state.needed_by[place]):
             state.finish(place, self._start)

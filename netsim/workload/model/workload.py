@@ -201,7 +201,7 @@ class ModelWorkload:
 
 
 @dataclass(eq=False)
-class _Meeting:
+class _Gathering:
     """Collectives of all ranks of one stage or two at once: tasks of arrival and of the end, by stage."""
 
     come: dict[int, np.ndarray] = field(default_factory=dict)
@@ -215,8 +215,8 @@ class _Cursor:
         self.stage, self.ranks, self.next = stage, ranks, 0
         self.issued, self.behind = program
         self.ready = [np.full(len(ranks), start)]
-        self.current: _Meeting | None = None
-        self.outstanding: list[tuple[int, _Meeting]] = []
+        self.current: _Gathering | None = None
+        self.outstanding: list[tuple[int, _Gathering]] = []
         self.ended = False
 
 
@@ -227,7 +227,7 @@ class _Layout:
         self._config, self._program, self._schedules = config, program, schedules
         self._ranks = np.array(ranks).reshape(config.division.pipeline, config.stage_ranks)
         self._device: DeviceConfig | None = config.device
-        self._messages: defaultdict[tuple[int, int], list[_Meeting]] = defaultdict(list)
+        self._messages: defaultdict[tuple[int, int], list[_Gathering]] = defaultdict(list)
         self._repeated: dict[tuple[int, int, int], tuple[MessageColumns, MessageColumns]] = {}
 
     def run(self, steps: Sequence[tuple[list[Issued], Work]], start_ps: int) -> None:
@@ -241,15 +241,15 @@ class _Layout:
     def _advance(self, cursor: _Cursor) -> None:
         """Lays out a stage until it must wait for another one."""
         while not cursor.ended:
-            awaited = [meeting for until, meeting in cursor.outstanding if until <= cursor.next]
+            awaited = [gathering for until, gathering in cursor.outstanding if until <= cursor.next]
             current = [] if cursor.current is None else [cursor.current]
-            if not all(cursor.stage in meeting.over for meeting in (*current, *awaited)):
+            if not all(cursor.stage in gathering.over for gathering in (*current, *awaited)):
                 return
-            ready = [meeting.over[cursor.stage] for meeting in current] or cursor.ready
+            ready = [gathering.over[cursor.stage] for gathering in current] or cursor.ready
             beside = None if cursor.next == len(cursor.issued) else cursor.issued[cursor.next].beside
             if beside is not None and beside != Work():
                 ready = [self._program.arrive(cursor.ranks, ready, self._computed_ps(beside, bool(cursor.outstanding)))]
-            ready = [*ready, *(meeting.over[cursor.stage] for meeting in awaited)]
+            ready = [*ready, *(gathering.over[cursor.stage] for gathering in awaited)]
             cursor.outstanding = [one for one in cursor.outstanding if one[0] > cursor.next]
             cursor.ended = cursor.next == len(cursor.issued)
             one = None if cursor.ended else cursor.issued[cursor.next]
@@ -267,31 +267,31 @@ class _Layout:
 
     def _come(self, cursor: _Cursor, one: Issued, come: np.ndarray) -> None:
         """A stage arrives at a collective; a message is added when the second of its two stages arrives."""
-        meeting, stage = _Meeting(), cursor.stage
+        gathering, stage = _Gathering(), cursor.stage
         if one.peer is None:
-            meeting.come[stage] = come
-            self._carry_out(one, meeting, members_of(self._config, one.group, one.operation.size), [stage])
+            gathering.come[stage] = come
+            self._carry_out(one, gathering, members_of(self._config, one.group, one.operation.size), [stage])
         else:
             sends = one.operation.op == "send"
             waiting = self._messages[(stage, one.peer) if sends else (one.peer, stage)]
             if waiting and stage not in waiting[0].come:
-                meeting = waiting.pop(0)
+                gathering = waiting.pop(0)
             else:
-                waiting.append(meeting)
-            meeting.come[stage] = come
-            if len(meeting.come) == 2:
+                waiting.append(gathering)
+            gathering.come[stage] = come
+            if len(gathering.come) == 2:
                 pairs = np.arange(2 * len(come)).reshape(2, -1).T
                 message = one._replace(operation=one.operation._replace(op="send"))
-                self._carry_out(message, meeting, pairs, [stage, one.peer] if sends else [one.peer, stage])
+                self._carry_out(message, gathering, pairs, [stage, one.peer] if sends else [one.peer, stage])
         if one.awaited is None:
-            cursor.current = meeting
+            cursor.current = gathering
         else:
-            cursor.outstanding.append((one.awaited, meeting))
+            cursor.outstanding.append((one.awaited, gathering))
 
-    def _carry_out(self, one: Issued, meeting: _Meeting, members: np.ndarray, stages: Sequence[int]) -> None:
+    def _carry_out(self, one: Issued, gathering: _Gathering, members: np.ndarray, stages: Sequence[int]) -> None:
         """Adds the messages of the collective in every group; groups with equal schedules are added together."""
         ranks = self._ranks[stages].ravel()
-        come = np.concatenate([meeting.come[stage] for stage in stages])
+        come = np.concatenate([gathering.come[stage] for stage in stages])
         over, size, first = np.empty_like(come), one.operation.size, stages[0] * len(members)
         alone = one.peer is not None or len(members) * len(self._ranks) == 1
         for groups, messages in self._by_schedule(one.operation, ranks[members]):
@@ -303,7 +303,7 @@ class _Layout:
                 tasks = (array("q", part[members[group]].tobytes()) for part in (come, over))
                 about = one.operation.op, name, size, 1, one.phase, one.layer, payload
                 self._program.spans.append(Span(*about, *tasks))
-        meeting.over = dict(zip(stages, over.reshape(len(stages), -1), strict=True))
+        gathering.over = dict(zip(stages, over.reshape(len(stages), -1), strict=True))
 
     def _by_schedule(self, operation: Operation, ranks: np.ndarray) -> Iterator[tuple[list[int], MessageColumns]]:
         """Numbers of groups whose schedules differ in delays alone, and their messages; `ranks` is [groups, size]."""

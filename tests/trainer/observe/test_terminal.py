@@ -9,7 +9,7 @@ import pytest
 
 from tests.each import each
 from trainer.checkpoint.directory import step_folder
-from trainer.observe.terminal import HISTORY, Dashboard, LogLines, Story, terminal
+from trainer.observe.terminal import HISTORY, Dashboard, LogLines, RunningStatistics, terminal
 from trainer.observe.units import duration, scaled, sparkline
 
 VALUES = {"loss": 0.5, "grad_norm": 2.0, "lr": 1e-3, "time.step_s": 0.07, "time.samples_per_s": 914.0}
@@ -129,7 +129,7 @@ def test_a_line_says_where_the_run_is_and_how_long_it_takes() -> None:
 
 
 def test_a_story_keeps_the_later_half_of_a_long_course() -> None:
-    story = Story(first_step=0, last_step=10**6)
+    story = RunningStatistics(first_step=0, last_step=10**6)
     for step in range(1, 2 * HISTORY):
         story.take(step, {"loss": float(step)})
     course = story.course("loss", 20)
@@ -141,7 +141,7 @@ def test_a_story_keeps_the_later_half_of_a_long_course() -> None:
 
 def test_a_run_that_is_silent_is_told_from_one_that_is_slow_or_over() -> None:
     clock = Clock()
-    story = Story(first_step=0, last_step=3, clock=clock)
+    story = RunningStatistics(first_step=0, last_step=3, clock=clock)
     assert story.silence_s() == 0
     story.stepped(1, 2.0)
     clock.now += 24

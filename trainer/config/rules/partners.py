@@ -69,7 +69,7 @@ def partners(parts: Composition, named: tuple[str, ...], *also: Rule) -> dict[st
 
 
 def _objection(
-    parts: Composition, named: tuple[str, ...], verdict: str, reason: str, *also: Rule
+    parts: Composition, named: tuple[str, ...], problem: str, reason: str, *also: Rule
 ) -> tuple[str, str, str]:
     fields = {part: KEYS.get(part, f"flow.{part}.kind") for part in named}
     kinds = {part: name(getattr(parts, part)) for part in named}
@@ -77,7 +77,7 @@ def _objection(
     company = " and ".join(f"{fields[part]} {kinds[part]}" for part in others)
     fitting = partners(parts, named, *also).items()
     remedies = [f"{fields[part]} {listed([name(one) for one in ones])}" for part, ones in fitting]
-    return fields[blamed], f"{kinds[blamed]} {verdict} {company} ({reason})", f"use {', or '.join(remedies)}"
+    return fields[blamed], f"{kinds[blamed]} {problem} {company} ({reason})", f"use {', or '.join(remedies)}"
 
 
 def name(config: BaseModel | tuple[BaseModel, ...]) -> str:

@@ -128,27 +128,27 @@ EnvironmentConfig = Annotated[AnyEnvironmentConfig, KindOrClass()]
 
 @lru_cache(maxsize=16)
 def _own_sizes(config: OwnEnvironment) -> EnvironmentSizes:
-    told = f"task.environment.class: {config.class_path}"
+    place = f"task.environment.class: {config.class_path}"
     try:
         environment = build_own(config)
     except Exception as error:  # whatever the code of a user's class leads to
         reason = " ".join(f"{type(error).__name__}: {error}".split())
-        raise ValueError(f"{told} cannot be made of its settings ({reason}); correct them or its __init__") from error
+        raise ValueError(f"{place} cannot be made of its settings ({reason}); correct them or its __init__") from error
     counts = {"num_features": 1, "num_actions": 2, "max_actions": 1}
-    features, actions, longest = (_count(told, environment, name, least) for name, least in counts.items())
+    features, actions, longest = (_count(place, environment, name, least) for name, least in counts.items())
     names: Any = environment.objectives
     if isinstance(names, str) or not names or not all(isinstance(name, str) and name.isidentifier() for name in names):
         raise ValueError(
-            f"{told}.objectives is {names!r}; give names of letters, digits and underscores, such as ('size',)"
+            f"{place}.objectives is {names!r}; give names of letters, digits and underscores, such as ('size',)"
         )
-    _check_distinct(f"{told}.objectives", tuple(names))
+    _check_distinct(f"{place}.objectives", tuple(names))
     return EnvironmentSizes(features, actions, longest, tuple(names))
 
 
-def _count(told: str, environment: Any, name: str, least: int) -> int:
+def _count(place: str, environment: Any, name: str, least: int) -> int:
     value = getattr(environment, name)
     if not isinstance(value, int) or isinstance(value, bool) or value < least:
-        raise ValueError(f"{told}.{name} is {value!r}; set a whole number of {least} or more")
+        raise ValueError(f"{place}.{name} is {value!r}; set a whole number of {least} or more")
     return value
 
 

@@ -95,8 +95,8 @@ class TarIndex(FolderIndex):
     def extensions(self) -> str:
         """In words for messages, how many examples have which members."""
         largest = sorted(self.members, key=lambda entry: -entry.num_examples)
-        told = [f"{entry.num_examples:,} have {', '.join(entry.extensions)}" for entry in largest[:SHOWN]]
-        return "; ".join(told + ["..."] * (len(largest) > SHOWN))
+        lines = [f"{entry.num_examples:,} have {', '.join(entry.extensions)}" for entry in largest[:SHOWN]]
+        return "; ".join(lines + ["..."] * (len(largest) > SHOWN))
 
 
 def write_tar_index(folder: Path, rows: NDArray[np.void], said: dict[str, object]) -> TarIndex:

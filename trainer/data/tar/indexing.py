@@ -98,10 +98,10 @@ def _by_members(kinds: Iterable[tuple[tuple[str, ...], int, str]]) -> tuple[Memb
 
 def label_parts(label: str) -> tuple[str, str | None]:
     """Extension and field of the member that gives the class; raises ValueError if `label` names no such member."""
-    found = _LABEL.fullmatch(label)
-    if found is None:
+    scanned = _LABEL.fullmatch(label)
+    if scanned is None:
         raise ValueError(f"--label: {label} is not a member; give cls, EXTENSION, json:FIELD or none")
-    return found[1].lower().lstrip("."), found[2]
+    return scanned[1].lower().lstrip("."), scanned[2]
 
 
 def _label(example: TarExample, read: Read, label: str) -> tuple[int | str | None, str | None]:
@@ -195,13 +195,13 @@ class _Contents:
     unlabelled: list[str] = field(default_factory=list)
     """Why the first example without a label in each tar has none."""
 
-    def take(self, found: Scan) -> None:
-        rows = np.zeros(len(found.starts), ROW)
-        rows["start"], rows["end"], rows["check"] = found.starts, found.ends, found.checks
-        rows["label"] = [self._numbered(label) for label in found.labels]
-        self.rows[found.name], self.sizes[found.name], self.kinds[found.name] = rows, found.size, found.kinds
-        if found.unlabelled is not None:
-            self.unlabelled.append(found.unlabelled)
+    def take(self, scanned: Scan) -> None:
+        rows = np.zeros(len(scanned.starts), ROW)
+        rows["start"], rows["end"], rows["check"] = scanned.starts, scanned.ends, scanned.checks
+        rows["label"] = [self._numbered(label) for label in scanned.labels]
+        self.rows[scanned.name], self.sizes[scanned.name], self.kinds[scanned.name] = rows, scanned.size, scanned.kinds
+        if scanned.unlabelled is not None:
+            self.unlabelled.append(scanned.unlabelled)
         if len(rows) and len(self.rows) == 1:
             self.check()
 
@@ -285,13 +285,13 @@ def _scan_all(tars: Mapping[str, str], out: Path, label: str | None, workers: in
             try:
                 for future in shown:
                     try:
-                        found = future.result()
+                        scanned = future.result()
                     except Refusal as error:
                         damaged[coming[future]] = error
                         continue
-                    file.write(found.model_dump_json() + "\n")
+                    file.write(scanned.model_dump_json() + "\n")
                     file.flush()
-                    contents.take(found)
+                    contents.take(scanned)
             finally:
                 threads.shutdown(wait=False, cancel_futures=True)
     if damaged:

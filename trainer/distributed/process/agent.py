@@ -38,8 +38,8 @@ class _Node:
     `verdict` is the file through which the ranks say how the run ended; `rendezvous` is None without other nodes.
     """
 
-    def __init__(self, options: argparse.Namespace, command: Sequence[str], verdict: Path) -> None:
-        self.options, self.command, self.verdict = options, command, verdict
+    def __init__(self, options: argparse.Namespace, command: Sequence[str], status_file: Path) -> None:
+        self.options, self.command, self.status_file = options, command, status_file
         self.rendezvous: Rendezvous | None = None
         self._host: Host | None = None
         self._store: object = None
@@ -86,7 +86,7 @@ class _Node:
 
     def stopped(self, words: str, code: int) -> tuple[int, str]:
         """Exit code and line after a stop request: those of its ranks, else of a node that has left, else `code`."""
-        said = read_exit_status(self.verdict)
+        said = read_exit_status(self.status_file)
         if said is not None:
             return said
         if self.rendezvous is not None and self.rendezvous.left is not None:
@@ -121,7 +121,7 @@ class _Node:
         if quiet:
             del os.environ["TORCH_CPP_LOG_LEVEL"]  # is read once, and the ranks may warn
         options = self.options
-        _hush(self.verdict)
+        _hush(self.status_file)
         if listening is not None:
             self._store = TCPStore(
                 options.master, port, is_master=True, wait_for_workers=False, master_listen_fd=listening.detach()
@@ -144,10 +144,10 @@ class _Node:
             self._kept = error  # with the rendezvous: torch's timer in it cannot be collected by its own thread
             return self.stopped(f"told to stop by {spoken(error.sigval)}", 128 + error.sigval)
         except ChildFailedError as error:
-            return read_exit_status(self.verdict) or (1, f"{_blamed(error)}; the lines above tell more")
+            return read_exit_status(self.status_file) or (1, f"{_blamed(error)}; the lines above tell more")
         except RendezvousError:
             return 1, f"node {options.node_rank} has lost the others; start it again as soon as they are back"
-        return read_exit_status(self.verdict) or (0, "")
+        return read_exit_status(self.status_file) or (0, "")
 
     def _watch(self) -> None:
         """Stops torchrun when its work is in vain: the ranks have refused the input, or another node has ended."""
@@ -155,7 +155,7 @@ class _Node:
             if self.rendezvous is not None:
                 self.rendezvous.hear(LOOK_S)
                 self.rendezvous.remind()
-            said = read_exit_status(self.verdict)
+            said = read_exit_status(self.status_file)
             refused = said is not None and said.code == WRONG_INPUT
             if refused or (self.rendezvous is not None and self.rendezvous.left is not None):
                 os.kill(os.getpid(), signal.SIGTERM)
@@ -187,8 +187,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     own = words.index("--") if "--" in words else len(words)
     options = _parser().parse_args(words[:own])
     _stand_alone()
-    with _verdict() as verdict:
-        node = _Node(options, words[own + 1 :], verdict)
+    with _status_file() as status_file:
+        node = _Node(options, words[own + 1 :], status_file)
 
         def stopped(words: str, number: int) -> None:
             code, line = node.stopped(words, 128 + number)
@@ -203,19 +203,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 node.leave(0, "")  # the others go on without it
             except NotMet as error:
                 code, line = 1, str(error)
-            if code != WRONG_INPUT or read_exit_status(verdict) is None:  # the ranks have said that themselves
+            if code != WRONG_INPUT or read_exit_status(status_file) is None:  # the ranks have said that themselves
                 _say(line)
             node.leave(code, line)
             return code
 
 
 @contextmanager
-def _verdict() -> Iterator[Path]:
+def _status_file() -> Iterator[Path]:
     """The file for the verdict of the ranks: that of launch.sh, which outlives this process, or one of its own."""
     with tempfile.TemporaryDirectory(prefix="flowfabric_") if VARIABLE not in os.environ else nullcontext("") as folder:
-        verdict = Path(os.environ.setdefault(VARIABLE, f"{folder}/verdict"))
-        verdict.unlink(missing_ok=True)  # of an earlier start
-        yield verdict
+        status_file = Path(os.environ.setdefault(VARIABLE, f"{folder}/verdict"))
+        status_file.unlink(missing_ok=True)  # of an earlier start
+        yield status_file
 
 
 def _stand_alone() -> None:
@@ -226,12 +226,12 @@ def _stand_alone() -> None:
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
-def _hush(verdict: Path) -> None:
+def _hush(status_file: Path) -> None:
     """Reduces torchrun's log to one line for each error, and to nothing once the ranks have written a verdict."""
     logger = logging.getLogger("torch.distributed.elastic")
     handler = logging.StreamHandler()
     handler.setLevel(logging.ERROR)
-    handler.addFilter(lambda _: read_exit_status(verdict) is None)
+    handler.addFilter(lambda _: read_exit_status(status_file) is None)
     handler.setFormatter(_FirstLine("launch.sh: torchrun: %(message)s"))
     logger.handlers, logger.propagate = [handler], False
 

@@ -43,10 +43,10 @@ class OwnProgress:
 
     def read(self) -> Progress:
         """How far this process has come; empty where torch has no recorder."""
-        told = json.loads(flights(collectives=False) or b"{}").get("pg_status") or {}
+        progress_of = json.loads(flights(collectives=False) or b"{}").get("pg_status") or {}
         counts = {
             number: (int(status["last_enqueued_collective"]), int(status["last_completed_collective"]))
-            for number, status in told.items()
+            for number, status in progress_of.items()
         }
         nameless = {(number, issued) for number, (issued, _) in counts.items() if number not in self._names}
         if nameless - self._nameless:  # the whole record is read only when it may tell a further name
@@ -69,7 +69,7 @@ def from_json(text: str | bytes) -> Progress:
     return {group: Reached(issued, ended, tuple(ranks)) for group, (issued, ended, ranks) in json.loads(text).items()}
 
 
-def awaited(rank: int, told: Callable[[int], Progress]) -> set[int]:
+def awaited(rank: int, progress_of: Callable[[int], Progress]) -> set[int]:
     """Returns the ranks that keep `rank` waiting and wait for none themselves; `told`: progress, {} if unknown.
 
     A rank waits for the ranks that have not issued its first unfinished collective. These may wait in turn, in the same
@@ -81,10 +81,10 @@ def awaited(rank: int, told: Callable[[int], Progress]) -> set[int]:
         one = coming.pop()
         behind = {
             other
-            for group, own in told(one).items()
+            for group, own in progress_of(one).items()
             if own.issued > own.ended
             for other in own.ranks
-            if told(other).get(group, Reached(0, 0)).issued <= own.ended
+            if progress_of(other).get(group, Reached(0, 0)).issued <= own.ended
         }
         if not behind and one != rank:
             causes.add(one)
@@ -144,10 +144,10 @@ class _HangDetector:
         what = collective(group, own[group].ended + 1)
         first = True
         try:
-            told = cache(self._told)
-            absent = awaited(self._rank, told)
+            progress_of = cache(self._progress_of)
+            absent = awaited(self._rank, progress_of)
             reason = in_vain(what, absent)
-            others = {rank: told(rank).get(group, Reached(0, 0)) for rank in own[group].ranks}
+            others = {rank: progress_of(rank).get(group, Reached(0, 0)) for rank in own[group].ranks}
             first = all(rank >= self._rank for rank, other in others.items() if other.issued > own[group].ended)
         except RuntimeError:
             reason = f"waited too long in {what}, and the store through which ranks find each other is gone"
@@ -160,7 +160,7 @@ class _HangDetector:
         time.sleep(2 * self._pause_s)  # others look a little later
         os._exit(1)
 
-    def _told(self, rank: int) -> Progress:
+    def _progress_of(self, rank: int) -> Progress:
         """Returns the progress that a rank sent last; empty if it has sent none."""
         key = _key(rank)
         return from_json(self._store.get(key)) if self._store.check([key]) else {}

@@ -41,12 +41,12 @@ def precision_recall(
     if neighbours < 1:
         raise ValueError(f"neighbours: {neighbours} is not a number of neighbours; use 1 or more")
     shares = []
-    for name, points, asked in (("real examples", real, samples), ("samples", samples, real)):
+    for name, points, queried in (("real examples", real, samples), ("samples", samples, real)):
         count = _total(len(points), points.device, group)
         if count <= neighbours:
             raise ValueError(f"{name}: {count} have no {neighbours} neighbours; give {neighbours + 1} or more")
-        inside = _inside(asked, points, _radii(points, neighbours, group), group)
-        shares.append(_total(int(inside.sum()), points.device, group) / _total(len(asked), points.device, group))
+        inside = _inside(queried, points, _radii(points, neighbours, group), group)
+        shares.append(_total(int(inside.sum()), points.device, group) / _total(len(queried), points.device, group))
     return PrecisionRecall(*shares)
 
 
@@ -66,10 +66,10 @@ def _radii(points_PF: Tensor, neighbours: int, group: Group) -> Tensor:
     return torch.cat([part[:, -1] for part in nearest])
 
 
-def _inside(asked_QF: Tensor, points_PF: Tensor, radii_P: Tensor, group: Group) -> Tensor:
+def _inside(queried_QF: Tensor, points_PF: Tensor, radii_P: Tensor, group: Group) -> Tensor:
     """Whether each of this rank's queries is in the ball of one of the points of all ranks, bool [Q]."""
-    queries = asked_QF.split(QUERIES)
-    inside = [torch.zeros(len(part), dtype=torch.bool, device=asked_QF.device) for part in queries]
+    queries = queried_QF.split(QUERIES)
+    inside = [torch.zeros(len(part), dtype=torch.bool, device=queried_QF.device) for part in queries]
     for _, (part_PF, part_P) in parts_of_ranks((points_PF, radii_P), group):
         for found_Q, queries_QF in zip(inside, queries, strict=True):
             for start in range(0, len(part_PF), POINTS):

@@ -157,12 +157,12 @@ class Training:
         named = {STAGE: name} if name else {}
         environment = {"OMP_NUM_THREADS": str(self._threads), **os.environ, **named}
 
-        def told() -> None:
+        def report() -> None:
             self._time_left.reached(piece)
             progress(last_line(log))
 
         with log.open("ab") as output:
-            return self._supervisor.run(program, environment, output, meanwhile=told)
+            return self._supervisor.run(program, environment, output, meanwhile=report)
 
 
 def keep(methods: Sequence[Method], out: Path, option: str) -> None:

@@ -81,16 +81,16 @@ class Judge:
 
     def measured(self, run_dir: Path, seed: int) -> float:
         """The measure of a finished run, computed once for a checkpoint and a request."""
-        asked = {"checkpoint": newest_checkpoint(run_dir).name, "measure": self._request.measure}
-        asked |= {"wanted": self._request.wanted, "num": self._request.num, "seed": seed}
+        identity = {"checkpoint": newest_checkpoint(run_dir).name, "measure": self._request.measure}
+        identity |= {"wanted": self._request.wanted, "num": self._request.num, "seed": seed}
         path = run_dir / KEPT
         kept = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-        if kept.get("asked") == asked:
+        if kept.get("asked") == identity:
             return kept["value"]
         value = self._loss(run_dir) if self._real is None else self._drawn(run_dir, seed)
         if not math.isfinite(value):
             raise RunFailed(f"{run_dir}: its {self._request.measure} is {value}; lower optim.lr and delete the folder")
-        write_json(path, {"asked": asked, "value": value}, indent=None)
+        write_json(path, {"asked": identity, "value": value}, indent=None)
         return value
 
     def _loss(self, run_dir: Path) -> float:

@@ -32,7 +32,7 @@ class Cost:
 
 
 @dataclass(frozen=True)
-class Found:
+class SearchResult:
     """A search that has ended; figures of the mixes are [2, P], at the two sizes; the chosen projection is first."""
 
     request: MixtureRequest

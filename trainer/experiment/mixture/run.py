@@ -19,7 +19,7 @@ from trainer.experiment.mixture.fit import Mix, Search, Values, projections
 from trainer.experiment.mixture.page import page_of
 from trainer.experiment.mixture.pilots import Judge, Points, Reader, logarithm, mixed, transport_distance
 from trainer.experiment.mixture.plan import Plan, check, prepare
-from trainer.experiment.mixture.results import Cost, Found
+from trainer.experiment.mixture.results import Cost, SearchResult
 from trainer.experiment.request.verbs import MixtureRequest
 from trainer.observe.metrics import read_metrics
 from trainer.training.guard import RunFailed
@@ -95,14 +95,14 @@ def _found(
     measured: Values,
     cost: Cost,
     progress: Callable[[str], None],
-) -> Found:
+) -> SearchResult:
     progress("distances of the pilots")
     distances = np.array([[distance(mix, size) for mix in plan.mixes] for size in plan.sizes])
     logarithms = logarithm(request.measure, measured, request.num)
     fits = projections(np.array(plan.mixes), distances, logarithms, plan.sizes)
     search = Search(fits[0], distance, request.target)
     pick = search.best(plan.mixes, lambda number: progress(f"{number} mixes are projected"))
-    return Found(request, plan, measured, distances, fits, search, pick, cost)
+    return SearchResult(request, plan, measured, distances, fits, search, pick, cost)
 
 
 def _cost(request: MixtureRequest, plan: Plan, seeds: range) -> Cost:

@@ -26,10 +26,10 @@ def run(request: ReportRequest) -> int:
     """Writes the page and prints its summary."""
     out = request.page
     parts = _parts_with(request, request.found())
-    found = "; ".join(part.finding for part in parts if part.finding)
+    inputs = "; ".join(part.finding for part in parts if part.finding)
     document = page(
         "Train, trace, place, simulate",
-        f"{found}.",
+        f"{inputs}.",
         [
             Section("At a glance", [Facts([fact for part in parts for fact in part.facts])]),
             *(section for part in parts for section in part.sections),
@@ -47,16 +47,16 @@ def run(request: ReportRequest) -> int:
     return 0
 
 
-def _parts_with(request: ReportRequest, found: dict[str, Path]) -> list[Part]:
+def _parts_with(request: ReportRequest, inputs: dict[str, Path]) -> list[Part]:
     """Returns the parts of a request and of `found` files of the run's folder, without those of another run."""
     try:
-        return _parts(request.having(found))
+        return _parts(request.having(inputs))
     except Refusal as error:
-        stale = [name for name, path in found.items() if lies_in(error, path)]
+        stale = [name for name, path in inputs.items() if lies_in(error, path)]
         if not stale:
             raise
         print(f"left out: {error}", file=sys.stderr)
-        return _parts_with(request, {name: path for name, path in found.items() if name not in stale})
+        return _parts_with(request, {name: path for name, path in inputs.items() if name not in stale})
 
 
 def _parts(request: ReportRequest) -> list[Part]:

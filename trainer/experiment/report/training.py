@@ -125,11 +125,11 @@ BASE = "task.base"
 def policy_part(files: RunFiles, policy: RunFiles) -> Part:
     """Rise of the reward, its costs, and samples before and after."""
     _check_base(files, policy)
-    told = [record for record in policy.records if "reward" in record.values]
-    if not told:
+    rewarded = [record for record in policy.records if "reward" in record.values]
+    if not rewarded:
         path = policy.folder / "metrics.jsonl"
         raise Refusal(path, "reward", "is in no record", "give a run that learns from a reward")
-    first, last = told[0].values, told[-1].values
+    first, last = rewarded[0].values, rewarded[-1].values
     rise = f"{first['reward']:.2f} to {last['reward']:.2f}"
     cost = ""
     if {"reward_calls", "network_calls", "path_kl"} <= last.keys():

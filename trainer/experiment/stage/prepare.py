@@ -135,9 +135,9 @@ class StepsStage(TaughtStage[StepsRequest]):
         for stage in stages[stages.index(self) + 1 :]:
             if not isinstance(stage, PairsStage) or stage.request().nodes != self.file:
                 continue
-            asked = stage.request().guidance
-            if asked != own:
-                problem = f"{own:g} is not the {asked:g} that stage {stage.name} draws pairs at the nodes with"
+            searched = stage.request().guidance
+            if searched != own:
+                problem = f"{own:g} is not the {searched:g} that stage {stage.name} draws pairs at the nodes with"
                 yield Refusal(self.path, f"stages.{self.name}.guidance", problem, "give both one guidance")
 
     def _users(self, stages: Sequence[Stage]) -> Iterator[tuple[str, str, int]]:

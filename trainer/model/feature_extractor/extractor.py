@@ -91,12 +91,12 @@ class Extractor:
         return (examples - self._mean.to(examples.device)) / self._std.to(examples.device)
 
 
-def resized(images: Tensor, size: tuple[int, ...], way: Resize) -> Tensor:
+def resized(images: Tensor, size: tuple[int, ...], method: Resize) -> Tensor:
     """Images [N, C, H, W] at another height and width in pixels, by bilinear interpolation."""
     if tuple(images.shape[2:]) == size:
         return images
-    if way != "tensorflow":
-        return interpolate(images, size, mode="bilinear", antialias=way == "antialiased")
+    if method != "tensorflow":
+        return interpolate(images, size, mode="bilinear", antialias=method == "antialiased")
     for dimension, pixels in ((2, size[0]), (3, size[1])):
         before = images.shape[dimension]
         place = torch.arange(pixels, device=images.device) * (before / pixels)
