@@ -9,7 +9,7 @@ from netsim.foundation.command import WORD, Either, Request, Verb
 from netsim.foundation.refusal import Refusal
 
 if TYPE_CHECKING:
-    from netsim.calibration.check import Judgement
+    from netsim.calibration.fit import Judgement
 
 _CALIBRATE = """\
 Fits the time of collectives by size and number of GPUs to measurements, with intervals of 90 %, for scenarios
@@ -48,9 +48,8 @@ class Calibrate(Request):
 
 
 def _calibrate(request: Calibrate) -> None:
-    from netsim.calibration.check import judge
     from netsim.calibration.document import read_calibration
-    from netsim.calibration.fit import calibrate
+    from netsim.calibration.fit import calibrate, judge
     from netsim.calibration.measured import read_measurements, select
     from netsim.foundation.terminal import Progress
 

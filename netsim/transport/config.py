@@ -7,13 +7,12 @@ from pydantic import BeforeValidator, Field
 
 from netsim.foundation.settings import Section, by_kind
 from netsim.transport.detouring import UgalConfig, Valiant
-from netsim.transport.ecmp import EcmpConfig
+from netsim.transport.ecmp import EcmpConfig, SubflowsConfig
 from netsim.transport.ethereal import EtherealConfig
 from netsim.transport.flowlet import FlowletConfig
 from netsim.transport.protocol import Label, Transport, TransportSettings
 from netsim.transport.reps import RepsConfig
 from netsim.transport.spray import DestinationRotation, SprayConfig, SprayRoundRobin
-from netsim.transport.subflows import SubflowsConfig
 from netsim.transport.switched import AdaptiveFlow, DrillConfig, JsqConfig
 
 

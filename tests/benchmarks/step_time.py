@@ -119,8 +119,7 @@ def _trainer(config: Any, layout: Any, rank: int) -> Steps:
     import trainer.task
     from trainer.distributed.groups import Launch
     from trainer.training.assembly import assembled
-    from trainer.training.log import StepLog
-    from trainer.training.loop import take_step
+    from trainer.training.loop import StepLog, take_step
 
     launch = Launch(rank=rank, local_rank=rank, world_size=RANKS, local_world_size=RANKS)
     training = assembled(config, layout, launch, trainer.task.build(config), trainer.data.build(config.data), [], None)

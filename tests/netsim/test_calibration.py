@@ -9,10 +9,9 @@ import pytest
 import yaml
 
 import netsim.__main__
-from netsim.calibration.check import judge
 from netsim.calibration.cost import Cost, Regime
 from netsim.calibration.document import Calibration, read_calibration
-from netsim.calibration.fit import calibrate
+from netsim.calibration.fit import calibrate, judge
 from netsim.calibration.measured import Measurement, read_measurements
 from netsim.simulation.compare import simulate
 from netsim.workload.kineto.convert import import_kineto

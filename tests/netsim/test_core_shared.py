@@ -13,8 +13,8 @@ from netsim.engine import _core
 from netsim.engine.core.shared import names, number, record, records_of_control
 from netsim.engine.event import state
 from netsim.engine.fluid.streaming import Streams
+from netsim.engine.windowed.engine import Wheels
 from netsim.engine.windowed.shares import Shares
-from netsim.engine.windowed.wheel_layout import Wheels
 from netsim.transport.ecmp import Ecmp
 from tests.each import each
 from tests.netsim.agreement import CONGESTION, DCTCP, end_of

@@ -14,7 +14,6 @@ from netsim.congestion.swift import SwiftConfig
 from netsim.engine.event.refusal import refusal
 from netsim.engine.protocol import Outcome, Scene
 from netsim.engine.watch import WatchConfig
-from netsim.engine.windowed import wheel_layout
 from netsim.topology.cabled import WithDetours
 from netsim.topology.dragonfly import Dragonfly, DragonflyConfig
 from netsim.topology.failure import FailureConfig
@@ -288,7 +287,7 @@ def test_random_scenes(name: str):
                 break
         with pytest.MonkeyPatch.context() as patch:
             if seed // len(OPTIONS) % 2:
-                patch.setattr(wheel_layout, "LINKS_OF_REGION", 2)
+                patch.setattr("netsim.engine.windowed.engine.LINKS_OF_REGION", 2)
             try:
                 agreed(what, make, seed, also=["2", "3"][seed % 12 : seed % 12 + 1])
             except Exception as error:

@@ -12,12 +12,11 @@ from netsim.engine.protocol import Outcome, Scene
 from netsim.engine.reference.engine import ReferenceEngine
 from netsim.foundation.refusal import Refusal
 from netsim.topology.failure import FailureConfig
-from netsim.transport.ecmp import Ecmp
+from netsim.transport.ecmp import Ecmp, Subflows
 from netsim.transport.ethereal import Ethereal
 from netsim.transport.protocol import Transport
 from netsim.transport.reps import Reps
 from netsim.transport.spray import DestinationRotation, SprayRandom, SprayRoundRobin
-from netsim.transport.subflows import Subflows
 from netsim.transport.switched import Drill, JoinShortestQueue
 from netsim.workload.tasks import Task
 from tests.each import each

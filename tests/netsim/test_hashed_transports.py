@@ -6,8 +6,7 @@ from collections import Counter
 from itertools import pairwise, product
 from random import Random
 
-from netsim.transport.ecmp import Ecmp, Hash
-from netsim.transport.subflows import Subflows
+from netsim.transport.ecmp import Ecmp, Hash, Subflows
 from tests.each import each
 from tests.netsim.releases import Releases
 from tests.netsim.scenes import fabric

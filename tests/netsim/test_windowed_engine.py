@@ -13,10 +13,8 @@ from netsim.engine import _core
 from netsim.engine.core.shared import number, record
 from netsim.engine.event.engine import EventEngine
 from netsim.engine.protocol import Scene
-from netsim.engine.windowed import wheel_layout
-from netsim.engine.windowed.engine import WindowedEngine
+from netsim.engine.windowed.engine import WINDOWS, WindowedEngine, owners_of, regions_of
 from netsim.engine.windowed.refusal import fills_windows, refusal, splits, threads_for
-from netsim.engine.windowed.wheel_layout import WINDOWS, owners_of, regions_of
 from netsim.topology.failure import FailureConfig
 from netsim.topology.keys import LinkErrorsConfig, SharedBufferConfig
 from netsim.transport.ecmp import Ecmp
@@ -191,7 +189,7 @@ def test_links_with_queues(queues, lane):
 @each("transport", ["ecmp", "jsq"])
 def test_switches_inside_hosts_lie_in_regions_of_switches(transport, monkeypatch):
     """Also with one thread, where a fabric has many links."""
-    monkeypatch.setattr(wheel_layout, "LINKS_OF_REGION", 2)
+    monkeypatch.setattr("netsim.engine.windowed.engine.LINKS_OF_REGION", 2)
     topology = fabric(2, 2, 2, adapters_per_host=2, ranks_per_host=2, gpu_link_rate="400Gbps")
     gpus = range(topology.hosts // 2, topology.hosts)
     tasks = [*all_to_all(topology.hosts // 2, 30_000), *(flow(src, src ^ 1, 70_000) for src in gpus)]
