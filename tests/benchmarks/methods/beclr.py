@@ -37,7 +37,7 @@ from trainer.model.autoencoder import Autoencoder
 from trainer.model.network import NetworkSpec
 from trainer.model.representation import Contrastive
 from trainer.model.values import initialised
-from trainer.task.neighbours import ClusteredMemory, Memory
+from trainer.task.contrastive import ClusteredMemory, Memory
 
 FASHION = Path("/usr/share/datasets/fashion-mnist")
 SKEWED = (27, 20, 15, 9, 4)

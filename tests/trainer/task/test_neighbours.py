@@ -6,7 +6,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from trainer.config.task.representation import DynamicClusters, NearestNeighbours
-from trainer.task.neighbours import ClusteredMemory, Memory
+from trainer.task.contrastive import ClusteredMemory, Memory
 
 PLAIN = NearestNeighbours(memory=12, neighbours=3, begin=2)
 CLUSTERS = DynamicClusters(memory=120, neighbours=3, begin=0, clusters=6)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from tests.each import each
 from trainer.config.task.representation import PartialLabels, SemanticLabels, UnbalancedLabels, UniformLabels
-from trainer.task.transport_labels import labelled, neighbours
+from trainer.task.clustering import labelled, neighbours
 
 NUM, CLUSTERS, WIDTH = 60, 5, 8
 
