@@ -92,7 +92,7 @@ def fitted(op: str, points: Points, last: Last | None = None) -> Cost:
     """
     several = len(np.unique(points.ranks)) > 1
     kinds: tuple[Last, ...] = (last,) if last else ("local", "bridge") if several else ("none",)
-    return min((_best(op, points, kind) for kind in kinds), key=lambda found: found[0])[1]
+    return min((_best(op, points, kind) for kind in kinds), key=lambda pair: pair[0])[1]
 
 
 def without_each(cost: Cost, points: Points) -> Iterator[Cost]:
@@ -117,7 +117,7 @@ def _best(op: str, points: Points, last: Last) -> tuple[float, Cost]:
         within = points.where((points.sizes >= sizes[begin]) & (points.sizes <= sizes[end - 1]))
         return _least_squares(_terms(op, last, within.ranks, within.sizes), within.times_us)
 
-    found: list[tuple[float, Sequence[int]]] = []
+    candidates: list[tuple[float, Sequence[int]]] = []
     count, factors = len(points.sizes), _factors(points)
     for regimes in range(1, MOST_REGIMES + 1):
         free = regimes * (factors + 1) - 1
@@ -128,8 +128,8 @@ def _best(op: str, points: Points, last: Last) -> tuple[float, Cost]:
             if regimes > 1 and any(end - begin < 2 for begin, end in pairwise(ends)):
                 continue
             loss = sum(piece(begin, end)[1] for begin, end in pairwise(ends))
-            found.append((count * log(max(loss, 1e-12) / count) + free * log(count), ends))
-    criterion, ends = min(found)
+            candidates.append((count * log(max(loss, 1e-12) / count) + free * log(count), ends))
+    criterion, ends = min(candidates)
     cut = [
         Regime(int(sizes[begin]), int(sizes[end - 1]), tuple(piece(begin, end)[0].tolist()))
         for begin, end in pairwise(ends)

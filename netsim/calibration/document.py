@@ -174,8 +174,8 @@ class Calibration(Section):
         Returns:
             None if the operation was not measured on this number of hosts.
         """
-        found = next((one for one in self.series if (one.op, one.hosts, one.sms) == (op, hosts, sms)), None)
-        return found and found.predict(ranks, size_bytes, self._growth(found, size_bytes))
+        fitted = next((one for one in self.series if (one.op, one.hosts, one.sms) == (op, hosts, sms)), None)
+        return fitted and fitted.predict(ranks, size_bytes, self._growth(fitted, size_bytes))
 
     def _growth(self, series: Series, size_bytes: int) -> float | None:
         """Ratio of the times at a size and at a series' largest, by the nearest series measured that far, if any."""

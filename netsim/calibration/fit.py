@@ -54,10 +54,10 @@ def judge(calibration: Calibration, measurements: Sequence[Measurement]) -> Judg
             unknown += 1
             continue
         inside = predicted.low_us <= one.time_us <= predicted.high_us
-        found = abs(predicted.time_us / one.time_us - 1), inside, predicted.extrapolated
-        by_name.setdefault(_name(one), []).append(found)
-        everything.append(found)
-    errors = [_error(name, found) for name, found in sorted(by_name.items())]
+        judged = abs(predicted.time_us / one.time_us - 1), inside, predicted.extrapolated
+        by_name.setdefault(_name(one), []).append(judged)
+        everything.append(judged)
+    errors = [_error(name, judged) for name, judged in sorted(by_name.items())]
     return Judgement([*errors, *([_error("all", everything)] if len(errors) > 1 else [])], unknown)
 
 
@@ -66,11 +66,11 @@ def _name(one: Measurement) -> str:
     return f"{one.op}{hosts}" + (f", {one.sms} SMs" if one.sms else "")
 
 
-def _error(name: str, found: Sequence[tuple[float, bool, bool]]) -> Error:
-    off, inside, extrapolated = (np.array(column, dtype=float) for column in zip(*found, strict=True))
+def _error(name: str, judged: Sequence[tuple[float, bool, bool]]) -> Error:
+    off, inside, extrapolated = (np.array(column, dtype=float) for column in zip(*judged, strict=True))
     median, p90 = (float(np.quantile(off, part)) for part in (0.5, 0.9))
     shares = (float(column.mean()) for column in (inside, extrapolated))
-    return Error(name, len(found), *(round(value, 4) for value in (median, p90, *shares)))
+    return Error(name, len(judged), *(round(value, 4) for value in (median, p90, *shares)))
 
 
 COVERAGE = 0.9

@@ -53,10 +53,10 @@ def read_measurements(path: Path) -> list[Measurement]:
     Raises:
         Refusal: A row is wrong, or there are no rows.
     """
-    found = list(_of_profiles(path) if path.is_dir() or path.name.endswith(PROFILES) else _of_text(path))
-    if not found:
+    measurements = list(_of_profiles(path) if path.is_dir() or path.name.endswith(PROFILES) else _of_text(path))
+    if not measurements:
         raise Refusal(path, "file", "holds no measurements of collectives between ranks", _REMEDY)
-    return found
+    return measurements
 
 
 def _of_text(path: Path) -> Iterator[Measurement]:

@@ -72,13 +72,13 @@ def software_of(calibration: Calibration, algorithms: Algorithms) -> Mapping[str
     """Launch and step times by operation, at its smallest sizes, for algorithm nccl if the scenario sets none."""
     if algorithms.model_fields_set & {"launch", "step", "inside_step"}:
         return {}
-    found: dict[str, Software] = {}
+    software: dict[str, Software] = {}
     for series in calibration.series:
         if series.hosts == 1 and getattr(algorithms, series.op, "") == "nccl":
             first = series.regimes[0]
             launch_ps, step_ps = (round(time_us * _PS_PER_US) for time_us in (first.launch_us, first.step_us))
-            found[series.op] = Software(launch_ps, 0, step_ps)
-    return found
+            software[series.op] = Software(launch_ps, 0, step_ps)
+    return software
 
 
 def _together(members: int, delay_ps: int) -> MessageColumns:

@@ -140,10 +140,10 @@ class Schedules:
         Inside one host, an algorithm of two levels takes the estimate of one of a single level.
         """
         group = self._group(tuple(ranks))
-        found, name = estimates(operation.op, group, size_of(operation)), self.algorithm(operation, ranks)
-        if name not in found and len(group.by_host) == 1:
-            name = next(iter(found))
-        return round(found[name]) if name in found else None
+        estimated, name = estimates(operation.op, group, size_of(operation)), self.algorithm(operation, ranks)
+        if name not in estimated and len(group.by_host) == 1:
+            name = next(iter(estimated))
+        return round(estimated[name]) if name in estimated else None
 
     def _delayed(self, columns: MessageColumns, ranks: Sequence[int], software: Software) -> MessageColumns:
         """Adds the software delay in front of each message that has bytes."""
@@ -166,8 +166,8 @@ class Schedules:
         """Channels of an operation; none where hosts have one adapter, or the algorithm uses all as it is."""
         if not self._mapping.gpus or (operation.op, name) not in CHANNELLED:
             return ()
-        found = self._orders(tuple(ranks), name == "ring")
-        return found[: worthwhile(len(found), size_of(operation))]
+        rings = self._orders(tuple(ranks), name == "ring")
+        return rings[: worthwhile(len(rings), size_of(operation))]
 
 
 def _choose(

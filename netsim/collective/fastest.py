@@ -18,8 +18,8 @@ Estimate = Callable[[Group, int], float]
 
 def fastest(op: str, group: Group, size_bytes: int) -> str:
     """The algorithm with the least estimate, the first among equals; for two ranks or more, no send or barrier."""
-    found = estimates(op, group, size_bytes)
-    return min(found, key=found.__getitem__)
+    estimated = estimates(op, group, size_bytes)
+    return min(estimated, key=estimated.__getitem__)
 
 
 def estimates(op: str, group: Group, size_bytes: int) -> dict[str, float]:

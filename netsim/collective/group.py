@@ -45,15 +45,15 @@ def orders(mapping: RankMap, *, ring: bool) -> Orders:
     channels = min(len({mapping.hosts[member] for member in members}) for members in machines.values())
     if len(machines) == 1 or channels == 1:
         return ()
-    found: list[tuple[int, ...]] = []
+    listed: list[tuple[int, ...]] = []
     for channel in range(channels):
         order: list[int] = []
         for number, members in enumerate(machines.values()):
             first = channel * len(members) // channels
             turned = members[first:] + members[:first]
             order += turned[::-1] if ring and number % 2 else turned
-        found.append(tuple(order))
-    return tuple(found)
+        listed.append(tuple(order))
+    return tuple(listed)
 
 
 def worthwhile(channels: int, size_bytes: int) -> int:
@@ -77,9 +77,9 @@ def share(operation: Operation, order: Sequence[int], channel: int, channels: in
     return operation._replace(blocks=blocks, root=order.index(operation.root))
 
 
-def side_by_side(schedules: Sequence[MessageColumns], found: Orders) -> MessageColumns:
+def side_by_side(schedules: Sequence[MessageColumns], rings: Orders) -> MessageColumns:
     """Joins the schedules of all channels; each message waits only for messages of its own channel."""
-    places = [np.array(order, dtype=np.int64) for order in found]
+    places = [np.array(order, dtype=np.int64) for order in rings]
     return joined(
         [
             MessageColumns(Shape(place[one.src], place[one.dst], one.after_begin, one.after), one.bytes)
@@ -143,8 +143,8 @@ class Group:
 
     def channels(self, size_bytes: int, *, ring: bool) -> list[np.ndarray]:
         """Channels of an operation, each with the participants in their order."""
-        found = self._orders(ring)
-        return [np.array(order, dtype=np.int64) for order in found[: worthwhile(len(found), size_bytes)]] or [
+        rings = self._orders(ring)
+        return [np.array(order, dtype=np.int64) for order in rings[: worthwhile(len(rings), size_bytes)]] or [
             np.arange(self.ranks, dtype=np.int64)
         ]
 

@@ -59,7 +59,7 @@ def candidates(op: str, group: Group, size_bytes: int) -> list[Choice]:
     """Algorithms and protocols that NCCL compares for `op` (not all_to_all) in a group of at least two ranks."""
     hosts, ranks = len(group.by_host), group.ranks
     bus_gb = (group.inside_bps if hosts == 1 else group.adapter_bps) / 8e9
-    found = []
+    choices = []
     for algorithm in _ALGORITHMS[op]:
         for number, protocol in enumerate(PROTOCOLS):
             if algorithm == "pat" and (protocol != "Simple" or hosts < ranks):
@@ -71,8 +71,8 @@ def candidates(op: str, group: Group, size_bytes: int) -> list[Choice]:
                 bandwidth *= _TREE_PARTS[number][power]
             if (algorithm, protocol, op) == ("ring", "Simple", "all_reduce") and hosts > 1 and size_bytes >= 64 * ranks:
                 latency *= _PLATEAU
-            found.append(Choice(_NAMES[algorithm], protocol, latency + size_bytes / (1000 * bandwidth)))
-    return found
+            choices.append(Choice(_NAMES[algorithm], protocol, latency + size_bytes / (1000 * bandwidth)))
+    return choices
 
 
 def _bandwidth_gb(op: str, algorithm: str, protocol: int, bus_gb: float, hosts: int, ranks: int) -> float:

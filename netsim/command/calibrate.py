@@ -65,11 +65,11 @@ def _calibrate(request: Calibrate) -> None:
     refuse_folder(request.out)
     names = request.source or ", ".join(source.name for source in request.sources)
     with Progress("netsim calibrate") as progress:
-        found = calibrate(measurements, names, lambda op, fits: progress.phase(f"fitting {op}, one of {fits}"))
-    found.write(request.out)
-    _show(judge(found, measurements), request.json)
+        calibration = calibrate(measurements, names, lambda op, fits: progress.phase(f"fitting {op}, one of {fits}"))
+    calibration.write(request.out)
+    _show(judge(calibration, measurements), request.json)
     if not request.json:
-        of = f" of {found.device}" if found.device else ""
+        of = f" of {calibration.device}" if calibration.device else ""
         print(f"fitted to the {len(measurements)} measurements{of} that the table compares: {request.out}")
 
 

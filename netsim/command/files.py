@@ -173,8 +173,8 @@ def _experts(request: Import) -> "Experts | None":
 
 def _compare_recorded(request: Import, converted: "Converted") -> None:
     from netsim.foundation.files import replacing
-    from netsim.recorded import compare_recorded
     from netsim.report.recorded import comparison_page, print_comparison
+    from netsim.simulation.recorded import compare_recorded
 
     assert request.compare is not None
     comparison = compare_recorded(converted, request.out, request.compare)

@@ -166,9 +166,9 @@ class Compare(Request):
 
 
 def _compare(request: Compare) -> int:
-    from netsim.against import simulate_change, simulate_pair
     from netsim.report.comparison import write_report
     from netsim.report.terminal import print_changes, print_table, watching
+    from netsim.simulation.against import simulate_change, simulate_pair
     from netsim.simulation.compare import simulate
 
     jobs = _checked(request.jobs)

@@ -64,8 +64,8 @@ def complaining(path: Path, remedy: str, place: str = "") -> Iterator[None]:
     try:
         yield
     except ValidationError as error:
-        found = first_complaint(error)
-        raise Refusal(path, f"{place}{found.field}", found.problem, found.remedy or remedy) from error
+        complaint = first_complaint(error)
+        raise Refusal(path, f"{place}{complaint.field}", complaint.problem, complaint.remedy or remedy) from error
 
 
 def validated(document: object, path: Path | str, model: type[M], remedy: str = "correct the value") -> M:
@@ -73,8 +73,10 @@ def validated(document: object, path: Path | str, model: type[M], remedy: str = 
     try:
         return model.model_validate(document)
     except ValidationError as error:
-        found = first_complaint(error, document, model)
-        raise Refusal(path, found.field, found.problem, found.remedy or remedy) from found.cause or error
+        complaint = first_complaint(error, document, model)
+        raise Refusal(path, complaint.field, complaint.problem, complaint.remedy or remedy) from (
+            complaint.cause or error
+        )
 
 
 def first_complaint(

@@ -21,14 +21,14 @@ def matching(schema: dict[str, Any], prefix: str | None, document: str) -> list[
         return groups(schema)
     everything = groups(schema, whole=True)
     parts = tuple(prefix.removesuffix(".").split("."))
-    found = [
+    matched = [
         Group(group.place, group.meaning, keys)
         for group in everything
         if (keys := tuple(key for key in group.keys if group.matches(parts, key.name.rpartition(".")[2])))
         or (group.matches(parts) and not group.keys)
     ]
-    if found:
-        return found
+    if matched:
+        return matched
     names = {".".join(part.name for part in group.place) for group in everything}
     names |= {key.name for group in everything for key in group.keys}
     near = nearest(prefix, sorted(names))

@@ -63,12 +63,12 @@ def meanings(section: type[BaseModel]) -> dict[str, str]:
     It is the text under the field, or its entry under ``Args`` or ``Attributes`` in the docstring of the class; that
     of a subclass comes before that of its base.
     """
-    found: dict[str, str] = {}
+    texts: dict[str, str] = {}
     for base in reversed(section.__mro__):
         if issubclass(base, BaseModel) and base is not BaseModel:
-            found |= _listed(base) | _below_fields(base.__module__).get(base.__qualname__, {})
+            texts |= _listed(base) | _below_fields(base.__module__).get(base.__qualname__, {})
     fields = section.model_fields.items()
-    return {name: _capital(found[key]) for name, field in fields for key in (field.alias, name) if key in found}
+    return {name: _capital(texts[key]) for name, field in fields for key in (field.alias, name) if key in texts}
 
 
 def summary(section: type[BaseModel]) -> str:
@@ -86,11 +86,11 @@ def _listed(section: type[BaseModel]) -> dict[str, str]:
 def _below_fields(module: str) -> dict[str, dict[str, str]]:
     """The texts below the fields of a module's classes, by class and field."""
     source = Path(inspect.getfile(sys.modules[module])).read_text(encoding="utf-8")
-    found: dict[str, dict[str, str]] = {}
+    texts: dict[str, dict[str, str]] = {}
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.ClassDef):
             pairs = zip(node.body, node.body[1:], strict=False)
-            found[node.name] = {
+            texts[node.name] = {
                 field.target.id: _one_line(below.value.value)
                 for field, below in pairs
                 if isinstance(field, ast.AnnAssign)
@@ -99,7 +99,7 @@ def _below_fields(module: str) -> dict[str, dict[str, str]]:
                 and isinstance(below.value, ast.Constant)
                 and isinstance(below.value.value, str)
             }
-    return found
+    return texts
 
 
 def _capital(text: str) -> str:

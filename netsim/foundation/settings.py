@@ -26,20 +26,20 @@ def sections_at(model: type[BaseModel], path: Sequence[int | str]) -> list[type[
 
     It consists of keys, also those of a mapping to sections, numbers of a list, and the kinds that pydantic puts in.
     """
-    found, mapped = [model], False
+    sections, mapped = [model], False
     for part in path:
-        chosen = [section for section in found if part in kinds_of(section)]
+        chosen = [section for section in sections if part in kinds_of(section)]
         fields = [
             field
-            for section in found
+            for section in sections
             for name, field in section.model_fields.items()
             if part in (name, field.alias) and not chosen
         ]
         inner = [section for field in fields for section in _sections_of(field)]
         named = mapped and not chosen and not fields
-        found = chosen or inner or (found if isinstance(part, int) or named else [])
+        sections = chosen or inner or (sections if isinstance(part, int) or named else [])
         mapped = any(get_origin(field.annotation) is dict for field in fields)
-    return found
+    return sections
 
 
 def kinds_of(section: type[BaseModel]) -> tuple[str, ...]:
@@ -119,5 +119,5 @@ class Section(BaseModel):
 def takes_numbers_alone(annotation: Any) -> bool:
     """Whether a field of a type takes numbers, but neither true nor false."""
     parts = get_args(annotation) or (annotation,)
-    found = {inner for part in parts for inner in (get_args(part) or (part,))}
-    return bool(found & {int, float}) and bool not in found
+    types = {inner for part in parts for inner in (get_args(part) or (part,))}
+    return bool(types & {int, float}) and bool not in types

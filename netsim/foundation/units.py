@@ -1,7 +1,7 @@
-"""Quantities as typed strings, integers inside: bits per second, bytes, picoseconds."""
+"""Quantities as typed strings, integers inside: bits per second, bytes, picoseconds; and how pages write them."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from decimal import Decimal
 from typing import Annotated
 
@@ -15,6 +15,8 @@ MOST = 10**18
 _RATES = {"bps": 1, "kbps": 10**3, "Mbps": 10**6, "Gbps": 10**9, "Tbps": 10**12}
 _SIZES = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
 _TIMES = {"ps": 1, "ns": 10**3, "us": 10**6, "ms": 10**9, "s": 10**12}
+_SIZE_UNITS = ((1e12, "TB"), (1e9, "GB"), (1e6, "MB"), (1e3, "KB"), (1, "B"))
+_TIME_UNITS = ((1e6, "s"), (1e3, "ms"), (1.0, "µs"))
 _QUANTITY = re.compile(r"\s*(\d+(?:\.\d+)?(?:[eE]\d+)?)\s*([A-Za-z]+)\s*")
 
 
@@ -101,3 +103,49 @@ def split_bytes(total: int, parts: int) -> list[int]:
     """Cuts `total` bytes into `parts` that differ by at most one byte, larger ones first; the sum is kept."""
     each, longer = divmod(total, parts)
     return [each + 1] * longer + [each] * (parts - longer)
+
+
+def time_unit(largest_us: float) -> tuple[float, str]:
+    """The unit that suits times up to `largest_us`: its length in microseconds, and its name."""
+    return next((scale, unit) for scale, unit in _TIME_UNITS if largest_us >= scale or scale == 1)
+
+
+def in_unit(time_us: float, digits: int = 4) -> str:
+    """A time with `digits` digits, in the unit that suits it."""
+    scale, unit = time_unit(time_us)
+    return f"{rounded(time_us / scale, digits)} {unit}"
+
+
+def rounded(value: float, digits: int) -> str:
+    """A positive number with `digits` significant digits, zeros at the end included."""
+    return f"{value:#.{digits}g}".rstrip(".")
+
+
+def size_in_unit(size_bytes: int) -> str:
+    """A number of bytes with three digits, such as ``4.19 MB``."""
+    scale, unit = next((scale, unit) for scale, unit in _SIZE_UNITS if size_bytes >= scale or scale == 1)
+    return f"{size_bytes / scale:.3g} {unit}"
+
+
+def signed(share: float) -> str:
+    """A share as a percentage with its sign."""
+    return f"{100 * share:+.1f} %".replace("-0.0", "+0.0")
+
+
+def behind(slower: float, faster: float) -> str:
+    """How much longer one of two positive times is, such as ``20 % longer than`` or ``2.4 times as long as``."""
+    if slower >= 2 * faster:
+        return f"{slower / faster:.1f} times as long as"
+    percent = 100 * (slower / faster - 1)
+    return f"{percent:.{0 if percent >= 10 else 1}f} % longer than"
+
+
+def spread(times_us: Sequence[float]) -> str:
+    """Mean, least and most of some times in microseconds; the time itself if there is one."""
+    mean = f"{microseconds(sum(times_us) / len(times_us))} µs"
+    return f"{mean} [{microseconds(min(times_us))}, {microseconds(max(times_us))}]" if len(times_us) > 1 else mean
+
+
+def microseconds(value: float) -> str:
+    """A number with one decimal place, and commas between thousands."""
+    return f"{value:,.1f}"

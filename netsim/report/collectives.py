@@ -10,20 +10,10 @@ import numpy as np
 
 from netsim.foundation.chart import Panel, chart
 from netsim.foundation.marks import BLUE, COLOURS, GREY, RED, RULE, SOLID, Level, Rows, Spans, Stacks
-from netsim.report.completion import labels
-from netsim.report.summary import (
-    LIGHT_BLUE,
-    CollectivesSummary,
-    colours,
-    extreme_runs,
-    extremes,
-    operations,
-    rounded,
-    size_in_unit,
-    summarise,
-    time_unit,
-)
+from netsim.foundation.units import rounded, size_in_unit, time_unit
+from netsim.report.completion import LIGHT_BLUE, colours, labels
 from netsim.simulation.results import Results, Run
+from netsim.simulation.summary import CollectivesSummary, extreme_runs, extremes, operations, summarise
 
 _PANELS_A_ROW = 3
 _MOST_LANES = 6

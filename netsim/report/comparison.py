@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from netsim.foundation.page import Facts, Figure, Listing, Note, Section, Table, page
-from netsim.foundation.units import format_rate, format_time
+from netsim.foundation.units import format_rate, format_time, in_unit, signed, spread
 from netsim.report.collectives import (
     has_timeline,
     operations_svg,
@@ -33,7 +33,6 @@ from netsim.report.over_time import (
     windows_title,
 )
 from netsim.report.perfetto import write_trace
-from netsim.report.summary import extremes, in_unit, operations, signed, summarise
 from netsim.report.tables import (
     algorithm_sections,
     change_finding,
@@ -42,10 +41,10 @@ from netsim.report.tables import (
     computed_sections,
     measured_sections,
     recorded_sentence,
-    spread,
     table_rows,
 )
 from netsim.simulation.results import Pair, Results, replacing
+from netsim.simulation.summary import extremes, operations, summarise
 from netsim.topology.protocol import Link, gpu_links, network_tiers
 
 

@@ -6,22 +6,12 @@ from typing import Any
 import numpy as np
 
 from netsim.foundation.chart import Panel, chart
-from netsim.foundation.marks import COLOURS, DASHED, DOTTED, INK, SOLID, Level, Line, Rows, Words
-from netsim.report.summary import (
-    TransportSummary,
-    behind,
-    by_transport,
-    colours,
-    differ,
-    extremes,
-    in_unit,
-    rounded,
-    signed,
-    summarise,
-    time_unit,
-)
+from netsim.foundation.marks import BLUE, COLOURS, DASHED, DOTTED, GREY, INK, RED, SOLID, Level, Line, Rows, Words
+from netsim.foundation.units import behind, in_unit, rounded, signed, time_unit
 from netsim.simulation.results import Results
+from netsim.simulation.summary import TransportSummary, by_transport, differ, extremes, summarise
 
+LIGHT_BLUE = "#8fb8d6"
 _LEVELS = np.linspace(0, 1, 301)
 _WIDE = 30
 """Ratio of the slowest flow to the first percentile from which the axis is logarithmic."""
@@ -147,3 +137,10 @@ def flows_svg(results: Results) -> str:
 
 def _over(time_us: float, bound_us: float) -> float:
     return time_us / bound_us - 1 if bound_us else 0.0
+
+
+def colours(summaries: Sequence[TransportSummary]) -> list[str]:
+    """A colour for each transport: the fastest and the slowest with packets stand out; flow level is grey."""
+    fastest, slowest = extremes(summaries)
+    ends = {fastest.name: BLUE, slowest.name: RED} if differ(summaries) else {}
+    return [GREY if summary.flow_level else ends.get(summary.name, LIGHT_BLUE) for summary in summaries]

@@ -8,10 +8,11 @@ import numpy as np
 
 from netsim.foundation.chart import Key, Panel, chart
 from netsim.foundation.marks import DOTTED, INK, PAPER, Dots, Mark, Strokes, Words
-from netsim.report.completion import labels
+from netsim.foundation.units import time_unit
+from netsim.report.completion import colours, labels
 from netsim.report.layout import Drawing, Stroke, drawings
-from netsim.report.summary import colours, extreme_runs, extremes, summarise, time_unit
 from netsim.simulation.results import Results, Run
+from netsim.simulation.summary import extreme_runs, extremes, summarise
 
 _BUSY = ("#b9c9d6", "#7db4da", "#3f8fc6", "#6a51a3", "#a8477a", "#d55e00")
 """Colours from idle to busiest, visible on light and on dark pages."""

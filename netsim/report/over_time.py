@@ -8,9 +8,10 @@ import numpy as np
 from netsim.congestion.protocol import UNLIMITED
 from netsim.foundation.chart import Key, Panel, bent, chart
 from netsim.foundation.marks import COLOURS, Band, Dots, HeatMap, Line, Mark
-from netsim.foundation.units import PICOSECONDS_PER_SECOND
-from netsim.report.summary import by_transport, colours, extreme_runs, extremes, in_unit, rounded, summarise, time_unit
+from netsim.foundation.units import PICOSECONDS_PER_SECOND, in_unit, rounded, time_unit
+from netsim.report.completion import colours
 from netsim.simulation.results import Results, Run
+from netsim.simulation.summary import by_transport, extreme_runs, extremes, summarise
 
 _PANELS_A_ROW = 4
 _FULLNESS = ("#f1f4f6", "#cadfee", "#9cc3de", "#5aa2d0", "#1f77b4", "#d55e00")

@@ -1,13 +1,13 @@
 """A comparison as text, for the page and the terminal: its table, recorded steps, algorithms, and changes of a pair."""
 
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 from netsim.foundation.page import Note, Section, Table
-from netsim.foundation.units import format_size
-from netsim.report.summary import TransportSummary, by_transport, operations, signed, size_in_unit, summarise
+from netsim.foundation.units import format_size, microseconds, signed, size_in_unit, spread
 from netsim.simulation.results import Pair, Results, Run
+from netsim.simulation.summary import TransportSummary, by_transport, operations, summarise
 from netsim.workload.device_table import Computed
 
 _SIZES = (
@@ -57,17 +57,6 @@ def table_rows(results: Results) -> list[tuple[str, ...]]:
         tuple("-" if column.packets and summary.flow_level else column.cell(summary) for column in columns(results))
         for summary in summarise(results)
     ]
-
-
-def spread(times_us: Sequence[float]) -> str:
-    """Mean, least and most of some times in microseconds; the time itself if there is one."""
-    mean = f"{microseconds(sum(times_us) / len(times_us))} µs"
-    return f"{mean} [{microseconds(min(times_us))}, {microseconds(max(times_us))}]" if len(times_us) > 1 else mean
-
-
-def microseconds(value: float) -> str:
-    """A number with one decimal place, and commas between thousands."""
-    return f"{value:,.1f}"
 
 
 def _part(packets: float, all_packets: float) -> str:

@@ -312,9 +312,9 @@ def _override(content: Mapping[str, Any], override: str) -> Mapping[str, Any]:
         raise Refusal("command line", override, "is not key=value", remedy)
     try:
         value = parse_yaml(text)
-    except Refusal as found:
-        field = ".".join(part for part in (key, found.field) if part)
-        raise Refusal("command line", field, found.problem, found.remedy) from None
+    except Refusal as refusal:
+        field = ".".join(part for part in (key, refusal.field) if part)
+        raise Refusal("command line", field, refusal.problem, refusal.remedy) from None
     except ValueError:
         raise Refusal("command line", key, f"the value is not valid YAML ({text})", remedy) from None
     return _replaced(content, key.split("."), value, key)

@@ -13,10 +13,10 @@ from queue import SimpleQueue
 from typing import Any, NamedTuple
 
 from netsim.foundation.refusal import Refusal
-from netsim.report.sweep_page import sweep_page
 from netsim.simulation.results import replacing
 from netsim.sweep.folder import RESULTS, Summary, SweepFolder
 from netsim.sweep.job import Executor, Failed, Files, Job, attempt, layout_key
+from netsim.sweep.page import sweep_page
 from netsim.sweep.processes import Processes
 from netsim.sweep.progress import Status, Watcher
 from netsim.sweep.sweep_file import Cell, SweepFile, read_sweep

@@ -20,8 +20,8 @@ from netsim.foundation.refusal import Refusal
 from netsim.foundation.schema import described
 from netsim.foundation.settings import Section
 from netsim.foundation.shipped import located
-from netsim.report.sweep import SweepMap
 from netsim.simulation.scenario import Scenario, read_mapping, read_scenario
+from netsim.sweep.winners import SweepMap
 
 MOST_CELLS = 100_000
 

@@ -107,12 +107,12 @@ class Torus(DetouredFabric):
     def _minimal(self, src: int, dst: int) -> tuple[Path, ...]:
         at, to = self._switches[src], self._switches[dst]
         differing = [axis for axis in range(len(at)) if at[axis] != to[axis]]
-        found: dict[Path, None] = {}
+        paths: dict[Path, None] = {}
         for signs in product(*(_directions(at[axis], to[axis], self._dims[axis]) for axis in differing)):
             steps = dict(zip(differing, signs, strict=True))
             for order in islice(permutations(differing), self._config.max_paths):
-                found[self._walk(src, [(axis, *steps[axis]) for axis in order])] = None
-        routes = list(found)
+                paths[self._walk(src, [(axis, *steps[axis]) for axis in order])] = None
+        routes = list(paths)
         return tuple(routes[place] for place in selected(range(len(routes)), self._config.max_paths, src, dst))
 
     def _straight(self, src: int, dst: int) -> Path:

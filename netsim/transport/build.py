@@ -9,12 +9,12 @@ from netsim.transport.protocol import Transport
 
 def own_transport(path: str) -> Callable[..., Transport]:
     """Imports the transport class that ``module:Class`` names; ValueError if that is not possible."""
-    found = imported_member(path)
-    if not isinstance(found, type) or not issubclass(found, Transport):
+    member = imported_member(path)
+    if not isinstance(member, type) or not issubclass(member, Transport):
         module_name, _, class_name = path.partition(":")
         remedy = "name a class that extends netsim.transport.Transport"
         raise ValueError(f"{class_name} of {module_name} is not a transport; {remedy}")
-    return found
+    return member
 
 
 def build_transport(config: TransportConfig, seed: int, most_paths: int) -> Transport:

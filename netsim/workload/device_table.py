@@ -84,19 +84,19 @@ def read_measured(path: Path, dtype: str | None) -> Mapping[str, Measured]:
     remedy = f"write {','.join(COLUMNS)}, such as gemm,4096x4096x4096,bfloat16,221.3"
     lines = read_lines(path, "a table of measurements in CSV")
     header = read_header(path, lines[0], COLUMNS, remedy)
-    found: dict[str, dict[str, list[tuple[int, float]]]] = defaultdict(lambda: defaultdict(list))
+    measured: dict[str, dict[str, list[tuple[int, float]]]] = defaultdict(lambda: defaultdict(list))
     for number, line in enumerate(lines[1:], start=2):
         if line.strip():
             row = read_row(path, number, header, line, remedy)
-            of_type = found["" if row["kind"] == "memory" else row["dtype"]]
+            of_type = measured["" if row["kind"] == "memory" else row["dtype"]]
             of_type[row["kind"]].append((_size(path, number, row), _time_ps(path, number, row["time_us"])))
-    memory, types = found.pop("", {}), sorted(found)
+    memory, types = measured.pop("", {}), sorted(measured)
     if dtype is None and len(types) > 1:
         raise Refusal(path, "dtype", f"has several ({', '.join(types)})", "set workload.device.dtype to one of them")
     if not types or (dtype or types[0]) not in types:
         problem = f"has no products of type {dtype}" if dtype else "has no products"
         raise Refusal(path, "dtype", problem, f"write one of {', '.join(types)}" if types else remedy)
-    chosen = {**found[dtype or types[0]], **memory}
+    chosen = {**measured[dtype or types[0]], **memory}
     for kind, rows in chosen.items():
         if len(rows) < FEWEST or len({size for size, _ in rows}) < 2:
             problem = f"{kind} has {len(rows)} rows, of which an interval of 90 % takes {FEWEST} and two sizes"

@@ -110,8 +110,10 @@ def _parsed(path: Path, number: int, line: str, kind: type[Line]) -> Line:
     except ValidationError as error:
         if error.errors()[0]["type"] == "json_invalid":
             raise Refusal(path, f"line {number}", "is not JSON, or cut off", _REMEDY) from None
-        found = first_complaint(error, json.loads(line), kind)
-        raise Refusal(path, f"line {number}: {found.field}", found.problem, found.remedy or _REMEDY) from None
+        complaint = first_complaint(error, json.loads(line), kind)
+        raise Refusal(
+            path, f"line {number}: {complaint.field}", complaint.problem, complaint.remedy or _REMEDY
+        ) from None
 
 
 def _check_header(path: Path, header: Header) -> None:

@@ -3,8 +3,7 @@
 import pytest
 
 from netsim.__main__ import main
-from netsim.recorded import compare_recorded
-from netsim.report.recorded import Move
+from netsim.simulation.recorded import Move, compare_recorded
 from netsim.workload.kineto.convert import import_kineto
 from tests.each import each
 from tests.netsim.kineto_profiles import ProfileWriter, expert_profile

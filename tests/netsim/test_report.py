@@ -9,13 +9,14 @@ import numpy as np
 import pytest
 
 from netsim import Results, simulate
+from netsim.foundation.units import spread
 from netsim.report.comparison import PICTURES, fabric, workload, write_report
 from netsim.report.completion import completion_svg, completion_title, finding, flows_svg, flows_title
 from netsim.report.layout import Stroke, drawings
 from netsim.report.links import links_svg, links_title, loads_svg, loads_title, usage
 from netsim.report.over_time import queues_svg, queues_title, widened
-from netsim.report.summary import summarise
-from netsim.report.tables import columns, spread, table_rows
+from netsim.report.tables import columns, table_rows
+from netsim.simulation.summary import summarise
 from netsim.topology.fat_tree import FatTreeConfig
 from netsim.topology.graph import GraphConfig
 from netsim.topology.leaf_spine import LeafSpineConfig

@@ -9,7 +9,7 @@ import pytest
 from netsim import Results
 from netsim.report.collectives import operations_svg, operations_title
 from netsim.report.comparison import write_report
-from netsim.report.summary import operations
+from netsim.simulation.summary import operations
 from tests.each import each
 from tests.netsim.documents import collective_of, one_leaf
 from tests.netsim.traces import TraceWriter

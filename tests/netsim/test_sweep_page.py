@@ -9,8 +9,8 @@ from xml.etree import ElementTree
 import pytest
 
 from netsim.foundation.page import Figure
-from netsim.report.sweep import Sweep, SweepCell, SweepMap, map_svg, map_title
-from netsim.report.sweep_page import sweep_page, sweep_svg, sweep_title
+from netsim.sweep.page import sweep_page, sweep_svg, sweep_title
+from netsim.sweep.winners import Sweep, SweepCell, SweepMap, map_svg, map_title
 from tests.each import each
 
 

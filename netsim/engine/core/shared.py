@@ -44,10 +44,10 @@ def record(name: str) -> np.dtype:
     Raises:
         LookupError: There is no such struct.
     """
-    found = re.search(rf"struct (alignas\(64\) )?{name} {{(.*?)}};", _header(), re.DOTALL)
-    if found is None:
+    match = re.search(rf"struct (alignas\(64\) )?{name} {{(.*?)}};", _header(), re.DOTALL)
+    if match is None:
         raise LookupError(name)
-    aligned, body = found.groups()
+    aligned, body = match.groups()
     fields = []
     for kind, names in re.findall(r"(\w+) ([^;]+);", body):
         for field, size in re.findall(r"(\w+)(?:\[(\d+)\])?", names):
@@ -76,10 +76,10 @@ def names(enumeration: str) -> tuple[str, ...]:
     Raises:
         LookupError: There is no such enumeration.
     """
-    found = re.search(rf"enum {enumeration} : int32_t {{(.*?)}}", _header(), re.DOTALL)
-    if found is None:
+    match = re.search(rf"enum {enumeration} : int32_t {{(.*?)}}", _header(), re.DOTALL)
+    if match is None:
         raise LookupError(enumeration)
-    return tuple(re.findall(r"\w+", found[1]))
+    return tuple(re.findall(r"\w+", match[1]))
 
 
 @cache
@@ -95,7 +95,7 @@ def number(name: str) -> int:
     for enumeration in re.findall(r"enum (\w+) : int32_t", _header()):
         if name in names(enumeration):
             return names(enumeration).index(name)
-    found = re.search(rf"constexpr int64_t [^;]*\b{name} = (-?\d+)", _header())
-    if found is None:
+    match = re.search(rf"constexpr int64_t [^;]*\b{name} = (-?\d+)", _header())
+    if match is None:
         raise LookupError(name)
-    return int(found[1])
+    return int(match[1])

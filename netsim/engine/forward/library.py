@@ -66,8 +66,8 @@ class Library:
         """Simulates one new message of each set that is alike by path."""
         shapes: dict[tuple[object, ...], tuple[int, tuple[int, ...]]] = {}
         if fresh:
-            found = self._simulator.flows_of(np.array(list(fresh.values()), dtype=np.int64), np.arange(len(fresh)))
-            for (key, task), flows in zip(fresh.items(), found, strict=True):
+            simulated = self._simulator.flows_of(np.array(list(fresh.values()), dtype=np.int64), np.arange(len(fresh)))
+            for (key, task), flows in zip(fresh.items(), simulated, strict=True):
                 shape, binding = self._shape(flows)
                 if shape not in self._shapes:
                     self._shapes[shape] = self.units.count + len(shapes)

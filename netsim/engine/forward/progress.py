@@ -136,6 +136,6 @@ def wave(progress: Progress, ends: Ends) -> tuple[np.ndarray, np.ndarray]:
     Nothing that is under way can change their releases. A host is busy for as long as it sends, or receives, its
     messages one after the other.
     """
-    found, found_ps = np.empty((2, len(progress.bytes)), dtype=np.int64)
-    count = _core.gather_wave(progress, ends, found, found_ps)
-    return found[:count], found_ps[:count]
+    messages, found_ps = np.empty((2, len(progress.bytes)), dtype=np.int64)
+    count = _core.gather_wave(progress, ends, messages, found_ps)
+    return messages[:count], found_ps[:count]

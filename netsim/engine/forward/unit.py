@@ -124,8 +124,8 @@ class Units(NamedTuple):
         for unit, links in enumerate(bindings):
             rows = slice(int(self.link_begin[unit]), int(self.link_begin[unit + 1]))
             sorted_places = np.argsort(np.array(links, dtype=np.int64))
-            found = sorted_places[np.searchsorted(np.sort(np.array(links, dtype=np.int64)), self.link[rows])]
-            place[rows], order[rows] = found, rows.start + np.argsort(found)
+            places = sorted_places[np.searchsorted(np.sort(np.array(links, dtype=np.int64)), self.link[rows])]
+            place[rows], order[rows] = places, rows.start + np.argsort(places)
         columns = ("first_ps", "last_ps", "link_packets", "link_bytes", "busy_ps", "longest_ps", "rest_ps")
         ordered = {name: getattr(self, name)[order] for name in columns}
         return self._replace(link=place[order], **ordered)
@@ -205,7 +205,7 @@ class Simulator:
         layout, fabric = self._layout, self._layout.fabric
         messages = self._messages(tasks, release_ps)
         flows = admit(layout, messages, self._transport, self._seed)
-        found: list[list[tuple[int, tuple[int, ...]]]] = [[] for _ in tasks]
+        answers: list[list[tuple[int, tuple[int, ...]]]] = [[] for _ in tasks]
         first, last = messages.link.tolist(), messages.exit.tolist()
         for message, size, route in zip(
             flows.message.tolist(), flows.bytes.tolist(), flows.route.tolist(), strict=True
@@ -215,8 +215,8 @@ class Simulator:
                 routes = self._usable(messages, message) if route < 0 else np.array([route])
                 links = fabric.route_links[routes]
                 path = (*path, *dict.fromkeys(links[links >= 0].tolist()), last[message])
-            found[message].append((size, path))
-        return found
+            answers[message].append((size, path))
+        return answers
 
     def _messages(self, tasks: np.ndarray, release_ps: np.ndarray) -> Messages:
         """The messages of `tasks`, numbered from 0, with the draws that they have in the run."""

@@ -291,10 +291,10 @@ class WindowedEngine(EventEngine):
     def _lose_patience(self, record: np.void) -> None:
         """Notes an impatient flow and lets the window end, as other hosts may not have come as far in time."""
         network, task = self._state.network, int(record["task"])
-        found = int(network.totals["now_ps"][0]), int(record["id"])
-        if self._impatient is None or found < self._impatient[:2]:
-            self._impatient = *found, self._waiting(task)
-            network.rules["end_ps"] = network.rules["limit_ps"] = found[0]
+        moment = int(network.totals["now_ps"][0]), int(record["id"])
+        if self._impatient is None or moment < self._impatient[:2]:
+            self._impatient = *moment, self._waiting(task)
+            network.rules["end_ps"] = network.rules["limit_ps"] = moment[0]
 
     def _reached(self, which: Which, task: int | None = None) -> Refusal:
         if self._impatient is None:

@@ -62,14 +62,14 @@ class Groups:
         """Sizes of groups that were taken to be of ranks that follow each other."""
 
     def _read(self, text: str) -> tuple[str, Shape]:
-        found = _SPEC.fullmatch(text)
-        if found is None:
+        match = _SPEC.fullmatch(text)
+        if match is None:
             raise Refusal("command line", "--group", f"is no group ({text:.60})", "write NAME=SIZExSTRIDE: expert=64x1")
-        shape = Shape(int(found[2]), int(found[3] or 1))
+        shape = Shape(int(match[2]), int(match[3] or 1))
         if not shape.size * shape.stride or self._world_size % (shape.size * shape.stride):
             problem = f"{text} does not divide {self._world_size} ranks"
             raise Refusal("command line", "--group", problem, "write a size and a stride whose product does")
-        return found[1], shape
+        return match[1], shape
 
     def find(self, name: str, size: int | None, rank: int) -> tuple[str, tuple[int, ...]]:
         """Name and ranks of the group of a rank; ValueError if there is none of that size."""

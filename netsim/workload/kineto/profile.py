@@ -262,15 +262,15 @@ class _Events:
         """Calls of DeepEP, each with the wait for all ranks before it."""
         notify: dict[object, list[Event]] = defaultdict(list)
         for kernel in sorted(self._moving, key=lambda event: event.start_ns):
-            found = EXPERT.search(kernel.name)
-            if found is None:
+            match = EXPERT.search(kernel.name)
+            if match is None:
                 continue
-            if "notify" in found[2]:
+            if "notify" in match[2]:
                 notify[kernel.thread].append(kernel)
                 continue
             before = notify.pop(kernel.thread, [])
-            args = {"family": found[1]}
-            one = call(kernel, "expert", "dispatch" if "dispatch" in found[2] else "combine", args, [kernel])
+            args = {"family": match[1]}
+            one = call(kernel, "expert", "dispatch" if "dispatch" in match[2] else "combine", args, [kernel])
             begin_ns = min(event.start_ns for event in (*before, kernel))
             yield one._replace(start_ns=begin_ns, notify_ns=sum(event.end_ns - event.start_ns for event in before))
         for kernel in (kernel for of_stream in notify.values() for kernel in of_stream):
@@ -283,11 +283,11 @@ class _Events:
         alone = []
         for kernel in kernels:
             thread, moment_ns = self._launches.get(_number(kernel.args.get("correlation")), (None, 0))
-            found = around.find(thread, moment_ns)
-            if found is None:
+            enclosing = around.find(thread, moment_ns)
+            if enclosing is None:
                 alone.append(kernel)
             else:
-                of_call[found.place].append(kernel)
+                of_call[enclosing.place].append(kernel)
         silent = [one.event for one in calls if not of_call[one.event.place]]
         if len(silent) == len(alone):
             for event, kernel in zip(silent, sorted(alone, key=lambda event: event.start_ns), strict=True):

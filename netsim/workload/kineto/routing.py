@@ -48,15 +48,15 @@ class Routing:
         if not tokens.all():
             problem = f"has no tokens of place {int(tokens.argmin())} in groups of {size} ranks"
             raise Refusal(self._path, "source_rank", problem, "record more steps")
-        found = np.zeros(len(tokens) * parts, dtype=np.int64)
+        counts = np.zeros(len(tokens) * parts, dtype=np.int64)
         layers = self._experts.shape[1]
         for layer in range(layers):
             of_token = np.sort(self._experts[:, layer] // (self._header.num_experts // parts), axis=1)
             first = of_token != _DROPPED
             first[:, 1:] &= of_token[:, 1:] != of_token[:, :-1]
             token, choice = np.nonzero(first)
-            found += np.bincount(places[token] * parts + of_token[token, choice], minlength=len(found))
-        shares = found.reshape(-1, parts) / (layers * tokens[:, None])
+            counts += np.bincount(places[token] * parts + of_token[token, choice], minlength=len(counts))
+        shares = counts.reshape(-1, parts) / (layers * tokens[:, None])
         return np.broadcast_to(shares, (size, parts))
 
 

@@ -81,9 +81,9 @@ class ShapedCall(NamedTuple):
     @property
     def event(self) -> Event:
         """The event with the call's times: the annotation, or else the operator."""
-        found = self.annotation or self.operator
-        assert found is not None, "one of the two"
-        return found
+        source = self.annotation or self.operator
+        assert source is not None, "one of the two"
+        return source
 
 
 def calls_by_shapes(hosts: Iterable[Event]) -> list[ShapedCall]:

@@ -83,11 +83,11 @@ class _Pieces:
 
     def take(self, among: str) -> str:
         """Takes the next character; ValueError if it is not among these."""
-        found = self.peek()
-        if not found or found not in among:
+        character = self.peek()
+        if not character or character not in among:
             raise ValueError
         self._at += 1
-        return found
+        return character
 
     def parts(self, ends: str) -> Iterator[int]:
         """Yields the number of each part of a list or mapping between `ends`; the caller reads the part."""

@@ -160,7 +160,7 @@ def _awaited(profile: Profile, sized: Sequence[Call], busy: Spans) -> Mapping[in
 def _by_events(profile: Profile, sized: Sequence[Call]) -> dict[int, int]:
     """For each call the begin of the first work that waits for it, by events between streams."""
     waits = sorted(profile.waits, key=lambda wait: wait.launch)
-    found: dict[int, int] = {}
+    by_event: dict[int, int] = {}
     launched: dict[str, list[tuple[int, int]]] = {}
     for work in profile.work:
         launched.setdefault(work.stream, []).append((work.launch, work.start_ns))
@@ -176,6 +176,6 @@ def _by_events(profile: Profile, sized: Sequence[Call]) -> dict[int, int]:
             works = launched.get(wait.stream, [])
             first = bisect_left(works, (wait.launch, 0))
             if first < len(works):
-                found[number] = begins[wait.stream][first]
+                by_event[number] = begins[wait.stream][first]
                 break
-    return found
+    return by_event

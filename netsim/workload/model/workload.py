@@ -61,7 +61,7 @@ Where = tuple[int, str, int | None]
 
 def issued(config: ModelConfig, stage: int) -> tuple[list[Issued], Work]:
     """The collectives of a stage in order, and the work of its ranks after the last collective."""
-    found: list[Issued] = []
+    operations: list[Issued] = []
     under_way: dict[Handle, int] = {}
     beside = since = Work()
     for where, event in _Stage(config, stage).events():
@@ -71,19 +71,19 @@ def issued(config: ModelConfig, stage: int) -> tuple[list[Issued], Work]:
             case Awaited(start):
                 for handle in [one for one in under_way if one[: len(start)] == start]:
                     number = under_way.pop(handle)
-                    found[number] = found[number]._replace(awaited=len(found))
+                    operations[number] = operations[number]._replace(awaited=len(operations))
                     beside, since = beside + since, Work()
             case Sent():
-                if found and found[-1].awaited == len(found):
+                if operations and operations[-1].awaited == len(operations):
                     beside, since = beside + since, Work()
                 if event.handle is not None:
-                    under_way[event.handle] = len(found)
-                awaited = len(found) + 1 if event.until_next else None
-                found.append(Issued(*where, event.group, event.operation, event.peer, beside, since, awaited))
+                    under_way[event.handle] = len(operations)
+                awaited = len(operations) + 1 if event.until_next else None
+                operations.append(Issued(*where, event.group, event.operation, event.peer, beside, since, awaited))
                 beside = since = Work()
     for number in under_way.values():
-        found[number] = found[number]._replace(awaited=len(found))
-    return found, beside + since
+        operations[number] = operations[number]._replace(awaited=len(operations))
+    return operations, beside + since
 
 
 class _Stage:
@@ -307,13 +307,13 @@ class _Layout:
 
     def _by_schedule(self, operation: Operation, ranks: np.ndarray) -> Iterator[tuple[list[int], MessageColumns]]:
         """Numbers of groups whose schedules differ in delays alone, and their messages; `ranks` is [groups, size]."""
-        found: dict[tuple[int, int], tuple[list[int], list[MessageColumns]]] = {}
+        by_schedule: dict[tuple[int, int], tuple[list[int], list[MessageColumns]]] = {}
         for group, of_group in enumerate(ranks.tolist()):
             messages = message_columns(self._schedules(operation, of_group))
-            groups, alike = found.setdefault((id(messages.shape), id(messages.bytes)), ([], []))
+            groups, alike = by_schedule.setdefault((id(messages.shape), id(messages.bytes)), ([], []))
             groups.append(group)
             alike.append(messages)
-        for groups, alike in found.values():
+        for groups, alike in by_schedule.values():
             yield groups, self._together(alike, operation.size)
 
     def _together(self, alike: Sequence[MessageColumns], size: int) -> MessageColumns:

@@ -1,4 +1,4 @@
-"""The runs in a few numbers, and how a page writes and colours them."""
+"""Summaries of runs: of each transport over its seeds, and of each kind of collective."""
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -6,12 +6,7 @@ from functools import lru_cache
 from statistics import fmean
 from typing import Any, NamedTuple
 
-from netsim.foundation.marks import BLUE, GREY, RED
 from netsim.simulation.results import Results, Run
-
-LIGHT_BLUE = "#8fb8d6"
-_SIZE_UNITS = ((1e12, "TB"), (1e9, "GB"), (1e6, "MB"), (1e3, "KB"), (1, "B"))
-_TIME_UNITS = ((1e6, "s"), (1e3, "ms"), (1.0, "µs"))
 
 
 class TransportSummary(NamedTuple):
@@ -146,48 +141,6 @@ def extreme_runs(results: Results) -> list[Run]:
     names = dict.fromkeys((fastest.name, slowest.name) if differ(summarise(results)) else (fastest.name,))
     first = {run.transport: run for run in results.first_runs()}
     return [first[name] for name in names]
-
-
-def colours(summaries: Sequence[TransportSummary]) -> list[str]:
-    """A colour for each transport: the fastest and the slowest with packets stand out; flow level is grey."""
-    fastest, slowest = extremes(summaries)
-    ends = {fastest.name: BLUE, slowest.name: RED} if differ(summaries) else {}
-    return [GREY if summary.flow_level else ends.get(summary.name, LIGHT_BLUE) for summary in summaries]
-
-
-def time_unit(largest_us: float) -> tuple[float, str]:
-    """The unit that suits times up to `largest_us`: its length in microseconds, and its name."""
-    return next((scale, unit) for scale, unit in _TIME_UNITS if largest_us >= scale or scale == 1)
-
-
-def in_unit(time_us: float, digits: int = 4) -> str:
-    """A time with `digits` digits, in the unit that suits it."""
-    scale, unit = time_unit(time_us)
-    return f"{rounded(time_us / scale, digits)} {unit}"
-
-
-def rounded(value: float, digits: int) -> str:
-    """A positive number with `digits` significant digits, zeros at the end included."""
-    return f"{value:#.{digits}g}".rstrip(".")
-
-
-def size_in_unit(size_bytes: int) -> str:
-    """A number of bytes with three digits, such as ``4.19 MB``."""
-    scale, unit = next((scale, unit) for scale, unit in _SIZE_UNITS if size_bytes >= scale or scale == 1)
-    return f"{size_bytes / scale:.3g} {unit}"
-
-
-def signed(share: float) -> str:
-    """A share as a percentage with its sign."""
-    return f"{100 * share:+.1f} %".replace("-0.0", "+0.0")
-
-
-def behind(slower: float, faster: float) -> str:
-    """How much longer one of two positive times is, such as ``20 % longer than`` or ``2.4 times as long as``."""
-    if slower >= 2 * faster:
-        return f"{slower / faster:.1f} times as long as"
-    percent = 100 * (slower / faster - 1)
-    return f"{percent:.{0 if percent >= 10 else 1}f} % longer than"
 
 
 def _operation(results: Results, op: str, indices: Sequence[int]) -> CollectivesSummary:

@@ -9,9 +9,8 @@ import numpy as np
 from netsim.foundation.chart import Key, Panel, chart
 from netsim.foundation.marks import BLUE, COLOURS, DASHED, DOTTED, GREY, RED, SOLID, HeatMap, Line, Mark, Strokes
 from netsim.foundation.page import Figure, Section, Table, page
-from netsim.report.summary import time_unit
-from netsim.report.sweep import Sweep, SweepCell, SweepMap, map_section
-from netsim.report.tables import microseconds, spread
+from netsim.foundation.units import microseconds, spread, time_unit
+from netsim.sweep.winners import Sweep, SweepCell, SweepMap, map_section
 
 _PANELS_A_ROW = 4
 _MOST_ROWS = 150

@@ -10,7 +10,7 @@ import numpy as np
 from netsim.foundation.chart import Key, Panel, chart
 from netsim.foundation.marks import HeatMap
 from netsim.foundation.page import Figure, Section
-from netsim.report.summary import TransportSummary, summary_of
+from netsim.simulation.summary import TransportSummary, summary_of
 
 SweepCell = tuple[Mapping[str, str], Mapping[str, Any]]
 """The values of a cell by dotted key, and the content of its results.json."""
