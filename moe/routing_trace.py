@@ -212,8 +212,8 @@ class RoutingTrace:
             )
             return cls(expert_ids=ids, source_rank=np.zeros(len(ids), np.int64), header=header)
         except ValidationError as error:
-            found = first_complaint(error)
-            raise Refusal(path, found.field, found.problem, "give a positive --num-experts") from error
+            complaint = first_complaint(error)
+            raise Refusal(path, complaint.field, complaint.problem, "give a positive --num-experts") from error
         except ValueError as error:
             raise _blame(path, error) from error
 
@@ -251,6 +251,6 @@ def _parse_header(path: Path, header: NDArray) -> RoutingHeader:
     try:
         return RoutingHeader.model_validate(document)
     except ValidationError as error:
-        found = first_complaint(error)
-        remedy = found.remedy or "write the header as flowfabric.routing/1 has it"
-        raise Refusal(path, f"header.{found.field}", found.problem, remedy) from error
+        complaint = first_complaint(error)
+        remedy = complaint.remedy or "write the header as flowfabric.routing/1 has it"
+        raise Refusal(path, f"header.{complaint.field}", complaint.problem, remedy) from error

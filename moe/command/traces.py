@@ -120,7 +120,7 @@ def _price(arguments: Price) -> None:
         rates = Topology.parse(arguments.cost, 1, 1).rates
         if rates is None:
             raise ValueError(f"cost: names no rates ({arguments.cost}); give intra=900Gbps,inter=100Gbps")
-    found = price(
+    priced = price(
         PriceRequest(
             trace=arguments.source,
             routing=arguments.routing,
@@ -132,7 +132,7 @@ def _price(arguments: Price) -> None:
             out=arguments.out,
         )
     )
-    print_table(found)
+    print_table(priced)
     if kept := kept_rollouts(read_header(arguments.source)):
         print(f"moe price: {kept}", file=sys.stderr)
     print(f"wrote {arguments.out / 'price.json'} and {arguments.out / 'netsim' / 'report.html'}")

@@ -146,8 +146,8 @@ def import_trace(
         )
         trace = RoutingTrace(expert_ids, source_rank, header, **arrays)  # pyright: ignore[reportArgumentType]
     except ValidationError as error:
-        found = first_complaint(error)
-        raise Refusal(path, found.field, found.problem, found.remedy or remedy) from error
+        complaint = first_complaint(error)
+        raise Refusal(path, complaint.field, complaint.problem, complaint.remedy or remedy) from error
     except ValueError as error:
         field, _, problem = str(error).partition(": ")
         raise Refusal(path, field, problem, remedy) from error
@@ -166,7 +166,7 @@ _RANGE = re.compile(r"([0-9]{1,4})(?:-([0-9]{1,4}))?")
 
 def parse_layers(text: str) -> tuple[int, ...]:
     """Read numbers from 0 on and ranges with both ends, such as `0-2,5`, in ascending order."""
-    found: set[int] = set()
+    layers: set[int] = set()
     for part in text.split(","):
         matched = _RANGE.fullmatch(part.strip())
         if matched is None:
@@ -174,8 +174,8 @@ def parse_layers(text: str) -> tuple[int, ...]:
         first, last = int(matched[1]), int(matched[2] or matched[1])
         if last < first:
             raise ValueError(f"dense_layers: the range {part.strip()} runs backwards; write the smaller number first")
-        found.update(range(first, last + 1))
-    return tuple(sorted(found))
+        layers.update(range(first, last + 1))
+    return tuple(sorted(layers))
 
 
 def read_texts(path: Path) -> list[str]:

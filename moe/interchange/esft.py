@@ -30,7 +30,7 @@ def read_scores(folders: Sequence[Path], *, top_k: int = 6, num_experts: int | N
     """
     if top_k < 1:
         raise ValueError(f"top_k: must be at least 1 ({top_k}); give the choices of a token")
-    data_sets = [found for folder in folders for found in _data_sets(folder)]
+    data_sets = [data_set for folder in folders for data_set in _data_sets(folder)]
     layers = sorted(data_sets[0])
     lengths: list[int] = []
     ids, weights = [], []
@@ -69,15 +69,15 @@ def read_scores(folders: Sequence[Path], *, top_k: int = 6, num_experts: int | N
 
 def _data_sets(folder: Path) -> list[dict[int, Path]]:
     """Finds the data sets under a folder: the files by layer of every folder that has some."""
-    found: dict[Path, dict[int, Path]] = {}
+    data_sets: dict[Path, dict[int, Path]] = {}
     with reading(folder, "check the path", "folder"):
         for path in sorted(folder.rglob("expert_weights_*.txt")):
             name = _NAME.fullmatch(path.name)
             if name:
-                found.setdefault(path.parent, {})[int(name[1])] = path
-    if not found:
+                data_sets.setdefault(path.parent, {})[int(name[1])] = path
+    if not data_sets:
         raise Refusal(folder, "folder", "contains no expert_weights_LAYER.txt", "give the folder of ESFT's scores")
-    return list(found.values())
+    return list(data_sets.values())
 
 
 def _read_file(path: Path, top_k: int) -> list[tuple[NDArray[np.int32], NDArray[np.float32]]]:

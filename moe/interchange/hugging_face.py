@@ -76,10 +76,10 @@ class ExpertChoices:
 
     def block_numbers(self) -> list[int] | None:
         """Number of the block of each layer of the last pass, or None where names do not tell in ascending order."""
-        found = [_NUMBER.search(layer) for layer in self.layers]
-        numbers = [int(one[1]) for one in found if one]
+        matches = [_NUMBER.search(layer) for layer in self.layers]
+        numbers = [int(one[1]) for one in matches if one]
         ascending = all(first < second for first, second in pairwise(numbers))
-        return numbers if len(numbers) == len(found) and ascending else None
+        return numbers if len(numbers) == len(matches) and ascending else None
 
     def _listen(self, layer: str) -> Any:
         def keep(_: nn.Module, arguments: tuple, named: dict[str, Any]) -> None:
@@ -221,7 +221,7 @@ def _read_model(folder: Path) -> Any:
         raise Refusal(folder, "weights", problem, _REMEDY)
     try:
         transformers: Any = importlib.import_module("transformers")
-        model, found = transformers.AutoModelForCausalLM.from_pretrained(
+        model, loading = transformers.AutoModelForCausalLM.from_pretrained(
             folder,
             local_files_only=True,
             trust_remote_code=False,
@@ -231,7 +231,7 @@ def _read_model(folder: Path) -> Any:
         )
     except Exception as error:  # whatever the damage leads to
         raise Refusal(folder, "model", f"cannot be loaded ({_reason(error)})", _REMEDY) from error
-    missing = sorted(found["missing_keys"])
+    missing = sorted(loading["missing_keys"])
     if missing:
         raise Refusal(folder, "weights", f"lack {len(missing)} tensors of the model ({missing[0]})", _REMEDY)
     return model.eval()

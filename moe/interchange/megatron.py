@@ -134,8 +134,8 @@ def _check_step(path: Path, step: int, records: dict[int, list[_Record]], layers
         field = f"step {step}, layer {layer}"
         sizes = [record.ids.shape for record in records[layer]]
         if [tokens for tokens, _ in sizes] != [len(record.ids) for record in first]:
-            found, wanted = [tokens for tokens, _ in sizes][:8], [len(record.ids) for record in first][:8]
-            raise Refusal(path, field, f"has tokens {found} where layer {layers[0]} has {wanted}", _REMEDY)
+            present, wanted = [tokens for tokens, _ in sizes][:8], [len(record.ids) for record in first][:8]
+            raise Refusal(path, field, f"has tokens {present} where layer {layers[0]} has {wanted}", _REMEDY)
         if any(choices != top_k for _, choices in sizes):
             raise Refusal(path, field, f"topk is not {top_k} as elsewhere", "give a trace with one topk")
     return len(first)

@@ -237,7 +237,7 @@ def price(request: PriceRequest) -> Price:
             predicted_ms=predicted,
         )
 
-    found = Price(
+    priced = Price(
         trace_sha256=file_digest(request.trace),
         routing_sha256=file_digest(request.routing),
         placement_sha256=file_digest(request.placement),
@@ -252,8 +252,8 @@ def price(request: PriceRequest) -> Price:
         },
         gaps=simulated.gaps,
     )
-    found.write(request.out / "price.json")
-    return found
+    priced.write(request.out / "price.json")
+    return priced
 
 
 def check_same_run(trace: Path, header: TraceHeader, path: Path, routing: RoutingTrace) -> None:

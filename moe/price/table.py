@@ -11,7 +11,7 @@ from netsim.foundation.terminal import Terminal
 def rows(price: Price) -> list[tuple[str, str, str, str]]:
     """Name, before, after and change of every figure; bytes and times are those of one optimiser step."""
     before, after = price.before, price.after
-    found = [
+    lines = [
         _row("bytes between ranks", before.bytes_between_ranks, after.bytes_between_ranks, megabytes),
         _row("bytes between nodes", before.bytes_between_nodes, after.bytes_between_nodes, megabytes),
         (
@@ -23,10 +23,10 @@ def rows(price: Price) -> list[tuple[str, str, str, str]]:
     ]
     if before.predicted_ms is not None and after.predicted_ms is not None:
         name = "exchanges, alpha-beta"
-        found.append(_row(name, before.predicted_ms, after.predicted_ms, milliseconds))
+        lines.append(_row(name, before.predicted_ms, after.predicted_ms, milliseconds))
     for transport, pair in price.simulated_ms.items():
-        found.append(_row(f"whole step, simulated ({transport})", *pair, milliseconds))
-    return found
+        lines.append(_row(f"whole step, simulated ({transport})", *pair, milliseconds))
+    return lines
 
 
 def names(price: Price) -> tuple[str, str]:

@@ -172,8 +172,8 @@ class SparseOTRouter(PortableRouter[SparseOTRouterConfig]):
         """Adds a micro batch to the sums of the step; one without tokens counts nothing."""
         if not self.counts or not (isinstance(tokens, Tensor) or tokens):
             return
-        found = torch.cat([potentials_E, scale[None], self.one])
-        self.sums += found * (tokens > 0) if isinstance(tokens, Tensor) else found
+        potentials = torch.cat([potentials_E, scale[None], self.one])
+        self.sums += potentials * (tokens > 0) if isinstance(tokens, Tensor) else potentials
 
     def _less_hops(self, potentials_E: Tensor) -> Tensor:
         if not self._router.hop_cost:

@@ -211,14 +211,14 @@ class SavedTensor:
 
     def values(self) -> Tensor:
         """Assembles the tensor from its parts, on the CPU; refuses if one is missing."""
-        whole, found, start = np.empty(self.shape, np.float32), 0, (0,) * len(self.shape)
+        whole, num_read, start = np.empty(self.shape, np.float32), 0, (0,) * len(self.shape)
         for rectangle in self.rectangles:
             common = rectangle.common(start, self.shape)
             if common is not None:
                 window, values = common
                 whole[window] = values
-                found += values.size
-        if found != whole.size:
+                num_read += values.size
+        if num_read != whole.size:
             raise Refusal(self.folder, self.name, "is incomplete", REMEDY)
         return torch.from_numpy(whole)
 
@@ -273,15 +273,15 @@ class SavedState:
 
     def of_kind(self, kind: str) -> dict[str, SavedTensor]:
         """The tensors of a kind by the names of their parameters; no values are read yet."""
-        found: dict[str, SavedTensor] = {}
+        tensors: dict[str, SavedTensor] = {}
         for shapes, rectangles in self.each(lambda file: self.read(file, lambda _, own: own == kind)):
             for one in rectangles:
-                tensor = found.setdefault(one.name, SavedTensor(one.name, shapes[one.name], self._folder))
+                tensor = tensors.setdefault(one.name, SavedTensor(one.name, shapes[one.name], self._folder))
                 if tensor.shape != shapes[one.name]:
                     problem = f"has shape {shapes[one.name]} in {one.file.path.name}, and {tensor.shape} elsewhere"
                     raise Refusal(self._folder, one.name, problem, REMEDY)
                 tensor.rectangles.append(one)
-        return dict(sorted(found.items()))
+        return dict(sorted(tensors.items()))
 
     def each(self, read: Callable[[Path], Read]) -> Iterator[Read]:
         """Yields the result of `read` for every file; several files are read at a time."""

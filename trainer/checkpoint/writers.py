@@ -122,8 +122,8 @@ def check_complete(records: NDArray[np.void]) -> int:
     ordered = records[order]
     once = ordered[_firsts(ordered["rectangle"])]
     tensors = _firsts(once["tensor"][:, None])
-    found = np.add.reduceat(once["elements"], tensors)
-    assert (found == once["whole"][tensors]).all(), "rectangles overlap or are missing"
+    elements = np.add.reduceat(once["elements"], tensors)
+    assert (elements == once["whole"][tensors]).all(), "rectangles overlap or are missing"
     return int((once["whole"] * once["average"])[tensors].sum())
 
 

@@ -108,11 +108,11 @@ def validated(kind: type[S], options: Request, other: Mapping[str, str] = Mappin
     try:
         return kind.model_validate(document)
     except ValidationError as error:
-        found = first_complaint(error, document, kind)
-        field, _, inner = found.field.partition(".")
+        complaint = first_complaint(error, document, kind)
+        field, _, inner = complaint.field.partition(".")
         option = other.get(field, field).replace("_", "-")
-        remedy = found.remedy or "correct the value"
-        raise ValueError(f"--{option}{inner and f' ({inner})'}: {found.problem}; {remedy}") from error
+        remedy = complaint.remedy or "correct the value"
+        raise ValueError(f"--{option}{inner and f' ({inner})'}: {complaint.problem}; {remedy}") from error
 
 
 def read_controls(controls: str | None) -> "tuple[AnyControl, ...] | None":

@@ -89,10 +89,10 @@ def check_names(path: Path, overrides: Sequence[str]) -> None:
     check_is_of_a_run(path, document)
     document.pop("stages", None)
     schema = json.loads(SCHEMA.read_text(encoding="utf-8"))
-    found = list(_Walk(schema["$defs"]).misspelt(document, [schema], ()))
-    if not found:
+    misspelt = list(_Walk(schema["$defs"]).misspelt(document, [schema], ()))
+    if not misspelt:
         return
-    (place, problem, remedy), *others = found
+    (place, problem, remedy), *others = misspelt
     further = {other: False for other, *_ in others if place[: len(other)] != other}
     raise Refusal(path, ".".join(map(str, place)), f"{problem} ({also_wrong(further)})" if further else problem, remedy)
 
@@ -125,7 +125,7 @@ class _Walk:
         for key in known:
             if key in value:
                 yield from self.misspelt(value[key], known[key], (*place, key))
-        current = [key for key, found in known.items() if not any("deprecated" in node for node in found)]
+        current = [key for key, meanings in known.items() if not any("deprecated" in node for node in meanings)]
         for key in value:
             if key not in known:
                 yield (*place, key), unknown_key(value[key]), of_unknown_key(key, current, OTHER_NAMES)

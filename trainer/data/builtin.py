@@ -310,11 +310,11 @@ class PythonSource(Listed):
 def _sources(library: Path) -> dict[str, bytes]:
     """Returns the source files that every installation of this version has, by path in the library, in fixed order."""
     modules = sys.stdlib_module_names - TABLES - OFTEN_ABSENT
-    found = [
+    files = [
         path.relative_to(library)
         for module in modules
         for path in (library / f"{module}.py", *(library / module).rglob("*.py"))
         if path.is_file()
     ]
-    names = [path.as_posix() for path in found if not TESTS & set(path.parts)]
+    names = [path.as_posix() for path in files if not TESTS & set(path.parts)]
     return {name: (library / name).read_bytes() for name in sorted(names, key=lambda name: derive_seed("file", name))}

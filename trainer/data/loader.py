@@ -215,10 +215,10 @@ class BadExampleList:
         everywhere: list[dict[str, int]] = [{} for _ in range(dist.get_world_size())]
         dist.all_gather_object(everywhere, self._new)
         self._new = {}
-        found = sorted((step, reason) for new in everywhere for reason, step in new.items())
-        for step, reason in found:
+        reasons = sorted((step, reason) for new in everywhere for reason, step in new.items())
+        for step, reason in reasons:
             self._met.setdefault(reason, step)
-        if found and dist.get_rank() == 0:
+        if reasons and dist.get_rank() == 0:
             with replacing(self._path) as temporary:
                 lines = (f"{step}\t{reason}\n" for reason, step in self._met.items())
                 temporary.write_text("".join(lines), encoding="utf-8")

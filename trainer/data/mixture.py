@@ -177,10 +177,10 @@ class MixtureConfig(Section):
             for what, remedy in SHARED.items():
                 if what == "num_classes" and self.labels == "source":
                     continue
-                found, other = (getattr(section, what, None) for section in (source, first))
-                found, other = (list(one) if isinstance(one, tuple) else one for one in (found, other))
-                if found != other:
-                    problem = f"its {what} is {found}, and that of {first_name} is {other}"
+                value, other = (getattr(section, what, None) for section in (source, first))
+                value, other = (list(one) if isinstance(one, tuple) else one for one in (value, other))
+                if value != other:
+                    problem = f"its {what} is {value}, and that of {first_name} is {other}"
                     raise ValueError(f"sources.{name}: {problem}; {remedy}")
             names = tuple(source.class_names)
             if self.labels == "own" and names and names != self.class_names:

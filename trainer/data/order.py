@@ -226,8 +226,8 @@ class Mixed(Stream):
         """Returns the next example of the same source that is not bad."""
         source, own = (int(one) for one in source_of(torch.tensor(number)))
         owners, theirs = source_of(torch.tensor(list(bad), dtype=torch.int64))
-        found = self._streams[source].stand_in(own, set(theirs[owners == source].tolist()))
-        return None if found is None else int(id_of(source, torch.tensor(found)))
+        position = self._streams[source].stand_in(own, set(theirs[owners == source].tolist()))
+        return None if position is None else int(id_of(source, torch.tensor(position)))
 
 
 def streams_of(dataset: Dataset, split: Split, *, seed: int, global_batch: int) -> list[Stream]:
@@ -255,9 +255,9 @@ def streams_of(dataset: Dataset, split: Split, *, seed: int, global_batch: int) 
 
 def _pieces(first: int, end: int, length: int, piece: Callable[[int, int, int], Tensor]) -> Tensor:
     """Joins ``piece(epoch, begin, end)`` over all epochs of `length` that the positions from `first` to `end` touch."""
-    found = []
+    pieces = []
     while first < end:
         epoch, offset = divmod(first, length)
-        found.append(piece(epoch, offset, min(offset + end - first, length)))
-        first += len(found[-1])
-    return torch.cat(found)
+        pieces.append(piece(epoch, offset, min(offset + end - first, length)))
+        first += len(pieces[-1])
+    return torch.cat(pieces)

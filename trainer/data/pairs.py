@@ -124,7 +124,7 @@ def _check_shards(folder: Path, index: PairIndex) -> None:
         path = folder / entry.file
         arrays = arrays_of(path, index.arrays, REMEDY)
         for name, (shape, dtype) in index.arrays.items():
-            found, wanted = (arrays[name].shape, arrays[name].dtype), ((entry.num_examples, *shape), dtype)
-            if found != wanted:
-                problem = f"is {found[1]} {list(found[0])} but the index says {wanted[1]} {list(wanted[0])}"
+            present, wanted = (arrays[name].shape, arrays[name].dtype), ((entry.num_examples, *shape), dtype)
+            if present != wanted:
+                problem = f"is {present[1]} {list(present[0])} but the index says {wanted[1]} {list(wanted[0])}"
                 raise Refusal(path, name, problem, REMEDY)

@@ -48,11 +48,11 @@ def _listed(path: Path, classes: list[str] | tuple[str, ...]) -> list[str]:
     for name in classes:
         if not (path / name).is_dir():
             raise ValueError(f"classes: {path / name} is not a folder; correct data.path or data.classes")
-        found = sorted(_below(path / name, f"{name}/" if name else ""))
-        if not found:
+        files = sorted(_below(path / name, f"{name}/" if name else ""))
+        if not files:
             kinds = ", ".join(sorted(ENDINGS))
             raise ValueError(f"path: {path / name} contains no pictures; give a folder of files that end in {kinds}")
-        names += found
+        names += files
     return names
 
 
@@ -96,13 +96,13 @@ def buckets_around(num: int, size: int) -> tuple[tuple[int, int], ...]:
     """
     unit = max(1, size // 8)
     spread = [0.0] if num == 1 else [1 - 2 * number / (num - 1) for number in range(num)]
-    found: dict[float, tuple[int, int]] = {}
+    buckets: dict[float, tuple[int, int]] = {}
     for one in spread:
         longer = max(unit, round(size * WIDEST ** abs(one / 2) / unit) * unit)
         shorter = max(unit, size * size // longer // unit * unit)
         height, width = (longer, shorter) if one > 0 else (shorter, longer)
-        found.setdefault(height / width, (height, width))
-    return tuple(found.values())
+        buckets.setdefault(height / width, (height, width))
+    return tuple(buckets.values())
 
 
 def check_buckets_differ(buckets: Sequence[tuple[int, int]]) -> None:
@@ -131,9 +131,9 @@ def side_of(buckets: Sequence[object]) -> int | None:
 def nearest_buckets(files: Sequence[Opening], buckets: Sequence[tuple[int, int]]) -> list[int]:
     """Returns for each picture the index of the shape nearest in proportions; reads headers; bad files are squares."""
     with ThreadPoolExecutor(THREADS) as threads:
-        found = np.array(list(threads.map(_log_proportion, files)))
+        proportions = np.array(list(threads.map(_log_proportion, files)))
     wanted = np.log([height / width for height, width in buckets])
-    return np.abs(np.nan_to_num(found)[:, None] - wanted).argmin(axis=1).tolist()
+    return np.abs(np.nan_to_num(proportions)[:, None] - wanted).argmin(axis=1).tolist()
 
 
 def _log_proportion(file: Opening) -> float:

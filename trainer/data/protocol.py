@@ -228,10 +228,10 @@ def data_points_up_to(num: int, dataset: Dataset, split: Split) -> Tensor:
 
 def first_data_points(dataset: Dataset, split: Split, num: int) -> Tensor:
     """Returns the ids of the first data points of a split, at most `num`, int64; raises ValueError if it has none."""
-    found = data_points_up_to(num, dataset, split)[:num]
-    if len(found) == 0:
+    points = data_points_up_to(num, dataset, split)[:num]
+    if len(points) == 0:
         raise ValueError(
             f"data: no {split} example is a data point, all are parts of paths that end before; draw more pairs, "
             "or evaluate with --data-from and the run of the teacher"
         )
-    return found
+    return points

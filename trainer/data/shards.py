@@ -65,10 +65,10 @@ class RowsOfShards(Listed):
 def check_same(folder: Path, index: object, config: object, names: tuple[str, ...]) -> None:
     """Refuses an index that differs, in one of `names`, from the section that a run began with."""
     for name in names:
-        found, wanted = getattr(index, name), getattr(config, name)
-        if found != wanted:
+        present, wanted = getattr(index, name), getattr(config, name)
+        if present != wanted:
             remedy = "bring the folder back, or leave the field out to start another run"
-            raise Refusal(folder, f"data.{name}", f"is {wanted} but the index says {found}", remedy)
+            raise Refusal(folder, f"data.{name}", f"is {wanted} but the index says {present}", remedy)
 
 
 class LatentsConfig(Section):

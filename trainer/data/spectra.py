@@ -80,16 +80,16 @@ def spectrum(surface: Surface, num: int) -> Spectrum:
     return Spectrum(areas, np.maximum(values[order], 0), functions[:, order])
 
 
-def wave_signatures(found: Spectrum, num: int) -> Floats:
+def wave_signatures(solved: Spectrum, num: int) -> Floats:
     """Returns wave kernel signatures [V, num] at energies equally spaced in the logarithm, each of mean 0, deviation 1.
 
     Aubry et al., "The wave kernel signature", 2011, equations 6 and 7.
     """
-    logarithms = np.log(np.maximum(found.eigenvalues[1:], 1e-9))
+    logarithms = np.log(np.maximum(solved.eigenvalues[1:], 1e-9))
     energies, step = np.linspace(logarithms[0], logarithms[-1] / 1.02, num, retstep=True)
     waves = np.exp(-np.square(energies - logarithms[:, None]) / (2 * (VARIANCE * step) ** 2))
-    densities = np.square(found.eigenfunctions[:, 1:]) @ (waves / waves.sum(0))
-    return standardised(densities, found.areas)
+    densities = np.square(solved.eigenfunctions[:, 1:]) @ (waves / waves.sum(0))
+    return standardised(densities, solved.areas)
 
 
 def standardised(values: Floats, areas: Floats) -> Floats:

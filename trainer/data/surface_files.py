@@ -148,7 +148,7 @@ def _text(file: Path, content: bytes) -> list[tuple[int, list[str]]]:
     except UnicodeDecodeError:
         raise Refusal(file, "file", "is not UTF-8", LIKE_OFF) from None
     words = ((number, line.partition("#")[0].split()) for number, line in enumerate(lines, 1))
-    return [(number, found) for number, found in words if found]
+    return [(number, parts) for number, parts in words if parts]
 
 
 def _numbers(file: Path, line: int, words: Iterable[str], kind: type[N]) -> list[N]:
@@ -306,11 +306,11 @@ def _columns(
             raise Refusal(file, f"element {element.name}", problem, LIKE_OFF)
         return values
 
-    found: dict[str, list[list[float]]] = {name: [] for name in element.properties}
+    columns: dict[str, list[list[float]]] = {name: [] for name in element.properties}
     for row in range(element.count):  # noqa: B007  a refusal names it
         for name, (*of_length, kind) in element.properties.items():
             length = int(taken(of_length[0], 1)[0]) if of_length else 1
-            found[name].append(taken(kind, length))
-    of_lists = {name: [[int(one) for one in row] for row in found[name]] for name in lists}
-    plain = {name: np.array(found[name]).reshape(-1) for name in found if name not in lists}
+            columns[name].append(taken(kind, length))
+    of_lists = {name: [[int(one) for one in row] for row in columns[name]] for name in lists}
+    plain = {name: np.array(columns[name]).reshape(-1) for name in columns if name not in lists}
     return {**plain, **of_lists}, place

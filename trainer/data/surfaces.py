@@ -230,13 +230,13 @@ class SurfacePairs(Listed):
     def _examined(self, name: str, surface: Surface) -> Examined:
         if name not in self._known:
             config = self.config
-            found = self._spectrum(name, surface)
+            solved = self._spectrum(name, surface)
             chosen = spread_out(surface.vertices, min(config.points, len(surface.vertices)))
-            waves = Spectrum(found.areas, found.eigenvalues[: config.waves], found.eigenfunctions[:, : config.waves])
+            waves = Spectrum(solved.areas, solved.eigenvalues[: config.waves], solved.eigenfunctions[:, : config.waves])
             signatures = wave_signatures(waves, config.signatures)
-            areas = areas_around(surface.vertices, found.areas, chosen)
-            functions = found.eigenfunctions[:, : config.eigenfunctions]
-            self._known[name] = Examined(name, surface, found, functions, signatures, chosen, areas)
+            areas = areas_around(surface.vertices, solved.areas, chosen)
+            functions = solved.eigenfunctions[:, : config.eigenfunctions]
+            self._known[name] = Examined(name, surface, solved, functions, signatures, chosen, areas)
         return self._known[name]
 
     def _spectrum(self, name: str, surface: Surface) -> Spectrum:
@@ -248,15 +248,15 @@ class SurfacePairs(Listed):
         fields = ("areas", "eigenvalues", "eigenfunctions")
         try:
             with np.load(cache, allow_pickle=False) as kept:
-                found = Spectrum(*(np.asarray(kept[field], np.float64) for field in fields))
-            if found.eigenfunctions.shape == (len(surface.vertices), num) and len(found.eigenvalues) == num:
-                return found
+                solved = Spectrum(*(np.asarray(kept[field], np.float64) for field in fields))
+            if solved.eigenfunctions.shape == (len(surface.vertices), num) and len(solved.eigenvalues) == num:
+                return solved
         except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
             pass
-        found = spectrum(surface, num)
+        solved = spectrum(surface, num)
         with suppress(OSError, Refusal, DiskFull), replacing(cache) as temporary, temporary.open("wb") as file:
-            np.savez(file, **{field: getattr(found, field) for field in fields})
-        return found
+            np.savez(file, **{field: getattr(solved, field) for field in fields})
+        return solved
 
 
 def _examined(folder: Path, pairs: Path | None, fitted: dict[str, Any], says: bool) -> dict[str, Any]:

@@ -161,7 +161,7 @@ def _judge(ranks: StartStore, key: str, own: Report, subjects: Mapping[str, Subj
     reports = {0: own, **_reports(ranks, key, patience_s)}
     groups = differing(reports, subjects)
     refused = bool(groups) or any(report.objection is not None for report in reports.values())
-    examined = sorted({equal[0] for found in groups.values() for equal in found})
+    examined = sorted({equal[0] for members in groups.values() for equal in members})
     ranks.store.set(f"{key}/answer", json.dumps({"refused": refused, "differs": [*groups], "asked": examined}))
     if not refused:
         return

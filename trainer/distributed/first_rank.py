@@ -28,12 +28,12 @@ def first_rank_looks(ranks: StartStore) -> Iterator[None]:
     Listings of a million pictures by 512 ranks would keep one file system busy for minutes. A single process only
     caches its results.
     """
-    found: dict[str, Any] = {}
+    results: dict[str, Any] = {}
 
     def lookup(key: str, find: Callable[[], Any], folder: Path | None, /) -> Any:
-        if key not in found:
-            found[key] = find() if ranks.launch.world_size == 1 else shared(ranks, key, find, folder)
-        return found[key]
+        if key not in results:
+            results[key] = find() if ranks.launch.world_size == 1 else shared(ranks, key, find, folder)
+        return results[key]
 
     with looking_up_by(lookup):
         yield
@@ -80,15 +80,15 @@ def _same_folder(folder: Path | None, identity: list[int] | None) -> bool:
         return False
 
 
-def _check_equal(key: str, own: Any, found: Any) -> None:
-    if own == found:
+def _check_equal(key: str, own: Any, value: Any) -> None:
+    if own == value:
         return
-    if not isinstance(own, list) or not isinstance(found, list):
+    if not isinstance(own, list) or not isinstance(value, list):
         raise ValueError(f"path: {key} differ from those of node 0; give all nodes the same data")
-    here, there = set(map(str, own)), set(map(str, found))
+    here, there = set(map(str, own)), set(map(str, value))
     first = min(here ^ there, default="their order")
     where = "only here" if first in here else "only on node 0"
-    problem = f"{len(own)} here and {len(found)} on node 0 ({first} {where})"
+    problem = f"{len(own)} here and {len(value)} on node 0 ({first} {where})"
     raise ValueError(f"path: {key}: {problem}; give all nodes the same data")
 
 

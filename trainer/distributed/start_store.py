@@ -82,14 +82,14 @@ def disagreement(
     """
     groups, values, remedies = groups or {}, values or {}, remedies or {}
     told, more = [], 0
-    for name, found in groups.items():
-        by_rank = {ranks[0]: values[ranks[0]][name] for ranks in found}
+    for name, members in groups.items():
+        by_rank = {ranks[0]: values[ranks[0]][name] for ranks in members}
         names = sorted({key for held in by_rank.values() for key in held})
         unequal = [key for key in names if len({_text(held, key) for held in by_rank.values()}) > 1]
         more += len(unequal)
         for key in unequal[: MOST_NAMES - len(told)]:
             ranks_by_text: dict[str, list[int]] = {}
-            for ranks in found:
+            for ranks in members:
                 ranks_by_text.setdefault(_text(by_rank[ranks[0]], key), []).extend(ranks)
             parts = [f"{text} on {_place(reports, ranks)}" for text, ranks in ranks_by_text.items()]
             told.append(f"{key} is {', '.join(parts[:-1])} and {parts[-1]}")

@@ -106,8 +106,8 @@ def k_means(features: Tensor, clusters: int, seed: int) -> NDArray[np.int64]:
 
     starts: Any = STARTS  # its stubs know words alone
     with threadpool_limits(1):
-        found = KMeans(clusters, n_init=starts, random_state=seed).fit_predict(features.numpy())
-    return np.asarray(found, np.int64)
+        labels = KMeans(clusters, n_init=starts, random_state=seed).fit_predict(features.numpy())
+    return np.asarray(labels, np.int64)
 
 
 def centres(features: Tensor, clusters: int, seed: int) -> Tensor:
@@ -136,9 +136,9 @@ def clustered(
     logits, features = (torch.cat(parts) for parts in zip(*map(answer, examples.split(1000)), strict=True))
     clusters = logits.shape[1]
     read = {"features": features, "examples themselves": examples.flatten(1)}
-    found = {OWN: logits.argmax(1).numpy()}
-    found |= {f"k-means on {name}": k_means(values, clusters, seed) for name, values in read.items()}
-    judged = {name: Judged.of(one, classes.numpy(), clusters, num_classes) for name, one in found.items()}
+    labels = {OWN: logits.argmax(1).numpy()}
+    labels |= {f"k-means on {name}": k_means(values, clusters, seed) for name, values in read.items()}
+    judged = {name: Judged.of(one, classes.numpy(), clusters, num_classes) for name, one in labels.items()}
     return SplitClusters(judged, {name: purity(values, classes) for name, values in read.items()})
 
 

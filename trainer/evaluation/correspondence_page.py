@@ -92,8 +92,8 @@ def curves_chart(pairs: Sequence[MatchedPair], *, mirrored: bool) -> str:
     """Draws the share of points, over all pairs, whose error is at most some value."""
     at, lines = np.linspace(0, CURVE_UP_TO, 101), list[Mark]()
     for number, one in enumerate(pairs[0].matches):
-        found = [pair.matches[number].mirrored if mirrored else pair.matches[number].errors for pair in pairs]
-        errors = np.concatenate([values for values in found if values is not None])
+        of_pairs = [pair.matches[number].mirrored if mirrored else pair.matches[number].errors for pair in pairs]
+        errors = np.concatenate([values for values in of_pairs if values is not None])
         name, dash = f"{one.begins}, {one.by}", DASHES.get(one.by, SOLID)
         lines.append(Line(at, (errors[:, None] <= at).mean(0), COLOURS[one.begins], name, dash))
     x, limits = "error, in roots of the area", ((0, CURVE_UP_TO), (0, 1.01))
@@ -120,8 +120,8 @@ class CorrespondenceMeasurement(Measurement):
     @property
     def random(self) -> float | None:
         """Mean error of vertices drawn by area."""
-        found = [pair.random for pair in self._known if pair.random is not None]
-        return float(np.mean(found)) if found else None
+        errors = [pair.random for pair in self._known if pair.random is not None]
+        return float(np.mean(errors)) if errors else None
 
     def rows(self) -> list[tuple[str, str, float, float | None]]:
         """For each map: the values it is made from, its method, and its mean errors, plain and up to the mirror."""

@@ -171,8 +171,8 @@ def _add(sums: _Sums, one: PictureEdits, label: int | None, plan: EditPlan, judg
     if judge is None:
         sums.hits.append(np.zeros(images.shape[:2]))
     else:
-        found = judge.classes_of(images.reshape(-1, *images.shape[2:])).reshape(images.shape[:2])
-        sums.hits.append((found == np.array(plan.targets)).astype(np.float64))
+        classes = judge.classes_of(images.reshape(-1, *images.shape[2:])).reshape(images.shape[:2])
+        sums.hits.append((classes == np.array(plan.targets)).astype(np.float64))
     if plan.held is not None:
         weight = plan.held[0].double().numpy()
         whole = weight.sum() * images.shape[2]

@@ -221,9 +221,9 @@ def _levels_table(figures: EditFigures, plan: EditPlan) -> Table:
     columns = [plan.level_name, "error", "dB", *(["held part"] if held else []), *(["of the class"] if judged else [])]
 
     def cells(name: str, point: Point, held_error: float | None) -> tuple[str, ...]:
-        found = [name, f"{point.error:.4f}", "" if point.error == 0 else f"{point.psnr:.1f}"]
-        found += ["" if held_error is None else f"{held_error:.2g}"] if held else []
-        return (*found, *([] if point.editability is None else [f"{point.editability:.1%}"]))
+        texts = [name, f"{point.error:.4f}", "" if point.error == 0 else f"{point.psnr:.1f}"]
+        texts += ["" if held_error is None else f"{held_error:.2g}"] if held else []
+        return (*texts, *([] if point.editability is None else [f"{point.editability:.1%}"]))
 
     rows = [cells(f"{one.level:g}", one.all, one.held_error) for one in figures.levels]
     rows += [cells("the picture itself", figures.source, None), cells("a fresh draw", figures.fresh, None)]

@@ -76,15 +76,15 @@ class Episodes:
         """Refuses examples, of classes int64 [N], that episodes cannot be drawn from."""
         if labels is None:
             raise ValueError("--episodes: the examples have no labels; give data with classes by --data-from")
-        found, counts = labels.unique(return_counts=True)
-        if len(found) < self.ways:
-            remedy = f"use {len(found)} or less" if len(found) > 1 else "give data with classes by --data-from"
-            raise ValueError(f"--ways: {self.ways}, and held-out examples are of {len(found)} classes; {remedy}")
+        classes, counts = labels.unique(return_counts=True)
+        if len(classes) < self.ways:
+            remedy = f"use {len(classes)} or less" if len(classes) > 1 else "give data with classes by --data-from"
+            raise ValueError(f"--ways: {self.ways}, and held-out examples are of {len(classes)} classes; {remedy}")
         needed, least = max(self.shots) + max(self.queries), int(counts.argmin())
         if counts[least] < needed:
             raise ValueError(
                 f"--queries: {max(self.queries)} beside {max(self.shots)} labelled examples are {needed} of a class, "
-                f"and class {int(found[least])} has {int(counts[least])} held-out examples; use fewer --queries or "
+                f"and class {int(classes[least])} has {int(counts[least])} held-out examples; use fewer --queries or "
                 "--shots, or raise data.held_out"
             )
         return labels

@@ -236,11 +236,11 @@ def mean_reward(reward: Reward, examples: NDArray[np.floating], condition: Condi
     """Mean reward of examples [N, *shape] under the conditions for which they were drawn."""
     parts = torch.arange(len(examples)).split(TOGETHER)
     with torch.no_grad():
-        found = [
+        rewards = [
             reward(torch.from_numpy(examples)[own].to(device), condition.rows(own).to(device)).double().cpu()
             for own in parts
         ]
-    return float(torch.cat(found).mean())
+    return float(torch.cat(rewards).mean())
 
 
 def _euler(own: sampler.AnyConfig, steps: int) -> Euler | Segmented:
@@ -302,14 +302,14 @@ def _bits(flow: TrainedFlow, num: int, seed: int, progress: Progress) -> float:
     dataset = trainer.data.build(config.data, captions=config.flow and config.flow.captions)
     values = math.prod(config.state_shape)
     generator = torch.Generator().manual_seed(derive_seed(seed, "probes"))
-    found = []
+    log_densities = []
     for rows in trainer.data.first_data_points(dataset, "held_out", num).split(TOGETHER):
-        progress(f"likelihood of {sum(map(len, found)) + len(rows)} of {num} held-out examples")
+        progress(f"likelihood of {sum(map(len, log_densities)) + len(rows)} of {num} held-out examples")
         batch = dataset.get(rows)
         context, task = parts.context_of(batch, generator), tasks_of(config, batch)
         condition = Condition(batch.labels, context, caption=batch.captions, task=task).to(flow.device)
         x_1 = parts.space.encode(batch.x_1, generator=generator).to(flow.device) * parts.data_scale
         probes = None if values <= EXACT_UP_TO else random_signs(PROBES, x_1, generator)
         field, ends = parts.field(flow.model, condition, 1.0), torch.tensor([0.0, 1.0])
-        found.append(log_density(field, x_1, solver, ends, probes=probes).cpu())
-    return bits_per_dimension(torch.cat(found), values) - math.log2(parts.data_scale)
+        log_densities.append(log_density(field, x_1, solver, ends, probes=probes).cpu())
+    return bits_per_dimension(torch.cat(log_densities), values) - math.log2(parts.data_scale)

@@ -97,13 +97,13 @@ class FeatureJudge:
 
     def figures(self, samples: NDArray[np.floating]) -> dict[str, float]:
         """``fid``, ``precision`` and ``recall`` of samples [N, *shape]."""
-        found = feature_distance(self._extractor.features(torch.from_numpy(samples)), self.real, self._statistics)
-        return {"fid": found.pop("frechet_distance"), **found}
+        result = feature_distance(self._extractor.features(torch.from_numpy(samples)), self.real, self._statistics)
+        return {"fid": result.pop("frechet_distance"), **result}
 
     def floor(self, one: NDArray[np.floating], other: NDArray[np.floating]) -> dict[str, float]:
         """Returns the same figures between two sets of features of real examples."""
-        found = feature_distance(one, other)
-        return {"fid": found.pop("frechet_distance"), **found}
+        result = feature_distance(one, other)
+        return {"fid": result.pop("frechet_distance"), **result}
 
 
 DISTANCES = {

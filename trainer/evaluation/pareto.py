@@ -24,12 +24,12 @@ def front(points: Points) -> NDArray[np.int64]:
     In falling order of the first reward, then of the second, and so on; of equal points the first alone.
     """
     order = np.lexsort((np.arange(len(points)), *(-points.T[::-1])))
-    found: list[int] = []
+    indices: list[int] = []
     while order.size:
         best, order = int(order[0]), order[1:]
-        found.append(best)
+        indices.append(best)
         order = order[(points[order] > points[best]).any(axis=1)]
-    return np.array(found, dtype=np.int64)
+    return np.array(indices, dtype=np.int64)
 
 
 def hypervolume(points: Points) -> float:

@@ -178,8 +178,8 @@ def along(numbers: NDArray[np.int64], positions: Positions) -> list[float]:
     """Returns energies in eV above the reactant on straight lines through a transition state; positions [3, N, 3]."""
     shares = np.linspace(0, 1, POINTS // 2 + 1)[:, None, None]
     there, on = (begin + shares * (end - begin) for begin, end in pairwise(positions))
-    found = [energy(numbers, place) for place in (*there, *on[1:])]
-    return [value - found[0] for value in found]
+    energies = [energy(numbers, place) for place in (*there, *on[1:])]
+    return [value - energies[0] for value in energies]
 
 
 def parity(barriers: NDArray[np.float64]) -> str:

@@ -108,10 +108,10 @@ class RestorationFigures:
         problems = {name: results.problem(name) for name in pictures.names}
         names = tuple(name for name, problem in problems.items() if not problem)
         wanted = ("residuals", "errors", "spread", "evaluations", "decoded_residuals")
-        found = [results.read(name, wanted) for name in names]
+        figures = [results.read(name, wanted) for name in names]
 
         def stacked(name: str) -> NDArray[np.float64] | None:
-            return np.stack([one[name].numpy() for one in found]) if name in found[0] else None
+            return np.stack([one[name].numpy() for one in figures]) if name in figures[0] else None
 
         residuals, decoded = stacked("residuals"), stacked("decoded_residuals")
         assert residuals is not None
@@ -119,8 +119,8 @@ class RestorationFigures:
             names,
             residuals,
             stacked("errors"),
-            np.array([float(one["spread"]) for one in found]),
-            int(found[0]["evaluations"]),
+            np.array([float(one["spread"]) for one in figures]),
+            int(figures[0]["evaluations"]),
             None if decoded is None else float(np.mean(decoded)),
             tuple(problem for problem in problems.values() if problem),
         )
@@ -159,10 +159,10 @@ class RestorationFigures:
     @property
     def left_out(self) -> str:
         """A line about the pictures that could not be read."""
-        found, listed = len(self.unreadable), ", ".join(self.unreadable[:MOST_NAMED])
-        more = f", and {found - MOST_NAMED} more, see results.json" if found > MOST_NAMED else ""
-        total = found + len(self.names)
-        return f"{found} of {total} pictures cannot be read and are left out: {listed}{more}"
+        count, listed = len(self.unreadable), ", ".join(self.unreadable[:MOST_NAMED])
+        more = f", and {count - MOST_NAMED} more, see results.json" if count > MOST_NAMED else ""
+        total = count + len(self.names)
+        return f"{count} of {total} pictures cannot be read and are left out: {listed}{more}"
 
     def to_dict(self) -> dict[str, Any]:
         """The figures as they are written to JSON."""

@@ -32,13 +32,13 @@ def run(request: StepsRequest, out: Path, page: Path | None = None) -> int:
         searched, fresh = torch.arange(request.num + request.fresh).split([request.num, request.fresh])
         nodes = request.nodes_for(noises.segments)
         status.update(f"following {request.num} noises through {nodes} steps")
-        found = search(noises.solutions(searched, nodes), request, status.update)
-        figures = measured(found, noises, searched, fresh, status.update)
+        result = search(noises.solutions(searched, nodes), request, status.update)
+        figures = measured(result, noises, searched, fresh, status.update)
         file = StepsFile(
             sampler="euler",
             segments=noises.segments,
             guidance=guidance,
-            grids={evaluations: times_of(kinds[request.search], nodes) for evaluations, kinds in found.grids.items()},
+            grids={evaluations: times_of(kinds[request.search], nodes) for evaluations, kinds in result.grids.items()},
             figures=figures.to_dict(),
             made_by={
                 "run": str(request.run),
@@ -50,7 +50,7 @@ def run(request: StepsRequest, out: Path, page: Path | None = None) -> int:
                 "seed": request.seed,
             },
         )
-        document = page and steps_page(file, figures, found, noises, fresh) if first else None
+        document = page and steps_page(file, figures, result, noises, fresh) if first else None
         if first:
             file.write(out)
         dist.barrier()  # whoever reads the file next finds it

@@ -20,10 +20,10 @@ _SIZE = re.compile(r"\s*([0-9]+(?:\.[0-9]+)?)\s*([A-Za-z]+)\s*")
 
 def parse_bytes(text: str, field: str) -> int:
     """Reads a size such as ``80GB`` (10^9 bytes) or ``64GiB`` (2^30 bytes), 1 or more."""
-    found = _SIZE.fullmatch(text)
-    if found is None or found[2] not in _UNITS:
+    match = _SIZE.fullmatch(text)
+    if match is None or match[2] not in _UNITS:
         raise ValueError(f"{field}: {text!r} is not a size; use a number with a unit, such as 80GB or 64GiB")
-    size = math.floor(float(found[1]) * _UNITS[found[2]])
+    size = math.floor(float(match[1]) * _UNITS[match[2]])
     if size < 1:
         raise ValueError(f"{field}: {text!r} is not an amount of memory; use for example 80GB")
     return size

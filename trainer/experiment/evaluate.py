@@ -86,8 +86,8 @@ def measure_run(
         raise ValueError(f"--num: {spec.num} samples are held at a time; use {MOST_SAMPLES:,} or less")
     check_least(("--num", spec.num, 2), ("--likelihood", spec.likelihood, 0), ("--seed", spec.seed, 0))
     if _measured_by_task(run_dir):
-        with opened_network(run_dir) as found:
-            return _measured(run_dir, found, spec, picture, progress)
+        with opened_network(run_dir) as restored:
+            return _measured(run_dir, restored, spec, picture, progress)
     config = restored_flow(run_dir)[1]
     assert isinstance(config.sample, FlowSample)
     sample, controls = config.sample, config.sample.controls
@@ -128,14 +128,14 @@ def play_run(
             "(the features verb trains a classifier for them), or give the run of an autoencoder"
         )
     batch = played_examples(data, episodes)
-    with opened_network(run_dir) as found:
-        device = next(found.model.parameters()).device
+    with opened_network(run_dir) as restored:
+        device = next(restored.model.parameters()).device
         if features is not None:
             extract, name = read_extractor(features, device), f"features of {features.name}"
         else:
-            assert isinstance(found.model, GivesFeatures)
-            extract, name = found.model.features, "features of the run"
-        of_run = {"checkpoint": found.checkpoint, "device": device, "progress": progress}
+            assert isinstance(restored.model, GivesFeatures)
+            extract, name = restored.model.features, "features of the run"
+        of_run = {"checkpoint": restored.checkpoint, "device": device, "progress": progress}
         return measure_features(extract, name, batch, episodes, about=in_words(data), **of_run)
 
 

@@ -173,12 +173,15 @@ def _compare(request: FidRequest, launch: Launch, samples: Source, real: _Real, 
     statistics, near = real.statistics, None
     if statistics is None:
         assert real.source is not None
-        found = read(real.source, "real examples")
-        ordered = None if path is None else found.in_order(group)
-        statistics, near = Statistics(found.gaussian, found.num, ordered, real.source.digest, real.digest), found.kept
+        examples = read(real.source, "real examples")
+        ordered = None if path is None else examples.in_order(group)
+        statistics, near = (
+            Statistics(examples.gaussian, examples.num, ordered, real.source.digest, real.digest),
+            examples.kept,
+        )
         if path is not None and launch.rank == 0:
             statistics.write(path)
-            print(f"{path}: statistics of {found.num:,} real examples", flush=True)
+            print(f"{path}: statistics of {examples.num:,} real examples", flush=True)
     elif statistics.features is not None:
         own = statistics.features[: request.compared][group.rank() :: group.size()]
         near = torch.from_numpy(own.copy()).to(launch.device)

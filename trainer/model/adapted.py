@@ -203,24 +203,24 @@ def _scale(settings: AdaptersConfig) -> float:
 
 def _chosen(network: Network, on: tuple[str, ...]) -> dict[str, nn.Linear]:
     """The linear layers with one of `on` in their names; all linear layers of the blocks if `on` is empty."""
-    found = {
+    layers = {
         name: module for name, module in network.named_modules(remove_duplicate=False) if type(module) is nn.Linear
     }
-    if not found:
+    if not layers:
         raise ValueError(
             f"model.adapters: {type(network).__name__} has no layer of the class torch.nn.Linear, and adapters stand "
             "beside such alone; remove the section"
         )
-    parts = {part for name in found for part in name.split(".") if not part.isdecimal()}
+    parts = {part for name in layers for part in name.split(".") if not part.isdecimal()}
     if not on:
         modules = {id(module) for module in network.blocks.modules()}
-        inside = {name: layer for name, layer in found.items() if id(layer) in modules}
+        inside = {name: layer for name, layer in layers.items() if id(layer) in modules}
         if not inside:
             remedy = f"name some of {', '.join(sorted(parts))}"
             raise ValueError(f"model.adapters.on: is empty, and there is no linear layer in the blocks; {remedy}")
         return inside
     for part in on:
-        if not any(part in name.split(".") for name in found):
+        if not any(part in name.split(".") for name in layers):
             near = difflib.get_close_matches(part, sorted(parts), 3, 0) or sorted(parts)
             raise ValueError(f"model.adapters.on: {part} is in the name of no linear layer; use {' or '.join(near)}")
-    return {name: layer for name, layer in found.items() if not {*on}.isdisjoint(name.split("."))}
+    return {name: layer for name, layer in layers.items() if not {*on}.isdisjoint(name.split("."))}

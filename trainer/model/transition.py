@@ -105,8 +105,8 @@ class TransitionDiT(DiT):
 
     def velocities(self, tokens_BND: Tensor, y: Tensor, s: Tensor) -> Tensor:
         patches = self.grid.patches(y.flatten(0, -4)).unflatten(0, y.shape[:-3])
-        found = self.head(patches, s, tokens_BND)
-        return self.grid.images(found.flatten(0, -3)).unflatten(0, y.shape[:-3])
+        predicted = self.head(patches, s, tokens_BND)
+        return self.grid.images(predicted.flatten(0, -3)).unflatten(0, y.shape[:-3])
 
 
 class TransitionMLP(MLP):

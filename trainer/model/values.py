@@ -160,9 +160,9 @@ def fill(pieces: Iterable[StatePiece], values: Values) -> None:
         together.setdefault(drawn_at_once(piece.name)[0], []).append(piece)
     for of_one in together.values():
         for piece in of_one:
-            found = values.of(piece)
-            if found is not None:
-                piece.tensor.copy_(found)
+            content = values.of(piece)
+            if content is not None:
+                piece.tensor.copy_(content)
 
 
 def kept_weights(shards: Iterable[Shard], masters: Iterable[StatePiece]) -> list[StatePiece]:
@@ -184,8 +184,8 @@ def initialised(network: N, seed: int) -> N:
 
 def drawn_at_once(name: str) -> tuple[str, str]:
     """The unit that one generator draws (an expert, a router or a single parameter), and the parameter's name in it."""
-    found = _DRAWN_AT_ONCE.fullmatch(name)
-    return cast(tuple[str, str], found.groups()) if found else (name, "")
+    match = _DRAWN_AT_ONCE.fullmatch(name)
+    return cast(tuple[str, str], match.groups()) if match else (name, "")
 
 
 def _paths_around(name: str) -> Iterator[str]:
@@ -220,14 +220,14 @@ def check_weights(path: Path, shapes: Mapping[str, tuple[int, ...]], remedy: str
     """Refuses weights that :func:`initialise_from` could not use, without reading their values."""
     try:
         with open_weights(path) as weights:
-            found = {name: weights.shape(name) for name in weights.names}
+            present = {name: weights.shape(name) for name in weights.names}
     except (OSError, SafetensorError) as error:
         raise Refusal(path, "weights", f"cannot be read ({error})", remedy) from error
     for name, shape in shapes.items():
-        if name not in found:
+        if name not in present:
             raise Refusal(path, name, "is missing", remedy)
-        if found[name] != shape:
-            raise Refusal(path, name, f"has shape {found[name]}, not {shape}", remedy)
+        if present[name] != shape:
+            raise Refusal(path, name, f"has shape {present[name]}, not {shape}", remedy)
 
 
 def check_meaning(path: Path, model: NetworkConfig, otherwise: str = "begin without model.init_from") -> None:

@@ -32,13 +32,13 @@ def chosen_classes(config: RunConfig, words: Sequence[str]) -> tuple[int, ...]:
         raise ValueError("--class: the run draws for held-out examples, which have their classes; leave it out")
     if count == 0:
         raise ValueError("--class: the data of the run have no classes; leave it out")
-    found: list[int] = []
+    classes: list[int] = []
     for word in (part.strip() for text in words for part in ([text] if text in names else text.split(","))):
         number = class_number(config, "--class", word)
-        if number in found:
+        if number in classes:
             raise ValueError(f"--class: {word} is asked for twice; give each class once")
-        found.append(number)
-    return tuple(found)
+        classes.append(number)
+    return tuple(classes)
 
 
 def class_number(config: RunConfig, field: str, word: str) -> int:

@@ -143,8 +143,8 @@ class TrainedFlow:
         if x_0 is None:
             x_0 = self.starts(condition.rows(examples), examples, seed=seed, split=split)
         follows = chosen.build(self.parts.path)
-        found = follows.sample(field, x_0.to(device), chosen.grid(), keys=keys)
-        return replace(found, calls={**found.calls, "network": evaluations}) if controls else found
+        trajectory = follows.sample(field, x_0.to(device), chosen.grid(), keys=keys)
+        return replace(trajectory, calls={**trajectory.calls, "network": evaluations}) if controls else trajectory
 
     def _reward_inputs(self) -> RewardInputs:
         config = self.config

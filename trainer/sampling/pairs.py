@@ -171,8 +171,8 @@ def run(request: PairsRequest, out: Path) -> int:
     check_restorable(config, teacher.folder)
     index = _index(request, teacher.digest, config)
     if (out / INDEX).exists():
-        found = PairIndex.read(out)
-        if found.model_copy(update={"class_names": index.class_names}) != index:
+        existing = PairIndex.read(out)
+        if existing.model_copy(update={"class_names": index.class_names}) != index:
             raise Refusal(out / INDEX, "output", "contains other pairs", "give another folder, or delete this one")
         return _done(out, index, launch)
     mark = hashlib.sha256(json.dumps(index.made_by, sort_keys=True).encode()).hexdigest()[:16]
@@ -238,10 +238,10 @@ def _belongs(shard: Path, mark: str) -> bool:
         return False
     try:
         with safe_open(shard, framework="np") as file:
-            found = (file.metadata() or {}).get(MARK)
+            value = (file.metadata() or {}).get(MARK)
     except (OSError, SafetensorError) as error:
         raise Refusal(shard, "shard", f"cannot be read ({error})", "delete it; it is then drawn again") from error
-    if found != mark:
+    if value != mark:
         raise Refusal(shard, "output", "belongs to other pairs", "give another folder, or delete this one")
     return True
 

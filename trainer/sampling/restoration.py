@@ -44,7 +44,7 @@ def measured_errors(flow: TrainedFlow, *, labelled: bool, guidance: float, seed:
             f"method.weight: calibrated is measured on examples of the run, which cannot be read ({error}); bring them "
             "back, or use constant"
         ) from error
-    found = []
+    errors = []
     for own in torch.arange(len(batch.x_1)).split(together):
         keys = keys_of(own, "calibration", seed=seed).to(flow.device)
         examples = batch.x_1[own].to(flow.device)
@@ -53,8 +53,8 @@ def measured_errors(flow: TrainedFlow, *, labelled: bool, guidance: float, seed:
         label = torch.full((len(own),), flow.parts.null_label) if known is None else known
         condition = Condition(label=label, caption=no_captions(flow, len(own))).to(flow.device)
         field = flow.parts.field(flow.model, condition, guidance)
-        found.append(calibration_errors(field, states, flow.parts.path, keys).cpu())
-    means = torch.cat(found).mean(0).tolist()
+        errors.append(calibration_errors(field, states, flow.parts.path, keys).cpu())
+    means = torch.cat(errors).mean(0).tolist()
     return torch.tensor([float(f"{mean:.{DIGITS}g}") for mean in means], dtype=torch.float64)
 
 
@@ -174,13 +174,13 @@ class Restoration:
         keys = fold_in(keys[:, None], torch.arange(count)).flatten().to(flow.device)
         states = self._solver.solve(field, agreement, keys=keys).states
         images = flow.parts.space.decode(flow.parts.data_of(states))
-        found = {"evaluations": torch.full((len(rows), 1), network.examples // len(rows))}
+        samples = {"evaluations": torch.full((len(rows), 1), network.examples // len(rows))}
         if self._coded:
             residuals = _mean_square((operator.apply(images) - repeated)[:, None])
-            found["decoded_residuals"] = residuals.reshape(len(rows), count)
+            samples["decoded_residuals"] = residuals.reshape(len(rows), count)
             if self._request.method.consistency == "hard":
                 images = agreeing(operator, repeated, images)
-        return {"restored": images.unflatten(0, (len(rows), count)), **found}
+        return {"restored": images.unflatten(0, (len(rows), count)), **samples}
 
     def _agreement(self, operator: Operator, observed: Tensor) -> Consistency:
         parts, method = self._flow.parts, self._request.method

@@ -67,10 +67,10 @@ class ResultsFolder:
         if not record.exists():
             return
         try:
-            found = json.loads(record.read_text(encoding="utf-8"))
+            stored = json.loads(record.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
             raise Refusal(record, "record", f"cannot be read ({error})", "delete the folder") from error
-        for field, there, here in _differences(found, self.record):
+        for field, there, here in _differences(stored, self.record):
             problem = f"is {json.dumps(there)} there but {json.dumps(here)} is asked for"
             raise Refusal(record, field, problem, "give another folder, or ask for the same again")
 
@@ -84,8 +84,8 @@ class ResultsFolder:
         """Whether there are results of a picture; `mark` distinguishes pictures of the same name."""
         if not self.file_of(name).exists():
             return False
-        found = self._metadata(name)
-        return found.get(OF_REQUEST) == self._mark and found.get(OF_PICTURE) == mark
+        metadata = self._metadata(name)
+        return metadata.get(OF_REQUEST) == self._mark and metadata.get(OF_PICTURE) == mark
 
     def problem(self, name: str) -> str:
         """Why a processed picture has no results; empty if it has some."""
@@ -160,9 +160,9 @@ def work_through(
         for number, rows in enumerate(batches)
         if not all(results.has(pictures.names[row], pictures.marks[row]) for row in rows.tolist())
     ]
-    found = [unfinished]
-    dist.broadcast_object_list(found)  # ranks that look at different times would share out different work
-    numbers = found[0]
+    codes = [unfinished]
+    dist.broadcast_object_list(codes)  # ranks that look at different times would share out different work
+    numbers = codes[0]
     rounds = -(-len(numbers) // ranks.size())
     writes = launch.rank == dist.get_process_group_ranks(_alike())[0]
     own = [*numbers[ranks.rank() :: ranks.size()]]

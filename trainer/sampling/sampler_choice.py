@@ -64,9 +64,11 @@ def sampler_of(config: RunConfig, path: Path, evaluations: int | None = None, *,
 def check_made_of(path: Path, weights: str) -> None:
     """Refuses grids searched for other averaged weights, by their SHA-256; a file without a digest passes."""
     made_by = StepsFile.read(path).made_by
-    found = made_by.get("weights", weights)
-    if found != weights:
-        problem = f"names the weights {str(found)[:12]} of {made_by.get('run', 'another run')}, and {weights[:12]} draw"
+    made_with = made_by.get("weights", weights)
+    if made_with != weights:
+        problem = (
+            f"names the weights {str(made_with)[:12]} of {made_by.get('run', 'another run')}, and {weights[:12]} draw"
+        )
         raise Refusal(path, "made_by", problem, "search for these with python -m trainer steps")
 
 
@@ -111,9 +113,9 @@ class SamplerChoice:
         assert isinstance(config.sample, FlowSample)
         own = config.sample.sampler
         if isinstance(self.steps, Path):
-            found = sampler_of(config, self.steps, self.evaluations, guidance=guidance)
+            resolved = sampler_of(config, self.steps, self.evaluations, guidance=guidance)
             check_made_of(self.steps, Reference.of_run(ReferenceConfig(run=run_dir)).digest)
-            return found
+            return resolved
         chosen = own if self.sampler is None else _read(self.sampler, own)
         if self.steps is not None:
             chosen = with_steps(chosen, self.steps)
@@ -165,14 +167,14 @@ def _read(text: str, own: AnyConfig) -> AnyConfig:
         raise ValueError(f"--sampler: {text:.80} is neither a kind nor settings; {_REMEDY}")
     section = {"sampler": document}
     try:
-        found: AnyConfig = _Sampler.model_validate(section).sampler
+        resolved: AnyConfig = _Sampler.model_validate(section).sampler
     except ValidationError as error:
         complaint = first_complaint(error, section, _Sampler)
         raise ValueError(f"--{complaint.field}: {complaint.problem}; {complaint.remedy or _REMEDY}") from error
-    if segments_of(own) > 1 and not isinstance(found, Segmented) and found.follows_velocity:
-        within = {"kind": "segmented", "segments": segments_of(own), "within": found.model_dump()}
+    if segments_of(own) > 1 and not isinstance(resolved, Segmented) and resolved.follows_velocity:
+        within = {"kind": "segmented", "segments": segments_of(own), "within": resolved.model_dump()}
         return _Sampler.model_validate({"sampler": within}).sampler
-    return found
+    return resolved
 
 
 _OPTION = "--controls"
@@ -193,10 +195,10 @@ def read_controls(text: str) -> tuple[AnyControl, ...]:
         raise ValueError(f"{_OPTION}: {text:.80} cannot be read ({error}); {_LISTED}") from error
     if not isinstance(document, list | dict):
         raise ValueError(f"{_OPTION}: {text!r} lists no controls; {_LISTED}")
-    found = _validated(document)
-    if isinstance(found, Complaint):
-        raise ValueError(f"--{found.field}: {found.problem}; {found.remedy or _LISTED}") from found.cause
-    return found
+    controls = _validated(document)
+    if isinstance(controls, Complaint):
+        raise ValueError(f"--{controls.field}: {controls.problem}; {controls.remedy or _LISTED}") from controls.cause
+    return controls
 
 
 def check_chosen_controls(config: RunConfig, drawn_by: AnyConfig, guidance: float) -> None:
@@ -210,10 +212,12 @@ def _in_file(path: Path) -> tuple[AnyControl, ...]:
         document = read_yaml(path, "another file")
     if not isinstance(document, list | dict):
         raise Refusal(path, "document", "lists no controls", "write a list such as - {class: my_module:Mine}")
-    found = _validated(document)
-    if isinstance(found, Complaint):
-        raise Refusal(path, found.field, found.problem, found.remedy or "correct the value") from found.cause
-    return found
+    controls = _validated(document)
+    if isinstance(controls, Complaint):
+        raise Refusal(
+            path, controls.field, controls.problem, controls.remedy or "correct the value"
+        ) from controls.cause
+    return controls
 
 
 def _validated(document: list[Any] | dict[str, Any]) -> tuple[AnyControl, ...] | Complaint:

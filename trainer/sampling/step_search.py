@@ -143,10 +143,10 @@ def endpoint_grid(
     A node moves by a number of places that is halved when no move helps; the states before it are kept. The edges of
     segments stay. The result, the best of the descents from all starts, is no worse on these noises than any start.
     """
-    found: list[Descent] = []
+    descents: list[Descent] = []
     for start in dict.fromkeys(starts):
-        found.append(_descend(solutions, start, found[-1].tried if found else 0, progress))
-    return min(found, key=lambda one: one.error)._replace(tried=found[-1].tried)
+        descents.append(_descend(solutions, start, descents[-1].tried if descents else 0, progress))
+    return min(descents, key=lambda one: one.error)._replace(tried=descents[-1].tried)
 
 
 @torch.no_grad()
@@ -266,12 +266,12 @@ def search(solutions: Sequence[FineSolution], request: StepsRequest, progress: P
     cost, nodes = cost_matrix(solutions), solutions[0].nodes
     grids = {}
     for evaluations in request.evaluations:
-        found = {"uniform": uniform_grid(nodes, evaluations), "chord": chord_grid(cost, evaluations)}
+        searched = {"uniform": uniform_grid(nodes, evaluations), "chord": chord_grid(cost, evaluations)}
         if request.search == "endpoint":
 
             def tell(number: int, evaluations: int = evaluations) -> None:
                 progress(f"{evaluations} evaluations: {number} grids tried")
 
-            found["endpoint"] = endpoint_grid(solutions, tuple(found.values()), progress=tell).grid
-        grids[evaluations] = found
+            searched["endpoint"] = endpoint_grid(solutions, tuple(searched.values()), progress=tell).grid
+        grids[evaluations] = searched
     return Search(cost, grids)

@@ -162,10 +162,10 @@ def shared(run_dir: Path, chosen: sampler.AnyConfig) -> Iterator[SharedFlow]:
         tensor_parallel=layout.tensor_parallel,
         relay_ranks=layout.relay_ranks,
     ):
-        found = restored_together(run_dir, launch)
-        model = found.model.to(launch.device)
-        flow = TrainedFlow(found.config, FlowParts(found.config), model, found.folder.name)
-        yield SharedFlow(flow, found.layout, launch)
+        restored = restored_together(run_dir, launch)
+        model = restored.model.to(launch.device)
+        flow = TrainedFlow(restored.config, FlowParts(restored.config), model, restored.folder.name)
+        yield SharedFlow(flow, restored.layout, launch)
 
 
 @dataclass(frozen=True)

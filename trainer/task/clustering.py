@@ -117,7 +117,7 @@ class _Problem:
         """The plan [..., N, M] for a cost [..., N, K], with exact rows and mass, and its potentials [..., M]."""
         warm = start is not None and start.shape[-1] == len(self._prices)
         columns = functional.pad(cost, (0, 1)) if self._partial else cost
-        found = sinkhorn(
+        solution = sinkhorn(
             columns,
             self._rows,
             self._sizes,
@@ -128,17 +128,17 @@ class _Problem:
             tolerance=0,
             max_iterations=self._settings.iterations * (1 if warm else COLD),
         )
-        potentials = self._balanced(cost, found.potentials[1])
+        potentials = self._balanced(cost, solution.potentials[1])
         return ((potentials[..., None, :] - columns) / self._settings.epsilon).softmax(-1) / self._num, potentials
 
     def objective(self, cost: Tensor, plan: Tensor) -> Tensor:
         """The objective of plans [..., N, M], without the term of the neighbours."""
         labels, price = plan[..., : self._clusters], self._settings.price
-        found = (cost * labels).sum((-2, -1)) + self._settings.epsilon * torch.xlogy(plan, plan).sum((-2, -1))
+        values = (cost * labels).sum((-2, -1)) + self._settings.epsilon * torch.xlogy(plan, plan).sum((-2, -1))
         if math.isinf(price):
-            return found
+            return values
         sizes, wanted = labels.sum(-2), self.mass / self._clusters
-        return found + price * (torch.xlogy(sizes, sizes / wanted) - sizes + wanted).sum(-1)
+        return values + price * (torch.xlogy(sizes, sizes / wanted) - sizes + wanted).sum(-1)
 
     def _balanced(self, cost: Tensor, potentials: Tensor) -> Tensor:
         """Sets the last of the potentials [..., M] so that, with exact rows, the mass left out is exact.
@@ -250,14 +250,17 @@ class ClusteringTask(MicroBatchTask[DrawnViews]):
             )
         num = logits_VNK.shape[1]
         logits_VNK, features_VNW = self._with_memory(logits_VNK, features_VNW)
-        found = labelled(logits_VNK, features_VNW, self.settings.labels, self._taken / self._plans, self._potentials)
-        self._taken, self._potentials = self._taken + 1, found.potentials
-        labels_VNK = found.labels[:, :num][:, own].flip(0).float()
+        labelled_views = labelled(
+            logits_VNK, features_VNW, self.settings.labels, self._taken / self._plans, self._potentials
+        )
+        self._taken, self._potentials = self._taken + 1, labelled_views.potentials
+        labels_VNK = labelled_views.labels[:, :num][:, own].flip(0).float()
         figures = {
-            "plan_mass": found.labels.sum(-1).mean(),
-            "plan_objective": found.objective.mean(),
-            "first_plan_objective": found.first_objective.mean(),
-            "largest_cluster": found.labels.sum(-2).amax(-1).mean() / found.labels.sum((-2, -1)).mean(),
+            "plan_mass": labelled_views.labels.sum(-1).mean(),
+            "plan_objective": labelled_views.objective.mean(),
+            "first_plan_objective": labelled_views.first_objective.mean(),
+            "largest_cluster": labelled_views.labels.sum(-2).amax(-1).mean()
+            / labelled_views.labels.sum((-2, -1)).mean(),
         }
         pieces = labels_VNK.split([len(one.views) // 2 for one in drawn], dim=1)
         return [

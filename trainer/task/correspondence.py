@@ -136,18 +136,18 @@ class CorrespondenceTask(MicroBatchTask[DrawnPairs]):
         with networks.average() as model:
             features = [features_of(model, pair) for pair in pairs]
         if dist.get_rank() == 0:
-            found = (own_map(pair, values, self._sample)[0] for pair, values in zip(pairs, features, strict=True))
-            show_pairs([*zip(pairs, found, strict=True)], stem)
+            maps = (own_map(pair, values, self._sample)[0] for pair, values in zip(pairs, features, strict=True))
+            show_pairs([*zip(pairs, maps, strict=True)], stem)
 
     def measure(self, networks: Networks, spec: MeasurementSpec, progress: Progress) -> Measurement:
-        found = []
+        measured = []
         for number, pair in enumerate(self._shown, 1):
             progress(f"matching pair {number} of {len(self._shown)}")
             with networks.average() as model:
                 features = features_of(model, pair)
             mirror, temperature = self._dataset.config.mirror, self.settings.temperature
-            found.append(matched(pair, features, self._sample, temperature=temperature, mirror=mirror))
-        return CorrespondenceMeasurement(spec.checkpoint, found)
+            measured.append(matched(pair, features, self._sample, temperature=temperature, mirror=mirror))
+        return CorrespondenceMeasurement(spec.checkpoint, measured)
 
     @property
     def _sample(self) -> SurfaceSample:

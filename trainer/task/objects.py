@@ -186,13 +186,13 @@ class BuildingTask(MicroBatchTask[DrawnObjects]):
         """Builds `num` objects of each preference [N, K]; they depend on model, preference and seed alone."""
         device = next(model.parameters()).device
         keys = fold_in(torch.tensor(derive_seed(seed, "objects")), torch.arange(num)).to(device)
-        found = []
+        objects = []
         for weights in preferences.to(device):
             walked = self.walked(model, self.wanted(keys, weights.expand(num, -1), exponent))
             assert walked.walks is not None
             assert walked.valued is not None
             one = Preferences(weights[None], walked.preferences.exponent[:1])
-            found.append(
+            objects.append(
                 Built(
                     weights=tuple(weights.tolist()),
                     exponent=float(one.exponent),
@@ -202,7 +202,7 @@ class BuildingTask(MicroBatchTask[DrawnObjects]):
                     wanted=self._wanted_cells(one),
                 )
             )
-        return found
+        return objects
 
     def wanted(self, keys: Tensor, weights: Tensor, exponent: float | None = None) -> DrawnObjects:
         """Requests for objects of preferences [B, K]; `exponent` None: the largest that is learned."""
@@ -264,7 +264,7 @@ def measured(task: BuildingTask, model: Network, spec: MeasurementSpec, progress
     known = None if states is None else _Known(task, model, states)
     even = even_objects(task, spec.num * len(preferences), spec.seed)
     even_rewards = task.rewards(even)
-    found = []
+    fronts = []
     for number, weights in enumerate(preferences, start=1):
         progress(f"building {spec.num:,} objects of preference {number} of {len(preferences)}")
         (built,) = task.built(model, weights[None], spec.num, exponent=exponent, seed=spec.seed)
@@ -272,7 +272,7 @@ def measured(task: BuildingTask, model: Network, spec: MeasurementSpec, progress
         figures = task.log_reward(even, every).figures["reward"]
         values, objects = built.reward.numpy(), built.objects.numpy()
         best = best_distinct(values, objects, BEST)
-        found.append(
+        fronts.append(
             OfPreference(
                 weights=built.weights,
                 rewards=built.rewards.double().numpy(),
@@ -290,7 +290,7 @@ def measured(task: BuildingTask, model: Network, spec: MeasurementSpec, progress
         num=spec.num,
         seed=spec.seed,
         exponent=exponent,
-        preferences=found,
+        preferences=fronts,
         even=even_rewards.double().numpy(),
         reachable=None if known is None else task.rewards(known.objects).double().numpy(),
         has_picture=is_plane(environment),

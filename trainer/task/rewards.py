@@ -148,7 +148,7 @@ class GaussianProcess(NamedTuple):
         distances = torch.cdist(places_NC, places_NC, compute_mode="donot_use_mm_for_euclid_dist")
         apart = distances[distances > 0]
         unit = apart.median() if apart.numel() else torch.ones((), dtype=torch.float64)
-        found = []
+        fits = []
         for values_N in ((values_NK - mean) / deviation).T:
             tried = []
             for length in LENGTHS:
@@ -158,8 +158,8 @@ class GaussianProcess(NamedTuple):
                 likelihood = -0.5 * values_N @ weights - factor.diagonal().log().sum()
                 tried.append((float(likelihood), length, weights, torch.cholesky_inverse(factor)))
             _, *best = max(tried, key=lambda one: one[0])
-            found.append(best)
-        lengths, weights, inverse = zip(*found, strict=True)
+            fits.append(best)
+        lengths, weights, inverse = zip(*fits, strict=True)
         scaled = torch.tensor(lengths, dtype=torch.float64) * unit
         return cls(places_NC, scaled, torch.stack(weights), torch.stack(inverse), mean, deviation)
 

@@ -39,8 +39,8 @@ def is_steady(steps: Sequence[int], columns: Columns, groups: Iterable[str]) -> 
     if len(steps) < 2 or any(second != first + 1 for first, second in pairwise(steps)):
         return False
     signatures = _signatures(columns, groups)
-    found = [signatures[columns.step == np.uint64(step)] for step in steps]
-    return any(_repeats(found, cycle) for cycle in range(1, len(steps)))
+    per_step = [signatures[columns.step == np.uint64(step)] for step in steps]
+    return any(_repeats(per_step, cycle) for cycle in range(1, len(steps)))
 
 
 def _repeats(steps: Sequence[Codes], cycle: int) -> bool:
@@ -141,7 +141,7 @@ def _renamed_lines(lines: bytes, names: Mapping[str, str]) -> bytes:
     if all(old == new for old, new in names.items()):
         return lines
     words = {json.dumps(old).encode(): json.dumps(new).encode() for old, new in names.items()}
-    return _GROUP.sub(lambda found: words[found[0]], lines)
+    return _GROUP.sub(lambda match: words[match[0]], lines)
 
 
 def _records(paths: Sequence[Path], names: Mapping[tuple[str, Ranks], str], rank: int) -> Iterator[CollectiveRecord]:

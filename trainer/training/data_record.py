@@ -107,7 +107,7 @@ def _compared(before: DataRecord, now: DataRecord, files: Sequence[DataFiles]) -
 def _verified(known: Sequence[str] | None, files: DataFiles, beat: Callable[[], None]) -> tuple[str, ...]:
     """Digests of all groups of files, read by all ranks together; refuses those that differ from `known`."""
     groups, rank, world_size = files.groups, dist.get_rank(), dist.get_world_size()
-    found: dict[int, str] = {}
+    of_groups: dict[int, str] = {}
     for first in range(0, len(groups), world_size * _GROUPS_AT_ONCE):
         own = range(first + rank, min(first + world_size * _GROUPS_AT_ONCE, len(groups)), world_size)
         try:
@@ -115,9 +115,9 @@ def _verified(known: Sequence[str] | None, files: DataFiles, beat: Callable[[], 
         except RankError as error:
             raise Refusal(files.folder, "content", f"cannot be read ({error})", REMEDY) from error
         for part in parts:
-            found |= part
+            of_groups |= part
         beat()
-    digests = tuple(found[number] for number in range(len(groups)))
+    digests = tuple(of_groups[number] for number in range(len(groups)))
     for group, one, other in zip(groups, known or digests, digests, strict=False):
         if one != other:
             among = f", or one of the {len(group) - 1} files after it does" if len(group) > 1 else ""

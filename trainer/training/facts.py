@@ -80,8 +80,8 @@ def _version(name: str) -> str | None:
 def _code() -> Iterator[tuple[str, str]]:
     """Every source file of this project's packages, by its path in the package, with its digest."""
     for name in OWN_PACKAGES:
-        found = find_spec(name)
-        for root in (found and found.submodule_search_locations) or ():
+        spec = find_spec(name)
+        for root in (spec and spec.submodule_search_locations) or ():
             for path in sorted(Path(root).rglob("*.py")):
                 yield f"{name}/{path.relative_to(root)}", _digest(path)
 

@@ -69,5 +69,5 @@ def _relax(
         else:
             step *= 0.8
         rates = np.maximum(rates + step * scale * over / limit, 0.0)
-    nearest = sorted(met.values(), key=lambda found: found[0])[:2]
+    nearest = sorted(met.values(), key=lambda pair: pair[0])[:2]
     return [ranks for _, ranks in nearest], bound

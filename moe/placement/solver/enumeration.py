@@ -66,14 +66,15 @@ def balanced_assignments(num_experts: int, num_ranks: int) -> NDArray[np.int64]:
 
     The first is the contiguous assignment.
     """
-    found = np.zeros((1, 0), np.int64)
+    assignments = np.zeros((1, 0), np.int64)
     for _ in range(num_experts):
         longer = np.concatenate(
-            [np.repeat(found, num_ranks, axis=0), np.tile(np.arange(num_ranks), len(found))[:, None]], axis=1
+            [np.repeat(assignments, num_ranks, axis=0), np.tile(np.arange(num_ranks), len(assignments))[:, None]],
+            axis=1,
         )
         held = (longer[:, :, None] == longer[:, -1, None, None]).sum(axis=(1, 2))
-        found = longer[held <= num_experts // num_ranks]
-    return found
+        assignments = longer[held <= num_experts // num_ranks]
+    return assignments
 
 
 def prices_of_all(problem: LayerProblem, states: NDArray[np.int64]) -> NDArray[np.float64]:

@@ -34,13 +34,13 @@ def start_within(loads: NDArray[np.int64], num_ranks: int, limits: NDArray[np.fl
         if not keeps(ranks[layer], loads[layer], most, num_ranks):
             ranks[layer] = pack_layer(loads[layer], num_ranks, num_experts // num_ranks).argmax(axis=1)
         if not keeps(ranks[layer], loads[layer], most, num_ranks):
-            found = _fit(loads[layer], num_ranks, most)
-            if found is None or not keeps(found, loads[layer], most, num_ranks):
+            fitted = _fit(loads[layer], num_ranks, most)
+            if fitted is None or not keeps(fitted, loads[layer], most, num_ranks):
                 raise ValueError(
                     f"limits: no balanced assignment found that keeps every rank of layer {layer} within {most:g} "
                     "choices; give a higher limit"
                 )
-            ranks[layer] = found
+            ranks[layer] = fitted
     return ranks
 
 
@@ -76,7 +76,7 @@ def _fit(loads: NDArray[np.int64], num_ranks: int, limit: float) -> NDArray[np.i
 class LeastLoad:
     """Load of the busiest rank in the best balanced assignment found, and a proven lower bound on that load."""
 
-    found: float
+    best: float
     proven: float
 
 
@@ -102,12 +102,12 @@ def load_limits(
     for layer, loads in enumerate(statistics.loads):
         if busiest(loads, pack_layer(loads, num_ranks, slots)) > limits[layer]:
             least = least_load(loads, num_ranks)
-            if least.found > limits[layer]:
+            if least.best > limits[layer]:
                 beyond[layer] = least
     if beyond and strict:
         raise ValueError(_refusal(max_load, beyond, means))
     for layer, least in beyond.items():
-        limits[layer] = least.found
+        limits[layer] = least.best
     return limits
 
 
@@ -116,12 +116,12 @@ def least_load(loads: NDArray[np.integer], num_ranks: int) -> LeastLoad:
 
     Both are equal for few experts and ranks, which an integer programme settles.
     """
-    found = busiest(loads, pack_layer(loads, num_ranks, len(loads) // num_ranks))
+    best = busiest(loads, pack_layer(loads, num_ranks, len(loads) // num_ranks))
     proven = _simple_bound(loads, num_ranks)
-    if proven < found and loads.size * num_ranks <= _MOST_CELLS:
+    if proven < best and loads.size * num_ranks <= _MOST_CELLS:
         better, bound = _partition(loads, num_ranks)
-        found, proven = min(found, better), max(proven, bound)
-    return LeastLoad(found, proven)
+        best, proven = min(best, better), max(proven, bound)
+    return LeastLoad(best, proven)
 
 
 def _simple_bound(loads: NDArray[np.integer], num_ranks: int) -> float:
@@ -162,16 +162,16 @@ def _partition(loads: NDArray[np.integer], num_ranks: int) -> tuple[float, float
     if answer.x is None:
         return np.inf, 0.0
     chosen = answer.x[:-1].reshape(num_experts, num_ranks).argmax(axis=1)
-    found = float(np.bincount(chosen, weights=loads, minlength=num_ranks).max())
-    return found, min(float(ceil(answer.mip_dual_bound - 1e-6)), found)
+    best = float(np.bincount(chosen, weights=loads, minlength=num_ranks).max())
+    return best, min(float(ceil(answer.mip_dual_bound - 1e-6)), best)
 
 
 def _refusal(max_load: float, beyond: dict[int, LeastLoad], means: NDArray[np.float64]) -> str:
-    layer = max(beyond, key=lambda layer: beyond[layer].found / means[layer])
-    found, proven = beyond[layer].found / means[layer], beyond[layer].proven / means[layer]
-    known = f"the least possible is {_up(found)}, which is certified"
-    if proven < found:
-        known = f"the least found is {_up(found)}, and none below {proven:.4f} is possible"
+    layer = max(beyond, key=lambda layer: beyond[layer].best / means[layer])
+    best, proven = beyond[layer].best / means[layer], beyond[layer].proven / means[layer]
+    known = f"the least possible is {_up(best)}, which is certified"
+    if proven < best:
+        known = f"the least found is {_up(best)}, and none below {proven:.4f} is possible"
     return (
         f"max_load: no placement is known that keeps {max_load:g} in layer {layer}; {known}; give that or more, or "
         "spread hot experts by --slots-per-rank"

@@ -135,9 +135,9 @@ class LayerProblem:
         evenness = 0.0
         if np.isfinite(self.limit):
             evenness = _EVENNESS * self.price(ranks) / max(self.loads.sum(), 1.0)
-        found = ranks.copy()
-        kernels().search_swaps(self._arrays, self.limit, evenness, found, steps, seed)
-        return found
+        exchanged = ranks.copy()
+        kernels().search_swaps(self._arrays, self.limit, evenness, exchanged, steps, seed)
+        return exchanged
 
     def _cheapest(self, choices: list[NDArray[np.int64]]) -> NDArray[np.int64]:
         return min((ranks for ranks in choices if self.keeps_limit(ranks)), key=self.price)

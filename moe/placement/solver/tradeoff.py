@@ -49,14 +49,14 @@ def trade_off(
     loosest_first = sorted({*caps, own}, key=lambda cap: -np.inf if cap is None else -cap)
     limits = {cap: _limits(statistics, topology, cap) for cap in loosest_first}
     if choose_solver(statistics, topology, placement.dispatch, capped=True) in ("viterbi", "enumeration"):
-        found = _exact(statistics, topology, placement.dispatch, limits)
-        found[own] = placement.expert_ranks()
+        by_cap = _exact(statistics, topology, placement.dispatch, limits)
+        by_cap[own] = placement.expert_ranks()
     else:
-        found = {own: placement.expert_ranks()}
+        by_cap = {own: placement.expert_ranks()}
         place = loosest_first.index(own)
         for nearest, cap in (*pairwise(loosest_first[place:]), *pairwise(loosest_first[place::-1])):
-            found[cap] = _improved(statistics, topology, placement.dispatch, found[nearest], limits[cap], seed)
-    traffic = {cap: evaluate(statistics, topology, ranks, placement.dispatch) for cap, ranks in found.items()}
+            by_cap[cap] = _improved(statistics, topology, placement.dispatch, by_cap[nearest], limits[cap], seed)
+    traffic = {cap: evaluate(statistics, topology, ranks, placement.dispatch) for cap, ranks in by_cap.items()}
     for tighter, cap in pairwise(loosest_first[::-1]):
         if cap != own and traffic[tighter].cost < traffic[cap].cost:
             traffic[cap] = traffic[tighter]

@@ -113,7 +113,7 @@ def test_a_cap_that_cannot_be_kept_is_refused_with_the_least_that_can() -> None:
         statistics = RoutingStatistics.collect(trace(ids, draw.integers(4, size=200), 8, 4), 4)
         tried = np.stack([loads_of(statistics, np.tile(state, (3, 1)), 4) for state in STATES]).min(axis=0)
         for loads, least in zip(statistics.loads, tried, strict=True):
-            assert least_load(loads, 4).found == least_load(loads, 4).proven == least
+            assert least_load(loads, 4).best == least_load(loads, 4).proven == least
         lowest = float((tried / (statistics.loads.sum(axis=1) / 4)).max())
         with pytest.raises(ValueError, match="max_load: no placement is known") as refused:
             solve(statistics, Topology.hops(1, 4), objective="copies", max_load=max(lowest - 0.01, 1))
@@ -131,8 +131,8 @@ def test_a_cap_that_cannot_be_kept_is_refused_with_the_least_that_can() -> None:
 def test_large_layers_say_what_is_found_and_what_is_proven() -> None:
     loads = np.random.default_rng(0).pareto(1.0, 64).astype(int) * 10 + 1
     least = least_load(loads, 8)
-    assert loads.max() <= least.proven <= least.found
-    assert least.found >= loads.sum() / 8
+    assert loads.max() <= least.proven <= least.best
+    assert least.best >= loads.sum() / 8
 
 
 def test_the_contiguous_placement_is_refused_where_it_breaks_the_cap() -> None:

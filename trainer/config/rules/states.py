@@ -25,9 +25,9 @@ def of_labels_in_state(config: RunConfig) -> Objections:
     label = flow.coupling.label
     shape = config.data_context_shape
     if isinstance(label, Channels):
-        found = "none" if shape is None else f"{shape[0]} channels"
+        described = "none" if shape is None else f"{shape[0]} channels"
         if shape is None or shape[0] != label.num:
-            problem = f"{label.num}, and {config.data.kind} data have {found} beside each image"
+            problem = f"{label.num}, and {config.data.kind} data have {described} beside each image"
             remedy = "write shards with a context" if shape is None else f"use {shape[0]}"
             yield "flow.coupling.label.num", problem, remedy
     elif shape is not None:
@@ -91,9 +91,9 @@ def of_clips(config: RunConfig) -> Objections:
         remedy = "use clips" if channels else f"use {config.model.sample_kinds[0]}"
         yield "sample.kind", f"{config.sample.kind}, and the data are {what}", remedy
     if isinstance(flow.context, FirstFrame) and flow.context.channels != channels:
-        found = f"frames of {channels} channels" if channels else f"no frames but {config.data.kind}"
+        described = f"frames of {channels} channels" if channels else f"no frames but {config.data.kind}"
         remedy = f"use {channels}" if channels else "use data.kind moving_pictures, or another flow.context"
-        yield "flow.context.channels", f"{flow.context.channels}, and the data have {found}", remedy
+        yield "flow.context.channels", f"{flow.context.channels}, and the data have {described}", remedy
     if not channels:
         return
     for name in ("source", "latent"):

@@ -35,12 +35,12 @@ class PictureFolder(Source):
     def __init__(self, path: Path, reading: Reading) -> None:
         reading.check_only("a folder of pictures", path, "size", "buckets", "channels", "no_labels")
         try:
-            found = sub_folders(path)
-            self._names = picture_names(path, () if reading.no_labels else found)
+            folders = sub_folders(path)
+            self._names = picture_names(path, () if reading.no_labels else folders)
         except ValueError as error:
             problem, _, remedy = str(error).partition(": ")[2].partition("; ")
             raise Refusal(path, "pictures", problem.removeprefix(f"{path} "), remedy) from error
-        self.class_names = () if reading.no_labels else found
+        self.class_names = () if reading.no_labels else folders
         self.num_classes, self.num_examples, self._folder = len(self.class_names), len(self._names), path
         self.shapes = picture_shapes(reading, path, lambda: path / self._names[0])
         self.shape_numbers = nearest_shapes([path / name for name in self._names], self.shapes)

@@ -102,11 +102,11 @@ class ShardFolder:
         """Returns how many examples a shard holds; refuses a shard with another mark."""
         try:
             with safe_open(path, framework="np") as file:
-                found = (file.metadata() or {}).get(MARK)
+                mark = (file.metadata() or {}).get(MARK)
                 count = file.get_slice("data").get_shape()[0]
         except (OSError, SafetensorError) as error:
             raise Refusal(path, "shard", f"cannot be read ({error})", "delete it; it is then written again") from error
-        if found != self._mark:
+        if mark != self._mark:
             raise Refusal(path, "output", "belongs to other examples, options or seed", ELSEWHERE)
         return count
 

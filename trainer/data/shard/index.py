@@ -298,9 +298,9 @@ class PairIndex(FolderIndex):
     @property
     def arrays(self) -> dict[str, tuple[tuple[int, ...], str]]:
         """Shape of a row and type of each array of a shard."""
-        found: dict[str, tuple[tuple[int, ...], str]] = dict.fromkeys(("x_0", "x_1"), (self.shape, self.dtype))
+        shapes: dict[str, tuple[tuple[int, ...], str]] = dict.fromkeys(("x_0", "x_1"), (self.shape, self.dtype))
         if self.num_classes:
-            found["labels"] = ((), "int64")
+            shapes["labels"] = ((), "int64")
         if self.segments is not None or self.nodes is not None:
-            found["interval"] = ((2,), "float32")
-        return found
+            shapes["interval"] = ((2,), "float32")
+        return shapes

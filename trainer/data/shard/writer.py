@@ -100,8 +100,8 @@ def write_shards(
 
 def _check_letters(numbers: NDArray[Any], alphabet: str) -> None:
     if numbers.dtype != np.uint8 or numbers.ndim != 2:
-        found = f"{numbers.dtype.name} {list(numbers.shape)}"
-        raise ValueError(f"examples: {found} are no sequences of letters; give their numbers, uint8 [B, L]")
+        described = f"{numbers.dtype.name} {list(numbers.shape)}"
+        raise ValueError(f"examples: {described} are no sequences of letters; give their numbers, uint8 [B, L]")
     if numbers.size and numbers.max() >= len(alphabet):
         raise ValueError(f"examples: {numbers.max()} is no number of the {len(alphabet)} letters from 0; correct them")
 
@@ -140,8 +140,8 @@ def _joined(pieces: list[Examples]) -> Examples:
         values = columns[name] = [part for one in pieces if (part := getattr(one, name)) is not None]
         kinds = {(one.dtype.name, one.shape[1:]) for one in values if len(one) and name != "labels"}
         if len(kinds) > 1 or len(values) not in (0, len(pieces)):
-            found = sorted(kinds, key=str)
-            raise ValueError(f"{name}: {found} stand side by side; give examples of one shape and type")
+            names = sorted(kinds, key=str)
+            raise ValueError(f"{name}: {names} stand side by side; give examples of one shape and type")
     joined = {name: np.concatenate(values) for name, values in columns.items() if values}
     return Examples(**joined)
 

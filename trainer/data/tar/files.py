@@ -109,15 +109,15 @@ def find_tars(patterns: Sequence[str]) -> list[str]:
     and ``[...]`` for what is there, and a folder for its tars. ``::`` joins several in one.
     """
     parts = [part for pattern in patterns for part in pattern.split("::") if part]
-    found = [url for part in parts for expanded in expand_braces(part) for url in _listed(expanded)]
-    if not found:
+    urls = [url for part in parts for expanded in expand_braces(part) for url in _listed(expanded)]
+    if not urls:
         raise ValueError(f"path: {'::'.join(patterns)} names no tar; give a folder of them or a pattern")
     seen: set[str] = set()
-    for url in found:
+    for url in urls:
         if url in seen:
             raise ValueError(f"path: {url} is named twice; name each tar once")
         seen.add(url)
-    return found
+    return urls
 
 
 def names_of(urls: Sequence[str]) -> list[str]:
@@ -190,16 +190,16 @@ def _listed(url: str) -> list[str]:
     system, path = _system(url)
     try:
         if pattern:
-            found = system.glob(path)
+            listed = system.glob(path)
         elif system.isdir(path):
-            found = [name for name in system.ls(path, detail=False) if str(name).endswith(".tar")]
+            listed = [name for name in system.ls(path, detail=False) if str(name).endswith(".tar")]
         else:
             return [url]
     except Exception as error:  # each protocol has errors of its own
         problem = " ".join(str(error).split()) or type(error).__name__
         raise ValueError(f"path: {url} cannot be listed ({problem}); spell it out with braces") from error
     folder = posixpath.dirname(url) if pattern else url.rstrip("/")
-    names = sorted(posixpath.basename(str(name).rstrip("/")) for name in found)
+    names = sorted(posixpath.basename(str(name).rstrip("/")) for name in listed)
     return [posixpath.join(folder, name) for name in names]
 
 

@@ -121,12 +121,12 @@ def open_examples(folder: Path, index: TarIndex) -> NDArray[np.void]:
 def check_examples(folder: Path, index: TarIndex) -> None:
     """Reads all of ``examples.npy`` and refuses one that is not the index's."""
     try:
-        found = file_digest(folder / EXAMPLES)
+        digest = file_digest(folder / EXAMPLES)
     except OSError as error:
         problem = f"cannot be read ({error.strerror})"
         raise Refusal(folder / EXAMPLES, "index", problem, f"bring it back, or {REMEDY}") from error
-    if found != index.examples_sha256:
-        problem = f"is not the one that the index was written with ({found[:16]}, not {index.examples_sha256[:16]})"
+    if digest != index.examples_sha256:
+        problem = f"is not the one that the index was written with ({digest[:16]}, not {index.examples_sha256[:16]})"
         raise Refusal(folder / EXAMPLES, "examples_sha256", problem, REMEDY)
 
 
@@ -199,10 +199,10 @@ class TarReader:
             return view[start:end]
 
         if len(content) == self._rows["end"][number] - self._rows["start"][number]:
-            found = list(walk_examples(read, 0, len(content), verify=False))
-            if len(found) == 1 and found[0].check == self._rows["check"][number]:
-                places = found[0].members
-                return Example(found[0].key, {name: view[at : at + size] for name, (at, size) in places.items()})
+            examples = list(walk_examples(read, 0, len(content), verify=False))
+            if len(examples) == 1 and examples[0].check == self._rows["check"][number]:
+                places = examples[0].members
+                return Example(examples[0].key, {name: view[at : at + size] for name, (at, size) in places.items()})
         for _ in walk_examples(read, 0, len(content)):  # raises where a header is damaged
             pass
         problem = f"has other headers than the index says at example {self.tars.place(number)[1]}"

@@ -119,8 +119,8 @@ def _checksum_fits(header: bytes) -> bool:
 
 
 def _compression(header: bytes) -> str:
-    found = [name for magic, name in COMPRESSED.items() if header.startswith(magic)]
-    return f" ({found[0]} has compressed it, so that nothing in it can be found)" if found else ""
+    names = [name for magic, name in COMPRESSED.items() if header.startswith(magic)]
+    return f" ({names[0]} has compressed it, so that nothing in it can be found)" if names else ""
 
 
 def _name(header: bytes) -> bytes:
@@ -133,11 +133,11 @@ def _pax(content: bytes, offset: int) -> dict[bytes, bytes]:
     """Records ``LENGTH KEY=VALUE\\n``, where the length is that of the whole record."""
     records: dict[bytes, bytes] = {}
     while content:
-        found = _PAX_RECORD.match(content)
-        if found is None or not found.end() < int(found[1]) <= len(content):
+        match = _PAX_RECORD.match(content)
+        if match is None or not match.end() < int(match[1]) <= len(content):
             raise TarDamage(f"has an extended header at byte {offset:,} that cannot be read")
-        records[found[2]] = content[found.end() : int(found[1]) - 1]
-        content = content[int(found[1]) :]
+        records[match[2]] = content[match.end() : int(match[1]) - 1]
+        content = content[int(match[1]) :]
     return records
 
 

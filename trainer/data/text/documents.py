@@ -140,8 +140,8 @@ class DocumentReader:
             raise ValueError(f"is a {type(document).__name__}, not an object with the key {self.text_key}")
         text = document.get(self.text_key)
         if not isinstance(text, str):
-            found = f"as {self.text_key} a {type(text).__name__}" if self.text_key in document else _keys(document)
-            raise ValueError(f"has no text ({found}); give the key of the text with --field")
+            described = f"as {self.text_key} a {type(text).__name__}" if self.text_key in document else _keys(document)
+            raise ValueError(f"has no text ({described}); give the key of the text with --field")
         try:
             content = text.encode("utf-8")
         except UnicodeEncodeError as error:

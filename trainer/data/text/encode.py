@@ -180,14 +180,14 @@ def _check_splits(reader: DocumentReader, num_documents: Mapping[Split, int]) ->
     for split in SPLITS:
         if num_documents.get(split):
             continue
-        found = sum(num_documents.values())
+        total = sum(num_documents.values())
         draws = sorted(reader.draws(chunks(reader.files, document_end=reader.document_end)))
         remedy = "give text in more documents (files, lines of JSON, or parts that --document-end ends)"
         if len(draws) > 1:
             low, high = draws[:2] if split == "held_out" else draws[-2:]
             remedy = f"use --held-out {_shortest_between(low, high)}, or {remedy}"
         raise ValueError(
-            f"--held-out: the share {reader.held_out_share:g} of {found} document{'s' * (found != 1)} leaves none to "
+            f"--held-out: the share {reader.held_out_share:g} of {total} document{'s' * (total != 1)} leaves none to "
             f"the {split} split; {remedy}"
         )
 

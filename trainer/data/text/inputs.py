@@ -89,7 +89,7 @@ def listed_files(paths: Sequence[Path], endings: Sequence[str], out: Path) -> li
     `endings` are read, or all in UTF-8 if no endings are given. Refuses a folder without such files, two files of one
     name, and an `out` inside one of the paths.
     """
-    found: dict[str, TextFile] = {}
+    files: dict[str, TextFile] = {}
     for path in paths:
         if out.resolve().is_relative_to(path.resolve()):
             raise Refusal(out, "--out", f"is inside {path}, whose files are read", "give a folder elsewhere")
@@ -98,11 +98,11 @@ def listed_files(paths: Sequence[Path], endings: Sequence[str], out: Path) -> li
             wanted = f"file that ends in {' or '.join(endings)}" if endings else "file"
             raise Refusal(path, "folder", f"contains no {wanted}", "give files of text, or other --ending")
         for file in listed:
-            other = found.setdefault(file.name, file)
+            other = files.setdefault(file.name, file)
             if other is not file:
                 problem = f"has the name {file.name}, as {other.path} has"
                 raise Refusal(file.path, "file", problem, "give each once, or the folder that both are in")
-    return sorted(found.values(), key=lambda file: (derive_seed("file", file.name), file.name))
+    return sorted(files.values(), key=lambda file: (derive_seed("file", file.name), file.name))
 
 
 def chunks(
@@ -241,9 +241,9 @@ def _runs(file: TextFile, number: int, offset: int, size: int, document_end: byt
             stream.seek(end)
             while end < file.size:
                 ahead = stream.read(size)
-                found = (before + ahead).find(document_end)
-                if found >= 0:
-                    end += found - len(before) + len(document_end)
+                position = (before + ahead).find(document_end)
+                if position >= 0:
+                    end += position - len(before) + len(document_end)
                     break
                 end += len(ahead)
                 before = (before + ahead)[1 - len(document_end) :]

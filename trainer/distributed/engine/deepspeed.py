@@ -159,8 +159,8 @@ class DeepSpeedEngine:
         return whole
 
     def expert_state(self, shard: Shard) -> dict[str, Tensor]:
-        found = state_pieces([self._stack_of(shard)], self._optimizer, self._stage, STATE)
-        own = [piece for piece in found if piece.name == shard.name]
+        pieces = state_pieces([self._stack_of(shard)], self._optimizer, self._stage, STATE)
+        own = [piece for piece in pieces if piece.name == shard.name]
         return {kind: self.gathered(shard, [piece for piece in own if piece.kind == kind]) for kind in STATE}
 
     def set_expert_state(self, shard: Shard, state: Mapping[str, Tensor]) -> None:
@@ -182,8 +182,8 @@ class DeepSpeedEngine:
         if not self._has_experts:
             return groups
         everything = [{**group, "name": f"parameters {number}"} for number, group in enumerate(groups)]
-        found = split_params_into_different_moe_groups_for_optimizer(everything)
-        return [group for group in found if group["params"]]  # DeepSpeed leaves one empty before a large first stack
+        divided = split_params_into_different_moe_groups_for_optimizer(everything)
+        return [group for group in divided if group["params"]]  # DeepSpeed leaves one empty before a large first stack
 
     def _own_group_names(self, layout: Layout) -> dict[str, str]:
         names: dict[str, str] = {_data_group().group_name: "data"}

@@ -92,8 +92,8 @@ class Pictures:
     def __init__(self, folder: Path, num: int | None) -> None:
         if not folder.is_dir():
             raise Refusal(folder, "folder", "is none", "give a folder of pictures, or that of a run")
-        found = (Path(place) / name for place, _, names in os.walk(folder) for name in names)
-        names = [path for path in found if path.suffix.lower() in ENDINGS and path.name[0] != "."]
+        files = (Path(place) / name for place, _, names in os.walk(folder) for name in names)
+        names = [path for path in files if path.suffix.lower() in ENDINGS and path.name[0] != "."]
         self._files = sorted(names)[:num]
         if len(self._files) < 2:
             endings = ", ".join(sorted(ENDINGS))
@@ -216,9 +216,9 @@ def features_of(
         examples = block.examples if source.together else block.examples[:wanted]
         batches = source.read(examples) if len(examples) else []
         if wanted:
-            found = extractor.together([batch.to(extractor.device) for batch in batches])[:wanted].flatten(1)
-            moments.add(found, block.number)
-            features.append(found[: max(0, kept - block.number * size)])
+            rows = extractor.together([batch.to(extractor.device) for batch in batches])[:wanted].flatten(1)
+            moments.add(rows, block.number)
+            features.append(rows[: max(0, kept - block.number * size)])
         done = min(source.num, done + ranks * size)
         progress(done)
     gaussian, num = moments.fit(num_features, extractor.device, group)

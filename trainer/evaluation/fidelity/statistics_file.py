@@ -80,25 +80,25 @@ class Statistics:
             with np.load(path, allow_pickle=False) as arrays:
                 if (problem := oversize(arrays.zip)) is not None:
                     raise ValueError(problem)
-                found = {name: arrays[name] for name in ("mu", "sigma", "features", HEADER) if name in arrays.files}
+                stored = {name: arrays[name] for name in ("mu", "sigma", "features", HEADER) if name in arrays.files}
         except (OSError, ValueError, EOFError, AttributeError, zipfile.BadZipFile) as error:
             reason = " ".join(str(error).split())
             raise Refusal(path, "statistics", f"cannot be read ({reason})", REMEDY) from error
-        features = found.get("features")
+        features = stored.get("features")
         for name, shape in (("mu", (num_features,)), ("sigma", (num_features,) * 2), ("features", None)):
-            if name not in found:
+            if name not in stored:
                 if name == "features":
                     continue
                 raise Refusal(path, name, "is missing", REMEDY)
-            values = found[name]
+            values = stored[name]
             if not np.issubdtype(values.dtype, np.floating) or not np.isfinite(values).all():
                 raise Refusal(path, name, "contains values that are not finite", REMEDY)
             wanted = (len(values), num_features) if shape is None else shape
             if values.shape != wanted:
                 problem = f"has shape {values.shape} but the network gives {num_features} features"
                 raise Refusal(path, name, problem, "give statistics of the same network")
-        header = None if HEADER not in found else _header(path, found[HEADER])
-        gaussian = Gaussian(found["mu"].astype(np.float64), found["sigma"].astype(np.float64))
+        header = None if HEADER not in stored else _header(path, stored[HEADER])
+        gaussian = Gaussian(stored["mu"].astype(np.float64), stored["sigma"].astype(np.float64))
         if header is None:
             return cls(gaussian, None, features, None, None)
         if header.extractor != extractor:

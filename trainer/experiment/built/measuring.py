@@ -76,21 +76,21 @@ def new_objects(
     request: MeasureRequest, environment: Environment, policy: TrainedPolicy | None, known: Sequence[tuple[int, ...]]
 ) -> Tensor:
     """Draws at most `request.num` objects not in `known`, int64 [N, S]; without a policy, by uniform choices."""
-    seen, found = set(known), []
+    seen, objects = set(known), []
     key = torch.tensor(derive_seed(request.seed, "measured objects"))
     for some in torch.arange(request.num * request.tries).split(TOGETHER):
         for row in map(tuple, _built(environment, policy, fold_in(key, some)).tolist()):
-            if row not in seen and len(found) < request.num:
+            if row not in seen and len(objects) < request.num:
                 seen.add(row)
-                found.append(row)
-        if len(found) == request.num:
+                objects.append(row)
+        if len(objects) == request.num:
             break
-    if not found:
+    if not objects:
         raise ValueError(
             f"tries: none of {request.num * request.tries} objects is new beside the {len(known)} measured ones; raise "
             "tries, or task.log_reward.deviations of the run that builds them"
         )
-    return torch.tensor(found)
+    return torch.tensor(objects)
 
 
 def measured(environment: Environment, objects_NS: Tensor) -> Tensor:

@@ -76,8 +76,10 @@ def builds_objects(run_dir: Path) -> bool:
 @contextmanager
 def opened_policy(run_dir: Path) -> Iterator[TrainedPolicy]:
     """Restores the averaged weights of a run's newest intact checkpoint, whole on each process."""
-    with opened_network(run_dir) as found:
-        yield TrainedPolicy(found.config, TrajectoryBalanceTask(found.config), found.model, found.checkpoint)
+    with opened_network(run_dir) as restored:
+        yield TrainedPolicy(
+            restored.config, TrajectoryBalanceTask(restored.config), restored.model, restored.checkpoint
+        )
 
 
 def run(request: ObjectsRequest) -> int:

@@ -181,7 +181,7 @@ def pictures(entries: Sequence[Entry], real: Array) -> list[str]:
     abreast = -(-len(entries) // rows)
     side = 10.4 / max(4, abreast)
     columns = [_column(entry, real, colour_of(number)) for number, entry in enumerate(entries)]
-    found = []
+    svgs = []
     for first in range(0, len(entries), abreast):
         some = columns[first : first + abreast]
         some += [[Panel((), bare=True)] * 3] * (max(4, abreast) - len(some))
@@ -189,8 +189,8 @@ def pictures(entries: Sequence[Entry], real: Array) -> list[str]:
         high, wide = (
             (1, 1) if real.ndim == 2 else _sheet(drawn(Path(entries[first].outcomes[0].run_dir))["few"]).shape[:2]
         )
-        found.append(chart(*panels, size=(11.0, len(panels) * (side * high / wide + 0.5)), name=f"samples {first}"))
-    return found
+        svgs.append(chart(*panels, size=(11.0, len(panels) * (side * high / wide + 0.5)), name=f"samples {first}"))
+    return svgs
 
 
 def _column(entry: Entry, real: Array, colour: str) -> list[Panel]:

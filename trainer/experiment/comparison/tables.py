@@ -133,8 +133,8 @@ def budget(comparison: Comparison) -> Table:
 
     def seconds(name: str, heading: str) -> Column:
         def values(entry: Entry) -> list[float]:
-            found = [getattr(outcome, name) for outcome in entry.outcomes]
-            return found if median(found) else []
+            values = [getattr(outcome, name) for outcome in entry.outcomes]
+            return values if median(values) else []
 
         return Column(heading, values, _middle("{:.0f}", median), median, None)
 
@@ -228,7 +228,7 @@ def cheapest(comparison: Comparison) -> Note:
             figure, entry, number = min(known, key=lambda one: one[0])
             least.setdefault((entry.name, number), []).append(f"{axis.name} ({axis.written(figure)})")
     winners = [
-        f"the fewest {_listed(found)} with {name} in {_calls(number)}" for (name, number), found in least.items()
+        f"the fewest {_listed(leaders)} with {name} in {_calls(number)}" for (name, number), leaders in least.items()
     ]
     return Note(f"Samples as near to the data as real ones ({floor:.3g}) cost {'; '.join(winners)}.")
 

@@ -105,8 +105,8 @@ def _passages(config: RunConfig, layout: Layout, calls: Sequence[Calls]) -> Iter
     def own(states: int, evaluates: bool) -> Passage:
         tokens, replays = states * tokens_per_example(config), config.task.replays and not evaluates
         mode = {"evaluates": evaluates, "replays": replays, "sums": not zero_3}
-        found = layers(config, layout, tokens=tokens, precision=precision, **mode)
-        return Passage(config.model.num_layers, tuple(found))
+        passages = layers(config, layout, tokens=tokens, precision=precision, **mode)
+        return Passage(config.model.num_layers, tuple(passages))
 
     @cache
     def frozen(states: int) -> Passage:
@@ -121,8 +121,8 @@ def _passages(config: RunConfig, layout: Layout, calls: Sequence[Calls]) -> Iter
                 f"share those of the run that the task asks ({reference.folder}); use {shared.expert_parallel}"
             )
         tokens = states * tokens_per_example(named)
-        found = layers(named, shared, tokens=tokens, precision="fp32", evaluates=True)
-        return Passage(named.model.num_layers, tuple(found))
+        passages = layers(named, shared, tokens=tokens, precision="fp32", evaluates=True)
+        return Passage(named.model.num_layers, tuple(passages))
 
     for one in calls:
         states = one.rows * layout.micro_batch

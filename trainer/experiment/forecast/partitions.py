@@ -36,15 +36,15 @@ def optimizer_groups(dense: Sequence[Rated], experts: Sequence[Rated]) -> tuple[
 
     Parameters are in the order of the model, experts those of one rank. Each group has parameters of one rate.
     """
-    found = [ParameterGroup("data", tuple(sizes), rate) for rate, sizes in _by_rate(dense)]
+    parameter_groups = [ParameterGroup("data", tuple(sizes), rate) for rate, sizes in _by_rate(dense)]
     for rate, sizes in _by_rate(experts):
         groups: list[list[int]] = []
         for size in sizes:
             if not groups or sum(groups[-1]) + size > _EXPERT_GROUP_ELEMENTS:
                 groups.append([])
             groups[-1].append(size)
-        found += [ParameterGroup("expert_data", tuple(of_group), rate) for of_group in groups]
-    return tuple(found)
+        parameter_groups += [ParameterGroup("expert_data", tuple(of_group), rate) for of_group in groups]
+    return tuple(parameter_groups)
 
 
 def _by_rate(parameters: Sequence[Rated]) -> list[tuple[float, list[int]]]:

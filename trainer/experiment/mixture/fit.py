@@ -121,14 +121,14 @@ def projections(shares: Values, distances: Values, values: Values, sizes: tuple[
 
 def fitted(name: str, shares: Values, distances: Values, values: Values, sizes: tuple[int, int]) -> Projection:
     """Fits a model with the penalty of least error on left-out mixes."""
-    found = []
+    fits = []
     for penalty in RIDGES:
         small, large = (
             ridge(features_of(name, shares, own), of, penalty) for own, of in zip(distances, values, strict=True)
         )
         error = float(np.sqrt(np.mean(np.square([small[1], large[1]]))))
-        found.append(Projection(sizes, name, penalty, (small[0], large[0]), error))
-    return min(found, key=lambda one: one.error)
+        fits.append(Projection(sizes, name, penalty, (small[0], large[0]), error))
+    return min(fits, key=lambda one: one.error)
 
 
 def simplex(parts: int, sources: int) -> list[Mix]:
@@ -172,11 +172,11 @@ class Search:
         return best
 
     def _neighbours(self, mix: Mix) -> list[Mix]:
-        found = []
+        mixes = []
         for giver, share in enumerate(mix):
             for taker in range(len(mix)):
                 if giver != taker and share > 0:
                     moved, new = min(share, 1 / STEPS), list(mix)
                     new[giver], new[taker] = round(share - moved, 9), round(mix[taker] + moved, 9)
-                    found.append(tuple(new))
-        return found
+                    mixes.append(tuple(new))
+        return mixes

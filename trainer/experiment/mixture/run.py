@@ -47,16 +47,16 @@ def run(request: MixtureRequest, sizes: Sequence[int]) -> int:
         raise RunFailed(f"{len(failed)} of {len(every)} pilots failed: {next(iter(failed.values()))}")
     with Terminal(stderr=True).status("") as status:
         measured = _measured(request, plan, judge, seeds, status.update)
-        found = _found(request, plan, distance, measured, _cost(request, plan, seeds), status.update)
-    found.file().write(request.out)
+        result = _found(request, plan, distance, measured, _cost(request, plan, seeds), status.update)
+    result.file().write(request.out)
     if request.page is not None:
-        write_text(request.page, page_of(found))
-    shares = ", ".join(f"{name} {share:.3g}" for name, share in found.plan.shares(found.pick).items())
-    low, high = sorted((found.projected(found.pick, -1), found.projected(found.pick, 1)))
+        write_text(request.page, page_of(result))
+    shares = ", ".join(f"{name} {share:.3g}" for name, share in result.plan.shares(result.pick).items())
+    low, high = sorted((result.projected(result.pick, -1), result.projected(result.pick, 1)))
     print(
         f"{request.out}: {shares}; {request.measure} at {request.target} examples about "
-        f"{found.projected(found.pick):.4g} ({low:.4g} to {high:.4g}), errors of pilots amplified "
-        f"{found.amplification:.1f} times, {len(found.alike)} mixes within one deviation"
+        f"{result.projected(result.pick):.4g} ({low:.4g} to {high:.4g}), errors of pilots amplified "
+        f"{result.amplification:.1f} times, {len(result.alike)} mixes within one deviation"
     )
     return 0
 

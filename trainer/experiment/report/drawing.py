@@ -44,19 +44,19 @@ def steps_part(files: RunFiles, path: Path) -> Part:
     """The part about the gains of searched grids of times."""
     check_made_of(path, Reference.of_run(ReferenceConfig(run=files.folder)).digest)
     file = StepsFile.read(path)
-    found = StepFigures.of(path, file)
+    figures = StepFigures.of(path, file)
     search = file.made_by.get("search", "endpoint")
-    few = min(found.grids, key=lambda number: abs(number - FEW))
+    few = min(figures.grids, key=lambda number: abs(number - FEW))
     shares = {
         number: ratio(kinds[search].error, kinds["uniform"].error)
-        for number, kinds in found.grids.items()
+        for number, kinds in figures.grids.items()
         if search in kinds
     }
     listed = ", ".join(f"{share:.2f} in {number}" for number, share in shares.items())
     text = (
         "A sampler of few steps gains by taking them where the paths bend. The steps verb searched the times at which "
         f"Euler's method ends nearest to {file.made_by.get('nodes', 100)} steps, without any training. On "
-        f"{found.fresh:,} noises that the search had not seen, the error is that of equal steps times {listed} "
+        f"{figures.fresh:,} noises that the search had not seen, the error is that of equal steps times {listed} "
         "evaluations."
     )
     caption = (
@@ -67,7 +67,7 @@ def steps_part(files: RunFiles, path: Path) -> Part:
     return Part(
         [(f"searched times, error in {few} evaluations", f"{shares[few]:.2f} x that of equal steps")],
         [(f"Error in {few} calls", f"{shares[few]:.2f} x", "of equal steps, with searched times; no training")],
-        [Section("Fewer calls: steps where the paths bend", [Figure(errors_chart(found), caption)], text)],
+        [Section("Fewer calls: steps where the paths bend", [Figure(errors_chart(figures), caption)], text)],
     )
 
 
@@ -197,15 +197,15 @@ _SHOWN = 3
 
 def restored_part(files: RunFiles, folder: Path, out: Path) -> Part:
     """Restorations of damaged pictures by the run; the page links to that of their folder."""
-    results, found = _opened(files, folder)
+    results, document = _opened(files, folder)
     try:
-        means, names = found["means"], [one["name"] for one in found["pictures"]]
+        means, names = document["means"], [one["name"] for one in document["pictures"]]
         rows = [
             (name, f"{means['error'][kind]:.4f}" if "error" in means else "", power(means["residual"][kind]))
             for kind, name in _KINDS.items()
         ]
         share = means["error"]["restored"] / means["error"]["pseudo_inverse"] if "error" in means else None
-        evaluations = found["evaluations"]["of_a_sample"]
+        evaluations = document["evaluations"]["of_a_sample"]
     except (KeyError, TypeError, ZeroDivisionError) as error:
         raise _malformed(folder, error) from error
     pictures = [results.read(name) for name in names[:_SHOWN]]
@@ -237,12 +237,15 @@ _KINDS = {"pseudo_inverse": "pseudo-inverse", "restored": "a sample", "mean_of_s
 
 def edited_part(files: RunFiles, folder: Path, out: Path) -> Part:
     """Edits of pictures by the run; the page links to that of their folder."""
-    results, found = _opened(files, folder)
+    results, document = _opened(files, folder)
     try:
         with importing_trusted():
             request = EditRequest.model_validate(results.record["request"])
         name = next(one for one in results.names() if not results.problem(one))
-        level, levels = found["level"], [*found["levels"], {"level": "a fresh draw", **found["floors"]["fresh"]}]
+        level, levels = (
+            document["level"],
+            [*document["levels"], {"level": "a fresh draw", **document["floors"]["fresh"]}],
+        )
         rows = [
             (
                 one["level"] if isinstance(one["level"], str) else f"{level} {one['level']:g}",
@@ -273,7 +276,7 @@ def edited_part(files: RunFiles, folder: Path, out: Path) -> Part:
         ),
         Link(os.path.relpath(folder / _PAGE, out.parent), "Error against editability, and every edited picture"),
     ]
-    last = found["levels"][-1]
+    last = document["levels"][-1]
     judged = "" if last["editability"] is None else f", {last['editability']:.0%} of the class asked for"
     return Part(
         [(f"edited pictures, {level} {last['level']:g}", f"error {last['error']:.3f}{judged}")],
@@ -294,12 +297,12 @@ def _opened(files: RunFiles, folder: Path) -> tuple[ResultsFolder, dict[str, Any
         if not isinstance(document, dict):
             raise Refusal(folder / name, "document", "is no mapping", "write it again")
         documents.append(document)
-    record, found = documents
+    record, content = documents
     weights = Reference.of_run(ReferenceConfig(run=files.folder)).digest
     if record.get("weights") != weights:
         problem = f"is not that of {files.folder} ({shown(weights)})"
         raise Refusal(folder / RECORD, "weights", problem, "give what was made by this run's newest checkpoint")
-    return ResultsFolder(folder, record), found
+    return ResultsFolder(folder, record), content
 
 
 def _malformed(folder: Path, error: Exception) -> Refusal:

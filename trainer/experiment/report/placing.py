@@ -54,12 +54,12 @@ class Continuations:
         if placement is not None and wanted is not None:
             _check_continued(placed, placement, wanted)
         steps = forked(plain, placed)
-        found = cls(plain, placed, steps)
+        continuations = cls(plain, placed, steps)
         if wanted is None or not all(one.trace.exists() and one.routing.exists() for one in (plain, placed)):
-            return found
+            return continuations
         (header, records), recorded = read(plain.trace), read(placed.trace)
         if header.steps != recorded[0].steps:
-            return found
+            return continuations
         routing = RoutingTrace.read(plain.routing)
         replayed = replay(header, records, routing, wanted, routing.header.dispatch or wanted.dispatch)
         mode = routing.header.dispatch or wanted.dispatch

@@ -83,13 +83,14 @@ def print_details(config: RunConfig, world_size: int) -> None:
 def propose_settings(config: RunConfig, world_size: int, limit: int) -> None:
     """Prints the cheapest settings with which a rank fits into so many bytes."""
     layout = preflight(config, world_size, read_bytes=READ_BYTES).layout
-    found = fit(config, layout, limit)
-    peak = found.memory.peak
+    proposal = fit(config, layout, limit)
+    peak = proposal.memory.peak
     console = Terminal(highlight=False)
-    console.print(memory_table(found.memory))
-    settings = " ".join(found.overrides) or "the settings as they are"
+    console.print(memory_table(proposal.memory))
+    settings = " ".join(proposal.overrides) or "the settings as they are"
     console.print(
-        f"fits {scaled(limit, 'B')} with {scaled(peak.total, 'B')}, a step at {found.cost:.2f} times its arithmetic:",
+        f"fits {scaled(limit, 'B')} with {scaled(peak.total, 'B')}, a step at {proposal.cost:.2f} times "
+        "its arithmetic:",
         soft_wrap=True,
     )
     console.print(settings, soft_wrap=True)

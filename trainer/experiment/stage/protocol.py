@@ -175,9 +175,9 @@ class Stage(ABC):
         try:
             return request.model_validate(document)
         except ValidationError as error:
-            found = first_complaint(error, document)
-            field, remedy = f"stages.{self.name}.{found.field}", found.remedy or "correct the value"
-            raise Refusal(self.path, field, found.problem, remedy) from found.cause or error
+            complaint = first_complaint(error, document)
+            field, remedy = f"stages.{self.name}.{complaint.field}", complaint.remedy or "correct the value"
+            raise Refusal(self.path, field, complaint.problem, remedy) from complaint.cause or error
 
 
 @dataclass(frozen=True)

@@ -157,13 +157,13 @@ def write_extractor(
 def check_extractor(path: Path, shape: Sequence[int]) -> None:
     """Refuses a file that cannot give features of examples of a shape; the tensors are not read."""
     description, _, _ = _described(path)
-    wanted, found = description.shape, tuple(shape)
-    images = len(wanted) == len(found) == 3
-    if not images and wanted != found:
-        raise Refusal(path, "shape", f"is {list(wanted)} but the run has {list(found)}", "give one made for it")
-    if images and found[0] not in (1, wanted[0]):
+    wanted, present = description.shape, tuple(shape)
+    images = len(wanted) == len(present) == 3
+    if not images and wanted != present:
+        raise Refusal(path, "shape", f"is {list(wanted)} but the run has {list(present)}", "give one made for it")
+    if images and present[0] not in (1, wanted[0]):
         raise Refusal(
-            path, "shape", f"has {wanted[0]} channels but the run's images have {found[0]}", "give one made for them"
+            path, "shape", f"has {wanted[0]} channels but the run's images have {present[0]}", "give one made for them"
         )
 
 
@@ -202,7 +202,7 @@ def _described(path: Path) -> tuple[Description, nn.Sequential, tuple[int, ...]]
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
             slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
-            found = {name: (tuple(part.get_shape()), part.get_dtype()) for name, part in slices.items()}
+            stored = {name: (tuple(part.get_shape()), part.get_dtype()) for name, part in slices.items()}
     except (OSError, SafetensorError) as error:
         raise Refusal(path, "features", f"cannot be read ({error})", _REMEDY) from error
     if KEY not in metadata:
@@ -214,20 +214,20 @@ def _described(path: Path) -> tuple[Description, nn.Sequential, tuple[int, ...]]
     try:
         description = Description.model_validate(document)
     except ValidationError as error:
-        found = first_complaint(error, document)
-        raise Refusal(path, found.field, found.problem, _REMEDY) from error
+        complaint = first_complaint(error, document)
+        raise Refusal(path, complaint.field, complaint.problem, _REMEDY) from error
     try:
         with torch.device("meta"):
             network = build_layers(description.layers).eval().requires_grad_(False)
     except _MISFITS as error:
         raise Refusal(path, "layers", f"cannot be built ({_first_line(error)})", _REMEDY) from error
     wanted = {name: tuple(value.shape) for name, value in network.state_dict().items() if not name.endswith(_COUNTER)}
-    for name in (*wanted, *found):
-        if name not in found:
+    for name in (*wanted, *stored):
+        if name not in stored:
             raise Refusal(path, name, "is missing", _REMEDY)
         if name not in wanted:
             raise Refusal(path, name, "belongs to no layer", _REMEDY)
-        shape, dtype = found[name]
+        shape, dtype = stored[name]
         if shape != wanted[name]:
             raise Refusal(path, name, f"has shape {shape} where its layer has {wanted[name]}", _REMEDY)
         if dtype not in FLOATING:

@@ -148,10 +148,10 @@ def _block(
 ) -> dict[str, Tensor]:
     """The tensors of one block by their names in an ``AttentionBlock``; `hidden` None: it is read from the block."""
     start = names.block.format(number)
-    found: dict[str, Tensor] = {}
+    tensors: dict[str, Tensor] = {}
     for part, modules in names.modules.items():
         if part == "contraction":
-            hidden = len(found["expansion.bias"])
+            hidden = len(tensors["expansion.bias"])
         shapes: dict[str, tuple[int | None, ...]] = {
             "norm_1": (width,),
             "query_key_value": (3 * width // len(modules), width),
@@ -161,11 +161,11 @@ def _block(
             "contraction": (width, hidden),
         }
         pairs = [weights.pair(start + module, shapes[part]) for module in modules]
-        found[f"{part}.weight"], found[f"{part}.bias"] = (torch.cat(values) for values in zip(*pairs, strict=True))
+        tensors[f"{part}.weight"], tensors[f"{part}.bias"] = (torch.cat(values) for values in zip(*pairs, strict=True))
     scaled = weights.has_any_ending(tuple(names.scales.values()))
     for scale in ("scale_1", "scale_2"):
-        found[scale] = weights.take(start + names.scales[scale], (width,)) if scaled else torch.ones(width)
-    return found
+        tensors[scale] = weights.take(start + names.scales[scale], (width,)) if scaled else torch.ones(width)
+    return tensors
 
 
 def _of_channels(option: str, values: Sequence[float], channels: int) -> Sequence[float]:

@@ -47,14 +47,14 @@ class PublishedWeights:
             remedy = f"give a whole file of layout {self._layout}, or another --layout ({others})"
             raise Refusal(self.path, name, "is missing", remedy)
         part = self._file.get_slice(self._found[name])
-        found = list(part.get_shape())
-        fits = len(found) == len(shape) and all(
-            size == wanted or (wanted is None and size > 0) for size, wanted in zip(found, shape, strict=True)
+        present = list(part.get_shape())
+        fits = len(present) == len(shape) and all(
+            size == wanted or (wanted is None and size > 0) for size, wanted in zip(present, shape, strict=True)
         )
         if not fits:
             wanted = ", ".join("any" if size is None else str(size) for size in shape)
             remedy = f"give the weights of a network of layout {self._layout}"
-            raise Refusal(self.path, name, f"has shape {found} where [{wanted}] is needed", remedy)
+            raise Refusal(self.path, name, f"has shape {present} where [{wanted}] is needed", remedy)
         if part.get_dtype() not in FLOATING:
             raise Refusal(self.path, name, f"is of type {part.get_dtype()}", f"use one of {', '.join(FLOATING)}")
         value: Tensor = self._file.get_tensor(self._found[name]).float()

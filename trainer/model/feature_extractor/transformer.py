@@ -31,10 +31,10 @@ class PlainLayer(Section):
         for name, value in cls.fixed.items():
             if getattr(module, name) != value:
                 raise ValueError(f"{name} {getattr(module, name)} is not supported; use {value}")
-        found: dict[str, Any] = {name: getattr(module, name) for name in cls.model_fields if name != "kind"}
-        if "bias" in found:
-            found["bias"] = found["bias"] is not None
-        return cls.model_validate(found)
+        settings: dict[str, Any] = {name: getattr(module, name) for name in cls.model_fields if name != "kind"}
+        if "bias" in settings:
+            settings["bias"] = settings["bias"] is not None
+        return cls.model_validate(settings)
 
 
 class PatchTokens(nn.Module):
@@ -51,8 +51,8 @@ class PatchTokens(nn.Module):
 
     def forward(self, patches_BDRC: Tensor) -> Tensor:
         if patches_BDRC.shape[1:] != self.positions.shape:
-            found, wanted = list(patches_BDRC.shape[1:]), list(self.positions.shape)
-            raise ValueError(f"patches {found} do not fit the positions {wanted}")
+            present, wanted = list(patches_BDRC.shape[1:]), list(self.positions.shape)
+            raise ValueError(f"patches {present} do not fit the positions {wanted}")
         tokens_BTD = (patches_BDRC + self.positions).flatten(2).transpose(1, 2)
         return torch.cat([self.leading.expand(len(tokens_BTD), -1, -1), tokens_BTD], dim=1)
 

@@ -124,7 +124,7 @@ class DiffusersDiT(Foreign):
         hidden, size, layers = model.hidden, model.patch_size, model.num_layers
         channels = config.state_shape[0]
         outputs = channels * (2 if model.predicts_variance else 1)
-        found = [
+        entries = [
             Entry(
                 "embed_patches.weight",
                 (hidden, channels * size**2),
@@ -144,15 +144,15 @@ class DiffusersDiT(Foreign):
                 for kind, shape in (("weight", (outs, ins)), ("bias", (outs,))):
                     if kind == "weight" or name != "embed_label":
                         parts = {_embedding(block, f"{other}.{kind}"): shape for block in blocks}
-                        found.append(Entry(f"{ours}{name}.{kind}", shape, parts, copies=True))
+                        entries.append(Entry(f"{ours}{name}.{kind}", shape, parts, copies=True))
         for layer in range(layers):
-            found += _block(f"blocks.{layer}", f"transformer_blocks.{layer}", hidden, model.inner)
-        found += linear("final_modulation", "proj_out_1", 2 * hidden, hidden)
+            entries += _block(f"blocks.{layer}", f"transformer_blocks.{layer}", hidden, model.inner)
+        entries += linear("final_modulation", "proj_out_1", 2 * hidden, hidden)
         order = _patch_order(outputs, size)
         for kind, rest in (("weight", (hidden,)), ("bias", ())):
             shape = (outputs * size**2, *rest)
-            found.append(Entry(f"unembed_patches.{kind}", shape, {f"proj_out_2.{kind}": shape}, order))
-        return found
+            entries.append(Entry(f"unembed_patches.{kind}", shape, {f"proj_out_2.{kind}": shape}, order))
+        return entries
 
 
 def _block(ours: str, theirs: str, hidden: int, inner: int) -> list[Entry]:
@@ -187,10 +187,10 @@ def _alike(weights: Weights, layers: int) -> bool:
     names = {*weights.names}
     for other in _EMBEDDINGS.values():
         for kind in ("weight", "bias"):
-            found = [_embedding(block, f"{other}.{kind}") for block in range(layers)]
-            if not names.issuperset(found):
+            embeddings = [_embedding(block, f"{other}.{kind}") for block in range(layers)]
+            if not names.issuperset(embeddings):
                 continue
-            first = weights.tensor(found[0])
-            if not all(torch.equal(first, weights.tensor(name)) for name in found[1:]):
+            first = weights.tensor(embeddings[0])
+            if not all(torch.equal(first, weights.tensor(name)) for name in embeddings[1:]):
                 return False
     return True

@@ -35,10 +35,10 @@ def rotary(base: float, share: float | None = None) -> dict[str, Any]:
 
 def _settings(document: Document) -> Document:
     document.expect_none("rope_scaling", remedy=_REMEDY)
-    found = document.values.get("rope_parameters") or {}
-    if not isinstance(found, dict):
-        document.refuse("rope_parameters", found, _REMEDY)
-    inside = Document(document.path, found)
+    rope = document.values.get("rope_parameters") or {}
+    if not isinstance(rope, dict):
+        document.refuse("rope_parameters", rope, _REMEDY)
+    inside = Document(document.path, rope)
     inside.expect("rope_type", "default", _REMEDY)
     return inside
 
@@ -148,7 +148,7 @@ class GPTNeoX(Foreign):
         model = config.model
         assert isinstance(model, GPTConfig)
         hidden, inner, heads = model.hidden, model.inner, model.num_heads
-        found = [Entry.same("embed.weight", "gpt_neox.embed_in.weight", model.vocabulary, hidden)]
+        entries = [Entry.same("embed.weight", "gpt_neox.embed_in.weight", model.vocabulary, hidden)]
         order = _fused_order(heads, hidden // heads, model.rotary_width)
         for layer in range(model.num_layers):
             ours, theirs = f"blocks.{layer}", f"gpt_neox.layers.{layer}"
@@ -156,18 +156,18 @@ class GPTNeoX(Foreign):
             for kind, width in (("weight", (hidden,)), ("bias", ())):
                 shape = (3 * hidden, *width)
                 parts = {f"{theirs}.{fused}.{kind}": shape}
-                found.append(Entry(f"{ours}.{fused}.{kind}", shape, parts, order))
-            found += [
+                entries.append(Entry(f"{ours}.{fused}.{kind}", shape, parts, order))
+            entries += [
                 *linear(f"{ours}.attention.projection", f"{theirs}.attention.dense", hidden, hidden),
                 *linear(f"{ours}.feed_forward.0", f"{theirs}.mlp.dense_h_to_4h", inner, hidden),
                 *linear(f"{ours}.feed_forward.2", f"{theirs}.mlp.dense_4h_to_h", hidden, inner),
                 *_norm(f"{ours}.attention_norm", f"{theirs}.input_layernorm", hidden),
                 *_norm(f"{ours}.feed_forward_norm", f"{theirs}.post_attention_layernorm", hidden),
             ]
-        found += _norm("final_norm", "gpt_neox.final_layer_norm", hidden)
+        entries += _norm("final_norm", "gpt_neox.final_layer_norm", hidden)
         if not model.tied:
-            found.append(Entry.same("unembed.weight", "embed_out.weight", model.vocabulary, hidden))
-        return found
+            entries.append(Entry.same("unembed.weight", "embed_out.weight", model.vocabulary, hidden))
+        return entries
 
 
 def _norm(name: str, other: str, hidden: int) -> list[Entry]:
@@ -236,7 +236,7 @@ class Llama(Foreign):
         model = config.model
         assert isinstance(model, GPTConfig)
         hidden, inner, width = model.hidden, model.inner, model.hidden // model.num_heads
-        found = [Entry.same("embed.weight", "model.embed_tokens.weight", model.vocabulary, hidden)]
+        entries = [Entry.same("embed.weight", "model.embed_tokens.weight", model.vocabulary, hidden)]
         queries, keys = model.num_heads * width, model.key_value_heads * width
         order = torch.cat(
             [
@@ -252,7 +252,7 @@ class Llama(Foreign):
                 for part, rows in (("q", queries), ("k", keys), ("v", keys))
             }
             gated = {f"{theirs}.mlp.{part}_proj.weight": (inner, hidden) for part in ("gate", "up")}
-            found += [
+            entries += [
                 Entry.same(f"{ours}.attention_norm.weight", f"{theirs}.input_layernorm.weight", hidden),
                 Entry(f"{ours}.attention.query_key_value.weight", (queries + 2 * keys, hidden), fused, order),
                 Entry.same(f"{ours}.attention.projection.weight", f"{theirs}.self_attn.o_proj.weight", hidden, hidden),
@@ -260,7 +260,7 @@ class Llama(Foreign):
                 Entry(f"{ours}.feed_forward.0.weight", (2 * inner, hidden), gated),
                 Entry.same(f"{ours}.feed_forward.2.weight", f"{theirs}.mlp.down_proj.weight", hidden, inner),
             ]
-        found.append(Entry.same("final_norm.weight", "model.norm.weight", hidden))
+        entries.append(Entry.same("final_norm.weight", "model.norm.weight", hidden))
         if not model.tied:
-            found.append(Entry.same("unembed.weight", "lm_head.weight", model.vocabulary, hidden))
-        return found
+            entries.append(Entry.same("unembed.weight", "lm_head.weight", model.vocabulary, hidden))
+        return entries

@@ -85,9 +85,9 @@ class Document:
 
     def expect(self, key: str, value: Any, remedy: str) -> None:
         """Refuses a setting that has another value; one that is missing or null is let through."""
-        found = self.values.get(key)
-        if found is not None and found != value:
-            self.refuse(key, found, remedy)
+        present = self.values.get(key)
+        if present is not None and present != value:
+            self.refuse(key, present, remedy)
 
     def expect_none(self, *keys: str, remedy: str) -> None:
         """Refuses settings that are present and neither null, false nor empty."""
@@ -121,8 +121,8 @@ class Entry:
         return cls(name, shape, {other: shape})
 
     def join(self, parts: Mapping[str, Tensor]) -> Tensor:
-        found = [parts[name] for name in self.parts]
-        whole = found[0] if self.copies or len(found) == 1 else torch.cat(found)
+        values = [parts[name] for name in self.parts]
+        whole = values[0] if self.copies or len(values) == 1 else torch.cat(values)
         return (whole if self.order is None else whole[self.order]).reshape(self.shape).contiguous()
 
     def split(self, whole: Tensor) -> dict[str, Tensor]:

@@ -73,7 +73,7 @@ def _in_row(sizes: tuple[int, ...], index: int, start: int, stop: int) -> list[t
     """The rectangles inside the sub-box at one index of the first dimension."""
     before = index * math.prod(sizes[1:])
     inside = _rectangles(sizes[1:], start - before, stop - before)
-    return [((index, *offset), (1, *found)) for offset, found in inside]
+    return [((index, *offset), (1, *shape)) for offset, shape in inside]
 
 
 @dataclass(frozen=True)

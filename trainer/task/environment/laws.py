@@ -65,11 +65,11 @@ class _Tried:
         return begun
 
     def allowed(self, states: Tensor) -> Tensor:
-        found = self._of_rows("allowed", states, self._environment.num_actions, (torch.bool,))
-        if not bool(found.any(1).all()):
-            stuck = int(found.any(1).int().argmin())
+        result = self._of_rows("allowed", states, self._environment.num_actions, (torch.bool,))
+        if not bool(result.any(1).all()):
+            stuck = int(result.any(1).int().argmin())
             self.refuse(f"allowed names no action at {self.named(states, stuck)}; allow the stop there")
-        return found
+        return result
 
     def leading(self, states: Tensor) -> Tensor:
         return self._of_rows("leading", states, self._environment.num_actions - 1, (torch.bool,))
@@ -89,10 +89,10 @@ class _Tried:
             )
 
     def step(self, states: Tensor, actions: Tensor) -> Tensor:
-        found = self._called("step", states, actions)
-        if found.shape != states.shape or found.dtype != torch.int64:
-            self._refuse_shape("step", found, f"int64 {list(states.shape)}")
-        return found
+        result = self._called("step", states, actions)
+        if result.shape != states.shape or result.dtype != torch.int64:
+            self._refuse_shape("step", result, f"int64 {list(states.shape)}")
+        return result
 
     def children(self, states: Tensor) -> tuple[Tensor, Tensor]:
         """The children [N, S] of all allowed actions, and these actions [N]; `leading` has to name each action."""
@@ -110,9 +110,9 @@ class _Tried:
     def all_states(self, begun: Tensor) -> None:
         """Compares `leading` with the actions that do lead into each state, unless there are too many states."""
         into: dict[tuple[int, ...], set[int]] = {tuple(begun[0].tolist()): set()}
-        found = begun
-        while len(found):
-            children, actions = self.children(found)
+        fresh_states = begun
+        while len(fresh_states):
+            children, actions = self.children(fresh_states)
             fresh: list[Sequence[int]] = []
             for child, action in zip(map(tuple, children.tolist()), actions.tolist(), strict=True):
                 if child not in into:
@@ -121,7 +121,7 @@ class _Tried:
                 into[child].add(action)
             if len(into) > MOST_STATES:
                 return
-            found = torch.tensor(fresh, dtype=torch.int64).reshape(len(fresh), begun.shape[1])
+            fresh_states = torch.tensor(fresh, dtype=torch.int64).reshape(len(fresh), begun.shape[1])
         states = torch.tensor(list(into))
         for state, listed, really in zip(states, self.leading(states), into.values(), strict=True):
             false = set(listed.nonzero()[:, 0].tolist()) - really
@@ -133,19 +133,19 @@ class _Tried:
 
     def _of_rows(self, method: str, states: Tensor, columns: int, types: Sequence[torch.dtype]) -> Tensor:
         """Calls a method on states and checks that rows are finite, of the right shape, and equal for a state alone."""
-        found = self._called(method, states)
-        if found.shape != (len(states), columns) or found.dtype not in types:
+        result = self._called(method, states)
+        if result.shape != (len(states), columns) or result.dtype not in types:
             named = " or ".join(str(one).removeprefix("torch.") for one in types)
-            self._refuse_shape(method, found, f"{named} [{len(states)}, {columns}]")
-        if not bool(found.isfinite().all()):
-            place = int(found.isfinite().all(1).int().argmin())
+            self._refuse_shape(method, result, f"{named} [{len(states)}, {columns}]")
+        if not bool(result.isfinite().all()):
+            place = int(result.isfinite().all(1).int().argmin())
             self.refuse(f"{method} are not finite at {self.named(states, place)}; make them finite")
-        if not bool(torch.isclose(self._called(method, states[-1:]), found[-1:], rtol=1e-4).all()):
+        if not bool(torch.isclose(self._called(method, states[-1:]), result[-1:], rtol=1e-4).all()):
             self.refuse(
                 f"{method} differ for {self.named(states, -1)} alone and among other states; make each row a function "
                 "of its own state"
             )
-        return found
+        return result
 
     def _called(self, method: str, *arguments: Any) -> Tensor:
         call: Callable[..., Tensor] = getattr(self._environment, method)
@@ -158,6 +158,6 @@ class _Tried:
             self.refuse(f"{method} returns {type(answer).__name__}; return a tensor")
         return answer
 
-    def _refuse_shape(self, method: str, found: Tensor, wanted: str) -> None:
-        given = f"{str(found.dtype).removeprefix('torch.')} {list(found.shape)}"
+    def _refuse_shape(self, method: str, result: Tensor, wanted: str) -> None:
+        given = f"{str(result.dtype).removeprefix('torch.')} {list(result.shape)}"
         self.refuse(f"{method} returns {given}; return {wanted}")

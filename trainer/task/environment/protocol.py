@@ -175,19 +175,19 @@ def enumerated(environment: Environment, most: int = MOST_STATES) -> States | No
         layer = known[at:]
         allowed = environment.allowed(layer)[:, :-1]
         parents, actions = allowed.nonzero(as_tuple=True)
-        found: list[list[int]] = []
+        states: list[list[int]] = []
         ends = []
         for child in environment.step(layer[parents], actions).tolist() if len(parents) else ():
             key = tuple(child)
             if key not in number:
                 number[key] = len(number)
-                found.append(child)
+                states.append(child)
             ends.append(number[key])
         if len(number) > most:
             return None
         edges.append(torch.stack([parents + at, actions, torch.tensor(ends, dtype=torch.int64)]))
         at = len(known)
-        known = torch.cat([known, torch.tensor(found, dtype=torch.int64).reshape(len(found), known.shape[1])])
+        known = torch.cat([known, torch.tensor(states, dtype=torch.int64).reshape(len(states), known.shape[1])])
     parents, actions, ends = torch.cat(edges, dim=1)
     children = torch.full((len(known), environment.num_actions - 1), len(known))
     children[parents, actions] = ends

@@ -72,7 +72,7 @@ def show_rewards(now: TrainedFlow, before: TrainedFlow | None, reward: Reward, p
     examples = {name: now.decode(states, conditioning) for name, states in drawn.items()}
     rewards = {name: _rewards(reward, shown, conditioning, now.device) for name, shown in examples.items()}
     if images:
-        values = [(name, value) for name, found in rewards.items() for value in found.tolist()]
+        values = [(name, value) for name, values_of_kind in rewards.items() for value in values_of_kind.tolist()]
         words = [f"{name} {value:.2f}".replace("-", MINUS) for name, value in values]
         labelled = with_words(torch.cat([*examples.values()]), words).chunk(len(examples))
         rows = zip(*(one.split(columns) for one in labelled), strict=True)
