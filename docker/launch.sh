@@ -2,16 +2,16 @@
 # Starts this node's part of a training run and stays with it until the end; --help says how.
 set -uo pipefail
 
-readonly STOPPED=75 # EX_TEMPFAIL: told to stop, has saved, wants to be started again
+readonly STOPPED=75 # EX_TEMPFAIL: stopped, has saved, wants to be started again
 readonly WRONG_INPUT=2
-readonly INTERRUPTED=130 TERMINATED=143 # told to stop, and nothing new was saved
+readonly INTERRUPTED=130 TERMINATED=143 # stopped, and nothing new was saved
 
 usage() {
     cat <<'TEXT'
 usage: docker/launch.sh CONFIG [key=value ...] [OPTION VALUE ...]; options may stand anywhere
 
 Starts the processes (ranks) of a training run that belong to this machine (node) and stays with them until the end.
-Type the same line again after whatever ended the run: it goes on from the newest complete checkpoint in run.dir.
+Type the same line again after whatever ended the run: it resumes from the newest complete checkpoint in run.dir.
 
 one machine, two ranks:
   docker/launch.sh --ranks-per-node 2 configs/runs/digits_moe.yaml run.dir=runs/a
@@ -32,10 +32,10 @@ Each option can be given by the environment variable behind it instead.
   --ranks-per-node R  RANKS_PER_NODE   ranks on each node, the same on all (default: GPUs of this one, or 1)
   --run-id NAME       RUN_ID           name of the run, the same on all nodes (default: flowfabric)
   --max-restarts N    MAX_RESTARTS     times that torchrun starts failed ranks again (default: 3)
-  --grace SECONDS     GRACE            what the ranks have to save and end when told to stop (default: 120)
+  --grace SECONDS     GRACE            what the ranks have to save and end when stopped (default: 120)
   --restart WHEN      RESTART          never: a scheduler starts the run again (default)
                                        failed: this script starts torchrun again where it failed or was killed
-                                       always: also where it was told to stop by SIGTERM; Ctrl-C ends it
+                                       always: also where it was stopped by SIGTERM; Ctrl-C ends it
   --restarts N        RESTARTS         times that it does so at most (default: 10)
   --help
 
@@ -46,8 +46,8 @@ Nodes may come in any order; one that waits says so every 30 seconds, with the n
 
 To stop: Ctrl-C, or SIGTERM, SIGUSR2 or SIGHUP to this script on one node. The ranks of all nodes finish the step, save,
 and end. A second Ctrl-C ends this node at once; steps since the last checkpoint are then lost.
-exit codes: 0 done, 1 failed, 2 wrong input (never started again), 75 told to stop and saved: start it again to go on,
-130 or 143 told to stop by Ctrl-C or SIGTERM with nothing new to save, 128 + N killed by signal N.
+exit codes: 0 done, 1 failed, 2 wrong input (never started again), 75 stopped and saved: start it again to resume,
+130 or 143 stopped by Ctrl-C or SIGTERM with nothing new to save, 128 + N killed by signal N.
 TEXT
 }
 
@@ -160,7 +160,7 @@ export TORCH_ELASTIC_SHUTDOWN_TIMEOUT=$GRACE
 export TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1
 temporary=$(mktemp -d) || exit 1
 trap 'rm -rf "$temporary"' EXIT
-export FLOWFABRIC_VERDICT=$temporary/verdict # in which the ranks say how the run ended
+export FLOWFABRIC_EXIT_STATUS=$temporary/exit_status # in which the ranks say how the run ended
 
 child="" stops=0 interrupted=0
 tell_to_stop() { # SIGNAL

@@ -46,7 +46,7 @@ while :; do
 done
 
 if ((status == 75 || (status == 143 && stops > 0))); then # 143: before there was anything to save
-    echo "slurm.sh: told to stop; queues again" >&2
+    echo "slurm.sh: stopped; queues again" >&2
     scontrol requeue "$SLURM_JOB_ID"
 fi
 exit "$status"

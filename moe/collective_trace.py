@@ -88,7 +88,7 @@ class CollectiveRecord:
         bytes_in, bytes_out: bytes that the rank contributes, bytes that it holds afterwards.
         in_splits, out_splits: bytes to and from each member, own block included; all_to_all only.
         root, peer, tag: global rank of a broadcast's root, global rank and tag of a send's or recv's other side.
-        asynchronous: written as `async`: the rank went on before the collective had ended.
+        asynchronous: written as `async`: the rank continued before the collective had ended.
         wait_seq: first record issued after the wait; None if synchronous.
         gap_ns: compute since the previous record ended, ns; None if unknown.
         t_issue_ns, t_done_ns: since the first record of the step, ns; None if unknown.

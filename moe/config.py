@@ -9,7 +9,7 @@ from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 from netsim.foundation.settings import Section
 
 
-def seats_of(tokens: int, *, top_k: int, num_experts: int, cap: float) -> int:
+def capacity_of(tokens: int, *, top_k: int, num_experts: int, cap: float) -> int:
     """Returns the choices of a rank that fit an expert: `cap` times its even share, rounded up, at most `tokens`."""
     return min(tokens, math.ceil(round(cap * tokens * top_k / num_experts, 6)))
 
@@ -194,7 +194,7 @@ RouterConfig = Annotated[
 
 
 class MigrationConfig(Section):
-    """Experts that move between ranks while training goes on, when the traffic has drifted from their placement."""
+    """Experts that move between ranks during training, when the traffic has drifted from their placement."""
 
     every: PositiveInt
     """Optimiser steps between two checks of the traffic."""
@@ -237,11 +237,11 @@ class MoEConfig(Section):
     migration: MigrationConfig | None = None
     """When experts move between ranks in the run; null: they stay where they are."""
 
-    def seats(self, tokens: int) -> int | None:
+    def capacity(self, tokens: int) -> int | None:
         """Most choices that an expert takes of so many tokens of a rank in training; None: there is no limit."""
         if self.router.cap is None:
             return None
-        return seats_of(tokens, top_k=self.top_k, num_experts=self.num_experts, cap=self.router.cap)
+        return capacity_of(tokens, top_k=self.top_k, num_experts=self.num_experts, cap=self.router.cap)
 
     @property
     def most_choices(self) -> int:

@@ -1,4 +1,4 @@
-"""The experts of a rank: their parameters, and gate * W2 gelu(W1 x) for each row x, in two ways with the same results.
+"""The experts of a rank: their parameters, and gate * W2 gelu(W1 x) for each row x, in two forms with equal results.
 
 A processor takes the rows of one expert at a time, in blocks that its cache holds. A device takes all experts in one
 grouped product, whose groups it reads for itself: the host never waits for the number of rows of an expert, and

@@ -8,7 +8,7 @@ def to_device(values: Tensor, device: torch.device | str) -> Tensor:
     """Copies values to a device; returns the same tensor if it is there already.
 
     A plain copy to a GPU makes the host wait for all work that was queued before. A copy from pinned memory is queued
-    too, and the host goes on.
+    too, and the host continues.
     """
     device = torch.device(device)
     if values.device.type != "cpu" or device.type == "cpu":

@@ -178,7 +178,7 @@ class PlacedMoELayer(MoELayer):
         if serving is not None and serving.slots.slots_per_rank == slots.slots_per_rank:
             serving.place(slots)
         else:
-            limits: Any = {"most_choices": self._most_choices, "seats": self._seats}
+            limits: Any = {"most_choices": self._most_choices, "capacity": self._capacity}
             serving = Serving(slots, self.ep_group, self._rule, self.layer, **limits)
             own = slots.slots_per_rank
             first = self.ep_group.rank() * own
@@ -188,9 +188,9 @@ class PlacedMoELayer(MoELayer):
             self.token_dispatcher = kind(own, [*range(first, first + own)], self.config, self._groups, serving)
         self.experts.loans = Loans.of(slots, self.ep_group) if slots.has_replicas else None
 
-    def _seats(self, tokens: int) -> int | None:
+    def _capacity(self, tokens: int) -> int | None:
         """Returns the most choices that an expert takes of a rank's tokens; None: no limit, as at inference."""
-        return self.router.seats(tokens) if self.router.training else None
+        return self.router.capacity(tokens) if self.router.training else None
 
     def _tell_distances(self) -> None:
         """Passes the distance of each expert's nearest holder from this rank to the router."""

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from moe.collective_trace import ROLLOUT, CollectiveRecord, TraceHeader
-from moe.config import seats_of
+from moe.config import capacity_of
 from moe.dispatch.coherent_messages import Moves, coherent_exchanges, end_exchanges
 from moe.dispatch.messages import PATTERNS, Borrowing, Exchange, Sizes, Visits
 from moe.placement.placement import Mode, Placement
@@ -233,23 +233,23 @@ def _traffic(header: TraceHeader, routing: RoutingTrace, placement: Placement, m
     num_nodes = placement.num_nodes
     passes: Passes = {}
     for key, of_ranks in parts.items():
-        seats = _seats(routing, max(len(ids_TLK) for _, ids_TLK in of_ranks))
+        capacity = _capacity(routing, max(len(ids_TLK) for _, ids_TLK in of_ranks))
         visits = (
             Visits.of(
                 [(home, ids_TLK[:, layer]) for home, ids_TLK in of_ranks], expert_ranks_LE[layer], width, num_nodes
             )
             for layer in range(routing.header.num_layers)
         )
-        passes[key] = [replace(of_layer, seats=seats) for of_layer in visits]
+        passes[key] = [replace(of_layer, capacity=capacity) for of_layer in visits]
     return passes
 
 
-def _seats(routing: RoutingTrace, tokens: int) -> int | None:
-    """Seats of a rank's tokens at every expert; None: the router has no limit, or it is unknown."""
+def _capacity(routing: RoutingTrace, tokens: int) -> int | None:
+    """Choices that an expert takes of a rank's tokens; None: the router has no limit, or it is unknown."""
     own = routing.header
     if own.cap is None or own.due_choices is None:
         return None
-    return seats_of(tokens, top_k=own.due_choices, num_experts=own.num_experts, cap=own.cap)
+    return capacity_of(tokens, top_k=own.due_choices, num_experts=own.num_experts, cap=own.cap)
 
 
 def _traffic_with_replicas(

@@ -113,11 +113,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: command line without the program; None: that of the process.
 
     Returns:
-        0 done, 1 failed, 2 wrong input, 75 told to stop and saved. A rank whose launcher asks for a verdict returns 0
+        0 done, 1 failed, 2 wrong input, 75 stopped and saved. A rank whose launcher asks for an exit status returns 0
         in place of 75, for torchrun would start the ranks of other nodes again.
 
     Raises:
-        SystemExit: told to stop by signal N with nothing saved (128 + N).
+        SystemExit: stopped by signal N with nothing saved (128 + N).
     """
     warnings.filterwarnings("ignore", module=r"megatron\.")  # one warning for each accelerator library that is absent
     warnings.filterwarnings("ignore", message=r"`torch\.distributed\.\w+` is deprecated")  # DeepSpeed's own calls
@@ -131,8 +131,8 @@ def program() -> Trainer:
         VERBS,
         "Train flow-matching, language and mixture-of-experts models on one or many nodes.",
         "Exit codes: 0 done, 1 failed, 2 wrong input (one line on standard error says what is wrong and what to "
-        "write), 75 told to stop by Ctrl-C, SIGTERM or SIGUSR2: saved, start it again to go on; "
-        "130 (Ctrl-C) or 143 (SIGTERM) told to stop with nothing to save. A second Ctrl-C ends at once.",
+        "write), 75 stopped by Ctrl-C, SIGTERM or SIGUSR2: saved, start it again to resume; "
+        "130 (Ctrl-C) or 143 (SIGTERM) stopped with nothing to save. A second Ctrl-C ends at once.",
     )
 
 
@@ -146,7 +146,7 @@ def _complain(line: str) -> None:
 
 
 def _say_stopped(verb: str, words: str, number: int) -> None:
-    """Prints once that a command was told to stop; a launcher that asks for a verdict says so itself."""
+    """Prints once that a command was stopped; a launcher that asks for an exit status says so itself."""
     quiet = VARIABLE in os.environ or (number == signal.SIGTERM and "TORCHELASTIC_RUN_ID" in os.environ)
     if os.environ.get("RANK", "0") == "0" and not quiet:
         left = "nothing was saved" if verb == "train" else "it is not finished"

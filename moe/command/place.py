@@ -26,7 +26,7 @@ choice a token), or coherent if the trace does not say which rank a token is on:
              copies for further choices. Affinity between layers saves traffic in this
              mode only.
   home       ordinary expert parallelism: in every layer a token goes from its own
-             rank to its experts and back. Cost: both ways. Saves only where ranks
+             rank to its experts and back. Cost: both directions. Saves only where ranks
              hold different kinds of tokens. Solver: assignment, which is exact.
   copies     as home, but with one copy of a token for each rank that holds any of
              its experts. Groups experts that tokens choose together.

@@ -153,7 +153,7 @@ PRICE = Verb(
 _RECORD_DESCRIPTION = """\
 Routes texts through a mixture of experts of Hugging Face's transformers and writes
 which experts each token chose in every layer, as a routing trace that `place` reads.
-What is recorded is what the model hands its experts, whatever its way of choosing.
+What is recorded is what the model hands its experts, whatever its method of choosing.
 The model runs on the CPU from local files: nothing is downloaded, no code and no
 pickle of the folder is run. Needs the extra flowfabric[hf].
 """

@@ -1,11 +1,11 @@
-"""Capped dispatch: every rank has the same number of seats at every expert, so that all messages have one known size.
+"""Capped dispatch: every rank reserves equally many rows for every expert, so that messages have one known size.
 
 A router that never gives an expert more than so many of a rank's tokens makes the sizes of all messages known before
-it has chosen. Nobody has to count or wait; the price is rows for seats that stay empty.
+it has chosen. No rank counts or waits; the price is reserved rows that stay empty.
 
 Shape suffixes: T tokens of this rank, K choices of a token, E experts, N ranks of the expert-parallel group, S slots of
-a rank, Q seats of a rank at a slot, R = S * N * Q rows at the experts of this rank, M rows of the messages to all
-ranks, D model width.
+a rank, Q rows that a rank reserves at a slot, R = S * N * Q rows at the experts of this rank, M rows of the messages to
+all ranks, D model width.
 """
 
 from dataclasses import dataclass
@@ -24,9 +24,9 @@ from moe.dispatch.serving import Serving
 
 
 class CappedDispatcher(HomeReturnDispatcher):
-    """A token takes a seat at each of its experts; all seats travel, taken or not, and come home.
+    """A token takes a reserved row at each of its experts; all reserved rows travel, taken or not, and come home.
 
-    An empty seat holds a row of zeros with gate value 0. What comes back from it is read by nobody, so that it changes
+    An empty row holds zeros with gate value 0. What comes back from it is not read, so that it changes
     neither outputs nor gradients of tokens, whatever an expert makes of zeros.
 
     All ranks of the group must have the same number of tokens; it may differ from pass to pass. Where the router has no
@@ -49,7 +49,7 @@ class CappedDispatcher(HomeReturnDispatcher):
         if serving.slots.has_replicas:
             raise ValueError(
                 f"slot_to_expert: {serving.slots.experts.size} slots hold replicas of {serving.slots.num_experts} "
-                "experts, and capped dispatch would send empty seats to each of them; place without replicas, or use "
+                "experts, and capped dispatch would send empty rows to each of them; place without replicas, or use "
                 "dispatch home or copies"
             )
         self._plan: _Plan | None = None
@@ -57,16 +57,16 @@ class CappedDispatcher(HomeReturnDispatcher):
     def dispatch_preprocess(
         self, hidden_states: Tensor, routing_map: Tensor, probs: Tensor
     ) -> tuple[Tensor, Tensor | None]:
-        """Gives every choice a seat; returns the tokens [T, D] and their gate values [T, E]."""
+        """Gives every choice a reserved row; returns the tokens [T, D] and their gate values [T, E]."""
         self._plan = None
-        seats = self.serving.seats(len(routing_map))
-        if not seats:
+        capacity = self.serving.capacity(len(routing_map))
+        if not capacity:
             return super().dispatch_preprocess(hidden_states, routing_map, probs)
         self.hidden_shape = hidden_states.shape
         tokens_TD = hidden_states.reshape(-1, self.hidden_shape[-1])
         message = CappedMessage.of(
             slots=self.num_local_experts,
-            seats=seats,
+            capacity=capacity,
             row_bytes=tokens_TD.shape[1] * tokens_TD.element_size(),
             gate_bytes=probs.element_size(),
         )
@@ -75,7 +75,7 @@ class CappedDispatcher(HomeReturnDispatcher):
         return tokens_TD, probs
 
     def token_dispatch(self, hidden_states: Tensor, probs: Tensor) -> tuple[Tensor, Tensor]:
-        """Sends all seats to their experts: rows [R, D] and gate values [R], by slot, source and seat."""
+        """Sends all reserved rows to their experts: rows [R, D] and gate values [R], by slot and source."""
         if self._plan is None:
             return super().token_dispatch(hidden_states, probs)
         return _ToExperts.apply(hidden_states, probs, self._plan, self.ep_group)
@@ -93,7 +93,7 @@ class CappedDispatcher(HomeReturnDispatcher):
         return super().combine_preprocess(hidden_states) if self._plan is None else hidden_states
 
     def token_combine(self, hidden_states: Tensor) -> Tensor:
-        """Sends all seats home and adds up those of each token: [T, D]."""
+        """Sends all reserved rows home and adds up those of each token: [T, D]."""
         if self._plan is None:
             return super().token_combine(hidden_states)
         return _ToTokens.apply(hidden_states, self._plan, self.ep_group)
@@ -107,7 +107,7 @@ class CappedDispatcher(HomeReturnDispatcher):
 
 @dataclass(frozen=True, slots=True)
 class _Plan:
-    """Seats of all choices of one pass.
+    """Reserved rows of all choices of one pass.
 
     Attributes:
         message: to one rank.
@@ -127,10 +127,10 @@ class _Plan:
 
     @classmethod
     def of(cls, map_TE: Tensor, slots_E: Tensor, message: CappedMessage, slots: int, most_choices: int) -> "_Plan":
-        """Seats the tokens of each expert in their order, from its first seat on.
+        """Places the tokens of each expert in their order, from its first reserved row on.
 
         Args:
-            map_TE: the choices, no more in a column than a slot has seats, and no more in a row than most_choices.
+            map_TE: the choices, in a column at most the reserved rows of a slot, in a row at most most_choices.
             slots_E: slot of each expert.
             message: to one rank.
             slots: slots of a rank.
@@ -139,7 +139,7 @@ class _Plan:
         num_tokens, num_experts = map_TE.shape
         num_ranks = num_experts // slots
         num_rows = num_ranks * message.rows
-        first_E = slots_E * (message.seats // slots) + slots_E // slots * message.gate_rows
+        first_E = slots_E * (message.capacity // slots) + slots_E // slots * message.gate_rows
         row_TE = (map_TE.cumsum(0) + (first_E - 1)).masked_fill_(~map_TE, num_rows)
         choices = torch.arange(num_tokens * num_experts, device=map_TE.device)
         choice = choices.new_full([num_rows + 1], num_tokens * num_experts)  # the last one takes what is no choice
@@ -149,7 +149,7 @@ class _Plan:
 
 
 class _ToExperts(Function):
-    """Rows of tokens and their gate values to the seats; their gradients back."""
+    """Rows of tokens and their gate values to the reserved rows; their gradients back."""
 
     @staticmethod
     def forward(
@@ -158,10 +158,10 @@ class _ToExperts(Function):
         ctx.route, ctx.shape = (plan, group), gates_TE.shape
         gates_M = torch.cat([gates_TE.reshape(-1), gates_TE.new_zeros(1)]).index_select(0, plan.choices)
         message = _spread(tokens_TD, plan)
-        _gate_places(message, plan, gates_TE.dtype).copy_(_bits(_seats(gates_M, plan), tokens_TD.dtype))
+        _gate_places(message, plan, gates_TE.dtype).copy_(_bits(_reserved(gates_M, plan), tokens_TD.dtype))
         arrived = _exchange(message, group)
         gates_NQ = _gate_places(arrived, plan, gates_TE.dtype).clone(memory_format=torch.contiguous_format)
-        return _by_slot(_seats(arrived, plan), plan), _by_slot(gates_NQ.view(gates_TE.dtype), plan)
+        return _by_slot(_reserved(arrived, plan), plan), _by_slot(gates_NQ.view(gates_TE.dtype), plan)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
@@ -169,16 +169,16 @@ class _ToExperts(Function):
         rows_RD, gates_R = gradients
         message = _packed(rows_RD, plan)
         places = _gate_places(message[:-1], plan, gates_R.dtype)
-        places.copy_(_bits(_by_rank(gates_R, plan).reshape(plan.num_ranks, plan.message.seats), rows_RD.dtype))
+        places.copy_(_bits(_by_rank(gates_R, plan).reshape(plan.num_ranks, plan.message.capacity), rows_RD.dtype))
         arrived = _exchange_with_zeros(message, group)
         gates_NQ = _gate_places(arrived[:-1], plan, gates_R.dtype).clone(memory_format=torch.contiguous_format)
-        gates = gates_R.new_zeros(ctx.shape.numel() + 1)  # the last one takes those of empty seats
-        gates.scatter_(0, _seats(plan.choices, plan).reshape(-1), gates_NQ.view(gates_R.dtype).view(-1))
+        gates = gates_R.new_zeros(ctx.shape.numel() + 1)  # the last one takes those of empty rows
+        gates.scatter_(0, _reserved(plan.choices, plan).reshape(-1), gates_NQ.view(gates_R.dtype).view(-1))
         return _added(arrived, plan), gates[:-1].view(ctx.shape), None, None
 
 
 class _ToTokens(Function):
-    """Outputs from the seats to their tokens, added up; their gradients back."""
+    """Outputs from the reserved rows to their tokens, added up; their gradients back."""
 
     @staticmethod
     def forward(ctx: Any, rows_RD: Tensor, plan: _Plan, group: dist.ProcessGroup) -> Tensor:
@@ -189,11 +189,11 @@ class _ToTokens(Function):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         plan, group = ctx.route
         arrived = _exchange(_spread(gradients[0], plan), group)
-        return _by_slot(_seats(arrived, plan), plan), None, None
+        return _by_slot(_reserved(arrived, plan), plan), None, None
 
 
 def _spread(rows_TD: Tensor, plan: _Plan) -> Tensor:
-    """Messages [M, D] with the rows of the tokens in their seats, zeros elsewhere."""
+    """Messages [M, D] with the rows of the tokens in their reserved rows, zeros elsewhere."""
     return torch.cat([rows_TD, rows_TD.new_zeros(1, rows_TD.shape[1])]).index_select(0, plan.tokens)
 
 
@@ -207,8 +207,8 @@ def _packed(rows_RD: Tensor, plan: _Plan) -> Tensor:
     packed = rows_RD.new_empty(len(plan.choices) + 1, rows_RD.shape[1])
     messages = packed[:-1].view(plan.num_ranks, plan.message.rows, rows_RD.shape[1])
     by_rank = _by_rank(rows_RD, plan)
-    messages[:, : plan.message.seats].view(by_rank.shape).copy_(by_rank)
-    messages[:, plan.message.seats :].zero_()
+    messages[:, : plan.message.capacity].view(by_rank.shape).copy_(by_rank)
+    messages[:, plan.message.capacity :].zero_()
     packed[-1].zero_()
     return packed
 
@@ -231,15 +231,15 @@ def _exchange_with_zeros(message: Tensor, group: dist.ProcessGroup) -> Tensor:
     return arrived
 
 
-def _seats(values: Tensor, plan: _Plan) -> Tensor:
-    """The seats in values of all rows of messages: [M, ...] -> [N, S * Q, ...]."""
-    return values.view(plan.num_ranks, plan.message.rows, *values.shape[1:])[:, : plan.message.seats]
+def _reserved(values: Tensor, plan: _Plan) -> Tensor:
+    """The reserved rows in values of all rows of messages: [M, ...] -> [N, S * Q, ...]."""
+    return values.view(plan.num_ranks, plan.message.rows, *values.shape[1:])[:, : plan.message.capacity]
 
 
 def _gate_places(message: Tensor, plan: _Plan, dtype: torch.dtype) -> Tensor:
-    """Where the gate values of the seats are in messages [M, D]: [N, S * Q * values of the rows' type in one gate]."""
-    first = plan.message.seats * message.shape[1]
-    elements = plan.message.seats * dtype.itemsize // message.element_size()
+    """Where gate values are in messages [M, D]: [N, S * Q * values of the rows' type in one gate]."""
+    first = plan.message.capacity * message.shape[1]
+    elements = plan.message.capacity * dtype.itemsize // message.element_size()
     of_rank = plan.message.rows * message.shape[1]
     return message.view(plan.num_ranks, of_rank)[:, first : first + elements]
 
@@ -249,12 +249,12 @@ def _bits(gates_NQ: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def _by_slot(values_NQ: Tensor, plan: _Plan) -> Tensor:
-    """From seats by source, slot and seat, [N, S * Q, ...], to one row each by slot, source and seat, [R, ...]."""
-    by_source = values_NQ.unflatten(1, (plan.slots, plan.message.seats // plan.slots))
-    return by_source.transpose(0, 1).reshape(plan.num_ranks * plan.message.seats, *values_NQ.shape[2:])
+    """From reserved rows by source and slot, [N, S * Q, ...], to one row each by slot and source, [R, ...]."""
+    by_source = values_NQ.unflatten(1, (plan.slots, plan.message.capacity // plan.slots))
+    return by_source.transpose(0, 1).reshape(plan.num_ranks * plan.message.capacity, *values_NQ.shape[2:])
 
 
 def _by_rank(values_R: Tensor, plan: _Plan) -> Tensor:
     """The inverse of :func:`_by_slot` as a view: [R, ...] -> [N, S, Q, ...]."""
-    seats = plan.message.seats // plan.slots
-    return values_R.view(plan.slots, plan.num_ranks, seats, *values_R.shape[1:]).transpose(0, 1)
+    capacity = plan.message.capacity // plan.slots
+    return values_R.view(plan.slots, plan.num_ranks, capacity, *values_R.shape[1:]).transpose(0, 1)

@@ -132,7 +132,7 @@ def expected_exchanges(
     top_k: int,
     most_choices: int,
     borrowings: Sequence[Borrowing | None] = (),
-    seats: int | None = None,
+    capacity: int | None = None,
 ) -> Iterator[tuple[int | None, Exchange]]:
     """Exchanges of a micro batch in one pass, in program order, each with its block (None outside the blocks).
 
@@ -147,7 +147,7 @@ def expected_exchanges(
         top_k: experts of a token.
         most_choices: choices that a message of coherent dispatch holds.
         borrowings: replicas of each layer; empty without any.
-        seats: choices that each expert takes of each rank, for capped dispatch.
+        capacity: choices that each expert takes of each rank, for capped dispatch.
     """
     if num_ranks == 1 or not layers:
         return
@@ -157,7 +157,7 @@ def expected_exchanges(
     order = slice(None, None, 1 if phase == "forward" else -1)
     if dispatch != "coherent":
         for layer, borrowing in list(zip(layers, borrowings or [None] * len(layers), strict=True))[order]:
-            exchanges = PATTERNS[dispatch](replace(visits, borrowing=borrowing, seats=seats), sizes, phase)
+            exchanges = PATTERNS[dispatch](replace(visits, borrowing=borrowing, capacity=capacity), sizes, phase)
             yield from ((layer, exchange) for exchange in exchanges)
         return
     moves = Moves.even(visits, tokens=tokens, top_k=most_choices, num_layers=len(layers))

@@ -55,28 +55,28 @@ class Sizes:
 
 @dataclass(frozen=True, slots=True)
 class CappedMessage:
-    """Message of capped dispatch to a rank, in rows as wide as a token: one a seat, then some full of gate values.
+    """Message of capped dispatch to a rank, in rows as wide as a token: one a choice, then some full of gate values.
 
     Gate values behind the rows leave every row where a matrix product can read it. Rows on the way home have no gate
     values, but the same places, so that one index finds a row in every message.
 
     Attributes:
-        seats: seats of all slots of the receiver, or of the sender on the way home.
-        gate_rows: rows that hold the gate values of so many seats.
+        capacity: choices that all slots of the receiver, or of the sender on the return, take.
+        gate_rows: rows that hold the gate values of so many choices.
     """
 
-    seats: int
+    capacity: int
     gate_rows: int
 
     @classmethod
-    def of(cls, *, slots: int, seats: int, row_bytes: int, gate_bytes: int) -> Self:
-        """Computes the sizes of a message to a rank with `slots` slots of `seats` seats each."""
-        return cls(slots * seats, -(-slots * seats * gate_bytes // row_bytes))
+    def of(cls, *, slots: int, capacity: int, row_bytes: int, gate_bytes: int) -> Self:
+        """Computes the sizes of a message to a rank with `slots` slots of `capacity` choices each."""
+        return cls(slots * capacity, -(-slots * capacity * gate_bytes // row_bytes))
 
     @property
     def rows(self) -> int:
         """Number of rows of the message, gate rows included."""
-        return self.seats + self.gate_rows
+        return self.capacity + self.gate_rows
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -106,14 +106,14 @@ class Visits:
         tokens: tokens with at least one kept choice there.
         nodes: tokens with at least one kept choice on each node, [N, M].
         borrowing: replicas of the layer; None if absent.
-        seats: choices that each expert takes of each rank; needed in capped dispatch alone.
+        capacity: choices that each expert takes of each rank; needed in capped dispatch alone.
     """
 
     choices: Counts
     tokens: Counts
     nodes: Counts
     borrowing: Borrowing | None = None
-    seats: int | None = None
+    capacity: int | None = None
 
     @classmethod
     def of(
@@ -263,13 +263,13 @@ def home_exchanges(visits: Visits, sizes: Sizes, phase: str) -> list[Exchange]:
 
 
 def capped_exchanges(visits: Visits, sizes: Sizes, phase: str) -> list[Exchange]:  # noqa: ARG001
-    """Capped dispatch: all seats with their gate values, all seats home; backward the same. Needs `visits.seats`."""
-    if visits.seats is None:
-        raise ValueError("seats: are unknown, and capped dispatch needs their number; give a router with a limit")
+    """Capped dispatch: reserved rows with their gate values, and home; backward the same. Needs `visits.capacity`."""
+    if visits.capacity is None:
+        raise ValueError("capacity: is unknown, and capped dispatch needs it; give a router with a limit")
     num_ranks = len(visits.choices)
     message = CappedMessage.of(
         slots=sizes.num_experts // num_ranks,
-        seats=visits.seats,
+        capacity=visits.capacity,
         row_bytes=sizes.row_bytes,
         gate_bytes=sizes.gate_bytes,
     )

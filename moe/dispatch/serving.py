@@ -37,7 +37,7 @@ class Serving:
         slots: the slots; they may be replaced between passes.
         group: the expert-parallel group.
         most_choices: experts that a token can visit.
-        seats: choices that an expert takes at most of so many tokens of a rank in this pass; None: no limit.
+        capacity: choices that an expert takes at most of so many tokens of a rank in this pass; None: no limit.
         served: whether a slot served a token in the last pass, bool [T, P]; None without replicas.
     """
 
@@ -49,11 +49,11 @@ class Serving:
         layer: int,
         *,
         most_choices: int = 0,
-        seats: Callable[[int], int | None] = lambda _tokens: None,
+        capacity: Callable[[int], int | None] = lambda _tokens: None,
     ) -> None:
         """Begins with a placement; `rule`, even or least_loaded, splits the choices of an expert over its replicas."""
         self.slots, self.group = slots, group
-        self.most_choices, self.seats = most_choices, seats
+        self.most_choices, self.capacity = most_choices, capacity
         self._rule, self._layer = rule, layer
         self._columns_P: Tensor | None = None
         self._slots_E: Tensor | None = None

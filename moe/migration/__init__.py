@@ -1,4 +1,4 @@
-"""Migration: which experts move to other ranks while a run goes on, and when; free of torch."""
+"""Migration: which experts move to other ranks during a run, and when; free of torch."""
 
 from moe.migration.plan import MigrationPlan, Move, moves_between, plan_migration
 from moe.migration.trigger import MigrationTrigger

@@ -64,8 +64,8 @@ class BaseAssignmentRouter(PortableRouter[BaseAssignmentRouterConfig]):
 def balanced_assignment(affinity_TE: Tensor) -> Tensor:
     """Assigns each token to one expert, each expert T / E tokens rounded down or up, at best affinity: int64 [T].
 
-    Every expert has floor(T / E) seats that must be filled and, unless T / E is whole, one optional seat. A phantom
-    token takes the mass of all empty seats and may use optional seats only. Affinities are finite; T may be 0.
+    Every expert has floor(T / E) slots that must be filled and, unless T / E is whole, one optional slot. A phantom
+    token takes the mass of all empty slots and may use optional slots only. Affinities are finite; T may be 0.
     """
     tokens, experts = affinity_TE.shape
     if not tokens:

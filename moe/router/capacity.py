@@ -101,11 +101,11 @@ def serve(keys_TE: Tensor, slots_E: Tensor | int, due: int, counted_T: Tensor | 
     served_KT = listed.values > -torch.inf
     # The last row is of the choices that need no other slot or find none.
     map_FT = served_KT.new_zeros([tokens, experts + 1]).mT.scatter_(0, listed.indices, served_KT)
-    room_E = slots_E - map_FT[:experts].sum(dim=1)
+    free_E = slots_E - map_FT[:experts].sum(dim=1)
     placed_KT = served_KT if counted_T is None else served_KT | ~counted_T
     number_N = (~placed_KT).flatten().cumsum(dim=0)
-    seat_KT = torch.searchsorted(room_E.cumsum(dim=0), number_N).view(due, tokens).masked_fill_(placed_KT, experts)
-    return map_FT.scatter_(0, seat_KT, True)[:experts].mT.contiguous()
+    expert_KT = torch.searchsorted(free_E.cumsum(dim=0), number_N).view(due, tokens).masked_fill_(placed_KT, experts)
+    return map_FT.scatter_(0, expert_KT, True)[:experts].mT.contiguous()
 
 
 def map_of(indices_TK: Tensor, num_experts: int) -> Tensor:

@@ -14,7 +14,7 @@ from megatron.core.transformer.moe.router import TopKRouter
 from megatron.core.transformer.transformer_config import TransformerConfig
 from torch import Tensor
 
-from moe.config import RouterConfig, seats_of
+from moe.config import RouterConfig, capacity_of
 from moe.repetition import notes, repeats
 from moe.router.capacity import slots_of_tokens
 
@@ -116,14 +116,14 @@ class PortableRouter(TopKRouter, Generic[RouterSettings]):
         """Makes every later training pass take the next recorded choices; None: passes choose as usual."""
         self._to_follow = None if routes is None else iter(routes)
 
-    def seats(self, tokens: int) -> int | None:
+    def capacity(self, tokens: int) -> int | None:
         """Most choices that an expert takes of a rank's tokens, padding too, in training; fewer tokens never make more.
 
         None: there is no limit, as where choices of evaluation passes are taken again.
         """
         if self.cap is None or self._to_follow is not None:
             return None
-        return seats_of(tokens, top_k=self.topk, num_experts=self.num_experts, cap=self.cap)
+        return capacity_of(tokens, top_k=self.topk, num_experts=self.num_experts, cap=self.cap)
 
     def distribution(self, logits_TE: Tensor) -> Tensor:
         """Probabilities of the experts by the gate alone, [T, E], the rows summing to 1."""

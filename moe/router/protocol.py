@@ -33,7 +33,7 @@ class Router(Protocol):
         """
         ...
 
-    def seats(self, tokens: int) -> int | None:
+    def capacity(self, tokens: int) -> int | None:
         """Most choices that an expert takes of so many tokens of a rank in training; None: no limit."""
         ...
 

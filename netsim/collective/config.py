@@ -73,7 +73,7 @@ def _in_one_word(value: object) -> object:
     if value is None or isinstance(value, (Mapping, Algorithms)):
         return value
     if value not in ("auto", "nccl"):
-        raise ValueError("it names no way to choose algorithms; write auto, nccl, or a section such as {table: FILE}")
+        raise ValueError("it names no choice of algorithms; write auto, nccl, or a section such as {table: FILE}")
     return dict.fromkeys(OPERATIONS, value)
 
 

@@ -98,7 +98,7 @@ A sweep is YAML:
     packet.payload: [1KB, 4KB]
   cells: [{seeds: [0]}, {seeds: [1]}]               combinations that are not a grid; each with every point of the grid
 
-Every cell is checked before anything runs. The same command again goes on where a sweep was stopped or killed: finished
+Every cell is checked before anything runs. The same command again resumes where a sweep was stopped or killed: finished
 runs are kept, whatever else has changed in the sweep, as long as their scenario, the files it names and netsim are the
 same. No other process may write to DIR meanwhile.
 

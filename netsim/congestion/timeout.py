@@ -66,7 +66,7 @@ class Timeout:
     """The timeout of one flow, in whole picoseconds.
 
     An acknowledgement names the transmission that it answers. So a packet that was sent twice gives a sample too:
-    Karn's rule excludes such samples only where nobody knows which of the two was answered (RFC 6298, section 3).
+    Karn's rule excludes such samples only where it is unknown which of the two was answered (RFC 6298, section 3).
     Answers to trimmed packets and refusals give none, since they pass queues or come late.
     """
 

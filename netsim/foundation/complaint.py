@@ -43,7 +43,7 @@ class Complaint(NamedTuple):
     Attributes:
         field: Dotted path of the field.
         problem: What is wrong, with the value; further fields that are wrong are named.
-        remedy: What the user can do about it; empty where nobody knows.
+        remedy: What the user can do about it; empty if unknown.
         cause: What a check of ours raised; None: the check was one of pydantic's.
     """
 

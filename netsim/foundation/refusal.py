@@ -16,7 +16,7 @@ class Refusal(ValueError):  # noqa: N818  it is what the user reads
         file: The file, or another source such as the command line; empty where it is not known yet.
         field: Dotted path of the field, or what the file is meant to be; empty: all of it.
         problem: What is wrong, with the value in parentheses.
-        remedy: What the user can do about it; empty where nobody knows.
+        remedy: What the user can do about it; empty if unknown.
     """
 
     def __init__(self, file: Path | str, field: str, problem: str, remedy: str) -> None:

@@ -28,7 +28,7 @@ def refusal(wanted: Engine, scene: Scene, transport: TransportConfig, most_paths
     `most_paths` is the largest number of paths between two hosts that talk to each other.
     """
     if scene.ends_early and (wanted == "fluid" or transport.kind == "ideal"):
-        return "the run ends while background traffic goes on"
+        return "the run ends with background traffic under way"
     if scene.classes > 1 and (wanted == "fluid" or transport.kind == "ideal"):
         return "flows without packets have no classes"
     if not is_core_built() and (wanted not in ("auto", "simpy") or transport.kind == "ideal"):

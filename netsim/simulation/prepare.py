@@ -16,7 +16,7 @@ from netsim.foundation.refusal import Refusal
 from netsim.simulation.engines import is_core_built, refusal, seen_by
 from netsim.simulation.scenario import Job, Scenario, WorkloadConfig
 from netsim.topology.failure import Rates, Routes
-from netsim.topology.mapping import RankMap, rank_map, room
+from netsim.topology.mapping import RankMap, capacity, rank_map
 from netsim.topology.protocol import Topology, gpu_links
 from netsim.transport.build import PACKET_TRANSPORTS, build_transport
 from netsim.transport.config import SubflowsConfig, TransportConfig
@@ -97,7 +97,7 @@ def prepare(scenario: Scenario, source: str, laid_out: LaidOut | None = None, *,
     refuse_own_transports(scenario, source)
     refuse_detours(scenario, source)
     routes = Routes(topology, rates)
-    mapping = rank_map(topology, _places(scenario, source, room(topology)))
+    mapping = rank_map(topology, _places(scenario, source, capacity(topology)))
     refuse_watched(scenario, source, mapping)
     known = laid_out or _lay_out(scenario, source, topology, mapping)
     scene = Scene(

@@ -31,7 +31,7 @@ class Move(NamedTuple):
     """A collective of one rank, or the mean of `count` such, in microseconds.
 
     `moving_us` is what its kernels took and `waiting_us` how long they, or those before them, waited for other ranks,
-    None if nobody knows; `beside` is the part of its time in which kernels computed, 0 to 1. `late_us` is the part of
+    None if unknown; `beside` is the part of its time in which kernels computed, 0 to 1. `late_us` is the part of
     the simulated time in which it waited.
     """
 

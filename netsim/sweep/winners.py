@@ -22,7 +22,7 @@ _STRONGEST = 1.0
 _WINS = ("#d55e00", "#f0b27a", "#f1f4f6", "#7fb2d8", "#0072b2")
 _CAPTION = (
     "The number says by how much the other group's fastest transport takes longer than that of the group that wins, in "
-    "the mean over the seeds. ≈: the seeds of both overlap, so that nobody wins. *: queues dropped packets under the "
+    "the mean over the seeds. ≈: the seeds of both overlap, so that neither wins. *: queues dropped packets under the "
     "winner, too, whose time may be that of a timeout. Empty: a run is missing."
 )
 

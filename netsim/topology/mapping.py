@@ -35,7 +35,7 @@ def rank_map(topology: Topology, places: Sequence[int]) -> RankMap:
     return RankMap(hosts, [place // gpus.per_machine for place in places], [gpus.first + place for place in places])
 
 
-def room(topology: Topology) -> int:
+def capacity(topology: Topology) -> int:
     """How many ranks fit on a fabric."""
     gpus = gpu_links(topology)
     return (topology.hosts if gpus is None else gpus.first) * topology.ranks_per_host

@@ -65,7 +65,7 @@ def test_ctrl_c_saves_in_one_line(way: str, tmp_path: Path) -> None:
     code, lines = pressed(STARTS[way], tmp_path)
     (saved,) = (tmp_path / "run" / "checkpoints").iterdir()
     step = int(saved.name.removeprefix("step_"))
-    farewell = f"{tmp_path / 'run'}: told to stop by Ctrl-C; saved at step {step}; start it again to go on"
+    farewell = f"{tmp_path / 'run'}: stopped by Ctrl-C; saved at step {step}; start it again to resume"
     assert (saved / "COMPLETE").exists()
     assert step > 1
     match way:
@@ -75,6 +75,6 @@ def test_ctrl_c_saves_in_one_line(way: str, tmp_path: Path) -> None:
             assert (code, lines) == (75, [f"launch.sh: {farewell}"])
         case _:  # torchrun has a traceback and a code of its own
             assert code == 1
-            assert [line for line in lines if "told to stop" in line] == [farewell]
+            assert [line for line in lines if "stopped by" in line] == [farewell]
             assert len(lines) < 35
             assert lines[-1].endswith("got signal: 2") or lines[-2].endswith("got signal: 2")

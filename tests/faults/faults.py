@@ -83,17 +83,17 @@ def _kill_agent(run: Run, draw: Random) -> str:
 def _stop(run: Run, _: Random) -> str:
     for node in run.cluster.nodes:
         node.tell_to_stop()
-    _until(run, lambda: all(node.code() is not None for node in run.cluster.nodes), "told to stop and does not end")
+    _until(run, lambda: all(node.code() is not None for node in run.cluster.nodes), "stopped and does not end")
     codes = [node.code() for node in run.cluster.nodes]
     if any(code not in (0, 75) for code in codes):
-        raise RuntimeError(f"told to stop, ends with {codes} and not with 75")
+        raise RuntimeError(f"stopped, ends with {codes} and not with 75")
     return "stopped"
 
 
 def _stop_node(run: Run, draw: Random) -> str:
     node = draw.choice(run.cluster.nodes)
     node.tell_to_stop()
-    _until(run, lambda: node.code() is not None, "told to stop and does not end")
+    _until(run, lambda: node.code() is not None, "stopped and does not end")
     return f"node {node.number} stopped"
 
 

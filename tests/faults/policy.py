@@ -32,7 +32,7 @@ SECONDS_OF_A_START = 240.0
 STARTS = 3
 """How often ranks that do not find each other, on a machine that is busy, are started again."""
 STOPPED = 75
-"""How a rank ends that was told to stop and has saved."""
+"""How a rank ends that was stopped and has saved."""
 DURING, WITHIN, ANYWHERE = "while it draws", "within a cycle", "anywhere"
 _PAUSE_S = 0.005
 _BEGINS = re.compile(r": (?:resumes after step (\d+)|starts); ")
@@ -213,13 +213,13 @@ def _is_time(when: str, step: int, cycle: int, mark: Path) -> bool:
 
 def _strike(ranks: ForkedRanks, draw: Random) -> str:
     """Kills one rank, and the other later as an agent does; or all at once; or tells all to stop."""
-    what = draw.choice(("one rank", "one rank", "all ranks", "told to stop"))
-    if what == "told to stop":
+    what = draw.choice(("one rank", "one rank", "all ranks", "stopped"))
+    if what == "stopped":
         ranks.send(signal.SIGTERM)
         ranks.wait(SECONDS_OF_A_START)
         if any(code not in (0, STOPPED) for code in ranks.codes):
-            raise RuntimeError(f"told to stop, ends with {ranks.codes}: {ranks.said()}")
-        return f"told to stop, ended with {ranks.codes[0]}"
+            raise RuntimeError(f"stopped, ends with {ranks.codes}: {ranks.said()}")
+        return f"stopped, ended with {ranks.codes[0]}"
     if what == "one rank":
         number = draw.randrange(RANKS)
         ranks.send(signal.SIGKILL, [number])

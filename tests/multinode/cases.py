@@ -128,9 +128,9 @@ def cases(sizes: Sizes) -> Iterator[Case]:
     all_to_all = [Stream(src, dst, size) for src, dst in permutations(range(LEAVES * HOSTS_PER_LEAF), 2)]
     apart, exchange = (_through(streams, lambda src, _: src % SPINES) for streams in (there, both))
     balanced = _through(all_to_all, _latin)
-    yield _tcp("TCP one way, same spine", _through(there, lambda *_: 0), _ONE_WAY)
-    yield _tcp("TCP one way, spine each", apart, _ONE_WAY)
-    yield _tcp("TCP one way, hashed", there, _HASHED)
+    yield _tcp("TCP in one direction, same spine", _through(there, lambda *_: 0), _ONE_WAY)
+    yield _tcp("TCP in one direction, spine each", apart, _ONE_WAY)
+    yield _tcp("TCP in one direction, hashed", there, _HASHED)
     yield _tcp("TCP permutation", exchange, _TWO_WAY)
     yield _tcp("TCP all-to-all", balanced, _TWO_WAY)
     for scheduling in get_args(Scheduling):

@@ -152,7 +152,7 @@ def free_port() -> int:
 
 @contextmanager
 def run(folder: Path, port: int, steps: int) -> Iterator[subprocess.Popen[bytes]]:
-    """Trains digits_moe on two ranks; told to stop in the end.
+    """Trains digits_moe on two ranks; stopped in the end.
 
     Args:
         folder: of the run.

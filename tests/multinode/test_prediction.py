@@ -78,6 +78,6 @@ def test_no_plan_beats_the_hosts_own_links(scheduling):
 
 def test_where_a_hash_decides_every_outcome_is_enumerated():
     hashed = {case.name: case for case in cases(Sizes(RATE_MBIT, 100 * TCP_PAYLOAD, UDP_PAYLOAD))}
-    outcomes = hashed["TCP one way, hashed"].outcomes_s(FABRIC)
+    outcomes = hashed["TCP in one direction, hashed"].outcomes_s(FABRIC)
     assert outcomes == pytest.approx([103 * FRAME_S, 203 * FRAME_S], abs=1e-3)
-    assert len(hashed["TCP one way, spine each"].outcomes_s(FABRIC)) == 1
+    assert len(hashed["TCP in one direction, spine each"].outcomes_s(FABRIC)) == 1

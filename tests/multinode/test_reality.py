@@ -117,7 +117,7 @@ def _process_with_fabric() -> subprocess.Popen[str]:
 
 
 @pytest.mark.parametrize(
-    "name", ["TCP one way, same spine", "TCP one way, hashed", "UDP all-to-all, sequential, latin"]
+    "name", ["TCP in one direction, same spine", "TCP in one direction, hashed", "UDP all-to-all, sequential, latin"]
 )
 def test_netsim_predicts_the_kernel(name):
     """A part of `python -m tests.multinode.reality`; other processes may spoil a run, so it has three attempts."""

@@ -15,7 +15,7 @@ from netsim.collective.group import Group, size_of
 from netsim.collective.nccl import candidates, nccl
 from netsim.foundation.page import Table
 from netsim.report.tables import algorithm_sections
-from netsim.topology.mapping import rank_map, room
+from netsim.topology.mapping import capacity, rank_map
 from netsim.topology.protocol import Topology
 from netsim.workload.collective import operation
 from tests.each import each
@@ -29,7 +29,7 @@ PAYLOAD = 4000
 
 def group_of(topology: Topology) -> Group:
     """All ranks of a fabric."""
-    return Group(topology, rank_map(topology, range(room(topology))), PAYLOAD, 0)
+    return Group(topology, rank_map(topology, range(capacity(topology))), PAYLOAD, 0)
 
 
 def scenario(ranks: int, op: str, size: str, algorithms: object, **topology: object) -> dict[str, object]:
@@ -126,7 +126,7 @@ def test_one_page_has_both_choices_of_algorithms(tmp_path, capsys):
 @each(
     "arguments, said",
     [
-        (["algorithms=nccll"], "algorithms: it names no way to choose algorithms ('nccll'); write auto, nccl"),
+        (["algorithms=nccll"], "algorithms: it names no choice of algorithms ('nccll'); write auto, nccl"),
         (["algorithms={all_reduce: table}"], "algorithms: all_reduce asks a table and there is none; add table"),
         (["algorithms={table: none.yaml}"], "none.yaml: file: cannot be read"),
         (["algorithms={all_reduce: rung}"], "algorithms.all_reduce: must be 'ring', 'tree'"),

@@ -8,7 +8,7 @@ import yaml
 from netsim.simulation.prepare import prepare
 from netsim.simulation.scenario import read_scenario
 from netsim.topology.leaf_spine import LeafSpineConfig
-from netsim.topology.mapping import room
+from netsim.topology.mapping import capacity
 from tests.each import each
 from tests.netsim.documents import collective_of, scenario_on
 
@@ -31,7 +31,7 @@ def test_every_topology_in_yaml_is_known_here():
 
 @each("name", PRESETS)
 def test_presets_have_room_for_their_ranks(name):
-    assert room(read_scenario(scenario({"kind": "preset", "name": name})).topology.build()) == PRESETS[name]
+    assert capacity(read_scenario(scenario({"kind": "preset", "name": name})).topology.build()) == PRESETS[name]
 
 
 @each("name", TIERED)

@@ -93,7 +93,7 @@ def _pass(router: dict[str, Any], dispatch: str, expert_parallel: int) -> Pass:
         of_device.router.update_bias()
     found = _results(of_device, output, inputs)
     return Pass(
-        has_cap=of_device.router.seats(TOKENS) is not None,
+        has_cap=of_device.router.capacity(TOKENS) is not None,
         forward=forward.lines(),
         backward=backward.lines(),
         staged=forward.staged + backward.staged,

@@ -22,7 +22,7 @@ class Event:
         self._at, self._waits = time.perf_counter(), waits()
 
     def wait(self, stream: Any = None) -> None:
-        """Makes a stream wait for it; the host goes on."""
+        """Makes a stream wait for it; the host continues."""
 
     def query(self) -> bool:
         """Whether the host knows that the device has come to it."""
@@ -52,10 +52,10 @@ class Stream:
         return torch.device("pretend", 0)
 
     def wait_stream(self, other: Any) -> None:
-        """Orders the work of two streams; the host goes on."""
+        """Orders the work of two streams; the host continues."""
 
     def wait_event(self, event: Event) -> None:
-        """Orders work behind an event; the host goes on."""
+        """Orders work behind an event; the host continues."""
 
     def record_event(self, event: Event | None = None) -> Event:
         """Puts an event into the queue."""

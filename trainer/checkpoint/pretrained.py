@@ -78,7 +78,7 @@ def restore(config: RunConfig, layout: Layout, folder: Path, weights: str = WEIG
 OBJECTIVE = "flow.objective."
 """What the names of the fields of an objective begin with."""
 BASE = "task.base"
-"""The run that another one goes on from."""
+"""The run that another one continues."""
 
 
 class FrozenRun:

@@ -195,7 +195,7 @@ class Checkpointer:
 
     def _remedy(self, step: int) -> str:
         older = [saved for saved in complete_steps(self._root) if saved != step]
-        start = f"goes on from step {older[-1]}" if older else "starts anew"
+        start = f"resumes from step {older[-1]}" if older else "starts anew"
         return f"make room or correct the folder and give the same command again: the run {start}"
 
 

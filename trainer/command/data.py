@@ -83,7 +83,7 @@ def _buckets(options: Shards) -> tuple[tuple[int, int], ...] | int | None:
     "write images or vectors of your own as a folder of shards that runs learn from",
     "python -m trainer shards pictures --out shards/pictures --size 64",
     Shards,
-    "The examples are shuffled once, by --seed. A killed start goes on where it was. A run learns from the "
+    "The examples are shuffled once, by --seed. A killed start resumes where it was. A run learns from the "
     "folder with data={kind: shards, path: DIR, held_out: N}; names of classes are kept and shown above the columns of "
     "its samples. Pictures that cannot be read are named and left out, up to 1 % of them.",
     outputs=lambda options: [(OutputFolder("--out", ("index.json", "shard_*.safetensors")), options.out)],
@@ -140,7 +140,7 @@ class EncodeText(Request):
     "python -m trainer encode-text notes/ articles.jsonl.gz --out data/notes --tokenizer tokenizer.json",
     EncodeText,
     "A run learns from them with data={kind: text, path: DIR}. The same files and options give the same bytes, on any "
-    "number of processes. What is interrupted goes on where it was when the same command is given again. A tokenizer "
+    "number of processes. What is interrupted resumes where it was when the same command is given again. A tokenizer "
     "needs the package tokenizers (pip install 'flowfabric[hf]').",
     outputs=lambda options: [(OutputFolder("--out", ("index.json", "unfinished.json", "*.bin*")), options.out)],
     following="torchrun --standalone --nproc-per-node 2 -m trainer train gpt_text data.path={out}",
@@ -174,7 +174,7 @@ class IndexTars(Request):
     "python -m trainer index-tars 'data/train-{000000..000146}.tar' --out data/train.index",
     IndexTars,
     "A run reads them with data={kind: webdataset, path: PATH, index: DIR, size: 64, held_out: 1000}. Headers and "
-    "labels alone are read, and an interrupted start goes on where it was.",
+    "labels alone are read, and an interrupted start resumes where it was.",
     outputs=lambda options: [(OutputFolder("--out", ("index.json", "scans.jsonl")), options.out)],
     following="python -m trainer check configs/examples/webdataset.yaml data.index={out}",
 )

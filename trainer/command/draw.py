@@ -61,7 +61,7 @@ class Sample(OfRuns):
     trace: Annotated[Path | None, "DIR"] = None
     """write what the ranks send meanwhile, and the experts that their tokens visit, to this folder"""
     quality: Annotated[Path | None, "JSON"] = None
-    """also judge the images: share of them that a classifier of the real data takes for the class asked for, and
+    """also judge the images: share of them that a classifier of the real data takes for the requested class, and
     the Fréchet distance on pixels of as many images drawn without guidance"""
     features: Annotated[Path | None, "FILE"] = None
     """with --quality: also take the Fréchet distance, precision and recall on features, by the network in this
@@ -196,7 +196,7 @@ class Edit(OfRuns):
     "picture, and 1 holds on to the picture as much as the controls of the request do. Each edit is a PNG in "
     "DIR/edited; "
     "DIR/index.html shows them beside their pictures, and how far they are from them against how often a classifier of "
-    "the run's data takes them for the class asked for. Works on a run with latents too. Under torchrun the ranks "
+    "the run's data takes them for the requested class. Works on a run with latents too. Under torchrun the ranks "
     "share the pictures. A folder that was not finished is completed by the same command.",
     outputs=lambda options: [(OutputFolder("--out", ("request.json",)), options.out)],
     following=SHOW_RUN,
@@ -225,7 +225,7 @@ class Restore(OfRuns):
     """settings that replace the file's, for example operator.factor=4 or label=own; trainer keys restore lists
     them"""
     out: Annotated[Path, "DIR"]
-    """folder of the results: restored/*.png, results.json, index.html; the same command again goes on where it was
+    """folder of the results: restored/*.png, results.json, index.html; the same command again resumes where it was
     stopped"""
     images: Annotated[Path | None, "DIR"] = None
     """restore the pictures of this folder, of any size and format (default: held-out examples of the run)"""

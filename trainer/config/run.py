@@ -50,7 +50,7 @@ class Run(Section):
     """auto: resume from a checkpoint in the folder of the run; never: refuse a folder that already holds
     checkpoints."""
     allow_rng_loss: bool = False
-    """Resume although the state file of a rank is missing; the run then goes on differently than with the file."""
+    """Resume although the state file of a rank is missing; the run then continues differently than with the file."""
     deterministic: bool = False
     """Make the same run give the same bytes on a GPU too. Operations whose result depends on the order in which threads
     add are replaced by slower ones; an operation without such a replacement ends the run. On a CPU results are the same

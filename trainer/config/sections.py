@@ -109,7 +109,7 @@ class DeepSpeedConfig(Section):
     """Compile blocks at their first use, which takes a C++ compiler and some seconds; not with experts."""
     bucket_elements: PositiveInt = 100_000_000
     """Elements of one gradient reduction and of one parameter gathering. Under bf16 gradients are reduced in float32
-    while the backward pass goes on; a smaller bucket begins earlier, a larger one uses the network better."""
+    during the backward pass; a smaller bucket begins earlier, a larger one uses the network better."""
 
     @property
     def label(self) -> str:

@@ -32,7 +32,7 @@ class DigitsConfig(Section):
 
     Attributes:
         held_out: how many images are kept out of training.
-        size: pixels a side; 16 and 32 repeat every pixel 2 and 4 times each way.
+        size: pixels a side; 16 and 32 repeat every pixel 2 and 4 times in each direction.
         augment: flips and crops of the images that are trained on; null: none.
         rotate: degrees that every image is turned by, held-out ones included, against the clock.
         imbalance: fewer training images of later classes; null: all.
@@ -95,7 +95,7 @@ def numbered_splits(num: int, held_out: int) -> dict[Split, Tensor]:
 
 
 class ToyConfig(Section):
-    """Points in the plane, within about [-2, 2] each way."""
+    """Points in the plane, within about [-2, 2] in each direction."""
 
     shape: ClassVar[tuple[int]] = (2,)
     class_names: ClassVar[tuple[str, ...]] = ()

@@ -123,7 +123,7 @@ class CaptionsConfig(Section):
     width: PositiveInt
     """Width of the vector of a caption; left out: what the index says."""
     digest: str
-    """Digest of the index, so that a run goes on with the captions it began with; left out: taken from it."""
+    """Digest of the index, so that a run resumes with the captions it began with; left out: taken from it."""
 
     @classmethod
     def resolved(cls, document: dict[str, Any]) -> dict[str, Any]:

@@ -58,7 +58,7 @@ class ImageFolderConfig(Section):
     imbalance: Imbalance = None
     """Fewer training pictures of later classes; null: all."""
     digest: str
-    """Digest of the names of the pictures, so that a run goes on with the data it began with; left out: taken from
+    """Digest of the names of the pictures, so that a run resumes with the data it began with; left out: taken from
     them."""
 
     @model_validator(mode="before")

@@ -49,7 +49,7 @@ class PairsConfig(Section):
     """The data set at which the paths of the pairs begin, and so do the paths of samples; left out: what the index
     says."""
     digest: str
-    """Digest of the index, so that a run goes on with the pairs it began with; left out: taken from it."""
+    """Digest of the index, so that a run resumes with the pairs it began with; left out: taken from it."""
 
     @property
     def parts(self) -> str | None:

@@ -84,7 +84,7 @@ class LatentsConfig(Section):
     image_shape: tuple[PositiveInt, PositiveInt, PositiveInt]
     """Shape (C, H, W) of an image; left out: what the index says."""
     digest: str
-    """Digest of the index, so that a run goes on with the latents it began with; left out: taken from it."""
+    """Digest of the index, so that a run resumes with the latents it began with; left out: taken from it."""
 
     @classmethod
     def resolved(cls, document: dict[str, Any]) -> dict[str, Any]:
@@ -156,7 +156,7 @@ class ShardsConfig(Section):
     imbalance: Imbalance = None
     """Fewer training examples of later classes; null: all."""
     digest: str
-    """Digest of the index, so that a run goes on with the data it began with; left out: taken from it."""
+    """Digest of the index, so that a run resumes with the data it began with; left out: taken from it."""
 
     @classmethod
     def resolved(cls, document: dict[str, Any]) -> dict[str, Any]:

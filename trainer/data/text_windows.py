@@ -50,7 +50,7 @@ class TextConfig(Section):
     tokenizer: str | None = None
     """SHA-256 of the folder's tokenizer.json; null: tokens are bytes, or what the index says."""
     digest: str
-    """Digest of the index, so that a run goes on with the data it began with. Left out: taken from it."""
+    """Digest of the index, so that a run resumes with the data it began with. Left out: taken from it."""
 
     @property
     def shape(self) -> tuple[int]:

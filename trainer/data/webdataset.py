@@ -84,7 +84,7 @@ class WebDatasetConfig(Section):
     class_names: tuple[str, ...]
     """Names of the classes 0, 1, ..., or a text file with one a line; left out: what the index says."""
     digest: str
-    """Digest of the index, so that a run goes on with the data it began with; left out: taken from it."""
+    """Digest of the index, so that a run resumes with the data it began with; left out: taken from it."""
 
     @property
     def shape(self) -> tuple[int, int, int]:

@@ -251,7 +251,7 @@ def write_judgement(
 
 
 def _in_words(figures: dict[str, Any]) -> str:
-    judged = f"{figures['class_accuracy']:.1%} are the class asked for; " if "class_accuracy" in figures else ""
+    judged = f"{figures['class_accuracy']:.1%} are the requested class; " if "class_accuracy" in figures else ""
     kind = "_on_features" if "frechet_distance_on_features_unguided" in figures else ""
     distance, least = figures[f"frechet_distance{kind}_unguided"], figures[f"frechet_distance{kind}_floor"]
     where = kind.replace("_", " ")

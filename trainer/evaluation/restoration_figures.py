@@ -74,7 +74,7 @@ class Prior:
 
 VANISHED = (
     "The calibrated weight of the prior vanishes, because the states of the run vary as much as noise does, as latents "
-    "of unit variance do. In its place every step goes the same share of the way, method.scale."
+    "of unit variance do. In its place every step goes the same share of the path, method.scale."
 )
 
 

@@ -176,11 +176,11 @@ def _check_likelihood(config: RunConfig) -> None:
     assert isinstance(config.sample, FlowSample)
     run, source = config.run.dir, config.source_data
     for has_none, problem in (
-        (source is not None, f"samples of {run} start at {source and source.kind} data, whose density nobody knows"),
+        (source is not None, f"samples of {run} start at {source and source.kind} data, whose density is unknown"),
         (config.alphabet, f"{run} draws letters, which have no density"),
         (config.labels_in_state, f"{run} starts at noise beside a class, which has no density"),
         (config.species, f"{run} draws atoms, some of which stay where they are and have no density"),
-        (config.encodes_captions, f"{run} starts at captions, whose density nobody knows"),
+        (config.encodes_captions, f"{run} starts at captions, whose density is unknown"),
     ):
         if has_none:
             raise ValueError(f"--likelihood: {problem}; leave it out")

@@ -200,7 +200,7 @@ TOLERANCE = 1e-13
 
 
 class Classifier(BuiltIn):
-    """Log-probability of the class that was asked for, by a classifier of the training examples."""
+    """Log-probability of the requested class, by a classifier of the training examples."""
 
     kind: Literal["classifier"] = "classifier"
     ridge: float = Field(default=1e-3, gt=0)
@@ -256,7 +256,7 @@ class FittedClassifier(Reward):
 
     def __call__(self, examples: Tensor, condition: Condition, /) -> Tensor:
         if condition.label is None:
-            raise ValueError("kind: classifier rewards the class that was asked for, and none is; ask for classes")
+            raise ValueError("kind: classifier rewards the requested class, and none is; ask for classes")
         log_BC = self.log_probabilities(examples)
         log_BC = torch.cat([log_BC, log_BC.amax(1, keepdim=True)], dim=1)
         return log_BC.gather(1, condition.label[:, None])[:, 0]

@@ -161,7 +161,7 @@ class _LayerLoad:
             report = router.report()
             if len(self._holder.slot_to_expert) == output[1].shape[1]:  # with replicas only the dispatcher knows
                 crossing, most = self._crossing(*output)
-            if self._dispatch == "capped":  # experts compute empty seats, too, and cannot tell them from others
+            if self._dispatch == "capped":  # experts compute empty rows, too, and cannot tell them from others
                 ranks, nodes_N = self._places(output[1])
                 rows_N = ranks.new_zeros(len(nodes_N)).index_add(0, ranks, report["expert_tokens"])
                 self.rows = _sum(self.rows, rows_N)

@@ -38,7 +38,7 @@ def missing_figures(run_dir: Path, started: int) -> str | None:
         return None
     return (
         f"{metrics}: the figures of steps {missed[0]} to {started} are missing, though the checkpoint of step "
-        f"{started} is intact; the run goes on without them (to keep them, stop it and restore the file from a copy)"
+        f"{started} is intact; the run continues without them (to keep them, stop it and restore the file from a copy)"
     )
 
 

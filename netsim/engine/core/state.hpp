@@ -152,7 +152,7 @@ struct Wheel {
   Span<Arrival> found;     // arrivals of the window, as they were found, then scratch space
   Span<Arrival> arrivals;  // the same arrivals by unit, sorted once the unit deals with them
   Span<int64_t> places;    // whole numbers for sorting
-  // If the run ends while background traffic goes on: data at all receivers, sorted
+  // If the run ends with background traffic under way: data at all receivers, sorted
   Span<Arrival> receipts;
   // Units with arrivals in this window and region, and switches where transmissions end; one more than there are units
   Span<int32_t> touched;
@@ -189,7 +189,7 @@ struct Wheels {
   Table<Arrival> found;     // arrivals of the window, as they were found, then scratch space
   Table<Arrival> arrivals;  // the same arrivals by unit, sorted once the unit deals with them
   Table<int64_t> places;    // whole numbers for sorting
-  // If the run ends while background traffic goes on: data at all receivers, sorted
+  // If the run ends with background traffic under way: data at all receivers, sorted
   Table<Arrival> receipts;
   // Units with arrivals in this window and region, and switches where transmissions end; one more than there are units
   Table<int32_t> touched;

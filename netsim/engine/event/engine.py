@@ -14,16 +14,16 @@ from netsim.engine.core.arrays import END_PS
 from netsim.engine.core.fabric import FabricArrays, fabric_arrays
 from netsim.engine.core.shared import names, number
 from netsim.engine.event.finished import by_id, can_forget, figures_of, without_finished
-from netsim.engine.event.layout import flight_of, state_of
-from netsim.engine.event.room import (
+from netsim.engine.event.growth import (
     with_avoided,
-    with_room_for_choices,
-    with_room_for_flows,
-    with_room_for_packets,
-    with_room_for_released,
-    with_room_for_waiting,
-    with_room_in_calendar,
+    with_capacity_for_choices,
+    with_capacity_for_flows,
+    with_capacity_for_packets,
+    with_capacity_for_released,
+    with_capacity_for_waiting,
+    with_capacity_in_calendar,
 )
+from netsim.engine.event.layout import flight_of, state_of
 from netsim.engine.event.state import Array, State
 from netsim.engine.frontier import is_cut_off, stalled
 from netsim.engine.limits import Clock, Pulse, Waiting, Which, missing, not_begun, reached, refused
@@ -175,7 +175,7 @@ class EventEngine:
         if not can_forget(state) and state.network.rules["admission"][0] != number("BALANCED"):
             sizes, parts = scene.tasks.columns().bytes, int(state.network.rules["parts"][0])
             packets = int((sizes[sizes > 0] // scene.packet.payload + parts).sum())
-            state = with_room_for_flows(state, int(np.minimum(sizes, parts).sum()), packets)
+            state = with_capacity_for_flows(state, int(np.minimum(sizes, parts).sum()), packets)
         self._prepare(state)
 
     def run(self) -> Outcome:
@@ -195,7 +195,7 @@ class EventEngine:
                 case "IN_TIME":
                     raise self._reached_in_time()
                 case "NEEDS_ROOM":
-                    self._keep(with_room_for_choices(self._state))
+                    self._keep(with_capacity_for_choices(self._state))
                     self._make_room()
         if self._state.network.totals["undone"][0]:
             raise stalled(self._scene, self._waiting_tasks())
@@ -212,8 +212,8 @@ class EventEngine:
 
     def _make_room(self) -> None:
         """Makes room for packets in flight."""
-        self._flight = with_room_in_calendar(with_room_for_packets(self._flight, self._state), self._state)
-        self._keep(with_room_for_waiting(self._state, len(self._flight.packets)))
+        self._flight = with_capacity_in_calendar(with_capacity_for_packets(self._flight, self._state), self._state)
+        self._keep(with_capacity_for_waiting(self._state, len(self._flight.packets)))
 
     def _flows_of_packets(self) -> list[np.ndarray]:
         """Arrays with the flow of each packet record, whether the packet is in flight or not."""
@@ -224,7 +224,7 @@ class EventEngine:
         if can_forget(self._state) and self._state.network.totals["flows"][0]:
             self._finished.append(without_finished(self._state, self._flows_of_packets()))
         room = 2 * int(self._state.network.totals["flows"][0])
-        self._keep(with_room_for_released(with_room_for_flows(self._state, max(room, FEWEST_FLOWS), 0)))
+        self._keep(with_capacity_for_released(with_capacity_for_flows(self._state, max(room, FEWEST_FLOWS), 0)))
 
     def _keep(self, state: State) -> None:
         """Replaces the state, whose arrays may have been extended."""

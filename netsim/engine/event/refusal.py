@@ -19,5 +19,5 @@ def refusal(scene: Scene, transport: Transport) -> str | None:
         return f"a message of more than {1 << (_SERIAL_BITS - 1)} packets"
     marks_leaving = isinstance(scene.congestion, NsccConfig) and scene.congestion.marks == "departure"
     if marks_leaving and scene.ends_early and not scene.queues:
-        return "packets are marked as they leave, in a run that ends while background traffic goes on"
+        return "packets are marked as they leave, in a run that ends with background traffic under way"
     return None

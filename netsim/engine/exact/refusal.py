@@ -27,7 +27,7 @@ def refusal_of_fabric(scene: Scene, transport: TransportConfig) -> str | None:
         if getattr(scene, section).kind != "none":
             return f"{section} {getattr(scene, section).kind} makes senders depend on the network"
     if scene.ends_early:
-        return "the run ends while background traffic goes on"
+        return "the run ends with background traffic under way"
     if scene.link_errors is not None:
         return "links have errors"
     if scene.watch is not None:

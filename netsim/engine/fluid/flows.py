@@ -34,7 +34,7 @@ def no_flows() -> Flows:
     return Flows(whole, whole, whole, whole, whole, whole, np.zeros((0, 3), dtype=np.int64), whole, part, part, part)
 
 
-def with_room(flows: Flows, used: int, more: int) -> Flows:
+def with_capacity(flows: Flows, used: int, more: int) -> Flows:
     """The columns with at least `more` rows behind the first `used`."""
     if used + more <= len(flows.id):
         return flows

@@ -5,7 +5,7 @@ from math import ceil, inf
 import numpy as np
 
 from netsim.engine import _core
-from netsim.engine.fluid.flows import Flows, Routes, Segments, no_flows, with_room
+from netsim.engine.fluid.flows import Flows, Routes, Segments, no_flows, with_capacity
 from netsim.engine.protocol import Scene
 from netsim.foundation.units import PICOSECONDS_PER_SECOND
 
@@ -47,7 +47,7 @@ class Network:
     def add(self, **columns: np.ndarray) -> np.ndarray:
         """Adds flows, not active yet, by columns of `Flows`; missing columns are 0. Returns their indices."""
         more = len(columns["id"])
-        self.flows = with_room(self.flows, self.count, more)
+        self.flows = with_capacity(self.flows, self.count, more)
         new = slice(self.count, self.count + more)
         for name, column in columns.items():
             getattr(self.flows, name)[new] = column

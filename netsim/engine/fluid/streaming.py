@@ -14,8 +14,8 @@ from netsim.engine.core.arrays import zeros
 from netsim.engine.core.fabric import FabricArrays, fabric_arrays
 from netsim.engine.core.shared import names, number, record
 from netsim.engine.event.engine import arrays_of
+from netsim.engine.event.growth import with_capacity_for_flows
 from netsim.engine.event.layout import state_of
-from netsim.engine.event.room import with_room_for_flows
 from netsim.engine.event.state import Array, State
 from netsim.engine.frontier import stalled
 from netsim.engine.limits import Clock, Pulse, Waiting, not_begun, reached
@@ -149,7 +149,7 @@ def stream(scene: Scene, transport: Transport | None, report: Callable[[Pulse], 
             raise reached(scene.limits, "simulated", _pulse(state), _first_waiting(scene, state, streams))
         if clock.is_over(_pulse(state)):
             raise reached(scene.limits, "wall", _pulse(state), _first_waiting(scene, state, streams))
-        state = with_room_for_flows(state, max(int(state.network.totals["released"][0]) * parts, _ROOM), 0)
+        state = with_capacity_for_flows(state, max(int(state.network.totals["released"][0]) * parts, _ROOM), 0)
     if state.network.totals["undone"][0]:
         raise stalled(scene, np.flatnonzero(state.program.waits_for == 0).tolist())
     links = streams.links

@@ -18,7 +18,7 @@ whether a unit takes in messages that are released while it is under way; the la
 FINISHED, UNKNOWN, TOGETHER, MEETING, STUCK = range(5)
 """Why the loop stops: nothing is left to do; a message that is released alone has not been simulated; messages that are
 released together, or soon, must be simulated as one unit; so must a message and a unit that it meets under way; a
-message meets others in a way that is not followed."""
+message meets others in a manner that is not followed."""
 
 _MOST_JOINED = 16
 """Most messages in a unit of messages that meet under way."""

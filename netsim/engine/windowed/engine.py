@@ -11,7 +11,7 @@ from netsim.engine.core.arrays import END_PS, heap, longer_heap, zeros
 from netsim.engine.core.fabric import FabricArrays
 from netsim.engine.core.shared import names, number, record
 from netsim.engine.event.engine import EventEngine, arrays_of
-from netsim.engine.event.room import with_room_for_waiting
+from netsim.engine.event.growth import with_capacity_for_waiting
 from netsim.engine.event.state import Array, Queued, State
 from netsim.engine.limits import Pulse, Waiting, Which, reached
 from netsim.engine.protocol import Outcome, Scene
@@ -111,7 +111,7 @@ def _most_chunks(queued: Queued | None, regions: int) -> int:
     return 2 + regions * len(np.unique(queued.served["pause_delay_ps"])) + len(queued.queues) // number("CHUNK")
 
 
-def with_room(wheels: Wheels, notes: Array | None) -> Wheels:
+def with_capacity(wheels: Wheels, notes: Array | None) -> Wheels:
     """The wheels with room for the arrivals of the next region; chunks and records that run out are doubled."""
     window = wheels.window[:, 0]
     arrivals = int((window["arrivals"] + window["awaited"]).max())
@@ -282,8 +282,8 @@ class WindowedEngine(EventEngine):
         return [(thread, names("Stop")[why]) for thread, why in enumerate(reasons) if why != number("GOES_ON")]
 
     def _make_room(self) -> None:
-        self._wheels = with_room(self._wheels, None if self._state.queued is None else self._shares.notes)
-        self._keep(with_room_for_waiting(self._state, len(self._wheels.held)))
+        self._wheels = with_capacity(self._wheels, None if self._state.queued is None else self._shares.notes)
+        self._keep(with_capacity_for_waiting(self._state, len(self._wheels.held)))
 
     def _flows_of_packets(self) -> list[np.ndarray]:
         return [self._wheels.packets["flow"], self._wheels.held["flow"]]

@@ -92,7 +92,7 @@ def copied(operation: Operation, source: int, rank: int, where: str) -> Operatio
     """The operation of rank `source` as rank `rank` carries it out, with peers and splits shifted.
 
     Raises:
-        Refusal: The ranks of the group have no regular distance, so that nobody knows those of the copy's.
+        Refusal: The ranks of the group have no regular distance, so that those of the copy's are unknown.
     """
     ranks, size = operation.ranks, len(operation.ranks)
     shape = Shape(size, ranks[1] - ranks[0] if size > 1 else 1)

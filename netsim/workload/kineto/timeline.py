@@ -86,7 +86,7 @@ def waits(profile: Profile, sized: Sequence[Call], alike: Sequence[tuple[int, Ha
     """Waiting of a rank's calls. Calls are alike if both parts of `alike`, number of ranks and key, are equal.
 
     The kernels before DeepEP's do nothing else. A rank of n comes last to one call of n, so that the shortest n-th of
-    calls that are alike is taken to have waited for nobody, and the others for as long as they exceed it.
+    calls that are alike is taken not to have waited, and the others for as long as they exceed it.
     """
     times: dict[tuple[int, Hashable], list[int]] = defaultdict(list)
     for call, key in zip(sized, alike, strict=True):

@@ -3,7 +3,7 @@
 A perceptron of 3 x 256 has learned 1,500 of the 8 x 8 digits with their classes. 100 other digits are taken to noise
 under their own class by UniInv, with 15 steps, and drawn under the next class with Euler's method. Two things are
 wanted of an edit, and stand against each other: the mean squared distance to the picture, and the share of edits that a
-logistic regression takes for the class that was asked for.
+logistic regression takes for the requested class.
 
 The first two tables: zero-order corrections with several step sizes ("own": for each digit 0.4 of the smallest bound
 that its run has shown), after so many iterations. What keeps a picture also undoes its edit, so edits want small steps
@@ -43,7 +43,7 @@ STOPS, STRENGTHS = (0.25, 0.5, 1.0), (0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5,
 DISTANCE, CLASS, EQUAL = "distance", "class", "equal"
 DISTANCES = (0.3, 0.25, 0.2, 0.15, 0.1)
 Curve = list[tuple[float, float]]
-"""Distance and share of the class that was asked for, along one way."""
+"""Distance and share of the requested class, along one way."""
 Tables = dict[str, dict[str, dict[str, float]]]
 
 
@@ -73,7 +73,7 @@ class Edits:
         self.noise = UniInversion().invert(own_field, self.pictures, self.times, keys=keys).noise
 
     def judged(self, edited: Tensor) -> tuple[float, float]:
-        """Distance to the pictures, and share of the class that was asked for."""
+        """Distance to the pictures, and share of the requested class."""
         distance = float((edited - self.pictures).square().mean())
         return distance, float(np.mean(self.judge.predict(edited.numpy()) == self.asked.numpy()))
 
@@ -168,8 +168,8 @@ def main() -> int:
         }
 
     show("mean squared distance to the picture by iteration", gathered(DISTANCE), [])
-    show("share of the class that was asked for by iteration", gathered(CLASS), [])
-    return show("share of the class that was asked for by distance", gathered(EQUAL), bars(of_seeds))
+    show("share of the requested class by iteration", gathered(CLASS), [])
+    return show("share of the requested class by distance", gathered(EQUAL), bars(of_seeds))
 
 
 if __name__ == "__main__":

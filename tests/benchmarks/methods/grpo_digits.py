@@ -1,7 +1,7 @@
 """Flow-GRPO on digits, under torchrun: python -m tests.benchmarks.methods.grpo_digits
 
 configs/methods/flow_grpo.yaml is trained on two ranks as it stands, for each seed: a flow over 8 x 8 digits, and the
-policy that goes on from it with the log-probability of the class that was asked for as its reward. Then 1,000 digits of
+policy that goes on from it with the log-probability of the requested class as its reward. Then 1,000 digits of
 each are drawn from the averaged weights by the sampler of the runs, the classes in turn, from the same noises.
 
 "reward" is the mean over them, FD their Fréchet distance on pixels to all digits, "path KL" that of the rollouts of the

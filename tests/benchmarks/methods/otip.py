@@ -8,7 +8,7 @@ strength gamma, and drawn again by 28 steps: 56 evaluations an image for every r
   (strength 0) and by OTIP of three strengths put before it.
 * The plane: each image is drawn as one other class. Distance is the mean squared difference from the source,
   reconstruction that of the same controls without a class, on a third of the images, and accuracy the share that a
-  logistic regression of the training images takes for the class that was asked for. RF-Inversion is swept over 54 pairs
+  logistic regression of the training images takes for the requested class. RF-Inversion is swept over 54 pairs
   of strength and stop; so is OTIP at each of three strengths put before the same 54 pulls, and OTIP without a pull over
   54 pairs of its own strength and stop. The front of a sweep is the lower edge of the convex hull of its points, which
   is reached by choosing between two settings at random for each image. Behind and ahead are the largest and the least
@@ -65,7 +65,7 @@ class Point(NamedTuple):
     Attributes:
         distance: of the edited images from their sources.
         reconstruction: the error of the same controls without a class.
-        accuracy: share of the edited images that are taken for the class that was asked for.
+        accuracy: share of the edited images that are taken for the requested class.
     """
 
     distance: float

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from moe.config import MoEConfig, seats_of
+from moe.config import MoEConfig, capacity_of
 from moe.dispatch.messages import Sizes, Visits, capped_exchanges
 from tests.ranks import run_ranks
 from tests.selected import selected
@@ -30,7 +30,7 @@ TOKENS = (40, 0, 12, 96)
 CASES: dict[str, dict[str, Any]] = {
     "top-1": {"top_k": 1, "router": {"kind": "top_k", "capacity_factor": 1.5}},
     "top-3, tokens dropped": {"top_k": 3, "router": {"kind": "top_k", "capacity_factor": 0.7}},
-    "top-2, more seats than tokens": {"top_k": 2, "router": {"kind": "top_k", "capacity_factor": 9.0}},
+    "top-2, more capacity than tokens": {"top_k": 2, "router": {"kind": "top_k", "capacity_factor": 9.0}},
     "sparse_ot, shared expert": {"top_k": 2, "router": {"kind": "sparse_ot"}, "shared_expert_hidden": 8},
     "sparse_ot, three candidates": {"top_k": 2, "router": {"kind": "sparse_ot", "candidates": 3, "gate": "plan"}},
     "expert_choice": {"top_k": 2, "router": {"kind": "expert_choice"}},
@@ -78,7 +78,7 @@ class Padded(nn.Module):
 
     def __init__(self, router: Any) -> None:
         super().__init__()
-        self.router, self.seats, self.set_hops = router, router.seats, router.set_hops
+        self.router, self.capacity, self.set_hops = router, router.capacity, router.set_hops
 
     def forward(self, tokens: Tensor, _mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
         places = torch.arange(len(tokens))[:, None].expand(tokens.shape[:2])
@@ -186,17 +186,17 @@ def test_messages_are_as_described_whatever_the_routing() -> None:
         for name, turns in rank.items():
             case = CASES[name]
             cap = case["router"].get("capacity_factor", 1.25)
-            seats = seats_of(40, top_k=case["top_k"], num_experts=EXPERTS, cap=cap)
-            visits = replace(EMPTY, seats=seats)
+            capacity = capacity_of(40, top_k=case["top_k"], num_experts=EXPERTS, cap=cap)
+            visits = replace(EMPTY, capacity=capacity)
             sizes = Sizes(WIDTH, 4, EXPERTS, "float32")
             exchanges = [one for phase in ("forward", "backward") for one in capped_exchanges(visits, sizes, phase)]
-            rows = seats * EXPERTS // 2
+            rows = capacity * EXPERTS // 2
             assert exchanges[0].volume[0, 1] == 4 * WIDTH * (rows + -(-rows * 4 // (4 * WIDTH)))
             assert turns == [[exchange.volume[0].tolist() for exchange in exchanges]] * 2
 
 
-def test_seats_are_needed_to_describe_messages() -> None:
-    with pytest.raises(ValueError, match=r"^seats: are unknown"):
+def test_a_capacity_is_needed_to_describe_messages() -> None:
+    with pytest.raises(ValueError, match=r"^capacity: is unknown"):
         capped_exchanges(EMPTY, Sizes(WIDTH, 4, EXPERTS, "float32"), "forward")
 
 

@@ -28,7 +28,7 @@ class Chosen(nn.Module):
         assert int(map_TE.sum(dim=0).max()) <= SEATS
         self.gates_TE, self.map_TE = gates_TE, map_TE
 
-    def seats(self, _tokens: int) -> int:
+    def capacity(self, _tokens: int) -> int:
         return SEATS
 
     def forward(self, _tokens: Tensor, _mask: Tensor | None = None) -> tuple[Tensor, Tensor]:

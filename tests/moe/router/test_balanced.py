@@ -34,9 +34,9 @@ def test_an_assignment_is_the_best_of_all_balanced_ones(tokens: int, experts: in
 
 def test_an_assignment_of_many_tokens_equals_that_of_the_hungarian_method() -> None:
     affinity = torch.randn(240, 8, generator=torch.Generator().manual_seed(0))
-    seats = np.repeat(-affinity.double().numpy(), 30, axis=1)
-    rows, columns = linear_sum_assignment(seats)
-    expected = -seats[rows, columns].sum()
+    slots = np.repeat(-affinity.double().numpy(), 30, axis=1)
+    rows, columns = linear_sum_assignment(slots)
+    expected = -slots[rows, columns].sum()
     assert affinity[range(240), balanced_assignment(affinity)].double().sum().item() == pytest.approx(expected)
 
 

@@ -73,8 +73,8 @@ def check(name: str, router: Any, probs: Tensor, chosen: Tensor, tokens: int, ex
     assert int(chosen.sum(dim=1).max()) <= most
     if experts == EXPERTS:
         assert int(chosen.sum(dim=0).max()) <= limit(name, tokens, top_k)
-    seats = router.seats(tokens)
-    assert seats is None or int(chosen.sum(dim=0).max()) <= seats
+    capacity = router.capacity(tokens)
+    assert capacity is None or int(chosen.sum(dim=0).max()) <= capacity
     if type(config) in SERVES_ALL or getattr(config, "capacity_factor", 1) is None:
         assert chosen.any(dim=1).all()
 
@@ -84,13 +84,13 @@ def test_every_kind_says_what_it_promises() -> None:
 
 
 @each_kind
-def test_seats_are_the_limit_of_one_rank(name: str) -> None:
+def test_capacity_is_the_limit_of_one_rank(name: str) -> None:
     """No more than there are tokens, no fewer for more tokens, and what the configuration says without a router."""
     for top_k in top_ks(name):
         router = build_router(VARIANTS[name], top_k=top_k)
         config = MoEConfig(num_experts=EXPERTS, top_k=top_k, expert_hidden=8, router=VARIANTS[name])
-        found = [router.seats(tokens) for tokens in range(40)]
-        assert found == [config.seats(tokens) for tokens in range(40)]
+        found = [router.capacity(tokens) for tokens in range(40)]
+        assert found == [config.capacity(tokens) for tokens in range(40)]
         limits = [limit(name, tokens, top_k) for tokens in range(40)]
         if limits == [tokens * top_k for tokens in range(40)] or name == "sparse_ot, global":
             assert found == [None] * 40

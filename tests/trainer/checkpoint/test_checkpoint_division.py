@@ -210,7 +210,7 @@ def test_a_failure_in_the_background_is_raised_on_every_rank(root: Path, parts: 
     for rank in parts[0]:
         complaint = rank["background"]["complaint"]
         assert complaint.startswith(f"{root / 'background' / f'step_{FAILS:08d}'}: cannot be saved: rank 1: ")
-        assert complaint.endswith(f"the run goes on from step {LAST}")
+        assert complaint.endswith(f"the run resumes from step {LAST}")
         assert rank["background"]["left"] == [f"step_{step:08d}" for step in (FIRST_CUT, LAST)]
     assert (root / "background" / f"step_{FAILS:08d}" / "COMPLETE").exists(), "the next attempt went well"
 

@@ -1,4 +1,4 @@
-"""A command that is told to stop: one line, 128 + the number of the signal, no traceback."""
+"""A command that is stopped: one line, 128 + the number of the signal, no traceback."""
 
 import os
 import signal
@@ -30,7 +30,7 @@ def alone(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def told(monkeypatch: pytest.MonkeyPatch, *numbers: signal.Signals) -> None:
-    """Lets every verb be told to stop as soon as it runs."""
+    """Lets every verb be stopped as soon as it runs."""
 
     def run(_: object) -> int:
         for number in numbers:
@@ -51,7 +51,7 @@ def test_a_verb_says_in_one_line_that_it_was_stopped(
         main([verb, *WORDS[verb]])
     left = "nothing was saved" if verb == "train" else "it is not finished"
     assert stop.value.code == 128 + number
-    assert capsys.readouterr() == ("", f"trainer {verb}: told to stop by {name}; {left}\n")
+    assert capsys.readouterr() == ("", f"trainer {verb}: stopped by {name}; {left}\n")
     assert signal.getsignal(number) == before
 
 
@@ -76,30 +76,30 @@ def test_ranks_that_torchrun_ends_after_a_failure_do_not_add_to_it(
 def test_a_launcher_that_asks_is_told_in_place_of_a_person(
     tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    verdict = tmp_path_factory.mktemp("launcher") / "verdict"
+    status_file = tmp_path_factory.mktemp("launcher") / "status_file"
     conclude(75, "to a person")
     assert capsys.readouterr().err == "to a person\n"
-    monkeypatch.setenv(VARIABLE, str(verdict))
-    assert read_exit_status(verdict) is None
+    monkeypatch.setenv(VARIABLE, str(status_file))
+    assert read_exit_status(status_file) is None
     monkeypatch.setenv("LOCAL_RANK", "1")
     conclude(75, "another rank speaks for this node")
-    assert read_exit_status(verdict) is None
+    assert read_exit_status(status_file) is None
     monkeypatch.setenv("LOCAL_RANK", "0")
     conclude(75, "saved at step 3")
-    assert read_exit_status(verdict) == ExitStatus(75, "saved at step 3")
+    assert read_exit_status(status_file) == ExitStatus(75, "saved at step 3")
     assert (reported(75), reported(1), reported(2)) == (0, 1, 2)
     refuse("a stop is not overwritten")
-    assert read_exit_status(verdict) == ExitStatus(75, "saved at step 3")
+    assert read_exit_status(status_file) == ExitStatus(75, "saved at step 3")
     assert reported(0) == 0
-    assert read_exit_status(verdict) == ExitStatus(0, "")
+    assert read_exit_status(status_file) == ExitStatus(0, "")
     assert capsys.readouterr().err == ""
 
 
 def test_wrong_input_reaches_the_launcher(
     tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    verdict = tmp_path_factory.mktemp("launcher") / "verdict"
-    monkeypatch.setenv(VARIABLE, str(verdict))
+    status_file = tmp_path_factory.mktemp("launcher") / "status_file"
+    monkeypatch.setenv(VARIABLE, str(status_file))
 
     def run(_: object) -> int:
         raise ValueError("optim.lr: is wrong; mend it")
@@ -107,4 +107,4 @@ def test_wrong_input_reaches_the_launcher(
     monkeypatch.setattr(trainer.__main__, "VERBS", tuple(replace(verb, run=run) for verb in VERBS))
     assert main(["check", "toy"]) == 2
     line = capsys.readouterr().err.rstrip("\n")
-    assert read_exit_status(verdict) == ExitStatus(2, line)
+    assert read_exit_status(status_file) == ExitStatus(2, line)

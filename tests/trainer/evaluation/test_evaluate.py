@@ -100,7 +100,7 @@ WRONG = rows("""
 --evaluations 4,2,4 | --evaluations: 4 is given twice; give each number once
 --likelihood 41 | --likelihood: 41 is more than the 40 held-out examples; use 40 or less
 --likelihood -1 | --likelihood: -1 is below 0; use 0 or more
---likelihood 5 | --likelihood: samples of RUN start at toy data, whose density nobody knows; leave it
+--likelihood 5 | --likelihood: samples of RUN start at toy data, whose density is unknown; leave it
 """)
 
 

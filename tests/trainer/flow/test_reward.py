@@ -227,7 +227,7 @@ def test_what_does_not_fit_is_refused_in_one_line(tmp_path: Path, classifier: Ch
             config.build(given)
     with pytest.raises(Refusal, match=r"none.png: target: No such file or directory; give a picture"):
         Distance(target=tmp_path / "none.png").build(inputs())
-    with pytest.raises(ValueError, match=r"^kind: classifier rewards the class .*; ask for classes$"):
+    with pytest.raises(ValueError, match=r"^kind: classifier rewards the requested class, .*; ask for classes$"):
         classifier(points, UNCONDITIONAL)
     for settings in ({"kind": "distance"}, {"kind": "ink", "measure": "smell"}, {"kind": "classifier", "ridge": 0}):
         with pytest.raises(ValidationError):

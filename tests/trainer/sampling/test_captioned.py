@@ -101,7 +101,7 @@ def test_the_ends_of_a_row_are_what_their_captions_draw(tmp_path: Path, capsys: 
     capsys.readouterr()
     words = ["evaluate", str(tmp_path / "run"), "--out", str(tmp_path / "x.json"), "--likelihood", "4"]
     assert main(words) == 2
-    assert "starts at captions, whose density nobody knows; leave it out" in capsys.readouterr().err
+    assert "starts at captions, whose density is unknown; leave it out" in capsys.readouterr().err
     write_encoder("t5", tmp_path / "other", Words())
     words = ["sample", tmp_path / "run", "--caption", "a", "--encoder", tmp_path / "other", "--out", tmp_path / "x.png"]
     assert main(list(map(str, words))) == 2

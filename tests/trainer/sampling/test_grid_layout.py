@@ -23,7 +23,7 @@ def test_no_grid_is_too_wide_and_none_taller_than_it_has_to_be(side: int, column
         assert tall <= MOST_PIXELS or max(found.height, found.width) < 64
 
 
-def test_grids_with_room_look_as_they_always_did() -> None:
+def test_grids_with_capacity_look_as_they_always_did() -> None:
     """Ten digits in eight rows: cells of 64 pixels with lines of two between them."""
     found = grid_layout(80, 8, 8, 10)
     assert (found.enlarged, found.gap, found.band_width, found.band_height, len(found.bands)) == (8, 2, 662, 530, 1)

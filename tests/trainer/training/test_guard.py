@@ -182,7 +182,7 @@ def test_a_single_process_saves_and_says_that_it_was_stopped(tmp_path: Path) -> 
     result = alone(tmp_path, "2:0:SIGTERM", "optim.steps=9")
     assert result.returncode == 75, result.stderr
     assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["step_00000002"]
-    farewell = f"{tmp_path}: told to stop by SIGTERM; saved at step 2; start it again to go on"
+    farewell = f"{tmp_path}: stopped by SIGTERM; saved at step 2; start it again to resume"
     assert farewell in result.stderr.splitlines()
 
 
@@ -214,5 +214,5 @@ def test_a_rank_that_never_comes_to_a_collective_is_named_by_those_that_wait(tmp
     last = json.loads((tmp_path / "debug" / "rank_00000_flights.json").read_text())["entries"][-1]
     assert (last["profiling_name"], last["process_group"][1]) == (f"gloo:{operation}", group)
     assert last["timeout_ms"] == 8000
-    assert "told to stop and still in its step" in hangs.splitlines()[0]
+    assert "stopped and still in its step" in hangs.splitlines()[0]
     assert "in stay_away" in hangs

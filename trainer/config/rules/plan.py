@@ -144,7 +144,7 @@ def with_homes_first(placement: Placement, path: Path, dispatch: str) -> Placeme
     slots_of_group = placement.slots_per_rank * placement.num_ranks
     refuses = {
         "coherent": "in coherent dispatch a token is where its one expert is",
-        "capped": "capped dispatch would send empty seats to each of them",
+        "capped": "capped dispatch would send empty rows to each of them",
     }
     if dispatch in refuses:
         raise Refusal(

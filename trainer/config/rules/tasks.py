@@ -131,7 +131,7 @@ def _of_network(config: RunConfig, task: GRPOConfig) -> Objections:
 def _of_base(config: RunConfig, task: GRPOConfig) -> Objections:
     adapters = config.model.adapters
     if config.model.init_from is None and adapters is None:
-        problem = f"{task.kind} goes on from a trained flow, and this run begins with none"
+        problem = f"{task.kind} continues a trained flow, and this run begins with none"
         yield "task.kind", problem, "set task.base to the folder of its run"
     elif task.kl and task.base is None and adapters is None:
         problem = f"{task.kl:g} keeps the run near its base, and task.base names none"

@@ -18,7 +18,7 @@ class FlowTaskConfig(TaskSettings):
 
     kind: Literal["flow"] = "flow"
     base: Base = None
-    """A run that this one goes on from; its folder will do. The sections model, moe, flow, data and sample are those of
+    """A run that this one continues; its folder will do. The sections model, moe, flow, data and sample are those of
     its newest checkpoint where they are not written here, and the network begins with its averaged weights, or adapts
     them where `model.adapters` names no other base. null: the run begins on its own."""
 

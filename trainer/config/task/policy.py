@@ -26,7 +26,7 @@ class GRPOConfig(TaskSettings):
 
     kind: Literal["grpo"] = "grpo"
     base: Base = None
-    """The run that this one goes on from, and near which `kl` keeps it; its folder will do."""
+    """The run that this one continues, and near which `kl` keeps it; its folder will do."""
     reward: RewardConfig
     """How good a drawn example is."""
     steps: int = Field(default=10, ge=2)

@@ -126,11 +126,11 @@ def run(
         )
     except KeyboardInterrupt:
         writer.note()
-        print(f"{out}: stopped; what is done is kept, and the same command goes on", file=sys.stderr)
+        print(f"{out}: stopped; what is done is kept, and the same command resumes", file=sys.stderr)
         return STOPPED
     except BrokenProcessPool as error:
         writer.note()
-        problem = "a process was killed, perhaps for want of memory; the same command with fewer goes on"
+        problem = "a process was killed, perhaps for want of memory; the same command with fewer resumes"
         raise ValueError(f"--workers: {problem}") from error
     except ValueError as error:
         if not writer.noted and not lies_in(error, out):

@@ -35,7 +35,7 @@ LINGER_S = 3.0
 class _Node:
     """This node's part of a run; `command` is that of each rank, as torchrun takes it.
 
-    `verdict` is the file through which the ranks say how the run ended; `rendezvous` is None without other nodes.
+    `status_file` is the file through which the ranks say how the run ended; `rendezvous` is None without other nodes.
     """
 
     def __init__(self, options: argparse.Namespace, command: Sequence[str], status_file: Path) -> None:
@@ -93,7 +93,7 @@ class _Node:
             return self._of_others()
         nodes = self.options.nodes
         again = "start it again" if nodes == 1 else f"start all {nodes} nodes again"
-        return code, f"{words}; nothing new was saved; {again} to go on"
+        return code, f"{words}; nothing new was saved; {again} to resume"
 
     def _store_socket(self) -> socket.socket | None:
         """Opens the socket of the agents' store on node 0, on one address, while torch's own stores listen on all."""
@@ -142,7 +142,7 @@ class _Node:
                     signal.signal(number, lambda *_: None)
         except SignalException as error:
             self._kept = error  # with the rendezvous: torch's timer in it cannot be collected by its own thread
-            return self.stopped(f"told to stop by {spoken(error.sigval)}", 128 + error.sigval)
+            return self.stopped(f"stopped by {spoken(error.sigval)}", 128 + error.sigval)
         except ChildFailedError as error:
             return read_exit_status(self.status_file) or (1, f"{_blamed(error)}; the lines above tell more")
         except RendezvousError:
@@ -162,7 +162,7 @@ class _Node:
             elif said is None or said.code != EX_TEMPFAIL:
                 continue
             if not self._ended.wait(UNWIND_S):  # torchrun waits minutes for agents that are gone, deaf to signals
-                code, line = self.stopped("told to stop", 128 + signal.SIGTERM)
+                code, line = self.stopped("stopped", 128 + signal.SIGTERM)
                 _say(line)
                 self.leave(code, line)
                 os._exit(code)
@@ -211,9 +211,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 @contextmanager
 def _status_file() -> Iterator[Path]:
-    """The file for the verdict of the ranks: that of launch.sh, which outlives this process, or one of its own."""
+    """The file for the exit status of the ranks: that of launch.sh, which outlives this process, or one of its own."""
     with tempfile.TemporaryDirectory(prefix="flowfabric_") if VARIABLE not in os.environ else nullcontext("") as folder:
-        status_file = Path(os.environ.setdefault(VARIABLE, f"{folder}/verdict"))
+        status_file = Path(os.environ.setdefault(VARIABLE, f"{folder}/exit_status"))
         status_file.unlink(missing_ok=True)  # of an earlier start
         yield status_file
 
@@ -227,7 +227,7 @@ def _stand_alone() -> None:
 
 
 def _hush(status_file: Path) -> None:
-    """Reduces torchrun's log to one line for each error, and to nothing once the ranks have written a verdict."""
+    """Reduces torchrun's log to one line for each error, and to nothing once the ranks have written an exit status."""
     logger = logging.getLogger("torch.distributed.elastic")
     handler = logging.StreamHandler()
     handler.setLevel(logging.ERROR)

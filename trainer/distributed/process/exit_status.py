@@ -28,7 +28,7 @@ def located(error: ValueError, path: Path | None) -> str:
     return text if named else f"{path}: {text}"
 
 
-VARIABLE = "FLOWFABRIC_VERDICT"
+VARIABLE = "FLOWFABRIC_EXIT_STATUS"
 """Names the file through which the ranks of a node tell their launcher."""
 
 
@@ -67,7 +67,7 @@ def reported(code: int) -> int:
 
 
 def read_exit_status(path: Path) -> ExitStatus | None:
-    """The verdict of the ranks; None if absent."""
+    """The exit status of the ranks; None if absent."""
     text = path.read_text(encoding="utf-8") if path.exists() else ""
     code, _, line = text.partition(" ")
     return ExitStatus(int(code), line) if text else None

@@ -200,7 +200,7 @@ def _key(rank: int) -> str:
 
 
 LATE_S = 10.0
-"""After a rank was told to stop; torchrun kills a rank after 30 s that another one keeps waiting."""
+"""After a rank was stopped; torchrun kills a rank after 30 s that another one keeps waiting."""
 
 
 class Watchdog:
@@ -227,7 +227,7 @@ class Watchdog:
             if now >= hangs:
                 self._end()
             if now >= late:
-                self._tell(f"told to stop and still in its step after {LATE_S:g} s")
+                self._tell(f"stopping and still in its step after {LATE_S:g} s")
                 late = math.inf
             until = min(hangs, late)
             ready, _, _ = select.select([waking], [], [], None if until == math.inf else max(0.0, until - now))

@@ -27,7 +27,7 @@ PONG_S = 3.0
 PROBES = ((socket.TCP_KEEPIDLE, 5), (socket.TCP_KEEPINTVL, 5), (socket.TCP_KEEPCNT, 3))
 """A machine that has lost its power is noticed after 20 s."""
 ENDS_ALL = frozenset({2, 75, 130, 140, 143})
-"""Codes of a node that mean the end of all: wrong input, told to stop."""
+"""Codes of a node that mean the end of all: wrong input, stopped."""
 _REMEDY = "start every node with docker/launch.sh of one version"
 
 

@@ -17,7 +17,7 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2)
 """What Ctrl-C sends; what torchrun hands on and schedulers send at the end; what SLURM sends before it with
 ``--signal=USR2@seconds``."""
 EX_TEMPFAIL = 75
-"""Exit code of a run that was told to stop, has saved, and wants to be started again (sysexits.h)."""
+"""Exit code of a run that was stopped, has saved, and wants to be started again (sysexits.h)."""
 
 
 @contextmanager
@@ -92,7 +92,7 @@ class StopRequest:
         """Returns the last line of a run after a stop request on any rank; `saved` is such as ``saved at step 15``."""
         by = "on another rank" if self.by is None else f"by {spoken(self.by)}"
         again = "start it again" if nodes == 1 else f"start all {nodes} nodes again"
-        return f"{folder}: told to stop {by}; {saved}; {again} to go on"
+        return f"{folder}: stopped {by}; {saved}; {again} to resume"
 
     def _make(self, number: int, _frame: FrameType | None) -> None:
         self.by = self.by or signal.Signals(number)
@@ -135,7 +135,7 @@ class _Interrupter:
                 number = min(until, key=until.__getitem__)
                 del until[number]
                 if signal.getsignal(number) == self.interrupt:  # the run may have begun to listen meanwhile
-                    self._end(f"told to stop by {spoken(number)}", number)
+                    self._end(f"stopped by {spoken(number)}", number)
                 continue
             numbers = os.read(arrivals, 1024)
             if not numbers:
@@ -168,7 +168,7 @@ def interruptible(say: Callable[[str, int], None]) -> Iterator[None]:
     """While entered, SIGINT, SIGTERM and SIGUSR2 end the code inside, unless it handles them itself.
 
     A second Ctrl-C ends the process at once, whichever code handles signals. Outside the main thread nothing changes.
-    `say` prints a line such as ``told to stop by Ctrl-C``; its second argument is the number of the signal, and another
+    `say` prints a line such as ``stopped by Ctrl-C``; its second argument is the number of the signal, and another
     thread may call it. After a signal the code inside is left by an exception, and SystemExit with code 128 + number of
     the signal follows.
     """
@@ -184,7 +184,7 @@ def interruptible(say: Callable[[str, int], None]) -> Iterator[None]:
             if interrupter.by is None:
                 raise
             # Whatever came of it: ranks that are gone, a library that has caught the interrupt and raised its own.
-            say(f"told to stop by {spoken(interrupter.by)}", interrupter.by)
+            say(f"stopped by {spoken(interrupter.by)}", interrupter.by)
             raise SystemExit(128 + interrupter.by) from error
 
 

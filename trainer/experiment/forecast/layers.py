@@ -61,7 +61,7 @@ class TokenTraffic:
             of a layer's forward pass.
         tokens: of a rank and micro step.
         borrowings: replicas of each layer with experts; empty: there are none.
-        seats: choices that each expert takes from each rank, for capped dispatch.
+        capacity: choices that each expert takes from each rank, for capped dispatch.
     """
 
     expert_parallel: int
@@ -75,7 +75,7 @@ class TokenTraffic:
     router_sums: tuple[tuple[str, int], ...] = ()
     tokens: int
     borrowings: tuple[Borrowing | None, ...] = ()
-    seats: int | None = None
+    capacity: int | None = None
 
     def __post_init__(self) -> None:
         """Refuse modes that no formula covers."""
@@ -116,7 +116,7 @@ class TokenTraffic:
             top_k=self.top_k,
             most_choices=self.most_choices,
             borrowings=borrowings,
-            seats=self.seats,
+            capacity=self.capacity,
         )
 
     def _router_sums(self) -> Iterator[Collective]:
@@ -172,7 +172,7 @@ def _tokens(
         router_sums=_router_sums(moe, chooses=not replays) if balances else (),
         tokens=tokens,
         borrowings=tuple(Borrowing.of(slots, moe.replicas) for slots in layout.slots),
-        seats=moe.seats(tokens),
+        capacity=moe.capacity(tokens),
     )
 
 

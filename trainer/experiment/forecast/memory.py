@@ -106,7 +106,7 @@ def without_estimate(config: RunConfig, layout: Layout) -> str | None:
     if config.engine.compile:
         return "engine.compile: true leaves to the compiler what a block keeps"
     if isinstance(config.task, OwnTask):
-        return f"task.class: {config.task.class_path} may call the network in other ways than training does"
+        return f"task.class: {config.task.class_path} may call the network differently than training does"
     if config.moe is not None and config.moe.dispatch not in DISPATCHES:
         return f"moe.dispatch: {config.moe.dispatch} has as many rows on a rank as the tokens decide"
     if layout.placement is not None and layout.placement.has_replicas:
@@ -115,7 +115,7 @@ def without_estimate(config: RunConfig, layout: Layout) -> str | None:
         case Flow(objective=(VelocityDistillation() | ConsistencyDistillation()) as chosen):
             return f"flow.objective.kind: {chosen.kind} calls a teacher besides the network that learns"
         case Flow(objective=OwnObjective(class_path=path)):
-            return f"flow.objective.class: {path} may call the network in other ways than a built-in one"
+            return f"flow.objective.class: {path} may call the network differently than a built-in one"
     return None
 
 

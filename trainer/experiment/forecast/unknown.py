@@ -52,7 +52,7 @@ def _of_calls(config: RunConfig) -> str | None:
     calls = config.task.calls
     if calls is None:
         return (
-            f"task.class: {config.task.kind} may call the network in other ways than training does; {_REMEDY}, or give "
+            f"task.class: {config.task.kind} may call the network differently than training does; {_REMEDY}, or give "
             "the class an attribute calls, a tuple of trainer.config.task.Calls"
         )
     if isinstance(config.task, ClusteringTaskConfig):

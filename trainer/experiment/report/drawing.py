@@ -260,7 +260,7 @@ def edited_part(files: RunFiles, folder: Path, out: Path) -> Part:
     edits = PictureEdits.from_arrays(results.read(name))
     text = (
         "A picture is followed back to the noise that leads to it, and that noise is drawn under other classes. The "
-        f"higher the {level}, the nearer an edit stays to its picture, and the less it is of the class asked for."
+        f"higher the {level}, the nearer an edit stays to its picture, and the less it is of the requested class."
     )
     caption = (
         "Left: the picture, and what its own class draws from the noise that was found. Right: each class at each "
@@ -272,12 +272,12 @@ def edited_part(files: RunFiles, folder: Path, out: Path) -> Part:
             ("", "error", "of the class"),
             rows,
             "Error: mean squared difference to the picture; of the class: share that a classifier of real examples "
-            "takes for the class asked for.",
+            "takes for the requested class.",
         ),
         Link(os.path.relpath(folder / _PAGE, out.parent), "Error against editability, and every edited picture"),
     ]
     last = document["levels"][-1]
-    judged = "" if last["editability"] is None else f", {last['editability']:.0%} of the class asked for"
+    judged = "" if last["editability"] is None else f", {last['editability']:.0%} of the requested class"
     return Part(
         [(f"edited pictures, {level} {last['level']:g}", f"error {last['error']:.3f}{judged}")],
         [],

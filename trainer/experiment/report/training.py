@@ -49,9 +49,9 @@ def training_part(run: RunFiles, quality: Path | None) -> Part:
         figures = read_judgement(quality, run.identity)
         if "class_accuracy" in figures:
             accuracy = figures["class_accuracy"]
-            rows.append(("samples of the class asked for", f"{accuracy:.1%}"))
-            facts.append(("Class asked for", f"{accuracy:.1%}", "judged by a classifier of the data"))
-            finding += f", {accuracy:.0%} of the samples drawn are of the class asked for"
+            rows.append(("samples of the requested class", f"{accuracy:.1%}"))
+            facts.append(("Requested class", f"{accuracy:.1%}", "judged by a classifier of the data"))
+            finding += f", {accuracy:.0%} of the samples drawn are of the requested class"
         name, distance = headline(figures)
         rows.append((f"{name}, no guidance", f"{distance:.3f}"))
         measured = name.removeprefix("Fréchet distance ")
@@ -73,7 +73,7 @@ def migration_part(run: RunFiles) -> Part:
     moves = _moves(known)
     moved, version = (int(known[-1].values[f"migration_{name}"]) for name in ("moved_experts", "version"))
     first, last = (record.values.get("crossnode_token_fraction") for record in (known[0], known[-1]))
-    text = f"Placement version {version}: {moved} experts moved between ranks while training went on."
+    text = f"Placement version {version}: {moved} experts moved between ranks during training."
     if not moves:
         text = "The run looked at its traffic and found no move that pays: no expert moved."
     if first is not None and last is not None:
@@ -84,7 +84,7 @@ def migration_part(run: RunFiles) -> Part:
     return Part(
         [("live migration", f"{moved} experts in {version} move{plural}, placement version {version}")],
         [("Experts moved live", f"{moved}", f"placement version {version}")],
-        [Section("Experts that moved while training went on", blocks, text)],
+        [Section("Experts that moved during training", blocks, text)],
     )
 
 
@@ -160,7 +160,7 @@ def policy_part(files: RunFiles, policy: RunFiles) -> Part:
 def _check_base(files: RunFiles, policy: RunFiles) -> None:
     path, base = policy.folder / "config.yaml", references_of(policy.config).get(BASE)
     if base is None:
-        raise Refusal(path, BASE, "is missing", f"give a run that goes on from {files.folder}")
+        raise Refusal(path, BASE, "is missing", f"give a run that continues {files.folder}")
     digest = Reference.of_run(ReferenceConfig(run=Path(files.folder))).digest
     if base.digest != digest:
         problem = f"is {shown(base.digest)} and not the weights of {files.folder} ({shown(digest)})"

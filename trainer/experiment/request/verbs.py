@@ -184,7 +184,7 @@ class ReportRequest(OfRuns):
     edited: Annotated[Path | None, "DIR"] = None
     """what edit wrote for this run (default: edited in the run's folder, where there is one)"""
     policy: Annotated[Path | None, "DIR"] = None
-    """a run that goes on from this one and learns from a reward (task.base)"""
+    """a run that continues this one and learns from a reward (task.base)"""
     placement: Annotated[Path | None, "JSON"] = None
     """what moe place wrote (default: placement.json in the run's folder, where there is one)"""
     routing: Annotated[Path | None, "NPZ"] = None

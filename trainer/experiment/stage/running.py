@@ -89,7 +89,7 @@ def run_stages(stages: Sequence[Stage], path: Path, overrides: Sequence[str], la
                 _say(f"{place}: already finished", launch)
                 continue
             if supervisor.told_to_stop:
-                line = f"{place}: not started, since the run was told to stop; start it again to go on"
+                line = f"{place}: not started, since the run was stopped; start it again to resume"
                 conclude(EX_TEMPFAIL, line)
                 return EX_TEMPFAIL
             _say(f"{place}: starts ({stage.verb})", launch)

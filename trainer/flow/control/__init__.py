@@ -30,15 +30,15 @@ class PullConfig(Section):
     strength: float = Setting(default=0.9, ge=0, le=1)
     """Share of the pull in the velocity; 0: none, 1: the velocity of the flow has no part in it."""
     start: float = Setting(default=0.0, ge=0, lt=1)
-    """When the pull begins, as a share of the way to the end that it pulls to."""
+    """When the pull begins, as a share of the path to the end that it pulls to."""
     stop: float = Setting(default=0.25, gt=0, le=1)
-    """When the pull is over, as a share of the way to the end that it pulls to; a step that begins there is free of
+    """When the pull is over, as a share of the path to the end that it pulls to; a step that begins there is free of
     it."""
     decay: float = Setting(default=0.0, ge=0)
-    """Exponent of the decay: the strength is multiplied by this power of the share of the way still ahead; 0: it stays
+    """Exponent of the decay: the strength is multiplied by this power of the share of the path still ahead; 0: it stays
     as it is."""
     end: Literal["data", "source"] = "data"
-    """End of the path to which the pull leads. data: a picture, on the way to the data; source: a noise, on the way
+    """End of the path to which the pull leads. data: a picture, towards the data; source: a noise, on the way
     back."""
     needs_picture: ClassVar[bool] = True
 

@@ -174,7 +174,7 @@ class FlairConfig(Section):
     request flair_posterior."""
     consistency: Literal["hard", "gradient", "soft"] = "hard"
     """How restorations are brought to agree with the observations. hard: exactly, or by gradients where states are
-    latents; gradient: by gradients everywhere; soft: by moving a share of the way in every step."""
+    latents; gradient: by gradients everywhere; soft: by moving a share of the path in every step."""
     iterations: PositiveInt = 1
     """Gradient steps towards the observations after each step of the prior. Many lead astray if the autoencoder cannot
     show the observations exactly."""

@@ -18,7 +18,7 @@ FEATURES = 2048
 EPS = 1e-3
 """Epsilon of batch normalisation."""
 SIDE = 299
-"""Pixels of the images that the weights were trained on, each way."""
+"""Pixels of the images that the weights were trained on, in each direction."""
 
 Kernel = int | tuple[int, int]
 

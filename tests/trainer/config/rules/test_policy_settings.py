@@ -33,7 +33,7 @@ def test_a_policy_that_nothing_speaks_against_is_checked(base: Path, capsys: pyt
 
 
 REFUSED = """
-task.base=null | task.kind: grpo goes on from a trained flow, and this run begins with none; set task.base
+task.base=null | task.kind: grpo continues a trained flow, and this run begins with none; set task.base
 task.base=null & model.init_from=BASE
 | task.kl: 0.004 keeps the run near its base, and task.base names none; set it to a run, or use 0
 model.dropout=0.1 | model.dropout: 0.1 makes the network that learns another one than that which drew, so that ratios of

@@ -16,7 +16,7 @@ from trainer.distributed.process.rendezvous_host import listener
 
 ROOT = Path(__file__).parents[4]
 MASTER = "127.0.0.1"
-NOTHING = "nothing new was saved; start all 2 nodes again to go on"
+NOTHING = "nothing new was saved; start all 2 nodes again to resume"
 BEGINNING = """
 import os, pathlib, signal, sys, time
 from trainer.distributed.process.exit_status import conclude, refuse
@@ -32,7 +32,7 @@ time.sleep(60)
 """
 SAVES = """
 def told(*_):
-    conclude(75, "told to stop; saved at step 3"); sys.exit(0)
+    conclude(75, "stopped; saved at step 3"); sys.exit(0)
 signal.signal(signal.SIGTERM, told); signal.signal(signal.SIGINT, told)
 ready()
 for _ in range(1200):
@@ -138,7 +138,7 @@ def test_a_second_node_of_a_number_ends_and_a_stop_while_waiting_says_that_nothi
     code, lines = ended(two.start(1, nodes=3))
     assert (code, lines) == (2, ["launch.sh: --nodes: 3 here, but 2 on node 0; give all nodes the same"])
     first.send_signal(signal.SIGINT)
-    assert ended(first) == (130, [f"launch.sh: told to stop by Ctrl-C; {NOTHING}"])
+    assert ended(first) == (130, [f"launch.sh: stopped by Ctrl-C; {NOTHING}"])
 
 
 @pytest.mark.slow
@@ -163,7 +163,7 @@ def test_a_stop_that_saves_is_75_and_one_line_on_every_node(two: Nodes, number: 
     two.wait_for("ready_0_0", "ready_1_0")
     processes[1].send_signal(number)
     for process in processes:
-        assert ended(process) == (75, ["launch.sh: told to stop; saved at step 3"])
+        assert ended(process) == (75, ["launch.sh: stopped; saved at step 3"])
 
 
 @pytest.mark.slow
@@ -171,7 +171,7 @@ def test_a_stop_with_nothing_to_save_ends_all_nodes(two: Nodes) -> None:
     processes = [two.start(node, HAS_NOTHING_TO_SAVE) for node in (0, 1)]
     two.wait_for("ready_0_0", "ready_1_0")
     processes[0].send_signal(signal.SIGTERM)
-    line = f"told to stop by SIGTERM; {NOTHING}"
+    line = f"stopped by SIGTERM; {NOTHING}"
     assert ended(processes[0]) == (143, [f"launch.sh: {line}"])
     assert ended(processes[1]) == (143, [f"launch.sh: node 0 has ended: {line}"])
 

@@ -1,4 +1,4 @@
-"""A command that is told to stop: how soon it ends, with which code, and what it says."""
+"""A command that is stopped: how soon it ends, with which code, and what it says."""
 
 import os
 import signal
@@ -73,20 +73,20 @@ def ended(process: "subprocess.Popen[str]") -> tuple[int, str]:
 def test_the_main_thread_tidies_up_and_one_line_is_said(tmp_path: Path, number: signal.Signals, name: str) -> None:
     process = started(tmp_path / "mark", TIDIES_UP)
     process.send_signal(number)
-    assert ended(process) == (128 + number, f"told to stop by {name} {number.value}\n")
+    assert ended(process) == (128 + number, f"stopped by {name} {number.value}\n")
     assert (tmp_path / "tidy").exists()
 
 
 def test_a_main_thread_inside_a_library_does_not_keep_the_process(tmp_path: Path) -> None:
     process = started(tmp_path / "mark", INSIDE_A_LIBRARY)
     process.send_signal(signal.SIGTERM)
-    assert ended(process) == (143, "told to stop by SIGTERM 15\n")
+    assert ended(process) == (143, "stopped by SIGTERM 15\n")
 
 
 def test_an_error_that_comes_of_the_interrupt_is_not_shown(tmp_path: Path) -> None:
     process = started(tmp_path / "mark", TURNS_IT_INTO_AN_ERROR)
     process.send_signal(signal.SIGINT)
-    assert ended(process) == (130, "told to stop by Ctrl-C 2\n")
+    assert ended(process) == (130, "stopped by Ctrl-C 2\n")
 
 
 def test_who_listens_goes_on_until_it_has_saved(tmp_path: Path) -> None:

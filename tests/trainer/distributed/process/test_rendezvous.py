@@ -257,10 +257,10 @@ def test_all_are_told_who_has_ended_the_run(room: Callable[[int], Room]) -> None
     here = room(3)
     here.open()
     zero, one, two = here.meets(0, 1, 2)
-    two.leave(143, "told to stop by SIGTERM; nothing new was saved")
+    two.leave(143, "stopped by SIGTERM; nothing new was saved")
     for other in (zero, one):
         other.hear(0.5)
-        assert other.left == (2, 143, "told to stop by SIGTERM; nothing new was saved")
+        assert other.left == (2, 143, "stopped by SIGTERM; nothing new was saved")
 
 
 def test_who_comes_when_all_are_leaving_waits_for_the_next_start(room: Callable[[int], Room]) -> None:

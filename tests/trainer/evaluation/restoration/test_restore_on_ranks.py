@@ -63,7 +63,7 @@ def test_a_process_that_is_told_to_stop_says_how_to_go_on(run: Path, undisturbed
         process.send_signal(signal.SIGINT)
         said, complained = process.communicate()
     assert process.returncode == 75, said + complained
-    assert "told to stop by Ctrl-C; its finished pictures are kept; start it again to go on" in said + complained
+    assert "stopped by Ctrl-C; its finished pictures are kept; start it again to resume" in said + complained
     restored(run, out)
     assert contents(out) == contents(undisturbed)
 

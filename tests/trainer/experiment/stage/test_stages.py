@@ -345,8 +345,8 @@ def test_stages_that_are_told_to_stop_go_on_as_undisturbed_ones(tmp_path: Path) 
     straight, told = tmp_path / "straight", tmp_path / "told"
     assert forked(path, f"run.dir={straight}").returncode == 0
     for step, said in (
-        (2, "told to stop by SIGTERM; saved at step 2"),
-        (3, "stage 2 of 2, second: not started, since the run was told to stop"),
+        (2, "stopped by SIGTERM; saved at step 2"),
+        (3, "stage 2 of 2, second: not started, since the run was stopped"),
     ):
         stopped = forked(path, f"run.dir={told}", disturb=f"{step}:0:SIGTERM agent")
         assert stopped.returncode == EX_TEMPFAIL, stopped.stderr

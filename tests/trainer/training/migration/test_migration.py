@@ -1,4 +1,4 @@
-"""Experts that move while a run goes on: nothing but their place changes, and a move that fails changes nothing."""
+"""Experts that move during a run: nothing but their place changes, and a move that fails changes nothing."""
 
 import os
 import signal

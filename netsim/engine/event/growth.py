@@ -8,7 +8,7 @@ from netsim.engine.event.layout import packets
 from netsim.engine.event.state import Flight, State
 
 
-def with_room_for_flows(state: State, flows: int, packets_of_flows: int) -> State:
+def with_capacity_for_flows(state: State, flows: int, packets_of_flows: int) -> State:
     """The state with room for `flows` flows, and for the recovery state of `packets_of_flows` packets."""
     rules, hosts, routing = state.network.rules[0], state.hosts, state.routing
     if packets_of_flows > len(hosts.sent) and rules["recovery"] == number("SELECTIVE"):
@@ -24,15 +24,15 @@ def with_room_for_flows(state: State, flows: int, packets_of_flows: int) -> Stat
     return state if hosts is state.hosts else state._replace(hosts=hosts, routing=routing)
 
 
-def with_room_for_released(state: State) -> State:
+def with_capacity_for_released(state: State) -> State:
     """The state with room for the flows of the messages of this instant, however they are cut."""
     totals, rules, program = state.network.totals[0], state.network.rules[0], state.program
     parts, released = int(rules["parts"]), program.released[: totals["released"]]
     packets = int((program.bytes[released] // rules["payload"] + parts).sum())
-    return with_room_for_flows(state, int(totals["flows"]) + len(released) * parts, int(totals["rows"]) + packets)
+    return with_capacity_for_flows(state, int(totals["flows"]) + len(released) * parts, int(totals["rows"]) + packets)
 
 
-def with_room_for_packets(flight: Flight, state: State) -> Flight:
+def with_capacity_for_packets(flight: Flight, state: State) -> Flight:
     """Doubles the number of packet records if all are in use."""
     totals = state.network.totals[0]
     if totals["free_packet"] >= 0:
@@ -44,7 +44,7 @@ def with_room_for_packets(flight: Flight, state: State) -> Flight:
     return flight._replace(packets=longer)
 
 
-def with_room_in_calendar(flight: Flight, state: State) -> Flight:
+def with_capacity_in_calendar(flight: Flight, state: State) -> Flight:
     """Extends the calendar if all packets, or the entries of one event, might not fit into it."""
     queues = 0 if state.queued is None else len(state.queued.queues)
     used = int(flight.calendar[0]["time_ps"] + flight.slots["used"][0])
@@ -58,7 +58,7 @@ def with_room_in_calendar(flight: Flight, state: State) -> Flight:
     return flight._replace(calendar=calendar, later=_longer(flight.later, len(calendar)), run=run)
 
 
-def with_room_for_waiting(state: State, packets_: int) -> State:
+def with_capacity_for_waiting(state: State, packets_: int) -> State:
     """The state with room for `packets_` packets in queues."""
     queued = state.queued
     if queued is None or len(queued.waiting) >= packets_:
@@ -66,7 +66,7 @@ def with_room_for_waiting(state: State, packets_: int) -> State:
     return state._replace(queued=queued._replace(waiting=_longer(queued.waiting, packets_)))
 
 
-def with_room_for_choices(state: State) -> State:
+def with_capacity_for_choices(state: State) -> State:
     """The state with twice as many records of choices at switches, if all are in use."""
     chosen = state.routing.chosen
     if state.network.totals[0]["chosen"] < len(chosen):
