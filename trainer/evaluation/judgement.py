@@ -199,7 +199,7 @@ def judge_features(
     floor.
 
     ``frechet_distance_on_features``, ``precision_on_features`` and ``recall_on_features``, each with ``_unguided`` and
-    with ``_floor``; precision and recall where every set has neighbours enough. `statistics` take the place of those of
+    with ``_floor``; precision and recall are left out where a set is too small. `statistics` take the place of those of
     `real`. Source: Heusel et al., "GANs trained by a two time-scale update rule converge to a local Nash equilibrium",
     2017, equation 6. The figure known as FID uses the features of one particular Inception network.
     """

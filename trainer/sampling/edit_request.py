@@ -185,7 +185,7 @@ def _scaled(control: AnyControl, strength: float) -> AnyControl:
 
 
 HOLD = PullConfig(strength=1.0, start=0.0, stop=1.0)
-"""Control that leads the part of a picture that a mask holds to that part of the picture."""
+"""Control that pulls the part of a picture that a mask keeps back to its original values."""
 
 
 @dataclass(frozen=True)

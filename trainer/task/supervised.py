@@ -42,7 +42,7 @@ class NextTokenTask(MicroBatchTask[DrawnWindows]):
         return LossTerms(model(drawn.tokens[:, :-1], drawn.tokens[:, 1:]), terms={})
 
     def examine(self, model: Callable[..., Tensor], drawn: DrawnWindows) -> Mapping[str, Tensor]:
-        """The loss of each window, in nats a token and in bits a byte of text, as compressors are compared by.
+        """The loss of each window, in nats a token and in bits a byte of text, the measure of compressors.
 
         A token counts as the mean number of bytes of one in the held-out documents of its source. End tokens are part
         of the loss.

@@ -83,7 +83,7 @@ class PrototypesConfig(NetworkConfig):
     @model_validator(mode="after")
     def _weights_have_one_source(self) -> "PrototypesConfig":
         if self.begin == "k_means" and self.init_from is not None:
-            raise ValueError("begin: k_means finds anew the prototypes that init_from has; use drawn")
+            raise ValueError("begin: k_means would replace the prototypes that init_from loads; use drawn")
         return self
 
     @property

@@ -35,7 +35,7 @@ Name = tuple[int, int]
 
 
 class Piece(NamedTuple):
-    """An all-reduce over a process group: its elements, and the number of tensors that they are from."""
+    """An all-reduce over a process group, of so many elements from so many tensors."""
 
     group: str
     elements: int

@@ -98,7 +98,7 @@ def _cautions(result: SearchResult) -> list[Block]:
 
 
 def _pictures(result: SearchResult) -> list[Block]:
-    """Pictures over the mixes of two or three sources; none of more, which no plane shows."""
+    """Pictures over the shares of two or three sources; none if there are more."""
     if len(result.plan.mixed) == 2:
         return [Figure(_lines(result), _LINES)]
     if len(result.plan.mixed) == 3:
