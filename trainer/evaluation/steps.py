@@ -1,4 +1,4 @@
-"""The steps verb: grids of times on which few steps of Euler's method come near many, and their page."""
+"""The steps verb: searches times at which a few steps of Euler's method nearly match many steps; with a page."""
 
 from __future__ import annotations
 

@@ -87,7 +87,7 @@ Patches = Annotated[tuple[NonNegativeInt, ...], Field(min_length=1)]
 
 
 class AttentionConfig(Section):
-    """The cost of where groups of patches look, in the attention of the network itself."""
+    """A cost on the network's own attention: where it looks from the patches of each subject."""
 
     kind: Literal["attention"] = "attention"
     subjects: tuple[Patches, ...] = Field(min_length=1)

@@ -1,8 +1,8 @@
 """A profile as the program of a collective trace: computing before each collective, and the step that waits for it.
 
 What begins after the end of a collective waits for it, unless the profile has the waits between streams (events
-``Stream Wait Event``). What its device does while it runs goes on beside it: it takes the longer of the two, so that
-a step is computing and exposed communication.
+``Stream Wait Event``). A collective overlaps what its device computes meanwhile. The two together take the longer time,
+so that a step is computing and exposed communication.
 """
 
 from bisect import bisect_left

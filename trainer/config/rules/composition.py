@@ -204,7 +204,7 @@ def _of_ends(parts: Composition) -> Reasons:
     if not isinstance(parts.coupling, coupling.Ends):
         return
     if parts.path != path.LinearConfig():
-        yield ("coupling", "path"), "atoms that are not free stay where they are on a straight path alone"
+        yield ("coupling", "path"), "only a straight path leaves the fixed atoms where they are"
     match parts.objective:
         case objective.Regression(antithetic=False, monge_gap=None) | objective.OwnObjective():
             pass

@@ -1,4 +1,4 @@
-"""Settings of tasks whose examples are worth something: group relative policy optimisation and adjoint matching."""
+"""Settings of tasks that learn from rewards: group relative policy optimisation and adjoint matching."""
 
 from typing import ClassVar, Literal, Self
 

@@ -91,7 +91,7 @@ class Pictures:
 
     def __init__(self, folder: Path, num: int | None) -> None:
         if not folder.is_dir():
-            raise Refusal(folder, "folder", "is none", "give a folder of pictures, or that of a run")
+            raise Refusal(folder, "folder", "does not exist", "give a folder of pictures, or that of a run")
         files = (Path(place) / name for place, _, names in os.walk(folder) for name in names)
         names = [path for path in files if path.suffix.lower() in ENDINGS and path.name[0] != "."]
         self._files = sorted(names)[:num]

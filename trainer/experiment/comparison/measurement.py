@@ -138,12 +138,12 @@ class MeasurementSpec:
 
     @property
     def few(self) -> int:
-        """Number of evaluations in pictures of fast samples: the second smallest."""
+        """Number of evaluations for the picture of fast samples: the second smallest one compared."""
         return sorted(self.evaluations)[min(1, len(self.evaluations) - 1)]
 
     @property
     def many(self) -> int:
-        """Number of evaluations in pictures of accurate samples: the largest."""
+        """Number of evaluations for the picture of accurate samples: the largest one compared."""
         return max(self.evaluations)
 
     def request(self, checkpoint: str, seed: int) -> dict[str, Any]:

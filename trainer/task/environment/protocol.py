@@ -1,4 +1,4 @@
-"""Environments: states from which actions lead on until an object is done; walks through them, and lists of all states.
+"""Environments: actions build an object state by state; also walks through the states, and a list of all of them.
 
 Shape suffixes: B states or objects, N all states, T actions of the longest walk, S integers of a state, A actions, F
 features, K objectives.
