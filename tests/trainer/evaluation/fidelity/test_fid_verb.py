@@ -138,7 +138,7 @@ def test_pictures_of_any_size_are_compared(folder: Path, tmp_path: Path) -> None
         (("run", "--class", "11"), "--class: there is no class 11"),
         (("run", "--real", "none"), "PATH/none: folder: does not exist; give a folder of pictures"),
         (("drawn",), "--real: what are the pictures in PATH/drawn compared with? Give a folder of real pictures"),
-        (("drawn/inner/none", "--real", "real"), "PATH/drawn/inner/none: folder: does not exist; give a folder of pictures"),
+        (("drawn/inner/none", "--real", "real"), "PATH/drawn/inner/none: folder: does not exist; give a folder"),
         (("drawn", "--real", "run"), "PATH/run: pictures: holds 0 pictures; give two or more files that end in"),
         (("run", "--statistics", "grey"), "PATH/grey: statistics: cannot be read"),
         (("run", "--features", "run/checkpoints"), "PATH/run/checkpoints: features: cannot be read"),
