@@ -51,6 +51,13 @@ def config(tmp_path: Path) -> Path:
     return path
 
 
+def test_packages_copied_without_configs_leave_it_to_the_models(
+    config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("trainer.config.misspelt.SCHEMA", tmp_path / "schemas" / "run.schema.json")
+    check_names(config, ["optim.stpes=5"])
+
+
 @pytest.mark.parametrize("override", TYPOS)
 def test_the_schema_refuses_in_the_words_of_the_models(override: str, config: Path) -> None:
     with pytest.raises(Refusal) as by_schema:
