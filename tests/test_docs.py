@@ -8,6 +8,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+from mkdocs.config import load_config
 
 from moe.command.program import PROGRAM as MOE
 from netsim.command.program import PROGRAM as NETSIM
@@ -111,3 +112,10 @@ def _commands(page: Path) -> Iterator[str]:
             if not re.search(r"^\S*:|^ {2,}\S", line):  # what a command prints
                 yield line.removeprefix("$ ")
     yield from re.findall(r"`((?:\w+=\S+ )?python -m [^`]+)`", _prose(page))
+
+
+def test_the_site_loads_nothing_from_elsewhere() -> None:
+    config = load_config(str(ROOT / "configs" / "mkdocs.yml"))
+    config = config.plugins.on_config(config)
+    loaded = [*config.extra["polyfills"], *map(str, config.extra_javascript), *config.extra_css]
+    assert not [one for one in loaded if "//" in one]
