@@ -178,9 +178,10 @@ class FlowParts:
         chain: the states that a causal network draws; None: the network predicts a quantity at a state.
     """
 
-    def __init__(self, config: RunConfig) -> None:
+    def __init__(self, config: RunConfig, space: Space | None = None) -> None:
+        """Builds the parts of a run; `space` is that of its states where it is built already."""
         assert config.flow is not None
-        self.space = build_space(config)
+        self.space = build_space(config) if space is None else space
         self.context = config.flow.context
         self.data_scale = config.flow.data_scale
         self.path = config.flow.path.build()

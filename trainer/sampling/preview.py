@@ -30,7 +30,7 @@ from trainer.data.sequences import texts
 from trainer.model.autoencoder import Autoencoder
 from trainer.sampling.conditioning import Conditioning
 from trainer.sampling.draw import TrainedFlow
-from trainer.sampling.flow import source_examples
+from trainer.sampling.flow import FlowParts, source_examples
 from trainer.sampling.pictures import image_grid, pixels, scatter_plot
 
 
@@ -39,7 +39,8 @@ def preview(flow: TrainedFlow, path: Path, *, seed: int) -> None:
     or reactions; collective."""
     for _, height, width in several_shapes(flow.config):
         config = with_shape(flow.config, height, width)
-        _preview(replace(flow, config=config), path.with_stem(f"{path.stem}_{height}x{width}"), seed=seed)
+        shaped = replace(flow, config=config, parts=FlowParts(config, flow.parts.space))
+        _preview(shaped, path.with_stem(f"{path.stem}_{height}x{width}"), seed=seed)
     if not several_shapes(flow.config):
         _preview(flow, path, seed=seed)
 

@@ -7,7 +7,11 @@ import pytest
 from PIL import Image
 
 from tests.each import each
+from tests.trainer.data.pictures import folder
+from tests.trainer.untrained import untrained_run
 from trainer.sampling.pictures import MOST_PIXELS, grid_layout, image_grid
+from trainer.sampling.preview import preview
+from trainer.sampling.trained import opened
 
 
 @each("side", [1, 8, 20, 32, 64, 100, 256, 1024, 3000])
@@ -62,3 +66,19 @@ def test_large_images_are_reduced_by_means(tmp_path: Path) -> None:
     levels = np.round((images[11, 0] + 1) * 127.5).reshape(128, 2, 128, 2).mean((1, 3))
     first = 1 + 129
     np.testing.assert_allclose(shown[first : first + 128, first : first + 128], levels, atol=0.51)
+
+
+def test_a_run_of_several_shapes_draws_each_in_its_own(tmp_path: Path) -> None:
+    shapes = [(8, 8), (6, 12), (12, 6)]
+    folder(tmp_path / "pictures")
+    resolved = {"held_out": 4, "classes": ["cat", "dog"], "digest": "0"}
+    sections = {
+        "data": {"kind": "image_folder", "path": str(tmp_path / "pictures"), "buckets": shapes, **resolved},
+        "model": {"kind": "dit", "hidden": 16, "num_layers": 1, "num_heads": 2},
+        "sample": {"per_class": 2, "sampler": {"kind": "euler", "steps": 1}},
+    }
+    with opened(untrained_run(tmp_path / "run", sections)) as flow:
+        preview(flow, tmp_path / "drawn.png", seed=1)
+    for height, width in shapes:
+        with Image.open(tmp_path / f"drawn_{height}x{width}.png") as grid:
+            assert grid.width == grid_layout(4, height, width, 2, 44).band_width
