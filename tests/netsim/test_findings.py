@@ -29,9 +29,10 @@ def means_us(name: str, *overrides: str) -> dict[str, float]:
 )
 def test_direct_all_to_all_with_queue_pairs_in_turn(name, bound_us):
     us = means_us(name)
-    assert bound_us <= us["ethereal-staggered"] <= us["ethereal"] <= us["spray_random"] < us["ecmp"] / 1.1
+    assert bound_us <= us["ethereal-staggered"] <= us["ethereal"] <= us["spray_random"] < us["ecmp"]
     assert us["ethereal-staggered"] == pytest.approx(bound_us, rel=1e-3)
     if name == "all_to_all_64":
+        assert us["spray_random"] < us["ecmp"] / 1.1
         assert us["ideal"] == (63 * 16 + 3) * 0.32 + 4 * 0.5
         for run in results(name).runs:
             assert run.bound_ps == us["ideal"] * 1e6 <= run.completion_ps
