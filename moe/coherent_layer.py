@@ -31,7 +31,7 @@ class CoherentMoELayer(PlacedMoELayer):
     the tokens that they see: those on the rank, unless their potentials are global.)
 
     Attributes:
-        moves_tokens: tells a network that tokens change ranks in this layer.
+        moves_tokens: True, since tokens change ranks in this layer.
     """
 
     router: PortableRouter

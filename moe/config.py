@@ -141,7 +141,7 @@ class SparseOTRouterConfig(_RouterSection):
     evaluations: PositiveInt = 8
     """Transport plans that a solve computes in training, each a step towards balance: a fixed number, so that a device
     need not be waited for. From the potentials of the step before, 8 come within about 1 % of balance with up to 256
-    experts and one or two choices; 5 are enough where logits are mild. ``residual`` in the report tells how near they
+    experts and one or two choices; 5 are enough where logits are mild. ``residual`` in the report says how near they
     came; ``python -m tests.benchmarks.sparse_ot_convergence`` has a table."""
     ema_decay: Annotated[float, Field(ge=0, lt=1)] = 0.9
     """Decay of the moving average of the expert potentials that routes at inference without a solve."""

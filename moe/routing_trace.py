@@ -37,7 +37,7 @@ class RoutingHeader(BaseModel):
         hidden: Width of a token, for replay.
         element_bytes: Bytes of one element of a token, for replay.
         key_value_width: Elements of a token's keys and values together, for replay in coherent dispatch.
-        target_bytes: Bytes of a target that ranks tell each other in coherent dispatch, 1 or 4; None: 1.
+        target_bytes: Bytes of a target that ranks exchange in coherent dispatch, 1 or 4; None: 1.
         moe_layers: Block index of each MoE layer, for replay and for maps of all hidden layers.
         expert_parallel: Ranks of one expert-parallel group while recording.
         dispatch: Dispatch mode of the run that recorded the trace; None if it is unknown.

@@ -125,7 +125,7 @@ of this project. Choose the format:
                          a token's choices in the order of ids
   sglang-distribution    dump of SGLang's recorder, JSON or .pt. Per token: routing, of
                          one file a rank, or of one file dealt to --ranks. Counts
-                         (logical_count) tell of no token: with --nodes and
+                         (logical_count) describe no token: with --nodes and
                          --ranks-per-node they become the placement that packs them
 """
 

@@ -297,7 +297,7 @@ def copies_exchanges(visits: Visits, sizes: Sizes, phase: str) -> list[Exchange]
 def hierarchical_exchanges(visits: Visits, sizes: Sizes, phase: str) -> list[Exchange]:
     """Two-level dispatch: three kinds of counts for each node, rows over the rails, rows inside the nodes, and home.
 
-    A rank tells every rank of a node how many rows go to the node, and how many rows and choices to each of its ranks.
+    A rank sends every rank of a node the numbers of rows that go to the node, and of rows and choices for each rank.
     A rail joins the ranks of equal place on all nodes; on it a row is a token for a node, its own node included, with
     a label and a gate for each choice there. The relay, rank k of a node for what left ranks k, then sends a row for
     each rank of the node that holds any of the token's experts. With one node or one rank a node the mode is `copies`.

@@ -124,15 +124,15 @@ def import_trace(
         remedy: Advice to the user about a malformed file.
         **arrays: Optional arrays of a routing trace by name.
     """
-    told = list(remarks)
+    notices = list(remarks)
     if num_experts is None:
         largest = int(expert_ids.max(initial=DROPPED))
         if not 0 <= largest < MOST_EXPERTS:
             raise Refusal(path, "expert ids", f"the largest is {largest}, which is not an expert of a layer", remedy)
         num_experts = largest + 1
-        told.append(f"the number of experts is that of the largest id ({largest}), --num-experts sets another")
+        notices.append(f"the number of experts is that of the largest id ({largest}), --num-experts sets another")
     if expert_ids.shape[2] > 1 and (np.diff(expert_ids, axis=2) >= 0).all():
-        told.append(
+        notices.append(
             "choices are listed in the order of ids, so that the strongest is unknown: not usable for coherent dispatch"
         )
     try:
@@ -151,7 +151,7 @@ def import_trace(
     except ValueError as error:
         field, _, problem = str(error).partition(": ")
         raise Refusal(path, field, problem, remedy) from error
-    return Imported(trace, tuple(told))
+    return Imported(trace, tuple(notices))
 
 
 def deal(sequence: NDArray[np.integer], ranks: int) -> NDArray[np.int32]:

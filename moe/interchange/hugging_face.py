@@ -67,7 +67,7 @@ class ExpertChoices:
         choices = self._handed or self._overheard
         self._handed, self._overheard = [], []
         if not choices:
-            raise ValueError("its experts are not told which tokens chose them")
+            raise ValueError("its experts do not learn which tokens chose them")
         if any(len(choice.ids) != tokens for choice in choices):
             raise ValueError(f"its experts are given {len(choices[0].ids)} rows for {tokens} tokens")
         self.layers = [choice.layer for choice in choices]
@@ -75,7 +75,7 @@ class ExpertChoices:
         return [ids for ids, _ in pairs], [weights for _, weights in pairs]
 
     def block_numbers(self) -> list[int] | None:
-        """Number of the block of each layer of the last pass, or None where names do not tell in ascending order."""
+        """Number of the block of each layer of the last pass, or None where names do not ascend."""
         matches = [_NUMBER.search(layer) for layer in self.layers]
         numbers = [int(one[1]) for one in matches if one]
         ascending = all(first < second for first, second in pairwise(numbers))

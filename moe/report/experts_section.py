@@ -186,7 +186,7 @@ def affinity_section(
     name: str,
     numbers: dict[str, Any],
 ) -> Section:
-    """A strip over the gaps between layers: how far an expert tells the next one, and what stays on its rank."""
+    """A strip over the gaps between layers: how well an expert predicts the next one, and what stays on its rank."""
     slots, affinity = placement.slots_per_rank, numbers["affinity"]
     rows = {"mutual information": affinity["mutual_information"], f"top {slots} successors": affinity["top_mass"]}
     explained = (

@@ -102,7 +102,7 @@ def held_out_section(before: Evaluation, placed: Evaluation, held_out: HeldOut, 
     ]
     columns = ["", f"solved on: {name}", "placed", f"held out: {name}", "placed"]
     text = (
-        f"The placement was made from other tokens than those of {held_out.source}, which tell what to expect: it "
+        f"The placement was made from other tokens than those of {held_out.source}, which show what to expect: it "
         f"saves {unseen:.1%} there, {seen:.1%} on its own trace."
     )
     table = Table(columns, rows, best=[(1, 4), (3, 4)])

@@ -268,7 +268,7 @@ def print_summary(numbers: dict[str, Any]) -> None:
 
 
 def _rows(numbers: dict[str, Any]) -> list[tuple[str, str, str, str]]:
-    """Name, before, placed and bound of each quantity; a quantity that is known of held-out tokens has a second row."""
+    """Name, before, placed and bound of each quantity; a second row if it was measured on held-out tokens too."""
     cost, held_out = numbers["cost_per_token"], numbers["held_out"]
     bound = "unknown" if cost["lower_bound"] is None else f"{cost['lower_bound']:.4g}"
     quantities = [(f"cost ({cost['unit']})", "{cost_per_token:.4g}", bound)]

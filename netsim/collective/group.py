@@ -179,7 +179,7 @@ class Group:
     def _loads_and_pairs(self, src: bytes, dst: bytes) -> tuple[float, list[tuple[tuple[int, int, bool], int]]]:
         """Messages per bit/s of the busiest link, and representative pairs of hosts, each with how many are like it.
 
-        Pairs between the same leaves have equal passages; each pair tells whether it is within a machine.
+        Pairs between the same leaves have equal passages; each pair says whether it is within a machine.
         """
         first, second = np.frombuffer(src, dtype=np.int64), np.frombuffer(dst, dtype=np.int64)
         ends, inside = self._ends(first, second), self.machines[first] == self.machines[second]

@@ -113,7 +113,7 @@ class Import(Request):
     """number of ranks, in place of what the profiles say"""
     group: Annotated[tuple[str, ...], "NAME=SIZExSTRIDE"] = ()
     """a process group that the profiles do not list, such as expert=64x1 (may be repeated): a call takes the group of
-    its name, else of its size; one that tells neither takes the group named default, else all ranks"""
+    its name, else of its size; one that names neither takes the group named default, else all ranks"""
     compare: Annotated[Path | None, "FABRIC"] = None
     """simulate the trace on a topology or scenario, and write what was recorded beside it"""
     tokens: Annotated[int | None, "N", _DISPATCH] = None

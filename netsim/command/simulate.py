@@ -131,7 +131,7 @@ def refuse_foreign(folder: Path, verb: str, mark: str, overwrite: bool, option: 
 
 
 def _cores() -> int:
-    """Cores that this process may use, or all cores where the system does not tell."""
+    """Cores that this process may use, or all cores where the system does not say."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 

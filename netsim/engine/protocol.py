@@ -199,7 +199,7 @@ class Outcome(NamedTuple):
     def without_rest(self, end_ps: int, left: np.ndarray, in_background: np.ndarray) -> "Outcome":
         """The outcome of a run that has ended at `end_ps` while background traffic went on.
 
-        `left` are the packets of each flow that had not arrived, `in_background` tells the tasks of background traffic.
+        `left` are the packets of each flow that had not arrived, `in_background` marks the tasks of background traffic.
         """
         flows = self.flows
         ended = (left == 0) & (flows.end_ps <= end_ps)

@@ -12,7 +12,7 @@ from netsim.workload.tasks import TaskColumns
 MOST_FLOWS = 64
 """Most messages between chosen ranks whose first flow is recorded, in the workload's order."""
 MOST_SAMPLES = 1024
-"""Samples of a flow; whenever they are as many, every other one goes, and from then on half as many are taken."""
+"""Most samples of a flow. Whenever there are as many, every other one is dropped and the interval is doubled."""
 SAMPLE = np.dtype([(name, np.int64) for name in ("time_ps", "window", "in_flight", "round_trip_ps")])
 """State of a flow when an acknowledgement has arrived: window and packets in flight, both in packets; the round trip of
 the packet that was acknowledged."""

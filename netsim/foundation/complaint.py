@@ -163,7 +163,7 @@ def _plain(message: str) -> str:
 
 
 def also_wrong(further: Mapping[tuple[int | str, ...], bool]) -> str:
-    """Lists further wrong fields in words; the values of `further` tell whether each field is missing."""
+    """Lists further wrong fields in words; the values of `further` show whether each field is missing."""
     names = [".".join(map(str, path)) for path in further]
     shown = names if len(names) <= _MOST_FIELDS + 1 else [*names[:_MOST_FIELDS], f"{len(names) - _MOST_FIELDS} others"]
     return f"also {'missing' if all(further.values()) else 'wrong'}: {', '.join(shown)}"

@@ -67,7 +67,7 @@ def imported_protocol(path: str) -> type:
 
 
 def breach(custom: type, path: str) -> str | None:
-    """How a class breaks the protocol at a dotted path, with the remedy; None if it keeps it, as far as a class tells.
+    """How a class breaks the protocol at a dotted path, with the remedy; None if it keeps it, as far as a class shows.
 
     A class that extends the protocol inherits the methods that it defines; another one has to offer them too.
     """

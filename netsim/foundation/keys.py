@@ -118,26 +118,28 @@ class _Walk:
             if listed is not None:
                 here = (*here, Part(ENTRY))
             seen = {**self._deref(inner), **({"x-required": True} if name in node.get("required", ()) else {})}
-            told, default = seen.get("description", ""), default_text(seen)
+            description, default = seen.get("description", ""), default_text(seen)
             kinds, section = self._kinds(target), self._section(target)
             if kinds is None and section is None:
-                keys.append(Key(dotted(here), values_text(seen, self._deref), default, seen.get("x-unit", ""), told))
+                keys.append(
+                    Key(dotted(here), values_text(seen, self._deref), default, seen.get("x-unit", ""), description)
+                )
                 continue
             identity = EITHER.join(kinds) if kinds else self._name(target)
             if identity in above or (not self._whole and identity in self._first):
                 values = f"section, as {self._first.get(identity, 'this document')}"
-                keys.append(Key(dotted(here), values, default, "", told))
+                keys.append(Key(dotted(here), values, default, "", description))
                 continue
-            self._first[identity] = Group(here, told, ()).title
+            self._first[identity] = Group(here, description, ()).title
             own = [Key(f"{dotted(here)}.class", "module:Class", "", "", _OWN)] if self._takes_class(target) else []
             if kinds is None:
                 assert section is not None
-                below += self.object(section, here, told, (*above, identity), own)
+                below += self.object(section, here, description, (*above, identity), own)
                 if default == "null":
-                    keys.append(Key(dotted(here), "section", default, "", told))
+                    keys.append(Key(dotted(here), "section", default, "", description))
                 continue
-            choice = Key(f"{dotted(here)}.kind", EITHER.join(kinds.values()), default, "", told)
-            below.append(Group(here, told, (choice, *own)))
+            choice = Key(f"{dotted(here)}.kind", EITHER.join(kinds.values()), default, "", description)
+            below.append(Group(here, description, (choice, *own)))
             for reference, kind in kinds.items():
                 member = self._deref({"$ref": reference})
                 chosen = (*here, Part(kind, is_kind=True))

@@ -68,9 +68,9 @@ def problem_and_remedy(error: ValueError) -> tuple[str, str]:
     It is a `Refusal`, was raised from one and ends in its words, or says `problem; remedy`.
     """
     text = str(error)
-    for told in (error, error.__cause__):
-        if isinstance(told, Refusal) and told.remedy and text.endswith(str(told)):
-            return text.removesuffix(f"; {told.remedy}"), told.remedy
+    for source in (error, error.__cause__):
+        if isinstance(source, Refusal) and source.remedy and text.endswith(str(source)):
+            return text.removesuffix(f"; {source.remedy}"), source.remedy
     problem, _, remedy = text.partition("; ")
     return problem, remedy
 

@@ -128,7 +128,7 @@ class Results:
 
     Args:
         scenario: The resolved scenario.
-        prepared: Fabric, tasks and collectives of all runs, and what is known of them.
+        prepared: Fabric, tasks and collectives of all runs, and the schedules of the collectives.
         runs: Transports in the scenario's order, each with its seeds in order.
         notices: Remarks for the user on how the workloads were read.
     """

@@ -10,10 +10,10 @@ from netsim.simulation.results import Results, Run
 
 
 class TransportSummary(NamedTuple):
-    """All seeds of one transport: means, but the longest queue on any link with any seed, and completions one by one.
+    """Means over all seeds of one transport; `completions_us` has one of each seed, `max_queue_bytes` is the maximum.
 
-    `reordered_packets` arrived behind a later one of their flow; of trimmed ones switches kept the header only; marks
-    come from long queues; `paused_us` is the sum over the links of the time for which flow control stopped them.
+    `reordered_packets` arrived behind a later one of their flow. Switches kept only the header of trimmed packets.
+    Marks come from long queues. `paused_us` is the time for which flow control stopped links, summed over the links.
     """
 
     name: str

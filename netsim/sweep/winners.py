@@ -118,7 +118,7 @@ def map_title(sweep: Sweep, shown: SweepMap) -> str:
 def map_svg(sweep: Sweep, shown: SweepMap) -> str:
     """A panel for each combination of the other axes, in it a field for each scenario.
 
-    The colour tells which group wins, the number by how much the other group's time is longer; fields whose seeds
+    The colour shows which group wins, the number by how much the other group's time is longer; fields whose seeds
     overlap have the colour of even ones.
     """
     rows, columns = sweep.values[shown.down], sweep.values[shown.across]

@@ -19,9 +19,9 @@ class Cable(NamedTuple):
 
 
 class CabledFabric:
-    """A fabric whose cable c is link c forth, and link len(cables) + c back; links inside hosts are last.
+    """A fabric of cables with a link in each direction: c and len(cables) + c of cable c; links inside hosts are last.
 
-    Cable h, for h below `hosts`, is the cable of host h. The link inside a host has no delay.
+    Cable h, for h below `hosts`, is that of host h. The link inside a host has no delay.
     """
 
     def __init__(self, cables: Sequence[Cable], hosts: int, ranks_per_host: int, intra_host_rate: int) -> None:

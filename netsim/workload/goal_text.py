@@ -229,7 +229,7 @@ class _Reader:
 
     def _peer(self, line: int, field: str, text: str) -> int:
         if text == _ANY and field == "from":
-            raise self._refuse(line, "is any rank (-1), which only a run could tell", "name the rank", field)
+            raise self._refuse(line, "is any rank (-1), which only a run could settle", "name the rank", field)
         peer = self._number(line, field, text)
         if peer >= len(self._ranks):
             remedy = f"write 0 to {len(self._ranks) - 1}"
@@ -247,6 +247,6 @@ class _Reader:
                 problem = "occurs twice" if name in options else "has no value"
                 raise self._refuse(line, problem, "write it once, with a number behind it", name)
             if value == _ANY and name == "tag":
-                raise self._refuse(line, "is any tag (-1), which only a run could tell", "name the tag", name)
+                raise self._refuse(line, "is any tag (-1), which only a run could settle", "name the tag", name)
             options[name] = self._number(line, name, value)
         return options

@@ -43,7 +43,7 @@ class Header(BaseModel, extra="forbid", frozen=True, strict=True):
         steps: Optimiser steps in the file.
         config_sha256: Hash of the traced configuration.
         torch: Version of torch that issued the collectives.
-        clock: Whose time the records tell: of the host, or of the device that computed.
+        clock: Whose time the records have: that of the host, or of the device that computed.
     """
 
     format: Literal[

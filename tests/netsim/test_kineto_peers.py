@@ -145,7 +145,7 @@ def test_older_profiles_say_by_shapes_and_launches_what_todays_say(tmp_path):
         same = attrgetter("op", "bytes_in", "bytes_out", "in_splits", "root", "gap_ns", "t_issue_ns", "t_done_ns")
         records.append([(ranks, same(record)) for ranks, record in zip(groups, lines, strict=True)])
     assert records[0] == records[1]
-    assert any("groups of 2 ranks are taken to follow each other" in line for line in converted.notices)
+    assert any("groups of 2 ranks are assumed to have consecutive ranks" in line for line in converted.notices)
 
 
 @each("nodes", [None, 1])

@@ -160,7 +160,7 @@ class IndexTars(Request):
     out: Annotated[Path, "DIR"]
     """folder to write; data.index of a run"""
     label: Annotated[str, "MEMBER"] = "cls"
-    """what tells the class of an example, as a number or a name: cls, another EXTENSION, json:FIELD, or none where
+    """the member with the class of an example, as a number or a name: cls, another EXTENSION, json:FIELD, or none where
     there are no classes (default: cls)"""
     class_names: Annotated[Path | None, "FILE"] = None
     """names of the classes 0, 1, ..., one a line (default: labels)"""

@@ -133,7 +133,7 @@ def _build(options: Sample) -> int:
 
 
 def _refuse(options: Sample, foreign: Mapping[str, str], reason: str) -> None:
-    """Refuses options in `foreign` that are given; `told` completes the message with the reason."""
+    """Refuses options in `foreign` that are given; `reason` ends the message."""
     given = named(options)
     for name, option in foreign.items():
         if given[name] not in (None, ()):

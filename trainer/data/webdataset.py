@@ -194,7 +194,7 @@ class WebDataset(Listed):
                 continue
             try:
                 if self.num_classes and label < 0:
-                    raise ValueError("tells no class")
+                    raise ValueError("has no class")
                 images.append(self._picture(examples[number]))
             except ValueError as error:
                 reasons[number] = f"{self._reader.where(number)}: {examples[number].key}: {error}"

@@ -49,22 +49,22 @@ def one_folder(ranks: StartStore, folder: Path) -> Iterator[str | None]:
         place = _existing(folder)
         with tempfile.NamedTemporaryFile(prefix=".flowfabric_", dir=place) as file:
             levels = len(folder.absolute().parts) - len(place.parts)
-            told = {"folder": str(folder), "levels": levels, "name": Path(file.name).name, "place": ranks.place}
-            ranks.store.set(f"{ranks.prefix}/folder", json.dumps(told))
+            leader = {"folder": str(folder), "levels": levels, "name": Path(file.name).name, "place": ranks.place}
+            ranks.store.set(f"{ranks.prefix}/folder", json.dumps(leader))
             yield None
             ranks.store.delete_key(f"{ranks.prefix}/folder")  # a store may outlive ranks that are started again
 
 
 def _objection(ranks: StartStore, folder: Path) -> str | None:
-    told = json.loads(ranks.read(f"{ranks.prefix}/folder", time.monotonic() + ARRIVAL_S))
-    if told["folder"] != str(folder):
+    leader = json.loads(ranks.read(f"{ranks.prefix}/folder", time.monotonic() + ARRIVAL_S))
+    if leader["folder"] != str(folder):
         return None  # a difference of settings
-    place = [folder.absolute(), *folder.absolute().parents][told["levels"]]
+    place = [folder.absolute(), *folder.absolute().parents][leader["levels"]]
     until = time.monotonic() + PATIENCE_S
-    while not os.path.lexists(place / told["name"]):
+    while not os.path.lexists(place / leader["name"]):
         if time.monotonic() > until:
             shared = "give a folder that all nodes share"
-            return f"run.dir: {folder} is another folder on {ranks.place} than on {told['place']}; {shared}"
+            return f"run.dir: {folder} is another folder on {ranks.place} than on {leader['place']}; {shared}"
         time.sleep(PAUSE_S)
     try:
         check_writable(folder)

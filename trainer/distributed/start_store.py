@@ -18,7 +18,7 @@ from trainer.distributed.process.exit_status import RanksMissing, StartRefused
 from trainer.distributed.process.signals import STAGE
 
 MOST_NAMES = 3
-"""Differing values that a line tells; of more it tells the number."""
+"""Differing values that a line lists; if there are more, it says how many."""
 MOST_GROUPS = 8
 """Groups of equal ranks that are asked for their values."""
 MOST_CHARACTERS = 80
@@ -81,21 +81,21 @@ def disagreement(
     `values` are those of the differing subjects, by the first rank of each group and by subject.
     """
     groups, values, remedies = groups or {}, values or {}, remedies or {}
-    told, more = [], 0
+    listed, more = [], 0
     for name, members in groups.items():
         by_rank = {ranks[0]: values[ranks[0]][name] for ranks in members}
         names = sorted({key for held in by_rank.values() for key in held})
         unequal = [key for key in names if len({_text(held, key) for held in by_rank.values()}) > 1]
         more += len(unequal)
-        for key in unequal[: MOST_NAMES - len(told)]:
+        for key in unequal[: MOST_NAMES - len(listed)]:
             ranks_by_text: dict[str, list[int]] = {}
             for ranks in members:
                 ranks_by_text.setdefault(_text(by_rank[ranks[0]], key), []).extend(ranks)
             parts = [f"{text} on {_place(reports, ranks)}" for text, ranks in ranks_by_text.items()]
-            told.append(f"{key} is {', '.join(parts[:-1])} and {parts[-1]}")
-    if told:
-        rest = f", and {more - len(told)} more differ" if more > len(told) else ""
-        return f"{', '.join(told)}{rest}; {remedies[next(iter(groups))]}"
+            listed.append(f"{key} is {', '.join(parts[:-1])} and {parts[-1]}")
+    if listed:
+        rest = f", and {more - len(listed)} more differ" if more > len(listed) else ""
+        return f"{', '.join(listed)}{rest}; {remedies[next(iter(groups))]}"
     objections: dict[str, list[int]] = {}
     for rank, report in sorted(reports.items()):
         if report.objection is not None:
@@ -105,7 +105,7 @@ def disagreement(
 
 
 def missing(ranks: Collection[int], ranks_per_node: int) -> str:
-    """Names missing ranks and their nodes by number, since nothing else is known of them."""
+    """Names missing ranks and their nodes by number, since they have sent nothing else."""
     nodes = {rank // ranks_per_node for rank in ranks}
     return f"{_numbered('rank', ranks)} ({_numbered('node', nodes)})"
 

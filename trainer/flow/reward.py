@@ -256,7 +256,7 @@ class FittedClassifier(Reward):
 
     def __call__(self, examples: Tensor, condition: Condition, /) -> Tensor:
         if condition.label is None:
-            raise ValueError("kind: classifier rewards the requested class, and none is; ask for classes")
+            raise ValueError("kind: classifier rewards the requested class, and no class is requested; ask for classes")
         log_BC = self.log_probabilities(examples)
         log_BC = torch.cat([log_BC, log_BC.amax(1, keepdim=True)], dim=1)
         return log_BC.gather(1, condition.label[:, None])[:, 0]

@@ -259,9 +259,9 @@ def _progress(launch: Launch, num: int, out: Path) -> Iterator[Callable[[int], N
     quiet = launch.rank > 0 or not sys.stderr.isatty()
     with Terminal(stderr=True, quiet=quiet).status(f"{out}: drawing {num} pairs on this rank") as status:
 
-        def tell(drawn: int) -> None:
+        def show(drawn: int) -> None:
             nonlocal done, shard
             done, shard = (done + shard, 0) if drawn < 0 else (done, drawn)
             status.update(f"{out}: {done + shard} of {num} pairs on this rank")
 
-        yield tell
+        yield show

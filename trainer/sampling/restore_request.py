@@ -184,7 +184,7 @@ def _label(request: RestoreRequest, config: RunConfig) -> int | None:
         raise ValueError(f"label: {request.label}, but the run has no classes; leave it out")
     if request.label == OWN and OWN not in config.data.class_names:
         if isinstance(request.pictures, FolderPictures):
-            raise ValueError("label: own is known of held-out pictures alone; name a class, or use null")
+            raise ValueError("label: own needs held-out pictures, as files have no class; name a class, or use null")
         return None
     return class_number(config, "label", str(request.label))
 

@@ -31,8 +31,7 @@ RECORD = "request.json"
 ARRAYS, ENDING = "arrays", ".safetensors"
 """Sub-folder of the results, and what the names of its files end with."""
 MADE_BY, OF_REQUEST, OF_PICTURE, PROBLEM = "made_by", "request", "picture", "problem"
-"""Under which a file of results says what was asked for, what tells its picture from others of that name, and why that
-picture has no results."""
+"""Key of a file's metadata, and keys below it: digests of request and picture, and why the picture has no results."""
 
 
 class ResultsFolder:

@@ -269,9 +269,9 @@ def search(solutions: Sequence[FineSolution], request: StepsRequest, progress: P
         searched = {"uniform": uniform_grid(nodes, evaluations), "chord": chord_grid(cost, evaluations)}
         if request.search == "endpoint":
 
-            def tell(number: int, evaluations: int = evaluations) -> None:
+            def show(number: int, evaluations: int = evaluations) -> None:
                 progress(f"{evaluations} evaluations: {number} grids tried")
 
-            searched["endpoint"] = endpoint_grid(solutions, tuple(searched.values()), progress=tell).grid
+            searched["endpoint"] = endpoint_grid(solutions, tuple(searched.values()), progress=show).grid
         grids[evaluations] = searched
     return Search(cost, grids)

@@ -6,7 +6,7 @@ again before the next step:
     all_gather   uint8    M (W s + 4) + 8 S a rank: keys, values and sequence of every row that one of the blocks had on
                           this rank (M: as many as the rank with most has, over all blocks), then sequence and number
                           of every token that was sampled here (S sequences in the group), padded
-No message tells sizes: each rank knows how many rows every rank had in every block. The prompt's forward pass gathers
+No message carries sizes: each rank knows how many rows every rank had in every block. The prompt's forward pass gathers
 keys and values in every block, as training does, and its own last all-gather carries tokens alone. Two all-gathers
 come first: 24 bytes a rank (prompts, their length, a seed), then the prompts, 1 byte a token, or 4 where the vocabulary
 is larger than 256.
@@ -116,7 +116,7 @@ def write_on(
 class _Begun:
     """The prompts of all ranks: tokens [S, longest], lengths and keys int64 [S].
 
-    `own` are this rank's sequences, `per_rank` is how many sequence numbers each rank has, and `residency` tells where
+    `own` are this rank's sequences, `per_rank` is how many sequence numbers each rank has, and `residency` says where
     the tokens are, padding included.
     """
 

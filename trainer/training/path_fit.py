@@ -91,10 +91,10 @@ def _fit(config: RunConfig, request: FitRequest, out: Path) -> None:
     points = data_points(config, request.num_points, generator)
     with Terminal(stderr=True, quiet=not sys.stderr.isatty()).status("") as status:
 
-        def tell(done: int) -> None:
+        def show(done: int) -> None:
             status.update(f"{len(points)} points, seen in noise: {done} of {len(kinetic_optimal.RATIOS)} ratios")
 
-        separation = kinetic_optimal.estimate(points, draws=request.draws, generator=generator, progress=tell)
+        separation = kinetic_optimal.estimate(points, draws=request.draws, generator=generator, progress=show)
     table = kinetic_optimal.fit(separation, least_price=request.least_price)
     measured = {"points": len(points), "dimensions": points.shape[1], "scale": separation.scale}
     made_by = {**request.what_decides(config), **measured}

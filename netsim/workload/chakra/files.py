@@ -16,7 +16,7 @@ from netsim.workload.chakra.wire import WireError, read_messages
 from netsim.workload.program import in_order
 
 RANKS_OF_GROUP = "pg_ranks."
-"""An attribute of the metadata with this name and a group's own behind it lists the group's ranks."""
+"""Prefix of an attribute of the metadata: the rest is the name of a process group, the value its ranks."""
 
 _FILE = re.compile(r"(?:(?P<prefix>.*)\.)?(?P<rank>0|[1-9][0-9]{0,8})\.(?P<form>et|json)", re.DOTALL)
 _REMEDY = "convert or record the trace again"

@@ -255,7 +255,7 @@ def _notices(given: Sequence[Recorded], groups: Groups, world_size: int) -> Iter
         copies = f"others copy the last at or below them, and come {late_ms:.3g} ms later in all, as it waited"
         yield f"{len(given)} of {world_size} ranks have a profile ({ranks}); {copies}"
     for size in sorted(groups.assumed):
-        yield f"groups of {size} ranks are taken to follow each other; if not, give --group NAME={size}xSTRIDE"
+        yield f"groups of {size} ranks are assumed to have consecutive ranks; if not, give --group NAME={size}xSTRIDE"
     cut_off = sum(operation.assumed for one in given for operation in one.operations)
     if cut_off:
         assumption = "the others get equal parts of the rest"

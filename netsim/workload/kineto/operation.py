@@ -69,7 +69,7 @@ class Arguments:
         return Operation(op, group, ranks, dtype.lower(), *sizes, in_splits, out_splits, root, peer, assumed)
 
     def _elements(self, op: str, ranks: int) -> tuple[int, int]:
-        """Elements of contribution and result; the latter follows where shapes tell the former alone."""
+        """Elements of contribution and result; the latter follows where shapes give the former alone."""
         if "Input Dims" in self._args and self._by_shapes:
             problem = f"has no shapes ({self._args['Input Dims']!r:.40})"
             raise self.refuse("Input Dims", problem, "profile the run with record_shapes=True")

@@ -51,8 +51,8 @@ class Groups:
         world_size: Number of ranks.
         given: Groups such as expert=64x1: name, size and stride, which is 1 if absent.
 
-    A call takes the group of its name, or else of its size. One that tells neither takes the group ``default``, or all
-    ranks. Without a group of that size its ranks are taken to follow each other.
+    A call takes the group of its name, or else of its size. One that names neither takes the group ``default``, or all
+    ranks. Without a group of that size its ranks are assumed to be consecutive.
     """
 
     def __init__(self, world_size: int, given: Sequence[str]) -> None:

@@ -109,7 +109,7 @@ nope://bucket/0.tar | path: nope://bucket/0.tar: Protocol not known: nope; use a
 {tars}/../text.tar | text.tar: tar: is cut off: it ends before byte 0,
 {tars}/../small.tar.gz | gzip has compressed it, so that nothing in it can be found
 {tars}/../empty.tar | path: the 1 tars hold no examples; name members KEY.EXTENSION
-{tars} --label class | no example tells a class by class (digits-000.tar: digits/0000: has no member
+{tars} --label class | no example has a class in class (digits-000.tar: digits/0000: has no member
 {tars} --label json:breed | json:breed cannot be read (KeyError: 'breed')); give another --label
 {tars} --label png | png cannot be read (UnicodeDecodeError
 {tars} --label : | --label: : is not a member; give cls, EXTENSION, json:FIELD or none
@@ -160,7 +160,7 @@ def test_examples_without_a_class_are_counted(tmp_path: Path, capsys: pytest.Cap
     assert output.out.endswith("3 examples in 1 tars, 5 classes; 2 have cls, png; 1 have png\n")
     assert (
         output.err
-        == "1 tell no class and will count as bad examples; x.tar: digits/0000: has no member cls, only png\n"
+        == "1 have no class and will count as bad examples; x.tar: digits/0000: has no member cls, only png\n"
     )
 
 

@@ -272,8 +272,8 @@ def test_bad_examples_are_named(tmp_path: Path) -> None:
         1: "01: is no picture",
         2: "02: ",
         3: "03: has no member jpg or jpeg or png or webp, only cls, txt",
-        4: "04: tells no class",
-        5: "05: tells no class",
+        4: "04: has no class",
+        5: "05: has no class",
         6: "example 6: has no header",
     }.items():
         assert words in reasons[number]

@@ -136,7 +136,7 @@ def test_the_host_does_not_wait_for_the_device() -> None:
     [
         ({"subjects": [[0], [16]]}, {}, "sample.cost.subjects: 16 is not among the 16 patches of a state"),
         ({"subjects": [[0], [1]], "blocks": [2]}, {}, "sample.cost.blocks: 2 is not among the 2 blocks"),
-        ({"subjects": [[0], [1]]}, {"kind": "blockwise"}, "sample.cost.kind: attention is what a dit tells"),
+        ({"subjects": [[0], [1]]}, {"kind": "blockwise"}, "sample.cost.kind: attention is that of a dit"),
     ],
 )
 def test_a_cost_that_the_network_cannot_tell_is_refused(

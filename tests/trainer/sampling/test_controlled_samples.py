@@ -226,7 +226,7 @@ REFUSED = rows("""
 '' | --controls: '' lists no controls; give a list such as
 pull | pull: file: cannot be read (No such file or directory); give a list
 [{kind: cost_gradient, cost: {kind: attention, subjects: [[0], [1]]}}]
-| --controls: sample.controls.0.cost.kind: attention is what a dit tells
+| --controls: sample.controls.0.cost.kind: attention is that of a dit
 """)
 """What is given as controls, and what is said of it."""
 

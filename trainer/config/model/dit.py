@@ -77,7 +77,7 @@ class DiTConfig(PatchesConfig):
     unseen_in_shapes = ("num_heads", "feed_forward", "feed_forward_norm_epsilon", "waves")
     reads_context = True
     reads_captions = True
-    tells_attention = True
+    returns_attention = True
 
     @property
     def time_waves(self) -> int:

@@ -143,7 +143,7 @@ class NetworkConfig(Section):
     """Whether it reads a context of the shape of an image beside the state."""
     reads_captions: ClassVar[bool] = False
     """Whether it reads vectors of captions beside the state."""
-    tells_attention: ClassVar[bool] = False
+    returns_attention: ClassVar[bool] = False
     """Whether it answers :class:`trainer.flow.question.WithAttention`, where its tokens look."""
     moves_tokens: ClassVar[bool] = False
     """Whether its tokens may stay with their experts, on other ranks, from layer to layer."""

@@ -58,7 +58,7 @@ class TransitionDiTConfig(TransitionNetworkConfig, DiTConfig):
 
     kind: Literal["transition_dit"] = "transition_dit"  # pyright: ignore[reportIncompatibleVariableOverride]
 
-    tells_attention = False
+    returns_attention = False
 
     @model_validator(mode="after")
     def _has_no_last_layer(self) -> "TransitionDiTConfig":

@@ -175,8 +175,8 @@ def of_cost(config: RunConfig, chosen: cost.AnyConfig, field: str) -> Objections
     network = config.model
     if not isinstance(chosen, cost.AttentionConfig):
         return
-    if not network.tells_attention:
-        problem = f"attention is what a dit tells of its patches, and a network of kind {network.kind} does not"
+    if not network.returns_attention:
+        problem = f"attention is that of a dit between its patches, and a network of kind {network.kind} reports none"
         yield f"{field}.kind", problem, "use a dit, or a cost of your own by class"
         return
     try:

@@ -12,7 +12,7 @@ Validation = Generator[ValueError, None, T | None]
 
 
 class ObjectionsError(ValueError):
-    """Several objections, its arguments, each of which is a line for a person."""
+    """Several objections; each argument is one line to print."""
 
     def __str__(self) -> str:
         return "\n".join(map(str, self.args))

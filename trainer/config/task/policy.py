@@ -22,7 +22,7 @@ class GRPOConfig(TaskSettings):
     trains_flow: ClassVar[bool] = True
     replays: ClassVar[bool] = True
     weighs: ClassVar[bool] = True
-    """Groups of equal rewards do not count, for which ranks tell each other once a step how many do."""
+    """Groups of equal rewards do not count, so ranks exchange the number of those that do once a step."""
 
     kind: Literal["grpo"] = "grpo"
     base: Base = None
@@ -74,8 +74,8 @@ class GRPOConfig(TaskSettings):
             )
         if self.groups == "seed" and self.branches == 1:
             raise ValueError(
-                "groups: seed compares examples that begin at the same noise, and with branches 1 there is one; use "
-                "branches of 2 or more, as a rule 6"
+                "groups: seed compares examples that begin at the same noise, and with branches 1 there is only one; "
+                "use branches of 2 or more, 6 for most tasks"
             )
         return self
 

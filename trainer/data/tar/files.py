@@ -71,7 +71,7 @@ class RemoteTar(TarFile):
         self._system, self._path, self._url = system, path, url
         size = patiently(url, lambda: system.info(path).get("size"))
         if size is None:
-            raise Refusal(url, "tar", "is served by something that does not tell its size", "use another server")
+            raise Refusal(url, "tar", "is on a server that does not report its size", "use another server")
         self.size = int(size)
 
     def read(self, start: int, end: int) -> bytes:

@@ -64,7 +64,7 @@ class TarIndex(FolderIndex):
 
     format: Literal["flowfabric.tars/1"] = "flowfabric.tars/1"
     label: str | None
-    """Member that tells the class, such as ``cls`` or ``json:label``; None: there are no classes."""
+    """Member that has the class, such as ``cls`` or ``json:label``; None: there are no classes."""
     num_classes: NonNegativeInt
     """Labels are 0 to num_classes - 1; 0: there are none."""
     class_names: tuple[str, ...] = ()

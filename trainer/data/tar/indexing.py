@@ -175,7 +175,7 @@ def run(paths: Sequence[str], out: Path, label: str | None, class_names: Path | 
     print(f"{out}: {index.num_examples:,} examples in {len(index.tars):,} tars{classes}; {index.extensions()}")
     if contents.unlabelled:
         count = int(sum((rows["label"] < 0).sum() for rows in contents.rows.values()))
-        print(f"{count:,} tell no class and will count as bad examples; {contents.unlabelled[0]}", file=sys.stderr)
+        print(f"{count:,} have no class and will count as bad examples; {contents.unlabelled[0]}", file=sys.stderr)
     return 0
 
 
@@ -209,7 +209,7 @@ class _Contents:
         """Refuses a label that has given no example a class by the end of the first tar."""
         if self.label is not None and max(rows["label"].max(initial=-1) for rows in self.rows.values()) < 0:
             remedy = "give another --label (cls, EXTENSION, json:FIELD), or --label none"
-            raise ValueError(f"--label: no example tells a class by {self.label} ({self.unlabelled[0]}); {remedy}")
+            raise ValueError(f"--label: no example has a class in {self.label} ({self.unlabelled[0]}); {remedy}")
 
     def _numbered(self, label: int | str | None) -> int:
         if label is None:
@@ -226,7 +226,7 @@ class _Contents:
             raise ValueError(f"path: the {len(tars)} tars hold no examples; name members KEY.EXTENSION")
         members = self._members(tars)
         if self.label is None and given:
-            raise ValueError(f"class_names: {len(given)} names without labels; give the member that tells the class")
+            raise ValueError(f"class_names: {len(given)} names without labels; give the member that has the class")
         num_classes, class_names = (0, ()) if self.label is None else self._classes(rows, given)
         return rows, {
             "label": self.label,

@@ -144,7 +144,7 @@ class _Node:
             self._kept = error  # with the rendezvous: torch's timer in it cannot be collected by its own thread
             return self.stopped(f"stopped by {spoken(error.sigval)}", 128 + error.sigval)
         except ChildFailedError as error:
-            return read_exit_status(self.status_file) or (1, f"{_blamed(error)}; the lines above tell more")
+            return read_exit_status(self.status_file) or (1, f"{_blamed(error)}; the lines above say more")
         except RendezvousError:
             return 1, f"node {options.node_rank} has lost the others; start it again as soon as they are back"
         return read_exit_status(self.status_file) or (0, "")

@@ -114,7 +114,7 @@ def main(arguments: Sequence[str]) -> None:
     parent, command = int(arguments[0]), list(arguments[1:])
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)  # outlives the execve below
-        if os.getppid() != parent:  # it was gone before the system was told
+        if os.getppid() != parent:  # it was gone before the system had the request
             raise SystemExit(1)
     os.execv(command[0], command)
 

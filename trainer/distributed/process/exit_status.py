@@ -29,7 +29,7 @@ def located(error: ValueError, path: Path | None) -> str:
 
 
 VARIABLE = "FLOWFABRIC_EXIT_STATUS"
-"""Names the file through which the ranks of a node tell their launcher."""
+"""Names the file through which the ranks of a node report to their launcher."""
 
 
 class ExitStatus(NamedTuple):
@@ -59,7 +59,7 @@ def reported(code: int) -> int:
 
     torchrun would take 75 for a failure, end the ranks that are still tidying up, and start all again on other nodes.
     """
-    if VARIABLE not in os.environ or STAGE in os.environ:  # a stage's own process tells the code to that of all stages
+    if VARIABLE not in os.environ or STAGE in os.environ:  # a stage's process returns it to that of all stages
         return code
     if code == 0:
         conclude(0, "")

@@ -49,7 +49,7 @@ class OwnProgress:
             for number, status in progress_of.items()
         }
         nameless = {(number, issued) for number, (issued, _) in counts.items() if number not in self._names}
-        if nameless - self._nameless:  # the whole record is read only when it may tell a further name
+        if nameless - self._nameless:  # the whole record is read only when it may have a further name
             self._names |= group_names()
             self._nameless = {(number, issued) for number, issued in nameless if number not in self._names}
         return {

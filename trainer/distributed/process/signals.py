@@ -204,7 +204,7 @@ def end_with_launcher() -> None:
         return
     agent = os.getppid()
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != agent:  # it was killed before the system was told
+    if os.getppid() != agent:  # it was killed before the system had the request
         os._exit(1)
 
 

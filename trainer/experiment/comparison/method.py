@@ -139,7 +139,7 @@ def _check_task(own: dict[str, Any], base: Base) -> None:
     for stage in own.get("stages") or ():
         _check_stage(stage)
     if data.get("kind") in ("sequences", "moving_pictures", "reactions"):
-        raise ValueError(f"data.kind: it learns {data['kind']}, which have no picture or plot to be compared by")
+        raise ValueError(f"data.kind: it learns {data['kind']}, and only pictures and points can be compared")
     if data.get("kind") == "shards" and base.config.data.kind != "shards":
         raise ValueError(
             f"it learns from the files in {data.get('path')}, which are not what is compared; compare on them with "

@@ -60,7 +60,7 @@ def quality_blocks(comparison: Comparison) -> list[Block]:
 def _against(comparison: Comparison, axis: CostAxis) -> Figure | Note:
     drawn = figures(comparison, axis)
     if not drawn:
-        return Note(f"{axis.label.capitalize()}: not known of any network here.")
+        return Note(f"{axis.label.capitalize()}: not measured for any network here.")
     if not any(drawn):
         return Note(f"{axis.label.capitalize()}: 0 for every network here. Each is whole on the rank that draws.")
     missing = [entry.name for entry in comparison.entries if all(axis.figure(cost) is None for cost in entry.costs)]

@@ -45,7 +45,7 @@ def _training(request: TraceRequest) -> tuple[TraceSpec, str]:
     """Returns the specification of steps of training, and a description of them."""
     for name, value in (("--examples", request.examples), ("--guidance", request.guidance)):
         if value is not None:
-            raise ValueError(f"{name}: {value:g} is about drawing, and a step of training is written; add --sampling")
+            raise ValueError(f"{name}: {value:g} applies to sampling, and this writes training steps; add --sampling")
     steps = (1,) if request.steps is None else _steps(request.steps)
     config = load_config(request.config, request.overrides)
     layout = plan_layout(config, request.world_size, ranks_per_node=request.ranks_per_node)

@@ -381,7 +381,7 @@ class ZeroMemory:
                 yield Growth("gradients", -self._gradients.pop(name, 0))
 
     def _own_memory(self, own: Sequence[Name]) -> Iterator[Growth]:
-        """Allocates this rank's gradients once: in float32 exactly its elements, else its parameters whole."""
+        """Allocates this rank's gradients once: in float32 for its own elements alone, else for whole parameters."""
         if self._is_compact:
             for index in sorted({index for index, _ in own} - self._own_gradients.keys()):
                 self._own_gradients[index] = self.partitions[index].own * FLOAT32

@@ -74,18 +74,18 @@ def steps_part(files: RunFiles, path: Path) -> Part:
 def drawing_part(files: RunFiles, folder: Path) -> Part:
     """Traffic of the ranks while they draw samples, recorded and by formula."""
     rows, traffic, calls = [], {}, {}
-    for name, told in ((RECORDED, "recorded"), (FORMULA, "by formula")):
+    for name, origin in ((RECORDED, "recorded"), (FORMULA, "by formula")):
         header, records = read(folder / name)
         if header.config_sha256 not in files.digests:
             problem = f"is not that of {files.folder} ({shown(header.config_sha256)})"
             raise Refusal(folder / name, "line 1, config_sha256", problem, "write it of this run")
         records = list(records)
-        calls[told] = 1 + max((record.micro for record in records), default=0)
-        traffic[told] = Traffic.of(header, records, header.ranks_per_node)
-    for told, one in traffic.items():
-        a_call = megabytes(one.rank_bytes / calls[told])
-        rows.append((told, str(calls[told]), megabytes(one.rank_bytes), a_call, megabytes(one.node_bytes)))
-    recorded, expected = (traffic[told].rank_bytes for told in ("recorded", "by formula"))
+        calls[origin] = 1 + max((record.micro for record in records), default=0)
+        traffic[origin] = Traffic.of(header, records, header.ranks_per_node)
+    for origin, one in traffic.items():
+        a_call = megabytes(one.rank_bytes / calls[origin])
+        rows.append((origin, str(calls[origin]), megabytes(one.rank_bytes), a_call, megabytes(one.node_bytes)))
+    recorded, expected = (traffic[origin].rank_bytes for origin in ("recorded", "by formula"))
     difference = change(expected, recorded)
     table: list[Block] = [
         Table(
@@ -162,9 +162,9 @@ def decoding_part(folder: Path) -> Part:
         f"place of {was.moved:.1%}, and the bytes between ranks change by {less}. {equal}."
     )
     caption = "Recorded while the ranks wrote. Bytes: token moves, and keys and values of every new byte for all ranks."
-    told = "While the texts were written: rows of tokens, and all bytes of the expert layers and caches."
+    caption_of_bars = "While the texts were written: rows of tokens, and all bytes of the expert layers and caches."
     blocks = [
-        Figure(before_after_bars(bars, ("%", "MB")), told),
+        Figure(before_after_bars(bars, ("%", "MB")), caption_of_bars),
         Table(("", "contiguous, recorded", "placed, recorded", "change"), rows, caption),
     ]
     return Part(
@@ -209,11 +209,11 @@ def restored_part(files: RunFiles, folder: Path, out: Path) -> Part:
     except (KeyError, TypeError, ZeroDivisionError) as error:
         raise _malformed(folder, error) from error
     pictures = [results.read(name) for name in names[:_SHOWN]]
-    told = "" if share is None else f", a squared error of {share:.2f} times that of the pseudo-inverse"
+    gain = "" if share is None else f", a squared error of {share:.2f} times that of the pseudo-inverse"
     text = (
         "The flow is the prior of an inverse problem that it was never trained for: FLAIR looks for pictures that "
         f"agree with what is observed and that the flow holds likely. {len(names)} pictures, {evaluations} evaluations "
-        f"of the network for a sample{told}."
+        f"of the network for a sample{gain}."
     )
     caption = (
         "Pseudo-inverse: the smallest picture that agrees with the observation. Samples: other draws for the same "
@@ -306,5 +306,6 @@ def _opened(files: RunFiles, folder: Path) -> tuple[ResultsFolder, dict[str, Any
 
 
 def _malformed(folder: Path, error: Exception) -> Refusal:
-    told = f"lacks {error}" if isinstance(error, KeyError) else f"is malformed ({' '.join(str(error).split())[:200]})"
-    return Refusal(folder / _RESULTS, "document", told, "write it again with the verb of this version")
+    message = " ".join(str(error).split())[:200]
+    problem = f"lacks {error}" if isinstance(error, KeyError) else f"is malformed ({message})"
+    return Refusal(folder / _RESULTS, "document", problem, "write it again with the verb of this version")

@@ -186,8 +186,8 @@ def contraction_bound(noise_change: Tensor, drawn_change: Tensor, drawn: Tensor)
     """
     dz, df = noise_change.double().flatten(1), drawn_change.double().flatten(1)
     along, square = (df * dz).sum(1), df.square().sum(1)
-    tells = (along > 0) & (square > RESOLUTION**2 * drawn.double().flatten(1).square().sum(1))
-    return torch.where(tells, 2 * along / torch.where(tells, square, 1.0), torch.inf)
+    is_measurable = (along > 0) & (square > RESOLUTION**2 * drawn.double().flatten(1).square().sum(1))
+    return torch.where(is_measurable, 2 * along / torch.where(is_measurable, square, 1.0), torch.inf)
 
 
 FIRST_BOUND = 1.0

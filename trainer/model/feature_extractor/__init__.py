@@ -20,7 +20,7 @@ one of a published vision transformer or of Inception v3.
 The weights of Inception (``--layout inception-torchvision``, ``inception-fid``, ``inception-fid-tensorflow``) are a
 safetensors file with the names of torchvision's ``inception_v3``: ``Conv2d_1a_3x3.conv.weight`` and
 ``Conv2d_1a_3x3.bn.{weight,bias,running_mean,running_var}`` to ``Mixed_7c.branch_pool...``; ``fc.*`` and ``AuxLogits.*``
-may be there and are not used, but for the number of classes, 1000 or 1008, that tells the two networks apart. Images of
+may be there and are not used, but for the number of classes, 1000 or 1008, by which the two networks differ. Images of
 any size, -1 to 1, are rounded to 8 bits and resized to 299 x 299; the features are the 2,048 of the last pool:
 
     layout                     means of pools            last pool of Mixed_7c  resized               then

@@ -189,7 +189,7 @@ def test_a_rank_that_keeps_dying_is_named_at_the_end(one: Nodes) -> None:
     body = "sys.exit(5) if rank == 1 else time.sleep(60)"
     code, lines = ended(one.start(0, body, master_port=0, max_restarts=0))
     assert code == 1
-    assert lines[-1] == "launch.sh: rank 1 ended with 5; the lines above tell more"
+    assert lines[-1] == "launch.sh: rank 1 ended with 5; the lines above say more"
 
 
 def _connectable(port: int) -> None:

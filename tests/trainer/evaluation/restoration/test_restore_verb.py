@@ -184,7 +184,7 @@ R 'operator={kind: average_pool, factor: 3}' | operator.factor: 3 does not divid
 R noise=-1 | noise: must be greater than or equal to 0 (-1) | use 0 or more
 R samples=0 | samples: must be greater than 0 (0) | use 1 or more
 R label=eleven | label: there is no class eleven | a number from 0 to 9
-R label=own --images pics | label: own is known of held-out | null
+R label=own --images pics | label: own needs held-out | null
 R guidance=2 | guidance: 2 leads to a label, and there is none | give label
 R observed=true | observed: true needs | pictures={kind: folder
 R observed=true noise=0.1 --images pics | noise: 0.1 would be added to observations that are given | leave it out
