@@ -81,7 +81,7 @@ def _joined(group: Group, size_bytes: int, *, back: bool = False) -> float:
 
 
 def _tree(trees: int) -> Estimate:
-    """Estimate of a pipeline up and down trees; on every edge a piece follows once the piece before has arrived."""
+    """Estimate of pipelined trees: pieces go up and down, and on an edge each one waits until the last has arrived."""
 
     def estimate(group: Group, size_bytes: int) -> float:
         channels = group.channels(size_bytes, ring=False)

@@ -17,7 +17,7 @@ COLUMNS = ("kind", "sizes", "dtype", "time_us")
 SIZES = {"gemm": "MxNxK", "attention": "BATCHxHEADSxSEQUENCExWIDTH", "memory": "BYTES"}
 """How a row of each kind writes its sizes; width is that of a head, bytes are those read and written."""
 FEWEST = 9
-"""Rows of a kind, so that one of them is worse than 90 % of what follows."""
+"""Fewest rows of a kind: the largest of 9 errors bounds the error of a further size with a probability of 90 %."""
 _MOST_SIZE = 1 << 40
 _NUMBER = re.compile(r"\d+(\.\d+)?([eE][+-]?\d+)?")
 

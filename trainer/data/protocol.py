@@ -231,7 +231,7 @@ def first_data_points(dataset: Dataset, split: Split, num: int) -> Tensor:
     points = data_points_up_to(num, dataset, split)[:num]
     if len(points) == 0:
         raise ValueError(
-            f"data: no {split} example is a data point, all are parts of paths that end before; draw more pairs, "
+            f"data: no {split} example is a data point, all are parts of paths that end before t = 1; draw more pairs, "
             "or evaluate with --data-from and the run of the teacher"
         )
     return points

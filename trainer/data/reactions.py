@@ -123,7 +123,7 @@ def _npz(file: Path) -> Reactions:
 
 
 Frame = tuple[int, NDArray[np.float64], list[str], NDArray[np.bool_]]
-"""The line that it begins at, positions [N, 3], symbols and free atoms [N]."""
+"""A structure: number of its first line in the file, positions [N, 3], symbols [N], and which atoms are free [N]."""
 
 
 def _xyz(file: Path) -> Reactions:

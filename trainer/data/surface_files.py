@@ -64,7 +64,7 @@ def read_surface(file: Path) -> Surface:
         content = file.read_bytes()
     vertices, polygons = read(file, content)
     if not len(polygons):
-        raise Refusal(file, "triangles", "are none", LIKE_OFF)
+        raise Refusal(file, "triangles", "there are none", LIKE_OFF)
     if vertices.ndim != 2 or vertices.shape[1] != 3 or not np.isfinite(vertices).all():
         raise Refusal(file, "vertices", "have coordinates that are not finite", "correct them")
     return checked(file, vertices, _fans(file, polygons))

@@ -169,7 +169,7 @@ def _listed(folder: Path, pairs: Path | None) -> list[Line]:
                 problem = f"has {len(words)} words"
                 raise Refusal(pairs, f"line {number}", problem, "give two files and, where it is known, same or a map")
     if not lines:
-        raise Refusal(pairs, "pairs", "are none", "give a line for each")
+        raise Refusal(pairs, "pairs", "there are none", "give a line for each")
     return lines
 
 

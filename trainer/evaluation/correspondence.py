@@ -199,7 +199,7 @@ def _vertices(pair: Pair, carries_KK: Tensor) -> Ids:
 
 
 def _known(pair: Pair, truth: Ids) -> Ids:
-    """Returns numbers of the second surface's chosen points whose true vertex is known; the first are spread out."""
+    """Returns indices of those chosen points of the second surface whose true vertex on the first surface is known."""
     return np.flatnonzero(truth[pair.second.chosen] >= 0)
 
 

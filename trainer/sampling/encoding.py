@@ -159,7 +159,7 @@ def captions_of(source: Path, field: str) -> list[str]:
     """Captions of a text file (one a line), JSON lines, or texts beside pictures, that of example 0 first."""
     texts = list(_beside_pictures(source) if source.is_dir() else _lines(source, field))
     if not texts:
-        raise Refusal(source, "captions", "are none", "give one for each example of the data")
+        raise Refusal(source, "captions", "there are none", "give one for each example of the data")
     return texts
 
 

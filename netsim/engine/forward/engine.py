@@ -1,4 +1,4 @@
-"""Carries out a program unit by unit until units cannot be separated, and adds the units' passages to an outcome."""
+"""Carries out a program unit by unit, equal units once, until units cannot be separated; the rest runs whole."""
 
 from collections.abc import Callable
 from typing import NamedTuple

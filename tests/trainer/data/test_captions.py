@@ -175,7 +175,7 @@ def shards_of(folder: Path) -> dict[str, Any]:
         ("a.jsonl", "{", "line 1: is not JSON"),
         ("a.jsonl", '{"text": "a"}\n', r"line 1, caption: is missing \(it has text\); give --field"),
         ("a.jsonl", "3\n", "line 1: contains no caption"),
-        ("a.txt", "", "captions: are none"),
+        ("a.txt", "", "captions: there are none"),
         ("a.txt", None, "cannot be read"),
     ],
 )

@@ -176,7 +176,7 @@ TETRAHEDRON = [(0, 0, 0), (1, 0, 0), (0, 1, 0), (0, 0, 1)], [(0, 2, 1), (0, 1, 3
 @each(
     ("vertices", "faces", "words"),
     [
-        (TETRAHEDRON[0], [], r"triangles: are none; give triangles as OFF, OBJ or PLY"),
+        (TETRAHEDRON[0], [], r"triangles: there are none; give triangles as OFF, OBJ or PLY"),
         (TETRAHEDRON[0], [(0, 1, 4)], r"triangle 0: has the vertices \[0, 1, 4\], and the file has those from 0 to 3"),
         (TETRAHEDRON[0], [(0, 1, 1)], r"triangle 0: has no area \(vertices \[0, 1, 1\]\), and so have 0 others"),
         ([*TETRAHEDRON[0], (2, 0, 0)], [(0, 1, 4)], r"triangle 0: has no area"),
@@ -233,7 +233,7 @@ def test_settings_of_analytic_pairs_that_do_not_fit_are_refused(settings: dict[s
     ("pairs", "settings", "words"),
     [
         ("a.off", {}, r"line 1: has 1 words; give two files and, where it is known, same or a map"),
-        ("", {}, r"pairs: are none; give a line for each"),
+        ("", {}, r"pairs: there are none; give a line for each"),
         ("a.off b.off same", {}, None),
         (
             "a.off c.off same",

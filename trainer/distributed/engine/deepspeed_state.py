@@ -31,7 +31,7 @@ class _Held:
     count: int
 
     def view(self, like_owner: Tensor) -> Tensor:
-        """The run's part of a tensor that is laid out like the owner."""
+        """The elements `first` to `first + count` of a tensor with the layout of the owner."""
         return like_owner.detach().view(-1).narrow(0, self.first, self.count)
 
     def values(self, states: Any, kinds: Collection[str] = STATE) -> dict[str, Tensor]:

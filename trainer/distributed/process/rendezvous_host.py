@@ -21,7 +21,7 @@ LONGEST_LINE = 4096
 SILENCE_S = 10.0
 """Time for a new connection to name its node; then it is closed."""
 MOST_STRANGERS = 256
-"""Connections that have not yet said which node they are; who comes then has to come again."""
+"""Most open connections that have not named their node yet; further ones are closed and have to connect again."""
 PONG_S = 3.0
 """Time for a node to answer a ping before its number is given to another."""
 PROBES = ((socket.TCP_KEEPIDLE, 5), (socket.TCP_KEEPINTVL, 5), (socket.TCP_KEEPCNT, 3))

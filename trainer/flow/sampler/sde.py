@@ -50,10 +50,10 @@ class MemorylessDiffusion(Section):
 
     kind: Literal["memoryless"] = "memoryless"
     floor: float = Setting(default=1e-3, gt=0.0, le=1.0)
-    """Number above 0 that keeps e small near t = 0; samples get wider with it, at 1 / steps by some 3 %."""
+    """Number above 0 that keeps e small near t = 0. It widens samples: by about 3 % if it is 1 / steps."""
     step: Literal["euler", "ancestral"] = "euler"
-    """How all steps but the one from t = 0 are taken. ancestral: as if the state at t and the present estimate of the
-    data were all that is known, whatever the floor; samples are too narrow, at 40 steps by some 7 %."""
+    """How all steps but the one from t = 0 are taken. ancestral: draws the next state given this
+    state and the estimate of the data, whatever the floor; samples are too narrow, by about 7 % at 40 steps."""
 
     def e(self, t: Tensor, t_next: Tensor) -> Tensor:
         return torch.where(t > 0, (1 - t + self.floor) / (t + self.floor), (1 - t_next).square() / (2 * t_next))
