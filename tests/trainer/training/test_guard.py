@@ -214,5 +214,5 @@ def test_a_rank_that_never_comes_to_a_collective_is_named_by_those_that_wait(tmp
     last = json.loads((tmp_path / "debug" / "rank_00000_flights.json").read_text())["entries"][-1]
     assert (last["profiling_name"], last["process_group"][1]) == (f"gloo:{operation}", group)
     assert last["timeout_ms"] == 8000
-    assert "stopped and still in its step" in hangs.splitlines()[0]
+    assert "still in its step 1 s after the request to stop" in hangs.splitlines()[0]
     assert "in stay_away" in hangs

@@ -227,7 +227,7 @@ class Watchdog:
             if now >= hangs:
                 self._end()
             if now >= late:
-                self._tell(f"stopping and still in its step after {LATE_S:g} s")
+                self._report(f"still in its step {LATE_S:g} s after the request to stop")
                 late = math.inf
             until = min(hangs, late)
             ready, _, _ = select.select([waking], [], [], None if until == math.inf else max(0.0, until - now))
@@ -239,16 +239,16 @@ class Watchdog:
             if next_in_line != -1:
                 os.write(next_in_line, numbers)
             if signal.SIGUSR1 in numbers:
-                self._tell("asked by SIGUSR1")
+                self._report("asked by SIGUSR1")
             if any(number in numbers for number in SIGNALS):
                 late = time.monotonic() + LATE_S
 
     def _end(self) -> None:
-        stacks = self._tell(f"no step has ended for {self._timeout_s:g} s (guard.hang_timeout_s)")
+        stacks = self._report(f"no step has ended for {self._timeout_s:g} s (guard.hang_timeout_s)")
         print(f"rank {self._rank} hangs and ends; see {stacks}", file=sys.stderr, flush=True)
         os._exit(1)
 
-    def _tell(self, reason: str) -> Path | str:
+    def _report(self, reason: str) -> Path | str:
         try:
             return dump(self._folder, self._rank, reason)
         except OSError as error:

@@ -126,7 +126,7 @@ class Host:
                 self._admit(rival.guest, rival.member)
             while self._changed:  # who cannot be reached any more is lost, and the others are informed again
                 self._changed = False
-                self._tell()
+                self._report()
 
     def _welcome(self) -> None:
         try:
@@ -232,7 +232,7 @@ class Host:
             del self._present[guest.member.node]
             self._changed = True
 
-    def _tell(self) -> None:
+    def _report(self) -> None:
         """Sends all nodes the numbers of the absent nodes and the port of the store."""
         absent = sorted(set(range(self.own.nodes)) - self._present.keys())
         for guest in list(self._present.values()):
