@@ -67,7 +67,7 @@ class ExpertChoices:
         choices = self._handed or self._overheard
         self._handed, self._overheard = [], []
         if not choices:
-            raise ValueError("its experts do not learn which tokens chose them")
+            raise ValueError("its experts are not passed the choices of the tokens")
         if any(len(choice.ids) != tokens for choice in choices):
             raise ValueError(f"its experts are given {len(choices[0].ids)} rows for {tokens} tokens")
         self.layers = [choice.layer for choice in choices]

@@ -170,7 +170,7 @@ def test_folders_that_are_no_mixture_are_refused(tmp_path: Path, capsys: pytest.
     dense = save(tmp_path / "dense", mixture("Llama"))
     assert "model_type: llama has no layers with experts" in refusal(capsys, "record", "--model", dense, *rest)
     deaf = save(tmp_path / "deaf", mixture("JetMoe"))
-    assert "jetmoe: its experts are not told" in refusal(capsys, "record", "--model", deaf, *rest)
+    assert "jetmoe: its experts are not passed" in refusal(capsys, "record", "--model", deaf, *rest)
     bare = save(tmp_path / "bare", mixture("Mixtral"), tokeniser=False)
     assert "tokeniser: has no tokeniser" in refusal(capsys, "record", "--model", bare, *rest)
     pickled = save(tmp_path / "pickled", mixture("Mixtral"))

@@ -305,7 +305,7 @@ def test_settings_that_mean_nothing_are_refused(task: dict[str, Any], message: s
         ({"flow": {"path": {"kind": "trigonometric"}}}, {}, r"^flow.path.kind: trigonometric has no memoryless steps"),
         ({"flow": {"path": {"sigma_min": 0.1}}}, {}, r"^flow.path.kind: linear .*sigma_min 0"),
         ({"flow": {"coupling": {"kind": "minibatch_ot"}}}, {}, r"^flow.coupling.kind: minibatch_ot, .*independent"),
-        ({}, {"cost": {"kind": "attention", "subjects": [[0], [1]]}}, r"^task.cost.kind: attention is what a dit"),
+        ({}, {"cost": {"kind": "attention", "subjects": [[0], [1]]}}, r"^task.cost.kind: attention is that of a dit"),
     ],
 )
 def test_a_run_that_cannot_be_tilted_is_refused(sections: dict[str, Any], task: dict[str, Any], message: str) -> None:

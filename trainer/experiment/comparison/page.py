@@ -64,7 +64,7 @@ def _against(comparison: Comparison, axis: CostAxis) -> Figure | Note:
     if not any(drawn):
         return Note(f"{axis.label.capitalize()}: 0 for every network here. Each is whole on the rank that draws.")
     missing = [entry.name for entry in comparison.entries if all(axis.figure(cost) is None for cost in entry.costs)]
-    left_out = f" Not known, and left out: {', '.join(missing)}." if missing else ""
+    left_out = f" Not measured, and left out: {', '.join(missing)}." if missing else ""
     at_zero = " What costs nothing is at the left edge." if min(drawn) == 0 else ""
     assumed = " What is assumed stands below the table of costs." if axis.name == "microseconds" else ""
     return Figure(quality_chart(comparison, axis), _caption(comparison) + at_zero + assumed + left_out)

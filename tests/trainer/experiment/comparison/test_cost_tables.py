@@ -73,13 +73,17 @@ def test_each_of_the_four_axes_has_a_chart_that_says_its_unit() -> None:
 
 def test_what_nobody_sends_or_knows_is_said_in_words() -> None:
     found = options(comparison(entry("a", {1: 2.0, 8: 0.5}, SILENT, a_call=None)))
-    for name, says in (("bytes", "0 for every network"), ("multiply-adds", "not known"), ("microseconds", "not known")):
+    for name, says in (
+        ("bytes", "0 for every network"),
+        ("multiply-adds", "not measured"),
+        ("microseconds", "not measured"),
+    ):
         block = found[name]
         assert isinstance(block, Note)
         assert says in block.text
     some = options(comparison(entry("a", {1: 2.0}, SENT), entry("own", {1: 2.0}, SENT, a_call=None)))["multiply-adds"]
     assert isinstance(some, Figure)
-    assert some.caption.endswith("Not known, and left out: own.")
+    assert some.caption.endswith("Not measured, and left out: own.")
 
 
 def test_a_network_that_sends_nothing_stands_at_0_beside_one_that_does() -> None:
